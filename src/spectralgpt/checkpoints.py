@@ -1,0 +1,447 @@
+"""Saving and loading models with the contract that they were trained under.
+
+A checkpoint is a folder with `model.safetensors`, whose header holds the configuration
+as JSON, and `config.json`, a copy of that for people. Nothing is ever unpickled.
+"""
+
+import contextlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from spectralgpt import __version__
+from spectralgpt.errors import CheckpointError, ConfigError
+from spectralgpt.models.encoder import SpectralEncoder
+from spectralgpt.models.heads import ClassificationModel
+from spectralgpt.models.mae import MaskedAutoencoder
+from spectralgpt.models.positions import (
+    group_wavelengths,
+    resize_spatial,
+    resize_spectral,
+)
+from spectralgpt.models.sizes import SIZES, build_encoder
+from spectralgpt.preprocessing import Preprocessing, sensor_preprocessing
+from spectralgpt.published import (
+    PUBLISHED_CONFIG_KEY,
+    build_published_model,
+    read_published_file,
+    to_published,
+)
+from spectralgpt.sensors import Band
+
+__all__ = [
+    "LoadedModel",
+    "Model",
+    "load",
+    "load_model",
+    "resize_model",
+    "save_model",
+    "save_published",
+    "write_atomically",
+]
+
+Model = MaskedAutoencoder | SpectralEncoder | ClassificationModel
+
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+_FORMAT = "spectralgpt"
+_FORMAT_VERSION = 1
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_KINDS: dict[str, type[nn.Module]] = {
+    "autoencoder": MaskedAutoencoder,
+    "encoder": SpectralEncoder,
+    "classifier": ClassificationModel,
+}
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model and what is known about it.
+
+    Attributes:
+        model: in evaluation mode, on the CPU.
+        preprocessing: the contract for its input; None if the file carries none.
+        extra: what the training run stored, such as `class_names` and `task`.
+    """
+
+    model: Model
+    preprocessing: Preprocessing | None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def encoder(self) -> SpectralEncoder:
+        """The encoder inside the model."""
+        if isinstance(self.model, SpectralEncoder):
+            return self.model
+        return self.model.encoder
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Write a file so that `path` is either the old one or the whole new one.
+
+    Args:
+        path: the file to make.
+        write: writes to the path that it is given, in the same folder.
+
+    Raises:
+        CheckpointError: it cannot be written (disk full, no permission); the old file
+            stays as it was.
+    """
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        write(temporary)
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+        # safetensors and torch wrap the system's error in their own.
+        if isinstance(error, OSError) or "os error" in str(error).lower():
+            raise CheckpointError(
+                f"cannot write {path}: {error}. What was there before is unchanged."
+            ) from error
+        raise
+
+
+def _model_config(model: Model) -> dict[str, Any]:
+    if isinstance(model, ClassificationModel):
+        own = {
+            "num_classes": model.num_classes,
+            "skip_first_token": model.skip_first_token,
+        }
+        return {"kind": "classifier", "encoder": model.encoder.config, **own}
+    kind = "encoder" if isinstance(model, SpectralEncoder) else "autoencoder"
+    return {"kind": kind, **model.config}
+
+
+def _build_model(config: Mapping[str, Any]) -> Model:
+    settings = dict(config)
+    kind = settings.pop("kind", None)
+    if kind not in _KINDS:
+        raise CheckpointError(f"model kind {kind!r} is none of {', '.join(_KINDS)}.")
+    try:
+        if kind == "classifier":
+            encoder = SpectralEncoder(**settings.pop("encoder"))
+            return ClassificationModel(encoder, **settings)
+        if kind == "encoder":
+            return SpectralEncoder(**settings)
+        return MaskedAutoencoder(**settings)
+    except (TypeError, KeyError, ConfigError) as error:
+        raise CheckpointError(f"model configuration cannot be used: {error}") from error
+
+
+def save_model(
+    folder: Path | str,
+    model: Model,
+    preprocessing: Preprocessing | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> Path:
+    """Save weights, configuration and contract.
+
+    Args:
+        folder: made if it is not there; files of the same name are replaced at once.
+        model: an autoencoder, encoder or classifier.
+        preprocessing: the contract for its input.
+        extra: anything JSON can hold, such as `class_names` and `task`.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CheckpointError: the files cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    config = {
+        "format": _FORMAT,
+        "format_version": _FORMAT_VERSION,
+        "package_version": __version__,
+        "model": _model_config(model),
+        "preprocessing": preprocessing.to_dict() if preprocessing else None,
+        "extra": dict(extra or {}),
+    }
+    text = json.dumps(config, indent=2)
+    weights = {
+        name: value.detach().cpu().contiguous()
+        for name, value in model.state_dict().items()
+    }
+    metadata = {"format": "pt", "config": text}
+    write_atomically(
+        folder / WEIGHTS_FILE, lambda path: save_file(weights, path, metadata)
+    )
+    write_atomically(folder / CONFIG_FILE, lambda path: _write_text(path, text + "\n"))
+    return folder
+
+
+def save_published(path: Path, model: Model) -> Path:
+    """Save weights as the published code reads them, with the sizes beside them.
+
+    Args:
+        path: the .pth file to make.
+        model: an autoencoder or classifier.
+
+    Raises:
+        CheckpointError: the model has no published counterpart, or cannot be written.
+    """
+    if isinstance(model, SpectralEncoder):
+        raise CheckpointError(
+            "a bare encoder has no published format: convert an autoencoder or a "
+            "classifier."
+        )
+    encoder = model.encoder
+    weights = to_published(
+        model.state_dict(), encoder.patch_size, encoder.bands_per_token
+    )
+    config = encoder.config if isinstance(model, ClassificationModel) else model.config
+    checkpoint = {"model": weights, PUBLISHED_CONFIG_KEY: config}
+    write_atomically(path, lambda temporary: torch.save(checkpoint, temporary))
+    return path
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def load_model(
+    name_or_path: str | Path,
+    *,
+    image_size: int | None = None,
+    bands: Sequence[Band] | None = None,
+) -> LoadedModel:
+    """Load a model and its contract.
+
+    Args:
+        name_or_path: a folder or .safetensors file of ours, a published .pth file, a
+            Hugging Face Hub name `owner/name`, or a size such as `base`, which gives
+            an encoder with random weights.
+        image_size: side in px for which the spatial tables are interpolated; None
+            keeps them.
+        bands: bands for which the spectral tables are interpolated; None keeps them.
+
+    Raises:
+        CheckpointError: nothing is found, or it cannot be used; says which and why.
+    """
+    loaded = _read(name_or_path)
+    if image_size is not None or bands is not None:
+        wavelengths = None if bands is None else [band.wavelength_nm for band in bands]
+        model = resize_model(loaded.model, image_size, wavelengths)
+        contract = loaded.preprocessing
+        if contract is not None:
+            contract = contract.for_images(image_size, bands)
+        loaded = LoadedModel(model, contract, loaded.extra)
+    loaded.model.eval()
+    return loaded
+
+
+def load(
+    name_or_path: str | Path,
+    image_size: int | None = None,
+    wavelengths_nm: Sequence[float] | None = None,
+) -> SpectralEncoder:
+    """Load an encoder, ready to use.
+
+    Args:
+        name_or_path: see `load_model`.
+        image_size: side in px for which the spatial tables are interpolated.
+        wavelengths_nm: centres in nm of the bands for which the spectral tables are
+            interpolated.
+
+    Returns:
+        The encoder in evaluation mode: images (B, C, H, W) to (B, G, Hp, Wp, D).
+
+    Raises:
+        CheckpointError: see `load_model`.
+    """
+    encoder = load_model(name_or_path).encoder
+    if image_size is not None or wavelengths_nm is not None:
+        resized = resize_model(encoder, image_size, wavelengths_nm)
+        assert isinstance(resized, SpectralEncoder)
+        encoder = resized
+    return encoder.eval()
+
+
+def _read(name_or_path: str | Path) -> LoadedModel:
+    name = str(name_or_path)
+    path = Path(name_or_path)
+    if path.is_dir():
+        return _read_ours(_weights_in(path))
+    if path.is_file():
+        return _read_ours(path) if path.suffix == ".safetensors" else _published(path)
+    if name in SIZES:
+        contract = _sentinel2_contract(96)
+        encoder = build_encoder(name, wavelengths_nm=contract.wavelengths_nm)
+        return LoadedModel(encoder, contract)
+    if _HUB_NAME.fullmatch(name) and not path.suffix:
+        return _read_ours(_download(name))
+    raise CheckpointError(
+        f"no model at {name}: give a checkpoint folder or file, a Hub name "
+        f"owner/name, or a size ({', '.join(SIZES)})."
+    )
+
+
+def _weights_in(folder: Path) -> Path:
+    # A run folder holds its exported model in checkpoints/model.
+    for candidate in (folder, folder / "checkpoints" / "model"):
+        if (candidate / WEIGHTS_FILE).is_file():
+            return candidate / WEIGHTS_FILE
+    raise CheckpointError(f"folder {folder} holds no {WEIGHTS_FILE}: is it a model?")
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(name, WEIGHTS_FILE))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise CheckpointError(
+            f"{name} is no local path, and {WEIGHTS_FILE} could not be downloaded from "
+            f"the Hugging Face Hub: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def _read_ours(path: Path) -> LoadedModel:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is truncated or no safetensors file: copy it again. ({error})"
+        ) from error
+    try:
+        config = json.loads(metadata["config"])
+        # Without storage: random weights would be drawn only to be replaced.
+        with torch.device("meta"):
+            model = _build_model(config["model"])
+        contract = config["preprocessing"]
+        preprocessing = None if contract is None else Preprocessing.from_dict(contract)
+        extra = config["extra"]
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise CheckpointError(
+            f"{path} carries no SpectralGPT configuration ({error}): it was not saved "
+            "by this package."
+        ) from error
+    except (CheckpointError, ConfigError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    try:
+        model.load_state_dict(weights, assign=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{path} does not fit its configuration: {reason}") from (
+            error
+        )
+    return LoadedModel(model.requires_grad_(), preprocessing, extra)
+
+
+def _published(path: Path) -> LoadedModel:
+    model = build_published_model(read_published_file(path))
+    encoder = model.encoder
+    if encoder.num_bands != 12 or encoder.wavelengths_nm is not None:
+        return LoadedModel(model, None)
+    # Published weights know Sentinel-2 without B10, per-image scaling, and no more.
+    contract = _sentinel2_contract(
+        encoder.image_size, encoder.patch_size, encoder.bands_per_token
+    )
+    config = _model_config(model)
+    target = config.get("encoder", config)
+    target["wavelengths_nm"] = contract.wavelengths_nm
+    placed = _build_model(config)
+    placed.load_state_dict(model.state_dict())
+    return LoadedModel(placed, contract)
+
+
+def _sentinel2_contract(
+    image_size: int, patch_size: int = 8, bands_per_token: int = 3
+) -> Preprocessing:
+    return sensor_preprocessing(
+        "sentinel-2-l1c",
+        exclude=("B10",),
+        image_size=image_size,
+        patch_size=patch_size,
+        bands_per_token=bands_per_token,
+    )
+
+
+def resize_model(
+    model: Model,
+    image_size: int | None = None,
+    wavelengths_nm: Sequence[float] | None = None,
+) -> Model:
+    """Return the model with position tables for another image size or other bands.
+
+    All other weights are copied.
+
+    Args:
+        model: left as it is.
+        image_size: new side in px; None keeps it.
+        wavelengths_nm: centres in nm of the new bands; None keeps them.
+
+    Raises:
+        CheckpointError: other bands are asked of a model that knows no wavelengths.
+    """
+    config = _model_config(model)
+    target = config.get("encoder", config)
+    old = dict(target)
+    if wavelengths_nm is not None:
+        if old["wavelengths_nm"] is None:
+            raise CheckpointError(
+                "the model knows no wavelengths, so it cannot be moved to other bands."
+            )
+        target["num_bands"] = len(wavelengths_nm)
+        target["wavelengths_nm"] = tuple(wavelengths_nm)
+    target["image_size"] = image_size or old["image_size"]
+    resized = _build_model(config)
+    weights = {
+        name: _resize_table(name, value, old, target)
+        for name, value in model.state_dict().items()
+    }
+    resized.load_state_dict(weights)
+    return resized.train(model.training)
+
+
+def _resize_table(
+    name: str, table: torch.Tensor, old: Mapping[str, Any], new: Mapping[str, Any]
+) -> torch.Tensor:
+    """Interpolate a position table in space and spectrum; return others unchanged."""
+    kind = name.rpartition("positions.")[2]
+    sides = [config["image_size"] // config["patch_size"] for config in (old, new)]
+    if kind == "spatial":
+        return resize_spatial(table, (sides[0], sides[0]), (sides[1], sides[1]))
+    if kind == "spectral":
+        return _resize_groups(table[0], old, new)[None]
+    if kind == "joint":
+        by_group = table.reshape(-1, sides[0] ** 2, table.shape[-1])
+        by_group = resize_spatial(by_group, (sides[0],) * 2, (sides[1],) * 2)
+        return _resize_groups(by_group, old, new).flatten(0, 1)[None]
+    return table
+
+
+def _resize_groups(
+    table: torch.Tensor, old: Mapping[str, Any], new: Mapping[str, Any]
+) -> torch.Tensor:
+    if old["wavelengths_nm"] == new["wavelengths_nm"]:
+        return table
+    S = old["bands_per_token"]
+    return resize_spectral(
+        table,
+        group_wavelengths(old["wavelengths_nm"], S),
+        group_wavelengths(new["wavelengths_nm"], S),
+    )

@@ -1,0 +1,60 @@
+"""`spectralgpt convert`: between our checkpoints and the published format."""
+
+from pathlib import Path
+from typing import Literal
+
+from jsonargparse import ArgumentParser, Namespace
+
+HELP = "Convert between our checkpoints and the published SpectralGPT format."
+
+PUBLISHED_FILE = "SpectralGPT.pth"
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the options of this command."""
+    parser.add_argument(
+        "source",
+        type=str,
+        help="checkpoint to read: a folder or .safetensors file of ours, a published "
+        ".pth file, or a Hub name owner/name",
+    )
+    parser.add_argument(
+        "--to",
+        type=Literal["spectralgpt", "published"],
+        default="spectralgpt",
+        help="format to write: spectralgpt is safetensors with configuration, "
+        "published is what the published code reads",
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, help="folder to write into"
+    )
+    parser.add_argument(
+        "--image_size",
+        type=int | None,
+        default=None,
+        help="interpolate the spatial positions for images of this side, px; "
+        "without it they stay as they are",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a checkpoint in the folder"
+    )
+
+
+def run(args: Namespace) -> Path:
+    """Read, convert and write; returns what was written."""
+    from spectralgpt.checkpoints import (
+        WEIGHTS_FILE,
+        load_model,
+        save_model,
+        save_published,
+    )
+    from spectralgpt.errors import CheckpointError
+
+    loaded = load_model(args.source, image_size=args.image_size)
+    name = PUBLISHED_FILE if args.to == "published" else WEIGHTS_FILE
+    target: Path = args.output / name
+    if target.exists() and not args.overwrite:
+        raise CheckpointError(f"{target} is there already: pass --overwrite.")
+    if args.to == "published":
+        return save_published(target, loaded.model)
+    return save_model(args.output, loaded.model, loaded.preprocessing, loaded.extra)

@@ -1,0 +1,90 @@
+"""`spectralgpt info`: say what a checkpoint, an image or a sensor is."""
+
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
+from rich.table import Table
+
+HELP = "Say what a checkpoint, an image or a sensor is."
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the options of this command."""
+    parser.add_argument(
+        "target",
+        type=str,
+        help="a sensor's name, an image file or folder, or a checkpoint (folder, "
+        ".safetensors, .pth, Hub name, size)",
+    )
+    parser.add_argument(
+        "--sensor",
+        type=str | None,
+        default=None,
+        help="sensor of the image, if its files do not tell",
+    )
+
+
+def run(args: Namespace) -> Path:
+    """Print what is known of the target; returns the target."""
+    from spectralgpt.sensors import list_sensors, load_sensor
+
+    if args.target in list_sensors():
+        sensor = load_sensor(args.target)
+        _print_bands(sensor.title, sensor.bands)
+    elif _is_raster(Path(args.target)):
+        _print_raster(Path(args.target), args.sensor)
+    else:
+        _print_model(args.target)
+    return Path(args.target)
+
+
+def _is_raster(path: Path) -> bool:
+    suffixes = (".tif", ".tiff", ".jp2", ".img", ".vrt")
+    if path.is_dir():
+        found = (entry.suffix.lower() for entry in path.rglob("*"))
+        return any(suffix in suffixes for suffix in found)
+    return path.suffix.lower() in suffixes
+
+
+def _print_bands(title: str, bands: object) -> None:
+    table = Table("band", "centre (nm)", "width (nm)", "GSD (m)", title=title)
+    for band in bands:  # type: ignore[attr-defined]
+        table.add_row(
+            band.name,
+            f"{band.wavelength_nm:g}",
+            f"{band.width_nm:g}",
+            f"{band.gsd_m:g}",
+        )
+    Console().print(table)
+
+
+def _print_raster(path: Path, sensor: str | None) -> None:
+    from spectralgpt.rasters import describe_raster
+
+    item = describe_raster(path, sensor=sensor)
+    rows, columns = item.shape()
+    _print_bands(f"{item.name}: {item.sensor.title}, {rows} x {columns} px", item.bands)
+    print(f"reflectance = (DN + {item.offset:g}) / {item.quantification:g}")
+
+
+def _print_model(target: str) -> None:
+    from spectralgpt.checkpoints import load_model
+
+    loaded = load_model(target)
+    count = sum(parameter.numel() for parameter in loaded.model.parameters())
+    encoder = loaded.encoder
+    print(f"{type(loaded.model).__name__}, {count:,} parameters")
+    print(
+        f"encoder: width {encoder.embed_dim}, depth {encoder.depth}, "
+        f"{encoder.num_heads} heads, images of {encoder.image_size} px, tokens of "
+        f"{encoder.patch_size} x {encoder.patch_size} px x {encoder.bands_per_token} "
+        "bands"
+    )
+    contract = loaded.preprocessing
+    if contract is None:
+        print("no preprocessing contract: bands and scaling are up to you")
+        return
+    print(f"sensor {contract.sensor}, scaling {contract.scaling}")
+    print(contract.offset_rule)
+    _print_bands("bands", contract.bands)

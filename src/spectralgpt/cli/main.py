@@ -1,0 +1,105 @@
+"""The `spectralgpt` command: find the sub-command, run it, explain its errors."""
+
+import contextlib
+import difflib
+import logging
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from jsonargparse import ArgumentParser
+
+from spectralgpt import __version__
+from spectralgpt.errors import SpectralGPTError
+
+__all__ = ["COMMANDS", "main"]
+
+_PREFIX = "spectralgpt.cli."
+# Help stands here so that listing the commands imports none of them.
+COMMANDS = {
+    "demo": "pretrain, compare and map on the imagery that ships with the package",
+    "pretrain": "pretrain a masked autoencoder on unlabelled imagery",
+    "finetune": "train a pretrained encoder for a task, from labels",
+    "evaluate": "measure a model: fine-tuned, linear probe or nearest neighbours",
+    "embed": "write embeddings of images to GeoParquet or npz",
+    "predict": "classify images with a fine-tuned model",
+    "convert": "convert between our checkpoints and the published format",
+    "info": "say what a checkpoint, an image or a sensor is",
+    "recipes": "list the configurations that ship with the package, or print one",
+    "simulate": "make a simulated, labelled satellite archive",
+}
+_INTERRUPTED = 130
+_USAGE_ERROR = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: words after `spectralgpt`; None takes those of the process.
+
+    Returns:
+        Exit status: 0 on success, 1 for errors that have been explained, 2 for misuse.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(_overview())
+        return 0 if words else _USAGE_ERROR
+    if words[0] == "--version":
+        print(f"spectralgpt {__version__}")
+        return 0
+    name = words[0]
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "see spectralgpt --help."
+        print(f"error: unknown command {name!r}: {hint}", file=sys.stderr)
+        return _USAGE_ERROR
+    return _run(name, words[1:])
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    rows = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: spectralgpt COMMAND [options]",
+            "",
+            "Spectral remote-sensing foundation models: pretrain, fine-tune, map.",
+            "",
+            "commands:",
+            *rows,
+            "",
+            "spectralgpt COMMAND --help explains the options of a command.",
+            "spectralgpt --version prints the version.",
+        ]
+    )
+
+
+def _run(name: str, words: list[str]) -> int:
+    module = import_module(_PREFIX + name)
+    parser = ArgumentParser(
+        prog=f"spectralgpt {name}", description=module.HELP, default_env=False
+    )
+    parser.add_argument(
+        "--debug", action="store_true", help="show the traceback of an error"
+    )
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", help="report each step on stderr"
+    )
+    module.add_arguments(parser)
+    args = parser.parse_args(words)
+    level = logging.INFO if args.verbose else logging.WARNING
+    logging.basicConfig(level=level, format="%(levelname)s: %(message)s")
+    try:
+        made = module.run(args)
+    except (SpectralGPTError, OSError) as error:
+        if args.debug:
+            raise
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return _INTERRUPTED
+    with contextlib.suppress(BrokenPipeError):
+        print(made)
+    return 0

@@ -1,0 +1,1 @@
+"""Tensors in, tensors out: tokens, positions, encoder, decoder and heads."""

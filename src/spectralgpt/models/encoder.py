@@ -1,0 +1,177 @@
+"""The encoder: visible tokens in, features out."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from spectralgpt.errors import ConfigError
+from spectralgpt.models.positions import JointPositions, SeparablePositions
+from spectralgpt.models.tokens import TokenEmbedding, TokenGrid, patchify
+from spectralgpt.models.transformer import NORM_EPS, build_blocks
+
+__all__ = ["PositionKind", "SpectralEncoder", "check_wavelengths"]
+
+PositionKind = Literal["separable", "joint"]
+
+
+def check_wavelengths(
+    wavelengths_nm: Sequence[float] | None, num_bands: int
+) -> tuple[float, ...] | None:
+    """Return the wavelengths as a tuple of `num_bands` numbers, nm.
+
+    Raises:
+        ConfigError: another count, or a wavelength that is not positive (a unit slip).
+    """
+    if wavelengths_nm is None:
+        return None
+    values = tuple(float(value) for value in wavelengths_nm)
+    if len(values) != num_bands:
+        raise ConfigError(f"{len(values)} wavelengths for {num_bands} bands.")
+    if min(values) < 100:
+        raise ConfigError(f"wavelength {min(values)} is not in nm: 0.49 um is 490 nm.")
+    return values
+
+
+class SpectralEncoder(nn.Module):
+    """A vision transformer on spectral-spatial tokens.
+
+    Images of any size (a multiple of the patch) and any bands are taken: positions are
+    interpolated in space, and over wavelength in the spectrum.
+
+    Args:
+        image_size: side in px of the images whose positions are learned.
+        num_bands: bands whose positions are learned.
+        patch_size: side P of a patch, px.
+        bands_per_token: neighbouring bands S in a token.
+        embed_dim: width D.
+        depth: number of blocks.
+        num_heads: attention heads.
+        wavelengths_nm: centre wavelength of each band, nm; needed for other bands.
+        drop_path: stochastic depth of the last block, 0..1, rising from 0.
+        positions: `separable` tables, or one `joint` table as published classifiers.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 96,
+        num_bands: int = 12,
+        patch_size: int = 8,
+        bands_per_token: int = 3,
+        embed_dim: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        wavelengths_nm: Sequence[float] | None = None,
+        drop_path: float = 0.0,
+        positions: PositionKind = "separable",
+    ) -> None:
+        super().__init__()
+        self.image_size = image_size
+        self.num_bands = num_bands
+        self.patch_size = patch_size
+        self.bands_per_token = bands_per_token
+        self.embed_dim = embed_dim
+        self.depth = depth
+        self.num_heads = num_heads
+        self.position_kind = positions
+        self.drop_path = drop_path
+        self.wavelengths_nm = check_wavelengths(wavelengths_nm, num_bands)
+        grid = TokenGrid(num_bands, image_size, image_size, patch_size, bands_per_token)
+        tables = {"separable": SeparablePositions, "joint": JointPositions}
+        if positions not in tables:
+            raise ConfigError(f"positions {positions!r}: use 'separable' or 'joint'.")
+        self.embedding = TokenEmbedding(grid.token_dim, embed_dim)
+        self.positions = tables[positions](grid, embed_dim, self.wavelengths_nm)
+        self.blocks = build_blocks(embed_dim, depth, num_heads, drop_path)
+        self.norm = nn.LayerNorm(embed_dim, eps=NORM_EPS)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The constructor arguments that build this encoder again."""
+        return {
+            "image_size": self.image_size,
+            "num_bands": self.num_bands,
+            "patch_size": self.patch_size,
+            "bands_per_token": self.bands_per_token,
+            "embed_dim": self.embed_dim,
+            "depth": self.depth,
+            "num_heads": self.num_heads,
+            "wavelengths_nm": self.wavelengths_nm,
+            "drop_path": self.drop_path,
+            "positions": self.position_kind,
+        }
+
+    def grid_of(self, images: Tensor) -> TokenGrid:
+        """Return the token grid of images (B, C, H, W)."""
+        return TokenGrid.of(images, self.patch_size, self.bands_per_token)
+
+    def forward(
+        self, images: Tensor, wavelengths: Sequence[float] | Tensor | None = None
+    ) -> Tensor:
+        """Encode whole images to normalised tokens.
+
+        Args:
+            images: (B, C, H, W), scaled as in pretraining; H, W multiples of P.
+            wavelengths: centre of each band, nm; None if they are the model's own.
+
+        Returns:
+            (B, G, Hp, Wp, D).
+
+        Raises:
+            ShapeError: the images do not fit the patch, or bands are in doubt.
+        """
+        return self.norm(self.encode(images, wavelengths))
+
+    def encode(
+        self, images: Tensor, wavelengths: Sequence[float] | Tensor | None = None
+    ) -> Tensor:
+        """Encode whole images without the final norm; see `forward`."""
+        grid = self.grid_of(images)
+        x = self.embedding(patchify(images, grid)) + self.position_table(
+            grid, wavelengths
+        )
+        x = self.transform(x)  # (B, N, D)
+        return x.unflatten(1, (grid.groups, grid.rows, grid.columns))
+
+    def encode_visible(
+        self,
+        tokens: Tensor,
+        visible: Tensor,
+        positions: Tensor,
+    ) -> Tensor:
+        """Encode only the visible tokens of each image.
+
+        Args:
+            tokens: (B, N, S * P * P), all tokens of the images.
+            visible: (B, K) indices of the visible tokens.
+            positions: (N, D), from `position_table`.
+
+        Returns:
+            (B, K, D), after the final norm, in the order of `visible`.
+        """
+        index = visible.unsqueeze(-1).expand(-1, -1, tokens.shape[-1])
+        x = self.embedding(tokens.gather(1, index)) + positions[visible]  # (B, K, D)
+        return self.norm(self.transform(x))
+
+    def position_table(
+        self, grid: TokenGrid, wavelengths: Sequence[float] | Tensor | None = None
+    ) -> Tensor:
+        """Return the positions (N, D) of all tokens of a grid."""
+        if isinstance(wavelengths, Tensor):
+            wavelengths = wavelengths.tolist()
+        table: Tensor = self.positions(grid, wavelengths)
+        return table
+
+    def transform(self, x: Tensor) -> Tensor:
+        """Run embedded tokens (B, K, D) through all blocks."""
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+    @torch.no_grad()
+    def pooled(
+        self, images: Tensor, wavelengths: Sequence[float] | Tensor | None = None
+    ) -> Tensor:
+        """Return one embedding an image: the mean of its normalised tokens, (B, D)."""
+        return self(images, wavelengths).flatten(1, 3).mean(dim=1)

@@ -1,0 +1,204 @@
+"""Learnable positions in space and spectrum, and resizing them.
+
+Spatial tables are interpolated bicubically over the patch grid, spectral tables
+linearly over wavelength. Both are exact on the grid and bands they were learned on.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from spectralgpt.errors import ConfigError, ShapeError
+from spectralgpt.models.tokens import TokenGrid
+
+__all__ = [
+    "JointPositions",
+    "SeparablePositions",
+    "group_wavelengths",
+    "resize_spatial",
+    "resize_spectral",
+]
+
+_INIT_STD = 0.02
+_SAME_WAVELENGTH_NM = 1e-3
+
+
+def group_wavelengths(
+    wavelengths_nm: Sequence[float], bands_per_token: int
+) -> tuple[float, ...]:
+    """Return the mean wavelength in nm of each band group.
+
+    The last group averages the bands that it really has, not the repeated ones.
+    """
+    values = list(wavelengths_nm)
+    starts = range(0, len(values), bands_per_token)
+    groups = [values[start : start + bands_per_token] for start in starts]
+    return tuple(sum(group) / len(group) for group in groups)
+
+
+def resize_spatial(
+    table: Tensor, size: tuple[int, int], new_size: tuple[int, int]
+) -> Tensor:
+    """Interpolate a spatial table bicubically to another patch grid.
+
+    Args:
+        table: (M, Hp * Wp, D).
+        size: patch rows and columns of the table.
+        new_size: patch rows and columns wanted.
+
+    Returns:
+        (M, new Hp * new Wp, D); the table itself if the size is unchanged.
+    """
+    if size == new_size:
+        return table
+    M, _, D = table.shape
+    grid = table.reshape(M, *size, D).permute(0, 3, 1, 2)  # (M, D, Hp, Wp)
+    grid = F.interpolate(grid, new_size, mode="bicubic", align_corners=False)
+    return grid.permute(0, 2, 3, 1).reshape(M, -1, D)  # (M, new Hp * new Wp, D)
+
+
+def resize_spectral(
+    table: Tensor, wavelengths_nm: Sequence[float], new_wavelengths_nm: Sequence[float]
+) -> Tensor:
+    """Interpolate a spectral table linearly over wavelength.
+
+    Outside the range of the table its first or last row is used.
+
+    Args:
+        table: (G, ...), one row a band group.
+        wavelengths_nm: G mean wavelengths of the table's groups, in any order.
+        new_wavelengths_nm: mean wavelengths wanted.
+
+    Returns:
+        (new G, ...); the table itself if the wavelengths are unchanged.
+    """
+    known = torch.tensor(list(wavelengths_nm), dtype=torch.float64)
+    wanted = torch.tensor(list(new_wavelengths_nm), dtype=torch.float64)
+    if known.shape == wanted.shape and (known - wanted).abs().max() < (
+        _SAME_WAVELENGTH_NM
+    ):
+        return table
+    order = known.argsort()
+    known = known[order]
+    wanted = wanted.clamp(known[0], known[-1])
+    above = torch.searchsorted(known, wanted).clamp(max=len(known) - 1)
+    below = (above - 1).clamp(min=0)
+    span = (known[above] - known[below]).clamp(min=_SAME_WAVELENGTH_NM)
+    share = ((wanted - known[below]) / span).clamp(0, 1)
+    share = share.to(table).reshape(-1, *[1] * (table.ndim - 1))
+    sorted_table = table[order.to(table.device)]
+    low = sorted_table[below.to(table.device)]
+    high = sorted_table[above.to(table.device)]
+    return low * (1 - share) + high * share
+
+
+class _Positions(nn.Module):
+    """What both kinds of table share: the grid and bands they were learned on."""
+
+    def __init__(
+        self, grid: TokenGrid, wavelengths_nm: Sequence[float] | None = None
+    ) -> None:
+        super().__init__()
+        self.grid = grid
+        self.wavelengths_nm = wavelengths_nm
+
+    def _resize_groups(
+        self, table: Tensor, grid: TokenGrid, wavelengths_nm: Sequence[float] | None
+    ) -> Tensor:
+        """Interpolate a table (G, ...) to the groups of bands at `wavelengths_nm`."""
+        if wavelengths_nm is None:
+            if grid.num_bands != self.grid.num_bands:
+                raise ShapeError(
+                    f"images have {grid.num_bands} bands, the model knows "
+                    f"{self.grid.num_bands}: pass the wavelengths of the bands in nm."
+                )
+            return table
+        if self.wavelengths_nm is None:
+            raise ConfigError(
+                "this model was built without wavelengths, so bands cannot be placed "
+                "by wavelength: build it with wavelengths_nm=..., or pass none."
+            )
+        if len(wavelengths_nm) != grid.num_bands:
+            raise ShapeError(
+                f"{len(wavelengths_nm)} wavelengths for images of {grid.num_bands} "
+                "bands: give one wavelength in nm for each band."
+            )
+        S = grid.bands_per_token
+        return resize_spectral(
+            table,
+            group_wavelengths(self.wavelengths_nm, S),
+            group_wavelengths(wavelengths_nm, S),
+        )
+
+
+class SeparablePositions(_Positions):
+    """A spatial and a spectral table, added.
+
+    Args:
+        grid: the token grid that the tables are learned on.
+        embed_dim: width D.
+        wavelengths_nm: centre wavelength of each band, nm; None if unknown.
+    """
+
+    def __init__(
+        self,
+        grid: TokenGrid,
+        embed_dim: int,
+        wavelengths_nm: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__(grid, wavelengths_nm)
+        self.spatial = nn.Parameter(torch.empty(1, grid.positions, embed_dim))
+        self.spectral = nn.Parameter(torch.empty(1, grid.groups, embed_dim))
+        nn.init.trunc_normal_(self.spatial, std=_INIT_STD)
+        nn.init.trunc_normal_(self.spectral, std=_INIT_STD)
+
+    def forward(
+        self, grid: TokenGrid, wavelengths_nm: Sequence[float] | None = None
+    ) -> Tensor:
+        """Return the positions of the tokens of `grid`, (N, D).
+
+        Args:
+            grid: token grid of the images, of any size.
+            wavelengths_nm: wavelength of each band in nm; None for the model's own.
+
+        Raises:
+            ShapeError: another band count without wavelengths.
+            ConfigError: wavelengths for a model that knows none.
+        """
+        own = (self.grid.rows, self.grid.columns)
+        spatial = resize_spatial(self.spatial, own, (grid.rows, grid.columns))
+        spectral = self._resize_groups(self.spectral[0], grid, wavelengths_nm)
+        return (spectral[:, None] + spatial).flatten(0, 1)  # (N, D)
+
+
+class JointPositions(_Positions):
+    """One table with a row for each token, as published classifiers have it.
+
+    Args:
+        grid: the token grid that the table is learned on.
+        embed_dim: width D.
+        wavelengths_nm: centre wavelength of each band, nm; None if unknown.
+    """
+
+    def __init__(
+        self,
+        grid: TokenGrid,
+        embed_dim: int,
+        wavelengths_nm: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__(grid, wavelengths_nm)
+        self.joint = nn.Parameter(torch.zeros(1, grid.num_tokens, embed_dim))
+
+    def forward(
+        self, grid: TokenGrid, wavelengths_nm: Sequence[float] | None = None
+    ) -> Tensor:
+        """Return the positions of the tokens of `grid`, (N, D).
+
+        See `SeparablePositions.forward`.
+        """
+        own = (self.grid.rows, self.grid.columns)
+        table = self.joint.reshape(self.grid.groups, self.grid.positions, -1)
+        table = resize_spatial(table, own, (grid.rows, grid.columns))
+        return self._resize_groups(table, grid, wavelengths_nm).flatten(0, 1)  # (N, D)

@@ -1,0 +1,205 @@
+"""Cutting an image into spectral-spatial cubes and putting it together again.
+
+An image (C, H, W) becomes N = G * Hp * Wp tokens of S neighbouring bands and P x P
+pixels. Choosing, ordering and scaling bands is left to `spectralgpt.preprocessing`.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from spectralgpt.errors import ConfigError, ShapeError
+
+__all__ = ["TokenEmbedding", "TokenGrid", "patchify", "token_weights", "unpatchify"]
+
+
+@dataclass(frozen=True)
+class TokenGrid:
+    """How an image is cut into tokens.
+
+    A band count that is no multiple of `bands_per_token` is allowed: the last band is
+    repeated to fill the last band group.
+
+    Attributes:
+        num_bands: bands C of the image.
+        height: pixel rows H, a multiple of `patch_size`.
+        width: pixel columns W, a multiple of `patch_size`.
+        patch_size: side P of a patch in pixels.
+        bands_per_token: bands S that share a token.
+
+    Raises:
+        ConfigError: a count is not positive, or the image cannot be cut into patches.
+    """
+
+    num_bands: int
+    height: int
+    width: int
+    patch_size: int = 8
+    bands_per_token: int = 3
+
+    def __post_init__(self) -> None:
+        for name in ("num_bands", "height", "width", "patch_size", "bands_per_token"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}: use at least 1.")
+        for name in ("height", "width"):
+            if getattr(self, name) % self.patch_size:
+                raise ConfigError(
+                    f"image {name} {getattr(self, name)} px is no multiple of "
+                    f"patch_size {self.patch_size} px: crop or resize the image."
+                )
+
+    @property
+    def groups(self) -> int:
+        """Band groups G."""
+        return -(-self.num_bands // self.bands_per_token)
+
+    @property
+    def rows(self) -> int:
+        """Patch rows Hp."""
+        return self.height // self.patch_size
+
+    @property
+    def columns(self) -> int:
+        """Patch columns Wp."""
+        return self.width // self.patch_size
+
+    @property
+    def positions(self) -> int:
+        """Spatial positions Hp * Wp."""
+        return self.rows * self.columns
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens N of one image."""
+        return self.groups * self.positions
+
+    @property
+    def token_dim(self) -> int:
+        """Pixel values in one token: S * P * P."""
+        return self.bands_per_token * self.patch_size**2
+
+    @property
+    def padded_bands(self) -> int:
+        """Bands that are repeated to fill the last group."""
+        return self.groups * self.bands_per_token - self.num_bands
+
+    @classmethod
+    def of(cls, images: Tensor, patch_size: int, bands_per_token: int) -> "TokenGrid":
+        """Return the grid of images (B, C, H, W).
+
+        Raises:
+            ShapeError: images are not (B, C, H, W) or cannot be cut into patches.
+        """
+        if images.ndim != 4:
+            raise ShapeError(
+                f"images have shape {tuple(images.shape)}: give (batch, bands, rows, "
+                "columns), with a batch axis of 1 for a single image."
+            )
+        try:
+            bands, height, width = images.shape[1:]
+            return cls(bands, height, width, patch_size, bands_per_token)
+        except ConfigError as error:
+            raise ShapeError(str(error)) from error
+
+
+def _pad_bands(images: Tensor, grid: TokenGrid) -> Tensor:
+    if not grid.padded_bands:
+        return images
+    last = images[:, -1:].expand(-1, grid.padded_bands, -1, -1)
+    return torch.cat([images, last], dim=1)
+
+
+def patchify(images: Tensor, grid: TokenGrid) -> Tensor:
+    """Cut images into flat spectral-spatial tokens.
+
+    Tokens are ordered by band group, then row, then column; values within a token by
+    band, then pixel row, then pixel column. `unpatchify` is the exact inverse.
+
+    Args:
+        images: (B, C, H, W), scaled reflectance.
+        grid: token geometry; fixes C, H and W.
+
+    Returns:
+        (B, N, S * P * P).
+
+    Raises:
+        ShapeError: images do not match the grid.
+
+    Source: Hong et al. 2024, arXiv:2311.07113, 3D token generation.
+    """
+    if images.shape[1:] != (grid.num_bands, grid.height, grid.width):
+        raise ShapeError(
+            f"images of shape {tuple(images.shape)} do not match {grid}: "
+            "build the grid with TokenGrid.of(images, ...)."
+        )
+    B, P, S = len(images), grid.patch_size, grid.bands_per_token
+    cubes = _pad_bands(images, grid).reshape(
+        B, grid.groups, S, grid.rows, P, grid.columns, P
+    )
+    cubes = cubes.permute(0, 1, 3, 5, 2, 4, 6)  # (B, G, Hp, Wp, S, P, P)
+    return cubes.reshape(B, grid.num_tokens, grid.token_dim)  # (B, N, S * P * P)
+
+
+def unpatchify(tokens: Tensor, grid: TokenGrid) -> Tensor:
+    """Put flat tokens together to images; repeated bands are dropped.
+
+    Args:
+        tokens: (B, N, S * P * P), ordered as `patchify` orders them.
+        grid: token geometry.
+
+    Returns:
+        (B, C, H, W).
+
+    Raises:
+        ShapeError: tokens do not match the grid.
+    """
+    if tokens.shape[1:] != (grid.num_tokens, grid.token_dim):
+        raise ShapeError(f"tokens of shape {tuple(tokens.shape)} do not match {grid}.")
+    B, P, S = len(tokens), grid.patch_size, grid.bands_per_token
+    cubes = tokens.reshape(B, grid.groups, grid.rows, grid.columns, S, P, P)
+    cubes = cubes.permute(0, 1, 4, 2, 5, 3, 6)  # (B, G, S, Hp, P, Wp, P)
+    images = cubes.reshape(B, grid.groups * S, grid.height, grid.width)
+    return images[:, : grid.num_bands]
+
+
+def token_weights(valid: Tensor | None, grid: TokenGrid) -> Tensor | None:
+    """Weigh each token value: 1 where it is a real, valid pixel and 0 elsewhere.
+
+    Args:
+        valid: bool (B, C, H, W), true where a pixel holds data; None if all do.
+        grid: token geometry; values of repeated bands weigh 0.
+
+    Returns:
+        float (B, N, S * P * P), or (1, N, S * P * P) if the same for all images, or
+        None if every value weighs 1.
+    """
+    if valid is None and not grid.padded_bands:
+        return None
+    if valid is None:
+        valid = torch.ones(1, grid.num_bands, grid.height, grid.width, dtype=torch.bool)
+    weights = patchify(valid, grid).float()
+    if grid.padded_bands:
+        repeated = grid.padded_bands * grid.patch_size**2
+        weights[:, -grid.positions :, -repeated:] = 0
+    return weights
+
+
+class TokenEmbedding(nn.Module):
+    """One linear map from the values of a token to the width of the encoder.
+
+    Args:
+        token_dim: values in a token, S * P * P.
+        embed_dim: width D.
+    """
+
+    def __init__(self, token_dim: int, embed_dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(embed_dim, token_dim))
+        self.bias = nn.Parameter(torch.zeros(embed_dim))
+        nn.init.xavier_uniform_(self.weight)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map tokens (B, K, S * P * P) to (B, K, D)."""
+        return F.linear(tokens, self.weight, self.bias)

@@ -1,0 +1,109 @@
+"""The transformer block that encoder and decoder share."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from spectralgpt.errors import ConfigError
+
+__all__ = ["NORM_EPS", "Attention", "Block", "build_blocks", "initialise_linear"]
+
+NORM_EPS = 1e-6  # Source: the published weights.
+_MLP_RATIO = 4
+
+
+def initialise_linear(linear: nn.Linear, parts: int = 1) -> None:
+    """Xavier-initialise a linear map made of `parts` stacked maps; zero its bias."""
+    for part in linear.weight.chunk(parts):
+        nn.init.xavier_uniform_(part)
+    nn.init.zeros_(linear.bias)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one fused map for query, key and value.
+
+    Args:
+        embed_dim: width D.
+        num_heads: heads; D must be a multiple.
+
+    Raises:
+        ConfigError: D is no multiple of the number of heads.
+    """
+
+    def __init__(self, embed_dim: int, num_heads: int) -> None:
+        super().__init__()
+        if embed_dim % num_heads:
+            raise ConfigError(
+                f"embed_dim {embed_dim} is no multiple of num_heads {num_heads}."
+            )
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(embed_dim, 3 * embed_dim)
+        self.proj = nn.Linear(embed_dim, embed_dim)
+        initialise_linear(self.qkv, parts=3)
+        initialise_linear(self.proj)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix tokens (B, N, D) -> (B, N, D)."""
+        B, N, D = x.shape
+        qkv = self.qkv(x).reshape(B, N, 3, self.num_heads, D // self.num_heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, heads, N, D / heads)
+        x = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(x.transpose(1, 2).reshape(B, N, D))
+
+
+class MLP(nn.Module):
+    """Two linear maps with an exact GELU between them.
+
+    Args:
+        embed_dim: width D.
+    """
+
+    def __init__(self, embed_dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(embed_dim, _MLP_RATIO * embed_dim)
+        self.fc2 = nn.Linear(_MLP_RATIO * embed_dim, embed_dim)
+        initialise_linear(self.fc1)
+        initialise_linear(self.fc2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map each token (B, N, D) -> (B, N, D)."""
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block with stochastic depth.
+
+    Args:
+        embed_dim: width D.
+        num_heads: attention heads.
+        drop_path: probability that a sample skips a branch in training, 0..1.
+    """
+
+    def __init__(self, embed_dim: int, num_heads: int, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(embed_dim, eps=NORM_EPS)
+        self.attn = Attention(embed_dim, num_heads)
+        self.norm2 = nn.LayerNorm(embed_dim, eps=NORM_EPS)
+        self.mlp = MLP(embed_dim)
+        self.drop_path = drop_path
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform tokens (B, N, D) -> (B, N, D)."""
+        x = x + self._drop(self.attn(self.norm1(x)))
+        return x + self._drop(self.mlp(self.norm2(x)))
+
+    def _drop(self, branch: Tensor) -> Tensor:
+        if not self.training or self.drop_path == 0:
+            return branch
+        keep = 1 - self.drop_path
+        shape = (len(branch),) + (1,) * (branch.ndim - 1)
+        kept = torch.rand(shape, device=branch.device, dtype=branch.dtype) < keep
+        return branch * kept / keep
+
+
+def build_blocks(
+    embed_dim: int, depth: int, num_heads: int, drop_path: float = 0.0
+) -> nn.ModuleList:
+    """Build `depth` blocks whose drop path rises linearly from 0 to `drop_path`."""
+    rates = [drop_path * index / max(1, depth - 1) for index in range(depth)]
+    return nn.ModuleList(Block(embed_dim, num_heads, rate) for rate in rates)

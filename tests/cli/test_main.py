@@ -1,0 +1,113 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import spectralgpt
+from spectralgpt.checkpoints import load_model, save_model
+from spectralgpt.cli.main import COMMANDS, main
+from tests.tiny import tiny_contract, tiny_model
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in COMMANDS)
+
+
+def test_no_command_is_misuse() -> None:
+    assert main([]) == 2
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"spectralgpt {spectralgpt.__version__}\n"
+
+
+def test_unknown_command_suggests_the_nearest(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["pretrian"]) == 2
+    assert "did you mean 'pretrain'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_its_options(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([name, "--help"])
+    assert stopped.value.code == 0
+    assert f"spectralgpt {name}" in capsys.readouterr().out
+
+
+def test_our_errors_are_one_line_and_status_1(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["info", "nowhere"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: no model at nowhere")
+    assert error.count("\n") == 1
+
+
+def test_debug_shows_the_traceback() -> None:
+    with pytest.raises(spectralgpt.errors.CheckpointError):
+        main(["info", "nowhere", "--debug"])
+
+
+def test_convert_goes_both_ways(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = save_model(tmp_path / "ours", tiny_model(), tiny_contract())
+    theirs = tmp_path / "theirs"
+    words = ["convert", str(source), "--to", "published", "--output", str(theirs)]
+    assert main(words) == 0
+    made = Path(capsys.readouterr().out.splitlines()[-1])
+    assert made == theirs / "SpectralGPT.pth"
+    assert main(["convert", str(made), "--output", str(tmp_path / "back")]) == 0
+    back = load_model(tmp_path / "back").model.state_dict()
+    for name, value in tiny_model().state_dict().items():
+        assert back[name].equal(value)
+
+
+def test_convert_does_not_overwrite(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = save_model(tmp_path / "ours", tiny_model(), tiny_contract())
+    assert main(["convert", str(source), "--output", str(source)]) == 1
+    assert "pass --overwrite" in capsys.readouterr().err
+
+
+def test_info_of_a_checkpoint_names_its_bands(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = save_model(tmp_path / "ours", tiny_model(), tiny_contract())
+    assert main(["info", str(source)]) == 0
+    printed = capsys.readouterr().out
+    assert "B8A" in printed
+    assert "scaling image-minmax" in printed
+
+
+def test_info_of_a_sensor(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "landsat-8-9-l2"]) == 0
+    assert "865" in capsys.readouterr().out
+
+
+def test_recipes_are_listed_and_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes"]) == 0
+    assert "pretrain_tiny" in capsys.readouterr().out
+    assert main(["recipes", "pretrain_tiny"]) == 0
+    assert capsys.readouterr().out.startswith("#")
+    assert main(["recipes", "pretrain_tinny"]) == 1
+    assert "Did you mean 'pretrain_tiny'?" in capsys.readouterr().err
+
+
+def test_importing_the_package_is_light() -> None:
+    heavy = ("lightning", "torchgeo", "matplotlib", "sklearn", "geopandas", "rasterio")
+    code = f"""
+import sys, spectralgpt, spectralgpt.cli.main
+loaded = [name for name in {heavy!r} if name in sys.modules]
+assert not loaded, loaded
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,16 @@
+"""Fixtures shared by all tests."""
+
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of golden numbers and real samples that lies beside the project."""
+    folder = PROJECT.parent / "shared"
+    if not (folder / "golden").is_dir():
+        pytest.skip(f"golden numbers and real samples are not at {folder}")
+    return folder

@@ -1,0 +1,79 @@
+import pytest
+import torch
+
+from spectralgpt.errors import ConfigError, ShapeError
+from spectralgpt.models.positions import (
+    JointPositions,
+    SeparablePositions,
+    group_wavelengths,
+    resize_spatial,
+    resize_spectral,
+)
+from spectralgpt.models.tokens import TokenGrid
+
+NM = (443.0, 490.0, 560.0, 665.0, 705.0, 740.0)
+
+
+def test_group_wavelength_is_the_mean_of_the_bands_it_has() -> None:
+    assert group_wavelengths([400, 500, 600, 800], 3) == (500, 800)
+
+
+def test_spatial_resize_is_exact_at_its_own_size() -> None:
+    table = torch.rand(1, 12, 5)
+    assert resize_spatial(table, (3, 4), (3, 4)) is table
+
+
+def test_spatial_resize_keeps_rows_and_columns_apart() -> None:
+    rows = torch.arange(6.0).repeat_interleave(6).reshape(1, 36, 1)
+    larger = resize_spatial(rows, (6, 6), (12, 12)).reshape(12, 12)
+    assert torch.allclose(larger, larger[:, :1].expand(12, 12), atol=1e-5)
+    assert (larger[1:, 0] > larger[:-1, 0]).all()
+
+
+def test_spectral_resize_is_exact_for_its_own_bands() -> None:
+    table = torch.rand(3, 4)
+    assert resize_spectral(table, (443, 560, 700), (443, 560, 700)) is table
+    part = resize_spectral(table, (443, 560, 700), (700, 443))
+    assert torch.allclose(part, table[[2, 0]])
+
+
+def test_spectral_resize_is_linear_over_wavelength_and_flat_outside() -> None:
+    table = torch.tensor([[0.0], [10.0], [40.0]])
+    found = resize_spectral(table, (400, 500, 800), (425, 650, 300, 900))
+    assert torch.allclose(found.flatten(), torch.tensor([2.5, 25.0, 0.0, 40.0]))
+
+
+def test_spectral_resize_sorts_unordered_and_survives_equal_wavelengths() -> None:
+    table = torch.tensor([[40.0], [0.0], [0.0]])
+    found = resize_spectral(table, (800, 400, 400), (600,))
+    assert torch.allclose(found.flatten(), torch.tensor([20.0]))
+
+
+@pytest.mark.parametrize("kind", [SeparablePositions, JointPositions])
+def test_positions_follow_the_grid_of_the_image(
+    kind: type[SeparablePositions | JointPositions],
+) -> None:
+    own = TokenGrid(6, 32, 32)
+    positions = kind(own, 8, NM)
+    torch.nn.init.normal_(next(positions.parameters()))
+    assert torch.equal(positions(own), positions(own, NM))
+    other = TokenGrid(4, 16, 48)
+    assert positions(other, (450, 550, 650, 850)).shape == (2 * 2 * 6, 8)
+
+
+def test_position_is_the_sum_of_place_and_band_group() -> None:
+    grid = TokenGrid(6, 16, 16)
+    positions = SeparablePositions(grid, 8, NM)
+    found = positions(grid)
+    wanted = positions.spectral[0, 1] + positions.spatial[0, 3]
+    assert torch.equal(found[1 * 4 + 3], wanted)
+
+
+def test_bands_in_doubt_are_refused() -> None:
+    grid = TokenGrid(6, 16, 16)
+    with pytest.raises(ShapeError, match="3 bands, the model knows 6"):
+        SeparablePositions(grid, 8, NM)(TokenGrid(3, 16, 16))
+    with pytest.raises(ConfigError, match="built without wavelengths"):
+        SeparablePositions(grid, 8)(grid, NM)
+    with pytest.raises(ShapeError, match="2 wavelengths for images of 6"):
+        SeparablePositions(grid, 8, NM)(grid, (443, 490))

@@ -1,0 +1,77 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spectralgpt.errors import ConfigError, ShapeError
+from spectralgpt.models.tokens import TokenGrid, patchify, token_weights, unpatchify
+
+grids = st.builds(
+    lambda bands, rows, columns, patch, group: TokenGrid(
+        bands, rows * patch, columns * patch, patch, group
+    ),
+    st.integers(1, 9),
+    st.integers(1, 4),
+    st.integers(1, 4),
+    st.sampled_from([2, 4, 8]),
+    st.integers(1, 4),
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(grids)
+def test_unpatchify_inverts_patchify(grid: TokenGrid) -> None:
+    images = torch.rand(2, grid.num_bands, grid.height, grid.width)
+    tokens = patchify(images, grid)
+    assert tokens.shape == (2, grid.num_tokens, grid.token_dim)
+    assert torch.equal(unpatchify(tokens, grid), images)
+
+
+def test_token_order_is_band_group_then_row_then_column() -> None:
+    grid = TokenGrid(num_bands=6, height=16, width=24)
+    images = torch.zeros(1, 6, 16, 24)
+    images[0, 3:, 8:, 16:] = 1  # second band group, second row, third column
+    tokens = patchify(images, grid)
+    assert tokens.sum(dim=-1).nonzero().tolist() == [[0, 1 * 6 + 1 * 3 + 2]]
+
+
+def test_values_in_a_token_run_band_then_row_then_column() -> None:
+    grid = TokenGrid(num_bands=3, height=8, width=8)
+    images = torch.arange(3 * 64, dtype=torch.float32).reshape(1, 3, 8, 8)
+    assert torch.equal(patchify(images, grid)[0, 0], torch.arange(192.0))
+
+
+def test_padding_repeats_the_last_band_and_weighs_nothing() -> None:
+    grid = TokenGrid(num_bands=4, height=8, width=8)
+    images = torch.rand(1, 4, 8, 8)
+    last = patchify(images, grid)[0, 1].reshape(3, 64)
+    assert torch.equal(last[1], images[0, 3].flatten())
+    assert torch.equal(last[2], images[0, 3].flatten())
+    weights = token_weights(None, grid)
+    assert weights is not None
+    assert weights[0, 1].reshape(3, 64).sum(dim=1).tolist() == [64, 0, 0]
+
+
+def test_invalid_pixels_weigh_nothing() -> None:
+    grid = TokenGrid(num_bands=3, height=8, width=8)
+    valid = torch.ones(2, 3, 8, 8, dtype=torch.bool)
+    valid[1, 2, 5, 6] = False
+    weights = token_weights(valid, grid)
+    assert weights is not None
+    assert (weights == 0).nonzero().tolist() == [[1, 0, 2 * 64 + 5 * 8 + 6]]
+
+
+def test_whole_images_need_no_weights() -> None:
+    assert token_weights(None, TokenGrid(3, 8, 8)) is None
+
+
+def test_image_smaller_than_a_token_is_refused() -> None:
+    with pytest.raises(ShapeError, match="height 7 px is no multiple of patch_size 8"):
+        TokenGrid.of(torch.zeros(1, 3, 7, 8), 8, 3)
+    with pytest.raises(ConfigError, match="height is 0"):
+        TokenGrid(3, 0, 8)
+
+
+def test_missing_batch_axis_is_explained() -> None:
+    with pytest.raises(ShapeError, match="batch axis"):
+        TokenGrid.of(torch.zeros(3, 8, 8), 8, 3)

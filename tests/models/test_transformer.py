@@ -1,0 +1,51 @@
+import pytest
+import torch
+
+from spectralgpt.errors import ConfigError
+from spectralgpt.models.transformer import Attention, Block, build_blocks
+
+
+def test_attention_matches_torch_reference() -> None:
+    torch.manual_seed(0)
+    attention = Attention(24, 3)
+    reference = torch.nn.MultiheadAttention(24, 3, batch_first=True)
+    reference.load_state_dict(
+        {
+            "in_proj_weight": attention.qkv.weight,
+            "in_proj_bias": attention.qkv.bias,
+            "out_proj.weight": attention.proj.weight,
+            "out_proj.bias": attention.proj.bias,
+        }
+    )
+    x = torch.randn(2, 7, 24)
+    wanted, _ = reference(x, x, x, need_weights=False)
+    torch.testing.assert_close(attention(x), wanted)
+
+
+def test_block_treats_tokens_as_a_set() -> None:
+    block = Block(16, 2)
+    x = torch.randn(1, 6, 16)
+    order = torch.randperm(6)
+    torch.testing.assert_close(block(x)[:, order], block(x[:, order]))
+
+
+def test_drop_path_skips_whole_samples_and_keeps_the_mean() -> None:
+    torch.manual_seed(0)
+    block = Block(8, 2, drop_path=0.5).train()
+    branch = torch.ones(4000, 3, 8)
+    dropped = block._drop(branch)
+    assert set(dropped.unique().tolist()) == {0, 2}
+    assert torch.equal(dropped, dropped[:, :1, :1].expand_as(dropped))
+    assert abs(float(dropped.mean()) - 1) < 0.1
+    assert torch.equal(block.eval()._drop(branch), branch)
+
+
+def test_drop_path_rises_with_depth() -> None:
+    blocks = build_blocks(8, 5, 2, drop_path=0.2)
+    rates = [block.drop_path for block in blocks]
+    assert rates == pytest.approx([0, 0.05, 0.1, 0.15, 0.2])
+
+
+def test_width_that_heads_cannot_share_is_refused() -> None:
+    with pytest.raises(ConfigError, match="embed_dim 10 is no multiple of num_heads 3"):
+        Attention(10, 3)

@@ -1,0 +1,174 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from spectralgpt.errors import BandError, ConfigError, DataError, UnitError
+from spectralgpt.preprocessing import (
+    BandStatistics,
+    Preprocessing,
+    match_bands,
+    scale_image_minmax,
+    sensor_preprocessing,
+)
+from spectralgpt.rasters import Raster
+from spectralgpt.sensors import Band, load_sensor
+from tests.tiny import tiny_contract
+
+
+def make_raster(
+    bands: tuple[Band, ...] | None = None, seed: int = 0, size: int = 8
+) -> Raster:
+    bands = bands or load_sensor("sentinel-2-l1c").select()
+    random = np.random.default_rng(seed)
+    pixels = random.uniform(0.05, 0.4, (len(bands), size, size)).astype(np.float32)
+    return Raster(pixels, np.ones(pixels.shape, dtype=bool), bands, name="scene.tif")
+
+
+def reorder(raster: Raster, order: list[int]) -> Raster:
+    bands = tuple(raster.bands[i] for i in order)
+    return replace(
+        raster, pixels=raster.pixels[order], valid=raster.valid[order], bands=bands
+    )
+
+
+def statistics_for(bands: tuple[Band, ...]) -> BandStatistics:
+    names = [band.name for band in bands]
+    low = {name: 0.01 * (i + 1) for i, name in enumerate(names)}
+    high = {name: 0.5 + 0.01 * i for i, name in enumerate(names)}
+    return BandStatistics(low, high, low, high, "made up")
+
+
+@pytest.mark.parametrize("scaling", ["image-minmax", "fixed-range", "z-score"])
+def test_band_order_of_the_file_does_not_matter(scaling: str) -> None:
+    contract = tiny_contract()
+    contract = replace(
+        contract, scaling=scaling, statistics=statistics_for(contract.bands)
+    )
+    raster = make_raster()
+    shuffled = reorder(raster, [12, 3, 0, 7, 8, 1, 2, 11, 10, 9, 4, 5, 6])
+    wanted, _ = contract.prepare(raster)
+    found, _ = contract.prepare(shuffled)
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_bands_are_chosen_by_name_and_b10_is_left_out() -> None:
+    raster = make_raster()
+    index = [band.name for band in raster.bands].index("B10")
+    changed = raster.pixels.copy()
+    changed[index] = 0.9
+    wanted, _ = tiny_contract().prepare(raster)
+    found, _ = tiny_contract().prepare(replace(raster, pixels=changed))
+    np.testing.assert_array_equal(found, wanted)
+    assert "B10" not in tiny_contract().band_names
+
+
+def test_missing_band_is_refused_by_name() -> None:
+    raster = make_raster()
+    names = [band.name for band in raster.bands]
+    without = reorder(raster, [i for i, name in enumerate(names) if name != "B8A"])
+    with pytest.raises(
+        BandError, match=r"scene.tif: missing band B8A \(86\d"
+    ) as caught:
+        tiny_contract().prepare(without)
+    assert "B08" in str(caught.value)
+
+
+def test_a_neighbour_does_not_stand_in_for_a_missing_band() -> None:
+    bands = load_sensor("sentinel-2-l1c").select(("B08",))
+    near = load_sensor("sentinel-2-l1c").select(("B8A",))
+    with pytest.raises(BandError, match="missing band B08"):
+        match_bands(bands, near)
+
+
+def test_bands_of_another_sensor_match_by_wavelength() -> None:
+    landsat = load_sensor("landsat-8-9-l2")
+    wanted = [band for band in landsat.bands if 400 < band.wavelength_nm < 2500]
+    found = load_sensor("sentinel-2-l2a").select()
+    reflective = [band for band in wanted if band.width_nm < 150]
+    names = [found[i].name for i in match_bands(reflective, found)]
+    for band, name in zip(reflective, names, strict=True):
+        other = next(b for b in found if b.name == name)
+        assert abs(other.wavelength_nm - band.wavelength_nm) < 30
+    assert "B8A" in names
+
+
+def test_same_name_with_another_wavelength_is_not_the_same_band() -> None:
+    red_edge = Band("B05", 705, 15, 20)
+    landsat_nir = Band("B05", 865, 28, 30)
+    with pytest.raises(BandError, match="missing band B05"):
+        match_bands([red_edge], [landsat_nir])
+
+
+def test_digital_numbers_are_refused() -> None:
+    raster = make_raster()
+    numbers = replace(raster, pixels=raster.pixels * 10_000)
+    with pytest.raises(UnitError, match=r"scene.tif.*unscaled digital numbers"):
+        tiny_contract().prepare(numbers)
+
+
+def test_twice_applied_offset_is_refused() -> None:
+    raster = make_raster()
+    twice = replace(raster, pixels=raster.pixels * 0.2 - 0.1)
+    with pytest.raises(UnitError, match="twice-applied offset"):
+        tiny_contract().prepare(twice)
+
+
+def test_invalid_pixels_take_the_mean_of_their_band() -> None:
+    raster = make_raster()
+    valid = raster.valid.copy()
+    valid[:, 2, 3] = False
+    pixels = raster.pixels.copy()
+    pixels[:, 2, 3] = np.nan
+    images, found = tiny_contract().prepare(replace(raster, pixels=pixels, valid=valid))
+    assert np.isfinite(images).all()
+    assert not found[:, 2, 3].any()
+    others = np.delete(images.reshape(12, -1), 2 * 8 + 3, axis=1)
+    np.testing.assert_allclose(images[:, 2, 3], others.mean(axis=1), rtol=1e-5)
+    assert others.min() == 0
+    assert others.max() == pytest.approx(1)
+
+
+def test_image_without_valid_pixel_is_refused() -> None:
+    raster = make_raster()
+    with pytest.raises(DataError, match=r"scene.tif has no valid pixel"):
+        tiny_contract().prepare(replace(raster, valid=np.zeros_like(raster.valid)))
+
+
+def test_constant_band_becomes_zero() -> None:
+    pixels = np.full((2, 4, 4), 0.3, dtype=np.float32)
+    assert (scale_image_minmax(pixels) == 0).all()
+
+
+def test_fixed_range_maps_percentiles_to_0_and_1() -> None:
+    base = sensor_preprocessing("sentinel-2-l2a", ("B02", "B03"))
+    statistics = statistics_for(base.bands)
+    contract = replace(base, scaling="fixed-range", statistics=statistics)
+    pixels = np.empty((2, 1, 2), dtype=np.float32)
+    pixels[:, 0, 0], pixels[:, 0, 1] = [0.01, 0.02], [0.5, 0.51]
+    raster = Raster(pixels, np.ones(pixels.shape, dtype=bool), base.bands)
+    images, _ = contract.prepare(raster)
+    np.testing.assert_allclose(images[:, 0], [[0, 1], [0, 1]], atol=1e-6)
+
+
+def test_contract_survives_json() -> None:
+    import json
+
+    contract = tiny_contract()
+    statistics = statistics_for(contract.bands)
+    contract = replace(contract, scaling="z-score", statistics=statistics)
+    text = json.dumps(contract.to_dict())
+    assert Preprocessing.from_dict(json.loads(text)) == contract
+
+
+def test_wrong_contracts_are_explained() -> None:
+    bands = tiny_contract().bands
+    with pytest.raises(ConfigError, match="scaling 'max' is unknown"):
+        Preprocessing("s", bands, scaling="max")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="needs band statistics"):
+        Preprocessing("s", bands, scaling="z-score")
+    with pytest.raises(BandError, match="no statistics for band B12"):
+        statistics = statistics_for(bands[:-1])
+        Preprocessing("s", bands, scaling="z-score", statistics=statistics)
+    with pytest.raises(ConfigError, match="preprocessing lacks sensor"):
+        Preprocessing.from_dict({})
