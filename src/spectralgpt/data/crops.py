@@ -1,0 +1,209 @@
+"""Where crops lie: random resized crops, fixed grids, and what is held out.
+
+Geometry only; nothing here reads a file.
+"""
+
+import math
+import zlib
+from dataclasses import dataclass
+
+import torch
+
+from spectralgpt.errors import ConfigError
+from spectralgpt.rasters import RasterItem, Window
+
+__all__ = ["Crop", "CropConfig", "draw_crop", "grid_crops", "split_region"]
+
+_TRIES = 10
+"""Shapes tried before the largest square that fits is taken."""
+_GAP_PX = 16
+"""Left out between the training part of an image and its held-out strip, because a
+pixel of a coarse band reaches that far when it is interpolated."""
+_WINDOWS_FOR_BLOCK = 6
+"""An image needs this many base windows before a strip of it is held out."""
+_HASH_LEVELS = 2**32
+
+
+@dataclass(frozen=True)
+class CropConfig:
+    """How crops are cut from images.
+
+    The area of a crop is drawn as a share of the base window: a square whose side is
+    image_size / sqrt(least share), so that in large images crops run from native
+    resolution to somewhat coarser. An image smaller than that is its own base window,
+    as in the paper.
+
+    Args:
+        scale_min: least share of the base window's area, 0..1.
+        scale_max: largest share of the base window's area, 0..1.
+        aspect_max: largest ratio of a crop's sides, 1 or more.
+        horizontal_flip: whether half of the crops are mirrored left to right.
+        vertical_flip: whether half of the crops are mirrored top to bottom.
+        max_invalid_share: largest share of invalid values in a crop, 0..1; others are
+            drawn again.
+        val_share: share held out for validation, 0..1.
+
+    Source: Hong et al. 2024, arXiv:2311.07113, random resized crops of 0.2 to 1.
+    """
+
+    scale_min: float = 0.2
+    scale_max: float = 1.0
+    aspect_max: float = 4 / 3
+    horizontal_flip: bool = True
+    vertical_flip: bool = False
+    max_invalid_share: float = 0.25
+    val_share: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale_min <= self.scale_max <= 1:
+            raise ConfigError(
+                f"crops need 0 < scale_min <= scale_max <= 1, found {self.scale_min} "
+                f"and {self.scale_max}."
+            )
+        if self.aspect_max < 1:
+            raise ConfigError(f"aspect_max must be 1 or more: {self.aspect_max}.")
+        if not 0 <= self.max_invalid_share < 1 or not 0 <= self.val_share < 1:
+            raise ConfigError(
+                "max_invalid_share and val_share must be at least 0 and below 1, found "
+                f"{self.max_invalid_share} and {self.val_share}."
+            )
+
+    def base_side(self, image_size: int) -> float:
+        """Side of the base window in pixels."""
+        return image_size / math.sqrt(self.scale_min)
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A window of an image, and how it is turned.
+
+    Args:
+        item: index of the image.
+        window: pixels of its finest grid.
+        flip_columns: whether it is mirrored left to right.
+        flip_rows: whether it is mirrored top to bottom.
+    """
+
+    item: int
+    window: Window
+    flip_columns: bool = False
+    flip_rows: bool = False
+
+
+def draw_crop(
+    item: int,
+    region: Window,
+    image_size: int,
+    config: CropConfig,
+    generator: torch.Generator,
+) -> Crop:
+    """Draw a crop inside a region of an image.
+
+    Args:
+        item: index of the image.
+        region: where crops may lie.
+        image_size: side in px that the crop is resized to.
+        config: how crops are cut.
+        generator: all randomness comes from it.
+    """
+    height, width = _draw_shape(region, image_size, config, generator)
+    row = region.row + _draw_whole(region.height - height, generator)
+    column = region.column + _draw_whole(region.width - width, generator)
+    flips = torch.rand(2, generator=generator) < 0.5
+    return Crop(
+        item,
+        Window(row, column, height, width),
+        flip_columns=config.horizontal_flip and bool(flips[0]),
+        flip_rows=config.vertical_flip and bool(flips[1]),
+    )
+
+
+def _draw_shape(
+    region: Window, image_size: int, config: CropConfig, generator: torch.Generator
+) -> tuple[int, int]:
+    base = config.base_side(image_size)
+    area = min(base, region.height) * min(base, region.width)
+    for _ in range(_TRIES):
+        share, lean = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
+        scale = config.scale_min + share * (config.scale_max - config.scale_min)
+        aspect = config.aspect_max ** (2 * lean - 1)
+        height = round(math.sqrt(scale * area / aspect))
+        width = round(math.sqrt(scale * area * aspect))
+        if 0 < height <= region.height and 0 < width <= region.width:
+            return height, width
+    side = min(region.height, region.width, math.ceil(base))
+    return side, side
+
+
+def _draw_whole(largest: int, generator: torch.Generator) -> int:
+    return int(torch.randint(largest + 1, (), generator=generator))
+
+
+def grid_crops(item: int, region: Window, image_size: int) -> list[Crop]:
+    """Cut a region into squares of the model's size side by side, around its centre.
+
+    A region smaller than that gives the largest square in its centre.
+    """
+    side = min(image_size, region.height, region.width)
+    rows, columns = region.height // side, region.width // side
+    top = region.row + (region.height - rows * side) // 2
+    left = region.column + (region.width - columns * side) // 2
+    return [
+        Crop(item, Window(top + i * side, left + j * side, side, side))
+        for i in range(rows)
+        for j in range(columns)
+    ]
+
+
+def split_region(
+    item: RasterItem,
+    height: int,
+    width: int,
+    image_size: int,
+    split: str,
+    config: CropConfig,
+) -> Window | None:
+    """Return the part of an image that belongs to a split, None if none does.
+
+    With `holdout` auto, an image of several base windows gives the last strip along its
+    longer side to validation; smaller ones belong to one split as a whole, by a stable
+    hash of their place, so that dates of a place stay together. `block` asks for the
+    strip wherever one of the model's size fits, `place` never cuts an image, and
+    `never` keeps it for training.
+
+    Args:
+        item: the image.
+        height: rows of the grid that is read.
+        width: columns of the grid that is read.
+        image_size: side in px of the model's images.
+        split: `train` or `val`.
+        config: says how much is held out.
+    """
+    whole = Window(0, 0, height, width)
+    if item.holdout == "never" or config.val_share == 0:
+        return whole if split == "train" else None
+    strip = _strip_side(item, height, width, image_size, config)
+    if strip is None:
+        place = zlib.crc32(item.place.encode()) / _HASH_LEVELS
+        is_held_out = place < config.val_share
+        return whole if is_held_out == (split == "val") else None
+    kept = max(height, width) - strip
+    if height >= width:
+        if split == "val":
+            return Window(kept, 0, strip, width)
+        return Window(0, 0, kept - _GAP_PX, width)
+    if split == "val":
+        return Window(0, kept, height, strip)
+    return Window(0, 0, height, kept - _GAP_PX)
+
+
+def _strip_side(
+    item: RasterItem, height: int, width: int, image_size: int, config: CropConfig
+) -> int | None:
+    """Return how wide a strip is held out along the longer side, None if none is."""
+    longer = max(height, width)
+    strip = max(image_size, round(longer * config.val_share))
+    is_large = height * width >= _WINDOWS_FOR_BLOCK * config.base_side(image_size) ** 2
+    fits = min(height, width) >= image_size and longer >= 2 * strip + _GAP_PX
+    asked = item.holdout == "block" or (item.holdout == "auto" and is_large)
+    return strip if asked and fits else None

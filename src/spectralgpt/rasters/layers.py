@@ -1,0 +1,191 @@
+"""Which layer of which file is which band: by name or wavelength, never by position."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from spectralgpt.errors import BandError, RasterError
+from spectralgpt.rasters.files import Header, quiet_gdal, read_header
+from spectralgpt.rasters.items import BandFile
+from spectralgpt.sensors import Band, Sensor
+
+__all__ = [
+    "IN_SENSOR_ORDER",
+    "NO_BAND",
+    "RASTER_SUFFIXES",
+    "band_in_file_name",
+    "find_bands",
+]
+
+NO_BAND = "-"
+"""Stands for a layer that is no band, such as a cloud mask, in a list of bands."""
+IN_SENSOR_ORDER = "sensor-order"
+"""Stands for the list of all bands in the product's own numbering."""
+RASTER_SUFFIXES = (".tif", ".tiff", ".jp2")
+_WAVELENGTH = re.compile(
+    r"(\d+(?:\.\d+)?)\s*(nm|nanomet\w*|µm|um|micromet\w*)", re.IGNORECASE
+)
+_NM_PER_UM = 1000
+_SEPARATORS = re.compile(r"[^A-Za-z0-9]+")
+
+
+def find_bands(
+    path: Path,
+    sensor: Sensor,
+    bands: Sequence[str] | None,
+    pattern: str | None = None,
+    members: Sequence[Path] | None = None,
+) -> tuple[dict[str, BandFile], dict[Path, Header]]:
+    """Find the bands of an image.
+
+    Args:
+        path: a file, or a folder with one file a band.
+        sensor: whose bands to look for.
+        bands: names of a file's layers in their order (`NO_BAND` skips one), or the
+            bands to take from a folder.
+        pattern: regular expression with a group `band` that finds the band in a file
+            name of a folder.
+        members: the files of the folder that belong to the image; all if None.
+
+    Returns:
+        Where each band lies, by name, and the headers of the files used.
+
+    Raises:
+        BandError: bands are in doubt, missing or there twice.
+        RasterError: a file cannot be read.
+    """
+    with quiet_gdal():
+        if path.is_dir():
+            candidates = _raster_files(path) if members is None else members
+            return _find_in_folder(path, candidates, sensor, bands, pattern)
+        header = read_header(path)
+    if bands is not None:
+        names = _stated_layers(header, sensor, bands)
+    else:
+        names = _described_layers(header, sensor)
+    files = {
+        name: BandFile(path, index, header.grid)
+        for index, name in enumerate(names, start=1)
+        if name is not None
+    }
+    return files, {path: header}
+
+
+def band_in_file_name(stem: str, sensor: Sensor) -> Band | None:
+    """Return the band that a file name says: the last of its words that is one."""
+    for word in reversed(_SEPARATORS.split(stem)):
+        band = sensor.find(word)
+        if band is not None:
+            return band
+    return None
+
+
+def _stated_layers(
+    header: Header, sensor: Sensor, bands: Sequence[str]
+) -> list[str | None]:
+    if list(bands) == [IN_SENSOR_ORDER]:
+        bands = sensor.band_names
+    if len(bands) != header.count:
+        raise BandError(
+            f"{header.path} has {header.count} layers, {len(bands)} bands were stated. "
+            f"Name each layer ('{NO_BAND}' for one that is no band)."
+        )
+    names = [None if name == NO_BAND else sensor.band(name).name for name in bands]
+    return _refuse_doubles(header.path, names)
+
+
+def _described_layers(header: Header, sensor: Sensor) -> list[str | None]:
+    found = [_band_in_description(text, sensor) for text in header.descriptions]
+    if not any(found) and header.count == 1:
+        found = [band_in_file_name(header.path.stem, sensor)]
+    if not any(found):
+        shown = [text for text in header.descriptions if text][:4] or "none"
+        raise BandError(
+            f"{header.path} does not say which of its {header.count} layers is which "
+            f"band of {sensor.name} (descriptions: {shown}). Set band descriptions or "
+            "pass bands."
+        )
+    names = [None if band is None else band.name for band in found]
+    return _refuse_doubles(header.path, names)
+
+
+def _band_in_description(text: str, sensor: Sensor) -> Band | None:
+    band = sensor.find(text)
+    if band is not None or not text:
+        return band
+    match = _WAVELENGTH.search(text)
+    if match:
+        is_um = match.group(2).lower()[0] in "µu" or "micro" in match.group(2).lower()
+        return sensor.nearest(float(match.group(1)) * (_NM_PER_UM if is_um else 1))
+    words = {sensor.find(word) for word in _SEPARATORS.split(text)} - {None}
+    return words.pop() if len(words) == 1 else None
+
+
+def _refuse_doubles(path: Path, names: list[str | None]) -> list[str | None]:
+    seen = [name for name in names if name is not None]
+    doubles = sorted({name for name in seen if seen.count(name) > 1})
+    if doubles:
+        raise BandError(
+            f"{path}: two layers are called {', '.join(doubles)}. Set band "
+            "descriptions or pass bands."
+        )
+    return names
+
+
+def _find_in_folder(
+    folder: Path,
+    candidates: Sequence[Path],
+    sensor: Sensor,
+    bands: Sequence[str] | None,
+    pattern: str | None,
+) -> tuple[dict[str, BandFile], dict[Path, Header]]:
+    wanted = None if bands is None else {sensor.band(name).name for name in bands}
+    headers: dict[str, list[Header]] = {}
+    for file in candidates:
+        band = _match_name(file, sensor, pattern)
+        if band is not None and (wanted is None or band.name in wanted):
+            headers.setdefault(band.name, []).append(read_header(file))
+    missing = sorted((wanted or set()) - set(headers))
+    if missing or not headers:
+        raise BandError(
+            f"{folder} has no file named after band {', '.join(missing) or 'names'} of "
+            f"{sensor.name} (found: {', '.join(headers) or 'none'}). Name the files "
+            "after their bands, or give a pattern."
+        )
+    chosen = {name: _choose(folder, name, found) for name, found in headers.items()}
+    files = {n: BandFile(header.path, 1, header.grid) for n, header in chosen.items()}
+    return files, {header.path: header for header in chosen.values()}
+
+
+def _raster_files(folder: Path) -> list[Path]:
+    """Rasters of a folder; of a Sentinel-2 product only those in IMG_DATA."""
+    inside = sorted(folder.glob("GRANULE/*/IMG_DATA")) or [
+        *sorted(folder.glob("IMG_DATA"))
+    ]
+    files = (
+        [file for images in inside for file in images.rglob("*")]
+        if inside
+        else folder.iterdir()
+    )
+    return sorted(file for file in files if file.suffix.lower() in RASTER_SUFFIXES)
+
+
+def _match_name(file: Path, sensor: Sensor, pattern: str | None) -> Band | None:
+    if pattern is None:
+        return band_in_file_name(file.stem, sensor)
+    match = re.search(pattern, file.name)
+    return sensor.find(match.group("band")) if match else None
+
+
+def _choose(folder: Path, name: str, headers: list[Header]) -> Header:
+    """Return the finest file of a band: level 2A stores coarser copies beside it."""
+    headers.sort(key=lambda header: header.grid.pixel_area)
+    if len(headers) > 1 and headers[0].grid.pixel_area == headers[1].grid.pixel_area:
+        paths = ", ".join(header.path.name for header in headers[:2])
+        raise BandError(f"{folder} has two files for band {name}: {paths}. Remove one.")
+    if headers[0].count != 1:
+        raise RasterError(
+            f"{headers[0].path} has {headers[0].count} layers where one band was "
+            "expected. Describe the file itself, not its folder."
+        )
+    return headers[0]

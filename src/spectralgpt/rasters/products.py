@@ -1,0 +1,281 @@
+"""Describing an image on disk: its bands, unit, scale and offset.
+
+Nothing is guessed: what neither the files nor the caller say is an error that asks.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from rasterio.errors import RasterioError
+
+from spectralgpt.errors import ConfigError, RasterError, UnitError
+from spectralgpt.rasters.files import Header, as_raster_error, open_raster, quiet_gdal
+from spectralgpt.rasters.items import BandFile, RasterItem
+from spectralgpt.rasters.layers import find_bands
+from spectralgpt.rasters.offsets import (
+    offset_from_metadata,
+    offset_from_name,
+    offset_from_pixels,
+)
+from spectralgpt.sensors import Sensor, list_sensors, load_sensor
+
+__all__ = ["SENSOR_TAG", "UNITS", "UNIT_TAG", "describe_raster"]
+
+UNITS = ("auto", "digital-numbers", "reflectance")
+UNIT_TAG = "SPECTRALGPT_UNIT"
+SENSOR_TAG = "SPECTRALGPT_SENSOR"
+_SAMPLE_SIDE = 128
+"""Pixels a side of the thinned-out sample that decides what the header does not."""
+_REFLECTANCE_BELOW = 2.0
+_NUMBERS_ABOVE = 20.0
+"""Between the two, a 99th percentile of float values could be either unit."""
+_BRIGHT_PERCENT = 99.0
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """What `RasterItem` says of the same names."""
+
+    unit: str
+    quantification: float
+    offset: float
+    offset_source: str
+
+
+def describe_raster(
+    path: Path | str,
+    sensor: Sensor | str | None = None,
+    bands: Sequence[str] | None = None,
+    unit: str = "auto",
+    offset: float | str = "auto",
+    quantification: float | str = "auto",
+    nodata: Sequence[float] | str = "auto",
+    pattern: str | None = None,
+    members: Sequence[Path] | None = None,
+    name: str | None = None,
+) -> RasterItem:
+    """Find out where the bands of an image lie and what its numbers mean.
+
+    Args:
+        path: a raster file (GeoTIFF, JP2, ENVI), or a folder with one file a band.
+        sensor: from the registry, or read from a file; None takes it from the file's
+            tag or the product's name.
+        bands: names of a file's layers in their order ("-" skips one, "sensor-order"
+            alone names all); for a folder, the bands to take. None reads band
+            descriptions, wavelengths in them, or file names.
+        unit: `reflectance`, `digital-numbers`, or `auto`: the file's own tag, or its
+            type and values.
+        offset: added to digital numbers, or `auto`: the file's own, or the sensor's
+            rule (see `spectralgpt.rasters.offsets`).
+        quantification: digital numbers per unit of reflectance, or `auto`: the file's
+            own, or the sensor's.
+        nodata: all numbers that mean no measurement, or `auto`: the file's own if it
+            states one, else the sensor's; saturation is invalid in any case.
+        pattern: regular expression with a group `band` for file names in a folder.
+        members: the files of a folder that belong to the image; all if None.
+        name: for messages; the path if None.
+
+    Raises:
+        RasterError: a file is missing or cannot be read.
+        BandError: bands are in doubt.
+        UnitError: the unit or offset is in doubt or contradicts the file.
+        ConfigError: the sensor is in doubt.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise RasterError(f"{path} does not exist. Check the path.")
+    sensor = _resolve_sensor(path, sensor)
+    files, headers = find_bands(path, sensor, bands, pattern, members)
+    scale = _resolve_scale(path, sensor, files, headers, unit, quantification, offset)
+    invalid = _resolve_nodata(sensor, headers, nodata, scale.unit)
+    return RasterItem(
+        name=name or str(path),
+        sensor=sensor,
+        files=files,
+        quantification=scale.quantification,
+        offset=scale.offset,
+        nodata=invalid[0] if invalid else None,
+        unit=scale.unit,
+        offset_source=scale.offset_source,
+        other_invalid=tuple(invalid[1:]),
+        place=name or str(path),
+    )
+
+
+def _resolve_sensor(path: Path, sensor: Sensor | str | None) -> Sensor:
+    if isinstance(sensor, Sensor):
+        return sensor
+    if sensor is not None:
+        return load_sensor(sensor)
+    if path.is_file():
+        with quiet_gdal(), open_raster(path) as dataset:
+            tag = dataset.tags().get(SENSOR_TAG)
+        if tag is not None:
+            return load_sensor(tag)
+    for known in map(load_sensor, list_sensors()):
+        if known.product_name and re.search(known.product_name, str(path.absolute())):
+            return known
+    raise ConfigError(
+        f"{path} does not say which sensor took it. State one of: "
+        f"{', '.join(list_sensors())}."
+    )
+
+
+def _resolve_scale(
+    path: Path,
+    sensor: Sensor,
+    files: Mapping[str, BandFile],
+    headers: Mapping[Path, Header],
+    unit: str,
+    quantification: float | str,
+    offset: float | str,
+) -> _Scale:
+    unit = _resolve_unit(path, files, headers, unit)
+    is_stated = quantification != "auto" or (offset != "auto" and offset != 0)
+    if unit == "reflectance":
+        if is_stated:
+            raise UnitError(
+                f"{path} already holds reflectance: a stated quantification "
+                f"({quantification}) or offset ({offset}) would be a twice-applied "
+                "offset. Leave both out."
+            )
+        return _Scale(unit, 1.0, 0.0, "the file holds reflectance")
+    own = _own_scale(path, headers)
+    if own is not None:
+        if is_stated:
+            raise UnitError(
+                f"{path} states its own scale and offset {own}: a stated "
+                f"quantification ({quantification}) or offset ({offset}) would be a "
+                "twice-applied offset. Leave both out."
+            )
+        return _Scale(unit, 1 / own[0], own[1] / own[0], "the file's own scale")
+    per_unit = sensor.quantification if quantification == "auto" else quantification
+    if per_unit is None or not float(per_unit) > 0:
+        raise UnitError(
+            f"{path}: {sensor.name} has no fixed scale, and quantification is "
+            f"{quantification}. State digital numbers per unit of reflectance."
+        )
+    if offset != "auto":
+        return _Scale(unit, float(per_unit), float(offset), "stated")
+    found = _find_offset(path, sensor, files, headers)
+    return _Scale(unit, float(per_unit), *found)
+
+
+def _resolve_unit(
+    path: Path,
+    files: Mapping[str, BandFile],
+    headers: Mapping[Path, Header],
+    unit: str,
+) -> str:
+    if unit not in UNITS:
+        raise UnitError(f"unknown unit '{unit}' (known: {', '.join(UNITS)}).")
+    tags = {header.tags.get(UNIT_TAG, "") for header in headers.values()}
+    if tags == {"reflectance"}:
+        if unit == "digital-numbers":
+            raise UnitError(
+                f"{path} is tagged as reflectance: read as digital numbers it would "
+                "get a twice-applied offset. Leave the unit out."
+            )
+        return "reflectance"
+    if unit != "auto":
+        return unit
+    if all(header.dtype.startswith(("int", "uint")) for header in headers.values()):
+        return "digital-numbers"
+    values = np.concatenate(_sample_bands(files, headers)).astype(np.float64)
+    bright = float(np.percentile(values, _BRIGHT_PERCENT)) if values.size else 0.0
+    if bright <= _REFLECTANCE_BELOW:
+        return "reflectance"
+    if bright >= _NUMBERS_ABOVE:
+        return "digital-numbers"
+    raise UnitError(
+        f"{path} holds float values whose {_BRIGHT_PERCENT:g}th percentile is "
+        f"{bright:.4g}: neither clearly reflectance nor digital numbers. State the "
+        "unit."
+    )
+
+
+def _own_scale(
+    path: Path, headers: Mapping[Path, Header]
+) -> tuple[float, float] | None:
+    scales = {header.scale for header in headers.values()}
+    if len(scales) > 1:
+        raise UnitError(f"{path}: bands state different scales {sorted(scales)}.")
+    own = scales.pop()
+    return None if own == (1.0, 0.0) else own
+
+
+def _find_offset(
+    path: Path,
+    sensor: Sensor,
+    files: Mapping[str, BandFile],
+    headers: Mapping[Path, Header],
+) -> tuple[float, str]:
+    rule = sensor.baseline
+    if rule is None:
+        return sensor.offset, f"{sensor.name} always"
+    inside = next(iter(files.values())).path
+    found = (
+        offset_from_name(inside, rule)
+        or offset_from_name(path, rule)
+        or offset_from_metadata(inside, rule)
+        or offset_from_metadata(path, rule)
+    )
+    if found is None:
+        invalid = [v for v in (sensor.nodata, sensor.saturated) if v is not None]
+        found = offset_from_pixels(_sample_bands(files, headers, invalid), rule)
+    if found is None:
+        raise UnitError(
+            f"{path}: the offset is in doubt: no processing baseline in its name or "
+            f"metadata, and no pixel dark enough to tell. State the offset: "
+            f"{rule.offset:g} from baseline 04.00 (January 2022) on, "
+            f"{rule.offset_before:g} before."
+        )
+    return found
+
+
+def _sample_bands(
+    files: Mapping[str, BandFile],
+    headers: Mapping[Path, Header],
+    invalid: Sequence[float] = (),
+) -> list[npt.NDArray[np.generic]]:
+    """Read some valid numbers of each band, thinned out without interpolation."""
+    samples = []
+    for path, header in headers.items():
+        indices = [file.index for file in files.values() if file.path == path]
+        height = min(header.grid.height, _SAMPLE_SIDE)
+        width = min(header.grid.width, _SAMPLE_SIDE)
+        try:
+            with quiet_gdal(), open_raster(path) as dataset:
+                numbers = dataset.read(indices, out_shape=(len(indices), height, width))
+        except RasterioError as error:
+            raise as_raster_error(path, error) from None
+        known = np.isfinite(numbers)
+        for value in (*invalid, header.nodata):
+            if value is not None:
+                known &= numbers != value
+        samples += [layer[seen] for layer, seen in zip(numbers, known, strict=True)]
+    return samples
+
+
+def _resolve_nodata(
+    sensor: Sensor,
+    headers: Mapping[Path, Header],
+    nodata: Sequence[float] | str,
+    unit: str,
+) -> list[float]:
+    if not isinstance(nodata, str):
+        stated = [float(value) for value in nodata]
+    elif nodata == "auto":
+        own = {h.nodata for h in headers.values() if h.nodata is not None}
+        stated = sorted(value for value in own if not np.isnan(value))
+        if not stated and sensor.nodata is not None and unit != "reflectance":
+            stated = [sensor.nodata]
+    else:
+        raise ConfigError(f"nodata must be numbers or 'auto', found '{nodata}'.")
+    if sensor.saturated is not None and unit != "reflectance":
+        stated.append(sensor.saturated)
+    return stated

@@ -1,0 +1,222 @@
+"""Reading images, whole or in windows, as reflectance with a validity mask."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from rasterio import Affine
+from rasterio.errors import RasterioError
+from rasterio.windows import Window as RasterioWindow
+
+from spectralgpt.errors import RasterError, ShapeError, UnitError
+from spectralgpt.rasters.files import (
+    OpenFiles,
+    as_raster_error,
+    open_raster,
+    quiet_gdal,
+)
+from spectralgpt.rasters.geometry import Grid, Raster, Window, compose
+from spectralgpt.rasters.items import RasterItem
+from spectralgpt.rasters.resampling import Axis, resample
+from spectralgpt.sensors import Band
+
+__all__ = ["check_reflectance", "read_raster"]
+
+_BLOCK = 2**25
+"""Numbers held at once while shrinking a large raster."""
+_SAMPLES = 2**13
+"""Pixels a band that the check of units looks at."""
+BRIGHTEST = 2.0
+"""No surface or cloud has a median reflectance above this (clouds reach about 1.6)."""
+DARKEST = -0.04
+"""Water after atmospheric correction stays above this; an offset too many does not."""
+_DARK_BANDS = 2
+"""Bands with such a median before the unit is refused: one alone may be noise."""
+
+
+def read_raster(
+    item: RasterItem,
+    bands: Sequence[Band] | None = None,
+    window: Window | None = None,
+    out_size: tuple[int, int] | int | None = None,
+    files: OpenFiles | None = None,
+) -> Raster:
+    """Read an image, or a window of it, as reflectance.
+
+    Bands of coarser grids are brought to the finest grid of those read, by position on
+    the ground, with cubic convolution; an edge value is repeated as far as one of its
+    own pixels. Only the part of the files that is needed is read.
+
+    Args:
+        item: where the bands lie.
+        bands: which, in the order of the result; all by wavelength if None.
+        window: pixels of `item.grid(bands)`; everything if None.
+        out_size: (H, W) or one number for both; the window's own size if None.
+        files: files kept open between calls.
+
+    Returns:
+        The raster, its transform that of the window at the size returned.
+
+    Raises:
+        BandError: a band is missing.
+        RasterError: a file cannot be read, the image is smaller than the window, or
+            the whole image holds no valid pixel.
+        UnitError: values cannot be reflectance.
+    """
+    bands = item.require(bands)
+    grid = item.grid(bands)
+    place = window or Window(0, 0, grid.height, grid.width)
+    if not grid.contains(place):
+        raise RasterError(
+            f"{item.name} is smaller than asked: {grid.height} x {grid.width} px, "
+            f"window of {place.height} x {place.width} px at row {place.row}, column "
+            f"{place.column}. Ask for a smaller window."
+        )
+    size = _as_size(out_size, place)
+    pixels = np.empty((len(bands), *size), dtype=np.float32)
+    valid = np.empty(pixels.shape, dtype=np.bool_)
+    axes_of: dict[Grid, tuple[Axis, Axis]] = {}
+    with quiet_gdal():
+        for path, at in _group_by_file(item, bands).items():
+            indices = [item.files[bands[i].name].index for i in at]
+            source = item.files[bands[at[0]].name].grid
+            if source not in axes_of:
+                axes_of[source] = _axes(grid, source, place, size)
+            axes = axes_of[source]
+            pixels[at], valid[at] = _read_file(item, path, indices, axes, files)
+    raster = Raster(
+        pixels, valid, bands, grid.crs, _transform(grid, place, size), item.name
+    )
+    if window is None and not valid.any():
+        raise RasterError(
+            f"{item.name} holds no valid pixel: all are nodata, saturated or not "
+            "finite. Leave it out."
+        )
+    check_reflectance(raster)
+    return raster
+
+
+def check_reflectance(raster: Raster) -> None:
+    """Refuse values that cannot be reflectance.
+
+    Clouds and snow above 1 and dark water a little below 0 pass.
+
+    Raises:
+        UnitError: a band's median is too bright, which unscaled digital numbers are,
+            or the medians of bands are clearly negative, as after an offset was
+            applied twice.
+    """
+    step = max(1, int(np.ceil(np.sqrt(raster.pixels[0].size / _SAMPLES))))
+    dark: list[str] = []
+    for i, band in enumerate(raster.bands):
+        seen = raster.pixels[i, ::step, ::step][raster.valid[i, ::step, ::step]]
+        if not seen.size:
+            continue
+        median = float(np.median(seen))
+        if median > BRIGHTEST:
+            raise UnitError(
+                f"{raster.name}, band {band.name}: median reflectance would be "
+                f"{median:.4g}, these look like unscaled digital numbers. State the "
+                "unit, quantification and offset."
+            )
+        if median < DARKEST:
+            dark.append(f"{band.name} {median:.3f}")
+    if len(dark) >= min(_DARK_BANDS, len(raster.bands)):
+        raise UnitError(
+            f"{raster.name}: median reflectance is negative in {', '.join(dark[:4])}: "
+            "this looks like a twice-applied offset. State the right offset (0 if it "
+            "was already applied)."
+        )
+
+
+def _as_size(size: tuple[int, int] | int | None, place: Window) -> tuple[int, int]:
+    if size is None:
+        return place.height, place.width
+    height, width = (size, size) if isinstance(size, int) else size
+    if height < 1 or width < 1:
+        raise ShapeError(f"out_size must be at least 1 pixel, found {size}.")
+    return height, width
+
+
+def _group_by_file(item: RasterItem, bands: Sequence[Band]) -> dict[Path, list[int]]:
+    groups: dict[Path, list[int]] = {}
+    for i, band in enumerate(bands):
+        groups.setdefault(item.files[band.name].path, []).append(i)
+    return groups
+
+
+def _axes(
+    grid: Grid, source: Grid, place: Window, size: tuple[int, int]
+) -> tuple[Axis, Axis]:
+    (row_scale, row_shift), (column_scale, column_shift) = grid.map_to(source)
+    rows = Axis.between(
+        place.row * row_scale + row_shift,
+        (place.row + place.height) * row_scale + row_shift,
+        size[0],
+        source.height,
+    )
+    columns = Axis.between(
+        place.column * column_scale + column_shift,
+        (place.column + place.width) * column_scale + column_shift,
+        size[1],
+        source.width,
+    )
+    return rows, columns
+
+
+def _read_file(
+    item: RasterItem,
+    path: Path,
+    indices: list[int],
+    axes: tuple[Axis, Axis],
+    files: OpenFiles | None,
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    """Read layers of one file onto the output grid, in strips if it is large."""
+    rows, columns = axes
+    out = np.empty((len(indices), len(rows.nearest), len(columns.nearest)), np.float32)
+    valid = np.empty(out.shape, dtype=np.bool_)
+    (top, bottom), (left, right) = rows.span, columns.span
+    needed = len(indices) * (bottom - top) * (right - left)
+    strip = max(1, out.shape[1] * _BLOCK // max(needed, _BLOCK))
+    dataset = files.get(path) if files else open_raster(path)
+    try:
+        for start in range(0, out.shape[1], strip):
+            part = rows.part(start, start + strip)
+            numbers = dataset.read(indices, window=_span_window(part, columns))
+            known = _find_valid(numbers, item)
+            scaled = (numbers.astype(np.float32) + item.offset) / item.quantification
+            scaled = np.where(known, scaled, np.float32(0)).astype(np.float32)
+            stop = start + strip
+            out[:, start:stop], valid[:, start:stop] = resample(
+                scaled, known, part, columns
+            )
+    except (RasterioError, IndexError) as error:
+        raise as_raster_error(path, error) from None
+    finally:
+        if files is None:
+            dataset.close()
+    return out, valid
+
+
+def _span_window(rows: Axis, columns: Axis) -> RasterioWindow:
+    (top, bottom), (left, right) = rows.span, columns.span
+    return RasterioWindow(left, top, right - left, bottom - top)
+
+
+def _find_valid(
+    numbers: npt.NDArray[np.generic], item: RasterItem
+) -> npt.NDArray[np.bool_]:
+    valid = np.isfinite(numbers)
+    for value in (item.nodata, *item.other_invalid):
+        if value is not None and not np.isnan(value):
+            valid &= numbers != value
+    return np.asarray(valid, dtype=np.bool_)
+
+
+def _transform(grid: Grid, place: Window, size: tuple[int, int]) -> Affine | None:
+    if grid.transform is None:
+        return None
+    moved = compose(grid.transform, Affine.translation(place.column, place.row))
+    stretch = Affine.scale(place.width / size[1], place.height / size[0])
+    return compose(moved, stretch)

@@ -1,0 +1,134 @@
+"""Resampling of pixels and their validity between grids that are parallel.
+
+Cubic convolution with the kernel widened when shrinking. Each output pixel depends only
+on its own position, so a window resampled alone equals the window of the whole.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Axis", "resample"]
+
+_RADIUS = 2
+"""Half width of the cubic kernel, in pixels."""
+_SHARPNESS = -0.5
+"""Keys' parameter: exact for quadratics.
+
+Source: Keys 1981, IEEE Trans. Acoustics, Speech, Signal Processing 29(6), 1153-1160.
+"""
+_ENOUGH = 0.5
+"""Least share of kernel weight on valid pixels to interpolate, not take the nearest."""
+_BEYOND = 1.0
+"""How far past the last pixel, in source pixels, the edge value is repeated."""
+_WHOLE = 1e-6
+"""Closer than this to whole pixels at equal size, nothing is interpolated."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Which source pixels make up each output pixel along one axis.
+
+    Args:
+        indices: (out, taps) source positions, kept inside the source.
+        weights: (out, taps) float32, each row sums to 1.
+        nearest: (out,) the source pixel each output pixel lies in.
+        inside: (out,) false where the output lies clearly outside the source.
+    """
+
+    indices: npt.NDArray[np.intp]
+    weights: npt.NDArray[np.float32]
+    nearest: npt.NDArray[np.intp]
+    inside: npt.NDArray[np.bool_]
+
+    @classmethod
+    def between(cls, start: float, stop: float, out: int, size: int) -> "Axis":
+        """Spread `out` pixels evenly over start..stop of a source with `size` pixels.
+
+        Args:
+            start: first edge in source pixels, may be a fraction.
+            stop: last edge in source pixels.
+            out: number of output pixels.
+            size: number of source pixels.
+        """
+        step = (stop - start) / out
+        centres = start + (np.arange(out) + 0.5) * step
+        inside = (centres > -_BEYOND) & (centres < size + _BEYOND)
+        nearest = np.clip(np.floor(centres), 0, size - 1).astype(np.intp)
+        whole = abs(start - round(start)) < _WHOLE and abs(step - 1) < _WHOLE / out
+        if whole:
+            ones = np.ones((out, 1), dtype=np.float32)
+            return cls(nearest[:, None], ones, nearest, inside)
+        stretch = max(step, 1.0)
+        taps = int(np.ceil(_RADIUS * stretch)) * 2 + 1
+        first = np.floor(centres).astype(np.intp) - taps // 2
+        indices = first[:, None] + np.arange(taps)
+        weights = _cubic((indices + 0.5 - centres[:, None]) / stretch)
+        weights /= weights.sum(axis=1, keepdims=True)
+        indices = np.clip(indices, 0, size - 1)
+        return cls(indices, weights.astype(np.float32), nearest, inside)
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """First source pixel needed and the one after the last."""
+        return int(self.indices.min()), int(self.indices.max()) + 1
+
+    def part(self, start: int, stop: int) -> "Axis":
+        """The same for output pixels start..stop alone."""
+        chosen = slice(start, stop)
+        return Axis(
+            self.indices[chosen],
+            self.weights[chosen],
+            self.nearest[chosen],
+            self.inside[chosen],
+        )
+
+
+def resample(
+    pixels: npt.NDArray[np.float32],
+    valid: npt.NDArray[np.bool_],
+    rows: Axis,
+    columns: Axis,
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    """Bring pixels to another grid without mixing in what is invalid.
+
+    Args:
+        pixels: (C, h, w), rows and columns that start at `rows.span` and
+            `columns.span`; invalid pixels hold 0.
+        valid: (C, h, w).
+        rows: output rows.
+        columns: output columns.
+
+    Returns:
+        pixels (C, H, W), 0 where invalid, and validity, which is that of the source
+        pixel each output pixel lies in.
+    """
+    at_rows, at_columns = rows.nearest - rows.span[0], columns.nearest - columns.span[0]
+    out_valid = valid[:, at_rows[:, None], at_columns]
+    out_valid = out_valid & rows.inside[:, None] & columns.inside
+    values = _weigh(pixels, rows, columns)
+    if not valid.all():
+        share = _weigh(valid.astype(np.float32), rows, columns)
+        nearest = pixels[:, at_rows[:, None], at_columns]
+        enough = share > _ENOUGH
+        values = np.where(enough, values / np.where(enough, share, 1), nearest)
+    values[~out_valid] = 0
+    return values, out_valid
+
+
+def _weigh(
+    pixels: npt.NDArray[np.float32], rows: Axis, columns: Axis
+) -> npt.NDArray[np.float32]:
+    at_rows, at_columns = rows.indices - rows.span[0], columns.indices - columns.span[0]
+    tall = np.einsum("ot,cotw->cow", rows.weights, pixels[:, at_rows])
+    out = np.einsum("ot,chot->cho", columns.weights, tall[:, :, at_columns])
+    return np.asarray(out, dtype=np.float32)
+
+
+def _cubic(distance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Keys' cubic convolution kernel at distances in pixels."""
+    a, x = _SHARPNESS, np.abs(distance)
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = ((x - 5) * x + 8) * x * a - 4 * a
+    return np.where(x < 1, near, np.where(x < _RADIUS, far, 0.0))

@@ -1,0 +1,296 @@
+"""Known sensors: which bands they have, where those lie, and what their numbers mean.
+
+The facts are data: one YAML file a sensor in `sensors/`, each citing its source. This
+module reads them strictly. Where the pixels of a product lie on disk, and which of the
+offset rules applies to it, is decided in `spectralgpt.rasters`.
+"""
+
+import functools
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+from spectralgpt.errors import BandError, ConfigError
+from spectralgpt.yaml_files import (
+    check_keys,
+    read_mapping,
+    suggest,
+    take_number,
+    take_text,
+)
+
+__all__ = [
+    "Band",
+    "BaselineRule",
+    "Sensor",
+    "list_sensors",
+    "load_sensor",
+    "read_sensor",
+]
+
+
+@dataclass(frozen=True)
+class Band:
+    """One spectral channel.
+
+    Args:
+        name: canonical name, such as `B8A`.
+        wavelength_nm: centre wavelength in nanometres.
+        width_nm: spectral width in nanometres.
+        gsd_m: ground sampling distance in metres.
+    """
+
+    name: str
+    wavelength_nm: float
+    width_nm: float
+    gsd_m: float
+
+    def __post_init__(self) -> None:
+        for field in ("wavelength_nm", "width_nm", "gsd_m"):
+            if not getattr(self, field) > 0:
+                raise ConfigError(
+                    f"band '{self.name}': {field} must be above 0, "
+                    f"found {getattr(self, field)}."
+                )
+
+
+@dataclass(frozen=True)
+class BaselineRule:
+    """How the offset of digital numbers follows from the processing baseline.
+
+    Args:
+        since: first baseline with `offset`, times 100 (400 is baseline 04.00).
+        offset: digital numbers added before scaling, from that baseline on.
+        offset_before: the same for earlier baselines.
+        reprocessed: baseline numbers that tell nothing, such as 9999.
+    """
+
+    since: int
+    offset: float
+    offset_before: float
+    reprocessed: tuple[int, ...] = ()
+
+    def offset_for(self, baseline: int) -> float | None:
+        """Return the offset of a baseline, or None if the baseline tells nothing."""
+        if baseline in self.reprocessed:
+            return None
+        return self.offset if baseline >= self.since else self.offset_before
+
+
+@dataclass(frozen=True)
+class Sensor:
+    """One product of one sensor.
+
+    Reflectance = (digital number + offset) / quantification.
+
+    Args:
+        name: registry name, such as `sentinel-2-l2a`.
+        title: name for people.
+        bands: in the order of the product's own numbering.
+        quantification: digital numbers per unit of reflectance; None where products
+            have no fixed scale and the user must state one.
+        offset: added to digital numbers before scaling.
+        nodata: digital number that means no measurement.
+        saturated: digital number that means saturation.
+        baseline: how the offset follows from the processing baseline, if it does.
+        source: where the numbers come from.
+        product_name: regular expression that names of its products match, "" if none.
+        aliases: other spellings of band names, lower case, to the canonical name.
+    """
+
+    name: str
+    title: str
+    bands: tuple[Band, ...]
+    quantification: float | None
+    offset: float
+    nodata: float | None
+    saturated: float | None
+    baseline: BaselineRule | None
+    source: str
+    product_name: str = ""
+    aliases: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def band_names(self) -> tuple[str, ...]:
+        """Names in the order of the product's own numbering."""
+        return tuple(band.name for band in self.bands)
+
+    @functools.cached_property
+    def _by_spelling(self) -> dict[str, Band]:
+        by_name = {band.name: band for band in self.bands}
+        spellings = {spelling: by_name[name] for spelling, name in self.aliases}
+        return spellings | {name.lower(): band for name, band in by_name.items()}
+
+    def find(self, name: str) -> Band | None:
+        """Return the band called `name` in any known spelling, or None."""
+        return self._by_spelling.get(name.strip().lower())
+
+    def band(self, name: str) -> Band:
+        """Return the band called `name`; case, spaces and aliases do not matter.
+
+        Raises:
+            BandError: the sensor has no such band.
+        """
+        band = self.find(name)
+        if band is None:
+            raise BandError(
+                f"{self.name} has no band '{name}'{suggest(name, self.band_names)} "
+                f"(known: {_shorten(self.band_names)})."
+            )
+        return band
+
+    def nearest(self, wavelength_nm: float) -> Band | None:
+        """Return the band centred nearest to a wavelength, None if none is near it.
+
+        Near means within half the band's width, where the band still senses.
+        """
+        band = min(self.bands, key=lambda b: abs(b.wavelength_nm - wavelength_nm))
+        distance_nm = abs(band.wavelength_nm - wavelength_nm)
+        return band if distance_nm <= band.width_nm / 2 else None
+
+    def select(
+        self, names: Sequence[str] | None = None, exclude: Iterable[str] = ()
+    ) -> tuple[Band, ...]:
+        """Return bands sorted by wavelength.
+
+        Args:
+            names: bands to take, all if None.
+            exclude: bands to leave out.
+
+        Raises:
+            BandError: a name is unknown or given twice, or no band is left.
+        """
+        left_out = {self.band(name).name for name in exclude}
+        wanted = self.bands if names is None else [self.band(name) for name in names]
+        taken = [band for band in wanted if band.name not in left_out]
+        if len({band.name for band in taken}) != len(taken):
+            raise BandError(
+                f"{self.name}: a band is named twice in {list(names or ())}."
+            )
+        if not taken:
+            raise BandError(f"{self.name}: no band is left after the selection.")
+        return tuple(sorted(taken, key=lambda band: (band.wavelength_nm, band.name)))
+
+
+def list_sensors() -> list[str]:
+    """Names of the sensors that come with the package, sorted."""
+    folder = files("spectralgpt") / "sensors"
+    return sorted(
+        entry.name.removesuffix(".yaml")
+        for entry in folder.iterdir()
+        if entry.name.endswith(".yaml")
+    )
+
+
+@functools.cache
+def load_sensor(name: str) -> Sensor:
+    """Return a sensor of the registry.
+
+    Args:
+        name: as `list_sensors` gives it.
+
+    Raises:
+        ConfigError: the registry has no such sensor; names the nearest.
+    """
+    known = list_sensors()
+    if name not in known:
+        raise ConfigError(
+            f"unknown sensor '{name}'{suggest(name, known)} "
+            f"(known: {', '.join(known)})."
+        )
+    with as_file(files("spectralgpt") / "sensors" / f"{name}.yaml") as path:
+        return read_sensor(path)
+
+
+def read_sensor(path: Path) -> Sensor:
+    """Read a sensor from a YAML file laid out as those in `sensors/`.
+
+    The file's name without its ending is the sensor's name.
+
+    Raises:
+        ConfigError: names the file and the key that is wrong.
+    """
+    where = str(path)
+    table = read_mapping(path)
+    required = ("title", "quantification", "offset", "nodata", "saturated", "source")
+    check_keys(
+        table,
+        where,
+        required=(*required, "bands"),
+        optional=("baseline", "product_name"),
+    )
+    bands, aliases = _read_bands(table["bands"], where)
+    return Sensor(
+        name=path.stem,
+        title=take_text(table, "title", where),
+        bands=bands,
+        quantification=_number_or_none(table, "quantification", where),
+        offset=take_number(table, "offset", where),
+        nodata=_number_or_none(table, "nodata", where),
+        saturated=_number_or_none(table, "saturated", where),
+        baseline=_read_baseline(table.get("baseline"), f"{where}, baseline"),
+        source=" ".join(take_text(table, "source", where).split()),
+        product_name=_read_pattern(table, where),
+        aliases=aliases,
+    )
+
+
+def _read_bands(
+    rows: Any, where: str
+) -> tuple[tuple[Band, ...], tuple[tuple[str, str], ...]]:
+    if not isinstance(rows, list) or not rows:
+        raise ConfigError(f"{where}: 'bands' must be a list of bands.")
+    bands: list[Band] = []
+    aliases: dict[str, str] = {}
+    for number, row in enumerate(rows, start=1):
+        place = f"{where}, band {number}"
+        if not isinstance(row, dict):
+            raise ConfigError(f"{place}: expected keys with values, found {row!r}.")
+        numbers = ("wavelength_nm", "width_nm", "gsd_m")
+        check_keys(row, place, required=("name", *numbers), optional=("aliases",))
+        name = take_text(row, "name", place)
+        bands.append(Band(name, *(take_number(row, key, place) for key in numbers)))
+        for spelling in (name, *row.get("aliases", ())):
+            if aliases.setdefault(str(spelling).lower(), name) != name:
+                raise ConfigError(f"{place}: '{spelling}' already names another band.")
+    if len({band.name for band in bands}) != len(bands):
+        raise ConfigError(f"{where}: two bands have the same name.")
+    return tuple(bands), tuple(aliases.items())
+
+
+def _read_baseline(row: Mapping[str, Any] | None, where: str) -> BaselineRule | None:
+    if row is None:
+        return None
+    required = ("since", "offset", "offset_before")
+    check_keys(row, where, required=required, optional=("reprocessed",))
+    return BaselineRule(
+        since=int(take_number(row, "since", where)),
+        offset=take_number(row, "offset", where),
+        offset_before=take_number(row, "offset_before", where),
+        reprocessed=tuple(row.get("reprocessed", ())),
+    )
+
+
+def _read_pattern(table: Mapping[str, Any], where: str) -> str:
+    if "product_name" not in table:
+        return ""
+    pattern = take_text(table, "product_name", where)
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ConfigError(
+            f"{where}: 'product_name' is no regular expression: {error}."
+        ) from None
+    return pattern
+
+
+def _number_or_none(table: Mapping[str, Any], key: str, where: str) -> float | None:
+    return None if table[key] is None else take_number(table, key, where)
+
+
+def _shorten(names: Collection[str], most: int = 16) -> str:
+    shown = list(names)[:most]
+    return ", ".join(shown) + (", ..." if len(names) > most else "")

@@ -1,0 +1,48 @@
+import numpy as np
+import pytest
+
+from spectralgpt.data.statistics import band_statistics
+from spectralgpt.errors import BandError, DataError
+from spectralgpt.rasters import describe_raster
+from spectralgpt.sensors import load_sensor
+from tests.raster_files import write_tiff
+
+BANDS = load_sensor("sentinel-2-l2a").select(["B02", "B03"])
+
+
+def item(path, pixels):
+    path = write_tiff(path, pixels, descriptions=["B03", "B02"])
+    return describe_raster(path, sensor="sentinel-2-l2a", offset=0)
+
+
+def test_statistics_are_those_of_valid_reflectance_by_band(tmp_path):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(1, 10001, (2, 96, 96), dtype=np.uint16)
+    pixels[1] //= 2
+    pixels[:, :10] = 0
+    found = band_statistics([item(tmp_path / "a.tif", pixels)], BANDS, "test", 3)
+    seen = {"B03": pixels[0], "B02": pixels[1]}
+    for name, values in seen.items():
+        known = values[values > 0] / 1e4
+        assert found.mean[name] == pytest.approx(known.mean(), abs=1e-6)
+        assert found.std[name] == pytest.approx(known.std(), abs=1e-6)
+        assert found.low[name] == pytest.approx(np.percentile(known, 1), abs=1e-4)
+        assert found.high[name] == pytest.approx(np.percentile(known, 99), abs=1e-4)
+    assert found.source == "test"
+
+
+def test_large_images_count_for_more(tmp_path):
+    one = item(tmp_path / "a.tif", np.full((2, 20, 20), 1000, np.uint16))
+    two = item(tmp_path / "b.tif", np.full((2, 200, 200), 3000, np.uint16))
+    found = band_statistics([one, two], BANDS, "t", num_windows=200, window_px=20)
+    assert found.mean["B02"] == pytest.approx(0.298, abs=0.004)
+
+
+def test_what_cannot_be_measured_is_named(tmp_path):
+    empty = item(tmp_path / "a.tif", np.zeros((2, 20, 20), np.uint16))
+    with pytest.raises(DataError, match="no valid pixel in band B02, B03"):
+        band_statistics([empty], BANDS, "t", num_windows=2)
+    with pytest.raises(DataError, match="no images to measure"):
+        band_statistics([], BANDS, "t")
+    with pytest.raises(BandError, match="has no band 'B11'"):
+        band_statistics([empty], load_sensor("sentinel-2-l2a").select(["B11"]), "t")

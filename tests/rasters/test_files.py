@@ -1,0 +1,140 @@
+import concurrent.futures
+import logging
+import struct
+import warnings
+
+import numpy as np
+import pytest
+import rasterio
+
+from spectralgpt.errors import RasterError
+from spectralgpt.rasters import describe_raster, quiet_gdal, read_raster
+from spectralgpt.rasters import files as files_module
+from spectralgpt.rasters.files import read_header
+from tests.raster_files import S2_L2A, constant, write_tiff
+
+SAMPLES_PER_PIXEL, PHOTOMETRIC = 277, 262
+
+
+@pytest.fixture(autouse=True)
+def nothing_reported_yet(monkeypatch):
+    monkeypatch.setattr(files_module._Quiet, "reported", set())
+
+
+def patch_tag(path, tag, value):
+    """Change a SHORT tag in the first directory of a little-endian TIFF."""
+    content = bytearray(path.read_bytes())
+    at = struct.unpack_from("<I", content, 4)[0]
+    for i in range(struct.unpack_from("<H", content, at)[0]):
+        entry = at + 2 + 12 * i
+        if struct.unpack_from("<H", content, entry)[0] == tag:
+            struct.pack_into("<H", content, entry + 8, value)
+            path.write_bytes(content)
+            return path
+    raise AssertionError(tag)
+
+
+def odd(path):
+    """A file GDAL warns about, as about every barkbeetle file."""
+    write_tiff(path, constant([900] * 12), photometric="minisblack")
+    return patch_tag(path, PHOTOMETRIC, 2)
+
+
+@pytest.mark.parametrize("length", [0, 3, 8, 60])
+def test_truncated_file_is_one_line(tmp_path, length):
+    path = write_tiff(tmp_path / "cut.tif", constant([900]))
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(
+        RasterError, match=r"cut\.tif cannot be read as a raster"
+    ) as caught:
+        read_header(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_file_without_bands_is_refused(tmp_path):
+    path = patch_tag(
+        write_tiff(tmp_path / "zero.tif", constant([900])), SAMPLES_PER_PIXEL, 0
+    )
+    with pytest.raises(RasterError, match=r"zero\.tif (cannot be read|has no bands)"):
+        read_header(path)
+
+
+def test_file_of_another_kind_is_refused_whatever_its_name(tmp_path):
+    path = tmp_path / "page.tif"
+    path.write_text("<html>not found</html>")
+    with pytest.raises(RasterError, match="not a GeoTIFF, JPEG 2000 or ENVI file"):
+        read_header(path)
+
+
+def test_virtual_raster_is_never_opened(tmp_path):
+    path = tmp_path / "evil.tif"
+    path.write_text(
+        '<VRTDataset rasterXSize="4" rasterYSize="4"><VRTRasterBand dataType="Byte" '
+        'band="1"><SimpleSource><SourceFilename>/vsicurl/http://127.0.0.1:9/x.tif'
+        "</SourceFilename></SimpleSource></VRTRasterBand></VRTDataset>"
+    )
+    with pytest.raises(RasterError, match="not a GeoTIFF"):
+        read_header(path)
+
+
+@pytest.mark.parametrize(
+    "name", ["/vsicurl/http://127.0.0.1:9/x.tif", "http://x/y.tif"]
+)
+def test_addresses_are_no_files(name):
+    with pytest.raises(RasterError, match="does not exist"):
+        describe_raster(name, sensor="sentinel-2-l2a")
+
+
+def test_complex_numbers_are_refused(tmp_path):
+    path = write_tiff(tmp_path / "sar.tif", constant([1], dtype="complex64"))
+    with pytest.raises(RasterError, match="complex numbers"):
+        read_header(path)
+
+
+def test_file_without_georeference_is_read_without_a_warning(tmp_path):
+    path = write_tiff(tmp_path / "a.tif", constant([900]))
+    plain = tmp_path / "B02.tif"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with (
+            rasterio.open(path) as source,
+            rasterio.open(
+                plain, "w", driver="GTiff", height=16, width=16, count=1, dtype="uint16"
+            ) as target,
+        ):
+            target.write(source.read())
+    raster = read_raster(describe_raster(plain, sensor="sentinel-2-l2a", offset=0))
+    assert raster.transform is None
+    assert (raster.pixels == np.float32(0.09)).all()
+
+
+def test_gdal_warnings_are_summarised_once_and_not_printed(tmp_path, caplog, capfd):
+    paths = [odd(tmp_path / f"{i}.tif") for i in range(5)]
+    options = {"sensor": "sentinel-2-l2a", "bands": S2_L2A, "offset": 0}
+    with caplog.at_level(logging.WARNING):
+        with quiet_gdal():
+            for path in paths:
+                describe_raster(path, **options)
+        for path in paths:
+            read_raster(describe_raster(path, **options))
+    records = [r for r in caplog.records if r.levelno >= logging.WARNING]
+    assert [r.name for r in records] == ["spectralgpt.rasters.files"]
+    assert "GDAL warned 5 time(s)" in caplog.text
+    captured = capfd.readouterr()
+    assert "ExtraSamples" not in captured.out + captured.err
+
+
+def test_summary_counts_over_threads(tmp_path, caplog):
+    paths = [odd(tmp_path / f"{i}.tif") for i in range(8)]
+    pool = concurrent.futures.ThreadPoolExecutor(4)
+    with caplog.at_level(logging.WARNING), quiet_gdal(), pool:
+        list(pool.map(read_header, paths))
+    assert len(caplog.records) == 1
+    assert "GDAL warned 8 time(s)" in caplog.text
+
+
+def test_loggers_are_left_as_they_were(tmp_path):
+    logger = logging.getLogger("rasterio._env")
+    before = list(logger.filters)
+    read_header(write_tiff(tmp_path / "a.tif", constant([900])))
+    assert logger.filters == before

@@ -1,0 +1,39 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+
+from spectralgpt.errors import RasterError
+from spectralgpt.rasters.numbers import NorthUpPlace, write_numbers
+
+PLACE = NorthUpPlace(epsg=32632, west_m=500_000.0, north_m=5_000_000.0, gsd_m=10.0)
+
+
+def test_numbers_place_scale_and_tags_come_back(tmp_path: Path) -> None:
+    numbers = np.arange(24, dtype=np.uint16).reshape(2, 3, 4)
+    path = write_numbers(
+        tmp_path / "new" / "a.tif",
+        numbers,
+        PLACE,
+        ["B02", "B03"],
+        nodata=0,
+        scale=(1e-4, -0.1),
+        tags={"SIMULATED": "yes"},
+    )
+    with rasterio.open(path) as dataset:
+        assert np.array_equal(dataset.read(), numbers)
+        assert dataset.descriptions == ("B02", "B03")
+        assert dataset.scales == (1e-4, 1e-4)
+        assert dataset.offsets == (-0.1, -0.1)
+        assert dataset.nodata == 0
+        assert dataset.crs.to_epsg() == 32632
+        assert dataset.bounds == (500_000.0, 4_999_970.0, 500_040.0, 5_000_000.0)
+        assert dataset.tags()["SIMULATED"] == "yes"
+
+
+def test_a_path_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.tif").mkdir()
+    numbers = np.zeros((1, 2, 2), dtype=np.uint8)
+    with pytest.raises(RasterError, match=r"a\.tif cannot be written"):
+        write_numbers(tmp_path / "a.tif", numbers, PLACE, ["class"], nodata=255)
