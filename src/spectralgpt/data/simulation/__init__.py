@@ -1,0 +1,13 @@
+"""A simulated satellite archive, for labelled tasks at any size with any sensor.
+
+`simulate_archive` makes it. Wherever its images or results on them are shown, they are
+said to be simulated.
+"""
+
+from spectralgpt.data.simulation.archive import (
+    TASKS,
+    SimulationConfig,
+    simulate_archive,
+)
+
+__all__ = ["TASKS", "SimulationConfig", "simulate_archive"]
