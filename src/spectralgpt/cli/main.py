@@ -87,13 +87,14 @@ def _run(name: str, words: list[str]) -> int:
         "-v", "--verbose", action="store_true", help="report each step on stderr"
     )
     module.add_arguments(parser)
-    args = parser.parse_args(words)
-    level = logging.INFO if args.verbose else logging.WARNING
-    logging.basicConfig(level=level, format="%(levelname)s: %(message)s")
     try:
+        # Reading a configuration file can fail as the command itself can.
+        args = parser.parse_args(words)
+        level = logging.INFO if args.verbose else logging.WARNING
+        logging.basicConfig(level=level, format="%(levelname)s: %(message)s")
         made = module.run(args)
     except (SpectralGPTError, OSError) as error:
-        if args.debug:
+        if "--debug" in words:
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1

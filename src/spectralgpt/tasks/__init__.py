@@ -1,0 +1,1 @@
+"""Where a model, a loss and a metric meet."""

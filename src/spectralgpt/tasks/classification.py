@@ -1,0 +1,299 @@
+"""Classification as a task: one class an image, or any number of labels.
+
+Mixing and erasing are timm's. They act on whole batches and, as stochastic depth does,
+draw from the seed of the batch's first sample, so that a resumed run repeats them.
+"""
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from spectralgpt.data.chips import MULTI_LABEL, TASKS, LabelledSet
+from spectralgpt.data.labelled import LabelledDataset
+from spectralgpt.errors import CheckpointError, ConfigError, DataError
+from spectralgpt.metrics import Scores, score_multi_label, score_single_label
+from spectralgpt.models.heads import ClassificationModel
+from spectralgpt.tasks.features import prepared_batches
+
+__all__ = [
+    "ClassificationTask",
+    "RegularizationConfig",
+    "balanced_weights",
+    "check_classifier",
+    "main_metric",
+    "predict_probabilities",
+    "score",
+    "to_probabilities",
+]
+
+MultiLabelLoss = Literal["soft-margin", "bce"]
+_NUMPY_SEEDS = 2**32
+
+
+@dataclass(frozen=True)
+class RegularizationConfig:
+    """What keeps a fine-tuned model from learning its images by heart.
+
+    Args:
+        mixup: alpha of mixup, 0 for none.
+        cutmix: alpha of cutmix, 0 for none; with mixup, each batch gets one of the two.
+        label_smoothing: share of a target that is spread over all classes, 0..1.
+        erasing: share of images in which a rectangle is replaced by noise, 0..1.
+        class_weights: none, or balanced (rare classes weigh more).
+        multi_label_loss: soft-margin, or bce; they are the same but for class weights,
+            which count for both outcomes of a label or only for its presence.
+    """
+
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    label_smoothing: float = 0.1
+    erasing: float = 0.0
+    class_weights: Literal["none", "balanced"] = "none"
+    multi_label_loss: MultiLabelLoss = "soft-margin"
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name in ("label_smoothing", "erasing"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(
+                    f"regularization.{name} must be in 0..1 "
+                    f"(found: {getattr(self, name)})."
+                )
+        if self.mixup < 0 or self.cutmix < 0:
+            raise ConfigError(
+                f"regularization.mixup and cutmix must be at least 0 (found: "
+                f"{self.mixup} and {self.cutmix})."
+            )
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images are mixed in pairs."""
+        return self.mixup > 0 or self.cutmix > 0
+
+
+class ClassificationTask:
+    """Loss and metrics of a classifier; batches hold `image`, `target` and `seed`.
+
+    Args:
+        model: the classifier.
+        class_names: names in the order of its outputs.
+        task: "single-label" or "multi-label".
+        regularization: mixing, smoothing, erasing, weights.
+        class_weights: (classes,) weights, or None.
+
+    Raises:
+        ConfigError: the model has another number of outputs, or the task is unknown.
+    """
+
+    def __init__(
+        self,
+        model: ClassificationModel,
+        class_names: Sequence[str],
+        task: str,
+        regularization: RegularizationConfig | None = None,
+        class_weights: Tensor | None = None,
+    ) -> None:
+        if task not in TASKS:
+            raise ConfigError(f"Unknown task '{task}' (known: {', '.join(TASKS)}).")
+        if model.num_classes != len(class_names):
+            raise ConfigError(
+                f"The model has {model.num_classes} outputs for {len(class_names)} "
+                "classes."
+            )
+        self.model = model
+        self.class_names = tuple(class_names)
+        self.task = task
+        self.regularization = regularization or RegularizationConfig()
+        self.class_weights = class_weights
+        self._probabilities: list[Tensor] = []
+        self._held_out_targets: list[Tensor] = []
+
+    def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Give the loss on erased, mixed images and softened targets."""
+        with _seeded(int(batch["seed"][0]), batch["image"].device):
+            images = self._erase(batch["image"])
+            images, weights = self._mix(images)
+            # Stochastic depth draws as well.
+            logits = self.model(images)
+        targets = self._soften(batch["target"])
+        if weights is not None:
+            targets = weights @ targets
+        return {"loss": self._criterion(logits, targets)}
+
+    def predict(self, images: Tensor) -> Tensor:
+        """Give class probabilities (B, classes) of prepared images."""
+        with torch.inference_mode():
+            return to_probabilities(self.model(images), self.task)
+
+    def validate(self, batch: dict[str, Any]) -> None:
+        """Add the predictions of one held-out batch."""
+        self._probabilities.append(self.predict(batch["image"]).float().cpu())
+        self._held_out_targets.append(batch["target"].cpu())
+
+    def metrics(self) -> dict[str, float]:
+        """Give the scores over all held-out batches at once, and reset."""
+        probabilities = torch.cat(self._probabilities)
+        targets = torch.cat(self._held_out_targets)
+        self._probabilities, self._held_out_targets = [], []
+        return score(self.task, probabilities, targets, self.class_names).summary
+
+    def _erase(self, images: Tensor) -> Tensor:
+        if not self.regularization.erasing:
+            return images
+        from timm.data.random_erasing import RandomErasing
+
+        erase: Any = RandomErasing(  # type: ignore[no-untyped-call]
+            probability=self.regularization.erasing,
+            mode="pixel",
+            device=images.device,
+        )
+        erased: Tensor = erase(images.clone())
+        return erased
+
+    def _mix(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Mix each image with its partner; row i of (B, B) says what image i is of."""
+        if not self.regularization.mixes:
+            return images, None
+        from timm.data.mixup import Mixup
+
+        # With every image a class of its own, timm's soft targets are the mixing
+        # weights, and serve single- and multi-label targets alike.
+        mix: Any = Mixup(  # type: ignore[no-untyped-call]
+            mixup_alpha=self.regularization.mixup,
+            cutmix_alpha=self.regularization.cutmix,
+            label_smoothing=0.0,
+            num_classes=len(images),
+        )
+        members = torch.arange(len(images), device=images.device)
+        mixed, weights = mix(images.clone(), members)
+        return mixed, weights
+
+    def _soften(self, targets: Tensor) -> Tensor:
+        """Turn targets into soft ones, (B, classes)."""
+        smoothing = self.regularization.label_smoothing
+        if self.task == MULTI_LABEL:
+            return targets.float() * (1 - smoothing) + smoothing / 2
+        classes = len(self.class_names)
+        one_hot = F.one_hot(targets, classes).float()
+        return one_hot * (1 - smoothing) + smoothing / classes
+
+    def _criterion(self, logits: Tensor, targets: Tensor) -> Tensor:
+        weights = self.class_weights
+        if weights is not None:
+            weights = weights.to(logits.device)
+        if self.task != MULTI_LABEL:
+            return F.cross_entropy(logits, targets, weight=weights)
+        if self.regularization.multi_label_loss == "bce":
+            return F.binary_cross_entropy_with_logits(
+                logits, targets, pos_weight=weights
+            )
+        return F.multilabel_soft_margin_loss(logits, targets, weight=weights)
+
+
+def balanced_weights(labelled: LabelledSet) -> Tensor:
+    """Weigh classes by the inverse of their frequency, (classes,).
+
+    Over all labels of a set the mean weight is 1, so the learning rate can stay.
+
+    A class that does not occur weighs nothing.
+
+    Raises:
+        DataError: there are no labels.
+    """
+    counts = torch.zeros(len(labelled.class_names))
+    for chip in labelled.chips:
+        counts[list(chip.labels)] += 1
+    if not counts.any():
+        raise DataError(f"{labelled.source} has no labels to balance.")
+    even = counts.sum() / (counts > 0).sum()
+    return torch.where(counts > 0, even / counts.clamp(min=1), 0.0)
+
+
+def check_classifier(
+    model: nn.Module, extra: Mapping[str, Any], name: str
+) -> tuple[tuple[str, ...], str]:
+    """Return class names and task of a fine-tuned model.
+
+    Args:
+        model: any loaded model.
+        extra: what its checkpoint says of it.
+        name: what it is called in messages.
+
+    Raises:
+        CheckpointError: it is no classifier, or does not say what its classes are.
+    """
+    if not isinstance(model, ClassificationModel):
+        raise CheckpointError(
+            f"{name} is not fine-tuned: it has no classes. Run `spectralgpt finetune "
+            "classification` first, or evaluate it with method linear-probe or knn."
+        )
+    names, task = extra.get("class_names"), extra.get("task")
+    if not names or not task:
+        raise CheckpointError(
+            f"{name} is a classifier that does not name its classes and task. "
+            "Fine-tune with this package to get one that does."
+        )
+    return tuple(names), str(task)
+
+
+def main_metric(task: str) -> str:
+    """Name the score by which checkpoints are chosen."""
+    return "macro_map" if task == MULTI_LABEL else "accuracy"
+
+
+def score(
+    task: str, probabilities: Tensor, targets: Tensor, class_names: Sequence[str]
+) -> Scores:
+    """Score predictions of either task; see `spectralgpt.metrics`."""
+    if task == MULTI_LABEL:
+        return score_multi_label(probabilities, targets, class_names)
+    return score_single_label(probabilities, targets, class_names)
+
+
+def to_probabilities(logits: Tensor, task: str) -> Tensor:
+    """Turn logits into probabilities: softmax over classes, or one sigmoid a label."""
+    return logits.sigmoid() if task == MULTI_LABEL else logits.softmax(dim=-1)
+
+
+def predict_probabilities(
+    model: ClassificationModel,
+    dataset: LabelledDataset,
+    task: str,
+    *,
+    batch_size: int = 32,
+    num_workers: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Classify every image of a data set, in its order: (N, classes) on the CPU."""
+    device = next(model.parameters()).device
+    model.eval()
+    rows = []
+    with torch.inference_mode():
+        for images in prepared_batches(dataset, batch_size, num_workers):
+            rows.append(to_probabilities(model(images.to(device)), task).float().cpu())
+            if progress is not None:
+                progress(len(images))
+    return torch.cat(rows)
+
+
+@contextlib.contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed the global generators that timm draws from, and put them back after."""
+    states = random.getstate(), np.random.get_state()
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        random.seed(seed)
+        np.random.seed(seed % _NUMPY_SEEDS)
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])

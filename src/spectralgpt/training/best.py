@@ -1,0 +1,56 @@
+"""Keep the weights with the best held-out score."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from spectralgpt.training.fit import full_state_dict
+from spectralgpt.training.module import TrainingModule
+
+__all__ = ["BestModel"]
+
+logger = logging.getLogger(__name__)
+
+
+class BestModel(Callback):
+    """Export the model whenever a validation metric is higher than ever before.
+
+    The best value is part of the training checkpoint, so that a resumed run does not
+    replace better weights by worse ones. Equal scores keep the earlier weights.
+
+    Args:
+        metric: name of the logged metric, higher is better.
+        export: called on the first process with the model's state, on the CPU, and what
+            it was chosen by.
+    """
+
+    def __init__(
+        self, metric: str, export: Callable[[dict[str, Tensor], dict[str, Any]], None]
+    ) -> None:
+        self.metric = metric
+        self.export = export
+        self.best: float | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give the best value so far."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the best value of the interrupted run."""
+        self.best = state_dict["best"]
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compare, and export if better."""
+        assert isinstance(pl_module, TrainingModule)
+        value = pl_module.last_terms[self.metric]
+        if self.best is not None and value <= self.best:
+            return
+        self.best = value
+        state = full_state_dict(trainer, pl_module)
+        if trainer.is_global_zero:
+            epoch = trainer.current_epoch + 1
+            self.export(state, {"metric": self.metric, "value": value, "epoch": epoch})
+            logger.info("epoch %d: %s %.4f is the best", epoch, self.metric, value)

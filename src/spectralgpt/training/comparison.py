@@ -1,0 +1,258 @@
+"""Compare frozen features: the pretrained encoder against those that learned nothing.
+
+For every kind of features and every seed a probe is fitted on train, tuned on val and
+scored on test. All kinds share the same splits, so their differences are paired.
+"""
+
+import csv
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spectralgpt.checkpoints import LoadedModel, write_atomically
+from spectralgpt.data.chips import SPLITS, LabelledSet
+from spectralgpt.data.labelled import LabelledDataConfig, LabelledDataset, divide
+from spectralgpt.errors import CheckpointError
+from spectralgpt.metrics import Scores
+from spectralgpt.tasks.baselines import (
+    band_statistics,
+    random_convolutions,
+    random_encoder,
+)
+from spectralgpt.tasks.classification import score
+from spectralgpt.tasks.features import (
+    Features,
+    extract_features,
+    predict_knn,
+    predict_linear,
+)
+from spectralgpt.training.scoring import write_class_table, write_json
+
+__all__ = ["PRETRAINED", "Comparison", "compare_features", "write_comparison"]
+
+ProbeMethod = Literal["linear-probe", "knn"]
+PRETRAINED = "this model"
+# Every seed of every baseline reads the images again.
+_MEMORY_MB = 2048.0
+_Indices = dict[str, NDArray[np.int64]]
+_Compute = Callable[[int, NDArray[np.int64]], Features]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Scores of each kind of features, one for each seed.
+
+    Args:
+        method: the probe.
+        scores: kind -> scores in the order of the seeds; the model comes first.
+        sizes: images in each split, for the first seed.
+        source: the labelled set.
+    """
+
+    method: str
+    scores: Mapping[str, tuple[Scores, ...]]
+    sizes: Mapping[str, int]
+    source: str
+
+    def values(self, kind: str, metric: str) -> NDArray[np.float64]:
+        """Return a metric of one kind, one value a seed."""
+        return np.array([entry.summary[metric] for entry in self.scores[kind]])
+
+    def summary(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """Mean, standard deviation over seeds and all values, by kind and metric."""
+        metrics = list(self.scores[PRETRAINED][0].summary)
+        return {
+            kind: {metric: _spread(self.values(kind, metric)) for metric in metrics}
+            for kind in self.scores
+        }
+
+
+def compare_features(
+    loaded: LoadedModel,
+    labelled: LabelledSet,
+    config: LabelledDataConfig,
+    *,
+    method: ProbeMethod = "linear-probe",
+    k: int = 20,
+    baselines: bool = False,
+    seeds: int = 1,
+    batch_size: int = 32,
+    num_workers: int = 0,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Comparison:
+    """Probe the features of a model, and of the baselines if asked.
+
+    Each seed draws its own split, unless the archive gives one; then it draws the
+    training subset if `config.train_fraction` is below 1. Random weights and filters
+    are drawn anew for each seed.
+
+    Args:
+        loaded: the model, on the device to use.
+        labelled: all images, from `read_all`.
+        config: how they are split.
+        method: `linear-probe` or `knn`.
+        k: neighbours of `knn`.
+        baselines: compare with band statistics, random convolutions (both of TorchGeo's
+            modes) and random weights.
+        seeds: number of repetitions.
+        batch_size: images encoded at once.
+        num_workers: processes that read images.
+        progress: called with (what is done, images done, images in all).
+
+    Raises:
+        CheckpointError: the model has no contract.
+        DataError: a split is empty.
+    """
+    if loaded.preprocessing is None:
+        raise CheckpointError(
+            "The model does not say which bands and scaling it takes."
+        )
+    dataset = LabelledDataset(labelled, loaded.preprocessing, memory_mb=_MEMORY_MB)
+    splits = [
+        _indices(labelled, divide(labelled, config, config.split_seed + seed))
+        for seed in range(seeds)
+    ]
+
+    def count(name: str) -> Callable[[int], None] | None:
+        if progress is None:
+            return None
+        done = 0
+
+        def add(images: int) -> None:
+            nonlocal done
+            done += images
+            progress(name, done, len(dataset))
+
+        return add
+
+    def encoded(encoder: Any, name: str) -> Features:
+        return extract_features(
+            encoder,
+            dataset,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            progress=count(name),
+        )
+
+    def convolved(seed: int, train: NDArray[np.int64], mode: str) -> Features:
+        name = f"RCF {mode}"
+        return random_convolutions(
+            dataset, train, seed=seed, mode=mode, progress=count(name)
+        )
+
+    fixed = encoded(loaded.encoder, PRETRAINED)
+    kinds: dict[str, _Compute] = {PRETRAINED: lambda seed, train: fixed}
+    if baselines:
+        statistics = band_statistics(dataset, count("band statistics"))
+        kinds["random weights"] = lambda seed, train: encoded(
+            random_encoder(loaded.encoder, seed), "random weights"
+        )
+        kinds["band statistics"] = lambda seed, train: statistics
+        kinds["RCF gaussian"] = lambda seed, train: convolved(seed, train, "gaussian")
+        kinds["RCF empirical"] = lambda seed, train: convolved(seed, train, "empirical")
+    scores = {
+        kind: tuple(
+            _probe(compute(seed, split["train"]), split, labelled, method, k)
+            for seed, split in enumerate(splits)
+        )
+        for kind, compute in kinds.items()
+    }
+    sizes = {name: len(indices) for name, indices in splits[0].items()}
+    return Comparison(method, scores, sizes, labelled.source)
+
+
+def write_comparison(comparison: Comparison, folder: Path, model: str) -> Path:
+    """Write metrics.json, table.csv, classes.csv, confusion.png and report.html."""
+    from spectralgpt.reports.classification import plot_confusion
+    from spectralgpt.reports.results import write_classification_report
+
+    folder.mkdir(parents=True, exist_ok=True)
+    first = {kind: scores[0] for kind, scores in comparison.scores.items()}
+    seeds = len(comparison.scores[PRETRAINED])
+    write_json(
+        folder / "metrics.json",
+        {
+            "model": model,
+            "method": comparison.method,
+            "seeds": seeds,
+            "images": dict(comparison.sizes),
+            "features": comparison.summary(),
+        },
+    )
+    write_atomically(folder / "table.csv", lambda path: _write_table(path, comparison))
+    write_class_table(folder / "classes.csv", first[PRETRAINED])
+    confusion = first[PRETRAINED].confusion
+    if confusion is not None:
+        names = [entry.name for entry in first[PRETRAINED].per_class]
+        plot_confusion(confusion, names).savefig(folder / "confusion.png")
+    write_classification_report(
+        folder,
+        f"Frozen features: {model}",
+        first,
+        summary=_describe(comparison, seeds),
+    )
+    return folder
+
+
+def _probe(
+    features: Features,
+    split: _Indices,
+    labelled: LabelledSet,
+    method: ProbeMethod,
+    k: int,
+) -> Scores:
+    train, val, test = (features.take(split[name]) for name in SPLITS)
+    if method == "knn":
+        probabilities = predict_knn(train, test, k)
+    else:
+        probabilities = predict_linear(train, val, test)
+    return score(labelled.task, probabilities, test.targets, labelled.class_names)
+
+
+def _indices(labelled: LabelledSet, divided: LabelledSet) -> _Indices:
+    """Positions in `labelled` of the chips of each split of `divided`."""
+    position = {chip.name: index for index, chip in enumerate(labelled.chips)}
+    return {
+        split: np.array([position[c.name] for c in divided.select(split).chips])
+        for split in SPLITS
+    }
+
+
+def _spread(values: NDArray[np.float64]) -> dict[str, Any]:
+    several = len(values) > 1
+    return {
+        "mean": float(values.mean()),
+        "std": float(values.std(ddof=1)) if several else 0.0,
+        "values": values.tolist(),
+    }
+
+
+def _write_table(path: Path, comparison: Comparison) -> None:
+    summary = comparison.summary()
+    metrics = list(summary[PRETRAINED])
+    header = [f"{metric}_{part}" for metric in metrics for part in ("mean", "std")]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["features", *header])
+        for kind, row in summary.items():
+            cells = [row[m][part] for m in metrics for part in ("mean", "std")]
+            writer.writerow([kind, *(f"{value:.6f}" for value in cells)])
+
+
+def _describe(comparison: Comparison, seeds: int) -> str:
+    sizes = ", ".join(f"{count} {name}" for name, count in comparison.sizes.items())
+    lines = [
+        f"A {comparison.method} on frozen features. Labels: {comparison.source} "
+        f"({sizes} images). Scores below are those of the first of {seeds} seeds."
+    ]
+    for kind, row in comparison.summary().items():
+        spread = "; ".join(
+            f"{metric.replace('_', ' ')} {entry['mean']:.4f} ± {entry['std']:.4f}"
+            for metric, entry in row.items()
+        )
+        lines.append(f"{kind}, mean and standard deviation over seeds: {spread}.")
+    return "\n\n".join(lines)

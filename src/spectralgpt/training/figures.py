@@ -1,0 +1,93 @@
+"""Reconstructions drawn while a pretraining run goes on."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.utils.data import default_collate
+
+from spectralgpt.reports.reconstructions import Reconstruction
+from spectralgpt.sensors import Band
+from spectralgpt.tasks.pretraining import PretrainingTask, pixel_mask
+from spectralgpt.training.loading import KeyedDataset, SampleKey, sample_seed
+
+__all__ = ["ReconstructionFigures"]
+
+
+class ReconstructionFigures(Callback):
+    """Draw the same held-out images, with the same masks, at chosen epochs.
+
+    Args:
+        folder: gets reconstruction_epoch_EEEE_image_I.png.
+        task: rebuilds the images.
+        images: held-out images.
+        names: which of them are drawn, by index, with the names shown.
+        bands: bands of the images, in their order.
+        every_epochs: epochs between drawings; 0 draws at the end only.
+        seed: seed of the masks.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        task: PretrainingTask,
+        images: KeyedDataset,
+        names: Mapping[int, str],
+        bands: tuple[Band, ...],
+        every_epochs: int,
+        seed: int,
+    ) -> None:
+        self.folder = folder
+        self.task = task
+        self.images = images
+        self.bands = bands
+        self.names = names
+        self.every_epochs = every_epochs
+        self.seed = seed
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw if this epoch is one of the chosen, or the last."""
+        epoch = trainer.current_epoch + 1
+        chosen = self.every_epochs > 0 and epoch % self.every_epochs == 0
+        if chosen or epoch == trainer.max_epochs:
+            self.draw(trainer, pl_module, epoch)
+
+    def draw(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
+        """Rebuild the images on every process, and draw them on the first."""
+        keys = [SampleKey(i, sample_seed(self.seed, 0, i)) for i in self.names]
+        batch: dict[str, Any] = default_collate([self.images[key] for key in keys])
+        placed = {name: value.to(pl_module.device) for name, value in batch.items()}
+        was_training = self.task.model.training
+        self.task.model.eval()
+        with torch.no_grad(), trainer.precision_plugin.forward_context():
+            output = self.task.forward(placed)
+        self.task.model.train(was_training)
+        if not trainer.is_global_zero:
+            return
+        rebuilt = self.task.model.reconstruct(output).float().cpu()
+        masked = pixel_mask(output.mask, output.grid).cpu()
+        for index, name in enumerate(self.names.values()):
+            self._save(
+                f"epoch_{epoch:04d}_image_{index}",
+                Reconstruction(
+                    batch["images"][index].numpy(),
+                    rebuilt[index].numpy(),
+                    masked[index].numpy(),
+                    self.bands,
+                    f"{name}, epoch {epoch}",
+                ),
+            )
+
+    def _save(self, name: str, reconstruction: Reconstruction) -> None:
+        from spectralgpt.reports.reconstructions import (
+            plot_reconstruction,
+            plot_spectra,
+        )
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        plot_reconstruction(reconstruction).savefig(
+            self.folder / f"reconstruction_{name}.png"
+        )
+        plot_spectra(reconstruction).savefig(self.folder / f"spectra_{name}.png")

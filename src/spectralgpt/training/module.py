@@ -1,0 +1,260 @@
+"""One LightningModule for every task; what a task is, and what a step does."""
+
+import math
+import time
+from typing import Any, Protocol
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from spectralgpt.errors import CheckpointError, ConfigError, TrainingError
+from spectralgpt.training.loading import EpochBatchSampler
+from spectralgpt.training.optim import (
+    OptimizerConfig,
+    build_optimizer,
+    learning_rate_at,
+    scale_learning_rate,
+    set_learning_rate,
+)
+
+__all__ = ["Batch", "Task", "TrainingModule"]
+
+Batch = dict[str, Any]
+
+_PROGRESS_KEY = "spectralgpt"
+
+
+class Task(Protocol):
+    """Where a model, a loss and its metrics meet.
+
+    A batch is a dict of tensors; `seed` (B,) int64 holds one seed a sample, from which
+    everything random about that sample is drawn, so that a step depends on nothing
+    before it.
+    """
+
+    @property
+    def model(self) -> nn.Module:
+        """What is trained and saved."""
+        ...
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Give 0-d loss terms; `loss` is minimised, the others are logged beside it."""
+        ...
+
+    def validate(self, batch: Batch) -> None:
+        """Add one held-out batch to the metrics."""
+        ...
+
+    def metrics(self) -> dict[str, float]:
+        """Give the metrics over the batches since the last call, and start anew."""
+        ...
+
+
+class TrainingModule(LightningModule):
+    """Run a task's steps: learning rate, loss terms, and where the run is.
+
+    Args:
+        task: loss and metrics; its model's parameters become this module's.
+        optimizer: AdamW and its schedule.
+        epochs: length of the whole training, for the schedule.
+        effective_batch: samples in one optimizer step over all processes.
+        batches: the training batches, put back to the right place on resume.
+        log_every_steps: optimizer steps between logged rows.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        optimizer: OptimizerConfig,
+        epochs: int,
+        effective_batch: int,
+        batches: EpochBatchSampler,
+        log_every_steps: int = 1,
+    ) -> None:
+        super().__init__()
+        self.model = task.model
+        self.task = task
+        self.optimizer_config = optimizer
+        self.epochs = epochs
+        self.effective_batch = effective_batch
+        self.batches = batches
+        self.log_every_steps = log_every_steps
+        self.lr = scale_learning_rate(optimizer.base_lr, effective_batch)
+        self.last_terms: dict[str, float] = {}
+        self._micro_terms: list[dict[str, Tensor]] = []
+        self._last_step_time: float | None = None
+
+    def setup(self, stage: str) -> None:
+        """Take this process's slice of the batches, now that processes are known.
+
+        Raises:
+            ConfigError: another number of processes was started than configured.
+        """
+        if self.trainer.world_size != self.batches.world_size:
+            raise ConfigError(
+                f"{self.trainer.world_size} processes were started, the configuration "
+                f"says {self.batches.world_size}. Make trainer.devices and "
+                "trainer.num_nodes agree with the launcher."
+            )
+        self.batches.rank = self.trainer.global_rank
+
+    def configure_model(self) -> None:
+        """Shard the model over the processes, if the strategy asks for it."""
+        mesh = getattr(self, "_device_mesh", None)
+        if mesh is not None:
+            _shard(self.model, mesh["data_parallel"])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Build AdamW; its rate is set at each step."""
+        return build_optimizer(self.model, self.optimizer_config)
+
+    def on_train_epoch_start(self) -> None:
+        """Point the sampler at this epoch; a no-op in the epoch that is resumed."""
+        self.batches.start_at(self.current_epoch, 0)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Set the learning rate for the step that this batch opens."""
+        if batch_idx % self.trainer.accumulate_grad_batches == 0:
+            set_learning_rate(self._raw_optimizer(), self.rate_at(batch_idx))
+
+    def rate_at(self, batch_idx: int) -> float:
+        """Give the learning rate at a batch of the current epoch."""
+        config = self.optimizer_config
+        return learning_rate_at(
+            self.current_epoch + batch_idx / len(self.batches),
+            lr=self.lr,
+            min_lr=config.min_lr,
+            warmup_epochs=config.warmup_epochs,
+            epochs=self.epochs,
+        )
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Give the loss of one micro-batch."""
+        terms = self.task.loss(batch)
+        self._micro_terms.append({name: t.detach() for name, t in terms.items()})
+        return terms["loss"]
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Average the terms over the step's micro-batches and processes, and log them.
+
+        Raises:
+            TrainingError: the loss is not finite; the step is not made.
+        """
+        step = self.global_step + 1
+        self.last_terms = self._mean_terms()
+        if not math.isfinite(self.last_terms["loss"]):
+            raise TrainingError(self._not_finite(step))
+        clip = self.optimizer_config.clip_grad_norm
+        if clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), clip)
+        speed = self._measure_speed()
+        if step % self.log_every_steps == 0 or step == 1:
+            done = (self.trainer.fit_loop.batch_idx + 1) / len(self.batches)
+            self.log_row(
+                step,
+                {
+                    "epoch": self.current_epoch + done,
+                    **self.last_terms,
+                    "lr": optimizer.param_groups[-1]["lr"],
+                    **speed,
+                },
+            )
+
+    def _measure_speed(self) -> dict[str, float]:
+        now, before = time.monotonic(), self._last_step_time
+        self._last_step_time = now
+        if before is None:
+            return {}
+        return {"images_per_s": self.effective_batch / max(now - before, 1e-9)}
+
+    def log_row(self, step: int, values: dict[str, float]) -> None:
+        """Write values to every log of the run."""
+        if self.trainer.is_global_zero:
+            for logger in self.trainer.loggers:
+                logger.log_metrics(values, step)
+
+    def _mean_terms(self) -> dict[str, float]:
+        names = list(self._micro_terms[0])
+        stacked = torch.stack(
+            [
+                torch.stack([terms[name].float() for name in names])
+                for terms in self._micro_terms
+            ]
+        ).mean(dim=0)
+        self._micro_terms = []
+        mean = self.trainer.strategy.reduce(stacked, reduce_op="mean")
+        return dict(zip(names, mean.tolist(), strict=True))
+
+    def _not_finite(self, step: int) -> str:
+        terms = ", ".join(f"{name} {value}" for name, value in self.last_terms.items())
+        return (
+            f"the loss is not finite at step {step} (epoch {self.current_epoch}, "
+            f"{terms}). Lower optimizer.base_lr, train in bf16 or fp32, or set "
+            "optimizer.clip_grad_norm; the last checkpoint is from before this step."
+        )
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Score one held-out batch."""
+        self.task.validate(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the held-out metrics at the step and epoch they belong to."""
+        values = {f"val_{name}": value for name, value in self.task.metrics().items()}
+        self.log_row(self.global_step, {"epoch": self.current_epoch + 1.0, **values})
+        # The time spent here is not training's.
+        self._last_step_time = None
+        self.last_terms = {**self.last_terms, **values}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Note where in which epoch the run is, in a form of our own."""
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress
+        # `processed` counts this batch already when the checkpoint follows a batch.
+        done = int(progress.state_dict()["current"]["processed"])
+        epoch = self.trainer.current_epoch
+        if done >= len(self.batches):
+            epoch, done = epoch + 1, 0
+        checkpoint[_PROGRESS_KEY] = {"epoch": epoch, "batch": done, **self._layout()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Start the sampler where the checkpoint was written.
+
+        Raises:
+            CheckpointError: the run was split into other batches.
+        """
+        progress = checkpoint.get(_PROGRESS_KEY, {})
+        for name, value in self._layout().items():
+            if progress.get(name) != value:
+                raise CheckpointError(
+                    f"the run cannot be resumed with {name} {value}: its checkpoint "
+                    f"was written with {progress.get(name)}. Resume with the settings "
+                    "it was started with."
+                )
+        self.batches.start_at(progress["epoch"], progress["batch"])
+
+    def _layout(self) -> dict[str, int]:
+        return {
+            "effective_batch": self.effective_batch,
+            "batches_per_epoch": len(self.batches),
+            "epochs": self.epochs,
+            "seed": self.batches.seed,
+            "images": self.batches.num_items,
+        }
+
+    def _raw_optimizer(self) -> torch.optim.Optimizer:
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        return optimizer
+
+
+def _shard(model: nn.Module, mesh: Any) -> None:
+    """Shard each transformer block, then what is left, over the processes of `mesh`."""
+    from torch.distributed.fsdp import FSDPModule, fully_shard
+
+    if isinstance(model, FSDPModule):
+        return
+    for module in model.modules():
+        if isinstance(module, nn.ModuleList):
+            for block in module:
+                fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh)

@@ -1,0 +1,218 @@
+"""The configuration of a pretraining run, one YAML file as a tree of dataclasses."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_type_hints
+
+from spectralgpt.data.crops import CropConfig
+from spectralgpt.errors import ConfigError
+from spectralgpt.models.masking import MaskStyle
+from spectralgpt.preprocessing import Scaling
+from spectralgpt.training.fit import TrainerConfig
+from spectralgpt.training.optim import OptimizerConfig
+from spectralgpt.yaml_files import check_keys, read_mapping
+
+__all__ = [
+    "DataConfig",
+    "MaskingConfig",
+    "ModelConfig",
+    "PretrainConfig",
+    "ReportConfig",
+    "build_config",
+    "read_config",
+]
+
+Config = TypeVar("Config")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which model is trained, and from which weights.
+
+    Args:
+        size: tiny, small, base, large or huge.
+        start_from: checkpoint to start from: a folder of ours, a published .pth file or
+            a Hub name; its positions are interpolated to this run's image size and
+            bands. null starts from random weights.
+        patch_size: side of a token, px.
+        bands_per_token: neighbouring bands in a token.
+        embed_dim: width of the encoder; null takes that of the size.
+        depth: blocks of the encoder; null takes that of the size.
+        num_heads: attention heads of the encoder; null takes that of the size.
+        decoder_embed_dim: width of the decoder; null takes that of the size.
+        decoder_depth: blocks of the decoder; null takes that of the size.
+        decoder_num_heads: attention heads of the decoder; null takes that of the size.
+        normalize_targets: compare tokens normalised one by one (the token term only).
+        token_loss_weight: weight of the token term.
+        spectral_loss_weight: weight of the spectral term.
+    """
+
+    size: Literal["tiny", "small", "base", "large", "huge"] = "base"
+    start_from: str | None = None
+    patch_size: int = 8
+    bands_per_token: int = 3
+    embed_dim: int | None = None
+    depth: int | None = None
+    num_heads: int | None = None
+    decoder_embed_dim: int | None = None
+    decoder_depth: int | None = None
+    decoder_num_heads: int | None = None
+    normalize_targets: bool = False
+    token_loss_weight: float = 1.0
+    spectral_loss_weight: float = 1.0
+
+    def settings(self) -> dict[str, Any]:
+        """Return the arguments of `build_autoencoder` that are set."""
+        names = [f.name for f in fields(self) if f.name not in ("size", "start_from")]
+        values = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images are trained on, and how they become model input.
+
+    Args:
+        root: folder that holds the images, or that the descriptions' roots are in.
+        sources: YAML descriptions of data sets, or folders of such files; none takes
+            root as one folder of images.
+        index: CSV or Parquet file under root that lists the images, where there are no
+            descriptions; null looks for rasters.
+        index_column: column of the index that holds paths under root.
+        sensor: sensor whose bands the model takes, by name.
+        bands: names of the bands to use; null takes all of the sensor.
+        exclude_bands: names of bands to leave out.
+        image_size: side of the crops that the model takes, px.
+        scaling: image-minmax (each band of each image to 0..1), fixed-range (first and
+            99th percentile of the data set to 0..1) or z-score.
+        samples_per_epoch: crops in an epoch; null takes about as many as cover the
+            images once.
+        crops: how crops are cut, and what is held out.
+        max_held_out: most held-out crops that are scored, spread over all there are.
+        max_bad_share: largest share of images that may be unreadable, 0..1.
+    """
+
+    root: Path = Path()
+    sources: tuple[str, ...] = ()
+    index: str | None = None
+    index_column: str = "path"
+    sensor: str = "sentinel-2-l1c"
+    bands: tuple[str, ...] | None = None
+    exclude_bands: tuple[str, ...] = ()
+    image_size: int = 96
+    scaling: Scaling = "image-minmax"
+    samples_per_epoch: int | None = None
+    crops: CropConfig = field(default_factory=CropConfig)
+    max_held_out: int = 256
+    max_bad_share: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Check what no other component does."""
+        if self.sources and self.index:
+            raise ConfigError(
+                "data.index and data.sources are both set; a description names its own "
+                "index. Keep one."
+            )
+        if self.max_held_out < 1:
+            raise ConfigError(
+                f"data.max_held_out is {self.max_held_out}; it must be at least 1. To "
+                "hold out nothing, set data.crops.val_share to 0."
+            )
+
+
+@dataclass(frozen=True)
+class MaskingConfig:
+    """Which tokens the encoder does not see.
+
+    Args:
+        ratio: share of masked tokens, 0..1.
+        style: cube (each token by itself), tube (one spatial mask for all band groups)
+            or spectral (whole band groups).
+    """
+
+    ratio: float = 0.9
+    style: MaskStyle = "cube"
+
+    def __post_init__(self) -> None:
+        """Check the ratio."""
+        if not 0 <= self.ratio < 1:
+            raise ConfigError(f"masking.ratio is {self.ratio}; use 0 <= ratio < 1.")
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """What is drawn.
+
+    Args:
+        images: held-out crops whose reconstructions are drawn.
+        every_epochs: epochs between drawings; 0 draws after the last epoch only.
+        items: draw crops of images whose name contains one of these; none spreads the
+            crops over all held-out images.
+    """
+
+    images: int = 4
+    every_epochs: int = 0
+    items: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """A pretraining run.
+
+    Args:
+        model: which model, from which weights.
+        data: which images.
+        masking: which tokens are hidden.
+        optimizer: AdamW and its schedule.
+        trainer: length, batches, machines.
+        report: what is drawn.
+        seed: seed of weights, order, crops and masks.
+    """
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    masking: MaskingConfig = field(default_factory=MaskingConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
+    seed: int = 0
+
+
+def read_config(path: Path, kind: type[Config]) -> Config:
+    """Read a configuration file strictly.
+
+    Raises:
+        ConfigError: an unknown key, named with the nearest known one, or a bad value.
+    """
+    return build_config(read_mapping(path), kind, str(path))
+
+
+def build_config(values: Mapping[str, Any], kind: type[Config], where: str) -> Config:
+    """Build a tree of configuration dataclasses from nested plain values.
+
+    Args:
+        values: fields by name; those left out keep their defaults.
+        kind: the dataclass.
+        where: file or option prefix, for messages.
+
+    Raises:
+        ConfigError: an unknown key, or a value that the dataclass refuses.
+    """
+    hints: dict[str, Any] = get_type_hints(kind)
+    check_keys(values, where, optional=tuple(hints))
+    made: dict[str, Any] = {}
+    for name, value in values.items():
+        hint = hints[name]
+        if isinstance(hint, type) and is_dataclass(hint) and isinstance(value, Mapping):
+            made[name] = build_config(value, hint, f"{where}, {name}")
+        elif isinstance(value, list):
+            made[name] = tuple(value)
+        elif hint is Path:
+            made[name] = Path(value)
+        else:
+            made[name] = value
+    try:
+        return kind(**made)
+    except TypeError as error:
+        raise ConfigError(f"{where}: a value has the wrong type: {error}.") from error

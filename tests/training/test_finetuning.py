@@ -1,0 +1,238 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from spectralgpt.checkpoints import load_model, save_model
+from spectralgpt.data.chips import Fractions
+from spectralgpt.data.labelled import LabelledDataConfig, read_all
+from spectralgpt.errors import CheckpointError, ConfigError, DataError
+from spectralgpt.models.encoder import SpectralEncoder
+from spectralgpt.models.heads import ClassificationModel
+from spectralgpt.recipes import find_recipe
+from spectralgpt.tasks.classification import RegularizationConfig
+from spectralgpt.training.comparison import PRETRAINED, compare_features
+from spectralgpt.training.finetuning import (
+    FinetuneConfig,
+    build_classifier,
+    finetune,
+    load_start,
+)
+from spectralgpt.training.fit import TrainerConfig
+from spectralgpt.training.logs import read_metrics
+from spectralgpt.training.optim import OptimizerConfig
+from spectralgpt.training.pretrain_config import read_config
+from spectralgpt.training.scoring import score_classifier
+from tests.tiny import tiny_contract, tiny_model
+from tests.toy import CLASSES, SENSOR, write_archive
+
+OPTIMIZER = OptimizerConfig(
+    base_lr=0.05, warmup_epochs=1.0, beta2=0.999, layer_decay=0.75
+)
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_archive(tmp_path_factory.mktemp("archive"), per_class=10)
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pretrained")
+    return save_model(folder, tiny_model(), tiny_contract())
+
+
+def config(
+    archive: Path, model: Path | str, epochs: int = 2, **changes: object
+) -> FinetuneConfig:
+    data = LabelledDataConfig(
+        root=str(archive), offset=0.0, fractions=Fractions(0.6, 0.2, 0.2)
+    )
+    trainer = TrainerConfig(epochs=epochs, batch_size=6, accelerator="cpu", workers=0)
+    base = FinetuneConfig(str(model), data, optimizer=OPTIMIZER, trainer=trainer)
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_fine_tuning_learns_the_archive(
+    archive: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    run = finetune(config(archive, pretrained, epochs=10), tmp_path / "run")
+    found = json.loads((run / "metrics.json").read_text())
+    assert found["test"]["accuracy"] > 0.8
+    assert found["images"] == 6
+    assert found["intervals"]["accuracy"]["low"] <= found["test"]["accuracy"]
+    rows = read_metrics(run / "metrics.csv")
+    values = [float(row["val_accuracy"]) for row in rows if row.get("val_accuracy")]
+    assert found["chosen"]["value"] == max(values)
+    loaded = load_model(run)
+    assert isinstance(loaded.model, ClassificationModel)
+    assert loaded.extra["class_names"] == list(CLASSES)
+    assert loaded.extra["chip_px"] == 32
+    assert loaded.preprocessing == tiny_contract()
+    assert (run / "report.html").stat().st_size > 10_000
+    assert read_config(run / "config.yaml", FinetuneConfig).model == str(pretrained)
+
+
+@pytest.mark.slow
+def test_frozen_mode_changes_the_head_only(
+    archive: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    run = finetune(config(archive, pretrained, mode="frozen"), tmp_path / "run")
+    loaded = load_model(run)
+    for name, value in load_model(pretrained).encoder.state_dict().items():
+        assert torch.equal(value, loaded.encoder.state_dict()[name])
+    assert isinstance(loaded.model, ClassificationModel)
+    assert loaded.model.head.weight.abs().max() > 1e-3
+
+
+@pytest.mark.slow
+def test_resumed_run_equals_uninterrupted_run(
+    archive: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    from lightning.pytorch import Callback, LightningModule, Trainer
+
+    class Stop(Callback):
+        def on_train_epoch_start(
+            self, trainer: Trainer, pl_module: LightningModule
+        ) -> None:
+            if trainer.current_epoch == 1:
+                raise KeyboardInterrupt
+
+    mixed = RegularizationConfig(mixup=0.8, cutmix=1.0, erasing=0.25)
+    settings = config(archive, pretrained, epochs=3, regularization=mixed)
+    whole = finetune(settings, tmp_path / "whole")
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        finetune(settings, tmp_path / "parts", callbacks=[Stop()])
+    parts = finetune(settings, tmp_path / "parts", resume=True)
+    first, second = (
+        [(row["step"], row["loss"]) for row in read_metrics(run / "metrics.csv")]
+        for run in (whole, parts)
+    )
+    assert first == second
+    ends = [load_model(run).model.state_dict() for run in (whole, parts)]
+    for name, value in ends[0].items():
+        assert torch.equal(value, ends[1][name])
+
+
+def test_random_weights_need_a_sensor(archive: Path) -> None:
+    with pytest.raises(ConfigError, match="set sensor"):
+        load_start(config(archive, "tiny"))
+    start = load_start(
+        config(archive, "tiny", sensor=SENSOR, exclude_bands=("B10",), image_size=32)
+    )
+    assert start.preprocessing is not None
+    assert start.preprocessing.band_names == tiny_contract().band_names
+    assert start.encoder.image_size == 32
+
+
+def test_a_checkpoint_moves_to_the_bands_of_another_sensor(
+    archive: Path, pretrained: Path
+) -> None:
+    start = load_start(config(archive, pretrained, sensor="landsat-8-9-l2"))
+    assert start.preprocessing is not None
+    assert start.encoder.num_bands == len(start.preprocessing.bands)
+    assert "B5" in " ".join(start.preprocessing.band_names)
+    tokens = start.encoder(torch.rand(1, start.encoder.num_bands, 32, 32))
+    assert torch.isfinite(tokens).all()
+
+
+def test_weights_without_a_contract_are_refused(archive: Path, tmp_path: Path) -> None:
+    bare = save_model(tmp_path / "bare", tiny_model())
+    with pytest.raises(CheckpointError, match="does not say which bands"):
+        load_start(config(archive, bare))
+
+
+def test_head_is_put_on_a_copy(archive: Path, pretrained: Path) -> None:
+    encoder: SpectralEncoder = tiny_model().encoder
+    model = build_classifier(encoder, 3, config(archive, pretrained, drop_path=0.3))
+    assert model.encoder.drop_path == 0.3
+    assert encoder.drop_path == 0.0
+    for name, value in encoder.state_dict().items():
+        assert torch.equal(value, model.encoder.state_dict()[name])
+        assert value.data_ptr() != model.encoder.state_dict()[name].data_ptr()
+
+
+def test_settings_that_contradict_each_other_are_refused(
+    archive: Path, pretrained: Path
+) -> None:
+    trainer = TrainerConfig(epochs=2, batch_size=5, workers=0)
+    mixing = RegularizationConfig(mixup=0.8)
+    with pytest.raises(ConfigError, match=r"must be even \(found: 5\)"):
+        config(archive, pretrained, trainer=trainer, regularization=mixing)
+    with pytest.raises(ConfigError, match=r"warmup_epochs \(1\) must be below"):
+        config(archive, pretrained, epochs=1)
+    with pytest.raises(ConfigError, match="need a sensor"):
+        config(archive, pretrained, exclude_bands=("B10",))
+
+
+def test_a_run_is_not_overwritten_by_accident(
+    archive: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "config.yaml").write_text("x: 1\n")
+    with pytest.raises(ConfigError, match="--overwrite"):
+        finetune(config(archive, pretrained), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["eurosat", "bigearthnet", "finetune_small", "finetune_frozen"]
+)
+def test_recipes_fit_the_configuration(name: str, tmp_path: Path) -> None:
+    values = yaml.safe_load(find_recipe(name).read_text())
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump({"model": "x", **values}))
+    read_config(path, FinetuneConfig)
+
+
+def test_eurosat_recipe_has_the_published_numbers(tmp_path: Path) -> None:
+    values = yaml.safe_load(find_recipe("eurosat").read_text())
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump({"model": "x", **values}))
+    recipe = read_config(path, FinetuneConfig)
+    assert recipe.trainer.batch_size * recipe.trainer.accumulate == 512
+    assert (recipe.trainer.epochs, recipe.optimizer.warmup_epochs) == (150, 20)
+    assert (recipe.optimizer.base_lr, recipe.optimizer.weight_decay) == (2e-4, 0.05)
+    assert (recipe.optimizer.layer_decay, recipe.drop_path) == (0.75, 0.2)
+    mixing = recipe.regularization
+    assert (mixing.mixup, mixing.cutmix, mixing.erasing) == (0.8, 1.0, 0.25)
+    assert (mixing.label_smoothing, recipe.image_size) == (0.1, 128)
+
+
+@pytest.mark.slow
+def test_comparison_probes_all_kinds_on_the_same_splits(
+    archive: Path, pretrained: Path
+) -> None:
+    data = config(archive, pretrained).data
+    labelled = read_all(data, assumed_sensor=SENSOR)
+    found = compare_features(
+        load_model(pretrained),
+        labelled,
+        data,
+        method="knn",
+        k=3,
+        seeds=2,
+        baselines=True,
+    )
+    assert list(found.scores) == [
+        PRETRAINED,
+        "random weights",
+        "band statistics",
+        "RCF gaussian",
+        "RCF empirical",
+    ]
+    assert all(len(scores) == 2 for scores in found.scores.values())
+    assert found.sizes == {"train": 18, "val": 6, "test": 6}
+    assert found.values(PRETRAINED, "accuracy").mean() > 1 / 3
+
+
+def test_labels_of_the_other_kind_are_refused(archive: Path, pretrained: Path) -> None:
+    loaded = load_model(pretrained)
+    model = ClassificationModel(loaded.encoder, 3)
+    extra = {"class_names": list(CLASSES), "task": "multi-label"}
+    tuned = replace(loaded, model=model, extra=extra)
+    labelled = read_all(config(archive, pretrained).data, assumed_sensor=SENSOR)
+    with pytest.raises(DataError, match="single-label labels, but m was fine-tuned"):
+        score_classifier(tuned, "m", labelled, seed=0)

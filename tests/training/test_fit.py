@@ -1,0 +1,255 @@
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+
+from spectralgpt.errors import CheckpointError, ConfigError, TrainingError
+from spectralgpt.models.mae import MaskedAutoencoder
+from spectralgpt.training.checkpointing import read_checkpoint
+from spectralgpt.training.fit import RunFolder, TrainerConfig, processes
+from spectralgpt.training.logs import read_metrics
+from spectralgpt.training.module import TrainingModule
+from spectralgpt.training.optim import OptimizerConfig, learning_rate_at
+
+RunTiny = Callable[..., TrainingModule]
+
+
+class StopAt(Callback):
+    """Raise where a run might be killed: before that batch's checkpoint is written."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+        self.seen = 0
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        self.seen += 1
+        if self.seen == self.batch:
+            raise KeyError("killed")
+
+
+def timeless(root: Path) -> list[dict[str, str]]:
+    """All that is logged, but for the speed."""
+    rows = read_metrics(root / "metrics.csv")
+    return [{k: v for k, v in row.items() if k != "images_per_s"} for row in rows]
+
+
+def losses(root: Path) -> list[tuple[str, str]]:
+    rows = read_metrics(root / "metrics.csv")
+    return [(row["step"], row["loss"]) for row in rows]
+
+
+@pytest.fixture(scope="module")
+def whole_run(
+    tmp_path_factory: pytest.TempPathFactory, run_tiny: RunTiny
+) -> tuple[Path, TrainingModule]:
+    """An uninterrupted run."""
+    root = tmp_path_factory.mktemp("whole")
+    return root, run_tiny(root)
+
+
+# Batches of an epoch of 10, two a step: inside the first step, between steps, in the
+# middle of a step, at an epoch's end, right after it, and in the last epoch.
+@pytest.mark.parametrize("batch", [1, 5, 10, 11, 20, 28])
+@pytest.mark.parametrize("every", [1, 3, 0])
+def test_resumed_run_equals_uninterrupted_run(
+    tmp_path: Path,
+    run_tiny: RunTiny,
+    whole_run: tuple[Path, TrainingModule],
+    batch: int,
+    every: int,
+) -> None:
+    root, whole = whole_run
+    with pytest.raises(KeyError, match="killed"):
+        run_tiny(
+            tmp_path / "run",
+            callbacks=(StopAt(batch),),
+            checkpoint_every_steps=every,
+        )
+    resumed = run_tiny(tmp_path / "run", resume=True, checkpoint_every_steps=every)
+    assert timeless(tmp_path / "run") == timeless(root)
+    assert len(losses(tmp_path / "run")) == 15
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+
+
+def test_resuming_a_finished_run_changes_nothing(
+    tmp_path: Path, run_tiny: RunTiny
+) -> None:
+    run_tiny(tmp_path)
+    table = (tmp_path / "metrics.csv").read_text()
+    run_tiny(tmp_path, resume=True)
+    assert (tmp_path / "metrics.csv").read_text() == table
+
+
+def test_resume_with_another_batch_is_refused_by_name(
+    tmp_path: Path, run_tiny: RunTiny
+) -> None:
+    with pytest.raises(KeyError, match="killed"):
+        run_tiny(tmp_path, callbacks=(StopAt(5),))
+    with pytest.raises(CheckpointError, match=r"effective_batch 2: .* with 4"):
+        run_tiny(tmp_path, resume=True, accumulate=1)
+
+
+def test_resume_refuses_a_truncated_checkpoint(
+    tmp_path: Path, run_tiny: RunTiny
+) -> None:
+    with pytest.raises(KeyError, match="killed"):
+        run_tiny(tmp_path, callbacks=(StopAt(5),))
+    last = RunFolder(tmp_path).last
+    last.write_bytes(last.read_bytes()[:2000])
+    with pytest.raises(CheckpointError, match=r"last\.ckpt"):
+        run_tiny(tmp_path, resume=True)
+
+
+def test_accumulated_step_equals_one_big_batch(
+    tmp_path: Path, run_tiny: RunTiny
+) -> None:
+    run_tiny(tmp_path / "small", batch_size=1, accumulate=4)
+    run_tiny(tmp_path / "big", batch_size=4, accumulate=1)
+    small, big = losses(tmp_path / "small"), losses(tmp_path / "big")
+    assert [step for step, _ in small] == [step for step, _ in big]
+    found = [float(loss) for _, loss in small]
+    assert found == pytest.approx([float(loss) for _, loss in big], rel=1e-5)
+    assert found[-1] < found[0]
+
+
+def test_bf16_run_follows_the_fp32_run(tmp_path: Path, run_tiny: RunTiny) -> None:
+    run_tiny(tmp_path / "bf16", precision="bf16")
+    run_tiny(tmp_path / "fp32")
+    half = [float(loss) for _, loss in losses(tmp_path / "bf16")]
+    full = [float(loss) for _, loss in losses(tmp_path / "fp32")]
+    assert half == pytest.approx(full, rel=0.02)
+    assert half != full
+    weights = read_checkpoint(RunFolder(tmp_path / "bf16").last)["state_dict"]
+    assert {value.dtype for value in weights.values()} == {torch.float32}
+
+
+def test_loss_that_is_not_finite_stops_the_run_before_the_step(
+    tmp_path: Path, run_tiny: RunTiny, tiny_model: Callable[[], MaskedAutoencoder]
+) -> None:
+    class Poison(Callback):
+        def on_train_batch_start(
+            self, trainer: Any, pl_module: Any, batch: dict[str, Any], batch_idx: int
+        ) -> None:
+            if trainer.global_step == 6:
+                batch["images"][0, 0, 0, 0] = float("nan")
+
+    model = tiny_model()
+    with pytest.raises(TrainingError, match=r"not finite at step 7 \(epoch 1, .*nan"):
+        run_tiny(tmp_path, callbacks=(Poison(),), model=model)
+    assert all(bool(p.isfinite().all()) for p in model.parameters())
+    last = read_checkpoint(RunFolder(tmp_path).last)
+    assert last["global_step"] == 6
+    assert all(bool(v.isfinite().all()) for v in last["state_dict"].values())
+    assert [step for step, _ in losses(tmp_path)][-1] == "6"
+
+
+def test_learning_rate_follows_the_schedule_at_every_step(
+    tmp_path: Path, run_tiny: RunTiny
+) -> None:
+    optimizer = OptimizerConfig(base_lr=0.064, warmup_epochs=1, min_lr=1e-5)
+    run_tiny(tmp_path, optimizer=optimizer)
+    rates = [float(row["lr"]) for row in read_metrics(tmp_path / "metrics.csv")]
+    expected = [
+        learning_rate_at(step / 5, lr=0.001, min_lr=1e-5, warmup_epochs=1, epochs=3)
+        for step in range(15)
+    ]
+    assert rates == pytest.approx(expected, rel=1e-9)
+    assert max(rates) == pytest.approx(0.001)
+
+
+def test_clipping_bounds_the_gradient(tmp_path: Path, run_tiny: RunTiny) -> None:
+    norms = []
+
+    class Norm(Callback):
+        def on_before_zero_grad(
+            self, trainer: Any, pl_module: Any, optimizer: Any
+        ) -> None:
+            grads = [p.grad for p in pl_module.parameters() if p.grad is not None]
+            if grads:
+                norms.append(float(torch.stack([g.norm() for g in grads]).norm()))
+
+    run_tiny(
+        tmp_path,
+        callbacks=(Norm(),),
+        optimizer=OptimizerConfig(warmup_epochs=1, clip_grad_norm=0.01),
+        epochs=2,
+    )
+    assert norms
+    assert max(norms) <= 0.01 * 1.001
+
+
+def test_held_out_error_is_logged_once_an_epoch(
+    tmp_path: Path, run_tiny: RunTiny
+) -> None:
+    run_tiny(tmp_path, validate_every_epochs=2, epochs=4)
+    rows = read_metrics(tmp_path / "metrics.csv")
+    scored = {row["step"]: float(row["val_masked_error"]) for row in rows
+              if row["val_masked_error"]}  # fmt: skip
+    assert list(scored) == ["10", "20"]
+    assert 0 < scored["20"] < scored["10"]
+
+
+def test_run_writes_tensorboard_events(tmp_path: Path, run_tiny: RunTiny) -> None:
+    run_tiny(tmp_path, epochs=2)
+    events = list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
+    assert sum(file.stat().st_size for file in events) > 500
+
+
+def test_run_says_nothing_on_the_terminal(
+    tmp_path: Path,
+    run_tiny: RunTiny,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        run_tiny(tmp_path, epochs=2)
+    assert capfd.readouterr() == ("", "")
+    assert not caplog.records
+
+
+def test_existing_run_is_not_overwritten_unasked(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.prepare(overwrite=False, resume=False)
+    folder.config.write_text("model: {}\n")
+    folder.last.parent.mkdir()
+    folder.last.write_text("x")
+    (folder.root / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match=r"holds a run already.*--resume.*--overw"):
+        folder.prepare(overwrite=False, resume=False)
+    with pytest.raises(ConfigError, match="not both"):
+        folder.prepare(overwrite=True, resume=True)
+    folder.prepare(overwrite=False, resume=True)
+    assert folder.last.exists()
+    folder.prepare(overwrite=True, resume=False)
+    assert [file.name for file in folder.root.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epochs": 0}, r"trainer\.epochs is 0"),
+        ({"accumulate": 0}, r"trainer\.accumulate is 0"),
+        ({"workers": -1}, r"trainer\.workers is -1"),
+        ({"precision": "fp8"}, r"trainer\.precision is 'fp8'"),
+        ({"precision": "fp16", "accelerator": "cpu"}, "fp16 needs a GPU"),
+        (
+            {"precision": "fp16", "accelerator": "gpu", "strategy": "fsdp"},
+            "fp16 does not go with strategy fsdp",
+        ),
+    ],
+)
+def test_impossible_settings_are_refused(
+    settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        TrainerConfig(**settings)
+
+
+def test_processes_are_counted_over_nodes() -> None:
+    assert processes(TrainerConfig(devices=2, num_nodes=3, accelerator="cpu")) == 6
+    assert processes(TrainerConfig(devices="auto", accelerator="cpu")) == 1
