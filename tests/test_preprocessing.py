@@ -167,8 +167,8 @@ def test_wrong_contracts_are_explained() -> None:
         Preprocessing("s", bands, scaling="max")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="needs band statistics"):
         Preprocessing("s", bands, scaling="z-score")
+    statistics = statistics_for(bands[:-1])
     with pytest.raises(BandError, match="no statistics for band B12"):
-        statistics = statistics_for(bands[:-1])
         Preprocessing("s", bands, scaling="z-score", statistics=statistics)
     with pytest.raises(ConfigError, match="preprocessing lacks sensor"):
         Preprocessing.from_dict({})

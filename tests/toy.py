@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
-from rasterio.transform import from_origin
+from rasterio import Affine
 
 BANDS = (
     *("B01", "B02", "B03", "B04", "B05", "B06", "B07"),
@@ -16,11 +16,13 @@ SENSOR = "sentinel-2-l1c"
 TAGS = {"PROCESSING_BASELINE": "02.05"}
 
 
-def chip_pixels(kind: str, size: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Digital numbers (size, size) by band: a blob that each class shows otherwise.
+def chip_pixels(
+    kind: str, size: int, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """Digital numbers (size, size) by band: each class shows a blob otherwise.
 
-    The blob is dark in some bands and bright in others; which ones tells the class, also
-    after each band was scaled to 0..1 by its own extremes.
+    The blob is dark in some bands and bright in others; which ones tells the class,
+    also after each band was scaled to 0..1 by its own extremes.
     """
     y, x = np.mgrid[:size, :size]
     centre = rng.uniform(size * 0.3, size * 0.7, 2)
@@ -54,7 +56,7 @@ def write_chip(
         count=len(order),
         dtype="uint16",
         crs="EPSG:32632",
-        transform=from_origin(*origin, 10.0, 10.0),
+        transform=Affine(10.0, 0.0, origin[0], 0.0, -10.0, origin[1]),
         nodata=0,
     ) as file:
         for index, band in enumerate(order, start=1):

@@ -15,18 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from spectralgpt import __version__
 from spectralgpt.errors import CheckpointError, ConfigError
+from spectralgpt.models.building import (
+    Model,
+    build_model,
+    model_config,
+    resize_model,
+)
 from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.models.heads import ClassificationModel
-from spectralgpt.models.mae import MaskedAutoencoder
-from spectralgpt.models.positions import (
-    group_wavelengths,
-    resize_spatial,
-    resize_spectral,
-)
 from spectralgpt.models.sizes import SIZES, build_encoder
 from spectralgpt.preprocessing import Preprocessing, sensor_preprocessing
 from spectralgpt.published import (
@@ -39,27 +38,18 @@ from spectralgpt.sensors import Band
 
 __all__ = [
     "LoadedModel",
-    "Model",
     "load",
     "load_model",
-    "resize_model",
     "save_model",
     "save_published",
     "write_atomically",
 ]
-
-Model = MaskedAutoencoder | SpectralEncoder | ClassificationModel
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 _FORMAT = "spectralgpt"
 _FORMAT_VERSION = 1
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-_KINDS: dict[str, type[nn.Module]] = {
-    "autoencoder": MaskedAutoencoder,
-    "encoder": SpectralEncoder,
-    "classifier": ClassificationModel,
-}
 
 
 @dataclass(frozen=True)
@@ -117,33 +107,6 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         raise
 
 
-def _model_config(model: Model) -> dict[str, Any]:
-    if isinstance(model, ClassificationModel):
-        own = {
-            "num_classes": model.num_classes,
-            "skip_first_token": model.skip_first_token,
-        }
-        return {"kind": "classifier", "encoder": model.encoder.config, **own}
-    kind = "encoder" if isinstance(model, SpectralEncoder) else "autoencoder"
-    return {"kind": kind, **model.config}
-
-
-def _build_model(config: Mapping[str, Any]) -> Model:
-    settings = dict(config)
-    kind = settings.pop("kind", None)
-    if kind not in _KINDS:
-        raise CheckpointError(f"model kind {kind!r} is none of {', '.join(_KINDS)}.")
-    try:
-        if kind == "classifier":
-            encoder = SpectralEncoder(**settings.pop("encoder"))
-            return ClassificationModel(encoder, **settings)
-        if kind == "encoder":
-            return SpectralEncoder(**settings)
-        return MaskedAutoencoder(**settings)
-    except (TypeError, KeyError, ConfigError) as error:
-        raise CheckpointError(f"model configuration cannot be used: {error}") from error
-
-
 def save_model(
     folder: Path | str,
     model: Model,
@@ -171,7 +134,7 @@ def save_model(
         "format": _FORMAT,
         "format_version": _FORMAT_VERSION,
         "package_version": __version__,
-        "model": _model_config(model),
+        "model": model_config(model),
         "preprocessing": preprocessing.to_dict() if preprocessing else None,
         "extra": dict(extra or {}),
     }
@@ -330,7 +293,7 @@ def _read_ours(path: Path) -> LoadedModel:
         config = json.loads(metadata["config"])
         # Without storage: random weights would be drawn only to be replaced.
         with torch.device("meta"):
-            model = _build_model(config["model"])
+            model = build_model(config["model"])
         contract = config["preprocessing"]
         preprocessing = None if contract is None else Preprocessing.from_dict(contract)
         extra = config["extra"]
@@ -360,10 +323,10 @@ def _published(path: Path) -> LoadedModel:
     contract = _sentinel2_contract(
         encoder.image_size, encoder.patch_size, encoder.bands_per_token
     )
-    config = _model_config(model)
+    config = model_config(model)
     target = config.get("encoder", config)
     target["wavelengths_nm"] = contract.wavelengths_nm
-    placed = _build_model(config)
+    placed = build_model(config)
     placed.load_state_dict(model.state_dict())
     return LoadedModel(placed, contract)
 
@@ -377,71 +340,4 @@ def _sentinel2_contract(
         image_size=image_size,
         patch_size=patch_size,
         bands_per_token=bands_per_token,
-    )
-
-
-def resize_model(
-    model: Model,
-    image_size: int | None = None,
-    wavelengths_nm: Sequence[float] | None = None,
-) -> Model:
-    """Return the model with position tables for another image size or other bands.
-
-    All other weights are copied.
-
-    Args:
-        model: left as it is.
-        image_size: new side in px; None keeps it.
-        wavelengths_nm: centres in nm of the new bands; None keeps them.
-
-    Raises:
-        CheckpointError: other bands are asked of a model that knows no wavelengths.
-    """
-    config = _model_config(model)
-    target = config.get("encoder", config)
-    old = dict(target)
-    if wavelengths_nm is not None:
-        if old["wavelengths_nm"] is None:
-            raise CheckpointError(
-                "the model knows no wavelengths, so it cannot be moved to other bands."
-            )
-        target["num_bands"] = len(wavelengths_nm)
-        target["wavelengths_nm"] = tuple(wavelengths_nm)
-    target["image_size"] = image_size or old["image_size"]
-    resized = _build_model(config)
-    weights = {
-        name: _resize_table(name, value, old, target)
-        for name, value in model.state_dict().items()
-    }
-    resized.load_state_dict(weights)
-    return resized.train(model.training)
-
-
-def _resize_table(
-    name: str, table: torch.Tensor, old: Mapping[str, Any], new: Mapping[str, Any]
-) -> torch.Tensor:
-    """Interpolate a position table in space and spectrum; return others unchanged."""
-    kind = name.rpartition("positions.")[2]
-    sides = [config["image_size"] // config["patch_size"] for config in (old, new)]
-    if kind == "spatial":
-        return resize_spatial(table, (sides[0], sides[0]), (sides[1], sides[1]))
-    if kind == "spectral":
-        return _resize_groups(table[0], old, new)[None]
-    if kind == "joint":
-        by_group = table.reshape(-1, sides[0] ** 2, table.shape[-1])
-        by_group = resize_spatial(by_group, (sides[0],) * 2, (sides[1],) * 2)
-        return _resize_groups(by_group, old, new).flatten(0, 1)[None]
-    return table
-
-
-def _resize_groups(
-    table: torch.Tensor, old: Mapping[str, Any], new: Mapping[str, Any]
-) -> torch.Tensor:
-    if old["wavelengths_nm"] == new["wavelengths_nm"]:
-        return table
-    S = old["bands_per_token"]
-    return resize_spectral(
-        table,
-        group_wavelengths(old["wavelengths_nm"], S),
-        group_wavelengths(new["wavelengths_nm"], S),
     )

@@ -1,0 +1,78 @@
+"""`spectralgpt demo`: pretrain, rebuild, compare and map, in a few minutes."""
+
+import time
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+HELP = "Pretrain a tiny model, rebuild, compare and map, and write a report on it."
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the options of this command."""
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("demo"),
+        help="folder for report.html and the trained model",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a demo in the output folder"
+    )
+    parser.add_argument(
+        "--data",
+        type=Path | None,
+        default=None,
+        help="folder of your own imagery of one sensor; default: what ships with the "
+        "package",
+    )
+    parser.add_argument(
+        "--sensor",
+        type=str | None,
+        default=None,
+        help="sensor of your imagery, if its files do not tell (see spectralgpt info)",
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=2.5, help="time for pretraining, minutes"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of all that is random"
+    )
+
+
+def run(args: Namespace) -> Path:
+    """Run all steps; returns the report."""
+    from rich.console import Console
+
+    from spectralgpt.demo.run import STEPS, run_demo
+    from spectralgpt.errors import ConfigError
+    from spectralgpt.training.progress import ProgressDisplay
+
+    console = Console(stderr=True)
+    report: Path = args.output / "report.html"
+    if report.exists() and not args.overwrite:
+        raise ConfigError(
+            f"{report} exists: replace it with --overwrite, or choose another --output."
+        )
+    started = time.monotonic()
+
+    def announce(number: int, note: str) -> None:
+        seconds = time.monotonic() - started
+        console.print(
+            f"[bold]\\[{number + 1}/{len(STEPS)}][/bold] {STEPS[number]} "
+            f"[dim]({note}; {seconds:.0f} s so far)[/dim]",
+            highlight=False,
+        )
+
+    made = run_demo(
+        args.output,
+        data=args.data,
+        sensor=args.sensor,
+        minutes=args.minutes,
+        seed=args.seed,
+        callbacks=[ProgressDisplay(console)],
+        on_step=announce,
+    )
+    seconds = time.monotonic() - started
+    console.print(f"Done in {seconds:.0f} s. Open the report in a browser:")
+    return made

@@ -1,0 +1,76 @@
+"""`spectralgpt finetune`: train a pretrained encoder for a task, from labels."""
+
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from spectralgpt.cli.options import ConfigFile
+
+__all__ = ["HELP", "add_arguments", "run"]
+
+HELP = "Train a pretrained encoder for a task, from labels."
+_TASK = "classification"
+_RUN_OPTIONS = ("config", "output", "overwrite", "resume")
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the options of this command."""
+    commands = parser.add_subcommands(dest="task")
+    commands.add_subcommand(
+        _TASK, _classification_parser(), help="one class an image, or several labels"
+    )
+
+
+def run(args: Namespace) -> Path:
+    """Fine-tune; returns the folder of the run."""
+    from rich.console import Console
+
+    from spectralgpt.cli.results import print_test_scores
+    from spectralgpt.training.finetuning import FinetuneConfig, finetune
+    from spectralgpt.training.fit import is_first_process
+    from spectralgpt.training.pretrain_config import build_config
+    from spectralgpt.training.progress import ProgressDisplay
+
+    options = args[_TASK]
+    values = {k: v for k, v in options.as_dict().items() if k not in _RUN_OPTIONS}
+    console = Console(stderr=True)
+    folder = finetune(
+        build_config(values, FinetuneConfig, "the command line"),
+        options.output,
+        overwrite=options.overwrite,
+        resume=options.resume,
+        callbacks=[ProgressDisplay(console)],
+    )
+    if not is_first_process():
+        # The folder is printed once, by the process that the user started.
+        raise SystemExit(0)
+    print_test_scores(folder, console)
+    return folder
+
+
+def _classification_parser() -> ArgumentParser:
+    from spectralgpt.training.finetuning import FinetuneConfig
+
+    parser = ArgumentParser(
+        prog=f"spectralgpt finetune {_TASK}",
+        description="Fine-tune a classifier: the best weights on val are kept, test is "
+        "scored once.",
+    )
+    parser.add_argument(
+        "--config",
+        action=ConfigFile,
+        help="YAML file or name of a recipe (see spectralgpt recipes)",
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, help="folder that gets all of the run"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a run in the output folder"
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on from the last checkpoint in the output folder, if there is one",
+    )
+    parser.add_class_arguments(FinetuneConfig, as_group=False)
+    return parser

@@ -1,0 +1,148 @@
+"""Options and steps that the commands on image files share."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
+
+from spectralgpt.errors import ConfigError
+
+if TYPE_CHECKING:
+    from spectralgpt.checkpoints import LoadedModel
+    from spectralgpt.data.formats import ImageFormat
+
+__all__ = [
+    "add_device",
+    "add_image_options",
+    "add_output",
+    "counting",
+    "format_of",
+    "load_on_device",
+    "prepare_output",
+]
+
+
+def add_output(parser: ArgumentParser) -> None:
+    """Add --output and --overwrite."""
+    parser.add_argument(
+        "--output", type=Path, required=True, help="folder for what is made"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace results in the output folder"
+    )
+
+
+def add_device(parser: ArgumentParser) -> None:
+    """Add --device and --batch_size."""
+    parser.add_argument(
+        "--device",
+        type=str,
+        default="auto",
+        help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps",
+    )
+    parser.add_argument(
+        "--batch_size", type=int, default=32, help="images the model takes at once"
+    )
+
+
+def add_image_options(parser: ArgumentParser) -> None:
+    """Add the inputs, and what may be stated about them."""
+    parser.add_argument(
+        "inputs", type=Path, nargs="+", help="image files, or folders of them"
+    )
+    parser.add_argument(
+        "--sensor",
+        type=str | None,
+        default=None,
+        help="sensor of the images; without it the files say, or it is the model's",
+    )
+    parser.add_argument(
+        "--bands",
+        type=tuple[str, ...] | None,
+        default=None,
+        help="band names of the files' layers in order, such as [B02,B03]; without "
+        "it the files say",
+    )
+    parser.add_argument(
+        "--unit",
+        type=Literal["auto", "digital-numbers", "reflectance"],
+        default="auto",
+        help="unit of the numbers in the files",
+    )
+    parser.add_argument(
+        "--offset",
+        type=float | Literal["auto"],
+        default="auto",
+        help="added to digital numbers before scaling; auto: files or sensor say",
+    )
+    parser.add_argument(
+        "--quantification",
+        type=float | Literal["auto"],
+        default="auto",
+        help="digital numbers per unit of reflectance; auto: the files or sensor say",
+    )
+    parser.add_argument(
+        "--fit",
+        type=Literal["auto", "resize", "windows"],
+        default="auto",
+        help="how a file becomes images: resize (one), windows (that cover it), auto "
+        "(one if it is at most 1.5 windows a side)",
+    )
+    parser.add_argument(
+        "--strict", action="store_true", help="stop at the first file that is bad"
+    )
+
+
+def format_of(args: Namespace) -> "ImageFormat":
+    """Return what the options state about the images."""
+    from spectralgpt.data.formats import ImageFormat
+
+    return ImageFormat(
+        args.sensor, args.bands, args.unit, args.offset, args.quantification
+    )
+
+
+def load_on_device(name: str, device: str) -> "LoadedModel":
+    """Load a model and move it to a device.
+
+    Raises:
+        ConfigError: there is no such device.
+    """
+    from spectralgpt.checkpoints import load_model
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    loaded = load_model(name)
+    try:
+        loaded.model.to(torch.device(device))
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"device {device!r} cannot be used: {reason}") from error
+    return loaded
+
+
+def prepare_output(folder: Path, name: str, overwrite: bool) -> None:
+    """Make the folder.
+
+    Raises:
+        ConfigError: the result is there already.
+    """
+    if (folder / name).exists() and not overwrite:
+        raise ConfigError(f"{folder / name} is there already: pass --overwrite.")
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def counting(
+    console: Console, what: str, total: int
+) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar; yields what is to be called with the number done."""
+    from rich.progress import Progress
+
+    with Progress(console=console, disable=not console.is_terminal) as bar:
+        task: Any = bar.add_task(what, total=total)
+        yield lambda done: bar.update(task, advance=done)

@@ -1,0 +1,52 @@
+"""Tables of results on the terminal."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from spectralgpt.scenes.inputs import Failure
+
+__all__ = ["print_comparison", "print_failures", "print_test_scores"]
+
+_MOST_FAILURES = 10
+
+
+def print_test_scores(folder: Path, console: Console) -> None:
+    """Print the scores of metrics.json with their intervals."""
+    found = _read(folder)
+    table = Table("score", "value", "95 % interval", title=f"{found['images']} images")
+    for name, value in found["test"].items():
+        interval = found["intervals"][name]
+        between = f"{interval['low']:.4f} to {interval['high']:.4f}"
+        table.add_row(name.replace("_", " "), f"{value:.4f}", between)
+    console.print(table)
+
+
+def print_comparison(folder: Path, console: Console) -> None:
+    """Print mean and standard deviation over seeds of each kind of features."""
+    found = _read(folder)
+    kinds = found["features"]
+    metrics = list(next(iter(kinds.values())))
+    title = f"{found['method']}, {found['seeds']} seeds"
+    table = Table("features", *(m.replace("_", " ") for m in metrics), title=title)
+    for kind, row in kinds.items():
+        cells = [f"{row[m]['mean']:.4f} ± {row[m]['std']:.4f}" for m in metrics]
+        table.add_row(kind, *cells)
+    console.print(table)
+
+
+def print_failures(failures: list[Failure], console: Console) -> None:
+    """Print one line a file that could not be used, and how many there are."""
+    for failure in failures[:_MOST_FAILURES]:
+        console.print(f"skipped: {failure.reason}", markup=False, soft_wrap=True)
+    if failures:
+        console.print(f"{len(failures)} files were skipped.")
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    text = (folder / "metrics.json").read_text(encoding="utf-8")
+    values: dict[str, Any] = json.loads(text)
+    return values

@@ -1,0 +1,86 @@
+"""EuroSAT, all 13 bands: TorchGeo's download and split lists, our pixel reader.
+
+The files carry no band names and keep B8A last. The order is written down here once, so
+that bands go by name from then on: dropping B10 by index would drop B11 instead.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from spectralgpt.data.chips import SINGLE_LABEL, SPLITS, Chip, LabelledSet
+from spectralgpt.data.formats import ImageFormat
+from spectralgpt.data.label_files import read_folder
+from spectralgpt.errors import DatasetNotFoundError
+
+__all__ = ["FILE_BANDS", "SENSOR", "read_eurosat"]
+
+SENSOR = "sentinel-2-l1c"
+FILE_BANDS = (
+    *("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08"),
+    *("B09", "B10", "B11", "B12", "B8A"),
+)
+_FORMAT = ImageFormat(
+    sensor=SENSOR,
+    bands=FILE_BANDS,
+    unit="digital-numbers",
+    offset=0.0,  # The archive is older than processing baseline 04.00.
+    quantification=10_000.0,
+)
+
+
+def read_eurosat(
+    root: Path, lists: Literal["random", "spatial"] = "random", download: bool = False
+) -> LabelledSet:
+    """Read EuroSAT with its published split, or a folder of its classes without one.
+
+    Args:
+        root: folder of TorchGeo's layout (`ds/images/...` and the split lists), or one
+            with the class folders directly in it.
+        lists: published split: `random` (Neumann et al. 2019) or `spatial` (by
+            longitude).
+        download: fetch the archive (2 GB) and check its sums if it is not at root.
+
+    Raises:
+        DatasetNotFoundError: it is not there and may not be downloaded.
+
+    Source: Helber et al. 2019; band order verified on files (the ninth band's values
+        are those of water vapour, the last one's follow B08).
+    """
+    archive = _archive_class(lists)
+    if not download and not _has_archive(root, archive):
+        if not (root.is_dir() and any(path.is_dir() for path in root.iterdir())):
+            raise DatasetNotFoundError(
+                f"EuroSAT is not at {root}. Set data.download true, or put the folders "
+                "of its classes there."
+            )
+        return read_folder(root, image_format=_FORMAT)
+    chips: list[Chip] = []
+    names: tuple[str, ...] = ()
+    for split in SPLITS:
+        listed = archive(root=str(root), split=split, download=download, checksum=True)
+        names = tuple(listed.classes)
+        chips += [
+            Chip(
+                _FORMAT.describe(Path(path)),
+                (label,),
+                split,
+            )
+            for path, label in listed.samples
+        ]
+    return LabelledSet(tuple(chips), names, SINGLE_LABEL, f"EuroSAT at {root}")
+
+
+def _archive_class(lists: str) -> Any:
+    from torchgeo.datasets import EuroSAT, EuroSATSpatial
+
+    return EuroSATSpatial if lists == "spatial" else EuroSAT
+
+
+def _has_archive(root: Path, archive: Any) -> bool:
+    has_images = (root / archive.base_dir).is_dir() or (
+        root / archive.filename
+    ).is_file()
+    has_lists = all(
+        (root / name).is_file() for name in archive.split_filenames.values()
+    )
+    return has_images and has_lists

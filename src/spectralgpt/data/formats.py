@@ -1,0 +1,51 @@
+"""How the images of a data set are read, where their files do not say."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from spectralgpt.errors import ConfigError
+from spectralgpt.rasters import RasterItem, describe_raster
+
+__all__ = ["ImageFormat"]
+
+
+@dataclass(frozen=True)
+class ImageFormat:
+    """What is stated about all images of a data set; None and auto ask the files.
+
+    Args:
+        sensor: sensor of the images, such as sentinel-2-l2a.
+        bands: names of the layers in the order of the files.
+        unit: `digital-numbers`, `reflectance` or `auto`.
+        offset: added to digital numbers before scaling, or `auto`.
+        quantification: digital numbers per unit of reflectance, or `auto`.
+        assumed_sensor: sensor of files that do not say theirs, where `sensor` is None;
+            commands that have a model put its sensor here.
+    """
+
+    sensor: str | None = None
+    bands: tuple[str, ...] | None = None
+    unit: str = "auto"
+    offset: float | Literal["auto"] = "auto"
+    quantification: float | Literal["auto"] = "auto"
+    assumed_sensor: str | None = None
+
+    def describe(self, path: Path) -> RasterItem:
+        """Describe one image; see `spectralgpt.rasters.describe_raster`."""
+        try:
+            return self._describe(path, self.sensor)
+        except ConfigError:
+            if self.sensor is not None or self.assumed_sensor is None:
+                raise
+        return self._describe(path, self.assumed_sensor)
+
+    def _describe(self, path: Path, sensor: str | None) -> RasterItem:
+        return describe_raster(
+            path,
+            sensor=sensor,
+            bands=self.bands,
+            unit=self.unit,
+            offset=self.offset,
+            quantification=self.quantification,
+        )

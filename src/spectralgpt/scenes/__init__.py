@@ -1,0 +1,1 @@
+"""Whole scenes: windows that cover them, and what a model says of each part."""

@@ -1,0 +1,104 @@
+"""Files and folders that a user hands in, one after the other, bad ones counted."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from spectralgpt.data.formats import ImageFormat
+from spectralgpt.data.listings import list_candidates
+from spectralgpt.errors import DataError, RasterError, SpectralGPTError
+from spectralgpt.preprocessing import Preprocessing
+from spectralgpt.rasters import RasterItem
+from spectralgpt.sensors import load_sensor
+
+__all__ = ["Failure", "describe_input", "for_each_input", "list_inputs"]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An input that could not be used, and why, in one line."""
+
+    path: Path
+    reason: str
+
+
+def list_inputs(
+    paths: Sequence[Path], sensor: str | None, preprocessing: Preprocessing | None
+) -> list[Path]:
+    """List the images: files as they are, all rasters below folders.
+
+    A folder with one file a band is one image. A path that does not exist is kept, so
+    that it is counted among the failures.
+
+    Args:
+        paths: files and folders.
+        sensor: whose band names tell folders of band files; None takes the model's.
+        preprocessing: the model's contract.
+
+    Raises:
+        DataError: nothing is named, or the folders hold no rasters.
+    """
+    if sensor is None and preprocessing is not None:
+        sensor = preprocessing.sensor
+    known = None if sensor is None else load_sensor(sensor)
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            candidates = list_candidates(path, "auto", None, (), None, None, known)
+            found += [candidate.path for candidate in candidates]
+        else:
+            found.append(path)
+    if not found:
+        raise DataError(
+            f"There are no rasters in {', '.join(map(str, paths)) or 'no input'}."
+        )
+    return list(dict.fromkeys(found))
+
+
+def describe_input(
+    path: Path, image_format: ImageFormat, preprocessing: Preprocessing
+) -> RasterItem:
+    """Describe a file; one that does not say its sensor is taken to be the model's."""
+    if not path.exists():
+        raise RasterError(f"{path} does not exist.")
+    assumed = replace(image_format, assumed_sensor=preprocessing.sensor)
+    return assumed.describe(path)
+
+
+def for_each_input(
+    paths: Sequence[Path],
+    work: Callable[[Path], None],
+    *,
+    strict: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> list[Failure]:
+    """Do something with every file; a bad one is noted and does not stop the others.
+
+    Args:
+        paths: the files.
+        work: what to do; its errors of ours are caught.
+        strict: stop at the first error instead.
+        progress: called with 1 after each file.
+
+    Returns:
+        The failures.
+
+    Raises:
+        DataError: all files failed.
+    """
+    failures = []
+    for path in paths:
+        try:
+            work(path)
+        except SpectralGPTError as error:
+            if strict:
+                raise
+            failures.append(Failure(path, " ".join(str(error).split())))
+        if progress is not None:
+            progress(1)
+    if len(failures) == len(paths):
+        raise DataError(
+            f"None of the {len(paths)} images could be used; the first: "
+            f"{failures[0].reason}"
+        )
+    return failures

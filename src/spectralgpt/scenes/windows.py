@@ -1,0 +1,126 @@
+"""Cover scenes with windows, and read them as a model takes them."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from spectralgpt.errors import ConfigError, DataError, ShapeError
+from spectralgpt.preprocessing import Preprocessing
+from spectralgpt.rasters import RasterItem, Window, read_raster
+from spectralgpt.sensors import Band
+
+__all__ = [
+    "Fit",
+    "check_size",
+    "choose_bands",
+    "cover",
+    "cover_axis",
+    "prepared_windows",
+]
+
+Fit = Literal["auto", "resize", "windows"]
+# A file that is not much larger than a window is more likely a chip than a scene.
+_CHIP_SLACK = 1.5
+
+
+def cover_axis(length: int, size: int, stride: int) -> list[int]:
+    """Return the first pixels of windows that cover an axis.
+
+    Windows lie `stride` apart; the last one ends with the axis. A window that is longer
+    than the axis starts at 0.
+
+    Raises:
+        ConfigError: a window or stride below 1, or gaps between windows.
+    """
+    if length < 1 or size < 1 or not 1 <= stride <= size:
+        raise ConfigError(
+            f"Windows of {size} px every {stride} px do not cover {length} px: use "
+            "a stride of 1 px to one window."
+        )
+    last = max(0, length - size)
+    return [*range(0, last, stride), last]
+
+
+def cover(height: int, width: int, size: int, stride: int) -> list[Window]:
+    """Cover a scene with square windows, cut off where the scene is smaller."""
+    return [
+        Window(row, column, min(size, height), min(size, width))
+        for row in cover_axis(height, size, stride)
+        for column in cover_axis(width, size, stride)
+    ]
+
+
+def choose_bands(preprocessing: Preprocessing, item: RasterItem) -> tuple[Band, ...]:
+    """Return the item's bands that are the model's, in the model's order.
+
+    Raises:
+        BandError: one is missing; it is named.
+    """
+    return tuple(item.bands[i] for i in preprocessing.match(item.bands))
+
+
+def check_size(item: RasterItem, bands: tuple[Band, ...], patch_size: int) -> None:
+    """Refuse images that are smaller than a token.
+
+    Raises:
+        ShapeError: it is.
+    """
+    height, width = item.shape(bands)
+    if min(height, width) < patch_size:
+        raise ShapeError(
+            f"{item.name} is {height} x {width} px, smaller than a token of "
+            f"{patch_size} x {patch_size} px. Use larger images."
+        )
+
+
+def prepared_windows(
+    item: RasterItem,
+    preprocessing: Preprocessing,
+    *,
+    fit: Fit = "auto",
+    window_px: int | None = None,
+    batch_size: int = 16,
+) -> Iterator[tuple[list[Window], Tensor]]:
+    """Read a file as one image, or the windows that cover it, ready for the model.
+
+    Args:
+        item: the file.
+        preprocessing: the model's contract.
+        fit: `resize` takes the whole file as one image, `windows` cuts it, `auto` takes
+            files of up to 1.5 windows a side as one image and cuts larger ones.
+        window_px: side of a window, px of the file; None takes the model's image size.
+        batch_size: windows read at once.
+
+    Yields:
+        Windows and their images (B, C, H, W). Windows without a valid pixel are left
+        out.
+
+    Raises:
+        DataError: there is no valid pixel at all.
+    """
+    size = preprocessing.image_size
+    bands = choose_bands(preprocessing, item)
+    height, width = item.shape(bands)
+    side = window_px or size
+    as_one = fit == "resize" or (
+        fit == "auto" and max(height, width) <= _CHIP_SLACK * side
+    )
+    windows = (
+        [Window(0, 0, height, width)] if as_one else cover(height, width, side, side)
+    )
+    found = 0
+    for begin in range(0, len(windows), batch_size):
+        part = windows[begin : begin + batch_size]
+        read = [
+            read_raster(item, bands, None if as_one else at, out_size=(size, size))
+            for at in part
+        ]
+        kept = [i for i, raster in enumerate(read) if raster.valid.any()]
+        if kept:
+            found += len(kept)
+            images = [torch.from_numpy(preprocessing.prepare(read[i])[0]) for i in kept]
+            yield [part[i] for i in kept], torch.stack(images)
+    if not found:
+        raise DataError(f"{item.name} has no valid pixel in any window: leave it out.")

@@ -1,0 +1,171 @@
+from dataclasses import replace
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import pytest
+import torch
+
+from spectralgpt.checkpoints import LoadedModel
+from spectralgpt.data.formats import ImageFormat
+from spectralgpt.errors import BandError, DataError, ShapeError
+from spectralgpt.rasters import read_raster
+from spectralgpt.rasters.footprints import footprint_lonlat
+from spectralgpt.scenes.embedding import embed_scene, embed_windows
+from spectralgpt.scenes.runs import embed_files
+from tests.tiny import tiny_contract, tiny_model
+from tests.toy import BANDS, SENSOR, chip_pixels, write_chip
+
+FORMAT = ImageFormat(SENSOR, offset=0.0)
+
+
+def scene(path: Path, size: int = 80, kind: str = "forest", **options: object) -> Path:
+    pixels = chip_pixels(kind, size, np.random.default_rng(0))
+    return write_chip(path, pixels, **options)  # type: ignore[arg-type]
+
+
+def loaded() -> LoadedModel:
+    return LoadedModel(tiny_model().encoder.eval(), tiny_contract())
+
+
+def test_cells_cover_the_scene_and_keep_its_place(tmp_path: Path) -> None:
+    item = FORMAT.describe(scene(tmp_path / "a.tif", size=84))
+    found = embed_scene(tiny_model().encoder, tiny_contract(), item)
+    assert found.values.shape == (11, 11, 48)
+    assert np.isfinite(found.values).all()
+    transform = found.grid.transform
+    assert transform is not None
+    assert (transform.c, transform.f) == (500_000.0, 4_600_000.0)
+    assert (transform.a, transform.e) == (80.0, -80.0)
+
+
+def test_without_overlap_cells_are_the_windows_tokens(tmp_path: Path) -> None:
+    item = FORMAT.describe(scene(tmp_path / "a.tif", size=64))
+    encoder, contract = tiny_model().encoder.eval(), tiny_contract()
+    found = embed_scene(encoder, contract, item, overlap=0.0).values
+    raster = read_raster(item, contract.bands)
+    part = replace(
+        raster, pixels=raster.pixels[:, 32:, :32], valid=raster.valid[:, 32:, :32]
+    )
+    image = torch.from_numpy(contract.prepare(part)[0])
+    with torch.no_grad():
+        expected = encoder(image[None]).mean(dim=1)[0].numpy()
+    np.testing.assert_allclose(found[4:, :4], expected, atol=1e-5)
+
+
+def test_overlap_lowers_the_seam_between_windows(tmp_path: Path) -> None:
+    item = FORMAT.describe(scene(tmp_path / "a.tif", size=96))
+    encoder, contract = tiny_model().encoder, tiny_contract()
+
+    def seam(overlap: float) -> float:
+        values = embed_scene(encoder, contract, item, overlap=overlap).values
+        steps = np.linalg.norm(np.diff(values, axis=0), axis=-1).mean(axis=1)
+        border = [3, 7]
+        return float(steps[border].mean() / np.delete(steps, border).mean())
+
+    assert seam(0.5) < seam(0.0)
+
+
+def test_a_hole_is_marked_and_does_not_spread(tmp_path: Path) -> None:
+    pixels = chip_pixels("field", 64, np.random.default_rng(0))
+    for numbers in pixels.values():
+        numbers[:16, :16] = 0
+    item = FORMAT.describe(write_chip(tmp_path / "a.tif", pixels))
+    found = embed_scene(tiny_model().encoder, tiny_contract(), item)
+    assert found.valid[:2, :2].max() == 0
+    assert found.valid[3:, 3:].min() == 1
+    assert np.isfinite(found.values).all()
+
+
+def test_band_order_does_not_change_a_bit(tmp_path: Path) -> None:
+    encoder, contract = tiny_model().encoder, tiny_contract()
+    first, second = (
+        embed_scene(encoder, contract, FORMAT.describe(path)).values
+        for path in (
+            scene(tmp_path / "a.tif"),
+            scene(tmp_path / "b.tif", order=BANDS[::-1]),
+        )
+    )
+    assert np.array_equal(first, second)
+
+
+def test_missing_band_and_small_scene_are_refused(tmp_path: Path) -> None:
+    encoder, contract = tiny_model().encoder, tiny_contract()
+    lacking = [band for band in BANDS if band != "B11"]
+    item = FORMAT.describe(scene(tmp_path / "a.tif", order=lacking))
+    with pytest.raises(BandError, match="B11"):
+        embed_scene(encoder, contract, item)
+    small = FORMAT.describe(scene(tmp_path / "b.tif", size=7))
+    with pytest.raises(ShapeError, match=r"7 x 7 px, smaller than a token of 8 x 8"):
+        list(embed_windows(encoder, contract, small))
+
+
+def test_small_files_are_one_image_and_large_ones_are_windows(tmp_path: Path) -> None:
+    encoder, contract = tiny_model().encoder, tiny_contract()
+
+    def count(size: int, fit: str) -> int:
+        item = FORMAT.describe(scene(tmp_path / f"{size}.tif", size=size))
+        windows = embed_windows(encoder, contract, item, fit=fit)  # type: ignore
+        return len(list(windows))
+
+    assert count(16, "auto") == count(48, "auto") == 1
+    assert count(80, "auto") == 9
+    assert count(80, "resize") == 1
+    assert count(40, "windows") == 4
+
+
+def test_geoparquet_has_the_right_places(tmp_path: Path) -> None:
+    paths = [
+        scene(tmp_path / "a.tif", size=32, origin=(500_000.0, 4_600_000.0)),
+        scene(tmp_path / "b.tif", size=32, origin=(600_000.0, 4_700_000.0)),
+    ]
+    made = embed_files(loaded(), paths, tmp_path / "out", image_format=FORMAT)
+    frame = geopandas.read_parquet(made.path)
+    assert frame.crs.to_epsg() == 4326
+    assert frame["path"].tolist() == [str(path) for path in paths]
+    assert np.stack(frame["embedding"]).shape == (2, 48)
+    utm = frame.geometry.to_crs(32632)
+    origins = ((500_000, 4_600_000), (600_000, 4_700_000))
+    for polygon, (x, y) in zip(utm, origins, strict=True):
+        np.testing.assert_allclose(polygon.bounds, (x, y - 320, x + 320, y), atol=0.01)
+    centres = geopandas.points_from_xy(
+        frame["longitude"], frame["latitude"], crs=4326
+    ).to_crs(32632)
+    np.testing.assert_allclose(
+        (centres.x[0], centres.y[0]), (500_160, 4_599_840), atol=0.01
+    )
+    assert frame["bands"][0].split(",") == list(tiny_contract().band_names)
+
+
+def test_npz_of_tokens_has_a_row_a_cell(tmp_path: Path) -> None:
+    path = scene(tmp_path / "a.tif", size=44)
+    made = embed_files(
+        loaded(),
+        [path],
+        tmp_path,
+        image_format=FORMAT,
+        table_format="npz",
+        level="token",
+    )
+    with np.load(made.path) as arrays:
+        assert arrays["embedding"].shape == (36, 48)
+        assert arrays["footprint"].shape == (36, 4, 2)
+        assert (arrays["row"][-1], arrays["height"][-1]) == (40, 4)
+        corner = footprint_lonlat(FORMAT.describe(path).grid())
+        assert corner is not None
+        np.testing.assert_allclose(arrays["footprint"][0, 0], corner[0])
+
+
+def test_bad_files_are_counted_and_only_all_bad_is_an_error(tmp_path: Path) -> None:
+    good = scene(tmp_path / "a.tif", size=32)
+    corrupt = tmp_path / "b.tif"
+    corrupt.write_bytes(good.read_bytes()[:500])
+    absent = tmp_path / "c.tif"
+    made = embed_files(
+        loaded(), [corrupt, good, absent], tmp_path / "out", image_format=FORMAT
+    )
+    assert made.rows == 1
+    assert [failure.path for failure in made.failures] == [corrupt, absent]
+    assert all("\n" not in failure.reason for failure in made.failures)
+    with pytest.raises(DataError, match="None of the 1 images could be used"):
+        embed_files(loaded(), [absent], tmp_path / "out2", image_format=FORMAT)
