@@ -18,8 +18,9 @@ from spectralgpt.cli.main import main
 from spectralgpt.errors import ConfigError
 from spectralgpt.models.mae import MaskedAutoencoder
 from spectralgpt.recipes import find_recipe, list_recipes
+from spectralgpt.training.configuration import read_config
 from spectralgpt.training.logs import read_metrics
-from spectralgpt.training.pretrain_config import PretrainConfig, read_config
+from spectralgpt.training.pretrain_config import PretrainConfig
 
 SCENE = Path(spectralgpt.__file__).parent / "demo_data" / "scene"
 SMALL = {
@@ -79,7 +80,7 @@ def losses(root: Path) -> list[tuple[str, str]]:
 
 
 def parse(*options: str) -> PretrainConfig:
-    from spectralgpt.training.pretrain_config import build_config
+    from spectralgpt.training.configuration import build_config
 
     parser = ArgumentParser(exit_on_error=False)
     command.add_arguments(parser)

@@ -15,6 +15,7 @@ from spectralgpt.models.heads import ClassificationModel
 from spectralgpt.recipes import find_recipe
 from spectralgpt.tasks.classification import RegularizationConfig
 from spectralgpt.training.comparison import PRETRAINED, compare_features
+from spectralgpt.training.configuration import read_config
 from spectralgpt.training.finetuning import (
     FinetuneConfig,
     build_classifier,
@@ -24,7 +25,6 @@ from spectralgpt.training.finetuning import (
 from spectralgpt.training.fit import TrainerConfig
 from spectralgpt.training.logs import read_metrics
 from spectralgpt.training.optim import OptimizerConfig
-from spectralgpt.training.pretrain_config import read_config
 from spectralgpt.training.scoring import score_classifier
 from tests.tiny import tiny_contract, tiny_model
 from tests.toy import CLASSES, SENSOR, write_archive

@@ -67,7 +67,7 @@ def run(args: Namespace) -> Path:
     from spectralgpt.cli.images import load_on_device, prepare_output
     from spectralgpt.cli.results import print_comparison, print_test_scores
     from spectralgpt.data.labelled import LabelledDataConfig
-    from spectralgpt.training.pretrain_config import build_config
+    from spectralgpt.training.configuration import build_config
 
     console = Console(stderr=True)
     prepare_output(args.output, "metrics.json", args.overwrite)

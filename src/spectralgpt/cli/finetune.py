@@ -4,13 +4,12 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from spectralgpt.cli.options import ConfigFile
+from spectralgpt.cli.options import RUN_OPTIONS, add_run_options
 
 __all__ = ["HELP", "add_arguments", "run"]
 
 HELP = "Train a pretrained encoder for a task, from labels."
 _TASK = "classification"
-_RUN_OPTIONS = ("config", "output", "overwrite", "resume")
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -26,13 +25,13 @@ def run(args: Namespace) -> Path:
     from rich.console import Console
 
     from spectralgpt.cli.results import print_test_scores
+    from spectralgpt.training.configuration import build_config
     from spectralgpt.training.finetuning import FinetuneConfig, finetune
     from spectralgpt.training.fit import is_first_process
-    from spectralgpt.training.pretrain_config import build_config
     from spectralgpt.training.progress import ProgressDisplay
 
     options = args[_TASK]
-    values = {k: v for k, v in options.as_dict().items() if k not in _RUN_OPTIONS}
+    values = {k: v for k, v in options.as_dict().items() if k not in RUN_OPTIONS}
     console = Console(stderr=True)
     folder = finetune(
         build_config(values, FinetuneConfig, "the command line"),
@@ -56,21 +55,6 @@ def _classification_parser() -> ArgumentParser:
         description="Fine-tune a classifier: the best weights on val are kept, test is "
         "scored once.",
     )
-    parser.add_argument(
-        "--config",
-        action=ConfigFile,
-        help="YAML file or name of a recipe (see spectralgpt recipes)",
-    )
-    parser.add_argument(
-        "--output", type=Path, required=True, help="folder that gets all of the run"
-    )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace a run in the output folder"
-    )
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="go on from the last checkpoint in the output folder, if there is one",
-    )
+    add_run_options(parser)
     parser.add_class_arguments(FinetuneConfig, as_group=False)
     return parser

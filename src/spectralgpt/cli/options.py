@@ -1,6 +1,7 @@
 """Options that several commands share."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import (  # type: ignore[attr-defined]
@@ -12,7 +13,10 @@ from jsonargparse import (  # type: ignore[attr-defined]
 from spectralgpt.recipes import find_recipe
 from spectralgpt.yaml_files import check_keys, read_mapping
 
-__all__ = ["ConfigFile"]
+__all__ = ["RUN_OPTIONS", "ConfigFile", "add_run_options"]
+
+# Options of a run that are no part of its configuration.
+RUN_OPTIONS = ("config", "output", "overwrite", "resume", "debug", "verbose")
 
 
 class ConfigFile(ActionConfigFile):
@@ -44,3 +48,23 @@ def _check_tree(
     for name, value in values.items():
         if isinstance(value, Mapping) and isinstance(known[name], Mapping):
             _check_tree(value, known[name], f"{where}, {name}")
+
+
+def add_run_options(parser: ArgumentParser) -> None:
+    """Add --config, --output, --overwrite and --resume."""
+    parser.add_argument(
+        "--config",
+        action=ConfigFile,
+        help="YAML file or name of a recipe (see spectralgpt recipes)",
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, help="folder that gets all of the run"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a run in the output folder"
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on from the last checkpoint in the output folder, if there is one",
+    )

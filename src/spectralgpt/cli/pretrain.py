@@ -4,32 +4,15 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from spectralgpt.cli.options import ConfigFile
+from spectralgpt.cli.options import RUN_OPTIONS, add_run_options
 from spectralgpt.training.pretrain_config import PretrainConfig
 
 HELP = "Pretrain a masked autoencoder on unlabelled imagery."
 
-_RUN_OPTIONS = ("config", "output", "overwrite", "resume", "debug", "verbose")
-
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.add_argument(
-        "--config",
-        action=ConfigFile,
-        help="YAML file or name of a recipe (see spectralgpt recipes)",
-    )
-    parser.add_argument(
-        "--output", type=Path, required=True, help="folder that gets all of the run"
-    )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace a run in the output folder"
-    )
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="go on from the last checkpoint in the output folder, if there is one",
-    )
+    add_run_options(parser)
     parser.add_class_arguments(PretrainConfig, as_group=False)
 
 
@@ -37,12 +20,12 @@ def run(args: Namespace) -> Path:
     """Train; returns the folder of the run."""
     from rich.console import Console
 
+    from spectralgpt.training.configuration import build_config
     from spectralgpt.training.fit import is_first_process
-    from spectralgpt.training.pretrain_config import build_config
     from spectralgpt.training.pretraining import pretrain
     from spectralgpt.training.progress import ProgressDisplay
 
-    values = {k: v for k, v in args.as_dict().items() if k not in _RUN_OPTIONS}
+    values = {k: v for k, v in args.as_dict().items() if k not in RUN_OPTIONS}
     made = pretrain(
         build_config(values, PretrainConfig, "the command line"),
         args.output,

@@ -1,9 +1,8 @@
 """The configuration of a pretraining run, one YAML file as a tree of dataclasses."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_type_hints
+from typing import Any, Literal
 
 from spectralgpt.data.crops import CropConfig
 from spectralgpt.errors import ConfigError
@@ -11,7 +10,6 @@ from spectralgpt.models.masking import MaskStyle
 from spectralgpt.preprocessing import Scaling
 from spectralgpt.training.fit import TrainerConfig
 from spectralgpt.training.optim import OptimizerConfig
-from spectralgpt.yaml_files import check_keys, read_mapping
 
 __all__ = [
     "DataConfig",
@@ -19,11 +17,7 @@ __all__ = [
     "ModelConfig",
     "PretrainConfig",
     "ReportConfig",
-    "build_config",
-    "read_config",
 ]
-
-Config = TypeVar("Config")
 
 
 @dataclass(frozen=True)
@@ -177,42 +171,3 @@ class PretrainConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
     seed: int = 0
-
-
-def read_config(path: Path, kind: type[Config]) -> Config:
-    """Read a configuration file strictly.
-
-    Raises:
-        ConfigError: an unknown key, named with the nearest known one, or a bad value.
-    """
-    return build_config(read_mapping(path), kind, str(path))
-
-
-def build_config(values: Mapping[str, Any], kind: type[Config], where: str) -> Config:
-    """Build a tree of configuration dataclasses from nested plain values.
-
-    Args:
-        values: fields by name; those left out keep their defaults.
-        kind: the dataclass.
-        where: file or option prefix, for messages.
-
-    Raises:
-        ConfigError: an unknown key, or a value that the dataclass refuses.
-    """
-    hints: dict[str, Any] = get_type_hints(kind)
-    check_keys(values, where, optional=tuple(hints))
-    made: dict[str, Any] = {}
-    for name, value in values.items():
-        hint = hints[name]
-        if isinstance(hint, type) and is_dataclass(hint) and isinstance(value, Mapping):
-            made[name] = build_config(value, hint, f"{where}, {name}")
-        elif isinstance(value, list):
-            made[name] = tuple(value)
-        elif hint is Path:
-            made[name] = Path(value)
-        else:
-            made[name] = value
-    try:
-        return kind(**made)
-    except TypeError as error:
-        raise ConfigError(f"{where}: a value has the wrong type: {error}.") from error

@@ -1,0 +1,1 @@
+"""The demonstration: pretrain, rebuild, compare and map, on imagery in the package."""

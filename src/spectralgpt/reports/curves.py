@@ -1,0 +1,134 @@
+"""Training curves from a run's metrics file."""
+
+import csv
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spectralgpt.errors import DataError, DatasetNotFoundError
+from spectralgpt.reports.style import CATEGORY_COLOURS, new_figure, tidy
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["Series", "plot_curves", "read_metrics"]
+
+# Steps and values of one column, without the rows where it is empty.
+Series = tuple[list[int], list[float]]
+
+_AXIS_COLUMNS = ("step", "epoch")
+_SPLITS = ("train", "val", "test")
+_COLUMNS = 2
+# On a linear axis a range this wide hides the later, smaller values.
+_LOG_RANGE = 4.0
+_SMOOTHED_POINTS = 60
+
+
+def read_metrics(path: Path) -> dict[str, Series]:
+    """Read the columns of a metrics file, each with the steps where it has a value.
+
+    Args:
+        path: `metrics.csv` of a run: step, epoch and named values; cells may be empty.
+
+    Raises:
+        DatasetNotFoundError: there is no such file.
+        DataError: a cell is not a number, or there is no `step` column.
+    """
+    if not path.is_file():
+        raise DatasetNotFoundError(f"{path} does not exist: name a run's metrics.csv.")
+    series: dict[str, Series] = defaultdict(lambda: ([], []))
+    with path.open(newline="", encoding="utf-8") as stream:
+        for line, row in enumerate(csv.DictReader(stream), start=2):
+            try:
+                step = int(float(row["step"]))
+                numbers = {name: float(text) for name, text in row.items() if text}
+            except (KeyError, TypeError, ValueError) as error:
+                raise DataError(
+                    f"{path}, line {line}: found {row}; every row needs a step and "
+                    "numbers."
+                ) from error
+            for name, value in numbers.items():
+                if name not in _AXIS_COLUMNS:
+                    series[name][0].append(step)
+                    series[name][1].append(value)
+    return dict(series)
+
+
+def plot_curves(
+    metrics: Path | Mapping[str, Series], names: Sequence[str] | None = None
+) -> "Figure":
+    """Draw each metric in its own panel, training and validation together.
+
+    Columns NAME (or `train_NAME`) and `val_NAME` share the panel NAME.
+
+    Args:
+        metrics: a metrics file, or what `read_metrics` gave.
+        names: the panels to draw, without the split; None draws all.
+
+    Raises:
+        DataError: there is nothing to draw.
+    """
+    series = read_metrics(metrics) if isinstance(metrics, Path) else metrics
+    panels: dict[str, dict[str, Series]] = defaultdict(dict)
+    for column, values in series.items():
+        split, name = _split_name(column)
+        if names is None or name in names:
+            panels[name][split] = values
+    if not panels:
+        raise DataError(
+            f"no metrics to draw (wanted {names or 'any'}, found {sorted(series)})."
+        )
+    order = [name for name in names or panels if name in panels]
+    rows = math.ceil(len(order) / _COLUMNS)
+    columns = min(_COLUMNS, len(order))
+    figure = new_figure(4.6 * columns, 3.0 * rows)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes, name in zip(grid.flat, order, strict=False):
+        _draw_panel(axes, name, panels[name])
+    for axes in list(grid.flat)[len(order) :]:
+        axes.set_visible(False)
+    return figure
+
+
+def _split_name(column: str) -> tuple[str, str]:
+    for split in _SPLITS:
+        if column.startswith(f"{split}_"):
+            return split, column.removeprefix(f"{split}_")
+    return _SPLITS[0], column
+
+
+def _draw_panel(axes: "Axes", name: str, by_split: Mapping[str, Series]) -> None:
+    drawn = [value for _, values in by_split.values() for value in values]
+    for number, split in enumerate(sorted(by_split, key=_SPLITS.index)):
+        steps, values = by_split[split]
+        colour = CATEGORY_COLOURS[number]
+        many = len(values) > _SMOOTHED_POINTS
+        marker = "" if many else "o"
+        if many:
+            axes.plot(steps, values, color=colour, linewidth=0.6, alpha=0.3)
+            values = _smooth(values)
+        label = {"train": "training", "val": "validation"}.get(split, split)
+        axes.plot(
+            steps, values, color=colour, label=label, marker=marker, markersize=3.5
+        )
+    finite = [value for value in drawn if math.isfinite(value)]
+    is_positive = bool(finite) and min(finite) > 0
+    if is_positive and max(finite) / min(finite) > _LOG_RANGE:
+        axes.set_yscale("log")
+    axes.set_title(name.replace("_", " "), loc="left", fontsize=11)
+    axes.set_xlabel("optimizer step")
+    tidy(axes)
+    if set(by_split) != {_SPLITS[0]}:
+        axes.legend(frameon=False, fontsize=9)
+
+
+def _smooth(values: Sequence[float]) -> list[float]:
+    """Return a centred moving average over a thirtieth of the curve."""
+    reach = max(1, len(values) // _SMOOTHED_POINTS)
+    windows = (
+        values[max(0, at - reach) : at + reach + 1] for at, _ in enumerate(values)
+    )
+    return [sum(window) / len(window) for window in windows]

@@ -1,0 +1,69 @@
+"""Colours and figures that all reports share.
+
+Figures are built with matplotlib's object interface, which keeps no global state.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "CATEGORY_COLOURS",
+    "ERROR_COLOURS",
+    "category_colours",
+    "hide_ticks",
+    "new_figure",
+    "tidy",
+]
+
+# Told apart by people with any kind of colour vision.
+# Source: Okabe & Ito 2008, Color Universal Design, https://jfly.uni-koeln.de/color/
+CATEGORY_COLOURS = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#CC79A7",
+    "#56B4E9",
+    "#D55E00",
+    "#F0E442",
+    "#000000",
+)
+ERROR_COLOURS = "cividis"
+
+
+def new_figure(width_in: float, height_in: float) -> "Figure":
+    """Return an empty figure of this size in inches, drawn by Agg."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width_in, height_in), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def category_colours(count: int) -> Sequence[Any]:
+    """Return `count` different colours, the safest first."""
+    if count <= len(CATEGORY_COLOURS):
+        return CATEGORY_COLOURS[:count]
+    from matplotlib import colormaps
+
+    wheel = colormaps["turbo"]
+    return [wheel(index / (count - 1)) for index in range(count)]
+
+
+def tidy(axes: "Axes") -> None:
+    """Take away the frame's upper and right side and draw a light grid."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(visible=True, color="#d8dcdf", linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def hide_ticks(axes: "Axes") -> None:
+    """Take away ticks and frame, as for a picture."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(False)

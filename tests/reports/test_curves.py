@@ -1,0 +1,61 @@
+"""Curves come from metrics.csv as runs write it."""
+
+from pathlib import Path
+
+import pytest
+
+from spectralgpt.errors import DataError, DatasetNotFoundError
+from spectralgpt.reports.curves import plot_curves, read_metrics
+
+METRICS = """step,epoch,loss,lr,val_loss
+1,0.5,2.0,0.1,
+2,1.0,1.0,0.2,
+2,1.0,,,1.5
+"""
+
+
+def write(folder: Path, text: str = METRICS) -> Path:
+    path = folder / "metrics.csv"
+    path.write_text(text)
+    return path
+
+
+def test_empty_cells_are_left_out(tmp_path: Path) -> None:
+    assert read_metrics(write(tmp_path)) == {
+        "loss": ([1, 2], [2.0, 1.0]),
+        "lr": ([1, 2], [0.1, 0.2]),
+        "val_loss": ([2], [1.5]),
+    }
+
+
+def test_training_and_validation_share_a_panel(tmp_path: Path) -> None:
+    figure = plot_curves(write(tmp_path))
+    by_title = {axes.get_title(loc="left"): axes for axes in figure.axes}
+    assert set(by_title) == {"loss", "lr"}
+    drawn = {
+        line.get_label(): list(line.get_ydata()) for line in by_title["loss"].lines
+    }
+    assert drawn == {"training": [2.0, 1.0], "validation": [1.5]}
+    assert by_title["loss"].get_xlabel() == "optimizer step"
+
+
+def test_wide_ranges_get_a_log_scale_and_narrow_ones_do_not(tmp_path: Path) -> None:
+    rows = "\n".join(f"{step},0,{10.0 / step},{1 + step / 10}" for step in range(1, 9))
+    figure = plot_curves(write(tmp_path, f"step,epoch,loss,lr\n{rows}\n"))
+    scales = {axes.get_title(loc="left"): axes.get_yscale() for axes in figure.axes}
+    assert scales == {"loss": "log", "lr": "linear"}
+
+
+def test_chosen_panels_come_in_the_order_asked(tmp_path: Path) -> None:
+    figure = plot_curves(write(tmp_path), ["lr", "loss", "absent"])
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles == ["lr", "loss"]
+
+
+def test_files_that_are_no_metrics_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DatasetNotFoundError, match="does not exist"):
+        read_metrics(tmp_path / "metrics.csv")
+    with pytest.raises(DataError, match="line 2"):
+        read_metrics(write(tmp_path, "step,loss\n1,high\n"))
+    with pytest.raises(DataError, match="no metrics to draw"):
+        plot_curves(write(tmp_path), ["absent"])
