@@ -8,6 +8,7 @@ from spectralgpt.models.positions import (
     group_wavelengths,
     resize_spatial,
     resize_spectral,
+    sine_cosine,
 )
 from spectralgpt.models.tokens import TokenGrid
 
@@ -77,3 +78,18 @@ def test_bands_in_doubt_are_refused() -> None:
         SeparablePositions(grid, 8)(grid, NM)
     with pytest.raises(ShapeError, match="2 wavelengths for images of 6"):
         SeparablePositions(grid, 8, NM)(grid, (443, 490))
+
+
+@pytest.mark.parametrize("dim", [8, 7, 2, 1])
+def test_sine_cosine_has_the_width_asked_for(dim: int) -> None:
+    assert sine_cosine(torch.arange(5), dim).shape == (5, dim)
+
+
+def test_tables_start_with_neighbours_alike() -> None:
+    table = SeparablePositions(TokenGrid(12, 64, 64), 64).spatial[0].detach()
+    distance = torch.cdist(table, table)
+    middle = 3 * 8 + 3
+    beside, below, far = middle + 1, middle + 8, 7 * 8 + 7
+    assert distance[middle, beside] < distance[middle, far]
+    torch.testing.assert_close(distance[middle, beside], distance[middle, below])
+    assert (distance + torch.eye(64) * 9).min() > 0.1

@@ -12,6 +12,7 @@ from spectralgpt.models.transformer import NORM_EPS, build_blocks, initialise_li
 __all__ = ["ReconstructionDecoder"]
 
 _MASK_TOKEN_STD = 0.02
+_PREDICTION_STD = 0.02
 
 
 class ReconstructionDecoder(nn.Module):
@@ -45,6 +46,8 @@ class ReconstructionDecoder(nn.Module):
         nn.init.normal_(self.mask_token, std=_MASK_TOKEN_STD)
         initialise_linear(self.embedding)
         initialise_linear(self.prediction)
+        # Pixels lie in 0..1: predictions of Xavier's size would cost the first steps.
+        nn.init.trunc_normal_(self.prediction.weight, std=_PREDICTION_STD)
 
     def forward(
         self,

@@ -19,9 +19,11 @@ __all__ = [
     "group_wavelengths",
     "resize_spatial",
     "resize_spectral",
+    "sine_cosine",
 ]
 
-_INIT_STD = 0.02
+# As Vaswani et al. 2017, arXiv:1706.03762, but for tens of patches, not for text.
+_LONGEST_PERIOD = 100.0
 _SAME_WAVELENGTH_NM = 1e-3
 
 
@@ -94,6 +96,26 @@ def resize_spectral(
     return low * (1 - share) + high * share
 
 
+def sine_cosine(places: Tensor, dim: int) -> Tensor:
+    """Encode places on a line by sines and cosines of falling frequency.
+
+    Learnable tables start from these: from noise, a short run does not find out which
+    tokens are neighbours.
+
+    Args:
+        places: (M,), such as patch rows.
+        dim: width of the code; an odd last value is 0.
+
+    Returns:
+        (M, dim).
+    """
+    half = dim // 2
+    steps = torch.arange(half, dtype=torch.float32) / max(1, half)
+    angles = places[:, None] * _LONGEST_PERIOD**-steps
+    code = torch.cat([angles.sin(), angles.cos()], dim=1)
+    return F.pad(code, (0, dim - 2 * half))
+
+
 class _Positions(nn.Module):
     """What both kinds of table share: the grid and bands they were learned on."""
 
@@ -151,8 +173,16 @@ class SeparablePositions(_Positions):
         super().__init__(grid, wavelengths_nm)
         self.spatial = nn.Parameter(torch.empty(1, grid.positions, embed_dim))
         self.spectral = nn.Parameter(torch.empty(1, grid.groups, embed_dim))
-        nn.init.trunc_normal_(self.spatial, std=_INIT_STD)
-        nn.init.trunc_normal_(self.spectral, std=_INIT_STD)
+        rows, columns = torch.meshgrid(
+            torch.arange(grid.rows), torch.arange(grid.columns), indexing="ij"
+        )
+        half = embed_dim // 2
+        by_row = sine_cosine(rows.flatten(), half)
+        by_column = sine_cosine(columns.flatten(), embed_dim - half)
+        by_group = sine_cosine(torch.arange(grid.groups), embed_dim)
+        with torch.no_grad():
+            self.spatial.copy_(torch.cat([by_row, by_column], dim=1))
+            self.spectral.copy_(by_group)
 
     def forward(
         self, grid: TokenGrid, wavelengths_nm: Sequence[float] | None = None

@@ -88,7 +88,9 @@ class ProgressDisplay(Callback):
             self._last_line = now
             total = int(trainer.estimated_stepping_batches)
             left = (total - step) * pl_module.effective_batch / max(self._speed, 1e-9)
-            self.console.print(f"step {step}/{total} {facts} {left:.0f} s left")
+            line = f"step {step}/{total} {facts} {left:.0f} s left"
+            # Not wrapped: whoever reads a log reads one line a time.
+            self.console.print(line, soft_wrap=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the bar."""
