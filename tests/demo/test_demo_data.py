@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from spectralgpt.data.sources import find_items, read_source
-from spectralgpt.rasters import read_raster
+from spectralgpt.rasters import describe_raster, read_raster
 
 FOLDER = Path(str(files("spectralgpt"))) / "demo_data"
 LARGEST_BYTES = 6_000_000
@@ -95,11 +95,20 @@ def test_numbers_become_plausible_reflectance() -> None:
 
 
 def test_patches_keep_their_labels_and_lack_the_cirrus_band() -> None:
-    items = find_items([read_source(FOLDER / "bigearthnet.yaml")], FOLDER)
-    assert len(items) == 6
-    for item in items:
+    folders = [path for path in (FOLDER / "bigearthnet").iterdir() if path.is_dir()]
+    assert len(folders) == 6
+    for folder in folders:
+        item = describe_raster(folder)
+        assert item.sensor.name == "sentinel-2-l2a"
         assert item.shape() == (120, 120)
+        assert item.offset == 0
         assert "B10" not in item.files
-        folder = item.files["B02"].path.parent
         [labels] = folder.glob("*_labels_metadata.json")
         assert json.loads(labels.read_text())["labels"]
+
+
+def test_the_snowy_patch_is_not_trained_on() -> None:
+    items = find_items([read_source(FOLDER / "bigearthnet.yaml")], FOLDER)
+    assert len(items) == 5
+    for item in items:
+        assert read_raster(item).pixels.mean() < 0.5

@@ -10,7 +10,7 @@ from spectralgpt.cli.main import main
 from spectralgpt.errors import ConfigError
 from tests.demo.test_imagery import write_image
 
-SECONDS = 0.02  # Minutes of pretraining: the least number of epochs.
+MINUTES = 0.02  # So little that the least number of epochs is run.
 
 
 def check_page(page: str) -> None:
@@ -25,14 +25,15 @@ def test_demo_runs_from_shipped_imagery_to_report(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "demo"
-    assert main(["demo", "--output", str(output), "--minutes", str(SECONDS)]) == 0
+    assert main(["demo", "--output", str(output), "--minutes", str(MINUTES)]) == 0
     printed = capsys.readouterr()
     report = output / "report.html"
     assert printed.out.splitlines()[-1] == str(report)
     assert all(f"[{number}/6]" in printed.err for number in range(1, 7))
     page = report.read_text()
     check_page(page)
-    assert page.count("<figure>") == 9
+    # Scene, curves, three crops, spectra, embeddings, clusters, confusion, classes.
+    assert page.count("<figure>") == 10
     for title in ("Pretraining", "Clusters", "Are the embeddings any good?"):
         assert f"{title}</h2>" in page
     assert "mean and range over 5 seeds" in page
@@ -51,7 +52,7 @@ def test_demo_runs_on_own_imagery_and_says_that_labels_lack(tmp_path: Path) -> N
     for number in range(12):
         write_image(folder / f"{number}.tif", "landsat-8-9-l2", names, 72)
     arguments = ["demo", "--output", str(tmp_path / "out"), "--data", str(folder)]
-    arguments += ["--sensor", "landsat-8-9-l2", "--minutes", str(SECONDS)]
+    arguments += ["--sensor", "landsat-8-9-l2", "--minutes", str(MINUTES)]
     assert main(arguments) == 0
     page = (tmp_path / "out" / "report.html").read_text()
     check_page(page)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser
 
 from spectralgpt import __version__
 from spectralgpt.errors import SpectralGPTError
@@ -78,7 +78,10 @@ def _overview() -> str:
 def _run(name: str, words: list[str]) -> int:
     module = import_module(_PREFIX + name)
     parser = ArgumentParser(
-        prog=f"spectralgpt {name}", description=module.HELP, default_env=False
+        prog=f"spectralgpt {name}",
+        description=module.HELP,
+        default_env=False,
+        exit_on_error=False,
     )
     parser.add_argument(
         "--debug", action="store_true", help="show the traceback of an error"
@@ -93,6 +96,11 @@ def _run(name: str, words: list[str]) -> int:
         level = logging.INFO if args.verbose else logging.WARNING
         logging.basicConfig(level=level, format="%(levelname)s: %(message)s")
         made = module.run(args)
+    except ArgumentError as error:
+        # Without the usage, which is longer than the screen.
+        reason = " ".join(str(error).split())
+        print(f"error: {reason} (see spectralgpt {name} --help)", file=sys.stderr)
+        return _USAGE_ERROR
     except (SpectralGPTError, OSError) as error:
         if "--debug" in words:
             raise

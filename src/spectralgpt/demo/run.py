@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from spectralgpt.checkpoints import load_model
 from spectralgpt.demo.clusters import find_clusters
 from spectralgpt.demo.findings import Findings
-from spectralgpt.demo.imagery import own_imagery, read_pixels, shipped_imagery
+from spectralgpt.demo.imagery import Imagery, own_imagery, read_pixels, shipped_imagery
 from spectralgpt.demo.labels import read_labels
 from spectralgpt.demo.probing import (
     Compared,
@@ -19,9 +19,16 @@ from spectralgpt.demo.probing import (
 )
 from spectralgpt.demo.rebuild import rebuild_held_out
 from spectralgpt.demo.story import write_demo_report
-from spectralgpt.demo.training import demo_config, fit_to_time, run_pretraining
+from spectralgpt.demo.training import (
+    demo_config,
+    fit_to_time,
+    measure_speed,
+    run_pretraining,
+    using_threads,
+)
 from spectralgpt.errors import CheckpointError, ConfigError
 from spectralgpt.tasks.baselines import random_encoder
+from spectralgpt.training.pretrain_config import PretrainConfig
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback
@@ -77,9 +84,22 @@ def run_demo(
     on_step(0, str(data) if data else "ships with the package")
     imagery = shipped_imagery() if data is None else own_imagery(data, sensor)
     config = demo_config(imagery, output, seed)
-    config = fit_to_time(config, imagery, minutes)
-    on_step(1, f"{config.trainer.epochs} epochs, about {minutes:g} min")
-    run = run_pretraining(config, output / "pretraining", callbacks)
+    speed = measure_speed(config, imagery)
+    config = fit_to_time(config, speed.seconds, minutes)
+    with using_threads(speed.threads):
+        on_step(1, f"{config.trainer.epochs} epochs, about {minutes:g} min")
+        run = run_pretraining(config, output / "pretraining", callbacks)
+        return _examine(output, imagery, config, run, on_step)
+
+
+def _examine(
+    output: Path,
+    imagery: Imagery,
+    config: PretrainConfig,
+    run: Path,
+    on_step: Callable[[int, str], None],
+) -> Path:
+    """Look at what the pretrained model does, and report it."""
     loaded = load_model(run)
     contract = loaded.preprocessing
     if contract is None:
@@ -89,7 +109,7 @@ def run_demo(
     on_step(3, imagery.title)
     encoder = loaded.encoder
     cells = embed_cells(encoder, contract, imagery, _MAP_OVERLAP)
-    untrained = random_encoder(encoder, seed)
+    untrained = random_encoder(encoder, config.seed)
     random_cells = embed_cells(untrained, contract, imagery, _MAP_OVERLAP)
     pixels = read_pixels(imagery, contract)
     spectra = mean_spectra(pixels, encoder.patch_size)
@@ -99,7 +119,7 @@ def run_demo(
     on_step(4, f"{_RANDOM_SEEDS} seeds" if labels else "left out: there are no labels")
     compared: tuple[Compared, ...] = ()
     if labels is not None:
-        seeds = range(seed, seed + _RANDOM_SEEDS)
+        seeds = range(config.seed, config.seed + _RANDOM_SEEDS)
         compared = compare(encoder, contract, imagery, labels, pixels, seeds)
     on_step(5, str(output / "report.html"))
     findings = Findings(
@@ -112,7 +132,7 @@ def run_demo(
         pixels=pixels,
         cells=cells,
         random_cells=random_cells,
-        clusters=find_clusters(cells, spectra, contract.bands, labels, seed),
+        clusters=find_clusters(cells, spectra, contract.bands, labels, config.seed),
         labels=labels,
         compared=compared,
         classes=None if labels is None else map_classes(labels, cells),

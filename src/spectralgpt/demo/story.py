@@ -75,8 +75,9 @@ def _imagery_section(found: Findings) -> Section:
     text = (
         "Farmland, forest, tidal marsh, a lagoon and a barrier beach on the coast of "
         "Virginia: a cloud-free Sentinel-2 scene of 2015 or 2016, 12 of its 13 bands "
-        "(the cirrus band sees no ground). Six patches of BigEarthNet from four "
-        "European countries are trained on too. Everything ships with the package; "
+        "(the cirrus band sees no ground). Five patches of BigEarthNet from four "
+        "European countries are trained on too; a sixth, under snow, is left out. "
+        "Everything ships with the package; "
         "contains modified Copernicus Sentinel data 2015/2016 and 2017/2018.\n\n"
         "The strip between the dashed lines is held out: training never draws a crop "
         "from it. Only the range that pixels are scaled by was measured with it."
