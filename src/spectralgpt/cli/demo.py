@@ -33,7 +33,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="sensor of your imagery, if its files do not tell (see spectralgpt info)",
     )
     parser.add_argument(
-        "--minutes", type=float, default=2.5, help="time for pretraining, minutes"
+        "--minutes", type=float, default=3.0, help="time for pretraining, minutes"
     )
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of all that is random"

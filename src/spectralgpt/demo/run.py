@@ -53,7 +53,7 @@ def run_demo(
     *,
     data: Path | None = None,
     sensor: str | None = None,
-    minutes: float = 2.5,
+    minutes: float = 3.0,
     seed: int = 0,
     callbacks: Sequence["Callback"] = (),
     on_step: Callable[[int, str], None] = lambda number, note: None,
