@@ -22,6 +22,7 @@ COMMANDS = {
     "finetune": "train a pretrained encoder for a task, from labels",
     "evaluate": "measure a model: fine-tuned, linear probe or nearest neighbours",
     "embed": "write embeddings of images to GeoParquet or npz",
+    "reconstruct": "show what a pretrained model rebuilds of an image",
     "predict": "classify images with a fine-tuned model",
     "convert": "convert between our checkpoints and the published format",
     "info": "say what a checkpoint, an image or a sensor is",
