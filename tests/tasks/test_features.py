@@ -85,14 +85,15 @@ def test_unusable_features_are_refused() -> None:
         predict_knn(one, one, k=0)
 
 
-def test_encoder_features_are_the_mean_of_normed_tokens(
+def test_encoder_features_are_the_means_of_each_band_groups_normed_tokens(
     dataset: LabelledDataset,
 ) -> None:
     encoder = tiny_model().encoder
     features = extract_features(encoder, dataset, batch_size=5)
     image = dataset[7]["image"]
     with torch.no_grad():
-        expected = encoder.eval()(image[None]).mean(dim=(1, 2, 3))[0]
+        tokens = encoder.eval()(image[None])[0]  # (G, Hp, Wp, D)
+    expected = torch.cat([group.mean(dim=(0, 1)) for group in tokens])
     np.testing.assert_allclose(features.values[7], expected.numpy(), atol=1e-5)
     assert torch.equal(features.targets, dataset.labelled.targets())
 

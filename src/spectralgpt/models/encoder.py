@@ -175,3 +175,13 @@ class SpectralEncoder(nn.Module):
     ) -> Tensor:
         """Return one embedding an image: the mean of its normalised tokens, (B, D)."""
         return self(images, wavelengths).flatten(1, 3).mean(dim=1)
+
+    @torch.no_grad()
+    def pooled_by_group(
+        self, images: Tensor, wavelengths: Sequence[float] | Tensor | None = None
+    ) -> Tensor:
+        """Return the mean of each band group's tokens, side by side: (B, G * D).
+
+        It keeps apart what a mean over all tokens mixes: the parts of the spectrum.
+        """
+        return self(images, wavelengths).mean(dim=(2, 3)).flatten(1)  # (B, G * D)

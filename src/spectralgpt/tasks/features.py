@@ -81,7 +81,7 @@ def extract_features(
     num_workers: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Features:
-    """Encode every image to the mean of its normalised tokens.
+    """Encode every image to the means of its normalised tokens, one a band group.
 
     Args:
         encoder: left in evaluation mode; its device is used.
@@ -95,7 +95,7 @@ def extract_features(
     rows = []
     with torch.inference_mode():
         for images in prepared_batches(dataset, batch_size, num_workers):
-            rows.append(encoder.pooled(images.to(device)).float().cpu())
+            rows.append(encoder.pooled_by_group(images.to(device)).float().cpu())
             if progress is not None:
                 progress(len(images))
     values = torch.cat(rows).numpy()
