@@ -11,7 +11,7 @@ from spectralgpt.data.formats import ImageFormat
 from spectralgpt.errors import BandError, DataError, ShapeError
 from spectralgpt.rasters import read_raster
 from spectralgpt.rasters.footprints import footprint_lonlat
-from spectralgpt.scenes.embedding import embed_scene, embed_windows
+from spectralgpt.scenes.embedding import embed_scene, embed_windows, position_response
 from spectralgpt.scenes.runs import embed_files
 from tests.tiny import tiny_contract, tiny_model
 from tests.toy import BANDS, SENSOR, chip_pixels, write_chip
@@ -39,7 +39,9 @@ def test_cells_cover_the_scene_and_keep_its_place(tmp_path: Path) -> None:
     assert (transform.a, transform.e) == (80.0, -80.0)
 
 
-def test_without_overlap_cells_are_the_windows_tokens(tmp_path: Path) -> None:
+def test_without_overlap_cells_are_the_windows_tokens_less_their_place(
+    tmp_path: Path,
+) -> None:
     item = FORMAT.describe(scene(tmp_path / "a.tif", size=64))
     encoder, contract = tiny_model().encoder.eval(), tiny_contract()
     found = embed_scene(encoder, contract, item, overlap=0.0).values
@@ -50,6 +52,7 @@ def test_without_overlap_cells_are_the_windows_tokens(tmp_path: Path) -> None:
     image = torch.from_numpy(contract.prepare(part)[0])
     with torch.no_grad():
         expected = encoder(image[None]).mean(dim=1)[0].numpy()
+    expected = expected - position_response(encoder, 32)
     np.testing.assert_allclose(found[4:, :4], expected, atol=1e-5)
 
 
@@ -169,3 +172,15 @@ def test_bad_files_are_counted_and_only_all_bad_is_an_error(tmp_path: Path) -> N
     assert all("\n" not in failure.reason for failure in made.failures)
     with pytest.raises(DataError, match="None of the 1 images could be used"):
         embed_files(loaded(), [absent], tmp_path / "out2", image_format=FORMAT)
+
+
+def test_place_in_the_window_hardly_shows_in_a_flat_scene() -> None:
+    encoder = tiny_model().encoder.eval()
+    flat = torch.full((1, 12, 32, 32), 0.4)
+    with torch.no_grad():
+        cells = encoder(flat).mean(dim=1)[0].numpy()
+    left = cells - position_response(encoder, 32)
+    assert left.std(axis=(0, 1)).mean() < 0.3 * cells.std(axis=(0, 1)).mean()
+    np.testing.assert_allclose(
+        position_response(encoder, 32).mean(axis=(0, 1)), 0, atol=1e-5
+    )

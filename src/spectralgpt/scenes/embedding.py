@@ -23,9 +23,10 @@ from spectralgpt.scenes.windows import (
 )
 from spectralgpt.sensors import Band
 
-__all__ = ["SceneEmbedding", "embed_scene", "embed_windows"]
+__all__ = ["SceneEmbedding", "embed_scene", "embed_windows", "position_response"]
 
 _EDGE_WEIGHT = 0.05
+_FLAT_LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _HALF = 0.5
 
 
@@ -61,7 +62,8 @@ def embed_scene(
 
     Windows of the model's image size overlap; each cell is the mean over the windows it
     is in, weighted towards their centres, and over the spectral groups, so that window
-    borders leave no seam. Beyond the scene's edge pixels are mirrored.
+    borders leave no seam; what only tells where in the window a cell lies is subtracted
+    (see `position_response`). Beyond the scene's edge pixels are mirrored.
 
     Args:
         encoder: its device is used.
@@ -89,17 +91,40 @@ def embed_scene(
         for column in cover_axis(columns * patch, size, stride)
     ]
     mosaic = _Mosaic(rows, columns, size // patch, encoder.embed_dim)
+    by_place = position_response(encoder, size)
     for begin in range(0, len(starts), batch_size):
         part = starts[begin : begin + batch_size]
         read = [_read_padded(item, bands, place, at, size) for at in part]
         prepared = [_prepare(preprocessing, raster) for raster in read]
         tokens = _encode(encoder, torch.stack([image for image, _ in prepared]))
         for at, cells, (_, valid) in zip(part, tokens, prepared, strict=True):
-            mosaic.add(at[0] // patch, at[1] // patch, cells, _cell_mean(valid, patch))
+            known = _cell_mean(valid, patch)
+            mosaic.add(at[0] // patch, at[1] // patch, cells - by_place, known)
         if progress is not None:
             progress(begin + len(part), len(starts))
     values, shares = mosaic.means()
     return SceneEmbedding(values, shares, coarsen(scene, place, patch), patch)
+
+
+def position_response(encoder: SpectralEncoder, size: int) -> NDArray[np.float32]:
+    """Return what cells hold for where they lie in a window, whatever it shows.
+
+    A map of embeddings would show it as stripes that repeat with the windows. It is the
+    mean response to flat images, less its own mean over the cells, and so depends on
+    the encoder alone.
+
+    Args:
+        encoder: its device is used.
+        size: side of a window, px.
+
+    Returns:
+        (Hp, Wp, D).
+    """
+    levels = torch.tensor(_FLAT_LEVELS).reshape(-1, 1, 1, 1)
+    cells = _encode(encoder, levels.expand(-1, encoder.num_bands, size, size))
+    response = cells.mean(axis=0)
+    centred: NDArray[np.float32] = response - response.mean(axis=(0, 1))
+    return centred
 
 
 def embed_windows(
