@@ -22,7 +22,7 @@ def draw(region, size, seed=0, **config):
     return draw_crop(0, region, size, CropConfig(**config), generator)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     height=st.integers(1, 3000),
     width=st.integers(1, 3000),
@@ -72,7 +72,7 @@ def test_flips_happen_half_of_the_time_if_asked():
     assert not any(crop.flip_columns for crop in off)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(height=st.integers(1, 300), width=st.integers(1, 300), size=st.integers(8, 128))
 def test_grid_crops_do_not_overlap_and_stay_inside(height, width, size):
     crops = grid_crops(0, Window(11, 5, height, width), size)
@@ -92,7 +92,7 @@ def test_grid_crops_do_not_overlap_and_stay_inside(height, width, size):
     assert len(cells) == len(crops)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     height=st.integers(100, 3000),
     width=st.integers(100, 3000),

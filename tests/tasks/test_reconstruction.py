@@ -67,7 +67,7 @@ def test_spectral_filling_carries_structure_over_from_a_neighbour_band() -> None
     assert errors["spectrum"] < 0.1 * errors["space"]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 1000),
     share=st.sampled_from([0.02, 0.1, 0.5]),

@@ -74,6 +74,16 @@ class Axis:
         """First source pixel needed and the one after the last."""
         return int(self.indices.min()), int(self.indices.max()) + 1
 
+    @property
+    def matrix(self) -> npt.NDArray[np.float32]:
+        """The same weights as a dense map (out, span) from source to output pixels."""
+        first, last = self.span
+        matrix = np.zeros((len(self.indices), last - first), dtype=np.float32)
+        at = np.arange(len(matrix))[:, None], self.indices - first
+        # Taps beyond the edge fall on the same pixel: add, do not assign.
+        np.add.at(matrix, at, self.weights)
+        return matrix
+
     def part(self, start: int, stop: int) -> "Axis":
         """The same for output pixels start..stop alone."""
         chosen = slice(start, stop)
@@ -120,10 +130,8 @@ def resample(
 def _weigh(
     pixels: npt.NDArray[np.float32], rows: Axis, columns: Axis
 ) -> npt.NDArray[np.float32]:
-    at_rows, at_columns = rows.indices - rows.span[0], columns.indices - columns.span[0]
-    tall = np.einsum("ot,cotw->cow", rows.weights, pixels[:, at_rows])
-    out = np.einsum("ot,chot->cho", columns.weights, tall[:, :, at_columns])
-    return np.asarray(out, dtype=np.float32)
+    tall = np.matmul(rows.matrix, pixels)  # (C, H, w)
+    return np.asarray(np.matmul(tall, columns.matrix.T), dtype=np.float32)
 
 
 def _cubic(distance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

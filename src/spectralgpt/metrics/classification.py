@@ -1,11 +1,10 @@
-"""Scores of single- and multi-label classification, with bootstrap intervals.
+"""Scores of single- and multi-label classification.
 
-The counting is torchmetrics'. This module only decides which scores are reported, over
-which classes, and how sure they are. It knows nothing of models or files.
+The counting is torchmetrics'. This module only decides which scores are reported, and
+over which classes.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,64 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spectralgpt.errors import DataError
+from spectralgpt.metrics.scores import ClassScore, Scores
 
-__all__ = [
-    "ClassScore",
-    "Interval",
-    "Scores",
-    "bootstrap_intervals",
-    "score_multi_label",
-    "score_single_label",
-]
-
-
-@dataclass(frozen=True)
-class ClassScore:
-    """How well one class was found.
-
-    Args:
-        name: class name.
-        support: images that truly have the class.
-        predicted: images for which the class was predicted.
-        precision: share of `predicted` that is right, 0..1; 0 where none was predicted.
-        recall: share of `support` that was found, 0..1; 0 where there is none.
-        f1: harmonic mean of precision and recall, 0..1.
-        average_precision: area under precision over recall, 0..1; NaN where the class
-            does not occur, and for single-label tasks.
-    """
-
-    name: str
-    support: int
-    predicted: int
-    precision: float
-    recall: float
-    f1: float
-    average_precision: float = float("nan")
-
-
-@dataclass(frozen=True)
-class Scores:
-    """The scores of one set of predictions.
-
-    Args:
-        summary: score name -> value, 0..1.
-        per_class: one entry a class, in the order of the class names.
-        confusion: (C, C) counts, rows are truth, columns are prediction; None for
-            multi-label tasks.
-    """
-
-    summary: dict[str, float]
-    per_class: tuple[ClassScore, ...]
-    confusion: NDArray[np.int64] | None = None
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A percentile interval of a score; `level` is its nominal coverage, 0..1."""
-
-    low: float
-    high: float
-    level: float
+__all__ = ["score_multi_label", "score_single_label"]
 
 
 def score_single_label(
@@ -154,41 +98,6 @@ def score_multi_label(
         "micro_f1": _micro_f1(predicted, truth),
     }
     return Scores(summary, per_class)
-
-
-def bootstrap_intervals(
-    scored: Callable[[Tensor], dict[str, float]],
-    num_images: int,
-    *,
-    resamples: int = 500,
-    level: float = 0.95,
-    generator: torch.Generator | None = None,
-) -> dict[str, Interval]:
-    """Percentile bootstrap over images.
-
-    Args:
-        scored: takes (N,) image indices with repetition, returns the scores.
-        num_images: N.
-        resamples: number of resampled test sets.
-        level: coverage of the interval, 0..1.
-        generator: source of randomness.
-
-    Source: Efron 1979, percentile method.
-    """
-    drawn: dict[str, list[float]] = {}
-    for _ in range(resamples):
-        indices = torch.randint(num_images, (num_images,), generator=generator)
-        for name, value in scored(indices).items():
-            drawn.setdefault(name, []).append(value)
-    tail = (1.0 - level) / 2
-    return {
-        name: Interval(
-            float(np.quantile(values, tail)),
-            float(np.quantile(values, 1 - tail)),
-            level,
-        )
-        for name, values in drawn.items()
-    }
 
 
 def _check(
