@@ -11,7 +11,7 @@ ROWS = [
     {"errors"},
     {"recipes", "yaml_files"},
     {"sensors"},
-    {"rasters"},
+    {"rasters", "scaling"},
     {"preprocessing", "models", "losses", "metrics"},
     {"data", "published"},
     {"checkpoints"},

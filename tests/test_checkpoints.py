@@ -17,10 +17,13 @@ from spectralgpt.checkpoints import (
 )
 from spectralgpt.errors import CheckpointError
 from spectralgpt.models.building import resize_model
+from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.models.heads import ClassificationModel
 from spectralgpt.models.mae import MaskedAutoencoder
+from spectralgpt.models.segmentation import ChangeModel, SegmentationModel
+from spectralgpt.published import load_published_state_dict, to_published
 from spectralgpt.sensors import load_sensor
-from tests.tiny import tiny_contract, tiny_model
+from tests.tiny import tiny_contract, tiny_encoder, tiny_model
 
 
 @pytest.fixture
@@ -64,6 +67,116 @@ def test_classifier_round_trip(tmp_path: Path) -> None:
     images = torch.rand(2, 12, 32, 32)
     assert torch.equal(loaded.model(images), model.eval()(images))
     assert loaded.extra["class_names"] == ["a", "b", "c", "d", "e"]
+
+
+@pytest.mark.parametrize("head", ["upernet", "fpn", "linear"])
+@pytest.mark.parametrize("kind", [SegmentationModel, ChangeModel])
+def test_maps_round_trip(
+    tmp_path: Path, kind: type[SegmentationModel], head: str
+) -> None:
+    model = kind(tiny_encoder(), 3, head).eval()  # type: ignore[arg-type]
+    loaded = load_model(save_model(tmp_path, model, tiny_contract(), {"a": 1}))
+    assert type(loaded.model) is kind
+    assert loaded.model.head_kind == head
+    assert loaded.preprocessing == tiny_contract()
+    images = torch.rand(2, 12, 32, 32)
+    if kind is ChangeModel:
+        images = torch.rand(2, 2, 12, 32, 32)
+    assert_same_weights(loaded.model, model)
+    torch.testing.assert_close(loaded.model(images), model(images))
+    larger = load_model(tmp_path, image_size=64)
+    assert larger.encoder.image_size == 64
+    assert torch.equal(load(tmp_path).norm.weight, model.encoder.norm.weight)
+
+
+def test_maps_of_other_sensors_load(tmp_path: Path) -> None:
+    save_model(tmp_path, SegmentationModel(tiny_encoder(), 3), tiny_contract())
+    bands = load_sensor("gaofen-2-pms").select()
+    loaded = load_model(tmp_path, bands=bands)
+    assert loaded.model.fusion.weight.shape == (1, 2)
+    assert loaded.model(torch.rand(1, len(bands), 32, 32)).shape == (1, 3, 32, 32)
+
+
+def test_head_that_does_not_fit_its_configuration_is_explained(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    save_model(tmp_path, SegmentationModel(tiny_encoder(), 3), tiny_contract())
+    path = tmp_path / "model.safetensors"
+    weights = load_file(path)
+    weights["head.classifier.weight"] = weights["head.classifier.weight"][:2]
+    config = (tmp_path / "config.json").read_text()
+    save_file(weights, path, {"config": config})
+    with pytest.raises(CheckpointError, match=r"does not fit.*head\.classifier"):
+        load(tmp_path)
+    save_file(weights, path, {"config": config.replace("upernet", "unet")})
+    with pytest.raises(CheckpointError, match="head 'unet' is unknown"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("kind", [SegmentationModel, ChangeModel])
+def test_published_maps_round_trip_bit_identically(
+    tmp_path: Path, kind: type[SegmentationModel]
+) -> None:
+    model = kind(tiny_encoder(), 5, apply_norm=False).eval()
+    first = save_published(tmp_path / "a.pth", model)
+    save_model(tmp_path / "ours", load_model(first).model)
+    ours = load_model(tmp_path / "ours").model
+    assert type(ours) is kind
+    assert_same_weights(ours, model)
+    second = save_published(tmp_path / "b.pth", ours)
+    a, b = (torch.load(path, weights_only=True)["model"] for path in (first, second))
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("kind", [SegmentationModel, ChangeModel])
+def test_published_contract_is_claimed_only_where_it_is_known(
+    tmp_path: Path, kind: type[SegmentationModel]
+) -> None:
+    # Published change detection took Sentinel-2 without B10, published land cover ten
+    # bands and two fillers.
+    model = kind(SpectralEncoder(32, 12, 8, 3, 48, 1, 4), 2, apply_norm=False)
+    loaded = load_model(save_published(tmp_path / "model.pth", model))
+    assert_same_weights(loaded.model, model)
+    assert (loaded.preprocessing is None) == (kind is SegmentationModel)
+    assert all(p.requires_grad for p in loaded.model.parameters())
+
+
+@pytest.mark.parametrize(
+    "settings", [{"head": "fpn", "apply_norm": False}, {"apply_norm": True}]
+)
+def test_maps_that_the_published_code_would_compute_otherwise_are_refused(
+    tmp_path: Path, settings: dict[str, bool]
+) -> None:
+    model = SegmentationModel(tiny_encoder(), 3, **settings)  # type: ignore[arg-type]
+    with pytest.raises(CheckpointError, match="would give other numbers"):
+        save_published(tmp_path / "model.pth", model)
+
+
+def test_published_weights_of_parallel_training_load(tmp_path: Path) -> None:
+    model = tiny_model()
+    state = to_published(model.state_dict(), 8, 3)
+    state = {f"module.{name}": value for name, value in state.items()}
+    loaded = tiny_model(seed=1)
+    load_published_state_dict(loaded, {"state_dict": state, "epoch": 3})
+    assert_same_weights(loaded, model)
+
+
+def test_published_shapes_are_checked_before_they_are_used(tmp_path: Path) -> None:
+    state = {"patch_embed.proj.weight": torch.zeros(768, 1, 3, 8, 8)}
+    state |= {
+        f"pos_embed_{kind}": torch.zeros(1, 4, 768) for kind in ("spatial", "temporal")
+    }
+    cases = {
+        "cls_seg.0.weight": (torch.zeros(13), r"cls_seg.0.weight has shape \(13,\)"),
+        "cls_token": (torch.zeros(1), "neither a decoder"),
+        "pos_embed_spatial": (torch.zeros(4), r"pos_embed_spatial has shape \(4,\)"),
+        "patch_embed.proj.weight": (torch.zeros(9), r"needs 5 axes"),
+    }
+    for key, (value, words) in cases.items():
+        torch.save({"model": state | {key: value}}, tmp_path / "model.pth")
+        with pytest.raises(CheckpointError, match=words):
+            load(tmp_path / "model.pth")
 
 
 def test_published_round_trip_is_bit_identical(tmp_path: Path) -> None:
@@ -122,8 +235,6 @@ def test_resizing_keeps_everything_else() -> None:
 
 
 def test_joint_tables_are_resized_too() -> None:
-    from spectralgpt.models.encoder import SpectralEncoder
-
     wavelengths = tiny_contract().wavelengths_nm
     encoder = SpectralEncoder(
         32, 12, 8, 3, 48, 1, 4, wavelengths, positions="joint"
@@ -200,8 +311,6 @@ def test_pickled_code_is_refused(
 
 def test_published_keys_are_strict() -> None:
     model = tiny_model()
-    from spectralgpt.published import load_published_state_dict, to_published
-
     state = to_published(model.state_dict(), 8, 3)
     state.pop("norm.weight")
     state["decoder_norm.bias"] = torch.zeros(7)
@@ -275,3 +384,50 @@ def test_hub_name_loads_what_was_downloaded(
         huggingface_hub, "hf_hub_download", lambda name, file: str(saved / file)
     )
     assert_same_weights(load_model("someone/model").model, tiny_model())
+
+
+def test_date_embedding_is_saved_and_survives_other_images(tmp_path: Path) -> None:
+    model = tiny_model()
+    model.add_date_embedding()
+    torch.nn.init.normal_(model.encoder.positions.dates.weight)
+    folder = save_model(tmp_path, model, tiny_contract())
+    assert json.loads((folder / "config.json").read_text())["model"]["date_embedding"]
+    assert_same_weights(load_model(folder).model, model)
+    larger = load_model(folder, image_size=48).encoder
+    assert torch.equal(
+        larger.positions.dates.weight, model.encoder.positions.dates.weight
+    )
+    encoder = spectralgpt.load(folder)
+    assert encoder.has_date_embedding
+    images, dates = torch.rand(1, 2, 12, 32, 32), torch.tensor([[18_000, 18_100]])
+    wanted = model.eval().encoder(images, dates=dates)
+    assert torch.equal(encoder(images, dates=dates), wanted)
+
+
+def test_checkpoint_from_before_dates_loads_and_takes_them_as_zeros(
+    saved: Path,
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    file = saved / "model.safetensors"
+    config = json.loads((saved / "config.json").read_text())
+    assert config["model"].pop("date_embedding") is False
+    weights = load_file(file)
+    save_file(weights, file, {"format": "pt", "config": json.dumps(config)})
+    model = load_model(saved).model
+    assert isinstance(model, MaskedAutoencoder)
+    assert not model.encoder.has_date_embedding
+    images, noise = torch.rand(2, 12, 32, 32), torch.rand(2, 64)
+    wanted = tiny_model().eval()(images, noise=noise)
+    model.add_date_embedding()
+    dates = torch.tensor([[18_000.0], [18_500.0]])
+    found = model(images[:, None], noise=noise, dates=dates)
+    assert torch.equal(found.loss, wanted.loss)
+    assert torch.equal(found.prediction, wanted.prediction)
+
+
+def test_date_embedding_has_no_published_format(tmp_path: Path) -> None:
+    model = tiny_model()
+    model.add_date_embedding()
+    with pytest.raises(CheckpointError, match=r"positions\.dates.*no place"):
+        save_published(tmp_path / "a.pth", model)

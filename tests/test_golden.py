@@ -13,6 +13,7 @@ from spectralgpt.losses import normalize_tokens, token_loss
 from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.models.heads import ClassificationModel
 from spectralgpt.models.mae import MaskedAutoencoder, MaskedAutoencoderOutput
+from spectralgpt.models.segmentation import ChangeModel, SegmentationModel
 from spectralgpt.models.sizes import build_autoencoder
 from spectralgpt.models.tokens import patchify
 from spectralgpt.preprocessing import scale_image_minmax, scale_two_std_uint8
@@ -159,12 +160,35 @@ def test_base_classifier_matches_published(shared: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "tags", "kind"),
+    [
+        ("segmentation", ("seg-x",), SegmentationModel),
+        ("change_detection", ("cd-x1", "cd-x2"), ChangeModel),
+    ],
+)
+def test_base_maps_match_published(
+    shared: Path, name: str, tags: tuple[str, ...], kind: type
+) -> None:
+    weights = formula_weights(read_keys(shared, f"base_keys_{name}.json"))
+    model = build_published_model({"model": weights}).eval()
+    assert type(model) is kind
+    images = torch.stack([formula_input(tag, (1, 12, 128, 128)) for tag in tags], 1)
+    with torch.no_grad():
+        logits = model(images if kind is ChangeModel else images[:, 0])
+    found = logits.log_softmax(dim=1) if kind is ChangeModel else logits
+    wanted = np.load(shared / "golden" / f"base_{name}.npz")["out"]
+    assert_close(found[:, :, ::2, ::2], wanted)
+
+
+@pytest.mark.parametrize(
     "name",
     [
         "base_keys_pretrain_96.json",
         "base_keys_pretrain_128.json",
         "base_keys_finetune_128.json",
         "base_keys_finetune_128_sep.json",
+        "base_keys_segmentation.json",
+        "base_keys_change_detection.json",
     ],
 )
 def test_published_keys_round_trip_bit_identically(shared: Path, name: str) -> None:

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -172,3 +173,31 @@ def test_wrong_contracts_are_explained() -> None:
         Preprocessing("s", bands, scaling="z-score", statistics=statistics)
     with pytest.raises(ConfigError, match="preprocessing lacks sensor"):
         Preprocessing.from_dict({})
+
+
+def two_sensors() -> Preprocessing:
+    statistics = BandStatistics(*({f"B{i}": v for i in range(1, 8)} for v in range(4)))
+    landsat = sensor_preprocessing(
+        "landsat-8-9-l2", image_size=64, scaling="z-score", statistics=statistics
+    )
+    return replace(tiny_contract(), others=(landsat,))
+
+
+def test_contract_of_several_sensors_survives_json() -> None:
+    contract = two_sensors()
+    found = Preprocessing.from_dict(json.loads(json.dumps(contract.to_dict())))
+    assert found == contract
+    assert found.sensors == ("sentinel-2-l1c", "landsat-8-9-l2")
+    assert "others" not in tiny_contract().to_dict()
+
+
+def test_contract_at_another_sensor_has_its_bands_and_scaling() -> None:
+    at_landsat = two_sensors().for_sensor("landsat-8-9-l2")
+    assert (at_landsat.scaling, at_landsat.image_size) == ("z-score", 64)
+    assert len(at_landsat.bands) == 7
+    assert at_landsat.sensors == ("landsat-8-9-l2", "sentinel-2-l1c")
+    assert at_landsat.for_sensor("sentinel-2-l1c") == two_sensors()
+    by_bands = two_sensors().for_images(bands=at_landsat.bands[:4])
+    assert by_bands.scaling == "z-score"
+    with pytest.raises(ConfigError, match="not trained on sensor 'enmap-l2a'"):
+        two_sensors().for_sensor("enmap-l2a")

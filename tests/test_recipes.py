@@ -1,24 +1,62 @@
 """The shipped recipes fit their configuration classes and the sensors they name."""
 
+from dataclasses import replace
+
 import pytest
 
+from spectralgpt.data.cubes import check_token_budget
 from spectralgpt.errors import ConfigError
 from spectralgpt.preprocessing import sensor_preprocessing
 from spectralgpt.recipes import describe_recipe, find_recipe, list_recipes
 from spectralgpt.training.configuration import read_config
+from spectralgpt.training.overrides import datasets_of, stages_of
 from spectralgpt.training.pretrain_config import PretrainConfig
 
 PRETRAINING = [name for name in list_recipes() if name.startswith(("pretrain", "demo"))]
+BANDS = {
+    "sentinel-2-l1c": 12,
+    "sentinel-2-l2a": 12,
+    "landsat-8-9-l2": 7,
+    "gaofen-2-pms": 4,
+    "enmap-l2a": 224,
+}
+
+
+def stages(name: str) -> list[PretrainConfig]:
+    config = read_config(find_recipe(name), PretrainConfig)
+    return [stage.config for stage in stages_of(config)] or [config]
 
 
 @pytest.mark.parametrize("name", PRETRAINING)
-def test_pretraining_recipe_names_twelve_bands_of_its_sensor(name: str) -> None:
-    config = read_config(find_recipe(name), PretrainConfig)
-    data = config.data
-    contract = sensor_preprocessing(data.sensor, data.bands, data.exclude_bands)
-    assert len(contract.bands) == 12
-    assert "B10" not in contract.band_names
-    assert config.optimizer.warmup_epochs < config.trainer.epochs
+def test_pretraining_recipe_names_the_bands_of_its_sensors(name: str) -> None:
+    for config in stages(name):
+        for each in datasets_of(config.data):
+            data = each.data
+            contract = sensor_preprocessing(data.sensor, data.bands, data.exclude_bands)
+            assert len(contract.bands) == BANDS[data.sensor]
+            assert contract.sensor == "enmap-l2a" or "B10" not in contract.band_names
+            contract = replace(contract, image_size=data.image_size)
+            check_token_budget(data.token_budget, contract)
+        assert config.optimizer.warmup_epochs < config.trainer.epochs
+
+
+def test_progressive_recipe_is_the_two_single_ones_in_turn() -> None:
+    names = ("pretrain_base_96", "pretrain_base_128")
+    for stage, name in zip(stages("pretrain_progressive"), names, strict=True):
+        (single,) = stages(name)
+        for part in ("model", "masking", "optimizer", "trainer"):
+            assert getattr(stage, part) == getattr(single, part)
+        for part in ("sensor", "exclude_bands", "image_size", "scaling", "crops"):
+            assert getattr(stage.data, part) == getattr(single.data, part)
+
+
+def test_sensors_recipe_adds_one_sensor_a_stage() -> None:
+    sensors = [
+        [each.data.sensor for each in datasets_of(config.data)]
+        for config in stages("pretrain_sensors")
+    ]
+    assert [len(found) for found in sensors] == [1, 2, 3, 4]
+    assert sensors[-1][0] == "enmap-l2a"
 
 
 @pytest.mark.parametrize("name", list_recipes())

@@ -2,6 +2,7 @@
 
 import torch
 
+from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.models.mae import MaskedAutoencoder
 from spectralgpt.preprocessing import Preprocessing, sensor_preprocessing
 
@@ -29,3 +30,8 @@ def tiny_model(image_size: int = 32, seed: int = 0) -> MaskedAutoencoder:
     torch.manual_seed(seed)
     wavelengths = tiny_contract().wavelengths_nm
     return MaskedAutoencoder(image_size, 12, wavelengths_nm=wavelengths, **TINY)
+
+
+def tiny_encoder(image_size: int = 32, seed: int = 0) -> SpectralEncoder:
+    """A seeded encoder of depth 2 on the bands of `tiny_contract`."""
+    return tiny_model(image_size, seed).encoder

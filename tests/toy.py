@@ -43,8 +43,9 @@ def write_chip(
     order: Sequence[str] = BANDS,
     origin: tuple[float, float] = (500_000.0, 4_600_000.0),
     describe: bool = True,
+    gsd_m: float = 10.0,
 ) -> Path:
-    """Write bands in any order, 10 m pixels in UTM zone 32 N."""
+    """Write bands in any order, in UTM zone 32 N."""
     path.parent.mkdir(parents=True, exist_ok=True)
     height, width = pixels[order[0]].shape
     with rasterio.open(
@@ -56,7 +57,7 @@ def write_chip(
         count=len(order),
         dtype="uint16",
         crs="EPSG:32632",
-        transform=Affine(10.0, 0.0, origin[0], 0.0, -10.0, origin[1]),
+        transform=Affine(gsd_m, 0.0, origin[0], 0.0, -gsd_m, origin[1]),
         nodata=0,
     ) as file:
         for index, band in enumerate(order, start=1):

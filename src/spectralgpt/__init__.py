@@ -13,13 +13,16 @@ if TYPE_CHECKING:
     from spectralgpt.models.encoder import SpectralEncoder
     from spectralgpt.models.heads import ClassificationModel
     from spectralgpt.models.mae import MaskedAutoencoder
+    from spectralgpt.models.segmentation import ChangeModel, SegmentationModel
     from spectralgpt.preprocessing import Preprocessing
     from spectralgpt.published import load_published_state_dict
 
 __all__ = [
+    "ChangeModel",
     "ClassificationModel",
     "MaskedAutoencoder",
     "Preprocessing",
+    "SegmentationModel",
     "SpectralEncoder",
     "load",
     "load_model",
@@ -28,9 +31,11 @@ __all__ = [
 ]
 
 _HOMES = {
+    "ChangeModel": "spectralgpt.models.segmentation",
     "ClassificationModel": "spectralgpt.models.heads",
     "MaskedAutoencoder": "spectralgpt.models.mae",
     "Preprocessing": "spectralgpt.preprocessing",
+    "SegmentationModel": "spectralgpt.models.segmentation",
     "SpectralEncoder": "spectralgpt.models.encoder",
     "load": "spectralgpt.checkpoints",
     "load_model": "spectralgpt.checkpoints",

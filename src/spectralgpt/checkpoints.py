@@ -10,7 +10,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 
 from spectralgpt import __version__
 from spectralgpt.errors import CheckpointError, ConfigError
+from spectralgpt.models.adapters import has_adapters
 from spectralgpt.models.building import (
     Model,
     build_model,
@@ -25,7 +26,7 @@ from spectralgpt.models.building import (
     resize_model,
 )
 from spectralgpt.models.encoder import SpectralEncoder
-from spectralgpt.models.heads import ClassificationModel
+from spectralgpt.models.segmentation import DenseModel, SegmentationModel
 from spectralgpt.models.sizes import SIZES, build_encoder
 from spectralgpt.preprocessing import Preprocessing, sensor_preprocessing
 from spectralgpt.published import (
@@ -37,6 +38,8 @@ from spectralgpt.published import (
 from spectralgpt.sensors import Band
 
 __all__ = [
+    "CONFIG_FILE",
+    "WEIGHTS_FILE",
     "LoadedModel",
     "load",
     "load_model",
@@ -117,7 +120,7 @@ def save_model(
 
     Args:
         folder: made if it is not there; files of the same name are replaced at once.
-        model: an autoencoder, encoder or classifier.
+        model: any of ours, without adapters; `merge_adapters` takes them out.
         preprocessing: the contract for its input.
         extra: anything JSON can hold, such as `class_names` and `task`.
 
@@ -125,10 +128,14 @@ def save_model(
         The folder.
 
     Raises:
-        CheckpointError: the files cannot be written.
+        CheckpointError: the files cannot be written, or the model has adapters.
     """
     from safetensors.torch import save_file
 
+    if has_adapters(model):
+        raise CheckpointError(
+            "the model has low-rank adapters: save merge_adapters(model), a plain one."
+        )
     folder = Path(folder)
     config = {
         "format": _FORMAT,
@@ -156,7 +163,7 @@ def save_published(path: Path, model: Model) -> Path:
 
     Args:
         path: the .pth file to make.
-        model: an autoencoder or classifier.
+        model: an autoencoder, classifier, or a model for maps with the published head.
 
     Raises:
         CheckpointError: the model has no published counterpart, or cannot be written.
@@ -166,12 +173,19 @@ def save_published(path: Path, model: Model) -> Path:
             "a bare encoder has no published format: convert an autoencoder or a "
             "classifier."
         )
+    if isinstance(model, DenseModel) and (
+        model.head_kind != "upernet" or model.apply_norm
+    ):
+        raise CheckpointError(
+            f"the model has head {model.head_kind!r} and apply_norm "
+            f"{model.apply_norm}: the published format knows only 'upernet' without "
+            "the encoder's final norm, and would give other numbers."
+        )
     encoder = model.encoder
     weights = to_published(
         model.state_dict(), encoder.patch_size, encoder.bands_per_token
     )
-    config = encoder.config if isinstance(model, ClassificationModel) else model.config
-    checkpoint = {"model": weights, PUBLISHED_CONFIG_KEY: config}
+    checkpoint = {"model": weights, PUBLISHED_CONFIG_KEY: model_config(model)}
     write_atomically(path, lambda temporary: torch.save(checkpoint, temporary))
     return path
 
@@ -185,6 +199,7 @@ def load_model(
     *,
     image_size: int | None = None,
     bands: Sequence[Band] | None = None,
+    sensor: str | None = None,
 ) -> LoadedModel:
     """Load a model and its contract.
 
@@ -195,11 +210,19 @@ def load_model(
         image_size: side in px for which the spatial tables are interpolated; None
             keeps them.
         bands: bands for which the spectral tables are interpolated; None keeps them.
+        sensor: one of the sensors that the weights were trained on: its bands, image
+            size and scaling; None takes the first.
 
     Raises:
+        ConfigError: the weights were not trained on this sensor.
         CheckpointError: nothing is found, or it cannot be used; says which and why.
     """
     loaded = _read(name_or_path)
+    if sensor is not None:
+        own = _contract_at(loaded, sensor, name_or_path)
+        bands = bands or own.bands
+        image_size = image_size or own.image_size
+        loaded = replace(loaded, preprocessing=own)
     if image_size is not None or bands is not None:
         wavelengths = None if bands is None else [band.wavelength_nm for band in bands]
         model = resize_model(loaded.model, image_size, wavelengths)
@@ -209,6 +232,14 @@ def load_model(
         loaded = LoadedModel(model, contract, loaded.extra)
     loaded.model.eval()
     return loaded
+
+
+def _contract_at(loaded: LoadedModel, sensor: str, name: str | Path) -> Preprocessing:
+    if loaded.preprocessing is None:
+        raise ConfigError(
+            f"{name} carries no preprocessing, so no sensor {sensor!r}. Name its bands."
+        )
+    return loaded.preprocessing.for_sensor(sensor)
 
 
 def load(
@@ -316,9 +347,12 @@ def _read_ours(path: Path) -> LoadedModel:
 
 def _published(path: Path) -> LoadedModel:
     model = build_published_model(read_published_file(path))
-    encoder = model.encoder
-    if encoder.num_bands != 12 or encoder.wavelengths_nm is not None:
-        return LoadedModel(model, None)
+    bare = LoadedModel(model, None)
+    encoder = bare.encoder
+    # Published maps of land cover took ten bands and two fillers: nothing fits them.
+    is_filled = isinstance(model, SegmentationModel)
+    if is_filled or encoder.num_bands != 12 or encoder.wavelengths_nm is not None:
+        return bare
     # Published weights know Sentinel-2 without B10, per-image scaling, and no more.
     contract = _sentinel2_contract(
         encoder.image_size, encoder.patch_size, encoder.bands_per_token
@@ -326,9 +360,10 @@ def _published(path: Path) -> LoadedModel:
     config = model_config(model)
     target = config.get("encoder", config)
     target["wavelengths_nm"] = contract.wavelengths_nm
-    placed = build_model(config)
-    placed.load_state_dict(model.state_dict())
-    return LoadedModel(placed, contract)
+    with torch.device("meta"):
+        placed = build_model(config)
+    placed.load_state_dict(model.state_dict(), assign=True)
+    return LoadedModel(placed.requires_grad_(), contract)
 
 
 def _sentinel2_contract(

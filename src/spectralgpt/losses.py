@@ -1,18 +1,45 @@
-"""The two reconstruction targets, as pure functions of tensors."""
+"""Losses as pure functions of tensors: the two reconstruction targets, and maps."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-__all__ = ["normalize_tokens", "spectral_loss", "token_loss"]
+from spectralgpt.errors import ConfigError, ShapeError
+
+__all__ = [
+    "IGNORE",
+    "balanced_class_weights",
+    "denormalize_tokens",
+    "normalize_tokens",
+    "pixel_cross_entropy",
+    "soft_dice",
+    "spectral_loss",
+    "token_loss",
+]
+
+IGNORE = -1  # The target of a pixel that counts in no loss.
+_DICE_SMOOTHING = 1.0  # Pixels; keeps the gradient finite where areas are small.
 
 _VARIANCE_EPS = 1e-6  # Source: the published code, per-token target normalisation.
 
 
 def normalize_tokens(tokens: Tensor) -> Tensor:
     """Scale each token (..., S * P * P) to zero mean and unit (unbiased) variance."""
-    mean = tokens.mean(dim=-1, keepdim=True)
+    mean, deviation = _moments(tokens)
+    return (tokens - mean) / deviation
+
+
+def denormalize_tokens(normalized: Tensor, tokens: Tensor) -> Tensor:
+    """Give normalised tokens the mean and variance of `tokens`, of the same shape."""
+    mean, deviation = _moments(tokens)
+    return normalized * deviation + mean
+
+
+def _moments(tokens: Tensor) -> tuple[Tensor, Tensor]:
     variance = tokens.var(dim=-1, keepdim=True)
-    return (tokens - mean) / (variance + _VARIANCE_EPS).sqrt()
+    return tokens.mean(dim=-1, keepdim=True), (variance + _VARIANCE_EPS).sqrt()
 
 
 def token_loss(
@@ -43,28 +70,144 @@ def token_loss(
 
 
 def spectral_loss(
-    prediction: Tensor, target: Tensor, groups: int, weights: Tensor | None = None
+    prediction: Tensor,
+    target: Tensor,
+    groups: int,
+    weights: Tensor | None = None,
+    num_dates: int = 1,
 ) -> Tensor:
-    """Compare the sums over all band groups at each spatial position.
+    """Compare the sums over all band groups at each spatial position of each date.
 
     All tokens count, visible ones too: the sum is that of a whole spectrum.
 
     Args:
-        prediction: (B, N, S * P * P), tokens ordered by band group first.
+        prediction: (B, N, S * P * P), tokens ordered by date, then band group.
         target: (B, N, S * P * P).
         groups: band groups G.
         weights: (B or 1, N, S * P * P), 0 for values that count nowhere; None if
             all do.
+        num_dates: dates T; the sum is over the spectrum, never over dates.
 
     Returns:
-        0-d: mean squared difference over positions and values.
+        0-d: mean squared difference over dates, positions and values.
 
     Source: Hong et al. 2024, arXiv:2311.07113, spectral-to-spectral reconstruction.
     """
+    by_group = (num_dates, groups, -1)
     difference = prediction - target
     if weights is None:
-        summed = difference.unflatten(1, (groups, -1)).sum(dim=1)
+        summed = difference.unflatten(1, by_group).sum(dim=2)  # (B, T, Hp * Wp, values)
         return (summed**2).mean()
-    summed = (difference * weights).unflatten(1, (groups, -1)).sum(dim=1)
-    counted = weights.unflatten(1, (groups, -1)).amax(dim=1).expand_as(summed)
+    summed = (difference * weights).unflatten(1, by_group).sum(dim=2)
+    counted = weights.unflatten(1, by_group).amax(dim=2).expand_as(summed)
     return (summed**2 * counted).sum() / torch.clamp(counted.sum(), min=1)
+
+
+def balanced_class_weights(
+    pixel_counts: Sequence[int], power: float = 1.0
+) -> tuple[float, ...]:
+    """Weigh classes against their share of the pixels.
+
+    Args:
+        pixel_counts: labelled pixels of each class in the training data.
+        power: 1 gives every class the same say; 0.5, the square root, is milder where a
+            class is very rare; 0 weighs all pixels alike.
+
+    Returns:
+        One weight a class, proportional to count ** -power, with mean 1 over the
+        pixels; 0 for a class without pixels.
+
+    Raises:
+        ConfigError: there are no pixels, a count is negative, or the power is not in
+            0..1.
+    """
+    counts = torch.tensor(list(pixel_counts), dtype=torch.float64)
+    if not 0 <= power <= 1:
+        raise ConfigError(f"power of the class weights is {power}: use 0 to 1.")
+    if counts.numel() == 0 or counts.min() < 0 or counts.sum() == 0:
+        raise ConfigError(
+            f"pixel counts {list(pixel_counts)} give no class weights: they must be at "
+            "least 0, and not all 0."
+        )
+    weights = torch.where(counts > 0, counts.clamp(min=1) ** -power, 0)
+    weights = weights * counts.sum() / (weights * counts).sum()
+    return tuple(weights.tolist())
+
+
+def pixel_cross_entropy(
+    logits: Tensor,
+    target: Tensor,
+    class_weights: Tensor | None = None,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Compare class logits with a map, over its labelled pixels.
+
+    Args:
+        logits: (B, K, H, W).
+        target: (B, H, W) int64, 0..K-1, or `IGNORE` where nothing is known.
+        class_weights: (K,), such as `balanced_class_weights`; None weighs all alike.
+        label_smoothing: share of a target that is spread over all classes, 0..1.
+
+    Returns:
+        0-d: the mean over labelled pixels, weighted by the class of each; 0, with a
+        gradient of 0, if no pixel is labelled.
+
+    Raises:
+        ShapeError: logits, target and weights do not fit each other.
+    """
+    _check_map(logits, target, class_weights)
+    weights = None if class_weights is None else class_weights.to(logits)
+    labelled = (target != IGNORE).to(logits.dtype)
+    if weights is not None:
+        labelled = labelled * weights[target.clamp(min=0)]
+    total = labelled.sum()
+    summed = F.cross_entropy(
+        logits,
+        target,
+        weights,
+        ignore_index=IGNORE,
+        reduction="sum",
+        label_smoothing=label_smoothing,
+    )
+    # Divided by hand: torch's mean is 0 / 0 where no pixel is labelled.
+    return summed / torch.where(total > 0, total, 1)
+
+
+def soft_dice(logits: Tensor, target: Tensor) -> Tensor:
+    """Measure how little predicted and labelled areas overlap, each class alike.
+
+    Args:
+        logits: (B, K, H, W).
+        target: (B, H, W) int64, 0..K-1 or `IGNORE`.
+
+    Returns:
+        0-d, 0..1: the mean of 1 - Dice over the classes that the batch's labels hold,
+        areas summed over the batch; 0 if no pixel is labelled.
+
+    Raises:
+        ShapeError: logits and target do not fit each other.
+
+    Source: Milletari et al. 2016, arXiv:1606.04797, with areas instead of squares.
+    """
+    _check_map(logits, target, None)
+    labelled = (target != IGNORE).to(logits.dtype)[:, None]  # (B, 1, H, W)
+    probabilities = logits.softmax(dim=1) * labelled
+    wanted = F.one_hot(target.clamp(min=0), logits.shape[1]).movedim(-1, 1) * labelled
+    overlap = (probabilities * wanted).sum(dim=(0, 2, 3))  # (K,)
+    area = wanted.sum(dim=(0, 2, 3))
+    both = probabilities.sum(dim=(0, 2, 3)) + area
+    dice = (2 * overlap + _DICE_SMOOTHING) / (both + _DICE_SMOOTHING)
+    present = (area > 0).to(logits.dtype)
+    return ((1 - dice) * present).sum() / present.sum().clamp(min=1)
+
+
+def _check_map(logits: Tensor, target: Tensor, class_weights: Tensor | None) -> None:
+    if logits.ndim != 4 or target.shape != (len(logits), *logits.shape[2:]):
+        raise ShapeError(
+            f"logits {tuple(logits.shape)} do not fit a target of "
+            f"{tuple(target.shape)}: give (B, K, H, W) and (B, H, W)."
+        )
+    if class_weights is not None and class_weights.shape != (logits.shape[1],):
+        raise ShapeError(
+            f"{class_weights.numel()} class weights for {logits.shape[1]} classes."
+        )

@@ -6,14 +6,24 @@ rasters into model input through `Preprocessing.prepare`, and nowhere else.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from spectralgpt.errors import BandError, ConfigError, DataError
 from spectralgpt.rasters import Raster, check_reflectance
-from spectralgpt.sensors import Band, load_sensor
+from spectralgpt.scaling import (
+    SCALINGS,
+    BandStatistics,
+    BoolArray,
+    FloatArray,
+    Scaling,
+    scale_fixed_range,
+    scale_image_minmax,
+    scale_two_std_uint8,
+    scale_z_score,
+)
+from spectralgpt.sensors import Band, find_sensor
 
 __all__ = [
     "SCALINGS",
@@ -21,6 +31,7 @@ __all__ = [
     "Preprocessing",
     "Scaling",
     "match_bands",
+    "match_some_bands",
     "scale_fixed_range",
     "scale_image_minmax",
     "scale_two_std_uint8",
@@ -28,92 +39,7 @@ __all__ = [
     "sensor_preprocessing",
 ]
 
-FloatArray = NDArray[np.float32]
-BoolArray = NDArray[np.bool_]
-Scaling = Literal["image-minmax", "fixed-range", "z-score", "two-std-uint8"]
-SCALINGS: tuple[Scaling, ...] = get_args(Scaling)
-
-_MINMAX_EPS = 1e-10  # Source: the published fMoW reader; guards constant bands.
-_UINT8_LEVELS = 255
 _FORMAT_KEYS = ("sensor", "bands", "scaling", "statistics", "image_size", "patch_size")
-
-
-@dataclass(frozen=True)
-class BandStatistics:
-    """Statistics of each band in reflectance, keyed by band name.
-
-    Attributes:
-        mean: mean.
-        std: standard deviation.
-        low: first percentile.
-        high: ninety-ninth percentile.
-        source: the data they were measured on.
-    """
-
-    mean: Mapping[str, float]
-    std: Mapping[str, float]
-    low: Mapping[str, float]
-    high: Mapping[str, float]
-    source: str = ""
-
-    def column(self, name: str, bands: Sequence[Band]) -> FloatArray:
-        """Return one statistic for each band as an array (C, 1, 1).
-
-        Raises:
-            BandError: a band has no statistics.
-        """
-        table: Mapping[str, float] = getattr(self, name)
-        missing = [band.name for band in bands if band.name not in table]
-        if missing:
-            raise BandError(
-                f"no statistics for band {', '.join(missing)} (have: "
-                f"{', '.join(table)}): measure them on data with these bands."
-            )
-        values = [table[band.name] for band in bands]
-        return np.asarray(values, dtype=np.float32).reshape(-1, 1, 1)
-
-
-def scale_image_minmax(
-    pixels: FloatArray, valid: BoolArray | None = None
-) -> FloatArray:
-    """Scale each band of an image (C, H, W) to 0..1 by its own valid extremes.
-
-    A constant band becomes 0.
-
-    Source: published SpectralGPT pretraining readers.
-    """
-    if valid is None:
-        valid = np.ones(pixels.shape, dtype=bool)
-    low = np.where(valid, pixels, np.inf).min(axis=(1, 2), keepdims=True)
-    high = np.where(valid, pixels, -np.inf).max(axis=(1, 2), keepdims=True)
-    empty = low > high
-    low, high = np.where(empty, 0, low), np.where(empty, 0, high)
-    scaled = (pixels - low) / (high - low + _MINMAX_EPS)
-    return scaled.astype(np.float32)
-
-
-def scale_fixed_range(
-    pixels: FloatArray, low: FloatArray, high: FloatArray
-) -> FloatArray:
-    """Map low..high, (C, 1, 1) each, to 0..1; values beyond stay beyond."""
-    return ((pixels - low) / np.maximum(high - low, _MINMAX_EPS)).astype(np.float32)
-
-
-def scale_z_score(pixels: FloatArray, mean: FloatArray, std: FloatArray) -> FloatArray:
-    """Subtract the mean and divide by the standard deviation, (C, 1, 1) each."""
-    return ((pixels - mean) / np.maximum(std, _MINMAX_EPS)).astype(np.float32)
-
-
-def scale_two_std_uint8(
-    pixels: FloatArray, mean: FloatArray, std: FloatArray
-) -> FloatArray:
-    """Map mean - 2 std .. mean + 2 std to 0..1 in 8-bit steps, clipped.
-
-    Source: published BigEarthNet fine-tuning reader; kept to reproduce it.
-    """
-    shared = (pixels - (mean - 2 * std)) / (4 * std) * _UINT8_LEVELS
-    levels = np.clip(shared, 0, _UINT8_LEVELS).astype(np.uint8)
-    return (levels / np.float32(_UINT8_LEVELS)).astype(np.float32)
 
 
 def match_bands(wanted: Sequence[Band], found: Sequence[Band]) -> list[int]:
@@ -129,27 +55,39 @@ def match_bands(wanted: Sequence[Band], found: Sequence[Band]) -> list[int]:
     Raises:
         BandError: a wanted band is missing; names it and what was found.
     """
+    indices = match_some_bands(wanted, found)
+    missing = [b for b, index in zip(wanted, indices, strict=True) if index is None]
+    if missing:
+        raise BandError(
+            f"missing band {_describe(missing)}; found {_describe(found) or 'none'}. "
+            "Add the band, or load the model for the bands that you have."
+        )
+    return [index for index in indices if index is not None]
+
+
+def match_some_bands(wanted: Sequence[Band], found: Sequence[Band]) -> list[int | None]:
+    """Find wanted bands among the found ones as `match_bands` does; None if missing."""
     indices: dict[int, int] = {}
     for position, band in enumerate(wanted):
         for index, other in enumerate(found):
             if other.name == band.name and _agree(band, other):
                 indices[position] = index
+    free = set(range(len(found))) - set(indices.values())
     for position, band in enumerate(wanted):
-        free = [i for i in range(len(found)) if i not in indices.values()]
-        near = [i for i in free if _agree(band, found[i])]
-        if position not in indices and near:
-            indices[position] = min(
+        if position in indices:
+            continue
+        near = [i for i in sorted(free) if _agree(band, found[i])]
+        if near:
+            nearest = min(
                 near, key=lambda i: abs(found[i].wavelength_nm - band.wavelength_nm)
             )
-    missing = [band for i, band in enumerate(wanted) if i not in indices]
-    if missing:
-        names = ", ".join(f"{b.name} ({b.wavelength_nm:g} nm)" for b in missing)
-        have = ", ".join(f"{b.name} ({b.wavelength_nm:g} nm)" for b in found)
-        raise BandError(
-            f"missing band {names}; found {have or 'none'}. Add the band, or load the "
-            "model for the bands that you have."
-        )
-    return [indices[position] for position in range(len(wanted))]
+            indices[position] = nearest
+            free.remove(nearest)
+    return [indices.get(position) for position in range(len(wanted))]
+
+
+def _describe(bands: Sequence[Band]) -> str:
+    return ", ".join(f"{band.name} ({band.wavelength_nm:g} nm)" for band in bands)
 
 
 def _agree(band: Band, other: Band) -> bool:
@@ -171,6 +109,7 @@ class Preprocessing:
         bands_per_token: neighbouring bands S in a token.
         offset_rule: how reflectance was computed from digital numbers, in words.
         unit: what `bands` hold before scaling.
+        others: the same for each further sensor that the weights were trained on.
 
     Raises:
         ConfigError: no bands, an unknown scaling or unit, or statistics are missing.
@@ -185,6 +124,7 @@ class Preprocessing:
     bands_per_token: int = 3
     offset_rule: str = ""
     unit: str = "reflectance"
+    others: tuple["Preprocessing", ...] = ()
 
     def __post_init__(self) -> None:
         if not self.bands:
@@ -214,11 +154,18 @@ class Preprocessing:
         """Return where each band of the contract is in `bands`; see `match_bands`."""
         return match_bands(self.bands, bands)
 
-    def prepare(self, raster: Raster) -> tuple[FloatArray, BoolArray]:
+    def prepare(
+        self, raster: Raster, allow_missing: bool = False
+    ) -> tuple[FloatArray, BoolArray]:
         """Turn a raster into model input.
 
         Bands are chosen and ordered by name or wavelength, and scaled; pixels without
         data are set to the mean of the others in their band.
+
+        Args:
+            raster: reflectance.
+            allow_missing: take a raster that lacks bands; they are invalid everywhere,
+                and set to the mean of the bands that are there.
 
         Returns:
             images (C, H, W) scaled, and valid (C, H, W).
@@ -229,20 +176,35 @@ class Preprocessing:
             DataError: the raster has no valid pixel.
         """
         check_reflectance(raster)
-        try:
-            order = self.match(raster.bands)
-        except BandError as error:
-            raise BandError(f"{raster.name}: {error}") from error
-        valid = raster.valid[order]
+        pixels, valid = self._arrange(raster, allow_missing)
         if not valid.any():
             raise DataError(f"{raster.name} has no valid pixel in any band: skip it.")
-        # Invalid pixels may be NaN, which would spread through the arithmetic.
-        pixels = np.where(valid, raster.pixels[order], np.float32(0))
         scaled = self._scale(pixels, valid)
         count = valid.sum(axis=(1, 2), keepdims=True)
         total = np.where(valid, scaled, 0).sum(axis=(1, 2), keepdims=True)
         fill = total / np.maximum(count, 1)
+        if allow_missing:
+            fill = np.where(count > 0, fill, fill[count > 0].mean())
         return np.where(valid, scaled, fill).astype(np.float32), valid
+
+    def _arrange(
+        self, raster: Raster, allow_missing: bool
+    ) -> tuple[FloatArray, BoolArray]:
+        """Return reflectance and validity (C, H, W) in the contract's order."""
+        try:
+            found = match_some_bands(self.bands, raster.bands)
+            if not allow_missing:
+                self.match(raster.bands)
+        except BandError as error:
+            raise BandError(f"{raster.name}: {error}") from error
+        there = [i for i, index in enumerate(found) if index is not None]
+        order = [index for index in found if index is not None]
+        shape = (len(self.bands), *raster.pixels.shape[1:])
+        pixels, valid = np.zeros(shape, np.float32), np.zeros(shape, np.bool_)
+        valid[there] = raster.valid[order]
+        # Invalid pixels may be NaN, which would spread through the arithmetic.
+        pixels[there] = np.where(valid[there], raster.pixels[order], np.float32(0))
+        return pixels, valid
 
     def _scale(self, pixels: FloatArray, valid: BoolArray) -> FloatArray:
         if self.scaling == "image-minmax" or self.statistics is None:
@@ -261,16 +223,58 @@ class Preprocessing:
     def for_images(
         self, image_size: int | None = None, bands: Sequence[Band] | None = None
     ) -> "Preprocessing":
-        """Return the contract for another image size or other bands."""
+        """Return the contract for another image size or other bands.
+
+        Bands of one of the other sensors take that sensor's scaling.
+        """
+        chosen = self if bands is None else self._for_bands(bands)
         return replace(
-            self,
-            image_size=image_size or self.image_size,
-            bands=tuple(bands) if bands is not None else self.bands,
+            chosen,
+            image_size=image_size or chosen.image_size,
+            bands=tuple(bands) if bands is not None else chosen.bands,
         )
+
+    def for_sensor(self, sensor: str) -> "Preprocessing":
+        """Return the contract at one of the sensors that the weights were trained on.
+
+        Raises:
+            ConfigError: they were not trained on it; names those they were.
+        """
+        for contract in (self, *self.others):
+            if contract.sensor == sensor:
+                return self._with_first(contract)
+        raise ConfigError(
+            f"the weights were not trained on sensor {sensor!r} (trained on: "
+            f"{', '.join(self.sensors)}). Name one of these."
+        )
+
+    @property
+    def sensors(self) -> tuple[str, ...]:
+        """All sensors that the weights were trained on, the model's own first."""
+        return (self.sensor, *(other.sensor for other in self.others))
+
+    def _for_bands(self, bands: Sequence[Band]) -> "Preprocessing":
+        """Return the first contract that knows all of the bands; itself if none."""
+        wanted = {(band.name, band.wavelength_nm) for band in bands}
+        for contract in (self, *self.others):
+            if wanted <= {(band.name, band.wavelength_nm) for band in contract.bands}:
+                return self._with_first(contract)
+        return self
+
+    def _with_first(self, contract: "Preprocessing") -> "Preprocessing":
+        """Return one of the contracts with the rest of them as its others."""
+        if contract is self:
+            return self
+        rest = tuple(other for other in self.others if other is not contract)
+        return replace(contract, others=(replace(self, others=()), *rest))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        return asdict(self)
+        values = asdict(self)
+        if not self.others:
+            # As checkpoints of a single sensor have always been.
+            del values["others"]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Preprocessing":
@@ -287,7 +291,15 @@ class Preprocessing:
             statistics = values["statistics"]
             if statistics is not None:
                 statistics = BandStatistics(**statistics)
-            return cls(**{**values, "bands": bands, "statistics": statistics})
+            others = tuple(cls.from_dict(other) for other in values.get("others", ()))
+            return cls(
+                **{
+                    **values,
+                    "bands": bands,
+                    "statistics": statistics,
+                    "others": others,
+                }
+            )
         except TypeError as error:
             raise ConfigError(f"preprocessing cannot be read: {error}.") from error
 
@@ -301,12 +313,12 @@ def sensor_preprocessing(
     """Return the contract for bands of a known sensor, ordered by wavelength.
 
     Args:
-        sensor: name of a known sensor.
+        sensor: name of a known sensor, or the path of a YAML file that describes one.
         names: bands to use; None for all.
         exclude: bands to leave out.
         **settings: other fields of `Preprocessing`.
     """
-    known = load_sensor(sensor)
+    known = find_sensor(sensor)
     rule = "reflectance as stated in the description of the data"
     if known.quantification is not None:
         rule = f"reflectance = (DN + offset) / {known.quantification:g}"

@@ -26,6 +26,7 @@ __all__ = [
     "Band",
     "BaselineRule",
     "Sensor",
+    "find_sensor",
     "list_sensors",
     "load_sensor",
     "read_sensor",
@@ -203,6 +204,21 @@ def load_sensor(name: str) -> Sensor:
         )
     with as_file(files("spectralgpt") / "sensors" / f"{name}.yaml") as path:
         return read_sensor(path)
+
+
+def find_sensor(name: str) -> Sensor:
+    """Return a sensor of the registry, or one that a user's own YAML file describes.
+
+    Only for names that a user states: what files say of themselves is looked up with
+    `load_sensor`, so that no file can name another one to be read.
+
+    Args:
+        name: as `list_sensors` gives it, or the path of a file that ends in `.yaml`.
+
+    Raises:
+        ConfigError: there is no such sensor or file, or the file is wrong.
+    """
+    return read_sensor(Path(name)) if name.endswith(".yaml") else load_sensor(name)
 
 
 def read_sensor(path: Path) -> Sensor:

@@ -9,18 +9,23 @@ from pyarrow import parquet
 from spectralgpt.data.bigearthnet import class_names, read_bigearthnet, to_19_classes
 from spectralgpt.errors import ConfigError, DataError, DatasetNotFoundError
 from spectralgpt.rasters import read_raster
+from spectralgpt.sensors import load_sensor
 from tests.toy import write_chip
 
 BANDS = (
     *("B01", "B02", "B03", "B04", "B05", "B06", "B07"),
     *("B08", "B8A", "B09", "B11", "B12"),
 )
+SIDES = {10: 120, 20: 60, 60: 20}
 
 
 def write_patch(folder: Path, name: str, labels: list[str] | None) -> None:
     for index, band in enumerate(BANDS):
-        pixels = {band: np.full((12, 12), 200 + index, np.uint16)}
-        write_chip(folder / name / f"{name}_{band}.tif", pixels, [band], describe=False)
+        gsd_m = int(load_sensor("sentinel-2-l2a").band(band).gsd_m)
+        shape = (SIDES[gsd_m], SIDES[gsd_m])
+        pixels = {band: np.full(shape, 200 + index, np.uint16)}
+        path = folder / name / f"{name}_{band}.tif"
+        write_chip(path, pixels, [band], describe=False, gsd_m=gsd_m)
     if labels is not None:
         metadata = folder / name / f"{name}_labels_metadata.json"
         metadata.write_text(json.dumps({"labels": labels}))

@@ -133,7 +133,7 @@ def test_validation_takes_fixed_crops_of_the_held_out_strip(tmp_path):
     assert min(rows) >= 180
     train = PretrainingDataset([item], contract(), split="train")
     for seed in range(60):
-        crop = train._choose(0, 0, torch.Generator().manual_seed(seed)).window
+        crop = train.choose_crop(0, 0, torch.Generator().manual_seed(seed)).window
         assert crop.row + crop.height <= 180 - 16
 
 
@@ -218,6 +218,48 @@ def test_images_that_lack_a_band_are_counted_as_bad(tmp_path):
         PretrainingDataset(items, contract(), crops=keep_all())
     data = PretrainingDataset(items, contract(), crops=keep_all(), max_bad_share=0.5)
     assert len(data) == 3
+
+
+def test_missing_bands_are_invalid_everywhere_if_they_may_be_missing(tmp_path):
+    items = chips(tmp_path, 2)
+    items.append(chip(tmp_path / "some.tif", bands=S2_L2A[1:4]))
+    data = PretrainingDataset(items, contract(), crops=keep_all(), allow_missing=True)
+    assert len(data) == 3
+    samples = {sample["item"]: sample for sample in (data[i] for i in range(3))}
+    lacking = samples[2]
+    there = [band.name in S2_L2A[1:4] for band in contract().bands]
+    assert lacking["valid"].all(dim=2).all(dim=1).tolist() == there
+    assert not lacking["valid"][~torch.tensor(there)].any()
+    assert lacking["images"].shape == (12, 16, 16)
+    missing = lacking["images"][~torch.tensor(there)]
+    assert missing.min() == missing.max()
+    assert 0 < missing.min() < 1
+    assert samples[0]["valid"].all()
+
+
+def test_image_with_none_of_the_bands_is_bad_all_the_same(tmp_path):
+    items = [*chips(tmp_path, 1), chip(tmp_path / "red.tif", bands=("B04",))]
+    narrow = sensor_preprocessing("sentinel-2-l2a", ["B11", "B12"], image_size=16)
+    with pytest.raises(DataError, match=r"red\.tif has none of the bands"):
+        PretrainingDataset(items, narrow, crops=keep_all(), allow_missing=True)
+
+
+def test_token_budget_reads_the_cubes_of_the_batch_alone(tmp_path):
+    data = PretrainingDataset(
+        chips(tmp_path, 2), contract(), crops=keep_all(), token_budget=8
+    )
+    plain = PretrainingDataset(chips(tmp_path, 2), contract(), crops=keep_all())
+    assert (data.groups, plain.groups) == (2, 4)
+    for seed in (1, 2, 3):
+        generators = [torch.Generator().manual_seed(9) for _ in range(2)]
+        some, every = data.draw(0, generators[0], seed), plain.draw(0, generators[1])
+        kept = [
+            contract().wavelengths_nm.index(w)
+            for w in (b.wavelength_nm for b in data.contract_of(seed).bands)
+        ]
+        assert len(kept) == 6
+        assert torch.equal(some["images"], every["images"][kept])
+        assert torch.equal(some["wavelengths_nm"], every["wavelengths_nm"][kept])
 
 
 def test_image_smaller_than_a_token_is_named(tmp_path):

@@ -3,7 +3,7 @@ import pytest
 
 from spectralgpt.data.statistics import band_statistics
 from spectralgpt.errors import BandError, DataError
-from spectralgpt.rasters import describe_raster
+from spectralgpt.rasters import Window, describe_raster
 from spectralgpt.sensors import load_sensor
 from tests.raster_files import write_tiff
 
@@ -11,7 +11,7 @@ BANDS = load_sensor("sentinel-2-l2a").select(["B02", "B03"])
 
 
 def item(path, pixels):
-    path = write_tiff(path, pixels, descriptions=["B03", "B02"])
+    path = write_tiff(path, pixels, descriptions=["B03", "B02"][: len(pixels)])
     return describe_raster(path, sensor="sentinel-2-l2a", offset=0)
 
 
@@ -44,5 +44,25 @@ def test_what_cannot_be_measured_is_named(tmp_path):
         band_statistics([empty], BANDS, "t", num_windows=2)
     with pytest.raises(DataError, match="no images to measure"):
         band_statistics([], BANDS, "t")
-    with pytest.raises(BandError, match="has no band 'B11'"):
+    with pytest.raises(BandError, match=r"a\.tif: missing band B11"):
         band_statistics([empty], load_sensor("sentinel-2-l2a").select(["B11"]), "t")
+
+
+def test_only_the_regions_are_measured(tmp_path):
+    pixels = np.full((2, 40, 40), 9000, np.uint16)
+    pixels[:, :20] = 1000
+    image = item(tmp_path / "a.tif", pixels)
+    upper = Window(0, 0, 20, 40)
+    found = band_statistics([image], BANDS, "t", window_px=16, regions=[upper])
+    assert found.mean["B02"] == pytest.approx(0.1)
+    assert found.std["B02"] == pytest.approx(0, abs=1e-6)
+    whole = band_statistics([image], BANDS, "t", window_px=16)
+    assert whole.mean["B02"] > 0.2
+
+
+def test_images_that_lack_a_band_count_for_the_others(tmp_path):
+    both = item(tmp_path / "a.tif", np.full((2, 20, 20), 1000, np.uint16))
+    one = item(tmp_path / "b.tif", np.full((1, 20, 20), 3000, np.uint16))
+    found = band_statistics([both, one], BANDS, "t", allow_missing=True)
+    assert found.mean["B02"] == pytest.approx(0.1)
+    assert 0.1 < found.mean["B03"] < 0.3

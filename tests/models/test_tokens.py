@@ -18,7 +18,7 @@ grids = st.builds(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(grids)
 def test_unpatchify_inverts_patchify(grid: TokenGrid) -> None:
     images = torch.rand(2, grid.num_bands, grid.height, grid.width)
@@ -75,3 +75,32 @@ def test_image_smaller_than_a_token_is_refused() -> None:
 def test_missing_batch_axis_is_explained() -> None:
     with pytest.raises(ShapeError, match="batch axis"):
         TokenGrid.of(torch.zeros(3, 8, 8), 8, 3)
+
+
+@settings(max_examples=25)
+@given(grids, st.integers(1, 3), st.booleans())
+def test_a_series_is_cut_as_its_dates_are(
+    grid: TokenGrid, dates: int, with_valid: bool
+) -> None:
+    series = torch.rand(2, dates, grid.num_bands, grid.height, grid.width)
+    whole = TokenGrid.of(series, grid.patch_size, grid.bands_per_token)
+    assert whole.num_dates == dates
+    tokens = patchify(series, whole)
+    by_date = [patchify(series[:, date], grid) for date in range(dates)]
+    assert torch.equal(tokens, torch.cat(by_date, dim=1))
+    assert torch.equal(unpatchify(tokens, whole), series)
+    valid = series > 0.3 if with_valid else None
+    found = token_weights(valid, whole)
+    wanted = [
+        token_weights(None if valid is None else valid[:, date], grid)
+        for date in range(dates)
+    ]
+    if found is None:
+        assert wanted == [None] * dates
+    else:
+        assert torch.equal(found, torch.cat([w for w in wanted if w is not None], 1))
+
+
+def test_no_dates_are_refused() -> None:
+    with pytest.raises(ShapeError, match="num_dates is 0"):
+        TokenGrid.of(torch.zeros(1, 0, 3, 8, 8), 8, 3)

@@ -2,15 +2,17 @@ import concurrent.futures
 import logging
 import struct
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
+from rasterio.windows import Window
 
 from spectralgpt.errors import RasterError
 from spectralgpt.rasters import describe_raster, quiet_gdal, read_raster
 from spectralgpt.rasters import files as files_module
-from spectralgpt.rasters.files import read_header
+from spectralgpt.rasters.files import OpenFiles, read_header
 from tests.raster_files import S2_L2A, constant, write_tiff
 
 SAMPLES_PER_PIXEL, PHOTOMETRIC = 277, 262
@@ -62,7 +64,7 @@ def test_file_without_bands_is_refused(tmp_path):
 def test_file_of_another_kind_is_refused_whatever_its_name(tmp_path):
     path = tmp_path / "page.tif"
     path.write_text("<html>not found</html>")
-    with pytest.raises(RasterError, match="not a GeoTIFF, JPEG 2000 or ENVI file"):
+    with pytest.raises(RasterError, match="not a GeoTIFF, JPEG 2000, ENVI, PNG or BMP"):
         read_header(path)
 
 
@@ -138,3 +140,47 @@ def test_loggers_are_left_as_they_were(tmp_path):
     before = list(logger.filters)
     read_header(write_tiff(tmp_path / "a.tif", constant([900])))
     assert logger.filters == before
+
+
+def test_small_files_kept_in_memory_read_as_from_disk(tmp_path: Path) -> None:
+    numbers = np.arange(3 * 8 * 9, dtype=np.uint16).reshape(3, 8, 9)
+    path = tmp_path / "small.tif"
+    with rasterio.open(
+        path,
+        "w",
+        driver="GTiff",
+        height=8,
+        width=9,
+        count=3,
+        dtype="uint16",
+        transform=rasterio.Affine(10, 0, 0, 0, -10, 80),
+    ) as file:
+        file.write(numbers)
+    window = Window(2, 1, 5, 6)
+    kept, none = OpenFiles(memory_mb=1), OpenFiles()
+    with quiet_gdal():
+        expected = none.read(path, [3, 1], window)
+        assert np.array_equal(kept.read(path, [3, 1], window), expected)
+        path.unlink()
+        assert np.array_equal(kept.read(path, [3, 1], window), expected)
+    assert np.array_equal(expected, numbers[[2, 0], 1:7, 2:7])
+
+
+def test_files_beyond_the_memory_are_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "large.tif"
+    with rasterio.open(
+        path,
+        "w",
+        driver="GTiff",
+        height=256,
+        width=256,
+        count=1,
+        dtype="float64",
+        transform=rasterio.Affine(10, 0, 0, 0, -10, 2560),
+    ) as file:
+        file.write(np.ones((1, 256, 256)))
+    files = OpenFiles(memory_mb=0.25)
+    with quiet_gdal():
+        files.read(path, [1], Window(0, 0, 4, 4))
+    assert not files._whole
+    files.close()

@@ -120,3 +120,10 @@ def test_write_replaces_the_old_report_and_leaves_nothing_else(tmp_path: Path) -
     assert write_report(path, "new", []) == path
     assert "<h1>new</h1>" in path.read_text()
     assert [entry.name for entry in path.parent.iterdir()] == ["report.html"]
+
+
+def test_links_stay_relative_paths() -> None:
+    section = Section("Parts", links=[("one & two", "a b/x.html"), ("no", "js:x()")])
+    page = render_report("t", [section])
+    assert '<a href="a%20b/x.html">one &amp; two</a>' in page
+    assert '<a href="js%3Ax%28%29">no</a>' in page

@@ -14,6 +14,7 @@ from spectralgpt.tasks.features import (
     extract_features,
     predict_knn,
     predict_linear,
+    predict_ridge,
 )
 from tests.tiny import tiny_contract, tiny_model
 from tests.toy import SENSOR, write_archive
@@ -38,10 +39,25 @@ def blobs(count: int, seed: int) -> Features:
 
 def test_probe_and_neighbours_learn_separable_classes() -> None:
     train, val, test = blobs(90, 0), blobs(30, 1), blobs(200, 2)
-    for probabilities in (predict_linear(train, val, test), predict_knn(train, test)):
+    fitted = (
+        predict_linear(train, val, test),
+        predict_ridge(train, test),
+        predict_knn(train, test),
+    )
+    for probabilities in fitted:
         torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(200))
         accuracy = (probabilities.argmax(dim=1) == test.targets).float().mean()
         assert accuracy > 0.9
+
+
+def test_ridge_scores_rank_labels_of_their_own() -> None:
+    train, test = blobs(90, 0), blobs(200, 2)
+    labels = torch.nn.functional.one_hot(train.targets, 3).float()
+    truth = torch.nn.functional.one_hot(test.targets, 3).bool()
+    found = predict_ridge(Features(train.values, labels, 3), test)
+    assert found.min() >= 0
+    assert found.max() <= 1
+    assert ((found > 0.5) == truth).float().mean() > 0.9
 
 
 def test_one_neighbour_gives_the_label_of_the_most_alike() -> None:

@@ -3,12 +3,14 @@ from typing import Any
 import pytest
 import torch
 
+from spectralgpt.losses import normalize_tokens
 from spectralgpt.models.mae import MaskedAutoencoder
-from spectralgpt.models.tokens import TokenGrid
+from spectralgpt.models.tokens import TokenGrid, patchify
 from spectralgpt.tasks.pretraining import (
     PretrainingTask,
     draw_sample_noise,
     pixel_mask,
+    score_reconstructions,
 )
 
 GRID = TokenGrid(num_bands=5, height=16, width=16)
@@ -105,3 +107,34 @@ def test_score_is_the_error_of_masked_pixels_over_all_batches() -> None:
     with torch.no_grad():
         task.validate(batch)
     assert task.metrics()["masked_error"] == pytest.approx(found, rel=1e-6)
+
+
+def test_normalised_targets_are_rebuilt_in_the_scale_of_the_images() -> None:
+    model = tiny_model()
+    model.normalize_targets = True
+    task = PretrainingTask(model, mask_ratio=0.5)
+    batch = tiny_batch([1, 2])
+    output = task.forward(batch)
+    grid = output.grid
+    rebuilt, tokens = output.rebuilt, patchify(batch["images"], grid)
+    torch.testing.assert_close(
+        normalize_tokens(tokens),
+        (tokens - tokens.mean(-1, keepdim=True)) / tokens.std(-1, keepdim=True),
+        atol=1e-3,
+        rtol=1e-3,
+    )
+    # The error in the images' scale is the normalised one times each token's variance.
+    weights = tokens.var(-1, keepdim=True)
+    expected = (output.prediction - normalize_tokens(tokens)) ** 2 * weights
+    torch.testing.assert_close((rebuilt - tokens) ** 2, expected, atol=1e-4, rtol=1e-3)
+
+
+def test_a_model_that_is_told_levels_is_compared_with_them_alone() -> None:
+    model = tiny_model()
+    model.normalize_targets = True
+    scores = score_reconstructions(PretrainingTask(model, 0.5), [tiny_batch([1, 2, 3])])
+    assert set(scores) == {"model", "token_mean", "images"}
+    # Noise around its own mean has the variance of the uniform distribution, and an
+    # untrained model cannot do better.
+    assert scores["token_mean"] == pytest.approx(1 / 12, rel=0.1)
+    assert scores["model"] > 0.9 * scores["token_mean"]

@@ -20,12 +20,12 @@ from spectralgpt.training.finetuning import (
     FinetuneConfig,
     build_classifier,
     finetune,
-    load_start,
 )
 from spectralgpt.training.fit import TrainerConfig
 from spectralgpt.training.logs import read_metrics
 from spectralgpt.training.optim import OptimizerConfig
 from spectralgpt.training.scoring import score_classifier
+from spectralgpt.training.transfer import load_start
 from tests.tiny import tiny_contract, tiny_model
 from tests.toy import CLASSES, SENSOR, write_archive
 
@@ -52,7 +52,9 @@ def config(
         root=str(archive), offset=0.0, fractions=Fractions(0.6, 0.2, 0.2)
     )
     trainer = TrainerConfig(epochs=epochs, batch_size=6, accelerator="cpu", workers=0)
-    base = FinetuneConfig(str(model), data, optimizer=OPTIMIZER, trainer=trainer)
+    base = FinetuneConfig(
+        model=str(model), data=data, optimizer=OPTIMIZER, trainer=trainer
+    )
     return replace(base, **changes)  # type: ignore[arg-type]
 
 

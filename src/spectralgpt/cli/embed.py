@@ -53,7 +53,7 @@ def run(args: Namespace) -> Path:
     from spectralgpt.scenes.tables import table_path
 
     console = Console(stderr=True)
-    loaded = load_on_device(args.model, args.device)
+    loaded = load_on_device(args.model, args.device, args.sensor)
     prepare_output(
         args.output, table_path(args.output, args.format).name, args.overwrite
     )

@@ -28,9 +28,10 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--method",
-        type=Literal["linear-probe", "knn", "finetuned"],
+        type=Literal["linear-probe", "ridge", "knn", "finetuned"],
         default="linear-probe",
-        help="finetuned scores the model's own classes on the test split",
+        help="linear-probe fits logistic regression to frozen features, ridge least "
+        "squares; finetuned scores the model's own classes on the test split",
     )
     parser.add_class_arguments(LabelledDataConfig, "data")
     parser.add_argument("--k", type=int, default=20, help="neighbours of knn")
@@ -58,6 +59,13 @@ def add_arguments(parser: ArgumentParser) -> None:
         default=0,
         help="processes that read; 0 reads in this one",
     )
+    parser.add_argument(
+        "--image_size",
+        type=int | None,
+        default=None,
+        help="side that images are brought to, px; null keeps the checkpoint's, which "
+        "may have been pretrained on smaller crops",
+    )
     add_output(parser)
     add_device(parser)
 
@@ -71,7 +79,7 @@ def run(args: Namespace) -> Path:
 
     console = Console(stderr=True)
     prepare_output(args.output, "metrics.json", args.overwrite)
-    loaded = load_on_device(args.model, args.device)
+    loaded = load_on_device(args.model, args.device, image_size=args.image_size)
     config = build_config(args.data.as_dict(), LabelledDataConfig, "data")
     if args.method == "finetuned":
         _score(args, loaded, config, console)

@@ -106,8 +106,20 @@ def format_of(args: Namespace) -> "ImageFormat":
     )
 
 
-def load_on_device(name: str, device: str) -> "LoadedModel":
+def load_on_device(
+    name: str,
+    device: str,
+    sensor: str | None = None,
+    image_size: int | None = None,
+) -> "LoadedModel":
     """Load a model and move it to a device.
+
+    Args:
+        name: see `spectralgpt.checkpoints.load_model`.
+        device: `auto`, or a name that torch knows.
+        sensor: of the images; a model trained on several sensors, this one among them,
+            is loaded for it.
+        image_size: side of the model's images, px; None keeps the checkpoint's.
 
     Raises:
         ConfigError: there is no such device.
@@ -116,7 +128,10 @@ def load_on_device(name: str, device: str) -> "LoadedModel":
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    loaded = load_model(name)
+    loaded = load_model(name, image_size=image_size)
+    contract = loaded.preprocessing
+    if sensor is not None and contract is not None and sensor in contract.sensors[1:]:
+        loaded = load_model(name, image_size=image_size, sensor=sensor)
     try:
         loaded.model.to(torch.device(device))
     except (RuntimeError, AssertionError) as error:

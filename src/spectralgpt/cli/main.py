@@ -21,12 +21,14 @@ COMMANDS = {
     "pretrain": "pretrain a masked autoencoder on unlabelled imagery",
     "finetune": "train a pretrained encoder for a task, from labels",
     "evaluate": "measure a model: fine-tuned, linear probe or nearest neighbours",
+    "compare": "compare starts of a task, over shares of the labels and seeds",
     "embed": "write embeddings of images to GeoParquet or npz",
     "reconstruct": "show what a pretrained model rebuilds of an image",
     "predict": "classify images with a fine-tuned model",
     "convert": "convert between our checkpoints and the published format",
     "info": "say what a checkpoint, an image or a sensor is",
     "recipes": "list the configurations that ship with the package, or print one",
+    "data": "list the known archives, or check one or your own data",
     "simulate": "make a simulated, labelled satellite archive",
 }
 _INTERRUPTED = 130

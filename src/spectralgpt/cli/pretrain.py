@@ -25,13 +25,15 @@ def run(args: Namespace) -> Path:
     from spectralgpt.training.pretraining import pretrain
     from spectralgpt.training.progress import ProgressDisplay
 
+    console = Console(stderr=True)
     values = {k: v for k, v in args.as_dict().items() if k not in RUN_OPTIONS}
     made = pretrain(
         build_config(values, PretrainConfig, "the command line"),
         args.output,
         overwrite=args.overwrite,
         resume=args.resume,
-        callbacks=[ProgressDisplay(Console(stderr=True))],
+        callbacks=[ProgressDisplay(console)],
+        announce=lambda line: console.print(line, highlight=False),
     )
     if not is_first_process():
         # The folder is printed once, by the process that the user started.

@@ -39,8 +39,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> Path:
     """Rebuild and draw; returns the report."""
-    from spectralgpt.checkpoints import load_model
-    from spectralgpt.cli.images import prepare_output
+    from spectralgpt.cli.images import load_on_device, prepare_output
     from spectralgpt.errors import CheckpointError
     from spectralgpt.models.mae import MaskedAutoencoder
     from spectralgpt.rasters import describe_raster
@@ -48,7 +47,7 @@ def run(args: Namespace) -> Path:
     from spectralgpt.scenes.reconstruction import centre_window, rebuild_window
 
     prepare_output(args.output, "report.html", args.overwrite)
-    loaded = load_model(args.model)
+    loaded = load_on_device(args.model, "cpu", args.sensor)
     contract = loaded.preprocessing
     if not isinstance(loaded.model, MaskedAutoencoder) or contract is None:
         raise CheckpointError(

@@ -9,7 +9,12 @@ from rich.table import Table
 
 from spectralgpt.scenes.inputs import Failure
 
-__all__ = ["print_comparison", "print_failures", "print_test_scores"]
+__all__ = [
+    "print_comparison",
+    "print_failures",
+    "print_study",
+    "print_test_scores",
+]
 
 _MOST_FAILURES = 10
 
@@ -36,6 +41,24 @@ def print_comparison(folder: Path, console: Console) -> None:
         cells = [f"{row[m]['mean']:.4f} ± {row[m]['std']:.4f}" for m in metrics]
         table.add_row(kind, *cells)
     console.print(table)
+
+
+def print_study(folder: Path, console: Console) -> None:
+    """Print the leading scores of each start, by the share of labels used."""
+    found = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+    for fraction, by_start in found.items():
+        first = next(iter(by_start.values()))
+        metrics = list(first)[:4]
+        title = f"{float(fraction):.0%} of the training labels"
+        table = Table("start", "seeds", *map(_spell, metrics), title=title)
+        for start, row in by_start.items():
+            cells = [f"{row[m]['mean']:.4f} ± {row[m]['std']:.4f}" for m in metrics]
+            table.add_row(start, str(len(row[metrics[0]]["values"])), *cells)
+        console.print(table)
+
+
+def _spell(metric: str) -> str:
+    return metric.replace("_", " ")
 
 
 def print_failures(failures: list[Failure], console: Console) -> None:

@@ -7,6 +7,7 @@ resolutions by our reader.
 import csv
 import json
 import logging
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,15 @@ from spectralgpt.data.chips import MULTI_LABEL, SPLITS, Chip, LabelledSet
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.errors import ConfigError, DataError, DatasetNotFoundError
 
-__all__ = ["SENSOR", "class_names", "read_bigearthnet", "to_19_classes"]
+__all__ = [
+    "SENSOR",
+    "class_names",
+    "folder_of_patch",
+    "patches_of_version_1",
+    "read_bigearthnet",
+    "splits_of_version_1",
+    "to_19_classes",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -23,11 +32,17 @@ SENSOR = "sentinel-2-l2a"
 # Tiles of 2017 and 2018. Version 2 was reprocessed (N9999 in its names), without an
 # offset: its darkest pixels lie far below the 1000 that one would add.
 _FORMAT = ImageFormat(
-    sensor=SENSOR, unit="digital-numbers", offset=0.0, quantification=10_000.0
+    sensor=SENSOR,
+    unit="digital-numbers",
+    offset=0.0,
+    quantification=10_000.0,
+    sizes={10.0: 120, 20.0: 60, 60.0: 20},
 )
 _FOLDER_V1 = "BigEarthNet-v1.0"
 _FOLDER_V2 = "BigEarthNet-S2"
 _METADATA_V1 = "_labels_metadata.json"
+_PATCH_V1 = "S2"
+_PATCH_ID = re.compile(r"S2[A-Z]_\w+\Z")
 _METADATA_V2 = "metadata.parquet"
 _SPLIT_V2 = {"train": "train", "validation": "val", "val": "val", "test": "test"}
 
@@ -51,7 +66,11 @@ def read_bigearthnet(
         DataError: a patch has no labels file, or an unknown label.
         ConfigError: 43 classes of version 2.
     """
-    if not (root / _METADATA_V2).is_file() and not _patches_v1(root) and download:
+    if (
+        not (root / _METADATA_V2).is_file()
+        and not patches_of_version_1(root)
+        and download
+    ):
         from torchgeo.datasets import BigEarthNetV2
 
         BigEarthNetV2(root=str(root), split="train", bands="s2", download=True)
@@ -80,13 +99,13 @@ def to_19_classes(labels: Iterable[str]) -> tuple[str, ...]:
 
 
 def _read_v1(root: Path, num_classes: int) -> LabelledSet:
-    patches = _patches_v1(root)
+    patches = patches_of_version_1(root)
     if not patches:
         raise DatasetNotFoundError(
             f"There are no BigEarthNet patches at {root} (looked for {_METADATA_V2}, "
             f"{_FOLDER_V1}/ and folders with *{_METADATA_V1})."
         )
-    splits = _splits_v1(root)
+    splits = splits_of_version_1(root)
     if splits:
         patches = [patch for patch in patches if patch.name in splits]
     names = class_names(num_classes)
@@ -109,18 +128,25 @@ def _read_v1(root: Path, num_classes: int) -> LabelledSet:
     return LabelledSet(tuple(chips), names, MULTI_LABEL, f"BigEarthNet v1 at {root}")
 
 
-def _patches_v1(root: Path) -> list[Path]:
+def patches_of_version_1(root: Path, with_labels: bool = True) -> list[Path]:
+    """List the patch folders of version 1, sorted.
+
+    Args:
+        root: the archive's folder, or one that holds the patch folders.
+        with_labels: only those that hold their file of labels.
+    """
     folder = root / _FOLDER_V1 if (root / _FOLDER_V1).is_dir() else root
     if not folder.is_dir():
         return []
     return [
         path
         for path in sorted(folder.iterdir())
-        if path.is_dir() and (path / f"{path.name}{_METADATA_V1}").is_file()
+        if path.is_dir() and path.name.startswith(_PATCH_V1)
+        if not with_labels or (path / f"{path.name}{_METADATA_V1}").is_file()
     ]
 
 
-def _splits_v1(root: Path) -> dict[str, str]:
+def splits_of_version_1(root: Path) -> dict[str, str]:
     """Read the public lists: patch name (first column) -> split."""
     splits = {}
     for split in SPLITS:
@@ -151,7 +177,7 @@ def _read_v2(root: Path, num_classes: int) -> LabelledSet:
         )
     rows = _rows_v2(root / _METADATA_V2)
     names = class_names(num_classes)
-    folders = {row["patch_id"]: _folder_v2(root, row["patch_id"]) for row in rows}
+    folders = {row["patch_id"]: folder_of_patch(root, row["patch_id"]) for row in rows}
     absent = {name for name, folder in folders.items() if not folder.is_dir()}
     if len(absent) == len(folders):
         raise DatasetNotFoundError(f"None of the patches of {root} is on disk.")
@@ -181,14 +207,20 @@ def _rows_v2(path: Path) -> list[dict[str, Any]]:
     known = set(class_names(19))
     labels = {name for row in rows for name in row["labels"]} - known
     splits = {row["split"] for row in rows} - set(_SPLIT_V2)
-    for what, unknown in (("labels", labels), ("splits", splits)):
+    # Names become paths, which may not leave the folder.
+    patches = {n for n in (row["patch_id"] for row in rows) if not _PATCH_ID.match(n)}
+    for what, unknown in (
+        ("labels", labels),
+        ("splits", splits),
+        ("patch names", patches),
+    ):
         if unknown:
             listed = ", ".join(sorted(map(str, unknown)))
             raise DataError(f"{path} has unknown {what}: {listed}.")
     return rows
 
 
-def _folder_v2(root: Path, patch_id: str) -> Path:
+def folder_of_patch(root: Path, patch_id: str) -> Path:
     """Patch folder: below one named after the tile, which lacks row and column."""
     tile = patch_id.rsplit("_", 2)[0]
     return root / _FOLDER_V2 / tile / patch_id

@@ -5,7 +5,6 @@ archives (`labelled`, `eurosat`, `bigearthnet`) return a `LabelledSet`; nothing 
 reads pixels.
 """
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,9 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spectralgpt.data.splits import (
+    SPLITS,
+    Fractions,
+    assign_blocks,
+    chip_centres,
+    find_apart,
+)
 from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.rasters import RasterItem, Window
-from spectralgpt.rasters.footprints import centre_lonlat
 
 __all__ = [
     "MULTI_LABEL",
@@ -34,37 +39,6 @@ __all__ = [
 SINGLE_LABEL = "single-label"
 MULTI_LABEL = "multi-label"
 TASKS = (SINGLE_LABEL, MULTI_LABEL)
-SPLITS = ("train", "val", "test")
-_SHOWN = 5
-_EARTH_RADIUS_M = 6_371_008.8  # Mean radius of the ellipsoid.
-
-
-@dataclass(frozen=True)
-class Fractions:
-    """Shares of the chips in each split.
-
-    Args:
-        train: share to learn from.
-        val: share to choose the checkpoint and hyper-parameters by.
-        test: share that is scored once.
-    """
-
-    train: float = 0.6
-    val: float = 0.2
-    test: float = 0.2
-
-    def __post_init__(self) -> None:
-        """Check that the shares are shares."""
-        shares = (self.train, self.val, self.test)
-        if min(shares) < 0 or not np.isclose(sum(shares), 1.0):
-            raise ConfigError(
-                f"Split fractions must be >= 0 and sum to 1 (found: train {self.train},"
-                f" val {self.val}, test {self.test})."
-            )
-
-    def of(self, split: str) -> float:
-        """Return the share of the split of that name."""
-        return {"train": self.train, "val": self.val, "test": self.test}[split]
 
 
 @dataclass(frozen=True)
@@ -209,79 +183,15 @@ def split_blocks(
     Raises:
         DataError: a chip has no coordinates, or there are fewer blocks than splits.
     """
-    fractions = fractions or Fractions()
     centres = chip_centres(labelled.chips)
-    cells = _cells(centres, block_m)
-    sizes = Counter(cells)
-    wanted = {name: fractions.of(name) * len(cells) for name in SPLITS}
-    wanted = {name: share for name, share in wanted.items() if share > 0}
-    if len(sizes) < len(wanted):
-        raise DataError(
-            f"{labelled.source} covers {len(sizes)} blocks of {block_m:g} m, too few "
-            f"for the {len(wanted)} splits {', '.join(wanted)}. Make data.block_m "
-            "smaller."
-        )
-    assigned: dict[tuple[int, int], str] = {}
-    for rank, cell in enumerate(sorted(sizes, key=lambda cell: _hash(seed, cell))):
-        # The first blocks go one to each split, so that none stays empty.
-        names = list(wanted)
-        split = (
-            names[rank]
-            if rank < len(names)
-            else max(names, key=lambda name: wanted[name])
-        )
-        assigned[cell] = split
-        wanted[split] -= sizes[cell]
-    splits = [assigned[cell] for cell in cells]
+    splits = assign_blocks(
+        centres, fractions or Fractions(), block_m, seed, labelled.source
+    )
     divided = _with_splits(labelled, splits)
-    return divided if gap_m <= 0 else _leave_gap(divided, centres, gap_m)
-
-
-def chip_centres(chips: Sequence[Chip]) -> np.ndarray:
-    """Longitude and latitude of the chips' centres, degrees, (N, 2).
-
-    Raises:
-        DataError: chips without coordinates; the first few are named.
-    """
-    centres = [centre_lonlat(chip.item.grid(), chip.window) for chip in chips]
-    missing = [chip.name for chip, at in zip(chips, centres, strict=True) if at is None]
-    if missing:
-        raise DataError(
-            f"{len(missing)} of {len(chips)} images have no coordinates "
-            f"({', '.join(missing[:_SHOWN])}). A split by blocks needs them; use "
-            "data.split 'stratified'."
-        )
-    return np.array(centres, dtype=np.float64)
-
-
-def _cells(lonlat: np.ndarray, block_m: float) -> list[tuple[int, int]]:
-    """Number the square block of each place: rows of latitude, cut into columns."""
-    longitude, latitude = np.radians(lonlat).T
-    row = np.floor(_EARTH_RADIUS_M * latitude / block_m)
-    middle = (row + 1 / 2) * block_m / _EARTH_RADIUS_M
-    column = np.floor(_EARTH_RADIUS_M * longitude * np.cos(middle) / block_m)
-    return [(int(r), int(c)) for r, c in zip(row, column, strict=True)]
-
-
-def _hash(seed: int, cell: tuple[int, int]) -> str:
-    return hashlib.sha256(f"{seed}:{cell[0]}:{cell[1]}".encode()).hexdigest()
-
-
-def _leave_gap(labelled: LabelledSet, centres: np.ndarray, gap_m: float) -> LabelledSet:
-    from sklearn.neighbors import NearestNeighbors
-
-    # Haversine distance takes (latitude, longitude) in radians.
-    places = np.radians(centres[:, ::-1])
-    splits = np.array([chip.split for chip in labelled.chips])
-    keep = np.ones(len(splits), dtype=bool)
-    for split, others in (("train", ("val", "test")), ("val", ("test",))):
-        mine, theirs = splits == split, np.isin(splits, others)
-        if mine.any() and theirs.any():
-            tree = NearestNeighbors(n_neighbors=1, metric="haversine")
-            angle, _ = tree.fit(places[theirs]).kneighbors(places[mine])
-            keep[mine] = angle[:, 0] * _EARTH_RADIUS_M >= gap_m
-    chips = zip(labelled.chips, keep, strict=True)
-    return replace(labelled, chips=tuple(chip for chip, kept in chips if kept))
+    if gap_m <= 0:
+        return divided
+    chips = zip(divided.chips, find_apart(centres, splits, gap_m), strict=True)
+    return replace(divided, chips=tuple(chip for chip, kept in chips if kept))
 
 
 def _group_sizes(count: int, fractions: Fractions) -> list[int]:

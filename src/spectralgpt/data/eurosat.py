@@ -10,6 +10,7 @@ from typing import Any, Literal
 from spectralgpt.data.chips import SINGLE_LABEL, SPLITS, Chip, LabelledSet
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.data.label_files import read_folder
+from spectralgpt.data.layouts import FILE_SIZES
 from spectralgpt.errors import DatasetNotFoundError
 
 __all__ = ["FILE_BANDS", "SENSOR", "read_eurosat"]
@@ -25,6 +26,7 @@ _FORMAT = ImageFormat(
     unit="digital-numbers",
     offset=0.0,  # The archive is older than processing baseline 04.00.
     quantification=10_000.0,
+    sizes=FILE_SIZES,
 )
 
 

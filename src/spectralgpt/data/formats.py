@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from spectralgpt.data.layouts import Sizes, StatedLayout, describe_stated
 from spectralgpt.errors import ConfigError
 from spectralgpt.rasters import RasterItem, describe_raster
+from spectralgpt.sensors import find_sensor
 
 __all__ = ["ImageFormat"]
 
@@ -15,13 +17,18 @@ class ImageFormat:
     """What is stated about all images of a data set; None and auto ask the files.
 
     Args:
-        sensor: sensor of the images, such as sentinel-2-l2a.
+        sensor: sensor of the images, such as sentinel-2-l2a, or the path of a YAML
+            file that describes one.
         bands: names of the layers in the order of the files.
         unit: `digital-numbers`, `reflectance` or `auto`.
         offset: added to digital numbers before scaling, or `auto`.
         quantification: digital numbers per unit of reflectance, or `auto`.
         assumed_sensor: sensor of files that do not say theirs, where `sensor` is None;
             commands that have a model put its sensor here.
+        sizes: see `spectralgpt.data.layouts.StatedLayout`: images are then described
+            without opening them; needs the sensor. None opens them.
+        nodata: numbers that mean no measurement, or `auto`.
+        pattern: regular expression with a group `band` for the names of band files.
     """
 
     sensor: str | None = None
@@ -30,9 +37,23 @@ class ImageFormat:
     offset: float | Literal["auto"] = "auto"
     quantification: float | Literal["auto"] = "auto"
     assumed_sensor: str | None = None
+    sizes: Sizes | None = None
+    nodata: tuple[float, ...] | Literal["auto"] = "auto"
+    pattern: str | None = None
 
     def describe(self, path: Path) -> RasterItem:
         """Describe one image; see `spectralgpt.rasters.describe_raster`."""
+        if self.sizes is not None and self.sensor is not None:
+            layout = StatedLayout(
+                find_sensor(self.sensor),
+                self.sizes,
+                self.bands,
+                None if self.quantification == "auto" else self.quantification,
+                self.offset,
+                None if self.nodata == "auto" else self.nodata,
+                self.pattern,
+            )
+            return describe_stated(path, layout, None, str(path))
         try:
             return self._describe(path, self.sensor)
         except ConfigError:
@@ -48,4 +69,6 @@ class ImageFormat:
             unit=self.unit,
             offset=self.offset,
             quantification=self.quantification,
+            nodata=self.nodata,
+            pattern=self.pattern,
         )

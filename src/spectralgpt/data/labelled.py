@@ -24,6 +24,7 @@ from spectralgpt.data.chips import (
     split_stratified,
 )
 from spectralgpt.data.eurosat import read_eurosat
+from spectralgpt.data.fmow import read_fmow
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.data.label_files import match_classes, read_csv, read_folder
 from spectralgpt.errors import ConfigError, DataError, DatasetNotFoundError
@@ -52,7 +53,8 @@ class LabelledDataConfig:
         root: folder of the data set.
         layout: `folder` (one sub-folder a class, below train, val and test or not),
             `csv` (columns image and label, or image and labels parted by ";", and
-            optionally split), `eurosat` (multispectral), `bigearthnet` (v1 or v2).
+            optionally split), `eurosat` (multispectral), `bigearthnet` (v1 or v2),
+            `fmow-sentinel2`.
         labels: the CSV file, relative to root; for layout csv.
         sensor: sensor of the images, such as sentinel-2-l2a; null finds it out.
         bands: names of the bands in the order of the files; null reads them there.
@@ -76,7 +78,9 @@ class LabelledDataConfig:
     """
 
     root: str
-    layout: Literal["folder", "csv", "eurosat", "bigearthnet"] = "folder"
+    layout: Literal["folder", "csv", "eurosat", "bigearthnet", "fmow-sentinel2"] = (
+        "folder"
+    )
     labels: str = "labels.csv"
     sensor: str | None = None
     bands: tuple[str, ...] | None = None
@@ -244,6 +248,8 @@ def _read_layout(
     if config.layout == "bigearthnet":
         labelled = read_bigearthnet(root, config.num_classes, config.download)
         return _use_names(labelled, class_names)
+    if config.layout == "fmow-sentinel2":
+        return _use_names(read_fmow(root), class_names)
     if config.layout == "csv":
         return read_csv(
             root / config.labels,

@@ -1,19 +1,24 @@
 """Which files and folders of a data set are images: by glob, index, or looking."""
 
-import csv
 import fnmatch
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from spectralgpt.data.tables import Index, check_table, read_column
 from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.rasters import RASTER_SUFFIXES, band_in_file_name
 from spectralgpt.sensors import Sensor
-from spectralgpt.yaml_files import check_keys, suggest, take_text
+from spectralgpt.yaml_files import take_text
 
-__all__ = ["Candidate", "Index", "Selection", "list_candidates", "read_column"]
+__all__ = [
+    "Candidate",
+    "Index",
+    "Selection",
+    "list_candidates",
+]
 
 _BAND_FILES = 2
 """A folder with at least this many files named after bands is one image."""
@@ -32,32 +37,6 @@ class Candidate:
     name: str
     path: Path
     members: tuple[Path, ...] | None = None
-
-
-@dataclass(frozen=True)
-class Index:
-    """A CSV or Parquet file that lists images.
-
-    Args:
-        file: path under the data set's root.
-        column: column that holds paths under the root.
-        allow_absolute: whether the index may also name files anywhere on the machine.
-    """
-
-    file: str
-    column: str = "path"
-    allow_absolute: bool = False
-
-    @classmethod
-    def from_table(cls, table: Any, where: str) -> "Index":
-        """Read it from a description."""
-        optional = ("column", "allow_absolute")
-        _check_table(table, where, required=("file",), optional=optional)
-        allow_absolute = table.get("allow_absolute", False)
-        if not isinstance(allow_absolute, bool):
-            raise ConfigError(f"{where}: 'allow_absolute' must be true or false.")
-        texts = {k: take_text(table, k, where) for k in table if k != optional[1]}
-        return cls(**texts, allow_absolute=allow_absolute)
 
 
 @dataclass(frozen=True)
@@ -89,7 +68,7 @@ class Selection:
     def from_table(cls, table: Any, where: str) -> "Selection":
         """Read it from a description."""
         optional = ("files", "list", "column", "id")
-        _check_table(table, where, required=("item",), optional=optional)
+        check_table(table, where, required=("item",), optional=optional)
         return cls(**{key: take_text(table, key, where) for key in table})
 
     def read_ids(self, root: Path) -> set[str]:
@@ -150,43 +129,6 @@ def list_candidates(
     ]
 
 
-def read_column(path: Path, column: str) -> list[str]:
-    """Read a column of a CSV or Parquet file as text.
-
-    Raises:
-        DataError: the file or the column is missing, or the file cannot be read.
-    """
-    if not path.is_file():
-        raise DataError(f"{path} does not exist. Check the description.")
-    names, rows = _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
-    if column not in names:
-        raise DataError(
-            f"{path} has no column '{column}'{suggest(column, names)} "
-            f"(found: {', '.join(names)})."
-        )
-    return [str(row[column]) for row in rows if row.get(column) not in (None, "")]
-
-
-def _read_csv(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            return list(reader.fieldnames or ()), list(reader)
-    except (UnicodeDecodeError, csv.Error, OSError) as error:
-        raise DataError(f"{path} cannot be read as CSV: {error}") from error
-
-
-def _read_parquet(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        table = parquet.read_table(path)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path} cannot be read as Parquet: {error}") from error
-    return list(table.column_names), table.to_pylist()
-
-
 def _read_lines(path: Path) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -197,7 +139,7 @@ def _read_lines(path: Path) -> list[str]:
 
 def _from_index(root: Path, index: Index) -> list[Candidate]:
     candidates = []
-    for text in read_column(root / index.file, index.column):
+    for text in index.read(root):
         path = PurePosixPath(text)
         if path.is_absolute():
             if not index.allow_absolute or not Path(path).exists():
@@ -253,11 +195,3 @@ def _group(candidates: Sequence[Candidate], pattern: str) -> list[Candidate]:
         Candidate(name, folder, tuple(members))
         for (name, folder), members in groups.items()
     ]
-
-
-def _check_table(
-    table: Any, where: str, required: Sequence[str], optional: Sequence[str]
-) -> None:
-    if not isinstance(table, Mapping):
-        raise ConfigError(f"{where}: expected keys with values, found {table!r}.")
-    check_keys(table, where, required=required, optional=optional)

@@ -1,20 +1,26 @@
-"""Data sets described in YAML: which files are images, and what their numbers mean.
+"""The images of data sets that are described in YAML.
 
-A description states facts about an archive, so that another archive needs another YAML
-file and no code. Paths in it are relative to a data folder that the user names. What an
-index file lists is not trusted: its paths must stay under the data set's root.
+A description (see `spectralgpt.data.descriptions`) says which files are images and what
+their numbers mean. What an index file lists is not trusted: its paths must stay under
+the data set's root.
 """
 
-import fnmatch
+import functools
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from spectralgpt.data.listings import Candidate, Index, Selection, list_candidates
+from spectralgpt.data.descriptions import (
+    HOLDOUTS,
+    Source,
+    read_source,
+    source_from_table,
+)
+from spectralgpt.data.layouts import StatedLayout, describe_stated
+from spectralgpt.data.listings import Candidate, list_candidates
 from spectralgpt.errors import (
     ConfigError,
     DataError,
@@ -22,99 +28,63 @@ from spectralgpt.errors import (
     SpectralGPTError,
 )
 from spectralgpt.rasters import RasterItem, describe_raster, quiet_gdal
-from spectralgpt.sensors import Sensor, load_sensor, read_sensor
-from spectralgpt.yaml_files import check_keys, read_mapping, take_number, take_text
+from spectralgpt.sensors import Sensor, find_sensor
 
-__all__ = ["HOLDOUTS", "Source", "find_items", "read_source", "refuse_if_bad"]
+__all__ = [
+    "HOLDOUTS",
+    "Source",
+    "describe_image",
+    "find_items",
+    "find_root",
+    "list_images",
+    "place_of",
+    "read_source",
+    "refuse_if_bad",
+    "source_from_table",
+]
 
 _LOG = logging.getLogger(__name__)
-HOLDOUTS = ("auto", "place", "block", "never")
-_AUTO = "auto"
-_Table = Mapping[str, Any]
 _READERS = 4
 """Headers read at once; more gains little and loads shared file systems."""
 
 
-@dataclass(frozen=True)
-class Source:
-    """The description of a data set of unlabelled images.
-
-    Args:
-        name: for messages and item names.
-        sensor: name in the registry, or path of a sensor's YAML file; None takes it
-            from the files.
-        root: folder, relative to the user's data folder.
-        items: glob under `root` of the files or folders that are images; `auto` takes
-            every raster, and every folder with one file a band.
-        index: CSV or Parquet file that lists the images, instead of `items`.
-        exclude: globs of items to leave out.
-        keep: only items whose id is listed.
-        bands: see `spectralgpt.rasters.describe_raster`.
-        pattern: regular expression with a group `band` for names of one-band files;
-            with a group `item` too, files of one folder are grouped into images.
-        unit: `auto`, `digital-numbers` or `reflectance`.
-        quantification: digital numbers per unit of reflectance, or `auto`.
-        offset: (glob, offset or `auto`) pairs; the first glob that fits an item counts.
-        nodata: numbers that mean no measurement, or `auto`.
-        place: regular expression with a group `place`; images of one place share it.
-        holdout: `auto`, `place` (whole places), `block` (a part of each image) or
-            `never`.
-        weight: how often images are drawn, relative to their size.
-    """
-
-    name: str
-    sensor: str | None = None
-    root: str = "."
-    items: str = "auto"
-    index: Index | None = None
-    exclude: tuple[str, ...] = ()
-    keep: Selection | None = None
-    bands: tuple[str, ...] | None = None
-    pattern: str | None = None
-    unit: str = "auto"
-    quantification: float | str = "auto"
-    offset: tuple[tuple[str, float | str], ...] = (("*", "auto"),)
-    nodata: tuple[float, ...] | str = "auto"
-    place: str | None = None
-    holdout: str = "auto"
-    weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.holdout not in HOLDOUTS:
-            raise ConfigError(
-                f"{self.name}: holdout must be one of {', '.join(HOLDOUTS)}, "
-                f"found '{self.holdout}'."
-            )
-        if not self.weight > 0:
-            raise ConfigError(f"{self.name}: weight must be above 0: {self.weight}.")
-        _check_pattern(self.name, "place", self.place, "place")
-        _check_pattern(self.name, "pattern", self.pattern, "band")
-
-    def offset_of(self, item: str) -> float | str:
-        """Return the offset stated for an item, by its path under the root."""
-        for glob, offset in self.offset:
-            if fnmatch.fnmatchcase(item, glob):
-                return offset
-        raise ConfigError(
-            f"{self.name}: no offset pattern fits '{item}' "
-            f"(patterns: {', '.join(glob for glob, _ in self.offset)}). Add one."
-        )
-
-
-def read_source(path: Path | str) -> Source:
-    """Read a data set's description.
+def find_root(source: Source, data_root: Path | str) -> Path:
+    """Return the folder that a description's items are in.
 
     Raises:
-        ConfigError: names the file and the key that is wrong.
+        DatasetNotFoundError: there is none.
     """
-    path = Path(path)
-    where = str(path)
-    table = read_mapping(path)
-    check_keys(table, where, optional=tuple(_TAKE))
-    values = {key: _TAKE[key](table, key, where) for key in table}
-    if str(values.get("sensor", "")).endswith(".yaml"):
-        values["sensor"] = str(path.parent / values["sensor"])
-    return Source(**{"name": path.stem} | values)
+    places = [Path(data_root) / folder for folder in source.folders or (source.root,)]
+    for place in places:
+        if place.is_dir():
+            return place
+    looked = " or ".join(map(str, places))
+    raise DatasetNotFoundError(
+        f"{source.name}: {looked} does not exist. Put the data there, or name the "
+        "folder that holds it."
+    )
+
+
+def list_images(source: Source, root: Path) -> list[Candidate]:
+    """List what a description takes as images; opens none.
+
+    Args:
+        source: the description.
+        root: as `find_root` gives it.
+
+    Raises:
+        DataError: there is none, or an index is wrong.
+    """
+    candidates = list_candidates(
+        root, source.items, source.index, source.exclude, source.keep, source.pattern,
+        _load_sensor(source.sensor),
+    )  # fmt: skip
+    if not candidates:
+        raise DataError(
+            f"{source.name}: no image under {root} fits '{source.items}'. Check the "
+            "description."
+        )
+    return candidates
 
 
 def find_items(
@@ -136,23 +106,8 @@ def find_items(
     """
     found: list[RasterItem] = []
     for source in sources:
-        root = Path(data_root) / source.root
-        if not root.is_dir():
-            raise DatasetNotFoundError(
-                f"{source.name}: {root} does not exist. Put the data there, or name "
-                "the folder that holds it."
-            )
-        sensor = _load_sensor(source.sensor)
-        candidates = list_candidates(
-            root, source.items, source.index, source.exclude, source.keep,
-            source.pattern, sensor,
-        )  # fmt: skip
-        if not candidates:
-            raise DataError(
-                f"{source.name}: no image under {root} fits '{source.items}'. Check "
-                "the description."
-            )
-        found += _describe_all(source, sensor, candidates, max_bad_share)
+        candidates = list_images(source, find_root(source, data_root))
+        found += _describe_all(source, candidates, max_bad_share)
     return found
 
 
@@ -184,123 +139,98 @@ def refuse_if_bad(
 
 
 def _describe_all(
-    source: Source,
-    sensor: Sensor | None,
-    candidates: Sequence[Candidate],
-    max_bad_share: float,
+    source: Source, candidates: Sequence[Candidate], max_bad_share: float
 ) -> list[RasterItem]:
     def describe(candidate: Candidate) -> RasterItem | str:
-        offset = source.offset_of(candidate.name)
+        # A description that says nothing of an image is wrong, not the image.
+        source.offset_of(candidate.name)
         try:
-            return _describe(source, sensor, candidate, offset)
+            return describe_image(source, candidate)
         except SpectralGPTError as error:
             return str(error)
 
-    with quiet_gdal(), ThreadPoolExecutor(_READERS) as pool:
-        results = list(pool.map(describe, candidates))
+    if source.sizes is not None:
+        # Nothing is opened, so that threads would only wait for each other.
+        results = [describe(candidate) for candidate in candidates]
+    else:
+        with quiet_gdal(), ThreadPoolExecutor(_READERS) as pool:
+            results = list(pool.map(describe, candidates))
     problems = [result for result in results if isinstance(result, str)]
     refuse_if_bad(source.name, problems, len(results), max_bad_share)
     return [result for result in results if isinstance(result, RasterItem)]
 
 
-def _describe(
-    source: Source, sensor: Sensor | None, candidate: Candidate, offset: float | str
-) -> RasterItem:
-    item = describe_raster(
-        candidate.path,
-        sensor=sensor,
-        bands=source.bands,
-        unit=source.unit,
-        offset=offset,
-        quantification=source.quantification,
-        nodata=source.nodata,
-        pattern=source.pattern,
-        members=candidate.members,
-        name=f"{source.name}/{candidate.name}",
-    )
-    place = candidate.name
-    if source.place is not None:
-        match = re.search(source.place, candidate.name)
-        if match is None:
-            raise ConfigError(
-                f"{source.name}: place pattern '{source.place}' does not fit "
-                f"'{candidate.name}'. Change it."
-            )
-        place = match.group("place")
+def describe_image(source: Source, candidate: Candidate) -> RasterItem:
+    """Describe one image of a data set.
+
+    Raises:
+        SpectralGPTError: the image or the description is wrong.
+    """
+    sensor = _load_sensor(source.sensor)
+    offset = source.offset_of(candidate.name)
+    name = f"{source.name}/{candidate.name}"
+    if source.sizes is not None:
+        layout = _stated_layout(source, offset)
+        item = describe_stated(candidate.path, layout, candidate.members, name)
+    else:
+        item = describe_raster(
+            candidate.path,
+            sensor=sensor,
+            bands=source.bands,
+            unit=source.unit,
+            offset=offset,
+            quantification=source.quantification,
+            nodata=source.nodata,
+            pattern=source.pattern,
+            members=candidate.members,
+            name=name,
+        )
     return replace(
         item,
-        place=f"{source.name}/{place}",
+        place=f"{source.name}/{place_of(source, candidate.name)}",
         holdout=source.holdout,
         weight=source.weight,
     )
 
 
-def _load_sensor(name: str | None) -> Sensor | None:
-    if name is None:
-        return None
-    return read_sensor(Path(name)) if name.endswith(".yaml") else load_sensor(name)
+def place_of(source: Source, name: str) -> str:
+    """Return what an image shows, by its path under the root.
 
-
-def _check_pattern(name: str, key: str, pattern: str | None, group: str) -> None:
-    if pattern is None:
-        return
-    try:
-        groups = re.compile(pattern).groupindex
-    except re.error as error:
+    Raises:
+        ConfigError: the description's pattern does not fit.
+    """
+    if source.place is None:
+        return name
+    match = re.search(source.place, name)
+    if match is None:
         raise ConfigError(
-            f"{name}: '{key}' is no regular expression: {error}."
-        ) from None
-    if group not in groups:
-        raise ConfigError(f"{name}: '{key}' needs a group (?P<{group}>...): {pattern}")
+            f"{source.name}: place pattern '{source.place}' does not fit '{name}'. "
+            "Change it."
+        )
+    return match.group("place")
 
 
-def _take_texts(table: _Table, key: str, where: str) -> tuple[str, ...]:
-    values = [table[key]] if isinstance(table[key], str) else table[key]
-    if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
-        raise ConfigError(f"{where}: '{key}' must be a list of texts: {values!r}.")
-    return tuple(values)
-
-
-def _take_number_or_auto(table: _Table, key: str, where: str) -> float | str:
-    return _AUTO if table[key] == _AUTO else take_number(table, key, where)
-
-
-def _take_numbers(table: _Table, key: str, where: str) -> tuple[float, ...] | str:
-    values = table[key]
-    if values == _AUTO:
-        return _AUTO
-    if not isinstance(values, list):
-        raise ConfigError(f"{where}: '{key}' must be a list or auto: {values!r}.")
-    return tuple(take_number({key: value}, key, where) for value in values)
-
-
-def _take_offset(
-    table: _Table, key: str, where: str
-) -> tuple[tuple[str, float | str], ...]:
-    value = table[key]
-    pairs = value if isinstance(value, Mapping) else {"*": value}
-    return tuple(
-        (str(glob), _take_number_or_auto({key: entry}, key, where))
-        for glob, entry in pairs.items()
+def _stated_layout(source: Source, offset: float | str) -> StatedLayout:
+    sensor = _load_sensor(source.sensor)
+    if sensor is None or source.sizes is None:
+        raise ConfigError(f"{source.name}: sizes need the sensor. State it.")
+    if source.unit == "reflectance":
+        raise ConfigError(
+            f"{source.name}: sizes are for archives of digital numbers, the unit is "
+            "reflectance. Leave the sizes out."
+        )
+    scale, nodata = source.quantification, source.nodata
+    return StatedLayout(
+        sensor,
+        source.sizes,
+        source.bands,
+        None if isinstance(scale, str) else scale,
+        offset,
+        None if isinstance(nodata, str) else nodata,
+        source.pattern,
     )
 
 
-_TAKE: dict[str, Callable[[_Table, str, str], Any]] = {
-    "name": take_text,
-    "sensor": take_text,
-    "root": take_text,
-    "items": take_text,
-    "index": lambda t, key, where: Index.from_table(t[key], f"{where}, {key}"),
-    "exclude": _take_texts,
-    "keep": lambda t, key, where: Selection.from_table(t[key], f"{where}, {key}"),
-    "bands": _take_texts,
-    "pattern": take_text,
-    "unit": take_text,
-    "quantification": _take_number_or_auto,
-    "offset": _take_offset,
-    "nodata": _take_numbers,
-    "place": take_text,
-    "holdout": take_text,
-    "weight": take_number,
-}
-"""How each key of a description is read: strictly."""
+@functools.cache
+def _load_sensor(name: str | None) -> Sensor | None:
+    return None if name is None else find_sensor(name)

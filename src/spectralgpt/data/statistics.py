@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from spectralgpt.errors import DataError
-from spectralgpt.preprocessing import BandStatistics
+from spectralgpt.errors import BandError, DataError
+from spectralgpt.preprocessing import BandStatistics, match_bands, match_some_bands
 from spectralgpt.rasters import OpenFiles, RasterItem, Window, read_raster
 from spectralgpt.sensors import Band
 
@@ -22,6 +22,8 @@ def band_statistics(
     num_windows: int = 256,
     window_px: int = 96,
     seed: int = 0,
+    regions: Sequence[Window] | None = None,
+    allow_missing: bool = False,
 ) -> BandStatistics:
     """Measure reflectance by band on windows drawn over the images, by their size.
 
@@ -32,6 +34,8 @@ def band_statistics(
         num_windows: windows drawn.
         window_px: their side in px; smaller images are taken whole.
         seed: of the draw.
+        regions: the part of each image that is measured; None measures all of it.
+        allow_missing: take images that lack some of the bands.
 
     Raises:
         BandError: an image lacks a band.
@@ -41,22 +45,45 @@ def band_statistics(
         raise DataError("no images to measure band statistics on.")
     files = OpenFiles()
     rng = np.random.default_rng(seed)
-    shapes = [item.shape(bands) for item in items]
-    areas = np.array([height * width for height, width in shapes], dtype=np.float64)
+    indices = [_match(item, bands, allow_missing) for item in items]
+    parts = regions or [
+        Window(0, 0, *item.shape(_own(item, found)))
+        for item, found in zip(items, indices, strict=True)
+    ]
+    areas = np.array([part.height * part.width for part in parts], dtype=np.float64)
     seen: list[list[npt.NDArray[np.float32]]] = [[] for _ in bands]
     for number in rng.choice(len(items), size=num_windows, p=areas / areas.sum()):
-        height, width = shapes[number]
-        side = min(window_px, height), min(window_px, width)
-        row = int(rng.integers(height - side[0] + 1))
-        column = int(rng.integers(width - side[1] + 1))
-        window = Window(row, column, *side)
-        raster = read_raster(items[number], bands, window, files=files)
-        for values, pixels, valid in zip(
-            seen, raster.pixels, raster.valid, strict=True
-        ):
-            values.append(pixels[valid])
+        part, found = parts[number], indices[number]
+        height, width = min(window_px, part.height), min(window_px, part.width)
+        row = part.row + int(rng.integers(part.height - height + 1))
+        column = part.column + int(rng.integers(part.width - width + 1))
+        window = Window(row, column, height, width)
+        item = items[number]
+        raster = read_raster(item, _own(item, found), window, files=files)
+        there = [at for at, index in enumerate(found) if index is not None]
+        for at, pixels, valid in zip(there, raster.pixels, raster.valid, strict=True):
+            seen[at].append(pixels[valid])
     files.close()
-    return _summarise(bands, [np.concatenate(values) for values in seen], source)
+    return _summarise(bands, [_join(values) for values in seen], source)
+
+
+def _match(
+    item: RasterItem, bands: Sequence[Band], allow_missing: bool
+) -> list[int | None]:
+    if allow_missing:
+        return match_some_bands(bands, item.bands)
+    try:
+        return list(match_bands(bands, item.bands))
+    except BandError as error:
+        raise BandError(f"{item.name}: {error}") from None
+
+
+def _own(item: RasterItem, found: Sequence[int | None]) -> list[Band]:
+    return [item.bands[index] for index in found if index is not None]
+
+
+def _join(values: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+    return np.concatenate([np.empty(0, np.float32), *values])
 
 
 def _summarise(

@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from spectralgpt.errors import CheckpointError, ConfigError
+from spectralgpt.models.band_groups import resize_group_weights
 from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.models.heads import ClassificationModel
 from spectralgpt.models.mae import MaskedAutoencoder
@@ -14,26 +15,34 @@ from spectralgpt.models.positions import (
     resize_spatial,
     resize_spectral,
 )
+from spectralgpt.models.segmentation import ChangeModel, SegmentationModel
 
 __all__ = ["Model", "build_model", "model_config", "resize_model"]
 
-Model = MaskedAutoencoder | SpectralEncoder | ClassificationModel
+Model = (
+    MaskedAutoencoder
+    | SpectralEncoder
+    | ClassificationModel
+    | SegmentationModel
+    | ChangeModel
+)
 
-_KINDS: dict[str, type[nn.Module]] = {
-    "autoencoder": MaskedAutoencoder,
-    "encoder": SpectralEncoder,
+_TASK_MODELS: dict[
+    str, type[ClassificationModel] | type[SegmentationModel] | type[ChangeModel]
+] = {
     "classifier": ClassificationModel,
+    "segmenter": SegmentationModel,
+    "change-detector": ChangeModel,
 }
+_KINDS = ("autoencoder", "encoder", *_TASK_MODELS)
 
 
 def model_config(model: Model) -> dict[str, Any]:
     """Return the plain values from which `build_model` builds the model again."""
-    if isinstance(model, ClassificationModel):
-        own = {
-            "num_classes": model.num_classes,
-            "skip_first_token": model.skip_first_token,
-        }
-        return {"kind": "classifier", "encoder": model.encoder.config, **own}
+    for kind, builder in _TASK_MODELS.items():
+        if isinstance(model, builder):
+            return {"kind": kind, "encoder": model.encoder.config, **model.head_config}
+    assert isinstance(model, MaskedAutoencoder | SpectralEncoder)
     kind = "encoder" if isinstance(model, SpectralEncoder) else "autoencoder"
     return {"kind": kind, **model.config}
 
@@ -49,9 +58,9 @@ def build_model(config: Mapping[str, Any]) -> Model:
     if kind not in _KINDS:
         raise CheckpointError(f"model kind {kind!r} is none of {', '.join(_KINDS)}.")
     try:
-        if kind == "classifier":
+        if kind in _TASK_MODELS:
             encoder = SpectralEncoder(**settings.pop("encoder"))
-            return ClassificationModel(encoder, **settings)
+            return _TASK_MODELS[kind](encoder, **settings)
         if kind == "encoder":
             return SpectralEncoder(**settings)
         return MaskedAutoencoder(**settings)
@@ -66,7 +75,7 @@ def resize_model(
 ) -> Model:
     """Return the model with position tables for another image size or other bands.
 
-    All other weights are copied.
+    A dense head's weights of band groups move along; all other weights are copied.
 
     Args:
         model: left as it is.
@@ -99,7 +108,9 @@ def resize_model(
 def _resize_table(
     name: str, table: Tensor, old: Mapping[str, Any], new: Mapping[str, Any]
 ) -> Tensor:
-    """Interpolate a position table in space and spectrum; return others unchanged."""
+    """Interpolate what belongs to places or band groups; return others unchanged."""
+    if name == "fusion.weight":
+        return _resize_fusion(table, old, new)
     kind = name.rpartition("positions.")[2]
     sides = [config["image_size"] // config["patch_size"] for config in (old, new)]
     if kind == "spatial":
@@ -124,3 +135,14 @@ def _resize_groups(
         group_wavelengths(old["wavelengths_nm"], S),
         group_wavelengths(new["wavelengths_nm"], S),
     )
+
+
+def _resize_fusion(
+    weights: Tensor, old: Mapping[str, Any], new: Mapping[str, Any]
+) -> Tensor:
+    if old["wavelengths_nm"] == new["wavelengths_nm"]:
+        return weights
+    bands = (old["wavelengths_nm"], new["wavelengths_nm"], old["bands_per_token"])
+    if weights.ndim == 2:  # (1, G), one weight a group.
+        return resize_group_weights(weights[0], *bands)[None]
+    return resize_group_weights(weights, *bands)

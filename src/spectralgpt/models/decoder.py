@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from spectralgpt.models.dates import add_dates
 from spectralgpt.models.positions import SeparablePositions
 from spectralgpt.models.tokens import TokenGrid
 from spectralgpt.models.transformer import NORM_EPS, build_blocks, initialise_linear
@@ -55,6 +56,7 @@ class ReconstructionDecoder(nn.Module):
         visible: Tensor,
         grid: TokenGrid,
         wavelengths_nm: Sequence[float] | None = None,
+        dates: Tensor | None = None,
     ) -> Tensor:
         """Rebuild the pixel values of all tokens.
 
@@ -63,6 +65,7 @@ class ReconstructionDecoder(nn.Module):
             visible: (B, K), which token each row of `latent` is.
             grid: token grid of the images.
             wavelengths_nm: centre of each band, nm; None for the model's own.
+            dates: (B, T), days since 1970-01-01; None if unknown.
 
         Returns:
             (B, N, S * P * P).
@@ -72,6 +75,7 @@ class ReconstructionDecoder(nn.Module):
         index = visible.unsqueeze(-1).expand(-1, -1, D)
         hidden = self.mask_token.to(x.dtype).expand(B, grid.num_tokens, D)
         x = hidden.scatter(1, index, x) + self.positions(grid, wavelengths_nm)
+        x = add_dates(x, self.positions.embed_dates(dates, grid.dates))
         for block in self.blocks:
             x = block(x)
         prediction: Tensor = self.prediction(self.norm(x))

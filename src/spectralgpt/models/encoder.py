@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from spectralgpt.errors import ConfigError
+from spectralgpt.models.dates import add_dates, check_dates
 from spectralgpt.models.positions import JointPositions, SeparablePositions
 from spectralgpt.models.tokens import TokenEmbedding, TokenGrid, patchify
 from spectralgpt.models.transformer import NORM_EPS, build_blocks
@@ -38,7 +39,8 @@ class SpectralEncoder(nn.Module):
     """A vision transformer on spectral-spatial tokens.
 
     Images of any size (a multiple of the patch) and any bands are taken: positions are
-    interpolated in space, and over wavelength in the spectrum.
+    interpolated in space, and over wavelength in the spectrum. A series of dates of one
+    place is a fifth axis, (B, T, C, H, W): its tokens are encoded together.
 
     Args:
         image_size: side in px of the images whose positions are learned.
@@ -51,6 +53,7 @@ class SpectralEncoder(nn.Module):
         wavelengths_nm: centre wavelength of each band, nm; needed for other bands.
         drop_path: stochastic depth of the last block, 0..1, rising from 0.
         positions: `separable` tables, or one `joint` table as published classifiers.
+        date_embedding: whether dates can be told apart; zero at the start.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class SpectralEncoder(nn.Module):
         wavelengths_nm: Sequence[float] | None = None,
         drop_path: float = 0.0,
         positions: PositionKind = "separable",
+        date_embedding: bool = False,
     ) -> None:
         super().__init__()
         self.image_size = image_size
@@ -85,6 +89,17 @@ class SpectralEncoder(nn.Module):
         self.positions = tables[positions](grid, embed_dim, self.wavelengths_nm)
         self.blocks = build_blocks(embed_dim, depth, num_heads, drop_path)
         self.norm = nn.LayerNorm(embed_dim, eps=NORM_EPS)
+        if date_embedding:
+            self.add_date_embedding()
+
+    def add_date_embedding(self) -> None:
+        """Let dates be told apart; until trained, it changes no number."""
+        self.positions.add_dates()
+
+    @property
+    def has_date_embedding(self) -> bool:
+        """Whether dates can be passed."""
+        return self.positions.dates is not None
 
     @property
     def config(self) -> dict[str, Any]:
@@ -100,45 +115,60 @@ class SpectralEncoder(nn.Module):
             "wavelengths_nm": self.wavelengths_nm,
             "drop_path": self.drop_path,
             "positions": self.position_kind,
+            "date_embedding": self.has_date_embedding,
         }
 
     def grid_of(self, images: Tensor) -> TokenGrid:
-        """Return the token grid of images (B, C, H, W)."""
+        """Return the token grid of images (B, C, H, W) or series (B, T, C, H, W)."""
         return TokenGrid.of(images, self.patch_size, self.bands_per_token)
 
     def forward(
-        self, images: Tensor, wavelengths: Sequence[float] | Tensor | None = None
+        self,
+        images: Tensor,
+        wavelengths: Sequence[float] | Tensor | None = None,
+        dates: Tensor | None = None,
     ) -> Tensor:
         """Encode whole images to normalised tokens.
 
         Args:
-            images: (B, C, H, W), scaled as in pretraining; H, W multiples of P.
+            images: (B, C, H, W), scaled as in pretraining; H, W multiples of P. A
+                series of T dates is (B, T, C, H, W).
             wavelengths: centre of each band, nm; None if they are the model's own.
+            dates: (B, T), days since 1970-01-01, NaN where unknown; None if all are.
+                Images without a date axis have T = 1.
 
         Returns:
-            (B, G, Hp, Wp, D).
+            (B, G, Hp, Wp, D); (B, T, G, Hp, Wp, D) of a series.
 
         Raises:
-            ShapeError: the images do not fit the patch, or bands are in doubt.
+            ShapeError: the images do not fit the patch, bands are in doubt, or dates
+                do not fit the images.
+            ConfigError: dates for a model without date embedding.
         """
-        return self.norm(self.encode(images, wavelengths))
+        return self.norm(self.encode(images, wavelengths, dates))
 
     def encode(
-        self, images: Tensor, wavelengths: Sequence[float] | Tensor | None = None
+        self,
+        images: Tensor,
+        wavelengths: Sequence[float] | Tensor | None = None,
+        dates: Tensor | None = None,
     ) -> Tensor:
         """Encode whole images without the final norm; see `forward`."""
         grid = self.grid_of(images)
+        check_dates(dates, len(images), grid.dates)
         x = self.embedding(patchify(images, grid)) + self.position_table(
             grid, wavelengths
         )
+        x = add_dates(x, self.embed_dates(dates, grid))
         x = self.transform(x)  # (B, N, D)
-        return x.unflatten(1, (grid.groups, grid.rows, grid.columns))
+        return x.unflatten(1, grid.token_shape)
 
     def encode_visible(
         self,
         tokens: Tensor,
         visible: Tensor,
         positions: Tensor,
+        dates: Tensor | None = None,
     ) -> Tensor:
         """Encode only the visible tokens of each image.
 
@@ -146,12 +176,17 @@ class SpectralEncoder(nn.Module):
             tokens: (B, N, S * P * P), all tokens of the images.
             visible: (B, K) indices of the visible tokens.
             positions: (N, D), from `position_table`.
+            dates: (B or 1, T, D), from `embed_dates`; None adds nothing.
 
         Returns:
             (B, K, D), after the final norm, in the order of `visible`.
         """
         index = visible.unsqueeze(-1).expand(-1, -1, tokens.shape[-1])
         x = self.embedding(tokens.gather(1, index)) + positions[visible]  # (B, K, D)
+        if dates is not None:
+            tokens_per_date = tokens.shape[1] // dates.shape[1]
+            date = visible.div(tokens_per_date, rounding_mode="floor").unsqueeze(-1)
+            x = x + dates.expand(len(x), -1, -1).gather(1, date.expand_as(x))
         return self.norm(self.transform(x))
 
     def position_table(
@@ -163,6 +198,10 @@ class SpectralEncoder(nn.Module):
         table: Tensor = self.positions(grid, wavelengths)
         return table
 
+    def embed_dates(self, dates: Tensor | None, grid: TokenGrid) -> Tensor | None:
+        """Return what dates (B, T) add to their tokens; see `positions.embed_dates`."""
+        return self.positions.embed_dates(dates, grid.dates)
+
     def transform(self, x: Tensor) -> Tensor:
         """Run embedded tokens (B, K, D) through all blocks."""
         for block in self.blocks:
@@ -171,17 +210,26 @@ class SpectralEncoder(nn.Module):
 
     @torch.no_grad()
     def pooled(
-        self, images: Tensor, wavelengths: Sequence[float] | Tensor | None = None
+        self,
+        images: Tensor,
+        wavelengths: Sequence[float] | Tensor | None = None,
+        dates: Tensor | None = None,
     ) -> Tensor:
-        """Return one embedding an image: the mean of its normalised tokens, (B, D)."""
-        return self(images, wavelengths).flatten(1, 3).mean(dim=1)
+        """Return one embedding a sample: the mean of its normalised tokens, (B, D)."""
+        return self(images, wavelengths, dates).flatten(1, -2).mean(dim=1)
 
     @torch.no_grad()
     def pooled_by_group(
-        self, images: Tensor, wavelengths: Sequence[float] | Tensor | None = None
+        self,
+        images: Tensor,
+        wavelengths: Sequence[float] | Tensor | None = None,
+        dates: Tensor | None = None,
     ) -> Tensor:
         """Return the mean of each band group's tokens, side by side: (B, G * D).
 
         It keeps apart what a mean over all tokens mixes: the parts of the spectrum.
         """
-        return self(images, wavelengths).mean(dim=(2, 3)).flatten(1)  # (B, G * D)
+        by_group = self(images, wavelengths, dates).mean(dim=(-3, -2))  # (B, ..., G, D)
+        if by_group.ndim == 4:
+            by_group = by_group.mean(dim=1)  # (B, G, D)
+        return by_group.flatten(1)

@@ -1,6 +1,7 @@
 """What turns the encoder's output into a task's output."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,20 +45,41 @@ class ClassificationModel(nn.Module):
         nn.init.trunc_normal_(self.head.weight, std=_HEAD_STD)
         nn.init.zeros_(self.head.bias)
 
+    @property
+    def head_config(self) -> dict[str, Any]:
+        """The constructor arguments, without the encoder, that build this again."""
+        return {
+            "num_classes": self.num_classes,
+            "skip_first_token": self.skip_first_token,
+        }
+
     def features(
-        self, images: Tensor, wavelengths: Sequence[float] | Tensor | None = None
+        self,
+        images: Tensor,
+        wavelengths: Sequence[float] | Tensor | None = None,
+        dates: Tensor | None = None,
     ) -> Tensor:
-        """Return the pooled, normalised features (B, D) that the head sees."""
-        tokens = self.encoder.encode(images, wavelengths).flatten(1, 3)  # (B, N, D)
+        """Return the pooled, normalised features (B, D) that the head sees.
+
+        Args:
+            images: (B, C, H, W), or a series (B, T, C, H, W), pooled over dates too.
+            wavelengths: centre of each band, nm; None if they are the model's own.
+            dates: (B, T), days since 1970-01-01; see `SpectralEncoder.forward`.
+        """
+        tokens = self.encoder.encode(images, wavelengths, dates)
+        tokens = tokens.flatten(1, -2)  # (B, N, D)
         pooled = tokens[:, int(self.skip_first_token) :].mean(dim=1)
         normed: Tensor = self.encoder.norm(pooled)
         return normed
 
     def forward(
-        self, images: Tensor, wavelengths: Sequence[float] | Tensor | None = None
+        self,
+        images: Tensor,
+        wavelengths: Sequence[float] | Tensor | None = None,
+        dates: Tensor | None = None,
     ) -> Tensor:
-        """Classify images (B, C, H, W); returns logits (B, classes)."""
-        logits: Tensor = self.head(self.features(images, wavelengths))
+        """Classify images, see `features`; returns logits (B, classes)."""
+        logits: Tensor = self.head(self.features(images, wavelengths, dates))
         return logits
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Learnable positions in space and spectrum, and resizing them.
+"""Learnable positions in space, spectrum and time, and resizing them.
 
 Spatial tables are interpolated bicubically over the patch grid, spectral tables
 linearly over wavelength. Both are exact on the grid and bands they were learned on.
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spectralgpt.errors import ConfigError, ShapeError
+from spectralgpt.models.dates import DateEmbedding
 from spectralgpt.models.tokens import TokenGrid
 
 __all__ = [
@@ -117,7 +118,11 @@ def sine_cosine(places: Tensor, dim: int) -> Tensor:
 
 
 class _Positions(nn.Module):
-    """What both kinds of table share: the grid and bands they were learned on."""
+    """What both kinds of table share: the grid and bands they were learned on, dates.
+
+    Attributes:
+        dates: what tells dates apart; None in a model of single dates.
+    """
 
     def __init__(
         self, grid: TokenGrid, wavelengths_nm: Sequence[float] | None = None
@@ -125,6 +130,37 @@ class _Positions(nn.Module):
         super().__init__()
         self.grid = grid
         self.wavelengths_nm = wavelengths_nm
+        self.dates: DateEmbedding | None = None
+
+    def add_dates(self) -> None:
+        """Add the embedding of dates, if it is not there, as zeros."""
+        if self.dates is None:
+            table = next(self.parameters())
+            self.dates = DateEmbedding(table.shape[-1]).to(table)
+
+    def embed_dates(self, dates: Tensor | None, num_dates: int) -> Tensor | None:
+        """Return what dates add to their tokens.
+
+        Args:
+            dates: (B, T), days since 1970-01-01, NaN if unknown; None if all are.
+            num_dates: dates T.
+
+        Returns:
+            (B, T, D), or (1, T, D) without dates; None without date embedding.
+
+        Raises:
+            ShapeError: dates are not (B, T).
+            ConfigError: dates for a model that has no date embedding.
+        """
+        if self.dates is not None:
+            embedded: Tensor = self.dates(dates, num_dates)
+            return embedded
+        if dates is not None:
+            raise ConfigError(
+                "this model has no date embedding, so it cannot use dates: give it "
+                "one with add_date_embedding(), or pass no dates."
+            )
+        return None
 
     def _resize_groups(
         self, table: Tensor, grid: TokenGrid, wavelengths_nm: Sequence[float] | None
@@ -153,6 +189,11 @@ class _Positions(nn.Module):
             group_wavelengths(self.wavelengths_nm, S),
             group_wavelengths(wavelengths_nm, S),
         )
+
+
+def _over_dates(table: Tensor, grid: TokenGrid) -> Tensor:
+    """Repeat the positions (G * Hp * Wp, D) of one date for all: (N, D)."""
+    return table.repeat(grid.dates, 1) if grid.dates > 1 else table
 
 
 class SeparablePositions(_Positions):
@@ -187,7 +228,7 @@ class SeparablePositions(_Positions):
     def forward(
         self, grid: TokenGrid, wavelengths_nm: Sequence[float] | None = None
     ) -> Tensor:
-        """Return the positions of the tokens of `grid`, (N, D).
+        """Return the positions of the tokens of `grid`, (N, D), alike for all dates.
 
         Args:
             grid: token grid of the images, of any size.
@@ -200,7 +241,8 @@ class SeparablePositions(_Positions):
         own = (self.grid.rows, self.grid.columns)
         spatial = resize_spatial(self.spatial, own, (grid.rows, grid.columns))
         spectral = self._resize_groups(self.spectral[0], grid, wavelengths_nm)
-        return (spectral[:, None] + spatial).flatten(0, 1)  # (N, D)
+        table = (spectral[:, None] + spatial).flatten(0, 1)  # (G * Hp * Wp, D)
+        return _over_dates(table, grid)
 
 
 class JointPositions(_Positions):
@@ -224,11 +266,12 @@ class JointPositions(_Positions):
     def forward(
         self, grid: TokenGrid, wavelengths_nm: Sequence[float] | None = None
     ) -> Tensor:
-        """Return the positions of the tokens of `grid`, (N, D).
+        """Return the positions of the tokens of `grid`, (N, D), alike for all dates.
 
         See `SeparablePositions.forward`.
         """
         own = (self.grid.rows, self.grid.columns)
         table = self.joint.reshape(self.grid.groups, self.grid.positions, -1)
         table = resize_spatial(table, own, (grid.rows, grid.columns))
-        return self._resize_groups(table, grid, wavelengths_nm).flatten(0, 1)  # (N, D)
+        table = self._resize_groups(table, grid, wavelengths_nm).flatten(0, 1)
+        return _over_dates(table, grid)

@@ -1,7 +1,8 @@
 """Cutting an image into spectral-spatial cubes and putting it together again.
 
 An image (C, H, W) becomes N = G * Hp * Wp tokens of S neighbouring bands and P x P
-pixels. Choosing, ordering and scaling bands is left to `spectralgpt.preprocessing`.
+pixels; a series of T dates (T, C, H, W) becomes those of each date in turn. Choosing,
+ordering and scaling bands is left to `spectralgpt.preprocessing`.
 """
 
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ class TokenGrid:
         width: pixel columns W, a multiple of `patch_size`.
         patch_size: side P of a patch in pixels.
         bands_per_token: bands S that share a token.
+        num_dates: dates T of a series; None if images have no date axis.
 
     Raises:
         ConfigError: a count is not positive, or the image cannot be cut into patches.
@@ -38,11 +40,14 @@ class TokenGrid:
     width: int
     patch_size: int = 8
     bands_per_token: int = 3
+    num_dates: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("num_bands", "height", "width", "patch_size", "bands_per_token"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}: use at least 1.")
+        if self.num_dates is not None and self.num_dates < 1:
+            raise ConfigError(f"num_dates is {self.num_dates}: use at least 1.")
         for name in ("height", "width"):
             if getattr(self, name) % self.patch_size:
                 raise ConfigError(
@@ -71,9 +76,31 @@ class TokenGrid:
         return self.rows * self.columns
 
     @property
-    def num_tokens(self) -> int:
-        """Tokens N of one image."""
+    def dates(self) -> int:
+        """Dates T, 1 without a date axis."""
+        return self.num_dates or 1
+
+    @property
+    def tokens_per_date(self) -> int:
+        """Tokens of one date: G * Hp * Wp."""
         return self.groups * self.positions
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens N of one sample, all dates together."""
+        return self.dates * self.tokens_per_date
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Shape of one sample: (C, H, W), or (T, C, H, W) of a series."""
+        shape = (self.num_bands, self.height, self.width)
+        return shape if self.num_dates is None else (self.num_dates, *shape)
+
+    @property
+    def token_shape(self) -> tuple[int, ...]:
+        """The axes of the tokens: (G, Hp, Wp), or (T, G, Hp, Wp) of a series."""
+        shape = (self.groups, self.rows, self.columns)
+        return shape if self.num_dates is None else (self.num_dates, *shape)
 
     @property
     def token_dim(self) -> int:
@@ -87,19 +114,21 @@ class TokenGrid:
 
     @classmethod
     def of(cls, images: Tensor, patch_size: int, bands_per_token: int) -> "TokenGrid":
-        """Return the grid of images (B, C, H, W).
+        """Return the grid of images (B, C, H, W) or series (B, T, C, H, W).
 
         Raises:
-            ShapeError: images are not (B, C, H, W) or cannot be cut into patches.
+            ShapeError: images have other axes or cannot be cut into patches.
         """
-        if images.ndim != 4:
+        if images.ndim not in (4, 5):
             raise ShapeError(
                 f"images have shape {tuple(images.shape)}: give (batch, bands, rows, "
-                "columns), with a batch axis of 1 for a single image."
+                "columns), with a batch axis of 1 for a single image, or (batch, "
+                "dates, bands, rows, columns)."
             )
+        dates = images.shape[1] if images.ndim == 5 else None
         try:
-            bands, height, width = images.shape[1:]
-            return cls(bands, height, width, patch_size, bands_per_token)
+            bands, height, width = images.shape[-3:]
+            return cls(bands, height, width, patch_size, bands_per_token, dates)
         except ConfigError as error:
             raise ShapeError(str(error)) from error
 
@@ -107,19 +136,19 @@ class TokenGrid:
 def _pad_bands(images: Tensor, grid: TokenGrid) -> Tensor:
     if not grid.padded_bands:
         return images
-    last = images[:, -1:].expand(-1, grid.padded_bands, -1, -1)
-    return torch.cat([images, last], dim=1)
+    last = images[..., -1:, :, :].expand(*images.shape[:-3], grid.padded_bands, -1, -1)
+    return torch.cat([images, last], dim=-3)
 
 
 def patchify(images: Tensor, grid: TokenGrid) -> Tensor:
     """Cut images into flat spectral-spatial tokens.
 
-    Tokens are ordered by band group, then row, then column; values within a token by
-    band, then pixel row, then pixel column. `unpatchify` is the exact inverse.
+    Tokens are ordered by date, then band group, then row, then column; values within a
+    token by band, then pixel row, then pixel column. `unpatchify` is the exact inverse.
 
     Args:
-        images: (B, C, H, W), scaled reflectance.
-        grid: token geometry; fixes C, H and W.
+        images: (B, C, H, W) or (B, T, C, H, W), scaled reflectance.
+        grid: token geometry; fixes all axes but the first.
 
     Returns:
         (B, N, S * P * P).
@@ -129,16 +158,16 @@ def patchify(images: Tensor, grid: TokenGrid) -> Tensor:
 
     Source: Hong et al. 2024, arXiv:2311.07113, 3D token generation.
     """
-    if images.shape[1:] != (grid.num_bands, grid.height, grid.width):
+    if images.shape[1:] != grid.image_shape:
         raise ShapeError(
             f"images of shape {tuple(images.shape)} do not match {grid}: "
             "build the grid with TokenGrid.of(images, ...)."
         )
     B, P, S = len(images), grid.patch_size, grid.bands_per_token
-    cubes = _pad_bands(images, grid).reshape(
-        B, grid.groups, S, grid.rows, P, grid.columns, P
-    )
-    cubes = cubes.permute(0, 1, 3, 5, 2, 4, 6)  # (B, G, Hp, Wp, S, P, P)
+    # Dates lie outside band groups, so that both are one axis here.
+    TG = grid.dates * grid.groups
+    cubes = _pad_bands(images, grid).reshape(B, TG, S, grid.rows, P, grid.columns, P)
+    cubes = cubes.permute(0, 1, 3, 5, 2, 4, 6)  # (B, T * G, Hp, Wp, S, P, P)
     return cubes.reshape(B, grid.num_tokens, grid.token_dim)  # (B, N, S * P * P)
 
 
@@ -150,7 +179,7 @@ def unpatchify(tokens: Tensor, grid: TokenGrid) -> Tensor:
         grid: token geometry.
 
     Returns:
-        (B, C, H, W).
+        (B, C, H, W), or (B, T, C, H, W) of a series.
 
     Raises:
         ShapeError: tokens do not match the grid.
@@ -158,17 +187,20 @@ def unpatchify(tokens: Tensor, grid: TokenGrid) -> Tensor:
     if tokens.shape[1:] != (grid.num_tokens, grid.token_dim):
         raise ShapeError(f"tokens of shape {tuple(tokens.shape)} do not match {grid}.")
     B, P, S = len(tokens), grid.patch_size, grid.bands_per_token
-    cubes = tokens.reshape(B, grid.groups, grid.rows, grid.columns, S, P, P)
-    cubes = cubes.permute(0, 1, 4, 2, 5, 3, 6)  # (B, G, S, Hp, P, Wp, P)
-    images = cubes.reshape(B, grid.groups * S, grid.height, grid.width)
-    return images[:, : grid.num_bands]
+    TG = grid.dates * grid.groups
+    cubes = tokens.reshape(B, TG, grid.rows, grid.columns, S, P, P)
+    cubes = cubes.permute(0, 1, 4, 2, 5, 3, 6)  # (B, T * G, S, Hp, P, Wp, P)
+    padded = (*grid.image_shape[:-3], grid.groups * S, grid.height, grid.width)
+    images = cubes.reshape(B, *padded)
+    return images[..., : grid.num_bands, :, :]
 
 
 def token_weights(valid: Tensor | None, grid: TokenGrid) -> Tensor | None:
     """Weigh each token value: 1 where it is a real, valid pixel and 0 elsewhere.
 
     Args:
-        valid: bool (B, C, H, W), true where a pixel holds data; None if all do.
+        valid: bool, shaped as the images, true where a pixel holds data; None if all
+            do.
         grid: token geometry; values of repeated bands weigh 0.
 
     Returns:
@@ -178,11 +210,12 @@ def token_weights(valid: Tensor | None, grid: TokenGrid) -> Tensor | None:
     if valid is None and not grid.padded_bands:
         return None
     if valid is None:
-        valid = torch.ones(1, grid.num_bands, grid.height, grid.width, dtype=torch.bool)
+        valid = torch.ones(1, *grid.image_shape, dtype=torch.bool)
     weights = patchify(valid, grid).float()
     if grid.padded_bands:
         repeated = grid.padded_bands * grid.patch_size**2
-        weights[:, -grid.positions :, -repeated:] = 0
+        by_date = weights.unflatten(1, (grid.dates, -1))
+        by_date[:, :, -grid.positions :, -repeated:] = 0
     return weights
 
 

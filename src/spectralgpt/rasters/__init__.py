@@ -5,26 +5,47 @@
 `spectralgpt.data.sources`.
 """
 
-from spectralgpt.rasters.files import OpenFiles, quiet_gdal
+from spectralgpt.rasters.codes import Align, Overlay, overlay, read_codes
+from spectralgpt.rasters.files import (
+    OpenFiles,
+    quiet_gdal,
+    read_numbers,
+)
 from spectralgpt.rasters.geometry import Grid, Raster, Window
 from spectralgpt.rasters.items import BandFile, RasterItem
-from spectralgpt.rasters.layers import RASTER_SUFFIXES, band_in_file_name
+from spectralgpt.rasters.layers import (
+    IN_SENSOR_ORDER,
+    NO_BAND,
+    RASTER_SUFFIXES,
+    band_in_file_name,
+)
+from spectralgpt.rasters.offsets import offset_from_texts
 from spectralgpt.rasters.products import describe_raster
 from spectralgpt.rasters.reading import check_reflectance, read_raster
+from spectralgpt.rasters.sizes import read_size
 from spectralgpt.rasters.writing import write_geotiff
 
 __all__ = [
+    "IN_SENSOR_ORDER",
+    "NO_BAND",
     "RASTER_SUFFIXES",
+    "Align",
     "BandFile",
     "Grid",
     "OpenFiles",
+    "Overlay",
     "Raster",
     "RasterItem",
     "Window",
     "band_in_file_name",
     "check_reflectance",
     "describe_raster",
+    "offset_from_texts",
+    "overlay",
     "quiet_gdal",
+    "read_codes",
+    "read_numbers",
     "read_raster",
+    "read_size",
     "write_geotiff",
 ]

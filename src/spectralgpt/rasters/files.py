@@ -14,14 +14,27 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import rasterio
 from rasterio import Affine
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.windows import Window
 
 from spectralgpt.errors import RasterError
+from spectralgpt.rasters.arrays import ARRAY_START, describe_array
 from spectralgpt.rasters.geometry import Grid
 
-__all__ = ["Header", "OpenFiles", "as_raster_error", "quiet_gdal", "read_header"]
+__all__ = [
+    "Header",
+    "OpenFiles",
+    "as_raster_error",
+    "open_grid",
+    "open_raster",
+    "quiet_gdal",
+    "read_header",
+    "read_numbers",
+]
 
 _LOG = logging.getLogger(__name__)
 _GDAL_LOGGERS = ("rasterio._env", "rasterio._err", "rasterio._io", "rasterio.env")
@@ -32,8 +45,13 @@ _DRIVER_BY_START = {
     b"MM\0+": "GTiff",
     b"\0\0\0\x0cjP  ": "JP2OpenJPEG",
     b"\xffO\xffQ": "JP2OpenJPEG",
+    ARRAY_START: "VRT",
 }
 """By the first bytes, whatever the name says; the bytes of BigTIFF come with a plus."""
+_PICTURE_DRIVER_BY_START = {b"\x89PNG\r\n\x1a\n": "PNG", b"BM": "BMP"}
+"""Masks are often pictures."""
+_MEBIBYTE = 2**20
+_SMALL_FILE = 2 * _MEBIBYTE
 
 
 _VARIABLE = re.compile(r"^(CPLE_\w+ in )?(.*?\.\w+(, band \d+)?: )?|\d+")
@@ -158,7 +176,9 @@ def open_raster(path: Path) -> rasterio.DatasetReader:
     if not path.is_file():
         raise RasterError(f"{path} does not exist. Check the path.")
     try:
-        dataset = rasterio.open(path, driver=_find_driver(path))
+        driver = _find_driver(path)
+        source = describe_array(path) if driver == "VRT" else path
+        dataset = rasterio.open(source, driver=driver)
     except (RasterioError, OSError, ValueError) as error:
         raise as_raster_error(path, error) from None
     if dataset.count == 0:
@@ -168,7 +188,10 @@ def open_raster(path: Path) -> rasterio.DatasetReader:
 
 
 def _find_driver(path: Path) -> str:
-    """Return the one driver to use: formats like VRT can make GDAL open any address."""
+    """Return the one driver to use: formats like VRT can make GDAL open any address.
+
+    `VRT` stands for a NumPy array file, for which we write the description ourselves.
+    """
     with path.open("rb") as file:
         start = file.read(max(map(len, _DRIVER_BY_START)))
     for beginning, driver in _DRIVER_BY_START.items():
@@ -178,7 +201,13 @@ def _find_driver(path: Path) -> str:
     appended = (path.with_name(path.name + s) for s in (".hdr", ".HDR"))
     if any(header.is_file() for header in (*headers, *appended)):
         return "ENVI"
-    raise RasterError("not a GeoTIFF, JPEG 2000 or ENVI file")
+    # After ENVI, whose pixels may begin with any bytes.
+    for beginning, driver in _PICTURE_DRIVER_BY_START.items():
+        if start.startswith(beginning):
+            return driver
+    raise RasterError(
+        "not a GeoTIFF, JPEG 2000, ENVI, PNG or BMP file, nor a NumPy array"
+    )
 
 
 def read_header(path: Path) -> Header:
@@ -195,16 +224,9 @@ def read_header(path: Path) -> Header:
                 f"{path}: layers differ in type or scale, or hold complex numbers "
                 f"({', '.join(sorted(kinds))}). Split the file."
             )
-        has_place = dataset.crs is not None or dataset.transform != Affine.identity()
-        grid = Grid(
-            height=dataset.height,
-            width=dataset.width,
-            transform=dataset.transform if has_place else None,
-            crs=dataset.crs.to_string() if dataset.crs else None,
-        )
         return Header(
             path=path,
-            grid=grid,
+            grid=_grid_of(dataset),
             dtype=kinds.pop(),
             descriptions=tuple(text or "" for text in dataset.descriptions),
             nodata=dataset.nodata,
@@ -213,16 +235,59 @@ def read_header(path: Path) -> Header:
         )
 
 
+def read_numbers(path: Path) -> npt.NDArray[np.generic]:
+    """Read all numbers of a file as they are, (layers, H, W).
+
+    Raises:
+        RasterError: the file cannot be read to its end.
+    """
+    with quiet_gdal(), open_raster(path) as dataset:
+        try:
+            return np.asarray(dataset.read())
+        except (RasterioError, ValueError) as error:
+            raise as_raster_error(path, error) from None
+
+
+def open_grid(path: Path, files: "OpenFiles | None" = None) -> Grid:
+    """Return where the pixels of a file lie, inside `quiet_gdal`.
+
+    Args:
+        path: a raster file.
+        files: files kept open between calls.
+
+    Raises:
+        RasterError: the file is missing, or not a raster.
+    """
+    if files is not None:
+        return _grid_of(files.get(path))
+    with open_raster(path) as dataset:
+        return _grid_of(dataset)
+
+
+def _grid_of(dataset: rasterio.DatasetReader) -> Grid:
+    has_place = dataset.crs is not None or dataset.transform != Affine.identity()
+    return Grid(
+        height=dataset.height,
+        width=dataset.width,
+        transform=dataset.transform if has_place else None,
+        crs=dataset.crs.to_string() if dataset.crs else None,
+    )
+
+
 class OpenFiles:
-    """The files read last, kept open; for one thread of one process.
+    """The files read last, kept open, and small ones kept whole; for one thread.
 
     Args:
         most: how many stay open.
+        memory_mb: memory in MiB for the numbers of files of up to 2 MiB each, which are
+            decoded once and not again for every window.
     """
 
-    def __init__(self, most: int = 64) -> None:
+    def __init__(self, most: int = 64, memory_mb: float = 0.0) -> None:
         self._most = most
+        self._free = int(memory_mb * _MEBIBYTE)
         self._open: OrderedDict[Path, rasterio.DatasetReader] = OrderedDict()
+        self._whole: dict[Path, npt.NDArray[np.generic]] = {}
 
     def get(self, path: Path) -> rasterio.DatasetReader:
         """Return the open file, inside `quiet_gdal`."""
@@ -232,7 +297,30 @@ class OpenFiles:
             self._open.popitem(last=False)[1].close()
         return dataset
 
+    def read(
+        self, path: Path, indices: list[int], window: Window
+    ) -> npt.NDArray[np.generic]:
+        """Read layers (1-based) of a window, inside `quiet_gdal`."""
+        if path not in self._whole:
+            dataset = self.get(path)
+            if not self._keep(path, dataset):
+                return np.asarray(dataset.read(indices, window=window))
+        rows, columns = window.toslices()
+        return self._whole[path][np.subtract(indices, 1), rows, columns]
+
     def close(self) -> None:
-        """Close all files."""
+        """Close all files, forget all numbers."""
+        self._whole.clear()
         while self._open:
             self._open.popitem()[1].close()
+
+    def _keep(self, path: Path, dataset: rasterio.DatasetReader) -> bool:
+        """Keep the numbers of a small file, if there is room."""
+        pixels = dataset.count * dataset.height * dataset.width
+        size = pixels * np.dtype(dataset.dtypes[0]).itemsize
+        if size > min(self._free, _SMALL_FILE):
+            return False
+        self._whole[path] = dataset.read()
+        self._free -= size
+        self._open.pop(path).close()
+        return True

@@ -1,10 +1,11 @@
 """Where the bands of an image lie on disk, and how numbers become reflectance."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from spectralgpt.errors import BandError, RasterError
+from spectralgpt.rasters.files import OpenFiles, open_grid, quiet_gdal
 from spectralgpt.rasters.geometry import Grid
 from spectralgpt.sensors import Band, Sensor
 
@@ -19,11 +20,36 @@ class BandFile:
         path: the file.
         index: which layer of the file, from 1.
         grid: where its pixels lie, as read from the file's header.
+        is_stated: the grid is no more than the size that the archive's layout states;
+            the header is read, and held against it, when the place or pixels are.
     """
 
     path: Path
     index: int
     grid: Grid
+    is_stated: bool = False
+
+    def located(self, files: OpenFiles | None = None) -> "BandFile":
+        """Return it with the grid that the file's header states.
+
+        Args:
+            files: files kept open between calls.
+
+        Raises:
+            RasterError: the file cannot be opened, or has another size than stated.
+        """
+        if not self.is_stated:
+            return self
+        with quiet_gdal():
+            grid = open_grid(self.path, files)
+        found, stated = (grid.height, grid.width), (self.grid.height, self.grid.width)
+        if found != stated:
+            raise RasterError(
+                f"{self.path} has {found[0]} x {found[1]} px where its archive has "
+                f"{stated[0]} x {stated[1]}. Fetch it again, or leave the sizes out "
+                "of the description."
+            )
+        return replace(self, grid=grid, is_stated=False)
 
 
 @dataclass(frozen=True)
@@ -47,7 +73,7 @@ class RasterItem:
 
     name: str
     sensor: Sensor
-    files: dict[str, BandFile]
+    files: Mapping[str, BandFile]
     quantification: float
     offset: float
     nodata: float | None = None
@@ -85,18 +111,53 @@ class RasterItem:
 
         Raises:
             BandError: a band is missing.
-            RasterError: the bands lie on grids that cannot be brought together.
+            RasterError: the bands lie on grids that cannot be brought together, or a
+                stated size is wrong.
         """
-        grids = dict.fromkeys(self.files[b.name].grid for b in self.require(bands))
-        finest = min(grids, key=lambda grid: grid.pixel_area)
-        for grid in grids:
+        used = [self.files[band.name] for band in self.require(bands)]
+        if any(file.is_stated for file in used):
+            # One header tells the place; all of them are read with the pixels.
+            return min(used, key=lambda file: file.grid.pixel_area).located().grid
+        return self._finest(file.grid for file in used)
+
+    def shape(self, bands: Sequence[Band] | None = None) -> tuple[int, int]:
+        """(H, W) of `grid`; opens no file where the sizes are stated."""
+        grid = self._finest(self.files[band.name].grid for band in self.require(bands))
+        return grid.height, grid.width
+
+    def located(
+        self, bands: Sequence[Band] | None = None, files: OpenFiles | None = None
+    ) -> "RasterItem":
+        """Return it with these bands alone, their grids read from the headers.
+
+        Args:
+            bands: which; all if None.
+            files: files kept open between calls.
+
+        Raises:
+            BandError: a band is missing.
+            RasterError: a file cannot be opened, or has another size than stated.
+        """
+        used = {band.name: self.files[band.name] for band in self.require(bands)}
+        if not any(file.is_stated for file in used.values()):
+            return self
+        # A file of many layers is opened once.
+        known: dict[Path, Grid] = {}
+        for name, file in used.items():
+            if file.path in known:
+                grid = known[file.path]
+                used[name] = replace(file, grid=grid, is_stated=False)
+            else:
+                used[name] = file.located(files)
+                known[file.path] = used[name].grid
+        return replace(self, files=used)
+
+    def _finest(self, grids: Iterable[Grid]) -> Grid:
+        different = dict.fromkeys(grids)
+        finest = min(different, key=lambda grid: grid.pixel_area)
+        for grid in different:
             try:
                 finest.map_to(grid)
             except RasterError as error:
                 raise RasterError(f"{self.name}: {error}") from None
         return finest
-
-    def shape(self, bands: Sequence[Band] | None = None) -> tuple[int, int]:
-        """(H, W) of `grid`."""
-        grid = self.grid(bands)
-        return grid.height, grid.width

@@ -24,7 +24,12 @@ import numpy.typing as npt
 from spectralgpt.errors import UnitError
 from spectralgpt.sensors import BaselineRule
 
-__all__ = ["offset_from_metadata", "offset_from_name", "offset_from_pixels"]
+__all__ = [
+    "offset_from_metadata",
+    "offset_from_name",
+    "offset_from_pixels",
+    "offset_from_texts",
+]
 
 _BASELINE = re.compile(r"_MSIL\d[AC]_\d{8}T\d{6}_N(\d{4})_")
 _LEVELS_UP = 5
@@ -34,6 +39,30 @@ _LARGEST_METADATA = 64 * 2**20
 _DARK_SHARE_PERCENT = 1.0
 _DARK_MARGIN = 300.0
 """Digital numbers below the added offset that noise and correction do not reach."""
+
+
+def offset_from_texts(
+    path: Path, inside: Path, rule: BaselineRule
+) -> tuple[float, str] | None:
+    """Take the offset from names and metadata; reads no pixel.
+
+    Args:
+        path: an image's file or folder.
+        inside: one of its band files; what is said nearer to the pixels counts first.
+        rule: what follows from a baseline.
+
+    Returns:
+        The offset and where it was found, None if nothing says.
+
+    Raises:
+        UnitError: metadata differ between bands, or cannot be trusted.
+    """
+    return (
+        offset_from_name(inside, rule)
+        or offset_from_name(path, rule)
+        or offset_from_metadata(inside, rule)
+        or offset_from_metadata(path, rule)
+    )
 
 
 def offset_from_name(path: Path, rule: BaselineRule) -> tuple[float, str] | None:

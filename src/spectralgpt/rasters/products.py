@@ -16,12 +16,8 @@ from spectralgpt.errors import ConfigError, RasterError, UnitError
 from spectralgpt.rasters.files import Header, as_raster_error, open_raster, quiet_gdal
 from spectralgpt.rasters.items import BandFile, RasterItem
 from spectralgpt.rasters.layers import find_bands
-from spectralgpt.rasters.offsets import (
-    offset_from_metadata,
-    offset_from_name,
-    offset_from_pixels,
-)
-from spectralgpt.sensors import Sensor, list_sensors, load_sensor
+from spectralgpt.rasters.offsets import offset_from_pixels, offset_from_texts
+from spectralgpt.sensors import Sensor, find_sensor, list_sensors, load_sensor
 
 __all__ = ["SENSOR_TAG", "UNITS", "UNIT_TAG", "describe_raster"]
 
@@ -62,8 +58,8 @@ def describe_raster(
 
     Args:
         path: a raster file (GeoTIFF, JP2, ENVI), or a folder with one file a band.
-        sensor: from the registry, or read from a file; None takes it from the file's
-            tag or the product's name.
+        sensor: from the registry, or the path of a YAML file like those in `sensors/`;
+            None takes it from the file's tag or the product's name.
         bands: names of a file's layers in their order ("-" skips one, "sensor-order"
             alone names all); for a folder, the bands to take. None reads band
             descriptions, wavelengths in them, or file names.
@@ -110,7 +106,7 @@ def _resolve_sensor(path: Path, sensor: Sensor | str | None) -> Sensor:
     if isinstance(sensor, Sensor):
         return sensor
     if sensor is not None:
-        return load_sensor(sensor)
+        return find_sensor(sensor)
     if path.is_file():
         with quiet_gdal(), open_raster(path) as dataset:
             tag = dataset.tags().get(SENSOR_TAG)
@@ -218,12 +214,7 @@ def _find_offset(
     if rule is None:
         return sensor.offset, f"{sensor.name} always"
     inside = next(iter(files.values())).path
-    found = (
-        offset_from_name(inside, rule)
-        or offset_from_name(path, rule)
-        or offset_from_metadata(inside, rule)
-        or offset_from_metadata(path, rule)
-    )
+    found = offset_from_texts(path, inside, rule)
     if found is None:
         invalid = [v for v in (sensor.nodata, sensor.saturated) if v is not None]
         found = offset_from_pixels(_sample_bands(files, headers, invalid), rule)

@@ -13,7 +13,6 @@ from spectralgpt.errors import RasterError, ShapeError, UnitError
 from spectralgpt.rasters.files import (
     OpenFiles,
     as_raster_error,
-    open_raster,
     quiet_gdal,
 )
 from spectralgpt.rasters.geometry import Grid, Raster, Window, compose
@@ -65,6 +64,7 @@ def read_raster(
         UnitError: values cannot be reflectance.
     """
     bands = item.require(bands)
+    item = item.located(bands, files)
     grid = item.grid(bands)
     place = window or Window(0, 0, grid.height, grid.width)
     if not grid.contains(place):
@@ -108,26 +108,41 @@ def check_reflectance(raster: Raster) -> None:
             applied twice.
     """
     step = max(1, int(np.ceil(np.sqrt(raster.pixels[0].size / _SAMPLES))))
-    dark: list[str] = []
-    for i, band in enumerate(raster.bands):
-        seen = raster.pixels[i, ::step, ::step][raster.valid[i, ::step, ::step]]
-        if not seen.size:
-            continue
-        median = float(np.median(seen))
+    seen = np.s_[:, ::step, ::step]
+    medians = _medians(raster.pixels[seen], raster.valid[seen])
+    for band, median in zip(raster.bands, medians.tolist(), strict=True):
         if median > BRIGHTEST:
             raise UnitError(
                 f"{raster.name}, band {band.name}: median reflectance would be "
                 f"{median:.4g}, these look like unscaled digital numbers. State the "
                 "unit, quantification and offset."
             )
-        if median < DARKEST:
-            dark.append(f"{band.name} {median:.3f}")
+    dark = [
+        f"{band.name} {median:.3f}"
+        for band, median in zip(raster.bands, medians.tolist(), strict=True)
+        if median < DARKEST
+    ]
     if len(dark) >= min(_DARK_BANDS, len(raster.bands)):
         raise UnitError(
             f"{raster.name}: median reflectance is negative in {', '.join(dark[:4])}: "
             "this looks like a twice-applied offset. State the right offset (0 if it "
             "was already applied)."
         )
+
+
+def _medians(
+    pixels: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.float32]:
+    """Median of each band's valid pixels, NaN for a band without any."""
+    if valid.all():
+        # One call for all bands: this runs for every crop of a training.
+        return np.asarray(np.median(pixels, axis=(1, 2)))
+    return np.array(
+        [
+            np.median(band[seen]) if seen.any() else np.nan
+            for band, seen in zip(pixels, valid, strict=True)
+        ]
+    )
 
 
 def _as_size(size: tuple[int, int] | int | None, place: Window) -> tuple[int, int]:
@@ -179,11 +194,12 @@ def _read_file(
     (top, bottom), (left, right) = rows.span, columns.span
     needed = len(indices) * (bottom - top) * (right - left)
     strip = max(1, out.shape[1] * _BLOCK // max(needed, _BLOCK))
-    dataset = files.get(path) if files else open_raster(path)
+    # Without a store of files, this one is closed again when it has been read.
+    store = files or OpenFiles()
     try:
         for start in range(0, out.shape[1], strip):
             part = rows.part(start, start + strip)
-            numbers = dataset.read(indices, window=_span_window(part, columns))
+            numbers = store.read(path, indices, _span_window(part, columns))
             known = _find_valid(numbers, item)
             scaled = (numbers.astype(np.float32) + item.offset) / item.quantification
             scaled = np.where(known, scaled, np.float32(0)).astype(np.float32)
@@ -195,7 +211,7 @@ def _read_file(
         raise as_raster_error(path, error) from None
     finally:
         if files is None:
-            dataset.close()
+            store.close()
     return out, valid
 
 

@@ -8,13 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spectralgpt.errors import DataError, DatasetNotFoundError
-from spectralgpt.reports.style import CATEGORY_COLOURS, new_figure, tidy
+from spectralgpt.reports.style import (
+    CATEGORY_COLOURS,
+    category_colours,
+    new_figure,
+    tidy,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Series", "plot_curves", "read_metrics"]
+__all__ = ["Series", "plot_curves", "plot_lines", "read_metrics"]
 
 # Steps and values of one column, without the rows where it is empty.
 Series = tuple[list[int], list[float]]
@@ -93,6 +98,42 @@ def plot_curves(
     return figure
 
 
+def plot_lines(
+    lines: Mapping[str, Series], title: str, boundaries: Sequence[int] = ()
+) -> "Figure":
+    """Draw several curves in one panel, each in its colour.
+
+    Args:
+        lines: steps and values by the label of the curve.
+        title: of the panel.
+        boundaries: steps at which a line is drawn across.
+
+    Raises:
+        DataError: there is nothing to draw.
+    """
+    if not lines:
+        raise DataError(f"no curve to draw for {title!r}.")
+    figure = new_figure(8.0, 3.6)
+    axes = figure.subplots()
+    for colour, (label, (steps, values)) in zip(
+        category_colours(len(lines)), lines.items(), strict=True
+    ):
+        many = len(values) > _SMOOTHED_POINTS
+        if many:
+            axes.plot(steps, values, color=colour, linewidth=0.6, alpha=0.3)
+            values = _smooth(values)
+        marker = "" if many else "o"
+        axes.plot(steps, values, color=colour, label=label, marker=marker, ms=3.5)
+    for step in boundaries:
+        axes.axvline(step, color="#6b7278", linewidth=0.8, linestyle="--")
+    _scale(axes, [value for _, values in lines.values() for value in values])
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.set_xlabel("optimizer step")
+    tidy(axes)
+    axes.legend(frameon=False, fontsize=9)
+    return figure
+
+
 def _split_name(column: str) -> tuple[str, str]:
     for split in _SPLITS:
         if column.startswith(f"{split}_"):
@@ -114,15 +155,20 @@ def _draw_panel(axes: "Axes", name: str, by_split: Mapping[str, Series]) -> None
         axes.plot(
             steps, values, color=colour, label=label, marker=marker, markersize=3.5
         )
-    finite = [value for value in drawn if math.isfinite(value)]
-    is_positive = bool(finite) and min(finite) > 0
-    if is_positive and max(finite) / min(finite) > _LOG_RANGE:
-        axes.set_yscale("log")
+    _scale(axes, drawn)
     axes.set_title(name.replace("_", " "), loc="left", fontsize=11)
     axes.set_xlabel("optimizer step")
     tidy(axes)
     if set(by_split) != {_SPLITS[0]}:
         axes.legend(frameon=False, fontsize=9)
+
+
+def _scale(axes: "Axes", drawn: Sequence[float]) -> None:
+    """Take a logarithmic axis where a linear one would hide the smaller values."""
+    finite = [value for value in drawn if math.isfinite(value)]
+    is_positive = bool(finite) and min(finite) > 0
+    if is_positive and max(finite) / min(finite) > _LOG_RANGE:
+        axes.set_yscale("log")
 
 
 def _smooth(values: Sequence[float]) -> list[float]:

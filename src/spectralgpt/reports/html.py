@@ -14,6 +14,7 @@ from importlib.resources import files
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from spectralgpt import __version__
 
@@ -54,12 +55,16 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, paragraphs (separated by empty lines), figures and tables."""
+    """A heading, paragraphs (separated by empty lines), figures, tables and links.
+
+    A link is (its text, a path relative to the page); other pages cannot be named.
+    """
 
     title: str
     text: str = ""
     figures: Sequence[Picture] = field(default_factory=tuple)
     tables: Sequence[Table] = field(default_factory=tuple)
+    links: Sequence[tuple[str, str]] = field(default_factory=tuple)
 
 
 def write_report(
@@ -126,6 +131,7 @@ def render_report(
 def _render_section(anchor: str, section: Section) -> str:
     parts = [f'<section id="{anchor}">\n<h2>{html.escape(section.title)}</h2>\n']
     parts.append(_paragraphs(section.text))
+    parts.append(_render_links(section.links))
     parts += [_render_table(table) for table in section.tables]
     parts += [_render_picture(picture) for picture in section.figures]
     return "".join([*parts, "</section>\n"])
@@ -134,6 +140,18 @@ def _render_section(anchor: str, section: Section) -> str:
 def _paragraphs(text: str) -> str:
     blocks = [block.strip() for block in text.split("\n\n")]
     return "".join(f"<p>{html.escape(block)}</p>\n" for block in blocks if block)
+
+
+def _render_links(links: Sequence[tuple[str, str]]) -> str:
+    if not links:
+        return ""
+    # Quoting takes the colon of any scheme away, so that a link stays a relative path.
+    entries = "".join(
+        f'<li><a href="{html.escape(quote(path), quote=True)}">{html.escape(text)}</a>'
+        "</li>"
+        for text, path in links
+    )
+    return f"<ul>{entries}</ul>\n"
 
 
 def _render_facts(facts: Sequence[tuple[str, str]]) -> str:

@@ -14,12 +14,19 @@ from typing import Any
 import yaml
 
 from spectralgpt.errors import DataError
-from spectralgpt.reports.curves import Series, plot_curves, read_metrics
+from spectralgpt.reports.curves import (
+    Series,
+    plot_curves,
+    plot_lines,
+    read_metrics,
+)
 from spectralgpt.reports.html import Picture, Section, Table, write_report
 
 __all__ = [
     "READING",
+    "dataset_losses",
     "describe_fillers",
+    "read_scores",
     "reconstruction_section",
     "scores_table",
     "write_pretraining_report",
@@ -32,6 +39,7 @@ _FILLERS = {
     "band_mean": "mean of the band's visible pixels",
     "linear_space": "linear interpolation in space",
     "space_spectrum": "linear interpolation in space and spectrum (best width)",
+    "token_mean": "each token's own mean, which the model is told too",
 }
 READING = (
     "Rows are band composites, chosen by wavelength. Columns: the input; what the "
@@ -58,10 +66,10 @@ def write_pretraining_report(run: Path) -> Path:
         DataError: validation.json cannot be read.
     """
     series = read_metrics(run / "metrics.csv")
-    scores = _read_scores(run / "validation.json")
-    sections = [_curves_section(series)]
-    if scores:
-        title = "Held-out images against simple fillers"
+    by_name = read_scores(run / "validation.json")
+    sections = [_curves_section(series), *_datasets_section(series)]
+    for name, scores in by_name.items():
+        title = "Held-out images against simple fillers" + (name and f": {name}")
         text = describe_fillers(scores)
         sections.append(Section(title, text, tables=[scores_table(scores)]))
     sections += reconstruction_section(run / "figures")
@@ -73,7 +81,7 @@ def write_pretraining_report(run: Path) -> Path:
         summary="A masked autoencoder was trained to rebuild the hidden parts of "
         "images. A low error says that hidden pixels can be predicted, not yet that "
         "the embeddings are useful: for that, evaluate them on labels.",
-        facts=_facts(series, scores),
+        facts=_facts(series, by_name.get("", {})),
     )
 
 
@@ -149,18 +157,61 @@ def _describe_figure(kind: str, image: int, epoch: int) -> tuple[str, str]:
     )
 
 
-def _read_scores(path: Path) -> dict[str, float]:
+def read_scores(path: Path) -> dict[str, dict[str, float]]:
+    """Read the errors of held-out images of each data set.
+
+    Args:
+        path: `validation.json` of a run.
+
+    Returns:
+        Errors by data set; the only one of a run is called "". Empty without a file.
+
+    Raises:
+        DataError: the file holds something else.
+    """
     if not path.is_file():
         return {}
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        nested = {n: v for n, v in content.items() if isinstance(v, Mapping)}
         return {
-            name: float(value)
-            for name, value in content.items()
-            if isinstance(value, int | float)
+            name: {
+                key: float(value)
+                for key, value in scores.items()
+                if isinstance(value, int | float)
+            }
+            for name, scores in (nested or {"": content}).items()
         }
     except (AttributeError, ValueError) as error:
         raise DataError(f"{path} is no table of scores ({error}).") from error
+
+
+def dataset_losses(series: Mapping[str, Series]) -> dict[str, Series]:
+    """Return the training loss of each data set of a mixture, by its name."""
+    prefix = "loss_"
+    return {
+        name.removeprefix(prefix): values
+        for name, values in series.items()
+        if name.startswith(prefix)
+    }
+
+
+def _datasets_section(series: Mapping[str, Series]) -> list[Section]:
+    lines = dataset_losses(series)
+    if not lines:
+        return []
+    rows = [
+        [name, str(len(values)), f"{values[0]:.4f}", f"{values[-1]:.4f}"]
+        for name, (_, values) in lines.items()
+    ]
+    table = Table(["data set", "logged steps", "first loss", "last loss"], rows)
+    picture = Picture(
+        plot_lines(lines, "training loss by data set"),
+        f"Training loss of {', '.join(lines)}.",
+        "Each batch is of one data set. Levels differ with bands and scaling: compare "
+        "a curve with its own beginning.",
+    )
+    return [Section("Losses by data set", figures=[picture], tables=[table])]
 
 
 def _curves_section(series: Mapping[str, Series]) -> Section:

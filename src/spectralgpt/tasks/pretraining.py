@@ -1,6 +1,7 @@
 """Pretraining as a task: mask, rebuild, measure the error on held-out images."""
 
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from spectralgpt.models.mae import MaskedAutoencoder, MaskedAutoencoderOutput
 from spectralgpt.models.masking import MaskStyle, draw_noise
-from spectralgpt.models.tokens import TokenGrid
+from spectralgpt.models.tokens import TokenGrid, patchify, unpatchify
 from spectralgpt.tasks.reconstruction import ErrorSum, score_fillers
 
 __all__ = [
@@ -41,18 +42,20 @@ def draw_sample_noise(grid: TokenGrid, seeds: Tensor, style: MaskStyle) -> Tenso
 
 
 def pixel_mask(is_masked: Tensor, grid: TokenGrid) -> Tensor:
-    """Spread a token mask (B, N) over pixels: bool (B, C, H, W), true where masked."""
-    cubes = is_masked.bool().reshape(-1, grid.groups, grid.rows, grid.columns)
-    pixels = cubes.repeat_interleave(grid.bands_per_token, dim=1)
-    pixels = pixels.repeat_interleave(grid.patch_size, dim=2)
-    pixels = pixels.repeat_interleave(grid.patch_size, dim=3)
-    return pixels[:, : grid.num_bands]  # (B, C, H, W)
+    """Spread a token mask (B, N) over pixels: bool as the images, true where masked."""
+    cubes = is_masked.bool().reshape(-1, *grid.token_shape)
+    pixels = cubes.repeat_interleave(grid.bands_per_token, dim=-3)
+    pixels = pixels.repeat_interleave(grid.patch_size, dim=-2)
+    pixels = pixels.repeat_interleave(grid.patch_size, dim=-1)
+    return pixels[..., : grid.num_bands, :, :]  # (B, C, H, W) or (B, T, C, H, W)
 
 
 class PretrainingTask:
     """Masked-image modelling with both reconstruction targets.
 
     Batches hold `images` (B, C, H, W) float, `valid` (B, C, H, W) bool and `seed` (B,).
+    Those of series have a date axis, (B, T, C, H, W), and `days` (B, T) since
+    1970-01-01.
 
     Args:
         model: the masked autoencoder.
@@ -65,11 +68,15 @@ class PretrainingTask:
         model: MaskedAutoencoder,
         mask_ratio: float = 0.9,
         mask_style: MaskStyle = "cube",
+        names: Sequence[str] = (),
+        reference_groups: int | None = None,
     ) -> None:
         self.model = model
         self.mask_ratio = mask_ratio
         self.mask_style: MaskStyle = mask_style
-        self._error = ErrorSum()
+        self.names = tuple(names)
+        self.reference_groups = reference_groups
+        self._errors: dict[str, ErrorSum] = defaultdict(ErrorSum)
 
     def forward(self, batch: dict[str, Any]) -> MaskedAutoencoderOutput:
         """Mask by each sample's seed and rebuild."""
@@ -80,19 +87,37 @@ class PretrainingTask:
             images,
             self.mask_ratio,
             noise.to(images.device),
+            wavelengths=_wavelengths(batch),
             valid=_valid_or_none(batch["valid"]),
+            dates=batch.get("days"),
             mask_style=self.mask_style,
         )
         return output
 
     def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Give the loss and both of its terms."""
+        """Give the loss, both of its terms, and that of the batch's data set."""
         output = self.forward(batch)
-        return {
-            "loss": output.loss,
+        groups = output.grid.groups
+        loss, by_spectrum = output.loss, output.spectral_loss
+        if self.reference_groups not in (None, groups):
+            by_spectrum = by_spectrum * (self.reference_groups / groups) ** 2
+            loss = (
+                self.model.token_loss_weight * output.token_loss
+                + self.model.spectral_loss_weight * by_spectrum
+            )
+        terms = {
+            "loss": loss,
             "token_loss": output.token_loss,
-            "spectral_loss": output.spectral_loss,
+            "spectral_loss": by_spectrum,
         }
+        name = self._name_of(batch)
+        return {**terms, f"loss_{name}": loss} if name else terms
+
+    def _name_of(self, batch: dict[str, Any]) -> str | None:
+        """Return the name of a batch's data set, None if there is only one."""
+        if len(self.names) < 2:
+            return None
+        return self.names[int(batch["dataset"][0])]
 
     @torch.no_grad()
     def validate(self, batch: dict[str, Any]) -> None:
@@ -101,12 +126,16 @@ class PretrainingTask:
         output = self.forward(batch)
         rebuilt = self.model.reconstruct(output).float()
         counted = pixel_mask(output.mask, output.grid) & batch["valid"]
-        self._error.add(rebuilt, images, counted)
+        self._errors["masked_error"].add(rebuilt, images, counted)
+        name = self._name_of(batch)
+        if name:
+            self._errors[f"masked_error_{name}"].add(rebuilt, images, counted)
 
     def metrics(self) -> dict[str, float]:
         """Give the mean squared error of masked pixels, in scaled units, and reset."""
-        error, self._error = self._error.mean, ErrorSum()
-        return {"masked_error": error}
+        errors = {name: found.mean for name, found in self._errors.items()}
+        self._errors.clear()
+        return errors or {"masked_error": ErrorSum().mean}
 
 
 def score_reconstructions(
@@ -119,7 +148,9 @@ def score_reconstructions(
         batches: held-out batches.
 
     Returns:
-        Mean squared errors over masked pixels; see `score_fillers`.
+        Mean squared errors over masked pixels; see `score_fillers`. A model with
+        normalised targets is told each token's mean, and so is compared with that
+        alone: `model`, `token_mean` and `images`.
     """
 
     def rebuilt() -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
@@ -129,11 +160,48 @@ def score_reconstructions(
             masked = pixel_mask(output.mask, output.grid)
             guess = task.model.reconstruct(output)
             valid = batch["valid"]
-            yield batch["images"], guess, ~masked & valid, masked & valid
+            # Fillers know no dates: each date of a series is an image to them.
+            yield (
+                batch["images"].flatten(0, -4),
+                guess.flatten(0, -4),
+                (~masked & valid).flatten(0, -4),
+                (masked & valid).flatten(0, -4),
+            )
 
+    if task.model.normalize_targets:
+        return _score_against_token_means(task, batches)
     return score_fillers(rebuilt())
+
+
+def _score_against_token_means(
+    task: PretrainingTask, batches: Iterable[dict[str, Any]]
+) -> dict[str, float]:
+    """Score a model that is told each token's mean and variance against that mean.
+
+    Fillers are not told, so comparing them would flatter the model.
+    """
+    sums = {"model": ErrorSum(), "token_mean": ErrorSum()}
+    count = 0
+    for batch in batches:
+        with torch.no_grad():
+            output = task.forward(batch)
+        images, grid = batch["images"], output.grid
+        counted = pixel_mask(output.mask, grid) & batch["valid"]
+        tokens = patchify(images, grid)
+        means = unpatchify(tokens.mean(dim=-1, keepdim=True).expand_as(tokens), grid)
+        sums["model"].add(task.model.reconstruct(output), images, counted)
+        sums["token_mean"].add(means, images, counted)
+        count += len(images)
+    return {name: found.mean for name, found in sums.items()} | {"images": float(count)}
 
 
 def _valid_or_none(valid: Tensor) -> Tensor | None:
     # Without invalid pixels the model takes its shorter path, with the same result.
     return None if bool(valid.all()) else valid
+
+
+def _wavelengths(batch: dict[str, Any]) -> Tensor | None:
+    if "wavelengths_nm" not in batch:
+        return None
+    wavelengths: Tensor = batch["wavelengths_nm"][0]
+    return wavelengths

@@ -29,12 +29,13 @@ from spectralgpt.tasks.features import (
     extract_features,
     predict_knn,
     predict_linear,
+    predict_ridge,
 )
 from spectralgpt.training.scoring import write_class_table, write_json
 
 __all__ = ["PRETRAINED", "Comparison", "compare_features", "write_comparison"]
 
-ProbeMethod = Literal["linear-probe", "knn"]
+ProbeMethod = Literal["linear-probe", "ridge", "knn"]
 PRETRAINED = "this model"
 # Every seed of every baseline reads the images again.
 _MEMORY_MB = 2048.0
@@ -94,7 +95,7 @@ def compare_features(
         loaded: the model, on the device to use.
         labelled: all images, from `read_all`.
         config: how they are split.
-        method: `linear-probe` or `knn`.
+        method: `linear-probe` (logistic regression), `ridge` or `knn`.
         k: neighbours of `knn`.
         baselines: compare with band statistics, random convolutions (both of TorchGeo's
             modes) and random weights.
@@ -208,6 +209,8 @@ def _probe(
     train, val, test = (features.take(split[name]) for name in SPLITS)
     if method == "knn":
         probabilities = predict_knn(train, test, k)
+    elif method == "ridge":
+        probabilities = predict_ridge(train, test)
     else:
         probabilities = predict_linear(train, val, test)
     return score(labelled.task, probabilities, test.targets, labelled.class_names)

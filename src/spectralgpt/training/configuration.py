@@ -1,9 +1,11 @@
 """From plain values, as YAML or the command line gives them, to configurations."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from spectralgpt.errors import ConfigError
 from spectralgpt.yaml_files import check_keys, read_mapping
@@ -11,6 +13,7 @@ from spectralgpt.yaml_files import check_keys, read_mapping
 __all__ = ["build_config", "read_config"]
 
 Config = TypeVar("Config")
+_WRONG: Any = object()
 
 
 def read_config(path: Path, kind: type[Config]) -> Config:
@@ -40,13 +43,59 @@ def build_config(values: Mapping[str, Any], kind: type[Config], where: str) -> C
         hint = hints[name]
         if isinstance(hint, type) and is_dataclass(hint) and isinstance(value, Mapping):
             made[name] = build_config(value, hint, f"{where}, {name}")
-        elif isinstance(value, list):
-            made[name] = tuple(value)
-        elif hint is Path:
-            made[name] = Path(value)
-        else:
-            made[name] = value
+            continue
+        made[name] = _fit(value, hint)
+        if made[name] is _WRONG:
+            wanted = getattr(hint, "__name__", str(hint)).replace("typing.", "")
+            raise ConfigError(f"{where}: {name} is {value!r}; it must be {wanted}.")
     try:
         return kind(**made)
     except TypeError as error:
         raise ConfigError(f"{where}: a value has the wrong type: {error}.") from error
+
+
+def _fit(value: Any, hint: Any) -> Any:
+    """Return a plain value as the type that a field asks for, `_WRONG` if it is none.
+
+    Lists become tuples, text becomes paths, and numbers are read where YAML sees text,
+    as in 1e-4.
+    """
+    origin, choices = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (Union, UnionType):
+        fitted = (_fit(value, choice) for choice in choices)
+        return next((found for found in fitted if found is not _WRONG), _WRONG)
+    if origin is Literal:
+        return value if value in choices else _WRONG
+    if origin is tuple:
+        return _fit_tuple(value, choices)
+    if hint is float:
+        return _fit_number(value)
+    if hint is Path and isinstance(value, str | Path):
+        return Path(value)
+    kind = origin or hint
+    if isinstance(value, bool) and kind is not bool:
+        return _WRONG
+    return value if isinstance(value, kind) else _WRONG
+
+
+def _fit_tuple(value: Any, choices: tuple[Any, ...]) -> Any:
+    if not isinstance(value, list | tuple):
+        return _WRONG
+    if choices[-1] is Ellipsis:
+        choices = choices[:1] * len(value)
+    if len(choices) != len(value):
+        return _WRONG
+    fitted = tuple(_fit(v, choice) for v, choice in zip(value, choices, strict=True))
+    return _WRONG if any(found is _WRONG for found in fitted) else fitted
+
+
+def _fit_number(value: Any) -> Any:
+    try:
+        number = _WRONG if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        return _WRONG
+    if isinstance(value, int | float):
+        return value
+    return number if math.isfinite(number) else _WRONG

@@ -8,10 +8,11 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import default_collate
 
+from spectralgpt.data.mixing import MixedDataset
 from spectralgpt.reports.reconstructions import Reconstruction
-from spectralgpt.sensors import Band
 from spectralgpt.tasks.pretraining import PretrainingTask, pixel_mask
-from spectralgpt.training.loading import KeyedDataset, SampleKey, sample_seed
+from spectralgpt.training.loading import SampleKey, sample_seed
+from spectralgpt.training.mixing import KeyedMixture
 
 __all__ = ["ReconstructionFigures"]
 
@@ -24,7 +25,6 @@ class ReconstructionFigures(Callback):
         task: rebuilds the images.
         images: held-out images.
         names: which of them are drawn, by index, with the names shown.
-        bands: bands of the images, in their order.
         every_epochs: epochs between drawings; 0 draws at the end only.
         seed: seed of the masks.
     """
@@ -33,16 +33,14 @@ class ReconstructionFigures(Callback):
         self,
         folder: Path,
         task: PretrainingTask,
-        images: KeyedDataset,
+        images: MixedDataset,
         names: Mapping[int, str],
-        bands: tuple[Band, ...],
         every_epochs: int,
         seed: int,
     ) -> None:
         self.folder = folder
         self.task = task
         self.images = images
-        self.bands = bands
         self.names = names
         self.every_epochs = every_epochs
         self.seed = seed
@@ -56,8 +54,24 @@ class ReconstructionFigures(Callback):
 
     def draw(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
         """Rebuild the images on every process, and draw them on the first."""
-        keys = [SampleKey(i, sample_seed(self.seed, 0, i)) for i in self.names]
-        batch: dict[str, Any] = default_collate([self.images[key] for key in keys])
+        shown = dict(enumerate(self.names))
+        parts = {index: self.images.place_of(index)[0] for index in self.names}
+        for part in sorted(set(parts.values())):
+            # Images of one data set have one shape, and go through the model together.
+            chosen = {i: n for i, n in shown.items() if parts[n] == part}
+            self._draw_together(trainer, pl_module, epoch, chosen)
+
+    def _draw_together(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        epoch: int,
+        chosen: Mapping[int, int],
+    ) -> None:
+        """Draw images of one data set: number of the figure to index of the image."""
+        keyed = KeyedMixture(self.images)
+        keys = [SampleKey(i, sample_seed(self.seed, 0, i)) for i in chosen.values()]
+        batch: dict[str, Any] = default_collate([keyed[key] for key in keys])
         placed = {name: value.to(pl_module.device) for name, value in batch.items()}
         was_training = self.task.model.training
         self.task.model.eval()
@@ -68,15 +82,15 @@ class ReconstructionFigures(Callback):
             return
         rebuilt = self.task.model.reconstruct(output).float().cpu()
         masked = pixel_mask(output.mask, output.grid).cpu()
-        for index, name in enumerate(self.names.values()):
+        for at, (number, index) in enumerate(chosen.items()):
             self._save(
-                f"epoch_{epoch:04d}_image_{index}",
+                f"epoch_{epoch:04d}_image_{number}",
                 Reconstruction(
-                    batch["images"][index].numpy(),
-                    rebuilt[index].numpy(),
-                    masked[index].numpy(),
-                    self.bands,
-                    f"{name}, epoch {epoch}",
+                    batch["images"][at].numpy(),
+                    rebuilt[at].numpy(),
+                    masked[at].numpy(),
+                    self.images.contract_of(index).bands,
+                    f"{self.names[index]}, epoch {epoch}",
                 ),
             )
 

@@ -5,16 +5,14 @@ in. Nothing here knows what is learned.
 """
 
 import logging
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from spectralgpt.errors import ConfigError
+from spectralgpt.training.run_folder import RunFolder, is_first_process
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, Trainer
@@ -118,85 +116,6 @@ class TrainerConfig:
         if self.accelerator == "auto":
             return torch.cuda.is_available() or torch.backends.mps.is_available()
         return self.accelerator != "cpu"
-
-
-@dataclass(frozen=True)
-class RunFolder:
-    """Where a run keeps its things.
-
-    Args:
-        root: the folder that was asked for with --output.
-    """
-
-    root: Path
-
-    @property
-    def config(self) -> Path:
-        """The resolved configuration, as YAML."""
-        return self.root / "config.yaml"
-
-    @property
-    def metrics(self) -> Path:
-        """The table of losses and metrics."""
-        return self.root / "metrics.csv"
-
-    @property
-    def last(self) -> Path:
-        """The checkpoint to resume from."""
-        return self.root / "checkpoints" / "last.ckpt"
-
-    @property
-    def model(self) -> Path:
-        """The model in our own format."""
-        return self.root / "checkpoints" / "model"
-
-    @property
-    def figures(self) -> Path:
-        """Figures drawn while the run goes on."""
-        return self.root / "figures"
-
-    @property
-    def report(self) -> Path:
-        """The self-contained report."""
-        return self.root / "report.html"
-
-    def prepare(self, *, overwrite: bool, resume: bool) -> None:
-        """Make the folder ready to be written to.
-
-        Files that are not a run's are never removed.
-
-        Raises:
-            ConfigError: there is a run already, and neither flag is given, or both.
-        """
-        if overwrite and resume:
-            raise ConfigError("give --overwrite or --resume, not both.")
-        if not is_first_process():
-            return
-        if self.config.exists() and not (overwrite or resume):
-            raise ConfigError(
-                f"{self.root} holds a run already (found: {self.config.name}). Go on "
-                "with --resume, replace it with --overwrite, or name another --output."
-            )
-        if overwrite:
-            for name in ("checkpoints", "figures", "tensorboard"):
-                shutil.rmtree(self.root / name, ignore_errors=True)
-            for name in (
-                "config.yaml",
-                "metrics.csv",
-                "validation.json",
-                "report.html",
-            ):
-                (self.root / name).unlink(missing_ok=True)
-        self.root.mkdir(parents=True, exist_ok=True)
-
-
-def is_first_process() -> bool:
-    """Tell whether this process is rank 0, also before the processes have met."""
-    for name in ("RANK", "SLURM_PROCID"):
-        if name in os.environ:
-            return int(os.environ[name]) == 0
-    ranks = (os.environ.get(name, "0") for name in ("NODE_RANK", "LOCAL_RANK"))
-    return all(int(rank) == 0 for rank in ranks)
 
 
 def fit(

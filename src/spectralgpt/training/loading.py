@@ -22,19 +22,38 @@ __all__ = [
     "SampleKey",
     "build_loader",
     "sample_seed",
+    "shared_seed",
 ]
 
 
+# Tells the seeds of steps from those of samples.
+_SHARED = 1
+
+
 class SampleKey(NamedTuple):
-    """One draw from a data set: which item, and the seed of everything random in it."""
+    """One draw from a data set.
+
+    Attributes:
+        item: which item.
+        seed: of everything random in it alone.
+        batch_seed: of what all samples of its step share, over all processes.
+    """
 
     item: int
     seed: int
+    batch_seed: int = 0
 
 
 def sample_seed(seed: int, epoch: int, position: int) -> int:
     """Mix run seed, epoch and position in the epoch into a 63-bit seed."""
     state = np.random.SeedSequence((seed, epoch, position)).generate_state(1, np.uint64)
+    return int(state[0] >> np.uint64(1))
+
+
+def shared_seed(seed: int, epoch: int, step: int) -> int:
+    """Mix run seed, epoch and step into the seed of what a step's samples share."""
+    mixed = np.random.SeedSequence((seed, epoch, step, _SHARED))
+    state = mixed.generate_state(1, np.uint64)
     return int(state[0] >> np.uint64(1))
 
 
@@ -78,6 +97,7 @@ class EpochBatchSampler(Sampler[list[SampleKey]]):
             )
         self.num_items = num_items
         self.batch_size = batch_size
+        self.accumulate = accumulate
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
@@ -111,8 +131,9 @@ class EpochBatchSampler(Sampler[list[SampleKey]]):
         order = self.order()
         for batch in range(self.first_batch, self.num_batches):
             start = (batch * self.world_size + self.rank) * self.batch_size
+            shared = shared_seed(self.seed, self.epoch, batch // self.accumulate)
             yield [
-                SampleKey(int(order[p]), sample_seed(self.seed, self.epoch, p))
+                SampleKey(int(order[p]), sample_seed(self.seed, self.epoch, p), shared)
                 for p in range(start, start + self.batch_size)
             ]
 
@@ -143,7 +164,8 @@ class FixedBatchSampler(Sampler[list[SampleKey]]):
         """Give the batches in order."""
         for start in range(0, len(self.items), self.batch_size):
             chosen = self.items[start : start + self.batch_size]
-            yield [SampleKey(i, sample_seed(self.seed, 0, i)) for i in chosen]
+            shared = shared_seed(self.seed, 0, start)
+            yield [SampleKey(i, sample_seed(self.seed, 0, i), shared) for i in chosen]
 
 
 class Drawable(Protocol):
@@ -178,14 +200,14 @@ class KeyedDataset(Dataset[dict[str, Any]]):
 
 
 def build_loader(
-    dataset: Drawable,
+    dataset: Drawable | KeyedDataset,
     batches: Sampler[list[SampleKey]],
     workers: int,
     pin_memory: bool = False,
 ) -> DataLoader[dict[str, Any]]:
     """Load the batches that `batches` names, in `workers` processes (0 is in this)."""
     return DataLoader(
-        KeyedDataset(dataset),
+        dataset if isinstance(dataset, KeyedDataset) else KeyedDataset(dataset),
         batch_sampler=batches,
         num_workers=workers,
         persistent_workers=workers > 0,

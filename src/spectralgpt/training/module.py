@@ -175,16 +175,18 @@ class TrainingModule(LightningModule):
                 logger.log_metrics(values, step)
 
     def _mean_terms(self) -> dict[str, float]:
-        names = list(self._micro_terms[0])
-        stacked = torch.stack(
-            [
-                torch.stack([terms[name].float() for name in names])
-                for terms in self._micro_terms
-            ]
-        ).mean(dim=0)
+        """Average each term over the micro-batches that gave it.
+
+        All processes have the same terms: at a step their batches are of one kind.
+        """
+        by_name: dict[str, list[Tensor]] = {}
+        for terms in self._micro_terms:
+            for name, term in terms.items():
+                by_name.setdefault(name, []).append(term.float())
         self._micro_terms = []
+        stacked = torch.stack([torch.stack(found).mean() for found in by_name.values()])
         mean = self.trainer.strategy.reduce(stacked, reduce_op="mean")
-        return dict(zip(names, mean.tolist(), strict=True))
+        return dict(zip(by_name, mean.tolist(), strict=True))
 
     def _not_finite(self, step: int) -> str:
         terms = ", ".join(f"{name} {value}" for name, value in self.last_terms.items())

@@ -85,6 +85,16 @@ class DataConfig:
         crops: how crops are cut, and what is held out.
         max_held_out: most held-out crops that are scored, spread over all there are.
         max_bad_share: largest share of images that may be unreadable, 0..1.
+        allow_missing_bands: take images that lack some of the bands; what is missing is
+            never shown to the encoder and counts in no loss.
+        token_budget: most tokens of one sample; of images with more, each batch takes
+            some band groups. null sets no limit.
+        memory_mb: memory in MiB in which each loader process keeps small files (up to
+            2 MiB) decoded, instead of reading them again for each crop; 0 keeps none.
+        mixture: several data sets instead of one, each with a name, a weight (how often
+            it is drawn, relative to the others; 1 if not given), and whatever of the
+            keys of data differs for it; a relative root lies under data.root. The first
+            is the primary one, whose bands the model's positions are learned on.
     """
 
     root: Path = Path()
@@ -100,6 +110,10 @@ class DataConfig:
     crops: CropConfig = field(default_factory=CropConfig)
     max_held_out: int = 256
     max_bad_share: float = 0.1
+    allow_missing_bands: bool = False
+    token_budget: int | None = None
+    memory_mb: float = 256.0
+    mixture: tuple[dict[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
         """Check what no other component does."""
@@ -162,6 +176,11 @@ class PretrainConfig:
         trainer: length, batches, machines.
         report: what is drawn.
         seed: seed of weights, order, crops and masks.
+        steps: optimizer steps of the whole run, shared equally over the epochs, instead
+            of data.samples_per_epoch; null takes that.
+        stages: stages that are run in turn, each from the weights of the one before.
+            Each has a name, and whatever of data, masking, optimizer, trainer, report,
+            seed and steps differs for it; a relative data.root lies under the run's.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -171,3 +190,22 @@ class PretrainConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
     seed: int = 0
+    steps: int | None = None
+    stages: tuple[dict[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check that steps can be shared over the epochs."""
+        if self.steps is None:
+            return
+        epochs = self.trainer.epochs
+        if self.steps < 1 or self.steps % epochs:
+            raise ConfigError(
+                f"steps is {self.steps}, trainer.epochs {epochs}: each epoch takes the "
+                "same number of steps, at least one. Change one of them."
+            )
+        if self.data.samples_per_epoch is not None:
+            raise ConfigError(
+                f"steps is {self.steps} and data.samples_per_epoch "
+                f"{self.data.samples_per_epoch}: both say how long an epoch is. Set "
+                "one of them to null."
+            )

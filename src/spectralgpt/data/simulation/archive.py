@@ -8,6 +8,7 @@ Layout below the output folder:
     change/<split>/{before,after,masks}/<image>.tif
     scenes/<split>/<image>.tif                     unlabelled, for pretraining
     dataset.json, README.md, <task>.yaml           what it is, and how to pretrain on it
+    <task>_labels.yaml                             images and masks, for fine-tuning
 
 Splits hold different regions. Every file says that it is simulated.
 """

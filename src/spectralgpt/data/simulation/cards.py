@@ -25,11 +25,18 @@ _TASK_TEXT = {
     "multilabel": "`multilabel/labels.csv` (columns image, labels parted by `;`, "
     "split) and `multilabel/images/`.",
     "segmentation": "`segmentation/<split>/images/` and `masks/` of the same names: "
-    "land cover of each pixel, 255 where clouds hide it.",
+    "land cover of each pixel, 255 where clouds hide it. `segmentation_labels.yaml` "
+    "describes them for fine-tuning.",
     "change": "`change/<split>/before/`, `after/` and `masks/` of the same names: 1 "
     "where land cover was replaced, 0 elsewhere (season, light and haze differ too and "
-    "are no change), 255 where clouds hide it.",
+    "are no change), 255 where clouds hide it. `change_labels.yaml` describes them for "
+    "fine-tuning.",
     "scenes": "`scenes/<split>/`: mixed landscapes without labels, for pretraining.",
+}
+
+_MASK_CLASSES = {
+    "segmentation": {cover.name.lower(): int(cover) for cover in Cover},
+    "change": {"unchanged": 0, "changed": 1},
 }
 
 
@@ -47,7 +54,11 @@ def write_label_table(path: Path, rows: Iterable[tuple[str, str, str]]) -> None:
 def write_cards(
     folder: Path, config: "SimulationConfig", splits: Sequence[str]
 ) -> None:
-    """Write README.md, dataset.json and a description for pretraining on each task."""
+    """Write README.md, dataset.json and descriptions of each task.
+
+    `<task>.yaml` describes the images for pretraining, `<task>_labels.yaml` images and
+    masks for fine-tuning.
+    """
     sensor = load_sensor(config.sensor)
     regions = {split: config.regions_of(split) for split in splits}
     (folder / "dataset.json").write_text(
@@ -59,6 +70,9 @@ def write_cards(
         if task != "multilabel":
             text = _description(task, sensor)
             (folder / f"{task}.yaml").write_text(text, encoding="utf-8")
+        if task in _MASK_CLASSES:
+            text = _mask_description(task)
+            (folder / f"{task}_labels.yaml").write_text(text, encoding="utf-8")
 
 
 def _facts(
@@ -132,4 +146,18 @@ items: "{items}"
 unit: digital-numbers
 place: "(?P<place>region[0-9]+)"
 holdout: place
+"""
+
+
+def _mask_description(task: str) -> str:
+    """Description of images and masks for fine-tuning; each file states its sensor."""
+    rows = "\n".join(f"  {name}: {c}" for name, c in _MASK_CLASSES[task].items())
+    return f"""# SIMULATED. Read with spectralgpt.data.dense.read_dense_config.
+root: {task}
+task: {task}
+layout: folders
+place: "(?P<place>region[0-9]+)"
+split: given
+classes:
+{rows}
 """

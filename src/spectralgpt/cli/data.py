@@ -1,0 +1,31 @@
+"""`spectralgpt data`: the archives that are known, and whether one is whole."""
+
+from importlib import import_module
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+__all__ = ["ACTIONS", "HELP", "add_arguments", "run"]
+
+HELP = "Say which archives are known, and check one or your own data."
+_PREFIX = "spectralgpt.cli.data_"
+ACTIONS = {
+    "list": "list the archives and layouts that are known, or describe one",
+    "check": "open every image of an archive and say what is there and what is wrong",
+}
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the sub-commands, each in a module of its own."""
+    actions = parser.add_subcommands(dest="action")
+    for name, text in ACTIONS.items():
+        module = import_module(_PREFIX + name)
+        sub = ArgumentParser(description=module.HELP, exit_on_error=False)
+        module.add_arguments(sub)
+        actions.add_subcommand(name, sub, help=text)
+
+
+def run(args: Namespace) -> Path | str:
+    """Run the sub-command; returns what it made."""
+    made: Path | str = import_module(_PREFIX + args.action).run(args[args.action])
+    return made

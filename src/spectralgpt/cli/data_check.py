@@ -1,0 +1,179 @@
+"""`spectralgpt data check`: what is in an archive, and what is wrong with it."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from spectralgpt.data.findings import ArchiveCheck
+
+__all__ = ["HELP", "add_arguments", "run"]
+
+_MOST_BANDS = 16
+HELP = (
+    "Open every image of an archive: what is there, missing or corrupt, classes, band "
+    "statistics, splits and their overlap. Writes check.json and chips.png. The exit "
+    "status is 1 if there are faults."
+)
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the options of this command."""
+    parser.add_argument(
+        "target",
+        type=str,
+        help="an archive or layout (see spectralgpt data list), or a YAML file: a "
+        "description of images, or settings of labelled data",
+    )
+    parser.add_argument("root", type=Path, nargs="?", help="the archive's folder")
+    parser.add_argument(
+        "--output", type=Path | None, default=None, help="default: check-NAME"
+    )
+    parser.add_argument(
+        "--limit", type=int | None, default=None, help="open so many images, drawn"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
+    parser.add_argument("--workers", type=int, default=2, help="threads that read")
+    parser.add_argument(
+        "--sensor", type=str | None, default=None, help="if the files do not say it"
+    )
+    parser.add_argument(
+        "--bands",
+        type=list[str] | None,
+        default=None,
+        help="names of the layers of your own files, if they do not say them",
+    )
+    parser.add_argument(
+        "--offset",
+        type=float | None,
+        default=None,
+        help="of your own files' digital numbers, if nothing says it",
+    )
+    parser.add_argument(
+        "--labels", type=str | None, default=None, help="table of layout csv"
+    )
+
+
+def run(args: Namespace) -> Path:
+    """Check, write and print; returns the folder of the results.
+
+    Raises:
+        DataError: there are faults.
+    """
+    from rich.progress import (
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    from spectralgpt.data.archives.checks import CheckOptions, check_archive
+    from spectralgpt.data.findings import fault_lines
+    from spectralgpt.errors import DataError
+
+    options = CheckOptions(
+        args.limit,
+        args.seed,
+        args.workers,
+        args.sensor,
+        None if args.bands is None else tuple(args.bands),
+        args.offset,
+        args.labels,
+    )
+    columns = (
+        TextColumn("reading images"),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as progress:
+        task = progress.add_task("", total=None)
+        found = check_archive(
+            args.target,
+            args.root,
+            options,
+            lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    folder = args.output or Path(f"check-{found.name}")
+    _write(found, folder)
+    _print(found)
+    lines = fault_lines(found.faults)
+    for line in lines:
+        print(line)
+    if lines:
+        raise DataError(
+            f"{len(found.faults)} faults of {len(lines)} kinds in {found.root}; "
+            f"{folder / 'check.json'} has all of them."
+        )
+    print("no faults")
+    return folder
+
+
+def _write(found: "ArchiveCheck", folder: Path) -> None:
+    from spectralgpt.reports.contact_sheet import plot_contact_sheet
+
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(found.as_table(), indent=2, ensure_ascii=False)
+    (folder / "check.json").write_text(text + "\n", encoding="utf-8")
+    picture = folder / "chips.png"
+    picture.unlink(missing_ok=True)
+    if found.examples:
+        heading = f"{found.name}: {found.num_listed:,} images"
+        chips = [(example.raster, example.title) for example in found.examples]
+        plot_contact_sheet(chips, heading).savefig(picture, dpi=150)
+
+
+def _print(found: "ArchiveCheck") -> None:
+    console = Console()
+    listed, checked = found.num_listed, found.num_checked
+    print(f"{found.name} at {found.root}: {listed:,} images, {checked:,} read")
+    for what, counts in (("size", found.sizes), ("split", found.split_counts)):
+        shown = [f"{name or 'none'}: {count:,}" for name, count in counts.items()]
+        if shown:
+            print(f"images by {what}: {'; '.join(shown[:8])}")
+    for pair, count in found.overlaps.items():
+        print(f"images on places of both splits, {pair}: {count:,}")
+    for note in found.notes:
+        print(f"note: {note}")
+    for title, table in (
+        ("images of a class", found.class_counts),
+        ("pixels of a class", found.pixel_counts),
+    ):
+        if table:
+            console.print(_class_table(title, table))
+    if found.statistics is not None:
+        console.print(_band_table(found))
+
+
+def _class_table(title: str, rows: Mapping[str, Mapping[str, int]]) -> Table:
+    splits = list(rows)
+    table = Table("class", *(split or "all" for split in splits), title=title)
+    names = dict.fromkeys(name for row in rows.values() for name in row)
+    for name in names:
+        numbers = [rows[split].get(name, 0) for split in splits]
+        if any(numbers):
+            table.add_row(name, *(f"{number:,}" for number in numbers))
+    empty = [name for name in names if not any(rows[s].get(name, 0) for s in splits)]
+    if empty:
+        table.caption = f"{len(empty)} classes have none"
+    return table
+
+
+def _band_table(found: "ArchiveCheck") -> Table:
+    statistics = found.statistics
+    assert statistics is not None
+    table = Table("band", "mean", "std", "1 %", "99 %", title="reflectance")
+    names = list(statistics.mean)
+    for name in names[:_MOST_BANDS]:
+        values = (statistics.mean, statistics.std, statistics.low, statistics.high)
+        table.add_row(name, *(f"{value[name]:.4f}" for value in values))
+    if len(names) > _MOST_BANDS:
+        table.caption = f"{len(names) - _MOST_BANDS} more in check.json"
+    return table

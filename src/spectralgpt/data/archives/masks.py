@@ -1,0 +1,108 @@
+"""The inventory of images with masks, as `spectralgpt.data.dense` lists them."""
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from spectralgpt.data.archives.inventory import Entry, Fault, FaultKind, Inventory
+from spectralgpt.data.dense import DenseDataConfig
+from spectralgpt.data.dense.classes import ClassTable, name_classes
+from spectralgpt.data.dense.entries import Entry as DenseEntry
+from spectralgpt.data.dense.folders import list_folders
+from spectralgpt.data.dense.oscd import list_oscd
+from spectralgpt.data.dense.segmunich import list_segmunich, segmunich_classes
+from spectralgpt.data.dense.tables import list_table
+from spectralgpt.data.listings import Candidate
+from spectralgpt.errors import DataError, DatasetNotFoundError
+from spectralgpt.yaml_files import check_keys
+
+__all__ = ["has_masks", "list_masks", "mask_config"]
+
+_LAYOUTS = ("folders", "segmunich", "oscd")
+
+
+def has_masks(table: Mapping[str, Any]) -> bool:
+    """Whether settings of labelled data are of images with masks."""
+    return "task" in table or table.get("layout") in _LAYOUTS
+
+
+def mask_config(table: Mapping[str, Any], root: str, where: str) -> DenseDataConfig:
+    """Make the settings of images with masks.
+
+    Args:
+        table: keys and values as in YAML.
+        root: folder of the images, in place of that in the table.
+        where: file or archive, for messages.
+
+    Raises:
+        ConfigError: a key or value is wrong.
+    """
+    values = dict(table) | {"root": root}
+    check_keys(
+        values, where, optional=[field.name for field in fields(DenseDataConfig)]
+    )
+    if isinstance(values.get("bands"), list):
+        values["bands"] = tuple(values["bands"])
+    return DenseDataConfig(**values)
+
+
+def list_masks(config: DenseDataConfig) -> Inventory:
+    """List images with their masks.
+
+    Raises:
+        DatasetNotFoundError: nothing is there.
+        ConfigError: the settings make no sense.
+    """
+    root = Path(config.root)
+    if not root.is_dir():
+        raise DatasetNotFoundError(f"There is no folder {root}.")
+    try:
+        listed, classes = _list(root, config)
+    except DatasetNotFoundError:
+        raise
+    except DataError as error:
+        # What does not match cannot be looked at together; the message counts it.
+        text = " ".join(str(error).split())
+        return Inventory((), (Fault(FaultKind.NO_MATCH, config.layout, text),))
+    is_archive = config.layout in ("segmunich", "oscd")
+    codes = frozenset((*classes.codes, *config.ignored)) if classes else None
+    entries = [
+        entry for chip in listed for entry in _entries_of(root, chip, codes, is_archive)
+    ]
+    names = classes.names if classes else ()
+    by_code = {c: names[i] for c, i in classes.codes.items()} if classes else {}
+    return Inventory(tuple(entries), (), tuple(names), (), by_code)
+
+
+def _list(
+    root: Path, config: DenseDataConfig
+) -> tuple[list[DenseEntry], ClassTable | None]:
+    if config.layout == "segmunich":
+        return list_segmunich(root), segmunich_classes()
+    if config.layout == "oscd":
+        return list_oscd(root)
+    is_table = config.layout == "csv"
+    listed = list_table(root, config) if is_table else list_folders(root, config)
+    if config.classes is None or config.class_masks is not None:
+        return listed, None
+    return listed, name_classes(config.classes, config.ignored)
+
+
+def _entries_of(
+    root: Path, chip: DenseEntry, codes: frozenset[int] | None, is_archive: bool
+) -> list[Entry]:
+    """One entry an image; the mask goes with the last date, which it describes."""
+    entries = []
+    for number, path in enumerate(chip.images):
+        image = Candidate(path.relative_to(root).as_posix(), path)
+        entry = Entry(image, split=chip.split, place=chip.place)
+        if number == len(chip.images) - 1 and len(chip.masks) == 1:
+            entry = replace(
+                entry,
+                mask=chip.masks[0],
+                mask_codes=codes,
+                mask_has_same_size=is_archive,
+            )
+        entries.append(entry)
+    return entries

@@ -1,0 +1,118 @@
+"""The archives that are known by name, as data: one YAML file each.
+
+An entry states facts: how the archive's folders and files are named, its bands, sizes,
+splits and licence, and where it is to be had. What is on disk is looked at by
+`inventory`; pixels are read by nobody here.
+"""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.resources import as_file, files
+from typing import Any
+
+from spectralgpt.errors import ConfigError
+from spectralgpt.yaml_files import (
+    check_keys,
+    read_mapping,
+    suggest,
+    take_number,
+    take_text,
+)
+
+__all__ = ["PREFIX", "Archive", "list_archives", "load_archive"]
+
+PREFIX = "archive:"
+"""Goes before an archive's name where a description's path could stand."""
+_TEXTS = ("title", "layout", "splits", "licence", "url", "get")
+_NUMBERS = ("images", "size_gb")
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A public archive, or a layout that many people's own data have.
+
+    Args:
+        name: in the registry.
+        title: what it is, in one line.
+        tasks: what it serves: pretraining, single-label, multi-label, segmentation,
+            change.
+        layout: how folders and files are named.
+        splits: which splits it has, and where they are stated.
+        licence: of images and labels.
+        url: where it is described.
+        get: how to get it.
+        is_own: it stands for one's own data, whose imagery is described elsewhere.
+        images: how many it has, where that is known.
+        size_gb: room it takes, 10^9 bytes, where that is known.
+        imagery: description of its images, as in a data set's YAML file.
+        folders: where the images lie below the archive's folder; the first that exists
+            counts.
+        labels: settings of `spectralgpt.data.labelled.LabelledDataConfig`, or of
+            `spectralgpt.data.dense` for masks; empty without labels.
+        classes: names of its classes in order, where no other reader knows them.
+    """
+
+    name: str
+    title: str
+    tasks: tuple[str, ...]
+    layout: str
+    splits: str
+    licence: str
+    url: str
+    get: str
+    is_own: bool = False
+    images: int | None = None
+    size_gb: float | None = None
+    imagery: Mapping[str, Any] = field(default_factory=dict)
+    folders: tuple[str, ...] = (".",)
+    labels: Mapping[str, Any] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+
+
+def list_archives() -> list[str]:
+    """Return the names of the registry, sorted."""
+    folder = files("spectralgpt.data") / "archives"
+    return sorted(
+        entry.name.removesuffix(".yaml")
+        for entry in folder.iterdir()
+        if entry.name.endswith(".yaml")
+    )
+
+
+@functools.cache
+def load_archive(name: str) -> Archive:
+    """Return an archive of the registry.
+
+    Raises:
+        ConfigError: there is none of that name; names the nearest.
+    """
+    known = list_archives()
+    if name not in known:
+        raise ConfigError(
+            f"unknown archive '{name}'{suggest(name, known)} "
+            f"(known: {', '.join(known)})."
+        )
+    with as_file(files("spectralgpt.data") / "archives" / f"{name}.yaml") as path:
+        table = read_mapping(path)
+    check_keys(
+        table,
+        f"archive {name}",
+        required=(*_TEXTS, "tasks"),
+        optional=(*_NUMBERS, "is_own", "imagery", "folders", "labels", "classes"),
+    )
+    numbers = [
+        take_number(table, key, name) if key in table else None for key in _NUMBERS
+    ]
+    return Archive(
+        name=name,
+        **{key: take_text(table, key, name).strip() for key in _TEXTS},
+        tasks=tuple(table["tasks"]),
+        is_own=table.get("is_own", False) is True,
+        images=None if numbers[0] is None else int(numbers[0]),
+        size_gb=numbers[1],
+        imagery=table.get("imagery", {}),
+        folders=tuple(table.get("folders", (".",))),
+        labels=table.get("labels", {}),
+        classes=tuple(table.get("classes", ())),
+    )

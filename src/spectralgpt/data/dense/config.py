@@ -1,0 +1,210 @@
+"""What a user states about images with masks: one typed table for YAML and options."""
+
+import fnmatch
+import re
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from spectralgpt.data.formats import ImageFormat
+from spectralgpt.data.splits import Fractions
+from spectralgpt.errors import ConfigError
+from spectralgpt.rasters import Align
+from spectralgpt.yaml_files import check_keys, read_mapping
+
+__all__ = ["DenseDataConfig", "read_dense_config"]
+
+_COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
+
+
+@dataclass(frozen=True)
+class DenseDataConfig:
+    r"""Where images and masks are, what the codes mean, and how they are split.
+
+    Folders of the images, of the two dates and of the masks are named by their path
+    under root; files are matched by their name without its ending, and a folder of band
+    files counts as one image. In place of a folder's name may stand a regular
+    expression for whole paths under root with a group `place`, and optionally `split`
+    and `date`: `2020/geojson_(?P<place>\d+)\.tif`. With groups `place` and `date`,
+    `images` alone gives both dates of change detection.
+
+    Args:
+        root: folder of the data set.
+        task: segmentation, or change (two dates, one mask).
+        layout: `folders` (below train, val and test or not), `csv` (columns image, or
+            before and after; mask; optionally split and place), or an archive:
+            `segmunich`, `oscd`.
+        images: folder or pattern of the images; layout folders, segmentation.
+        before: folder or pattern of the first date; layout folders, change.
+        after: folder or pattern of the second date; layout folders, change.
+        masks: folder or pattern of the masks; layout folders.
+        class_masks: pattern of the masks of each class by its name, in place of `masks`
+            and `classes`, where each class has a file of its own: what is not 0 belongs
+            to the class, what belongs to none has no label.
+        mask_index: layer of the mask files that holds the codes, from 1.
+        table: the CSV file of layout csv, relative to root; paths in it are relative to
+            its own folder and stay beneath it.
+        split_table: a CSV file with columns place and split, relative to root; gives
+            the splits where layout folders does not.
+        place: regular expression with a group `place` for the names that images are
+            matched by; images of one place stay in one split. Null: each name is one.
+        sensor: sensor of the images, such as sentinel-2-l2a, or a YAML file that
+            describes one; null finds it out.
+        bands: names of the bands in the order of the files; null reads them there.
+        band_pattern: regular expression with a group `band` for files of one band.
+        unit: digital-numbers, reflectance or auto.
+        offset: number added to the pixel values before scaling, or auto.
+        offsets: offsets of images whose path under root fits a glob, in place of
+            `offset`; the first glob that fits counts.
+        quantification: digital numbers per unit of reflectance, or auto.
+        nodata: numbers that mean no measurement, or auto.
+        align: how masks lie on images: `auto` goes by georeference where both have one
+            and by equal shape otherwise; `georeference` and `shape` insist.
+        classes: code, or list of codes, of each class by its name, in the order of the
+            classes. Null takes the names that the masks state in tags CLASS_0,
+            CLASS_1, ..., or else all codes that occur.
+        ignored: codes that are no label. The masks' own nodata value is none either,
+            unless it is the code of a class.
+        colours: colour of each class by its name, such as "#1b7837".
+        allow_unlabelled: leave out images without a mask instead of refusing.
+        tile_px: cut images into tiles of this side, px, before they are split; for few
+            large images and split blocks. Null keeps them whole.
+        split: `given`, `stratified` (whole places at random, with similar shares of the
+            rarest class), `blocks` (by position on the ground), `folds` (one fold of
+            the places is test, the next val), or `auto` (given if there is one, else
+            stratified).
+        fractions: shares of train, val and test, for splits that are not given.
+        block_m: side of a block of split `blocks`, m.
+        gap_m: least distance between chips of different splits of `blocks`, m.
+        num_folds: folds of split `folds`; null makes each place a fold.
+        fold: number of the fold that is test, from 0.
+        split_seed: seed of the split.
+        train_fraction: share of the training places that is used, 0..1.
+        download: fetch OSCD (500 MB) through TorchGeo if it is not at root.
+
+    Raises:
+        ConfigError: a value, or a combination of them, makes no sense.
+    """
+
+    root: str
+    task: Literal["segmentation", "change"] = "segmentation"
+    layout: Literal["folders", "csv", "segmunich", "oscd"] = "folders"
+    images: str = "images"
+    before: str = "before"
+    after: str = "after"
+    masks: str = "masks"
+    class_masks: dict[str, str] | None = None
+    mask_index: int = 1
+    table: str = "labels.csv"
+    split_table: str | None = None
+    place: str | None = None
+    sensor: str | None = None
+    bands: tuple[str, ...] | None = None
+    band_pattern: str | None = None
+    unit: str = "auto"
+    offset: float | Literal["auto"] = "auto"
+    offsets: dict[str, float] | None = None
+    quantification: float | Literal["auto"] = "auto"
+    nodata: tuple[float, ...] | Literal["auto"] = "auto"
+    align: Align = "auto"
+    classes: dict[str, int | list[int]] | None = None
+    ignored: tuple[int, ...] = ()
+    colours: dict[str, str] | None = None
+    allow_unlabelled: bool = False
+    tile_px: int | None = None
+    split: Literal["auto", "given", "stratified", "blocks", "folds"] = "auto"
+    fractions: Fractions = field(default_factory=Fractions)
+    block_m: float = 10_000.0
+    gap_m: float = 0.0
+    num_folds: int | None = None
+    fold: int = 0
+    split_seed: int = 0
+    train_fraction: float = 1.0
+    download: bool = False
+
+    def __post_init__(self) -> None:
+        """Check what can be seen without the data."""
+        if not 0 < self.train_fraction <= 1:
+            raise ConfigError(
+                f"data.train_fraction must be in (0, 1] (found: {self.train_fraction})."
+            )
+        for name, least in (("mask_index", 1), ("tile_px", 1), ("fold", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ConfigError(f"data.{name} must be at least {least}: {value}.")
+        if self.class_masks is not None and self.classes is not None:
+            raise ConfigError(
+                "data.class_masks names the classes itself: leave data.classes out."
+            )
+        if self.layout == "segmunich" and self.task != "segmentation":
+            raise ConfigError("layout segmunich has one date: set data.task.")
+        if self.layout == "oscd" and self.task != "change":
+            raise ConfigError("layout oscd has two dates: set data.task to change.")
+        wrong = [c for c in (self.colours or {}).values() if not _COLOUR.fullmatch(c)]
+        if wrong:
+            raise ConfigError(f"data.colours must be like '#1b7837' (found: {wrong}).")
+
+    def offset_of(self, path: Path) -> float | Literal["auto"]:
+        """Return the offset stated for an image."""
+        if not path.is_relative_to(self.root):
+            return self.offset
+        name = path.relative_to(self.root).as_posix()
+        for glob, offset in (self.offsets or {}).items():
+            if fnmatch.fnmatchcase(name, glob):
+                return offset
+        return self.offset
+
+    def image_format(self, assumed_sensor: str | None = None) -> ImageFormat:
+        """Return what is stated about the images."""
+        return ImageFormat(
+            self.sensor,
+            self.bands,
+            self.unit,
+            self.offset,
+            self.quantification,
+            assumed_sensor,
+            nodata=self.nodata,
+            pattern=self.band_pattern,
+        )
+
+
+def read_dense_config(path: Path | str, root: str | None = None) -> DenseDataConfig:
+    """Read a description of images with masks from a YAML file.
+
+    A relative `root` or sensor file is relative to the folder of the YAML file.
+
+    Args:
+        path: keys are those of `DenseDataConfig`.
+        root: folder of the data set, in place of the one in the file.
+
+    Raises:
+        ConfigError: names the file and what is wrong.
+    """
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    path = Path(path)
+    values = read_mapping(path)
+    check_keys(values, str(path), optional=tuple(DenseDataConfig.__dataclass_fields__))
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(DenseDataConfig, as_group=False)
+    try:
+        made = parser.parse_object(dict(values) | ({"root": root} if root else {}))
+    except ArgumentError as error:
+        raise ConfigError(f"{path}: {_one_line(error)}") from None
+    table = made.as_dict()
+    config = DenseDataConfig(**{**table, "fractions": Fractions(**table["fractions"])})
+    return _place_paths(config, path.parent, root is None)
+
+
+def _place_paths(
+    config: DenseDataConfig, folder: Path, root_too: bool
+) -> DenseDataConfig:
+    sensor = config.sensor
+    if sensor is not None and sensor.endswith(".yaml"):
+        sensor = str(folder / sensor)
+    root = str(folder / config.root) if root_too else config.root
+    return replace(config, sensor=sensor, root=root)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

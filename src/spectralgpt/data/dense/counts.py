@@ -1,0 +1,115 @@
+"""Counting labels: class counts, weights, statistics, and faults of whole sets."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spectralgpt.data.dense.chips import DenseSet
+from spectralgpt.data.dense.masks import read_target
+from spectralgpt.data.dense.windows import to_grid
+from spectralgpt.data.statistics import band_statistics
+from spectralgpt.errors import DataError, SpectralGPTError
+from spectralgpt.preprocessing import BandStatistics, match_bands
+from spectralgpt.rasters import Window, read_raster
+from spectralgpt.sensors import Band
+
+__all__ = [
+    "balanced_class_weights",
+    "count_classes",
+    "count_places",
+    "dense_statistics",
+    "find_faults",
+]
+
+
+def count_classes(dense: DenseSet) -> dict[str, dict[str, int]]:
+    """Labelled pixels per split and class name.
+
+    Raises:
+        DataError: a mask holds an unknown code.
+        RasterError: a mask cannot be read.
+    """
+    counts: dict[str, NDArray[np.int64]] = {}
+    for chip, found in zip(dense.chips, _count_chips(dense), strict=True):
+        counts[chip.split] = counts.get(chip.split, 0) + found
+    return {
+        split: dict(zip(dense.class_names, map(int, values), strict=True))
+        for split, values in counts.items()
+    }
+
+
+def count_places(dense: DenseSet) -> dict[str, NDArray[np.int64]]:
+    """Labelled pixels of each class, (K,), by place."""
+    counts: dict[str, NDArray[np.int64]] = {}
+    for chip, found in zip(dense.chips, _count_chips(dense), strict=True):
+        counts[chip.place] = counts.get(chip.place, 0) + found
+    return counts
+
+
+def balanced_class_weights(dense: DenseSet) -> tuple[float, ...]:
+    """Weigh classes by the inverse of their pixels.
+
+    Over all labelled pixels the mean weight is 1, so the learning rate can stay. A
+    class that does not occur weighs nothing.
+
+    Raises:
+        DataError: there is no labelled pixel, or a mask holds an unknown code.
+    """
+    counts = np.sum(_count_chips(dense), axis=0)
+    if not counts.any():
+        raise DataError(f"{dense.source} has no labelled pixel to weigh classes by.")
+    even = counts.sum() / (counts > 0).sum()
+    weights = np.where(counts > 0, even / np.maximum(counts, 1), 0.0)
+    return tuple(map(float, weights))
+
+
+def dense_statistics(
+    dense: DenseSet, bands: Sequence[Band], num_windows: int = 256, seed: int = 0
+) -> BandStatistics:
+    """Measure reflectance by band on windows of these chips, all dates alike.
+
+    Args:
+        dense: chips, usually those of train.
+        bands: which bands.
+        num_windows: windows drawn.
+        seed: of the draw.
+    """
+    items, regions = [], []
+    for chip in dense.chips:
+        for item in chip.items:
+            own = [item.bands[i] for i in match_bands(bands, item.bands)]
+            grid = item.grid(own)
+            region = Window(0, 0, grid.height, grid.width)
+            if chip.window is not None:
+                region = to_grid(chip.window, item.grid(), grid)
+            items.append(item)
+            regions.append(region)
+    return band_statistics(
+        items, bands, dense.source, num_windows, seed=seed, regions=regions
+    )
+
+
+def find_faults(dense: DenseSet) -> tuple[str, ...]:
+    """Read everything once and say what is wrong: one message for each bad chip."""
+    faults = []
+    for number, chip in enumerate(dense.chips):
+        try:
+            for item in chip.items:
+                read_raster(item, window=chip.window)
+            _count(dense, number)
+        except SpectralGPTError as error:
+            faults.append(str(error))
+    return tuple(faults)
+
+
+def _count_chips(dense: DenseSet) -> list[NDArray[np.int64]]:
+    return [_count(dense, number) for number in range(len(dense.chips))]
+
+
+def _count(dense: DenseSet, number: int) -> NDArray[np.int64]:
+    chip = dense.chips[number]
+    grid = chip.item.grid()
+    window = chip.window or Window(0, 0, grid.height, grid.width)
+    target = read_target(dense, chip, grid, window)
+    return np.bincount(target[target >= 0], minlength=dense.num_classes)

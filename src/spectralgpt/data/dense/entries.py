@@ -1,0 +1,209 @@
+"""From the files of a data set to a `DenseSet`: describe, lay over each other, name.
+
+The readers of layouts (`folders`, `tables`, `segmunich`, `oscd`) list entries; here
+their headers are read and everything that can be wrong about them is said at once.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from spectralgpt.data.dense.chips import DenseChip, DenseSet
+from spectralgpt.data.dense.classes import ClassTable, find_classes, name_classes
+from spectralgpt.data.dense.config import DenseDataConfig
+from spectralgpt.data.dense.masks import check_mask, describe_mask
+from spectralgpt.data.formats import ImageFormat
+from spectralgpt.errors import ConfigError, DataError, RasterError, SpectralGPTError
+from spectralgpt.rasters import Grid, RasterItem, quiet_gdal
+from spectralgpt.rasters.codes import overlay
+from spectralgpt.rasters.files import Header
+
+__all__ = ["Entry", "build_set", "first_names"]
+
+_SHOWN = 5
+_READERS = 4
+"""Headers read at once; more gains little and loads shared file systems."""
+_SAME_SCALE = 1e-3
+"""Largest relative difference in pixel size between two dates of a place."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The files of one chip.
+
+    Args:
+        name: what its files were matched by.
+        images: one image, or before and after.
+        masks: the mask, or one mask of each class in their order.
+        split: "train", "val", "test" or "".
+        place: images of one place share it; "" takes it from the name.
+    """
+
+    name: str
+    images: tuple[Path, ...]
+    masks: tuple[Path, ...]
+    split: str = ""
+    place: str = ""
+
+
+def build_set(
+    entries: Sequence[Entry],
+    config: DenseDataConfig,
+    image_format: ImageFormat,
+    class_names: Sequence[str] | None,
+    known: ClassTable | None = None,
+) -> DenseSet:
+    """Read the headers of all files and put the set together.
+
+    Args:
+        entries: what belongs together.
+        config: classes, alignment, places.
+        image_format: how images are described.
+        class_names: classes of a fine-tuned model in its order, None for the set's own.
+        known: the classes of a known archive, unless the config states others.
+
+    Raises:
+        DataError: files are bad, or masks do not fit their images; all are counted and
+            the first is described.
+        ConfigError: the description of images or classes is wrong.
+    """
+    source = config.root
+    if not entries:
+        raise DataError(f"{source} holds no images with masks. Check the layout.")
+    chips, headers = _describe_all(entries, config, image_format)
+    table = _table_of(chips, headers[0].tags, config, known)
+    if class_names is not None:
+        table = table.renumbered(class_names, source)
+    return DenseSet(
+        tuple(chips),
+        table.names,
+        config.task,
+        table.codes,
+        config.ignored,
+        source,
+        _colours(config.colours, table.names),
+    )
+
+
+def first_names(names: Sequence[str]) -> str:
+    """Return the first few names, and how many more there are."""
+    more = f", and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def _table_of(
+    chips: Sequence[DenseChip],
+    tags: Mapping[str, str],
+    config: DenseDataConfig,
+    known: ClassTable | None,
+) -> ClassTable:
+    """Take the classes that are stated, else those of the archive or the masks."""
+    if config.class_masks is not None:
+        return name_classes({name: i for i, name in enumerate(config.class_masks)})
+    if config.classes is not None:
+        return name_classes(config.classes, config.ignored)
+    return known or find_classes([chip.mask for chip in chips], tags, config.ignored)
+
+
+def _describe_all(
+    entries: Sequence[Entry], config: DenseDataConfig, image_format: ImageFormat
+) -> tuple[list[DenseChip], list[Header]]:
+    def describe(entry: Entry) -> tuple[DenseChip, Header] | SpectralGPTError:
+        try:
+            return _describe(entry, config, image_format)
+        except SpectralGPTError as error:
+            return error
+
+    with quiet_gdal(), ThreadPoolExecutor(_READERS) as pool:
+        results = list(pool.map(describe, entries))
+    errors = [result for result in results if isinstance(result, SpectralGPTError)]
+    if len(errors) == len(results) or len(errors) == 1:
+        # All alike is a wrong description, which its own error says best.
+        raise errors[0]
+    if errors:
+        raise DataError(
+            f"{config.root}: {len(errors)} of {len(results)} places are bad, the "
+            f"first: {errors[0]}"
+        )
+    good = [result for result in results if not isinstance(result, SpectralGPTError)]
+    return [chip for chip, _ in good], [header for _, header in good]
+
+
+def _describe(
+    entry: Entry, config: DenseDataConfig, image_format: ImageFormat
+) -> tuple[DenseChip, Header]:
+    items = tuple(
+        replace(image_format, offset=config.offset_of(path)).describe(path)
+        if config.offsets
+        else image_format.describe(path)
+        for path in entry.images
+    )
+    grids = [item.grid() for item in items]
+    for item, grid in zip(items[1:], grids[1:], strict=True):
+        _check_dates(items[0], grids[0], item, grid, config)
+    described = [
+        describe_mask(path, config.mask_index, config.align) for path in entry.masks
+    ]
+    masks = [mask for mask, _ in described]
+    mask = masks[0]
+    if config.class_masks is not None:
+        masks = [replace(mask, stands_for=i) for i, mask in enumerate(masks)]
+        mask = replace(masks[0], others=tuple(masks[1:]))
+    check_mask(mask, grids[0], items[0].name)
+    place = entry.place or entry.name
+    if config.place is not None:
+        place = _place_of(place, config.place)
+    chip = DenseChip(items, mask, entry.split, None, place)
+    return chip, described[0][1]
+
+
+def _check_dates(
+    first: RasterItem,
+    first_grid: Grid,
+    second: RasterItem,
+    second_grid: Grid,
+    config: DenseDataConfig,
+) -> None:
+    """Refuse two dates whose pixels do not lie on each other one to one."""
+    shapes = [(grid.height, grid.width) for grid in (first_grid, second_grid)]
+    try:
+        placed = overlay(first_grid, second_grid, config.align)
+        scales = (placed.rows[0], placed.columns[0])
+        if shapes[0] != shapes[1] or any(abs(s - 1) > _SAME_SCALE for s in scales):
+            raise RasterError(
+                f"{shapes[0][0]} x {shapes[0][1]} px against {shapes[1][0]} x "
+                f"{shapes[1][1]}. Bring one of them to the other's grid."
+            )
+    except RasterError as error:
+        reason = str(error).replace("the mask", "the second date")
+        raise RasterError(
+            f"{first.name} and {second.name} do not lie on each other: {reason}"
+        ) from None
+
+
+def _place_of(name: str, pattern: str) -> str:
+    try:
+        match = re.search(pattern, name)
+    except re.error as error:
+        raise ConfigError(f"data.place is no regular expression: {error}.") from None
+    if match is None or "place" not in match.groupdict():
+        raise ConfigError(
+            f"data.place '{pattern}' does not fit '{name}', or has no group "
+            "(?P<place>...). Change it."
+        )
+    return match.group("place")
+
+
+def _colours(
+    colours: Mapping[str, str] | None, names: Sequence[str]
+) -> tuple[str, ...] | None:
+    if colours is None:
+        return None
+    if set(colours) != set(names):
+        raise ConfigError(
+            f"data.colours are given for {', '.join(colours)}; the classes are "
+            f"{', '.join(names)}."
+        )
+    return tuple(colours[name] for name in names)

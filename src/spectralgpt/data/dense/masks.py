@@ -1,0 +1,158 @@
+"""Masks as class indices: files of codes, laid over an image and looked up."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spectralgpt.data.dense.chips import IGNORE, DenseChip, DenseSet, MaskFile
+from spectralgpt.errors import DataError, RasterError
+from spectralgpt.rasters import Align, Grid, Overlay, Window, overlay, read_codes
+from spectralgpt.rasters.files import Header, read_header
+
+__all__ = ["check_mask", "describe_mask", "lay_mask", "read_target", "seen_codes"]
+
+_Numbers = NDArray[np.int64]
+_SHOWN = 8
+
+
+def describe_mask(
+    path: Path, index: int = 1, align: Align = "auto"
+) -> tuple[MaskFile, Header]:
+    """Read where a mask lies, none of its pixels.
+
+    Raises:
+        RasterError: the file cannot be read, or has no such layer.
+    """
+    header = read_header(path)
+    if index > header.count:
+        raise RasterError(
+            f"{path} has {header.count} layers, number {index} was asked for. Set "
+            "data.mask_index."
+        )
+    return MaskFile(path, index, header.grid, header.nodata, align), header
+
+
+def lay_mask(mask: MaskFile, image: Grid, name: str) -> Overlay:
+    """Lay one file of a mask over an image.
+
+    Raises:
+        RasterError: they do not fit; names both files.
+    """
+    grid = mask.grid or read_header(mask.path).grid
+    try:
+        return overlay(image, grid, mask.align)
+    except RasterError as error:
+        raise RasterError(
+            f"mask {mask.path} does not fit image {name}: {error}"
+        ) from None
+
+
+def check_mask(mask: MaskFile, image: Grid, name: str) -> None:
+    """Refuse a mask that cannot be laid over its image; see `lay_mask`."""
+    for file in (mask, *mask.others):
+        lay_mask(file, image, name)
+
+
+def read_target(
+    dense: DenseSet, chip: DenseChip, image: Grid, window: Window
+) -> _Numbers:
+    """Read class indices in a window of an image.
+
+    Args:
+        dense: what the codes mean.
+        chip: whose mask.
+        image: the grid that `window` counts in.
+        window: pixels of it.
+
+    Returns:
+        (H, W), `IGNORE` where there is no label.
+
+    Raises:
+        DataError: a code is neither a class nor ignored; names it.
+        RasterError: the mask cannot be read, or does not fit the image.
+    """
+    codes, known = _read_mask(chip.mask, image, window, chip.name)
+    return _to_classes(codes, known, dense, chip.mask)
+
+
+def seen_codes(masks: Iterable[MaskFile], ignored: Iterable[int]) -> tuple[int, ...]:
+    """Return the codes that occur in masks, sorted, but for nodata and ignored ones.
+
+    Raises:
+        RasterError: a mask cannot be read.
+    """
+    left_out = set(ignored)
+    seen: set[int] = set()
+    for mask in masks:
+        grid = mask.grid or read_header(mask.path).grid
+        window = Window(0, 0, grid.height, grid.width)
+        # Laid over itself, a mask is read as it is.
+        itself = replace(mask, grid=grid, align="shape")
+        codes, known = _read_mask(itself, grid, window, str(mask.path))
+        found = set(np.unique(codes[known]).tolist())
+        seen |= found - left_out - {mask.nodata}
+    return tuple(sorted(seen))
+
+
+def _read_mask(
+    mask: MaskFile, image: Grid, window: Window, name: str
+) -> tuple[_Numbers, NDArray[np.bool_]]:
+    """Return codes (H, W) and whether there is one (H, W)."""
+    codes, known = _read_file(mask, image, window, name)
+    if mask.stands_for is None:
+        return codes, known
+    combined = np.zeros(codes.shape, np.int64)
+    labelled = np.zeros(codes.shape, np.bool_)
+    for file in (mask, *mask.others):
+        codes, known = _read_file(file, image, window, name)
+        inside = known & (codes != 0) & (codes != file.nodata)
+        both = inside & labelled
+        if both.any():
+            raise DataError(
+                f"{file.path}: {int(both.sum())} pixels belong to another class too. "
+                "Mend the masks."
+            )
+        combined[inside] = file.stands_for or 0
+        labelled |= inside
+    return combined, labelled
+
+
+def _read_file(
+    mask: MaskFile, image: Grid, window: Window, name: str
+) -> tuple[_Numbers, NDArray[np.bool_]]:
+    rows, columns = lay_mask(mask, image, name).pixels(window)
+    return read_codes(mask.path, mask.index, rows, columns)
+
+
+def _to_classes(
+    codes: _Numbers, known: NDArray[np.bool_], dense: DenseSet, mask: MaskFile
+) -> _Numbers:
+    found, positions = np.unique(codes, return_inverse=True)
+    labelled = set(np.unique(codes[known]).tolist())
+    no_label = {*dense.ignored, mask.nodata} - set(dense.codes)
+    unknown = sorted(labelled - set(dense.codes) - no_label)
+    if unknown:
+        raise DataError(_unknown(codes[known], unknown, dense, mask))
+    table = np.array([dense.codes.get(int(code), IGNORE) for code in found])
+    return np.where(known, table[positions].reshape(codes.shape), IGNORE)
+
+
+def _unknown(
+    codes: _Numbers, unknown: list[int], dense: DenseSet, mask: MaskFile
+) -> str:
+    shown = ", ".join(
+        f"{code} ({int((codes == code).sum())} px)" for code in unknown[:_SHOWN]
+    )
+    more = ", ..." if len(unknown) > _SHOWN else ""
+    return (
+        f"{mask.path} holds unknown class codes {shown}{more}; known: "
+        f"{_describe(dense.codes, dense.class_names)}. Add them to data.classes, or to "
+        "data.ignored."
+    )
+
+
+def _describe(codes: Mapping[int, int], names: tuple[str, ...]) -> str:
+    return ", ".join(f"{code} {names[index]}" for code, index in codes.items())

@@ -1,0 +1,93 @@
+"""Images and masks listed in a CSV file."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from spectralgpt.data.dense.config import DenseDataConfig
+from spectralgpt.data.dense.entries import Entry, first_names
+from spectralgpt.data.splits import SPLITS
+from spectralgpt.errors import ConfigError, DataError, DatasetNotFoundError
+
+__all__ = ["list_table"]
+
+
+def list_table(root: Path, config: DenseDataConfig) -> list[Entry]:
+    """List the rows of a table; paths are relative to it and stay beneath it.
+
+    Raises:
+        DatasetNotFoundError: there is no such file.
+        DataError: columns, paths or splits are wrong; all are counted, the first named.
+    """
+    if config.class_masks is not None:
+        raise ConfigError("data.class_masks needs layout folders.")
+    table = root / config.table
+    if not table.is_file():
+        raise DatasetNotFoundError(
+            f"There is no table of images and masks at {table} (option data.table)."
+        )
+    dates = ("image",) if config.task == "segmentation" else ("before", "after")
+    rows = _read_rows(table, (*dates, "mask"))
+    _check_paths(table, rows, (*dates, "mask"))
+    return [
+        Entry(
+            name=Path(row[dates[0]]).with_suffix("").as_posix(),
+            images=tuple(table.parent / row[date] for date in dates),
+            masks=(table.parent / row["mask"],),
+            split=row.get("split", ""),
+            place=row.get("place", ""),
+        )
+        for row in rows
+    ]
+
+
+def _read_rows(table: Path, needed: Sequence[str]) -> list[dict[str, str]]:
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            columns = list(reader.fieldnames or [])
+            rows = [
+                {k: (v or "").strip() for k, v in row.items() if isinstance(k, str)}
+                for row in reader
+            ]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{table} cannot be read as CSV: {error}") from None
+    missing = [name for name in needed if name not in columns]
+    if missing:
+        raise DataError(
+            f"{table} lacks the columns {', '.join(missing)} (found: "
+            f"{', '.join(columns) or 'none'})."
+        )
+    if not rows:
+        raise DataError(f"{table} has no rows.")
+    return rows
+
+
+def _check_paths(
+    table: Path, rows: Sequence[Mapping[str, str]], columns: Sequence[str]
+) -> None:
+    """Raise one error that names every kind of mistake."""
+    folder = table.parent.resolve()
+    empty, outside, missing = [], [], []
+    for number, row in enumerate(rows, start=2):
+        for column in columns:
+            text = row[column]
+            if not text or "\0" in text:
+                empty.append(f"row {number}, {column}")
+            elif folder not in (folder / text).resolve().parents:
+                outside.append(text)
+            elif not (folder / text).exists():
+                missing.append(text)
+    splits = {row.get("split", "") for row in rows} - {"", *SPLITS}
+    problems = [
+        f"{len(names)} {what} ({first_names(names)})"
+        for what, names in (
+            ("paths are empty", empty),
+            (f"paths lie outside {folder}", outside),
+            ("files are missing", missing),
+            (f"splits are unknown (known: {', '.join(SPLITS)})", sorted(splits)),
+        )
+        if names
+    ]
+    if problems:
+        raise DataError(f"{table}: {'; '.join(problems)}.")

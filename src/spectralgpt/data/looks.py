@@ -1,0 +1,165 @@
+"""Looking at one image of an archive: it is opened, read to its end and measured."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from spectralgpt.data.archives.inventory import Entry, Fault, FaultKind
+from spectralgpt.data.overlaps import Footprint, footprint_of
+from spectralgpt.data.sources import Source, describe_image
+from spectralgpt.errors import BandError, RasterError, SpectralGPTError
+from spectralgpt.rasters import RasterItem, read_numbers
+
+__all__ = ["Look", "describe_entry", "kind_of", "look_at", "shorten"]
+
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one image showed; small, for there may be a million.
+
+    Args:
+        entry: what the archive says of it.
+        sensor: name of its sensor, "" if it could not be described.
+        bands: names of its bands, by wavelength.
+        size: "height x width" of its finest band.
+        faults: what is wrong with it.
+        digest: of its numbers; images with the same one are the same.
+        footprint: where it lies; None without a split or a georeference.
+        mask_pixels: pixels of its mask by code.
+    """
+
+    entry: Entry
+    sensor: str = ""
+    bands: tuple[str, ...] = ()
+    size: str = ""
+    faults: tuple[Fault, ...] = ()
+    digest: bytes = b""
+    footprint: Footprint | None = None
+    mask_pixels: Mapping[int, int] = field(default_factory=dict)
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether the image could be read and nothing is wrong with it."""
+        return bool(self.sensor) and not self.faults
+
+
+def describe_entry(entry: Entry, source: Source) -> RasterItem:
+    """Describe an image by its own headers, whatever its layout states.
+
+    Raises:
+        SpectralGPTError: it cannot be read, or says too little of itself.
+    """
+    return describe_image(replace(source, sizes=None, place=None), entry.image)
+
+
+def look_at(entry: Entry, source: Source) -> Look:
+    """Open an image, read it to its end, and note what is wrong.
+
+    Args:
+        entry: what the archive says of it.
+        source: says how it is read; its sizes are held against the file's.
+    """
+    name = entry.image.name
+    try:
+        item = describe_entry(entry, source)
+    except SpectralGPTError as error:
+        return Look(entry, faults=(Fault(kind_of(error), name, shorten(error)),))
+    faults = _compare_sizes(item, source, name)
+    digest = hashlib.blake2b(digest_size=16)
+    num_valid = 0
+    for path in dict.fromkeys(file.path for file in item.files.values()):
+        try:
+            numbers = read_numbers(path)
+        except RasterError as error:
+            faults.append(Fault(FaultKind.UNREADABLE, name, shorten(error)))
+            continue
+        digest.update(np.ascontiguousarray(numbers).tobytes())
+        num_valid += _count_valid(numbers, item)
+    if num_valid == 0 and not faults:
+        faults.append(Fault(FaultKind.EMPTY, name))
+    mask_pixels: dict[int, int] = {}
+    if entry.mask is not None:
+        mask_pixels, more = _look_at_mask(entry, item)
+        faults += more
+    try:
+        size = "{} x {}".format(*item.shape())
+        place = footprint_of(item) if entry.split else None
+    except RasterError as error:
+        size, place = "bands do not lie on each other", None
+        faults.append(Fault(FaultKind.MISALIGNED, name, shorten(error)))
+    bands = tuple(band.name for band in item.bands)
+    return Look(
+        entry,
+        item.sensor.name,
+        bands,
+        size,
+        tuple(faults),
+        digest.digest(),
+        place,
+        mask_pixels,
+    )
+
+
+def kind_of(error: SpectralGPTError) -> FaultKind:
+    """Return which kind of fault an error is."""
+    if isinstance(error, BandError):
+        return FaultKind.MISSING_BAND
+    if isinstance(error, RasterError):
+        return FaultKind.UNREADABLE
+    return FaultKind.IN_DOUBT
+
+
+def shorten(error: Exception) -> str:
+    """Return an error's message on one line."""
+    return " ".join(str(error).split())
+
+
+def _compare_sizes(item: RasterItem, source: Source, name: str) -> list[Fault]:
+    if source.sizes is None or isinstance(source.sizes, str):
+        return []
+    for band in item.bands:
+        sizes = source.sizes
+        side = sizes if isinstance(sizes, int) else sizes.get(band.gsd_m)
+        grid = item.files[band.name].grid
+        if side is not None and (grid.height, grid.width) != (side, side):
+            detail = f"{band.name} has {grid.height} x {grid.width} px, not {side}"
+            return [Fault(FaultKind.WRONG_SIZE, name, detail)]
+    return []
+
+
+def _count_valid(numbers: npt.NDArray[np.generic], item: RasterItem) -> int:
+    valid = np.isfinite(numbers)
+    for value in (item.nodata, *item.other_invalid):
+        if value is not None and not np.isnan(value):
+            valid &= numbers != value
+    return int(np.count_nonzero(valid))
+
+
+def _look_at_mask(entry: Entry, item: RasterItem) -> tuple[dict[int, int], list[Fault]]:
+    """Return pixels by code, and what is wrong with a mask."""
+    assert entry.mask is not None
+    name = entry.image.name
+    try:
+        codes = read_numbers(entry.mask)[:1]
+        wanted = item.shape()
+    except RasterError as error:
+        return {}, [Fault(FaultKind.UNREADABLE, name, shorten(error))]
+    faults = []
+    found = codes.shape[1:]
+    if entry.mask_has_same_size and found != wanted:
+        detail = f"mask has {found[0]} x {found[1]} px, not {wanted[0]} x {wanted[1]}"
+        faults.append(Fault(FaultKind.WRONG_SIZE, name, detail))
+    values, counts = np.unique(codes, return_counts=True)
+    pixels = {int(v): int(n) for v, n in zip(values, counts, strict=True)}
+    unknown = sorted(set(pixels) - (entry.mask_codes or set(pixels)))
+    if unknown:
+        shown = ", ".join(map(str, unknown[:_SHOWN]))
+        faults.append(
+            Fault(FaultKind.UNKNOWN_CLASS, name, f"codes {shown} in its mask")
+        )
+    return pixels, faults

@@ -1,0 +1,221 @@
+"""Models that give each pixel a class: of one image, or of the change between two.
+
+Both are encoder, learned map over band groups, head. The change model runs both dates
+through one encoder and gives the head the difference of their features.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from spectralgpt.errors import ConfigError, ShapeError
+from spectralgpt.models.band_groups import GroupPlaces, GroupProjection, GroupSum
+from spectralgpt.models.dense_heads import (
+    FPNHead,
+    HeadKind,
+    PixelHead,
+    UPerNetHead,
+    head_width,
+)
+from spectralgpt.models.encoder import SpectralEncoder
+from spectralgpt.models.positions import group_wavelengths
+
+__all__ = ["ChangeModel", "DenseModel", "SegmentationModel"]
+
+_CONVOLUTIONAL: dict[str, type[UPerNetHead] | type[FPNHead]] = {
+    "upernet": UPerNetHead,
+    "fpn": FPNHead,
+}
+_CHANNEL_STEP = 32
+
+
+class DenseModel(nn.Module):
+    """What both models share; build `SegmentationModel` or `ChangeModel`.
+
+    Args:
+        encoder: a pretrained or random encoder.
+        num_classes: classes K, at least 2.
+        head: `upernet`, as published; `fpn`, a lighter one; `linear`, one linear map
+            from all tokens at a position to the pixels of its patch.
+        head_channels: width of a convolutional head, a multiple of 32; None follows the
+            encoder's width, 256 for base as published. The linear head has none.
+        head_dropout: share of the head's channels that a training step leaves out,
+            0..1; the linear head has none.
+        apply_norm: whether features pass the encoder's final norm, as they did in
+            pretraining; published models leave it out, see `docs/differences.md`.
+
+    Raises:
+        ConfigError: fewer than two classes, or the head cannot be built.
+    """
+
+    def __init__(
+        self,
+        encoder: SpectralEncoder,
+        num_classes: int,
+        head: HeadKind = "upernet",
+        head_channels: int | None = None,
+        head_dropout: float = 0.1,
+        apply_norm: bool = True,
+    ) -> None:
+        super().__init__()
+        _check(num_classes, head, head_channels, head_dropout)
+        self.encoder = encoder
+        self.num_classes = num_classes
+        self.head_kind: HeadKind = head
+        self.head_channels = head_channels or head_width(encoder.embed_dim)
+        self.head_dropout = head_dropout
+        self.apply_norm = apply_norm
+        groups, width = encoder.positions.grid.groups, encoder.embed_dim
+        self.fusion: GroupSum | GroupProjection
+        self.head: UPerNetHead | FPNHead | PixelHead
+        if head == "linear":
+            scores = num_classes * encoder.patch_size**2
+            self.fusion = GroupProjection(groups, width, scores)
+            self.head = PixelHead(num_classes, encoder.patch_size)
+        else:
+            self.fusion = GroupSum(groups)
+            build = _CONVOLUTIONAL[head]
+            self.head = build(width, num_classes, self.head_channels, head_dropout)
+
+    @property
+    def head_config(self) -> dict[str, Any]:
+        """The constructor arguments, without the encoder, that build this again."""
+        return {
+            "num_classes": self.num_classes,
+            "head": self.head_kind,
+            "head_channels": self.head_channels,
+            "head_dropout": self.head_dropout,
+            "apply_norm": self.apply_norm,
+        }
+
+    def features(
+        self,
+        images: Tensor,
+        wavelengths: Sequence[float] | Tensor | None = None,
+        dates: Tensor | None = None,
+    ) -> Tensor:
+        """Return the map that the head sees, (B, channels, Hp, Wp).
+
+        Args:
+            images: (B, C, H, W), scaled as in pretraining; H, W multiples of P. Of a
+                series (B, T, C, H, W) it is the mean over dates.
+            wavelengths: centre of each band, nm; None if they are the model's own.
+            dates: (B, T), days since 1970-01-01; see `SpectralEncoder.forward`.
+        """
+        if isinstance(wavelengths, Tensor):
+            wavelengths = wavelengths.tolist()
+        encode = self.encoder if self.apply_norm else self.encoder.encode
+        tokens = encode(images, wavelengths, dates)  # (B, [T,] G, Hp, Wp, D)
+        if images.ndim == 5:
+            tokens = tokens.mean(dim=1)  # (B, G, Hp, Wp, D)
+        fused: Tensor = self.fusion(tokens, self._places(wavelengths))
+        return fused
+
+    def _places(self, wavelengths: Sequence[float] | None) -> GroupPlaces | None:
+        own = self.encoder.wavelengths_nm
+        if wavelengths is None or own is None:
+            return None
+        S = self.encoder.bands_per_token
+        return group_wavelengths(own, S), group_wavelengths(wavelengths, S)
+
+    def classify(self, features: Tensor, size: tuple[int, int]) -> Tensor:
+        """Turn the head's input (B, channels, Hp, Wp) into logits (B, K, H, W)."""
+        logits: Tensor = self.head(features)
+        if logits.shape[-2:] == size:
+            return logits
+        return F.interpolate(logits, size, mode="bilinear", align_corners=False)
+
+    @torch.no_grad()
+    def predict(
+        self, images: Tensor, wavelengths: Sequence[float] | Tensor | None = None
+    ) -> Tensor:
+        """Return class probabilities (B, K, H, W)."""
+        return self(images, wavelengths).softmax(dim=1)
+
+
+class SegmentationModel(DenseModel):
+    """The class of each pixel of an image; see `DenseModel` for the arguments."""
+
+    def forward(
+        self,
+        images: Tensor,
+        wavelengths: Sequence[float] | Tensor | None = None,
+        dates: Tensor | None = None,
+    ) -> Tensor:
+        """Classify pixels of images (B, C, H, W); returns logits (B, K, H, W).
+
+        Args:
+            images: see `features`.
+            wavelengths: see `features`.
+            dates: see `features`.
+
+        Raises:
+            ShapeError: the images do not fit the patch, or bands are in doubt.
+        """
+        rows, columns = images.shape[-2:]
+        return self.classify(self.features(images, wavelengths, dates), (rows, columns))
+
+
+class ChangeModel(DenseModel):
+    """The change of each pixel between two dates; see `DenseModel` for the arguments.
+
+    Class 0 is no change, as in the published model.
+    """
+
+    def __init__(
+        self,
+        encoder: SpectralEncoder,
+        num_classes: int = 2,
+        head: HeadKind = "upernet",
+        head_channels: int | None = None,
+        head_dropout: float = 0.1,
+        apply_norm: bool = True,
+    ) -> None:
+        super().__init__(
+            encoder, num_classes, head, head_channels, head_dropout, apply_norm
+        )
+
+    def forward(
+        self, images: Tensor, wavelengths: Sequence[float] | Tensor | None = None
+    ) -> Tensor:
+        """Classify the change between two images; returns logits (B, K, H, W).
+
+        Args:
+            images: (B, 2, C, H, W), before and after, on one pixel grid.
+            wavelengths: centre of each band, nm; None if they are the model's own.
+
+        Raises:
+            ShapeError: there are not two dates, the images do not fit the patch, or
+                bands are in doubt.
+        """
+        if images.ndim != 5 or images.shape[1] != 2:
+            raise ShapeError(
+                f"images have shape {tuple(images.shape)}: give (batch, 2, bands, "
+                "rows, columns), the image before and the image after."
+            )
+        features = self.features(images.flatten(0, 1), wavelengths)
+        before, after = features.unflatten(0, (-1, 2)).unbind(dim=1)
+        rows, columns = images.shape[-2:]
+        return self.classify(before - after, (rows, columns))
+
+
+def _check(
+    num_classes: int, head: str, head_channels: int | None, head_dropout: float
+) -> None:
+    if num_classes < 2:
+        raise ConfigError(f"num_classes is {num_classes}: maps need at least 2.")
+    if head not in (*_CONVOLUTIONAL, "linear"):
+        known = ", ".join((*_CONVOLUTIONAL, "linear"))
+        raise ConfigError(f"head {head!r} is unknown: use one of {known}.")
+    if head_channels is not None and (
+        head_channels < 2 * _CHANNEL_STEP or head_channels % _CHANNEL_STEP
+    ):
+        raise ConfigError(
+            f"head_channels is {head_channels}: use a multiple of {_CHANNEL_STEP}, at "
+            f"least {2 * _CHANNEL_STEP}."
+        )
+    if not 0 <= head_dropout < 1:
+        raise ConfigError(f"head_dropout is {head_dropout}: use 0 up to below 1.")

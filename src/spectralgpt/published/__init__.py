@@ -1,0 +1,17 @@
+"""The published SpectralGPT checkpoints: key names, file format and shapes."""
+
+from spectralgpt.published.files import PUBLISHED_CONFIG_KEY, read_published_file
+from spectralgpt.published.models import (
+    build_published_model,
+    load_published_state_dict,
+)
+from spectralgpt.published.names import from_published, to_published
+
+__all__ = [
+    "PUBLISHED_CONFIG_KEY",
+    "build_published_model",
+    "from_published",
+    "load_published_state_dict",
+    "read_published_file",
+    "to_published",
+]

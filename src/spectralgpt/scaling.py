@@ -1,0 +1,112 @@
+"""How reflectance is scaled for a model: pure functions, and the statistics they need.
+
+Which of them applies to a model is part of its `Preprocessing`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spectralgpt.errors import BandError
+from spectralgpt.sensors import Band
+
+__all__ = [
+    "SCALINGS",
+    "BandStatistics",
+    "BoolArray",
+    "FloatArray",
+    "Scaling",
+    "scale_fixed_range",
+    "scale_image_minmax",
+    "scale_two_std_uint8",
+    "scale_z_score",
+]
+
+FloatArray = NDArray[np.float32]
+BoolArray = NDArray[np.bool_]
+Scaling = Literal["image-minmax", "fixed-range", "z-score", "two-std-uint8"]
+SCALINGS: tuple[Scaling, ...] = get_args(Scaling)
+
+_MINMAX_EPS = 1e-10  # Source: the published fMoW reader; guards constant bands.
+_UINT8_LEVELS = 255
+
+
+@dataclass(frozen=True)
+class BandStatistics:
+    """Statistics of each band in reflectance, keyed by band name.
+
+    Attributes:
+        mean: mean.
+        std: standard deviation.
+        low: first percentile.
+        high: ninety-ninth percentile.
+        source: the data they were measured on.
+    """
+
+    mean: Mapping[str, float]
+    std: Mapping[str, float]
+    low: Mapping[str, float]
+    high: Mapping[str, float]
+    source: str = ""
+
+    def column(self, name: str, bands: Sequence[Band]) -> FloatArray:
+        """Return one statistic for each band as an array (C, 1, 1).
+
+        Raises:
+            BandError: a band has no statistics.
+        """
+        table: Mapping[str, float] = getattr(self, name)
+        missing = [band.name for band in bands if band.name not in table]
+        if missing:
+            raise BandError(
+                f"no statistics for band {', '.join(missing)} (have: "
+                f"{', '.join(table)}): measure them on data with these bands."
+            )
+        values = [table[band.name] for band in bands]
+        return np.asarray(values, dtype=np.float32).reshape(-1, 1, 1)
+
+
+def scale_image_minmax(
+    pixels: FloatArray, valid: BoolArray | None = None
+) -> FloatArray:
+    """Scale each band of an image (C, H, W) to 0..1 by its own valid extremes.
+
+    A constant band becomes 0.
+
+    Source: published SpectralGPT pretraining readers.
+    """
+    if valid is None:
+        valid = np.ones(pixels.shape, dtype=bool)
+    low = np.where(valid, pixels, np.inf).min(axis=(1, 2), keepdims=True)
+    high = np.where(valid, pixels, -np.inf).max(axis=(1, 2), keepdims=True)
+    empty = low > high
+    low, high = np.where(empty, 0, low), np.where(empty, 0, high)
+    scaled = (pixels - low) / (high - low + _MINMAX_EPS)
+    return scaled.astype(np.float32)
+
+
+def scale_fixed_range(
+    pixels: FloatArray, low: FloatArray, high: FloatArray
+) -> FloatArray:
+    """Map low..high, (C, 1, 1) each, to 0..1; values beyond stay beyond."""
+    return ((pixels - low) / np.maximum(high - low, _MINMAX_EPS)).astype(np.float32)
+
+
+def scale_z_score(pixels: FloatArray, mean: FloatArray, std: FloatArray) -> FloatArray:
+    """Subtract the mean and divide by the standard deviation, (C, 1, 1) each."""
+    return ((pixels - mean) / np.maximum(std, _MINMAX_EPS)).astype(np.float32)
+
+
+def scale_two_std_uint8(
+    pixels: FloatArray, mean: FloatArray, std: FloatArray
+) -> FloatArray:
+    """Map mean - 2 std .. mean + 2 std to 0..1 in 8-bit steps, clipped.
+
+    Source: published BigEarthNet fine-tuning reader; kept to reproduce it.
+    """
+    shared = (pixels - (mean - 2 * std)) / (4 * std) * _UINT8_LEVELS
+    levels = np.clip(shared, 0, _UINT8_LEVELS).astype(np.uint8)
+    return (levels / np.float32(_UINT8_LEVELS)).astype(np.float32)

@@ -1,0 +1,116 @@
+"""A random forest on single pixels: what a map must beat to be worth a network.
+
+It sees calibrated reflectance of one pixel and nothing of its surroundings; for change,
+both dates and their difference.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from spectralgpt.data.dense import DenseDataset
+from spectralgpt.data.dense.geometry import Patch
+from spectralgpt.errors import DataError
+from spectralgpt.metrics import confusion_counts, score_pixels
+from spectralgpt.tasks.dense import leading_metric, positive_class
+
+__all__ = ["fit_pixel_forest", "map_pixels"]
+
+_TREES = 200
+_MOST_PIXELS = 100_000
+_LEAST_LEAF = 3
+
+
+def fit_pixel_forest(
+    train: DenseDataset, val: DenseDataset, seed: int, num_jobs: int = 1
+) -> Any:
+    """Fit forests with and without class weights; keep the better one on val.
+
+    Args:
+        train: learnt from: up to 100,000 of its labelled pixels, drawn at random.
+        val: chooses.
+        seed: of the draw and the trees.
+        num_jobs: processor cores.
+
+    Returns:
+        A fitted `sklearn.ensemble.RandomForestClassifier`.
+
+    Raises:
+        DataError: the training pixels are of fewer than two classes.
+    """
+    from sklearn.ensemble import RandomForestClassifier
+
+    features, targets = _labelled_pixels(train, seed)
+    if len(np.unique(targets)) < 2:
+        raise DataError(f"{train.dense.source}: train has pixels of one class only.")
+    best: tuple[float, Any] | None = None
+    for weights in (None, "balanced_subsample"):
+        forest = RandomForestClassifier(
+            _TREES,
+            min_samples_leaf=_LEAST_LEAF,
+            class_weight=weights,
+            random_state=seed,
+            n_jobs=num_jobs,
+        )
+        forest.fit(features, targets)
+        score = _score(forest, val)
+        if best is None or score > best[0]:
+            best = (score, forest)
+    assert best is not None
+    return best[1]
+
+
+def map_pixels(
+    forest: Any, dataset: DenseDataset
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Map every chip.
+
+    Yields:
+        The chip's number, its map and its labels, both (H, W) class indices.
+    """
+    for number in range(len(dataset.dense.chips)):
+        patch = dataset.chip(number)
+        predicted = forest.predict(_features(patch)).reshape(patch.target.shape)
+        yield number, torch.from_numpy(predicted), torch.from_numpy(patch.target)
+
+
+def _score(forest: Any, val: DenseDataset) -> float:
+    dense = val.dense
+    counts = np.zeros((dense.num_classes, dense.num_classes), dtype=np.int64)
+    for _, predicted, target in map_pixels(forest, val):
+        counts += confusion_counts(predicted, target, dense.num_classes)
+    positive = positive_class(dense.task, dense.class_names)
+    scores = score_pixels(counts, dense.class_names, positive)
+    return scores.summary[leading_metric(dense.task, dense.class_names)]
+
+
+def _labelled_pixels(
+    dataset: DenseDataset, seed: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Draw labelled pixels, from each chip in proportion to how many it has."""
+    patches = [dataset.chip(number) for number in range(len(dataset.dense.chips))]
+    total = sum(int((patch.target >= 0).sum()) for patch in patches)
+    share = min(1.0, _MOST_PIXELS / max(total, 1))
+    rng = np.random.default_rng(seed)
+    features, targets = [], []
+    for patch in patches:
+        target = patch.target.reshape(-1)
+        chosen = (target >= 0) & (rng.random(target.size) < share)
+        features.append(_features(patch)[chosen])
+        targets.append(target[chosen])
+    return np.concatenate(features), np.concatenate(targets)
+
+
+def _features(patch: Patch) -> NDArray[np.float32]:
+    """Reflectance of every pixel, (H * W, features); 0 where there is none."""
+    dates = [
+        np.where(raster.valid, raster.pixels, 0).reshape(len(raster.bands), -1).T
+        for raster in patch.rasters
+    ]
+    if len(dates) == 2:
+        dates.append(dates[1] - dates[0])
+    return np.concatenate(dates, axis=1).astype(np.float32)

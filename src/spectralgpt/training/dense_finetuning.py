@@ -1,0 +1,186 @@
+"""Fine-tuning for maps: segmentation, and change between two dates."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from spectralgpt.checkpoints import LoadedModel
+from spectralgpt.data.chips import SPLITS
+from spectralgpt.data.dense import (
+    DenseAugmentationConfig,
+    DenseDataConfig,
+    DenseDataset,
+    DenseSet,
+    balanced_class_weights,
+    dense_statistics,
+    read_dense,
+)
+from spectralgpt.models.dense_heads import HeadKind
+from spectralgpt.models.encoder import SpectralEncoder
+from spectralgpt.models.segmentation import ChangeModel, DenseModel, SegmentationModel
+from spectralgpt.preprocessing import Preprocessing
+from spectralgpt.tasks.dense import CHANGE, DenseLossConfig, DenseTask, leading_metric
+from spectralgpt.training.run_folder import RunFolder
+from spectralgpt.training.transfer import (
+    FinetuneJob,
+    TransferConfig,
+    choose_contract,
+    load_start,
+    run_job,
+    start_encoder,
+)
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback
+
+__all__ = ["DenseFinetuneConfig", "build_dense_model", "finetune_dense"]
+
+# Every epoch reads the same images again; each loader process keeps its own.
+_MEMORY_MB = 1024.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseFinetuneConfig(TransferConfig):
+    """Fine-tuning for a class of every pixel.
+
+    Args:
+        data: images with masks; its `task` says segmentation or change.
+        head: `upernet`, as published; `fpn`, a lighter one; `linear`, one linear map
+            from the tokens at a position to the pixels of its patch.
+        head_channels: width of a convolutional head, a multiple of 32; null follows the
+            encoder's width.
+        head_dropout: share of the head's channels that a training step leaves out,
+            0..1.
+        loss: class weights, Dice, smoothing.
+        augmentation: flips, turns and scale; masks follow.
+        test_flips: average predictions for the test split over mirror images.
+    """
+
+    data: DenseDataConfig
+    head: HeadKind = "upernet"
+    head_channels: int | None = None
+    head_dropout: float = 0.1
+    loss: DenseLossConfig = field(default_factory=DenseLossConfig)
+    augmentation: DenseAugmentationConfig = field(
+        default_factory=DenseAugmentationConfig
+    )
+    test_flips: bool = False
+
+
+class _HeldOut:
+    """Windows that cover the val split, the same whichever generator draws them."""
+
+    def __init__(self, dataset: DenseDataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def draw(self, index: int, generator: torch.Generator) -> dict[str, Any]:
+        """Return window `index`."""
+        return self.dataset[index]
+
+
+def finetune_dense(
+    config: DenseFinetuneConfig,
+    output: Path,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    callbacks: Sequence["Callback"] = (),
+) -> Path:
+    """Fine-tune a model for maps and score it on the test split.
+
+    Args:
+        config: what to train on what.
+        output: folder of the run.
+        overwrite: replace a run in the folder.
+        resume: go on with the run in the folder.
+        callbacks: further Lightning callbacks, such as a progress display.
+
+    Returns:
+        `output`, with config.yaml, metrics.csv, metrics.json, table.csv, report.html
+        and the best model in checkpoints/model.
+
+    Raises:
+        ConfigError: settings contradict each other.
+        DataError: masks or images are unusable.
+    """
+    folder = RunFolder(output)
+    start = load_start(config)
+    assert start.preprocessing is not None
+    dense = read_dense(config.data, assumed_sensor=start.preprocessing.sensor)
+    preprocessing = choose_contract(
+        start,
+        config,
+        lambda bands: dense_statistics(dense.select("train"), bands, seed=config.seed),
+    )
+    job = _job(config, start.encoder, dense, preprocessing, output)
+    folder.prepare(overwrite=overwrite, resume=resume)
+    run_job(job, config, preprocessing, folder, resume=resume, callbacks=callbacks)
+    return output
+
+
+def build_dense_model(
+    encoder: SpectralEncoder, num_classes: int, config: DenseFinetuneConfig
+) -> DenseModel:
+    """Put a map head on a copy of an encoder; the seed draws the head."""
+    kind = ChangeModel if config.data.task == CHANGE else SegmentationModel
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return kind(
+            start_encoder(encoder, config),
+            num_classes,
+            config.head,
+            config.head_channels,
+            config.head_dropout,
+        )
+
+
+def _job(
+    config: DenseFinetuneConfig,
+    encoder: SpectralEncoder,
+    dense: DenseSet,
+    preprocessing: Preprocessing,
+    output: Path,
+) -> FinetuneJob:
+    train, val, test = (dense.select(split) for split in SPLITS)
+    names = dense.class_names
+
+    def build() -> DenseModel:
+        return build_dense_model(encoder, len(names), config)
+
+    def evaluate(loaded: LoadedModel) -> Any:
+        from spectralgpt.training.dense_scoring import evaluate_dense
+
+        return evaluate_dense(
+            loaded,
+            str(output),
+            test,
+            output,
+            seed=config.seed,
+            flips=config.test_flips,
+            batch_size=config.trainer.batch_size,
+        )
+
+    weights = None
+    if config.loss.class_weights == "balanced":
+        weights = torch.tensor(balanced_class_weights(train))
+    held_out = DenseDataset(val, preprocessing, memory_mb=_MEMORY_MB)
+    return FinetuneJob(
+        DenseTask(build(), names, dense.task, config.loss, weights),
+        build,
+        DenseDataset(train, preprocessing, config.augmentation, memory_mb=_MEMORY_MB),
+        _HeldOut(held_out),
+        leading_metric(dense.task, names),
+        {
+            "task": dense.task,
+            "class_names": list(names),
+            "colours": list(dense.colours) if dense.colours else None,
+            "trained_on": dense.source,
+        },
+        evaluate,
+    )

@@ -1,0 +1,302 @@
+"""Score a model for maps on images with masks, and write down what was found."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from spectralgpt.checkpoints import LoadedModel
+from spectralgpt.data.chips import SPLITS
+from spectralgpt.data.dense import (
+    DenseDataConfig,
+    DenseDataset,
+    DenseSet,
+    read_dense,
+)
+from spectralgpt.errors import CheckpointError, DataError
+from spectralgpt.metrics import (
+    Interval,
+    Scores,
+    bootstrap_intervals,
+    confusion_counts,
+    score_pixels,
+)
+from spectralgpt.models.segmentation import DenseModel
+from spectralgpt.preprocessing import sensor_preprocessing
+from spectralgpt.reports.mapping import MapExample, write_map_report
+from spectralgpt.tasks.dense import flipped_probabilities, positive_class
+from spectralgpt.tasks.pixel_forest import fit_pixel_forest, map_pixels
+from spectralgpt.training.scoring import write_class_table, write_json
+
+__all__ = [
+    "DenseScores",
+    "PlaceCounts",
+    "check_dense_model",
+    "evaluate_dense",
+    "evaluate_forest",
+    "score_dense",
+]
+
+_EXAMPLES = 6
+
+
+@dataclass(frozen=True)
+class DenseScores:
+    """Scores of a map and how sure they are.
+
+    Args:
+        scores: over all labelled pixels.
+        intervals: of the summary scores, from resampled places.
+        places: (places, K, K) counts of true and predicted classes.
+    """
+
+    scores: Scores
+    intervals: dict[str, Interval]
+    places: NDArray[np.int64]
+
+
+def check_dense_model(loaded: LoadedModel, name: str, dense: DenseSet) -> None:
+    """Refuse a model that does not make such maps.
+
+    Raises:
+        CheckpointError: it makes none, or does not name its classes.
+        DataError: it was fine-tuned for another task.
+    """
+    if not isinstance(loaded.model, DenseModel) or loaded.preprocessing is None:
+        raise CheckpointError(
+            f"{name} makes no maps: run `spectralgpt finetune {dense.task}` first."
+        )
+    names = tuple(loaded.extra.get("class_names") or ())
+    task = loaded.extra.get("task")
+    if task != dense.task or names != dense.class_names:
+        raise DataError(
+            f"{dense.source} is for {dense.task} of {', '.join(dense.class_names)}, "
+            f"but {name} was fine-tuned for {task} of {', '.join(names) or 'nothing'}."
+        )
+
+
+def score_dense(
+    loaded: LoadedModel,
+    name: str,
+    dense: DenseSet,
+    *,
+    seed: int,
+    flips: bool = False,
+    batch_size: int = 16,
+    num_workers: int = 0,
+    resamples: int = 500,
+    progress: Callable[[int], None] | None = None,
+) -> DenseScores:
+    """Map images and compare with their masks; see `evaluate_dense`."""
+    check_dense_model(loaded, name, dense)
+    assert isinstance(loaded.model, DenseModel)
+    assert loaded.preprocessing is not None
+    model = loaded.model.eval()
+    device = next(model.parameters()).device
+    dataset = DenseDataset(dense, loaded.preprocessing)
+    counts = PlaceCounts(dense)
+    loader = DataLoader(dataset, batch_size=batch_size, num_workers=num_workers)
+    windows = iter(dataset.windows)
+    for batch in loader:
+        images = batch["image"].to(device)
+        predicted = flipped_probabilities(model, images, flips).argmax(dim=1).cpu()
+        for one, target in zip(predicted, batch["target"], strict=True):
+            counts.add(next(windows).chip, one, target)
+        if progress is not None:
+            progress(len(images))
+    return counts.scores(seed, resamples)
+
+
+class PlaceCounts:
+    """Counts of true and predicted classes, apart for each place.
+
+    Args:
+        dense: what is scored.
+    """
+
+    def __init__(self, dense: DenseSet) -> None:
+        self.dense = dense
+        self._index_of = {place: i for i, place in enumerate(dense.places)}
+        shape = (len(self._index_of), dense.num_classes, dense.num_classes)
+        self._counts = np.zeros(shape, dtype=np.int64)
+
+    def add(self, chip: int, predicted: Tensor, target: Tensor) -> None:
+        """Count the pixels of a window of a chip, both (H, W) class indices."""
+        place = self._index_of[self.dense.chips[chip].place]
+        found = confusion_counts(predicted, target, self.dense.num_classes)
+        self._counts[place] += found
+
+    def scores(self, seed: int, resamples: int = 500) -> DenseScores:
+        """Score all that was counted, with intervals from resampled places.
+
+        Raises:
+            DataError: no pixel is labelled.
+        """
+        names = self.dense.class_names
+        positive = positive_class(self.dense.task, names)
+
+        def scored(counts: NDArray[np.int64]) -> Scores:
+            return score_pixels(counts, names, positive)
+
+        whole = scored(self._counts.sum(axis=0))
+        labelled = self._counts[self._counts.sum(axis=(1, 2)) > 0]
+        intervals = bootstrap_intervals(
+            lambda chosen: scored(labelled[chosen.numpy()].sum(axis=0)).summary,
+            len(labelled),
+            resamples=resamples,
+            generator=torch.Generator().manual_seed(seed),
+        )
+        return DenseScores(whole, intervals, self._counts)
+
+
+def evaluate_dense(
+    loaded: LoadedModel,
+    name: str,
+    test: DenseSet,
+    folder: Path,
+    *,
+    seed: int = 0,
+    flips: bool = False,
+    batch_size: int = 16,
+    num_workers: int = 0,
+    resamples: int = 500,
+    progress: Callable[[int], None] | None = None,
+) -> Scores:
+    """Score a fine-tuned model; write metrics.json, table.csv and report.html.
+
+    Args:
+        loaded: the model, on the device to use.
+        name: what it is called in messages.
+        test: what it is scored on.
+        folder: gets the files.
+        seed: of the bootstrap and the choice of examples.
+        flips: average over the image and its three mirror images.
+        batch_size: windows mapped at once.
+        num_workers: processes that read images.
+        resamples: bootstrap test sets, of whole places.
+        progress: called with the number of windows done in each batch.
+
+    Raises:
+        CheckpointError: the model makes no maps.
+        DataError: its task or classes are others, or no pixel is labelled.
+    """
+    found = score_dense(
+        loaded,
+        name,
+        test,
+        seed=seed,
+        flips=flips,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        resamples=resamples,
+        progress=progress,
+    )
+    chosen = loaded.extra.get("chosen")
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_metrics(folder, name, test, found, chosen)
+    write_class_table(folder / "table.csv", found.scores)
+    text = (
+        f"Labels: {test.source}. Scored on {len(test.chips)} images of "
+        f"{len(found.places)} places."
+    )
+    if chosen:
+        text += (
+            f" The weights are those of epoch {chosen['epoch']}, chosen by "
+            f"{chosen['metric']} ({chosen['value']:.4f}), never by the test split."
+        )
+    write_map_report(
+        folder,
+        f"{test.task.capitalize()}: {name}",
+        found.scores,
+        summary=text,
+        intervals=found.intervals,
+        examples=_examples(loaded, test, seed, flips),
+        colours=test.colours,
+    )
+    return found.scores
+
+
+def _write_metrics(
+    folder: Path, name: str, test: DenseSet, found: DenseScores, chosen: Any
+) -> None:
+    values = {
+        "model": name,
+        "task": test.task,
+        "test": found.scores.summary,
+        "intervals": {key: asdict(value) for key, value in found.intervals.items()},
+        "images": len(test.chips),
+        "places": len(found.places),
+        "chosen": chosen,
+    }
+    write_json(folder / "metrics.json", values)
+
+
+def _examples(
+    loaded: LoadedModel, test: DenseSet, seed: int, flips: bool
+) -> list[MapExample]:
+    """Map a few windows: those with the most classes, of places drawn at random."""
+    assert isinstance(loaded.model, DenseModel)
+    assert loaded.preprocessing is not None
+    dataset = DenseDataset(test, loaded.preprocessing)
+    device = next(loaded.model.parameters()).device
+    order = np.random.default_rng(seed).permutation(len(dataset)).tolist()
+    drawn = {i: dataset[i] for i in order[: 8 * _EXAMPLES]}
+    kinds = {i: len(sample["target"].unique()) for i, sample in drawn.items()}
+    chosen = sorted(drawn, key=lambda i: -kinds[i])[:_EXAMPLES]
+    examples = []
+    for index in chosen:
+        sample = drawn[index]
+        images = sample["image"][None].to(device)
+        predicted = flipped_probabilities(loaded.model, images, flips).argmax(dim=1)
+        shown = sample["image"]
+        examples.append(
+            MapExample(
+                name=test.chips[dataset.windows[index].chip].name,
+                images=shown.numpy() if shown.ndim == 4 else shown[None].numpy(),
+                valid=sample["valid"].numpy().reshape(-1, *shown.shape[-3:]),
+                bands=loaded.preprocessing.bands,
+                truth=sample["target"].numpy(),
+                predicted=predicted[0].cpu().numpy(),
+            )
+        )
+    return examples
+
+
+def evaluate_forest(
+    data: DenseDataConfig,
+    folder: Path,
+    *,
+    sensor: str | None = None,
+    seed: int = 0,
+    resamples: int = 500,
+) -> Scores:
+    """Fit a random forest on single pixels, score it, and write metrics.json.
+
+    Args:
+        data: images with masks; `train` is learnt from, `val` chooses, `test` scores.
+        folder: gets metrics.json and table.csv.
+        sensor: sensor of images that do not say theirs; its bands are used.
+        seed: of pixels, trees and bootstrap.
+        resamples: bootstrap test sets, of whole places.
+    """
+    dense = read_dense(data, assumed_sensor=sensor)
+    item = dense.chips[0].item
+    contract = sensor_preprocessing(
+        item.sensor.name, [band.name for band in item.bands]
+    )
+    train, val, test = (DenseDataset(dense.select(split), contract) for split in SPLITS)
+    forest = fit_pixel_forest(train, val, seed)
+    counts = PlaceCounts(test.dense)
+    for chip, predicted, target in map_pixels(forest, test):
+        counts.add(chip, predicted, target)
+    found = counts.scores(seed, resamples)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_class_table(folder / "table.csv", found.scores)
+    _write_metrics(folder, "random forest on single pixels", test.dense, found, None)
+    return found.scores

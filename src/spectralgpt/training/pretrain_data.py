@@ -1,0 +1,193 @@
+"""From the data part of a configuration to data sets with their contracts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from spectralgpt.data.listings import Index
+from spectralgpt.data.mixing import MixedDataset, NamedDataset, join_contracts
+from spectralgpt.data.parts import find_parts
+from spectralgpt.data.pretraining import PretrainingDataset
+from spectralgpt.data.sources import Source, find_items, read_source
+from spectralgpt.data.statistics import band_statistics
+from spectralgpt.errors import ConfigError
+from spectralgpt.models.tokens import TokenGrid
+from spectralgpt.preprocessing import Preprocessing, sensor_preprocessing
+from spectralgpt.rasters import RasterItem
+from spectralgpt.scaling import BandStatistics
+from spectralgpt.training.overrides import DatasetConfig, datasets_of
+from spectralgpt.training.pretrain_config import DataConfig, PretrainConfig
+
+__all__ = [
+    "PretrainingData",
+    "find_pretraining_items",
+    "load_pretraining_data",
+    "spread",
+]
+
+
+@dataclass(frozen=True)
+class PretrainingData:
+    """What a run or stage trains on, and what it holds out.
+
+    Args:
+        preprocessing: the contract of the primary data set, the others' within.
+        train: samples for training.
+        held_out: fixed crops for scoring; None if nothing is held out.
+        scored: for each held-out data set the indices of the crops that are scored.
+    """
+
+    preprocessing: Preprocessing
+    train: MixedDataset
+    held_out: MixedDataset | None
+    scored: tuple[tuple[int, ...], ...]
+
+
+def load_pretraining_data(config: PretrainConfig) -> PretrainingData:
+    """Find the images of a run or stage and settle their contracts.
+
+    Raises:
+        ConfigError: the configuration is wrong.
+        DataError: there are no usable images.
+    """
+    datasets = datasets_of(config.data)
+    items = [find_pretraining_items(each.data) for each in datasets]
+    contracts = _contracts(config, datasets, items)
+    joined = join_contracts(contracts)
+    train, held_out, scored, first = [], [], [], 0
+    for number, each in enumerate(datasets):
+        both = (number, each, items[number], contracts[number])
+        train.append(_named(*both, split="train"))
+        if each.data.crops.val_share:
+            held_out.append(_named(*both, split="val"))
+            count = len(held_out[-1].dataset)
+            indices = range(first, first + count)
+            scored.append(tuple(spread(indices, each.data.max_held_out)))
+            first += count
+    mixed = MixedDataset(held_out) if held_out else None
+    return PretrainingData(joined, MixedDataset(train), mixed, tuple(scored))
+
+
+def find_pretraining_items(data: DataConfig) -> list[RasterItem]:
+    """Find the images that a data set's configuration names.
+
+    Raises:
+        ConfigError: a description does not exist or is wrong.
+        DataError: there are no images.
+    """
+    sources = [read_source(path) for path in _descriptions(data.sources)]
+    if not sources:
+        index = Index(data.index, data.index_column) if data.index else None
+        sources = [Source(name="images", sensor=data.sensor, index=index)]
+    return find_items(sources, data.root, data.max_bad_share)
+
+
+def spread(indices: Sequence[int], most: int) -> list[int]:
+    """Choose up to `most` of them, evenly from first to last."""
+    places = np.linspace(0, len(indices) - 1, min(most, len(indices)))
+    return [indices[round(place)] for place in places]
+
+
+def _descriptions(sources: Sequence[str]) -> list[Path]:
+    paths: list[Path] = []
+    for source in map(Path, sources):
+        found = sorted(source.glob("*.yaml")) if source.is_dir() else [source]
+        if not found:
+            raise ConfigError(f"data.sources: {source} holds no .yaml description.")
+        paths += found
+    return paths
+
+
+def _named(
+    number: int,
+    each: DatasetConfig,
+    items: Sequence[RasterItem],
+    preprocessing: Preprocessing,
+    split: str,
+) -> NamedDataset:
+    data = each.data
+    dataset = PretrainingDataset(
+        items,
+        preprocessing,
+        split,
+        data.crops,
+        data.max_bad_share,
+        data.allow_missing_bands,
+        data.token_budget,
+        data.memory_mb,
+    )
+    return NamedDataset(each.name, dataset, each.weight, number)
+
+
+def _contracts(
+    config: PretrainConfig,
+    datasets: Sequence[DatasetConfig],
+    items: Sequence[Sequence[RasterItem]],
+) -> list[Preprocessing]:
+    """Return the contract of each data set; those of one sensor share statistics."""
+    plain = [_plain_contract(config, each.data) for each in datasets]
+    contracts = []
+    for each, own in zip(datasets, plain, strict=True):
+        if each.data.scaling == "image-minmax":
+            contracts.append(own)
+            continue
+        same = [n for n, other in enumerate(plain) if other.sensor == own.sensor]
+        statistics = _measure(
+            [datasets[n] for n in same],
+            [items[n] for n in same],
+            [plain[n] for n in same],
+            config.seed,
+        )
+        contracts.append(replace(own, scaling=each.data.scaling, statistics=statistics))
+    return contracts
+
+
+def _plain_contract(config: PretrainConfig, data: DataConfig) -> Preprocessing:
+    """Return the contract before statistics are measured, scaled per image.
+
+    Raises:
+        ConfigError: the sensor is unknown, or images of this size cannot be cut.
+        BandError: the sensor has no such band.
+    """
+    contract = sensor_preprocessing(
+        data.sensor,
+        data.bands,
+        data.exclude_bands,
+        image_size=data.image_size,
+        patch_size=config.model.patch_size,
+        bands_per_token=config.model.bands_per_token,
+    )
+    size = data.image_size
+    # Raises if the images cannot be cut into tokens.
+    TokenGrid(
+        len(contract.bands), size, size, contract.patch_size, contract.bands_per_token
+    )
+    return contract
+
+
+def _measure(
+    datasets: Sequence[DatasetConfig],
+    items: Sequence[Sequence[RasterItem]],
+    contracts: Sequence[Preprocessing],
+    seed: int,
+) -> BandStatistics:
+    """Measure band statistics on the training parts of the data sets of one sensor."""
+    images: list[RasterItem] = []
+    regions = []
+    for each, found, contract in zip(datasets, items, contracts, strict=True):
+        parts, _ = find_parts(
+            found, contract, "train", each.data.crops, each.data.allow_missing_bands
+        )
+        images += [found[part.item] for part in parts]
+        regions += [part.region for part in parts]
+    roots = ", ".join(dict.fromkeys(str(each.data.root) for each in datasets))
+    return band_statistics(
+        images,
+        contracts[0].bands,
+        f"the training parts of {len(images)} images under {roots}",
+        seed=seed,
+        regions=regions,
+        allow_missing=any(each.data.allow_missing_bands for each in datasets),
+    )

@@ -1,0 +1,283 @@
+"""One stage of pretraining, or a run of one: model, training, export, scores."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from spectralgpt.checkpoints import save_model, write_atomically
+from spectralgpt.data.mixing import MixedDataset
+from spectralgpt.errors import ConfigError
+from spectralgpt.models.mae import MaskedAutoencoder
+from spectralgpt.preprocessing import Preprocessing
+from spectralgpt.tasks.pretraining import PretrainingTask, score_reconstructions
+from spectralgpt.training.fit import (
+    RunFolder,
+    fit,
+    full_state_dict,
+    is_first_process,
+    processes,
+)
+from spectralgpt.training.loading import build_loader
+from spectralgpt.training.mixing import HeldOutBatches, KeyedMixture, MixedBatchSampler
+from spectralgpt.training.pretrain_config import PretrainConfig
+from spectralgpt.training.pretrain_data import (
+    PretrainingData,
+    load_pretraining_data,
+    spread,
+)
+from spectralgpt.training.pretrain_model import build_model
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback, Trainer
+
+    from spectralgpt.training.module import TrainingModule
+
+__all__ = ["check_data", "check_schedule", "run_stage", "write_config"]
+
+
+def run_stage(
+    config: PretrainConfig,
+    folder: RunFolder,
+    data: PretrainingData | None = None,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    callbacks: Sequence["Callback"] = (),
+) -> None:
+    """Train a masked autoencoder as a configuration without stages says.
+
+    Args:
+        config: the stage, or the whole run.
+        folder: gets all that `spectralgpt.training.pretraining.pretrain` lists.
+        data: as `load_pretraining_data` gives it for this configuration; None loads it.
+        overwrite: replace a run that is there.
+        resume: go on with a run that is there.
+        callbacks: more to do while training.
+
+    Raises:
+        ConfigError: the configuration is wrong, or a run is in the way.
+        DataError: there are no usable images.
+        CheckpointError: weights cannot be read or written.
+        TrainingError: the loss is not finite.
+    """
+    check_schedule(config)
+    data = data or load_pretraining_data(config)
+    check_data(config, data)
+    primary = data.train.parts[0].dataset
+    task = PretrainingTask(
+        build_model(config, data.preprocessing),
+        config.masking.ratio,
+        config.masking.style,
+        data.train.names,
+        primary.groups if len(data.train.parts) > 1 else None,
+    )
+    module = _build_module(config, task, data.train)
+    drawn = _figures(config, folder, task, data)
+    # Only now, so that a configuration that cannot work leaves nothing behind.
+    folder.prepare(overwrite=overwrite, resume=resume)
+    if is_first_process():
+        write_config(config, folder)
+    _run(config, folder, module, data, resume, [*callbacks, *drawn])
+
+
+def check_schedule(config: PretrainConfig) -> None:
+    """Refuse a warm-up that does not end.
+
+    Raises:
+        ConfigError: it is as long as the training or longer.
+    """
+    warmup, epochs = config.optimizer.warmup_epochs, config.trainer.epochs
+    if warmup >= epochs:
+        raise ConfigError(
+            f"optimizer.warmup_epochs is {warmup:g}, trainer.epochs {epochs}: the "
+            "warm-up must end before the training does. Lower it."
+        )
+
+
+def check_data(config: PretrainConfig, data: PretrainingData) -> None:
+    """Refuse a configuration that does not fit its data.
+
+    Raises:
+        ConfigError: an epoch fills no optimizer step, or no image is there to draw.
+    """
+    _batches(config, data.train)
+    _shown(config, data)
+
+
+def _build_module(
+    config: PretrainConfig, task: PretrainingTask, train: MixedDataset
+) -> "TrainingModule":
+    from spectralgpt.training.module import TrainingModule
+
+    settings = config.trainer
+    return TrainingModule(
+        task,
+        config.optimizer,
+        settings.epochs,
+        settings.batch_size * settings.accumulate * processes(settings),
+        _batches(config, train),
+        settings.log_every_steps,
+    )
+
+
+def _batches(config: PretrainConfig, train: MixedDataset) -> MixedBatchSampler:
+    settings = config.trainer
+    samples = config.data.samples_per_epoch or len(train)
+    if config.steps is not None:
+        per_step = settings.batch_size * settings.accumulate * processes(settings)
+        samples = config.steps // settings.epochs * per_step
+    return MixedBatchSampler(
+        train.sizes,
+        train.weights,
+        samples,
+        settings.batch_size,
+        settings.accumulate,
+        config.seed,
+        world_size=processes(settings),
+    )
+
+
+def _run(
+    config: PretrainConfig,
+    folder: RunFolder,
+    module: "TrainingModule",
+    data: PretrainingData,
+    resume: bool,
+    callbacks: Sequence["Callback"],
+) -> None:
+    from spectralgpt.training.checkpointing import LastCheckpoint
+
+    settings = config.trainer
+
+    def export(trainer: "Trainer", epochs_done: int) -> None:
+        every = settings.export_every_epochs
+        if every and epochs_done % every == 0:
+            _export(config, folder, trainer, module, data.preprocessing)
+
+    scored = HeldOutBatches(data.scored, settings.batch_size, config.seed)
+    held_out = None
+    if data.held_out is not None:
+        held_out = build_loader(KeyedMixture(data.held_out), scored, settings.workers)
+    trainer = fit(
+        module,
+        build_loader(KeyedMixture(data.train), module.batches, settings.workers),
+        held_out,
+        settings,
+        folder,
+        resume=resume,
+        callbacks=[
+            *callbacks,
+            LastCheckpoint(folder.last, settings.checkpoint_every_steps, export),
+        ],
+    )
+    model = _export(config, folder, trainer, module, data.preprocessing)
+    if trainer.is_global_zero:
+        _conclude(config, folder, model, data.held_out, scored)
+    # Whatever comes next may read what the first process has written.
+    trainer.strategy.barrier("stage concluded")
+
+
+def _shown(config: PretrainConfig, data: PretrainingData) -> dict[int, str]:
+    """Choose the held-out images that are drawn; their names by index."""
+    held_out = data.held_out
+    if held_out is None or config.report.images == 0:
+        return {}
+    names = {index: held_out.item_of(index).name for index in range(len(held_out))}
+    parts = config.report.items
+    fitting = [i for i, n in names.items() if not parts or any(p in n for p in parts)]
+    if not fitting:
+        raise ConfigError(
+            f"report.items {list(parts)} fit no held-out image (found: "
+            f"{', '.join(sorted(set(names.values()))[:5])} ...). Change them."
+        )
+    return {index: names[index] for index in spread(fitting, config.report.images)}
+
+
+def _figures(
+    config: PretrainConfig,
+    folder: RunFolder,
+    task: PretrainingTask,
+    data: PretrainingData,
+) -> list["Callback"]:
+    from spectralgpt.training.figures import ReconstructionFigures
+
+    names = _shown(config, data)
+    if data.held_out is None or not names:
+        return []
+    every = config.report.every_epochs
+    return [
+        ReconstructionFigures(
+            folder.figures, task, data.held_out, names, every, config.seed
+        )
+    ]
+
+
+def _export(
+    config: PretrainConfig,
+    folder: RunFolder,
+    trainer: "Trainer",
+    module: "TrainingModule",
+    preprocessing: Preprocessing,
+) -> MaskedAutoencoder | None:
+    """Save the model in our own format; returns an unsharded copy on rank 0."""
+    state = full_state_dict(trainer, module)
+    if not trainer.is_global_zero:
+        return None
+    assert isinstance(module.model, MaskedAutoencoder)
+    copy = MaskedAutoencoder(**module.model.config)
+    copy.load_state_dict(state)
+    extra = {
+        "task": "pretraining",
+        "step": trainer.global_step,
+        "masking": asdict(config.masking),
+    }
+    save_model(folder.model, copy, preprocessing, extra)
+    return copy.eval()
+
+
+def _conclude(
+    config: PretrainConfig,
+    folder: RunFolder,
+    model: MaskedAutoencoder | None,
+    held_out: MixedDataset | None,
+    batches: HeldOutBatches,
+) -> None:
+    """Score the held-out images against simple fillers, and write the report."""
+    from spectralgpt.reports.pretraining import write_pretraining_report
+
+    if held_out is not None and model is not None:
+        final = PretrainingTask(model, config.masking.ratio, config.masking.style)
+        by_name = {
+            name: score_reconstructions(
+                final, build_loader(KeyedMixture(held_out), part, 0)
+            )
+            for name, part in zip(held_out.names, batches.parts, strict=True)
+        }
+        # A run of one data set has one table of scores, not a table of tables.
+        single = next(iter(by_name.values())) if len(by_name) == 1 else by_name
+        text = json.dumps(single, indent=2) + "\n"
+        write_atomically(folder.scores, lambda path: _write_text(path, text))
+    write_pretraining_report(folder.root)
+
+
+def write_config(config: PretrainConfig, folder: RunFolder) -> None:
+    """Write the resolved configuration into the folder of the run."""
+    text = yaml.safe_dump(_plain(asdict(config)), sort_keys=False)
+    write_atomically(folder.config, lambda path: _write_text(path, text))
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    """Turn tuples into lists and paths into text, as YAML has them."""
+    if isinstance(value, dict):
+        return {name: _plain(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return str(value) if isinstance(value, Path) else value

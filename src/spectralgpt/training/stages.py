@@ -1,0 +1,142 @@
+"""Progressive pretraining: stages run in turn, each from the weights of the one before.
+
+Each stage is a run of its own in a folder of its own; positions are interpolated to its
+image size and bands when its weights are loaded. A stage is done when its report is
+written, which is the last thing that it does.
+
+Source: Hong et al. 2024, arXiv:2311.07113, progressive pretraining.
+"""
+
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spectralgpt.checkpoints import CONFIG_FILE, WEIGHTS_FILE, write_atomically
+from spectralgpt.errors import (
+    BandError,
+    ConfigError,
+    DataError,
+    DatasetNotFoundError,
+)
+from spectralgpt.training.fit import RunFolder, is_first_process
+from spectralgpt.training.overrides import StageConfig, stages_of
+from spectralgpt.training.pretrain_config import PretrainConfig
+from spectralgpt.training.pretrain_data import PretrainingData, load_pretraining_data
+from spectralgpt.training.pretrain_stage import (
+    check_data,
+    check_schedule,
+    run_stage,
+    write_config,
+)
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback
+
+__all__ = ["run_stages"]
+
+_log = logging.getLogger(__name__)
+
+
+def run_stages(
+    config: PretrainConfig,
+    folder: RunFolder,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    callbacks: Sequence["Callback"] = (),
+    announce: Callable[[str], None] | None = None,
+) -> None:
+    """Run all stages that are not done yet.
+
+    Args:
+        config: the whole run.
+        folder: of the run; each stage gets a folder in it.
+        overwrite: replace a run that is there.
+        resume: go on with a run that is there.
+        callbacks: more to do while each stage trains.
+        announce: called with a line as each stage begins.
+
+    Raises:
+        ConfigError: the configuration is wrong, or a run is in the way.
+        DataError: there are no usable images.
+        CheckpointError: weights cannot be read or written.
+        TrainingError: the loss is not finite.
+    """
+    stages = stages_of(config)
+    folder.check(overwrite=overwrite, resume=resume)
+    due = [s for s in stages if overwrite or not _of(s, folder).report.exists()]
+    # A mistake in the last stage is not to be found after days of the first.
+    data = {stage.number: _load(stage) for stage in due}
+    folder.prepare(overwrite=overwrite, resume=resume)
+    if is_first_process():
+        _refuse_other_stages(stages, folder)
+        write_config(config, folder)
+    start = config.model.start_from
+    for stage in stages:
+        own = _of(stage, folder)
+        if stage in due:
+            text = f"stage {stage.number} of {len(stages)}: {stage.name}"
+            _log.info("%s", text)
+            if announce is not None and is_first_process():
+                announce(text)
+            run_stage(
+                _starting_from(stage.config, start),
+                own,
+                data.pop(stage.number),
+                overwrite=overwrite,
+                resume=resume,
+                callbacks=callbacks,
+            )
+        # The last one again: the run may have been killed before its model was copied.
+        if is_first_process() and (stage in due or stage is stages[-1]):
+            _hand_over(own, folder)
+        start = str(own.model)
+
+
+def _starting_from(config: PretrainConfig, start: str | None) -> PretrainConfig:
+    return replace(config, model=replace(config.model, start_from=start))
+
+
+def _of(stage: StageConfig, folder: RunFolder) -> RunFolder:
+    return RunFolder(folder.root / stage.folder)
+
+
+def _load(stage: StageConfig) -> PretrainingData:
+    """Find a stage's images, and all that can be wrong with it before it starts."""
+    try:
+        check_schedule(stage.config)
+        data = load_pretraining_data(stage.config)
+        check_data(stage.config, data)
+    except (ConfigError, BandError, DataError, DatasetNotFoundError) as error:
+        raise type(error)(f"stage {stage.name!r}: {error}") from None
+    return data
+
+
+def _refuse_other_stages(stages: Sequence[StageConfig], folder: RunFolder) -> None:
+    wanted = [stage.folder for stage in stages]
+    found = sorted(path.name for path in folder.stages if path.name not in wanted)
+    if found:
+        raise ConfigError(
+            f"{folder.root} holds a run of other stages (found: {', '.join(found)}; "
+            f"wanted: {', '.join(wanted)}). Resume with the stages it was started "
+            "with, or name another --output."
+        )
+
+
+def _hand_over(stage: RunFolder, run: RunFolder) -> None:
+    """Make a finished stage's model that of the run, and write the run's report."""
+    from spectralgpt.reports.stages import write_stages_report
+
+    for name in (WEIGHTS_FILE, CONFIG_FILE):
+        _copy(stage.model / name, run.model / name)
+    write_stages_report(run.root)
+
+
+def _copy(source: Path, target: Path) -> None:
+    def copy(path: Path) -> None:
+        shutil.copyfile(source, path)
+
+    write_atomically(target, copy)

@@ -1,0 +1,221 @@
+"""A study: the same task from several starts, with few and many labels, over seeds.
+
+Answers whether pretraining pays on one's own labels. Each run is an ordinary
+fine-tuning in a folder of its own; runs that are finished are not run again, so that a
+study can be stopped, extended, or shared between processes.
+"""
+
+import csv
+import json
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from spectralgpt.checkpoints import write_atomically
+from spectralgpt.errors import ConfigError
+from spectralgpt.training.configuration import build_config
+from spectralgpt.training.scoring import write_json
+
+__all__ = ["StudyConfig", "StudyRun", "planned_runs", "run_study", "summarise_study"]
+
+_log = logging.getLogger(__name__)
+
+FOREST = "pixel-forest"
+_FOLDER_NAME = re.compile(r"[A-Za-z0-9_-]+")
+StudyTask = Literal["classification", "segmentation", "change"]
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """What is compared.
+
+    Args:
+        task: classification, segmentation or change.
+        finetune: settings of `spectralgpt finetune TASK` that all starts share.
+        starts: what each start changes of them, by its name, such as
+            `{pretrained: {model: runs/mine}, random: {model: tiny, sensor: ...}}`; in
+            place of a model, `{method: pixel-forest}` fits a random forest on single
+            pixels (maps only).
+        fractions: shares of the training images, or places, that are used, 0..1.
+        seeds: one repetition each: split (unless the archive gives one), training
+            subset, head and order.
+        root: folder of the labelled data; null takes that of `finetune`.
+    """
+
+    task: StudyTask
+    finetune: dict[str, Any]
+    starts: dict[str, dict[str, Any]]
+    fractions: tuple[float, ...] = (1.0,)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    root: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check that there is something to compare."""
+        if not self.starts or not self.seeds or not self.fractions:
+            raise ConfigError("a study needs starts, fractions and seeds: state them.")
+        wrong = [
+            name for name in self.starts if not name.replace("-", "_").isidentifier()
+        ]
+        if wrong:
+            raise ConfigError(
+                f"start {wrong[0]!r} names a folder: use letters, digits, - and _."
+            )
+        forests = [n for n, start in self.starts.items() if start.get("method")]
+        for name in forests:
+            if self.starts[name]["method"] != FOREST or self.task == "classification":
+                raise ConfigError(
+                    f"start {name}: method {self.starts[name]['method']!r} is unknown "
+                    f"for {self.task}; maps can be compared with {FOREST}."
+                )
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """One start with one share of the labels and one seed."""
+
+    start: str
+    fraction: float
+    seed: int
+    settings: Mapping[str, Any] = field(compare=False)
+
+    @property
+    def name(self) -> str:
+        """Folder of the run, below that of the study."""
+        return f"{self.start}/labels-{self.fraction:g}/seed-{self.seed}"
+
+
+def planned_runs(config: StudyConfig) -> list[StudyRun]:
+    """List the runs, seed by seed, so that a part of a study compares all starts."""
+    return [
+        StudyRun(start, fraction, seed, _settings(config, start, fraction, seed))
+        for seed in config.seeds
+        for fraction in config.fractions
+        for start in config.starts
+    ]
+
+
+def run_study(
+    config: StudyConfig,
+    output: Path,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Path:
+    """Run what is not finished yet, and write study.json and study.csv.
+
+    Args:
+        config: what is compared.
+        output: folder of the study.
+        progress: called with (name of the run, its number, runs in all) before each.
+
+    Returns:
+        `output`.
+
+    Raises:
+        ConfigError: settings of a start are wrong; found before anything runs.
+    """
+    runs = planned_runs(config)
+    built = {run: _build(config.task, run) for run in runs}
+    for number, run in enumerate(runs):
+        folder = output / run.name
+        if (folder / "metrics.json").exists():
+            continue
+        if progress is not None:
+            progress(run.name, number, len(runs))
+        _execute(config.task, built[run], folder, run.seed)
+    summarise_study(output, config.starts)
+    return output
+
+
+def summarise_study(output: Path, starts: Sequence[str] | Mapping[str, Any]) -> Path:
+    """Write study.json and study.csv from the runs that are finished."""
+    found: dict[str, dict[str, list[dict[str, float]]]] = {}
+    for start in starts:
+        for path in sorted((output / start).glob("labels-*/seed-*/metrics.json")):
+            scores = json.loads(path.read_text(encoding="utf-8"))["test"]
+            fraction = path.parent.parent.name.removeprefix("labels-")
+            found.setdefault(fraction, {}).setdefault(start, []).append(scores)
+    table = {
+        fraction: {start: _spread(scores) for start, scores in by_start.items()}
+        for fraction, by_start in found.items()
+    }
+    write_json(output / "study.json", table)
+    write_atomically(output / "study.csv", lambda path: _write_table(path, table))
+    return output
+
+
+def _settings(
+    config: StudyConfig, start: str, fraction: float, seed: int
+) -> dict[str, Any]:
+    merged = _merge(config.finetune, config.starts[start])
+    data = {**merged.get("data", {}), "train_fraction": fraction, "split_seed": seed}
+    if config.root is not None:
+        data["root"] = config.root
+    if config.task != "classification":
+        data["task"] = config.task
+    return {**merged, "data": data, "seed": seed}
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = deepcopy(dict(below))
+    for name, value in above.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
+        merged[name] = _merge(merged[name], value) if both else value
+    return merged
+
+
+def _build(task: StudyTask, run: StudyRun) -> Any:
+    """Build the configuration of a run, so that mistakes are found at once."""
+    from spectralgpt.training.dense_finetuning import DenseFinetuneConfig
+    from spectralgpt.training.finetuning import FinetuneConfig
+
+    values, where = dict(run.settings), f"start {run.start}"
+    if values.pop("method", None) == FOREST:
+        values.setdefault("model", FOREST)
+    if task == "classification":
+        return build_config(values, FinetuneConfig, where)
+    return build_config(values, DenseFinetuneConfig, where)
+
+
+def _execute(task: StudyTask, config: Any, folder: Path, seed: int) -> None:
+    from spectralgpt.training.dense_finetuning import finetune_dense
+    from spectralgpt.training.dense_scoring import evaluate_forest
+    from spectralgpt.training.finetuning import finetune
+    from spectralgpt.training.run_folder import RunFolder
+
+    # A run that was cut off goes on where it was.
+    resume = RunFolder(folder).last.exists()
+    if task == "classification":
+        finetune(config, folder, resume=resume)
+    elif config.model == FOREST:
+        evaluate_forest(config.data, folder, sensor=config.sensor, seed=seed)
+    else:
+        finetune_dense(config, folder, resume=resume)
+
+
+def _spread(scores: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]:
+    spread = {}
+    for metric in scores[0]:
+        values = np.array([entry[metric] for entry in scores])
+        spread[metric] = {
+            "mean": float(values.mean()),
+            "std": float(values.std(ddof=1)) if len(values) > 1 else 0.0,
+            "values": values.tolist(),
+        }
+    return spread
+
+
+def _write_table(path: Path, table: Mapping[str, Mapping[str, Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["labels", "start", "seeds", "score", "mean", "std"])
+        for fraction, by_start in table.items():
+            for start, scores in by_start.items():
+                for metric, entry in scores.items():
+                    numbers = [f"{entry[part]:.6f}" for part in ("mean", "std")]
+                    seeds = len(entry["values"])
+                    writer.writerow([fraction, start, seeds, metric, *numbers])

@@ -1,0 +1,79 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spectralgpt.errors import RasterError
+from spectralgpt.rasters import (
+    NO_BAND,
+    Window,
+    describe_raster,
+    read_numbers,
+    read_raster,
+)
+
+BANDS = ("B02", "B03", "B04")
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8", "u1", "<u2", ">i2", "<i4"])
+@pytest.mark.parametrize("shape", [(7, 5), (7, 5, 3), (2, 7, 5, 3)])
+def test_layers_hold_the_numbers_of_the_array(
+    tmp_path: Path, dtype: str, shape: tuple[int, ...]
+) -> None:
+    array = np.arange(np.prod(shape)).reshape(shape).astype(dtype)
+    path = tmp_path / "a & b <1>.npy"
+    np.save(path, array)
+    full = array.reshape((1, *shape)[-4:] if len(shape) > 2 else (1, *shape, 1))
+    wanted = np.moveaxis(full, -1, 1).reshape(-1, 7, 5)
+    found = read_numbers(path)
+    assert found.dtype == wanted.dtype.newbyteorder("=")
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_one_date_of_an_array_is_read_in_a_window(tmp_path: Path) -> None:
+    array = np.random.default_rng(0).random((2, 12, 10, 3)).astype(np.float32)
+    np.save(tmp_path / "a.npy", array)
+    second = (*[NO_BAND] * 3, *BANDS)
+    item = describe_raster(tmp_path / "a.npy", "sentinel-2-l1c", second)
+    assert item.unit == "reflectance"
+    raster = read_raster(item, window=Window(2, 3, 5, 4))
+    wanted = array[1, 2:7, 3:7].transpose(2, 0, 1)
+    np.testing.assert_array_equal(raster.pixels, wanted)
+    assert raster.transform is None
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros(5), r"shape \(5,\)"),
+        (np.zeros((1, 1, 4, 4, 2)), "2 to 4 axes"),
+        (np.zeros((4, 4), "c8"), "type complex64"),
+        (np.zeros((4, 4), "i8"), "type int64"),
+        (np.asfortranarray(np.zeros((4, 5))), "columns first"),
+        (np.zeros((0, 4)), r"shape \(0, 4\)"),
+    ],
+)
+def test_arrays_that_are_no_raster_are_refused(
+    tmp_path: Path, array: np.ndarray, message: str
+) -> None:
+    np.save(tmp_path / "a.npy", array)
+    with pytest.raises(RasterError, match=message):
+        read_numbers(tmp_path / "a.npy")
+
+
+def test_pickled_arrays_are_refused_unread(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.array([[{}]]), allow_pickle=True)
+    with pytest.raises(RasterError, match="type object"):
+        read_numbers(tmp_path / "a.npy")
+
+
+def test_broken_files_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    np.save(path, np.zeros((4, 4)))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-8])
+    with pytest.raises(RasterError, match="truncated: 248 bytes of 256"):
+        read_numbers(path)
+    path.write_bytes(whole[:40])
+    with pytest.raises(RasterError, match="broken NumPy header"):
+        read_numbers(path)

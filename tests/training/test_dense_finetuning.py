@@ -1,0 +1,136 @@
+"""Maps are learned, scored by place, and saved as plain models."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from spectralgpt.checkpoints import load_model, save_model
+from spectralgpt.data.dense import read_dense
+from spectralgpt.errors import CheckpointError, DataError
+from spectralgpt.models.adapters import has_adapters
+from spectralgpt.models.segmentation import ChangeModel, SegmentationModel
+from spectralgpt.training.configuration import read_config
+from spectralgpt.training.dense_finetuning import (
+    DenseFinetuneConfig,
+    build_dense_model,
+    finetune_dense,
+)
+from spectralgpt.training.dense_scoring import score_dense
+from spectralgpt.training.fit import TrainerConfig
+from spectralgpt.training.optim import OptimizerConfig
+from tests.dense_places import places_config, write_places
+from tests.tiny import tiny_contract, tiny_encoder, tiny_model
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_places(tmp_path_factory.mktemp("places"))
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pretrained")
+    return save_model(folder, tiny_model(), tiny_contract())
+
+
+def config(
+    places: Path, model: Path | str, task: str = "segmentation", **changes: object
+) -> DenseFinetuneConfig:
+    base = DenseFinetuneConfig(
+        model=str(model),
+        data=places_config(places, task),
+        head="linear",
+        optimizer=OptimizerConfig(base_lr=0.1, warmup_epochs=0.5, beta2=0.999),
+        trainer=TrainerConfig(epochs=1, batch_size=3, accelerator="cpu", workers=0),
+    )
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("task", ["segmentation", "change"])
+def test_a_run_writes_scores_maps_and_a_model_that_loads(
+    places: Path, pretrained: Path, tmp_path: Path, task: str
+) -> None:
+    run = finetune_dense(config(places, pretrained, task), tmp_path / "run")
+    found = json.loads((run / "metrics.json").read_text())
+    assert found["task"] == task
+    assert found["places"] == 2
+    assert {"f1", "iou", "precision", "recall", "mean_iou"} <= set(found["test"])
+    interval = found["intervals"]["mean_iou"]
+    assert interval["low"] <= found["test"]["mean_iou"] <= interval["high"]
+    assert "damaged" in (run / "table.csv").read_text()
+    page = (run / "report.html").read_text()
+    assert page.count("data:image/png") == 2
+    loaded = load_model(run)
+    kind = ChangeModel if task == "change" else SegmentationModel
+    assert isinstance(loaded.model, kind)
+    assert loaded.extra["class_names"] == ["intact", "damaged"]
+    assert read_config(run / "config.yaml", DenseFinetuneConfig).data.task == task
+
+
+@pytest.mark.parametrize("mode", ["frozen", "adapters"])
+def test_modes_leave_the_encoders_own_weights_alone(
+    places: Path, pretrained: Path, mode: str
+) -> None:
+    wanted = config(places, pretrained, mode=mode)
+    model = build_dense_model(tiny_encoder(), 2, wanted)
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    own = {name for name in trained if name.startswith("encoder.")}
+    assert {name for name in trained if name.startswith("head.")} == {
+        name for name, _ in model.named_parameters() if name.startswith("head.")
+    }
+    assert has_adapters(model) == (mode == "adapters")
+    assert all("lora_" in name for name in own)
+    assert bool(own) == (mode == "adapters")
+
+
+def test_adapters_are_merged_into_the_saved_model(
+    places: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    run = finetune_dense(
+        config(places, pretrained, mode="adapters"), tmp_path / "adapted"
+    )
+    model = load_model(run).model
+    before = load_model(pretrained).model.state_dict()
+    after = {k: v for k, v in model.state_dict().items() if k.startswith("encoder.")}
+    assert not has_adapters(model)
+    changed = {key for key, value in after.items() if not value.equal(before[key])}
+    assert changed
+    assert all(".attn.qkv." in key or ".attn.proj." in key for key in changed)
+
+
+def test_a_model_for_one_task_is_refused_for_another(
+    places: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    run = finetune_dense(config(places, pretrained), tmp_path / "run")
+    change = read_dense(
+        config(places, pretrained, "change").data, assumed_sensor="sentinel-2-l1c"
+    )
+    with pytest.raises(DataError, match="fine-tuned for segmentation"):
+        score_dense(load_model(run), "the model", change, seed=0)
+    with pytest.raises(CheckpointError, match="makes no maps"):
+        score_dense(load_model(pretrained), "the model", change, seed=0)
+
+
+def test_the_seed_draws_the_same_head(places: Path, pretrained: Path) -> None:
+    wanted = config(places, pretrained)
+    encoder = tiny_encoder()
+    torch.manual_seed(5)
+    one = build_dense_model(encoder, 2, wanted).state_dict()
+    other = build_dense_model(encoder, 2, wanted).state_dict()
+    assert all(other[name].equal(value) for name, value in one.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["segmentation", "change"])
+@pytest.mark.parametrize("head", ["linear", "fpn", "upernet"])
+def test_what_came_up_is_found(
+    places: Path, pretrained: Path, tmp_path: Path, task: str, head: str
+) -> None:
+    long = TrainerConfig(epochs=40, batch_size=3, accelerator="cpu", workers=0)
+    wanted = config(places, pretrained, task, head=head, trainer=long)
+    run = finetune_dense(replace(wanted, test_flips=True), tmp_path / "run")
+    found = json.loads((run / "metrics.json").read_text())
+    assert found["test"]["iou"] > 0.6

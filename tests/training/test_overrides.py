@@ -1,0 +1,138 @@
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spectralgpt.errors import ConfigError
+from spectralgpt.training.configuration import build_config
+from spectralgpt.training.overrides import datasets_of, stages_of
+from spectralgpt.training.pretrain_config import DataConfig, PretrainConfig
+
+
+def run(*stages: dict[str, Any], **top: Any) -> PretrainConfig:
+    values = {"data": {"root": "/data", "image_size": 96}, "stages": stages, **top}
+    return build_config(values, PretrainConfig, "test")
+
+
+def test_stage_takes_what_it_does_not_say_from_the_run() -> None:
+    one, two = stages_of(
+        run(
+            {"name": "a", "data": {"root": "fmow", "crops": {"scale_min": 0.5}}},
+            {"name": "b", "data": {"root": "/other"}, "masking": {"ratio": 0.5}},
+            masking={"ratio": 0.75, "style": "tube"},
+            trainer={"epochs": 30},
+        )
+    )
+    assert one.folder == "stage-1-a"
+    assert one.config.data.root == Path("/data/fmow")
+    assert one.config.data.image_size == 96
+    assert one.config.data.crops.scale_min == 0.5
+    assert one.config.data.crops.val_share == 0.1
+    assert (one.config.masking.ratio, one.config.masking.style) == (0.75, "tube")
+    assert two.config.data.root == Path("/other")
+    assert (two.config.masking.ratio, two.config.masking.style) == (0.5, "tube")
+    assert two.config.trainer.epochs == 30
+    assert not two.config.stages
+
+
+def test_stage_that_says_its_length_replaces_the_run_s() -> None:
+    by_steps, by_samples = stages_of(
+        run(
+            {"name": "a", "steps": 100},
+            {"name": "b", "data": {"samples_per_epoch": 64}},
+            data={"root": "/data", "samples_per_epoch": 512},
+            trainer={"epochs": 4},
+        )
+    )
+    assert by_steps.config.steps == 100
+    assert by_steps.config.data.samples_per_epoch is None
+    assert by_samples.config.data.samples_per_epoch == 64
+
+
+def test_data_set_takes_what_it_does_not_say_from_data() -> None:
+    data = DataConfig(
+        root=Path("/data"),
+        image_size=64,
+        mixture=(
+            {"name": "s2", "weight": 2, "root": "s2", "exclude_bands": ["B10"]},
+            {"name": "enmap", "sensor": "enmap-l2a", "token_budget": 512},
+        ),
+    )
+    one, two = datasets_of(data)
+    assert (one.name, one.weight, one.data.root) == ("s2", 2, Path("/data/s2"))
+    assert one.data.exclude_bands == ("B10",)
+    assert (two.weight, two.data.token_budget, two.data.image_size) == (1, 512, 64)
+    assert two.data.root == Path("/data")
+    assert not two.data.mixture
+
+
+def test_one_data_set_needs_no_mixture() -> None:
+    data = DataConfig(root=Path("/data/fmow"))
+    (only,) = datasets_of(data)
+    assert (only.name, only.data) == ("fmow", data)
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        ([{"data": {}}], "stages, entry 1: key 'name' is missing"),
+        ([{"name": "../a"}], r"entry 1: name is '\.\./a'; use letters"),
+        ([{"name": "a"}, {"name": "a"}], "stages: the name 'a' is there twice"),
+        ([{"name": "a", "dat": {}}], "unknown key 'dat'; did you mean 'data'"),
+        (
+            [{"name": "a", "data": {"imge_size": 96}}],
+            "stage 'a', data: unknown key 'imge_size'; did you mean 'image_size'",
+        ),
+        (
+            [{"name": "a", "data": {"image_size": "big"}}],
+            "stage 'a', data: image_size is 'big'; it must be int",
+        ),
+        ([{"name": "a", "masking": 3}], "masking is 3; it must be MaskingConfig"),
+        ([{"name": "a", "masking": {"ratio": 1.5}}], "masking.ratio is 1.5"),
+        ([{"name": "a", "model": {"size": "base"}}], "unknown key 'model'"),
+        (
+            [{"name": "a", "trainer": {"devices": 2}}],
+            r"stage 'a': trainer\.devices holds for all stages",
+        ),
+        ([{"name": "a", "steps": 7, "trainer": {"epochs": 2}}], "steps is 7"),
+        (["a"], "entry 1: expected keys with values, found 'a'"),
+        (
+            [{"name": "a", "data": {"mixture": [{"name": "x", "weight": 0}]}}],
+            r"data\.mixture, entry 1 \(x\): weight is 0; use above 0",
+        ),
+        (
+            [{"name": "a", "data": {"mixture": [{"name": "x", "weight": "2"}]}}],
+            "weight is '2'; use above 0",
+        ),
+        (
+            [{"name": "a", "data": {"mixture": [{"name": "x"}, {"name": "x"}]}}],
+            r"stage 'a', data\.mixture: the name 'x' is there twice",
+        ),
+        (
+            [{"name": "a", "data": {"mixture": [{"name": "x", "mixture": []}]}}],
+            "unknown key 'mixture'",
+        ),
+    ],
+)  # fmt: skip
+def test_wrong_stage_is_refused_by_name(stages: list[Any], message: str) -> None:
+    config = replace(run(), stages=tuple(stages))
+    with pytest.raises(ConfigError, match=message):
+        stages_of(config)
+
+
+def test_stage_without_data_is_refused() -> None:
+    config = PretrainConfig(stages=({"name": "a"},))
+    with pytest.raises(ConfigError, match=r"stage 'a' has no data\. Name data\.root"):
+        stages_of(config)
+
+
+def test_two_lengths_of_an_epoch_are_refused() -> None:
+    values = {"steps": 200, "data": {"samples_per_epoch": 64}}
+    with pytest.raises(ConfigError, match="both say how long an epoch is"):
+        build_config(values, PretrainConfig, "test")
+
+
+def test_numbers_that_yaml_takes_for_text_are_read() -> None:
+    found = build_config({"optimizer": {"base_lr": "1e-4"}}, PretrainConfig, "test")
+    assert found.optimizer.base_lr == 1e-4

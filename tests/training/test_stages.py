@@ -1,0 +1,246 @@
+"""Progressive pretraining: what goes over, what a resume does, what is refused."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from spectralgpt.checkpoints import load_model
+from spectralgpt.errors import ConfigError, DatasetNotFoundError
+from spectralgpt.training.configuration import build_config, read_config
+from spectralgpt.training.logs import read_metrics
+from spectralgpt.training.pretrain_config import PretrainConfig
+from spectralgpt.training.pretraining import pretrain
+from tests.imagery import write_archive
+
+NARROW = {
+    "size": "tiny", "embed_dim": 16, "depth": 1, "num_heads": 2,
+    "decoder_embed_dim": 16, "decoder_depth": 1, "decoder_num_heads": 2,
+}  # fmt: skip
+TRAINER = {
+    "epochs": 2, "batch_size": 2, "workers": 0, "accelerator": "cpu",
+    "checkpoint_every_steps": 1,
+}  # fmt: skip
+
+
+class InterruptedRunError(Exception):
+    pass
+
+
+class StopAt(Callback):
+    """Break off after a step of a run that trains on images of one size."""
+
+    def __init__(self, step: int, image_size: int) -> None:
+        self.step = step
+        self.image_size = image_size
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        is_there = batch["images"].shape[-1] == self.image_size
+        if is_there and trainer.global_step >= self.step:
+            raise InterruptedRunError
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    write_archive(root, "s2", "sentinel-2-l2a")
+    write_archive(root, "landsat", "landsat-8-9-l2")
+    return root
+
+
+def two_stages(root: Path, **second: Any) -> PretrainConfig:
+    landsat = {
+        "image_size": 24,
+        "sources": [str(root / "landsat.yaml")],
+        "sensor": "landsat-8-9-l2",
+    }
+    values = {
+        "model": NARROW,
+        "data": {"root": str(root), "max_held_out": 2, "samples_per_epoch": 6},
+        "optimizer": {"base_lr": 0.1, "warmup_epochs": 0},
+        "trainer": TRAINER,
+        "report": {"images": 0},
+        "stages": [
+            {
+                "name": "s2-16",
+                "data": {
+                    "image_size": 16,
+                    "sources": [str(root / "s2.yaml")],
+                    "sensor": "sentinel-2-l2a",
+                },
+            },
+            {"name": "landsat-24", "data": landsat, **second},
+        ],
+    }
+    return build_config(values, PretrainConfig, "test")
+
+
+def losses(folder: Path) -> list[str]:
+    return [row["loss"] for row in read_metrics(folder / "metrics.csv") if row["loss"]]
+
+
+@pytest.fixture(scope="module")
+def whole(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return pretrain(two_stages(root), tmp_path_factory.mktemp("whole") / "run")
+
+
+def test_each_stage_is_a_run_of_its_own(whole: Path, root: Path) -> None:
+    one, two = whole / "stage-1-s2-16", whole / "stage-2-landsat-24"
+    for folder in (one, two):
+        assert len(losses(folder)) == 6
+        assert (folder / "checkpoints" / "last.ckpt").is_file()
+        assert (folder / "report.html").is_file()
+    config = read_config(two / "config.yaml", PretrainConfig)
+    assert config.data.image_size == 24
+    assert config.model.start_from == str(one / "checkpoints" / "model")
+    assert read_config(whole / "config.yaml", PretrainConfig) == two_stages(root)
+
+
+def test_run_folder_holds_the_model_of_the_last_stage(whole: Path) -> None:
+    final, last = load_model(whole), load_model(whole / "stage-2-landsat-24")
+    assert final.preprocessing is not None
+    assert final.preprocessing.sensor == "landsat-8-9-l2"
+    assert final.encoder.image_size == 24
+    for name, value in final.model.state_dict().items():
+        assert torch.equal(value, last.model.state_dict()[name])
+
+
+@pytest.mark.slow
+def test_weights_go_over_with_positions_interpolated(
+    whole: Path, root: Path, tmp_path: Path
+) -> None:
+    frozen = {"optimizer": {"base_lr": 0.0}}
+    run = pretrain(two_stages(root, **frozen), tmp_path / "run")
+    first = load_model(run / "stage-1-s2-16").model
+    second = load_model(run).model
+    wavelengths = second.encoder.wavelengths_nm
+    assert torch.equal(
+        second.encoder.blocks[0].attn.qkv.weight,
+        first.encoder.blocks[0].attn.qkv.weight,
+    )
+    from spectralgpt.models.building import resize_model
+
+    moved = resize_model(first, 24, wavelengths)
+    assert second.encoder.positions.spatial.shape == (1, 9, 16)
+    for own in ("spatial", "spectral"):
+        assert torch.equal(
+            getattr(second.encoder.positions, own),
+            getattr(moved.encoder.positions, own),
+        )
+
+
+def test_report_shows_every_stage_and_links_to_it(whole: Path) -> None:
+    page = (whole / "report.html").read_text()
+    assert 'href="stage-2-landsat-24/report.html"' in page
+    for text in ("sentinel-2-l2a", "landsat-8-9-l2", "16 px", "24 px", "2 stages"):
+        assert text in page.replace("</dt><dd>", " ").replace("<dt>stages", "2 stages")
+    assert page.count("<figure>") == 1
+    assert "http:" not in page
+    assert "https:" not in page
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("size", "step"), [(16, 4), (24, 0), (24, 4)], ids=["first", "between", "second"]
+)
+def test_resume_in_any_stage_gives_the_same_losses(
+    whole: Path, root: Path, tmp_path: Path, size: int, step: int
+) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(InterruptedRunError):
+        pretrain(two_stages(root), run, callbacks=[StopAt(step, size)])
+    lines: list[str] = []
+    pretrain(two_stages(root), run, resume=True, announce=lines.append)
+    expected = ["stage 1 of 2: s2-16"] if size == 16 else []
+    assert lines == [*expected, "stage 2 of 2: landsat-24"]
+    for stage in ("stage-1-s2-16", "stage-2-landsat-24"):
+        assert losses(run / stage) == losses(whole / stage)
+    one, two = load_model(run).model, load_model(whole).model
+    for name, value in one.state_dict().items():
+        assert torch.equal(value, two.state_dict()[name]), name
+
+
+@pytest.mark.slow
+def test_finished_run_is_left_alone_or_replaced(root: Path, tmp_path: Path) -> None:
+    run = pretrain(two_stages(root), tmp_path / "run")
+    weights = run / "checkpoints" / "model" / "model.safetensors"
+    weights.unlink()
+    with pytest.raises(ConfigError, match="holds a run already"):
+        pretrain(two_stages(root), run)
+    lines: list[str] = []
+    pretrain(two_stages(root), run, resume=True, announce=lines.append)
+    assert not lines
+    assert weights.is_file()
+    single = replace(
+        two_stages(root),
+        stages=(),
+        data=replace(
+            two_stages(root).data,
+            sources=(str(root / "s2.yaml"),),
+            sensor="sentinel-2-l2a",
+            image_size=16,
+        ),
+    )
+    (run / "mine.txt").write_text("not a run's")
+    pretrain(single, run, overwrite=True)
+    assert sorted(path.name for path in run.glob("stage-*")) == []
+    assert (run / "mine.txt").is_file()
+
+
+def test_resume_with_other_stages_is_refused(whole: Path, root: Path) -> None:
+    config = two_stages(root)
+    other = replace(
+        config, stages=(config.stages[0], {**config.stages[1], "name": "x"})
+    )
+    with pytest.raises(ConfigError, match="a run of other stages"):
+        pretrain(other, whole, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("second", "error", "message"),
+    [
+        ({"optimizer": {"warmup_epochs": 2}}, ConfigError, "warmup_epochs is 2"),
+        ({"data": {"image_size": 20}}, ConfigError, "20 px is no multiple"),
+        ({"data": {"root": "none"}}, DatasetNotFoundError, "none.* does not exist"),
+        ({"data": {"samples_per_epoch": 1}}, ConfigError, "does not fill one step"),
+        ({"report": {"images": 1, "items": ["x"]}}, ConfigError, "fit no held-out"),
+    ],
+)
+def test_mistake_in_the_last_stage_is_found_before_the_first_starts(
+    root: Path, tmp_path: Path, second: dict[str, Any], error: type[Exception],
+    message: str,
+) -> None:  # fmt: skip
+    base = two_stages(root)
+    stage = {**base.stages[1], **second}
+    if "data" in second:
+        stage["data"] = {**base.stages[1]["data"], **second["data"]}
+    config = replace(base, stages=(base.stages[0], stage))
+    with pytest.raises(error, match=f"stage 'landsat-24'.*{message}"):
+        pretrain(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_steps_of_a_stage_are_made(root: Path, tmp_path: Path) -> None:
+    config = replace(
+        two_stages(root, steps=4), stages=two_stages(root, steps=4).stages[1:]
+    )
+    run = pretrain(config, tmp_path / "run")
+    assert len(losses(run / "stage-1-landsat-24")) == 4
+
+
+@pytest.mark.slow
+def test_stage_s_own_configuration_runs_alone(whole: Path, tmp_path: Path) -> None:
+    config = read_config(whole / "stage-2-landsat-24" / "config.yaml", PretrainConfig)
+    run = pretrain(config, tmp_path / "run")
+    assert losses(run) == losses(whole / "stage-2-landsat-24")
+    saved = json.loads((run / "checkpoints" / "model" / "config.json").read_text())
+    assert "others" not in saved["preprocessing"]
+    assert yaml.safe_load((run / "config.yaml").read_text())["stages"] == []

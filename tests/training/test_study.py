@@ -1,0 +1,115 @@
+"""Studies repeat a task from several starts, and never run a finished run twice."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spectralgpt.checkpoints import save_model
+from spectralgpt.errors import ConfigError
+from spectralgpt.training.study import StudyConfig, planned_runs, run_study
+from tests.dense_places import write_places
+from tests.tiny import tiny_contract, tiny_model
+
+
+def study(root: Path, model: Path, **changes: Any) -> StudyConfig:
+    values: dict[str, Any] = {
+        "task": "segmentation",
+        "root": str(root),
+        "fractions": (0.5,),
+        "seeds": (0, 1),
+        "finetune": {
+            "head": "linear",
+            "data": {
+                "root": "elsewhere",
+                "images": "after",
+                "offset": 0.0,
+                "classes": {"intact": 0, "damaged": 1},
+            },
+            "optimizer": {"warmup_epochs": 0.5, "base_lr": 0.01},
+            "trainer": {"epochs": 1, "batch_size": 3, "workers": 0},
+        },
+        "starts": {
+            "pretrained": {"model": str(model), "optimizer": {"base_lr": 0.02}},
+            "forest": {"method": "pixel-forest", "sensor": "sentinel-2-l1c"},
+        },
+    }
+    return StudyConfig(**(values | changes))
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_places(tmp_path_factory.mktemp("places"))
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pretrained")
+    return save_model(folder, tiny_model(), tiny_contract())
+
+
+def test_starts_change_single_settings_of_what_they_share(
+    places: Path, pretrained: Path
+) -> None:
+    runs = planned_runs(study(places, pretrained))
+    assert [run.name for run in runs][:2] == [
+        "pretrained/labels-0.5/seed-0",
+        "forest/labels-0.5/seed-0",
+    ]
+    settings = runs[0].settings
+    assert settings["optimizer"] == {"warmup_epochs": 0.5, "base_lr": 0.02}
+    assert settings["data"]["root"] == str(places)
+    assert settings["data"]["split_seed"] == settings["seed"] == 0
+    assert runs[-1].settings["seed"] == 1
+
+
+def test_a_study_is_summarised_and_goes_on_where_it_was(
+    places: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    begun: list[str] = []
+    output = tmp_path / "study"
+    first = study(places, pretrained, seeds=(0,))
+    run_study(first, output, lambda name, number, total: begun.append(name))
+    assert len(begun) == 2
+    run_study(study(places, pretrained), output, lambda name, *rest: begun.append(name))
+    assert begun[2:] == [
+        "pretrained/labels-0.5/seed-1",
+        "forest/labels-0.5/seed-1",
+    ]
+    found = json.loads((output / "study.json").read_text())
+    assert len(found["0.5"]["pretrained"]["iou"]["values"]) == 2
+    # Two levels of brightness are easy for single pixels.
+    assert found["0.5"]["forest"]["iou"]["mean"] > 0.9
+    assert (output / "study.csv").read_text().startswith("labels,start,seeds,score")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"starts": {}}, "starts, fractions and seeds"),
+        ({"starts": {"../away": {"model": "tiny"}}}, "names a folder"),
+        ({"starts": {"a": {"method": "boosting"}}}, "method 'boosting' is unknown"),
+        (
+            {"task": "classification", "starts": {"a": {"method": "pixel-forest"}}},
+            "unknown for classification",
+        ),
+    ],
+)
+def test_wrong_studies_are_refused(
+    places: Path, pretrained: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        study(places, pretrained, **changes)
+
+
+def test_a_wrong_setting_is_found_before_anything_runs(
+    places: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    starts = {
+        "good": {"model": str(pretrained)},
+        "bad": {"model": str(pretrained), "heads": "linear"},
+    }
+    with pytest.raises(ConfigError, match=r"start bad.*heads"):
+        run_study(study(places, pretrained, starts=starts), tmp_path / "study")
+    assert not (tmp_path / "study").exists()
