@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from spectralgpt.checkpoints import load_model
+from spectralgpt.errors import ConfigError
 from spectralgpt.models.mae import MaskedAutoencoder
 from spectralgpt.rasters import read_raster
 from spectralgpt.tasks.pretraining import PretrainingTask
@@ -119,6 +120,14 @@ def test_statistics_are_those_of_the_training_parts(root: Path) -> None:
     assert measured <= largest
     assert dataset.parts[0].region.height < 64
     assert largest <= everywhere
+
+
+def test_data_set_that_cannot_be_used_is_named(root: Path) -> None:
+    values = mixed(root)
+    values["data"]["mixture"][1]["token_budget"] = 8
+    config = build_config(values, PretrainConfig, "test")
+    with pytest.raises(ConfigError, match=r"data set 'gaofen': token_budget is 8"):
+        load_pretraining_data(config)
 
 
 def test_missing_bands_are_never_visible_and_count_in_no_loss(root: Path) -> None:

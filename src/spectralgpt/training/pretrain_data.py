@@ -12,7 +12,7 @@ from spectralgpt.data.parts import find_parts
 from spectralgpt.data.pretraining import PretrainingDataset
 from spectralgpt.data.sources import Source, find_items, read_source
 from spectralgpt.data.statistics import band_statistics
-from spectralgpt.errors import ConfigError
+from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.models.tokens import TokenGrid
 from spectralgpt.preprocessing import Preprocessing, sensor_preprocessing
 from spectralgpt.rasters import RasterItem
@@ -108,16 +108,19 @@ def _named(
     split: str,
 ) -> NamedDataset:
     data = each.data
-    dataset = PretrainingDataset(
-        items,
-        preprocessing,
-        split,
-        data.crops,
-        data.max_bad_share,
-        data.allow_missing_bands,
-        data.token_budget,
-        data.memory_mb,
-    )
+    try:
+        dataset = PretrainingDataset(
+            items,
+            preprocessing,
+            split,
+            data.crops,
+            data.max_bad_share,
+            data.allow_missing_bands,
+            data.token_budget,
+            data.memory_mb,
+        )
+    except (ConfigError, DataError) as error:
+        raise type(error)(f"data set {each.name!r}: {error}") from None
     return NamedDataset(each.name, dataset, each.weight, number)
 
 
