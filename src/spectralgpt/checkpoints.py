@@ -43,6 +43,7 @@ __all__ = [
     "LoadedModel",
     "load",
     "load_model",
+    "move_model",
     "save_model",
     "save_published",
     "write_atomically",
@@ -217,9 +218,21 @@ def load_model(
         ConfigError: the weights were not trained on this sensor.
         CheckpointError: nothing is found, or it cannot be used; says which and why.
     """
-    loaded = _read(name_or_path)
+    return move_model(
+        _read(name_or_path), image_size=image_size, bands=bands, sensor=sensor
+    )
+
+
+def move_model(
+    loaded: LoadedModel,
+    *,
+    image_size: int | None = None,
+    bands: Sequence[Band] | None = None,
+    sensor: str | None = None,
+) -> LoadedModel:
+    """Move a loaded model to another image size or other bands; see `load_model`."""
     if sensor is not None:
-        own = _contract_at(loaded, sensor, name_or_path)
+        own = _contract_at(loaded, sensor)
         bands = bands or own.bands
         image_size = image_size or own.image_size
         loaded = replace(loaded, preprocessing=own)
@@ -234,10 +247,11 @@ def load_model(
     return loaded
 
 
-def _contract_at(loaded: LoadedModel, sensor: str, name: str | Path) -> Preprocessing:
+def _contract_at(loaded: LoadedModel, sensor: str) -> Preprocessing:
     if loaded.preprocessing is None:
         raise ConfigError(
-            f"{name} carries no preprocessing, so no sensor {sensor!r}. Name its bands."
+            f"the model carries no preprocessing, so no sensor {sensor!r}. Name its "
+            "bands."
         )
     return loaded.preprocessing.for_sensor(sensor)
 

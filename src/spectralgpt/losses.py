@@ -106,10 +106,10 @@ def spectral_loss(
 def balanced_class_weights(
     pixel_counts: Sequence[int], power: float = 1.0
 ) -> tuple[float, ...]:
-    """Weigh classes against their share of the pixels.
+    """Weigh classes against their share of the labels.
 
     Args:
-        pixel_counts: labelled pixels of each class in the training data.
+        pixel_counts: labelled pixels, or images, of each class in the training data.
         power: 1 gives every class the same say; 0.5, the square root, is milder where a
             class is very rare; 0 weighs all pixels alike.
 

@@ -227,7 +227,7 @@ class Preprocessing:
 
         Bands of one of the other sensors take that sensor's scaling.
         """
-        chosen = self if bands is None else self._for_bands(bands)
+        chosen = self if bands is None else self.for_bands(bands)
         return replace(
             chosen,
             image_size=image_size or chosen.image_size,
@@ -253,7 +253,7 @@ class Preprocessing:
         """All sensors that the weights were trained on, the model's own first."""
         return (self.sensor, *(other.sensor for other in self.others))
 
-    def _for_bands(self, bands: Sequence[Band]) -> "Preprocessing":
+    def for_bands(self, bands: Sequence[Band]) -> "Preprocessing":
         """Return the first contract that knows all of the bands; itself if none."""
         wanted = {(band.name, band.wavelength_nm) for band in bands}
         for contract in (self, *self.others):

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from spectralgpt.data.dense import DenseDataset
+from spectralgpt.data.dense import DenseDataConfig, DenseDataset
 from spectralgpt.tasks.pixel_forest import fit_pixel_forest, map_pixels
-from spectralgpt.training.dense_scoring import PlaceCounts
+from spectralgpt.training.dense_scoring import PlaceCounts, evaluate_forest
+from tests.dense_files import BANDS, write_sensor, write_set
 from tests.dense_places import dense_places
 from tests.tiny import tiny_contract
 
@@ -34,3 +35,16 @@ def test_the_seed_decides_the_forest(tmp_path: Path) -> None:
         for seed in (3, 3)
     ]
     assert maps[0].equal(maps[1])
+
+
+def test_a_sensor_that_only_a_file_describes_will_do(tmp_path: Path) -> None:
+    dense = write_set(tmp_path, dict.fromkeys("abcdef", (16, 16)), classes=2)
+    config = DenseDataConfig(
+        str(dense),
+        sensor=write_sensor(tmp_path),
+        bands=BANDS,
+        classes={"low": 0, "high": 1},
+    )
+    scores = evaluate_forest(config, tmp_path / "forest")
+    assert scores.summary["iou"] > 0.9
+    assert (tmp_path / "forest" / "metrics.json").is_file()

@@ -88,7 +88,7 @@ def test_a_study_is_summarised_and_goes_on_where_it_was(
     ("changes", "message"),
     [
         ({"starts": {}}, "starts, fractions and seeds"),
-        ({"starts": {"../away": {"model": "tiny"}}}, "names a folder"),
+        ({"starts": {"../away": {"model": "tiny"}}}, "use letters, digits"),
         ({"starts": {"a": {"method": "boosting"}}}, "method 'boosting' is unknown"),
         (
             {"task": "classification", "starts": {"a": {"method": "pixel-forest"}}},

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from spectralgpt.cli.options import ConfigFile
+from spectralgpt.cli.options import ConfigFile, plain_values
 
 __all__ = ["HELP", "add_arguments", "run"]
 
@@ -35,15 +35,11 @@ def run(args: Namespace) -> Path:
     from spectralgpt.training.configuration import build_config
     from spectralgpt.training.study import StudyConfig, run_study
 
-    values = {k: v for k, v in args.as_dict().items() if k in _FIELDS}
     console = Console(stderr=True)
     folder = run_study(
-        build_config(values, StudyConfig, "the command line"),
+        build_config(plain_values(args), StudyConfig, "the command line"),
         args.output,
         lambda name, number, total: console.print(f"run {number + 1}/{total}: {name}"),
     )
     print_study(folder, console)
     return folder
-
-
-_FIELDS = ("task", "finetune", "starts", "fractions", "seeds", "root")

@@ -7,6 +7,7 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
 from spectralgpt.cli.images import add_device, add_output
+from spectralgpt.cli.options import plain_values
 
 __all__ = ["HELP", "add_arguments", "run"]
 
@@ -80,7 +81,7 @@ def run(args: Namespace) -> Path:
     console = Console(stderr=True)
     prepare_output(args.output, "metrics.json", args.overwrite)
     loaded = load_on_device(args.model, args.device, image_size=args.image_size)
-    config = build_config(args.data.as_dict(), LabelledDataConfig, "data")
+    config = build_config(plain_values(args.data), LabelledDataConfig, "data")
     if args.method == "finetuned":
         _score(args, loaded, config, console)
         print_test_scores(args.output, console)

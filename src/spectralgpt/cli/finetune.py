@@ -5,9 +5,9 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from spectralgpt.cli.options import RUN_OPTIONS, add_run_options
+from spectralgpt.cli.options import add_run_options, file_of, plain_values
 
-__all__ = ["HELP", "add_arguments", "run"]
+__all__ = ["HELP", "add_arguments", "data_values", "run"]
 
 HELP = "Train a pretrained encoder for a task, from labels."
 _TASKS = {
@@ -36,8 +36,8 @@ def run(args: Namespace) -> Path:
     from spectralgpt.training.run_folder import is_first_process
 
     options = args[args.task]
-    values = {k: v for k, v in options.as_dict().items() if k not in RUN_OPTIONS}
-    values["data"] = _beside_its_file(values["data"])
+    values = plain_values(options)
+    values["data"] = data_values(options)
     if args.task != "classification":
         values["data"]["task"] = args.task
     console = Console(stderr=True)
@@ -56,21 +56,27 @@ def run(args: Namespace) -> Path:
     return folder
 
 
-def _beside_its_file(data: dict[str, Any]) -> dict[str, Any]:
-    """Resolve paths that a file given as `--data FILE` states, relative to it."""
+def data_values(options: Namespace) -> dict[str, Any]:
+    """Return the settings of the data; paths from `--data FILE` lie beside that file.
+
+    What the command line says beside the file stays relative to where it runs.
+    """
     from spectralgpt.yaml_files import read_mapping
 
-    values = dict(data)
-    file = values.pop("__path__", None)
+    data: dict[str, Any] = plain_values(options)["data"]
+    file = file_of(options.data.as_dict())
     if file is None:
-        return values
-    stated = read_mapping(Path(str(file)))
-    for name in ("root", "sensor"):
-        # What the command line says beside the file is relative to where it runs.
-        from_file = values.get(name) is not None and values[name] == stated.get(name)
-        if from_file and (name == "root" or values[name].endswith(".yaml")):
-            values[name] = str(Path(str(file)).parent / values[name])
-    return values
+        return data
+    stated = read_mapping(file)
+    names = ["root"]
+    if str(stated.get("sensor")).endswith(".yaml"):
+        names.append("sensor")
+    beside = {
+        name: str(file.parent / stated[name])
+        for name in names
+        if name in stated and data[name] == stated[name]
+    }
+    return data | beside
 
 
 def _task_parser(task: str) -> ArgumentParser:

@@ -124,14 +124,16 @@ def load_on_device(
     Raises:
         ConfigError: there is no such device.
     """
-    from spectralgpt.checkpoints import load_model
+    from spectralgpt.checkpoints import load_model, move_model
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    loaded = load_model(name, image_size=image_size)
+    loaded = load_model(name)
     contract = loaded.preprocessing
-    if sensor is not None and contract is not None and sensor in contract.sensors[1:]:
-        loaded = load_model(name, image_size=image_size, sensor=sensor)
+    is_other = contract is not None and sensor in contract.sensors[1:]
+    loaded = move_model(
+        loaded, image_size=image_size, sensor=sensor if is_other else None
+    )
     try:
         loaded.model.to(torch.device(device))
     except (RuntimeError, AssertionError) as error:

@@ -13,10 +13,11 @@ from jsonargparse import (  # type: ignore[attr-defined]
 from spectralgpt.recipes import find_recipe
 from spectralgpt.yaml_files import check_keys, read_mapping
 
-__all__ = ["RUN_OPTIONS", "ConfigFile", "add_run_options"]
+__all__ = ["ConfigFile", "add_run_options", "file_of", "plain_values"]
 
 # Options of a run that are no part of its configuration.
-RUN_OPTIONS = ("config", "output", "overwrite", "resume", "debug", "verbose")
+_RUN_OPTIONS = ("config", "output", "overwrite", "resume", "debug", "verbose")
+_FILE_NOTE = "__path__"
 
 
 class ConfigFile(ActionConfigFile):
@@ -48,6 +49,30 @@ def _check_tree(
     for name, value in values.items():
         if isinstance(value, Mapping) and isinstance(known[name], Mapping):
             _check_tree(value, known[name], f"{where}, {name}")
+
+
+def plain_values(args: Namespace) -> dict[str, Any]:
+    """Return what was configured, without the options of the run itself.
+
+    A section that came from a file of its own, as in `--trainer FILE`, is noted by
+    jsonargparse with that file's path, which is no setting.
+    """
+    values = _without_notes(args.as_dict())
+    return {name: v for name, v in values.items() if name not in _RUN_OPTIONS}
+
+
+def file_of(section: Mapping[str, Any]) -> Path | None:
+    """Return the file that a section of the arguments was read from, if any."""
+    note = section.get(_FILE_NOTE)
+    return None if note is None else Path(str(note))
+
+
+def _without_notes(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: _without_notes(value) if isinstance(value, Mapping) else value
+        for name, value in values.items()
+        if name != _FILE_NOTE
+    }
 
 
 def add_run_options(parser: ArgumentParser) -> None:

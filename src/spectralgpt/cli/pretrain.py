@@ -4,7 +4,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from spectralgpt.cli.options import RUN_OPTIONS, add_run_options
+from spectralgpt.cli.options import add_run_options, plain_values
 from spectralgpt.training.pretrain_config import PretrainConfig
 
 HELP = "Pretrain a masked autoencoder on unlabelled imagery."
@@ -26,9 +26,8 @@ def run(args: Namespace) -> Path:
     from spectralgpt.training.progress import ProgressDisplay
 
     console = Console(stderr=True)
-    values = {k: v for k, v in args.as_dict().items() if k not in RUN_OPTIONS}
     made = pretrain(
-        build_config(values, PretrainConfig, "the command line"),
+        build_config(plain_values(args), PretrainConfig, "the command line"),
         args.output,
         overwrite=args.overwrite,
         resume=args.resume,

@@ -19,6 +19,8 @@ from spectralgpt.data.splits import (
     assign_blocks,
     chip_centres,
     find_apart,
+    part_name,
+    select_split,
 )
 from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.rasters import RasterItem, Window
@@ -60,9 +62,7 @@ class Chip:
     @property
     def name(self) -> str:
         """Name for tables and messages."""
-        if self.window is None:
-            return self.item.name
-        return f"{self.item.name}[{self.window.row},{self.window.column}]"
+        return part_name(self.item, self.window)
 
 
 @dataclass(frozen=True)
@@ -103,14 +103,8 @@ class LabelledSet:
         Raises:
             DataError: the split is empty.
         """
-        chips = tuple(chip for chip in self.chips if chip.split == split)
-        if not chips:
-            found = Counter(chip.split or "(none)" for chip in self.chips)
-            raise DataError(
-                f"{self.source} has no images in split '{split}' (found: "
-                f"{', '.join(f'{n} in {name}' for name, n in found.items())}). "
-                "Set data.split to 'stratified' or 'blocks', or change its fractions."
-            )
+        advice = "Set data.split to 'stratified' or 'blocks', or change its fractions."
+        chips = select_split(self.chips, split, self.source, advice)
         return replace(self, chips=chips)
 
     def targets(self) -> Tensor:

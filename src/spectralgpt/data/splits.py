@@ -7,7 +7,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,8 @@ __all__ = [
     "assign_blocks",
     "chip_centres",
     "find_apart",
+    "part_name",
+    "select_split",
 ]
 
 SPLITS = ("train", "val", "test")
@@ -58,6 +60,17 @@ class Fractions:
         return {"train": self.train, "val": self.val, "test": self.test}[split]
 
 
+class InSplit(Protocol):
+    """Anything that belongs to a split."""
+
+    @property
+    def split(self) -> str:
+        """Such as `train`; empty where the archive does not say."""
+
+
+Chip = TypeVar("Chip", bound=InSplit)
+
+
 class Located(Protocol):
     """Anything that shows a part of a raster."""
 
@@ -72,6 +85,35 @@ class Located(Protocol):
     @property
     def name(self) -> str:
         """For messages."""
+
+
+def part_name(item: RasterItem, window: Window | None) -> str:
+    """Name a raster, or a part of one, for tables and messages."""
+    return item.name if window is None else f"{item.name}[{window.row},{window.column}]"
+
+
+def select_split(
+    chips: Sequence[Chip], split: str, source: str, advice: str
+) -> tuple[Chip, ...]:
+    """Return the chips of one split.
+
+    Args:
+        chips: of any kind that has a `split`.
+        split: which.
+        source: where they are from, for messages.
+        advice: what to do if there are none.
+
+    Raises:
+        DataError: the split is empty.
+    """
+    chosen = tuple(chip for chip in chips if chip.split == split)
+    if not chosen:
+        found = Counter(chip.split or "(none)" for chip in chips)
+        raise DataError(
+            f"{source} has no images in split '{split}' (found: "
+            f"{', '.join(f'{n} in {name}' for name, n in found.items())}). {advice}"
+        )
+    return chosen
 
 
 def assign_blocks(

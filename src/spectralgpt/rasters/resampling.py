@@ -5,6 +5,7 @@ on its own position, so a window resampled alone equals the window of the whole.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -74,7 +75,7 @@ class Axis:
         """First source pixel needed and the one after the last."""
         return int(self.indices.min()), int(self.indices.max()) + 1
 
-    @property
+    @cached_property
     def matrix(self) -> npt.NDArray[np.float32]:
         """The same weights as a dense map (out, span) from source to output pixels."""
         first, last = self.span

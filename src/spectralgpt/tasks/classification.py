@@ -4,13 +4,10 @@ Mixing and erasing are timm's. They act on whole batches and, as stochastic dept
 draw from the seed of the batch's first sample, so that a resumed run repeats them.
 """
 
-import contextlib
-import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,9 +15,11 @@ from torch import Tensor, nn
 from spectralgpt.data.chips import MULTI_LABEL, TASKS, LabelledSet
 from spectralgpt.data.labelled import LabelledDataset
 from spectralgpt.errors import CheckpointError, ConfigError, DataError
+from spectralgpt.losses import balanced_class_weights
 from spectralgpt.metrics import Scores, score_multi_label, score_single_label
 from spectralgpt.models.heads import ClassificationModel
 from spectralgpt.tasks.features import prepared_batches
+from spectralgpt.tasks.seeding import seeded
 
 __all__ = [
     "ClassificationTask",
@@ -34,7 +33,6 @@ __all__ = [
 ]
 
 MultiLabelLoss = Literal["soft-margin", "bce"]
-_NUMPY_SEEDS = 2**32
 
 
 @dataclass(frozen=True)
@@ -117,7 +115,7 @@ class ClassificationTask:
 
     def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Give the loss on erased, mixed images and softened targets."""
-        with _seeded(int(batch["seed"][0]), batch["image"].device):
+        with seeded(int(batch["seed"][0]), batch["image"].device):
             images = self._erase(batch["image"])
             images, weights = self._mix(images)
             # Stochastic depth draws as well.
@@ -207,13 +205,12 @@ def balanced_weights(labelled: LabelledSet) -> Tensor:
     Raises:
         DataError: there are no labels.
     """
-    counts = torch.zeros(len(labelled.class_names))
+    counts = torch.zeros(len(labelled.class_names), dtype=torch.int64)
     for chip in labelled.chips:
         counts[list(chip.labels)] += 1
     if not counts.any():
         raise DataError(f"{labelled.source} has no labels to balance.")
-    even = counts.sum() / (counts > 0).sum()
-    return torch.where(counts > 0, even / counts.clamp(min=1), 0.0)
+    return torch.tensor(balanced_class_weights(counts.tolist()))
 
 
 def check_classifier(
@@ -281,19 +278,3 @@ def predict_probabilities(
             if progress is not None:
                 progress(len(images))
     return torch.cat(rows)
-
-
-@contextlib.contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed the global generators that timm draws from, and put them back after."""
-    states = random.getstate(), np.random.get_state()
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        random.seed(seed)
-        np.random.seed(seed % _NUMPY_SEEDS)
-        torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])

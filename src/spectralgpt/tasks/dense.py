@@ -9,22 +9,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from spectralgpt.data.dense import CHANGE
 from spectralgpt.errors import ConfigError
 from spectralgpt.losses import pixel_cross_entropy, soft_dice
 from spectralgpt.metrics import Scores, confusion_counts, score_pixels
+from spectralgpt.tasks.seeding import seeded
 
 __all__ = [
-    "CHANGE",
-    "SEGMENTATION",
     "DenseLossConfig",
     "DenseTask",
     "flipped_probabilities",
     "leading_metric",
-    "positive_class",
+    "score_map",
 ]
-
-SEGMENTATION = "segmentation"
-CHANGE = "change"
 
 
 @dataclass(frozen=True)
@@ -82,10 +79,8 @@ class DenseTask:
 
     def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Give the loss over labelled pixels."""
-        devices = [batch["image"].device] if batch["image"].is_cuda else []
-        with torch.random.fork_rng(devices=devices):
-            # Stochastic depth and dropout draw; see `Task` for the seed.
-            torch.manual_seed(int(batch["seed"][0]))
+        with seeded(int(batch["seed"][0]), batch["image"].device):
+            # Stochastic depth and dropout draw.
             logits = self.model(batch["image"])
         config, targets = self.loss_config, batch["target"]
         terms = {
@@ -108,29 +103,23 @@ class DenseTask:
     def metrics(self) -> dict[str, float]:
         """Give the scores over all held-out pixels at once, and reset."""
         counts, self._counts = self._counts, self._no_counts()
-        return self.score(counts).summary
-
-    def score(self, counts: NDArray[np.int64]) -> Scores:
-        """Score counts of pixels as this task does."""
-        positive = positive_class(self.task, self.class_names)
-        return score_pixels(counts, self.class_names, positive)
+        return score_map(counts, self.class_names, self.task).summary
 
     def _no_counts(self) -> NDArray[np.int64]:
         classes = len(self.class_names)
         return np.zeros((classes, classes), dtype=np.int64)
 
 
-def positive_class(task: str, class_names: Sequence[str]) -> int | None:
-    """Return the class that scores are about: the second of two, else none.
-
-    A map of two classes says where something is: change, damage, water.
-    """
-    return 1 if task == CHANGE or len(class_names) == 2 else None
+def score_map(
+    counts: NDArray[np.int64], class_names: Sequence[str], task: str
+) -> Scores:
+    """Score counts (K, K) of true and predicted classes; see `score_pixels`."""
+    return score_pixels(counts, class_names, _positive_class(task, class_names))
 
 
 def leading_metric(task: str, class_names: Sequence[str]) -> str:
     """Name the score by which checkpoints are chosen."""
-    return "mean_iou" if positive_class(task, class_names) is None else "f1"
+    return "mean_iou" if _positive_class(task, class_names) is None else "f1"
 
 
 def flipped_probabilities(
@@ -149,6 +138,14 @@ def flipped_probabilities(
             for axes in _mirrors(flips)
         ]
     return torch.stack(views).mean(dim=0)
+
+
+def _positive_class(task: str, class_names: Sequence[str]) -> int | None:
+    """Return the class that scores are about: the second of two, else none.
+
+    A map of two classes says where something is: change, damage, water.
+    """
+    return 1 if task == CHANGE or len(class_names) == 2 else None
 
 
 def _mirrors(flips: bool) -> Iterator[tuple[int, ...]]:

@@ -22,7 +22,6 @@ from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.models.encoder import SpectralEncoder
 
 __all__ = [
-    "PROBE_METHODS",
     "Features",
     "extract_features",
     "predict_knn",
@@ -33,7 +32,6 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-PROBE_METHODS = ("linear-probe", "ridge", "knn")
 # Inverse strength of the L2 penalty; one is chosen on val.
 _STRENGTHS = tuple(float(c) for c in np.logspace(-4, 2, 7))
 _MAX_ITERATIONS = 1000

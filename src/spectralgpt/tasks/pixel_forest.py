@@ -15,8 +15,8 @@ from torch import Tensor
 from spectralgpt.data.dense import DenseDataset
 from spectralgpt.data.dense.geometry import Patch
 from spectralgpt.errors import DataError
-from spectralgpt.metrics import confusion_counts, score_pixels
-from spectralgpt.tasks.dense import leading_metric, positive_class
+from spectralgpt.metrics import confusion_counts
+from spectralgpt.tasks.dense import leading_metric, score_map
 
 __all__ = ["fit_pixel_forest", "map_pixels"]
 
@@ -83,8 +83,7 @@ def _score(forest: Any, val: DenseDataset) -> float:
     counts = np.zeros((dense.num_classes, dense.num_classes), dtype=np.int64)
     for _, predicted, target in map_pixels(forest, val):
         counts += confusion_counts(predicted, target, dense.num_classes)
-    positive = positive_class(dense.task, dense.class_names)
-    scores = score_pixels(counts, dense.class_names, positive)
+    scores = score_map(counts, dense.class_names, dense.task)
     return scores.summary[leading_metric(dense.task, dense.class_names)]
 
 

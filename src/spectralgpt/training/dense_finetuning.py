@@ -10,6 +10,7 @@ import torch
 from spectralgpt.checkpoints import LoadedModel
 from spectralgpt.data.chips import SPLITS
 from spectralgpt.data.dense import (
+    CHANGE,
     DenseAugmentationConfig,
     DenseDataConfig,
     DenseDataset,
@@ -22,14 +23,12 @@ from spectralgpt.models.dense_heads import HeadKind
 from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.models.segmentation import ChangeModel, DenseModel, SegmentationModel
 from spectralgpt.preprocessing import Preprocessing
-from spectralgpt.tasks.dense import CHANGE, DenseLossConfig, DenseTask, leading_metric
-from spectralgpt.training.run_folder import RunFolder
+from spectralgpt.tasks.dense import DenseLossConfig, DenseTask, leading_metric
+from spectralgpt.training.finetune_job import FinetuneJob, run_job
 from spectralgpt.training.transfer import (
-    FinetuneJob,
     TransferConfig,
     choose_contract,
     load_start,
-    run_job,
     start_encoder,
 )
 
@@ -70,20 +69,6 @@ class DenseFinetuneConfig(TransferConfig):
     test_flips: bool = False
 
 
-class _HeldOut:
-    """Windows that cover the val split, the same whichever generator draws them."""
-
-    def __init__(self, dataset: DenseDataset) -> None:
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def draw(self, index: int, generator: torch.Generator) -> dict[str, Any]:
-        """Return window `index`."""
-        return self.dataset[index]
-
-
 def finetune_dense(
     config: DenseFinetuneConfig,
     output: Path,
@@ -109,9 +94,7 @@ def finetune_dense(
         ConfigError: settings contradict each other.
         DataError: masks or images are unusable.
     """
-    folder = RunFolder(output)
     start = load_start(config)
-    assert start.preprocessing is not None
     dense = read_dense(config.data, assumed_sensor=start.preprocessing.sensor)
     preprocessing = choose_contract(
         start,
@@ -119,9 +102,9 @@ def finetune_dense(
         lambda bands: dense_statistics(dense.select("train"), bands, seed=config.seed),
     )
     job = _job(config, start.encoder, dense, preprocessing, output)
-    folder.prepare(overwrite=overwrite, resume=resume)
-    run_job(job, config, preprocessing, folder, resume=resume, callbacks=callbacks)
-    return output
+    return run_job(
+        job, config, output, overwrite=overwrite, resume=resume, callbacks=callbacks
+    )
 
 
 def build_dense_model(
@@ -169,12 +152,12 @@ def _job(
     weights = None
     if config.loss.class_weights == "balanced":
         weights = torch.tensor(balanced_class_weights(train))
-    held_out = DenseDataset(val, preprocessing, memory_mb=_MEMORY_MB)
     return FinetuneJob(
         DenseTask(build(), names, dense.task, config.loss, weights),
+        preprocessing,
         build,
         DenseDataset(train, preprocessing, config.augmentation, memory_mb=_MEMORY_MB),
-        _HeldOut(held_out),
+        DenseDataset(val, preprocessing, memory_mb=_MEMORY_MB),
         leading_metric(dense.task, names),
         {
             "task": dense.task,

@@ -25,14 +25,17 @@ from spectralgpt.metrics import (
     Scores,
     bootstrap_intervals,
     confusion_counts,
-    score_pixels,
 )
 from spectralgpt.models.segmentation import DenseModel
-from spectralgpt.preprocessing import sensor_preprocessing
+from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.reports.mapping import MapExample, write_map_report
-from spectralgpt.tasks.dense import flipped_probabilities, positive_class
+from spectralgpt.tasks.dense import flipped_probabilities, score_map
 from spectralgpt.tasks.pixel_forest import fit_pixel_forest, map_pixels
-from spectralgpt.training.scoring import write_class_table, write_json
+from spectralgpt.training.scoring import (
+    describe_choice,
+    write_class_table,
+    write_json,
+)
 
 __all__ = [
     "DenseScores",
@@ -138,11 +141,9 @@ class PlaceCounts:
         Raises:
             DataError: no pixel is labelled.
         """
-        names = self.dense.class_names
-        positive = positive_class(self.dense.task, names)
 
         def scored(counts: NDArray[np.int64]) -> Scores:
-            return score_pixels(counts, names, positive)
+            return score_map(counts, self.dense.class_names, self.dense.task)
 
         whole = scored(self._counts.sum(axis=0))
         labelled = self._counts[self._counts.sum(axis=(1, 2)) > 0]
@@ -203,13 +204,8 @@ def evaluate_dense(
     write_class_table(folder / "table.csv", found.scores)
     text = (
         f"Labels: {test.source}. Scored on {len(test.chips)} images of "
-        f"{len(found.places)} places."
+        f"{len(found.places)} places.{describe_choice(chosen)}"
     )
-    if chosen:
-        text += (
-            f" The weights are those of epoch {chosen['epoch']}, chosen by "
-            f"{chosen['metric']} ({chosen['value']:.4f}), never by the test split."
-        )
     write_map_report(
         folder,
         f"{test.task.capitalize()}: {name}",
@@ -287,9 +283,8 @@ def evaluate_forest(
     """
     dense = read_dense(data, assumed_sensor=sensor)
     item = dense.chips[0].item
-    contract = sensor_preprocessing(
-        item.sensor.name, [band.name for band in item.bands]
-    )
+    # Only which bands are read is taken from it: the forest sees reflectance.
+    contract = Preprocessing(item.sensor.name, item.bands)
     train, val, test = (DenseDataset(dense.select(split), contract) for split in SPLITS)
     forest = fit_pixel_forest(train, val, seed)
     counts = PlaceCounts(test.dense)

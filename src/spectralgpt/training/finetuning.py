@@ -26,13 +26,11 @@ from spectralgpt.tasks.classification import (
     balanced_weights,
     main_metric,
 )
-from spectralgpt.training.run_folder import RunFolder
+from spectralgpt.training.finetune_job import FinetuneJob, run_job
 from spectralgpt.training.transfer import (
-    FinetuneJob,
     TransferConfig,
     choose_contract,
     load_start,
-    run_job,
     start_encoder,
 )
 
@@ -116,9 +114,7 @@ def finetune(
         ConfigError: settings contradict each other.
         DataError: labels or images are unusable.
     """
-    folder = RunFolder(output)
     start = load_start(config)
-    assert start.preprocessing is not None
     labelled = read_labelled(config.data, assumed_sensor=start.preprocessing.sensor)
     preprocessing = choose_contract(
         start,
@@ -130,9 +126,9 @@ def finetune(
         ),
     )
     job = _job(config, start.encoder, labelled, preprocessing, output)
-    folder.prepare(overwrite=overwrite, resume=resume)
-    run_job(job, config, preprocessing, folder, resume=resume, callbacks=callbacks)
-    return output
+    return run_job(
+        job, config, output, overwrite=overwrite, resume=resume, callbacks=callbacks
+    )
 
 
 def build_classifier(
@@ -175,6 +171,7 @@ def _job(
         ClassificationTask(
             build(), names, labelled.task, config.regularization, weights
         ),
+        preprocessing,
         build,
         LabelledDataset(train, preprocessing, crop, augmentation.flip),
         LabelledDataset(val, preprocessing),

@@ -15,7 +15,14 @@ from spectralgpt.training.configuration import build_config
 from spectralgpt.training.pretrain_config import DataConfig, PretrainConfig
 from spectralgpt.yaml_files import check_keys
 
-__all__ = ["DatasetConfig", "StageConfig", "datasets_of", "stages_of"]
+__all__ = [
+    "DatasetConfig",
+    "StageConfig",
+    "check_name",
+    "datasets_of",
+    "merge_sections",
+    "stages_of",
+]
 
 # Names become columns of tables and folders: nothing that leaves a folder.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -83,7 +90,9 @@ def datasets_of(data: DataConfig, where: str = "data") -> list[DatasetConfig]:
         name, weight = values.pop("name"), values.pop("weight", 1.0)
         if not isinstance(weight, int | float) or not 0 < weight < math.inf:
             raise ConfigError(f"{place} ({name}): weight is {weight!r}; use above 0.")
-        own = build_config(_merge(base, values), DataConfig, f"{place} ({name})")
+        own = build_config(
+            merge_sections(base, values), DataConfig, f"{place} ({name})"
+        )
         found.append(DatasetConfig(name, own, weight))
     _refuse_doubles([each.name for each in found], f"{where}.mixture")
     return found
@@ -106,7 +115,7 @@ def stages_of(config: PretrainConfig) -> list[StageConfig]:
         name = values.pop("name")
         place = f"stage {name!r}"
         _check_machines(values.get("trainer", {}), place)
-        merged = _merge(_without_length(base, values), values)
+        merged = merge_sections(_without_length(base, values), values)
         own = replace(build_config(merged, PretrainConfig, place), model=config.model)
         _check_data(own.data, place)
         found.append(StageConfig(number, name, own))
@@ -129,12 +138,20 @@ def _check_entry(entry: Any, where: str, known: Sequence[str]) -> dict[str, Any]
     if not isinstance(entry, Mapping):
         raise ConfigError(f"{where}: expected keys with values, found {entry!r}.")
     check_keys(entry, where, required=("name",), optional=known)
-    name = entry["name"]
+    check_name(entry["name"], where)
+    return dict(entry)
+
+
+def check_name(name: Any, where: str) -> None:
+    """Refuse what cannot name a column of a table, or a folder.
+
+    Raises:
+        ConfigError: it holds other than letters, digits, "-", "_" and ".".
+    """
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ConfigError(
             f"{where}: name is {name!r}; use letters, digits, '-', '_' and '.'."
         )
-    return dict(entry)
 
 
 def _check_machines(trainer: Any, where: str) -> None:
@@ -163,13 +180,16 @@ def _refuse_doubles(names: Sequence[str], where: str) -> None:
         raise ConfigError(f"{where}: the name {doubled[0]!r} is there twice.")
 
 
-def _merge(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Put `own` over `base`, section by section; a relative root goes below."""
+def merge_sections(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Put `own` over `base`, section by section; a relative root goes below.
+
+    Neither is changed.
+    """
     merged = dict(base)
     for name, value in own.items():
         below = base.get(name)
         if isinstance(value, Mapping) and isinstance(below, Mapping):
-            merged[name] = _merge(below, value)
+            merged[name] = merge_sections(below, value)
         elif name == "root" and below is not None and isinstance(value, str | Path):
             merged[name] = Path(below) / value
         else:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from spectralgpt.reports.results import Examples
 
 __all__ = [
+    "describe_choice",
     "evaluate_classifier",
     "score_classifier",
     "write_class_table",
@@ -139,19 +140,24 @@ def evaluate_classifier(
         folder,
         f"Classification: {name}",
         {"test": scores},
-        summary=_describe(test, chosen),
+        summary=f"Labels: {test.source}. Scored on {len(test.chips)} images."
+        f"{describe_choice(chosen)}",
         intervals=intervals,
         examples=choose_examples(loaded, test, probabilities, seed),
     )
     return scores
 
 
-def _describe(test: LabelledSet, chosen: Mapping[str, Any] | None) -> str:
-    text = f"Labels: {test.source}. Scored on {len(test.chips)} images."
+def describe_choice(chosen: Mapping[str, Any] | None) -> str:
+    """Say in a sentence how a model's weights were chosen; nothing if that is unknown.
+
+    Args:
+        chosen: epoch, metric and value, as the checkpoint has them.
+    """
     if chosen is None:
-        return text
+        return ""
     return (
-        f"{text} The weights are those of epoch {chosen['epoch']}, chosen by "
+        f" The weights are those of epoch {chosen['epoch']}, chosen by "
         f"{chosen['metric']} ({chosen['value']:.4f}), never by the test split."
     )
 

@@ -8,10 +8,9 @@ study can be stopped, extended, or shared between processes.
 import csv
 import json
 import logging
-import re
 from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +19,8 @@ import numpy as np
 from spectralgpt.checkpoints import write_atomically
 from spectralgpt.errors import ConfigError
 from spectralgpt.training.configuration import build_config
+from spectralgpt.training.overrides import merge_sections
+from spectralgpt.training.run_folder import RunFolder
 from spectralgpt.training.scoring import write_json
 
 __all__ = ["StudyConfig", "StudyRun", "planned_runs", "run_study", "summarise_study"]
@@ -27,7 +28,6 @@ __all__ = ["StudyConfig", "StudyRun", "planned_runs", "run_study", "summarise_st
 _log = logging.getLogger(__name__)
 
 FOREST = "pixel-forest"
-_FOLDER_NAME = re.compile(r"[A-Za-z0-9_-]+")
 StudyTask = Literal["classification", "segmentation", "change"]
 
 
@@ -45,7 +45,8 @@ class StudyConfig:
         fractions: shares of the training images, or places, that are used, 0..1.
         seeds: one repetition each: split (unless the archive gives one), training
             subset, head and order.
-        root: folder of the labelled data; null takes that of `finetune`.
+        root: folder of the labelled data; null takes that of `finetune`, below which a
+            relative root of a start lies.
     """
 
     task: StudyTask
@@ -119,14 +120,16 @@ def run_study(
         ConfigError: settings of a start are wrong; found before anything runs.
     """
     runs = planned_runs(config)
-    built = {run: _build(config.task, run) for run in runs}
+    prepared = {run: _prepare(config.task, run) for run in runs}
     for number, run in enumerate(runs):
         folder = output / run.name
         if (folder / "metrics.json").exists():
             continue
         if progress is not None:
             progress(run.name, number, len(runs))
-        _execute(config.task, built[run], folder, run.seed)
+        # A run that was cut off goes on where it was.
+        resuming = {"resume": True} if RunFolder(folder).last.exists() else {}
+        prepared[run](folder, **resuming)
     summarise_study(output, config.starts)
     return output
 
@@ -151,50 +154,36 @@ def summarise_study(output: Path, starts: Sequence[str] | Mapping[str, Any]) -> 
 def _settings(
     config: StudyConfig, start: str, fraction: float, seed: int
 ) -> dict[str, Any]:
-    merged = _merge(config.finetune, config.starts[start])
+    merged = merge_sections(config.finetune, config.starts[start])
     data = {**merged.get("data", {}), "train_fraction": fraction, "split_seed": seed}
     if config.root is not None:
         data["root"] = config.root
+    if "root" in data:
+        data["root"] = str(data["root"])
     if config.task != "classification":
         data["task"] = config.task
     return {**merged, "data": data, "seed": seed}
 
 
-def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    merged = deepcopy(dict(below))
-    for name, value in above.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
-        merged[name] = _merge(merged[name], value) if both else value
-    return merged
-
-
-def _build(task: StudyTask, run: StudyRun) -> Any:
-    """Build the configuration of a run, so that mistakes are found at once."""
-    from spectralgpt.training.dense_finetuning import DenseFinetuneConfig
-    from spectralgpt.training.finetuning import FinetuneConfig
-
-    values, where = dict(run.settings), f"start {run.start}"
-    if values.pop("method", None) == FOREST:
-        values.setdefault("model", FOREST)
-    if task == "classification":
-        return build_config(values, FinetuneConfig, where)
-    return build_config(values, DenseFinetuneConfig, where)
-
-
-def _execute(task: StudyTask, config: Any, folder: Path, seed: int) -> None:
-    from spectralgpt.training.dense_finetuning import finetune_dense
+def _prepare(task: StudyTask, run: StudyRun) -> Callable[[Path], Any]:
+    """Return what makes a run in a folder; mistakes in its settings are found here."""
+    from spectralgpt.data.dense import DenseDataConfig
+    from spectralgpt.training.dense_finetuning import (
+        DenseFinetuneConfig,
+        finetune_dense,
+    )
     from spectralgpt.training.dense_scoring import evaluate_forest
-    from spectralgpt.training.finetuning import finetune
-    from spectralgpt.training.run_folder import RunFolder
+    from spectralgpt.training.finetuning import FinetuneConfig, finetune
 
-    # A run that was cut off goes on where it was.
-    resume = RunFolder(folder).last.exists()
+    where = f"start {run.start}"
+    if run.settings.get("method") == FOREST:
+        data = build_config(run.settings["data"], DenseDataConfig, f"{where}, data")
+        sensor = run.settings.get("sensor")
+        return partial(evaluate_forest, data, sensor=sensor, seed=run.seed)
     if task == "classification":
-        finetune(config, folder, resume=resume)
-    elif config.model == FOREST:
-        evaluate_forest(config.data, folder, sensor=config.sensor, seed=seed)
-    else:
-        finetune_dense(config, folder, resume=resume)
+        return partial(finetune, build_config(run.settings, FinetuneConfig, where))
+    config = build_config(run.settings, DenseFinetuneConfig, where)
+    return partial(finetune_dense, config)
 
 
 def _spread(scores: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]:

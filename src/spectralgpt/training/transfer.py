@@ -1,23 +1,15 @@
-"""What every fine-tuning shares: where it starts, what is trained, and the loop.
+"""Where a fine-tuning starts: settings that all tasks share, weights and contract."""
 
-A task brings a `FinetuneJob`: model, loss, data and how it is scored. The val split
-chooses the weights that are kept; the test split is scored once, at the end.
-"""
-
-import json
-import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 import torch
-from torch import nn
 
-from spectralgpt.checkpoints import LoadedModel, load_model, save_model
+from spectralgpt.checkpoints import LoadedModel, load_model, move_model
 from spectralgpt.errors import CheckpointError, ConfigError
-from spectralgpt.models.adapters import add_adapters, merge_adapters
-from spectralgpt.models.building import resize_model
+from spectralgpt.models.adapters import add_adapters
 from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.models.sizes import SIZES, build_encoder
 from spectralgpt.preprocessing import (
@@ -27,29 +19,16 @@ from spectralgpt.preprocessing import (
     sensor_preprocessing,
 )
 from spectralgpt.sensors import Band, find_sensor
-from spectralgpt.training.fit import TrainerConfig, fit, processes
+from spectralgpt.training.fit import TrainerConfig, processes
 from spectralgpt.training.optim import OptimizerConfig
-from spectralgpt.training.run_folder import RunFolder, is_first_process
-
-if TYPE_CHECKING:
-    from lightning.pytorch import Callback
-
-    from spectralgpt.training.loading import Drawable, EpochBatchSampler
-    from spectralgpt.training.module import Task
 
 __all__ = [
-    "FinetuneJob",
+    "Start",
     "TransferConfig",
     "choose_contract",
     "load_start",
-    "run_job",
     "start_encoder",
 ]
-
-logger = logging.getLogger(__name__)
-
-# In what a start says of itself: the scaling whose statistics are yet to be measured.
-_SCALING = "scaling_to_measure"
 
 
 def _default_optimizer() -> OptimizerConfig:
@@ -124,29 +103,22 @@ class TransferConfig:
 
 
 @dataclass(frozen=True)
-class FinetuneJob:
-    """What a task hands to the loop.
+class Start:
+    """The weights that a fine-tuning starts from.
 
     Args:
-        task: model, loss and metrics.
-        build: builds the task's model anew, to take up the best weights.
-        train: training samples.
-        held_out: samples of the val split; drawn without chance.
-        metric: score of the val split that chooses the weights, higher is better.
-        extra: what the checkpoint says of the model beside its contract.
-        evaluate: scores the exported model on the test split and writes it down.
+        encoder: at the image size and bands of the fine-tuning.
+        preprocessing: their contract; scaled per image where the statistics that the
+            wanted scaling needs are not known yet.
+        scaling: the wanted scaling, that of the checkpoint.
     """
 
-    task: "Task"
-    build: Callable[[], nn.Module]
-    train: "Drawable"
-    held_out: "Drawable"
-    metric: str
-    extra: dict[str, Any]
-    evaluate: Callable[[LoadedModel], Any]
+    encoder: SpectralEncoder
+    preprocessing: Preprocessing
+    scaling: Scaling
 
 
-def load_start(config: TransferConfig) -> LoadedModel:
+def load_start(config: TransferConfig) -> Start:
     """Load the weights to start from, at the image size and bands asked for.
 
     Raises:
@@ -170,44 +142,41 @@ def load_start(config: TransferConfig) -> LoadedModel:
                 num_bands=len(contract.bands),
                 wavelengths_nm=contract.wavelengths_nm,
             )
-        return LoadedModel(encoder, contract)
+        return Start(encoder, contract, contract.scaling)
     bands = None
     if config.sensor is not None:
         bands = find_sensor(config.sensor).select(names, config.exclude_bands)
-    plain = load_model(config.model)
-    own = plain.preprocessing
-    if own is None:
+    return _start_at(load_model(config.model), config.image_size, bands, config.model)
+
+
+def _start_at(
+    loaded: LoadedModel,
+    image_size: int | None,
+    bands: Sequence[Band] | None,
+    name: str,
+) -> Start:
+    """Move a checkpoint to an image size and bands, of which it may know nothing."""
+    contract = loaded.preprocessing
+    if contract is None:
         raise CheckpointError(
-            f"{config.model} does not say which bands and scaling it was trained with: "
+            f"{name} does not say which bands and scaling it was trained with: "
             "convert it first with `spectralgpt convert`."
         )
-    if bands is not None and not _knows(own, bands):
-        return _move_unmeasured(plain, own, bands, config.image_size)
-    return load_model(config.model, image_size=config.image_size, bands=bands)
-
-
-def _knows(contract: Preprocessing, bands: Sequence[Band]) -> bool:
-    """Tell whether scaling these bands needs no statistics but those that are there."""
-    known = contract.statistics
-    return known is None or all(band.name in known.mean for band in bands)
-
-
-def _move_unmeasured(
-    plain: LoadedModel,
-    contract: Preprocessing,
-    bands: Sequence[Band],
-    image_size: int | None,
-) -> LoadedModel:
-    """Move a model to bands that it has no statistics of: they are to be measured."""
-    wavelengths = [band.wavelength_nm for band in bands]
-    model = resize_model(plain.model, image_size, wavelengths)
-    unscaled = replace(contract, scaling="image-minmax", statistics=None)
-    extra = {**plain.extra, _SCALING: contract.scaling}
-    return LoadedModel(model, unscaled.for_images(image_size, bands), extra)
+    scaling = contract.scaling
+    if bands is not None:
+        contract = contract.for_bands(bands)
+        scaling, known = contract.scaling, contract.statistics
+        if known is not None and any(band.name not in known.mean for band in bands):
+            contract = replace(contract, scaling="image-minmax", statistics=None)
+    # The other sensors of a mixture are not fine-tuned on.
+    loaded = replace(loaded, preprocessing=replace(contract, others=()))
+    moved = move_model(loaded, image_size=image_size, bands=bands)
+    assert moved.preprocessing is not None
+    return Start(moved.encoder, moved.preprocessing, scaling)
 
 
 def choose_contract(
-    start: LoadedModel,
+    start: Start,
     config: TransferConfig,
     measure: Callable[[Sequence[Band]], BandStatistics],
 ) -> Preprocessing:
@@ -236,103 +205,3 @@ def start_encoder(encoder: SpectralEncoder, config: TransferConfig) -> SpectralE
     if config.mode == "adapters":
         add_adapters(copy, config.adapter_rank, config.adapter_alpha)
     return copy
-
-
-def run_job(
-    job: FinetuneJob,
-    config: TransferConfig,
-    preprocessing: Preprocessing,
-    folder: RunFolder,
-    *,
-    resume: bool,
-    callbacks: Sequence["Callback"] = (),
-) -> None:
-    """Train, keep the best weights, and score them once.
-
-    Args:
-        job: what is trained.
-        config: how.
-        preprocessing: the contract that goes with the weights.
-        folder: prepared already.
-        resume: go on from the last checkpoint.
-        callbacks: further Lightning callbacks.
-    """
-    from spectralgpt.training.loading import FixedBatchSampler, build_loader
-    from spectralgpt.training.module import TrainingModule
-
-    trainer = config.trainer
-    if is_first_process():
-        _write_config(folder, config)
-    batches = _batches(job, config)
-    fixed = FixedBatchSampler(len(job.held_out), trainer.batch_size, config.seed)
-    module = TrainingModule(
-        job.task,
-        config.optimizer,
-        trainer.epochs,
-        config.effective_batch,
-        batches,
-        trainer.log_every_steps,
-    )
-    ran = fit(
-        module,
-        build_loader(job.train, batches, trainer.workers, trainer.on_gpu),
-        build_loader(job.held_out, fixed, trainer.workers, trainer.on_gpu),
-        trainer,
-        folder,
-        resume=resume,
-        callbacks=[
-            *callbacks,
-            _best_callback(job, config, preprocessing, folder),
-            _last_callback(folder, trainer),
-        ],
-    )
-    if ran.is_global_zero:
-        job.evaluate(load_model(folder.model))
-
-
-def _batches(job: FinetuneJob, config: TransferConfig) -> "EpochBatchSampler":
-    from spectralgpt.training.loading import EpochBatchSampler
-
-    trainer = config.trainer
-    return EpochBatchSampler(
-        len(job.train),
-        # A set smaller than one step is gone through more than once an epoch.
-        max(len(job.train), config.effective_batch),
-        trainer.batch_size,
-        trainer.accumulate,
-        config.seed,
-        world_size=processes(trainer),
-    )
-
-
-def _best_callback(
-    job: FinetuneJob,
-    config: TransferConfig,
-    preprocessing: Preprocessing,
-    folder: RunFolder,
-) -> "Callback":
-    from spectralgpt.training.best import BestModel
-
-    extra = {**job.extra, "config": json.loads(json.dumps(asdict(config)))}
-
-    def export(state: dict[str, torch.Tensor], chosen: dict[str, Any]) -> None:
-        model = job.build()
-        model.load_state_dict(state)
-        plain: Any = merge_adapters(model)
-        save_model(folder.model, plain, preprocessing, {**extra, "chosen": chosen})
-
-    return BestModel(f"val_{job.metric}", export)
-
-
-def _last_callback(folder: RunFolder, trainer: TrainerConfig) -> "Callback":
-    from spectralgpt.training.checkpointing import LastCheckpoint
-
-    return LastCheckpoint(folder.last, trainer.checkpoint_every_steps)
-
-
-def _write_config(folder: RunFolder, config: TransferConfig) -> None:
-    import yaml
-
-    plain = json.loads(json.dumps(asdict(config)))
-    text = yaml.safe_dump(plain, sort_keys=False)
-    folder.config.write_text(text, encoding="utf-8")

@@ -47,6 +47,7 @@ def read(root: Path, **options: object) -> DenseSet:
 
 
 def dataset(root: Path, **options: object) -> DenseDataset:
+    options.setdefault("augmentation", DenseAugmentationConfig())
     return DenseDataset(read(root), contract(write_sensor(root)), **options)  # type: ignore
 
 
@@ -58,6 +59,13 @@ def mismatches(sample: dict[str, Tensor]) -> int:
     """Labelled pixels whose class is not the one that the image shows."""
     target = sample["target"].numpy()
     return int((class_of(sample["image"].numpy()) != target)[target >= 0].sum())
+
+
+def test_without_augmentation_windows_are_drawn_as_they_are(root: Path) -> None:
+    data = dataset(root, augmentation=None)
+    for index in (0, len(data) - 1):
+        drawn, plain = data.draw(index, generator(index)), data[index]
+        assert all(torch.equal(drawn[name], plain[name]) for name in plain)
 
 
 def test_windows_show_every_labelled_pixel_once(root: Path) -> None:

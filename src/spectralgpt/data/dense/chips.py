@@ -4,12 +4,13 @@ A `DenseChip` is one image, or two dates of a place, with the file of its mask; 
 `DenseSet` adds what the codes in the masks mean. Nothing here reads pixels.
 """
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from spectralgpt.data.splits import part_name, select_split
 from spectralgpt.errors import ConfigError, DataError
+from spectralgpt.losses import IGNORE
 from spectralgpt.rasters import Align, Grid, RasterItem, Window
 
 __all__ = [
@@ -22,8 +23,6 @@ __all__ = [
     "MaskFile",
 ]
 
-IGNORE = -1
-"""Class index of pixels that have no label, or of which the image shows nothing."""
 SEGMENTATION = "segmentation"
 CHANGE = "change"
 TASKS = (SEGMENTATION, CHANGE)
@@ -81,9 +80,7 @@ class DenseChip:
     @property
     def name(self) -> str:
         """Name for tables and messages."""
-        if self.window is None:
-            return self.item.name
-        return f"{self.item.name}[{self.window.row},{self.window.column}]"
+        return part_name(self.item, self.window)
 
 
 @dataclass(frozen=True)
@@ -150,12 +147,6 @@ class DenseSet:
         Raises:
             DataError: the split is empty.
         """
-        chips = tuple(chip for chip in self.chips if chip.split == split)
-        if not chips:
-            found = Counter(chip.split or "(none)" for chip in self.chips)
-            raise DataError(
-                f"{self.source} has no images in split '{split}' (found: "
-                f"{', '.join(f'{n} in {name}' for name, n in found.items())}). "
-                "Set data.split to stratified, blocks or folds."
-            )
+        advice = "Set data.split to stratified, blocks or folds."
+        chips = select_split(self.chips, split, self.source, advice)
         return replace(self, chips=chips)

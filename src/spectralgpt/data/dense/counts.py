@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from spectralgpt import losses
 from spectralgpt.data.dense.chips import DenseSet
 from spectralgpt.data.dense.masks import read_target
 from spectralgpt.data.dense.windows import to_grid
@@ -59,9 +60,7 @@ def balanced_class_weights(dense: DenseSet) -> tuple[float, ...]:
     counts = np.sum(_count_chips(dense), axis=0)
     if not counts.any():
         raise DataError(f"{dense.source} has no labelled pixel to weigh classes by.")
-    even = counts.sum() / (counts > 0).sum()
-    weights = np.where(counts > 0, even / np.maximum(counts, 1), 0.0)
-    return tuple(map(float, weights))
+    return losses.balanced_class_weights(counts.tolist())
 
 
 def dense_statistics(

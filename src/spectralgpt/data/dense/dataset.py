@@ -56,7 +56,8 @@ class DenseDataset(Dataset[dict[str, Tensor]]):
     Args:
         dense: the chips, of one split or all.
         preprocessing: that of the checkpoint: bands, unit, scaling, image size, patch.
-        augmentation: what `draw` does beside cropping.
+        augmentation: what `draw` does beside cropping; None draws the windows of the
+            grid as they are.
         pad: `shared` pads all windows to one square that the largest chip needs, at
             most the model's image, so that any of them form a batch; `patch` pads each
             no more than it needs, so that shapes differ (see `shape`).
@@ -74,7 +75,7 @@ class DenseDataset(Dataset[dict[str, Tensor]]):
     ) -> None:
         self.dense = dense
         self.preprocessing = preprocessing
-        self.augmentation = augmentation or DenseAugmentationConfig()
+        self.augmentation = augmentation
         self.pad = pad
         self.memory_mb = memory_mb
         self._kept: dict[int, Patch] = {}
@@ -114,10 +115,12 @@ class DenseDataset(Dataset[dict[str, Tensor]]):
             index: as for indexing.
             generator: all randomness comes from it.
         """
+        if self.augmentation is None:
+            return self[index]
         chip = self.windows[index].chip
         size = self.preprocessing.image_size
         side = max(1, round(size * self.augmentation.draw_scale(generator)))
-        window = self._draw_labelled(chip, side, generator)
+        window = self._draw_labelled(chip, side, self.augmentation.tries, generator)
         patch = self._read(chip, window)
         if side != size:
             height, width = (
@@ -156,7 +159,7 @@ class DenseDataset(Dataset[dict[str, Tensor]]):
     @cached_property
     def _shared_side(self) -> int:
         size = self.preprocessing.image_size
-        if self.augmentation.scale_low < 1:
+        if self.augmentation is not None and self.augmentation.scale_low < 1:
             return size
         parts = [self._part(chip)[1] for chip in range(len(self.dense.chips))]
         largest = max(max(part.height, part.width) for part in parts)
@@ -181,11 +184,11 @@ class DenseDataset(Dataset[dict[str, Tensor]]):
         return self._parts[chip]
 
     def _draw_labelled(
-        self, chip: int, side: int, generator: torch.Generator
+        self, chip: int, side: int, tries: int, generator: torch.Generator
     ) -> Window:
         """Draw a crop, a few times if it shows no label."""
         part = self._part(chip)[1]
-        for _ in range(self.augmentation.tries):
+        for _ in range(tries):
             window = draw_window(part, side, generator)
             is_whole = (window.height, window.width) == (part.height, part.width)
             if is_whole or (self._read_target(chip, window) != IGNORE).any():
