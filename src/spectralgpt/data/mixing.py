@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import Dataset
 
 from spectralgpt.data.pretraining import PretrainingDataset
+from spectralgpt.data.series import SeriesDataset
 from spectralgpt.errors import ConfigError
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import RasterItem
@@ -33,7 +34,7 @@ class NamedDataset:
     """
 
     name: str
-    dataset: PretrainingDataset
+    dataset: PretrainingDataset | SeriesDataset
     weight: float = 1.0
     number: int = 0
 

@@ -47,6 +47,7 @@ class SeriesDataset(Dataset[dict[str, Any]]):
         max_bad_share: largest share of images that may turn out bad, 0..1.
         allow_missing: take images that lack some of the bands; those are invalid.
         token_budget: most tokens of one sample, all dates together; None for no limit.
+        memory_mb: see `PretrainingDataset`.
 
     Raises:
         ConfigError: unknown split, the budget holds no band group, or series of
@@ -63,6 +64,7 @@ class SeriesDataset(Dataset[dict[str, Any]]):
         max_bad_share: float = 0.1,
         allow_missing: bool = False,
         token_budget: int | None = None,
+        memory_mb: float = 0.0,
     ) -> None:
         self.series = tuple(series)
         self.num_dates = _num_dates(self.series)
@@ -76,6 +78,7 @@ class SeriesDataset(Dataset[dict[str, Any]]):
             max_bad_share,
             allow_missing,
             None if token_budget is None else token_budget // self.num_dates,
+            memory_mb,
         )
         self._owners = [n for n, one in enumerate(series) for _ in one.items]
         counts = [len(one.items) for one in series]

@@ -80,13 +80,20 @@ class ReconstructionFigures(Callback):
         self.task.model.train(was_training)
         if not trainer.is_global_zero:
             return
-        rebuilt = self.task.model.reconstruct(output).float().cpu()
-        masked = pixel_mask(output.mask, output.grid).cpu()
+        # Of a series the last date is drawn.
+        rebuilt, masked, images = (
+            tensor[:, -1] if output.grid.num_dates else tensor
+            for tensor in (
+                self.task.model.reconstruct(output).float().cpu(),
+                pixel_mask(output.mask, output.grid).cpu(),
+                batch["images"],
+            )
+        )
         for at, (number, index) in enumerate(chosen.items()):
             self._save(
                 f"epoch_{epoch:04d}_image_{number}",
                 Reconstruction(
-                    batch["images"][at].numpy(),
+                    images[at].numpy(),
                     rebuilt[at].numpy(),
                     masked[at].numpy(),
                     self.images.contract_of(index).bands,

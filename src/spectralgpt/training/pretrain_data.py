@@ -3,13 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from spectralgpt.data.listings import Index
 from spectralgpt.data.mixing import MixedDataset, NamedDataset, join_contracts
 from spectralgpt.data.parts import find_parts
+from spectralgpt.data.places import Series, find_series
 from spectralgpt.data.pretraining import PretrainingDataset
+from spectralgpt.data.series import SeriesDataset
 from spectralgpt.data.sources import Source, find_items, read_source
 from spectralgpt.data.statistics import band_statistics
 from spectralgpt.errors import ConfigError, DataError
@@ -22,10 +25,12 @@ from spectralgpt.training.pretrain_config import DataConfig, PretrainConfig
 
 __all__ = [
     "PretrainingData",
-    "find_pretraining_items",
     "load_pretraining_data",
     "spread",
 ]
+
+
+_Images = Sequence[RasterItem] | Sequence[Series]
 
 
 @dataclass(frozen=True)
@@ -37,12 +42,14 @@ class PretrainingData:
         train: samples for training.
         held_out: fixed crops for scoring; None if nothing is held out.
         scored: for each held-out data set the indices of the crops that are scored.
+        has_series: whether a data set's samples are series of dates.
     """
 
     preprocessing: Preprocessing
     train: MixedDataset
     held_out: MixedDataset | None
     scored: tuple[tuple[int, ...], ...]
+    has_series: bool = False
 
 
 def load_pretraining_data(config: PretrainConfig) -> PretrainingData:
@@ -53,12 +60,13 @@ def load_pretraining_data(config: PretrainConfig) -> PretrainingData:
         DataError: there are no usable images.
     """
     datasets = datasets_of(config.data)
-    items = [find_pretraining_items(each.data) for each in datasets]
+    images = [_find_images(each.data) for each in datasets]
+    items = [_items_of(found) for found in images]
     contracts = _contracts(config, datasets, items)
     joined = join_contracts(contracts)
     train, held_out, scored, first = [], [], [], 0
     for number, each in enumerate(datasets):
-        both = (number, each, items[number], contracts[number])
+        both = (number, each, images[number], contracts[number])
         train.append(_named(*both, split="train"))
         if each.data.crops.val_share:
             held_out.append(_named(*both, split="val"))
@@ -67,21 +75,40 @@ def load_pretraining_data(config: PretrainConfig) -> PretrainingData:
             scored.append(tuple(spread(indices, each.data.max_held_out)))
             first += count
     mixed = MixedDataset(held_out) if held_out else None
-    return PretrainingData(joined, MixedDataset(train), mixed, tuple(scored))
+    has_series = any(isinstance(found[0], Series) for found in images)
+    return PretrainingData(
+        joined, MixedDataset(train), mixed, tuple(scored), has_series
+    )
 
 
-def find_pretraining_items(data: DataConfig) -> list[RasterItem]:
-    """Find the images that a data set's configuration names.
+def _find_images(data: DataConfig) -> _Images:
+    """Find the images that a data set names, or series of them where it says so.
 
     Raises:
         ConfigError: a description does not exist or is wrong.
         DataError: there are no images.
     """
+    sources = _sources(data)
+    if any(source.series for source in sources):
+        return find_series(sources, data.root, data.max_bad_share)
+    return find_items(sources, data.root, data.max_bad_share)
+
+
+def _items_of(images: _Images) -> list[RasterItem]:
+    """Return all images, those of series one after the other."""
+    return [
+        item
+        for found in images
+        for item in (found.items if isinstance(found, Series) else (found,))
+    ]
+
+
+def _sources(data: DataConfig) -> list[Source]:
     sources = [read_source(path) for path in _descriptions(data.sources)]
     if not sources:
         index = Index(data.index, data.index_column) if data.index else None
         sources = [Source(name="images", sensor=data.sensor, index=index)]
-    return find_items(sources, data.root, data.max_bad_share)
+    return sources
 
 
 def spread(indices: Sequence[int], most: int) -> list[int]:
@@ -103,14 +130,15 @@ def _descriptions(sources: Sequence[str]) -> list[Path]:
 def _named(
     number: int,
     each: DatasetConfig,
-    items: Sequence[RasterItem],
+    images: _Images,
     preprocessing: Preprocessing,
     split: str,
 ) -> NamedDataset:
     data = each.data
+    build: Any = SeriesDataset if isinstance(images[0], Series) else PretrainingDataset
     try:
-        dataset = PretrainingDataset(
-            items,
+        dataset = build(
+            images,
             preprocessing,
             split,
             data.crops,

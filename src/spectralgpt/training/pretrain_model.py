@@ -13,20 +13,25 @@ __all__ = ["build_model"]
 
 
 def build_model(
-    config: PretrainConfig, preprocessing: Preprocessing
+    config: PretrainConfig, preprocessing: Preprocessing, has_series: bool = False
 ) -> MaskedAutoencoder:
     """Build the model of a run, or load it with positions for the run's images.
 
     Args:
         config: names the size and the checkpoint, if there is one.
         preprocessing: bands and image size that its positions are for.
+        has_series: whether it is told dates; a checkpoint without date embedding gains
+            one of zeros.
 
     Raises:
         CheckpointError: the checkpoint is missing, or no masked autoencoder.
         ConfigError: it has another size than the configuration says.
     """
     if config.model.start_from is not None:
-        return _load_start(config.model, preprocessing)
+        model = _load_start(config.model, preprocessing)
+        if has_series:
+            model.add_date_embedding()
+        return model
     # Processes that shard the model must all start from the same weights.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -35,6 +40,7 @@ def build_model(
             image_size=preprocessing.image_size,
             num_bands=len(preprocessing.bands),
             wavelengths_nm=preprocessing.wavelengths_nm,
+            date_embedding=has_series,
             **config.model.settings(),
         )
 

@@ -69,7 +69,7 @@ def run_stage(
     check_data(config, data)
     primary = data.train.parts[0].dataset
     task = PretrainingTask(
-        build_model(config, data.preprocessing),
+        build_model(config, data.preprocessing, data.has_series),
         config.masking.ratio,
         config.masking.style,
         data.train.names,
