@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -37,7 +37,9 @@ def build_config(values: Mapping[str, Any], kind: type[Config], where: str) -> C
         ConfigError: an unknown key, or a value that the dataclass refuses.
     """
     hints: dict[str, Any] = get_type_hints(kind)
-    check_keys(values, where, optional=tuple(hints))
+    needed = _needed(kind)
+    others = [name for name in hints if name not in needed]
+    check_keys(values, where, required=needed, optional=others)
     made: dict[str, Any] = {}
     for name, value in values.items():
         hint = hints[name]
@@ -52,6 +54,15 @@ def build_config(values: Mapping[str, Any], kind: type[Config], where: str) -> C
         return kind(**made)
     except TypeError as error:
         raise ConfigError(f"{where}: a value has the wrong type: {error}.") from error
+
+
+def _needed(kind: type[Any]) -> list[str]:
+    """Name the fields of a dataclass that have no default."""
+    return [
+        each.name
+        for each in fields(kind)
+        if each.default is MISSING and each.default_factory is MISSING
+    ]
 
 
 def _fit(value: Any, hint: Any) -> Any:
