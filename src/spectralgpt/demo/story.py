@@ -80,7 +80,7 @@ def _imagery_section(found: Findings) -> Section:
         "Everything ships with the package; "
         "contains modified Copernicus Sentinel data 2015/2016 and 2017/2018.\n\n"
         "The strip between the dashed lines is held out: training never draws a crop "
-        "from it. Only the range that pixels are scaled by was measured with it."
+        "from it, nor is the range that pixels are scaled by measured on it."
     )
     caption = (
         "Right: cells of 8 x 8 pixels whose land cover is known. The developers drew "
