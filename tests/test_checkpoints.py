@@ -143,7 +143,12 @@ def test_published_contract_is_claimed_only_where_it_is_known(
 
 
 @pytest.mark.parametrize(
-    "settings", [{"head": "fpn", "apply_norm": False}, {"apply_norm": True}]
+    "settings",
+    [
+        {"head": "fpn", "apply_norm": False},
+        {"apply_norm": True},
+        {"apply_norm": False, "pixel_detail": True},
+    ],
 )
 def test_maps_that_the_published_code_would_compute_otherwise_are_refused(
     tmp_path: Path, settings: dict[str, bool]

@@ -175,12 +175,13 @@ def save_published(path: Path, model: Model) -> Path:
             "classifier."
         )
     if isinstance(model, DenseModel) and (
-        model.head_kind != "upernet" or model.apply_norm
+        model.head_kind != "upernet" or model.apply_norm or model.detail is not None
     ):
         raise CheckpointError(
-            f"the model has head {model.head_kind!r} and apply_norm "
-            f"{model.apply_norm}: the published format knows only 'upernet' without "
-            "the encoder's final norm, and would give other numbers."
+            f"the model has head {model.head_kind!r}, apply_norm {model.apply_norm} "
+            f"and pixel_detail {model.detail is not None}: the published format knows "
+            "only 'upernet' without the encoder's final norm and without detail, and "
+            "would give other numbers."
         )
     encoder = model.encoder
     weights = to_published(

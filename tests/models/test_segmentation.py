@@ -2,9 +2,10 @@ import pytest
 import torch
 from torch import nn
 
-from spectralgpt.errors import ConfigError, ShapeError
+from spectralgpt.errors import CheckpointError, ConfigError, ShapeError
 from spectralgpt.losses import pixel_cross_entropy
 from spectralgpt.models.building import build_model, model_config, resize_model
+from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.models.segmentation import ChangeModel, SegmentationModel
 from spectralgpt.models.sizes import build_encoder
 from tests.tiny import tiny_contract, tiny_encoder
@@ -88,13 +89,40 @@ def test_other_patches_give_maps_of_the_image() -> None:
 def test_change_sees_the_difference_of_dates(head: str) -> None:
     model = ChangeModel(tiny_encoder(), head=head).eval()
     before, after = torch.rand(2, 1, 12, 32, 40)
+    images = torch.stack([before, after], dim=1).flatten(1, 2)
     logits = model(torch.stack([before, after], dim=1))
     assert logits.shape == (1, 2, 32, 40)
     difference = model.features(before) - model.features(after)
-    torch.testing.assert_close(logits, model.classify(difference, (32, 40)))
+    torch.testing.assert_close(logits, model.classify(difference, images))
     assert model.features(torch.stack([before, before])[:, 0]).shape[0] == 2
     same = model(torch.stack([before, before], dim=1))
-    torch.testing.assert_close(same, model.classify(0 * difference, (32, 40)))
+    torch.testing.assert_close(same, model.classify(0 * difference, images))
+
+
+@pytest.mark.parametrize("kind", [SegmentationModel, ChangeModel])
+def test_detail_sees_single_pixels_of_every_date(kind: type[SegmentationModel]) -> None:
+    torch.manual_seed(0)
+    model = kind(tiny_encoder(), 2, "fpn", pixel_detail=True).eval()
+    images = torch.rand(1, model.num_dates, 12, 32, 32, requires_grad=True)
+    # What the encoder says is held still: only the pixels themselves are left.
+    context = torch.zeros(1, model.encoder.embed_dim, 4, 4)
+    logits = model.classify(context, images.flatten(1, 2))
+    logits[0, 1, 10, 20].backward()
+    assert images.grad is not None
+    seen = images.grad.abs().sum(dim=2)[0] > 0  # (dates, H, W)
+    assert seen.any(dim=(1, 2)).all()
+    # Group normalisation takes the whole image in; nothing else may.
+    share = images.grad[..., 9:12, 19:22].abs().sum() / images.grad.abs().sum()
+    assert share > 1 / 2
+
+
+def test_detail_is_bound_to_its_bands() -> None:
+    encoder = SpectralEncoder(32, 12, 8, 3, 48, 1, 4, WAVELENGTHS)
+    model = SegmentationModel(encoder, 2, "fpn", pixel_detail=True)
+    with pytest.raises(CheckpointError, match="binds it to its own 12 bands"):
+        resize_model(model, wavelengths_nm=[500.0, 600.0, 700.0])
+    with pytest.raises(ShapeError, match="takes only its own bands"):
+        model(torch.rand(1, 3, 32, 32), [500.0, 600.0, 700.0])
 
 
 @pytest.mark.parametrize("shape", [(1, 12, 32, 32), (1, 3, 12, 32, 32)])
@@ -133,7 +161,7 @@ def test_base_has_the_published_parameter_count(
 
 @pytest.mark.parametrize("kind", [SegmentationModel, ChangeModel])
 def test_config_builds_the_model_again(kind: type[SegmentationModel]) -> None:
-    model = kind(tiny_encoder(), 4, "fpn", 96, 0.3, False)
+    model = kind(tiny_encoder(), 4, "fpn", 96, 0.3, False, pixel_detail=True)
     config = model_config(model)
     again = build_model(config)
     assert type(again) is kind

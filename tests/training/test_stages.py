@@ -136,6 +136,28 @@ def test_weights_go_over_with_positions_interpolated(
         )
 
 
+def test_positions_can_be_learned_anew(whole: Path, root: Path) -> None:
+    from spectralgpt.models.sizes import build_autoencoder
+    from spectralgpt.training.pretrain_model import build_model
+
+    start = str(whole / "stage-1-s2-16")
+    trained = load_model(start)
+    assert trained.preprocessing is not None
+    config = two_stages(root)
+    model = replace(config.model, start_from=start, keep_positions=False)
+    built = build_model(replace(config, model=model), trained.preprocessing)
+    fresh = build_autoencoder(
+        "tiny",
+        image_size=16,
+        num_bands=12,
+        wavelengths_nm=trained.preprocessing.wavelengths_nm,
+        **config.model.settings(),
+    )
+    for name, value in trained.model.state_dict().items():
+        expected = fresh.state_dict()[name] if "positions" in name else value
+        assert torch.equal(built.state_dict()[name], expected), name
+
+
 def test_report_shows_every_stage_and_links_to_it(whole: Path) -> None:
     page = (whole / "report.html").read_text()
     assert 'href="stage-2-landsat-24/report.html"' in page

@@ -21,6 +21,7 @@ from spectralgpt.models.dense_heads import (
     head_width,
 )
 from spectralgpt.models.encoder import SpectralEncoder
+from spectralgpt.models.pixel_detail import PixelDetail
 from spectralgpt.models.positions import group_wavelengths
 
 __all__ = ["ChangeModel", "DenseModel", "SegmentationModel"]
@@ -46,10 +47,14 @@ class DenseModel(nn.Module):
             0..1; the linear head has none.
         apply_norm: whether features pass the encoder's final norm, as they did in
             pretraining; published models leave it out, see `docs/differences.md`.
+        pixel_detail: whether the last layers see the pixels as well, of all dates;
+            published models do not. The head then gives `head_channels` maps to them.
 
     Raises:
         ConfigError: fewer than two classes, or the head cannot be built.
     """
+
+    num_dates = 1
 
     def __init__(
         self,
@@ -59,6 +64,7 @@ class DenseModel(nn.Module):
         head_channels: int | None = None,
         head_dropout: float = 0.1,
         apply_norm: bool = True,
+        pixel_detail: bool = False,
     ) -> None:
         super().__init__()
         _check(num_classes, head, head_channels, head_dropout)
@@ -68,17 +74,23 @@ class DenseModel(nn.Module):
         self.head_channels = head_channels or head_width(encoder.embed_dim)
         self.head_dropout = head_dropout
         self.apply_norm = apply_norm
+        self.detail: PixelDetail | None = None
+        maps = num_classes
+        if pixel_detail:
+            maps = self.head_channels
+            bands = self.num_dates * encoder.num_bands
+            self.detail = PixelDetail(bands, maps, num_classes)
         groups, width = encoder.positions.grid.groups, encoder.embed_dim
         self.fusion: GroupSum | GroupProjection
         self.head: UPerNetHead | FPNHead | PixelHead
         if head == "linear":
-            scores = num_classes * encoder.patch_size**2
+            scores = maps * encoder.patch_size**2
             self.fusion = GroupProjection(groups, width, scores)
-            self.head = PixelHead(num_classes, encoder.patch_size)
+            self.head = PixelHead(maps, encoder.patch_size)
         else:
             self.fusion = GroupSum(groups)
             build = _CONVOLUTIONAL[head]
-            self.head = build(width, num_classes, self.head_channels, head_dropout)
+            self.head = build(width, maps, self.head_channels, head_dropout)
 
     @property
     def head_config(self) -> dict[str, Any]:
@@ -89,6 +101,7 @@ class DenseModel(nn.Module):
             "head_channels": self.head_channels,
             "head_dropout": self.head_dropout,
             "apply_norm": self.apply_norm,
+            "pixel_detail": self.detail is not None,
         }
 
     def features(
@@ -121,12 +134,29 @@ class DenseModel(nn.Module):
         S = self.encoder.bands_per_token
         return group_wavelengths(own, S), group_wavelengths(wavelengths, S)
 
-    def classify(self, features: Tensor, size: tuple[int, int]) -> Tensor:
-        """Turn the head's input (B, channels, Hp, Wp) into logits (B, K, H, W)."""
-        logits: Tensor = self.head(features)
-        if logits.shape[-2:] == size:
-            return logits
-        return F.interpolate(logits, size, mode="bilinear", align_corners=False)
+    def classify(self, features: Tensor, images: Tensor) -> Tensor:
+        """Turn the head's input into logits (B, K, H, W).
+
+        Args:
+            features: (B, channels, Hp, Wp).
+            images: (B, bands, H, W), of all dates.
+
+        Raises:
+            ShapeError: the last layers were built for other bands.
+        """
+        maps: Tensor = self.head(features)
+        size = images.shape[-2:]
+        if maps.shape[-2:] != size:
+            maps = F.interpolate(maps, size, mode="bilinear", align_corners=False)
+        if self.detail is None:
+            return maps
+        own = self.num_dates * self.encoder.num_bands
+        if images.shape[1] != own:
+            raise ShapeError(
+                f"images have {images.shape[1]} bands, the last layers were built for "
+                f"{own}: a model with pixel_detail takes only its own bands."
+            )
+        return self.detail(images, maps)
 
     @torch.no_grad()
     def predict(
@@ -155,8 +185,9 @@ class SegmentationModel(DenseModel):
         Raises:
             ShapeError: the images do not fit the patch, or bands are in doubt.
         """
-        rows, columns = images.shape[-2:]
-        return self.classify(self.features(images, wavelengths, dates), (rows, columns))
+        features = self.features(images, wavelengths, dates)
+        # Of a series the last date is what is mapped.
+        return self.classify(features, images[:, -1] if images.ndim == 5 else images)
 
 
 class ChangeModel(DenseModel):
@@ -164,6 +195,8 @@ class ChangeModel(DenseModel):
 
     Class 0 is no change, as in the published model.
     """
+
+    num_dates = 2
 
     def __init__(
         self,
@@ -173,9 +206,16 @@ class ChangeModel(DenseModel):
         head_channels: int | None = None,
         head_dropout: float = 0.1,
         apply_norm: bool = True,
+        pixel_detail: bool = False,
     ) -> None:
         super().__init__(
-            encoder, num_classes, head, head_channels, head_dropout, apply_norm
+            encoder,
+            num_classes,
+            head,
+            head_channels,
+            head_dropout,
+            apply_norm,
+            pixel_detail,
         )
 
     def forward(
@@ -198,8 +238,7 @@ class ChangeModel(DenseModel):
             )
         features = self.features(images.flatten(0, 1), wavelengths)
         before, after = features.unflatten(0, (-1, 2)).unbind(dim=1)
-        rows, columns = images.shape[-2:]
-        return self.classify(before - after, (rows, columns))
+        return self.classify(before - after, images.flatten(1, 2))
 
 
 def _check(

@@ -53,6 +53,8 @@ class DenseFinetuneConfig(TransferConfig):
             encoder's width.
         head_dropout: share of the head's channels that a training step leaves out,
             0..1.
+        pixel_detail: let the last layers see single pixels beside the patches of the
+            encoder: finer borders; the model is then bound to its bands.
         loss: class weights, Dice, smoothing.
         augmentation: flips, turns and scale; masks follow.
         test_flips: average predictions for the test split over mirror images.
@@ -62,6 +64,7 @@ class DenseFinetuneConfig(TransferConfig):
     head: HeadKind = "upernet"
     head_channels: int | None = None
     head_dropout: float = 0.1
+    pixel_detail: bool = False
     loss: DenseLossConfig = field(default_factory=DenseLossConfig)
     augmentation: DenseAugmentationConfig = field(
         default_factory=DenseAugmentationConfig
@@ -120,6 +123,7 @@ def build_dense_model(
             config.head,
             config.head_channels,
             config.head_dropout,
+            pixel_detail=config.pixel_detail,
         )
 
 

@@ -118,7 +118,7 @@ def _batches(job: FinetuneJob, config: TransferConfig) -> "EpochBatchSampler":
     return EpochBatchSampler(
         len(job.train),
         # A set smaller than one step is gone through more than once an epoch.
-        max(len(job.train), config.effective_batch),
+        max(config.samples_per_epoch or len(job.train), config.effective_batch),
         trainer.batch_size,
         trainer.accumulate,
         config.seed,

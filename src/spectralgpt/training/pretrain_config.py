@@ -29,6 +29,8 @@ class ModelConfig:
         start_from: checkpoint to start from: a folder of ours, a published .pth file or
             a Hub name; its positions are interpolated to this run's image size and
             bands. null starts from random weights.
+        keep_positions: take its position tables over; false learns them anew, as the
+            published code does where the grid of tokens changes. For comparison.
         patch_size: side of a token, px.
         bands_per_token: neighbouring bands in a token.
         embed_dim: width of the encoder; null takes that of the size.
@@ -44,6 +46,7 @@ class ModelConfig:
 
     size: Literal["tiny", "small", "base", "large", "huge"] = "base"
     start_from: str | None = None
+    keep_positions: bool = True
     patch_size: int = 8
     bands_per_token: int = 3
     embed_dim: int | None = None
@@ -58,7 +61,8 @@ class ModelConfig:
 
     def settings(self) -> dict[str, Any]:
         """Return the arguments of `build_autoencoder` that are set."""
-        names = [f.name for f in fields(self) if f.name not in ("size", "start_from")]
+        others = ("size", "start_from", "keep_positions")
+        names = [f.name for f in fields(self) if f.name not in others]
         values = {name: getattr(self, name) for name in names}
         return {name: value for name, value in values.items() if value is not None}
 

@@ -31,7 +31,21 @@ def build_model(
         model = _load_start(config.model, preprocessing)
         if has_series:
             model.add_date_embedding()
+        if not config.model.keep_positions:
+            fresh = _build_random(config, preprocessing, has_series)
+            model.encoder.positions.load_state_dict(
+                fresh.encoder.positions.state_dict()
+            )
+            model.decoder.positions.load_state_dict(
+                fresh.decoder.positions.state_dict()
+            )
         return model
+    return _build_random(config, preprocessing, has_series)
+
+
+def _build_random(
+    config: PretrainConfig, preprocessing: Preprocessing, has_series: bool
+) -> MaskedAutoencoder:
     # Processes that shard the model must all start from the same weights.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)

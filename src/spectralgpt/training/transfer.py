@@ -60,6 +60,8 @@ class TransferConfig:
         scaling: how pixels are scaled; null keeps the checkpoint's. Statistics, where
             the scaling needs them, are measured on the training images.
         drop_path: share of residual branches dropped in the last block, 0..1.
+        samples_per_epoch: training images, or crops of them, in an epoch, so that runs
+            on few and on many labels take equally many steps; null takes each once.
         optimizer: AdamW and its schedule.
         trainer: length, batches, machines.
         seed: seed of the head, the order and the augmentation.
@@ -75,6 +77,7 @@ class TransferConfig:
     image_size: int | None = None
     scaling: Scaling | None = None
     drop_path: float = 0.1
+    samples_per_epoch: int | None = None
     optimizer: OptimizerConfig = field(default_factory=_default_optimizer)
     trainer: TrainerConfig = field(default_factory=_default_trainer)
     seed: int = 0
@@ -91,6 +94,10 @@ class TransferConfig:
             raise ConfigError(
                 "trainer.validate_every_epochs must be at least 1: the val split "
                 "chooses the weights that are kept."
+            )
+        if self.samples_per_epoch is not None and self.samples_per_epoch < 1:
+            raise ConfigError(
+                f"samples_per_epoch is {self.samples_per_epoch}; use at least 1."
             )
         if self.sensor is None and (self.bands is not None or self.exclude_bands):
             raise ConfigError("bands and exclude_bands need a sensor: set it as well.")
