@@ -158,6 +158,14 @@ def test_maps_that_the_published_code_would_compute_otherwise_are_refused(
         save_published(tmp_path / "model.pth", model)
 
 
+def test_classifiers_that_the_published_code_would_pool_otherwise_are_refused(
+    tmp_path: Path,
+) -> None:
+    model = ClassificationModel(tiny_model().encoder, 5, pooling="groups")
+    with pytest.raises(CheckpointError, match="would give other numbers"):
+        save_published(tmp_path / "model.pth", model)
+
+
 def test_published_weights_of_parallel_training_load(tmp_path: Path) -> None:
     model = tiny_model()
     state = to_published(model.state_dict(), 8, 3)

@@ -26,6 +26,7 @@ from spectralgpt.models.building import (
     resize_model,
 )
 from spectralgpt.models.encoder import SpectralEncoder
+from spectralgpt.models.heads import ClassificationModel
 from spectralgpt.models.segmentation import DenseModel, SegmentationModel
 from spectralgpt.models.sizes import SIZES, build_encoder
 from spectralgpt.preprocessing import Preprocessing, sensor_preprocessing
@@ -182,6 +183,11 @@ def save_published(path: Path, model: Model) -> Path:
             f"and pixel_detail {model.detail is not None}: the published format knows "
             "only 'upernet' without the encoder's final norm and without detail, and "
             "would give other numbers."
+        )
+    if isinstance(model, ClassificationModel) and model.pooling != "tokens":
+        raise CheckpointError(
+            f"the classifier has pooling {model.pooling!r}: the published format knows "
+            "only 'tokens', and would give other numbers."
         )
     encoder = model.encoder
     weights = to_published(

@@ -1,6 +1,7 @@
 """Studies repeat a task from several starts, and never run a finished run twice."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,17 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pretrained")
     return save_model(folder, tiny_model(), tiny_contract())
+
+
+def test_seeds_leave_out_one_fold_after_the_other(
+    places: Path, pretrained: Path
+) -> None:
+    config = study(places, pretrained, seeds=(5, 6, 7))
+    folds = {**config.finetune["data"], "split": "folds", "num_folds": 3}
+    config = replace(config, finetune={**config.finetune, "data": folds})
+    data = {run.seed: run.settings["data"] for run in planned_runs(config)}
+    assert [data[seed]["fold"] for seed in (5, 6, 7)] == [0, 1, 2]
+    assert {entry["split_seed"] for entry in data.values()} == {5}
 
 
 def test_starts_change_single_settings_of_what_they_share(

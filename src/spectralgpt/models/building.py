@@ -93,10 +93,11 @@ def resize_model(
             raise CheckpointError(
                 "the model knows no wavelengths, so it cannot be moved to other bands."
             )
-        if config.get("pixel_detail") and len(wavelengths_nm) != old["num_bands"]:
+        is_bound = config.get("pixel_detail") or config.get("pooling") == "groups"
+        if is_bound and len(wavelengths_nm) != old["num_bands"]:
             raise CheckpointError(
-                "the model was fine-tuned with pixel_detail, which binds it to its own "
-                f"{old['num_bands']} bands: fine-tune anew for other bands."
+                "the model was fine-tuned with pixel_detail or pooling 'groups', which "
+                f"binds it to its own {old['num_bands']} bands: fine-tune anew."
             )
         target["num_bands"] = len(wavelengths_nm)
         target["wavelengths_nm"] = tuple(wavelengths_nm)

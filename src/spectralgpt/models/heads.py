@@ -1,15 +1,17 @@
 """What turns the encoder's output into a task's output."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from spectralgpt.errors import ConfigError
+from spectralgpt.errors import ConfigError, ShapeError
 from spectralgpt.models.encoder import SpectralEncoder
 
-__all__ = ["ClassificationModel"]
+__all__ = ["ClassificationModel", "Pooling"]
+
+Pooling = Literal["tokens", "groups"]
 
 _HEAD_STD = 2e-5  # Source: the published fine-tuning code.
 
@@ -24,9 +26,11 @@ class ClassificationModel(nn.Module):
         num_classes: classes, or labels of a multi-label task.
         skip_first_token: leave token 0 out of the mean, as the published code does; see
             `docs/differences.md`.
+        pooling: `tokens`, the mean over all tokens, as published; `groups`, the means
+            of each band group side by side, which keep the parts of the spectrum apart.
 
     Raises:
-        ConfigError: fewer than one class.
+        ConfigError: fewer than one class, or token 0 is left out of groups.
     """
 
     def __init__(
@@ -34,14 +38,21 @@ class ClassificationModel(nn.Module):
         encoder: SpectralEncoder,
         num_classes: int,
         skip_first_token: bool = False,
+        pooling: Pooling = "tokens",
     ) -> None:
         super().__init__()
         if num_classes < 1:
             raise ConfigError(f"num_classes is {num_classes}: use at least 1.")
+        if skip_first_token and pooling == "groups":
+            raise ConfigError(
+                "skip_first_token belongs to pooling 'tokens': unset one of them."
+            )
         self.encoder = encoder
         self.num_classes = num_classes
         self.skip_first_token = skip_first_token
-        self.head = nn.Linear(encoder.embed_dim, num_classes)
+        self.pooling: Pooling = pooling
+        parts = encoder.positions.grid.groups if pooling == "groups" else 1
+        self.head = nn.Linear(parts * encoder.embed_dim, num_classes)
         nn.init.trunc_normal_(self.head.weight, std=_HEAD_STD)
         nn.init.zeros_(self.head.bias)
 
@@ -51,6 +62,7 @@ class ClassificationModel(nn.Module):
         return {
             "num_classes": self.num_classes,
             "skip_first_token": self.skip_first_token,
+            "pooling": self.pooling,
         }
 
     def features(
@@ -59,7 +71,9 @@ class ClassificationModel(nn.Module):
         wavelengths: Sequence[float] | Tensor | None = None,
         dates: Tensor | None = None,
     ) -> Tensor:
-        """Return the pooled, normalised features (B, D) that the head sees.
+        """Return the pooled, normalised features that the head sees.
+
+        They are (B, D), or (B, G * D) where band groups are pooled one by one.
 
         Args:
             images: (B, C, H, W), or a series (B, T, C, H, W), pooled over dates too.
@@ -67,9 +81,21 @@ class ClassificationModel(nn.Module):
             dates: (B, T), days since 1970-01-01; see `SpectralEncoder.forward`.
         """
         tokens = self.encoder.encode(images, wavelengths, dates)
+        normed: Tensor
+        if self.pooling == "groups":
+            by_group = tokens.mean(dim=(-3, -2))  # (B, [T,] G, D)
+            if by_group.ndim == 4:
+                by_group = by_group.mean(dim=1)  # (B, G, D)
+            if by_group.shape[1] != self.encoder.positions.grid.groups:
+                raise ShapeError(
+                    f"images have {by_group.shape[1]} band groups, the head was built "
+                    f"for {self.encoder.positions.grid.groups}: pooling 'groups' takes "
+                    "only the model's own bands."
+                )
+            normed = self.encoder.norm(by_group).flatten(1)
+            return normed
         tokens = tokens.flatten(1, -2)  # (B, N, D)
-        pooled = tokens[:, int(self.skip_first_token) :].mean(dim=1)
-        normed: Tensor = self.encoder.norm(pooled)
+        normed = self.encoder.norm(tokens[:, int(self.skip_first_token) :].mean(dim=1))
         return normed
 
     def forward(

@@ -18,7 +18,7 @@ from spectralgpt.data.labelled import (
 from spectralgpt.data.statistics import band_statistics
 from spectralgpt.errors import ConfigError
 from spectralgpt.models.encoder import SpectralEncoder
-from spectralgpt.models.heads import ClassificationModel
+from spectralgpt.models.heads import ClassificationModel, Pooling
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.tasks.classification import (
     ClassificationTask,
@@ -70,12 +70,15 @@ class FinetuneConfig(TransferConfig):
     Args:
         data: labelled images.
         skip_first_token: leave token 0 out of the mean, as the published code does.
+        pooling: `tokens`, the mean over all tokens, as published; `groups`, the means
+            of each band group side by side, which keep the parts of the spectrum apart.
         augmentation: crops and flips.
         regularization: mixing, erasing, smoothing, class weights.
     """
 
     data: LabelledDataConfig
     skip_first_token: bool = False
+    pooling: Pooling = "tokens"
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     regularization: RegularizationConfig = field(default_factory=RegularizationConfig)
 
@@ -138,7 +141,10 @@ def build_classifier(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return ClassificationModel(
-            start_encoder(encoder, config), num_classes, config.skip_first_token
+            start_encoder(encoder, config),
+            num_classes,
+            config.skip_first_token,
+            config.pooling,
         )
 
 

@@ -44,7 +44,8 @@ class StudyConfig:
             pixels (maps only).
         fractions: shares of the training images, or places, that are used, 0..1.
         seeds: one repetition each: split (unless the archive gives one), training
-            subset, head and order.
+            subset, head and order. With data.split `folds` the folds are the same for
+            all, and each seed in turn leaves out the next one.
         root: folder of the labelled data; null takes that of `finetune`, below which a
             relative root of a start lies.
     """
@@ -156,6 +157,9 @@ def _settings(
 ) -> dict[str, Any]:
     merged = merge_sections(config.finetune, config.starts[start])
     data = {**merged.get("data", {}), "train_fraction": fraction, "split_seed": seed}
+    if data.get("split") == "folds":
+        data["split_seed"] = config.seeds[0]
+        data["fold"] = config.seeds.index(seed)
     if config.root is not None:
         data["root"] = config.root
     if "root" in data:
