@@ -1,5 +1,7 @@
 """Where a raster, or a part of it, lies on the globe."""
 
+import math
+
 from rasterio import Affine
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
@@ -7,9 +9,16 @@ from rasterio.warp import transform as reproject
 
 from spectralgpt.rasters.geometry import Grid, Window, apply, compose
 
-__all__ = ["LONLAT", "centre_lonlat", "coarsen", "footprint_lonlat"]
+__all__ = [
+    "LONLAT",
+    "centre_lonlat",
+    "coarsen",
+    "footprint_lonlat",
+    "measure_pixel_m",
+]
 
 LONLAT = "EPSG:4326"
+_METRES_PER_DEGREE = 111_195.0  # Of latitude, on a sphere of the Earth's mean radius.
 _Points = tuple[tuple[float, float], ...]
 
 
@@ -43,6 +52,16 @@ def centre_lonlat(
     centre = (place.column + place.width / 2, place.row + place.height / 2)
     points = _to_lonlat(grid, [centre])
     return None if points is None else points[0]
+
+
+def measure_pixel_m(grid: Grid) -> float | None:
+    """Return the length of a pixel down a column, m; None without georeference."""
+    corners = footprint_lonlat(grid)
+    if corners is None:
+        return None
+    (west, north), (east, south) = corners[0], corners[3]
+    across = (east - west) * math.cos(math.radians(north))
+    return math.hypot(across, south - north) * _METRES_PER_DEGREE / grid.height
 
 
 def coarsen(grid: Grid, window: Window, cell_px: int) -> Grid:
