@@ -1,7 +1,7 @@
 """Maps of a scene's embeddings: principal components as colour, and clusters."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,6 +94,9 @@ def plot_class_map(
     title: str,
     pixel_size_m: float | None = None,
     dashed_rows: Sequence[int] = (),
+    colours: Sequence[Any] | None = None,
+    before: NDArray[np.float32] | None = None,
+    picture_title: str = "true colour",
 ) -> "Figure":
     """Draw a scene beside a map of classes or clusters, with their legend and shares.
 
@@ -104,6 +107,9 @@ def plot_class_map(
         title: of the map.
         pixel_size_m: side of a pixel of `picture`, for a scale bar; None draws none.
         dashed_rows: rows of `picture` to draw a dashed line above.
+        colours: one a class; None chooses them.
+        before: (H, W, 3), the scene at an earlier date, drawn first.
+        picture_title: of the scene.
 
     Raises:
         ShapeError: an index has no name.
@@ -115,11 +121,15 @@ def plot_class_map(
     from matplotlib.colors import ListedColormap
     from matplotlib.patches import Patch
 
-    colours = category_colours(len(names))
-    figure = new_figure(9.2, 5.4)
-    left, right = figure.subplots(1, 2)
-    left.imshow(picture)
-    left.set_title("true colour", fontsize=11)
+    colours = category_colours(len(names)) if colours is None else colours
+    pictures = [(picture_title, picture)]
+    if before is not None:
+        pictures = [("before", before), ("after", picture)]
+    figure = new_figure(4.6 * (len(pictures) + 1), 5.4)
+    *scenes, right = figure.subplots(1, len(pictures) + 1)
+    for axes, (scene_title, scene) in zip(scenes, pictures, strict=True):
+        axes.imshow(scene)
+        axes.set_title(scene_title, fontsize=11)
     shown = np.ma.masked_less(classes, 0)
     right.imshow(
         shown,
@@ -142,12 +152,12 @@ def plot_class_map(
         frameon=False,
         fontsize=9,
     )
-    for axes, colour in ((left, "white"), (right, "#1c2329")):
+    for axes, colour in (*((scene, "white") for scene in scenes), (right, "#1c2329")):
         hide_ticks(axes)
         for row in dashed_rows:
             axes.axhline(row - 0.5, color=colour, linestyle="--", linewidth=1)
     if pixel_size_m is not None:
-        _draw_scale_bar(left, picture.shape[1], pixel_size_m)
+        _draw_scale_bar(scenes[0], picture.shape[1], pixel_size_m)
     return figure
 
 
