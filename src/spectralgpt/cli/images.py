@@ -49,10 +49,15 @@ def add_device(parser: ArgumentParser) -> None:
     )
 
 
-def add_image_options(parser: ArgumentParser) -> None:
-    """Add the inputs, and what may be stated about them."""
+def add_image_options(parser: ArgumentParser, inputs: str = "+") -> None:
+    """Add the inputs, and what may be stated about them.
+
+    Args:
+        parser: of the command.
+        inputs: how many there must be, as argparse's `nargs`.
+    """
     parser.add_argument(
-        "inputs", type=Path, nargs="+", help="image files, or folders of them"
+        "inputs", type=Path, nargs=inputs, help="image files, or folders of them"
     )
     parser.add_argument(
         "--sensor",
