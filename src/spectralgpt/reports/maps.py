@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 __all__ = ["pca_colours", "plot_class_map", "plot_embedding_map"]
 
 _COLOUR_COMPONENTS = 3
+_PANEL_IN = 4.6
+_LEGEND_COLUMNS = 3
+_LEGEND_ROW_IN = 0.3
 _LOW_PERCENT, _HIGH_PERCENT = 1.0, 99.0
 
 
@@ -125,7 +128,9 @@ def plot_class_map(
     pictures = [(picture_title, picture)]
     if before is not None:
         pictures = [("before", before), ("after", picture)]
-    figure = new_figure(4.6 * (len(pictures) + 1), 5.4)
+    legend_rows = -(-len(names) // _LEGEND_COLUMNS)
+    height_in = _PANEL_IN + _LEGEND_ROW_IN * legend_rows
+    figure = new_figure(_PANEL_IN * (len(pictures) + 1), height_in)
     *scenes, right = figure.subplots(1, len(pictures) + 1)
     for axes, (scene_title, scene) in zip(scenes, pictures, strict=True):
         axes.imshow(scene)
@@ -148,7 +153,7 @@ def plot_class_map(
     figure.legend(
         handles=handles,
         loc="outside lower center",
-        ncols=min(len(names), 3),
+        ncols=min(len(names), _LEGEND_COLUMNS),
         frameon=False,
         fontsize=9,
     )
