@@ -34,7 +34,7 @@ def drawn(
     )
     preview = classes[::4, ::4].copy()
     preview[:2, :3] = NO_CLASS
-    made = SceneMap(folder / "map.tif", items, np.zeros(3, np.int64), preview)
+    made = SceneMap(folder / "map.tif", items, np.array([10, 60, 30]), preview)
     path = quick_looks.write_quick_look(made, rule_mapper(folder), COLOURS)
     assert path == folder / "map.png"
     assert path.read_bytes().startswith(b"\x89PNG")
@@ -44,7 +44,10 @@ def drawn(
 def test_a_quick_look_shows_the_scene_and_the_map_in_its_colours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scene, shown = drawn(tmp_path, ("a",), monkeypatch).axes
+    figure = drawn(tmp_path, ("a",), monkeypatch)
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == ["water (10%)", "trees (60%)", "fields (30%)"]
+    scene, shown = figure.axes
     picture = scene.get_images()[0].get_array()
     assert picture.shape == (10, 15, 3)
     np.testing.assert_array_equal(picture[:2, :3], 1)

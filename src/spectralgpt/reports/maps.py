@@ -100,6 +100,7 @@ def plot_class_map(
     colours: Sequence[Any] | None = None,
     before: NDArray[np.float32] | None = None,
     picture_title: str = "true colour",
+    shares: Sequence[float] | None = None,
 ) -> "Figure":
     """Draw a scene beside a map of classes or clusters, with their legend and shares.
 
@@ -113,6 +114,7 @@ def plot_class_map(
         colours: one a class; None chooses them.
         before: (H, W, 3), the scene at an earlier date, drawn first.
         picture_title: of the scene.
+        shares: of the classes, for the legend; None counts what is drawn.
 
     Raises:
         ShapeError: an index has no name.
@@ -145,10 +147,12 @@ def plot_class_map(
         interpolation="nearest",
     )
     right.set_title(title, fontsize=11)
-    total = max(int((classes >= 0).sum()), 1)
+    if shares is None:
+        total = max(int((classes >= 0).sum()), 1)
+        shares = [float((classes == i).sum()) / total for i in range(len(names))]
     handles = [
-        Patch(color=colour, label=f"{name} ({(classes == index).sum() / total:.0%})")
-        for index, (name, colour) in enumerate(zip(names, colours, strict=True))
+        Patch(color=colour, label=f"{name} ({share:.0%})")
+        for name, colour, share in zip(names, colours, shares, strict=True)
     ]
     figure.legend(
         handles=handles,

@@ -48,6 +48,8 @@ def write_quick_look(made: SceneMap, mapper: Mapper, colours: Sequence[str]) -> 
         colours=colours,
         before=pictures[0] if len(pictures) > 1 else None,
         picture_title=title,
+        # Of all pixels, as in the table, not of the few that are drawn.
+        shares=(made.pixels / made.pixels.sum()).tolist(),
     )
     path = made.path.with_suffix(".png")
     write_atomically(
