@@ -206,6 +206,7 @@ def test_predict_maps_change_between_two_folders(
     [
         ("classifier", ("{image}", "--probabilities"), "makes no maps, which"),
         ("cover", ("--before", "{image}", "--after", "{image}"), "give it images"),
+        ("cover", ("{image}", "--before", "{image}"), "give it images"),
         ("cover", ("{image}", "--fit", "windows"), "--fit is for classes"),
         ("change", ("{image}",), "give it --before and --after"),
         ("change", ("--before", "{image}"), "give it --before and --after"),

@@ -109,13 +109,11 @@ def _list_inputs(
     from spectralgpt.scenes.inputs import list_inputs
     from spectralgpt.scenes.pairs import match_pairs
 
-    if (task == CHANGE) == bool(args.inputs) or (
-        (task == CHANGE) != bool(args.before and args.after)
-    ):
-        raise ConfigError(
-            f"{args.model} maps {task}: give it "
-            + ("--before and --after." if task == CHANGE else "images, of one date.")
-        )
+    given = [bool(args.inputs), bool(args.before), bool(args.after)]
+    wanted = [False, True, True] if task == CHANGE else [True, False, False]
+    if given != wanted:
+        names = "--before and --after" if task == CHANGE else "images, of one date"
+        raise ConfigError(f"{args.model} maps {task}: give it {names}, and no others.")
     if task != CHANGE:
         paths = list_inputs(args.inputs, args.sensor, loaded.preprocessing)
         return [(path,) for path in paths]
