@@ -8,12 +8,14 @@ from rich.console import Console
 
 from spectralgpt.cli.images import add_device, add_output
 from spectralgpt.cli.options import plain_values
+from spectralgpt.errors import ConfigError
 
 __all__ = ["HELP", "add_arguments", "run"]
 
 HELP = (
-    "Measure a model on labelled images: a fine-tuned one, or its frozen features by a "
-    "linear probe or nearest neighbours, beside baselines that learned nothing."
+    "Measure a model: a fine-tuned one on labelled images (--data) or on images with "
+    "masks (--masks), or its frozen features by a linear probe or nearest neighbours, "
+    "beside baselines that learned nothing."
 )
 
 
@@ -29,12 +31,35 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--method",
-        type=Literal["linear-probe", "ridge", "knn", "finetuned"],
-        default="linear-probe",
-        help="linear-probe fits logistic regression to frozen features, ridge least "
-        "squares; finetuned scores the model's own classes on the test split",
+        type=Literal["linear-probe", "ridge", "knn", "finetuned"] | None,
+        default=None,
+        help="linear-probe (the default) fits logistic regression to frozen features, "
+        "ridge least squares; finetuned (with --masks the default) scores the model's "
+        "own classes on held-out images",
     )
-    parser.add_class_arguments(LabelledDataConfig, "data")
+    parser.add_class_arguments(LabelledDataConfig, "data", skip={"root"})
+    parser.add_argument(
+        "--data.root", type=str | None, default=None, help="folder of the data set"
+    )
+    parser.add_argument(
+        "--masks",
+        type=Path | None,
+        default=None,
+        help="YAML file that describes images with masks, as for finetune segmentation "
+        "and change; in place of --data for models that make maps",
+    )
+    parser.add_argument(
+        "--split",
+        type=Literal["train", "val", "test"],
+        default="test",
+        help="what finetuned models are scored on",
+    )
+    parser.add_argument(
+        "--test_flips",
+        type=bool,
+        default=False,
+        help="for maps: average over mirror images, four times the work",
+    )
     parser.add_argument("--k", type=int, default=20, help="neighbours of knn")
     parser.add_argument(
         "--baselines",
@@ -74,25 +99,50 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> Path:
     """Measure; returns the folder with metrics.json, table.csv and report.html."""
     from spectralgpt.cli.images import load_on_device, prepare_output
+    from spectralgpt.cli.maps import score_masks
     from spectralgpt.cli.results import print_comparison, print_test_scores
-    from spectralgpt.data.labelled import LabelledDataConfig
-    from spectralgpt.training.configuration import build_config
 
     console = Console(stderr=True)
+    method = _choose_method(args)
     prepare_output(args.output, "metrics.json", args.overwrite)
     loaded = load_on_device(args.model, args.device, image_size=args.image_size)
-    config = build_config(plain_values(args.data), LabelledDataConfig, "data")
-    if args.method == "finetuned":
-        _score(args, loaded, config, console)
-        print_test_scores(args.output, console)
+    if args.masks is not None:
+        score_masks(args, loaded, console)
+    elif method == "finetuned":
+        _score(args, loaded, console)
     else:
-        _compare(args, loaded, config, console)
-        print_comparison(args.output, console)
+        _compare(args, method, loaded, console)
+    show = print_test_scores if method == "finetuned" else print_comparison
+    show(args.output, console)
     folder: Path = args.output
     return folder
 
 
-def _score(args: Namespace, loaded: Any, config: Any, console: Console) -> None:
+def _choose_method(args: Namespace) -> str:
+    """Return the method, stated or implied, once it fits the other options."""
+    if (args.masks is None) == (args.data.root is None):
+        raise ConfigError(
+            "give either --data.root, a folder of labelled images, or --masks, a YAML "
+            "file that describes images with masks."
+        )
+    method: str = args.method or ("linear-probe" if args.masks is None else "finetuned")
+    if args.masks is not None and method != "finetuned":
+        raise ConfigError(f"method {method} takes no masks: leave out one of them.")
+    if args.masks is None and args.test_flips:
+        raise ConfigError("--test_flips is for maps (--masks): leave it out.")
+    if method != "finetuned" and args.split != "test":
+        raise ConfigError(f"method {method} scores test: leave out --split.")
+    return method
+
+
+def _read_config(args: Namespace) -> Any:
+    from spectralgpt.data.labelled import LabelledDataConfig
+    from spectralgpt.training.configuration import build_config
+
+    return build_config(plain_values(args.data), LabelledDataConfig, "data")
+
+
+def _score(args: Namespace, loaded: Any, console: Console) -> None:
     from spectralgpt.cli.images import counting
     from spectralgpt.data.labelled import read_labelled
     from spectralgpt.tasks.classification import check_classifier
@@ -100,7 +150,7 @@ def _score(args: Namespace, loaded: Any, config: Any, console: Console) -> None:
 
     names, _ = check_classifier(loaded.model, loaded.extra, args.model)
     sensor = loaded.preprocessing.sensor if loaded.preprocessing else None
-    test = read_labelled(config, names, sensor).select("test")
+    test = read_labelled(_read_config(args), names, sensor).select(args.split)
     with counting(console, "classifying", len(test.chips)) as progress:
         evaluate_classifier(
             loaded,
@@ -115,12 +165,13 @@ def _score(args: Namespace, loaded: Any, config: Any, console: Console) -> None:
         )
 
 
-def _compare(args: Namespace, loaded: Any, config: Any, console: Console) -> None:
+def _compare(args: Namespace, method: Any, loaded: Any, console: Console) -> None:
     from rich.progress import Progress
 
     from spectralgpt.data.labelled import read_all
     from spectralgpt.training.comparison import compare_features, write_comparison
 
+    config = _read_config(args)
     sensor = loaded.preprocessing.sensor if loaded.preprocessing else None
     labelled = read_all(config, assumed_sensor=sensor)
     with Progress(console=console, disable=not console.is_terminal) as bar:
@@ -129,7 +180,7 @@ def _compare(args: Namespace, loaded: Any, config: Any, console: Console) -> Non
             loaded,
             labelled,
             config,
-            method=args.method,
+            method=method,
             k=args.k,
             baselines=args.baselines,
             seeds=args.seeds,

@@ -50,10 +50,15 @@ def add_device(parser: ArgumentParser) -> None:
     )
 
 
-def add_image_options(parser: ArgumentParser) -> None:
-    """Add the inputs, and what may be stated about them."""
+def add_image_options(parser: ArgumentParser, inputs: str = "+") -> None:
+    """Add the inputs, and what may be stated about them.
+
+    Args:
+        parser: of the command.
+        inputs: how many there must be, as argparse's `nargs`.
+    """
     parser.add_argument(
-        "inputs", type=Path, nargs="+", help="image files, or folders of them"
+        "inputs", type=Path, nargs=inputs, help="image files, or folders of them"
     )
     add_format_options(parser, "the files say, or it is the model's")
     parser.add_argument(

@@ -24,7 +24,7 @@ COMMANDS = {
     "compare": "compare starts of a task, over shares of the labels and seeds",
     "embed": "write embeddings of images to GeoParquet or npz",
     "reconstruct": "show what a pretrained model rebuilds of an image",
-    "predict": "classify images with a fine-tuned model",
+    "predict": "classify or map images with a fine-tuned model",
     "convert": "convert between our checkpoints and the published format",
     "info": "say what a checkpoint, an image or a sensor is",
     "recipes": "list the configurations that ship with the package, or print one",

@@ -1,14 +1,24 @@
-"""`spectralgpt predict`: classify images with a fine-tuned model."""
+"""`spectralgpt predict`: classify or map images with a fine-tuned model."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
 from spectralgpt.cli.images import add_device, add_image_options, add_output
+from spectralgpt.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from spectralgpt.checkpoints import LoadedModel
 
 __all__ = ["HELP", "add_arguments", "run"]
 
-HELP = "Classify images with a fine-tuned model: a CSV of classes and probabilities."
+HELP = (
+    "Apply a fine-tuned model: a CSV of classes and probabilities, or for segmentation "
+    "and change a GeoTIFF of classes on each image's own pixels."
+)
 _TABLE = "predictions.csv"
 
 
@@ -20,27 +30,62 @@ def add_arguments(parser: ArgumentParser) -> None:
         required=True,
         help="fine-tuned checkpoint: the run folder, a model folder, file or Hub name",
     )
-    add_image_options(parser)
+    add_image_options(parser, inputs="*")
+    parser.add_argument(
+        "--before",
+        type=Path | None,
+        default=None,
+        help="for models of change: the first date, a file or a folder",
+    )
+    parser.add_argument(
+        "--after",
+        type=Path | None,
+        default=None,
+        help="the second date; images of folders are matched by their names",
+    )
+    parser.add_argument(
+        "--probabilities",
+        action="store_true",
+        help="for maps: write a GeoTIFF with a layer of probabilities a class, too",
+    )
+    parser.add_argument(
+        "--test_flips",
+        type=bool,
+        default=False,
+        help="for maps: average over mirror images, four times the work",
+    )
     add_output(parser)
     add_device(parser)
 
 
 def run(args: Namespace) -> Path:
-    """Classify the inputs; returns the table."""
+    """Classify or map the inputs; returns the table."""
     from rich.console import Console
 
-    from spectralgpt.cli.images import (
-        counting,
-        format_of,
-        load_on_device,
-        prepare_output,
-    )
+    from spectralgpt.cli.images import load_on_device
+    from spectralgpt.cli.maps import map_images
+    from spectralgpt.models.segmentation import DenseModel
+
+    console = Console(stderr=True)
+    loaded = load_on_device(args.model, args.device)
+    if isinstance(loaded.model, DenseModel):
+        return map_images(args, loaded, console)
+    return _classify(args, loaded, console)
+
+
+def _classify(args: Namespace, loaded: "LoadedModel", console: "Console") -> Path:
+    from spectralgpt.cli.images import counting, format_of, prepare_output
     from spectralgpt.cli.results import print_failures
     from spectralgpt.scenes.inputs import list_inputs
     from spectralgpt.scenes.runs import predict_files
 
-    console = Console(stderr=True)
-    loaded = load_on_device(args.model, args.device)
+    if args.before or args.after or args.probabilities or args.test_flips:
+        raise ConfigError(
+            f"{args.model} makes no maps, which --before, --after, --probabilities and "
+            "--test_flips are for: leave them out, or name another model."
+        )
+    if not args.inputs:
+        raise ConfigError("name image files, or folders of them.")
     prepare_output(args.output, _TABLE, args.overwrite)
     paths = list_inputs(args.inputs, args.sensor, loaded.preprocessing)
     with counting(console, "classifying", len(paths)) as progress:

@@ -4,7 +4,6 @@ Either way there are images to train on, parts that training never sees, and a s
 map.
 """
 
-import math
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -16,13 +15,12 @@ from spectralgpt.data.sources import Source, find_items, read_source
 from spectralgpt.errors import BandError, DatasetNotFoundError
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import RasterItem, Window, read_raster
-from spectralgpt.rasters.footprints import footprint_lonlat
+from spectralgpt.rasters.footprints import pixel_size_m
 from spectralgpt.scenes.windows import choose_bands
 
 __all__ = ["Imagery", "Strip", "own_imagery", "read_pixels", "shipped_imagery"]
 
 _LARGEST_MAP_PX = 640
-_METRES_PER_DEGREE = 111_195.0  # Of latitude, on a sphere of the Earth's mean radius.
 _SHIPPED = ("scene", "held-out", "bigearthnet")
 _STRIPS = ("scene/north", "held-out/middle", "scene/south")
 
@@ -65,13 +63,8 @@ class Imagery:
     @property
     def pixel_size_m(self) -> float | None:
         """Side of a pixel of the scene, None without georeference."""
-        grid = self.strips[0].item.grid()
-        corners = footprint_lonlat(grid)
-        if corners is None:
-            return None
-        (west, north), (east, south) = corners[0], corners[3]
-        across = (east - west) * math.cos(math.radians(north))
-        return math.hypot(across, south - north) * _METRES_PER_DEGREE / grid.height
+        size = pixel_size_m(self.strips[0].item.grid())
+        return None if size is None else size[0]
 
 
 def shipped_imagery(patch_px: int = 8) -> Imagery:

@@ -5,6 +5,7 @@
 `spectralgpt.data.sources`.
 """
 
+from spectralgpt.rasters.alignment import describe_difference
 from spectralgpt.rasters.codes import Align, Overlay, overlay, read_codes
 from spectralgpt.rasters.files import (
     OpenFiles,
@@ -19,6 +20,12 @@ from spectralgpt.rasters.layers import (
     RASTER_SUFFIXES,
     band_in_file_name,
 )
+from spectralgpt.rasters.maps import (
+    NO_CLASS,
+    RowWriter,
+    writing_class_map,
+    writing_probabilities,
+)
 from spectralgpt.rasters.offsets import offset_from_texts
 from spectralgpt.rasters.products import describe_raster
 from spectralgpt.rasters.reading import check_reflectance, read_raster
@@ -28,6 +35,7 @@ from spectralgpt.rasters.writing import write_geotiff
 __all__ = [
     "IN_SENSOR_ORDER",
     "NO_BAND",
+    "NO_CLASS",
     "RASTER_SUFFIXES",
     "Align",
     "BandFile",
@@ -36,9 +44,11 @@ __all__ = [
     "Overlay",
     "Raster",
     "RasterItem",
+    "RowWriter",
     "Window",
     "band_in_file_name",
     "check_reflectance",
+    "describe_difference",
     "describe_raster",
     "offset_from_texts",
     "overlay",
@@ -48,4 +58,6 @@ __all__ = [
     "read_raster",
     "read_size",
     "write_geotiff",
+    "writing_class_map",
+    "writing_probabilities",
 ]

@@ -11,11 +11,11 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from rasterio.crs import CRS
-from rasterio.errors import CRSError, RasterioError
+from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterioWindow
 
 from spectralgpt.errors import RasterError
+from spectralgpt.rasters.alignment import is_same_system
 from spectralgpt.rasters.files import as_raster_error, open_raster, quiet_gdal
 from spectralgpt.rasters.geometry import Grid, Window
 
@@ -76,7 +76,7 @@ def overlay(image: Grid, codes: Grid, align: Align = "auto") -> Overlay:
     if align == "shape" or not all(is_placed):
         _check_shape(image, codes, align)
         return Overlay((1.0, 0.0), (1.0, 0.0), codes.height, codes.width)
-    if image.crs != codes.crs and _same_system(str(image.crs), str(codes.crs)):
+    if is_same_system(image.crs, codes.crs):
         codes = replace(codes, crs=image.crs)
     if image.crs != codes.crs:
         raise RasterError(
@@ -170,13 +170,6 @@ def _check_cover(line: _Line, length: int, size: int, what: str) -> None:
             "does, by their georeferences. Correct them, or set align to shape if "
             "only the georeference is wrong."
         )
-
-
-def _same_system(first: str, second: str) -> bool:
-    try:
-        return bool(CRS.from_user_input(first) == CRS.from_user_input(second))
-    except CRSError:
-        return False
 
 
 def _shorten(text: str | None, most: int = 40) -> str:

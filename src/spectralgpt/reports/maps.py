@@ -1,7 +1,7 @@
 """Maps of a scene's embeddings: principal components as colour, and clusters."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 __all__ = ["pca_colours", "plot_class_map", "plot_embedding_map"]
 
 _COLOUR_COMPONENTS = 3
+_PANEL_IN = 4.6
+_LEGEND_COLUMNS = 3
+_LEGEND_ROW_IN = 0.3
 _LOW_PERCENT, _HIGH_PERCENT = 1.0, 99.0
 
 
@@ -94,6 +97,10 @@ def plot_class_map(
     title: str,
     pixel_size_m: float | None = None,
     dashed_rows: Sequence[int] = (),
+    colours: Sequence[Any] | None = None,
+    before: NDArray[np.float32] | None = None,
+    picture_title: str = "true colour",
+    shares: Sequence[float] | None = None,
 ) -> "Figure":
     """Draw a scene beside a map of classes or clusters, with their legend and shares.
 
@@ -104,6 +111,10 @@ def plot_class_map(
         title: of the map.
         pixel_size_m: side of a pixel of `picture`, for a scale bar; None draws none.
         dashed_rows: rows of `picture` to draw a dashed line above.
+        colours: one a class; None chooses them.
+        before: (H, W, 3), the scene at an earlier date, drawn first.
+        picture_title: of the scene.
+        shares: of the classes, for the legend; None counts what is drawn.
 
     Raises:
         ShapeError: an index has no name.
@@ -115,11 +126,17 @@ def plot_class_map(
     from matplotlib.colors import ListedColormap
     from matplotlib.patches import Patch
 
-    colours = category_colours(len(names))
-    figure = new_figure(9.2, 5.4)
-    left, right = figure.subplots(1, 2)
-    left.imshow(picture)
-    left.set_title("true colour", fontsize=11)
+    colours = category_colours(len(names)) if colours is None else colours
+    pictures = [(picture_title, picture)]
+    if before is not None:
+        pictures = [("before", before), ("after", picture)]
+    legend_rows = -(-len(names) // _LEGEND_COLUMNS)
+    height_in = _PANEL_IN + _LEGEND_ROW_IN * legend_rows
+    figure = new_figure(_PANEL_IN * (len(pictures) + 1), height_in)
+    *scenes, right = figure.subplots(1, len(pictures) + 1)
+    for axes, (scene_title, scene) in zip(scenes, pictures, strict=True):
+        axes.imshow(scene)
+        axes.set_title(scene_title, fontsize=11)
     shown = np.ma.masked_less(classes, 0)
     right.imshow(
         shown,
@@ -130,24 +147,26 @@ def plot_class_map(
         interpolation="nearest",
     )
     right.set_title(title, fontsize=11)
-    total = max(int((classes >= 0).sum()), 1)
+    if shares is None:
+        total = max(int((classes >= 0).sum()), 1)
+        shares = [float((classes == i).sum()) / total for i in range(len(names))]
     handles = [
-        Patch(color=colour, label=f"{name} ({(classes == index).sum() / total:.0%})")
-        for index, (name, colour) in enumerate(zip(names, colours, strict=True))
+        Patch(color=colour, label=f"{name} ({share:.0%})")
+        for name, colour, share in zip(names, colours, shares, strict=True)
     ]
     figure.legend(
         handles=handles,
         loc="outside lower center",
-        ncols=min(len(names), 3),
+        ncols=min(len(names), _LEGEND_COLUMNS),
         frameon=False,
         fontsize=9,
     )
-    for axes, colour in ((left, "white"), (right, "#1c2329")):
+    for axes, colour in (*((scene, "white") for scene in scenes), (right, "#1c2329")):
         hide_ticks(axes)
         for row in dashed_rows:
             axes.axhline(row - 0.5, color=colour, linestyle="--", linewidth=1)
     if pixel_size_m is not None:
-        _draw_scale_bar(left, picture.shape[1], pixel_size_m)
+        _draw_scale_bar(scenes[0], picture.shape[1], pixel_size_m)
     return figure
 
 

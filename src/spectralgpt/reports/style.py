@@ -16,6 +16,7 @@ __all__ = [
     "CATEGORY_COLOURS",
     "ERROR_COLOURS",
     "category_colours",
+    "hex_colours",
     "hide_ticks",
     "new_figure",
     "tidy",
@@ -42,6 +43,13 @@ def category_colours(count: int) -> Sequence[Any]:
 
     wheel = colormaps["turbo"]
     return [wheel(index / (count - 1)) for index in range(count)]
+
+
+def hex_colours(count: int) -> tuple[str, ...]:
+    """Return the colours of `category_colours` as text such as "#0072B2"."""
+    from matplotlib.colors import to_hex
+
+    return tuple(to_hex(colour) for colour in category_colours(count))
 
 
 def tidy(axes: "Axes") -> None:

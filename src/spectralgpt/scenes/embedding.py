@@ -8,26 +8,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spectralgpt.errors import ConfigError
 from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import Raster, RasterItem, Window, read_raster
 from spectralgpt.rasters.footprints import coarsen
 from spectralgpt.rasters.geometry import Grid
+from spectralgpt.scenes.blending import window_weight
 from spectralgpt.scenes.windows import (
     Fit,
     check_size,
     choose_bands,
     cover_axis,
     prepared_windows,
+    stride_px,
 )
 from spectralgpt.sensors import Band
 
 __all__ = ["SceneEmbedding", "embed_scene", "embed_windows", "position_response"]
 
-_EDGE_WEIGHT = 0.05
 _FLAT_LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
-_HALF = 0.5
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ def embed_scene(
     place = window or Window(0, 0, scene.height, scene.width)
     check_size(item, bands, patch)
     rows, columns = -(-place.height // patch), -(-place.width // patch)
-    stride = _stride(size, overlap, patch)
+    stride = stride_px(size, overlap, patch)
     starts = [
         (row, column)
         for row in cover_axis(rows * patch, size, stride)
@@ -167,7 +166,7 @@ class _Mosaic:
         self.values = np.zeros((*shape, width), dtype=np.float64)
         self.valid = np.zeros(shape, dtype=np.float64)
         self.weight = np.zeros(shape, dtype=np.float64)
-        self.window_weight = _window_weight(side)
+        self.window_weight = window_weight(side)
 
     def add(
         self,
@@ -186,20 +185,6 @@ class _Mosaic:
         valid = self.valid / self.weight
         crop = (slice(self.rows), slice(self.columns))
         return values[crop].astype(np.float32), valid[crop].astype(np.float32)
-
-
-def _window_weight(side: int) -> NDArray[np.float64]:
-    """Weigh the cells of a window (side, side): a raised cosine, low at the borders."""
-    phase = (np.arange(side) + _HALF) / side
-    ramp = _EDGE_WEIGHT + (1 - _EDGE_WEIGHT) * np.sin(np.pi * phase) ** 2
-    return np.outer(ramp, ramp)
-
-
-def _stride(size: int, overlap: float, patch: int) -> int:
-    """Pixels between windows, a multiple of the patch so that cells coincide."""
-    if not 0 <= overlap < 1:
-        raise ConfigError(f"overlap must be in [0, 1) (found: {overlap}).")
-    return max(patch, int(size * (1 - overlap)) // patch * patch)
 
 
 def _read_padded(

@@ -9,7 +9,7 @@ from spectralgpt.data.listings import list_candidates
 from spectralgpt.errors import DataError, RasterError, SpectralGPTError
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import RasterItem
-from spectralgpt.sensors import load_sensor
+from spectralgpt.sensors import find_sensor, list_sensors
 
 __all__ = ["Failure", "describe_input", "for_each_input", "list_inputs"]
 
@@ -38,9 +38,9 @@ def list_inputs(
     Raises:
         DataError: nothing is named, or the folders hold no rasters.
     """
-    if sensor is None and preprocessing is not None:
-        sensor = preprocessing.sensor
-    known = None if sensor is None else load_sensor(sensor)
+    if sensor is None:
+        sensor = _known_sensor(preprocessing)
+    known = None if sensor is None else find_sensor(sensor)
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
@@ -61,8 +61,15 @@ def describe_input(
     """Describe a file; one that does not say its sensor is taken to be the model's."""
     if not path.exists():
         raise RasterError(f"{path} does not exist.")
-    assumed = replace(image_format, assumed_sensor=preprocessing.sensor)
+    assumed = replace(image_format, assumed_sensor=_known_sensor(preprocessing))
     return assumed.describe(path)
+
+
+def _known_sensor(preprocessing: Preprocessing | None) -> str | None:
+    """Return the model's sensor, None if a user's own file described it."""
+    if preprocessing is None or preprocessing.sensor not in list_sensors():
+        return None
+    return preprocessing.sensor
 
 
 def for_each_input(

@@ -18,6 +18,7 @@ __all__ = [
     "cover",
     "cover_axis",
     "prepared_windows",
+    "stride_px",
 ]
 
 Fit = Literal["auto", "resize", "windows"]
@@ -41,6 +42,22 @@ def cover_axis(length: int, size: int, stride: int) -> list[int]:
         )
     last = max(0, length - size)
     return [*range(0, last, stride), last]
+
+
+def stride_px(size: int, overlap: float, patch_size: int) -> int:
+    """Return the pixels between windows, a whole number of patches.
+
+    Args:
+        size: side of a window, px.
+        overlap: share of a window that its neighbour covers again, 0 to below 1.
+        patch_size: side of a patch, px.
+
+    Raises:
+        ConfigError: the overlap is not in that range.
+    """
+    if not 0 <= overlap < 1:
+        raise ConfigError(f"overlap must be in [0, 1) (found: {overlap}).")
+    return max(patch_size, int(size * (1 - overlap)) // patch_size * patch_size)
 
 
 def cover(height: int, width: int, size: int, stride: int) -> list[Window]:

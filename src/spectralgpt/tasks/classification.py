@@ -18,6 +18,7 @@ from spectralgpt.errors import CheckpointError, ConfigError, DataError
 from spectralgpt.losses import balanced_class_weights
 from spectralgpt.metrics import Scores, score_multi_label, score_single_label
 from spectralgpt.models.heads import ClassificationModel
+from spectralgpt.models.segmentation import DenseModel
 from spectralgpt.tasks.features import prepared_batches
 from spectralgpt.tasks.seeding import seeded
 
@@ -226,6 +227,10 @@ def check_classifier(
     Raises:
         CheckpointError: it is no classifier, or does not say what its classes are.
     """
+    if isinstance(model, DenseModel):
+        raise CheckpointError(
+            f"{name} makes maps, no classes of whole images: evaluate it with --masks."
+        )
     if not isinstance(model, ClassificationModel):
         raise CheckpointError(
             f"{name} is not fine-tuned: it has no classes. Run `spectralgpt finetune "

@@ -1,6 +1,6 @@
 """Maps as a task: a class for every pixel, of one date or of the change between two."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,16 +10,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from spectralgpt.data.dense import CHANGE
-from spectralgpt.errors import ConfigError
+from spectralgpt.errors import CheckpointError, ConfigError
 from spectralgpt.losses import pixel_cross_entropy, soft_dice
 from spectralgpt.metrics import Scores, confusion_counts, score_pixels
+from spectralgpt.models.segmentation import DenseModel
 from spectralgpt.tasks.seeding import seeded
 
 __all__ = [
     "DenseLossConfig",
     "DenseTask",
+    "check_mapper",
     "flipped_probabilities",
     "leading_metric",
+    "predict_map",
     "score_map",
 ]
 
@@ -110,6 +113,33 @@ class DenseTask:
         return np.zeros((classes, classes), dtype=np.int64)
 
 
+def check_mapper(
+    model: nn.Module, extra: Mapping[str, Any], name: str
+) -> tuple[tuple[str, ...], str]:
+    """Return class names and task of a model that makes maps.
+
+    Args:
+        model: any loaded model.
+        extra: what its checkpoint says of it.
+        name: what it is called in messages.
+
+    Raises:
+        CheckpointError: it makes none, or does not say what its classes are.
+    """
+    if not isinstance(model, DenseModel):
+        raise CheckpointError(
+            f"{name} makes no maps: run `spectralgpt finetune segmentation` or "
+            "`finetune change` first."
+        )
+    names, task = extra.get("class_names"), extra.get("task")
+    if not names or not task:
+        raise CheckpointError(
+            f"{name} makes maps, but does not name their classes. Fine-tune with this "
+            "package to get a model that does."
+        )
+    return tuple(names), str(task)
+
+
 def score_map(
     counts: NDArray[np.int64], class_names: Sequence[str], task: str
 ) -> Scores:
@@ -138,6 +168,12 @@ def flipped_probabilities(
             for axes in _mirrors(flips)
         ]
     return torch.stack(views).mean(dim=0)
+
+
+def predict_map(model: nn.Module, flips: bool, images: Tensor) -> Tensor:
+    """Give class probabilities of images on any device; see `flipped_probabilities`."""
+    device = next(model.parameters()).device
+    return flipped_probabilities(model, images.to(device), flips)
 
 
 def _positive_class(task: str, class_names: Sequence[str]) -> int | None:

@@ -156,11 +156,14 @@ def _job(
     weights = None
     if config.loss.class_weights == "balanced":
         weights = torch.tensor(balanced_class_weights(train))
+    training = DenseDataset(
+        train, preprocessing, config.augmentation, memory_mb=_MEMORY_MB
+    )
     return FinetuneJob(
         DenseTask(build(), names, dense.task, config.loss, weights),
         preprocessing,
         build,
-        DenseDataset(train, preprocessing, config.augmentation, memory_mb=_MEMORY_MB),
+        training,
         DenseDataset(val, preprocessing, memory_mb=_MEMORY_MB),
         leading_metric(dense.task, names),
         {
@@ -168,6 +171,8 @@ def _job(
             "class_names": list(names),
             "colours": list(dense.colours) if dense.colours else None,
             "trained_on": dense.source,
+            # Maps of scenes are made from windows like the images seen in training.
+            "window_px": training.shared_side,
         },
         evaluate,
     )

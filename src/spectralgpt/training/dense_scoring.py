@@ -19,7 +19,7 @@ from spectralgpt.data.dense import (
     DenseSet,
     read_dense,
 )
-from spectralgpt.errors import CheckpointError, DataError
+from spectralgpt.errors import DataError
 from spectralgpt.metrics import (
     Interval,
     Scores,
@@ -29,7 +29,7 @@ from spectralgpt.metrics import (
 from spectralgpt.models.segmentation import DenseModel
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.reports.mapping import MapExample, write_map_report
-from spectralgpt.tasks.dense import flipped_probabilities, score_map
+from spectralgpt.tasks.dense import check_mapper, flipped_probabilities, score_map
 from spectralgpt.tasks.pixel_forest import fit_pixel_forest, map_pixels
 from spectralgpt.training.scoring import (
     describe_choice,
@@ -71,16 +71,11 @@ def check_dense_model(loaded: LoadedModel, name: str, dense: DenseSet) -> None:
         CheckpointError: it makes none, or does not name its classes.
         DataError: it was fine-tuned for another task.
     """
-    if not isinstance(loaded.model, DenseModel) or loaded.preprocessing is None:
-        raise CheckpointError(
-            f"{name} makes no maps: run `spectralgpt finetune {dense.task}` first."
-        )
-    names = tuple(loaded.extra.get("class_names") or ())
-    task = loaded.extra.get("task")
+    names, task = check_mapper(loaded.model, loaded.extra, name)
     if task != dense.task or names != dense.class_names:
         raise DataError(
             f"{dense.source} is for {dense.task} of {', '.join(dense.class_names)}, "
-            f"but {name} was fine-tuned for {task} of {', '.join(names) or 'nothing'}."
+            f"but {name} was fine-tuned for {task} of {', '.join(names)}."
         )
 
 

@@ -150,20 +150,21 @@ class DenseDataset(Dataset[dict[str, Tensor]]):
             for window in cover_window(chip, self._part(chip)[1], size)
         )
 
-    def _padded(self, height: int, width: int) -> tuple[int, int]:
-        if self.pad == "shared":
-            return self._shared_side, self._shared_side
-        size, patch = self.preprocessing.image_size, self.preprocessing.patch_size
-        return padded_side(height, patch, size), padded_side(width, patch, size)
-
     @cached_property
-    def _shared_side(self) -> int:
+    def shared_side(self) -> int:
+        """Side that all windows are padded to with `pad` shared, px."""
         size = self.preprocessing.image_size
         if self.augmentation is not None and self.augmentation.scale_low < 1:
             return size
         parts = [self._part(chip)[1] for chip in range(len(self.dense.chips))]
         largest = max(max(part.height, part.width) for part in parts)
         return padded_side(largest, self.preprocessing.patch_size, size)
+
+    def _padded(self, height: int, width: int) -> tuple[int, int]:
+        if self.pad == "shared":
+            return self.shared_side, self.shared_side
+        size, patch = self.preprocessing.image_size, self.preprocessing.patch_size
+        return padded_side(height, patch, size), padded_side(width, patch, size)
 
     def _bands(self, item: RasterItem) -> tuple[Band, ...]:
         available = item.bands

@@ -1,0 +1,124 @@
+"""What `predict` and `evaluate` do with models that make maps."""
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jsonargparse import Namespace
+from rich.console import Console
+
+from spectralgpt.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from spectralgpt.checkpoints import LoadedModel
+    from spectralgpt.scenes.mapping import Mapper
+
+__all__ = ["map_images", "score_masks"]
+
+
+def map_images(args: Namespace, loaded: "LoadedModel", console: Console) -> Path:
+    """Map the inputs of `predict`; returns the table of what was made."""
+    from spectralgpt.cli.images import counting, format_of, prepare_output
+    from spectralgpt.cli.results import print_failures
+    from spectralgpt.reports.quick_looks import write_quick_look
+    from spectralgpt.reports.style import hex_colours
+    from spectralgpt.scenes.maps import MapOptions, map_files
+
+    if args.fit != "auto":
+        raise ConfigError("--fit is for classes of whole images: leave it out of maps.")
+    mapper, task = _build_mapper(loaded, args.model, args.test_flips)
+    inputs = _list_inputs(args, loaded, task)
+    stated = loaded.extra.get("colours")
+    colours = tuple(stated or hex_colours(len(mapper.class_names)))
+    options = MapOptions(colours, args.probabilities, args.batch_size, args.overwrite)
+    prepare_output(args.output, "maps.csv", args.overwrite)
+    with counting(console, "mapping", len(inputs)) as progress:
+        made = map_files(
+            mapper,
+            inputs,
+            args.output,
+            options,
+            image_format=format_of(args),
+            strict=args.strict,
+            progress=progress,
+            then=lambda found: write_quick_look(found, mapper, colours),
+        )
+    print_failures(made.failures, console)
+    console.print(f"{made.rows} maps of {len(inputs)} images")
+    return made.path
+
+
+def score_masks(args: Namespace, loaded: "LoadedModel", console: Console) -> None:
+    """Score a model that makes maps on the images with masks of `evaluate --masks`."""
+    from spectralgpt.cli.images import counting
+    from spectralgpt.data.dense import DenseDataset, read_dense, read_dense_config
+    from spectralgpt.tasks.dense import check_mapper
+    from spectralgpt.training.dense_scoring import evaluate_dense
+
+    names, task = check_mapper(loaded.model, loaded.extra, args.model)
+    contract = _contract(loaded, args.model)
+    config = read_dense_config(args.masks)
+    if config.task != task:
+        raise ConfigError(
+            f"{args.masks} describes {config.task}, but {args.model} was fine-tuned "
+            f"for {task}: set 'task: {task}' if its images and masks are for that."
+        )
+    dense = read_dense(config, names, contract.sensor).select(args.split)
+    total = len(DenseDataset(dense, contract))
+    with counting(console, "mapping", total) as progress:
+        evaluate_dense(
+            loaded,
+            args.model,
+            dense,
+            args.output,
+            seed=args.seed,
+            flips=args.test_flips,
+            batch_size=args.batch_size,
+            num_workers=args.workers,
+            resamples=args.resamples,
+            progress=progress,
+        )
+
+
+def _build_mapper(
+    loaded: "LoadedModel", name: str, flips: bool
+) -> tuple["Mapper", str]:
+    from spectralgpt.scenes.mapping import Mapper
+    from spectralgpt.tasks.dense import check_mapper, predict_map
+
+    names, task = check_mapper(loaded.model, loaded.extra, name)
+    contract = _contract(loaded, name)
+    model: Any = loaded.model.eval()
+    window_px = int(loaded.extra.get("window_px") or contract.image_size)
+    return Mapper(partial(predict_map, model, flips), contract, names, window_px), task
+
+
+def _contract(loaded: "LoadedModel", name: str) -> Any:
+    if loaded.preprocessing is None:
+        raise CheckpointError(
+            f"{name} does not say which bands and scaling it takes: fine-tune it with "
+            "this package."
+        )
+    return loaded.preprocessing
+
+
+def _list_inputs(
+    args: Namespace, loaded: "LoadedModel", task: str
+) -> list[tuple[Path, ...]]:
+    from spectralgpt.data.dense import CHANGE
+    from spectralgpt.scenes.inputs import list_inputs
+    from spectralgpt.scenes.pairs import match_pairs
+
+    given = [bool(args.inputs), bool(args.before), bool(args.after)]
+    wanted = [False, True, True] if task == CHANGE else [True, False, False]
+    if given != wanted:
+        names = "--before and --after" if task == CHANGE else "images, of one date"
+        raise ConfigError(f"{args.model} maps {task}: give it {names}, and no others.")
+    if task != CHANGE:
+        paths = list_inputs(args.inputs, args.sensor, loaded.preprocessing)
+        return [(path,) for path in paths]
+    first, second = (
+        list_inputs([root], args.sensor, loaded.preprocessing)
+        for root in (args.before, args.after)
+    )
+    return match_pairs(args.before, first, args.after, second)

@@ -1,0 +1,81 @@
+"""Two dates of the same places: which files belong together, and whether they fit."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from spectralgpt.errors import DataError, RasterError
+from spectralgpt.rasters import RasterItem, describe_difference
+from spectralgpt.sensors import Band
+
+__all__ = ["check_same_pixels", "match_pairs"]
+
+_SHOWN = 5
+
+
+def match_pairs(
+    before: Path,
+    first: Sequence[Path],
+    after: Path,
+    second: Sequence[Path],
+) -> list[tuple[Path, ...]]:
+    """Match the images of two dates by their names.
+
+    Args:
+        before: the file or folder that the user named.
+        first: its images; they are matched by their path below the folder, without
+            the ending.
+        after: the same of the second date.
+        second: its images.
+
+    Returns:
+        (before, after), sorted by name; two single images need not have one name.
+
+    Raises:
+        DataError: an image has no partner, or two have the same name; says which.
+    """
+    if len(first) == len(second) == 1:
+        return [(first[0], second[0])]
+    by_name, others = _by_name(before, first), _by_name(after, second)
+    lonely = [str(path) for name, path in by_name.items() if name not in others]
+    lonely += [str(path) for name, path in others.items() if name not in by_name]
+    if lonely:
+        more = ", ..." if len(lonely) > _SHOWN else ""
+        raise DataError(
+            f"{len(lonely)} images have no partner of the same name at the other date: "
+            f"{', '.join(lonely[:_SHOWN])}{more}. Name both dates alike."
+        )
+    return [(by_name[name], others[name]) for name in sorted(by_name)]
+
+
+def check_same_pixels(
+    first: RasterItem,
+    second: RasterItem,
+    first_bands: Sequence[Band],
+    second_bands: Sequence[Band],
+) -> None:
+    """Refuse two dates whose pixels do not lie on each other.
+
+    Raises:
+        RasterError: they differ in size, reference system or transform; says how.
+    """
+    difference = describe_difference(first.grid(first_bands), second.grid(second_bands))
+    if difference is not None:
+        raise RasterError(
+            f"{first.name} and {second.name} differ in {difference}. Bring one of them "
+            "to the other's grid first."
+        )
+
+
+def _by_name(root: Path, paths: Sequence[Path]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in paths:
+        name = path.name if path == root else path.relative_to(root).as_posix()
+        if not path.is_dir():
+            name = name.removesuffix(path.suffix)
+        if name in found:
+            raise DataError(
+                f"{found[name]} and {path} have the same name, so that it is in doubt "
+                "which of them belongs to the other date. Give only one."
+            )
+        found[name] = path
+    return found

@@ -1,0 +1,115 @@
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import rasterio
+from rasterio import Affine
+
+from spectralgpt.errors import ConfigError, RasterError
+from spectralgpt.rasters import (
+    NO_CLASS,
+    Grid,
+    read_codes,
+    writing_class_map,
+    writing_probabilities,
+)
+from spectralgpt.rasters.geometry import compose
+
+NAMES = ("open water", "trees & shrubs")
+COLOURS = ("#0072b2", "#1b7837")
+UTM = Affine(10.0, 0.0, 500_000.0, 0.0, -10.0, 4_000_000.0)
+GEOGRAPHIC = Affine(0.001, 0.0, 9.0, 0.0, -0.001, 47.0)
+TURNED = compose(UTM, Affine.rotation(30))
+
+
+def grid(transform: Affine | None = UTM, crs: str | None = "EPSG:32632") -> Grid:
+    return Grid(5, 7, transform, crs)
+
+
+def write(path: Path, on: Grid | None = None) -> np.ndarray:
+    classes = np.random.default_rng(0).integers(0, 2, (5, 7)).astype(np.uint8)
+    classes[0, 0] = NO_CLASS
+    with writing_class_map(path, on or grid(), NAMES, COLOURS) as rows:
+        rows(0, classes[None, :2])
+        rows(2, classes[None, 2:])
+    return classes
+
+
+@pytest.mark.parametrize(
+    ("transform", "crs"),
+    [(UTM, "EPSG:32632"), (GEOGRAPHIC, "EPSG:4326"), (TURNED, "EPSG:32632")],
+)
+def test_rows_lie_where_the_grid_says(
+    transform: Affine, crs: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "map.tif"
+    classes = write(path, grid(transform, crs))
+    with rasterio.open(path) as dataset:
+        np.testing.assert_array_equal(dataset.read(1), classes)
+        assert dataset.crs.to_string() == crs
+        assert dataset.transform.almost_equals(transform)
+
+
+def test_names_and_colours_can_be_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "map.tif"
+    write(path)
+    with rasterio.open(path) as dataset:
+        assert dataset.dtypes == ("uint8",)
+        assert dataset.nodata == NO_CLASS
+        assert dataset.colormap(1)[0] == (0x00, 0x72, 0xB2, 255)
+        assert dataset.colormap(1)[1] == (0x1B, 0x78, 0x37, 255)
+        tags = dataset.tags()
+    assert [tags[f"CLASS_{i}"] for i in range(2)] == list(NAMES)
+    legend = ElementTree.parse(f"{path}.aux.xml")
+    assert [node.text for node in legend.iter("Category")] == list(NAMES)
+
+
+def test_probabilities_are_described_by_their_classes(tmp_path: Path) -> None:
+    path = tmp_path / "shares.tif"
+    shares = np.random.default_rng(0).random((2, 5, 7)).astype(np.float32)
+    shares[:, 1, 1] = np.nan
+    with writing_probabilities(path, grid(), NAMES) as rows:
+        rows(0, shares)
+    with rasterio.open(path) as dataset:
+        np.testing.assert_array_equal(dataset.read(), shares)
+        assert dataset.descriptions == NAMES
+        assert np.isnan(dataset.nodata)
+
+
+def test_a_map_without_georeference_stays_without(tmp_path: Path) -> None:
+    path = tmp_path / "map.tif"
+    classes = write(path, grid(None, None))
+    found, _ = read_codes(path, 1, np.arange(5), np.arange(7))
+    np.testing.assert_array_equal(found, classes)
+
+
+def test_what_is_interrupted_leaves_the_old_map_and_nothing_else(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "map.tif"
+    write(path)
+    before = path.read_bytes()
+
+    def interrupted() -> None:
+        with writing_class_map(path, grid(), NAMES, COLOURS) as rows:
+            rows(0, np.zeros((1, 2, 7), np.uint8))
+            raise RasterError("scene is truncated")
+
+    with pytest.raises(RasterError, match=r"^scene is truncated$"):
+        interrupted()
+    assert path.read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["map.tif", "map.tif.aux.xml"]
+
+
+def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
+    many = [f"class {number}" for number in range(256)]
+    with (
+        pytest.raises(ConfigError, match="256 classes do not fit"),
+        writing_class_map(tmp_path / "map.tif", grid(), many, ["#000000"] * 256),
+    ):
+        pass
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(RasterError, match=r"map\.tif cannot be written"):
+        write(blocked / "map.tif")
