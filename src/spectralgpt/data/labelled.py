@@ -26,6 +26,7 @@ from spectralgpt.data.chips import (
 from spectralgpt.data.eurosat import read_eurosat
 from spectralgpt.data.fmow import read_fmow
 from spectralgpt.data.formats import ImageFormat
+from spectralgpt.data.from_masks import read_from_masks
 from spectralgpt.data.label_files import match_classes, read_csv, read_folder
 from spectralgpt.errors import ConfigError, DataError, DatasetNotFoundError
 from spectralgpt.preprocessing import Preprocessing
@@ -53,9 +54,13 @@ class LabelledDataConfig:
         root: folder of the data set.
         layout: `folder` (one sub-folder a class, below train, val and test or not),
             `csv` (columns image and label, or image and labels parted by ";", and
-            optionally split), `eurosat` (multispectral), `bigearthnet` (v1 or v2),
-            `fmow-sentinel2`.
-        labels: the CSV file, relative to root; for layout csv.
+            optionally split), `masks` (images with masks as a YAML file describes
+            them: the class of most pixels, or all that cover `label_share`), `eurosat`
+            (multispectral), `bigearthnet` (v1 or v2), `fmow-sentinel2`.
+        labels: the CSV file, relative to root, for layout csv; the YAML file for layout
+            masks.
+        label_share: share of an image that makes a class one of its labels, 0..1, for
+            layout masks; null gives each image one label.
         sensor: sensor of the images, such as sentinel-2-l2a; null finds it out.
         bands: names of the bands in the order of the files; null reads them there.
         unit: digital-numbers, reflectance or auto.
@@ -78,10 +83,11 @@ class LabelledDataConfig:
     """
 
     root: str
-    layout: Literal["folder", "csv", "eurosat", "bigearthnet", "fmow-sentinel2"] = (
-        "folder"
-    )
+    layout: Literal[
+        "folder", "csv", "masks", "eurosat", "bigearthnet", "fmow-sentinel2"
+    ] = "folder"
     labels: str = "labels.csv"
+    label_share: float | None = None
     sensor: str | None = None
     bands: tuple[str, ...] | None = None
     unit: str = "auto"
@@ -250,6 +256,11 @@ def _read_layout(
         return _use_names(labelled, class_names)
     if config.layout == "fmow-sentinel2":
         return _use_names(read_fmow(root), class_names)
+    if config.layout == "masks":
+        labelled = read_from_masks(
+            Path(config.labels), root, config.label_share, image_format.assumed_sensor
+        )
+        return _use_names(labelled, class_names)
     if config.layout == "csv":
         return read_csv(
             root / config.labels,

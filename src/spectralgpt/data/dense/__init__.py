@@ -15,6 +15,7 @@ from spectralgpt.data.dense.chips import (
 from spectralgpt.data.dense.config import DenseDataConfig, read_dense_config
 from spectralgpt.data.dense.counts import (
     balanced_class_weights,
+    count_chips,
     count_classes,
     dense_statistics,
     find_faults,
@@ -34,6 +35,7 @@ __all__ = [
     "DenseSet",
     "MaskFile",
     "balanced_class_weights",
+    "count_chips",
     "count_classes",
     "dense_statistics",
     "divide_dense",

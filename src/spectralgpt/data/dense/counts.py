@@ -17,6 +17,7 @@ from spectralgpt.sensors import Band
 
 __all__ = [
     "balanced_class_weights",
+    "count_chips",
     "count_classes",
     "count_places",
     "dense_statistics",
@@ -32,7 +33,7 @@ def count_classes(dense: DenseSet) -> dict[str, dict[str, int]]:
         RasterError: a mask cannot be read.
     """
     counts: dict[str, NDArray[np.int64]] = {}
-    for chip, found in zip(dense.chips, _count_chips(dense), strict=True):
+    for chip, found in zip(dense.chips, count_chips(dense), strict=True):
         counts[chip.split] = counts.get(chip.split, 0) + found
     return {
         split: dict(zip(dense.class_names, map(int, values), strict=True))
@@ -43,7 +44,7 @@ def count_classes(dense: DenseSet) -> dict[str, dict[str, int]]:
 def count_places(dense: DenseSet) -> dict[str, NDArray[np.int64]]:
     """Labelled pixels of each class, (K,), by place."""
     counts: dict[str, NDArray[np.int64]] = {}
-    for chip, found in zip(dense.chips, _count_chips(dense), strict=True):
+    for chip, found in zip(dense.chips, count_chips(dense), strict=True):
         counts[chip.place] = counts.get(chip.place, 0) + found
     return counts
 
@@ -57,7 +58,7 @@ def balanced_class_weights(dense: DenseSet) -> tuple[float, ...]:
     Raises:
         DataError: there is no labelled pixel, or a mask holds an unknown code.
     """
-    counts = np.sum(_count_chips(dense), axis=0)
+    counts = np.sum(count_chips(dense), axis=0)
     if not counts.any():
         raise DataError(f"{dense.source} has no labelled pixel to weigh classes by.")
     return losses.balanced_class_weights(counts.tolist())
@@ -102,7 +103,13 @@ def find_faults(dense: DenseSet) -> tuple[str, ...]:
     return tuple(faults)
 
 
-def _count_chips(dense: DenseSet) -> list[NDArray[np.int64]]:
+def count_chips(dense: DenseSet) -> list[NDArray[np.int64]]:
+    """Labelled pixels of each class, (K,), of each chip.
+
+    Raises:
+        DataError: a mask holds an unknown code.
+        RasterError: a mask cannot be read.
+    """
     return [_count(dense, number) for number in range(len(dense.chips))]
 
 

@@ -1,0 +1,65 @@
+"""Labels of whole images from masks: what covers most of them, or all that they hold.
+
+Any images with masks serve classification this way, as BigEarthNet was made from maps
+of land cover.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from spectralgpt.data.chips import MULTI_LABEL, SINGLE_LABEL, Chip, LabelledSet
+from spectralgpt.data.dense import (
+    SEGMENTATION,
+    count_chips,
+    read_dense,
+    read_dense_config,
+)
+from spectralgpt.errors import ConfigError, DataError
+
+__all__ = ["read_from_masks"]
+
+
+def read_from_masks(
+    description: Path,
+    root: Path,
+    label_share: float | None = None,
+    assumed_sensor: str | None = None,
+) -> LabelledSet:
+    """Label images, or tiles of them, by the classes of their pixels.
+
+    Images without a labelled pixel are left out. Splits are those of the description.
+
+    Args:
+        description: YAML file of images with masks; its `tile_px` cuts them.
+        root: folder of the images, in place of the description's.
+        label_share: share of the labelled pixels that makes a class a label, 0..1; None
+            gives each image one label, the class of most of its pixels.
+        assumed_sensor: sensor of files that do not say theirs.
+
+    Raises:
+        ConfigError: the share is out of range, or masks show change.
+        DataError: no image is labelled.
+    """
+    if label_share is not None and not 0 < label_share <= 1:
+        raise ConfigError(f"data.label_share must be in 0..1 (found: {label_share}).")
+    config = read_dense_config(description, str(root))
+    if config.task != SEGMENTATION:
+        raise ConfigError(
+            f"{description} describes {config.task}; layout masks takes the classes of "
+            "single images: use one of segmentation."
+        )
+    dense = read_dense(config, assumed_sensor=assumed_sensor)
+    chips = []
+    for chip, counts in zip(dense.chips, count_chips(dense), strict=True):
+        if not counts.any():
+            continue
+        held = np.array([counts.argmax()])
+        if label_share is not None:
+            held = np.flatnonzero(counts >= label_share * counts.sum())
+        labels = tuple(held.tolist())
+        chips.append(Chip(chip.item, labels, chip.split, chip.window))
+    if not chips:
+        raise DataError(f"{dense.source}: no mask holds a labelled pixel.")
+    task = SINGLE_LABEL if label_share is None else MULTI_LABEL
+    return LabelledSet(tuple(chips), dense.class_names, task, f"masks of {root}")
