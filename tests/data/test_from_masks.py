@@ -25,13 +25,14 @@ def root(tmp_path: Path) -> Path:
             write_tiff(path, pixels.astype(np.uint16)[None])
     (tmp_path / "cover.yaml").write_text(
         f"root: .\nsensor: {SENSOR}\nbands: [B04]\noffset: 0\n"
-        "classes: {grass: 1, water: 2}\nignored: [0]\ntile_px: 8\n"
+        "classes: {grass: 1, water: 2}\nignored: [0]\n"
     )
     return tmp_path
 
 
 def config(root: Path, **changes: object) -> LabelledDataConfig:
-    values = {"root": str(root), "layout": "masks", "labels": str(root / "cover.yaml")}
+    labels = str(root / "cover.yaml")
+    values = {"root": str(root), "layout": "masks", "labels": labels, "tile_px": 8}
     return LabelledDataConfig(**(values | changes))  # type: ignore[arg-type]
 
 

@@ -4,6 +4,7 @@ Any images with masks serve classification this way, as BigEarthNet was made fro
 of land cover.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ def read_from_masks(
     description: Path,
     root: Path,
     label_share: float | None = None,
+    tile_px: int | None = None,
     assumed_sensor: str | None = None,
 ) -> LabelledSet:
     """Label images, or tiles of them, by the classes of their pixels.
@@ -31,10 +33,11 @@ def read_from_masks(
     Images without a labelled pixel are left out. Splits are those of the description.
 
     Args:
-        description: YAML file of images with masks; its `tile_px` cuts them.
+        description: YAML file of images with masks.
         root: folder of the images, in place of the description's.
         label_share: share of the labelled pixels that makes a class a label, 0..1; None
             gives each image one label, the class of most of its pixels.
+        tile_px: side of the tiles that images are cut into; None does as the file says.
         assumed_sensor: sensor of files that do not say theirs.
 
     Raises:
@@ -44,6 +47,8 @@ def read_from_masks(
     if label_share is not None and not 0 < label_share <= 1:
         raise ConfigError(f"data.label_share must be in 0..1 (found: {label_share}).")
     config = read_dense_config(description, str(root))
+    if tile_px is not None:
+        config = replace(config, tile_px=tile_px)
     if config.task != SEGMENTATION:
         raise ConfigError(
             f"{description} describes {config.task}; layout masks takes the classes of "

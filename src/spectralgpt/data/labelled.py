@@ -61,6 +61,8 @@ class LabelledDataConfig:
             masks.
         label_share: share of an image that makes a class one of its labels, 0..1, for
             layout masks; null gives each image one label.
+        tile_px: side of the tiles that layout masks cuts images into, px; null does as
+            the YAML file says.
         sensor: sensor of the images, such as sentinel-2-l2a; null finds it out.
         bands: names of the bands in the order of the files; null reads them there.
         unit: digital-numbers, reflectance or auto.
@@ -88,6 +90,7 @@ class LabelledDataConfig:
     ] = "folder"
     labels: str = "labels.csv"
     label_share: float | None = None
+    tile_px: int | None = None
     sensor: str | None = None
     bands: tuple[str, ...] | None = None
     unit: str = "auto"
@@ -258,7 +261,11 @@ def _read_layout(
         return _use_names(read_fmow(root), class_names)
     if config.layout == "masks":
         labelled = read_from_masks(
-            Path(config.labels), root, config.label_share, image_format.assumed_sensor
+            Path(config.labels),
+            root,
+            config.label_share,
+            config.tile_px,
+            image_format.assumed_sensor,
         )
         return _use_names(labelled, class_names)
     if config.layout == "csv":
