@@ -40,8 +40,11 @@ def test_a_tile_has_the_class_of_most_of_its_pixels(root: Path) -> None:
     found = read_labelled(config(root))
     assert found.task == "single-label"
     assert found.class_names == ("grass", "water")
-    of_a = {(c.window.row, c.window.column): c.labels for c in found.chips
-            if c.window is not None and "a" in c.item.name.split(".")[0].split("/")}  # fmt: skip
+    of_a = {
+        (chip.window.row, chip.window.column): chip.labels
+        for chip in found.chips
+        if chip.window is not None and Path(chip.item.name).stem.split(":")[0] == "a"
+    }
     # The unlabelled quarter is no image to learn from.
     assert of_a == {(0, 0): (0,), (0, 8): (1,), (8, 0): (1,)}
     assert {chip.split for chip in found.chips} == {"train", "val", "test"}
