@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from spectralgpt.data import statistics
 from spectralgpt.data.statistics import band_statistics
 from spectralgpt.errors import BandError, DataError
 from spectralgpt.rasters import Window, describe_raster
@@ -29,6 +30,22 @@ def test_statistics_are_those_of_valid_reflectance_by_band(tmp_path):
         assert found.low[name] == pytest.approx(np.percentile(known, 1), abs=1e-4)
         assert found.high[name] == pytest.approx(np.percentile(known, 99), abs=1e-4)
     assert found.source == "test"
+
+
+def test_many_bands_are_thinned_to_bound_memory(tmp_path, monkeypatch):
+    pixels = np.random.default_rng(0).integers(1, 10001, (2, 96, 96), dtype=np.uint16)
+    image = item(tmp_path / "a.tif", pixels)
+    whole = band_statistics([image], BANDS, "test", 4)
+    monkeypatch.setattr("spectralgpt.data.statistics._MOST_VALUES", 2 * 4 * 96 * 24)
+    kept = []
+    summarise = statistics._summarise
+    monkeypatch.setattr(
+        statistics, "_summarise",
+        lambda *a: kept.extend(len(v) for v in a[1]) or summarise(*a),
+    )  # fmt: skip
+    thinned = band_statistics([image], BANDS, "test", 4)
+    assert kept == [4 * 96 * 24] * 2
+    assert thinned.mean["B02"] == pytest.approx(whole.mean["B02"], abs=0.01)
 
 
 def test_large_images_count_for_more(tmp_path):

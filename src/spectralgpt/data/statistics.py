@@ -13,6 +13,8 @@ from spectralgpt.sensors import Band
 __all__ = ["band_statistics"]
 
 _LOW_PERCENT, _HIGH_PERCENT = 1.0, 99.0
+# Values of all bands held at once (256 MiB): windows of many bands are thinned.
+_MOST_VALUES = 2**26
 
 
 def band_statistics(
@@ -32,7 +34,8 @@ def band_statistics(
         bands: which bands.
         source: what the images are, kept with the numbers.
         num_windows: windows drawn.
-        window_px: their side in px; smaller images are taken whole.
+        window_px: their side in px; smaller images are taken whole. With many bands not
+            all pixels of a window count, so that memory stays bounded.
         seed: of the draw.
         regions: the part of each image that is measured; None measures all of it.
         allow_missing: take images that lack some of the bands.
@@ -61,8 +64,9 @@ def band_statistics(
         item = items[number]
         raster = read_raster(item, _own(item, found), window, files=files)
         there = [at for at, index in enumerate(found) if index is not None]
+        step = -(-height * width * len(bands) * num_windows // _MOST_VALUES)
         for at, pixels, valid in zip(there, raster.pixels, raster.valid, strict=True):
-            seen[at].append(pixels[valid])
+            seen[at].append(pixels[valid][::step])
     files.close()
     return _summarise(bands, [_join(values) for values in seen], source)
 
@@ -92,14 +96,14 @@ def _summarise(
     empty = [band.name for band, v in zip(bands, values, strict=True) if not v.size]
     if empty:
         raise DataError(f"{source}: no valid pixel in band {', '.join(empty)}.")
-    named = {band.name: v.astype(float) for band, v in zip(bands, values, strict=True)}
+    named = {band.name: v for band, v in zip(bands, values, strict=True)}
 
     def percentiles(percent: float) -> dict[str, float]:
         return {name: float(np.percentile(v, percent)) for name, v in named.items()}
 
     return BandStatistics(
-        mean={name: float(v.mean()) for name, v in named.items()},
-        std={name: float(v.std()) for name, v in named.items()},
+        mean={name: float(v.mean(dtype=float)) for name, v in named.items()},
+        std={name: float(v.std(dtype=float)) for name, v in named.items()},
         low=percentiles(_LOW_PERCENT),
         high=percentiles(_HIGH_PERCENT),
         source=source,
