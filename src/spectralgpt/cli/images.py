@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "add_device",
+    "add_format_options",
     "add_image_options",
     "add_output",
     "counting",
@@ -54,6 +55,21 @@ def add_image_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "inputs", type=Path, nargs="+", help="image files, or folders of them"
     )
+    add_format_options(parser)
+    parser.add_argument(
+        "--fit",
+        type=Literal["auto", "resize", "windows"],
+        default="auto",
+        help="how a file becomes images: resize (one), windows (that cover it), auto "
+        "(one if it is at most 1.5 windows a side)",
+    )
+    parser.add_argument(
+        "--strict", action="store_true", help="stop at the first file that is bad"
+    )
+
+
+def add_format_options(parser: ArgumentParser) -> None:
+    """Add what may be stated about images; `format_of` reads it."""
     parser.add_argument(
         "--sensor",
         type=str | None,
@@ -84,16 +100,6 @@ def add_image_options(parser: ArgumentParser) -> None:
         type=float | Literal["auto"],
         default="auto",
         help="digital numbers per unit of reflectance; auto: the files or sensor say",
-    )
-    parser.add_argument(
-        "--fit",
-        type=Literal["auto", "resize", "windows"],
-        default="auto",
-        help="how a file becomes images: resize (one), windows (that cover it), auto "
-        "(one if it is at most 1.5 windows a side)",
-    )
-    parser.add_argument(
-        "--strict", action="store_true", help="stop at the first file that is bad"
     )
 
 
