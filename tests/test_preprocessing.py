@@ -201,3 +201,20 @@ def test_contract_at_another_sensor_has_its_bands_and_scaling() -> None:
     assert by_bands.scaling == "z-score"
     with pytest.raises(ConfigError, match="not trained on sensor 'enmap-l2a'"):
         two_sensors().for_sensor("enmap-l2a")
+
+
+@pytest.mark.parametrize(
+    "scaling", ["image-minmax", "fixed-range", "z-score", "two-std-uint8"]
+)
+def test_restored_values_are_the_reflectance(scaling: str) -> None:
+    contract = tiny_contract()
+    # Wide enough that nothing is clipped.
+    statistics = BandStatistics(
+        *({name: value for name in contract.band_names} for value in (0.2, 0.2, 0, 0.5))
+    )
+    contract = replace(contract, scaling=scaling, statistics=statistics)
+    raster = make_raster()
+    scaled, _ = contract.prepare(raster)
+    wanted = raster.pixels[contract.match(raster.bands)]
+    step = 4 * 0.2 / 255 if scaling == "two-std-uint8" else 1e-6
+    np.testing.assert_allclose(contract.restore(scaled, raster), wanted, atol=step)

@@ -22,6 +22,7 @@ from spectralgpt.scaling import (
     scale_image_minmax,
     scale_two_std_uint8,
     scale_z_score,
+    scaling_limits,
 )
 from spectralgpt.sensors import Band, find_sensor
 
@@ -219,6 +220,24 @@ class Preprocessing:
             self.statistics.column(first, self.bands),
             self.statistics.column(second, self.bands),
         )
+
+    def restore(self, scaled: FloatArray, raster: Raster) -> FloatArray:
+        """Turn scaled values back into reflectance; undoes `prepare`.
+
+        What `two-std-uint8` clipped or rounded stays so.
+
+        Args:
+            scaled: (C, H, W), of the model or from `prepare`.
+            raster: what they were scaled from.
+
+        Raises:
+            BandError: a band of the contract is missing.
+        """
+        pixels, valid = self._arrange(raster, allow_missing=False)
+        low, high = scaling_limits(
+            self.scaling, self.statistics, self.bands, pixels, valid
+        )
+        return (low + scaled * (high - low)).astype(np.float32)
 
     def for_images(
         self, image_size: int | None = None, bands: Sequence[Band] | None = None

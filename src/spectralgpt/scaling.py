@@ -19,10 +19,12 @@ __all__ = [
     "BoolArray",
     "FloatArray",
     "Scaling",
+    "image_limits",
     "scale_fixed_range",
     "scale_image_minmax",
     "scale_two_std_uint8",
     "scale_z_score",
+    "scaling_limits",
 ]
 
 FloatArray = NDArray[np.float32]
@@ -78,14 +80,24 @@ def scale_image_minmax(
 
     Source: published SpectralGPT pretraining readers.
     """
+    low, high = image_limits(pixels, valid)
+    scaled = (pixels - low) / (high - low + _MINMAX_EPS)
+    return scaled.astype(np.float32)
+
+
+def image_limits(
+    pixels: FloatArray, valid: BoolArray | None = None
+) -> tuple[FloatArray, FloatArray]:
+    """Return each band's lowest and highest valid value, (C, 1, 1) each.
+
+    Both are 0 in a band without a valid pixel.
+    """
     if valid is None:
         valid = np.ones(pixels.shape, dtype=bool)
     low = np.where(valid, pixels, np.inf).min(axis=(1, 2), keepdims=True)
     high = np.where(valid, pixels, -np.inf).max(axis=(1, 2), keepdims=True)
     empty = low > high
-    low, high = np.where(empty, 0, low), np.where(empty, 0, high)
-    scaled = (pixels - low) / (high - low + _MINMAX_EPS)
-    return scaled.astype(np.float32)
+    return np.where(empty, 0, low), np.where(empty, 0, high)
 
 
 def scale_fixed_range(
@@ -110,3 +122,29 @@ def scale_two_std_uint8(
     shared = (pixels - (mean - 2 * std)) / (4 * std) * _UINT8_LEVELS
     levels = np.clip(shared, 0, _UINT8_LEVELS).astype(np.uint8)
     return (levels / np.float32(_UINT8_LEVELS)).astype(np.float32)
+
+
+def scaling_limits(
+    scaling: Scaling,
+    statistics: BandStatistics | None,
+    bands: Sequence[Band],
+    pixels: FloatArray,
+    valid: BoolArray,
+) -> tuple[FloatArray, FloatArray]:
+    """Return the reflectance that becomes 0 and 1, (C, 1, 1) each.
+
+    Args:
+        scaling: which.
+        statistics: of the bands; None for `image-minmax`.
+        bands: the C bands.
+        pixels: (C, H, W), reflectance; asked by `image-minmax` only.
+        valid: (C, H, W).
+    """
+    if scaling == "image-minmax" or statistics is None:
+        return image_limits(pixels, valid)
+    if scaling == "fixed-range":
+        return statistics.column("low", bands), statistics.column("high", bands)
+    mean, std = (statistics.column(name, bands) for name in ("mean", "std"))
+    if scaling == "z-score":
+        return mean, mean + std
+    return mean - 2 * std, mean + 2 * std

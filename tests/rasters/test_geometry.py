@@ -68,3 +68,15 @@ def test_coordinates_of_the_corner_and_of_the_first_pixel_centre():
     assert raster(transform=transform).coordinates(0.5, 0.5) == (505, 895)
     with pytest.raises(RasterError, match="no georeference"):
         raster().coordinates(0, 0)
+
+
+def test_point_lies_in_its_pixel():
+    grid = Grid(4, 4, Affine(10, 0, 600000, 0, -10, 4100000), "EPSG:32618")
+    assert grid.pixel_at(600000.1, 4099999.9) == (0, 0)
+    assert grid.pixel_at(600025, 4099985) == (1, 2)
+    with pytest.raises(
+        RasterError, match="reaches from 600000,4100000 to 600040,40999"
+    ):
+        grid.pixel_at(599999, 4100001)
+    with pytest.raises(RasterError, match="no georeference"):
+        Grid(4, 4).pixel_at(1, 2)

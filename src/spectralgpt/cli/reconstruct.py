@@ -1,10 +1,16 @@
 """`spectralgpt reconstruct`: what a model rebuilds of an image at a mask ratio."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
-from spectralgpt.cli.images import add_output
+from spectralgpt.cli.images import add_device, add_format_options, add_output
+from spectralgpt.errors import ConfigError
+
+if TYPE_CHECKING:
+    from spectralgpt.rasters import Grid
 
 HELP = "Show what a pretrained model rebuilds of an image at a mask ratio."
 
@@ -18,12 +24,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         required=True,
         help="pretrained checkpoint: a run folder, a file or a Hub name",
     )
-    parser.add_argument(
-        "--sensor",
-        type=str | None,
-        default=None,
-        help="sensor of the image, if its files do not tell",
-    )
+    add_format_options(parser, "the files say, or it is the model's")
     parser.add_argument(
         "--size_px",
         type=int,
@@ -34,31 +35,91 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--mask_ratio", type=float, default=0.75, help="share of hidden tokens, 0..1"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the mask")
+    parser.add_argument(
+        "--all_bands",
+        action="store_true",
+        help="draw every band; without it at most 24, spread over the spectrum",
+    )
+    for name, place in (("pixels", "row,column"), ("points", "x,y in its CRS")):
+        parser.add_argument(
+            f"--{name}",
+            type=str,
+            action="append",
+            default=[],
+            help=f"places of the image whose spectra are drawn: {place}; several with "
+            f'blanks between, as in --{name}="120,80 7,300", or the option again',
+        )
     add_output(parser)
+    add_device(parser)
 
 
 def run(args: Namespace) -> Path:
     """Rebuild and draw; returns the report."""
-    from spectralgpt.cli.images import load_on_device, prepare_output
+    from spectralgpt.cli.images import format_of, load_on_device, prepare_output
     from spectralgpt.errors import CheckpointError
     from spectralgpt.models.mae import MaskedAutoencoder
-    from spectralgpt.rasters import describe_raster
     from spectralgpt.reports.rebuilt import write_rebuilt_report
-    from spectralgpt.scenes.reconstruction import centre_window, rebuild_window
+    from spectralgpt.scenes import reconstruction
+    from spectralgpt.scenes.inputs import describe_input, find_input
+    from spectralgpt.scenes.windows import choose_bands
 
     prepare_output(args.output, "report.html", args.overwrite)
-    loaded = load_on_device(args.model, "cpu", args.sensor)
+    loaded = load_on_device(args.model, args.device, args.sensor)
     contract = loaded.preprocessing
     if not isinstance(loaded.model, MaskedAutoencoder) or contract is None:
         raise CheckpointError(
             f"{args.model} cannot rebuild images: name a pretraining run, or a model "
             "with its decoder and contract."
         )
-    item = describe_raster(args.input, sensor=args.sensor)
-    window = centre_window(item, args.size_px, contract.image_size)
-    rebuilt = rebuild_window(
-        loaded.model, contract, item, window, args.mask_ratio, args.seed
+    path = find_input(args.input, args.sensor, contract)
+    item = describe_input(path, format_of(args), contract)
+    bands = choose_bands(contract, item)
+    window = reconstruction.centre_window(
+        item, bands, args.size_px, contract.image_size
     )
+    pixels = _chosen_pixels(args.pixels, args.points, item.grid(bands))
+    reconstruction.check_pixels(window, pixels)
+    rebuilt = reconstruction.rebuild_window(
+        loaded.model,
+        contract,
+        item,
+        window,
+        args.mask_ratio,
+        args.seed,
+        args.batch_size,
+    )
+    facts = {
+        "model": args.model,
+        "mask_ratio": args.mask_ratio,
+        "seed": args.seed,
+        "window": vars(window),
+    }
     return write_rebuilt_report(
-        args.output, rebuilt, contract.bands, args.input.name, args.mask_ratio
+        args.output, rebuilt, path.name, facts, pixels, args.all_bands
     )
+
+
+def _chosen_pixels(
+    pixels: Sequence[str], points: Sequence[str], grid: "Grid"
+) -> list[tuple[int, int]]:
+    """Return (row, column) of what --pixels and --points name."""
+    wanted = _read_pairs(pixels, "--pixels row,column")
+    fractional = [pair for pair in wanted if any(value % 1 for value in pair)]
+    if fractional:
+        row, column = fractional[0]
+        raise ConfigError(f"--pixels {row:g},{column:g}: rows and columns are whole.")
+    places = [(int(row), int(column)) for row, column in wanted]
+    return places + [
+        grid.pixel_at(x, y) for x, y in _read_pairs(points, "--points x,y")
+    ]
+
+
+def _read_pairs(texts: Sequence[str], option: str) -> list[tuple[float, float]]:
+    pairs = []
+    for text in " ".join(texts).split():
+        try:
+            first, second = map(float, text.split(","))
+        except ValueError:
+            raise ConfigError(f"'{text}' is no place: write {option}.") from None
+        pairs.append((first, second))
+    return pairs

@@ -1,4 +1,4 @@
-"""Scores of predictions, over classes that occur, with bootstrap intervals."""
+"""Scores of predictions over the classes that occur, and of rebuilt spectra."""
 
 from spectralgpt.metrics.classification import score_multi_label, score_single_label
 from spectralgpt.metrics.pixels import confusion_counts, score_pixels
@@ -8,6 +8,7 @@ from spectralgpt.metrics.scores import (
     Scores,
     bootstrap_intervals,
 )
+from spectralgpt.metrics.spectra import psnr, spectral_angle
 
 __all__ = [
     "ClassScore",
@@ -15,7 +16,9 @@ __all__ = [
     "Scores",
     "bootstrap_intervals",
     "confusion_counts",
+    "psnr",
     "score_multi_label",
     "score_pixels",
     "score_single_label",
+    "spectral_angle",
 ]

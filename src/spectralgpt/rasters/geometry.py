@@ -4,6 +4,7 @@ No file is opened here. Rows count from the top, columns from the left, both fro
 """
 
 from dataclasses import dataclass
+from math import floor
 
 import numpy as np
 import numpy.typing as npt
@@ -79,6 +80,31 @@ class Grid:
             moved = Affine.translation(window.column, window.row)
             transform = compose(transform, moved)
         return Grid(window.height, window.width, transform, self.crs)
+
+    def pixel_at(self, x: float, y: float) -> tuple[int, int]:
+        """Return the (row, column) of the pixel that holds a point.
+
+        Args:
+            x: easting or longitude, in the grid's reference system.
+            y: northing or latitude.
+
+        Raises:
+            RasterError: the grid has no georeference, or the point lies outside.
+        """
+        if self.transform is None:
+            raise RasterError(
+                f"point {x:.10g},{y:.10g}: the image has no georeference, so no "
+                "coordinates. Give its row and column."
+            )
+        column, row = apply(~self.transform, x, y)
+        if not (0 <= row < self.height and 0 <= column < self.width):
+            left, top = apply(self.transform, 0, 0)
+            right, bottom = apply(self.transform, self.width, self.height)
+            raise RasterError(
+                f"point {x:.10g},{y:.10g} is outside of the image, which reaches from "
+                f"{left:.10g},{top:.10g} to {right:.10g},{bottom:.10g} ({self.crs})."
+            )
+        return floor(row), floor(column)
 
     def map_to(self, other: "Grid") -> tuple[tuple[float, float], tuple[float, float]]:
         """Map positions in this grid to positions in another one of the same place.

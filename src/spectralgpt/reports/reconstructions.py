@@ -23,14 +23,22 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Reconstruction",
+    "draw_spectrum",
     "error_picture",
     "plot_reconstruction",
     "plot_spectra",
+    "show_picture",
+    "varied_pixels",
     "visible_picture",
 ]
 
 _HIDDEN_GREY = 0.5
 _SPECTRA = 4
+_INK = "#1c2329"
+_MARKER_PT, _SMALL_MARKER_PT = 6.0, 2.4
+# Above this, a spectrum is a curve rather than a row of points.
+_MANY_BANDS = 40
+_ENOUGH = 0.9
 _TITLES = ("input", "visible to the model", "rebuilt", "error where hidden")
 
 
@@ -45,6 +53,8 @@ class Reconstruction:
         bands: the C bands.
         name: where the image comes from.
         unit: of `image`, for the axes.
+        valid: bool (C, H, W), false where a pixel holds no data and is left blank; None
+            if all do.
 
     Raises:
         ShapeError: the arrays and the bands do not fit each other.
@@ -56,10 +66,13 @@ class Reconstruction:
     bands: tuple[Band, ...]
     name: str
     unit: str = "scaled reflectance"
+    valid: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         """Check that pixels, predictions, masks and bands fit each other."""
         shapes = {self.image.shape, self.rebuilt.shape, self.is_masked.shape}
+        if self.valid is not None:
+            shapes.add(self.valid.shape)
         if len(shapes) > 1 or self.image.ndim != 3:
             raise ShapeError(
                 f"reconstruction of {self.name}: found shapes {sorted(shapes)}; image, "
@@ -75,6 +88,17 @@ class Reconstruction:
     def pasted(self) -> NDArray[np.float32]:
         """The image with only its masked pixels replaced by the prediction."""
         return np.where(self.is_masked, self.rebuilt, self.image)
+
+    @property
+    def counted(self) -> NDArray[np.bool_]:
+        """Where the model had something to predict: hidden pixels that hold data."""
+        return self.is_masked if self.valid is None else self.is_masked & self.valid
+
+    def is_blank(self, indices: Sequence[int]) -> NDArray[np.bool_]:
+        """Where any of these bands holds no data: (H, W)."""
+        if self.valid is None:
+            return np.zeros(self.image.shape[1:], dtype=bool)
+        return np.logical_not(self.valid[list(indices)].all(axis=0))
 
 
 def visible_picture(
@@ -98,7 +122,7 @@ def error_picture(
     NaN where all its bands are visible: there was nothing to predict.
     """
     chosen = list(composite.indices)
-    hidden = reconstruction.is_masked[chosen]
+    hidden = reconstruction.counted[chosen]
     error = np.abs(reconstruction.rebuilt[chosen] - reconstruction.image[chosen])
     counts = hidden.sum(axis=0)
     sums = np.where(hidden, error, 0).sum(axis=0)
@@ -116,7 +140,7 @@ def plot_reconstruction(
         stretch: values shown darkest and brightest; None measures them on the image.
             Input and rebuilt always share it.
     """
-    stretch = stretch or measure_stretch(reconstruction.image)
+    stretch = stretch or measure_stretch(reconstruction.image, reconstruction.valid)
     composites = choose_composites(reconstruction.bands)
     figure = new_figure(9.2, 2.05 * len(composites) + 0.6)
     grid = figure.subplots(len(composites), len(_TITLES), squeeze=False)
@@ -129,7 +153,8 @@ def plot_reconstruction(
             stretch.apply(reconstruction.pasted, composite),
         )
         for axes, picture in zip(row, pictures, strict=False):
-            _show_picture(axes, picture)
+            picture[reconstruction.is_blank(composite.indices)] = 1.0
+            show_picture(axes, picture)
         shown = row[-1].imshow(error, cmap=ERROR_COLOURS, vmin=0, vmax=highest)
         row[-1].set_facecolor("#d9d9d9")
         for axes in row:
@@ -150,7 +175,8 @@ def _highest(errors: Sequence[NDArray[np.float32]]) -> float:
     return float(np.percentile(known, 99)) if known.size else 1.0
 
 
-def _show_picture(axes: "Axes", picture: NDArray[np.float32]) -> None:
+def show_picture(axes: "Axes", picture: NDArray[np.float32]) -> None:
+    """Draw a picture (H, W, 1 or 3) of 0..1, in grey if it has one channel."""
     if picture.shape[-1] == 1:
         axes.imshow(picture[..., 0], cmap="gray", vmin=0, vmax=1)
     else:
@@ -167,11 +193,11 @@ def plot_spectra(
         pixels: (row, column) of each; None takes four spread over the image's
             brightness.
     """
-    pixels = list(pixels or _varied_pixels(reconstruction))
+    pixels = list(pixels or varied_pixels(reconstruction))
     figure = new_figure(9.2, 2.9 * ((len(pixels) + 1) // 2))
     grid = figure.subplots((len(pixels) + 1) // 2, 2, squeeze=False, sharex=True)
     for axes, (row, column) in zip(grid.flat, pixels, strict=False):
-        _draw_spectrum(axes, reconstruction, row, column)
+        draw_spectrum(axes, reconstruction, row, column)
     for axes in list(grid.flat)[len(pixels) :]:
         axes.set_visible(False)
     handles, labels = grid[0, 0].get_legend_handles_labels()
@@ -181,41 +207,53 @@ def plot_spectra(
     return figure
 
 
-def _varied_pixels(reconstruction: Reconstruction) -> list[tuple[int, int]]:
-    """Pick pixels at evenly spaced ranks of mean brightness, darkest to brightest."""
+def varied_pixels(reconstruction: Reconstruction) -> list[tuple[int, int]]:
+    """Pick pixels at evenly spaced ranks of mean brightness, darkest to brightest.
+
+    Pixels that hold data in far fewer bands than others are not picked.
+    """
     brightness = reconstruction.image.mean(axis=0)
     order = np.argsort(brightness, axis=None)
+    if reconstruction.valid is not None:
+        count = reconstruction.valid.sum(axis=0).ravel()
+        order = order[count[order] >= _ENOUGH * count.max()]
     ranks = np.linspace(0.02, 0.98, _SPECTRA) * (order.size - 1)
     found = np.unravel_index(order[ranks.astype(int)], brightness.shape)
     return [(int(row), int(column)) for row, column in zip(*found, strict=True)]
 
 
-def _draw_spectrum(
+def draw_spectrum(
     axes: "Axes", reconstruction: Reconstruction, row: int, column: int
 ) -> None:
+    """Draw the spectrum of one pixel, measured and rebuilt, over wavelength."""
     order = np.argsort([band.wavelength_nm for band in reconstruction.bands])
     wavelengths = np.array([reconstruction.bands[at].wavelength_nm for at in order])
     true = reconstruction.image[order, row, column]
+    if reconstruction.valid is not None:
+        true = np.where(reconstruction.valid[order, row, column], true, np.nan)
     rebuilt = reconstruction.rebuilt[order, row, column]
-    hidden = reconstruction.is_masked[order, row, column]
-    axes.plot(wavelengths, true, color="#1c2329", linewidth=1.3, label="measured")
+    hidden = reconstruction.counted[order, row, column]
+    size = _MARKER_PT if len(order) <= _MANY_BANDS else _SMALL_MARKER_PT
+    axes.plot(wavelengths, true, color=_INK, linewidth=1.3, label="measured")
     axes.plot(
         wavelengths,
         np.where(hidden, true, np.nan),
-        color="#1c2329",
+        color=_INK,
         linestyle="",
         marker="o",
+        markersize=size,
         markerfacecolor="white",
+        markeredgewidth=size / _MARKER_PT,
         label="measured, hidden from the model",
     )
-    axes.plot(wavelengths[~hidden], true[~hidden], "o", color="#1c2329")
+    axes.plot(wavelengths[~hidden], true[~hidden], "o", color=_INK, markersize=size)
     axes.plot(
         wavelengths,
         np.where(hidden, rebuilt, np.nan),
         color="#D55E00",
         linewidth=1.3,
         marker="s",
-        markersize=4,
+        markersize=size * 2 / 3,
         label="rebuilt",
     )
     axes.set_title(f"row {row}, column {column}", loc="left", fontsize=10)

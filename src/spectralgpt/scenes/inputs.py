@@ -11,7 +11,7 @@ from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import RasterItem
 from spectralgpt.sensors import find_sensor, list_sensors
 
-__all__ = ["Failure", "describe_input", "for_each_input", "list_inputs"]
+__all__ = ["Failure", "describe_input", "find_input", "for_each_input", "list_inputs"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,23 @@ def list_inputs(
             f"There are no rasters in {', '.join(map(str, paths)) or 'no input'}."
         )
     return list(dict.fromkeys(found))
+
+
+def find_input(
+    path: Path, sensor: str | None, preprocessing: Preprocessing | None
+) -> Path:
+    """Return the one image that a path names; see `list_inputs`.
+
+    Raises:
+        DataError: it is a folder with several.
+    """
+    found = list_inputs([path], sensor, preprocessing)
+    if len(found) > 1:
+        raise DataError(
+            f"{path} holds {len(found)} images, such as {found[0].name} and "
+            f"{found[1].name}: name one of them."
+        )
+    return found[0]
 
 
 def describe_input(

@@ -1,65 +1,122 @@
 """What an autoencoder rebuilds of a stretch of a scene, tile by tile."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from spectralgpt.errors import CheckpointError, RasterError
+from spectralgpt.errors import CheckpointError, ConfigError
 from spectralgpt.models.mae import MaskedAutoencoder
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import RasterItem, Window, read_raster
-from spectralgpt.tasks.pretraining import PretrainingTask, pixel_mask
+from spectralgpt.scenes.windows import check_size, choose_bands
+from spectralgpt.sensors import Band
+from spectralgpt.tasks.pretraining import PretrainingTask, pixel_mask, token_means
+from spectralgpt.tasks.reconstruction import ErrorSum, band_means
 
-__all__ = ["RebuiltWindow", "centre_window", "rebuild_window"]
+__all__ = ["RebuiltWindow", "centre_window", "check_pixels", "rebuild_window"]
 
 FloatArray = NDArray[np.float32]
+BoolArray = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class RebuiltWindow:
     """A window of a scene, and what the model made of its visible part.
 
+    All arrays are (C, H, W). H and W are those of the window, unless it is smaller than
+    a tile and was enlarged.
+
     Attributes:
-        pixels: (C, H, W), scaled as the model takes them.
-        rebuilt: (C, H, W), the model's prediction everywhere.
-        masked: bool (C, H, W), true where the model did not see the pixel.
+        pixels: reflectance, as the model was given it.
+        rebuilt: reflectance, the model's prediction everywhere.
+        guess: reflectance, what fills the pixels without learning: the mean of the
+            band's visible pixels in the tile, or the mean of the token if `is_told`.
+        masked: true where the model did not see the pixel.
+        valid: false where the scene holds no data.
+        bands: the C bands.
         window: which pixels of the scene these are.
+        patch_size: side of a token, pixels of the arrays.
+        error: mean squared error over masked, valid pixels, in the model's scaled unit.
+        is_told: the model's targets are normalised: it is told each token's mean and
+            variance.
     """
 
     pixels: FloatArray
     rebuilt: FloatArray
-    masked: NDArray[np.bool_]
+    guess: FloatArray
+    masked: BoolArray
+    valid: BoolArray
+    bands: tuple[Band, ...]
     window: Window
+    patch_size: int
+    error: float
+    is_told: bool
 
-    @property
-    def error(self) -> float:
-        """Mean squared error over masked pixels, in scaled units."""
-        return float(((self.rebuilt - self.pixels)[self.masked] ** 2).mean())
+    def locate(self, row: int, column: int) -> tuple[int, int]:
+        """Return where a pixel of the scene lies in the arrays."""
+        height, width = self.pixels.shape[1:]
+        return (
+            (2 * (row - self.window.row) + 1) * height // (2 * self.window.height),
+            (2 * (column - self.window.column) + 1) * width // (2 * self.window.width),
+        )
+
+    def scene_pixel(self, row: int, column: int) -> tuple[int, int]:
+        """Return which pixel of the scene a place in the arrays is."""
+        height, width = self.pixels.shape[1:]
+        return (
+            self.window.row + row * self.window.height // height,
+            self.window.column + column * self.window.width // width,
+        )
 
 
-def centre_window(item: RasterItem, side_px: int, tile_px: int) -> Window:
+def centre_window(
+    item: RasterItem, bands: tuple[Band, ...], side_px: int, tile_px: int
+) -> Window:
     """Return the middle of a scene, its sides whole multiples of a tile.
+
+    A side of the scene that is shorter than a tile is taken whole.
 
     Args:
         item: the scene.
+        bands: the bands that are read; they say how fine its pixels are.
         side_px: side wanted, pixels; less if the scene is smaller.
         tile_px: side of a tile, pixels.
 
     Raises:
-        RasterError: the scene is smaller than one tile.
+        ConfigError: less than one tile is wanted.
     """
-    height, width = item.shape(item.bands)
-    rows, columns = (
-        min(side_px, side) // tile_px * tile_px for side in (height, width)
-    )
-    if rows == 0 or columns == 0:
-        raise RasterError(
-            f"{item.name} is {height} x {width} px, less than one tile of {tile_px} px "
-            "(or less was asked for): give a larger image or --size_px."
+    if side_px < tile_px:
+        raise ConfigError(
+            f"{side_px} px are less than one tile of {tile_px} px: give a larger "
+            "--size_px."
         )
+    height, width = item.shape(bands)
+    rows, columns = (
+        min(side_px, side) // tile_px * tile_px or side for side in (height, width)
+    )
     return Window((height - rows) // 2, (width - columns) // 2, rows, columns)
+
+
+def check_pixels(window: Window, pixels: Sequence[tuple[int, int]]) -> None:
+    """Refuse pixels (row, column) of the scene that lie outside of a window.
+
+    Raises:
+        ConfigError: one does; it is named.
+    """
+    last_row = window.row + window.height - 1
+    last_column = window.column + window.width - 1
+    for row, column in pixels:
+        if not (
+            window.row <= row <= last_row and window.column <= column <= last_column
+        ):
+            raise ConfigError(
+                f"pixel {row},{column} is outside of what is shown: rows {window.row} "
+                f"to {last_row}, columns {window.column} to {last_column}. Choose one "
+                "within, or show more with --size_px."
+            )
 
 
 def rebuild_window(
@@ -79,42 +136,74 @@ def rebuild_window(
         model: the autoencoder; its device is used.
         preprocessing: its contract; `image_size` is the side of a tile.
         item: the scene.
-        window: sides must be multiples of a tile (see `centre_window`).
+        window: sides must be multiples of a tile, or less than one (see
+            `centre_window`).
         mask_ratio: share of masked tokens, 0 <= ratio < 1.
         seed: of the masks.
         batch_size: tiles at once.
 
     Raises:
         BandError: a band of the contract is missing.
+        ShapeError: the scene is smaller than a token.
         CheckpointError: the window is no multiple of a tile.
     """
     tile = preprocessing.image_size
-    rows, columns = window.height // tile, window.width // tile
-    if (window.height, window.width) != (rows * tile, columns * tile):
+    height, width = max(window.height, tile), max(window.width, tile)
+    if height % tile or width % tile:
         raise CheckpointError(f"{window} is no multiple of the tile of {tile} px.")
-    bands = [item.bands[i] for i in preprocessing.match(item.bands)]
-    pixels, valid = preprocessing.prepare(read_raster(item, bands, window))
-    device = next(model.parameters()).device
-    tiles = _split(torch.from_numpy(pixels), tile).to(device)
-    known = _split(torch.from_numpy(valid), tile).to(device)
+    bands = choose_bands(preprocessing, item)
+    check_size(item, bands, model.encoder.patch_size)
+    raster = read_raster(item, bands, window, out_size=(height, width))
+    pixels, valid = preprocessing.prepare(raster)
+    tiles, known = (_split(torch.from_numpy(a), tile) for a in (pixels, valid))
     seeds = torch.arange(len(tiles)) + seed * len(tiles)
-    task = PretrainingTask(model, mask_ratio)
-    rebuilt, masked = [], []
-    model.eval()
-    with torch.inference_mode():
-        for start in range(0, len(tiles), batch_size):
-            part = slice(start, start + batch_size)
-            output = task.forward(
-                {"images": tiles[part], "valid": known[part], "seed": seeds[part]}
-            )
-            rebuilt.append(model.reconstruct(output).float().cpu())
-            masked.append(pixel_mask(output.mask, output.grid).cpu())
-    return RebuiltWindow(
-        pixels,
-        _join(torch.cat(rebuilt), rows).numpy(),
-        _join(torch.cat(masked), rows).numpy(),
-        window,
+    parts = _rebuild_tiles(
+        PretrainingTask(model, mask_ratio), tiles, known, seeds, batch_size
     )
+    rebuilt, guess, masked = (_join(part, height // tile) for part in parts)
+    error = ErrorSum()
+    error.add(rebuilt, torch.from_numpy(pixels), masked & torch.from_numpy(valid))
+    return RebuiltWindow(
+        preprocessing.restore(pixels, raster),
+        preprocessing.restore(rebuilt.numpy(), raster),
+        preprocessing.restore(guess.numpy(), raster),
+        masked.numpy(),
+        valid,
+        preprocessing.bands,
+        window,
+        model.encoder.patch_size,
+        error.mean,
+        model.normalize_targets,
+    )
+
+
+def _rebuild_tiles(
+    task: PretrainingTask,
+    tiles: torch.Tensor,
+    known: torch.Tensor,
+    seeds: torch.Tensor,
+    batch_size: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return what is rebuilt, what is guessed, and what was masked, as the tiles."""
+    device = next(task.model.parameters()).device
+    parts = []
+    task.model.eval()
+    for start in range(0, len(tiles), batch_size):
+        part = slice(start, start + batch_size)
+        images, valid = tiles[part].to(device), known[part].to(device)
+        with torch.inference_mode():
+            output = task.forward(
+                {"images": images, "valid": valid, "seed": seeds[part]}
+            )
+        masked = pixel_mask(output.mask, output.grid)
+        if task.model.normalize_targets:
+            guess = token_means(images, output.grid)
+        else:
+            guess = band_means(images, ~masked & valid).expand_as(images)
+        rebuilt = task.model.reconstruct(output).float()
+        parts.append((rebuilt.cpu(), guess.cpu(), masked.cpu()))
+    rebuilt, guess, masked = (torch.cat(kind) for kind in zip(*parts, strict=True))
+    return rebuilt, guess, masked
 
 
 def _split(image: torch.Tensor, tile: int) -> torch.Tensor:

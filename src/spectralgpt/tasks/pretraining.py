@@ -17,6 +17,7 @@ __all__ = [
     "draw_sample_noise",
     "pixel_mask",
     "score_reconstructions",
+    "token_means",
 ]
 
 
@@ -48,6 +49,12 @@ def pixel_mask(is_masked: Tensor, grid: TokenGrid) -> Tensor:
     pixels = pixels.repeat_interleave(grid.patch_size, dim=-2)
     pixels = pixels.repeat_interleave(grid.patch_size, dim=-1)
     return pixels[..., : grid.num_bands, :, :]  # (B, C, H, W) or (B, T, C, H, W)
+
+
+def token_means(images: Tensor, grid: TokenGrid) -> Tensor:
+    """Set every value of a token to the token's mean; shaped as the images."""
+    tokens = patchify(images, grid)
+    return unpatchify(tokens.mean(dim=-1, keepdim=True).expand_as(tokens), grid)
 
 
 class PretrainingTask:
@@ -187,10 +194,8 @@ def _score_against_token_means(
             output = task.forward(batch)
         images, grid = batch["images"], output.grid
         counted = pixel_mask(output.mask, grid) & batch["valid"]
-        tokens = patchify(images, grid)
-        means = unpatchify(tokens.mean(dim=-1, keepdim=True).expand_as(tokens), grid)
         sums["model"].add(task.model.reconstruct(output), images, counted)
-        sums["token_mean"].add(means, images, counted)
+        sums["token_mean"].add(token_means(images, grid), images, counted)
         count += len(images)
     return {name: found.mean for name, found in sums.items()} | {"images": float(count)}
 
