@@ -117,44 +117,11 @@ def compare_features(
         _indices(labelled, divide(labelled, config, config.split_seed + seed))
         for seed in range(seeds)
     ]
-
-    def count(name: str) -> Callable[[int], None] | None:
-        if progress is None:
-            return None
-        done = 0
-
-        def add(images: int) -> None:
-            nonlocal done
-            done += images
-            progress(name, done, len(dataset))
-
-        return add
-
-    def encoded(encoder: Any, name: str) -> Features:
-        return extract_features(
-            encoder,
-            dataset,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            progress=count(name),
-        )
-
-    def convolved(seed: int, train: NDArray[np.int64], mode: str) -> Features:
-        name = f"RCF {mode}"
-        return random_convolutions(
-            dataset, train, seed=seed, mode=mode, progress=count(name)
-        )
-
-    fixed = encoded(loaded.encoder, PRETRAINED)
+    extractor = _Extractor(dataset, batch_size, num_workers, progress)
+    fixed = extractor.encode(loaded.encoder, PRETRAINED)
     kinds: dict[str, _Compute] = {PRETRAINED: lambda seed, train: fixed}
     if baselines:
-        statistics = band_statistics(dataset, count("band statistics"))
-        kinds["random weights"] = lambda seed, train: encoded(
-            random_encoder(loaded.encoder, seed), "random weights"
-        )
-        kinds["band statistics"] = lambda seed, train: statistics
-        kinds["RCF gaussian"] = lambda seed, train: convolved(seed, train, "gaussian")
-        kinds["RCF empirical"] = lambda seed, train: convolved(seed, train, "empirical")
+        kinds |= extractor.baselines(loaded.encoder)
     scores = {
         kind: tuple(
             _probe(compute(seed, split["train"]), split, labelled, method, k)
@@ -164,6 +131,60 @@ def compare_features(
     }
     sizes = {name: len(indices) for name, indices in splits[0].items()}
     return Comparison(method, scores, sizes, labelled.source)
+
+
+@dataclass(frozen=True)
+class _Extractor:
+    """Features of all images of one set, with progress by the name of their kind."""
+
+    dataset: LabelledDataset
+    batch_size: int
+    num_workers: int
+    progress: Callable[[str, int, int], None] | None
+
+    def encode(self, encoder: Any, name: str) -> Features:
+        return extract_features(
+            encoder,
+            self.dataset,
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            progress=self._counter(name),
+        )
+
+    def baselines(self, encoder: Any) -> dict[str, _Compute]:
+        """What computes each kind of baseline for a seed and its training images."""
+        statistics = band_statistics(self.dataset, self._counter("band statistics"))
+
+        def drawn(seed: int, train: NDArray[np.int64]) -> Features:
+            return self.encode(random_encoder(encoder, seed), "random weights")
+
+        def convolved(mode: str) -> _Compute:
+            return lambda seed, train: random_convolutions(
+                self.dataset,
+                train,
+                seed=seed,
+                mode=mode,
+                progress=self._counter(f"RCF {mode}"),
+            )
+
+        return {
+            "random weights": drawn,
+            "band statistics": lambda seed, train: statistics,
+            "RCF gaussian": convolved("gaussian"),
+            "RCF empirical": convolved("empirical"),
+        }
+
+    def _counter(self, name: str) -> Callable[[int], None] | None:
+        if self.progress is None:
+            return None
+        report, done = self.progress, 0
+
+        def add(images: int) -> None:
+            nonlocal done
+            done += images
+            report(name, done, len(self.dataset))
+
+        return add
 
 
 def write_comparison(comparison: Comparison, folder: Path, model: str) -> Path:
