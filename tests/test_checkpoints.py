@@ -1,6 +1,9 @@
 import errno
 import json
+import logging
+import os
 import pickle
+import resource
 import shutil
 from pathlib import Path
 
@@ -444,3 +447,68 @@ def test_date_embedding_has_no_published_format(tmp_path: Path) -> None:
     model.add_date_embedding()
     with pytest.raises(CheckpointError, match=r"positions\.dates.*no place"):
         save_published(tmp_path / "a.pth", model)
+
+
+def test_files_are_as_readable_as_the_umask_says(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        save_model(tmp_path / "ours", tiny_model(), tiny_contract())
+        save_published(tmp_path / "theirs.pth", tiny_model())
+    finally:
+        os.umask(before)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.name: oct(path.stat().st_mode & 0o777) for path in files} == {
+        "model.safetensors": "0o640",
+        "config.json": "0o640",
+        "theirs.pth": "0o640",
+    }
+
+
+def test_write_error_inside_torch_is_one_error(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # No file may grow past 64 KiB: a write that the system refuses midway.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, hard))
+    try:
+        with pytest.raises(CheckpointError, match=r"cannot write .*the disk may be"):
+            save_published(tmp_path / "model.pth", tiny_model())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["someone/model-v1.5", "some.one/model"])
+def test_hub_name_may_have_a_dot(
+    saved: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    import huggingface_hub
+
+    asked = []
+
+    def download(name: str, file: str) -> str:
+        asked.append(name)
+        return str(saved / file)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    load(name)
+    assert asked == [name]
+    for missing in ("someone/model.pth", "./model", "../model"):
+        with pytest.raises(CheckpointError, match="no model at"):
+            load(missing)
+
+
+def test_hub_is_quiet_while_it_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import logging as hub_logging
+
+    before, during = hub_logging.get_verbosity(), []
+
+    def fail(name: str, file: str) -> str:
+        during.append(hub_logging.get_verbosity())
+        raise HFValidationError("no such name")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
+    with pytest.raises(CheckpointError, match=r"could not be downloaded.*no such name"):
+        load("someone/model")
+    assert during == [logging.ERROR]
+    assert hub_logging.get_verbosity() == before

@@ -6,13 +6,15 @@ as JSON, and `config.json`, a copy of that for people. Nothing is ever unpickled
 
 import contextlib
 import json
+import logging
 import os
 import re
-import tempfile
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 
@@ -47,6 +49,7 @@ __all__ = [
     "move_model",
     "save_model",
     "save_published",
+    "save_torch",
     "write_atomically",
 ]
 
@@ -54,7 +57,9 @@ WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 _FORMAT = "spectralgpt"
 _FORMAT_VERSION = 1
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+# A missing file of these is no Hub name, which may have a dot in it, as in v1.5.
+_WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt")
 
 
 @dataclass(frozen=True)
@@ -90,26 +95,42 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         CheckpointError: it cannot be written (disk full, no permission); the old file
             stays as it was.
     """
-    temporary: Path | None = None
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+        temporary.touch(exist_ok=False)
+        mode = temporary.stat().st_mode
         write(temporary)
+        # safetensors makes files anew that only their owner may read.
+        temporary.chmod(mode)
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         os.replace(temporary, path)
     except BaseException as error:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         # safetensors and torch wrap the system's error in their own.
         if isinstance(error, OSError) or "os error" in str(error).lower():
             raise CheckpointError(
                 f"cannot write {path}: {error}. What was there before is unchanged."
             ) from error
         raise
+
+
+def save_torch(values: Mapping[str, Any], path: Path) -> None:
+    """Write what `torch.load` reads.
+
+    Raises:
+        OSError: it cannot be written; torch's own error hides that and why.
+    """
+    try:
+        torch.save(values, path)
+    except RuntimeError as error:
+        free = shutil.disk_usage(path.parent).free
+        raise OSError(
+            f"the disk may be full, {free / 2**20:.1f} MiB are free "
+            f"({str(error).splitlines()[0][:160]})"
+        ) from error
 
 
 def save_model(
@@ -194,7 +215,7 @@ def save_published(path: Path, model: Model) -> Path:
         model.state_dict(), encoder.patch_size, encoder.bands_per_token
     )
     checkpoint = {"model": weights, PUBLISHED_CONFIG_KEY: model_config(model)}
-    write_atomically(path, lambda temporary: torch.save(checkpoint, temporary))
+    write_atomically(path, lambda temporary: save_torch(checkpoint, temporary))
     return path
 
 
@@ -301,7 +322,7 @@ def _read(name_or_path: str | Path) -> LoadedModel:
         contract = _sentinel2_contract(96)
         encoder = build_encoder(name, wavelengths_nm=contract.wavelengths_nm)
         return LoadedModel(encoder, contract)
-    if _HUB_NAME.fullmatch(name) and not path.suffix:
+    if _HUB_NAME.fullmatch(name) and path.suffix not in _WEIGHTS_SUFFIXES:
         return _read_ours(_download(name))
     raise CheckpointError(
         f"no model at {name}: give a checkpoint folder or file, a Hub name "
@@ -319,15 +340,30 @@ def _weights_in(folder: Path) -> Path:
 
 def _download(name: str) -> Path:
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+    )
+    from huggingface_hub.utils import logging as hub_logging
 
+    verbosity = hub_logging.get_verbosity()
+    # It tells of each retry; the one error below says all of it.
+    hub_logging.set_verbosity(logging.ERROR)
     try:
         return Path(hf_hub_download(name, WEIGHTS_FILE))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OSError,
+    ) as error:
         raise CheckpointError(
             f"{name} is no local path, and {WEIGHTS_FILE} could not be downloaded from "
             f"the Hugging Face Hub: {str(error).splitlines()[0]}"
         ) from error
+    finally:
+        hub_logging.set_verbosity(verbosity)
 
 
 def _read_ours(path: Path) -> LoadedModel:

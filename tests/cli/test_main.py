@@ -111,3 +111,19 @@ loaded = [name for name in {heavy!r} if name in sys.modules]
 assert not loaded, loaded
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("below", ["", "sub"])
+@pytest.mark.parametrize("command", ["convert", "simulate"])
+def test_output_that_is_a_file_is_explained(
+    tmp_path: Path, command: str, below: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    words = {"convert": ["convert", "tiny"], "simulate": ["simulate", "--images", "60"]}
+    output = tmp_path / "file" / below
+    assert main([*words[command], "--output", str(output)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert "Errno" not in error
+    assert str(tmp_path / "file") in error
+    assert (tmp_path / "file").read_text() == "mine"

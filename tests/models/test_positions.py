@@ -11,6 +11,7 @@ from spectralgpt.models.positions import (
     sine_cosine,
 )
 from spectralgpt.models.tokens import TokenGrid
+from tests.tiny import tiny_encoder
 
 NM = (443.0, 490.0, 560.0, 665.0, 705.0, 740.0)
 
@@ -93,3 +94,9 @@ def test_tables_start_with_neighbours_alike() -> None:
     assert distance[middle, beside] < distance[middle, far]
     torch.testing.assert_close(distance[middle, beside], distance[middle, below])
     assert (distance + torch.eye(64) * 9).min() > 0.1
+
+
+def test_wavelengths_in_micrometres_are_refused_by_the_forward_pass() -> None:
+    images = torch.rand(1, 3, 32, 32)
+    with pytest.raises(ConfigError, match=r"0\.49 is not in nm: 0\.49 um is 490 nm"):
+        tiny_encoder()(images, [0.49, 0.56, 0.665])

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from spectralgpt.errors import ConfigError, ShapeError
 from spectralgpt.models.tokens import TokenGrid, patchify, token_weights, unpatchify
+from tests.tiny import tiny_encoder
 
 grids = st.builds(
     lambda bands, rows, columns, patch, group: TokenGrid(
@@ -104,3 +105,23 @@ def test_a_series_is_cut_as_its_dates_are(
 def test_no_dates_are_refused() -> None:
     with pytest.raises(ShapeError, match="num_dates is 0"):
         TokenGrid.of(torch.zeros(1, 0, 3, 8, 8), 8, 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int16, torch.bfloat16])
+def test_images_of_another_type_than_the_weights_are_named(dtype: torch.dtype) -> None:
+    images = torch.ones(1, 12, 32, 32).to(dtype)
+    with pytest.raises(ShapeError, match=f"images are {dtype}, the weights torch.fl"):
+        tiny_encoder()(images)
+
+
+def test_autocast_and_weights_of_other_types_work() -> None:
+    images = torch.rand(1, 12, 32, 32)
+    encoder = tiny_encoder()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert encoder(images).isfinite().all()
+        assert encoder(images.bfloat16()).isfinite().all()
+        with pytest.raises(ShapeError, match=r"images are torch\.int64"):
+            encoder(images.long())
+    whole = encoder(images)
+    twice = encoder.double()(images.double())
+    torch.testing.assert_close(twice.float(), whole, rtol=1e-4, atol=1e-4)

@@ -242,3 +242,16 @@ def test_description_of_one_band_file_uses_its_name(tmp_path):
     path = write_tiff(tmp_path / "T33UUP_B03.tif", constant([1500]))
     item = describe_raster(path, sensor=load_sensor("sentinel-2-l2a"), offset=0)
     assert list(item.files) == ["B03"]
+
+
+def test_file_without_a_valid_pixel_is_said_to_have_none(tmp_path):
+    path = stack(tmp_path / "a.tif", [0, 0], nodata=0)
+    message = "no pixel that was looked at is valid.*Leave the file out"
+    refuses(UnitError, message, path, sensor="sentinel-2-l2a")
+
+
+@pytest.mark.parametrize("quantification", [0, -5.0])
+def test_quantification_that_is_not_above_0_is_refused(tmp_path, quantification):
+    path = stack(tmp_path / "a.tif")
+    options = {"sensor": "sentinel-2-l2a", "quantification": quantification}
+    refuses(UnitError, f"is {quantification}; .* must be above 0", path, **options)

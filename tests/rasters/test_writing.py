@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 
@@ -54,3 +56,13 @@ def test_failed_write_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
         write_geotiff(path, raster(), overwrite=True)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["b.tif"]
+
+
+def test_written_file_is_as_readable_as_the_umask_says(tmp_path):
+    before = os.umask(0o027)
+    try:
+        path = write_geotiff(tmp_path / "a.tif", raster())
+    finally:
+        os.umask(before)
+    assert oct(path.stat().st_mode & 0o777) == "0o640"
+    assert [file.name for file in tmp_path.iterdir()] == ["a.tif"]

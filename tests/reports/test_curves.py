@@ -31,7 +31,7 @@ def test_empty_cells_are_left_out(tmp_path: Path) -> None:
 def test_training_and_validation_share_a_panel(tmp_path: Path) -> None:
     figure = plot_curves(write(tmp_path))
     by_title = {axes.get_title(loc="left"): axes for axes in figure.axes}
-    assert set(by_title) == {"loss", "lr"}
+    assert set(by_title) == {"loss", "learning rate"}
     drawn = {
         line.get_label(): list(line.get_ydata()) for line in by_title["loss"].lines
     }
@@ -43,13 +43,13 @@ def test_wide_ranges_get_a_log_scale_and_narrow_ones_do_not(tmp_path: Path) -> N
     rows = "\n".join(f"{step},0,{10.0 / step},{1 + step / 10}" for step in range(1, 9))
     figure = plot_curves(write(tmp_path, f"step,epoch,loss,lr\n{rows}\n"))
     scales = {axes.get_title(loc="left"): axes.get_yscale() for axes in figure.axes}
-    assert scales == {"loss": "log", "lr": "linear"}
+    assert scales == {"loss": "log", "learning rate": "linear"}
 
 
 def test_chosen_panels_come_in_the_order_asked(tmp_path: Path) -> None:
     figure = plot_curves(write(tmp_path), ["lr", "loss", "absent"])
     titles = [axes.get_title(loc="left") for axes in figure.axes]
-    assert titles == ["lr", "loss"]
+    assert titles == ["learning rate", "loss"]
 
 
 def test_files_that_are_no_metrics_are_refused(tmp_path: Path) -> None:
@@ -59,3 +59,17 @@ def test_files_that_are_no_metrics_are_refused(tmp_path: Path) -> None:
         read_metrics(write(tmp_path, "step,loss\n1,high\n"))
     with pytest.raises(DataError, match="no metrics to draw"):
         plot_curves(write(tmp_path), ["absent"])
+
+
+def test_a_single_step_has_a_tick_of_its_own(tmp_path: Path) -> None:
+    figure = plot_curves(write(tmp_path, "step,loss,images_per_s\n3,2.0,15.5\n"))
+    panels = {axes.get_title(loc="left"): axes for axes in figure.axes}
+    assert set(panels) == {"loss", "images/s"}
+    for axes in panels.values():
+        assert list(axes.get_xticks()) == [3]
+        assert axes.get_ylim()[0] == 0
+
+
+def test_steps_are_whole_numbers(tmp_path: Path) -> None:
+    figure = plot_curves(write(tmp_path), ["loss"])
+    assert all(float(tick).is_integer() for tick in figure.axes[0].get_xticks())

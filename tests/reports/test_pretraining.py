@@ -45,6 +45,8 @@ def test_report_holds_curves_scores_figures_and_configuration(tmp_path: Path) ->
     assert "The model&#x27;s error is 50% below that of the best filler" in page
     assert "model.size" in page
     assert "over 30 held-out images" in page
+    assert page.count("<figcaption>Held-out image 0") == 1
+    assert "learning rate" in page
 
 
 def test_report_of_a_killed_run_needs_metrics_only(tmp_path: Path) -> None:

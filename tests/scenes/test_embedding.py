@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from spectralgpt.checkpoints import LoadedModel
+from spectralgpt.cli.main import main
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.errors import BandError, DataError, ShapeError
 from spectralgpt.rasters import read_raster
@@ -170,8 +171,10 @@ def test_bad_files_are_counted_and_only_all_bad_is_an_error(tmp_path: Path) -> N
     assert made.rows == 1
     assert [failure.path for failure in made.failures] == [corrupt, absent]
     assert all("\n" not in failure.reason for failure in made.failures)
-    with pytest.raises(DataError, match="None of the 1 images could be used"):
+    with pytest.raises(DataError, match=r"c\.tif does not exist"):
         embed_files(loaded(), [absent], tmp_path / "out2", image_format=FORMAT)
+    with pytest.raises(DataError, match="None of the 2 images could be used"):
+        embed_files(loaded(), [absent, corrupt], tmp_path / "out2", image_format=FORMAT)
 
 
 def test_place_in_the_window_hardly_shows_in_a_flat_scene() -> None:
@@ -184,3 +187,15 @@ def test_place_in_the_window_hardly_shows_in_a_flat_scene() -> None:
     np.testing.assert_allclose(
         position_response(encoder, 32).mean(axis=(0, 1)), 0, atol=1e-5
     )
+
+
+def test_failed_embedding_leaves_no_folder_and_gives_the_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lacking = [band for band in BANDS if band != "B11"]
+    path = scene(tmp_path / "a.tif", order=lacking)
+    words = ["embed", str(path), "--model", "tiny", "--output", str(tmp_path / "out")]
+    assert main([*words, "--offset", "0"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {path}: missing band B11")
+    assert not (tmp_path / "out").exists()

@@ -118,7 +118,10 @@ def test_write_error_inside_torch_keeps_the_last_good_checkpoint(
     # No file may grow past 64 KiB: a write that the system refuses midway.
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, hard))
     try:
-        with pytest.raises(CheckpointError, match=r"cannot write .*last\.ckpt"):
+        with pytest.raises(
+            CheckpointError,
+            match=r"cannot write .*last\.ckpt.*is unchanged\. Free some",
+        ):
             writer.save_checkpoint({"state_dict": {"w": torch.zeros(10**6)}}, path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -238,3 +238,18 @@ def test_labels_of_the_other_kind_are_refused(archive: Path, pretrained: Path) -
     labelled = read_all(config(archive, pretrained).data, assumed_sensor=SENSOR)
     with pytest.raises(DataError, match="single-label labels, but m was fine-tuned"):
         score_classifier(tuned, "m", labelled, seed=0)
+
+
+def test_what_cannot_run_leaves_the_run_before_alone(
+    archive: Path, pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match="seed is -1; it must be at least 0"):
+        config(archive, pretrained, seed=-1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    (tmp_path / "config.yaml").write_text("of the run before")
+    base = config(archive, pretrained)
+    gpu = replace(base, trainer=replace(base.trainer, accelerator="gpu"))
+    with pytest.raises(ConfigError, match="accelerator is 'gpu', and this machine has"):
+        finetune(gpu, tmp_path, overwrite=True)
+    assert (tmp_path / "config.yaml").read_text() == "of the run before"

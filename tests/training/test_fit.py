@@ -10,7 +10,7 @@ from lightning.pytorch import Callback
 from spectralgpt.errors import CheckpointError, ConfigError, TrainingError
 from spectralgpt.models.mae import MaskedAutoencoder
 from spectralgpt.training.checkpointing import read_checkpoint
-from spectralgpt.training.fit import RunFolder, TrainerConfig, processes
+from spectralgpt.training.fit import RunFolder, TrainerConfig, check_machine, processes
 from spectralgpt.training.logs import read_metrics
 from spectralgpt.training.module import TrainingModule
 from spectralgpt.training.optim import OptimizerConfig, learning_rate_at
@@ -235,6 +235,8 @@ def test_existing_run_is_not_overwritten_unasked(tmp_path: Path) -> None:
         ({"epochs": 0}, r"trainer\.epochs is 0"),
         ({"accumulate": 0}, r"trainer\.accumulate is 0"),
         ({"workers": -1}, r"trainer\.workers is -1"),
+        ({"devices": -1}, r"trainer\.devices is -1"),
+        ({"devices": 0}, r"trainer\.devices is 0; it must be at least 1"),
         ({"precision": "fp8"}, r"trainer\.precision is 'fp8'"),
         ({"precision": "fp16", "accelerator": "cpu"}, "fp16 needs a GPU"),
         (
@@ -253,3 +255,45 @@ def test_impossible_settings_are_refused(
 def test_processes_are_counted_over_nodes() -> None:
     assert processes(TrainerConfig(devices=2, num_nodes=3, accelerator="cpu")) == 6
     assert processes(TrainerConfig(devices="auto", accelerator="cpu")) == 1
+
+
+def test_devices_that_are_not_there_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    for accelerator in ("gpu", "mps"):
+        with pytest.raises(ConfigError, match=f"accelerator is '{accelerator}', and"):
+            check_machine(TrainerConfig(accelerator=accelerator))  # type: ignore[arg-type]
+    for fine in ("auto", "cpu"):
+        check_machine(TrainerConfig(accelerator=fine, devices=4))  # type: ignore[arg-type]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for accelerator in ("gpu", "auto"):
+        check_machine(TrainerConfig(accelerator=accelerator, devices=2))  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match=r"devices is 3, and this machine has 2"):
+            check_machine(TrainerConfig(accelerator=accelerator, devices=3))  # type: ignore[arg-type]
+    check_machine(TrainerConfig(accelerator="cpu", devices=3))
+
+
+def test_resume_without_a_checkpoint_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.prepare(overwrite=False, resume=False)
+    assert not caplog.records
+    folder.prepare(overwrite=False, resume=True)
+    assert caplog.messages == [f"no checkpoint in {folder.root}, starting anew"]
+    stage = RunFolder(folder.root / "stage-1-a")
+    stage.last.parent.mkdir(parents=True)
+    stage.last.write_text("x")
+    folder.prepare(overwrite=False, resume=True)
+    assert len(caplog.messages) == 1
+
+
+@pytest.mark.parametrize("name", ["file", "file/below"])
+def test_output_that_cannot_be_made_is_explained(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ConfigError, match=f"cannot make the output folder .*{name}: "):
+        RunFolder(tmp_path / name).prepare(overwrite=True, resume=False)
+    assert (tmp_path / "file").read_text() == "mine"

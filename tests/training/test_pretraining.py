@@ -1,7 +1,9 @@
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 import spectralgpt
 from spectralgpt.checkpoints import load_model, save_model
@@ -137,3 +139,43 @@ def test_run_that_cannot_work_is_refused_before_it_starts(
     with pytest.raises(ConfigError, match=message):
         pretrain(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        (PretrainConfig, {"seed": -1}, "seed is -1; it must be at least 0"),
+        (ReportConfig, {"images": -1}, r"report\.images is -1"),
+        (ReportConfig, {"every_epochs": -2}, r"report\.every_epochs is -2"),
+        (DataConfig, {"samples_per_epoch": 0}, r"data\.samples_per_epoch is 0"),
+        (DataConfig, {"memory_mb": -1.0}, r"data\.memory_mb is -1"),
+        (DataConfig, {"image_size": 0}, r"data\.image_size is 0"),
+        (ModelConfig, {"depth": 0}, r"model\.depth is 0; it must be at least 1"),
+        (ModelConfig, {"token_loss_weight": -1.0}, r"model\.token_loss_weight is -1"),
+    ],
+)
+def test_impossible_settings_are_refused(
+    kind: type[Any], settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        kind(**settings)
+
+
+@pytest.mark.parametrize("stages", [(), ({"name": "only"},)])
+def test_missing_accelerator_is_found_before_a_run_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stages: tuple[dict[str, Any], ...]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    kept = tmp_path / "checkpoints" / "last.ckpt"
+    kept.parent.mkdir()
+    for path in (kept, tmp_path / "config.yaml"):
+        path.write_text("of the run before")
+    trainer = replace(SMALL.trainer, accelerator="gpu")
+    config = replace(SMALL, trainer=trainer, stages=stages)
+    with pytest.raises(ConfigError, match="accelerator is 'gpu', and this machine has"):
+        pretrain(config, tmp_path, overwrite=True)
+    assert kept.read_text() == "of the run before"
+    with pytest.raises(ConfigError, match="accelerator"):
+        pretrain(config, tmp_path / "new")
+    assert not (tmp_path / "new").exists()

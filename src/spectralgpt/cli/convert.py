@@ -48,13 +48,11 @@ def run(args: Namespace) -> Path:
         save_model,
         save_published,
     )
-    from spectralgpt.errors import CheckpointError
+    from spectralgpt.cli.images import prepare_output
 
-    loaded = load_model(args.source, image_size=args.image_size)
     name = PUBLISHED_FILE if args.to == "published" else WEIGHTS_FILE
-    target: Path = args.output / name
-    if target.exists() and not args.overwrite:
-        raise CheckpointError(f"{target} is there already: pass --overwrite.")
+    prepare_output(args.output, name, args.overwrite)
+    loaded = load_model(args.source, image_size=args.image_size)
     if args.to == "published":
-        return save_published(target, loaded.model)
+        return save_published(args.output / name, loaded.model)
     return save_model(args.output, loaded.model, loaded.preprocessing, loaded.extra)

@@ -118,8 +118,9 @@ def run(args: Namespace) -> Path:
 
 def _write(found: "ArchiveCheck", folder: Path) -> None:
     from spectralgpt.reports.contact_sheet import plot_contact_sheet
+    from spectralgpt.training.run_folder import make_folder
 
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     text = json.dumps(found.as_table(), indent=2, ensure_ascii=False)
     (folder / "check.json").write_text(text + "\n", encoding="utf-8")
     picture = folder / "chips.png"

@@ -71,6 +71,6 @@ def run(args: Namespace) -> Path:
             strict=args.strict,
             progress=progress,
         )
-    print_failures(made.failures, console)
+    print_failures(made.failures, args.output, console)
     console.print(f"{made.rows} embeddings of {len(paths)} files")
     return made.path

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import PositiveInt
 from rich.console import Console
 
 from spectralgpt.errors import ConfigError
@@ -46,7 +47,10 @@ def add_device(parser: ArgumentParser) -> None:
         help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps",
     )
     parser.add_argument(
-        "--batch_size", type=int, default=32, help="images the model takes at once"
+        "--batch_size",
+        type=PositiveInt,
+        default=32,
+        help="images the model takes at once",
     )
 
 
@@ -159,14 +163,20 @@ def load_on_device(
 
 
 def prepare_output(folder: Path, name: str, overwrite: bool) -> None:
-    """Make the folder.
+    """Find out whether the folder can be made; whatever is written makes it.
 
     Raises:
-        ConfigError: the result is there already.
+        ConfigError: the result is there already, or the folder cannot be made.
     """
+    from spectralgpt.training.run_folder import make_folder
+
     if (folder / name).exists() and not overwrite:
         raise ConfigError(f"{folder / name} is there already: pass --overwrite.")
-    folder.mkdir(parents=True, exist_ok=True)
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    make_folder(folder)
+    # A command that fails before it has a result leaves no empty folder behind.
+    for path in new:
+        path.rmdir()
 
 
 @contextmanager

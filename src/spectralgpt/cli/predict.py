@@ -100,6 +100,6 @@ def _classify(args: Namespace, loaded: "LoadedModel", console: "Console") -> Pat
             strict=args.strict,
             progress=progress,
         )
-    print_failures(made.failures, console)
+    print_failures(made.failures, args.output, console)
     console.print(f"{made.rows} predictions for {len(paths)} files")
     return made.path

@@ -1,5 +1,6 @@
 """Tables of results on the terminal."""
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from spectralgpt.checkpoints import write_atomically
 from spectralgpt.scenes.inputs import Failure
 
 __all__ = [
@@ -61,12 +63,32 @@ def _spell(metric: str) -> str:
     return metric.replace("_", " ")
 
 
-def print_failures(failures: list[Failure], console: Console) -> None:
-    """Print one line a file that could not be used, and how many there are."""
+def print_failures(failures: list[Failure], folder: Path, console: Console) -> None:
+    """Print why files could not be used, and list all of them in skipped.csv.
+
+    Args:
+        failures: of all files.
+        folder: of the result; a list of an earlier run is replaced.
+        console: shows the first of them, and how many there are.
+    """
+    table = folder / "skipped.csv"
+    table.unlink(missing_ok=True)
     for failure in failures[:_MOST_FAILURES]:
         console.print(f"skipped: {failure.reason}", markup=False, soft_wrap=True)
+    if len(failures) > _MOST_FAILURES:
+        console.print(f"and {len(failures) - _MOST_FAILURES} more")
     if failures:
-        console.print(f"{len(failures)} files were skipped.")
+        write_atomically(table, lambda path: _write_failures(path, failures))
+        console.print(
+            f"{len(failures)} files were skipped; {table} lists them.", soft_wrap=True
+        )
+
+
+def _write_failures(path: Path, failures: list[Failure]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "reason"])
+        writer.writerows([str(failure.path), failure.reason] for failure in failures)
 
 
 def _read(folder: Path) -> dict[str, Any]:

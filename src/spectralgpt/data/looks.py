@@ -12,6 +12,7 @@ from spectralgpt.data.overlaps import Footprint, footprint_of
 from spectralgpt.data.sources import Source, describe_image
 from spectralgpt.errors import BandError, RasterError, SpectralGPTError
 from spectralgpt.rasters import RasterItem, read_numbers
+from spectralgpt.rasters.files import read_header
 
 __all__ = ["Look", "describe_entry", "kind_of", "look_at", "shorten"]
 
@@ -146,6 +147,7 @@ def _look_at_mask(entry: Entry, item: RasterItem) -> tuple[dict[int, int], list[
     name = entry.image.name
     try:
         codes = read_numbers(entry.mask)[:1]
+        nodata = read_header(entry.mask).nodata
         wanted = item.shape()
     except RasterError as error:
         return {}, [Fault(FaultKind.UNREADABLE, name, shorten(error))]
@@ -156,7 +158,7 @@ def _look_at_mask(entry: Entry, item: RasterItem) -> tuple[dict[int, int], list[
         faults.append(Fault(FaultKind.WRONG_SIZE, name, detail))
     values, counts = np.unique(codes, return_counts=True)
     pixels = {int(v): int(n) for v, n in zip(values, counts, strict=True)}
-    unknown = sorted(set(pixels) - (entry.mask_codes or set(pixels)))
+    unknown = sorted(set(pixels) - (entry.mask_codes or set(pixels)) - {nodata})
     if unknown:
         shown = ", ".join(map(str, unknown[:_SHOWN]))
         faults.append(

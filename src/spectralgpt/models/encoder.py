@@ -134,6 +134,8 @@ class SpectralEncoder(nn.Module):
             images: (B, C, H, W), scaled as in pretraining; H, W multiples of P. A
                 series of T dates is (B, T, C, H, W).
             wavelengths: centre of each band, nm; None if they are the model's own.
+                Bands share tokens in the order given: sort them by wavelength, as in
+                pretraining, or they are grouped otherwise.
             dates: (B, T), days since 1970-01-01, NaN where unknown; None if all are.
                 Images without a date axis have T = 1.
 
@@ -141,9 +143,10 @@ class SpectralEncoder(nn.Module):
             (B, G, Hp, Wp, D); (B, T, G, Hp, Wp, D) of a series.
 
         Raises:
-            ShapeError: the images do not fit the patch, bands are in doubt, or dates
-                do not fit the images.
-            ConfigError: dates for a model without date embedding.
+            ShapeError: the images do not fit the patch or the type of the weights,
+                bands are in doubt, or dates do not fit the images.
+            ConfigError: wavelengths that are not in nm, or dates for a model without
+                date embedding.
         """
         return self.norm(self.encode(images, wavelengths, dates))
 
@@ -195,6 +198,8 @@ class SpectralEncoder(nn.Module):
         """Return the positions (N, D) of all tokens of a grid."""
         if isinstance(wavelengths, Tensor):
             wavelengths = wavelengths.tolist()
+        if wavelengths is not None:
+            wavelengths = check_wavelengths(wavelengths, grid.num_bands)
         table: Tensor = self.positions(grid, wavelengths)
         return table
 

@@ -234,5 +234,20 @@ class TokenEmbedding(nn.Module):
         nn.init.xavier_uniform_(self.weight)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Map tokens (B, K, S * P * P) to (B, K, D)."""
+        """Map tokens (B, K, S * P * P) to (B, K, D).
+
+        Raises:
+            ShapeError: the tokens are of another type than the weights.
+        """
+        # Autocast brings all floating types together, but for float64.
+        is_cast = (
+            torch.is_autocast_enabled(tokens.device.type)
+            and tokens.is_floating_point()
+            and tokens.dtype != torch.float64
+        )
+        if tokens.dtype != self.weight.dtype and not is_cast:
+            raise ShapeError(
+                f"images are {tokens.dtype}, the weights {self.weight.dtype}: convert "
+                f"scaled images with .to({self.weight.dtype})."
+            )
         return F.linear(tokens, self.weight, self.bias)

@@ -150,10 +150,15 @@ def _resolve_scale(
             )
         return _Scale(unit, 1 / own[0], own[1] / own[0], "the file's own scale")
     per_unit = sensor.quantification if quantification == "auto" else quantification
-    if per_unit is None or not float(per_unit) > 0:
+    if per_unit is None:
         raise UnitError(
-            f"{path}: {sensor.name} has no fixed scale, and quantification is "
-            f"{quantification}. State digital numbers per unit of reflectance."
+            f"{path}: {sensor.name} has no fixed scale. State the quantification: "
+            "digital numbers per unit of reflectance."
+        )
+    if not float(per_unit) > 0:
+        raise UnitError(
+            f"{path}: quantification is {per_unit}; digital numbers per unit of "
+            "reflectance must be above 0."
         )
     if offset != "auto":
         return _Scale(unit, float(per_unit), float(offset), "stated")
@@ -217,7 +222,14 @@ def _find_offset(
     found = offset_from_texts(path, inside, rule)
     if found is None:
         invalid = [v for v in (sensor.nodata, sensor.saturated) if v is not None]
-        found = offset_from_pixels(_sample_bands(files, headers, invalid), rule)
+        samples = _sample_bands(files, headers, invalid)
+        if not any(numbers.size for numbers in samples):
+            raise UnitError(
+                f"{path}: no pixel that was looked at is valid, and no processing "
+                "baseline in its name or metadata tells the offset. Leave the file "
+                "out, or state the offset."
+            )
+        found = offset_from_pixels(samples, rule)
     if found is None:
         raise UnitError(
             f"{path}: the offset is in doubt: no processing baseline in its name or "

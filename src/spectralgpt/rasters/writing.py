@@ -1,8 +1,7 @@
 """Writing reflectance as GeoTIFF, tagged so that no offset is ever applied again."""
 
-import os
-import tempfile
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import rasterio
@@ -41,8 +40,8 @@ def write_geotiff(
         raise RasterError(f"{path} exists. Choose another name, or pass overwrite.")
     tags = {UNIT_TAG: raster.unit} | ({SENSOR_TAG: sensor} if sensor else {})
     bands, height, width = raster.pixels.shape
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tif")
-    os.close(handle)
+    # Not by tempfile, whose files only their owner may read.
+    temporary = path.with_name(f".{path.stem}.{uuid4().hex}.tif")
     try:
         with (
             quiet_gdal(),
@@ -63,9 +62,9 @@ def write_geotiff(
             dataset.write(np.where(raster.valid, raster.pixels, np.float32("nan")))
             dataset.descriptions = raster.band_names
             dataset.update_tags(**tags)
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except (RasterioError, OSError) as error:
         raise RasterError(f"{path} cannot be written: {error}") from None
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     return path

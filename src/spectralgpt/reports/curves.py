@@ -3,7 +3,7 @@
 import csv
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Series", "plot_curves", "plot_lines", "read_metrics"]
+__all__ = ["Series", "metric_title", "plot_curves", "plot_lines", "read_metrics"]
 
 # Steps and values of one column, without the rows where it is empty.
 Series = tuple[list[int], list[float]]
@@ -30,6 +30,7 @@ _COLUMNS = 2
 # On a linear axis a range this wide hides the later, smaller values.
 _LOG_RANGE = 4.0
 _SMOOTHED_POINTS = 60
+_TITLES = {"lr": "learning rate", "images_per_s": "images/s"}
 
 
 def read_metrics(path: Path) -> dict[str, Series]:
@@ -60,6 +61,11 @@ def read_metrics(path: Path) -> dict[str, Series]:
                     series[name][0].append(step)
                     series[name][1].append(value)
     return dict(series)
+
+
+def metric_title(name: str) -> str:
+    """Return what people call a column of metrics.csv."""
+    return _TITLES.get(name, name.replace("_", " "))
 
 
 def plot_curves(
@@ -126,7 +132,7 @@ def plot_lines(
         axes.plot(steps, values, color=colour, label=label, marker=marker, ms=3.5)
     for step in boundaries:
         axes.axvline(step, color="#6b7278", linewidth=0.8, linestyle="--")
-    _scale(axes, [value for _, values in lines.values() for value in values])
+    _scale_axes(axes, lines.values())
     axes.set_title(title, loc="left", fontsize=11)
     axes.set_xlabel("optimizer step")
     tidy(axes)
@@ -142,7 +148,6 @@ def _split_name(column: str) -> tuple[str, str]:
 
 
 def _draw_panel(axes: "Axes", name: str, by_split: Mapping[str, Series]) -> None:
-    drawn = [value for _, values in by_split.values() for value in values]
     for number, split in enumerate(sorted(by_split, key=_SPLITS.index)):
         steps, values = by_split[split]
         colour = CATEGORY_COLOURS[number]
@@ -155,20 +160,35 @@ def _draw_panel(axes: "Axes", name: str, by_split: Mapping[str, Series]) -> None
         axes.plot(
             steps, values, color=colour, label=label, marker=marker, markersize=3.5
         )
-    _scale(axes, drawn)
-    axes.set_title(name.replace("_", " "), loc="left", fontsize=11)
+    _scale_axes(axes, by_split.values())
+    axes.set_title(metric_title(name), loc="left", fontsize=11)
     axes.set_xlabel("optimizer step")
     tidy(axes)
     if set(by_split) != {_SPLITS[0]}:
         axes.legend(frameon=False, fontsize=9)
 
 
-def _scale(axes: "Axes", drawn: Sequence[float]) -> None:
-    """Take a logarithmic axis where a linear one would hide the smaller values."""
-    finite = [value for value in drawn if math.isfinite(value)]
+def _scale_axes(axes: "Axes", drawn: Iterable[Series]) -> None:
+    """Take a logarithmic axis where a linear one would hide the smaller values.
+
+    Around a single step the axes would show fractions of it, and nothing to compare
+    with: it gets a tick of its own, above zero.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    drawn = list(drawn)
+    steps = {step for series, _ in drawn for step in series}
+    values = [value for _, series in drawn for value in series]
+    finite = [value for value in values if math.isfinite(value)]
+    if len(steps) == 1:
+        axes.set_xticks(list(steps))
+        if finite and min(finite) >= 0:
+            axes.set_ylim(bottom=0)
+        return
     is_positive = bool(finite) and min(finite) > 0
     if is_positive and max(finite) / min(finite) > _LOG_RANGE:
         axes.set_yscale("log")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _smooth(values: Sequence[float]) -> list[float]:

@@ -16,6 +16,7 @@ import yaml
 from spectralgpt.errors import DataError
 from spectralgpt.reports.curves import (
     Series,
+    metric_title,
     plot_curves,
     plot_lines,
     read_metrics,
@@ -152,8 +153,8 @@ def _describe_figure(kind: str, image: int, epoch: int) -> tuple[str, str]:
         )
     return (
         f"Measured and rebuilt spectra of four pixels of held-out image {image}.",
-        f"Held-out image {image}: four pixels from dark to bright. Open circles were "
-        "hidden from the model; the rebuilt spectrum is drawn where it had to predict.",
+        "Four of its pixels, from dark to bright. Open circles were hidden from the "
+        "model; the rebuilt spectrum is drawn where it had to predict.",
     )
 
 
@@ -218,8 +219,9 @@ def _curves_section(series: Mapping[str, Series]) -> Section:
     known = [n for n in _CURVES if n in series or f"val_{n}" in series]
     picture = Picture(
         plot_curves(series, known or None),
-        "Curves of " + ", ".join(name.replace("_", " ") for name in known) + ".",
-        "Thin lines are single steps, thick ones a moving average. The loss is the sum "
+        "Curves of " + ", ".join(map(metric_title, known)) + ".",
+        "Of many steps, thin lines are single ones, thick lines a moving average. The "
+        "loss is the sum "
         "of the token term (hidden tokens, value by value) and the spectral term (sums "
         "over the spectrum at each position).",
     )

@@ -120,6 +120,8 @@ def for_each_input(
             failures.append(Failure(path, " ".join(str(error).split())))
         if progress is not None:
             progress(1)
+    if len(failures) == len(paths) == 1:
+        raise DataError(failures[0].reason)
     if len(failures) == len(paths):
         raise DataError(
             f"None of the {len(paths)} images could be used; the first: "

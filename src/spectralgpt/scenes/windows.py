@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from spectralgpt.errors import ConfigError, DataError, ShapeError
+from spectralgpt.errors import BandError, ConfigError, DataError, ShapeError
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import RasterItem, Window, read_raster
 from spectralgpt.sensors import Band
@@ -75,7 +75,10 @@ def choose_bands(preprocessing: Preprocessing, item: RasterItem) -> tuple[Band, 
     Raises:
         BandError: one is missing; it is named.
     """
-    return tuple(item.bands[i] for i in preprocessing.match(item.bands))
+    try:
+        return tuple(item.bands[i] for i in preprocessing.match(item.bands))
+    except BandError as error:
+        raise BandError(f"{item.name}: {error}") from error
 
 
 def check_size(item: RasterItem, bands: tuple[Band, ...], patch_size: int) -> None:

@@ -5,7 +5,6 @@ epoch). Weights for use elsewhere are exported by `spectralgpt.checkpoints`.
 """
 
 import pickle
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import torch
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from spectralgpt.checkpoints import write_atomically
+from spectralgpt.checkpoints import save_torch, write_atomically
 from spectralgpt.errors import CheckpointError
 
 __all__ = ["AtomicCheckpointIO", "LastCheckpoint", "read_checkpoint"]
@@ -83,10 +82,10 @@ class AtomicCheckpointIO(CheckpointIO):
         """
         target = Path(path)
         try:
-            write_atomically(target, lambda file: _save(checkpoint, file))
+            write_atomically(target, lambda file: save_torch(checkpoint, file))
         except CheckpointError as error:
             raise CheckpointError(
-                f"{_first_line(error)} Free some space and go on with --resume."
+                f"{error} Free some space and go on with --resume."
             ) from error
 
     def load_checkpoint(
@@ -101,18 +100,6 @@ class AtomicCheckpointIO(CheckpointIO):
     def remove_checkpoint(self, path: Any) -> None:
         """Delete a checkpoint if it exists."""
         Path(path).unlink(missing_ok=True)
-
-
-def _save(checkpoint: dict[str, Any], path: Path) -> None:
-    try:
-        torch.save(checkpoint, path)
-    except RuntimeError as error:
-        # torch's own writer hides the reason of a failed write; the usual one is space.
-        free = shutil.disk_usage(path.parent).free
-        raise OSError(
-            f"the disk may be full, {free / 2**20:.1f} MiB are free "
-            f"({_first_line(error)})"
-        ) from error
 
 
 class LastCheckpoint(Callback):

@@ -15,7 +15,7 @@ from torch import nn
 from spectralgpt.checkpoints import LoadedModel, load_model, save_model
 from spectralgpt.models.adapters import merge_adapters
 from spectralgpt.preprocessing import Preprocessing
-from spectralgpt.training.fit import TrainerConfig, fit, processes
+from spectralgpt.training.fit import TrainerConfig, check_machine, fit, processes
 from spectralgpt.training.run_folder import RunFolder, is_first_process
 from spectralgpt.training.transfer import TransferConfig
 
@@ -80,6 +80,7 @@ def run_job(
     from spectralgpt.training.module import TrainingModule
 
     trainer, folder = config.trainer, RunFolder(output)
+    check_machine(trainer)
     folder.prepare(overwrite=overwrite, resume=resume)
     if is_first_process():
         _write_config(folder, config)

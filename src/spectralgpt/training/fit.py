@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = [
     "RunFolder",
     "TrainerConfig",
+    "check_machine",
+    "check_seed",
     "fit",
     "full_state_dict",
     "is_first_process",
@@ -89,6 +91,8 @@ class TrainerConfig:
         for name in ("workers", "checkpoint_every_steps", "export_every_epochs"):
             self._check_at_least(name, 0)
         self._check_at_least("validate_every_epochs", 0)
+        if self.devices != "auto":
+            self._check_at_least("devices", 1)
         if self.precision not in _PRECISIONS:
             raise ConfigError(
                 f"trainer.precision is {self.precision!r}; use one of "
@@ -116,6 +120,45 @@ class TrainerConfig:
         if self.accelerator == "auto":
             return torch.cuda.is_available() or torch.backends.mps.is_available()
         return self.accelerator != "cpu"
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that the generators do not take.
+
+    Raises:
+        ConfigError: it is negative.
+    """
+    if seed < 0:
+        raise ConfigError(f"seed is {seed}; it must be at least 0.")
+
+
+def check_machine(config: TrainerConfig) -> None:
+    """Refuse devices that this machine does not have.
+
+    Not part of the configuration's own checks: it may be read on another machine.
+
+    Raises:
+        ConfigError: there is no such accelerator, or there are fewer devices.
+    """
+    counts = {
+        "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        "mps": int(torch.backends.mps.is_available()),
+    }
+    wanted = {"gpu": ("cuda", "mps"), "mps": ("mps",)}.get(config.accelerator, ())
+    found = max((counts[kind] for kind in wanted), default=0)
+    if wanted and not found:
+        raise ConfigError(
+            f"trainer.accelerator is {config.accelerator!r}, and this machine has "
+            "none that torch can use. Set it to auto or cpu."
+        )
+    # With auto, Lightning takes a GPU wherever there is one.
+    on_gpu = wanted or (config.accelerator == "auto" and any(counts.values()))
+    found = found or max(counts.values())
+    if on_gpu and config.devices != "auto" and config.devices > found:
+        raise ConfigError(
+            f"trainer.devices is {config.devices}, and this machine has {found}. "
+            "Lower it, or set trainer.accelerator to cpu."
+        )
 
 
 def fit(

@@ -8,7 +8,7 @@ from spectralgpt.data.crops import CropConfig
 from spectralgpt.errors import ConfigError
 from spectralgpt.models.masking import MaskStyle
 from spectralgpt.preprocessing import Scaling
-from spectralgpt.training.fit import TrainerConfig
+from spectralgpt.training.fit import TrainerConfig, check_seed
 from spectralgpt.training.optim import OptimizerConfig
 
 __all__ = [
@@ -18,6 +18,12 @@ __all__ = [
     "PretrainConfig",
     "ReportConfig",
 ]
+
+
+def _check_at_least(section: str, config: object, name: str, least: int) -> None:
+    value = getattr(config, name)
+    if value is not None and not value >= least:
+        raise ConfigError(f"{section}.{name} is {value}; it must be at least {least}.")
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,15 @@ class ModelConfig:
     normalize_targets: bool = False
     token_loss_weight: float = 1.0
     spectral_loss_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name in ("patch_size", "bands_per_token", "embed_dim", "depth"):
+            _check_at_least("model", self, name, 1)
+        for name in ("num_heads", "decoder_embed_dim", "decoder_num_heads"):
+            _check_at_least("model", self, name, 1)
+        for name in ("decoder_depth", "token_loss_weight", "spectral_loss_weight"):
+            _check_at_least("model", self, name, 0)
 
     def settings(self) -> dict[str, Any]:
         """Return the arguments of `build_autoencoder` that are set."""
@@ -126,6 +141,10 @@ class DataConfig:
                 "data.index and data.sources are both set; a description names its own "
                 "index. Keep one."
             )
+        for name in ("image_size", "samples_per_epoch", "token_budget"):
+            _check_at_least("data", self, name, 1)
+        for name in ("max_bad_share", "memory_mb"):
+            _check_at_least("data", self, name, 0)
         if self.max_held_out < 1:
             raise ConfigError(
                 f"data.max_held_out is {self.max_held_out}; it must be at least 1. To "
@@ -139,8 +158,8 @@ class MaskingConfig:
 
     Args:
         ratio: share of masked tokens, 0..1.
-        style: cube (each token by itself), tube (one spatial mask for all band groups)
-            or spectral (whole band groups).
+        style: cube (each token by itself), tube (one spatial mask for all band groups),
+            spectral (whole band groups) or date (whole dates of a series).
     """
 
     ratio: float = 0.9
@@ -166,6 +185,11 @@ class ReportConfig:
     images: int = 4
     every_epochs: int = 0
     items: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name in ("images", "every_epochs"):
+            _check_at_least("report", self, name, 0)
 
 
 @dataclass(frozen=True)
@@ -198,7 +222,8 @@ class PretrainConfig:
     stages: tuple[dict[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
-        """Check that steps can be shared over the epochs."""
+        """Check the seed, and that steps can be shared over the epochs."""
+        check_seed(self.seed)
         if self.steps is None:
             return
         epochs = self.trainer.epochs

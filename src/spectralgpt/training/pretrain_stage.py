@@ -16,6 +16,7 @@ from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.tasks.pretraining import PretrainingTask, score_reconstructions
 from spectralgpt.training.fit import (
     RunFolder,
+    check_machine,
     fit,
     full_state_dict,
     is_first_process,
@@ -64,6 +65,7 @@ def run_stage(
         CheckpointError: weights cannot be read or written.
         TrainingError: the loss is not finite.
     """
+    check_machine(config.trainer)
     check_schedule(config)
     data = data or load_pretraining_data(config)
     check_data(config, data)

@@ -1,5 +1,6 @@
 """Where a run keeps its things, and which process may write them."""
 
+import logging
 import os
 import shutil
 from dataclasses import dataclass
@@ -7,7 +8,9 @@ from pathlib import Path
 
 from spectralgpt.errors import ConfigError
 
-__all__ = ["RunFolder", "is_first_process"]
+__all__ = ["RunFolder", "is_first_process", "make_folder"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -66,14 +69,18 @@ class RunFolder:
         Files that are not a run's are never removed.
 
         Raises:
-            ConfigError: there is a run already, and neither flag is given, or both.
+            ConfigError: there is a run already, and neither flag is given, or both, or
+                the folder cannot be made.
         """
         self.check(overwrite=overwrite, resume=resume)
         if not is_first_process():
             return
+        make_folder(self.root)
         if overwrite:
             self._clear()
-        self.root.mkdir(parents=True, exist_ok=True)
+        runs = (self, *map(RunFolder, self.stages))
+        if resume and not any(run.last.exists() for run in runs):
+            _log.warning("no checkpoint in %s, starting anew", self.root)
 
     def check(self, *, overwrite: bool, resume: bool) -> None:
         """Refuse a run that is in the way.
@@ -99,6 +106,21 @@ class RunFolder:
             shutil.rmtree(self.root / name, ignore_errors=True)
         for path in (self.config, self.metrics, self.scores, self.report):
             path.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for output, with those above it, if it is not there.
+
+    Raises:
+        ConfigError: it cannot be made, or is a file.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot make the output folder {folder}: {error.strerror} "
+            f"({error.filename}). Name another --output."
+        ) from error
 
 
 def is_first_process() -> bool:

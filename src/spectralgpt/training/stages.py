@@ -21,7 +21,7 @@ from spectralgpt.errors import (
     DataError,
     DatasetNotFoundError,
 )
-from spectralgpt.training.fit import RunFolder, is_first_process
+from spectralgpt.training.fit import RunFolder, check_machine, is_first_process
 from spectralgpt.training.overrides import StageConfig, stages_of
 from spectralgpt.training.pretrain_config import PretrainConfig
 from spectralgpt.training.pretrain_data import PretrainingData, load_pretraining_data
@@ -67,6 +67,7 @@ def run_stages(
     """
     stages = stages_of(config)
     folder.check(overwrite=overwrite, resume=resume)
+    check_machine(config.trainer)
     due = [s for s in stages if overwrite or not _of(s, folder).report.exists()]
     # A mistake in the last stage is not to be found after days of the first.
     data = {stage.number: _load(stage) for stage in due}
@@ -87,7 +88,8 @@ def run_stages(
                 own,
                 data.pop(stage.number),
                 overwrite=overwrite,
-                resume=resume,
+                # A stage that has not begun has nothing to go on with.
+                resume=resume and own.config.exists(),
                 callbacks=callbacks,
             )
         # The last one again: the run may have been killed before its model was copied.

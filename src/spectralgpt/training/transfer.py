@@ -19,7 +19,7 @@ from spectralgpt.preprocessing import (
     sensor_preprocessing,
 )
 from spectralgpt.sensors import Band, find_sensor
-from spectralgpt.training.fit import TrainerConfig, processes
+from spectralgpt.training.fit import TrainerConfig, check_seed, processes
 from spectralgpt.training.optim import OptimizerConfig
 
 __all__ = [
@@ -99,6 +99,7 @@ class TransferConfig:
             raise ConfigError(
                 f"samples_per_epoch is {self.samples_per_epoch}; use at least 1."
             )
+        check_seed(self.seed)
         if self.sensor is None and (self.bands is not None or self.exclude_bands):
             raise ConfigError("bands and exclude_bands need a sensor: set it as well.")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow
 import pytest
+import rasterio
 from pyarrow import parquet
 
 from spectralgpt.data.archives.checks import CheckOptions, check_archive
@@ -401,6 +402,12 @@ def test_ones_own_masks(tmp_path: Path) -> None:
     found = check_archive(str(described))
     assert kinds(found) == {FaultKind.UNKNOWN_CLASS}
     assert len(found.faults) == 3
+    # The root lies beside the file, and nodata of a mask is no class.
+    described.write_text(described.read_text().replace(str(tmp_path), "."))
+    for path in (tmp_path / "masks").iterdir():
+        with rasterio.open(path, "r+") as dataset:
+            dataset.nodata = 1
+    assert check_archive(str(described)).faults == ()
     (tmp_path / "masks" / "2.tif").unlink()
     (fault,) = check_archive("masks", tmp_path, options).faults
     assert fault.kind == FaultKind.NO_MATCH

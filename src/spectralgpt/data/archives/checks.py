@@ -116,7 +116,8 @@ def _from_file(path: Path, root: Path | None, options: CheckOptions) -> _Found:
         source = _with_options(read_source(path), options)
         data_root = root or Path()
         return source.name, data_root, source, list_unlabelled(source, data_root)
-    where = root or Path(str(table.get("root", ".")))
+    # As fine-tuning reads the same file: a root lies beside it.
+    where = root or path.parent / str(table.get("root", "."))
     images = {key: table[key] for key in _IMAGE_KEYS if table.get(key) is not None}
     source = source_from_table(images, str(path), path.stem, path.parent)
     source = _with_options(source, options)
