@@ -5,7 +5,7 @@ import pytest
 import rasterio
 
 from spectralgpt.errors import RasterError
-from spectralgpt.rasters.numbers import NorthUpPlace, write_numbers
+from spectralgpt.rasters.numbers import NorthUpPlace, write_numbers, write_strips
 
 PLACE = NorthUpPlace(epsg=32632, west_m=500_000.0, north_m=5_000_000.0, gsd_m=10.0)
 
@@ -37,3 +37,24 @@ def test_a_path_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     numbers = np.zeros((1, 2, 2), dtype=np.uint8)
     with pytest.raises(RasterError, match=r"a\.tif cannot be written"):
         write_numbers(tmp_path / "a.tif", numbers, PLACE, ["class"], nodata=255)
+
+
+def test_masks_carry_a_colour_table(tmp_path: Path) -> None:
+    numbers = np.array([[[0, 1], [1, 255]]], np.uint8)
+    grid = PLACE.grid(2, 2)
+    path = tmp_path / "mask.tif"
+    table = {0: (1, 2, 3), 1: (4, 5, 6)}
+    write_numbers(path, numbers, grid, ["class"], nodata=255, colours=table)
+    with rasterio.open(path) as dataset:
+        assert dataset.colormap(1)[1] == (4, 5, 6, 255)
+        assert np.array_equal(dataset.read(), numbers)
+        assert dataset.transform == grid.transform
+
+
+def test_strips_make_one_layer(tmp_path: Path) -> None:
+    numbers = np.arange(60, dtype=np.uint8).reshape(10, 6)
+    strips = (numbers[row : row + 4] for row in range(0, 10, 4))
+    path = write_strips(tmp_path / "a.tif", PLACE.grid(10, 6), strips)
+    with rasterio.open(path) as dataset:
+        assert np.array_equal(dataset.read(1), numbers)
+        assert dataset.transform == PLACE.grid(10, 6).transform

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.rasters import RasterItem, Window
-from spectralgpt.rasters.footprints import centre_lonlat
+from spectralgpt.rasters.footprints import EARTH_RADIUS_M, centre_lonlat
 
 __all__ = [
     "SPLITS",
@@ -29,7 +29,6 @@ __all__ = [
 
 SPLITS = ("train", "val", "test")
 _SHOWN = 5
-_EARTH_RADIUS_M = 6_371_008.8  # Mean radius of the ellipsoid.
 
 
 @dataclass(frozen=True)
@@ -194,16 +193,16 @@ def find_apart(
         if mine.any() and theirs.any():
             tree = NearestNeighbors(n_neighbors=1, metric="haversine")
             angle, _ = tree.fit(places[theirs]).kneighbors(places[mine])
-            keep[mine] = angle[:, 0] * _EARTH_RADIUS_M >= gap_m
+            keep[mine] = angle[:, 0] * EARTH_RADIUS_M >= gap_m
     return keep
 
 
 def _cells(lonlat: np.ndarray, block_m: float) -> list[tuple[int, int]]:
     """Number the square block of each place: rows of latitude, cut into columns."""
     longitude, latitude = np.radians(lonlat).T
-    row = np.floor(_EARTH_RADIUS_M * latitude / block_m)
-    middle = (row + 1 / 2) * block_m / _EARTH_RADIUS_M
-    column = np.floor(_EARTH_RADIUS_M * longitude * np.cos(middle) / block_m)
+    row = np.floor(EARTH_RADIUS_M * latitude / block_m)
+    middle = (row + 1 / 2) * block_m / EARTH_RADIUS_M
+    column = np.floor(EARTH_RADIUS_M * longitude * np.cos(middle) / block_m)
     return [(int(r), int(c)) for r, c in zip(row, column, strict=True)]
 
 

@@ -1,4 +1,6 @@
-"""Where a raster, or a part of it, lies on the globe."""
+"""Where a raster, or a part of it, lies on the globe, and how large it is there."""
+
+import math
 
 from rasterio import Affine
 from rasterio.crs import CRS
@@ -7,9 +9,20 @@ from rasterio.warp import transform as reproject
 
 from spectralgpt.rasters.geometry import Grid, Window, apply, compose
 
-__all__ = ["LONLAT", "centre_lonlat", "coarsen", "footprint_lonlat"]
+__all__ = [
+    "EARTH_RADIUS_M",
+    "LONLAT",
+    "centre_lonlat",
+    "coarsen",
+    "footprint_lonlat",
+    "pixel_size_m",
+]
 
 LONLAT = "EPSG:4326"
+EARTH_RADIUS_M = 6_371_008.8
+"""Mean radius of the ellipsoid."""
+_TRUE_SCALE = 0.01
+"""Largest relative error of lengths on a map that are taken as they are."""
 _Points = tuple[tuple[float, float], ...]
 
 
@@ -45,6 +58,34 @@ def centre_lonlat(
     return None if points is None else points[0]
 
 
+def pixel_size_m(grid: Grid) -> tuple[float, float] | None:
+    """Return the (height, width) of a pixel on the ground, m.
+
+    Lengths of a projection count as they are where they are true to 1 %, as in UTM;
+    elsewhere, as in degrees or Web Mercator, they are measured at the centre.
+
+    Returns:
+        None without a usable georeference.
+    """
+    row, column = grid.height / 2, grid.width / 2
+    points = _to_lonlat(grid, [(column, row), (column, row + 1), (column + 1, row)])
+    if points is None or grid.transform is None:
+        return None
+    true = [_distance_m(points[0], other) for other in points[1:]]
+    step = grid.transform
+    stated = [math.hypot(step.b, step.e), math.hypot(step.a, step.d)]
+    reference = CRS.from_user_input(grid.crs)
+    if reference.is_projected:
+        unit_m = reference.linear_units_factor[1]
+        stated = [length * unit_m for length in stated]
+        if all(
+            math.isclose(*pair, rel_tol=_TRUE_SCALE)
+            for pair in zip(stated, true, strict=True)
+        ):
+            return stated[0], stated[1]
+    return true[0], true[1]
+
+
 def coarsen(grid: Grid, window: Window, cell_px: int) -> Grid:
     """Return the grid of square cells of `cell_px` pixels that cover a window.
 
@@ -56,6 +97,14 @@ def coarsen(grid: Grid, window: Window, cell_px: int) -> Grid:
         transform = compose(moved, Affine.scale(cell_px, cell_px))
     rows, columns = -(-window.height // cell_px), -(-window.width // cell_px)
     return Grid(rows, columns, transform, grid.crs)
+
+
+def _distance_m(first: tuple[float, float], second: tuple[float, float]) -> float:
+    """Distance of two (longitude, latitude) on the sphere, by the haversine formula."""
+    (west, south), (east, north) = (map(math.radians, at) for at in (first, second))
+    across = math.cos(south) * math.cos(north) * math.sin((east - west) / 2) ** 2
+    chord = math.sin((north - south) / 2) ** 2 + across
+    return 2 * EARTH_RADIUS_M * math.asin(math.sqrt(chord))
 
 
 def _to_lonlat(grid: Grid, pixels: list[tuple[float, float]]) -> _Points | None:

@@ -72,6 +72,14 @@ class Grid:
             and window.column + window.width <= self.width
         )
 
+    def part(self, window: Window) -> "Grid":
+        """Return the grid of a window of this one."""
+        transform = self.transform
+        if transform is not None:
+            moved = Affine.translation(window.column, window.row)
+            transform = compose(transform, moved)
+        return Grid(window.height, window.width, transform, self.crs)
+
     def map_to(self, other: "Grid") -> tuple[tuple[float, float], tuple[float, float]]:
         """Map positions in this grid to positions in another one of the same place.
 

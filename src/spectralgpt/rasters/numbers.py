@@ -1,6 +1,6 @@
 """Writing whole numbers as GeoTIFF: digital numbers of a sensor, classes of a mask."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,11 +9,15 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio import Affine
 from rasterio.errors import RasterioError
+from rasterio.windows import Window
 
 from spectralgpt.errors import RasterError
 from spectralgpt.rasters.files import quiet_gdal
+from spectralgpt.rasters.geometry import Grid
 
-__all__ = ["NorthUpPlace", "write_numbers"]
+__all__ = ["NorthUpPlace", "write_numbers", "write_strips"]
+
+_Colours = Mapping[int, tuple[int, int, int]]
 
 
 @dataclass(frozen=True)
@@ -32,16 +36,23 @@ class NorthUpPlace:
     north_m: float
     gsd_m: float
 
+    def grid(self, height: int, width: int) -> Grid:
+        """Return the grid of a raster of this size."""
+        side = self.gsd_m
+        transform = Affine(side, 0.0, self.west_m, 0.0, -side, self.north_m)
+        return Grid(height, width, transform, f"EPSG:{self.epsg}")
+
 
 def write_numbers(
     path: Path,
     numbers: NDArray[np.generic],
-    place: NorthUpPlace,
+    place: NorthUpPlace | Grid,
     descriptions: Sequence[str],
     *,
     nodata: float | None,
     scale: tuple[float, float] = (1.0, 0.0),
     tags: Mapping[str, str] | None = None,
+    colours: _Colours | None = None,
 ) -> Path:
     """Write whole numbers with what they mean; makes the folder, replaces the file.
 
@@ -53,14 +64,14 @@ def write_numbers(
         nodata: number that means no measurement.
         scale: (factor, addend) that the file states: value = number * factor + addend.
         tags: of the file.
+        colours: (red, green, blue) of each number, 0..255, for one layer of uint8.
 
     Raises:
         RasterError: the file cannot be written.
     """
     count, height, width = numbers.shape
     path.parent.mkdir(parents=True, exist_ok=True)
-    gsd_m = place.gsd_m
-    transform = Affine(gsd_m, 0.0, place.west_m, 0.0, -gsd_m, place.north_m)
+    grid = place if isinstance(place, Grid) else place.grid(height, width)
     try:
         with (
             quiet_gdal(),
@@ -72,8 +83,8 @@ def write_numbers(
                 width=width,
                 count=count,
                 dtype=numbers.dtype,
-                crs=f"EPSG:{place.epsg}",
-                transform=transform,
+                crs=grid.crs,
+                transform=grid.transform,
                 nodata=nodata,
                 compress="deflate",
                 predictor=2,
@@ -81,11 +92,51 @@ def write_numbers(
                 interleave="band",
             ) as dataset,
         ):
+            if colours is not None:
+                dataset.write_colormap(1, dict(colours))
             dataset.write(numbers)
             dataset.descriptions = tuple(descriptions)
             dataset.scales = (scale[0],) * count
             dataset.offsets = (scale[1],) * count
             dataset.update_tags(**dict(tags or {}))
     except (RasterioError, OSError) as error:
+        raise RasterError(f"{path} cannot be written: {error}") from None
+    return path
+
+
+def write_strips(path: Path, grid: Grid, strips: Iterable[NDArray[np.uint8]]) -> Path:
+    """Write one layer of uint8 from strips of rows, from the top down.
+
+    Args:
+        path: where to.
+        grid: where it lies.
+        strips: (h, W) each; their heights sum to that of the grid.
+
+    Raises:
+        RasterError: the file cannot be written.
+    """
+    row = 0
+    try:
+        with (
+            quiet_gdal(),
+            rasterio.open(
+                path,
+                "w",
+                driver="GTiff",
+                height=grid.height,
+                width=grid.width,
+                count=1,
+                dtype="uint8",
+                crs=grid.crs,
+                transform=grid.transform,
+                compress="deflate",
+                zlevel=1,
+            ) as dataset,
+        ):
+            for strip in strips:
+                window = Window(0, row, grid.width, len(strip))
+                dataset.write(strip, 1, window=window)
+                row += len(strip)
+    except RasterioError as error:
         raise RasterError(f"{path} cannot be written: {error}") from None
     return path

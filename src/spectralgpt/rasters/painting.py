@@ -1,0 +1,214 @@
+"""Labels brought onto the grid of an image: shapes painted, codes looked up.
+
+A pixel takes what lies at its centre. Unlike `spectralgpt.rasters.codes`, a layer may
+lie in any reference system and may cover a part of the image only.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import rasterio
+from rasterio.crs import CRS
+from rasterio.errors import CRSError, RasterioError
+from rasterio.features import rasterize
+from rasterio.warp import transform as reproject
+from rasterio.windows import Window as RasterioWindow
+
+from spectralgpt.errors import RasterError
+from spectralgpt.rasters.files import (
+    as_raster_error,
+    open_raster,
+    quiet_gdal,
+    read_header,
+)
+from spectralgpt.rasters.geometry import Grid, Window
+
+__all__ = ["find_codes", "paint_shapes", "read_codes_at", "rows_of"]
+
+_Codes = npt.NDArray[np.int64]
+_Places = npt.NDArray[np.float64]
+_MOST_PIXELS = 2**20
+"""Pixels of a strip; coordinates of each are held at once."""
+_EDGE_POINTS = 33
+"""Along each edge of an image, which may be curved in the other reference system."""
+
+
+def rows_of(grid: Grid, most_px: int = _MOST_PIXELS) -> Iterator[Window]:
+    """Cut a grid into strips of whole rows, from the top down."""
+    height = max(1, min(grid.height, most_px // grid.width))
+    for row in range(0, grid.height, height):
+        yield Window(row, 0, min(height, grid.height - row), grid.width)
+
+
+def paint_shapes(
+    shapes: Sequence[tuple[Any, int]], grid: Grid, fill: int, all_touched: bool = False
+) -> npt.NDArray[np.uint8]:
+    """Paint shapes onto a grid, later ones over earlier ones.
+
+    Args:
+        shapes: (geometry, number) in the grid's reference system; geometries are
+            shapely's or GeoJSON.
+        grid: where to.
+        fill: number where there is no shape.
+        all_touched: paint every pixel that a shape touches, not those whose centre
+            lies in it.
+    """
+    shape = grid.height, grid.width
+    if not shapes:
+        return np.full(shape, fill, np.uint8)
+    with rasterio.Env():
+        painted = rasterize(
+            shapes,
+            out_shape=shape,
+            transform=grid.transform,
+            fill=fill,
+            all_touched=all_touched,
+            dtype="uint8",
+        )
+    return np.asarray(painted, np.uint8)
+
+
+def read_codes_at(
+    path: Path, index: int, grid: Grid
+) -> tuple[_Codes, npt.NDArray[np.bool_]]:
+    """Look up the code at the centre of each pixel of a grid.
+
+    Args:
+        path: a georeferenced layer of codes.
+        index: which layer of the file, from 1.
+        grid: a strip of an image, see `rows_of`.
+
+    Returns:
+        codes (H, W), and whether there is one (H, W): not outside, NaN or nodata.
+
+    Raises:
+        RasterError: the file cannot be read, has no reference system, or holds
+            fractions.
+    """
+    rows, columns, inside = _centres_in(path, grid)
+    if not inside.any():
+        return np.zeros(inside.shape, np.int64), inside
+    top, left = int(rows[inside].min()), int(columns[inside].min())
+    window = RasterioWindow(
+        left,
+        top,
+        int(columns[inside].max()) + 1 - left,
+        int(rows[inside].max()) + 1 - top,
+    )
+    codes, known = _read(path, index, window)
+    at = np.where(inside, rows - top, 0), np.where(inside, columns - left, 0)
+    return codes[at], inside & known[at]
+
+
+def find_codes(path: Path, index: int, grid: Grid) -> dict[int, int]:
+    """Count the codes of a layer in the rectangle of it that holds an image.
+
+    Args:
+        path: a georeferenced layer of codes.
+        index: which layer of the file, from 1.
+        grid: of the image.
+
+    Returns:
+        Pixels of the layer by code; none if the two lie apart.
+
+    Raises:
+        RasterError: see `read_codes_at`.
+    """
+    header = read_header(path)
+    edges = _edge(grid)
+    columns, rows = _to_pixels(path, header.grid, grid, *edges)
+    left, top = max(0, math.floor(columns.min())), max(0, math.floor(rows.min()))
+    right = min(header.grid.width, math.ceil(columns.max()))
+    bottom = min(header.grid.height, math.ceil(rows.max()))
+    counts: dict[int, int] = {}
+    if right <= left or bottom <= top:
+        return counts
+    for strip in rows_of(Grid(bottom - top, right - left)):
+        window = RasterioWindow(left, top + strip.row, strip.width, strip.height)
+        codes, known = _read(path, index, window)
+        for code, count in zip(
+            *np.unique(codes[known], return_counts=True), strict=True
+        ):
+            counts[int(code)] = counts.get(int(code), 0) + int(count)
+    return counts
+
+
+def _centres_in(path: Path, grid: Grid) -> tuple[_Codes, _Codes, npt.NDArray[np.bool_]]:
+    """Rows and columns of a layer below the centres of a grid, and whether inside."""
+    other = read_header(path).grid
+    at = np.meshgrid(np.arange(grid.width) + 0.5, np.arange(grid.height) + 0.5)
+    columns, rows = _to_pixels(path, other, grid, *at)
+    inside = (rows >= 0) & (rows < other.height)
+    inside &= (columns >= 0) & (columns < other.width)
+    rows, columns = np.where(inside, rows, 0), np.where(inside, columns, 0)
+    return np.floor(rows).astype(np.int64), np.floor(columns).astype(np.int64), inside
+
+
+def _edge(grid: Grid) -> tuple[_Places, _Places]:
+    """Columns and rows of points all along the edges of a grid."""
+    across = np.linspace(0, grid.width, _EDGE_POINTS)
+    down = np.linspace(0, grid.height, _EDGE_POINTS)
+    columns = [across, across, np.zeros_like(down), np.full_like(down, grid.width)]
+    rows = [np.zeros_like(across), np.full_like(across, grid.height), down, down]
+    return np.concatenate(columns), np.concatenate(rows)
+
+
+def _to_pixels(
+    path: Path, layer: Grid, grid: Grid, columns: _Places, rows: _Places
+) -> tuple[_Places, _Places]:
+    """Carry positions in a grid over to (columns, rows) of a layer."""
+    if layer.transform is None or layer.crs is None or grid.transform is None:
+        raise RasterError(
+            f"{path} has no reference system, so it lies on no scene. Set one with "
+            "gdal_edit.py -a_srs."
+        )
+    xs, ys = _apply(grid.transform, columns, rows)
+    try:
+        source, target = CRS.from_user_input(grid.crs), CRS.from_user_input(layer.crs)
+        if source != target:
+            # In lists, as rasterio takes and gives them.
+            found = reproject(source, target, xs.ravel(), ys.ravel())
+            xs, ys = (np.asarray(line).reshape(xs.shape) for line in found)
+    except (CRSError, RasterioError) as error:
+        reason = " ".join(str(error).split())
+        raise RasterError(f"{path} cannot be laid on a scene: {reason}") from None
+    return _apply(~layer.transform, xs, ys)
+
+
+def _apply(
+    transform: rasterio.Affine, xs: _Places, ys: _Places
+) -> tuple[_Places, _Places]:
+    return (
+        transform.a * xs + transform.b * ys + transform.c,
+        transform.d * xs + transform.e * ys + transform.f,
+    )
+
+
+def _read(
+    path: Path, index: int, window: RasterioWindow
+) -> tuple[_Codes, npt.NDArray[np.bool_]]:
+    with quiet_gdal(), open_raster(path) as dataset:
+        if index > dataset.count:
+            raise RasterError(
+                f"{path} has {dataset.count} layers, number {index} was asked for."
+            )
+        try:
+            numbers = np.asarray(dataset.read(index, window=window))
+        except (RasterioError, ValueError) as error:
+            raise as_raster_error(path, error) from None
+        nodata = dataset.nodata
+    known = np.isfinite(numbers)
+    if nodata is not None:
+        known &= numbers != nodata
+    numbers = np.where(known, numbers, 0)
+    codes = numbers.astype(np.int64)
+    if (codes != numbers).any():
+        raise RasterError(
+            f"{path} holds fractions such as {numbers[codes != numbers][0]:g}, so its "
+            "numbers are no class codes."
+        )
+    return codes, known
