@@ -6,6 +6,8 @@ Figures are built with matplotlib's object interface, which keeps no global stat
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from spectralgpt.data.colours import CATEGORY_COLOURS
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -19,18 +21,6 @@ __all__ = [
     "tidy",
 ]
 
-# Told apart by people with any kind of colour vision.
-# Source: Okabe & Ito 2008, Color Universal Design, https://jfly.uni-koeln.de/color/
-CATEGORY_COLOURS = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#CC79A7",
-    "#56B4E9",
-    "#D55E00",
-    "#F0E442",
-    "#000000",
-)
 ERROR_COLOURS = "cividis"
 
 
