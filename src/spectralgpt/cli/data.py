@@ -1,4 +1,4 @@
-"""`spectralgpt data`: the archives that are known, and whether one is whole."""
+"""`spectralgpt data`: known archives, whether one is whole, and making one's own."""
 
 from importlib import import_module
 from pathlib import Path
@@ -7,11 +7,12 @@ from jsonargparse import ArgumentParser, Namespace
 
 __all__ = ["ACTIONS", "HELP", "add_arguments", "run"]
 
-HELP = "Say which archives are known, and check one or your own data."
+HELP = "Say which archives are known, check one or your own data, or label scenes."
 _PREFIX = "spectralgpt.cli.data_"
 ACTIONS = {
     "list": "list the archives and layouts that are known, or describe one",
     "check": "open every image of an archive and say what is there and what is wrong",
+    "label": "make a labelled data set from scenes and a layer of labels",
 }
 
 

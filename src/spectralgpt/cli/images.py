@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "add_device",
+    "add_format_options",
     "add_image_options",
     "add_output",
     "counting",
@@ -54,11 +55,31 @@ def add_image_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "inputs", type=Path, nargs="+", help="image files, or folders of them"
     )
+    add_format_options(parser, "the files say, or it is the model's")
+    parser.add_argument(
+        "--fit",
+        type=Literal["auto", "resize", "windows"],
+        default="auto",
+        help="how a file becomes images: resize (one), windows (that cover it), auto "
+        "(one if it is at most 1.5 windows a side)",
+    )
+    parser.add_argument(
+        "--strict", action="store_true", help="stop at the first file that is bad"
+    )
+
+
+def add_format_options(parser: ArgumentParser, otherwise: str) -> None:
+    """Add what may be stated about images; `format_of` reads it.
+
+    Args:
+        parser: gets the options.
+        otherwise: what tells the sensor if it is not stated.
+    """
     parser.add_argument(
         "--sensor",
         type=str | None,
         default=None,
-        help="sensor of the images; without it the files say, or it is the model's",
+        help=f"sensor of the images; without it {otherwise}",
     )
     parser.add_argument(
         "--bands",
@@ -84,16 +105,6 @@ def add_image_options(parser: ArgumentParser) -> None:
         type=float | Literal["auto"],
         default="auto",
         help="digital numbers per unit of reflectance; auto: the files or sensor say",
-    )
-    parser.add_argument(
-        "--fit",
-        type=Literal["auto", "resize", "windows"],
-        default="auto",
-        help="how a file becomes images: resize (one), windows (that cover it), auto "
-        "(one if it is at most 1.5 windows a side)",
-    )
-    parser.add_argument(
-        "--strict", action="store_true", help="stop at the first file that is bad"
     )
 
 

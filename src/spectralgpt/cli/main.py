@@ -28,7 +28,7 @@ COMMANDS = {
     "convert": "convert between our checkpoints and the published format",
     "info": "say what a checkpoint, an image or a sensor is",
     "recipes": "list the configurations that ship with the package, or print one",
-    "data": "list the known archives, or check one or your own data",
+    "data": "list the known archives, check one or your own data, or label scenes",
     "simulate": "make a simulated, labelled satellite archive",
 }
 _INTERRUPTED = 130
