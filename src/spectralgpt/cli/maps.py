@@ -43,7 +43,7 @@ def map_images(args: Namespace, loaded: "LoadedModel", console: Console) -> Path
             progress=progress,
             then=lambda found: write_quick_look(found, mapper, colours),
         )
-    print_failures(made.failures, console)
+    print_failures(made.failures, args.output, console)
     console.print(f"{made.rows} maps of {len(inputs)} images")
     return made.path
 

@@ -24,7 +24,7 @@ __all__ = ["plot_overview", "write_overview"]
 
 _Picture = NDArray[np.float32]
 _SIDE_PX = 900
-_MOST_NAMED = 20
+_MOST_NAMED, _LONGEST = 20, 40
 _EACH = 3
 """Sample tiles of each split."""
 _WIDTH_IN, _PANEL_IN, _HIGHEST_IN = 12.0, 5.8, 9.0
@@ -77,7 +77,7 @@ def _draw_scene(figure: Any, overview: Overview) -> None:
     left.imshow(_true_colour(scene.item, size), extent=extent)
     right.imshow(_paint(codes, overview), extent=extent, interpolation="nearest")
     shown = choose_composites(scene.item.bands)[0].name
-    left.set_title(f"{scene.name[:60]}, {shown}, {scene.date}", fontsize=9)
+    left.set_title(f"{_shorten(scene.name)}, {shown}, {scene.date}", fontsize=9)
     right.set_title("labels", fontsize=9)
     for axes in (left, right):
         _outline(axes, overview, number)
@@ -159,6 +159,10 @@ def _paint(codes: NDArray[Any], overview: Overview) -> _Picture:
     for code, colour in enumerate(overview.labelled.colours.values()):
         table[code] = np.array(to_rgb(colour)) / UNLABELLED
     return table[codes]
+
+
+def _shorten(name: str) -> str:
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
 
 
 def _frame(axes: "Axes", colour: str) -> None:

@@ -19,9 +19,9 @@ from spectralgpt.rasters.painting import paint_shapes
 from spectralgpt.yaml_files import suggest
 
 if TYPE_CHECKING:
-    from geopandas import GeoDataFrame
+    from geopandas import GeoDataFrame, GeoSeries
 
-__all__ = ["VECTOR_SUFFIXES", "PaintedScene", "VectorLabels", "outline", "read_vectors"]
+__all__ = ["VECTOR_SUFFIXES", "PaintedScene", "VectorLabels", "read_vectors"]
 
 VECTOR_SUFFIXES = (".gpkg", ".geojson", ".json", ".shp", ".fgb")
 _PARTS = 256
@@ -53,7 +53,7 @@ class PaintedScene:
         import shapely
 
         part = self.grid.part(window)
-        corners = shapely.box(*shapely.total_bounds(outline(part)))
+        corners = shapely.box(*shapely.total_bounds(_outline(part)))
         near = np.flatnonzero(shapely.intersects(self.shapes, corners))
         chosen = list(zip(self.shapes[near], map(int, self.codes[near]), strict=True))
         painted = paint_shapes(chosen, part, self.fill, self.all_touched)
@@ -89,21 +89,19 @@ class VectorLabels:
 
     def on(self, grid: Grid, classes: LabelClasses) -> PaintedScene:
         """Bring the shapes that lie on a scene to its reference system."""
-        import geopandas
         import shapely
 
         frame = self.frame
-        scene = geopandas.GeoSeries([outline(grid)], crs=grid.crs)
-        region = scene.to_crs(frame.crs)
-        near = frame[frame.intersects(region.iloc[0])]
+        region = _outlines([grid], frame.crs)
+        near = frame[frame.intersects(region.union_all())]
         shapes = near.geometry
-        if frame.crs != scene.crs and len(near):
+        if frame.crs != grid.crs and len(near):
             low_x, low_y, high_x, high_y = region.total_bounds
             side = max(high_x - low_x, high_y - low_y)
             wide = _grow((low_x, low_y, high_x, high_y))
             # Cut first: a polygon of a whole country would fall into many parts.
             shapes = shapes.clip_by_rect(*wide).segmentize(side / _PARTS)
-            shapes = shapes.to_crs(scene.crs)
+            shapes = shapes.to_crs(grid.crs)
         codes = [classes.code_of[value] for value in near["value"]]
         there = ~shapely.is_empty(shapes.to_numpy())
         return PaintedScene(
@@ -115,14 +113,23 @@ class VectorLabels:
         )
 
 
-def outline(grid: Grid, parts: int = _PARTS) -> Any:
-    """Return the outline of a grid, its edge cut into about so many parts."""
+def _outlines(grids: Sequence[Grid], crs: Any) -> "GeoSeries":
+    """Return the outlines of those grids that can be shown in a reference system."""
+    import geopandas
+
+    series = [geopandas.GeoSeries([_outline(g)], crs=g.crs).to_crs(crs) for g in grids]
+    shown = [s.iloc[0] for s in series if np.isfinite(s.total_bounds).all()]
+    return geopandas.GeoSeries(shown, crs=crs)
+
+
+def _outline(grid: Grid) -> Any:
+    """Return the outline of a grid, with points all along its edges."""
     import shapely
 
     assert grid.transform is not None
     corners = [(0, 0), (grid.width, 0), (grid.width, grid.height), (0, grid.height)]
     ring = shapely.Polygon([apply(grid.transform, *corner) for corner in corners])
-    return shapely.segmentize(ring, ring.length / parts)
+    return shapely.segmentize(ring, ring.length / _PARTS)
 
 
 def read_vectors(labels: LabelSource, grids: Sequence[Grid]) -> VectorLabels:
@@ -133,7 +140,6 @@ def read_vectors(labels: LabelSource, grids: Sequence[Grid]) -> VectorLabels:
         ConfigError: the layer or column is not there, or not said.
         DataError: the file cannot be read, has no reference system, or lies elsewhere.
     """
-    import geopandas
     from pyogrio.errors import DataSourceError
 
     path = labels.labels
@@ -143,38 +149,45 @@ def read_vectors(labels: LabelSource, grids: Sequence[Grid]) -> VectorLabels:
         # What GDAL finds odd of a file becomes a note, or part of the error.
         with warnings.catch_warnings(record=True) as odd:
             warnings.simplefilter("always", RuntimeWarning)
-            layer, crs, count = _look(labels)
-            column = str(labels.class_column)
-            scenes = [geopandas.GeoSeries([outline(g)], crs=g.crs) for g in grids]
-            bounds = np.array([scene.to_crs(crs).total_bounds for scene in scenes])
-            region = *bounds[:, :2].min(axis=0), *bounds[:, 2:].max(axis=0)
-            # In the order of the layer, which a spatial index does not keep.
-            frame = geopandas.read_file(
-                path,
-                layer=layer,
-                bbox=_grow(region),
-                columns=[column],
-                fid_as_index=True,
-            ).sort_index()
+            frame, notes = _load(labels, grids)
     except (DataSourceError, OSError, RuntimeError, UnicodeError) as error:
         reason = " ".join(str(error).split())
         raise DataError(
             f"{path} cannot be read as a layer of shapes: {reason}"
         ) from None
-    frame = geopandas.GeoDataFrame(
-        {"value": [value_text(value) for value in frame[column]]},
-        geometry=frame.geometry.to_numpy(),
-        crs=frame.crs,
-    )
-    frame, notes = _repair(frame)
     notes += sorted({" ".join(str(warning.message).split()) for warning in odd})
-    outlines = geopandas.GeoSeries(
-        [scene.to_crs(crs).iloc[0] for scene in scenes], crs=crs
-    ).union_all()
-    frame = frame[frame.intersects(outlines)]
-    if frame.empty:
-        raise DataError(_elsewhere(path, layer, count, region))
     return VectorLabels(frame.reset_index(drop=True), labels, tuple(notes))
+
+
+def _load(
+    labels: LabelSource, grids: Sequence[Grid]
+) -> tuple["GeoDataFrame", list[str]]:
+    """Read values and geometries of the shapes that lie on scenes, and mend them."""
+    import geopandas
+
+    path = labels.labels
+    layer, crs, count = _look(labels)
+    column = str(labels.class_column)
+    outlines = _outlines(grids, crs)
+    found = geopandas.GeoDataFrame({"value": []}, geometry=[], crs=crs)
+    notes: list[str] = []
+    if len(outlines):
+        # In the order of the layer, which a spatial index does not keep.
+        frame = geopandas.read_file(
+            path,
+            layer=layer,
+            bbox=_grow(outlines.total_bounds),
+            columns=[column],
+            fid_as_index=True,
+        ).sort_index()
+        values = [value_text(value) for value in frame[column]]
+        shapes = frame.geometry.to_numpy()
+        found = geopandas.GeoDataFrame({"value": values}, geometry=shapes, crs=crs)
+        found, notes = _repair(found)
+        found = found[found.intersects(outlines.union_all())]
+    if found.empty:
+        raise DataError(_elsewhere(path, layer, count, outlines.total_bounds))
+    return found, notes
 
 
 def _look(labels: LabelSource) -> tuple[str, Any, int]:
