@@ -155,7 +155,7 @@ def test_a_bad_image_leaves_nothing_and_the_others_are_mapped(tmp_path: Path) ->
     assert {row["map"] for row in rows_of(made)} == {"good.tif"}
     names = sorted(path.name for path in (tmp_path / "maps").iterdir())
     assert names == ["good.tif", "good.tif.aux.xml", "maps.csv"]
-    with pytest.raises(DataError, match="empty.tif has no valid pixel"):
+    with pytest.raises(DataError, match=r"empty\.tif has no valid pixel"):
         run(tmp_path, empty, overwrite=True)
 
 
