@@ -12,7 +12,7 @@ from spectralgpt.models.positions import JointPositions, SeparablePositions
 from spectralgpt.models.tokens import TokenEmbedding, TokenGrid, patchify
 from spectralgpt.models.transformer import NORM_EPS, build_blocks
 
-__all__ = ["PositionKind", "SpectralEncoder", "check_wavelengths"]
+__all__ = ["PositionKind", "SpectralEncoder", "check_wavelengths", "mean_by_group"]
 
 PositionKind = Literal["separable", "joint"]
 
@@ -234,7 +234,10 @@ class SpectralEncoder(nn.Module):
 
         It keeps apart what a mean over all tokens mixes: the parts of the spectrum.
         """
-        by_group = self(images, wavelengths, dates).mean(dim=(-3, -2))  # (B, ..., G, D)
-        if by_group.ndim == 4:
-            by_group = by_group.mean(dim=1)  # (B, G, D)
-        return by_group.flatten(1)
+        return mean_by_group(self(images, wavelengths, dates)).flatten(1)
+
+
+def mean_by_group(tokens: Tensor) -> Tensor:
+    """Average tokens (B, [T,] G, Hp, Wp, D) over places and dates: (B, G, D)."""
+    by_group = tokens.mean(dim=(-3, -2))  # (B, [T,] G, D)
+    return by_group.mean(dim=1) if by_group.ndim == 4 else by_group

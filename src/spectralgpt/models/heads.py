@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from spectralgpt.errors import ConfigError, ShapeError
-from spectralgpt.models.encoder import SpectralEncoder
+from spectralgpt.models.encoder import SpectralEncoder, mean_by_group
 
 __all__ = ["ClassificationModel", "Pooling"]
 
@@ -83,9 +83,7 @@ class ClassificationModel(nn.Module):
         tokens = self.encoder.encode(images, wavelengths, dates)
         normed: Tensor
         if self.pooling == "groups":
-            by_group = tokens.mean(dim=(-3, -2))  # (B, [T,] G, D)
-            if by_group.ndim == 4:
-                by_group = by_group.mean(dim=1)  # (B, G, D)
+            by_group = mean_by_group(tokens)  # (B, G, D)
             if by_group.shape[1] != self.encoder.positions.grid.groups:
                 raise ShapeError(
                     f"images have {by_group.shape[1]} band groups, the head was built "

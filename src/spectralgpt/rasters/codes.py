@@ -19,7 +19,7 @@ from spectralgpt.rasters.alignment import is_same_system
 from spectralgpt.rasters.files import as_raster_error, open_raster, quiet_gdal
 from spectralgpt.rasters.geometry import Grid, Window
 
-__all__ = ["Align", "Overlay", "overlay", "read_codes"]
+__all__ = ["Align", "Overlay", "overlay", "read_codes", "to_codes"]
 
 Align = Literal["auto", "georeference", "shape"]
 _SLACK = 1e-6
@@ -117,14 +117,26 @@ def read_codes(
     numbers = _read_window(path, index, RasterioWindow(left, top, width, height))
     found = numbers[np.maximum(rows - top, 0)[:, None], np.maximum(columns - left, 0)]
     known = there & np.isfinite(found)
-    found = np.where(known, found, 0)
-    codes = found.astype(np.int64)
-    if (codes != found).any():
+    return to_codes(np.where(known, found, 0), path), known
+
+
+def to_codes(numbers: npt.NDArray[np.generic], path: Path) -> npt.NDArray[np.int64]:
+    """Take finite numbers as class codes.
+
+    Args:
+        numbers: of any type and shape.
+        path: where they come from, for messages.
+
+    Raises:
+        RasterError: one is no whole number.
+    """
+    codes = numbers.astype(np.int64)
+    if (codes != numbers).any():
         raise RasterError(
-            f"{path} holds fractions such as {found[codes != found][0]:g}, so its "
-            "numbers are no class codes. Name the file of the mask."
+            f"{path} holds fractions such as {numbers[codes != numbers][0]:g}, so its "
+            "numbers are no class codes. Name a file of class codes."
         )
-    return codes, known
+    return codes
 
 
 def _read_window(

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -75,20 +76,13 @@ def write_numbers(
     try:
         with (
             quiet_gdal(),
-            rasterio.open(
+            _create(
                 path,
-                "w",
-                driver="GTiff",
-                height=height,
-                width=width,
-                count=count,
-                dtype=numbers.dtype,
-                crs=grid.crs,
-                transform=grid.transform,
+                grid,
+                count,
+                numbers.dtype,
                 nodata=nodata,
-                compress="deflate",
                 predictor=2,
-                zlevel=1,
                 interleave="band",
             ) as dataset,
         ):
@@ -119,24 +113,30 @@ def write_strips(path: Path, grid: Grid, strips: Iterable[NDArray[np.uint8]]) ->
     try:
         with (
             quiet_gdal(),
-            rasterio.open(
-                path,
-                "w",
-                driver="GTiff",
-                height=grid.height,
-                width=grid.width,
-                count=1,
-                dtype="uint8",
-                crs=grid.crs,
-                transform=grid.transform,
-                compress="deflate",
-                zlevel=1,
-            ) as dataset,
+            _create(path, grid, 1, "uint8") as dataset,
         ):
             for strip in strips:
                 window = Window(0, row, grid.width, len(strip))
                 dataset.write(strip, 1, window=window)
                 row += len(strip)
-    except RasterioError as error:
+    except (RasterioError, OSError) as error:
         raise RasterError(f"{path} cannot be written: {error}") from None
     return path
+
+
+def _create(path: Path, grid: Grid, count: int, dtype: Any, **options: Any) -> Any:
+    """Open a compressed GeoTIFF on a grid to be written."""
+    return rasterio.open(
+        path,
+        "w",
+        driver="GTiff",
+        height=grid.height,
+        width=grid.width,
+        count=count,
+        dtype=dtype,
+        crs=grid.crs,
+        transform=grid.transform,
+        compress="deflate",
+        zlevel=1,
+        **options,
+    )

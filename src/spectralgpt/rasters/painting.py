@@ -19,6 +19,7 @@ from rasterio.warp import transform as reproject
 from rasterio.windows import Window as RasterioWindow
 
 from spectralgpt.errors import RasterError
+from spectralgpt.rasters.codes import to_codes
 from spectralgpt.rasters.files import (
     as_raster_error,
     open_raster,
@@ -204,11 +205,4 @@ def _read(
     known = np.isfinite(numbers)
     if nodata is not None:
         known &= numbers != nodata
-    numbers = np.where(known, numbers, 0)
-    codes = numbers.astype(np.int64)
-    if (codes != numbers).any():
-        raise RasterError(
-            f"{path} holds fractions such as {numbers[codes != numbers][0]:g}, so its "
-            "numbers are no class codes."
-        )
-    return codes, known
+    return to_codes(np.where(known, numbers, 0), path), known
