@@ -3,8 +3,9 @@
 No file is opened here. Rows count from the top, columns from the left, both from 0.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import floor
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -183,6 +184,26 @@ class Raster:
     def band_names(self) -> tuple[str, ...]:
         """Band names in the order of `pixels`."""
         return tuple(band.name for band in self.bands)
+
+    def padded(
+        self, height: int, width: int, mode: Literal["constant", "symmetric"]
+    ) -> "Raster":
+        """Return it with pixels added below and to the right.
+
+        Args:
+            height: rows wanted, at least as many as there are.
+            width: columns wanted.
+            mode: `constant` adds invalid pixels, `symmetric` mirrors the edge.
+        """
+        _, rows, columns = self.pixels.shape
+        if (rows, columns) == (height, width):
+            return self
+        missing = ((0, 0), (0, height - rows), (0, width - columns))
+        return replace(
+            self,
+            pixels=np.pad(self.pixels, missing, mode=mode),
+            valid=np.pad(self.valid, missing, mode=mode),
+        )
 
     def coordinates(self, row: float, column: float) -> tuple[float, float]:
         """Coordinates (x, y) of a position in pixels; edges are at whole numbers.

@@ -198,14 +198,7 @@ def _read_padded(
     height = min(size, place.height - at[0])
     width = min(size, place.width - at[1])
     window = Window(place.row + at[0], place.column + at[1], height, width)
-    raster = read_raster(item, bands, window)
-    missing = ((0, 0), (0, size - height), (0, size - width))
-    return Raster(
-        np.pad(raster.pixels, missing, mode="symmetric"),
-        np.pad(raster.valid, missing, mode="symmetric"),
-        raster.bands,
-        name=raster.name,
-    )
+    return read_raster(item, bands, window).padded(size, size, "symmetric")
 
 
 def _prepare(

@@ -156,24 +156,12 @@ def _add_windows(
 
 def _prepare(mapper: Mapper, rasters: Sequence[Raster]) -> Tensor:
     """Return the model's input: (C, H, W), or (2, C, H, W) of two dates."""
+    side = mapper.window_px
     dates = [
         torch.from_numpy(
-            mapper.preprocessing.prepare(_pad(raster, mapper.window_px))[0]
+            # As in training, invalid pixels fill what is missing.
+            mapper.preprocessing.prepare(raster.padded(side, side, "constant"))[0]
         )
         for raster in rasters
     ]
     return dates[0] if len(dates) == 1 else torch.stack(dates)
-
-
-def _pad(raster: Raster, side: int) -> Raster:
-    """Add invalid pixels below and to the right, as in training."""
-    height, width = raster.valid.shape[1:]
-    if (height, width) == (side, side):
-        return raster
-    missing = ((0, 0), (0, side - height), (0, side - width))
-    return Raster(
-        np.pad(raster.pixels, missing),
-        np.pad(raster.valid, missing),
-        raster.bands,
-        name=raster.name,
-    )

@@ -109,12 +109,7 @@ class Patch:
         if not any(after for _, after in missing):
             return self
         rasters = tuple(
-            replace(
-                raster,
-                pixels=np.pad(raster.pixels, [(0, 0), *missing]),
-                valid=np.pad(raster.valid, [(0, 0), *missing]),
-            )
-            for raster in self.rasters
+            raster.padded(height, width, "constant") for raster in self.rasters
         )
         return Patch(rasters, np.pad(self.target, missing, constant_values=IGNORE))
 
