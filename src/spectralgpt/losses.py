@@ -11,6 +11,8 @@ from spectralgpt.errors import ConfigError, ShapeError
 __all__ = [
     "IGNORE",
     "balanced_class_weights",
+    "count_masked",
+    "count_spectral_values",
     "denormalize_tokens",
     "normalize_tokens",
     "pixel_cross_entropy",
@@ -42,8 +44,27 @@ def _moments(tokens: Tensor) -> tuple[Tensor, Tensor]:
     return tokens.mean(dim=-1, keepdim=True), (variance + _VARIANCE_EPS).sqrt()
 
 
+def count_masked(is_masked: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Count the masked tokens of a batch that hold a value that counts.
+
+    Args:
+        is_masked: (B, N), 1 where a token is masked.
+        weights: as of `token_loss`.
+
+    Returns:
+        0-d, at least 1.
+    """
+    if weights is not None:
+        is_masked = is_masked * (weights.sum(dim=-1) > 0)
+    return is_masked.sum().clamp(min=1)
+
+
 def token_loss(
-    prediction: Tensor, target: Tensor, is_masked: Tensor, weights: Tensor | None = None
+    prediction: Tensor,
+    target: Tensor,
+    is_masked: Tensor,
+    weights: Tensor | None = None,
+    count: Tensor | None = None,
 ) -> Tensor:
     """Compare each masked token with its target.
 
@@ -53,20 +74,42 @@ def token_loss(
         is_masked: (B, N), 1 where a token is masked.
         weights: (B or 1, N, S * P * P), 0 for values that count nowhere; None if
             all do.
+        count: masked tokens to divide by, where these are a part of a batch; None
+            counts the given ones.
 
     Returns:
         0-d: mean squared error of a masked token, over all masked tokens of the batch.
 
     Source: Hong et al. 2024, arXiv:2311.07113, token-to-token reconstruction.
     """
+    count = count_masked(is_masked, weights) if count is None else count
     squared = (prediction - target) ** 2
     if weights is None:
         error = squared.mean(dim=-1)  # (B, N)
-        return (error * is_masked).sum() / is_masked.sum().clamp(min=1)
-    count = weights.sum(dim=-1)  # (B or 1, N)
-    error = (squared * weights).sum(dim=-1) / count.clamp(min=1)  # (B, N)
-    counted = is_masked * (count > 0)
-    return (error * counted).sum() / counted.sum().clamp(min=1)
+    else:
+        values = weights.sum(dim=-1).clamp(min=1)  # (B or 1, N)
+        error = (squared * weights).sum(dim=-1) / values
+    return (error * is_masked).sum() / count
+
+
+def count_spectral_values(
+    target: Tensor, groups: int, weights: Tensor | None = None, num_dates: int = 1
+) -> Tensor:
+    """Count the sums over a spectrum that have a value that counts.
+
+    Args:
+        target: (B, N, S * P * P).
+        groups: band groups G.
+        weights: as of `spectral_loss`.
+        num_dates: dates T.
+
+    Returns:
+        0-d, at least 1.
+    """
+    if weights is None:
+        return target.new_tensor(target.numel() / groups)
+    counted = weights.unflatten(1, (num_dates, groups, -1)).amax(dim=2) > 0
+    return (counted.sum() * (len(target) / len(weights))).clamp(min=1)
 
 
 def spectral_loss(
@@ -75,6 +118,7 @@ def spectral_loss(
     groups: int,
     weights: Tensor | None = None,
     num_dates: int = 1,
+    count: Tensor | None = None,
 ) -> Tensor:
     """Compare the sums over all band groups at each spatial position of each date.
 
@@ -84,23 +128,24 @@ def spectral_loss(
         prediction: (B, N, S * P * P), tokens ordered by date, then band group.
         target: (B, N, S * P * P).
         groups: band groups G.
-        weights: (B or 1, N, S * P * P), 0 for values that count nowhere; None if
-            all do.
+        weights: (B or 1, N, S * P * P), 0 for values that count nowhere and else 1;
+            None if all do.
         num_dates: dates T; the sum is over the spectrum, never over dates.
+        count: sums to divide by, where these are a part of a batch; None counts the
+            given ones.
 
     Returns:
         0-d: mean squared difference over dates, positions and values.
 
     Source: Hong et al. 2024, arXiv:2311.07113, spectral-to-spectral reconstruction.
     """
-    by_group = (num_dates, groups, -1)
+    if count is None:
+        count = count_spectral_values(target, groups, weights, num_dates)
     difference = prediction - target
-    if weights is None:
-        summed = difference.unflatten(1, by_group).sum(dim=2)  # (B, T, Hp * Wp, values)
-        return (summed**2).mean()
-    summed = (difference * weights).unflatten(1, by_group).sum(dim=2)
-    counted = weights.unflatten(1, by_group).amax(dim=2).expand_as(summed)
-    return (summed**2 * counted).sum() / torch.clamp(counted.sum(), min=1)
+    if weights is not None:
+        difference = difference * weights
+    summed = difference.unflatten(1, (num_dates, groups, -1)).sum(dim=2)
+    return (summed**2).sum() / count  # from (B, T, Hp * Wp, values)
 
 
 def balanced_class_weights(

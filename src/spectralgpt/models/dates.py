@@ -11,7 +11,13 @@ from torch.nn import functional as F
 
 from spectralgpt.errors import ShapeError
 
-__all__ = ["DateEmbedding", "add_dates", "check_dates", "date_features"]
+__all__ = [
+    "DateEmbedding",
+    "add_dates",
+    "check_dates",
+    "date_features",
+    "dates_of_tokens",
+]
 
 _YEAR_DAYS = 365.2425  # Mean length of a year; seasons stay within a day of it.
 _HARMONICS = 4
@@ -71,6 +77,22 @@ def add_dates(x: Tensor, embedded: Tensor | None) -> Tensor:
         return x
     by_date = x.unflatten(1, (embedded.shape[1], -1))  # (B, T, N / T, D)
     return (by_date + embedded[:, :, None]).flatten(1, 2)  # (B, N, D)
+
+
+def dates_of_tokens(embedded: Tensor, tokens: Tensor, tokens_per_date: int) -> Tensor:
+    """Pick for each token the embedding of its date.
+
+    Args:
+        embedded: (B or 1, T, D).
+        tokens: (B, K), indices of tokens, by date first.
+        tokens_per_date: G * Hp * Wp.
+
+    Returns:
+        (B, K, D).
+    """
+    date = tokens.div(tokens_per_date, rounding_mode="floor").unsqueeze(-1)
+    index = date.expand(-1, -1, embedded.shape[-1])
+    return embedded.expand(len(tokens), -1, -1).gather(1, index)
 
 
 class DateEmbedding(nn.Module):

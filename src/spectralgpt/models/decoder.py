@@ -7,13 +7,23 @@ from torch import Tensor, nn
 
 from spectralgpt.models.dates import add_dates
 from spectralgpt.models.positions import SeparablePositions
+from spectralgpt.models.products import Linear
 from spectralgpt.models.tokens import TokenGrid
 from spectralgpt.models.transformer import NORM_EPS, build_blocks, initialise_linear
 
-__all__ = ["ReconstructionDecoder"]
+__all__ = ["MASK_TOKEN_STD", "ReconstructionDecoder", "start_prediction"]
 
-_MASK_TOKEN_STD = 0.02
+MASK_TOKEN_STD = 0.02
 _PREDICTION_STD = 0.02
+
+
+def start_prediction(prediction: nn.Linear) -> None:
+    """Initialise the map to pixel values.
+
+    Pixels lie in 0..1: predictions of Xavier's size would cost the first steps.
+    """
+    initialise_linear(prediction)
+    nn.init.trunc_normal_(prediction.weight, std=_PREDICTION_STD)
 
 
 class ReconstructionDecoder(nn.Module):
@@ -38,17 +48,15 @@ class ReconstructionDecoder(nn.Module):
         wavelengths_nm: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        self.embedding = nn.Linear(encoder_dim, embed_dim)
+        self.embedding = Linear(encoder_dim, embed_dim)
         self.mask_token = nn.Parameter(torch.empty(1, 1, embed_dim))
         self.positions = SeparablePositions(grid, embed_dim, wavelengths_nm)
         self.blocks = build_blocks(embed_dim, depth, num_heads)
         self.norm = nn.LayerNorm(embed_dim, eps=NORM_EPS)
-        self.prediction = nn.Linear(embed_dim, grid.token_dim)
-        nn.init.normal_(self.mask_token, std=_MASK_TOKEN_STD)
+        self.prediction = Linear(embed_dim, grid.token_dim)
+        nn.init.normal_(self.mask_token, std=MASK_TOKEN_STD)
         initialise_linear(self.embedding)
-        initialise_linear(self.prediction)
-        # Pixels lie in 0..1: predictions of Xavier's size would cost the first steps.
-        nn.init.trunc_normal_(self.prediction.weight, std=_PREDICTION_STD)
+        start_prediction(self.prediction)
 
     def forward(
         self,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from spectralgpt.errors import ConfigError
-from spectralgpt.models.dates import add_dates, check_dates
+from spectralgpt.models.dates import add_dates, check_dates, dates_of_tokens
 from spectralgpt.models.positions import JointPositions, SeparablePositions
 from spectralgpt.models.tokens import TokenEmbedding, TokenGrid, patchify
 from spectralgpt.models.transformer import NORM_EPS, build_blocks
@@ -187,9 +187,7 @@ class SpectralEncoder(nn.Module):
         index = visible.unsqueeze(-1).expand(-1, -1, tokens.shape[-1])
         x = self.embedding(tokens.gather(1, index)) + positions[visible]  # (B, K, D)
         if dates is not None:
-            tokens_per_date = tokens.shape[1] // dates.shape[1]
-            date = visible.div(tokens_per_date, rounding_mode="floor").unsqueeze(-1)
-            x = x + dates.expand(len(x), -1, -1).gather(1, date.expand_as(x))
+            x = x + dates_of_tokens(dates, visible, tokens.shape[1] // dates.shape[1])
         return self.norm(self.transform(x))
 
     def position_table(

@@ -2,18 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from spectralgpt.errors import ShapeError
-from spectralgpt.losses import (
-    denormalize_tokens,
-    normalize_tokens,
-    spectral_loss,
-    token_loss,
-)
+from spectralgpt.errors import ConfigError, ShapeError
+from spectralgpt.losses import denormalize_tokens
+from spectralgpt.models.cross_decoder import CrossDecoder
 from spectralgpt.models.dates import check_dates
 from spectralgpt.models.decoder import ReconstructionDecoder
 from spectralgpt.models.encoder import SpectralEncoder
@@ -23,9 +19,13 @@ from spectralgpt.models.masking import (
     draw_noise,
     find_available,
 )
+from spectralgpt.models.parts import loss_in_parts, part_size
+from spectralgpt.models.targets import Targets, find_targets
 from spectralgpt.models.tokens import TokenGrid, patchify, token_weights, unpatchify
 
-__all__ = ["MaskedAutoencoder", "MaskedAutoencoderOutput"]
+__all__ = ["DecoderKind", "MaskedAutoencoder", "MaskedAutoencoderOutput"]
+
+DecoderKind = Literal["full", "cross"]
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,11 @@ class MaskedAutoencoderOutput:
     """What one pass through the masked autoencoder gives.
 
     Attributes:
-        loss: 0-d, the weighted sum of both terms.
+        loss: 0-d, the weighted sum of both terms; alone of all it has gradients.
         token_loss: 0-d, masked tokens against their targets.
         spectral_loss: 0-d, sums over the spectrum of each date, all positions.
-        prediction: (B, N, S * P * P), what the decoder gives for all tokens.
+        prediction: (B, N, S * P * P), what the decoder gives for all tokens; tokens
+            that a cross decoder does not rebuild are the image's own.
         rebuilt: (B, N, S * P * P), the prediction in the scale of the images. It is the
             prediction itself, unless targets are normalised: then each token's mean and
             variance are no part of it, and are taken from the image.
@@ -74,6 +75,13 @@ class MaskedAutoencoder(nn.Module):
         token_loss_weight: weight of the token term.
         spectral_loss_weight: weight of the spectral term.
         date_embedding: whether dates can be told apart; zero at the start.
+        decoder: `full`, the paper's, or `cross`, in which masked tokens look at visible
+            ones only: faster.
+        target_share: share of the masked tokens that a training step rebuilds, 0..1, of
+            a cross decoder.
+
+    Raises:
+        ConfigError: the decoder is unknown, or cannot leave out targets.
 
     Source: Hong et al. 2024, arXiv:2311.07113; numbers follow the published weights.
     """
@@ -95,8 +103,11 @@ class MaskedAutoencoder(nn.Module):
         token_loss_weight: float = 1.0,
         spectral_loss_weight: float = 1.0,
         date_embedding: bool = False,
+        decoder: DecoderKind = "full",
+        target_share: float = 1.0,
     ) -> None:
         super().__init__()
+        _check_decoder(decoder, target_share)
         self.encoder = SpectralEncoder(
             image_size,
             num_bands,
@@ -107,7 +118,8 @@ class MaskedAutoencoder(nn.Module):
             num_heads,
             wavelengths_nm,
         )
-        self.decoder = ReconstructionDecoder(
+        build_decoder = CrossDecoder if decoder == "cross" else ReconstructionDecoder
+        self.decoder = build_decoder(
             self.encoder.positions.grid,
             embed_dim,
             decoder_embed_dim,
@@ -118,6 +130,7 @@ class MaskedAutoencoder(nn.Module):
         self.normalize_targets = normalize_targets
         self.token_loss_weight = token_loss_weight
         self.spectral_loss_weight = spectral_loss_weight
+        self.target_share = target_share
         self.config: dict[str, Any] = {
             name: value
             for name, value in self.encoder.config.items()
@@ -129,6 +142,8 @@ class MaskedAutoencoder(nn.Module):
             "normalize_targets": normalize_targets,
             "token_loss_weight": token_loss_weight,
             "spectral_loss_weight": spectral_loss_weight,
+            "decoder": decoder,
+            "target_share": target_share,
         }
         if date_embedding:
             self.add_date_embedding()
@@ -150,6 +165,7 @@ class MaskedAutoencoder(nn.Module):
         dates: Tensor | None = None,
         mask_style: MaskStyle = "cube",
         generator: torch.Generator | None = None,
+        spectral_scale: float = 1.0,
     ) -> MaskedAutoencoderOutput:
         """Mask images, rebuild them, and measure the error.
 
@@ -163,6 +179,7 @@ class MaskedAutoencoder(nn.Module):
             dates: (B, T), days since 1970-01-01, NaN where unknown; None if all are.
             mask_style: one of `MASK_STYLES`.
             generator: source of the noise, if that is not given.
+            spectral_scale: factor of the spectral term, beside its weight.
 
         Raises:
             ShapeError: images, mask or noise do not fit each other or the model.
@@ -187,33 +204,84 @@ class MaskedAutoencoder(nn.Module):
         latent = self.encoder.encode_visible(
             tokens, mask.visible, positions, self.encoder.embed_dates(dates, grid)
         )
-        prediction = self.decoder(latent, mask.visible, grid, wavelengths, dates)
-        weights = token_weights(valid, grid)
-        if weights is not None:
-            weights = weights.to(prediction.device)
-        targets, rebuilt = tokens, prediction
-        if self.normalize_targets:
-            targets = normalize_tokens(tokens)
-            rebuilt = denormalize_tokens(prediction.detach(), tokens)
-        by_token = token_loss(prediction, targets, mask.is_masked, weights)
-        by_spectrum = spectral_loss(
-            prediction, tokens, grid.groups, weights, grid.dates
+        targets = find_targets(
+            tokens,
+            mask,
+            grid,
+            token_weights(valid, grid),
+            dates,
+            self.target_share if self.training else 1.0,
+            self.normalize_targets,
         )
-        loss = (
-            self.token_loss_weight * by_token + self.spectral_loss_weight * by_spectrum
-        )
+
+        def part_loss(latent: Tensor, rows: slice) -> tuple[Tensor, tuple[Tensor, ...]]:
+            part = targets.of(rows)
+            prediction = self._rebuild(latent, part, wavelengths)
+            by_token, by_spectrum = part.compare(prediction)
+            loss = (
+                self.token_loss_weight * by_token
+                + self.spectral_loss_weight * spectral_scale * by_spectrum
+            )
+            return loss, (by_token.detach(), by_spectrum.detach(), prediction.detach())
+
+        size = part_size(grid.num_tokens, self.config["decoder_embed_dim"])
+        loss, found = loss_in_parts(part_loss, latent, self.decoder, size)
+        by_token, by_spectrum, predictions = zip(*found, strict=True)
+        prediction = torch.cat(predictions)
         return MaskedAutoencoderOutput(
             loss,
-            by_token,
-            by_spectrum,
+            torch.stack(by_token).sum(),
+            torch.stack(by_spectrum).sum() * spectral_scale,
             prediction,
-            rebuilt,
+            self._rescale(prediction, targets),
             mask.is_masked,
             latent,
             grid,
         )
 
+    def _rebuild(
+        self, latent: Tensor, targets: Targets, wavelengths: Sequence[float] | None
+    ) -> Tensor:
+        """Decode all tokens (B, N, S * P * P)."""
+        if isinstance(self.decoder, ReconstructionDecoder):
+            prediction: Tensor = self.decoder(
+                latent, targets.visible, targets.grid, wavelengths, targets.dates
+            )
+            return prediction
+        return targets.place(
+            self.decoder(
+                latent,
+                targets.visible,
+                targets.hidden,
+                targets.grid,
+                wavelengths,
+                targets.dates,
+            )
+        )
+
+    def _rescale(self, prediction: Tensor, targets: Targets) -> Tensor:
+        """Give predictions the scale of the images."""
+        if not self.normalize_targets:
+            return prediction
+        rescaled = denormalize_tokens(prediction, targets.tokens)
+        if isinstance(self.decoder, ReconstructionDecoder):
+            return rescaled
+        is_rebuilt = targets.is_counted[..., None] > 0
+        return torch.where(is_rebuilt, rescaled, targets.tokens)
+
     @staticmethod
     def reconstruct(output: MaskedAutoencoderOutput) -> Tensor:
         """Return what a forward pass rebuilt, shaped as the images."""
         return unpatchify(output.rebuilt, output.grid)
+
+
+def _check_decoder(decoder: str, target_share: float) -> None:
+    if decoder not in ("full", "cross"):
+        raise ConfigError(f"decoder {decoder!r} is unknown: use 'full' or 'cross'.")
+    if not 0 < target_share <= 1:
+        raise ConfigError(f"target_share is {target_share}: use 0 < share <= 1.")
+    if decoder == "full" and target_share < 1:
+        raise ConfigError(
+            "the full decoder rebuilds all tokens: leave out target_share, or use "
+            "decoder 'cross'."
+        )

@@ -30,10 +30,12 @@ class TokenMask:
     Attributes:
         visible: (B, K) indices of the visible tokens, in the order of their noise.
         is_masked: (B, N) float, 1 where a token is masked and 0 where it is visible.
+        hidden: (B, N - K) indices of the masked tokens, in the order of their noise.
     """
 
     visible: Tensor
     is_masked: Tensor
+    hidden: Tensor
 
 
 def _units(grid: TokenGrid, style: MaskStyle) -> int:
@@ -134,19 +136,20 @@ def draw_mask(
     # The published code truncates the float product; 0.9 of 576 leaves 57 visible.
     num_visible = max(1, int(units * (1 - mask_ratio)))
     if available is None:
-        kept = noise.argsort(dim=1)[:, :num_visible]
-        visible = _tokens_of_units(kept, grid, style)
+        order = noise.argsort(dim=1)
+        visible = _tokens_of_units(order[:, :num_visible], grid, style)
+        hidden = _tokens_of_units(order[:, num_visible:], grid, style)
     else:
         most = num_visible * grid.num_tokens // units
-        visible = _choose_available(grid, noise, most, style, available)
+        visible, hidden = _choose_available(grid, noise, most, style, available)
     is_masked = torch.ones(len(noise), grid.num_tokens, device=noise.device)
-    return TokenMask(visible, is_masked.scatter(1, visible, 0.0))
+    return TokenMask(visible, is_masked.scatter(1, visible, 0.0), hidden)
 
 
 def _choose_available(
     grid: TokenGrid, noise: Tensor, most: int, style: MaskStyle, available: Tensor
-) -> Tensor:
-    """Return the indices (B, K) of the available tokens of smallest noise, K <= most.
+) -> tuple[Tensor, Tensor]:
+    """Part tokens into the K <= most available ones of smallest noise, and the others.
 
     Tokens of one unit follow each other, so that units stay whole as far as they can.
     """
@@ -167,7 +170,8 @@ def _choose_available(
     elif style == "date":
         by_token = noise.repeat_interleave(grid.tokens_per_date, dim=1)  # (B, N)
     by_token = by_token.masked_fill(~available, torch.inf)
-    return by_token.argsort(dim=1, stable=True)[:, : min(most, least)]
+    order = by_token.argsort(dim=1, stable=True)
+    return order[:, : min(most, least)], order[:, min(most, least) :]
 
 
 def draw_noise(

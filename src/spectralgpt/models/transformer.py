@@ -5,8 +5,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spectralgpt.errors import ConfigError
+from spectralgpt.models.products import Linear, attend
 
-__all__ = ["NORM_EPS", "Attention", "Block", "build_blocks", "initialise_linear"]
+__all__ = [
+    "MLP",
+    "NORM_EPS",
+    "Attention",
+    "Block",
+    "build_blocks",
+    "initialise_linear",
+    "split_heads",
+]
 
 NORM_EPS = 1e-6  # Source: the published weights.
 _MLP_RATIO = 4
@@ -37,18 +46,21 @@ class Attention(nn.Module):
                 f"embed_dim {embed_dim} is no multiple of num_heads {num_heads}."
             )
         self.num_heads = num_heads
-        self.qkv = nn.Linear(embed_dim, 3 * embed_dim)
-        self.proj = nn.Linear(embed_dim, embed_dim)
+        self.qkv = Linear(embed_dim, 3 * embed_dim)
+        self.proj = Linear(embed_dim, embed_dim)
         initialise_linear(self.qkv, parts=3)
         initialise_linear(self.proj)
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix tokens (B, N, D) -> (B, N, D)."""
-        B, N, D = x.shape
-        qkv = self.qkv(x).reshape(B, N, 3, self.num_heads, D // self.num_heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, heads, N, D / heads)
-        x = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(x.transpose(1, 2).reshape(B, N, D))
+        q, k, v = split_heads(self.qkv(x), 3, self.num_heads)
+        return self.proj(attend(q, k, v).transpose(1, 2).flatten(2))
+
+
+def split_heads(x: Tensor, parts: int, num_heads: int) -> tuple[Tensor, ...]:
+    """Part (B, N, parts * D) into `parts` tensors (B, heads, N, D / heads)."""
+    split = x.unflatten(-1, (parts, num_heads, -1))
+    return split.permute(2, 0, 3, 1, 4).unbind()
 
 
 class MLP(nn.Module):
@@ -60,8 +72,8 @@ class MLP(nn.Module):
 
     def __init__(self, embed_dim: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(embed_dim, _MLP_RATIO * embed_dim)
-        self.fc2 = nn.Linear(_MLP_RATIO * embed_dim, embed_dim)
+        self.fc1 = Linear(embed_dim, _MLP_RATIO * embed_dim)
+        self.fc2 = Linear(_MLP_RATIO * embed_dim, embed_dim)
         initialise_linear(self.fc1)
         initialise_linear(self.fc2)
 

@@ -98,27 +98,20 @@ class PretrainingTask:
             valid=_valid_or_none(batch["valid"]),
             dates=batch.get("days"),
             mask_style=self.mask_style,
+            spectral_scale=((self.reference_groups or grid.groups) / grid.groups) ** 2,
         )
         return output
 
     def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Give the loss, both of its terms, and that of the batch's data set."""
         output = self.forward(batch)
-        groups = output.grid.groups
-        loss, by_spectrum = output.loss, output.spectral_loss
-        if self.reference_groups not in (None, groups):
-            by_spectrum = by_spectrum * (self.reference_groups / groups) ** 2
-            loss = (
-                self.model.token_loss_weight * output.token_loss
-                + self.model.spectral_loss_weight * by_spectrum
-            )
         terms = {
-            "loss": loss,
+            "loss": output.loss,
             "token_loss": output.token_loss,
-            "spectral_loss": by_spectrum,
+            "spectral_loss": output.spectral_loss,
         }
         name = self._name_of(batch)
-        return {**terms, f"loss_{name}": loss} if name else terms
+        return {**terms, f"loss_{name}": output.loss} if name else terms
 
     def _name_of(self, batch: dict[str, Any]) -> str | None:
         """Return the name of a batch's data set, None if there is only one."""

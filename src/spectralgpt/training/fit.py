@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from spectralgpt.allocator import keep_freed_memory
 from spectralgpt.errors import ConfigError
 from spectralgpt.training.run_folder import RunFolder, is_first_process
 
@@ -189,6 +190,8 @@ def fit(
     from spectralgpt.training.checkpointing import read_checkpoint
     from spectralgpt.training.logs import quiet_lightning
 
+    if not config.on_gpu and keep_freed_memory():
+        _log.info("freed memory is kept for the next tensors, which is faster.")
     resumed = folder.last if resume and folder.last.exists() else None
     first_step = 0
     if resumed is not None:

@@ -48,6 +48,10 @@ class ModelConfig:
         normalize_targets: compare tokens normalised one by one (the token term only).
         token_loss_weight: weight of the token term.
         spectral_loss_weight: weight of the spectral term.
+        decoder: full, the paper's; or cross, faster: masked tokens look at visible ones
+            only.
+        target_share: share of the masked tokens that a step rebuilds, 0..1, of a cross
+            decoder.
     """
 
     size: Literal["tiny", "small", "base", "large", "huge"] = "base"
@@ -64,6 +68,8 @@ class ModelConfig:
     normalize_targets: bool = False
     token_loss_weight: float = 1.0
     spectral_loss_weight: float = 1.0
+    decoder: Literal["full", "cross"] = "full"
+    target_share: float = 1.0
 
     def __post_init__(self) -> None:
         """Check the ranges."""

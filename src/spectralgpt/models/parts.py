@@ -1,0 +1,101 @@
+"""A loss whose gradients are taken over a batch part by part.
+
+On a processor, the activations of a few images stay in the cache and are gone before
+the next images come; those of a whole batch would be written to memory and read again.
+Sums and gradients are the same but for their rounding.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+__all__ = ["PartLoss", "loss_in_parts", "part_size"]
+
+# Takes rows of x and where they lie in the batch; gives their share of the loss, 0-d,
+# and whatever else is wanted of them, without gradient.
+PartLoss = Callable[[Tensor, slice], tuple[Tensor, tuple[Tensor, ...]]]
+
+# Values in the hidden state of one part: as many rows as products are fastest with.
+_PART_VALUES = 1152 * 512
+
+
+def part_size(num_tokens: int, embed_dim: int) -> int:
+    """Return how many images of so many tokens, so wide, a part has; at least 1."""
+    return max(1, _PART_VALUES // (num_tokens * embed_dim))
+
+
+def loss_in_parts(
+    part_loss: PartLoss, x: Tensor, module: nn.Module, size: int
+) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
+    """Sum a loss over parts of a batch, taking gradients on the way.
+
+    On other devices, and where nothing is trained, the batch is one part.
+
+    Args:
+        part_loss: the loss of some rows; only `x` and the module get gradients.
+        x: (B, ...).
+        module: what `part_loss` runs.
+        size: rows of x in a part.
+
+    Returns:
+        The loss, 0-d and differentiable once, and what else each part gave.
+    """
+    trained = [each for each in module.parameters() if each.requires_grad]
+    if not _pays(x, trained, size):
+        loss, other = part_loss(x, slice(0, len(x)))
+        return loss, [other]
+    others: list[tuple[Tensor, ...]] = []
+    total: Tensor = _LossInParts.apply(part_loss, others, size, x, *trained)
+    return total, others
+
+
+def _pays(x: Tensor, trained: list[nn.Parameter], size: int) -> bool:
+    return (
+        x.device.type == "cpu"
+        and len(x) > size
+        and torch.is_grad_enabled()
+        and (x.requires_grad or bool(trained))
+        and not torch.compiler.is_compiling()
+        # Sharded weights are gathered by hooks of the backward pass.
+        and all(type(each) is nn.Parameter for each in trained)
+    )
+
+
+class _LossInParts(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        part_loss: PartLoss,
+        others: list[tuple[Tensor, ...]],
+        size: int,
+        x: Tensor,
+        *parameters: Tensor,
+    ) -> Tensor:
+        loss = torch.zeros((), dtype=torch.promote_types(x.dtype, torch.float32))
+        of_x = torch.empty_like(x)
+        sums = [torch.zeros_like(each) for each in parameters]
+        for start in range(0, len(x), size):
+            rows = slice(start, min(start + size, len(x)))
+            with torch.enable_grad():
+                part = x[rows].detach().requires_grad_()
+                share, other = part_loss(part, rows)
+            found = torch.autograd.grad(
+                share, (part, *parameters), materialize_grads=True
+            )
+            of_x[rows] = found[0]
+            torch._foreach_add_(sums, list(found[1:]))
+            loss += share.detach()
+            others.append(other)
+        ctx.save_for_backward(of_x, *sums)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        gradients = ctx.saved_tensors
+        if float(grad) != 1:
+            gradients = tuple(each * grad for each in gradients)
+        return None, None, None, *gradients

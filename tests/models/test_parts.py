@@ -1,0 +1,78 @@
+"""A loss in parts has the value and the gradients of the whole batch's."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from spectralgpt.models import mae, parts
+from spectralgpt.models.mae import MaskedAutoencoder
+from spectralgpt.models.parts import loss_in_parts, part_size
+
+
+def run(size: int, scale: float = 1.0) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(4, 3), nn.GELU(), nn.Linear(3, 2))
+    x = torch.randn(7, 4, requires_grad=True)
+
+    def part_loss(part: Tensor, rows: slice) -> tuple[Tensor, tuple[Tensor, ...]]:
+        found = module(part)
+        return (found**2).sum() / len(x), (found.detach(),)
+
+    loss, others = loss_in_parts(part_loss, x, module, size)
+    (scale * loss).backward()
+    gradients = [x.grad, *(each.grad for each in module.parameters())]
+    assert all(each is not None for each in gradients)
+    return loss.detach(), [other[0] for other in others], gradients  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("size", [1, 3, 6])
+@pytest.mark.parametrize("scale", [1.0, 0.25])
+def test_parts_sum_to_the_whole(size: int, scale: float) -> None:
+    loss, others, gradients = run(size, scale)
+    whole, (all_rows,), expected = run(7, scale)
+    torch.testing.assert_close(loss, whole)
+    torch.testing.assert_close(torch.cat(others), all_rows)
+    torch.testing.assert_close(gradients, expected)
+    assert len(others) == -(-7 // size)
+
+
+def test_frozen_weights_get_no_gradient() -> None:
+    module = nn.Linear(4, 2)
+    module.weight.requires_grad_(False)
+    x = torch.randn(5, 4)
+    loss, _ = loss_in_parts(lambda part, _: (module(part).sum(), ()), x, module, 2)
+    loss.backward()
+    assert module.weight.grad is None
+    assert module.bias.grad is not None
+
+
+def test_a_part_holds_at_least_one_image() -> None:
+    assert part_size(10**6, 512) == 1
+    assert part_size(576, 512) == 2
+
+
+@pytest.mark.parametrize("decoder", ["full", "cross"])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_the_model_trains_alike_in_parts(
+    decoder: mae.DecoderKind, normalize: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gradients(values: int) -> tuple[Tensor, list[Tensor]]:
+        monkeypatch.setattr(parts, "_PART_VALUES", values)
+        torch.manual_seed(0)
+        model = MaskedAutoencoder(
+            16, 6, embed_dim=24, depth=1, num_heads=2, decoder_embed_dim=16,
+            decoder_depth=1, decoder_num_heads=2, decoder=decoder,
+            normalize_targets=normalize,
+        )  # fmt: skip
+        images = torch.rand(5, 6, 16, 16)
+        valid = torch.rand(5, 6, 16, 16) > 0.2
+        noise = torch.rand(5, 8)
+        output = model(images, 0.5, noise, valid=valid)
+        output.loss.backward()
+        found = [each.grad for each in model.parameters() if each.grad is not None]
+        return output.loss.detach(), found
+
+    loss, found = gradients(1)
+    whole, expected = gradients(10**9)
+    torch.testing.assert_close(loss, whole)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)

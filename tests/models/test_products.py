@@ -1,0 +1,84 @@
+"""Linear maps and attention on processors equal PyTorch's own."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from spectralgpt.models import products
+from spectralgpt.models.products import Linear, attend
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    batch=st.integers(1, 3),
+    heads=st.integers(1, 4),
+    queries=st.integers(1, 9),
+    keys=st.integers(1, 9),
+)
+def test_attention_equals_pytorchs(
+    batch: int, heads: int, queries: int, keys: int
+) -> None:
+    torch.manual_seed(0)
+    shapes = [(batch, heads, n, 8) for n in (queries, keys, keys)]
+    q, k, v = (torch.randn(shape, requires_grad=True) for shape in shapes)
+    expected = F.scaled_dot_product_attention(q, k, v)
+    found = attend(q, k, v)
+    torch.testing.assert_close(found, expected)
+    grad = torch.randn_like(expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(found, (q, k, v), grad),
+        torch.autograd.grad(expected, (q, k, v), grad),
+    )
+
+
+@pytest.mark.parametrize("limit", ["_SCORE_BYTES", "_KEPT_BYTES"])
+def test_attention_in_small_buffers_and_made_anew_gives_the_same(
+    limit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    q, k, v = (torch.randn(2, 3, 7, 8, requires_grad=True) for _ in range(3))
+    expected = attend(q, k, v)
+    grad = torch.randn_like(expected)
+    expected_grads = torch.autograd.grad(expected, (q, k, v), grad)
+    monkeypatch.setattr(products, limit, 1)
+    found = attend(q, k, v)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(found, (q, k, v), grad), expected_grads
+    )
+
+
+def test_attention_takes_heads_of_a_fused_map_without_copies_by_the_caller() -> None:
+    qkv = torch.randn(2, 7, 3, 4, 8)
+    q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind()
+    torch.testing.assert_close(attend(q, k, v), F.scaled_dot_product_attention(q, k, v))
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(12, 5), (5, 12), (8, 8)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear_equals_pytorchs(inputs: int, outputs: int, bias: bool) -> None:
+    torch.manual_seed(0)
+    ours = Linear(inputs, outputs, bias=bias)
+    theirs = nn.Linear(inputs, outputs, bias=bias)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(2, 3, inputs, requires_grad=True)
+    found, expected = ours(x), theirs(x)
+    torch.testing.assert_close(found, expected)
+    grad = torch.randn_like(expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(found, (x, *ours.parameters()), grad),
+        torch.autograd.grad(expected, (x, *theirs.parameters()), grad),
+    )
+
+
+def test_linear_without_rows_gives_none() -> None:
+    assert Linear(3, 2)(torch.zeros(0, 3)).shape == (0, 2)
+
+
+def test_linear_of_other_types_is_pytorchs() -> None:
+    linear = Linear(3, 2).double()
+    assert linear(torch.zeros(1, 3, dtype=torch.float64)).dtype == torch.float64
+    with torch.autocast("cpu", torch.bfloat16):
+        assert Linear(3, 2)(torch.zeros(1, 3)).dtype == torch.bfloat16
