@@ -85,7 +85,10 @@ def test_counts_equal_those_of_torch(decoder: str, size: int, bands: int) -> Non
 
 def test_classifier_adds_its_head_to_all_tokens() -> None:
     config, grid = base_config(96), grid_of(96)
-    encoder, classifier = count_encoder(config, grid), count_classifier(config, grid, 10)
+    encoder, classifier = (
+        count_encoder(config, grid),
+        count_classifier(config, grid, 10),
+    )
     assert classifier.forward - encoder.forward == 2 * 768 * 10
     # 576 tokens, 12 blocks of 12 D^2 weights, and two products of N x N x D each.
     blocks = 12 * (576 * 24 * 768**2 + 4 * 576**2 * 768)

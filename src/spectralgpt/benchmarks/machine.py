@@ -15,8 +15,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-import spectralgpt
-
 __all__ = [
     "MATMUL_SIZES",
     "Product",
@@ -176,7 +174,7 @@ def git_commit() -> str | None:
 
     It ends in `-dirty` where files differ from the commit.
     """
-    folder = Path(spectralgpt.__file__).parent
+    folder = Path(__file__).resolve().parent
 
     def git(*words: str) -> str | None:
         try:
