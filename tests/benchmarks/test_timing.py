@@ -71,3 +71,25 @@ def test_marks_come_off() -> None:
     with watch_parts(PartClock(CPU), encoder, None):
         assert encoder.blocks[0]._forward_pre_hooks
     assert not encoder.blocks[0]._forward_pre_hooks
+
+
+def test_a_head_may_take_its_gradients_image_by_image() -> None:
+    encoder, head, clock = tiny_encoder(), Slow(), PartClock(CPU)
+    with watch_parts(clock, encoder, head, "decoder"):
+        clock.start()
+        latent = encoder(torch.rand(2, 12, 32, 32))
+        gradients = []
+        for row in latent.detach():
+            part = row.requires_grad_()
+            gradients += torch.autograd.grad(head(part).sum(), part)
+            time.sleep(0.05)
+        clock.end_part("loss")
+        clock.is_backward = True
+        latent.backward(torch.stack(gradients))
+        clock.end_part("embedding")
+        clock.end_step()
+    parts, backward = clock.medians()
+    # Twice 30 ms forward, and the pause after the first image.
+    assert parts["decoder"] - backward["decoder"] >= 0.11
+    assert parts["loss"] >= 0.12 + 0.05
+    assert parts["encoder"] > backward["encoder"] > 0

@@ -55,6 +55,7 @@ class PartClock:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.is_backward = False
+        self.has_reached_head = False
         self._last: float | None = None
         self._step: dict[tuple[str, bool], float] = defaultdict(float)
         self._steps: list[dict[tuple[str, bool], float]] = []
@@ -63,16 +64,22 @@ class PartClock:
         """Begin a step here."""
         synchronize(self.device)
         self._step = defaultdict(float)
-        self.is_backward = False
+        self.is_backward = self.has_reached_head = False
         self._last = time.perf_counter()
 
-    def end_part(self, part: str) -> None:
-        """Give the time since the last boundary to a part."""
+    def end_part(self, part: str, of_gradient: bool = False) -> None:
+        """Give the time since the last boundary to a part.
+
+        Args:
+            part: its name.
+            of_gradient: it was spent on gradients, also if the whole step's backward
+                pass has not begun.
+        """
         if self._last is None:
             return
         synchronize(self.device)
         now = time.perf_counter()
-        self._step[part, self.is_backward] += now - self._last
+        self._step[part, self.is_backward or of_gradient] += now - self._last
         self._last = now
 
     def end_step(self) -> None:
@@ -108,7 +115,8 @@ def watch_parts(
 
     What comes before the encoder's blocks (masking, cutting, embedding) is the part
     `embedding`; what follows the head is the caller's. A model that runs a part without
-    calling its module has that part's time in the next one.
+    calling its module has that part's time in the next one. The head may be called more
+    than once in a step, for some images each time, and have its gradients taken between.
 
     Args:
         clock: gets the boundaries.
@@ -117,9 +125,15 @@ def watch_parts(
         name: of the part that it is.
     """
     block: Any = encoder.blocks[0]
-    hooks = [_mark_inputs(block, clock, "embedding", "encoder")]
+    hooks = [_mark_inputs(block, clock, lambda: "embedding", "encoder")]
     if head is not None:
-        hooks.append(_mark_inputs(head, clock, "encoder", name))
+
+        def before() -> str:
+            was_reached, clock.has_reached_head = clock.has_reached_head, True
+            # What follows its gradients is their sum over the parts of a batch.
+            return name if was_reached else "encoder"
+
+        hooks.append(_mark_inputs(head, clock, before, name))
 
         def after(module: nn.Module, inputs: Any, output: Any) -> None:
             _end_forward(clock, name)
@@ -133,9 +147,11 @@ def watch_parts(
             hook.remove()
 
 
-def _mark_inputs(module: nn.Module, clock: PartClock, before: str, own: str) -> Any:
+def _mark_inputs(
+    module: nn.Module, clock: PartClock, before: Callable[[], str], own: str
+) -> Any:
     def at_entry(module: nn.Module, args: Any, kwargs: Any) -> None:
-        _end_forward(clock, before)
+        _end_forward(clock, before())
         _mark_gradient([*args, *kwargs.values()], clock, own)
 
     return module.register_forward_pre_hook(at_entry, with_kwargs=True)
@@ -154,7 +170,7 @@ def _mark_gradient(values: Any, clock: PartClock, part: str) -> None:
         if clock.is_backward or not isinstance(value, Tensor):
             continue
         if value.requires_grad:
-            value.register_hook(lambda gradient: clock.end_part(part))
+            value.register_hook(lambda gradient: clock.end_part(part, True))
             return
 
 
