@@ -80,7 +80,7 @@ def trainer_config(config: BenchmarkConfig, device: torch.device) -> TrainerConf
         workers=config.workers,
         checkpoint_every_steps=0,
         export_every_epochs=0,
-        validate_every_epochs=0,
+        validate_every_epochs=1,  # There is nothing to validate on.
     )
 
 

@@ -116,7 +116,7 @@ def watch_parts(
     What comes before the encoder's blocks (masking, cutting, embedding) is the part
     `embedding`; what follows the head is the caller's. A model that runs a part without
     calling its module has that part's time in the next one. The head may be called more
-    than once in a step, for some images each time, and have its gradients taken between.
+    than once a step, for some images each time, with its gradients taken in between.
 
     Args:
         clock: gets the boundaries.
