@@ -19,7 +19,7 @@ ROWS = [
     {"scenes"},
     {"reports"},
     {"training"},
-    {"demo"},
+    {"demo", "benchmarks"},
     {"cli"},
 ]
 ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}

@@ -29,6 +29,7 @@ COMMANDS = {
     "info": "say what a checkpoint, an image or a sensor is",
     "recipes": "list the configurations that ship with the package, or print one",
     "data": "list the known archives, check one or your own data, or label scenes",
+    "benchmark": "measure speed and memory of training, inference and loading",
     "simulate": "make a simulated, labelled satellite archive",
 }
 _INTERRUPTED = 130

@@ -37,7 +37,14 @@ if TYPE_CHECKING:
 
     from spectralgpt.training.module import TrainingModule
 
-__all__ = ["check_data", "check_schedule", "run_stage", "write_config"]
+__all__ = [
+    "build_batches",
+    "build_training_module",
+    "check_data",
+    "check_schedule",
+    "run_stage",
+    "write_config",
+]
 
 
 def run_stage(
@@ -77,7 +84,9 @@ def run_stage(
         data.train.names,
         primary.groups if len(data.train.parts) > 1 else None,
     )
-    module = _build_module(config, task, data.train)
+    module = build_training_module(
+        config, task, build_batches(config, data.train.sizes, data.train.weights)
+    )
     drawn = _figures(config, folder, task, data)
     # Only now, so that a configuration that cannot work leaves nothing behind.
     folder.prepare(overwrite=overwrite, resume=resume)
@@ -106,13 +115,14 @@ def check_data(config: PretrainConfig, data: PretrainingData) -> None:
     Raises:
         ConfigError: an epoch fills no optimizer step, or no image is there to draw.
     """
-    _batches(config, data.train)
+    build_batches(config, data.train.sizes, data.train.weights)
     _shown(config, data)
 
 
-def _build_module(
-    config: PretrainConfig, task: PretrainingTask, train: MixedDataset
+def build_training_module(
+    config: PretrainConfig, task: PretrainingTask, batches: MixedBatchSampler
 ) -> "TrainingModule":
+    """Build what `fit` trains: the task with its optimizer, schedule and batches."""
     from spectralgpt.training.module import TrainingModule
 
     settings = config.trainer
@@ -121,20 +131,32 @@ def _build_module(
         config.optimizer,
         settings.epochs,
         settings.batch_size * settings.accumulate * processes(settings),
-        _batches(config, train),
+        batches,
         settings.log_every_steps,
     )
 
 
-def _batches(config: PretrainConfig, train: MixedDataset) -> MixedBatchSampler:
+def build_batches(
+    config: PretrainConfig, sizes: Sequence[int], weights: Sequence[float]
+) -> MixedBatchSampler:
+    """Build the order of a run's batches.
+
+    Args:
+        config: length of an epoch, batch size, seed.
+        sizes: items in each data set.
+        weights: how often each is drawn, relative to each other.
+
+    Raises:
+        ConfigError: an epoch does not fill one optimizer step.
+    """
     settings = config.trainer
-    samples = config.data.samples_per_epoch or len(train)
+    samples = config.data.samples_per_epoch or sum(sizes)
     if config.steps is not None:
         per_step = settings.batch_size * settings.accumulate * processes(settings)
         samples = config.steps // settings.epochs * per_step
     return MixedBatchSampler(
-        train.sizes,
-        train.weights,
+        sizes,
+        weights,
         samples,
         settings.batch_size,
         settings.accumulate,

@@ -1,0 +1,1 @@
+"""Measuring speed and memory of training, inference and loading on any machine."""

@@ -1,0 +1,95 @@
+import time
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from spectralgpt.benchmarks.timing import PartClock, watch_parts
+from tests.tiny import tiny_encoder
+
+CPU = torch.device("cpu")
+
+
+class Slow(nn.Module):
+    """A head that takes 30 ms forward and 60 ms backward."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        time.sleep(0.03)
+        y = x.square()
+        y.register_hook(lambda gradient: time.sleep(0.06))
+        return y
+
+
+def test_parts_fill_the_step_without_gaps() -> None:
+    clock = PartClock(CPU)
+    clock.start()
+    start = time.perf_counter()
+    for part in ("data", "embedding", "data"):
+        time.sleep(0.01)
+        clock.end_part(part)
+    whole = time.perf_counter() - start
+    clock.end_step()
+    parts, backward = clock.medians()
+    assert list(parts) == ["data", "embedding"]
+    assert backward == {}
+    assert parts["data"] >= 0.02
+    assert sum(parts.values()) == pytest.approx(whole, abs=0.005)
+
+
+def test_forward_and_backward_are_told_apart() -> None:
+    encoder, head, clock = tiny_encoder(), Slow(), PartClock(CPU)
+    with watch_parts(clock, encoder, head, "decoder"):
+        clock.start()
+        loss = head(encoder(torch.rand(1, 12, 32, 32))).sum()
+        clock.end_part("loss")
+        clock.is_backward = True
+        loss.backward()
+        clock.end_part("embedding")
+        clock.end_step()
+    parts, backward = clock.medians()
+    assert set(parts) == {"embedding", "encoder", "decoder", "loss"}
+    assert set(backward) == {"embedding", "encoder", "decoder", "loss"}
+    assert parts["decoder"] - backward["decoder"] >= 0.03
+    # The head's own hook runs before the boundary's, so its time is the loss's.
+    assert backward["decoder"] + backward["loss"] >= 0.06
+    assert all(seconds > 0 for seconds in parts.values())
+
+
+def test_recomputed_blocks_belong_to_the_backward_pass() -> None:
+    encoder, clock = tiny_encoder(), PartClock(CPU)
+    with watch_parts(clock, encoder, None):
+        clock.start()
+        clock.is_backward = True
+        encoder(torch.rand(1, 12, 32, 32))
+        clock.end_part("embedding")
+        clock.end_step()
+    assert set(clock.medians()[0]) == {"embedding"}
+
+
+def test_marks_come_off() -> None:
+    encoder = tiny_encoder()
+    with watch_parts(PartClock(CPU), encoder, None):
+        assert encoder.blocks[0]._forward_pre_hooks
+    assert not encoder.blocks[0]._forward_pre_hooks
+
+
+def test_a_head_may_take_its_gradients_image_by_image() -> None:
+    encoder, head, clock = tiny_encoder(), Slow(), PartClock(CPU)
+    with watch_parts(clock, encoder, head, "decoder"):
+        clock.start()
+        latent = encoder(torch.rand(2, 12, 32, 32))
+        gradients = []
+        for row in latent.detach():
+            part = row.requires_grad_()
+            gradients += torch.autograd.grad(head(part).sum(), part)
+            time.sleep(0.05)
+        clock.end_part("loss")
+        clock.is_backward = True
+        latent.backward(torch.stack(gradients))
+        clock.end_part("embedding")
+        clock.end_step()
+    parts, backward = clock.medians()
+    # Twice 30 ms forward, and the pause after the first image.
+    assert parts["decoder"] - backward["decoder"] >= 0.11
+    assert parts["loss"] >= 0.12 + 0.05
+    assert parts["encoder"] > backward["encoder"] > 0
