@@ -19,11 +19,11 @@ import numpy.typing as npt
 import rasterio
 from rasterio import Affine
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
-from rasterio.windows import Window
+from rasterio.windows import Window as RasterioWindow
 
 from spectralgpt.errors import RasterError
 from spectralgpt.rasters.arrays import ARRAY_START, describe_array
-from spectralgpt.rasters.geometry import Grid
+from spectralgpt.rasters.geometry import Grid, Window
 
 __all__ = [
     "Header",
@@ -304,8 +304,12 @@ class OpenFiles:
         if path not in self._whole:
             dataset = self.get(path)
             if not self._keep(path, dataset):
-                return np.asarray(dataset.read(indices, window=window))
-        rows, columns = window.toslices()
+                place = RasterioWindow(
+                    window.column, window.row, window.width, window.height
+                )
+                return np.asarray(dataset.read(indices, window=place))
+        rows = slice(window.row, window.row + window.height)
+        columns = slice(window.column, window.column + window.width)
         return self._whole[path][np.subtract(indices, 1), rows, columns]
 
     def close(self) -> None:

@@ -7,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 from rasterio import Affine
 from rasterio.errors import RasterioError
-from rasterio.windows import Window as RasterioWindow
 
 from spectralgpt.errors import RasterError, ShapeError, UnitError
 from spectralgpt.rasters.files import (
@@ -16,7 +15,7 @@ from spectralgpt.rasters.files import (
     quiet_gdal,
 )
 from spectralgpt.rasters.geometry import Grid, Raster, Window, compose
-from spectralgpt.rasters.items import RasterItem
+from spectralgpt.rasters.items import BandFile, RasterItem, StoredLayers
 from spectralgpt.rasters.resampling import Axis, resample
 from spectralgpt.sensors import Band
 
@@ -78,13 +77,13 @@ def read_raster(
     valid = np.empty(pixels.shape, dtype=np.bool_)
     axes_of: dict[Grid, tuple[Axis, Axis]] = {}
     with quiet_gdal():
-        for path, at in _group_by_file(item, bands).items():
+        for at in _group_by_file(item, bands):
+            first = item.files[bands[at[0]].name]
             indices = [item.files[bands[i].name].index for i in at]
-            source = item.files[bands[at[0]].name].grid
-            if source not in axes_of:
-                axes_of[source] = _axes(grid, source, place, size)
-            axes = axes_of[source]
-            pixels[at], valid[at] = _read_file(item, path, indices, axes, files)
+            if first.grid not in axes_of:
+                axes_of[first.grid] = _axes(grid, first.grid, place, size)
+            axes = axes_of[first.grid]
+            pixels[at], valid[at] = _read_file(item, first, indices, axes, files)
     raster = Raster(
         pixels, valid, bands, grid.crs, _transform(grid, place, size), item.name
     )
@@ -154,11 +153,13 @@ def _as_size(size: tuple[int, int] | int | None, place: Window) -> tuple[int, in
     return height, width
 
 
-def _group_by_file(item: RasterItem, bands: Sequence[Band]) -> dict[Path, list[int]]:
-    groups: dict[Path, list[int]] = {}
+def _group_by_file(item: RasterItem, bands: Sequence[Band]) -> list[list[int]]:
+    """Return places in `bands` of the bands that are read at once."""
+    groups: dict[tuple[Path, StoredLayers | None], list[int]] = {}
     for i, band in enumerate(bands):
-        groups.setdefault(item.files[band.name].path, []).append(i)
-    return groups
+        file = item.files[band.name]
+        groups.setdefault((file.path, file.store), []).append(i)
+    return list(groups.values())
 
 
 def _axes(
@@ -182,7 +183,7 @@ def _axes(
 
 def _read_file(
     item: RasterItem,
-    path: Path,
+    file: BandFile,
     indices: list[int],
     axes: tuple[Axis, Axis],
     files: OpenFiles | None,
@@ -199,7 +200,11 @@ def _read_file(
     try:
         for start in range(0, out.shape[1], strip):
             part = rows.part(start, start + strip)
-            numbers = store.read(path, indices, _span_window(part, columns))
+            window = _span_window(part, columns)
+            if file.store is not None:
+                numbers = file.store.read(indices, window)
+            else:
+                numbers = store.read(file.path, indices, window)
             known = _find_valid(numbers, item)
             scaled = (numbers.astype(np.float32) + item.offset) / item.quantification
             scaled = np.where(known, scaled, np.float32(0)).astype(np.float32)
@@ -208,16 +213,16 @@ def _read_file(
                 scaled, known, part, columns
             )
     except (RasterioError, IndexError) as error:
-        raise as_raster_error(path, error) from None
+        raise as_raster_error(file.path, error) from None
     finally:
         if files is None:
             store.close()
     return out, valid
 
 
-def _span_window(rows: Axis, columns: Axis) -> RasterioWindow:
+def _span_window(rows: Axis, columns: Axis) -> Window:
     (top, bottom), (left, right) = rows.span, columns.span
-    return RasterioWindow(left, top, right - left, bottom - top)
+    return Window(top, left, bottom - top, right - left)
 
 
 def _find_valid(
