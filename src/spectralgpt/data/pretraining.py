@@ -145,7 +145,7 @@ class PretrainingDataset(Dataset[dict[str, Any]]):
             raster = self.read_crop(crop, contract)
             if raster is None or not self.is_usable(raster):
                 continue
-            images, valid = contract.prepare(raster, self.allow_missing)
+            images, valid = contract.prepare(raster, self.allow_missing, is_checked=True)
             if crop.flip_columns:
                 images, valid = images[..., ::-1], valid[..., ::-1]
             if crop.flip_rows:
@@ -215,7 +215,7 @@ class PretrainingDataset(Dataset[dict[str, Any]]):
 
     def is_usable(self, raster: Raster) -> bool:
         """Whether a crop has few enough invalid pixels."""
-        invalid = 1 - float(raster.valid.mean())
+        invalid = 1 - np.count_nonzero(raster.valid) / raster.valid.size
         return invalid <= self.crops.max_invalid_share
 
     def _check_parts(self) -> None:

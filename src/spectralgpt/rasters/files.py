@@ -259,7 +259,7 @@ def open_grid(path: Path, files: "OpenFiles | None" = None) -> Grid:
         RasterError: the file is missing, or not a raster.
     """
     if files is not None:
-        return _grid_of(files.get(path))
+        return files.grid(path)
     with open_raster(path) as dataset:
         return _grid_of(dataset)
 
@@ -288,6 +288,12 @@ class OpenFiles:
         self._free = int(memory_mb * _MEBIBYTE)
         self._open: OrderedDict[Path, rasterio.DatasetReader] = OrderedDict()
         self._whole: dict[Path, npt.NDArray[np.generic]] = {}
+        self._grids: dict[Path, Grid] = {}
+
+    def grid(self, path: Path) -> Grid:
+        """Return where a file's pixels lie, inside `quiet_gdal`."""
+        # A file that is kept whole is closed, and need not be opened for this again.
+        return self._grids.get(path) or _grid_of(self.get(path))
 
     def get(self, path: Path) -> rasterio.DatasetReader:
         """Return the open file, inside `quiet_gdal`."""
@@ -315,6 +321,7 @@ class OpenFiles:
     def close(self) -> None:
         """Close all files, forget all numbers."""
         self._whole.clear()
+        self._grids.clear()
         while self._open:
             self._open.popitem()[1].close()
 
@@ -325,6 +332,7 @@ class OpenFiles:
         if size > min(self._free, _SMALL_FILE):
             return False
         self._whole[path] = dataset.read()
+        self._grids[path] = _grid_of(dataset)
         self._free -= size
         self._open.pop(path).close()
         return True

@@ -161,13 +161,14 @@ class RasterItem:
             return self
         # A file of many layers is opened once.
         known: dict[Path, Grid] = {}
-        for name, file in used.items():
-            if file.path in known:
-                grid = known[file.path]
-                used[name] = replace(file, grid=grid, is_stated=False)
-            else:
-                used[name] = file.located(files)
-                known[file.path] = used[name].grid
+        with quiet_gdal():
+            for name, file in used.items():
+                if file.path in known:
+                    grid = known[file.path]
+                    used[name] = replace(file, grid=grid, is_stated=False)
+                else:
+                    used[name] = file.located(files)
+                    known[file.path] = used[name].grid
         return replace(self, files=used)
 
     def _finest(self, grids: Iterable[Grid]) -> Grid:

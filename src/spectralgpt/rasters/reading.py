@@ -1,5 +1,6 @@
 """Reading images, whole or in windows, as reflectance with a validity mask."""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -76,7 +77,8 @@ def read_raster(
     pixels = np.empty((len(bands), *size), dtype=np.float32)
     valid = np.empty(pixels.shape, dtype=np.bool_)
     axes_of: dict[Grid, tuple[Axis, Axis]] = {}
-    with quiet_gdal():
+    is_stored = all(item.files[band.name].store is not None for band in bands)
+    with contextlib.nullcontext() if is_stored else quiet_gdal():
         for at in _group_by_file(item, bands):
             first = item.files[bands[at[0]].name]
             indices = [item.files[bands[i].name].index for i in at]
@@ -108,7 +110,10 @@ def check_reflectance(raster: Raster) -> None:
     """
     step = max(1, int(np.ceil(np.sqrt(raster.pixels[0].size / _SAMPLES))))
     seen = np.s_[:, ::step, ::step]
-    medians = _medians(raster.pixels[seen], raster.valid[seen])
+    pixels, valid = raster.pixels[seen], raster.valid[seen]
+    if _is_ordinary(pixels, valid):
+        return
+    medians = _medians(pixels, valid)
     for band, median in zip(raster.bands, medians.tolist(), strict=True):
         if median > BRIGHTEST:
             raise UnitError(
@@ -129,13 +134,22 @@ def check_reflectance(raster: Raster) -> None:
         )
 
 
+def _is_ordinary(
+    pixels: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_]
+) -> bool:
+    """Whether over half of each band's pixels are in range, and so its median is.
+
+    Counting costs a tenth of sorting, and this runs for every crop of a training.
+    """
+    in_range = (pixels >= DARKEST) & (pixels <= BRIGHTEST) & valid
+    counts = np.count_nonzero(in_range, axis=(1, 2))
+    return bool((2 * counts > np.count_nonzero(valid, axis=(1, 2))).all())
+
+
 def _medians(
     pixels: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.float32]:
     """Median of each band's valid pixels, NaN for a band without any."""
-    if valid.all():
-        # One call for all bands: this runs for every crop of a training.
-        return np.asarray(np.median(pixels, axis=(1, 2)))
     return np.array(
         [
             np.median(band[seen]) if seen.any() else np.nan
@@ -206,8 +220,12 @@ def _read_file(
             else:
                 numbers = store.read(file.path, indices, window)
             known = _find_valid(numbers, item)
-            scaled = (numbers.astype(np.float32) + item.offset) / item.quantification
-            scaled = np.where(known, scaled, np.float32(0)).astype(np.float32)
+            scaled = numbers.astype(np.float32)
+            scaled += np.float32(item.offset)
+            scaled /= np.float32(item.quantification)
+            scaled[~known] = 0
+            if strip >= out.shape[1]:
+                return resample(scaled, known, part, columns)
             stop = start + strip
             out[:, start:stop], valid[:, start:stop] = resample(
                 scaled, known, part, columns
@@ -228,10 +246,13 @@ def _span_window(rows: Axis, columns: Axis) -> Window:
 def _find_valid(
     numbers: npt.NDArray[np.generic], item: RasterItem
 ) -> npt.NDArray[np.bool_]:
-    valid = np.isfinite(numbers)
+    is_whole = numbers.dtype.kind in "iu"
+    valid = np.ones(numbers.shape, np.bool_) if is_whole else np.isfinite(numbers)
     for value in (item.nodata, *item.other_invalid):
         if value is not None and not np.isnan(value):
-            valid &= numbers != value
+            # Whole numbers are compared as such, without a copy of all as floats.
+            same = is_whole and float(value).is_integer()
+            valid &= numbers != (int(value) if same else value)
     return np.asarray(valid, dtype=np.bool_)
 
 

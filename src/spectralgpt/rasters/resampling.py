@@ -56,21 +56,21 @@ class Axis:
         step = (stop - start) / out
         centres = start + (np.arange(out) + 0.5) * step
         inside = (centres > -_BEYOND) & (centres < size + _BEYOND)
-        nearest = np.clip(np.floor(centres), 0, size - 1).astype(np.intp)
+        floors = np.floor(centres).astype(np.intp)
+        nearest = _clip(floors, size)
         whole = abs(start - round(start)) < _WHOLE and abs(step - 1) < _WHOLE / out
         if whole:
             ones = np.ones((out, 1), dtype=np.float32)
             return cls(nearest[:, None], ones, nearest, inside)
         stretch = max(step, 1.0)
         taps = int(np.ceil(_RADIUS * stretch)) * 2 + 1
-        first = np.floor(centres).astype(np.intp) - taps // 2
-        indices = first[:, None] + np.arange(taps)
+        indices = (floors - taps // 2)[:, None] + np.arange(taps)
         weights = _cubic((indices + 0.5 - centres[:, None]) / stretch)
         weights /= weights.sum(axis=1, keepdims=True)
-        indices = np.clip(indices, 0, size - 1)
+        indices = _clip(indices, size)
         return cls(indices, weights.astype(np.float32), nearest, inside)
 
-    @property
+    @cached_property
     def span(self) -> tuple[int, int]:
         """First source pixel needed and the one after the last."""
         return int(self.indices.min()), int(self.indices.max()) + 1
@@ -115,17 +115,27 @@ def resample(
         pixels (C, H, W), 0 where invalid, and validity, which is that of the source
         pixel each output pixel lies in.
     """
-    at_rows, at_columns = rows.nearest - rows.span[0], columns.nearest - columns.span[0]
-    out_valid = valid[:, at_rows[:, None], at_columns]
-    out_valid = out_valid & rows.inside[:, None] & columns.inside
     values = _weigh(pixels, rows, columns)
-    if not valid.all():
+    inside = rows.inside[:, None] & columns.inside
+    out_valid = np.broadcast_to(inside, values.shape).copy()
+    # Each band by itself: what it becomes must not depend on what else is in the file.
+    holes = np.flatnonzero(~valid.all(axis=(1, 2)))
+    if holes.size:
+        at_rows = (rows.nearest - rows.span[0])[:, None]
+        at_columns = columns.nearest - columns.span[0]
+        pixels, valid = pixels[holes], valid[holes]
+        out_valid[holes] &= valid[:, at_rows, at_columns]
         share = _weigh(valid.astype(np.float32), rows, columns)
-        nearest = pixels[:, at_rows[:, None], at_columns]
         enough = share > _ENOUGH
-        values = np.where(enough, values / np.where(enough, share, 1), nearest)
-    values[~out_valid] = 0
+        weighed = values[holes] / np.where(enough, share, 1)
+        values[holes] = np.where(enough, weighed, pixels[:, at_rows, at_columns])
+    if holes.size or not inside.all():
+        values[~out_valid] = 0
     return values, out_valid
+
+
+def _clip(positions: npt.NDArray[np.intp], size: int) -> npt.NDArray[np.intp]:
+    return np.minimum(np.maximum(positions, 0), size - 1)
 
 
 def _weigh(
