@@ -81,7 +81,8 @@ def scale_image_minmax(
     Source: published SpectralGPT pretraining readers.
     """
     low, high = image_limits(pixels, valid)
-    scaled = (pixels - low) / (high - low + _MINMAX_EPS)
+    scaled = pixels - low
+    scaled /= high - low + _MINMAX_EPS
     return scaled.astype(np.float32, copy=False)
 
 

@@ -142,6 +142,8 @@ class Grid:
             RasterError: the grids differ in reference system or direction, or only
                 one of them is georeferenced.
         """
+        if self is other:
+            return (1.0, 0.0), (1.0, 0.0)
         if self.transform is None and other.transform is None:
             rows = (other.height / self.height, 0.0)
             return rows, (other.width / self.width, 0.0)

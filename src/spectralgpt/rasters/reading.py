@@ -134,9 +134,7 @@ def check_reflectance(raster: Raster) -> None:
         )
 
 
-def _is_ordinary(
-    pixels: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_]
-) -> bool:
+def _is_ordinary(pixels: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_]) -> bool:
     """Whether over half of each band's pixels are in range, and so its median is.
 
     Counting costs a tenth of sorting, and this runs for every crop of a training.
@@ -204,7 +202,7 @@ def _read_file(
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
     """Read layers of one file onto the output grid, in strips if it is large."""
     rows, columns = axes
-    out = np.empty((len(indices), len(rows.nearest), len(columns.nearest)), np.float32)
+    out = np.empty((len(indices), len(rows), len(columns)), np.float32)
     valid = np.empty(out.shape, dtype=np.bool_)
     (top, bottom), (left, right) = rows.span, columns.span
     needed = len(indices) * (bottom - top) * (right - left)
@@ -223,7 +221,8 @@ def _read_file(
             scaled = numbers.astype(np.float32)
             scaled += np.float32(item.offset)
             scaled /= np.float32(item.quantification)
-            scaled[~known] = 0
+            if not known.all():
+                scaled[~known] = 0
             if strip >= out.shape[1]:
                 return resample(scaled, known, part, columns)
             stop = start + strip

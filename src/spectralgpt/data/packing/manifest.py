@@ -194,8 +194,7 @@ class Manifest:
             "index": asdict(self.index),
             "shards": [asdict(shard) for shard in self.shards],
             # Days are in the index.
-            "series": series
-            and {"dates": series.dates, "at_least": series.at_least},
+            "series": series and {"dates": series.dates, "at_least": series.at_least},
             "left_out": list(self.left_out),
         }
         return json.dumps(table, indent=1, allow_nan=False) + "\n"

@@ -1,7 +1,6 @@
 """Reading packs: images that look to the rest of the package like files on disk."""
 
 import functools
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -221,9 +220,7 @@ class _StoredStack:
     stack: int
     row: int
 
-    def read(
-        self, indices: Sequence[int], window: Window
-    ) -> npt.NDArray[np.generic]:
+    def read(self, indices: Sequence[int], window: Window) -> npt.NDArray[np.generic]:
         """Read layers (1-based) of a window, (C, h, w), in the type of the files.
 
         Raises:

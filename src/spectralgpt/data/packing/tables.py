@@ -53,7 +53,7 @@ def write_rows(rows: Sequence[ImageRow]) -> bytes:
     import pyarrow as pa
     from pyarrow import parquet
 
-    schema = pa.schema([(name, kind()) for name, kind in _COLUMNS(pa).items()])
+    schema = pa.schema([(name, kind()) for name, kind in _columns(pa).items()])
     values = {
         name: pa.array([getattr(row, name) for row in rows], schema.field(name).type)
         for name in schema.names
@@ -64,7 +64,7 @@ def write_rows(rows: Sequence[ImageRow]) -> bytes:
     return stream.getvalue()
 
 
-def _COLUMNS(pa: Any) -> Mapping[str, Any]:
+def _columns(pa: Any) -> Mapping[str, Any]:
     return {
         "name": pa.string,
         "place": pa.string,
@@ -170,7 +170,7 @@ def _read(content: bytes) -> ImageTable:
     from pyarrow import parquet
 
     table = parquet.read_table(io.BytesIO(content)).combine_chunks()
-    kinds = _COLUMNS(pa)
+    kinds = _columns(pa)
     if table.schema.names != list(kinds):
         raise ValueError(f"columns {table.schema.names}.")
     for name, kind in kinds.items():

@@ -23,15 +23,21 @@ from spectralgpt.data.packing.manifest import (
     BandStack,
     Layout,
     Manifest,
+    is_pack,
 )
 from spectralgpt.data.packing.reading import tensor_name
 from spectralgpt.data.packing.tables import NO_SERIES, ImageRow, write_rows
 from spectralgpt.data.places import find_series
-from spectralgpt.data.sources import Source, find_items, refuse_if_bad
+from spectralgpt.data.sources import (
+    Source,
+    find_items,
+    read_source,
+    refuse_if_bad,
+)
 from spectralgpt.errors import ConfigError, DataError, RasterError, SpectralGPTError
 from spectralgpt.rasters import BandFile, Grid, RasterItem, Window, read_numbers
 
-__all__ = ["PackOptions", "pack_images"]
+__all__ = ["PackOptions", "find_source", "pack_images"]
 
 _MEBIBYTE = 2**20
 _AHEAD = 8
@@ -71,6 +77,32 @@ class _Planned:
     item: RasterItem
     series: int = NO_SERIES
     day: float = math.nan
+
+
+def find_source(
+    source: str, root: Path, sensor: str | None = None
+) -> tuple[Source, Path]:
+    """Find what is to be packed.
+
+    Args:
+        source: what `spectralgpt.data.sources.read_source` takes, or a folder of
+            images.
+        root: the data folder.
+        sensor: of a folder of images.
+
+    Returns:
+        The description, and the folder that its root is relative to.
+
+    Raises:
+        ConfigError: it is no description, or a sensor is stated twice.
+    """
+    folder = Path(source)
+    if folder.is_dir() and not is_pack(folder):
+        # As pretraining names the images of a folder.
+        return Source(name="images", sensor=sensor), folder
+    if sensor is not None:
+        raise ConfigError("--sensor is for folders: a description states its own.")
+    return read_source(source), root
 
 
 def pack_images(
@@ -158,9 +190,7 @@ def _plan(
     return planned
 
 
-def _digest(
-    source: Source, planned: Sequence[_Planned], options: PackOptions
-) -> str:
+def _digest(source: Source, planned: Sequence[_Planned], options: PackOptions) -> str:
     """Tell one plan from another: a pack is only gone on with if they are the same."""
     digest = hashlib.sha256(f"{source.name}\n{options.shard_mb!r}\n".encode())
     for one in planned:
@@ -269,14 +299,10 @@ class _Writer:
 
 
 def _row_of(values: dict[str, Any]) -> ImageRow:
-    """Read a row from a note; JSON knows neither tuples nor NaN."""
-    transforms, day = values["transforms"], values["day"]
+    """Read a row from a note; JSON knows no tuples."""
+    numbers = values["transforms"]
     return ImageRow(
-        **{
-            **values,
-            "transforms": None if transforms is None else tuple(transforms),
-            "day": math.nan if day is None else day,
-        }
+        **values | {"transforms": None if numbers is None else tuple(numbers)}
     )
 
 
@@ -298,9 +324,7 @@ def _make_row(read: "_Read", layout: int, shard: int, row: int) -> ImageRow:
     )
 
 
-def _read_all(
-    planned: Sequence[_Planned], workers: int
-) -> Iterator["_Read | str"]:
+def _read_all(planned: Sequence[_Planned], workers: int) -> Iterator["_Read | str"]:
     """Read images in order, in threads, no more ahead than memory holds."""
     step = workers * _AHEAD
     with ThreadPoolExecutor(workers) as pool:
