@@ -59,7 +59,7 @@ def with_safetensors(patches: list[Arrays], folder: Path) -> Reader:
     from safetensors import safe_open
     from safetensors.numpy import save_file
 
-    stacks = {str(i): np.stack(arrays) for i, arrays in enumerate(zip(*patches))}
+    stacks = {str(i): np.stack(arrays) for i, arrays in enumerate(zip(*patches, strict=True))}
     save_file(stacks, str(folder / "shard.safetensors"))
     opened = safe_open(str(folder / "shard.safetensors"), framework="numpy")
     slices = [opened.get_slice(name) for name in stacks]
@@ -94,7 +94,7 @@ def with_zarr(patches: list[Arrays], folder: Path) -> Reader:
     import zarr
 
     group = zarr.open_group(folder / "zarr", mode="w")
-    stacks = [np.stack(arrays) for arrays in zip(*patches)]
+    stacks = [np.stack(arrays) for arrays in zip(*patches, strict=True)]
     opened = []
     for number, stack in enumerate(stacks):
         chunk = (1, *stack.shape[1:])
@@ -110,7 +110,7 @@ def with_zarr(patches: list[Arrays], folder: Path) -> Reader:
 def with_litdata(patches: list[Arrays], folder: Path) -> Reader:
     """Chunks of 64 MB, read by index."""
     from litdata import StreamingDataset
-    from litdata.streaming import BinaryWriter
+    from litdata.streaming.writer import BinaryWriter
 
     writer = BinaryWriter(str(folder / "litdata"), chunk_bytes="64MB")
     for i, arrays in enumerate(patches):

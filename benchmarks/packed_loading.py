@@ -3,9 +3,9 @@
     python benchmarks/packed_loading.py --patches FOLDER --json FILE
 
 FOLDER holds patches of BigEarthNet v1 (a folder a patch, twelve files each); they are
-copied under new names until there are `--count`. The ways of reading take turns, so that
-whatever else the machine does meets all of them alike; what counts is the ratio within a
-turn, in wall clock and in processor time.
+copied under new names until there are `--count`. The ways of reading take turns, so
+that whatever else the machine does meets all of them alike; what counts is the ratio
+within a turn, in wall clock and in processor time.
 """
 
 import argparse

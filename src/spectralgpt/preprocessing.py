@@ -212,7 +212,8 @@ class Preprocessing:
             raise BandError(f"{raster.name}: {error}") from error
         there = [i for i, index in enumerate(found) if index is not None]
         order = [index for index in found if index is not None]
-        if order == list(range(len(raster.bands))) and raster.valid.all():
+        same = list(range(len(raster.bands)))
+        if found == same and raster.valid.all():
             return raster.pixels, raster.valid
         shape = (len(self.bands), *raster.pixels.shape[1:])
         pixels, valid = np.zeros(shape, np.float32), np.zeros(shape, np.bool_)

@@ -216,7 +216,7 @@ class PretrainingDataset(Dataset[dict[str, Any]]):
     def is_usable(self, raster: Raster) -> bool:
         """Whether a crop has few enough invalid pixels."""
         invalid = 1 - np.count_nonzero(raster.valid) / raster.valid.size
-        return invalid <= self.crops.max_invalid_share
+        return bool(invalid <= self.crops.max_invalid_share)
 
     def _check_parts(self) -> None:
         refuse_if_bad(

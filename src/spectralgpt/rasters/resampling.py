@@ -54,7 +54,7 @@ class Axis:
             size: number of source pixels.
         """
         step = (stop - start) / out
-        centres = start + (np.arange(out) + 0.5) * step
+        centres = start + (np.arange(out, dtype=np.float64) + 0.5) * step
         floors = np.floor(centres).astype(np.intp)
         whole = abs(start - round(start)) < _WHOLE and abs(step - 1) < _WHOLE / out
         if whole:

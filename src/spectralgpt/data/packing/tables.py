@@ -116,8 +116,7 @@ class ImageTable:
         if start == stop:
             return [None] * stacks
         table = self.transforms[start:stop].reshape(stacks, _NUMBERS)
-        found: list[list[float] | None] = table.tolist()
-        return found
+        return [[float(value) for value in row] for row in table]
 
     @classmethod
     def from_parquet(
