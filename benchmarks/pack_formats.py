@@ -59,7 +59,9 @@ def with_safetensors(patches: list[Arrays], folder: Path) -> Reader:
     from safetensors import safe_open
     from safetensors.numpy import save_file
 
-    stacks = {str(i): np.stack(arrays) for i, arrays in enumerate(zip(*patches, strict=True))}
+    stacks = {
+        str(i): np.stack(arrays) for i, arrays in enumerate(zip(*patches, strict=True))
+    }
     save_file(stacks, str(folder / "shard.safetensors"))
     opened = safe_open(str(folder / "shard.safetensors"), framework="numpy")
     slices = [opened.get_slice(name) for name in stacks]
