@@ -9,8 +9,8 @@ from spectralgpt.cli.options import counting
 __all__ = ["HELP", "add_arguments", "run"]
 
 HELP = (
-    "Pack the images of a data set into shards that training reads ten times as fast, "
-    "with the same numbers. Goes on where it was interrupted."
+    "Pack the images of a data set into shards that training reads fast, with the same "
+    "numbers. Goes on where it was interrupted."
 )
 
 

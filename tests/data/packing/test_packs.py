@@ -232,7 +232,7 @@ def test_bad_images_are_left_out_or_refused(tmp_path: Path) -> None:
     noise = np.random.default_rng(9).integers(300, 4000, (1, 24, 24), dtype=np.uint16)
     write_tiff(path, noise, compress="deflate")
     with rasterio.open(path) as dataset:
-        at = int(dataset.tags(ns="TIFF", bidx=1)["BLOCK_OFFSET_0_0"])
+        at = int(dataset.get_tag_item("BLOCK_OFFSET_0_0", "TIFF", bidx=1))
     content = bytearray(path.read_bytes())
     content[at : at + 100] = b"\xff" * 100
     path.write_bytes(content)
