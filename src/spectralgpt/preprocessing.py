@@ -4,6 +4,7 @@ A `Preprocessing` is stored in every checkpoint. Training and prediction both tu
 rasters into model input through `Preprocessing.prepare`, and nowhere else.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -68,6 +69,13 @@ def match_bands(wanted: Sequence[Band], found: Sequence[Band]) -> list[int]:
 
 def match_some_bands(wanted: Sequence[Band], found: Sequence[Band]) -> list[int | None]:
     """Find wanted bands among the found ones as `match_bands` does; None if missing."""
+    return list(_match_some_bands(tuple(wanted), tuple(found)))
+
+
+@functools.lru_cache
+def _match_some_bands(
+    wanted: tuple[Band, ...], found: tuple[Band, ...]
+) -> tuple[int | None, ...]:
     indices: dict[int, int] = {}
     for position, band in enumerate(wanted):
         for index, other in enumerate(found):
@@ -84,7 +92,7 @@ def match_some_bands(wanted: Sequence[Band], found: Sequence[Band]) -> list[int 
             )
             indices[position] = nearest
             free.remove(nearest)
-    return [indices.get(position) for position in range(len(wanted))]
+    return tuple(indices.get(position) for position in range(len(wanted)))
 
 
 def _describe(bands: Sequence[Band]) -> str:
@@ -156,7 +164,7 @@ class Preprocessing:
         return match_bands(self.bands, bands)
 
     def prepare(
-        self, raster: Raster, allow_missing: bool = False
+        self, raster: Raster, allow_missing: bool = False, is_checked: bool = False
     ) -> tuple[FloatArray, BoolArray]:
         """Turn a raster into model input.
 
@@ -167,6 +175,7 @@ class Preprocessing:
             raster: reflectance.
             allow_missing: take a raster that lacks bands; they are invalid everywhere,
                 and set to the mean of the bands that are there.
+            is_checked: its values were checked already, as `read_raster` does.
 
         Returns:
             images (C, H, W) scaled, and valid (C, H, W).
@@ -176,11 +185,14 @@ class Preprocessing:
             UnitError: the values cannot be reflectance.
             DataError: the raster has no valid pixel.
         """
-        check_reflectance(raster)
+        if not is_checked:
+            check_reflectance(raster)
         pixels, valid = self._arrange(raster, allow_missing)
         if not valid.any():
             raise DataError(f"{raster.name} has no valid pixel in any band: skip it.")
         scaled = self._scale(pixels, valid)
+        if valid.all():
+            return scaled, valid
         count = valid.sum(axis=(1, 2), keepdims=True)
         total = np.where(valid, scaled, 0).sum(axis=(1, 2), keepdims=True)
         fill = total / np.maximum(count, 1)
@@ -194,12 +206,15 @@ class Preprocessing:
         """Return reflectance and validity (C, H, W) in the contract's order."""
         try:
             found = match_some_bands(self.bands, raster.bands)
-            if not allow_missing:
+            if None in found and not allow_missing:
                 self.match(raster.bands)
         except BandError as error:
             raise BandError(f"{raster.name}: {error}") from error
         there = [i for i, index in enumerate(found) if index is not None]
         order = [index for index in found if index is not None]
+        same = list(range(len(raster.bands)))
+        if found == same and raster.valid.all():
+            return raster.pixels, raster.valid
         shape = (len(self.bands), *raster.pixels.shape[1:])
         pixels, valid = np.zeros(shape, np.float32), np.zeros(shape, np.bool_)
         valid[there] = raster.valid[order]

@@ -81,8 +81,9 @@ def scale_image_minmax(
     Source: published SpectralGPT pretraining readers.
     """
     low, high = image_limits(pixels, valid)
-    scaled = (pixels - low) / (high - low + _MINMAX_EPS)
-    return scaled.astype(np.float32)
+    scaled = pixels - low
+    scaled /= high - low + _MINMAX_EPS
+    return scaled.astype(np.float32, copy=False)
 
 
 def image_limits(
@@ -92,8 +93,10 @@ def image_limits(
 
     Both are 0 in a band without a valid pixel.
     """
-    if valid is None:
-        valid = np.ones(pixels.shape, dtype=bool)
+    if valid is None or valid.all():
+        axes = (1, 2)
+        low, high = (f(axis=axes, keepdims=True) for f in (pixels.min, pixels.max))
+        return low, high
     low = np.where(valid, pixels, np.inf).min(axis=(1, 2), keepdims=True)
     high = np.where(valid, pixels, -np.inf).max(axis=(1, 2), keepdims=True)
     empty = low > high

@@ -164,6 +164,19 @@ class Sensor:
         Raises:
             BandError: a name is unknown or given twice, or no band is left.
         """
+        key = (None if names is None else tuple(names), tuple(exclude))
+        if key not in self._selections:
+            self._selections[key] = self._select(*key)
+        return self._selections[key]
+
+    @functools.cached_property
+    def _selections(self) -> dict[Any, tuple[Band, ...]]:
+        """What `select` gave: images of one kind ask for the same again and again."""
+        return {}
+
+    def _select(
+        self, names: Sequence[str] | None, exclude: Sequence[str]
+    ) -> tuple[Band, ...]:
         left_out = {self.band(name).name for name in exclude}
         wanted = self.bands if names is None else [self.band(name) for name in names]
         taken = [band for band in wanted if band.name not in left_out]

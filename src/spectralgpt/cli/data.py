@@ -7,11 +7,12 @@ from jsonargparse import ArgumentParser, Namespace
 
 __all__ = ["ACTIONS", "HELP", "add_arguments", "run"]
 
-HELP = "Say which archives are known, check one or your own data, or label scenes."
+HELP = "Say which archives are known; check, pack or label data."
 _PREFIX = "spectralgpt.cli.data_"
 ACTIONS = {
     "list": "list the archives and layouts that are known, or describe one",
     "check": "open every image of an archive and say what is there and what is wrong",
+    "pack": "pack the images of a data set into shards made for training",
     "label": "make a labelled data set from scenes and a layer of labels",
 }
 

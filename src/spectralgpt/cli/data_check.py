@@ -9,6 +9,8 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
 
+from spectralgpt.cli.options import counting
+
 if TYPE_CHECKING:
     from spectralgpt.data.findings import ArchiveCheck
 
@@ -27,8 +29,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "target",
         type=str,
-        help="an archive or layout (see spectralgpt data list), or a YAML file: a "
-        "description of images, or settings of labelled data",
+        help="an archive or layout (see spectralgpt data list); a YAML file: a "
+        "description of images, or settings of labelled data; or a pack",
     )
     parser.add_argument("root", type=Path, nargs="?", help="the archive's folder")
     parser.add_argument(
@@ -65,17 +67,13 @@ def run(args: Namespace) -> Path:
     Raises:
         DataError: there are faults.
     """
-    from rich.progress import (
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
     from spectralgpt.data.archives.checks import CheckOptions, check_archive
     from spectralgpt.data.findings import fault_lines
+    from spectralgpt.data.packing import is_pack
     from spectralgpt.errors import DataError
 
+    if is_pack(args.target):
+        return _check_pack(args.target)
     options = CheckOptions(
         args.limit,
         args.seed,
@@ -85,22 +83,8 @@ def run(args: Namespace) -> Path:
         args.offset,
         args.labels,
     )
-    columns = (
-        TextColumn("reading images"),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    console = Console(stderr=True)
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as progress:
-        task = progress.add_task("", total=None)
-        found = check_archive(
-            args.target,
-            args.root,
-            options,
-            lambda done, total: progress.update(task, completed=done, total=total),
-        )
+    with counting("reading images") as report:
+        found = check_archive(args.target, args.root, options, report)
     folder = args.output or Path(f"check-{found.name}")
     _write(found, folder)
     _print(found)
@@ -114,6 +98,27 @@ def run(args: Namespace) -> Path:
         )
     print("no faults")
     return folder
+
+
+def _check_pack(location: str) -> Path:
+    """Compare the files of a pack with their checksums; returns where it is.
+
+    Raises:
+        DataError: some differ.
+    """
+    from spectralgpt.data.packing import verify_pack
+    from spectralgpt.errors import DataError
+
+    with counting("reading shards") as report:
+        manifest, faults = verify_pack(location, report)
+    print(f"{manifest.name}: {manifest.images:,} images, left out as bad:")
+    print("\n".join(manifest.left_out) or "none")
+    if faults:
+        print("\n".join(faults[1:]))
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        raise DataError(faults[0] + more)
+    print("no faults: all checksums agree")
+    return Path(location)
 
 
 def _write(found: "ArchiveCheck", folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Options that several commands share."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from jsonargparse import (  # type: ignore[attr-defined]
 from spectralgpt.recipes import find_recipe
 from spectralgpt.yaml_files import check_keys, read_mapping
 
-__all__ = ["ConfigFile", "add_run_options", "file_of", "plain_values"]
+__all__ = ["ConfigFile", "add_run_options", "counting", "file_of", "plain_values"]
 
 # Options of a run that are no part of its configuration.
 _RUN_OPTIONS = ("config", "output", "overwrite", "resume", "debug", "verbose")
@@ -49,6 +50,28 @@ def _check_tree(
     for name, value in values.items():
         if isinstance(value, Mapping) and isinstance(known[name], Mapping):
             _check_tree(value, known[name], f"{where}, {name}")
+
+
+@contextlib.contextmanager
+def counting(text: str) -> Iterator[Callable[[int, int], None]]:
+    """Show how much is done, on a terminal only.
+
+    Args:
+        text: what is being done.
+
+    Yields:
+        A function to call with what is done and all of it.
+    """
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    columns = ("{task.description}", MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task(text, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def plain_values(args: Namespace) -> dict[str, Any]:

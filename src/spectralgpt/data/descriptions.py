@@ -15,6 +15,9 @@ from spectralgpt.data.archives.registry import PREFIX, load_archive
 from spectralgpt.data.dates import SeriesRule
 from spectralgpt.data.layouts import FILE_SIZES, Sizes
 from spectralgpt.data.listings import Index, Selection
+from spectralgpt.data.packing.manifest import is_pack
+from spectralgpt.data.packing.reading import read_manifest
+from spectralgpt.data.packing.storage import Storage
 from spectralgpt.errors import ConfigError
 from spectralgpt.yaml_files import check_keys, read_mapping, take_number, take_text
 
@@ -57,6 +60,8 @@ class Source:
         folders: where the root may lie, the first that exists counts; for archives.
         series: the images are dates of places; how they form series. None takes each
             image by itself.
+        pack: folder or address of a pack, which says all the rest itself (see
+            `spectralgpt.data.packing`); None for files.
     """
 
     name: str
@@ -78,6 +83,7 @@ class Source:
     sizes: Sizes | None = None
     folders: tuple[str, ...] = ()
     series: SeriesRule | None = None
+    pack: str | None = None
 
     def __post_init__(self) -> None:
         if self.sizes is not None and self.sensor is None:
@@ -107,12 +113,17 @@ def read_source(path: Path | str) -> Source:
     """Read a data set's description.
 
     Args:
-        path: a YAML file, or `archive:NAME` for an archive of the registry, which lies
-            in the folder NAME of the user's data folder, or is that folder.
+        path: a YAML file; or `archive:NAME` for an archive of the registry, which lies
+            in the folder NAME of the user's data folder, or is that folder; or a pack,
+            by its folder or address.
 
     Raises:
         ConfigError: names the file and the key that is wrong, or an unknown archive.
+        DataError: a pack is broken.
     """
+    if is_pack(path):
+        manifest = read_manifest(Storage(path))
+        return Source(manifest.name, series=manifest.series, pack=str(path))
     if str(path).startswith(PREFIX):
         archive = load_archive(str(path).removeprefix(PREFIX))
         where = f"archive {archive.name}"

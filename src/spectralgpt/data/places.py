@@ -10,6 +10,7 @@ from pathlib import Path
 
 from spectralgpt.data.dates import SeriesRule, find_day
 from spectralgpt.data.listings import Candidate
+from spectralgpt.data.packing.reading import open_pack
 from spectralgpt.data.sources import (
     Source,
     describe_image,
@@ -72,7 +73,12 @@ def find_series(
             raise ConfigError(
                 f"{source.name} has no key 'series'. Add it, with the number of dates."
             )
-        if rule.stack:
+        if source.pack is not None:
+            series = [
+                Series(tuple(items), tuple(days), rule)
+                for items, days in open_pack(source.pack).series()
+            ]
+        elif rule.stack:
             series = _unstack(source, rule, data_root, max_bad_share)
         else:
             items = find_items([source], data_root, max_bad_share)

@@ -145,14 +145,14 @@ class PretrainingDataset(Dataset[dict[str, Any]]):
             raster = self.read_crop(crop, contract)
             if raster is None or not self.is_usable(raster):
                 continue
-            images, valid = contract.prepare(raster, self.allow_missing)
-            if crop.flip_columns:
-                images, valid = images[..., ::-1], valid[..., ::-1]
-            if crop.flip_rows:
-                images, valid = images[:, ::-1], valid[:, ::-1]
+            images, valid = contract.prepare(
+                raster, self.allow_missing, is_checked=True
+            )
+            flipped = ((-1, crop.flip_columns), (-2, crop.flip_rows))
+            axes = [axis for axis, is_flipped in flipped if is_flipped]
             return {
-                "images": torch.from_numpy(np.ascontiguousarray(images)),
-                "valid": torch.from_numpy(np.ascontiguousarray(valid)),
+                "images": torch.from_numpy(images).flip(axes),
+                "valid": torch.from_numpy(valid).flip(axes),
                 "wavelengths_nm": torch.tensor(contract.wavelengths_nm),
                 "gsd_m": ground_distance(crop, raster, contract.image_size),
                 "item": crop.item,
@@ -215,8 +215,8 @@ class PretrainingDataset(Dataset[dict[str, Any]]):
 
     def is_usable(self, raster: Raster) -> bool:
         """Whether a crop has few enough invalid pixels."""
-        invalid = 1 - float(raster.valid.mean())
-        return invalid <= self.crops.max_invalid_share
+        invalid = 1 - np.count_nonzero(raster.valid) / raster.valid.size
+        return bool(invalid <= self.crops.max_invalid_share)
 
     def _check_parts(self) -> None:
         refuse_if_bad(

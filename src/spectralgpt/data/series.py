@@ -188,7 +188,9 @@ class SeriesDataset(Dataset[dict[str, Any]]):
         images, valid = np.zeros(shape, np.float32), np.zeros(shape, np.bool_)
         days = [math.nan] * self.num_dates
         for at, (day, raster) in enumerate(dates):
-            prepared = contract.prepare(raster, self.images.allow_missing)
+            prepared = contract.prepare(
+                raster, self.images.allow_missing, is_checked=True
+            )
             images[at], valid[at] = prepared
             days[at] = day
         flipped = [crop.flip_rows, crop.flip_columns]

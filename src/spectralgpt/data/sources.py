@@ -21,6 +21,7 @@ from spectralgpt.data.descriptions import (
 )
 from spectralgpt.data.layouts import StatedLayout, describe_stated
 from spectralgpt.data.listings import Candidate, list_candidates
+from spectralgpt.data.packing.reading import open_pack
 from spectralgpt.errors import (
     ConfigError,
     DataError,
@@ -106,6 +107,9 @@ def find_items(
     """
     found: list[RasterItem] = []
     for source in sources:
+        if source.pack is not None:
+            found += open_pack(source.pack).items()
+            continue
         candidates = list_images(source, find_root(source, data_root))
         found += _describe_all(source, candidates, max_bad_share)
     return found

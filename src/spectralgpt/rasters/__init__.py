@@ -13,7 +13,7 @@ from spectralgpt.rasters.files import (
     read_numbers,
 )
 from spectralgpt.rasters.geometry import Grid, Raster, Window
-from spectralgpt.rasters.items import BandFile, RasterItem
+from spectralgpt.rasters.items import BandFile, RasterItem, StoredLayers
 from spectralgpt.rasters.layers import (
     IN_SENSOR_ORDER,
     NO_BAND,
@@ -45,6 +45,7 @@ __all__ = [
     "Raster",
     "RasterItem",
     "RowWriter",
+    "StoredLayers",
     "Window",
     "band_in_file_name",
     "check_reflectance",

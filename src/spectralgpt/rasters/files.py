@@ -19,11 +19,11 @@ import numpy.typing as npt
 import rasterio
 from rasterio import Affine
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
-from rasterio.windows import Window
+from rasterio.windows import Window as RasterioWindow
 
 from spectralgpt.errors import RasterError
 from spectralgpt.rasters.arrays import ARRAY_START, describe_array
-from spectralgpt.rasters.geometry import Grid
+from spectralgpt.rasters.geometry import Grid, Window
 
 __all__ = [
     "Header",
@@ -259,7 +259,7 @@ def open_grid(path: Path, files: "OpenFiles | None" = None) -> Grid:
         RasterError: the file is missing, or not a raster.
     """
     if files is not None:
-        return _grid_of(files.get(path))
+        return files.grid(path)
     with open_raster(path) as dataset:
         return _grid_of(dataset)
 
@@ -288,6 +288,12 @@ class OpenFiles:
         self._free = int(memory_mb * _MEBIBYTE)
         self._open: OrderedDict[Path, rasterio.DatasetReader] = OrderedDict()
         self._whole: dict[Path, npt.NDArray[np.generic]] = {}
+        self._grids: dict[Path, Grid] = {}
+
+    def grid(self, path: Path) -> Grid:
+        """Return where a file's pixels lie, inside `quiet_gdal`."""
+        # A file that is kept whole is closed, and need not be opened for this again.
+        return self._grids.get(path) or _grid_of(self.get(path))
 
     def get(self, path: Path) -> rasterio.DatasetReader:
         """Return the open file, inside `quiet_gdal`."""
@@ -304,13 +310,18 @@ class OpenFiles:
         if path not in self._whole:
             dataset = self.get(path)
             if not self._keep(path, dataset):
-                return np.asarray(dataset.read(indices, window=window))
-        rows, columns = window.toslices()
+                place = RasterioWindow(
+                    window.column, window.row, window.width, window.height
+                )
+                return np.asarray(dataset.read(indices, window=place))
+        rows = slice(window.row, window.row + window.height)
+        columns = slice(window.column, window.column + window.width)
         return self._whole[path][np.subtract(indices, 1), rows, columns]
 
     def close(self) -> None:
         """Close all files, forget all numbers."""
         self._whole.clear()
+        self._grids.clear()
         while self._open:
             self._open.popitem()[1].close()
 
@@ -321,6 +332,7 @@ class OpenFiles:
         if size > min(self._free, _SMALL_FILE):
             return False
         self._whole[path] = dataset.read()
+        self._grids[path] = _grid_of(dataset)
         self._free -= size
         self._open.pop(path).close()
         return True

@@ -3,6 +3,7 @@
 No file is opened here. Rows count from the top, columns from the left, both from 0.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import floor
 from typing import Literal
@@ -59,6 +60,27 @@ class Grid:
     width: int
     transform: Affine | None = None
     crs: str | None = None
+
+    @classmethod
+    def at(
+        cls, height: int, width: int, numbers: Sequence[float] | None, crs: str | None
+    ) -> "Grid":
+        """Make a grid from plain numbers.
+
+        Args:
+            height: rows.
+            width: columns.
+            numbers: (a, b, c, d, e, f) of the transform x = a * column + b * row + c,
+                y = d * column + e * row + f; None without georeference.
+            crs: coordinate reference system as text.
+        """
+        transform = None if numbers is None else Affine(*numbers)
+        return cls(height, width, transform, crs)
+
+    @property
+    def numbers(self) -> tuple[float, ...] | None:
+        """The transform as `at` takes it."""
+        return None if self.transform is None else tuple(self.transform)[:6]
 
     @property
     def pixel_area(self) -> float:
@@ -120,6 +142,8 @@ class Grid:
             RasterError: the grids differ in reference system or direction, or only
                 one of them is georeferenced.
         """
+        if self is other:
+            return (1.0, 0.0), (1.0, 0.0)
         if self.transform is None and other.transform is None:
             rows = (other.height / self.height, 0.0)
             return rows, (other.width / self.width, 0.0)

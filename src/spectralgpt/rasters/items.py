@@ -3,13 +3,29 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from spectralgpt.errors import BandError, RasterError
 from spectralgpt.rasters.files import OpenFiles, open_grid, quiet_gdal
-from spectralgpt.rasters.geometry import Grid
+from spectralgpt.rasters.geometry import Grid, Window
 from spectralgpt.sensors import Band, Sensor
 
-__all__ = ["BandFile", "RasterItem"]
+__all__ = ["BandFile", "RasterItem", "StoredLayers"]
+
+
+class StoredLayers(Protocol):
+    """Layers that lie elsewhere than in a raster file, such as in a pack."""
+
+    def read(self, indices: Sequence[int], window: Window) -> npt.NDArray[np.generic]:
+        """Read layers (1-based) of a window, (C, h, w), as they were in the file.
+
+        Raises:
+            RasterError: they cannot be read.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -22,12 +38,14 @@ class BandFile:
         grid: where its pixels lie, as read from the file's header.
         is_stated: the grid is no more than the size that the archive's layout states;
             the header is read, and held against it, when the place or pixels are.
+        store: holds the layer instead of a raster file; `path` then names it to people.
     """
 
     path: Path
     index: int
     grid: Grid
     is_stated: bool = False
+    store: StoredLayers | None = None
 
     def located(self, files: OpenFiles | None = None) -> "BandFile":
         """Return it with the grid that the file's header states.
@@ -143,13 +161,14 @@ class RasterItem:
             return self
         # A file of many layers is opened once.
         known: dict[Path, Grid] = {}
-        for name, file in used.items():
-            if file.path in known:
-                grid = known[file.path]
-                used[name] = replace(file, grid=grid, is_stated=False)
-            else:
-                used[name] = file.located(files)
-                known[file.path] = used[name].grid
+        with quiet_gdal():
+            for name, file in used.items():
+                if file.path in known:
+                    grid = known[file.path]
+                    used[name] = replace(file, grid=grid, is_stated=False)
+                else:
+                    used[name] = file.located(files)
+                    known[file.path] = used[name].grid
         return replace(self, files=used)
 
     def _finest(self, grids: Iterable[Grid]) -> Grid:

@@ -1,5 +1,6 @@
 """Reading images, whole or in windows, as reflectance with a validity mask."""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 from rasterio import Affine
 from rasterio.errors import RasterioError
-from rasterio.windows import Window as RasterioWindow
 
 from spectralgpt.errors import RasterError, ShapeError, UnitError
 from spectralgpt.rasters.files import (
@@ -16,7 +16,7 @@ from spectralgpt.rasters.files import (
     quiet_gdal,
 )
 from spectralgpt.rasters.geometry import Grid, Raster, Window, compose
-from spectralgpt.rasters.items import RasterItem
+from spectralgpt.rasters.items import BandFile, RasterItem, StoredLayers
 from spectralgpt.rasters.resampling import Axis, resample
 from spectralgpt.sensors import Band
 
@@ -77,14 +77,15 @@ def read_raster(
     pixels = np.empty((len(bands), *size), dtype=np.float32)
     valid = np.empty(pixels.shape, dtype=np.bool_)
     axes_of: dict[Grid, tuple[Axis, Axis]] = {}
-    with quiet_gdal():
-        for path, at in _group_by_file(item, bands).items():
+    is_stored = all(item.files[band.name].store is not None for band in bands)
+    with contextlib.nullcontext() if is_stored else quiet_gdal():
+        for at in _group_by_file(item, bands):
+            first = item.files[bands[at[0]].name]
             indices = [item.files[bands[i].name].index for i in at]
-            source = item.files[bands[at[0]].name].grid
-            if source not in axes_of:
-                axes_of[source] = _axes(grid, source, place, size)
-            axes = axes_of[source]
-            pixels[at], valid[at] = _read_file(item, path, indices, axes, files)
+            if first.grid not in axes_of:
+                axes_of[first.grid] = _axes(grid, first.grid, place, size)
+            axes = axes_of[first.grid]
+            pixels[at], valid[at] = _read_file(item, first, indices, axes, files)
     raster = Raster(
         pixels, valid, bands, grid.crs, _transform(grid, place, size), item.name
     )
@@ -109,7 +110,10 @@ def check_reflectance(raster: Raster) -> None:
     """
     step = max(1, int(np.ceil(np.sqrt(raster.pixels[0].size / _SAMPLES))))
     seen = np.s_[:, ::step, ::step]
-    medians = _medians(raster.pixels[seen], raster.valid[seen])
+    pixels, valid = raster.pixels[seen], raster.valid[seen]
+    if _is_ordinary(pixels, valid):
+        return
+    medians = _medians(pixels, valid)
     for band, median in zip(raster.bands, medians.tolist(), strict=True):
         if median > BRIGHTEST:
             raise UnitError(
@@ -130,13 +134,20 @@ def check_reflectance(raster: Raster) -> None:
         )
 
 
+def _is_ordinary(pixels: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_]) -> bool:
+    """Whether over half of each band's pixels are in range, and so its median is.
+
+    Counting costs a tenth of sorting, and this runs for every crop of a training.
+    """
+    in_range = (pixels >= DARKEST) & (pixels <= BRIGHTEST) & valid
+    counts = np.count_nonzero(in_range, axis=(1, 2))
+    return bool((2 * counts > np.count_nonzero(valid, axis=(1, 2))).all())
+
+
 def _medians(
     pixels: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.float32]:
     """Median of each band's valid pixels, NaN for a band without any."""
-    if valid.all():
-        # One call for all bands: this runs for every crop of a training.
-        return np.asarray(np.median(pixels, axis=(1, 2)))
     return np.array(
         [
             np.median(band[seen]) if seen.any() else np.nan
@@ -154,11 +165,13 @@ def _as_size(size: tuple[int, int] | int | None, place: Window) -> tuple[int, in
     return height, width
 
 
-def _group_by_file(item: RasterItem, bands: Sequence[Band]) -> dict[Path, list[int]]:
-    groups: dict[Path, list[int]] = {}
+def _group_by_file(item: RasterItem, bands: Sequence[Band]) -> list[list[int]]:
+    """Return places in `bands` of the bands that are read at once."""
+    groups: dict[tuple[Path, StoredLayers | None], list[int]] = {}
     for i, band in enumerate(bands):
-        groups.setdefault(item.files[band.name].path, []).append(i)
-    return groups
+        file = item.files[band.name]
+        groups.setdefault((file.path, file.store), []).append(i)
+    return list(groups.values())
 
 
 def _axes(
@@ -182,14 +195,14 @@ def _axes(
 
 def _read_file(
     item: RasterItem,
-    path: Path,
+    file: BandFile,
     indices: list[int],
     axes: tuple[Axis, Axis],
     files: OpenFiles | None,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
     """Read layers of one file onto the output grid, in strips if it is large."""
     rows, columns = axes
-    out = np.empty((len(indices), len(rows.nearest), len(columns.nearest)), np.float32)
+    out = np.empty((len(indices), len(rows), len(columns)), np.float32)
     valid = np.empty(out.shape, dtype=np.bool_)
     (top, bottom), (left, right) = rows.span, columns.span
     needed = len(indices) * (bottom - top) * (right - left)
@@ -199,34 +212,46 @@ def _read_file(
     try:
         for start in range(0, out.shape[1], strip):
             part = rows.part(start, start + strip)
-            numbers = store.read(path, indices, _span_window(part, columns))
+            window = _span_window(part, columns)
+            if file.store is not None:
+                numbers = file.store.read(indices, window)
+            else:
+                numbers = store.read(file.path, indices, window)
             known = _find_valid(numbers, item)
-            scaled = (numbers.astype(np.float32) + item.offset) / item.quantification
-            scaled = np.where(known, scaled, np.float32(0)).astype(np.float32)
+            scaled = numbers.astype(np.float32)
+            scaled += np.float32(item.offset)
+            scaled /= np.float32(item.quantification)
+            if not known.all():
+                scaled[~known] = 0
+            if strip >= out.shape[1]:
+                return resample(scaled, known, part, columns)
             stop = start + strip
             out[:, start:stop], valid[:, start:stop] = resample(
                 scaled, known, part, columns
             )
     except (RasterioError, IndexError) as error:
-        raise as_raster_error(path, error) from None
+        raise as_raster_error(file.path, error) from None
     finally:
         if files is None:
             store.close()
     return out, valid
 
 
-def _span_window(rows: Axis, columns: Axis) -> RasterioWindow:
+def _span_window(rows: Axis, columns: Axis) -> Window:
     (top, bottom), (left, right) = rows.span, columns.span
-    return RasterioWindow(left, top, right - left, bottom - top)
+    return Window(top, left, bottom - top, right - left)
 
 
 def _find_valid(
     numbers: npt.NDArray[np.generic], item: RasterItem
 ) -> npt.NDArray[np.bool_]:
-    valid = np.isfinite(numbers)
+    is_whole = numbers.dtype.kind in "iu"
+    valid = np.ones(numbers.shape, np.bool_) if is_whole else np.isfinite(numbers)
     for value in (item.nodata, *item.other_invalid):
         if value is not None and not np.isnan(value):
-            valid &= numbers != value
+            # Whole numbers are compared as such, without a copy of all as floats.
+            same = is_whole and float(value).is_integer()
+            valid &= numbers != (int(value) if same else value)
     return np.asarray(valid, dtype=np.bool_)
 
 

@@ -32,16 +32,16 @@ class Axis:
     """Which source pixels make up each output pixel along one axis.
 
     Args:
+        centres: (out,) where output pixels have their centres, in source pixels.
+        size: number of source pixels.
         indices: (out, taps) source positions, kept inside the source.
         weights: (out, taps) float32, each row sums to 1.
-        nearest: (out,) the source pixel each output pixel lies in.
-        inside: (out,) false where the output lies clearly outside the source.
     """
 
+    centres: npt.NDArray[np.float64]
+    size: int
     indices: npt.NDArray[np.intp]
     weights: npt.NDArray[np.float32]
-    nearest: npt.NDArray[np.intp]
-    inside: npt.NDArray[np.bool_]
 
     @classmethod
     def between(cls, start: float, stop: float, out: int, size: int) -> "Axis":
@@ -54,23 +54,40 @@ class Axis:
             size: number of source pixels.
         """
         step = (stop - start) / out
-        centres = start + (np.arange(out) + 0.5) * step
-        inside = (centres > -_BEYOND) & (centres < size + _BEYOND)
-        nearest = np.clip(np.floor(centres), 0, size - 1).astype(np.intp)
+        centres = start + (np.arange(out, dtype=np.float64) + 0.5) * step
+        floors = np.floor(centres).astype(np.intp)
         whole = abs(start - round(start)) < _WHOLE and abs(step - 1) < _WHOLE / out
         if whole:
             ones = np.ones((out, 1), dtype=np.float32)
-            return cls(nearest[:, None], ones, nearest, inside)
+            return cls(centres, size, _clip(floors, size)[:, None], ones)
         stretch = max(step, 1.0)
         taps = int(np.ceil(_RADIUS * stretch)) * 2 + 1
-        first = np.floor(centres).astype(np.intp) - taps // 2
-        indices = first[:, None] + np.arange(taps)
+        indices = (floors - taps // 2)[:, None] + np.arange(taps)
         weights = _cubic((indices + 0.5 - centres[:, None]) / stretch)
         weights /= weights.sum(axis=1, keepdims=True)
-        indices = np.clip(indices, 0, size - 1)
-        return cls(indices, weights.astype(np.float32), nearest, inside)
+        return cls(centres, size, _clip(indices, size), weights.astype(np.float32))
+
+    def __len__(self) -> int:
+        """Count the output pixels."""
+        return len(self.centres)
+
+    @cached_property
+    def nearest(self) -> npt.NDArray[np.intp]:
+        """(out,) the source pixel that each output pixel lies in."""
+        return _clip(np.floor(self.centres).astype(np.intp), self.size)
+
+    @cached_property
+    def inside(self) -> npt.NDArray[np.bool_]:
+        """(out,) false where the output lies clearly outside the source."""
+        return (self.centres > -_BEYOND) & (self.centres < self.size + _BEYOND)
 
     @property
+    def is_inside(self) -> bool:
+        """Whether all output pixels lie inside; their centres ascend or descend."""
+        ends = self.centres[0], self.centres[-1]
+        return bool(min(ends) > -_BEYOND and max(ends) < self.size + _BEYOND)
+
+    @cached_property
     def span(self) -> tuple[int, int]:
         """First source pixel needed and the one after the last."""
         return int(self.indices.min()), int(self.indices.max()) + 1
@@ -89,10 +106,10 @@ class Axis:
         """The same for output pixels start..stop alone."""
         chosen = slice(start, stop)
         return Axis(
+            self.centres[chosen],
+            self.size,
             self.indices[chosen],
             self.weights[chosen],
-            self.nearest[chosen],
-            self.inside[chosen],
         )
 
 
@@ -115,17 +132,29 @@ def resample(
         pixels (C, H, W), 0 where invalid, and validity, which is that of the source
         pixel each output pixel lies in.
     """
-    at_rows, at_columns = rows.nearest - rows.span[0], columns.nearest - columns.span[0]
-    out_valid = valid[:, at_rows[:, None], at_columns]
-    out_valid = out_valid & rows.inside[:, None] & columns.inside
     values = _weigh(pixels, rows, columns)
-    if not valid.all():
+    out_valid = np.ones(values.shape, dtype=np.bool_)
+    is_inside = rows.is_inside and columns.is_inside
+    if not is_inside:
+        out_valid &= rows.inside[:, None] & columns.inside
+    # Each band by itself: what it becomes must not depend on what else is in the file.
+    holes = np.flatnonzero(~valid.all(axis=(1, 2)))
+    if holes.size:
+        at_rows = (rows.nearest - rows.span[0])[:, None]
+        at_columns = columns.nearest - columns.span[0]
+        pixels, valid = pixels[holes], valid[holes]
+        out_valid[holes] &= valid[:, at_rows, at_columns]
         share = _weigh(valid.astype(np.float32), rows, columns)
-        nearest = pixels[:, at_rows[:, None], at_columns]
         enough = share > _ENOUGH
-        values = np.where(enough, values / np.where(enough, share, 1), nearest)
-    values[~out_valid] = 0
+        weighed = values[holes] / np.where(enough, share, 1)
+        values[holes] = np.where(enough, weighed, pixels[:, at_rows, at_columns])
+    if holes.size or not is_inside:
+        values[~out_valid] = 0
     return values, out_valid
+
+
+def _clip(positions: npt.NDArray[np.intp], size: int) -> npt.NDArray[np.intp]:
+    return np.minimum(np.maximum(positions, 0), size - 1)
 
 
 def _weigh(

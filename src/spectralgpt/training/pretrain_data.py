@@ -9,6 +9,7 @@ import numpy as np
 
 from spectralgpt.data.listings import Index
 from spectralgpt.data.mixing import MixedDataset, NamedDataset, join_contracts
+from spectralgpt.data.packing import is_pack
 from spectralgpt.data.parts import find_parts
 from spectralgpt.data.places import Series, find_series
 from spectralgpt.data.pretraining import PretrainingDataset
@@ -105,6 +106,8 @@ def _items_of(images: _Images) -> list[RasterItem]:
 
 def _sources(data: DataConfig) -> list[Source]:
     sources = [read_source(path) for path in _descriptions(data.sources)]
+    if not sources and not data.index and is_pack(data.root):
+        sources = [read_source(data.root)]
     if not sources:
         index = Index(data.index, data.index_column) if data.index else None
         sources = [Source(name="images", sensor=data.sensor, index=index)]
@@ -117,12 +120,17 @@ def spread(indices: Sequence[int], most: int) -> list[int]:
     return [indices[round(place)] for place in places]
 
 
-def _descriptions(sources: Sequence[str]) -> list[Path]:
-    paths: list[Path] = []
-    for source in map(Path, sources):
-        found = sorted(source.glob("*.yaml")) if source.is_dir() else [source]
+def _descriptions(sources: Sequence[str]) -> list[str]:
+    paths: list[str] = []
+    for source in sources:
+        if is_pack(source) or not Path(source).is_dir():
+            paths.append(source)
+            continue
+        found = sorted(map(str, Path(source).glob("*.yaml")))
         if not found:
-            raise ConfigError(f"data.sources: {source} holds no .yaml description.")
+            raise ConfigError(
+                f"data.sources: {source} holds no .yaml description and is no pack."
+            )
         paths += found
     return paths
 

@@ -1,0 +1,187 @@
+"""The folder of a pack while it is made: whole files, and notes of what is done."""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from spectralgpt.data.packing.manifest import INDEX, MANIFEST, Manifest, PackFile
+from spectralgpt.data.packing.storage import digest_of
+from spectralgpt.errors import ConfigError, DataError
+
+__all__ = ["Note", "PackFolder"]
+
+_PLAN = "unfinished.json"
+_SHARD = "shard-{:05}.safetensors"
+_OURS = ("shard-?????.safetensors", "shard-?????.json", INDEX, _PLAN, ".*.partial")
+
+
+@dataclass(frozen=True)
+class Note:
+    """What is known of a shard that is done.
+
+    Args:
+        file: the shard.
+        stop: how many images of the plan are done with it.
+        rows: of the table, for its images.
+        layouts: all layouts so far.
+        left_out: what was wrong with images that came before its last.
+    """
+
+    file: PackFile
+    stop: int
+    rows: list[dict[str, Any]]
+    layouts: list[dict[str, Any]]
+    left_out: list[str]
+
+
+class PackFolder:
+    """The folder that a pack is made in.
+
+    Args:
+        path: of the folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def refuse_or_clear(self, overwrite: bool) -> None:
+        """Remove a pack that may be replaced; refuse what may not be touched.
+
+        Raises:
+            ConfigError: the folder holds a finished pack, or files of another kind.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise ConfigError(f"{self.path} is a file. Name another --output.")
+        is_finished = (self.path / MANIFEST).is_file()
+        if is_finished and not overwrite:
+            raise ConfigError(
+                f"{self.path} holds a pack already. Name another --output, or replace "
+                "it with --overwrite."
+            )
+        is_begun = (self.path / _PLAN).is_file()
+        if not (is_finished or is_begun) and self.path.is_dir():
+            others = [p.name for p in self.path.iterdir() if p.suffix != ".partial"]
+            if others:
+                raise ConfigError(
+                    f"{self.path} is not empty and holds no pack (found: "
+                    f"{sorted(others)[0]}). Name another --output."
+                )
+        if overwrite and (is_finished or is_begun):
+            # The manifest first: what is left is no pack if this is interrupted.
+            (self.path / MANIFEST).unlink(missing_ok=True)
+            self._remove(*_OURS)
+
+    def begin(self, digest: str) -> None:
+        """Note what is to be packed, or go on with the same.
+
+        Raises:
+            ConfigError: the folder holds the beginning of another pack.
+            DataError: it cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"cannot make {self.path}: {error.strerror}.") from None
+        plan = self.path / _PLAN
+        if plan.is_file():
+            if _read_json(plan).get("plan") != digest:
+                raise ConfigError(
+                    f"{self.path} holds the beginning of a pack of other images or "
+                    "settings. Repeat the command that began it, or replace it with "
+                    "--overwrite."
+                )
+            return
+        self._write(_PLAN, lambda path: path.write_text(json.dumps({"plan": digest})))
+
+    def notes(self) -> list[Note]:
+        """Return the notes of the shards that are done, in order."""
+        notes: list[Note] = []
+        while (path := self._note_path(len(notes))).is_file():
+            table = _read_json(path)
+            note = Note(**table | {"file": PackFile(**table["file"])})
+            shard = self.path / note.file.file
+            if not shard.is_file() or shard.stat().st_size != note.file.bytes:
+                break
+            notes.append(note)
+        return notes
+
+    def write_shard(
+        self,
+        number: int,
+        tensors: Mapping[str, npt.NDArray[np.generic]],
+        num_images: int,
+        note: Callable[[PackFile], Note],
+    ) -> None:
+        """Write a shard, and then the note that it is done.
+
+        Raises:
+            DataError: it cannot be written.
+        """
+        from safetensors.numpy import save_file
+
+        name = _SHARD.format(number)
+        path = self._write(name, lambda path: save_file(dict(tensors), str(path)))
+        file = _as_pack_file(path, num_images)
+        text = json.dumps(asdict(note(file)))
+        self._write(self._note_path(number).name, lambda path: path.write_text(text))
+
+    def write_index(self, content: bytes) -> PackFile:
+        """Write the table of the images."""
+        path = self._write(INDEX, lambda path: path.write_bytes(content))
+        return _as_pack_file(path, 0)
+
+    def finish(self, manifest: Manifest) -> None:
+        """Write the manifest, which makes the folder a pack, and tidy up."""
+        text = manifest.to_json()
+        self._write(MANIFEST, lambda path: path.write_text(text, encoding="utf-8"))
+        self._remove("shard-?????.json", _PLAN, ".*.partial")
+
+    def _note_path(self, number: int) -> Path:
+        return self.path / Path(_SHARD.format(number)).with_suffix(".json")
+
+    def _remove(self, *patterns: str) -> None:
+        for pattern in patterns:
+            for path in self.path.glob(pattern):
+                path.unlink(missing_ok=True)
+
+    def _write(self, name: str, write: Callable[[Path], Any]) -> Path:
+        """Write a file so that it is there whole or not at all."""
+        path, temporary = self.path / name, self.path / f".{name}.partial"
+        try:
+            temporary.touch()
+            mode = temporary.stat().st_mode
+            write(temporary)
+            # safetensors makes files anew that only their owner may read.
+            temporary.chmod(mode)
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
+            os.replace(temporary, path)
+        except Exception as error:
+            # safetensors wraps the system's error in its own.
+            if isinstance(error, OSError) or "os error" in str(error).lower():
+                raise DataError(
+                    f"cannot write {path}: {error}. Make room, then repeat the "
+                    "command: it goes on with what is done."
+                ) from error
+            raise
+        return path
+
+
+def _as_pack_file(path: Path, images: int) -> PackFile:
+    return PackFile(path.name, path.stat().st_size, digest_of(path), images)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(table, dict):
+            return table
+    except (OSError, ValueError):
+        pass
+    raise ConfigError(f"{path} cannot be read. Begin anew with --overwrite.")
