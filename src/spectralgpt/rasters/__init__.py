@@ -29,6 +29,7 @@ from spectralgpt.rasters.maps import (
 from spectralgpt.rasters.offsets import offset_from_texts
 from spectralgpt.rasters.products import describe_raster
 from spectralgpt.rasters.reading import check_reflectance, read_raster
+from spectralgpt.rasters.scenes import Scene, open_scene
 from spectralgpt.rasters.sizes import read_size
 from spectralgpt.rasters.writing import write_geotiff
 
@@ -45,12 +46,14 @@ __all__ = [
     "Raster",
     "RasterItem",
     "RowWriter",
+    "Scene",
     "Window",
     "band_in_file_name",
     "check_reflectance",
     "describe_difference",
     "describe_raster",
     "offset_from_texts",
+    "open_scene",
     "overlay",
     "quiet_gdal",
     "read_codes",

@@ -26,6 +26,7 @@ from spectralgpt.rasters.arrays import ARRAY_START, describe_array
 from spectralgpt.rasters.geometry import Grid
 
 __all__ = [
+    "CACHE_MB",
     "Header",
     "OpenFiles",
     "as_raster_error",
@@ -51,6 +52,10 @@ _DRIVER_BY_START = {
 _PICTURE_DRIVER_BY_START = {b"\x89PNG\r\n\x1a\n": "PNG", b"BM": "BMP"}
 """Masks are often pictures."""
 _MEBIBYTE = 2**20
+CACHE_MB = 512
+"""Memory for decoded tiles of all open files, MiB: two rows of JPEG 2000 tiles across a
+Sentinel-2 product of 12 bands. GDAL itself would take a share of the machine's memory.
+"""
 _SMALL_FILE = 2 * _MEBIBYTE
 
 
@@ -97,7 +102,11 @@ def quiet_gdal() -> Iterator[None]:
             _start_collecting()
         _Quiet.depth += 1
     try:
-        with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="TRUE", CPL_DEBUG="OFF"):
+        with rasterio.Env(
+            GDAL_DISABLE_READDIR_ON_OPEN="TRUE",
+            CPL_DEBUG="OFF",
+            GDAL_CACHEMAX=CACHE_MB,
+        ):
             yield
     finally:
         with _Quiet.lock:

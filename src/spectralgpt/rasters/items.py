@@ -1,5 +1,6 @@
 """Where the bands of an image lie on disk, and how numbers become reflectance."""
 
+import datetime
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -69,6 +70,7 @@ class RasterItem:
         place: what the image shows; images of one place stay in one split.
         holdout: which part may be held out: `auto`, `place`, `block` or `never`.
         weight: how often it is drawn, relative to its size.
+        date: day it was taken, None if nothing says.
     """
 
     name: str
@@ -83,6 +85,7 @@ class RasterItem:
     place: str = ""
     holdout: str = "auto"
     weight: float = 1.0
+    date: datetime.date | None = None
 
     @property
     def bands(self) -> tuple[Band, ...]:
