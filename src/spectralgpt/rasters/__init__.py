@@ -21,41 +21,56 @@ from spectralgpt.rasters.layers import (
     band_in_file_name,
 )
 from spectralgpt.rasters.maps import (
+    MODEL_TAG,
     NO_CLASS,
     RowWriter,
+    class_layers,
+    measure_layers,
+    move_map,
+    probability_layers,
+    read_class_rows,
     writing_class_map,
     writing_probabilities,
 )
 from spectralgpt.rasters.offsets import offset_from_texts
 from spectralgpt.rasters.products import describe_raster
 from spectralgpt.rasters.reading import check_reflectance, read_raster
+from spectralgpt.rasters.row_files import Layers, RowFile
 from spectralgpt.rasters.scenes import Scene, open_scene
 from spectralgpt.rasters.sizes import read_size
 from spectralgpt.rasters.writing import write_geotiff
 
 __all__ = [
     "IN_SENSOR_ORDER",
+    "MODEL_TAG",
     "NO_BAND",
     "NO_CLASS",
     "RASTER_SUFFIXES",
     "Align",
     "BandFile",
     "Grid",
+    "Layers",
     "OpenFiles",
     "Overlay",
     "Raster",
     "RasterItem",
+    "RowFile",
     "RowWriter",
     "Scene",
     "Window",
     "band_in_file_name",
     "check_reflectance",
+    "class_layers",
     "describe_difference",
     "describe_raster",
+    "measure_layers",
+    "move_map",
     "offset_from_texts",
     "open_scene",
     "overlay",
+    "probability_layers",
     "quiet_gdal",
+    "read_class_rows",
     "read_codes",
     "read_numbers",
     "read_raster",
