@@ -178,11 +178,15 @@ class RowFile:
     def _describe_layer(self, index: int) -> str:
         layers, shown = self.layers, ""
         if layers.categories:
-            names = "".join(f"<Category>{escape(n)}</Category>" for n in layers.categories)
+            names = "".join(
+                f"<Category>{escape(n)}</Category>" for n in layers.categories
+            )
             shown = f"<CategoryNames>{names}</CategoryNames>"
         if layers.colours:
             table = "".join(map(_entry, layers.colours))
-            shown += f"<ColorInterp>Palette</ColorInterp><ColorTable>{table}</ColorTable>"
+            shown += (
+                f"<ColorInterp>Palette</ColorInterp><ColorTable>{table}</ColorTable>"
+            )
         source = escape(str(self.path.absolute()))
         return (
             f'<VRTRasterBand dataType="{_TYPES[layers.dtype]}" band="{index + 1}" '
