@@ -182,8 +182,8 @@ def prepare_output(folder: Path, name: str, overwrite: bool) -> None:
 @contextmanager
 def counting(
     console: Console, what: str, total: int
-) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar; yields what is to be called with the number done."""
+) -> Iterator[Callable[[float], None]]:
+    """Show a progress bar with the time left; yields what adds to the number done."""
     from rich.progress import Progress
 
     with Progress(console=console, disable=not console.is_terminal) as bar:

@@ -30,7 +30,9 @@ def map_images(args: Namespace, loaded: "LoadedModel", console: Console) -> Path
     inputs = _list_inputs(args, loaded, task)
     stated = loaded.extra.get("colours")
     colours = tuple(stated or hex_colours(len(mapper.class_names)))
-    options = MapOptions(colours, args.probabilities, args.batch_size, args.overwrite)
+    options = MapOptions(
+        colours, args.probabilities, args.polygons, args.batch_size, args.overwrite
+    )
     prepare_output(args.output, "maps.csv", args.overwrite)
     with counting(console, "mapping", len(inputs)) as progress:
         made = map_files(
@@ -84,13 +86,23 @@ def _build_mapper(
     loaded: "LoadedModel", name: str, flips: bool
 ) -> tuple["Mapper", str]:
     from spectralgpt.scenes.mapping import Mapper
+    from spectralgpt.scenes.unfinished import digest_model
     from spectralgpt.tasks.dense import check_mapper, predict_map
 
     names, task = check_mapper(loaded.model, loaded.extra, name)
     contract = _contract(loaded, name)
     model: Any = loaded.model.eval()
     window_px = int(loaded.extra.get("window_px") or contract.image_size)
-    return Mapper(partial(predict_map, model, flips), contract, names, window_px), task
+    device = next(model.parameters()).device.type
+    mapper = Mapper(
+        partial(predict_map, model, flips),
+        contract,
+        names,
+        window_px,
+        name=Path(name).name,
+        digest=digest_model(model, flips, window_px, names, device),
+    )
+    return mapper, task
 
 
 def _contract(loaded: "LoadedModel", name: str) -> Any:

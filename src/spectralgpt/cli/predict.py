@@ -49,6 +49,11 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="for maps: write a GeoTIFF with a layer of probabilities a class, too",
     )
     parser.add_argument(
+        "--polygons",
+        action="store_true",
+        help="for maps: write a GeoPackage with the outlines of the classes, too",
+    )
+    parser.add_argument(
         "--test_flips",
         type=bool,
         default=False,
@@ -79,10 +84,12 @@ def _classify(args: Namespace, loaded: "LoadedModel", console: "Console") -> Pat
     from spectralgpt.scenes.inputs import list_inputs
     from spectralgpt.scenes.runs import predict_files
 
-    if args.before or args.after or args.probabilities or args.test_flips:
+    of_maps = ("before", "after", "probabilities", "polygons", "test_flips")
+    given = [f"--{name}" for name in of_maps if getattr(args, name)]
+    if given:
         raise ConfigError(
-            f"{args.model} makes no maps, which --before, --after, --probabilities and "
-            "--test_flips are for: leave them out, or name another model."
+            f"{args.model} makes no maps, which {', '.join(given)} is for: leave it "
+            "out, or name another model."
         )
     if not args.inputs:
         raise ConfigError("name image files, or folders of them.")

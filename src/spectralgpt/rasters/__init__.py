@@ -33,6 +33,7 @@ from spectralgpt.rasters.maps import (
     writing_probabilities,
 )
 from spectralgpt.rasters.offsets import offset_from_texts
+from spectralgpt.rasters.polygons import write_polygons
 from spectralgpt.rasters.products import describe_raster
 from spectralgpt.rasters.reading import check_reflectance, read_raster
 from spectralgpt.rasters.row_files import Layers, RowFile
@@ -76,6 +77,7 @@ __all__ = [
     "read_raster",
     "read_size",
     "write_geotiff",
+    "write_polygons",
     "writing_class_map",
     "writing_probabilities",
 ]

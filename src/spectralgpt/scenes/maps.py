@@ -2,7 +2,6 @@
 
 import csv
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,17 +10,30 @@ from numpy.typing import NDArray
 
 from spectralgpt.checkpoints import write_atomically
 from spectralgpt.data.formats import ImageFormat
-from spectralgpt.errors import ConfigError, DataError
+from spectralgpt.errors import ConfigError, DataError, RasterError
 from spectralgpt.rasters import (
+    MODEL_TAG,
     NO_CLASS,
+    Grid,
+    Layers,
     RasterItem,
-    writing_class_map,
-    writing_probabilities,
+    class_layers,
+    probability_layers,
+    read_class_rows,
+    write_polygons,
 )
 from spectralgpt.scenes.inputs import describe_input, for_each_input
 from spectralgpt.scenes.mapping import Mapper, map_scene
 from spectralgpt.scenes.pairs import check_same_pixels
 from spectralgpt.scenes.runs import Outcome
+from spectralgpt.scenes.stac import (
+    class_asset,
+    measure_asset,
+    picture_asset,
+    polygon_asset,
+    write_item,
+)
+from spectralgpt.scenes.unfinished import making_maps, scene_facts
 
 __all__ = ["MapOptions", "SceneMap", "map_files", "map_image", "name_maps"]
 
@@ -37,12 +49,14 @@ class MapOptions:
     Args:
         colours: one a class, such as "#1b7837".
         probabilities: write them too.
+        polygons: write the outlines of classes too.
         batch_size: windows predicted at once.
         overwrite: replace maps that are there.
     """
 
     colours: tuple[str, ...]
     probabilities: bool = False
+    polygons: bool = False
     batch_size: int = 16
     overwrite: bool = False
 
@@ -72,10 +86,10 @@ def map_files(
     *,
     image_format: ImageFormat | None = None,
     strict: bool = False,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[float], None] | None = None,
     then: Callable[[SceneMap], object] | None = None,
 ) -> Outcome:
-    """Map images; write NAME.tif, NAME_probabilities.tif if asked for, and maps.csv.
+    """Map images; write the files of each, see `map_image`, and maps.csv.
 
     Args:
         mapper: predicts.
@@ -84,7 +98,8 @@ def map_files(
         options: what is written.
         image_format: what is stated about the files.
         strict: stop at the first bad image.
-        progress: called with 1 after each image.
+        progress: called with the share of an image that was done since the last call;
+            it adds up to the number of images.
         then: called with each map that was made, such as to draw it.
 
     Raises:
@@ -95,62 +110,126 @@ def map_files(
     targets = name_maps(list(dates), output)
     _check_targets(targets.values(), inputs, options)
     rows: list[dict[str, str | int]] = []
+    done = 0.0
+
+    def advance(share: float) -> None:
+        nonlocal done
+        if progress is not None:
+            progress(share - done)
+        done = share % 1
 
     def work(path: Path) -> None:
         stated = image_format or ImageFormat()
         items = tuple(
             describe_input(date, stated, mapper.preprocessing) for date in dates[path]
         )
-        made = map_image(mapper, items, targets[path], options)
+        made = map_image(mapper, items, targets[path], options, advance)
         rows.extend(_rows(path, made, mapper.class_names))
         if then is not None:
             then(made)
+        _write_item(mapper, made, options)
 
-    failures = for_each_input(list(dates), work, strict=strict, progress=progress)
+    failures = for_each_input(list(dates), work, strict=strict, progress=advance)
     table = output / _TABLE
     write_atomically(table, lambda temporary: _write_csv(temporary, rows))
     return Outcome(table, len(inputs) - len(failures), failures)
 
 
 def map_image(
-    mapper: Mapper, items: tuple[RasterItem, ...], path: Path, options: MapOptions
+    mapper: Mapper,
+    items: tuple[RasterItem, ...],
+    path: Path,
+    options: MapOptions,
+    progress: Callable[[float], None] | None = None,
 ) -> SceneMap:
     """Map one image, or two dates, onto the grid of the finest band that is read.
 
-    The files appear when they are whole, or not at all.
+    The files appear when they are whole, or not at all. A run that was stopped is
+    continued, and gives the same bytes as one that was not.
+
+    Args:
+        mapper: predicts.
+        items: the image, or before and after.
+        path: the map of classes; other files are named after it.
+        options: what is written.
+        progress: called with the share that is done, 0..1.
 
     Raises:
         RasterError: the dates do not lie on each other, or a file cannot be read or
             written.
         DataError: there is no valid pixel.
+        ConfigError: another run was stopped here, with another model or image.
     """
     bands = [mapper.bands(item) for item in items]
     for other, used in zip(items[1:], bands[1:], strict=True):
         check_same_pixels(items[0], other, bands[0], used)
     grid = items[0].grid(bands[0])
-    names = mapper.class_names
+    if options.polygons and grid.crs is None:
+        raise RasterError(f"{items[0].name} has no georeference: leave out --polygons.")
+    maps = _plan_maps(mapper, path, options)
+    facts = None
+    if mapper.digest:
+        settings = {"batch size": str(options.batch_size), "model": mapper.digest}
+        facts = scene_facts(items, mapper.preprocessing) | settings
+    with making_maps(maps, grid, facts, options.overwrite) as made:
+        size, start = options.batch_size, made.next_row
+        for strip in map_scene(mapper, items, batch_size=size, first_row=start):
+            # In the order of `maps`.
+            numbers = [strip.classes[None], strip.probabilities]
+            made.write(strip.row, numbers[: len(maps)])
+            if progress is not None:
+                progress(made.next_row / grid.height)
+        whole = made.export()[0]
+        pixels, preview = _count_pixels(whole, grid)
+        if not pixels[:NO_CLASS].any():
+            raise DataError(f"{items[0].name} has no valid pixel: leave it out.")
+        if options.polygons:
+            outlines = _polygons_path(path)
+            write_polygons(whole, made.folder / outlines.name, mapper.class_names)
+            made.place(outlines)
+        made.publish()
+    return SceneMap(path, items, pixels[: len(mapper.class_names)], preview)
+
+
+def _plan_maps(mapper: Mapper, path: Path, options: MapOptions) -> dict[Path, Layers]:
+    """Return what each map holds, the map of classes first."""
+    names, tags = mapper.class_names, {MODEL_TAG: mapper.name} if mapper.name else {}
+    maps = {path: class_layers(names, options.colours, tags)}
+    if options.probabilities:
+        maps[_probabilities_path(path)] = probability_layers(names, tags)
+    return maps
+
+
+def _count_pixels(
+    path: Path, grid: Grid
+) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """Return the pixels of each class and of none, and the map thinned out."""
     pixels = np.zeros(NO_CLASS + 1, dtype=np.int64)
     step = -(-max(grid.height, grid.width) // _PREVIEW_PX)
     preview = []
-    with ExitStack() as stack:
-        write = stack.enter_context(
-            writing_class_map(path, grid, names, options.colours)
+    for row, classes in read_class_rows(path):
+        pixels += np.bincount(classes.ravel(), minlength=len(pixels))
+        preview.append(classes[-row % step :: step, ::step])
+    return pixels, np.concatenate(preview)
+
+
+def _write_item(mapper: Mapper, made: SceneMap, options: MapOptions) -> None:
+    """Describe the map and the files beside it as a STAC item, if it can be one."""
+    path, first = made.path, made.items[0]
+    classes = list(zip(mapper.class_names, options.colours, strict=True))
+    assets = {"classes": class_asset(path, classes)}
+    if options.probabilities:
+        assets["probabilities"] = measure_asset(
+            _probabilities_path(path), "Probability of each class", mapper.class_names
         )
-        write_shares = None
-        if options.probabilities:
-            write_shares = stack.enter_context(
-                writing_probabilities(_probabilities_path(path), grid, names)
-            )
-        for strip in map_scene(mapper, items, batch_size=options.batch_size):
-            classes = strip.classes
-            write(strip.row, classes[None])
-            if write_shares is not None:
-                write_shares(strip.row, strip.probabilities)
-            pixels += np.bincount(classes.ravel(), minlength=len(pixels))
-            preview.append(classes[-strip.row % step :: step, ::step])
-        if not pixels[:NO_CLASS].any():
-            raise DataError(f"{items[0].name} has no valid pixel: leave it out.")
-    return SceneMap(path, items, pixels[: len(names)], np.concatenate(preview))
+    if options.polygons:
+        assets["polygons"] = polygon_asset(_polygons_path(path))
+    picture = path.with_suffix(".png")
+    if picture.is_file():
+        assets["quicklook"] = picture_asset(picture)
+    dates = [item.date for item in made.items]
+    grid = first.grid(mapper.bands(first))
+    write_item(path.with_suffix(".json"), grid, assets, dates, mapper.name)
 
 
 def name_maps(paths: Sequence[Path], output: Path) -> dict[Path, Path]:
@@ -188,6 +267,10 @@ def _probabilities_path(path: Path) -> Path:
     return path.with_name(f"{path.stem}_probabilities.tif")
 
 
+def _polygons_path(path: Path) -> Path:
+    return path.with_suffix(".gpkg")
+
+
 def _check_targets(
     paths: Iterable[Path], inputs: Sequence[tuple[Path, ...]], options: MapOptions
 ) -> None:
@@ -198,7 +281,7 @@ def _check_targets(
             raise ConfigError(
                 f"{path.parent} holds the images themselves: choose another --output."
             )
-        for target in (path, _probabilities_path(path)):
+        for target in (path, _probabilities_path(path), _polygons_path(path)):
             if target.exists() and not options.overwrite:
                 raise ConfigError(f"{target} is there already: pass --overwrite.")
 
