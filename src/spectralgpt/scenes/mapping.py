@@ -16,7 +16,13 @@ from spectralgpt.errors import DataError
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import NO_CLASS, RasterItem
 from spectralgpt.scenes.prefetch import prefetch
-from spectralgpt.scenes.strips import WindowBatch, blend, plan_windows, read_batches
+from spectralgpt.scenes.strips import (
+    WindowBatch,
+    blend,
+    plan_windows,
+    prepare_windows,
+    read_batches,
+)
 from spectralgpt.scenes.windows import check_size, choose_bands
 from spectralgpt.sensors import Band
 
@@ -122,22 +128,12 @@ def _prepare(
     mapper: Mapper, batches: Iterator[WindowBatch]
 ) -> Generator[tuple[WindowBatch, Tensor | None]]:
     """Give the model's input for each batch: (B, C, H, W), or (B, 2, C, H, W)."""
-    side = mapper.window_px
     for batch in batches:
-        images = [
-            # As in training, invalid pixels fill what is missing.
-            np.stack(
-                [
-                    mapper.preprocessing.prepare(r.padded(side, side, "constant"))[0]
-                    for r in rasters
-                ]
-            )
-            for rasters in batch.rasters
-        ]
-        if not images:
+        if not batch.windows:
             yield batch, None
             continue
-        stacked = torch.from_numpy(np.stack(images))
+        images, _ = prepare_windows(batch, mapper.preprocessing, mapper.window_px)
+        stacked = torch.from_numpy(images)
         yield batch, stacked if stacked.shape[1] > 1 else stacked[:, 0]
 
 

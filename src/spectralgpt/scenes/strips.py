@@ -12,12 +12,20 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import Raster, RasterItem, Scene, Window
 from spectralgpt.scenes.blending import RowBlender
 from spectralgpt.scenes.windows import cover_axis, stride_px
 from spectralgpt.sensors import Band
 
-__all__ = ["Layout", "WindowBatch", "blend", "plan_windows", "read_batches"]
+__all__ = [
+    "Layout",
+    "WindowBatch",
+    "blend",
+    "plan_windows",
+    "prepare_windows",
+    "read_batches",
+]
 
 FloatArray = NDArray[np.float32]
 
@@ -153,6 +161,31 @@ def blend(
         means = blender.take(below - row)
         if row >= first_row:
             yield row, means
+
+
+def prepare_windows(
+    batch: WindowBatch, preprocessing: Preprocessing, side: int
+) -> tuple[FloatArray, NDArray[np.bool_]]:
+    """Turn windows into model input, each for itself.
+
+    Args:
+        batch: at least one window.
+        preprocessing: the model's contract.
+        side: of the images, px; smaller windows are padded with invalid pixels below
+            and to the right, as in training.
+
+    Returns:
+        images and valid, (B, T, C, side, side) each.
+    """
+    prepared = [
+        [preprocessing.prepare(r.padded(side, side, "constant")) for r in dates]
+        for dates in batch.rasters
+    ]
+    images, valid = (
+        np.stack([np.stack([date[part] for date in dates]) for dates in prepared])
+        for part in (0, 1)
+    )
+    return images, valid
 
 
 def plan_windows(
