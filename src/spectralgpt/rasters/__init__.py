@@ -6,6 +6,7 @@
 """
 
 from spectralgpt.rasters.alignment import describe_difference
+from spectralgpt.rasters.archives import ZIP_SUFFIX
 from spectralgpt.rasters.codes import Align, Overlay, overlay, read_codes
 from spectralgpt.rasters.files import (
     OpenFiles,
@@ -26,11 +27,14 @@ from spectralgpt.rasters.maps import (
     writing_class_map,
     writing_probabilities,
 )
+from spectralgpt.rasters.metadata import is_product, read_facts
+from spectralgpt.rasters.mosaics import Bounds, Mosaic, make_mosaic, read_area
 from spectralgpt.rasters.offsets import offset_from_texts
 from spectralgpt.rasters.products import describe_raster
 from spectralgpt.rasters.reading import check_reflectance, read_raster
 from spectralgpt.rasters.scenes import Scene, open_scene
 from spectralgpt.rasters.sizes import read_size
+from spectralgpt.rasters.summary import summarise
 from spectralgpt.rasters.writing import write_geotiff
 
 __all__ = [
@@ -38,9 +42,12 @@ __all__ = [
     "NO_BAND",
     "NO_CLASS",
     "RASTER_SUFFIXES",
+    "ZIP_SUFFIX",
     "Align",
     "BandFile",
+    "Bounds",
     "Grid",
+    "Mosaic",
     "OpenFiles",
     "Overlay",
     "Raster",
@@ -52,14 +59,19 @@ __all__ = [
     "check_reflectance",
     "describe_difference",
     "describe_raster",
+    "is_product",
+    "make_mosaic",
     "offset_from_texts",
     "open_scene",
     "overlay",
     "quiet_gdal",
+    "read_area",
     "read_codes",
+    "read_facts",
     "read_numbers",
     "read_raster",
     "read_size",
+    "summarise",
     "write_geotiff",
     "writing_class_map",
     "writing_probabilities",
