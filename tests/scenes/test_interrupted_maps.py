@@ -164,4 +164,3 @@ def test_a_model_that_fails_in_its_thread_is_told(tmp_path: Path) -> None:
     options = MapOptions(COLOURS, batch_size=4)
     with pytest.raises(RuntimeError, match="out of memory"):
         map_image(mapper, (item,), tmp_path / "a/a.tif", options)
-

@@ -12,9 +12,7 @@ from tests.dense_files import blobs
 from tests.map_scenes import describe, join, rule_mapper, write_scene
 
 
-@given(
-    st.integers(1, 90), st.integers(1, 40), st.integers(1, 40), st.integers(0, 89)
-)
+@given(st.integers(1, 90), st.integers(1, 40), st.integers(1, 40), st.integers(0, 89))
 def test_strips_cover_every_row_once_and_begin_above_what_is_wanted(
     height: int, side: int, stride: int, first: int
 ) -> None:

@@ -81,7 +81,7 @@ def run(args: Namespace) -> Path:
 def _classify(args: Namespace, loaded: "LoadedModel", console: "Console") -> Path:
     from spectralgpt.cli.images import counting, format_of, prepare_output
     from spectralgpt.cli.results import print_failures
-    from spectralgpt.scenes.inputs import list_inputs
+    from spectralgpt.scenes.inputs import list_inputs, over_area
     from spectralgpt.scenes.runs import predict_files
 
     of_maps = ("before", "after", "probabilities", "polygons", "test_flips")
@@ -94,14 +94,16 @@ def _classify(args: Namespace, loaded: "LoadedModel", console: "Console") -> Pat
     if not args.inputs:
         raise ConfigError("name image files, or folders of them.")
     prepare_output(args.output, _TABLE, args.overwrite)
-    paths = list_inputs(args.inputs, args.sensor, loaded.preprocessing)
+    paths, stated = over_area(
+        list_inputs(args.inputs, args.sensor, loaded.preprocessing), format_of(args)
+    )
     with counting(console, "classifying", len(paths)) as progress:
         made = predict_files(
             loaded,
             args.model,
             paths,
             args.output,
-            image_format=format_of(args),
+            image_format=stated,
             fit=args.fit,
             batch_size=args.batch_size,
             strict=args.strict,

@@ -6,7 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from spectralgpt.cli.images import add_device, add_format_options, add_output
+from spectralgpt.cli.images import (
+    add_area_options,
+    add_device,
+    add_format_options,
+    add_output,
+)
 from spectralgpt.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,6 +32,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="pretrained checkpoint: a run folder, a file or a Hub name",
     )
     add_format_options(parser, "the files say, or it is the model's")
+    add_area_options(parser)
     parser.add_argument(
         "--size_px",
         type=int,

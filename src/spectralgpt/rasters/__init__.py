@@ -6,6 +6,7 @@
 """
 
 from spectralgpt.rasters.alignment import describe_difference
+from spectralgpt.rasters.archives import ZIP_SUFFIX
 from spectralgpt.rasters.codes import Align, Overlay, overlay, read_codes
 from spectralgpt.rasters.files import (
     OpenFiles,
@@ -32,6 +33,8 @@ from spectralgpt.rasters.maps import (
     writing_class_map,
     writing_probabilities,
 )
+from spectralgpt.rasters.metadata import is_product, read_facts
+from spectralgpt.rasters.mosaics import Bounds, Mosaic, make_mosaic, read_area
 from spectralgpt.rasters.offsets import offset_from_texts
 from spectralgpt.rasters.polygons import write_polygons
 from spectralgpt.rasters.products import describe_raster
@@ -39,6 +42,7 @@ from spectralgpt.rasters.reading import check_reflectance, read_raster
 from spectralgpt.rasters.row_files import Layers, RowFile
 from spectralgpt.rasters.scenes import Scene, open_scene
 from spectralgpt.rasters.sizes import read_size
+from spectralgpt.rasters.summary import summarise
 from spectralgpt.rasters.writing import write_geotiff
 
 __all__ = [
@@ -47,10 +51,13 @@ __all__ = [
     "NO_BAND",
     "NO_CLASS",
     "RASTER_SUFFIXES",
+    "ZIP_SUFFIX",
     "Align",
     "BandFile",
+    "Bounds",
     "Grid",
     "Layers",
+    "Mosaic",
     "OpenFiles",
     "Overlay",
     "Raster",
@@ -64,6 +71,8 @@ __all__ = [
     "class_layers",
     "describe_difference",
     "describe_raster",
+    "is_product",
+    "make_mosaic",
     "measure_layers",
     "move_map",
     "offset_from_texts",
@@ -71,11 +80,14 @@ __all__ = [
     "overlay",
     "probability_layers",
     "quiet_gdal",
+    "read_area",
     "read_class_rows",
     "read_codes",
+    "read_facts",
     "read_numbers",
     "read_raster",
     "read_size",
+    "summarise",
     "write_geotiff",
     "write_polygons",
     "writing_class_map",

@@ -3,11 +3,11 @@
 import datetime
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from spectralgpt.errors import BandError, RasterError
 from spectralgpt.rasters.files import OpenFiles, open_grid, quiet_gdal
 from spectralgpt.rasters.geometry import Grid
+from spectralgpt.rasters.locations import Location
 from spectralgpt.sensors import Band, Sensor
 
 __all__ = ["BandFile", "RasterItem"]
@@ -25,7 +25,7 @@ class BandFile:
             the header is read, and held against it, when the place or pixels are.
     """
 
-    path: Path
+    path: Location
     index: int
     grid: Grid
     is_stated: bool = False
@@ -145,7 +145,7 @@ class RasterItem:
         if not any(file.is_stated for file in used.values()):
             return self
         # A file of many layers is opened once.
-        known: dict[Path, Grid] = {}
+        known: dict[Location, Grid] = {}
         for name, file in used.items():
             if file.path in known:
                 grid = known[file.path]

@@ -16,6 +16,7 @@ from spectralgpt.errors import RasterError
 from spectralgpt.rasters.files import OpenFiles
 from spectralgpt.rasters.geometry import Grid, Raster, Window
 from spectralgpt.rasters.items import RasterItem
+from spectralgpt.rasters.mosaics import Bounds, make_mosaic
 from spectralgpt.rasters.products import describe_raster
 from spectralgpt.rasters.reading import read_raster
 from spectralgpt.sensors import Band, Sensor
@@ -112,16 +113,19 @@ class Scene:
 
 
 def open_scene(
-    scene: RasterItem | Path | str,
+    scene: RasterItem | Path | str | Sequence[RasterItem | Path | str],
     bands: Sequence[Band | str] | None = None,
     sensor: Sensor | str | None = None,
+    area: Bounds | None = None,
 ) -> Scene:
-    """Open a scene for reading in windows.
+    """Open a scene, or several as one mosaic, for reading in windows.
 
     Args:
-        scene: a path that `describe_raster` takes, or what it returned.
+        scene: a path that `describe_raster` takes, or what it returned; several lie
+            over each other, the first on top.
         bands: which to read, in this order; all by wavelength if None.
         sensor: see `describe_raster`; None where the files tell.
+        area: rectangle that is read; None for everything.
 
     Raises:
         RasterError: a file is missing or cannot be read.
@@ -129,10 +133,13 @@ def open_scene(
         UnitError: the unit or offset is in doubt.
         ConfigError: the sensor is in doubt.
     """
-    item = (
-        scene
-        if isinstance(scene, RasterItem)
-        else describe_raster(scene, sensor=sensor)
+    scenes = [scene] if isinstance(scene, RasterItem | Path | str) else list(scene)
+    item = make_mosaic(
+        [
+            one if isinstance(one, RasterItem) else describe_raster(one, sensor=sensor)
+            for one in scenes
+        ],
+        area,
     )
     if bands is None:
         return Scene(item)

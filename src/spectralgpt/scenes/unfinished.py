@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from spectralgpt import __version__
 from spectralgpt.errors import ConfigError, OutputError, SpectralGPTError
 from spectralgpt.preprocessing import Preprocessing
-from spectralgpt.rasters import Grid, Layers, RasterItem, RowFile, move_map
+from spectralgpt.rasters import Grid, Layers, Mosaic, RasterItem, RowFile, move_map
 
 __all__ = [
     "Fingerprint",
@@ -166,20 +166,31 @@ def scene_facts(
     items: Sequence[RasterItem], preprocessing: Preprocessing
 ) -> dict[str, str]:
     """Say what a map depends on of images and contract; files by size and time."""
-    files = []
-    for item in items:
-        meaning = (item.quantification, item.offset, item.nodata, item.other_invalid)
-        files.append([item.sensor.name, *map(str, meaning)])
-        for band, file in sorted(item.files.items()):
-            found = file.path.stat()
-            place = [str(file.path.absolute()), found.st_size, found.st_mtime_ns]
-            files.append([band, file.index, *place])
     contract = json.dumps(preprocessing.to_dict(), sort_keys=True, default=str)
     return {
-        "image": _digest(files),
+        "image": _digest([_item_facts(item) for item in items]),
         "contract": _digest([contract]),
         "version": __version__,
     }
+
+
+def _item_facts(item: RasterItem) -> list[Any]:
+    meaning = (item.quantification, item.offset, item.nodata, item.other_invalid)
+    facts: list[Any] = [item.sensor.name, *map(str, meaning)]
+    if isinstance(item, Mosaic):
+        return [*facts, repr(item.area), *map(_item_facts, item.parts)]
+    for band, file in sorted(item.files.items()):
+        facts.append([band, file.index, *_file_facts(Path(str(file.path)))])
+    return facts
+
+
+def _file_facts(path: Path) -> list[Any]:
+    """Return name, size and time of a file, or of the archive that it is in."""
+    on_disk = next((p for p in (path, *path.parents) if p.is_file()), None)
+    if on_disk is None:
+        return [str(path)]
+    found = on_disk.stat()
+    return [str(path.absolute()), found.st_size, found.st_mtime_ns]
 
 
 def _facts(entry: tuple[Path, Layers]) -> list[Any]:
