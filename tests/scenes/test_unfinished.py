@@ -20,14 +20,19 @@ def layers() -> Layers:
     return class_layers(["x", "y"], ["#000000", "#ffffff"])
 
 
-def stop_after(path: Path, rows: int, facts: dict[str, str] | None = None) -> None:
-    """Leave what a killed process leaves."""
-    with (
-        pytest.raises(KeyboardInterrupt),
-        making_maps({path: layers()}, GRID, facts or FACTS) as made,
-    ):
-        made.write(0, [ROWS[None, :rows]])
-        raise KeyboardInterrupt
+def write_then_fail(
+    path: Path, rows: slice, error: BaseException, begins_at: int = 0
+) -> None:
+    with making_maps({path: layers()}, GRID, FACTS) as made:
+        assert made.next_row == begins_at
+        made.write(rows.start, [ROWS[None, rows]])
+        raise error
+
+
+def stop_after(path: Path, rows: int) -> None:
+    """Leave what a stopped process leaves."""
+    with pytest.raises(KeyboardInterrupt):
+        write_then_fail(path, slice(0, rows), KeyboardInterrupt())
 
 
 def folder_of(path: Path) -> Path:
@@ -55,13 +60,8 @@ def test_a_journal_that_was_cut_off_counts_up_to_its_last_whole_line(
     stop_after(path, 4)
     with (folder_of(path) / "journal.jsonl").open("a") as journal:
         journal.write('\n{"next_r')
-    with (
-        pytest.raises(KeyboardInterrupt),
-        making_maps({path: layers()}, GRID, FACTS) as made,
-    ):
-        assert made.next_row == 4
-        made.write(4, [ROWS[None, 4:5]])
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        write_then_fail(path, slice(4, 5), KeyboardInterrupt(), begins_at=4)
     with making_maps({path: layers()}, GRID, FACTS) as made:
         assert made.next_row == 5
 
@@ -79,6 +79,7 @@ def test_another_model_or_image_is_refused_or_begins_anew(tmp_path: Path) -> Non
         # The same job: going on gives the same bytes as beginning anew.
         assert made.next_row == 4
     stop_after(path, 4)
+    assert folder_of(path).is_dir()
     with making_maps({path: layers()}, GRID, other, restart=True) as made:
         assert made.next_row == 0
 
@@ -94,19 +95,12 @@ def test_a_bad_image_leaves_nothing_and_a_full_disk_what_is_finished(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "map.tif"
-    with (
-        pytest.raises(DataError, match="truncated"),
-        making_maps({path: layers()}, GRID, FACTS) as made,
-    ):
-        made.write(0, [ROWS[None, :2]])
-        raise DataError("scene is truncated")
+    with pytest.raises(DataError, match="truncated"):
+        write_then_fail(path, slice(0, 2), DataError("scene is truncated"))
     assert list(tmp_path.iterdir()) == []
-    with (
-        pytest.raises(OutputError, match=r"No space.*What is finished stays in"),
-        making_maps({path: layers()}, GRID, FACTS) as made,
-    ):
-        made.write(0, [ROWS[None, :2]])
-        raise OutputError("map.tif cannot be written: No space left on device.")
+    full = OutputError("map.tif cannot be written: No space left on device.")
+    with pytest.raises(OutputError, match=r"No space.*What is finished stays in"):
+        write_then_fail(path, slice(0, 2), full)
     assert [p.name for p in tmp_path.iterdir()] == [".map.tif.unfinished"]
     with making_maps({path: layers()}, GRID, FACTS) as made:
         assert made.next_row == 2
