@@ -92,8 +92,9 @@ def image_limits(
 
     Both are 0 in a band without a valid pixel.
     """
-    if valid is None:
-        valid = np.ones(pixels.shape, dtype=bool)
+    if valid is None or valid.all():
+        axes = (1, 2)
+        return pixels.min(axes, keepdims=True), pixels.max(axes, keepdims=True)
     low = np.where(valid, pixels, np.inf).min(axis=(1, 2), keepdims=True)
     high = np.where(valid, pixels, -np.inf).max(axis=(1, 2), keepdims=True)
     empty = low > high

@@ -60,8 +60,7 @@ def test_tiles_leave_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("spectralgpt.rasters.polygons._TILE_PX", 8)
     _, tiled = write(tmp_path / "b", classes)
     first, second = (
-        sorted(frame.geometry, key=lambda shape: shape.area)
-        for frame in (whole, tiled)
+        sorted(frame.geometry, key=lambda shape: shape.area) for frame in (whole, tiled)
     )
     assert len(first) == len(second) == 3
     assert all(a.equals(b) for a, b in zip(first, second, strict=True))

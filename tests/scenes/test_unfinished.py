@@ -8,7 +8,8 @@ from rasterio import Affine
 
 from spectralgpt.errors import ConfigError, DataError, OutputError
 from spectralgpt.rasters import Grid, Layers, class_layers, read_class_rows
-from spectralgpt.scenes.unfinished import digest_model, making_maps
+from spectralgpt.scenes.fingerprints import digest_model
+from spectralgpt.scenes.unfinished import making_maps
 from tests.tiny import tiny_model
 
 GRID = Grid(6, 5, Affine(10, 0, 0, 0, -10, 0), "EPSG:32632")

@@ -86,8 +86,8 @@ def score_masks(args: Namespace, loaded: "LoadedModel", console: Console) -> Non
 def _build_mapper(
     loaded: "LoadedModel", name: str, flips: bool
 ) -> tuple["Mapper", str]:
+    from spectralgpt.scenes.fingerprints import digest_model
     from spectralgpt.scenes.mapping import Mapper
-    from spectralgpt.scenes.unfinished import digest_model
     from spectralgpt.tasks.dense import check_mapper, predict_map
 
     names, task = check_mapper(loaded.model, loaded.extra, name)

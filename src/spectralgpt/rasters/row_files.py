@@ -82,9 +82,13 @@ class RowFile:
         try:
             path.touch()
             self._file = path.open("r+b")
+        except OSError as error:
+            raise output_error(path, error) from None
+        try:
             if path.stat().st_size != size:
                 _reserve(self._file.fileno(), size)
         except OSError as error:
+            self.close()
             raise output_error(path, error) from None
 
     def write(self, row: int, numbers: NDArray[Any]) -> None:

@@ -22,7 +22,9 @@ from spectralgpt.rasters import (
     read_class_rows,
     write_polygons,
 )
+from spectralgpt.scenes.fingerprints import digest_facts, scene_facts
 from spectralgpt.scenes.inputs import describe_input, for_each_input
+from spectralgpt.scenes.map_names import name_maps, polygons_path, probabilities_path
 from spectralgpt.scenes.mapping import Mapper, map_scene
 from spectralgpt.scenes.pairs import check_same_pixels
 from spectralgpt.scenes.runs import Outcome
@@ -33,9 +35,14 @@ from spectralgpt.scenes.stac import (
     polygon_asset,
     write_item,
 )
-from spectralgpt.scenes.unfinished import making_maps, scene_facts
+from spectralgpt.scenes.unfinished import (
+    forget_finished,
+    making_maps,
+    note_finished,
+    read_finished,
+)
 
-__all__ = ["MapOptions", "SceneMap", "map_files", "map_image", "name_maps"]
+__all__ = ["MapOptions", "SceneMap", "map_files", "map_image"]
 
 _TABLE = "maps.csv"
 _PREVIEW_PX = 900
@@ -108,7 +115,14 @@ def map_files(
     """
     dates = {paths[0]: paths for paths in inputs}
     targets = name_maps(list(dates), output)
-    _check_targets(targets.values(), inputs, options)
+    # Of a run that was stopped; each map appears after the files that belong to it.
+    finished = {
+        name: digest
+        for name, digest in read_finished(output).items()
+        if (output / name).is_file()
+    }
+    others = [path for path in targets.values() if path.name not in finished]
+    _check_targets(others, inputs, options)
     rows: list[dict[str, str | int]] = []
     done = 0.0
 
@@ -123,7 +137,19 @@ def map_files(
         items = tuple(
             describe_input(date, stated, mapper.preprocessing) for date in dates[path]
         )
-        made = map_image(mapper, items, targets[path], options, advance)
+        target, facts = targets[path], _facts(mapper, items, options)
+        digest = digest_facts(facts, _plan_maps(mapper, target, options), options)
+        if facts is not None and finished.get(target.name) == digest:
+            made = _look_at(mapper, items, target)
+        else:
+            if target.name in finished and not options.overwrite:
+                raise ConfigError(
+                    f"{target} is there already, made of another model, image or "
+                    "settings: pass --overwrite."
+                )
+            made = map_image(mapper, items, target, options, advance)
+            if facts is not None:
+                note_finished(output, target.name, digest)
         rows.extend(_rows(path, made, mapper.class_names))
         if then is not None:
             then(made)
@@ -132,6 +158,7 @@ def map_files(
     failures = for_each_input(list(dates), work, strict=strict, progress=advance)
     table = output / _TABLE
     write_atomically(table, lambda temporary: _write_csv(temporary, rows))
+    forget_finished(output)
     return Outcome(table, len(inputs) - len(failures), failures)
 
 
@@ -167,10 +194,7 @@ def map_image(
     if options.polygons and grid.crs is None:
         raise RasterError(f"{items[0].name} has no georeference: leave out --polygons.")
     maps = _plan_maps(mapper, path, options)
-    facts = None
-    if mapper.digest:
-        settings = {"batch size": str(options.batch_size), "model": mapper.digest}
-        facts = scene_facts(items, mapper.preprocessing) | settings
+    facts = _facts(mapper, items, options)
     with making_maps(maps, grid, facts, options.overwrite) as made:
         size, start = options.batch_size, made.next_row
         for strip in map_scene(mapper, items, batch_size=size, first_row=start):
@@ -184,11 +208,21 @@ def map_image(
         if not pixels[:NO_CLASS].any():
             raise DataError(f"{items[0].name} has no valid pixel: leave it out.")
         if options.polygons:
-            outlines = _polygons_path(path)
+            outlines = polygons_path(path)
             write_polygons(whole, made.folder / outlines.name, mapper.class_names)
             made.place(outlines)
         made.publish()
     return SceneMap(path, items, pixels[: len(mapper.class_names)], preview)
+
+
+def _facts(
+    mapper: Mapper, items: Sequence[RasterItem], options: MapOptions
+) -> dict[str, str] | None:
+    """Return what a map depends on, None if the mapper does not say."""
+    if not mapper.digest:
+        return None
+    settings = {"batch size": str(options.batch_size), "model": mapper.digest}
+    return scene_facts(items, mapper.preprocessing) | settings
 
 
 def _plan_maps(mapper: Mapper, path: Path, options: MapOptions) -> dict[Path, Layers]:
@@ -196,8 +230,14 @@ def _plan_maps(mapper: Mapper, path: Path, options: MapOptions) -> dict[Path, La
     names, tags = mapper.class_names, {MODEL_TAG: mapper.name} if mapper.name else {}
     maps = {path: class_layers(names, options.colours, tags)}
     if options.probabilities:
-        maps[_probabilities_path(path)] = probability_layers(names, tags)
+        maps[probabilities_path(path)] = probability_layers(names, tags)
     return maps
+
+
+def _look_at(mapper: Mapper, items: tuple[RasterItem, ...], path: Path) -> SceneMap:
+    """Return a map that is there."""
+    pixels, preview = _count_pixels(path, items[0].grid(mapper.bands(items[0])))
+    return SceneMap(path, items, pixels[: len(mapper.class_names)], preview)
 
 
 def _count_pixels(
@@ -220,55 +260,16 @@ def _write_item(mapper: Mapper, made: SceneMap, options: MapOptions) -> None:
     assets = {"classes": class_asset(path, classes)}
     if options.probabilities:
         assets["probabilities"] = measure_asset(
-            _probabilities_path(path), "Probability of each class", mapper.class_names
+            probabilities_path(path), "Probability of each class", mapper.class_names
         )
     if options.polygons:
-        assets["polygons"] = polygon_asset(_polygons_path(path))
+        assets["polygons"] = polygon_asset(polygons_path(path))
     picture = path.with_suffix(".png")
     if picture.is_file():
         assets["quicklook"] = picture_asset(picture)
     dates = [item.date for item in made.items]
     grid = first.grid(mapper.bands(first))
     write_item(path.with_suffix(".json"), grid, assets, dates, mapper.name)
-
-
-def name_maps(paths: Sequence[Path], output: Path) -> dict[Path, Path]:
-    """Return the file of each image's map: its name, with folders if need be.
-
-    Raises:
-        ConfigError: two images would share a map.
-    """
-    most = max(len(path.absolute().parts) for path in paths)
-    for depth in range(1, most + 1):
-        names = ["_".join(_plain(path).parts[-depth:]) for path in paths]
-        if len(set(names)) == len(names):
-            return {
-                path: output / f"{name}.tif"
-                for path, name in zip(paths, names, strict=True)
-            }
-    twice = [
-        str(path)
-        for path, name in zip(paths, names, strict=True)
-        if names.count(name) > 1
-    ]
-    raise ConfigError(
-        f"{' and '.join(twice[:2])} would be mapped to the same file. Map them into "
-        "different folders."
-    )
-
-
-def _plain(path: Path) -> Path:
-    """Return the absolute path without the drive, and the ending of a file."""
-    path = path.absolute()
-    return (path if path.is_dir() else path.with_suffix("")).relative_to(path.anchor)
-
-
-def _probabilities_path(path: Path) -> Path:
-    return path.with_name(f"{path.stem}_probabilities.tif")
-
-
-def _polygons_path(path: Path) -> Path:
-    return path.with_suffix(".gpkg")
 
 
 def _check_targets(
@@ -281,7 +282,7 @@ def _check_targets(
             raise ConfigError(
                 f"{path.parent} holds the images themselves: choose another --output."
             )
-        for target in (path, _probabilities_path(path), _polygons_path(path)):
+        for target in (path, probabilities_path(path), polygons_path(path)):
             if target.exists() and not options.overwrite:
                 raise ConfigError(f"{target} is there already: pass --overwrite.")
 

@@ -6,7 +6,6 @@ behind the last row of the journal.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -16,25 +15,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import torch
 from numpy.typing import NDArray
 
-from spectralgpt import __version__
 from spectralgpt.errors import ConfigError, OutputError, SpectralGPTError
-from spectralgpt.preprocessing import Preprocessing
-from spectralgpt.rasters import Grid, Layers, Mosaic, RasterItem, RowFile, move_map
+from spectralgpt.rasters import Grid, Layers, RowFile, move_map
+from spectralgpt.rasters.row_files import output_error
+from spectralgpt.scenes.fingerprints import Fingerprint, digest_facts
 
 __all__ = [
-    "Fingerprint",
     "UnfinishedMaps",
-    "digest_model",
+    "forget_finished",
     "making_maps",
-    "scene_facts",
+    "note_finished",
+    "read_finished",
 ]
 
 _JOURNAL = "journal.jsonl"
-Fingerprint = Mapping[str, str]
-"""What a map depends on, by the words that a user knows it by."""
+_FINISHED = ".finished.jsonl"
 
 
 @dataclass
@@ -117,12 +114,15 @@ def making_maps(
     """
     first = next(iter(maps))
     folder = first.with_name(f".{first.name}.unfinished")
-    stated = {**(fingerprint or {}), "maps": _digest([_facts(m) for m in maps.items()])}
+    stated = {
+        **(fingerprint or {}),
+        "maps": digest_facts(*[(path.name, layers) for path, layers in maps.items()]),
+    }
     try:
         folder.mkdir(parents=True, exist_ok=True)
         journal = (folder / _JOURNAL).open("a+", encoding="utf-8")
     except OSError as error:
-        raise OutputError(f"{first} cannot be written: {error}") from None
+        raise output_error(first, error) from None
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.closing(journal))
         _lock(journal, first)
@@ -152,55 +152,36 @@ def making_maps(
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def digest_model(model: torch.nn.Module, *settings: object) -> str:
-    """Tell weights and settings from all others, in 64 hexadecimal digits."""
-    digest = hashlib.sha256(repr(settings).encode())
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        plain = value.detach().cpu().contiguous().flatten()
-        digest.update(plain.view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+def read_finished(folder: Path) -> dict[str, str]:
+    """Return what a run over many images, if it was stopped, has finished in a folder.
+
+    Returns:
+        The digest of what each map depends on, by the map's name.
+    """
+    path = folder / _FINISHED
+    if not path.is_file():
+        return {}
+    with path.open(encoding="utf-8") as file:
+        entries = list(_read_entries(file))
+    return {str(entry.get("map")): str(entry.get("digest")) for entry in entries}
 
 
-def scene_facts(
-    items: Sequence[RasterItem], preprocessing: Preprocessing
-) -> dict[str, str]:
-    """Say what a map depends on of images and contract; files by size and time."""
-    contract = json.dumps(preprocessing.to_dict(), sort_keys=True, default=str)
-    return {
-        "image": _digest([_item_facts(item) for item in items]),
-        "contract": _digest([contract]),
-        "version": __version__,
-    }
+def note_finished(folder: Path, name: str, digest: str) -> None:
+    """Note that a map is whole, for `read_finished`.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    try:
+        with (folder / _FINISHED).open("a", encoding="utf-8") as file:
+            _append(file, {"map": name, "digest": digest})
+    except OSError as error:
+        raise output_error(folder / _FINISHED, error) from None
 
 
-def _item_facts(item: RasterItem) -> list[Any]:
-    meaning = (item.quantification, item.offset, item.nodata, item.other_invalid)
-    facts: list[Any] = [item.sensor.name, *map(str, meaning)]
-    if isinstance(item, Mosaic):
-        return [*facts, repr(item.area), *map(_item_facts, item.parts)]
-    for band, file in sorted(item.files.items()):
-        facts.append([band, file.index, *_file_facts(Path(str(file.path)))])
-    return facts
-
-
-def _file_facts(path: Path) -> list[Any]:
-    """Return name, size and time of a file, or of the archive that it is in."""
-    on_disk = next((p for p in (path, *path.parents) if p.is_file()), None)
-    if on_disk is None:
-        return [str(path)]
-    found = on_disk.stat()
-    return [str(path.absolute()), found.st_size, found.st_mtime_ns]
-
-
-def _facts(entry: tuple[Path, Layers]) -> list[Any]:
-    path, layers = entry
-    return [path.name, repr(layers)]
-
-
-def _digest(values: Any) -> str:
-    text = json.dumps(values, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+def forget_finished(folder: Path) -> None:
+    """Remove the notes of `note_finished`: the run is at its end."""
+    (folder / _FINISHED).unlink(missing_ok=True)
 
 
 def _find_start(
@@ -252,7 +233,7 @@ def _append(journal: IO[str], entry: dict[str, Any]) -> None:
         journal.flush()
         os.fsync(journal.fileno())
     except OSError as error:
-        raise OutputError(f"{journal.name} cannot be written: {error}") from None
+        raise output_error(Path(journal.name), error) from None
 
 
 def _lock(journal: IO[str], path: Path) -> None:
