@@ -93,7 +93,7 @@ def measure(args: argparse.Namespace, model: Path, output: Path) -> dict[str, An
     more = ["--probabilities"] if args.probabilities else []
     command = [sys.executable, "-m", "spectralgpt", "predict", str(args.scene)]
     command += ["--model", str(model), "--output", str(output), "--device", "cpu"]
-    mapped_s, peak_kib = run_process([*command, *stated, *batch, *more])
+    mapped_s, cpu_s, peak_kib = run_process([*command, *stated, *batch, *more])
     height, width, windows = count_windows(args, model)
     alone = [sys.executable, __file__, str(args.scene), "--model", str(model)]
     out = subprocess.run(
@@ -102,7 +102,8 @@ def measure(args: argparse.Namespace, model: Path, output: Path) -> dict[str, An
         stdout=subprocess.PIPE,
         text=True,
     ).stdout
-    model_s = json.loads(out)["seconds"]
+    alone_s = json.loads(out)
+    model_s = alone_s["seconds"]
     return {
         "height_px": height,
         "width_px": width,
@@ -112,6 +113,10 @@ def measure(args: argparse.Namespace, model: Path, output: Path) -> dict[str, An
         "command_s": round(mapped_s, 2),
         "model_alone_s": round(model_s, 2),
         "ratio": round(mapped_s / model_s, 3),
+        # What other processes do to a shared machine does not change these much.
+        "command_cpu_s": round(cpu_s, 2),
+        "model_alone_cpu_s": round(alone_s["cpu_seconds"], 2),
+        "cpu_ratio": round(cpu_s / alone_s["cpu_seconds"], 3),
         "peak_rss_mib": round(peak_kib / _KIBIBYTE),
         "cores": len(os.sched_getaffinity(0)),
         "load_before": round(os.getloadavg()[0], 2),
@@ -121,12 +126,13 @@ def measure(args: argparse.Namespace, model: Path, output: Path) -> dict[str, An
     }
 
 
-def run_process(command: list[str]) -> tuple[float, int]:
-    """Return the seconds and the peak resident memory, KiB, of a process."""
+def run_process(command: list[str]) -> tuple[float, float, int]:
+    """Return seconds, processor seconds and peak resident memory, KiB, of a process."""
     start = time.perf_counter()
     subprocess.run(command, check=True)
     seconds = time.perf_counter() - start
-    return seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return seconds, used.ru_utime + used.ru_stime, used.ru_maxrss
 
 
 def count_windows(args: argparse.Namespace, model: Path) -> tuple[int, int, int]:
@@ -150,10 +156,13 @@ def run_alone(model: Path, windows: int, batch_size: int) -> dict[str, float]:
     side = contract.image_size
     images = torch.rand(batch_size, len(contract.bands), side, side)
     predict(images)
-    start = time.perf_counter()
+    start, start_cpu = time.perf_counter(), time.process_time()
     for first in range(0, windows, batch_size):
         predict(images[: min(batch_size, windows - first)])
-    return {"seconds": time.perf_counter() - start}
+    return {
+        "seconds": time.perf_counter() - start,
+        "cpu_seconds": time.process_time() - start_cpu,
+    }
 
 
 if __name__ == "__main__":
