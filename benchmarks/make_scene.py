@@ -5,7 +5,7 @@
 SOURCE is any scene that the package reads as Sentinel-2 level 2A. Each band is written
 in its own resolution: a SAFE folder of JPEG 2000 files like those of ESA (tiles of
 1024 px, reversible), or one Cloud-Optimized GeoTIFF at 10 m. Every other copy is
-mirrored, so that no edges appear. Memory holds some rows of one band, whatever the size.
+mirrored, so that no edges appear. Memory holds some rows of one band, at any size.
 """
 
 import argparse
