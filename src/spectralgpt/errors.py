@@ -10,6 +10,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "DatasetNotFoundError",
+    "OutputError",
     "RasterError",
     "ShapeError",
     "SpectralGPTError",
@@ -44,6 +45,10 @@ class CheckpointError(SpectralGPTError, ValueError):
 
 class RasterError(SpectralGPTError, OSError):
     """A raster cannot be read, written, or aligned."""
+
+
+class OutputError(RasterError):
+    """A raster cannot be written: a full disk, or no permission."""
 
 
 class DataError(SpectralGPTError, ValueError):

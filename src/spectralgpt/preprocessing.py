@@ -192,7 +192,8 @@ class Preprocessing:
             raise DataError(f"{raster.name} has no valid pixel in any band: skip it.")
         scaled = self._scale(pixels, valid)
         if valid.all():
-            return scaled, valid
+            # Nothing to fill, which most windows of a scene have.
+            return scaled.astype(np.float32, copy=False), valid
         count = valid.sum(axis=(1, 2), keepdims=True)
         total = np.where(valid, scaled, 0).sum(axis=(1, 2), keepdims=True)
         fill = total / np.maximum(count, 1)
@@ -218,6 +219,8 @@ class Preprocessing:
         shape = (len(self.bands), *raster.pixels.shape[1:])
         pixels, valid = np.zeros(shape, np.float32), np.zeros(shape, np.bool_)
         valid[there] = raster.valid[order]
+        if valid.all():
+            return raster.pixels[order], valid
         # Invalid pixels may be NaN, which would spread through the arithmetic.
         pixels[there] = np.where(valid[there], raster.pixels[order], np.float32(0))
         return pixels, valid

@@ -95,8 +95,7 @@ def image_limits(
     """
     if valid is None or valid.all():
         axes = (1, 2)
-        low, high = (f(axis=axes, keepdims=True) for f in (pixels.min, pixels.max))
-        return low, high
+        return pixels.min(axes, keepdims=True), pixels.max(axes, keepdims=True)
     low = np.where(valid, pixels, np.inf).min(axis=(1, 2), keepdims=True)
     high = np.where(valid, pixels, -np.inf).max(axis=(1, 2), keepdims=True)
     empty = low > high

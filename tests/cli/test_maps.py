@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import geopandas
 import numpy as np
 import pytest
 import rasterio
@@ -173,7 +174,8 @@ def test_predict_maps_a_folder_and_says_what_it_found(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert predict(cover, tmp_path, places / "after", "--probabilities") == 0
+    more = ("--probabilities", "--polygons")
+    assert predict(cover, tmp_path, places / "after", *more) == 0
     table = tmp_path / "maps.csv"
     assert capsys.readouterr().out.splitlines()[-1] == str(table)
     with table.open(newline="") as file:
@@ -183,6 +185,11 @@ def test_predict_maps_a_folder_and_says_what_it_found(
         with rasterio.open(tmp_path / row["map"]) as made:
             index = ["intact", "damaged"].index(row["class"])
             assert (made.read(1) == index).sum() == int(row["pixels"])
+            assert made.tags()["SPECTRALGPT_MODEL"] == cover.name
+            area = int(row["pixels"]) * abs(made.transform.determinant)
+        outlines = geopandas.read_file((tmp_path / row["map"]).with_suffix(".gpkg"))
+        of_class = outlines[outlines["name"] == row["class"]]
+        assert of_class.geometry.area.sum() == pytest.approx(area)
         picture = (tmp_path / row["map"]).with_suffix(".png")
         assert picture.read_bytes().startswith(b"\x89PNG")
     with rasterio.open(tmp_path / "place_0_probabilities.tif") as shares:

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 from rasterio import Affine
 
 from spectralgpt.checkpoints import save_model
@@ -26,12 +27,19 @@ def test_page_and_pictures_are_written(
     words = ["reconstruct", str(tmp_path / "scene.tif"), "--model", str(model)]
     words += ["--output", str(tmp_path / "out"), "--device", "cpu"]
     words += ["--pixels", "3,60 10,11", "--points=600205,4099695"]
-    assert main(words) == 0
+    assert main([*words, "--map"]) == 0
     made = Path(capsys.readouterr().out.splitlines()[-1])
     assert made == tmp_path / "out" / "report.html"
     page = made.read_text()
     assert "75% of the tokens were hidden" in page
     assert "12 of 12 bands are drawn." in page
+    with rasterio.open(tmp_path / "out/reconstruction_error.tif") as dataset:
+        assert dataset.transform == transform
+        assert (dataset.shape, dataset.tags()["SPECTRALGPT_MODEL"]) == (
+            (64, 64),
+            "model",
+        )
+        assert 0 < np.nanmean(dataset.read(1)) < 1
     for name in ("reconstruction.png", "bands_1.png", "scores.png", "spectra.png"):
         assert (tmp_path / "out" / name).stat().st_size > 10_000
     scores = json.loads((tmp_path / "out" / "scores.json").read_text())

@@ -63,7 +63,7 @@ def test_file_without_bands_is_refused(tmp_path):
 def test_file_of_another_kind_is_refused_whatever_its_name(tmp_path):
     path = tmp_path / "page.tif"
     path.write_text("<html>not found</html>")
-    with pytest.raises(RasterError, match="not a GeoTIFF, JPEG 2000, ENVI, PNG or BMP"):
+    with pytest.raises(RasterError, match="not a GeoTIFF, JPEG 2000, VRT, ENVI, PNG or BMP"):
         read_header(path)
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import rasterio
 from rasterio import Affine
+from rio_cogeo import cog_validate
 
 from spectralgpt.errors import ConfigError, RasterError
 from spectralgpt.rasters import (
@@ -63,6 +64,60 @@ def test_names_and_colours_can_be_read_back(tmp_path: Path) -> None:
     assert [tags[f"CLASS_{i}"] for i in range(2)] == list(NAMES)
     legend = ElementTree.parse(f"{path}.aux.xml")
     assert [node.text for node in legend.iter("Category")] == list(NAMES)
+
+
+def large(seed: int = 0) -> np.ndarray:
+    """A map of two classes in blocks, of several tiles."""
+    blocks = np.random.default_rng(seed).integers(0, 2, (70, 80)).astype(np.uint8)
+    classes = blocks.repeat(16, axis=0).repeat(16, axis=1)
+    classes[:40, :40] = NO_CLASS
+    return classes
+
+
+def test_large_maps_are_cloud_optimized_and_thinned_out_without_mixing(
+    tmp_path: Path,
+) -> None:
+    classes = large()
+    path, shares = tmp_path / "map.tif", tmp_path / "shares.tif"
+    place = Grid(*classes.shape, UTM, "EPSG:32632")
+    with writing_class_map(path, place, NAMES, COLOURS) as rows:
+        for row in range(0, len(classes), 100):
+            rows(row, classes[None, row : row + 100])
+    numbers = np.where(classes == NO_CLASS, np.nan, classes).astype(np.float32)
+    with writing_probabilities(shares, place, NAMES) as rows:
+        rows(0, np.stack([1 - numbers, numbers]))
+    for made in (path, shares):
+        is_valid, errors, warnings = cog_validate(made)
+        assert (is_valid, errors, warnings) == (True, [], [])
+    with rasterio.open(path, overview_level=0) as dataset:
+        thin = dataset.read(1)
+        np.testing.assert_array_equal(thin, classes[::2, ::2])
+    with rasterio.open(shares, overview_level=1) as dataset:
+        mean = dataset.read(2)
+    assert np.isnan(mean[:10, :10]).all()
+    wanted = numbers[64:128, 64:128].reshape(16, 4, 16, 4).mean(axis=(1, 3))
+    np.testing.assert_allclose(mean[16:32, 16:32], wanted, atol=1e-6)
+
+
+def test_equal_maps_are_equal_bytes_whatever_the_order_of_rows(tmp_path: Path) -> None:
+    classes = large()
+    place = Grid(*classes.shape, UTM, "EPSG:32632")
+    made = []
+    for name, starts in (("a", (0, 500)), ("b", (500, 0))):
+        path = tmp_path / f"{name}/map.tif"
+        with writing_class_map(path, place, NAMES, COLOURS) as rows:
+            for row in starts:
+                rows(row, classes[None, row : row + (500 if row == 0 else 5000)])
+        made.append(path.read_bytes())
+    assert made[0] == made[1]
+
+
+def test_maps_say_what_made_them(tmp_path: Path) -> None:
+    path = tmp_path / "map.tif"
+    write(path)
+    with rasterio.open(path) as dataset:
+        assert dataset.tags()["TIFFTAG_SOFTWARE"].startswith("spectralgpt ")
+        assert dataset.descriptions == ("class",)
 
 
 def test_probabilities_are_described_by_their_classes(tmp_path: Path) -> None:

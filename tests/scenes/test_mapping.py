@@ -160,3 +160,43 @@ def test_what_cannot_be_mapped_is_said(tmp_path: Path) -> None:
 
     with pytest.raises(DataError, match="no finite probabilities"):
         list(map_scene(rule_mapper(tmp_path, broken), [other]))
+
+
+def test_at_borders_of_windows_shares_go_over_from_one_to_the_other(
+    tmp_path: Path,
+) -> None:
+    """Two windows of 32 px at columns 0 and 16 of 48 say 0.2 and 0.8 of class 1."""
+
+    def predict(images: Tensor) -> Tensor:
+        shares = torch.tensor([0.2, 0.8]).reshape(2, 1, 1, 1)
+        one = shares.expand(2, 1, SIDE, SIDE)
+        return torch.cat([1 - one, one, torch.zeros_like(one)], dim=1)
+
+    item = describe(write_scene(tmp_path / "a.tif", np.ones((20, 48), np.uint8)))
+    (strip,) = map_scene(rule_mapper(tmp_path, predict), [item])
+    share = strip.probabilities[1]
+    assert share.shape == (20, 48)
+    np.testing.assert_allclose(share[:, :16], 0.2, atol=1e-6)
+    np.testing.assert_allclose(share[:, 32:], 0.8, atol=1e-6)
+    # In column 16 the first window weighs 0.05 + 0.95 sin²(16.5 pi / 32) = 0.99771, the
+    # second 0.05 + 0.95 sin²(0.5 pi / 32) = 0.05229; in column 31 it is the other way.
+    first, second = 0.99771, 0.05229
+    wanted = (0.2 * first + 0.8 * second) / (first + second)
+    np.testing.assert_allclose(share[:, 16], wanted, atol=1e-4)
+    np.testing.assert_allclose(share[:, 31], 1 - wanted, atol=1e-4)
+    assert (np.diff(share[:, 15:33]) >= 0).all()
+    assert (strip.classes[:, :24] == 0).all()
+    assert (strip.classes[:, 24:] == 1).all()
+
+
+def test_batches_of_any_size_give_the_same_map(tmp_path: Path) -> None:
+    item = describe_raster(chip(tmp_path / "a.tif", 80, 90), SENSOR, offset=0)
+    mapper, _ = tiny_mapper()
+    one, many = (
+        np.concatenate(
+            [s.probabilities for s in map_scene(mapper, [item], batch_size=size)],
+            axis=1,
+        )
+        for size in (1, 7)
+    )
+    np.testing.assert_allclose(one, many, atol=1e-5)

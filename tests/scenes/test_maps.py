@@ -1,4 +1,5 @@
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ from spectralgpt.data.formats import ImageFormat
 from spectralgpt.errors import ConfigError, DataError, RasterError
 from spectralgpt.rasters import NO_CLASS
 from spectralgpt.rasters.geometry import compose
-from spectralgpt.scenes.maps import MapOptions, SceneMap, map_files, name_maps
+from spectralgpt.scenes.map_names import name_maps
+from spectralgpt.scenes.maps import MapOptions, SceneMap, map_files
 from spectralgpt.scenes.runs import Outcome
 from tests.dense_files import BANDS, blobs, write_sensor
 from tests.map_scenes import NAMES, UTM, rule_contract, rule_mapper, write_scene
@@ -22,7 +24,7 @@ COLOURS = ("#0072b2", "#1b7837", "#e69f00")
 def run(folder: Path, *inputs: Path | tuple[Path, ...], **options: object) -> Outcome:
     stated = ImageFormat(sensor=write_sensor(folder), bands=BANDS)
     return map_files(
-        rule_mapper(folder),
+        replace(rule_mapper(folder), digest=str(options.pop("digest", ""))),
         [one if isinstance(one, tuple) else (one,) for one in inputs],
         folder / "maps",
         MapOptions(
@@ -178,3 +180,30 @@ def test_maps_take_as_much_of_the_path_as_tells_them_apart(tmp_path: Path) -> No
     assert name_maps(paths[1:], tmp_path)[paths[1]] == tmp_path / "one.tif"
     with pytest.raises(ConfigError, match="mapped to the same file"):
         name_maps([Path("a.tif"), Path("a.jp2")], tmp_path)
+
+
+def test_a_run_that_was_stopped_does_no_image_twice(tmp_path: Path) -> None:
+    scenes = [
+        write_scene(tmp_path / f"{name}.tif", blobs(40, 40, seed, 3))
+        for seed, name in enumerate("abc")
+    ]
+    stopped = tmp_path / "c.tif"
+    mapped: list[str] = []
+
+    def stop(made: SceneMap) -> None:
+        mapped.append(made.path.name)
+        if made.path.name == stopped.name:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, *scenes, then=stop, digest="rule")
+    assert not (tmp_path / "maps/maps.csv").exists()
+    times = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "maps").glob("*.tif")}
+    made = run(tmp_path, *scenes, digest="rule")
+    assert made.rows == 3
+    assert {row["map"] for row in rows_of(made)} == {"a.tif", "b.tif", "c.tif"}
+    for path in (tmp_path / "maps").glob("*.tif"):
+        assert path.stat().st_mtime_ns == times[path.name]
+    assert not [p for p in (tmp_path / "maps").iterdir() if p.name.startswith(".")]
+    with pytest.raises(ConfigError, match="is there already"):
+        run(tmp_path, *scenes, digest="rule")

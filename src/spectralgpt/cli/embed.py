@@ -48,7 +48,7 @@ def run(args: Namespace) -> Path:
         prepare_output,
     )
     from spectralgpt.cli.results import print_failures
-    from spectralgpt.scenes.inputs import list_inputs
+    from spectralgpt.scenes.inputs import list_inputs, over_area
     from spectralgpt.scenes.runs import embed_files
     from spectralgpt.scenes.tables import table_path
 
@@ -57,13 +57,15 @@ def run(args: Namespace) -> Path:
     prepare_output(
         args.output, table_path(args.output, args.format).name, args.overwrite
     )
-    paths = list_inputs(args.inputs, args.sensor, loaded.preprocessing)
+    paths, stated = over_area(
+        list_inputs(args.inputs, args.sensor, loaded.preprocessing), format_of(args)
+    )
     with counting(console, "embedding", len(paths)) as progress:
         made = embed_files(
             loaded,
             paths,
             args.output,
-            image_format=format_of(args),
+            image_format=stated,
             table_format=args.format,
             level=args.level,
             fit=args.fit,

@@ -15,8 +15,10 @@ from spectralgpt.errors import ConfigError
 if TYPE_CHECKING:
     from spectralgpt.checkpoints import LoadedModel
     from spectralgpt.data.formats import ImageFormat
+    from spectralgpt.rasters import Bounds
 
 __all__ = [
+    "add_area_options",
     "add_device",
     "add_format_options",
     "add_image_options",
@@ -65,6 +67,7 @@ def add_image_options(parser: ArgumentParser, inputs: str = "+") -> None:
         "inputs", type=Path, nargs=inputs, help="image files, or folders of them"
     )
     add_format_options(parser, "the files say, or it is the model's")
+    add_area_options(parser)
     parser.add_argument(
         "--fit",
         type=Literal["auto", "resize", "windows"],
@@ -74,6 +77,29 @@ def add_image_options(parser: ArgumentParser, inputs: str = "+") -> None:
     )
     parser.add_argument(
         "--strict", action="store_true", help="stop at the first file that is bad"
+    )
+
+
+def add_area_options(parser: ArgumentParser) -> None:
+    """Add the area that is read of the inputs; `format_of` reads it."""
+    parser.add_argument(
+        "--bounds",
+        type=str | None,
+        default=None,
+        help="read this rectangle alone, minx,miny,maxx,maxy; several inputs make one "
+        "mosaic, the first on top",
+    )
+    parser.add_argument(
+        "--bounds_crs",
+        type=str,
+        default="EPSG:4326",
+        help="reference system of --bounds; without it longitude and latitude",
+    )
+    parser.add_argument(
+        "--area",
+        type=Path | None,
+        default=None,
+        help="GeoJSON file in place of --bounds: the rectangle around its shapes",
     )
 
 
@@ -122,8 +148,31 @@ def format_of(args: Namespace) -> "ImageFormat":
     from spectralgpt.data.formats import ImageFormat
 
     return ImageFormat(
-        args.sensor, args.bands, args.unit, args.offset, args.quantification
+        args.sensor,
+        args.bands,
+        args.unit,
+        args.offset,
+        args.quantification,
+        area=_area_of(args) if "bounds" in args else None,
     )
+
+
+def _area_of(args: Namespace) -> "Bounds | None":
+    from spectralgpt.rasters import Bounds, read_area
+
+    if args.area is not None and args.bounds is not None:
+        raise ConfigError("give --bounds or --area, not both.")
+    if args.area is not None:
+        return read_area(args.area)
+    if args.bounds is None:
+        return None
+    try:
+        left, bottom, right, top = map(float, args.bounds.split(","))
+    except ValueError:
+        raise ConfigError(
+            f"--bounds '{args.bounds}' is no rectangle: write minx,miny,maxx,maxy."
+        ) from None
+    return Bounds(left, bottom, right, top, args.bounds_crs)
 
 
 def load_on_device(
@@ -182,8 +231,8 @@ def prepare_output(folder: Path, name: str, overwrite: bool) -> None:
 @contextmanager
 def counting(
     console: Console, what: str, total: int
-) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar; yields what is to be called with the number done."""
+) -> Iterator[Callable[[float], None]]:
+    """Show a progress bar with the time left; yields what adds to the number done."""
     from rich.progress import Progress
 
     with Progress(console=console, disable=not console.is_terminal) as bar:

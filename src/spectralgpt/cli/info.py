@@ -6,6 +6,8 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
 
+from spectralgpt.cli.images import add_area_options, add_format_options, format_of
+
 HELP = "Say what a checkpoint, an image or a sensor is."
 
 
@@ -17,12 +19,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="a sensor's name, an image file or folder, or a checkpoint (folder, "
         ".safetensors, .pth, Hub name, size)",
     )
-    parser.add_argument(
-        "--sensor",
-        type=str | None,
-        default=None,
-        help="sensor of the image, if its files do not tell",
-    )
+    add_format_options(parser, "the files say")
+    add_area_options(parser)
 
 
 def run(args: Namespace) -> Path:
@@ -33,17 +31,17 @@ def run(args: Namespace) -> Path:
         sensor = load_sensor(args.target)
         _print_bands(sensor.title, sensor.bands)
     elif _is_raster(Path(args.target)):
-        _print_raster(Path(args.target), args.sensor)
+        _print_raster(Path(args.target), args)
     else:
         _print_model(args.target)
     return Path(args.target)
 
 
 def _is_raster(path: Path) -> bool:
-    suffixes = (".tif", ".tiff", ".jp2", ".img", ".vrt")
+    suffixes = (".tif", ".tiff", ".jp2", ".img", ".vrt", ".zip", ".json", ".npy")
     if path.is_dir():
         found = (entry.suffix.lower() for entry in path.rglob("*"))
-        return any(suffix in suffixes for suffix in found)
+        return any(suffix in suffixes[:4] for suffix in found)
     return path.suffix.lower() in suffixes
 
 
@@ -59,13 +57,18 @@ def _print_bands(title: str, bands: object) -> None:
     Console().print(table)
 
 
-def _print_raster(path: Path, sensor: str | None) -> None:
-    from spectralgpt.rasters import describe_raster
+def _print_raster(path: Path, args: Namespace) -> None:
+    from spectralgpt.rasters import summarise
+    from spectralgpt.scenes.inputs import list_inputs, over_area
 
-    item = describe_raster(path, sensor=sensor)
-    rows, columns = item.shape()
-    _print_bands(f"{item.name}: {item.sensor.title}, {rows} x {columns} px", item.bands)
-    print(f"reflectance = (DN + {item.offset:g}) / {item.quantification:g}")
+    paths, stated = over_area(list_inputs([path], args.sensor, None), format_of(args))
+    if len(paths) > 1:
+        print(f"{path} holds {len(paths)} images; the first of them:")
+    item = stated.describe(paths[0])
+    facts = summarise(item)
+    _print_bands(item.name, item.bands)
+    for name, value in facts.items():
+        print(f"{name}: {value}")
 
 
 def _print_model(target: str) -> None:

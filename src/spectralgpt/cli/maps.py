@@ -11,6 +11,7 @@ from spectralgpt.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from spectralgpt.checkpoints import LoadedModel
+    from spectralgpt.data.formats import ImageFormat
     from spectralgpt.scenes.mapping import Mapper
 
 __all__ = ["map_images", "score_masks"]
@@ -18,7 +19,7 @@ __all__ = ["map_images", "score_masks"]
 
 def map_images(args: Namespace, loaded: "LoadedModel", console: Console) -> Path:
     """Map the inputs of `predict`; returns the table of what was made."""
-    from spectralgpt.cli.images import counting, format_of, prepare_output
+    from spectralgpt.cli.images import counting, prepare_output
     from spectralgpt.cli.results import print_failures
     from spectralgpt.reports.quick_looks import write_quick_look
     from spectralgpt.reports.style import hex_colours
@@ -27,10 +28,12 @@ def map_images(args: Namespace, loaded: "LoadedModel", console: Console) -> Path
     if args.fit != "auto":
         raise ConfigError("--fit is for classes of whole images: leave it out of maps.")
     mapper, task = _build_mapper(loaded, args.model, args.test_flips)
-    inputs = _list_inputs(args, loaded, task)
+    inputs, image_format = _list_inputs(args, loaded, task)
     stated = loaded.extra.get("colours")
     colours = tuple(stated or hex_colours(len(mapper.class_names)))
-    options = MapOptions(colours, args.probabilities, args.batch_size, args.overwrite)
+    options = MapOptions(
+        colours, args.probabilities, args.polygons, args.batch_size, args.overwrite
+    )
     prepare_output(args.output, "maps.csv", args.overwrite)
     with counting(console, "mapping", len(inputs)) as progress:
         made = map_files(
@@ -38,7 +41,7 @@ def map_images(args: Namespace, loaded: "LoadedModel", console: Console) -> Path
             inputs,
             args.output,
             options,
-            image_format=format_of(args),
+            image_format=image_format,
             strict=args.strict,
             progress=progress,
             then=lambda found: write_quick_look(found, mapper, colours),
@@ -83,6 +86,7 @@ def score_masks(args: Namespace, loaded: "LoadedModel", console: Console) -> Non
 def _build_mapper(
     loaded: "LoadedModel", name: str, flips: bool
 ) -> tuple["Mapper", str]:
+    from spectralgpt.scenes.fingerprints import digest_model
     from spectralgpt.scenes.mapping import Mapper
     from spectralgpt.tasks.dense import check_mapper, predict_map
 
@@ -90,7 +94,16 @@ def _build_mapper(
     contract = _contract(loaded, name)
     model: Any = loaded.model.eval()
     window_px = int(loaded.extra.get("window_px") or contract.image_size)
-    return Mapper(partial(predict_map, model, flips), contract, names, window_px), task
+    device = next(model.parameters()).device.type
+    mapper = Mapper(
+        partial(predict_map, model, flips),
+        contract,
+        names,
+        window_px,
+        name=Path(name).name,
+        digest=digest_model(model, flips, window_px, names, device),
+    )
+    return mapper, task
 
 
 def _contract(loaded: "LoadedModel", name: str) -> Any:
@@ -104,9 +117,10 @@ def _contract(loaded: "LoadedModel", name: str) -> Any:
 
 def _list_inputs(
     args: Namespace, loaded: "LoadedModel", task: str
-) -> list[tuple[Path, ...]]:
+) -> tuple[list[tuple[Path, ...]], "ImageFormat"]:
+    from spectralgpt.cli.images import format_of
     from spectralgpt.data.dense import CHANGE
-    from spectralgpt.scenes.inputs import list_inputs
+    from spectralgpt.scenes.inputs import list_inputs, over_area
     from spectralgpt.scenes.pairs import match_pairs
 
     given = [bool(args.inputs), bool(args.before), bool(args.after)]
@@ -116,9 +130,11 @@ def _list_inputs(
         raise ConfigError(f"{args.model} maps {task}: give it {names}, and no others.")
     if task != CHANGE:
         paths = list_inputs(args.inputs, args.sensor, loaded.preprocessing)
-        return [(path,) for path in paths]
+        paths, image_format = over_area(paths, format_of(args))
+        return [(path,) for path in paths], image_format
     first, second = (
         list_inputs([root], args.sensor, loaded.preprocessing)
         for root in (args.before, args.after)
     )
-    return match_pairs(args.before, first, args.after, second)
+    pairs = match_pairs(args.before, first, args.after, second)
+    return pairs, format_of(args)

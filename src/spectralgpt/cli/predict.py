@@ -49,6 +49,11 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="for maps: write a GeoTIFF with a layer of probabilities a class, too",
     )
     parser.add_argument(
+        "--polygons",
+        action="store_true",
+        help="for maps: write a GeoPackage with the outlines of the classes, too",
+    )
+    parser.add_argument(
         "--test_flips",
         type=bool,
         default=False,
@@ -76,25 +81,29 @@ def run(args: Namespace) -> Path:
 def _classify(args: Namespace, loaded: "LoadedModel", console: "Console") -> Path:
     from spectralgpt.cli.images import counting, format_of, prepare_output
     from spectralgpt.cli.results import print_failures
-    from spectralgpt.scenes.inputs import list_inputs
+    from spectralgpt.scenes.inputs import list_inputs, over_area
     from spectralgpt.scenes.runs import predict_files
 
-    if args.before or args.after or args.probabilities or args.test_flips:
+    of_maps = ("before", "after", "probabilities", "polygons", "test_flips")
+    given = [f"--{name}" for name in of_maps if getattr(args, name)]
+    if given:
         raise ConfigError(
-            f"{args.model} makes no maps, which --before, --after, --probabilities and "
-            "--test_flips are for: leave them out, or name another model."
+            f"{args.model} makes no maps, which {', '.join(given)} is for: leave it "
+            "out, or name another model."
         )
     if not args.inputs:
         raise ConfigError("name image files, or folders of them.")
     prepare_output(args.output, _TABLE, args.overwrite)
-    paths = list_inputs(args.inputs, args.sensor, loaded.preprocessing)
+    paths, stated = over_area(
+        list_inputs(args.inputs, args.sensor, loaded.preprocessing), format_of(args)
+    )
     with counting(console, "classifying", len(paths)) as progress:
         made = predict_files(
             loaded,
             args.model,
             paths,
             args.output,
-            image_format=format_of(args),
+            image_format=stated,
             fit=args.fit,
             batch_size=args.batch_size,
             strict=args.strict,

@@ -2,16 +2,23 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from spectralgpt.cli.images import add_device, add_format_options, add_output
+from spectralgpt.cli.images import (
+    add_area_options,
+    add_device,
+    add_format_options,
+    add_output,
+)
 from spectralgpt.errors import ConfigError
 
 if TYPE_CHECKING:
-    from spectralgpt.rasters import Grid
+    from spectralgpt.checkpoints import LoadedModel
+    from spectralgpt.rasters import Grid, RasterItem
 
+_MAP = "reconstruction_error.tif"
 HELP = "Show what a pretrained model rebuilds of an image at a mask ratio."
 
 
@@ -25,6 +32,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="pretrained checkpoint: a run folder, a file or a Hub name",
     )
     add_format_options(parser, "the files say, or it is the model's")
+    add_area_options(parser)
     parser.add_argument(
         "--size_px",
         type=int,
@@ -39,6 +47,11 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--all_bands",
         action="store_true",
         help="draw every band; without it at most 24, spread over the spectrum",
+    )
+    parser.add_argument(
+        "--map",
+        action="store_true",
+        help="write a GeoTIFF with the error of each pixel of the whole image, too",
     )
     for name, place in (("pixels", "row,column"), ("points", "x,y in its CRS")):
         parser.add_argument(
@@ -63,7 +76,8 @@ def run(args: Namespace) -> Path:
     from spectralgpt.scenes.inputs import describe_input, find_input
     from spectralgpt.scenes.windows import choose_bands
 
-    prepare_output(args.output, "report.html", args.overwrite)
+    for name in ("report.html", _MAP):
+        prepare_output(args.output, name, args.overwrite)
     loaded = load_on_device(args.model, args.device, args.sensor)
     contract = loaded.preprocessing
     if not isinstance(loaded.model, MaskedAutoencoder) or contract is None:
@@ -88,6 +102,8 @@ def run(args: Namespace) -> Path:
         args.seed,
         args.batch_size,
     )
+    if args.map:
+        _map_errors(args, loaded, item)
     facts = {
         "model": args.model,
         "mask_ratio": args.mask_ratio,
@@ -97,6 +113,33 @@ def run(args: Namespace) -> Path:
     return write_rebuilt_report(
         args.output, rebuilt, path.name, facts, pixels, args.all_bands
     )
+
+
+def _map_errors(args: Namespace, loaded: "LoadedModel", item: "RasterItem") -> None:
+    from rich.console import Console
+
+    from spectralgpt.cli.images import counting
+    from spectralgpt.scenes.error_maps import ErrorMapOptions, map_errors
+
+    options = ErrorMapOptions(
+        args.mask_ratio,
+        args.seed,
+        args.batch_size,
+        Path(args.model).name,
+        args.overwrite,
+    )
+    model: Any = loaded.model
+    contract: Any = loaded.preprocessing
+    done = 0.0
+    with counting(Console(stderr=True), "mapping errors", 1) as add:
+
+        def advance(share: float) -> None:
+            nonlocal done
+            add(share - done)
+            done = share
+
+        path = args.output / _MAP
+        map_errors(model, contract, item, path, options, advance)
 
 
 def _chosen_pixels(

@@ -6,7 +6,7 @@ from typing import Literal
 
 from spectralgpt.data.layouts import Sizes, StatedLayout, describe_stated
 from spectralgpt.errors import ConfigError
-from spectralgpt.rasters import RasterItem, describe_raster
+from spectralgpt.rasters import Bounds, RasterItem, describe_raster, make_mosaic
 from spectralgpt.sensors import find_sensor
 
 __all__ = ["ImageFormat"]
@@ -29,6 +29,8 @@ class ImageFormat:
             without opening them; needs the sensor. None opens them.
         nodata: numbers that mean no measurement, or `auto`.
         pattern: regular expression with a group `band` for the names of band files.
+        area: rectangle that is read of an image; None for all of it.
+        below: further images, which fill what the one described does not show.
     """
 
     sensor: str | None = None
@@ -40,9 +42,18 @@ class ImageFormat:
     sizes: Sizes | None = None
     nodata: tuple[float, ...] | Literal["auto"] = "auto"
     pattern: str | None = None
+    area: Bounds | None = None
+    below: tuple[Path, ...] = ()
 
     def describe(self, path: Path) -> RasterItem:
-        """Describe one image; see `spectralgpt.rasters.describe_raster`."""
+        """Describe an image, or the mosaic of it and those below.
+
+        See `spectralgpt.rasters.describe_raster` and `make_mosaic`.
+        """
+        items = [self._describe_one(each) for each in (path, *self.below)]
+        return make_mosaic(items, self.area)
+
+    def _describe_one(self, path: Path) -> RasterItem:
         if self.sizes is not None and self.sensor is not None:
             layout = StatedLayout(
                 find_sensor(self.sensor),

@@ -6,6 +6,7 @@
 """
 
 from spectralgpt.rasters.alignment import describe_difference
+from spectralgpt.rasters.archives import ZIP_SUFFIX
 from spectralgpt.rasters.codes import Align, Overlay, overlay, read_codes
 from spectralgpt.rasters.files import (
     OpenFiles,
@@ -21,44 +22,75 @@ from spectralgpt.rasters.layers import (
     band_in_file_name,
 )
 from spectralgpt.rasters.maps import (
+    MODEL_TAG,
     NO_CLASS,
     RowWriter,
+    class_layers,
+    measure_layers,
+    move_map,
+    probability_layers,
+    read_class_rows,
     writing_class_map,
     writing_probabilities,
 )
+from spectralgpt.rasters.metadata import is_product, read_facts
+from spectralgpt.rasters.mosaics import Bounds, Mosaic, make_mosaic, read_area
 from spectralgpt.rasters.offsets import offset_from_texts
+from spectralgpt.rasters.polygons import write_polygons
 from spectralgpt.rasters.products import describe_raster
 from spectralgpt.rasters.reading import check_reflectance, read_raster
+from spectralgpt.rasters.row_files import Layers, RowFile
+from spectralgpt.rasters.scenes import Scene, open_scene
 from spectralgpt.rasters.sizes import read_size
+from spectralgpt.rasters.summary import summarise
 from spectralgpt.rasters.writing import write_geotiff
 
 __all__ = [
     "IN_SENSOR_ORDER",
+    "MODEL_TAG",
     "NO_BAND",
     "NO_CLASS",
     "RASTER_SUFFIXES",
+    "ZIP_SUFFIX",
     "Align",
     "BandFile",
+    "Bounds",
     "Grid",
+    "Layers",
+    "Mosaic",
     "OpenFiles",
     "Overlay",
     "Raster",
     "RasterItem",
+    "RowFile",
     "RowWriter",
+    "Scene",
     "StoredLayers",
     "Window",
     "band_in_file_name",
     "check_reflectance",
+    "class_layers",
     "describe_difference",
     "describe_raster",
+    "is_product",
+    "make_mosaic",
+    "measure_layers",
+    "move_map",
     "offset_from_texts",
+    "open_scene",
     "overlay",
+    "probability_layers",
     "quiet_gdal",
+    "read_area",
+    "read_class_rows",
     "read_codes",
+    "read_facts",
     "read_numbers",
     "read_raster",
     "read_size",
+    "summarise",
     "write_geotiff",
+    "write_polygons",
     "writing_class_map",
     "writing_probabilities",
 ]

@@ -24,8 +24,15 @@ from rasterio.windows import Window as RasterioWindow
 from spectralgpt.errors import RasterError
 from spectralgpt.rasters.arrays import ARRAY_START, describe_array
 from spectralgpt.rasters.geometry import Grid, Window
+from spectralgpt.rasters.locations import Location, VirtualFile
+from spectralgpt.rasters.virtual_rasters import (
+    VIRTUAL_START,
+    describe_virtual,
+    sources_of,
+)
 
 __all__ = [
+    "CACHE_MB",
     "Header",
     "OpenFiles",
     "as_raster_error",
@@ -38,6 +45,7 @@ __all__ = [
 
 _LOG = logging.getLogger(__name__)
 _GDAL_LOGGERS = ("rasterio._env", "rasterio._err", "rasterio._io", "rasterio.env")
+_ARRAY = "array"
 _DRIVER_BY_START = {
     b"II*\0": "GTiff",
     b"MM\0*": "GTiff",
@@ -45,12 +53,18 @@ _DRIVER_BY_START = {
     b"MM\0+": "GTiff",
     b"\0\0\0\x0cjP  ": "JP2OpenJPEG",
     b"\xffO\xffQ": "JP2OpenJPEG",
-    ARRAY_START: "VRT",
+    ARRAY_START: _ARRAY,
+    VIRTUAL_START: "VRT",
 }
 """By the first bytes, whatever the name says; the bytes of BigTIFF come with a plus."""
 _PICTURE_DRIVER_BY_START = {b"\x89PNG\r\n\x1a\n": "PNG", b"BM": "BMP"}
 """Masks are often pictures."""
 _MEBIBYTE = 2**20
+CACHE_MB = 512
+"""Memory for decoded tiles of all open files, MiB: two rows of JPEG 2000 tiles across a
+Sentinel-2 product of 12 bands. GDAL itself would take a share of the machine's memory.
+"""
+_HTTP_TIMEOUT_S = 30
 _SMALL_FILE = 2 * _MEBIBYTE
 
 
@@ -97,7 +111,15 @@ def quiet_gdal() -> Iterator[None]:
             _start_collecting()
         _Quiet.depth += 1
     try:
-        with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="TRUE", CPL_DEBUG="OFF"):
+        with rasterio.Env(
+            GDAL_DISABLE_READDIR_ON_OPEN="TRUE",
+            CPL_DEBUG="OFF",
+            GDAL_CACHEMAX=CACHE_MB,
+            GDAL_HTTP_TIMEOUT=_HTTP_TIMEOUT_S,
+            GDAL_HTTP_CONNECTTIMEOUT=_HTTP_TIMEOUT_S,
+            GDAL_HTTP_MAX_RETRY=3,
+            CPL_VSIL_CURL_USE_HEAD="NO",
+        ):
             yield
     finally:
         with _Quiet.lock:
@@ -129,7 +151,7 @@ def _report_collected() -> None:
     _Quiet.collector.counts.clear()
 
 
-def as_raster_error(path: Path, error: Exception) -> RasterError:
+def as_raster_error(path: Location, error: Exception) -> RasterError:
     """Say in one line that a file cannot be read, and why."""
     reason = " ".join(str(error).split()) or type(error).__name__
     cause = f" ({' '.join(str(error.__cause__).split())})" if error.__cause__ else ""
@@ -153,7 +175,7 @@ class Header:
         tags: text by key.
     """
 
-    path: Path
+    path: Location
     grid: Grid
     dtype: str
     descriptions: tuple[str, ...]
@@ -167,18 +189,19 @@ class Header:
         return len(self.descriptions)
 
 
-def open_raster(path: Path) -> rasterio.DatasetReader:
-    """Open a raster file that lies on this machine, inside `quiet_gdal`.
+def open_raster(path: Location) -> rasterio.DatasetReader:
+    """Open a raster file, inside `quiet_gdal`.
 
     Raises:
         RasterError: the file is missing, not a raster, or has no layer.
     """
-    if not path.is_file():
+    if isinstance(path, Path) and not path.is_file():
         raise RasterError(f"{path} does not exist. Check the path.")
     try:
-        driver = _find_driver(path)
-        source = describe_array(path) if driver == "VRT" else path
-        dataset = rasterio.open(source, driver=driver)
+        if isinstance(path, VirtualFile):
+            dataset = rasterio.open(path.address, driver=path.driver)
+        else:
+            dataset = _open_local(path)
     except (RasterioError, OSError, ValueError) as error:
         raise as_raster_error(path, error) from None
     if dataset.count == 0:
@@ -187,10 +210,24 @@ def open_raster(path: Path) -> rasterio.DatasetReader:
     return dataset
 
 
+def _open_local(path: Path) -> rasterio.DatasetReader:
+    driver = _find_driver(path)
+    if driver == _ARRAY:
+        return rasterio.open(describe_array(path), driver="VRT")
+    if driver == "VRT":
+        for source in sources_of(path):
+            if _find_driver(source) in ("VRT", _ARRAY):
+                raise RasterError(
+                    f"{path} names {source}, which is no raster of its own."
+                )
+        return rasterio.open(describe_virtual(path), driver="VRT")
+    return rasterio.open(path, driver=driver)
+
+
 def _find_driver(path: Path) -> str:
     """Return the one driver to use: formats like VRT can make GDAL open any address.
 
-    `VRT` stands for a NumPy array file, for which we write the description ourselves.
+    Of arrays and virtual rasters GDAL only gets descriptions that we write ourselves.
     """
     with path.open("rb") as file:
         start = file.read(max(map(len, _DRIVER_BY_START)))
@@ -206,11 +243,11 @@ def _find_driver(path: Path) -> str:
         if start.startswith(beginning):
             return driver
     raise RasterError(
-        "not a GeoTIFF, JPEG 2000, ENVI, PNG or BMP file, nor a NumPy array"
+        "not a GeoTIFF, JPEG 2000, VRT, ENVI, PNG or BMP file, nor a NumPy array"
     )
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: Location) -> Header:
     """Read what a raster file says about itself, none of its pixels.
 
     Raises:
@@ -235,7 +272,7 @@ def read_header(path: Path) -> Header:
         )
 
 
-def read_numbers(path: Path) -> npt.NDArray[np.generic]:
+def read_numbers(path: Location) -> npt.NDArray[np.generic]:
     """Read all numbers of a file as they are, (layers, H, W).
 
     Raises:
@@ -248,7 +285,7 @@ def read_numbers(path: Path) -> npt.NDArray[np.generic]:
             raise as_raster_error(path, error) from None
 
 
-def open_grid(path: Path, files: "OpenFiles | None" = None) -> Grid:
+def open_grid(path: Location, files: "OpenFiles | None" = None) -> Grid:
     """Return where the pixels of a file lie, inside `quiet_gdal`.
 
     Args:
@@ -286,16 +323,16 @@ class OpenFiles:
     def __init__(self, most: int = 64, memory_mb: float = 0.0) -> None:
         self._most = most
         self._free = int(memory_mb * _MEBIBYTE)
-        self._open: OrderedDict[Path, rasterio.DatasetReader] = OrderedDict()
-        self._whole: dict[Path, npt.NDArray[np.generic]] = {}
-        self._grids: dict[Path, Grid] = {}
+        self._open: OrderedDict[Location, rasterio.DatasetReader] = OrderedDict()
+        self._whole: dict[Location, npt.NDArray[np.generic]] = {}
+        self._grids: dict[Location, Grid] = {}
 
-    def grid(self, path: Path) -> Grid:
+    def grid(self, path: Location) -> Grid:
         """Return where a file's pixels lie, inside `quiet_gdal`."""
         # A file that is kept whole is closed, and need not be opened for this again.
         return self._grids.get(path) or _grid_of(self.get(path))
 
-    def get(self, path: Path) -> rasterio.DatasetReader:
+    def get(self, path: Location) -> rasterio.DatasetReader:
         """Return the open file, inside `quiet_gdal`."""
         dataset = self._open.pop(path, None) or open_raster(path)
         self._open[path] = dataset
@@ -304,7 +341,7 @@ class OpenFiles:
         return dataset
 
     def read(
-        self, path: Path, indices: list[int], window: Window
+        self, path: Location, indices: list[int], window: Window
     ) -> npt.NDArray[np.generic]:
         """Read layers (1-based) of a window, inside `quiet_gdal`."""
         if path not in self._whole:
@@ -325,7 +362,7 @@ class OpenFiles:
         while self._open:
             self._open.popitem()[1].close()
 
-    def _keep(self, path: Path, dataset: rasterio.DatasetReader) -> bool:
+    def _keep(self, path: Location, dataset: rasterio.DatasetReader) -> bool:
         """Keep the numbers of a small file, if there is room."""
         pixels = dataset.count * dataset.height * dataset.width
         size = pixels * np.dtype(dataset.dtypes[0]).itemsize

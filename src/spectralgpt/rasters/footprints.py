@@ -14,6 +14,7 @@ __all__ = [
     "LONLAT",
     "centre_lonlat",
     "coarsen",
+    "epsg_code",
     "footprint_lonlat",
     "pixel_size_m",
 ]
@@ -97,6 +98,15 @@ def coarsen(grid: Grid, window: Window, cell_px: int) -> Grid:
         transform = compose(moved, Affine.scale(cell_px, cell_px))
     rows, columns = -(-window.height // cell_px), -(-window.width // cell_px)
     return Grid(rows, columns, transform, grid.crs)
+
+
+def epsg_code(crs: str | None) -> str | None:
+    """Return a reference system's code such as "EPSG:32632", None if it has none."""
+    try:
+        code = None if crs is None else CRS.from_user_input(crs).to_epsg()
+    except CRSError:
+        return None
+    return None if code is None else f"EPSG:{code}"
 
 
 def _distance_m(first: tuple[float, float], second: tuple[float, float]) -> float:

@@ -1,8 +1,8 @@
 """Where the bands of an image lie on disk, and how numbers become reflectance."""
 
+import datetime
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy.typing as npt
 from spectralgpt.errors import BandError, RasterError
 from spectralgpt.rasters.files import OpenFiles, open_grid, quiet_gdal
 from spectralgpt.rasters.geometry import Grid, Window
+from spectralgpt.rasters.locations import Location
 from spectralgpt.sensors import Band, Sensor
 
 __all__ = ["BandFile", "RasterItem", "StoredLayers"]
@@ -41,7 +42,7 @@ class BandFile:
         store: holds the layer instead of a raster file; `path` then names it to people.
     """
 
-    path: Path
+    path: Location
     index: int
     grid: Grid
     is_stated: bool = False
@@ -87,6 +88,7 @@ class RasterItem:
         place: what the image shows; images of one place stay in one split.
         holdout: which part may be held out: `auto`, `place`, `block` or `never`.
         weight: how often it is drawn, relative to its size.
+        date: day it was taken, None if nothing says.
     """
 
     name: str
@@ -101,6 +103,7 @@ class RasterItem:
     place: str = ""
     holdout: str = "auto"
     weight: float = 1.0
+    date: datetime.date | None = None
 
     @property
     def bands(self) -> tuple[Band, ...]:
@@ -160,7 +163,7 @@ class RasterItem:
         if not any(file.is_stated for file in used.values()):
             return self
         # A file of many layers is opened once.
-        known: dict[Path, Grid] = {}
+        known: dict[Location, Grid] = {}
         with quiet_gdal():
             for name, file in used.items():
                 if file.path in known:

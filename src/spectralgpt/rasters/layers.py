@@ -1,12 +1,13 @@
 """Which layer of which file is which band: by name or wavelength, never by position."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from spectralgpt.errors import BandError, RasterError
 from spectralgpt.rasters.files import Header, quiet_gdal, read_header
 from spectralgpt.rasters.items import BandFile
+from spectralgpt.rasters.locations import Location
 from spectralgpt.sensors import Band, Sensor
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "RASTER_SUFFIXES",
     "band_in_file_name",
     "find_bands",
+    "find_stated_bands",
 ]
 
 NO_BAND = "-"
@@ -35,7 +37,7 @@ def find_bands(
     bands: Sequence[str] | None,
     pattern: str | None = None,
     members: Sequence[Path] | None = None,
-) -> tuple[dict[str, BandFile], dict[Path, Header]]:
+) -> tuple[dict[str, BandFile], dict[Location, Header]]:
     """Find the bands of an image.
 
     Args:
@@ -69,6 +71,42 @@ def find_bands(
         if name is not None
     }
     return files, {path: header}
+
+
+def find_stated_bands(
+    path: Path,
+    sensor: Sensor,
+    stated: Mapping[str, tuple[Location, int]],
+    bands: Sequence[str] | None,
+) -> tuple[dict[str, BandFile], dict[Location, Header]]:
+    """Open the files that a product's metadata name; see `find_bands`.
+
+    Args:
+        path: the product, for messages.
+        sensor: whose bands they are.
+        stated: file and layer (from 1) of each band.
+        bands: which to take; all if None.
+    """
+    names = list(stated) if bands is None else [sensor.band(b).name for b in bands]
+    missing = [name for name in names if name not in stated]
+    if missing:
+        raise BandError(
+            f"{path} has no band {', '.join(missing)} (found: {', '.join(stated)}). "
+            "Fetch the missing files, or ask for less."
+        )
+    headers: dict[Location, Header] = {}
+    files = {}
+    for name in names:
+        file, layer = stated[name]
+        if file not in headers:
+            headers[file] = read_header(file)
+        if layer > headers[file].count:
+            raise BandError(
+                f"{file} has {headers[file].count} layers; its metadata put band "
+                f"{name} into layer {layer}. Fetch the product again."
+            )
+        files[name] = BandFile(file, layer, headers[file].grid)
+    return files, headers
 
 
 def band_in_file_name(stem: str, sensor: Sensor) -> Band | None:
@@ -121,7 +159,7 @@ def _band_in_description(text: str, sensor: Sensor) -> Band | None:
     return words.pop() if len(words) == 1 else None
 
 
-def _refuse_doubles(path: Path, names: list[str | None]) -> list[str | None]:
+def _refuse_doubles(path: Location, names: list[str | None]) -> list[str | None]:
     seen = [name for name in names if name is not None]
     doubles = sorted({name for name in seen if seen.count(name) > 1})
     if doubles:
@@ -138,7 +176,7 @@ def _find_in_folder(
     sensor: Sensor,
     bands: Sequence[str] | None,
     pattern: str | None,
-) -> tuple[dict[str, BandFile], dict[Path, Header]]:
+) -> tuple[dict[str, BandFile], dict[Location, Header]]:
     wanted = None if bands is None else {sensor.band(name).name for name in bands}
     headers: dict[str, list[Header]] = {}
     for file in candidates:

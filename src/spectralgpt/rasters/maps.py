@@ -1,46 +1,103 @@
-"""Writing maps of classes a few rows at a time, as GeoTIFFs that say what they are.
+"""What maps hold: classes with names and colours, probabilities, measures of pixels.
 
-A map may be larger than memory, so it is written as it is made. It appears under its
-name when it is whole; until then, and if anything fails, there is no file.
+Maps are Cloud-Optimized GeoTIFFs that say what they are. Rows are written as they are
+made (`spectralgpt.rasters.row_files`); a map appears under its name when it is whole.
 """
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import escape
 
 import numpy as np
-import rasterio
 from numpy.typing import NDArray
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterioWindow
 
-from spectralgpt.errors import ConfigError, RasterError
-from spectralgpt.rasters.files import quiet_gdal
+from spectralgpt import __version__
+from spectralgpt.errors import ConfigError
+from spectralgpt.rasters.files import as_raster_error, open_raster, quiet_gdal
 from spectralgpt.rasters.geometry import Grid
+from spectralgpt.rasters.row_files import Layers, RowFile, output_error
 
-__all__ = ["NO_CLASS", "RowWriter", "writing_class_map", "writing_probabilities"]
+__all__ = [
+    "MODEL_TAG",
+    "NO_CLASS",
+    "RowWriter",
+    "class_layers",
+    "measure_layers",
+    "move_map",
+    "probability_layers",
+    "read_class_rows",
+    "writing_class_map",
+    "writing_probabilities",
+]
 
 NO_CLASS = 255
 """What a map of classes holds where the image shows nothing."""
 RowWriter = Callable[[int, NDArray[Any]], None]
 """Takes the first row and the numbers (layers, rows, W)."""
-_BLOCK_PX = 256
-_HEX = 16
+MODEL_TAG = "SPECTRALGPT_MODEL"
+_LEGEND = ".aux.xml"
+_ROWS = 512
+
+
+def class_layers(
+    names: Sequence[str],
+    colours: Sequence[str],
+    tags: Mapping[str, str] | None = None,
+) -> Layers:
+    """Describe a map of class indices in 8-bit numbers.
+
+    Names stand in tags CLASS_0, CLASS_1, ..., which `spectralgpt.data.dense` reads in
+    masks, and as GDAL's names of categories, from which QGIS makes its legend.
+
+    Args:
+        names: of the classes, in the order of their indices.
+        colours: one a class, such as "#1b7837".
+        tags: further text by key.
+
+    Raises:
+        ConfigError: there are more classes than 8-bit numbers.
+    """
+    if len(names) > NO_CLASS:
+        raise ConfigError(
+            f"{len(names)} classes do not fit a map of 8-bit numbers, which holds "
+            f"{NO_CLASS}. Fine-tune with fewer classes."
+        )
+    classes = {f"CLASS_{i}": name for i, name in enumerate(names)}
+    return Layers(
+        ("class",),
+        "uint8",
+        NO_CLASS,
+        "mode",
+        tuple(names),
+        tuple(colours),
+        _tags(tags) | classes,
+    )
+
+
+def probability_layers(
+    names: Sequence[str], tags: Mapping[str, str] | None = None
+) -> Layers:
+    """Describe a layer of probabilities 0..1 for each class, NaN for nodata."""
+    return measure_layers(names, tags)
+
+
+def measure_layers(
+    names: Sequence[str], tags: Mapping[str, str] | None = None
+) -> Layers:
+    """Describe layers of measured numbers, float32, NaN for nodata."""
+    return Layers(tuple(names), "float32", float("nan"), "average", tags=_tags(tags))
 
 
 @contextmanager
 def writing_class_map(
     path: Path, grid: Grid, names: Sequence[str], colours: Sequence[str]
 ) -> Iterator[RowWriter]:
-    """Write class indices as 8-bit numbers, with the names and colours of the classes.
-
-    Names stand in tags CLASS_0, CLASS_1, ..., which `spectralgpt.data.dense` reads in
-    masks, and in a file `.aux.xml` beside the map, from which QGIS and GDAL make their
-    legend.
+    """Write a map of `class_layers` that appears when it is whole, or not at all.
 
     Args:
         path: where to; a file that is there is replaced.
@@ -53,27 +110,17 @@ def writing_class_map(
 
     Raises:
         ConfigError: there are more classes than 8-bit numbers.
-        RasterError: the file cannot be written.
+        OutputError: the file cannot be written.
     """
-    if len(names) > NO_CLASS:
-        raise ConfigError(
-            f"{len(names)} classes do not fit a map of 8-bit numbers, which holds "
-            f"{NO_CLASS}. Fine-tune with fewer classes."
-        )
-    profile = {"count": 1, "dtype": "uint8", "nodata": NO_CLASS}
-    with _writing(path, grid, profile) as dataset:
-        dataset.write_colormap(1, dict(enumerate(map(_to_rgba, colours))))
-        dataset.update_tags(**{f"CLASS_{i}": name for i, name in enumerate(names)})
-        dataset.descriptions = ("class",)
-        yield _row_writer(path, dataset)
-    _write_legend(path, names)
+    with _writing(path, grid, class_layers(names, colours)) as write:
+        yield write
 
 
 @contextmanager
 def writing_probabilities(
     path: Path, grid: Grid, names: Sequence[str]
 ) -> Iterator[RowWriter]:
-    """Write a layer of probabilities 0..1 for each class, float32, NaN for nodata.
+    """Write a map of `probability_layers` that appears when it is whole.
 
     Args:
         path: where to; a file that is there is replaced.
@@ -84,93 +131,60 @@ def writing_probabilities(
         A function that writes rows (classes, rows, W).
 
     Raises:
-        RasterError: the file cannot be written.
+        OutputError: the file cannot be written.
     """
-    profile = {
-        "count": len(names),
-        "dtype": "float32",
-        "nodata": float("nan"),
-        "predictor": 3,
-    }
-    with _writing(path, grid, profile) as dataset:
-        dataset.descriptions = tuple(names)
-        yield _row_writer(path, dataset)
+    with _writing(path, grid, probability_layers(names)) as write:
+        yield write
+
+
+def move_map(made: Path, path: Path) -> None:
+    """Move a whole map, with the names of its classes, to where it is wanted.
+
+    Raises:
+        OutputError: it cannot be moved.
+    """
+    legend = made.with_name(made.name + _LEGEND)
+    try:
+        if legend.is_file():
+            legend.replace(path.with_name(path.name + _LEGEND))
+        made.replace(path)
+    except OSError as error:
+        raise output_error(path, error) from None
+
+
+def read_class_rows(path: Path) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """Read a map of classes from the top downwards: first row, and (rows, W).
+
+    Raises:
+        RasterError: the file cannot be read.
+    """
+    with quiet_gdal(), open_raster(path) as dataset:
+        for row in range(0, dataset.height, _ROWS):
+            rows = min(_ROWS, dataset.height - row)
+            place = RasterioWindow(0, row, dataset.width, rows)
+            try:
+                yield row, dataset.read(1, window=place)
+            except RasterioError as error:
+                raise as_raster_error(path, error) from None
 
 
 @contextmanager
-def _writing(
-    path: Path, grid: Grid, profile: dict[str, Any]
-) -> Iterator[rasterio.io.DatasetWriter]:
-    """Open a file near `path` that takes its place in the end."""
+def _writing(path: Path, grid: Grid, layers: Layers) -> Iterator[RowWriter]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.")
+        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     except OSError as error:
-        raise _cannot_write(path, error) from None
+        raise output_error(path, error) from None
     # In a folder of its own, so that the file gets the permissions of any new file.
-    temporary = Path(folder) / path.name
+    made = folder / path.name
     try:
-        with quiet_gdal(), _create(path, temporary, grid, profile) as dataset:
-            yield dataset
-        temporary.replace(path)
-    except RasterioError as error:
-        raise _cannot_write(path, error) from None
+        with RowFile(folder / "rows", grid, layers) as rows:
+            yield rows.write
+            rows.export(made)
+        move_map(made, path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _create(
-    path: Path, temporary: Path, grid: Grid, profile: dict[str, Any]
-) -> rasterio.io.DatasetWriter:
-    try:
-        return rasterio.open(
-            temporary,
-            "w",
-            driver="GTiff",
-            height=grid.height,
-            width=grid.width,
-            crs=grid.crs,
-            transform=grid.transform,
-            tiled=True,
-            blockxsize=_BLOCK_PX,
-            blockysize=_BLOCK_PX,
-            compress="deflate",
-            bigtiff="if_safer",
-            **profile,
-        )
-    except (RasterioError, OSError, ValueError) as error:
-        raise _cannot_write(path, error) from None
-
-
-def _row_writer(path: Path, dataset: rasterio.io.DatasetWriter) -> RowWriter:
-    def write(row: int, numbers: NDArray[Any]) -> None:
-        height, width = numbers.shape[1:]
-        place = RasterioWindow(0, row, width, height)
-        try:
-            dataset.write(np.ascontiguousarray(numbers), window=place)
-        except (RasterioError, OSError) as error:
-            raise _cannot_write(path, error) from None
-
-    return write
-
-
-def _write_legend(path: Path, names: Sequence[str]) -> None:
-    rows = "".join(f"<Category>{escape(name)}</Category>" for name in names)
-    text = (
-        f'<PAMDataset><PAMRasterBand band="1"><CategoryNames>{rows}</CategoryNames>'
-        "</PAMRasterBand></PAMDataset>\n"
-    )
-    legend = path.with_name(f"{path.name}.aux.xml")
-    try:
-        legend.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise _cannot_write(legend, error) from None
-
-
-def _to_rgba(colour: str) -> tuple[int, int, int, int]:
-    red, green, blue = (int(colour[i : i + 2], _HEX) for i in (1, 3, 5))
-    return red, green, blue, NO_CLASS
-
-
-def _cannot_write(path: Path, error: Exception) -> RasterError:
-    return RasterError(f"{path} cannot be written: {' '.join(str(error).split())}")
+def _tags(tags: Mapping[str, str] | None) -> dict[str, str]:
+    return {"TIFFTAG_SOFTWARE": f"spectralgpt {__version__}", **(tags or {})}

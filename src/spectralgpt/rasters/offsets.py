@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spectralgpt.errors import UnitError
+from spectralgpt.rasters.locations import Location, VirtualFile
 from spectralgpt.sensors import BaselineRule
 
 __all__ = [
@@ -42,7 +43,7 @@ _DARK_MARGIN = 300.0
 
 
 def offset_from_texts(
-    path: Path, inside: Path, rule: BaselineRule
+    path: Path, inside: Location, rule: BaselineRule
 ) -> tuple[float, str] | None:
     """Take the offset from names and metadata; reads no pixel.
 
@@ -57,6 +58,9 @@ def offset_from_texts(
     Raises:
         UnitError: metadata differ between bands, or cannot be trusted.
     """
+    if isinstance(inside, VirtualFile):
+        # What an archive says is in its metadata, read before; its name is left.
+        return offset_from_name(path, rule)
     return (
         offset_from_name(inside, rule)
         or offset_from_name(path, rule)

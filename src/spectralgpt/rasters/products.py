@@ -3,6 +3,7 @@
 Nothing is guessed: what neither the files nor the caller say is an error that asks.
 """
 
+import datetime
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,9 +14,12 @@ import numpy.typing as npt
 from rasterio.errors import RasterioError
 
 from spectralgpt.errors import ConfigError, RasterError, UnitError
+from spectralgpt.rasters.facts import Facts, day_in
 from spectralgpt.rasters.files import Header, as_raster_error, open_raster, quiet_gdal
 from spectralgpt.rasters.items import BandFile, RasterItem
-from spectralgpt.rasters.layers import find_bands
+from spectralgpt.rasters.layers import find_bands, find_stated_bands
+from spectralgpt.rasters.locations import Location
+from spectralgpt.rasters.metadata import read_facts
 from spectralgpt.rasters.offsets import offset_from_pixels, offset_from_texts
 from spectralgpt.sensors import Sensor, find_sensor, list_sensors, load_sensor
 
@@ -57,7 +61,9 @@ def describe_raster(
     """Find out where the bands of an image lie and what its numbers mean.
 
     Args:
-        path: a raster file (GeoTIFF, JP2, ENVI), or a folder with one file a band.
+        path: a raster file (GeoTIFF, JP2, VRT, ENVI, .npy), a folder with one file a
+            band, a product of a known kind as folder or zip archive, or a STAC item
+            (see `spectralgpt.rasters.metadata`).
         sensor: from the registry, or the path of a YAML file like those in `sensors/`;
             None takes it from the file's tag or the product's name.
         bands: names of a file's layers in their order ("-" skips one, "sensor-order"
@@ -84,9 +90,21 @@ def describe_raster(
     path = Path(path)
     if not path.exists():
         raise RasterError(f"{path} does not exist. Check the path.")
-    sensor = _resolve_sensor(path, sensor)
-    files, headers = find_bands(path, sensor, bands, pattern, members)
-    scale = _resolve_scale(path, sensor, files, headers, unit, quantification, offset)
+    is_described = pattern is not None or members is not None
+    facts = None if is_described else read_facts(path)
+    sensor = _resolve_sensor(path, sensor, facts)
+    if facts is not None and facts.sensor != sensor.name:
+        # What the user states wins: then the metadata are those of something else.
+        facts = None
+    if facts is not None and not (path.is_file() and bands is not None):
+        files, headers = find_stated_bands(path, sensor, facts.files, bands)
+    else:
+        files, headers = find_bands(path, sensor, bands, pattern, members)
+    scale = _resolve_scale(
+        path, sensor, files, headers, unit, quantification, offset, facts
+    )
+    if nodata == "auto" and facts is not None and facts.nodata is not None:
+        nodata = facts.nodata
     invalid = _resolve_nodata(sensor, headers, nodata, scale.unit)
     return RasterItem(
         name=name or str(path),
@@ -99,14 +117,25 @@ def describe_raster(
         offset_source=scale.offset_source,
         other_invalid=tuple(invalid[1:]),
         place=name or str(path),
+        date=facts.date if facts is not None else _date_in_names(path),
     )
 
 
-def _resolve_sensor(path: Path, sensor: Sensor | str | None) -> Sensor:
+def _date_in_names(path: Path) -> datetime.date | None:
+    """The date in a file's name, or that of its folder; names of products have one."""
+    absolute = path.absolute()
+    return day_in(absolute.name) or day_in(absolute.parent.name)
+
+
+def _resolve_sensor(
+    path: Path, sensor: Sensor | str | None, facts: Facts | None
+) -> Sensor:
     if isinstance(sensor, Sensor):
         return sensor
     if sensor is not None:
         return find_sensor(sensor)
+    if facts is not None:
+        return load_sensor(facts.sensor)
     if path.is_file():
         with quiet_gdal(), open_raster(path) as dataset:
             tag = dataset.tags().get(SENSOR_TAG)
@@ -125,10 +154,11 @@ def _resolve_scale(
     path: Path,
     sensor: Sensor,
     files: Mapping[str, BandFile],
-    headers: Mapping[Path, Header],
+    headers: Mapping[Location, Header],
     unit: str,
     quantification: float | str,
     offset: float | str,
+    facts: Facts | None,
 ) -> _Scale:
     unit = _resolve_unit(path, files, headers, unit)
     is_stated = quantification != "auto" or (offset != "auto" and offset != 0)
@@ -149,6 +179,9 @@ def _resolve_scale(
                 "twice-applied offset. Leave both out."
             )
         return _Scale(unit, 1 / own[0], own[1] / own[0], "the file's own scale")
+    known = None if facts is None else facts.scale
+    if known is not None and quantification == "auto" and offset == "auto":
+        return _Scale(unit, known.quantification, known.offset, known.source)
     per_unit = sensor.quantification if quantification == "auto" else quantification
     if per_unit is None:
         raise UnitError(
@@ -169,7 +202,7 @@ def _resolve_scale(
 def _resolve_unit(
     path: Path,
     files: Mapping[str, BandFile],
-    headers: Mapping[Path, Header],
+    headers: Mapping[Location, Header],
     unit: str,
 ) -> str:
     if unit not in UNITS:
@@ -200,7 +233,7 @@ def _resolve_unit(
 
 
 def _own_scale(
-    path: Path, headers: Mapping[Path, Header]
+    path: Path, headers: Mapping[Location, Header]
 ) -> tuple[float, float] | None:
     scales = {header.scale for header in headers.values()}
     if len(scales) > 1:
@@ -213,7 +246,7 @@ def _find_offset(
     path: Path,
     sensor: Sensor,
     files: Mapping[str, BandFile],
-    headers: Mapping[Path, Header],
+    headers: Mapping[Location, Header],
 ) -> tuple[float, str]:
     rule = sensor.baseline
     if rule is None:
@@ -242,7 +275,7 @@ def _find_offset(
 
 def _sample_bands(
     files: Mapping[str, BandFile],
-    headers: Mapping[Path, Header],
+    headers: Mapping[Location, Header],
     invalid: Sequence[float] = (),
 ) -> list[npt.NDArray[np.generic]]:
     """Read some valid numbers of each band, thinned out without interpolation."""
@@ -266,7 +299,7 @@ def _sample_bands(
 
 def _resolve_nodata(
     sensor: Sensor,
-    headers: Mapping[Path, Header],
+    headers: Mapping[Location, Header],
     nodata: Sequence[float] | str,
     unit: str,
 ) -> list[float]:

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +17,13 @@ from spectralgpt.rasters.files import (
 )
 from spectralgpt.rasters.geometry import Grid, Raster, Window, compose
 from spectralgpt.rasters.items import BandFile, RasterItem, StoredLayers
+from spectralgpt.rasters.joining import Layer, bring_to, lay_over
+from spectralgpt.rasters.locations import Location
+from spectralgpt.rasters.mosaics import Mosaic
 from spectralgpt.rasters.resampling import Axis, resample
 from spectralgpt.sensors import Band
 
-__all__ = ["check_reflectance", "read_raster"]
+__all__ = ["check_reflectance", "find_valid", "read_raster"]
 
 _BLOCK = 2**25
 """Numbers held at once while shrinking a large raster."""
@@ -64,15 +67,11 @@ def read_raster(
         UnitError: values cannot be reflectance.
     """
     bands = item.require(bands)
+    if isinstance(item, Mosaic):
+        return _read_mosaic(item, bands, window, out_size, files)
     item = item.located(bands, files)
     grid = item.grid(bands)
-    place = window or Window(0, 0, grid.height, grid.width)
-    if not grid.contains(place):
-        raise RasterError(
-            f"{item.name} is smaller than asked: {grid.height} x {grid.width} px, "
-            f"window of {place.height} x {place.width} px at row {place.row}, column "
-            f"{place.column}. Ask for a smaller window."
-        )
+    place = _place(item, grid, window)
     size = _as_size(out_size, place)
     pixels = np.empty((len(bands), *size), dtype=np.float32)
     valid = np.empty(pixels.shape, dtype=np.bool_)
@@ -89,13 +88,62 @@ def read_raster(
     raster = Raster(
         pixels, valid, bands, grid.crs, _transform(grid, place, size), item.name
     )
-    if window is None and not valid.any():
-        raise RasterError(
-            f"{item.name} holds no valid pixel: all are nodata, saturated or not "
-            "finite. Leave it out."
-        )
+    _check_any(raster, window)
     check_reflectance(raster)
     return raster
+
+
+def _place(item: RasterItem, grid: Grid, window: Window | None) -> Window:
+    place = window or Window(0, 0, grid.height, grid.width)
+    if not grid.contains(place):
+        raise RasterError(
+            f"{item.name} is smaller than asked: {grid.height} x {grid.width} px, "
+            f"window of {place.height} x {place.width} px at row {place.row}, column "
+            f"{place.column}. Ask for a smaller window."
+        )
+    return place
+
+
+def _check_any(raster: Raster, window: Window | None) -> None:
+    if window is None and not raster.valid.any():
+        raise RasterError(
+            f"{raster.name} holds no valid pixel: all are nodata, saturated or not "
+            "finite. Leave it out."
+        )
+
+
+def _read_mosaic(
+    mosaic: Mosaic,
+    bands: Sequence[Band],
+    window: Window | None,
+    out_size: tuple[int, int] | int | None,
+    files: OpenFiles | None,
+) -> Raster:
+    """Read of each product what lies under the window, until all pixels are there."""
+    grid = mosaic.grid(bands)
+    place = _place(mosaic, grid, window)
+    size = _as_size(out_size, place)
+    target = Grid(*size, _transform(grid, place, size), grid.crs)
+    shape = (len(bands), *size)
+    layer: Layer = np.zeros(shape, np.float32), np.zeros(shape, np.bool_)
+    for part in mosaic.parts:
+        read = partial(_read_part, part, bands, files)
+        layer = lay_over(layer, bring_to(target, part.grid(bands), len(bands), read))
+        if layer[1].all():
+            break
+    raster = Raster(*layer, tuple(bands), grid.crs, target.transform, mosaic.name)
+    _check_any(raster, window)
+    return raster
+
+
+def _read_part(
+    part: RasterItem,
+    bands: Sequence[Band],
+    files: OpenFiles | None,
+    window: Window,
+    size: tuple[int, int],
+) -> Raster:
+    return read_raster(part, bands, window, size, files)
 
 
 def check_reflectance(raster: Raster) -> None:
@@ -167,7 +215,7 @@ def _as_size(size: tuple[int, int] | int | None, place: Window) -> tuple[int, in
 
 def _group_by_file(item: RasterItem, bands: Sequence[Band]) -> list[list[int]]:
     """Return places in `bands` of the bands that are read at once."""
-    groups: dict[tuple[Path, StoredLayers | None], list[int]] = {}
+    groups: dict[tuple[Location, StoredLayers | None], list[int]] = {}
     for i, band in enumerate(bands):
         file = item.files[band.name]
         groups.setdefault((file.path, file.store), []).append(i)
@@ -217,7 +265,7 @@ def _read_file(
                 numbers = file.store.read(indices, window)
             else:
                 numbers = store.read(file.path, indices, window)
-            known = _find_valid(numbers, item)
+            known = find_valid(numbers, item)
             scaled = numbers.astype(np.float32)
             scaled += np.float32(item.offset)
             scaled /= np.float32(item.quantification)
@@ -242,9 +290,10 @@ def _span_window(rows: Axis, columns: Axis) -> Window:
     return Window(top, left, bottom - top, right - left)
 
 
-def _find_valid(
+def find_valid(
     numbers: npt.NDArray[np.generic], item: RasterItem
 ) -> npt.NDArray[np.bool_]:
+    """Return which numbers of an image's file are measurements, in their shape."""
     is_whole = numbers.dtype.kind in "iu"
     valid = np.ones(numbers.shape, np.bool_) if is_whole else np.isfinite(numbers)
     for value in (item.nodata, *item.other_invalid):

@@ -8,10 +8,17 @@ from spectralgpt.data.formats import ImageFormat
 from spectralgpt.data.listings import list_candidates
 from spectralgpt.errors import DataError, RasterError, SpectralGPTError
 from spectralgpt.preprocessing import Preprocessing
-from spectralgpt.rasters import RasterItem
+from spectralgpt.rasters import ZIP_SUFFIX, RasterItem, is_product
 from spectralgpt.sensors import find_sensor, list_sensors
 
-__all__ = ["Failure", "describe_input", "find_input", "for_each_input", "list_inputs"]
+__all__ = [
+    "Failure",
+    "describe_input",
+    "find_input",
+    "for_each_input",
+    "list_inputs",
+    "over_area",
+]
 
 
 @dataclass(frozen=True)
@@ -27,8 +34,8 @@ def list_inputs(
 ) -> list[Path]:
     """List the images: files as they are, all rasters below folders.
 
-    A folder with one file a band is one image. A path that does not exist is kept, so
-    that it is counted among the failures.
+    A product, or a folder with one file a band, is one image. A path that does not
+    exist is kept, so that it is counted among the failures.
 
     Args:
         paths: files and folders.
@@ -43,9 +50,14 @@ def list_inputs(
     known = None if sensor is None else find_sensor(sensor)
     found: list[Path] = []
     for path in paths:
-        if path.is_dir():
+        if path.is_dir() and not is_product(path):
+            products = _products_in(path)
             candidates = list_candidates(path, "auto", None, (), None, None, known)
-            found += [candidate.path for candidate in candidates]
+            found += products + [
+                candidate.path
+                for candidate in candidates
+                if not any(candidate.path.is_relative_to(each) for each in products)
+            ]
         else:
             found.append(path)
     if not found:
@@ -53,6 +65,30 @@ def list_inputs(
             f"There are no rasters in {', '.join(map(str, paths)) or 'no input'}."
         )
     return list(dict.fromkeys(found))
+
+
+def _products_in(folder: Path) -> list[Path]:
+    """Products that lie in a folder: folders of them, and zip archives."""
+    entries = sorted(folder.iterdir())
+    return [
+        entry
+        for entry in entries
+        if (entry.is_dir() and is_product(entry)) or entry.suffix.lower() == ZIP_SUFFIX
+    ]
+
+
+def over_area(
+    paths: Sequence[Path], image_format: ImageFormat
+) -> tuple[list[Path], ImageFormat]:
+    """Make one mosaic of all images where an area is stated.
+
+    Returns:
+        The paths and what is stated about them; with an area the first path alone,
+        with the others stated to lie below it.
+    """
+    if image_format.area is None:
+        return list(paths), image_format
+    return [paths[0]], replace(image_format, below=tuple(paths[1:]))
 
 
 def find_input(

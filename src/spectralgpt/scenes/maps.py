@@ -2,7 +2,6 @@
 
 import csv
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,19 +10,39 @@ from numpy.typing import NDArray
 
 from spectralgpt.checkpoints import write_atomically
 from spectralgpt.data.formats import ImageFormat
-from spectralgpt.errors import ConfigError, DataError
+from spectralgpt.errors import ConfigError, DataError, RasterError
 from spectralgpt.rasters import (
+    MODEL_TAG,
     NO_CLASS,
+    Grid,
+    Layers,
     RasterItem,
-    writing_class_map,
-    writing_probabilities,
+    class_layers,
+    probability_layers,
+    read_class_rows,
+    write_polygons,
 )
+from spectralgpt.scenes.fingerprints import digest_facts, scene_facts
 from spectralgpt.scenes.inputs import describe_input, for_each_input
+from spectralgpt.scenes.map_names import name_maps, polygons_path, probabilities_path
 from spectralgpt.scenes.mapping import Mapper, map_scene
 from spectralgpt.scenes.pairs import check_same_pixels
 from spectralgpt.scenes.runs import Outcome
+from spectralgpt.scenes.stac import (
+    class_asset,
+    measure_asset,
+    picture_asset,
+    polygon_asset,
+    write_item,
+)
+from spectralgpt.scenes.unfinished import (
+    forget_finished,
+    making_maps,
+    note_finished,
+    read_finished,
+)
 
-__all__ = ["MapOptions", "SceneMap", "map_files", "map_image", "name_maps"]
+__all__ = ["MapOptions", "SceneMap", "map_files", "map_image"]
 
 _TABLE = "maps.csv"
 _PREVIEW_PX = 900
@@ -37,12 +56,14 @@ class MapOptions:
     Args:
         colours: one a class, such as "#1b7837".
         probabilities: write them too.
+        polygons: write the outlines of classes too.
         batch_size: windows predicted at once.
         overwrite: replace maps that are there.
     """
 
     colours: tuple[str, ...]
     probabilities: bool = False
+    polygons: bool = False
     batch_size: int = 16
     overwrite: bool = False
 
@@ -72,10 +93,10 @@ def map_files(
     *,
     image_format: ImageFormat | None = None,
     strict: bool = False,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[float], None] | None = None,
     then: Callable[[SceneMap], object] | None = None,
 ) -> Outcome:
-    """Map images; write NAME.tif, NAME_probabilities.tif if asked for, and maps.csv.
+    """Map images; write the files of each, see `map_image`, and maps.csv.
 
     Args:
         mapper: predicts.
@@ -84,7 +105,8 @@ def map_files(
         options: what is written.
         image_format: what is stated about the files.
         strict: stop at the first bad image.
-        progress: called with 1 after each image.
+        progress: called with the share of an image that was done since the last call;
+            it adds up to the number of images.
         then: called with each map that was made, such as to draw it.
 
     Raises:
@@ -93,99 +115,161 @@ def map_files(
     """
     dates = {paths[0]: paths for paths in inputs}
     targets = name_maps(list(dates), output)
-    _check_targets(targets.values(), inputs, options)
+    # Of a run that was stopped; each map appears after the files that belong to it.
+    finished = {
+        name: digest
+        for name, digest in read_finished(output).items()
+        if (output / name).is_file()
+    }
+    others = [path for path in targets.values() if path.name not in finished]
+    _check_targets(others, inputs, options)
     rows: list[dict[str, str | int]] = []
+    done = 0.0
+
+    def advance(share: float) -> None:
+        nonlocal done
+        if progress is not None:
+            progress(share - done)
+        done = share % 1
 
     def work(path: Path) -> None:
         stated = image_format or ImageFormat()
         items = tuple(
             describe_input(date, stated, mapper.preprocessing) for date in dates[path]
         )
-        made = map_image(mapper, items, targets[path], options)
+        target, facts = targets[path], _facts(mapper, items, options)
+        digest = digest_facts(facts, _plan_maps(mapper, target, options), options)
+        if facts is not None and finished.get(target.name) == digest:
+            made = _look_at(mapper, items, target)
+        else:
+            if target.name in finished and not options.overwrite:
+                raise ConfigError(
+                    f"{target} is there already, made of another model, image or "
+                    "settings: pass --overwrite."
+                )
+            made = map_image(mapper, items, target, options, advance)
+            if facts is not None:
+                note_finished(output, target.name, digest)
         rows.extend(_rows(path, made, mapper.class_names))
         if then is not None:
             then(made)
+        _write_item(mapper, made, options)
 
-    failures = for_each_input(list(dates), work, strict=strict, progress=progress)
+    failures = for_each_input(list(dates), work, strict=strict, progress=advance)
     table = output / _TABLE
     write_atomically(table, lambda temporary: _write_csv(temporary, rows))
+    forget_finished(output)
     return Outcome(table, len(inputs) - len(failures), failures)
 
 
 def map_image(
-    mapper: Mapper, items: tuple[RasterItem, ...], path: Path, options: MapOptions
+    mapper: Mapper,
+    items: tuple[RasterItem, ...],
+    path: Path,
+    options: MapOptions,
+    progress: Callable[[float], None] | None = None,
 ) -> SceneMap:
     """Map one image, or two dates, onto the grid of the finest band that is read.
 
-    The files appear when they are whole, or not at all.
+    The files appear when they are whole, or not at all. A run that was stopped is
+    continued, and gives the same bytes as one that was not.
+
+    Args:
+        mapper: predicts.
+        items: the image, or before and after.
+        path: the map of classes; other files are named after it.
+        options: what is written.
+        progress: called with the share that is done, 0..1.
 
     Raises:
         RasterError: the dates do not lie on each other, or a file cannot be read or
             written.
         DataError: there is no valid pixel.
+        ConfigError: another run was stopped here, with another model or image.
     """
     bands = [mapper.bands(item) for item in items]
     for other, used in zip(items[1:], bands[1:], strict=True):
         check_same_pixels(items[0], other, bands[0], used)
     grid = items[0].grid(bands[0])
-    names = mapper.class_names
+    if options.polygons and grid.crs is None:
+        raise RasterError(f"{items[0].name} has no georeference: leave out --polygons.")
+    maps = _plan_maps(mapper, path, options)
+    facts = _facts(mapper, items, options)
+    with making_maps(maps, grid, facts, options.overwrite) as made:
+        size, start = options.batch_size, made.next_row
+        for strip in map_scene(mapper, items, batch_size=size, first_row=start):
+            # In the order of `maps`.
+            numbers = [strip.classes[None], strip.probabilities]
+            made.write(strip.row, numbers[: len(maps)])
+            if progress is not None:
+                progress(made.next_row / grid.height)
+        whole = made.export()[0]
+        pixels, preview = _count_pixels(whole, grid)
+        if not pixels[:NO_CLASS].any():
+            raise DataError(f"{items[0].name} has no valid pixel: leave it out.")
+        if options.polygons:
+            outlines = polygons_path(path)
+            write_polygons(whole, made.folder / outlines.name, mapper.class_names)
+            made.place(outlines)
+        made.publish()
+    return SceneMap(path, items, pixels[: len(mapper.class_names)], preview)
+
+
+def _facts(
+    mapper: Mapper, items: Sequence[RasterItem], options: MapOptions
+) -> dict[str, str] | None:
+    """Return what a map depends on, None if the mapper does not say."""
+    if not mapper.digest:
+        return None
+    settings = {"batch size": str(options.batch_size), "model": mapper.digest}
+    return scene_facts(items, mapper.preprocessing) | settings
+
+
+def _plan_maps(mapper: Mapper, path: Path, options: MapOptions) -> dict[Path, Layers]:
+    """Return what each map holds, the map of classes first."""
+    names, tags = mapper.class_names, {MODEL_TAG: mapper.name} if mapper.name else {}
+    maps = {path: class_layers(names, options.colours, tags)}
+    if options.probabilities:
+        maps[probabilities_path(path)] = probability_layers(names, tags)
+    return maps
+
+
+def _look_at(mapper: Mapper, items: tuple[RasterItem, ...], path: Path) -> SceneMap:
+    """Return a map that is there."""
+    pixels, preview = _count_pixels(path, items[0].grid(mapper.bands(items[0])))
+    return SceneMap(path, items, pixels[: len(mapper.class_names)], preview)
+
+
+def _count_pixels(
+    path: Path, grid: Grid
+) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """Return the pixels of each class and of none, and the map thinned out."""
     pixels = np.zeros(NO_CLASS + 1, dtype=np.int64)
     step = -(-max(grid.height, grid.width) // _PREVIEW_PX)
     preview = []
-    with ExitStack() as stack:
-        write = stack.enter_context(
-            writing_class_map(path, grid, names, options.colours)
+    for row, classes in read_class_rows(path):
+        pixels += np.bincount(classes.ravel(), minlength=len(pixels))
+        preview.append(classes[-row % step :: step, ::step])
+    return pixels, np.concatenate(preview)
+
+
+def _write_item(mapper: Mapper, made: SceneMap, options: MapOptions) -> None:
+    """Describe the map and the files beside it as a STAC item, if it can be one."""
+    path, first = made.path, made.items[0]
+    classes = list(zip(mapper.class_names, options.colours, strict=True))
+    assets = {"classes": class_asset(path, classes)}
+    if options.probabilities:
+        assets["probabilities"] = measure_asset(
+            probabilities_path(path), "Probability of each class", mapper.class_names
         )
-        write_shares = None
-        if options.probabilities:
-            write_shares = stack.enter_context(
-                writing_probabilities(_probabilities_path(path), grid, names)
-            )
-        for strip in map_scene(mapper, items, batch_size=options.batch_size):
-            classes = strip.classes
-            write(strip.row, classes[None])
-            if write_shares is not None:
-                write_shares(strip.row, strip.probabilities)
-            pixels += np.bincount(classes.ravel(), minlength=len(pixels))
-            preview.append(classes[-strip.row % step :: step, ::step])
-        if not pixels[:NO_CLASS].any():
-            raise DataError(f"{items[0].name} has no valid pixel: leave it out.")
-    return SceneMap(path, items, pixels[: len(names)], np.concatenate(preview))
-
-
-def name_maps(paths: Sequence[Path], output: Path) -> dict[Path, Path]:
-    """Return the file of each image's map: its name, with folders if need be.
-
-    Raises:
-        ConfigError: two images would share a map.
-    """
-    most = max(len(path.absolute().parts) for path in paths)
-    for depth in range(1, most + 1):
-        names = ["_".join(_plain(path).parts[-depth:]) for path in paths]
-        if len(set(names)) == len(names):
-            return {
-                path: output / f"{name}.tif"
-                for path, name in zip(paths, names, strict=True)
-            }
-    twice = [
-        str(path)
-        for path, name in zip(paths, names, strict=True)
-        if names.count(name) > 1
-    ]
-    raise ConfigError(
-        f"{' and '.join(twice[:2])} would be mapped to the same file. Map them into "
-        "different folders."
-    )
-
-
-def _plain(path: Path) -> Path:
-    """Return the absolute path without the drive, and the ending of a file."""
-    path = path.absolute()
-    return (path if path.is_dir() else path.with_suffix("")).relative_to(path.anchor)
-
-
-def _probabilities_path(path: Path) -> Path:
-    return path.with_name(f"{path.stem}_probabilities.tif")
+    if options.polygons:
+        assets["polygons"] = polygon_asset(polygons_path(path))
+    picture = path.with_suffix(".png")
+    if picture.is_file():
+        assets["quicklook"] = picture_asset(picture)
+    dates = [item.date for item in made.items]
+    grid = first.grid(mapper.bands(first))
+    write_item(path.with_suffix(".json"), grid, assets, dates, mapper.name)
 
 
 def _check_targets(
@@ -198,7 +282,7 @@ def _check_targets(
             raise ConfigError(
                 f"{path.parent} holds the images themselves: choose another --output."
             )
-        for target in (path, _probabilities_path(path)):
+        for target in (path, probabilities_path(path), polygons_path(path)):
             if target.exists() and not options.overwrite:
                 raise ConfigError(f"{target} is there already: pass --overwrite.")
 

@@ -1,0 +1,157 @@
+"""The files of a product, whether it is a folder or a zip archive of one.
+
+Zip archives are read in place: nothing is unpacked, and names that lead out of the
+archive, as in `../x`, make it refused.
+"""
+
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from spectralgpt.errors import RasterError
+from spectralgpt.rasters.locations import Location, zip_member
+
+__all__ = ["ZIP_SUFFIX", "ProductFiles", "check_text", "list_product"]
+
+ZIP_SUFFIX = ".zip"
+_LARGEST_TEXT = 64 * 2**20
+"""Bytes of metadata that are read; Sentinel-2 has 0.1 MB, EnMAP 1 MB."""
+_MOST_MEMBERS = 20_000
+
+
+@dataclass(frozen=True)
+class ProductFiles:
+    """The files of one product.
+
+    Args:
+        path: the folder or archive that a user named.
+        name: the product's name: that of the folder, in an archive of the one inside.
+        files: where each is, by its path below the product's folder.
+        root: folder of the product inside an archive with a slash, "" otherwise.
+    """
+
+    path: Path
+    name: str
+    files: Mapping[str, Location]
+    root: str = ""
+
+    def matching(self, pattern: str) -> list[str]:
+        """Return the paths that a regular expression matches as a whole, sorted."""
+        return sorted(
+            name for name in self.files if re.fullmatch(pattern, name, re.IGNORECASE)
+        )
+
+    def read_text(self, name: str) -> str:
+        """Read a text file of the product.
+
+        Raises:
+            RasterError: it is too large, or cannot be read.
+        """
+        file = self.files[name]
+        try:
+            if isinstance(file, Path):
+                with file.open("rb") as stream:
+                    content = stream.read(_LARGEST_TEXT + 1)
+            else:
+                with (
+                    zipfile.ZipFile(self.path) as archive,
+                    archive.open(self.root + name) as stream,
+                ):
+                    content = stream.read(_LARGEST_TEXT + 1)
+        except (OSError, RuntimeError, zipfile.BadZipFile, NotImplementedError) as why:
+            raise RasterError(
+                f"{file} cannot be read: {why}. Fetch the product again."
+            ) from None
+        return check_text(str(file), content)
+
+
+def check_text(shown: str, content: bytes) -> str:
+    """Return metadata as text.
+
+    Args:
+        shown: the file's name for messages.
+        content: its bytes.
+
+    Raises:
+        RasterError: it is too large, or XML that declares entities, which can make a
+            small file expand without end.
+    """
+    if len(content) > _LARGEST_TEXT:
+        raise RasterError(f"{shown} is too large for metadata. State what it says.")
+    text = content.decode("utf-8", errors="replace")
+    is_xml = shown.lower().endswith(".xml")
+    if is_xml and re.search(r"<!(DOCTYPE|ENTITY)", text, re.IGNORECASE):
+        raise RasterError(f"{shown} declares entities and is not read. Remove them.")
+    return text
+
+
+def list_product(path: Path) -> ProductFiles:
+    """List the files of a product: all of an archive, the usual places of a folder.
+
+    Raises:
+        RasterError: the archive is broken or refused, or the folder cannot be read.
+    """
+    if path.is_dir():
+        return _list_folder(path)
+    return _list_archive(path)
+
+
+def _list_folder(folder: Path) -> ProductFiles:
+    try:
+        found = [entry for entry in folder.iterdir() if entry.is_file()]
+    except OSError as error:
+        raise RasterError(f"{folder} cannot be read: {error.strerror}.") from None
+    for granule in folder.glob("GRANULE/*"):
+        found += [file for file in granule.glob("*.xml") if file.is_file()]
+        found += [file for file in granule.glob("IMG_DATA/**/*") if file.is_file()]
+    files = {file.relative_to(folder).as_posix(): file for file in sorted(found)}
+    return ProductFiles(folder, folder.absolute().name, files)
+
+
+def _list_archive(path: Path) -> ProductFiles:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            infos = archive.infolist()
+    except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
+        raise RasterError(
+            f"{path} cannot be read as a zip archive: {error}. It is corrupt or "
+            "truncated: fetch it again."
+        ) from None
+    if len(infos) > _MOST_MEMBERS:
+        raise RasterError(
+            f"{path} has {len(infos)} members, more than the {_MOST_MEMBERS} of any "
+            "product. Unpack what is needed of it."
+        )
+    for info in infos:
+        _check_member(path, info)
+    names = [info.filename for info in infos if not info.is_dir()]
+    root = _common_folder(names)
+    name = PurePosixPath(root).name if root else path.stem
+    files = {
+        name.removeprefix(root): zip_member(path, name)
+        for name in sorted(names)
+        if not name.startswith("__MACOSX/")
+    }
+    return ProductFiles(path, name, files, root)
+
+
+def _check_member(path: Path, info: zipfile.ZipInfo) -> None:
+    name = info.filename
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    if name.startswith(("/", "\\")) or ".." in parts or ":" in name or "\0" in name:
+        raise RasterError(
+            f"{path} is refused: its member {name!r} leads out of the archive. Fetch "
+            "the product from where it was published."
+        )
+    if info.flag_bits & 1:
+        raise RasterError(f"{path} is encrypted. Unpack it first.")
+
+
+def _common_folder(names: list[str]) -> str:
+    """Return the one folder that all members lie in, with a slash, or ""."""
+    tops = {name.partition("/")[0] for name in names if "/" in name}
+    tops -= {"__MACOSX"}
+    loose = any("/" not in name for name in names)
+    return f"{tops.pop()}/" if len(tops) == 1 and not loose else ""

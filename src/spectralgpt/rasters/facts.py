@@ -1,0 +1,111 @@
+"""What the metadata of a product say of it, in one shape for all kinds of products."""
+
+import datetime
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from xml.etree import ElementTree
+
+from spectralgpt.errors import RasterError, UnitError
+from spectralgpt.rasters.locations import Location
+
+__all__ = ["Facts", "Scale", "common_scale", "day_in", "parse_xml"]
+
+_DATE = re.compile(r"(?<!\d)(\d{4})([-_]?)(\d{2})\2(\d{2})(?=T\d{2,}|\D|$)")
+"""20200813, 2020-08-13 or 2020_08_13, alone or before a time of day."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Reflectance = (number in the file + offset) / quantification.
+
+    Args:
+        quantification: numbers per unit of reflectance.
+        offset: added before dividing.
+        source: what says so, for people.
+    """
+
+    quantification: float
+    offset: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a product before its rasters are opened.
+
+    Args:
+        sensor: name in the registry.
+        files: file and layer (from 1) of each band, by canonical name.
+        scale: what its numbers mean, None if the metadata do not say.
+        date: day it was taken, None if nothing says.
+        nodata: numbers that mean no measurement, None if nothing says.
+        expected: bands that the metadata list; those without a file are missing.
+    """
+
+    sensor: str
+    files: Mapping[str, tuple[Location, int]]
+    scale: Scale | None = None
+    date: datetime.date | None = None
+    nodata: tuple[float, ...] | None = None
+    expected: tuple[str, ...] = ()
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Bands that the metadata list and that have no file."""
+        return tuple(name for name in self.expected if name not in self.files)
+
+
+def day_in(text: str) -> datetime.date | None:
+    """Return the first date in a text, None without one.
+
+    Eight digits that are no day of the calendar are no date.
+    """
+    for match in _DATE.finditer(text):
+        year, month, day = (int(match[group]) for group in (1, 3, 4))
+        try:
+            return datetime.date(year, month, day)
+        except ValueError:
+            continue
+    return None
+
+
+def parse_xml(shown: str, text: str) -> ElementTree.Element:
+    """Parse the metadata of a product.
+
+    Raises:
+        RasterError: it is no XML.
+    """
+    try:
+        return ElementTree.fromstring(text)
+    except ElementTree.ParseError as error:
+        raise RasterError(
+            f"{shown} is no valid XML ({error}): fetch the product again."
+        ) from None
+
+
+def common_scale(
+    shown: str, factors: Mapping[str, tuple[float, float]], source: str
+) -> Scale | None:
+    """Return the scale that all bands have in common, None without bands.
+
+    Args:
+        shown: the product, for messages.
+        factors: (m, a) of reflectance = m * number + a, by band.
+        source: what says so.
+
+    Raises:
+        UnitError: bands differ, or a factor is not above 0.
+    """
+    if not factors:
+        return None
+    (gain, added), *others = dict.fromkeys(factors.values())
+    if others:
+        raise UnitError(
+            f"{shown} states other scales for some of its bands: "
+            f"{', '.join(f'{m:g} * DN + {a:g}' for m, a in factors.values())}. Convert "
+            "it to reflectance first."
+        )
+    if not gain > 0:
+        raise UnitError(f"{shown} states a scale of {gain:g}; it must be above 0.")
+    return Scale(1 / gain, added / gain, source)

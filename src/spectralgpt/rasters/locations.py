@@ -1,0 +1,67 @@
+"""Files that are not on this machine's disk by themselves: members of zips, addresses.
+
+Only `spectralgpt.rasters` makes them, after checking where they lead; GDAL's own way to
+say such things (/vsizip/, /vsicurl/) is never taken from a user or a file.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+__all__ = ["Location", "VirtualFile", "http_file", "zip_member"]
+
+
+@dataclass(frozen=True)
+class VirtualFile:
+    """A raster inside of an archive, or at an address.
+
+    Args:
+        address: how GDAL calls it.
+        shown: how people call it, for messages.
+    """
+
+    address: str
+    shown: str
+
+    def __str__(self) -> str:
+        return self.shown
+
+    @property
+    def name(self) -> str:
+        """The file's own name."""
+        return PurePosixPath(self.shown.partition("?")[0]).name
+
+    @property
+    def stem(self) -> str:
+        """The name without its ending."""
+        return PurePosixPath(self.name).stem
+
+    @property
+    def suffix(self) -> str:
+        """The name's ending with its dot."""
+        return PurePosixPath(self.name).suffix
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether reading it needs the network."""
+        return self.address.startswith("/vsicurl/")
+
+    @property
+    def driver(self) -> str:
+        """The one GDAL driver that may open it."""
+        is_jpeg = self.suffix.lower() in (".jp2", ".j2k")
+        return "JP2OpenJPEG" if is_jpeg else "GTiff"
+
+
+Location = Path | VirtualFile
+"""Where a raster file is."""
+
+
+def zip_member(archive: Path, name: str) -> VirtualFile:
+    """Return a member of a zip archive; its pixels are read without unpacking it."""
+    return VirtualFile(f"/vsizip/{{{archive.absolute()}}}/{name}", f"{archive}/{name}")
+
+
+def http_file(address: str) -> VirtualFile:
+    """Return a file at an http or https address, of which only parts are fetched."""
+    # What signs a request must not get into messages and logs.
+    return VirtualFile(f"/vsicurl/{address}", address.partition("?")[0])

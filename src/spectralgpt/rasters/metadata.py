@@ -1,0 +1,68 @@
+"""Which kind of product a path is, and what its own metadata say."""
+
+from pathlib import Path
+
+from spectralgpt.errors import RasterError
+from spectralgpt.rasters.archives import ZIP_SUFFIX, ProductFiles, list_product
+from spectralgpt.rasters.enmap import read_enmap, read_enmap_image
+from spectralgpt.rasters.facts import Facts
+from spectralgpt.rasters.gaofen import read_gaofen
+from spectralgpt.rasters.landsat import read_landsat
+from spectralgpt.rasters.sentinel2 import read_safe
+from spectralgpt.rasters.stac import read_stac_item
+
+__all__ = ["STAC_SUFFIXES", "is_product", "read_facts"]
+
+STAC_SUFFIXES = (".json", ".geojson")
+_READERS = (read_safe, read_landsat, read_enmap, read_gaofen)
+_SAFE_SUFFIX = ".SAFE"
+_MARKS = (r"MTD_MSI(L1C|L2A)\.xml", r"L[A-Z]\d\d_.*_MTL\.(json|txt)")
+_NAMES = (r"ENMAP01-____L2A-.*-METADATA\.XML", r"GF\d[A-D]?_(PMS|WFV).*\.tiff?")
+
+
+def read_facts(path: Path) -> Facts | None:
+    """Read what a product says of itself; None if it is a plain raster or folder.
+
+    Raises:
+        RasterError: it is a product, or an archive, that cannot be read.
+        BandError: no band is found where the metadata say.
+        ConfigError: the sensor is in doubt or not in the registry.
+        UnitError: bands differ in scale.
+    """
+    if path.is_file():
+        if path.suffix.lower() in STAC_SUFFIXES:
+            return read_stac_item(path)
+        if path.suffix.lower() != ZIP_SUFFIX:
+            return read_enmap_image(path)
+    product = list_product(path)
+    for read in _READERS:
+        facts = read(product)
+        if facts is not None:
+            return facts
+    if path.is_file():
+        raise RasterError(
+            f"{path} holds no product that is known: no metadata of Sentinel-2, "
+            "Landsat, EnMAP or Gaofen. Unpack it, and name a file or folder."
+        )
+    return None
+
+
+def is_product(path: Path) -> bool:
+    """Whether a path is one scene by its looks: nothing of it is opened."""
+    if path.is_dir():
+        if path.suffix == _SAFE_SUFFIX:
+            return True
+        return is_product_folder(list_product(path))
+    return path.suffix.lower() in (ZIP_SUFFIX, *STAC_SUFFIXES, ".vrt")
+
+
+def is_product_folder(product: ProductFiles) -> bool:
+    """Whether a folder's own files are those of one product."""
+    if any(product.matching(mark) for mark in _MARKS):
+        return True
+    scenes = {
+        "_".join(name.split("_")[:6]).partition("-MSS")[0].partition("-PAN")[0]
+        for pattern in _NAMES
+        for name in product.matching(pattern)
+    }
+    return len(scenes) == 1

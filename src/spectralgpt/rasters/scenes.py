@@ -1,0 +1,149 @@
+"""A scene held open: any window of it as reflectance, in bounded memory.
+
+`read_raster` opens files for each call; a scene keeps them open between windows, so
+that compressed tiles which neighbouring windows share are decoded once. What is held is
+the window, and GDAL's cache of tiles (see `spectralgpt.rasters.files.CACHE_MB`).
+"""
+
+import datetime
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from rasterio import Affine
+
+from spectralgpt.errors import RasterError
+from spectralgpt.rasters.files import OpenFiles
+from spectralgpt.rasters.geometry import Grid, Raster, Window
+from spectralgpt.rasters.items import RasterItem
+from spectralgpt.rasters.mosaics import Bounds, make_mosaic
+from spectralgpt.rasters.products import describe_raster
+from spectralgpt.rasters.reading import read_raster
+from spectralgpt.sensors import Band, Sensor
+
+__all__ = ["Scene", "open_scene"]
+
+
+class Scene:
+    """Bands of one image on disk, or of a mosaic, read window by window.
+
+    A context manager; for one thread at a time, as files stay open between windows.
+
+    Args:
+        item: where the bands lie and what their numbers mean.
+        bands: which, in the order of what is read; all by wavelength if None.
+
+    Raises:
+        BandError: a band is missing.
+        RasterError: the bands lie on grids that cannot be brought together.
+    """
+
+    def __init__(self, item: RasterItem, bands: Sequence[Band] | None = None) -> None:
+        self.item = item
+        self.bands = item.require(bands)
+        self.grid: Grid = item.grid(self.bands)
+        self._files: OpenFiles | None = OpenFiles()
+
+    @property
+    def name(self) -> str:
+        """What the scene is called in messages."""
+        return self.item.name
+
+    @property
+    def sensor(self) -> Sensor:
+        """Whose bands these are."""
+        return self.item.sensor
+
+    @property
+    def date(self) -> datetime.date | None:
+        """The day it was taken, None if nothing says."""
+        return self.item.date
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(H, W) in pixels of the finest band that is read."""
+        return self.grid.height, self.grid.width
+
+    @property
+    def crs(self) -> str | None:
+        """Coordinate reference system as text, None without georeference."""
+        return self.grid.crs
+
+    @property
+    def transform(self) -> Affine | None:
+        """From (column, row) to coordinates, None without georeference."""
+        return self.grid.transform
+
+    def read(
+        self,
+        window: Window | None = None,
+        out_size: tuple[int, int] | int | None = None,
+    ) -> Raster:
+        """Read a window; see `spectralgpt.rasters.read_raster`.
+
+        Args:
+            window: pixels of `grid`; everything if None.
+            out_size: (H, W) or one number for both; the window's own size if None.
+
+        Raises:
+            RasterError: the scene is closed or smaller than the window, or a file
+                cannot be read.
+            UnitError: values cannot be reflectance.
+        """
+        if self._files is None:
+            raise RasterError(f"{self.name} is closed. Open the scene again.")
+        return read_raster(self.item, self.bands, window, out_size, self._files)
+
+    def close(self) -> None:
+        """Close all files; may be called twice."""
+        if self._files is not None:
+            self._files.close()
+            self._files = None
+
+    def __enter__(self) -> "Scene":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def open_scene(
+    scene: RasterItem | Path | str | Sequence[RasterItem | Path | str],
+    bands: Sequence[Band | str] | None = None,
+    sensor: Sensor | str | None = None,
+    area: Bounds | None = None,
+) -> Scene:
+    """Open a scene, or several as one mosaic, for reading in windows.
+
+    Args:
+        scene: a path that `describe_raster` takes, or what it returned; several lie
+            over each other, the first on top.
+        bands: which to read, in this order; all by wavelength if None.
+        sensor: see `describe_raster`; None where the files tell.
+        area: rectangle that is read; None for everything.
+
+    Raises:
+        RasterError: a file is missing or cannot be read.
+        BandError: bands are in doubt or missing.
+        UnitError: the unit or offset is in doubt.
+        ConfigError: the sensor is in doubt.
+    """
+    scenes = [scene] if isinstance(scene, RasterItem | Path | str) else list(scene)
+    item = make_mosaic(
+        [
+            one if isinstance(one, RasterItem) else describe_raster(one, sensor=sensor)
+            for one in scenes
+        ],
+        area,
+    )
+    if bands is None:
+        return Scene(item)
+    named = [
+        item.sensor.band(band) if isinstance(band, str) else band for band in bands
+    ]
+    return Scene(item, named)

@@ -1,0 +1,228 @@
+"""STAC items as scenes: a JSON file that says which assets hold which bands.
+
+Local assets must lie in the item's own folder or below; others are read at http and
+https addresses only, part by part. No other scheme is followed.
+
+Source: STAC specification 1.0 and 1.1, extensions eo, raster and processing. Of Earth
+Search, `earthsearch:boa_offset_applied` wins over `raster:bands`, which states -0.1
+for images that the offset is no longer in (Element84/earth-search, issue 71).
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urljoin, urlsplit
+
+from spectralgpt.errors import BandError, ConfigError, RasterError
+from spectralgpt.rasters.archives import check_text
+from spectralgpt.rasters.facts import Facts, Scale, common_scale, day_in
+from spectralgpt.rasters.locations import Location, http_file
+from spectralgpt.sensors import Band, Sensor, list_sensors, load_sensor
+
+__all__ = ["read_stac_item"]
+
+_OFFSET_APPLIED = ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied")
+_BASELINES = ("s2:processing_baseline", "processing:version")
+_SUFFIXES = (".tif", ".tiff", ".jp2")
+_PICTURES = {"visual", "overview", "thumbnail", "metadata"}
+_Table = Mapping[str, Any]
+
+
+def read_stac_item(path: Path) -> Facts:
+    """Read which band lies where, and what its numbers mean, from a STAC item.
+
+    Raises:
+        RasterError: the file is no STAC item, or an asset leads to a place that is not
+            allowed.
+        BandError: no asset is a band of the sensor.
+        ConfigError: the sensor is in doubt.
+        UnitError: assets differ in scale.
+    """
+    item = _read_item(path)
+    properties = item["properties"]
+    sensor = _find_sensor(path, item)
+    files: dict[str, tuple[Location, int]] = {}
+    factors: dict[str, tuple[float, float]] = {}
+    nodata: set[float] = set()
+    # COGs come first: catalogues list the JPEG 2000 original beside them.
+    for key, asset in sorted(item["assets"].items(), key=lambda each: _rank(each[1])):
+        for layer, band, row in _bands_of(key, asset, sensor):
+            if band.name in files:
+                continue
+            files[band.name] = (_locate(path, item, key, asset), layer)
+            if "scale" in row or "offset" in row:
+                scale, offset = row.get("scale", 1), row.get("offset", 0)
+                factors[band.name] = _number(path, scale), _number(path, offset)
+            if isinstance(row.get("nodata"), int | float):
+                nodata.add(float(row["nodata"]))
+    if not files:
+        raise BandError(
+            f"{path} has no asset that is a band of {sensor.name} (assets: "
+            f"{', '.join(list(item['assets'])[:8])})."
+        )
+    return Facts(
+        sensor=sensor.name,
+        files=files,
+        scale=_find_scale(path, properties, sensor, factors),
+        date=day_in(str(properties.get("datetime") or ""))
+        or day_in(str(properties.get("start_datetime") or "")),
+        nodata=tuple(sorted(nodata)) or None,
+    )
+
+
+def _read_item(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            item = json.loads(check_text(str(path), file.read(2**26 + 1)))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RasterError(f"{path} cannot be read as JSON: {error}.") from None
+    is_item = (
+        isinstance(item, dict)
+        and item.get("type") == "Feature"
+        and isinstance(item.get("properties"), dict)
+        and isinstance(item.get("assets"), dict)
+        and all(isinstance(asset, dict) for asset in item["assets"].values())
+    )
+    if not is_item:
+        raise RasterError(
+            f"{path} is no STAC item: a GeoJSON feature with properties and assets."
+        )
+    return dict(item)
+
+
+def _find_sensor(path: Path, item: _Table) -> Sensor:
+    known = [load_sensor(name) for name in list_sensors()]
+    properties = item["properties"]
+    names = [item.get("id"), properties.get("s2:product_uri"), path.name]
+    names += [asset.get("href") for asset in item["assets"].values()]
+    for name in names:
+        for sensor in known:
+            if sensor.product_name and re.search(sensor.product_name, str(name)):
+                return sensor
+    platform = str(properties.get("platform", "")).lower().replace("_", "-")
+    keys = ("s2:product_type", "processing:level", "landsat:correction")
+    level = " ".join(str(properties.get(key, "")) for key in keys).upper()
+    level = f"{level} {item.get('collection', '')} {item.get('id', '')}".upper()
+    found = {
+        "sentinel-2": {"L2A|MSI2A": "sentinel-2-l2a", "L1C|MSI1C": "sentinel-2-l1c"},
+        "landsat-8": {"L2|LEVEL-2": "landsat-8-9-l2", "L1": "landsat-8-9-l1"},
+        "landsat-9": {"L2|LEVEL-2": "landsat-8-9-l2", "L1": "landsat-8-9-l1"},
+    }
+    for start, levels in found.items():
+        for pattern, name in levels.items():
+            if platform.startswith(start) and re.search(pattern, level):
+                return load_sensor(name)
+    raise ConfigError(
+        f"{path} does not say which sensor took it (platform: {platform or 'none'}). "
+        f"State one of: {', '.join(list_sensors())}."
+    )
+
+
+def _rank(asset: _Table) -> tuple[bool, str]:
+    href = str(asset.get("href", ""))
+    return urlsplit(href).path.lower().endswith(".jp2"), href
+
+
+def _bands_of(
+    key: str, asset: _Table, sensor: Sensor
+) -> Iterator[tuple[int, Band, _Table]]:
+    """Yield (layer, band, what is said of its numbers) of an asset."""
+    roles = asset.get("roles") or ()
+    address = urlsplit(str(asset.get("href", ""))).path.lower()
+    if not address.endswith(_SUFFIXES) or _PICTURES & {*map(str, roles)}:
+        return
+    rasters = _tables(asset.get("raster:bands"))
+    bands = _tables(asset.get("eo:bands")) or _tables(asset.get("bands"))
+    # An asset of one band is named by its key, which is more often the sensor's own.
+    if len(bands) <= 1 and len(rasters) <= 1:
+        names = [key, *(str(each) for band in bands for each in _names(band))]
+        found = next((b for b in map(sensor.find, names) if b is not None), None)
+        rows = [found]
+    else:
+        rows = [
+            next((b for b in map(sensor.find, _names(band)) if b is not None), None)
+            for band in bands
+        ]
+    for i, band in enumerate(rows):
+        if band is not None:
+            own = {**asset, **(bands[i] if i < len(bands) else {})}
+            stated = {
+                name.removeprefix("raster:"): own[name]
+                for name in ("raster:scale", "raster:offset", "nodata")
+                if name in own
+            }
+            yield i + 1, band, {**stated, **(rasters[i] if i < len(rasters) else {})}
+
+
+def _tables(value: Any) -> list[dict[str, Any]]:
+    rows = value if isinstance(value, list) else []
+    return [row for row in rows if isinstance(row, dict)]
+
+
+def _names(band: _Table) -> list[str]:
+    keys = ("name", "common_name", "eo:common_name", "description")
+    return [str(band[key]) for key in keys if band.get(key)]
+
+
+def _locate(path: Path, item: _Table, key: str, asset: _Table) -> Location:
+    href = str(asset.get("href", ""))
+    scheme = urlsplit(href).scheme.lower()
+    if scheme in ("http", "https"):
+        return http_file(href)
+    if scheme not in ("", "file"):
+        raise RasterError(
+            f"{path}, asset '{key}': addresses of '{scheme}' are not read. Use https, "
+            "or fetch the file beside the item."
+        )
+    folder = path.absolute().parent.resolve()
+    file = (folder / unquote(urlsplit(href).path)).resolve()
+    if "\0" in href or not file.is_relative_to(folder):
+        raise RasterError(
+            f"{path}, asset '{key}': '{href}' leads out of the item's folder. Put the "
+            "item beside or above its files."
+        )
+    if not file.exists():
+        origin = _origin(item)
+        if origin is not None and not scheme:
+            return http_file(urljoin(origin, href))
+        raise RasterError(f"{path}, asset '{key}': {file} does not exist.")
+    return file
+
+
+def _origin(item: _Table) -> str | None:
+    """Where the item was published: relative addresses may be meant from there."""
+    for link in _tables(item.get("links")):
+        href = str(link.get("href", ""))
+        if link.get("rel") == "self" and urlsplit(href).scheme in ("http", "https"):
+            return href
+    return None
+
+
+def _number(path: Path, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise RasterError(f"{path} states {value!r} where a number is expected.")
+    return float(value)
+
+
+def _find_scale(
+    path: Path,
+    properties: _Table,
+    sensor: Sensor,
+    factors: Mapping[str, tuple[float, float]],
+) -> Scale | None:
+    per_unit = sensor.quantification
+    for key in _OFFSET_APPLIED:
+        if properties.get(key) is True and per_unit is not None:
+            return Scale(per_unit, 0.0, f"{key} in {path.name}")
+    stated = common_scale(str(path), factors, f"raster:bands of {path.name}")
+    if stated is not None or sensor.baseline is None or per_unit is None:
+        return stated
+    for key in _BASELINES:
+        text = str(properties.get(key, "")).strip()
+        if re.fullmatch(r"\d\d\.\d\d", text):
+            offset = sensor.baseline.offset_for(int(text.replace(".", "")))
+            if offset is not None:
+                return Scale(per_unit, offset, f"{key} {text} in {path.name}")
+    return None

@@ -1,0 +1,34 @@
+"""Do the next things of a row in a thread while the last one is being used."""
+
+from collections import deque
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+__all__ = ["prefetch"]
+
+T = TypeVar("T")
+
+
+def prefetch(items: Generator[T, None, Any], depth: int = 2) -> Iterator[T]:
+    """Yield what a generator yields, which runs ahead in a thread of its own.
+
+    The generator runs in that one thread from its beginning to its `finally`, so that
+    it may hold files that are for one thread. Its errors are raised here, in their
+    turn.
+
+    Args:
+        items: the generator.
+        depth: how many items it may be ahead.
+    """
+    end: Any = object()
+    with ThreadPoolExecutor(1) as pool:
+        pending = deque(pool.submit(next, items, end) for _ in range(depth))
+        try:
+            while (item := pending.popleft().result()) is not end:
+                pending.append(pool.submit(next, items, end))
+                yield item
+        finally:
+            for waiting in pending:
+                waiting.cancel()
+            pool.submit(items.close).result()

@@ -1,0 +1,155 @@
+"""STAC items that describe maps: where and when, and which file holds what.
+
+Source: SpatioTemporal Asset Catalog 1.1.0, with its extensions projection 2.0.0,
+classification 2.0.0 and processing 1.2.0.
+"""
+
+import datetime
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from spectralgpt import __version__
+from spectralgpt.checkpoints import write_atomically
+from spectralgpt.rasters import Grid
+from spectralgpt.rasters.footprints import epsg_code, footprint_lonlat
+
+__all__ = [
+    "class_asset",
+    "measure_asset",
+    "picture_asset",
+    "polygon_asset",
+    "write_item",
+]
+
+_COG = "image/tiff; application=geotiff; profile=cloud-optimized"
+_SCHEMAS = "https://stac-extensions.github.io"
+_EXTENSIONS = [
+    f"{_SCHEMAS}/projection/v2.0.0/schema.json",
+    f"{_SCHEMAS}/classification/v2.0.0/schema.json",
+    f"{_SCHEMAS}/processing/v1.2.0/schema.json",
+]
+_Asset = dict[str, Any]
+
+
+def class_asset(path: Path, classes: Sequence[tuple[str, str]]) -> _Asset:
+    """Describe a map of classes, (name, colour) in the order of their numbers."""
+    described = [
+        {
+            "value": value,
+            "name": _identifier(name, value),
+            "title": name,
+            "color_hint": colour.removeprefix("#").upper(),
+        }
+        for value, (name, colour) in enumerate(classes)
+    ]
+    band = {"name": "class", "data_type": "uint8", "nodata": 255}
+    return {
+        "href": f"./{path.name}",
+        "type": _COG,
+        "title": "Class of each pixel",
+        "roles": ["data"],
+        "bands": [band | {"classification:classes": described}],
+    }
+
+
+def measure_asset(path: Path, title: str, names: Sequence[str]) -> _Asset:
+    """Describe a map of measured numbers, a layer a name."""
+    bands = [{"name": n, "data_type": "float32", "nodata": "nan"} for n in names]
+    asset = {"href": f"./{path.name}", "type": _COG, "title": title}
+    return {**asset, "roles": ["data"], "bands": bands}
+
+
+def polygon_asset(path: Path) -> _Asset:
+    """Describe a GeoPackage of outlines."""
+    return {
+        "href": f"./{path.name}",
+        "type": "application/geopackage+sqlite3",
+        "title": "Outlines of the classes",
+        "roles": ["data"],
+    }
+
+
+def picture_asset(path: Path) -> _Asset:
+    """Describe a picture."""
+    return {
+        "href": f"./{path.name}",
+        "type": "image/png",
+        "title": "Scene and map",
+        "roles": ["thumbnail", "overview"],
+    }
+
+
+def write_item(
+    path: Path,
+    grid: Grid,
+    assets: Mapping[str, _Asset],
+    dates: Sequence[datetime.date | None],
+    model: str,
+) -> Path | None:
+    """Write a STAC item; the same bytes for the same map.
+
+    Args:
+        path: the JSON file; assets lie beside it.
+        grid: where the pixels lie.
+        assets: by key.
+        dates: days that are shown.
+        model: what made it.
+
+    Returns:
+        The file; None without a georeference or a day, which a STAC item must have.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    corners = footprint_lonlat(grid)
+    known = sorted(day for day in dates if day is not None)
+    if corners is None or grid.transform is None or not known:
+        return None
+    ring = [[round(x, 7), round(y, 7)] for x, y in (*corners, corners[0])]
+    easts, norths = zip(*ring, strict=True)
+    t = grid.transform
+    item = {
+        "type": "Feature",
+        "stac_version": "1.1.0",
+        "stac_extensions": _EXTENSIONS,
+        "id": path.stem,
+        "geometry": {"type": "Polygon", "coordinates": [ring]},
+        "bbox": [min(easts), min(norths), max(easts), max(norths)],
+        "properties": {
+            **_times(known),
+            "proj:code": epsg_code(grid.crs),
+            "proj:shape": [grid.height, grid.width],
+            "proj:transform": [t.a, t.b, t.c, t.d, t.e, t.f],
+            "processing:software": {"spectralgpt": __version__},
+            **({"spectralgpt:model": model} if model else {}),
+        },
+        "links": [],
+        "assets": dict(assets),
+    }
+    text = json.dumps(item, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(path, lambda made: _write_text(made, text))
+    return path
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _times(days: Sequence[datetime.date]) -> dict[str, str | None]:
+    """Return the times of one day, or of a span of days."""
+    first, last = days[0].isoformat(), days[-1].isoformat()
+    if first == last:
+        return {"datetime": f"{first}T00:00:00Z"}
+    return {
+        "datetime": None,
+        "start_datetime": f"{first}T00:00:00Z",
+        "end_datetime": f"{last}T23:59:59Z",
+    }
+
+
+def _identifier(name: str, value: int) -> str:
+    """Return a name of letters, digits, hyphens and lines, as the extension asks."""
+    plain = "".join(c if c.isascii() and c.isalnum() else "_" for c in name)
+    return plain.strip("_") or f"class_{value}"

@@ -1,0 +1,283 @@
+import datetime
+import re
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spectralgpt.errors import BandError, RasterError, SpectralGPTError, UnitError
+from spectralgpt.rasters import (
+    Window,
+    describe_raster,
+    is_product,
+    open_scene,
+    read_raster,
+)
+from tests.product_files import (
+    SAFE,
+    mtl,
+    write_item,
+    write_landsat,
+    write_safe,
+    zip_folder,
+)
+from tests.raster_files import constant, write_tiff
+
+DAY = datetime.date(2024, 2, 23)
+
+
+def numbers(side: int = 24, first: int = 2000) -> dict[str, np.ndarray]:
+    """Bands of 10, 20 and 60 m that cover the same ground."""
+    random = np.random.default_rng(0)
+    sides = {"B02": side, "B04": side, "B05": side // 2, "B09": side // 6}
+    return {
+        band: random.integers(first, first + 3000, (size, size))
+        for band, size in sides.items()
+    }
+
+
+def refuses(error: type[SpectralGPTError], message: str, path: Path) -> None:
+    with pytest.raises(error, match=message) as caught:
+        read_raster(describe_raster(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_safe_folder_is_one_grid_of_10_m_with_its_own_offset(tmp_path: Path) -> None:
+    bands = numbers()
+    product = write_safe(tmp_path, bands, offset=-900)
+    with open_scene(product) as scene:
+        assert scene.sensor.name == "sentinel-2-l2a"
+        assert scene.date == DAY
+        assert scene.shape == (24, 24)
+        assert "MTD_MSIL2A.xml, baseline 05.11" in scene.item.offset_source
+        raster = scene.read()
+    assert raster.band_names == ("B02", "B04", "B05", "B09")
+    # The metadata's own offset counts, not what the baseline in the name would say.
+    wanted = (bands["B04"] - 900) / 1e4
+    np.testing.assert_allclose(raster.pixels[1], wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize(("baseline", "offset"), [("02.14", 0), ("04.00", -1000)])
+def test_the_baseline_tells_the_offset_where_none_is_listed(
+    tmp_path: Path, baseline: str, offset: float
+) -> None:
+    name = SAFE.replace("N0511", "N9999")
+    product = write_safe(tmp_path, numbers(), name=name, baseline=baseline, offset=None)
+    assert describe_raster(product).offset == offset
+
+
+def test_a_zip_reads_like_its_folder(tmp_path: Path) -> None:
+    product = write_safe(tmp_path, numbers())
+    archive = zip_folder(product, tmp_path / "renamed, with blanks.zip")
+    window = Window(3, 5, 16, 12)
+    with open_scene(product) as folder, open_scene(archive) as zipped:
+        assert (zipped.date, zipped.sensor) == (folder.date, folder.sensor)
+        found, wanted = zipped.read(window), folder.read(window)
+    np.testing.assert_array_equal(found.pixels, wanted.pixels)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [product.name, archive.name]
+
+
+@pytest.mark.parametrize("name", ["../../evil.jp2", "/etc/x.jp2", "a\\..\\..\\b.jp2"])
+def test_a_zip_whose_names_lead_out_of_it_is_refused(tmp_path: Path, name: str) -> None:
+    archive = zip_folder(write_safe(tmp_path, numbers()), tmp_path / "p.zip")
+    with zipfile.ZipFile(archive, "a") as opened:
+        opened.writestr(name, b"x")
+    refuses(RasterError, "leads out of the archive", archive)
+
+
+def test_bad_products_are_one_line_each(tmp_path: Path) -> None:
+    (tmp_path / "no.zip").write_bytes(b"PK\3\4 broken")
+    refuses(RasterError, "cannot be read as a zip archive", tmp_path / "no.zip")
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
+        archive.writestr("readme.txt", "nothing")
+    refuses(RasterError, "holds no product that is known", tmp_path / "other.zip")
+    product = write_safe(tmp_path, numbers())
+    image = next(product.rglob("*B04_10m.jp2"))
+    content = image.read_bytes()
+    image.write_bytes(content[: len(content) // 2])
+    refuses(RasterError, "truncated", product)
+    image.unlink()
+    with pytest.raises(BandError, match="no band 'B04'"):
+        open_scene(product, bands=("B02", "B04"))
+    (product / "MTD_MSIL2A.xml").write_text("<a>")
+    refuses(RasterError, "no valid XML", product)
+    (product / "MTD_MSIL2A.xml").write_text('<!DOCTYPE a [<!ENTITY b "c">]><a/>')
+    refuses(RasterError, "declares entities", product)
+
+
+def test_bands_of_different_projections_are_refused(tmp_path: Path) -> None:
+    bands = numbers()
+    product = write_safe(tmp_path, bands)
+    write_safe(tmp_path, {"B04": bands["B04"]}, crs="EPSG:32633")
+    write_safe(tmp_path, {})
+    refuses(RasterError, "differ in reference system", product)
+
+
+def test_a_scene_without_a_measurement_is_refused(tmp_path: Path) -> None:
+    empty = {band: layer * 0 for band, layer in numbers().items()}
+    refuses(RasterError, "holds no valid pixel", write_safe(tmp_path, empty))
+
+
+@pytest.mark.parametrize("is_json", [True, False])
+def test_landsat_takes_scale_and_files_from_mtl(tmp_path: Path, is_json: bool) -> None:
+    folder = write_landsat(tmp_path, mtl(gain=3e-05, added=-0.1), is_json=is_json)
+    item = describe_raster(folder)
+    raster = read_raster(item)
+    assert item.sensor.name == "landsat-8-9-l2"
+    assert item.date == datetime.date(2020, 7, 14)
+    assert raster.band_names == ("B1", "B2", "B3", "B4", "B5", "B6", "B7")
+    assert raster.pixels[2, 0, 0] == pytest.approx(10_300 * 3e-05 - 0.1, abs=1e-6)
+
+
+def test_level_1_is_brought_to_the_suns_elevation(tmp_path: Path) -> None:
+    item = describe_raster(write_landsat(tmp_path, mtl("L1TP")))
+    assert "sun elevation 30 degrees" in item.offset_source
+    found = read_raster(item).pixels[0, 0, 0]
+    # sin(30 degrees) is one half.
+    assert found == pytest.approx((10_100 * 2e-05 - 0.1) * 2, abs=1e-6)
+
+
+def test_bad_landsat_metadata_are_one_line(tmp_path: Path) -> None:
+    groups = mtl()
+    groups["LEVEL2_SURFACE_REFLECTANCE_PARAMETERS"]["REFLECTANCE_MULT_BAND_4"] = "1"
+    folder = write_landsat(tmp_path / "a", groups)
+    refuses(UnitError, "other scales for some of its bands", folder)
+    groups = mtl()
+    groups["PRODUCT_CONTENTS"]["FILE_NAME_BAND_2"] = "../../B2.TIF"
+    folder = write_landsat(tmp_path / "b" / "c", mtl())
+    write_landsat(tmp_path / "d" / "e", groups)
+    names = describe_raster(next((tmp_path / "d").rglob("LC08*T1"))).files
+    assert "B2" not in names
+
+
+def test_gaofen_has_no_scale_of_its_own(tmp_path: Path) -> None:
+    stem = "GF1_PMS1_E116.5_N39.4_20160501_L1A0001557543"
+    folder = tmp_path / stem
+    write_tiff(folder / f"{stem}-MSS1.tiff", constant([100, 200, 300, 400]))
+    write_tiff(folder / f"{stem}-PAN1.tiff", constant([500]))
+    assert is_product(folder)
+    with pytest.raises(UnitError, match="State the quantification"):
+        describe_raster(folder)
+    item = describe_raster(folder, quantification=1000)
+    assert item.sensor.name == "gaofen-1-pms"
+    assert item.date == datetime.date(2016, 5, 1)
+    found = read_raster(item).pixels[:, 0, 0]
+    np.testing.assert_allclose(found, [0.1, 0.2, 0.3, 0.4], atol=1e-6)
+
+
+def test_enmap_takes_wavelengths_and_gains_from_its_metadata(tmp_path: Path) -> None:
+    stem = "ENMAP01-____L2A-DT0000004950_20221103T162438Z_001_V010110"
+    rows = [(1, 418.3), (2, 423.9), (130, 902.2)]
+    text = "".join(
+        f'<bandID number="{n}"><wavelengthCenterOfBand>{nm}</wavelengthCenterOfBand>'
+        "<GainOfBand>0.0001</GainOfBand><OffsetOfBand>0</OffsetOfBand></bandID>"
+        for n, nm in rows
+    )
+    start = "<temporalCoverage><startTime>2022-11-03T16:24:38Z</startTime>"
+    xml = f"<level_X>{start}</temporalCoverage>{text}</level_X>"
+    (tmp_path / stem).mkdir()
+    (tmp_path / stem / f"{stem}-METADATA.XML").write_text(xml)
+    image = tmp_path / stem / f"{stem}-SPECTRAL_IMAGE.TIF"
+    write_tiff(image, constant([100, 200, 300], dtype="int16"))
+    write_tiff(tmp_path / stem / f"{stem}-QL_PIXELMASK.TIF", constant([1]))
+    for path in (image, tmp_path / stem):
+        item = describe_raster(path)
+        assert item.date == datetime.date(2022, 11, 3)
+        assert item.quantification == pytest.approx(10_000)
+        assert {n: f.index for n, f in item.files.items()}["B002"] == 2
+    assert read_raster(item).pixels[0, 0, 0] == pytest.approx(0.01)
+
+
+def cogs(folder: Path) -> dict[str, Path]:
+    return {
+        name: write_tiff(folder / f"{name}.tif", constant([value]))
+        for name, value in {"B02": 1500, "B04": 2500}.items()
+    }
+
+
+def test_a_stac_item_names_its_local_files(tmp_path: Path) -> None:
+    cogs(tmp_path / "assets")
+    row = {"scale": 0.0001, "offset": -0.1, "nodata": 0}
+    assets = {
+        "blue": {"href": "./assets/B02.tif", "raster:bands": [row]},
+        "red": {"href": "assets/B04.tif", "raster:bands": [row]},
+        "red-jp2": {"href": "assets/B04.jp2", "eo:bands": [{"name": "red"}]},
+        "visual": {"href": "assets/TCI.tif", "roles": ["visual"]},
+    }
+    path = write_item(tmp_path / "item.json", assets)
+    with open_scene(path) as scene:
+        assert scene.sensor.name == "sentinel-2-l2a"
+        assert scene.date == DAY
+        np.testing.assert_allclose(scene.read().pixels[:, 0, 0], [0.05, 0.15])
+    # Of images that the offset is no longer in, raster:bands still states it.
+    path = write_item(path, assets, **{"earthsearch:boa_offset_applied": True})
+    assert describe_raster(path).offset == 0
+
+
+@pytest.mark.parametrize(
+    ("href", "message"),
+    [
+        ("../B02.tif", "leads out of the item's folder"),
+        ("/etc/B02.tif", "leads out of the item's folder"),
+        ("file:///etc/B02.tif", "leads out of the item's folder"),
+        ("%2e%2e/B02.tif", "leads out of the item's folder"),
+        ("s3://bucket/B02.tif", "addresses of 's3' are not read"),
+        ("/vsicurl/http://a/B02.tif", "leads out of the item's folder"),
+        ("B02.tif", "does not exist"),
+    ],
+)
+def test_a_stac_item_leads_nowhere_else(
+    tmp_path: Path, href: str, message: str
+) -> None:
+    write_tiff(tmp_path / "B02.tif", constant([1500]))
+    (tmp_path / "item").mkdir()
+    path = write_item(tmp_path / "item" / "item.json", {"B02": {"href": href}})
+    refuses(RasterError, message, path)
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> Iterator[str]:
+    """Serve the folder from another process: GDAL holds ours while it opens files."""
+    command = [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1"]
+    with subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as server:
+        assert server.stdout is not None
+        found = re.search(r"port (\d+)", server.stdout.readline())
+        assert found is not None
+        yield f"http://127.0.0.1:{found.group(1)}"
+        server.terminate()
+
+
+def test_assets_are_read_over_http(tmp_path: Path, address: str) -> None:
+    cogs(tmp_path)
+    assets = {"B02": {"href": f"{address}/B02.tif"}}
+    properties = {"s2:processing_baseline": "05.11"}
+    path = write_item(tmp_path / "item.json", assets, **properties)
+    assert read_raster(describe_raster(path)).pixels[0, 0, 0] == pytest.approx(0.05)
+    # Addresses of catalogues are signed: what signs them stays out of messages.
+    missing = {"B02": {"href": f"{address}/B03.tif?token=secret"}}
+    path = write_item(tmp_path / "item.json", missing, **properties)
+    with pytest.raises(RasterError, match="cannot be read") as caught:
+        describe_raster(path)
+    assert "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_item_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "item.json"
+    path.write_text("[1, 2]")
+    refuses(RasterError, "is no STAC item", path)
+    path.write_text("{")
+    refuses(RasterError, "cannot be read as JSON", path)
+    write_item(path, {"B02": {"href": "B02.tif"}}, platform="none")
+    with pytest.raises(SpectralGPTError, match="does not say which sensor"):
+        describe_raster(path)

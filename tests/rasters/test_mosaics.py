@@ -1,0 +1,136 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spectralgpt.errors import ConfigError, RasterError
+from spectralgpt.rasters import (
+    Bounds,
+    Window,
+    describe_raster,
+    make_mosaic,
+    open_scene,
+    read_area,
+    read_raster,
+)
+from tests.raster_files import LEFT, S2_L2A, TOP, write_tiff
+
+UTM = "EPSG:32632"
+BANDS = S2_L2A[1:4]
+
+
+def write(path: Path, pixels: np.ndarray, **options: object) -> Path:
+    descriptions = BANDS[: len(pixels)]
+    return write_tiff(path, pixels, descriptions=descriptions, **options)  # type: ignore[arg-type]
+
+
+def describe(path: Path, offset: float = 0):
+    return describe_raster(path, sensor="sentinel-2-l2a", offset=offset)
+
+
+def random(side: int = 40, seed: int = 0) -> np.ndarray:
+    values = np.random.default_rng(seed).integers(1000, 6000, (3, side, side))
+    return values.astype("uint16")
+
+
+def test_an_area_of_one_scene_is_its_own_pixels(tmp_path: Path) -> None:
+    pixels = random()
+    item = describe(write(tmp_path / "a.tif", pixels))
+    area = Bounds(LEFT + 52, TOP - 201, LEFT + 198, TOP - 99, UTM)
+    with open_scene(item, area=area) as scene:
+        # Every pixel that the area touches, rows 9 to 20, columns 5 to 19.
+        assert scene.shape == (12, 15)
+        assert (scene.transform.c, scene.transform.f) == (LEFT + 50, TOP - 90)
+        found = scene.read()
+    np.testing.assert_allclose(found.pixels, pixels[:, 9:21, 5:20] / 1e4, rtol=1e-6)
+
+
+def test_two_tiles_join_where_they_meet_and_the_first_wins(tmp_path: Path) -> None:
+    first, second = random(seed=1), random(seed=2)
+    first[:, 5, 25] = 0
+    first[1, 6, 26] = 0
+    left = describe(write(tmp_path / "a.tif", first))
+    right_corner = (LEFT + 200, TOP)
+    right = describe(write(tmp_path / "b.tif", second, corner=right_corner), -500)
+    mosaic = make_mosaic([left, right])
+    raster = read_raster(mosaic)
+    assert raster.pixels.shape == (3, 40, 60)
+    wanted = np.zeros((3, 40, 60))
+    wanted[:, :, 20:] = (second - 500.0) / 1e4
+    wanted[:, :, :40] = first / 1e4
+    # Where the first shows nothing, or not all bands, the second does, in all bands.
+    wanted[:, 5, 25] = (second[:, 5, 5] - 500.0) / 1e4
+    wanted[:, 6, 26] = (second[:, 6, 6] - 500.0) / 1e4
+    np.testing.assert_allclose(raster.pixels, wanted, rtol=1e-5)
+    assert raster.valid.all()
+    part = read_raster(mosaic, window=Window(3, 15, 20, 30))
+    np.testing.assert_array_equal(part.pixels, raster.pixels[:, 3:23, 15:45])
+
+
+def test_a_neighbouring_zone_is_warped_onto_the_first(tmp_path: Path) -> None:
+    from rasterio.warp import transform
+
+    # A plane that rises to the east, in two zones over the same ground.
+    (x,), (y,) = transform(UTM, "EPSG:32633", [LEFT + 300], [TOP - 300])
+    plane = np.broadcast_to(2000 + np.arange(120.0) * 10, (3, 120, 120))
+    corner = (round(x - 600, -1), round(y + 600, -1))
+    other = write(
+        tmp_path / "b.tif", plane.astype("uint16"), corner=corner, crs="EPSG:32633"
+    )
+    first = np.zeros((3, 60, 60), "uint16")
+    first[:, :30] = 3000
+    mosaic = make_mosaic(
+        [describe(write(tmp_path / "a.tif", first)), describe(other)],
+        Bounds(LEFT, TOP - 600, LEFT + 600, TOP, UTM),
+    )
+    whole = read_raster(mosaic)
+    assert whole.valid.all()
+    np.testing.assert_allclose(whole.pixels[:, :30], 0.3)
+    row, column = 45, 30
+    (there,), _ = transform(
+        UTM, "EPSG:32633", [LEFT + 10 * column + 5], [TOP - 10 * row - 5]
+    )
+    wanted = (2000 + ((there - corner[0]) / 10 - 0.5) * 10) / 1e4
+    assert whole.pixels[0, row, column] == pytest.approx(wanted, abs=2e-5)
+    part = read_raster(mosaic, window=Window(35, 20, 15, 17))
+    np.testing.assert_allclose(part.pixels, whole.pixels[:, 35:50, 20:37], atol=1e-5)
+
+
+def test_a_mosaic_shrinks_and_a_gap_is_not_valid(tmp_path: Path) -> None:
+    flat = np.full((3, 40, 40), 2000, "uint16")
+    left = describe(write(tmp_path / "a.tif", flat))
+    right = describe(write(tmp_path / "b.tif", flat, corner=(LEFT + 800, TOP)))
+    raster = read_raster(make_mosaic([left, right]), out_size=(10, 30))
+    assert raster.valid[:, :, :10].all()
+    assert not raster.valid[:, :, 11:19].any()
+    np.testing.assert_allclose(raster.pixels[raster.valid], 0.2, atol=1e-6)
+
+
+def test_what_cannot_be_laid_over_an_area_is_one_line(tmp_path: Path) -> None:
+    item = describe(write(tmp_path / "a.tif", random()))
+    with pytest.raises(RasterError, match=r"none of the 1 products shows the area"):
+        make_mosaic([item], Bounds(0, 0, 1, 1))
+    with pytest.raises(ConfigError, match="minx,miny,maxx,maxy"):
+        Bounds(2, 0, 1, 1)
+    with pytest.raises(ConfigError, match="no reference system"):
+        Bounds(0, 0, 1, 1, "EPSG:0")
+    with pytest.raises(ConfigError, match="no place in"):
+        make_mosaic([item], Bounds(0, 91, 1, 95))
+    other = describe_raster(
+        write(tmp_path / "b.tif", random()), sensor="sentinel-2-l1c", offset=0
+    )
+    with pytest.raises(ConfigError, match="is of one sensor"):
+        make_mosaic([item, other])
+
+
+def test_the_area_of_a_geojson_file_is_around_its_shapes(tmp_path: Path) -> None:
+    path = tmp_path / "a.geojson"
+    shape = {"type": "Polygon", "coordinates": [[[9, 45, 7], [10, 45], [9.5, 46]]]}
+    rows = [{"type": "Feature", "properties": {}, "geometry": shape}]
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": rows}))
+    assert read_area(path) == Bounds(9, 45, 10, 46)
+    for text, message in [("{", "as GeoJSON"), ('{"features": []}', "no shape")]:
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=message):
+            read_area(path)

@@ -1,0 +1,78 @@
+import datetime
+import json
+from pathlib import Path
+
+import pytest
+from rasterio import Affine
+
+from spectralgpt.rasters import Grid
+from spectralgpt.scenes.stac import (
+    class_asset,
+    measure_asset,
+    picture_asset,
+    polygon_asset,
+    write_item,
+)
+
+UTM = Affine(10.0, 0.0, 500_000.0, 0.0, -10.0, 4_000_000.0)
+GRID = Grid(100, 200, UTM, "EPSG:32632")
+DAY = datetime.date(2021, 7, 3)
+
+
+def test_an_item_says_where_when_and_what(tmp_path: Path) -> None:
+    path = tmp_path / "scene.json"
+    assets = {
+        "classes": class_asset(
+            tmp_path / "scene.tif", [("open water", "#0072b2"), ("trees", "#1b7837")]
+        ),
+        "probabilities": measure_asset(tmp_path / "p.tif", "Shares", ["a", "b"]),
+        "polygons": polygon_asset(tmp_path / "scene.gpkg"),
+        "quicklook": picture_asset(tmp_path / "scene.png"),
+    }
+    assert write_item(path, GRID, assets, [DAY], "run-1") == path
+    first = path.read_bytes()
+    item = json.loads(first)
+    assert item["id"] == "scene"
+    west, south, east, north = item["bbox"]
+    # 500 km east is the central meridian of zone 32; 2 km are 0.022 degrees there.
+    assert west == pytest.approx(9.0, abs=1e-6)
+    assert east == pytest.approx(9.0222, abs=2e-4)
+    assert north - south == pytest.approx(1000 / 110_950, rel=0.01)
+    ring = item["geometry"]["coordinates"][0]
+    assert ring[0] == ring[-1]
+    assert len(ring) == 5
+    properties = item["properties"]
+    assert properties["datetime"] == "2021-07-03T00:00:00Z"
+    assert properties["proj:code"] == "EPSG:32632"
+    assert properties["proj:shape"] == [100, 200]
+    assert properties["proj:transform"] == list(UTM)[:6]
+    assert properties["spectralgpt:model"] == "run-1"
+    assert {key: asset["roles"][0] for key, asset in item["assets"].items()} == {
+        "classes": "data",
+        "probabilities": "data",
+        "polygons": "data",
+        "quicklook": "thumbnail",
+    }
+    (band,) = item["assets"]["classes"]["bands"]
+    water = band["classification:classes"][0]
+    assert (water["value"], water["title"]) == (0, "open water")
+    assert (water["name"], water["color_hint"]) == ("open_water", "0072B2")
+    write_item(path, GRID, assets, [DAY], "run-1")
+    assert path.read_bytes() == first
+
+
+def test_two_dates_are_a_span(tmp_path: Path) -> None:
+    later = datetime.date(2022, 1, 5)
+    path = write_item(tmp_path / "a.json", GRID, {}, [later, DAY], "")
+    assert path is not None
+    properties = json.loads(path.read_text())["properties"]
+    assert properties["datetime"] is None
+    assert properties["start_datetime"] == "2021-07-03T00:00:00Z"
+    assert properties["end_datetime"] == "2022-01-05T23:59:59Z"
+
+
+def test_without_a_place_or_a_day_there_is_no_item(tmp_path: Path) -> None:
+    nowhere = Grid(4, 4, None, None)
+    assert write_item(tmp_path / "a.json", nowhere, {}, [DAY], "") is None
+    assert write_item(tmp_path / "a.json", GRID, {}, [None], "") is None
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,135 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rasterio import Affine
+
+from spectralgpt.errors import ConfigError, DataError, OutputError
+from spectralgpt.rasters import Grid, Layers, class_layers, read_class_rows
+from spectralgpt.scenes.fingerprints import digest_model
+from spectralgpt.scenes.unfinished import making_maps
+from tests.tiny import tiny_model
+
+GRID = Grid(6, 5, Affine(10, 0, 0, 0, -10, 0), "EPSG:32632")
+FACTS = {"model": "a", "image": "b"}
+ROWS = np.arange(30, dtype=np.uint8).reshape(6, 5) % 2
+
+
+def layers() -> Layers:
+    return class_layers(["x", "y"], ["#000000", "#ffffff"])
+
+
+def write_then_fail(
+    path: Path, rows: slice, error: BaseException, begins_at: int = 0
+) -> None:
+    with making_maps({path: layers()}, GRID, FACTS) as made:
+        assert made.next_row == begins_at
+        made.write(rows.start, [ROWS[None, rows]])
+        raise error
+
+
+def stop_after(path: Path, rows: int) -> None:
+    """Leave what a stopped process leaves."""
+    with pytest.raises(KeyboardInterrupt):
+        write_then_fail(path, slice(0, rows), KeyboardInterrupt())
+
+
+def folder_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.unfinished")
+
+
+def test_what_was_stopped_goes_on_behind_its_last_row(tmp_path: Path) -> None:
+    path = tmp_path / "map.tif"
+    stop_after(path, 4)
+    assert not path.exists()
+    with making_maps({path: layers()}, GRID, FACTS) as made:
+        assert made.next_row == 4
+        made.write(4, [ROWS[None, 4:]])
+        made.export()
+        made.publish()
+    found = np.concatenate([rows for _, rows in read_class_rows(path)])
+    np.testing.assert_array_equal(found, ROWS)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["map.tif", "map.tif.aux.xml"]
+
+
+def test_a_journal_that_was_cut_off_counts_up_to_its_last_whole_line(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "map.tif"
+    stop_after(path, 4)
+    with (folder_of(path) / "journal.jsonl").open("a") as journal:
+        journal.write('\n{"next_r')
+    with pytest.raises(KeyboardInterrupt):
+        write_then_fail(path, slice(4, 5), KeyboardInterrupt(), begins_at=4)
+    with making_maps({path: layers()}, GRID, FACTS) as made:
+        assert made.next_row == 5
+
+
+def test_another_model_or_image_is_refused_or_begins_anew(tmp_path: Path) -> None:
+    path = tmp_path / "map.tif"
+    stop_after(path, 4)
+    other = FACTS | {"model": "c"}
+    with (
+        pytest.raises(ConfigError, match=r"map\.tif was begun .* another model: pass"),
+        making_maps({path: layers()}, GRID, other),
+    ):
+        pass
+    with making_maps({path: layers()}, GRID, FACTS, restart=True) as made:
+        # The same job: going on gives the same bytes as beginning anew.
+        assert made.next_row == 4
+    stop_after(path, 4)
+    assert folder_of(path).is_dir()
+    with making_maps({path: layers()}, GRID, other, restart=True) as made:
+        assert made.next_row == 0
+
+
+def test_without_a_fingerprint_nothing_is_continued(tmp_path: Path) -> None:
+    path = tmp_path / "map.tif"
+    stop_after(path, 4)
+    with making_maps({path: layers()}, GRID, None) as made:
+        assert made.next_row == 0
+
+
+def test_a_bad_image_leaves_nothing_and_a_full_disk_what_is_finished(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "map.tif"
+    with pytest.raises(DataError, match="truncated"):
+        write_then_fail(path, slice(0, 2), DataError("scene is truncated"))
+    assert list(tmp_path.iterdir()) == []
+    full = OutputError("map.tif cannot be written: No space left on device.")
+    with pytest.raises(OutputError, match=r"No space.*What is finished stays in"):
+        write_then_fail(path, slice(0, 2), full)
+    assert [p.name for p in tmp_path.iterdir()] == [".map.tif.unfinished"]
+    with making_maps({path: layers()}, GRID, FACTS) as made:
+        assert made.next_row == 2
+
+
+def test_two_runs_do_not_write_one_map(tmp_path: Path) -> None:
+    path = tmp_path / "map.tif"
+    with (
+        making_maps({path: layers()}, GRID, FACTS),
+        pytest.raises(ConfigError, match="being made by another process"),
+        making_maps({path: layers()}, GRID, FACTS),
+    ):
+        pass
+
+
+def test_the_journal_can_be_read_by_people(tmp_path: Path) -> None:
+    path = tmp_path / "map.tif"
+    stop_after(path, 4)
+    text = (folder_of(path) / "journal.jsonl").read_text()
+    first, last = (json.loads(line) for line in text.split("\n") if line)
+    assert first["fingerprint"]["model"] == "a"
+    assert last == {"next_row": 4}
+
+
+def test_a_digest_tells_weights_and_settings_apart() -> None:
+    model = tiny_model()
+    assert digest_model(model, True) == digest_model(tiny_model(), True)
+    assert digest_model(model, True) != digest_model(model, False)
+    with torch.no_grad():
+        next(model.parameters()).view(-1)[0] += 1e-3
+    assert digest_model(model, True) != digest_model(tiny_model(), True)
