@@ -64,11 +64,11 @@ def test_file_without_bands_is_refused(tmp_path):
 def test_file_of_another_kind_is_refused_whatever_its_name(tmp_path):
     path = tmp_path / "page.tif"
     path.write_text("<html>not found</html>")
-    with pytest.raises(RasterError, match="not a GeoTIFF, JPEG 2000, ENVI, PNG or BMP"):
+    with pytest.raises(RasterError, match="not a GeoTIFF, JPEG 2000, VRT, ENVI, PNG"):
         read_header(path)
 
 
-def test_virtual_raster_is_never_opened(tmp_path):
+def test_virtual_raster_of_another_name_is_never_opened(tmp_path):
     path = tmp_path / "evil.tif"
     path.write_text(
         '<VRTDataset rasterXSize="4" rasterYSize="4"><VRTRasterBand dataType="Byte" '
