@@ -61,9 +61,10 @@ def _print_raster(path: Path, args: Namespace) -> None:
     from spectralgpt.rasters import summarise
     from spectralgpt.scenes.inputs import list_inputs, over_area
 
-    paths, stated = over_area(list_inputs([path], args.sensor, None), format_of(args))
-    if len(paths) > 1:
-        print(f"{path} holds {len(paths)} images; the first of them:")
+    stated = format_of(args)
+    paths = [path]
+    if stated.area is not None:
+        paths, stated = over_area(list_inputs([path], args.sensor, None), stated)
     item = stated.describe(paths[0])
     facts = summarise(item)
     _print_bands(item.name, item.bands)

@@ -26,6 +26,7 @@ from spectralgpt.rasters import (
     offset_from_texts,
     read_size,
 )
+from spectralgpt.rasters.locations import Location
 from spectralgpt.sensors import Sensor
 
 __all__ = ["FILE_SIZES", "Sizes", "StatedLayout", "describe_stated"]
@@ -247,7 +248,7 @@ def _grid(path: Path, layout: StatedLayout, band: str) -> Grid:
 
 
 def _find_offset(
-    path: Path, inside: Path, layout: StatedLayout
+    path: Path, inside: Location, layout: StatedLayout
 ) -> tuple[float, str] | None:
     rule = layout.sensor.baseline
     if layout.offset != "auto":

@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 from spectralgpt.errors import BandError, RasterError
 from spectralgpt.rasters.archives import ProductFiles, check_text
 from spectralgpt.rasters.facts import Facts, common_scale, day_in, parse_xml
+from spectralgpt.rasters.files import read_header
 from spectralgpt.rasters.locations import Location
 from spectralgpt.sensors import Band, load_sensor
 
@@ -33,13 +34,15 @@ def read_enmap(product: ProductFiles) -> Facts | None:
         raise RasterError(f"{product.path} holds {len(images)} images: name one file.")
     metadata = product.matching(r"ENMAP01-____L2A-.*-METADATA\.XML")
     if not metadata:
-        return None
+        return _by_numbers(product.files[images[0]])
     text = product.read_text(metadata[0])
     return _facts(product.files[images[0]], str(product.files[metadata[0]]), text)
 
 
 def read_enmap_image(path: Path) -> Facts | None:
-    """Read the METADATA.XML beside an EnMAP image, None if there is none.
+    """Read the METADATA.XML beside an EnMAP image, None if it is no such image.
+
+    Without metadata all 224 layers of a product are known by their order.
 
     Raises:
         RasterError: the metadata are broken.
@@ -51,7 +54,19 @@ def read_enmap_image(path: Path) -> Facts | None:
         file = path.with_name(match["start"] + ending)
         if file.is_file():
             return _facts(path, str(file), check_text(str(file), file.read_bytes()))
-    return None
+    return _by_numbers(path)
+
+
+def _by_numbers(image: Location) -> Facts | None:
+    """Layers without metadata: all of a product stand in the order of their numbers.
+
+    None where some are missing, or where descriptions say which they are.
+    """
+    sensor, header = load_sensor(_SENSOR), read_header(image)
+    if header.count != len(sensor.bands) or any(header.descriptions):
+        return None
+    files = {name: (image, i) for i, name in enumerate(sensor.band_names, start=1)}
+    return Facts(_SENSOR, files, date=day_in(image.name))
 
 
 def _facts(image: Location, shown: str, text: str) -> Facts:

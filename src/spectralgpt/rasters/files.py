@@ -45,7 +45,7 @@ __all__ = [
 
 _LOG = logging.getLogger(__name__)
 _GDAL_LOGGERS = ("rasterio._env", "rasterio._err", "rasterio._io", "rasterio.env")
-_ARRAY = "array"
+_ARRAY, _VIRTUAL = "array", "VRT"
 _DRIVER_BY_START = {
     b"II*\0": "GTiff",
     b"MM\0*": "GTiff",
@@ -54,9 +54,9 @@ _DRIVER_BY_START = {
     b"\0\0\0\x0cjP  ": "JP2OpenJPEG",
     b"\xffO\xffQ": "JP2OpenJPEG",
     ARRAY_START: _ARRAY,
-    VIRTUAL_START: "VRT",
 }
 """By the first bytes, whatever the name says; the bytes of BigTIFF come with a plus."""
+_START_LENGTH = max(map(len, (*_DRIVER_BY_START, VIRTUAL_START)))
 _PICTURE_DRIVER_BY_START = {b"\x89PNG\r\n\x1a\n": "PNG", b"BM": "BMP"}
 """Masks are often pictures."""
 _MEBIBYTE = 2**20
@@ -214,9 +214,9 @@ def _open_local(path: Path) -> rasterio.DatasetReader:
     driver = _find_driver(path)
     if driver == _ARRAY:
         return rasterio.open(describe_array(path), driver="VRT")
-    if driver == "VRT":
+    if driver == _VIRTUAL:
         for source in sources_of(path):
-            if _find_driver(source) in ("VRT", _ARRAY):
+            if _find_driver(source) in (_VIRTUAL, _ARRAY):
                 raise RasterError(
                     f"{path} names {source}, which is no raster of its own."
                 )
@@ -230,10 +230,13 @@ def _find_driver(path: Path) -> str:
     Of arrays and virtual rasters GDAL only gets descriptions that we write ourselves.
     """
     with path.open("rb") as file:
-        start = file.read(max(map(len, _DRIVER_BY_START)))
+        start = file.read(_START_LENGTH)
     for beginning, driver in _DRIVER_BY_START.items():
         if start.startswith(beginning):
             return driver
+    # What names other files may not come under the name of something else.
+    if start.startswith(VIRTUAL_START) and path.suffix.lower() == ".vrt":
+        return _VIRTUAL
     headers = (path.with_suffix(s) for s in (".hdr", ".HDR"))
     appended = (path.with_name(path.name + s) for s in (".hdr", ".HDR"))
     if any(header.is_file() for header in (*headers, *appended)):
