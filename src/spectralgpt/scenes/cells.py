@@ -39,14 +39,11 @@ class CellOptions:
         cell_px: side of a cell, px; divides the patch. None takes the patch.
         overlap: share of a window that its neighbour covers again, 0 to below 1; cells
             smaller than a patch may need more.
-        by_group: keep the spectral groups apart, G * D numbers a cell; otherwise their
-            mean, D.
         batch_size: windows encoded at once.
     """
 
     cell_px: int | None = None
     overlap: float = 0.5
-    by_group: bool = False
     batch_size: int = 16
 
     def side(self, patch: int) -> int:
@@ -137,7 +134,7 @@ def embed_strips(
     grid = coarsen(scene, place, cell)
     rows = _starts(grid.height * cell, size, patch, cell, options.overlap)
     columns = _starts(grid.width * cell, size, patch, cell, options.overlap)
-    encode = _Encode(encoder, preprocessing, options, cell)
+    encode = _Encode(encoder, preprocessing, cell)
     span = columns[-1] + size - columns[0]
     blender = RowBlender(encode.width, span // cell, size // cell)
     left, done = -columns[0] // cell, 0
@@ -161,9 +158,7 @@ def embed_strips(
         files.close()
 
 
-def position_response(
-    encoder: SpectralEncoder, size: int, by_group: bool = False
-) -> FloatArray:
+def position_response(encoder: SpectralEncoder, size: int) -> FloatArray:
     """Return what cells hold for where they lie in a window, whatever it shows.
 
     A map of embeddings would show it as stripes that repeat with the windows. It is the
@@ -173,14 +168,13 @@ def position_response(
     Args:
         encoder: its device is used.
         size: side of a window, px.
-        by_group: see `CellOptions`.
 
     Returns:
-        (Hp, Wp, D), or (Hp, Wp, G * D).
+        (Hp, Wp, D).
     """
     levels = torch.tensor(_FLAT_LEVELS).reshape(-1, 1, 1, 1)
     flat = levels.expand(-1, encoder.num_bands, size, size)
-    response = _encode(encoder, flat, by_group).mean(axis=0)
+    response = _encode(encoder, flat).mean(axis=0)
     centred: FloatArray = response - response.mean(axis=(0, 1))
     return centred
 
@@ -192,13 +186,12 @@ class _Encode:
         self,
         encoder: SpectralEncoder,
         preprocessing: Preprocessing,
-        options: CellOptions,
         cell: int,
     ) -> None:
         self._encoder, self._preprocessing = encoder, preprocessing
-        self._by_group, self._cell = options.by_group, cell
+        self._cell = cell
         size, self._parts = preprocessing.image_size, encoder.patch_size // cell
-        self._by_place = position_response(encoder, size, options.by_group)
+        self._by_place = position_response(encoder, size)
         # Cells on, or beside, the centre of a token.
         at = np.arange(size // cell) % self._parts
         is_core = np.abs(2 * at + 1 - self._parts) <= 1
@@ -222,7 +215,7 @@ class _Encode:
                 images.append(torch.from_numpy(self._preprocessing.prepare(part)[0]))
         if not images:
             return
-        tokens = _encode(self._encoder, torch.stack(images), self._by_group)
+        tokens = _encode(self._encoder, torch.stack(images))
         tokens -= self._by_place
         for start, values in zip(shown, tokens, strict=True):
             cells = np.moveaxis(values, -1, 0)
@@ -298,13 +291,10 @@ def _block_sums(pixels: NDArray[np.generic], cell: int) -> NDArray[np.float64]:
     return np.asarray(blocks.sum(axis=(2, 4), dtype=np.float64))
 
 
-def _encode(
-    encoder: SpectralEncoder, images: Tensor, by_group: bool = False
-) -> FloatArray:
-    """Encode windows to tokens (B, h, w, D), the mean or all of the spectral groups."""
+def _encode(encoder: SpectralEncoder, images: Tensor) -> FloatArray:
+    """Encode windows to tokens averaged over spectral groups, (B, h, w, D)."""
     device = next(encoder.parameters()).device
     with torch.inference_mode():
         tokens = encoder(images.to(device))  # (B, G, Hp, Wp, D)
-        tokens = tokens.movedim(1, -2).flatten(-2) if by_group else tokens.mean(dim=1)
-        cells: FloatArray = tokens.float().cpu().numpy()
+        cells: FloatArray = tokens.mean(dim=1).float().cpu().numpy()
     return cells
