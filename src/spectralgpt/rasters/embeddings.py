@@ -115,7 +115,8 @@ class EmbeddingRaster:
                 numbers = dataset.read(window=at)
             except (RasterioError, ValueError) as error:
                 raise as_raster_error(self.path, error) from None
-            scales, offsets = np.float32([dataset.scales, dataset.offsets])
+            scales = np.asarray(dataset.scales, np.float32)
+            offsets = np.asarray(dataset.offsets, np.float32)
             is_int8 = dataset.dtypes[0] == "int8"
         valid = numbers[0] != _NO_INT8 if is_int8 else np.isfinite(numbers[0])
         values = numbers.astype(np.float32) * scales[:, None, None]

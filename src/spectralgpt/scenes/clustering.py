@@ -106,7 +106,7 @@ def fit_clusters(
     )
     groups = grouping.fit_predict((cells - mean) / scale)
     order = np.argsort(-np.bincount(groups, minlength=count), kind="stable")
-    centres = np.float32(grouping.cluster_centers_[order])
+    centres = grouping.cluster_centers_[order].astype(np.float32)
     return Clustering(mean, scale, centres)
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -119,9 +120,14 @@ def embed_to_rasters(
             then(made)
 
     failures = for_each_input(list(paths), work, strict=strict, progress=progress)
-    table, text = output / _TABLE, "\n".join(rows) + "\n"
-    write_atomically(table, lambda to: to.write_text(text, encoding="utf-8") and None)
+    table = output / _TABLE
+    text = "\n".join(rows) + "\n"
+    write_atomically(table, partial(_write_text, text))
     return Outcome(table, len(rows) - 1, failures)
+
+
+def _write_text(text: str, path: Path) -> None:
+    path.write_text(text, encoding="utf-8")
 
 
 def embed_to_raster(

@@ -210,7 +210,7 @@ def labelled_cells(
         DataError: no shape lies on the raster, there is one class only, or a cell is
             labelled with two.
     """
-    found = read_vectors(LabelSource(labels, column, layer), [grid])
+    found = read_vectors(LabelSource(labels, column, layer=layer), [grid])
     named = found.frame[found.frame["value"] != ""].to_crs(grid.crs)
     names = tuple(sorted(set(named["value"])))
     if len(names) < 2:

@@ -156,7 +156,7 @@ def fit_probe(values: FloatArray, classes: IntArray, groups: IntArray) -> Probe:
     if len(weight) == 1:  # two classes share one line
         weight = np.concatenate([np.zeros_like(weight), weight])
         bias = np.concatenate([np.zeros_like(bias), bias])
-    return Probe(mean, scale, np.float32(weight), np.float32(bias))
+    return Probe(mean, scale, weight.astype(np.float32), bias.astype(np.float32))
 
 
 def score_by_blocks(
