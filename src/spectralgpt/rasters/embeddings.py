@@ -44,6 +44,8 @@ FloatArray = NDArray[np.float32]
 _TAG = "SPECTRALGPT_EMBEDDING"
 _BLOCK_PX = 128
 """The smallest that a COG may have: a block holds every dimension of its cells."""
+_MOST_NUMBERS = 2**24
+"""Of a window that is read at once."""
 _LEVELS = 127
 _NO_INT8 = -128
 _HALF = {"dtype": "float32", "nodata": float("nan"), "nbits": 16}
@@ -123,11 +125,15 @@ class EmbeddingRaster:
         values = np.where(valid, values + offsets[:, None, None], np.float32(0))
         return np.ascontiguousarray(np.moveaxis(values, 0, -1)), valid
 
-    def strips(self, rows: int = _BLOCK_PX) -> Iterator[Window]:
-        """Cut the raster into strips of whole rows, from the top down."""
-        for row in range(0, self.grid.height, rows):
-            height = min(rows, self.grid.height - row)
-            yield Window(row, 0, height, self.grid.width)
+    def blocks(self) -> Iterator[Window]:
+        """Cut the raster into windows of bounded memory, by rows, then columns."""
+        layers = len(self.source.layer_names)
+        columns = max(1, _MOST_NUMBERS // (_BLOCK_PX**2 * layers)) * _BLOCK_PX
+        for row in range(0, self.grid.height, _BLOCK_PX):
+            height = min(_BLOCK_PX, self.grid.height - row)
+            for column in range(0, self.grid.width, columns):
+                width = min(columns, self.grid.width - column)
+                yield Window(row, column, height, width)
 
 
 def open_embeddings(path: Path) -> EmbeddingRaster:

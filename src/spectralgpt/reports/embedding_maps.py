@@ -1,5 +1,6 @@
 """Pictures of rasters of embeddings: components as colours, classes, similarity."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["write_class_picture", "write_component_picture", "write_similarity_picture"]
 
 _MOST_PX = 900
+_MOST_NUMBERS = 2**26
+"""Of a raster that is thinned out for a picture."""
 _DPI = 130
 _PANEL_IN = 4.6
 _HEAT_COLOURS = "magma"
@@ -144,14 +147,18 @@ def write_similarity_picture(
 
 
 def _thin(raster: EmbeddingRaster) -> _Thinned:
-    step = -(-max(raster.grid.height, raster.grid.width) // _MOST_PX)
-    rows, known = [], []
-    for window in raster.strips():
-        values, valid = raster.read(window)
-        at = np.s_[-window.row % step :: step, ::step]
-        rows.append(values[at])
-        known.append(valid[at])
-    values, valid = np.concatenate(rows), np.concatenate(known)
+    grid, layers = raster.grid, len(raster.source.layer_names)
+    least = math.sqrt(grid.height * grid.width * layers / _MOST_NUMBERS)
+    step = math.ceil(max(grid.height / _MOST_PX, grid.width / _MOST_PX, least))
+    shape = -(-grid.height // step), -(-grid.width // step)
+    values, valid = np.zeros((*shape, layers), np.float32), np.zeros(shape, np.bool_)
+    for block in raster.blocks():
+        found, known = raster.read(block)
+        at = np.s_[-block.row % step :: step, -block.column % step :: step]
+        top, left = -(-block.row // step), -(-block.column // step)
+        height, across = known[at].shape
+        place = np.s_[top : top + height, left : left + across]
+        values[place], valid[place] = found[at], known[at]
     width = raster.source.width
     embeddings, bands = values[..., :width], raster.source.bands
     if not bands:

@@ -1,8 +1,10 @@
 """Maps of clusters: places with like embeddings, without any labels."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,13 +12,13 @@ from numpy.typing import NDArray
 from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.rasters import NO_CLASS, writing_class_map
 from spectralgpt.rasters.embeddings import EmbeddingRaster
-from spectralgpt.rasters.geometry import Window
 
-__all__ = ["Clustering", "fit_clusters", "read_strips", "sample_cells", "write_map"]
+__all__ = ["Clustering", "fit_clusters", "map_rows", "sample_cells", "write_map"]
 
 FloatArray = NDArray[np.float32]
 _MOST_CELLS = 200_000
-"""Cells that clusters and components are fitted on; the others only take part."""
+"""Cells that clusters are fitted on; the others only take part."""
+_MOST_NUMBERS = 2**25
 _STARTS = 4
 _BATCH = 4096
 _MOST_CLUSTERS = 64
@@ -60,10 +62,11 @@ def sample_cells(
         DataError: there is none.
     """
     total = sum(raster.grid.height * raster.grid.width for raster in rasters)
+    most = min(most, _MOST_NUMBERS // len(rasters[0].source.layer_names))
     rng, share = np.random.default_rng(seed), min(1.0, most / total)
     drawn = []
     for raster in rasters:
-        for window in raster.strips():
+        for window in raster.blocks():
             values, valid = raster.read(window)
             drawn.append(values[valid & (rng.random(valid.shape) < share)])
     cells = np.concatenate(drawn)
@@ -110,12 +113,22 @@ def fit_clusters(
     return Clustering(mean, scale, centres)
 
 
-def read_strips(
+def map_rows(
     raster: EmbeddingRaster,
-) -> Iterator[tuple[Window, FloatArray, NDArray[np.bool_]]]:
-    """Read a raster strip by strip: the window, values and which are valid."""
-    for window in raster.strips():
-        yield (window, *raster.read(window))
+    work: Callable[[FloatArray, NDArray[np.bool_]], NDArray[Any]],
+) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Read a raster part by part, and make a map of it.
+
+    Args:
+        raster: what is read.
+        work: from values (h, w, D + C), and which are valid (h, w), to numbers (h, w).
+
+    Yields:
+        The first row, and numbers (rows, W), over the whole width.
+    """
+    for row, blocks in groupby(raster.blocks(), key=lambda block: block.row):
+        parts = [work(*raster.read(block)) for block in blocks]
+        yield row, np.concatenate(parts, axis=1)
 
 
 def write_map(
@@ -135,11 +148,14 @@ def write_map(
     Raises:
         RasterError: the map cannot be written.
     """
+
+    def work(values: FloatArray, valid: NDArray[np.bool_]) -> NDArray[np.uint8]:
+        nearest = clustering.assign(values[..., : raster.source.width])
+        return np.where(valid, nearest, NO_CLASS).astype(np.uint8)
+
     rows = []
     with writing_class_map(path, raster.grid, clustering.names, colours) as write:
-        for window, values, valid in read_strips(raster):
-            nearest = clustering.assign(values[..., : raster.source.width])
-            classes = np.where(valid, nearest, NO_CLASS).astype(np.uint8)
-            write(window.row, classes[None])
+        for row, classes in map_rows(raster, work):
+            write(row, classes[None])
             rows.append(classes)
     return np.concatenate(rows)

@@ -15,7 +15,7 @@ from spectralgpt.errors import ConfigError, DataError, RasterError
 from spectralgpt.rasters import NO_CLASS, Window, writing_class_map
 from spectralgpt.rasters.embeddings import EmbeddingRaster, EmbeddingSource
 from spectralgpt.rasters.footprints import pixel_size_m
-from spectralgpt.scenes.clustering import read_strips
+from spectralgpt.scenes.clustering import map_rows
 from spectralgpt.scenes.places import LabelledCells, labelled_cells
 from spectralgpt.tasks.probes import (
     BlockScores,
@@ -180,14 +180,18 @@ def apply_probe(
     """
     check_probe(facts, raster)
     at = _layers(raster.source, facts.features)
+
+    def work(
+        values: NDArray[np.float32], valid: NDArray[np.bool_]
+    ) -> NDArray[np.uint8]:
+        likeliest = probe.probabilities(values[..., at]).argmax(axis=-1)
+        return np.where(valid, likeliest, NO_CLASS).astype(np.uint8)
+
     rows = []
-    with writing_class_map(
-        path, raster.grid, facts.class_names, facts.colours
-    ) as write:
-        for window, values, valid in read_strips(raster):
-            likeliest = probe.probabilities(values[..., at]).argmax(axis=-1)
-            classes = np.where(valid, likeliest, NO_CLASS).astype(np.uint8)
-            write(window.row, classes[None])
+    names, colours = facts.class_names, facts.colours
+    with writing_class_map(path, raster.grid, names, colours) as write:
+        for row, classes in map_rows(raster, work):
+            write(row, classes[None])
             rows.append(classes)
     return np.concatenate(rows)
 

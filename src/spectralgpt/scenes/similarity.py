@@ -1,8 +1,8 @@
 """Places that look alike: cosine similarity of embeddings, through a vector index.
 
-faiss finds the places. Of the kept libraries it is the one that is both released often
-and able to search exactly, so that no place is missed for speed; hnswlib rests since
-2023, and usearch keeps its own graph, which only approximates.
+faiss finds the places: it is released often, and holds vectors at 2 bytes a number in
+an index that looks at all of them, so that no place is missed for speed. hnswlib has
+had no release since 2023, and it and usearch are made for graphs, which miss some.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from spectralgpt.rasters import Window, writing_probabilities
 from spectralgpt.rasters.embeddings import EmbeddingRaster
 from spectralgpt.rasters.footprints import LONLAT
 from spectralgpt.rasters.geometry import apply
-from spectralgpt.scenes.clustering import read_strips, sample_cells
+from spectralgpt.scenes.clustering import map_rows, sample_cells
 
 __all__ = [
     "Place",
@@ -150,12 +150,14 @@ def _build_index(
         raster.source.width, kind, faiss.METRIC_INNER_PRODUCT
     )
     numbers = []
-    for window, values, valid in read_strips(raster):
+    for block in raster.blocks():
+        values, valid = raster.read(block)
         cells = values[valid][:, : raster.source.width]
         if len(cells):
             index.add(np.ascontiguousarray(_unit(cells - query.mean)))
-            start = window.row * window.width
-            numbers.append(start + np.flatnonzero(valid))
+            rows, columns = np.nonzero(valid)
+            start = block.row * raster.grid.width + block.column
+            numbers.append(start + rows * raster.grid.width + columns)
     return index, np.concatenate([np.zeros(0, np.int64), *numbers])
 
 
@@ -188,12 +190,15 @@ def write_similarity(query: Query, raster: EmbeddingRaster, path: Path) -> Float
     Raises:
         RasterError: it cannot be written.
     """
+
+    def work(values: FloatArray, valid: NDArray[np.bool_]) -> FloatArray:
+        found = query.similarity(values[..., : raster.source.width])
+        return np.where(valid, found, np.float32("nan"))
+
     rows = []
     with writing_probabilities(path, raster.grid, ("similarity",)) as write:
-        for window, values, valid in read_strips(raster):
-            found = query.similarity(values[..., : raster.source.width])
-            found = np.where(valid, found, np.float32("nan"))
-            write(window.row, found[None])
+        for row, found in map_rows(raster, work):
+            write(row, found[None])
             rows.append(found)
     return np.concatenate(rows)
 
