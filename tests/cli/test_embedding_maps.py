@@ -130,7 +130,7 @@ def test_probe_maps_from_few_labels_and_again_from_its_file(
     assert (found == 255).sum() == 6
     scores = json.loads((tmp_path / "out/scores.json").read_text())
     assert scores["accuracy"] == 1.0
-    assert scores["labels"] == scores["cells"] == 48
+    assert scores["labels"] == scores["cells"] == 47
     assert scores["folds"] == 5
     confusion = (tmp_path / "out/confusion.csv").read_text().splitlines()
     assert confusion[0] == "labelled / predicted,fields,water,woods"

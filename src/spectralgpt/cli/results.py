@@ -71,7 +71,8 @@ def print_block_scores(
 ) -> None:
     """Print the confusion table of blocks that were held out."""
     title = (
-        f"accuracy {scores.accuracy:.3f}, mean of the classes "
+        f"accuracy {scores.accuracy:.3f}, labels weighing alike "
+        f"{scores.label_accuracy:.3f}, classes weighing alike "
         f"{scores.balanced_accuracy:.3f}: {scores.confusion.sum()} cells of "
         f"{scores.labels} labels in {scores.blocks} blocks of {scores.block_m:g} m, "
         f"{scores.folds} folds"

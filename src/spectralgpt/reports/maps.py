@@ -141,6 +141,8 @@ def plot_class_map(
     legend_rows = -(-len(names) // _LEGEND_COLUMNS)
     height_in = _PANEL_IN + _LEGEND_ROW_IN * legend_rows
     figure = new_figure(_PANEL_IN * (len(pictures) + 1), height_in)
+    # Without it, titles are cut where a legend takes the room below.
+    figure.get_layout_engine().set(h_pad=0.15)
     *scenes, right = figure.subplots(1, len(pictures) + 1)
     for axes, (scene_title, scene) in zip(scenes, pictures, strict=True):
         axes.imshow(scene)

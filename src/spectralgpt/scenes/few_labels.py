@@ -105,7 +105,9 @@ def probe_labels(
         cell_px=raster.source.cell_px,
         bands=_band_names(raster.source, features),
     )
-    return FewLabels(fit_probe(values, cells.classes, groups), facts, scores, cells)
+    return FewLabels(
+        fit_probe(values, cells.classes, cells.shapes, groups), facts, scores, cells
+    )
 
 
 def write_few_labels(found: FewLabels, folder: Path) -> None:
@@ -118,6 +120,7 @@ def write_few_labels(found: FewLabels, folder: Path) -> None:
     scores, names = found.scores, found.facts.class_names
     values = {
         "accuracy": scores.accuracy,
+        "label_accuracy": scores.label_accuracy,
         "balanced_accuracy": scores.balanced_accuracy,
         "recall": dict(zip(names, scores.recalls.tolist(), strict=True)),
         "labels": scores.labels,

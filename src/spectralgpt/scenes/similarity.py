@@ -50,7 +50,9 @@ class Query:
 
     def similarity(self, cells: FloatArray) -> FloatArray:
         """Return the cosine of embeddings (..., D) with the query, -1..1."""
-        found: FloatArray = _unit(cells - self.mean) @ self.direction
+        # BLAS's product of matrix and vector can warn of numbers beside the array.
+        unit = _unit(cells - self.mean)
+        found: FloatArray = np.einsum("...d,d->...", unit, self.direction)
         return found
 
 

@@ -96,6 +96,8 @@ class BlockScores:
         block_m: side of a block, m.
         folds: times that the probe was fitted.
         labels: points and polygons.
+        label_accuracy: share told right where each of these weighs alike, however many
+            cells it has.
     """
 
     confusion: IntArray
@@ -103,6 +105,7 @@ class BlockScores:
     block_m: float
     folds: int
     labels: int
+    label_accuracy: float
 
     @property
     def accuracy(self) -> float:
@@ -134,14 +137,17 @@ def blocks_of(centres: NDArray[np.float64], block: float) -> IntArray:
     return np.unique(corners, axis=0, return_inverse=True)[1].ravel()
 
 
-def fit_probe(values: FloatArray, classes: IntArray, groups: IntArray) -> Probe:
-    """Fit logistic regression, classes weighing alike.
+def fit_probe(
+    values: FloatArray, classes: IntArray, shapes: IntArray, groups: IntArray
+) -> Probe:
+    """Fit logistic regression; classes weigh alike, and in each its labels.
 
     The strength of the penalty is the one with the least log loss on held-out groups.
 
     Args:
         values: (N, D) features.
         classes: (N,) of 0 to K - 1; each must occur.
+        shapes: (N,) the point or polygon of each cell.
         groups: (N,) blocks of ground.
 
     Raises:
@@ -151,7 +157,8 @@ def fit_probe(values: FloatArray, classes: IntArray, groups: IntArray) -> Probe:
         raise DataError("labels of one class only: label places of at least two.")
     mean, scale = values.mean(axis=0), values.std(axis=0) + np.float32(_EPS)
     x = (values - mean) / scale
-    model = _fit(x, classes, _choose_strength(x, classes, groups))
+    weights = _weights(classes, shapes)
+    model = _fit(x, classes, weights, _choose_strength(x, classes, weights, groups))
     weight, bias = model.coef_, model.intercept_
     if len(weight) == 1:  # two classes share one line
         weight = np.concatenate([np.zeros_like(weight), weight])
@@ -197,19 +204,38 @@ def score_by_blocks(
         )
     folds = min(folds, count)
     kinds = int(classes.max()) + 1
-    confusion = np.zeros((kinds, kinds), np.int64)
+    predicted = np.zeros(len(classes), np.int64)
     for train, test in GroupKFold(folds).split(values, classes, groups):
         if len(np.unique(classes[train])) < 2:
-            predicted = np.full(len(test), classes[train][0])
+            predicted[test] = classes[train][0]
         else:
             seen, known = np.unique(classes[train], return_inverse=True)
-            probe = fit_probe(values[train], known, groups[train])
-            predicted = seen[probe.probabilities(values[test]).argmax(axis=-1)]
-        np.add.at(confusion, (classes[test], predicted), 1)
-    return BlockScores(confusion, count, block_m, folds, len(centres))
+            probe = fit_probe(values[train], known, shapes[train], groups[train])
+            predicted[test] = seen[probe.probabilities(values[test]).argmax(axis=-1)]
+    confusion = np.zeros((kinds, kinds), np.int64)
+    np.add.at(confusion, (classes, predicted), 1)
+    labels, index, cells = np.unique(shapes, return_inverse=True, return_counts=True)
+    right = np.bincount(index, predicted == classes) / cells
+    return BlockScores(
+        confusion, count, block_m, folds, len(labels), float(right.mean())
+    )
 
 
-def _choose_strength(x: FloatArray, classes: IntArray, groups: IntArray) -> float:
+def _weights(classes: IntArray, shapes: IntArray) -> NDArray[np.float64]:
+    """Weigh cells so that classes add up alike, and so do the labels of a class."""
+    _, shape, cells = np.unique(shapes, return_inverse=True, return_counts=True)
+    weights = 1 / cells[shape]
+    totals = np.bincount(classes, weights)
+    found: NDArray[np.float64] = weights / totals[classes]
+    return found * len(classes) / len(totals)
+
+
+def _choose_strength(
+    x: FloatArray,
+    classes: IntArray,
+    weights: NDArray[np.float64],
+    groups: IntArray,
+) -> float:
     from sklearn.metrics import log_loss
     from sklearn.model_selection import GroupKFold
 
@@ -225,14 +251,18 @@ def _choose_strength(x: FloatArray, classes: IntArray, groups: IntArray) -> floa
     if not parts:
         return _DEFAULT_STRENGTH
 
+    def fit(train: IntArray, strength: float) -> Any:
+        return _fit(x[train], classes[train], weights[train], strength)
+
     def loss(strength: float) -> float:
         return float(
             np.mean(
                 [
                     log_loss(
                         classes[test],
-                        _fit(x[train], classes[train], strength).predict_proba(x[test]),
+                        fit(train, strength).predict_proba(x[test]),
                         labels=kinds,
+                        sample_weight=weights[test],
                     )
                     for train, test in parts
                 ]
@@ -242,17 +272,17 @@ def _choose_strength(x: FloatArray, classes: IntArray, groups: IntArray) -> floa
     return min(_STRENGTHS, key=loss)
 
 
-def _fit(x: FloatArray, classes: IntArray, strength: float) -> Any:
+def _fit(
+    x: FloatArray, classes: IntArray, weights: NDArray[np.float64], strength: float
+) -> Any:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    model = LogisticRegression(
-        C=strength, max_iter=_MAX_ITERATIONS, class_weight="balanced"
-    )
+    model = LogisticRegression(C=strength, max_iter=_MAX_ITERATIONS)
     with warnings.catch_warnings():
         # A weak penalty may not settle; its log loss then decides as for the others.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return model.fit(x, classes)
+        return model.fit(x, classes, weights)
 
 
 def save_probe(path: Path, probe: Probe, facts: ProbeFacts) -> Path:
