@@ -18,6 +18,7 @@ __all__ = ["pca_colours", "plot_class_map", "plot_embedding_map"]
 _COLOUR_COMPONENTS = 3
 _MOST_CELLS = 20_000
 _PANEL_IN = 4.6
+_TITLE_IN = 0.35
 _LEGEND_COLUMNS = 3
 _LEGEND_ROW_IN = 0.3
 _LOW_PERCENT, _HIGH_PERCENT = 1.0, 99.0
@@ -139,10 +140,8 @@ def plot_class_map(
     if before is not None:
         pictures = [("before", before), ("after", picture)]
     legend_rows = -(-len(names) // _LEGEND_COLUMNS)
-    height_in = _PANEL_IN + _LEGEND_ROW_IN * legend_rows
+    height_in = _PANEL_IN + _TITLE_IN + _LEGEND_ROW_IN * legend_rows
     figure = new_figure(_PANEL_IN * (len(pictures) + 1), height_in)
-    # Without it, titles are cut where a legend takes the room below.
-    figure.get_layout_engine().set(h_pad=0.15)
     *scenes, right = figure.subplots(1, len(pictures) + 1)
     for axes, (scene_title, scene) in zip(scenes, pictures, strict=True):
         axes.imshow(scene)
