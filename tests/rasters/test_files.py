@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-from rasterio.windows import Window
 
 from spectralgpt.errors import RasterError
-from spectralgpt.rasters import describe_raster, quiet_gdal, read_raster
+from spectralgpt.rasters import Window, describe_raster, quiet_gdal, read_raster
 from spectralgpt.rasters import files as files_module
 from spectralgpt.rasters.files import OpenFiles, read_header
 from tests.raster_files import S2_L2A, constant, write_tiff
@@ -156,7 +155,7 @@ def test_small_files_kept_in_memory_read_as_from_disk(tmp_path: Path) -> None:
         transform=rasterio.Affine(10, 0, 0, 0, -10, 80),
     ) as file:
         file.write(numbers)
-    window = Window(2, 1, 5, 6)
+    window = Window(row=1, column=2, height=6, width=5)
     kept, none = OpenFiles(memory_mb=1), OpenFiles()
     with quiet_gdal():
         expected = none.read(path, [3, 1], window)

@@ -12,7 +12,8 @@ from spectralgpt.data.formats import ImageFormat
 from spectralgpt.errors import BandError, DataError, ShapeError
 from spectralgpt.rasters import read_raster
 from spectralgpt.rasters.footprints import footprint_lonlat
-from spectralgpt.scenes.embedding import embed_scene, embed_windows, position_response
+from spectralgpt.scenes.cells import position_response
+from spectralgpt.scenes.embedding import embed_scene, embed_windows
 from spectralgpt.scenes.runs import embed_files
 from tests.tiny import tiny_contract, tiny_model
 from tests.toy import BANDS, SENSOR, chip_pixels, write_chip

@@ -1,15 +1,25 @@
-"""`spectralgpt embed`: write embeddings of images to GeoParquet or npz."""
+"""`spectralgpt embed`: write embeddings of images to GeoParquet, npz or GeoTIFF."""
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import PositiveInt
 
 from spectralgpt.cli.images import add_device, add_image_options, add_output
+from spectralgpt.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from spectralgpt.checkpoints import LoadedModel
 
 __all__ = ["HELP", "add_arguments", "run"]
 
-HELP = "Write embeddings of images, with coordinates, to GeoParquet or npz."
+HELP = (
+    "Write embeddings of images, with coordinates, to GeoParquet or npz, or of every "
+    "token of scenes to GeoTIFFs with a layer a dimension."
+)
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -23,10 +33,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_image_options(parser)
     parser.add_argument(
         "--format",
-        type=Literal["geoparquet", "npz"],
+        type=Literal["geoparquet", "npz", "geotiff"],
         default="geoparquet",
-        help="geoparquet (embeddings.parquet, footprints in EPSG:4326) or npz",
+        help="geoparquet (embeddings.parquet, footprints in EPSG:4326), npz, or "
+        "geotiff (a raster of token embeddings a scene, and its picture)",
     )
+    _add_raster_options(parser)
     parser.add_argument(
         "--level",
         type=Literal["image", "token"],
@@ -35,6 +47,28 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     add_output(parser)
     add_device(parser)
+
+
+def _add_raster_options(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--cell_px",
+        type=PositiveInt | None,
+        default=None,
+        help="geotiff: side of a cell in pixels of the scene; it divides the model's "
+        "patch, which it is by default. Smaller cells show more, and take longer",
+    )
+    parser.add_argument(
+        "--dtype",
+        type=Literal["float16", "int8"],
+        default="float16",
+        help="geotiff: numbers; int8 has a scale and an offset a layer",
+    )
+    parser.add_argument(
+        "--reflectance",
+        type=bool,
+        default=True,
+        help="geotiff: add layers with the mean reflectance of each cell",
+    )
 
 
 def run(args: Namespace) -> Path:
@@ -54,6 +88,10 @@ def run(args: Namespace) -> Path:
 
     console = Console(stderr=True)
     loaded = load_on_device(args.model, args.device, args.sensor)
+    if args.format == "geotiff":
+        return _to_rasters(args, loaded, console)
+    if args.cell_px is not None:
+        raise ConfigError("--cell_px is for rasters: add --format geotiff.")
     prepare_output(
         args.output, table_path(args.output, args.format).name, args.overwrite
     )
@@ -75,4 +113,37 @@ def run(args: Namespace) -> Path:
         )
     print_failures(made.failures, args.output, console)
     console.print(f"{made.rows} embeddings of {len(paths)} files")
+    return made.path
+
+
+def _to_rasters(args: Namespace, loaded: "LoadedModel", console: "Console") -> Path:
+    from spectralgpt.cli.images import counting, format_of, prepare_output
+    from spectralgpt.cli.results import print_failures
+    from spectralgpt.reports.embedding_maps import write_component_picture
+    from spectralgpt.scenes.cells import CellOptions
+    from spectralgpt.scenes.embedding_rasters import RasterOptions, embed_to_rasters
+    from spectralgpt.scenes.inputs import list_inputs
+
+    if args.level != "image" or args.fit != "auto":
+        raise ConfigError(
+            "--level and --fit are for tables: leave them out of rasters."
+        )
+    prepare_output(args.output, "embeddings.csv", args.overwrite)
+    paths = list_inputs(args.inputs, args.sensor, loaded.preprocessing)
+    cells = CellOptions(args.cell_px, batch_size=args.batch_size)
+    with counting(console, "embedding", len(paths)) as progress:
+        made = embed_to_rasters(
+            loaded,
+            paths,
+            args.output,
+            RasterOptions(cells, args.dtype, args.reflectance),
+            image_format=format_of(args),
+            strict=args.strict,
+            progress=progress,
+            then=lambda raster: write_component_picture(
+                raster, raster.path.with_suffix(".png")
+            ),
+        )
+    print_failures(made.failures, args.output, console)
+    console.print(f"{made.rows} rasters of {len(paths)} scenes")
     return made.path

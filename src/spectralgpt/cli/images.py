@@ -1,6 +1,6 @@
 """Options and steps that the commands on image files share."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,6 +27,7 @@ __all__ = [
     "format_of",
     "load_on_device",
     "prepare_output",
+    "prepare_outputs",
 ]
 
 
@@ -226,6 +227,12 @@ def prepare_output(folder: Path, name: str, overwrite: bool) -> None:
     # A command that fails before it has a result leaves no empty folder behind.
     for path in new:
         path.rmdir()
+
+
+def prepare_outputs(folder: Path, paths: Sequence[Path], overwrite: bool) -> None:
+    """Find out whether all files can be made in the folder; see `prepare_output`."""
+    for path in paths:
+        prepare_output(folder, path.name, overwrite)
 
 
 @contextmanager

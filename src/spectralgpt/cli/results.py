@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ from rich.table import Table
 
 from spectralgpt.checkpoints import write_atomically
 from spectralgpt.scenes.inputs import Failure
+from spectralgpt.tasks.probes import BlockScores
 
 __all__ = [
+    "print_block_scores",
     "print_comparison",
     "print_failures",
     "print_study",
@@ -61,6 +64,25 @@ def print_study(folder: Path, console: Console) -> None:
 
 def _spell(metric: str) -> str:
     return metric.replace("_", " ")
+
+
+def print_block_scores(
+    scores: BlockScores, names: Sequence[str], console: Console
+) -> None:
+    """Print the confusion table of blocks that were held out."""
+    title = (
+        f"accuracy {scores.accuracy:.3f}, labels weighing alike "
+        f"{scores.label_accuracy:.3f}, classes weighing alike "
+        f"{scores.balanced_accuracy:.3f}: {scores.confusion.sum()} cells of "
+        f"{scores.labels} labels in {scores.blocks} blocks of {scores.block_m:g} m, "
+        f"{scores.folds} folds"
+    )
+    table = Table("labelled", *names, "told right", title=title)
+    for name, row, recall in zip(
+        names, scores.confusion.tolist(), scores.recalls.tolist(), strict=True
+    ):
+        table.add_row(name, *map(str, row), f"{recall:.3f}")
+    console.print(table)
 
 
 def print_failures(failures: list[Failure], folder: Path, console: Console) -> None:

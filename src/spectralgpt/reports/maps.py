@@ -16,19 +16,23 @@ if TYPE_CHECKING:
 __all__ = ["pca_colours", "plot_class_map", "plot_embedding_map"]
 
 _COLOUR_COMPONENTS = 3
+_MOST_CELLS = 20_000
 _PANEL_IN = 4.6
+_TITLE_IN = 0.35
 _LEGEND_COLUMNS = 3
 _LEGEND_ROW_IN = 0.3
 _LOW_PERCENT, _HIGH_PERCENT = 1.0, 99.0
 
 
 def pca_colours(
-    embeddings: NDArray[np.float32],
+    embeddings: NDArray[np.float32], valid: NDArray[np.bool_] | None = None
 ) -> tuple[NDArray[np.float32], tuple[float, ...]]:
     """Turn embeddings into colours by their first three principal components.
 
     Args:
         embeddings: (H, W, D), one embedding a map cell, D at least 3.
+        valid: (H, W), false for cells without one, which become white; None if all
+            have one.
 
     Returns:
         Colours (H, W, 3) of 0..1, each component stretched between its 1st and 99th
@@ -48,18 +52,23 @@ def pca_colours(
             f"with at least {_COLOUR_COMPONENTS} cells and a width of at least "
             f"{_COLOUR_COMPONENTS}."
         )
-    flat = embeddings.reshape(-1, embeddings.shape[-1]).astype(np.float64)
-    centred = flat - flat.mean(axis=0)
-    _, singular, directions = np.linalg.svd(centred, full_matrices=False)
+    shown = np.ones(embeddings.shape[:2], np.bool_) if valid is None else valid
+    flat = embeddings[shown]
+    # Of many cells, some give the components of all.
+    seen = flat[:: max(1, len(flat) // _MOST_CELLS)].astype(np.float64)
+    mean = seen.mean(axis=0)
+    _, singular, directions = np.linalg.svd(seen - mean, full_matrices=False)
     directions = directions[:_COLOUR_COMPONENTS]
     largest = np.abs(directions).argmax(axis=1)
     directions *= np.sign(directions[np.arange(len(directions)), largest])[:, None]
-    scores = centred @ directions.T
+    scores = (flat - mean) @ directions.T
     low, high = np.percentile(scores, (_LOW_PERCENT, _HIGH_PERCENT), axis=0)
     colours = np.clip((scores - low) / np.maximum(high - low, 1e-12), 0, 1)
     total = max(float((singular**2).sum()), 1e-12)
     shares = tuple(float(s) for s in singular[:_COLOUR_COMPONENTS] ** 2 / total)
-    return colours.reshape(*embeddings.shape[:2], -1).astype(np.float32), shares
+    picture = np.ones((*shown.shape, _COLOUR_COMPONENTS), np.float32)
+    picture[shown] = colours
+    return picture, shares
 
 
 def plot_embedding_map(
@@ -131,7 +140,7 @@ def plot_class_map(
     if before is not None:
         pictures = [("before", before), ("after", picture)]
     legend_rows = -(-len(names) // _LEGEND_COLUMNS)
-    height_in = _PANEL_IN + _LEGEND_ROW_IN * legend_rows
+    height_in = _PANEL_IN + _TITLE_IN + _LEGEND_ROW_IN * legend_rows
     figure = new_figure(_PANEL_IN * (len(pictures) + 1), height_in)
     *scenes, right = figure.subplots(1, len(pictures) + 1)
     for axes, (scene_title, scene) in zip(scenes, pictures, strict=True):

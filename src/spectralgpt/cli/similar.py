@@ -1,0 +1,102 @@
+"""`spectralgpt similar`: find places that look like one."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import PositiveInt
+
+from spectralgpt.cli.images import add_output
+
+if TYPE_CHECKING:
+    from spectralgpt.rasters.embeddings import EmbeddingRaster
+    from spectralgpt.scenes.similarity import Query
+
+__all__ = ["HELP", "add_arguments", "run"]
+
+HELP = (
+    "Find places like a point or a polygon in one or many embedding rasters: the top "
+    "places as GeoJSON or GeoPackage, a GeoTIFF of similarity, and a picture."
+)
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the options of this command."""
+    parser.add_argument(
+        "inputs",
+        type=Path,
+        nargs="+",
+        help="rasters that `spectralgpt embed --format geotiff` made",
+    )
+    parser.add_argument(
+        "--point",
+        type=str | None,
+        default=None,
+        help="x,y in --crs, so longitude,latitude unless another one is named",
+    )
+    parser.add_argument(
+        "--crs", type=str, default="EPSG:4326", help="reference system of --point"
+    )
+    parser.add_argument(
+        "--polygon",
+        type=Path | None,
+        default=None,
+        help="file of shapes instead; all that lie on the first raster they meet",
+    )
+    parser.add_argument("--top", type=PositiveInt, default=20, help="places wanted")
+    parser.add_argument(
+        "--spacing",
+        type=PositiveInt,
+        default=5,
+        help="least distance of two places, cells",
+    )
+    parser.add_argument(
+        "--format",
+        type=Literal["geojson", "gpkg"],
+        default="geojson",
+        help="of the places",
+    )
+    add_output(parser)
+
+
+def run(args: Namespace) -> Path:
+    """Search the inputs; returns the file of places."""
+    from spectralgpt.cli.images import prepare_outputs
+    from spectralgpt.reports.embedding_maps import write_similarity_picture
+    from spectralgpt.scenes.embedding_rasters import name_results, open_alike
+    from spectralgpt.scenes.similarity import (
+        find_places,
+        write_places,
+        write_similarity,
+    )
+
+    maps = name_results(args.inputs, args.output, "similarity")
+    table = args.output / f"places.{args.format}"
+    prepare_outputs(args.output, [table, *maps], args.overwrite)
+    rasters = open_alike(args.inputs)
+    query = _query(args, rasters)
+    places = find_places(query, rasters, args.top, args.spacing)
+    for raster, path in zip(rasters, maps, strict=True):
+        similarity = write_similarity(query, raster, path)
+        own = [(p.row, p.column) for p in places if p.raster is raster]
+        write_similarity_picture(raster, similarity, own, path.with_suffix(".png"))
+    return write_places(places, table)
+
+
+def _query(args: Namespace, rasters: list["EmbeddingRaster"]) -> "Query":
+    """Make the query from the first raster that the place lies on."""
+    from spectralgpt.errors import ConfigError, SpectralGPTError
+    from spectralgpt.scenes.places import find_query_cells
+    from spectralgpt.scenes.similarity import make_query
+
+    if (args.point is None) == (args.polygon is None):
+        raise ConfigError("name what is looked for: either --point or --polygon.")
+    for raster in rasters:
+        try:
+            cells = find_query_cells(raster.grid, args.point, args.crs, args.polygon)
+        except SpectralGPTError:
+            if raster is rasters[-1]:
+                raise
+            continue
+        return make_query(raster, cells, rasters)
+    raise AssertionError("open_alike gives at least one raster")

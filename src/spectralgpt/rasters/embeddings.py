@@ -1,0 +1,289 @@
+"""Rasters of embeddings: every dimension a layer, as Cloud-Optimized GeoTIFFs.
+
+Such a file says which encoder made it, so that vectors of different ones are never
+compared. Mean reflectance of each cell may follow the dimensions.
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import rasterio
+import rasterio.shutil
+from numpy.typing import NDArray
+from rasterio.errors import RasterioError
+from rasterio.windows import Window as RasterioWindow
+
+from spectralgpt.errors import RasterError
+from spectralgpt.rasters.files import (
+    as_raster_error,
+    open_grid,
+    open_raster,
+    quiet_gdal,
+)
+from spectralgpt.rasters.geometry import Grid, Window
+from spectralgpt.rasters.maps import RowWriter
+from spectralgpt.sensors import Band
+
+__all__ = [
+    "EmbeddingRaster",
+    "EmbeddingSource",
+    "NumberType",
+    "open_embeddings",
+    "writing_embeddings",
+]
+
+NumberType = Literal["float16", "int8"]
+FloatArray = NDArray[np.float32]
+_TAG = "SPECTRALGPT_EMBEDDING"
+_BLOCK_PX = 128
+"""The smallest that a COG may have: a block holds every dimension of its cells."""
+_MOST_NUMBERS = 2**24
+"""Of a window that is read at once."""
+_LEVELS = 127
+_NO_INT8 = -128
+_HALF = {"dtype": "float32", "nodata": float("nan"), "nbits": 16}
+"""GDAL writes floats of 16 bits so; every reader knows them as float32."""
+
+
+@dataclass(frozen=True)
+class EmbeddingSource:
+    """What embeddings are of, stored in their raster.
+
+    Args:
+        encoder: fingerprint of weights and preprocessing.
+        scene: name of the scene.
+        width: dimensions D.
+        patch_px: side of a patch of the scene, px.
+        cell_px: side of a cell of the raster in pixels of the scene.
+        bands: whose mean reflectance follows the dimensions; may be empty.
+        version: of this package.
+    """
+
+    encoder: str
+    scene: str
+    width: int
+    patch_px: int
+    cell_px: int
+    bands: tuple[Band, ...]
+    version: str
+
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        """Descriptions of the layers: D000, D001, ..., then the bands."""
+        dimensions = tuple(f"D{i:03d}" for i in range(self.width))
+        return dimensions + tuple(band.name for band in self.bands)
+
+
+@dataclass(frozen=True)
+class EmbeddingRaster:
+    """A raster of embeddings on disk.
+
+    Args:
+        path: its file.
+        grid: where the cells lie.
+        source: what it says of itself.
+    """
+
+    path: Path
+    grid: Grid
+    source: EmbeddingSource
+
+    def read(
+        self, window: Window | None = None
+    ) -> tuple[FloatArray, NDArray[np.bool_]]:
+        """Read cells.
+
+        Args:
+            window: of cells; all if None.
+
+        Returns:
+            values (rows, columns, D + C), 0 where there is nothing, and whether there
+            is something (rows, columns).
+
+        Raises:
+            RasterError: the file cannot be read to its end.
+        """
+        place = window or Window(0, 0, self.grid.height, self.grid.width)
+        at = RasterioWindow(place.column, place.row, place.width, place.height)
+        with quiet_gdal(), open_raster(self.path) as dataset:
+            try:
+                numbers = dataset.read(window=at)
+            except (RasterioError, ValueError) as error:
+                raise as_raster_error(self.path, error) from None
+            scales = np.asarray(dataset.scales, np.float32)
+            offsets = np.asarray(dataset.offsets, np.float32)
+            is_int8 = dataset.dtypes[0] == "int8"
+        valid = numbers[0] != _NO_INT8 if is_int8 else np.isfinite(numbers[0])
+        values = numbers.astype(np.float32) * scales[:, None, None]
+        values = np.where(valid, values + offsets[:, None, None], np.float32(0))
+        return np.ascontiguousarray(np.moveaxis(values, 0, -1)), valid
+
+    def blocks(self) -> Iterator[Window]:
+        """Cut the raster into windows of bounded memory, by rows, then columns."""
+        layers = len(self.source.layer_names)
+        columns = max(1, _MOST_NUMBERS // (_BLOCK_PX**2 * layers)) * _BLOCK_PX
+        for row in range(0, self.grid.height, _BLOCK_PX):
+            height = min(_BLOCK_PX, self.grid.height - row)
+            for column in range(0, self.grid.width, columns):
+                width = min(columns, self.grid.width - column)
+                yield Window(row, column, height, width)
+
+
+def open_embeddings(path: Path) -> EmbeddingRaster:
+    """Read what a raster of embeddings says of itself.
+
+    Raises:
+        RasterError: it is missing, corrupt, or no raster of embeddings.
+    """
+    with quiet_gdal(), open_raster(path) as dataset:
+        grid, count = open_grid(path), dataset.count
+        text = dataset.tags().get(_TAG)
+    if text is None:
+        raise RasterError(
+            f"{path} is no raster of embeddings: make one with "
+            "`spectralgpt embed SCENE --format geotiff`."
+        )
+    try:
+        values = json.loads(text)
+        bands = tuple(Band(**band) for band in values.pop("bands"))
+        source = EmbeddingSource(bands=bands, **values)
+        if len(source.layer_names) != count:
+            raise ValueError(f"{count} layers")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise RasterError(
+            f"{path} has a broken tag {_TAG} ({error}): embed the scene again."
+        ) from None
+    return EmbeddingRaster(path, grid, source)
+
+
+@contextmanager
+def writing_embeddings(
+    path: Path, grid: Grid, source: EmbeddingSource, number_type: NumberType
+) -> Iterator[RowWriter]:
+    """Write embeddings as they are made; the file appears when it is whole.
+
+    Args:
+        path: where to; a file that is there is replaced.
+        grid: where the cells lie.
+        source: what they are of.
+        number_type: `float16`, or `int8` with a scale and an offset a layer, which is
+            half the size and within half of a 254th of each layer's range.
+
+    Yields:
+        A function that writes rows (D + C, rows, W) from the top down, NaN for nodata.
+
+    Raises:
+        RasterError: the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    except OSError as error:
+        raise _cannot_write(path, error) from None
+    low = np.full(len(source.layer_names), np.inf)
+    high = -low
+    try:
+        with quiet_gdal(), _create(folder / "rows.tif", grid, source, _HALF) as dataset:
+
+            def write(row: int, numbers: NDArray[Any]) -> None:
+                place = RasterioWindow(0, row, numbers.shape[2], numbers.shape[1])
+                dataset.write(numbers.astype(np.float32), window=place)
+                np.minimum(low, _fill(numbers, np.inf).min(axis=(1, 2)), out=low)
+                np.maximum(high, _fill(numbers, -np.inf).max(axis=(1, 2)), out=high)
+
+            yield write
+        made = folder / "rows.tif"
+        with quiet_gdal():
+            if number_type == "int8":
+                made = _to_int8(made, folder / "int8.tif", grid, source, low, high)
+            _copy_as_cog(made, folder / path.name, number_type)
+        (folder / path.name).replace(path)
+    except (RasterioError, OSError) as error:
+        if isinstance(error, RasterError):
+            raise
+        raise _cannot_write(path, error) from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _create(
+    path: Path, grid: Grid, source: EmbeddingSource, profile: dict[str, Any]
+) -> rasterio.io.DatasetWriter:
+    """Open a plain file of rows, which takes each as it comes."""
+    dataset = rasterio.open(
+        path,
+        "w",
+        driver="GTiff",
+        height=grid.height,
+        width=grid.width,
+        count=len(source.layer_names),
+        crs=grid.crs,
+        transform=grid.transform,
+        blockysize=1,
+        interleave="pixel",
+        bigtiff="if_safer",
+        **profile,
+    )
+    dataset.descriptions = source.layer_names
+    dataset.update_tags(**{_TAG: json.dumps(asdict(source))})
+    return dataset
+
+
+def _to_int8(
+    rows: Path,
+    path: Path,
+    grid: Grid,
+    source: EmbeddingSource,
+    low: NDArray[np.float64],
+    high: NDArray[np.float64],
+) -> Path:
+    """Spread the range of each layer over the numbers of 8 bits."""
+    known = np.isfinite(low)
+    low, high = np.where(known, low, 0.0), np.where(known, high, 0.0)
+    offsets = (low + high) / 2
+    scales = np.maximum(high - low, np.finfo(np.float32).tiny) / (2 * _LEVELS)
+    profile = {"dtype": "int8", "nodata": _NO_INT8}
+    with (
+        rasterio.open(rows) as dataset,
+        _create(path, grid, source, profile) as target,
+    ):
+        target.scales, target.offsets = tuple(scales), tuple(offsets)
+        for row in range(0, grid.height, _BLOCK_PX):
+            place = RasterioWindow(
+                0, row, grid.width, min(_BLOCK_PX, grid.height - row)
+            )
+            numbers = dataset.read(window=place)
+            levels = (numbers - offsets[:, None, None]) / scales[:, None, None]
+            rounded = np.clip(np.rint(levels), -_LEVELS, _LEVELS)
+            target.write(_fill(rounded, _NO_INT8).astype(np.int8), window=place)
+    return path
+
+
+def _copy_as_cog(made: Path, path: Path, number_type: NumberType) -> None:
+    options: dict[str, Any] = {"nbits": 16} if number_type == "float16" else {}
+    rasterio.shutil.copy(
+        made,
+        path,
+        driver="COG",
+        blocksize=_BLOCK_PX,
+        compress="deflate",
+        predictor="yes",
+        overview_resampling="average",
+        bigtiff="if_safer",
+        **options,
+    )
+
+
+def _fill(numbers: NDArray[Any], value: float) -> NDArray[Any]:
+    return np.where(np.isfinite(numbers), numbers, value)
+
+
+def _cannot_write(path: Path, error: Exception) -> RasterError:
+    return RasterError(f"{path} cannot be written: {' '.join(str(error).split())}")

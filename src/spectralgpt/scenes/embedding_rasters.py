@@ -1,0 +1,203 @@
+"""From scenes to rasters of embeddings, and which of them may be compared."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from spectralgpt import __version__
+from spectralgpt.checkpoints import LoadedModel, write_atomically
+from spectralgpt.data.formats import ImageFormat
+from spectralgpt.errors import CheckpointError, ConfigError, DataError
+from spectralgpt.preprocessing import Preprocessing
+from spectralgpt.rasters import RasterItem
+from spectralgpt.rasters.embeddings import (
+    EmbeddingRaster,
+    EmbeddingSource,
+    NumberType,
+    open_embeddings,
+    writing_embeddings,
+)
+from spectralgpt.scenes.cells import CellOptions, cell_grid, embed_strips
+from spectralgpt.scenes.inputs import describe_input, for_each_input
+from spectralgpt.scenes.maps import name_maps
+from spectralgpt.scenes.runs import Outcome
+from spectralgpt.scenes.windows import choose_bands
+
+__all__ = [
+    "RasterOptions",
+    "embed_to_raster",
+    "embed_to_rasters",
+    "fingerprint",
+    "name_results",
+    "open_alike",
+]
+
+_TABLE = "embeddings.csv"
+_DIGITS = 16
+
+
+@dataclass(frozen=True)
+class RasterOptions:
+    """What is written.
+
+    Args:
+        cells: how scenes are embedded.
+        number_type: `float16` or `int8`.
+        reflectance: write the mean reflectance of each cell, too.
+    """
+
+    cells: CellOptions
+    number_type: NumberType = "float16"
+    reflectance: bool = True
+
+
+def fingerprint(loaded: LoadedModel) -> str:
+    """Return a text that is the same for the same encoder and preprocessing only."""
+    contract = loaded.preprocessing
+    found = hashlib.sha256()
+    found.update(json.dumps(contract and contract.to_dict(), sort_keys=True).encode())
+    for name, weights in sorted(loaded.encoder.state_dict().items()):
+        found.update(name.encode())
+        found.update(weights.detach().float().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()[:_DIGITS]
+
+
+def embed_to_rasters(
+    loaded: LoadedModel,
+    paths: Sequence[Path],
+    output: Path,
+    options: RasterOptions,
+    *,
+    image_format: ImageFormat | None = None,
+    strict: bool = False,
+    progress: Callable[[int], None] | None = None,
+    then: Callable[[EmbeddingRaster], object] | None = None,
+) -> Outcome:
+    """Write NAME.tif of each scene, and embeddings.csv, which lists them.
+
+    Args:
+        loaded: the model, on the device to use.
+        paths: scenes.
+        output: folder of the rasters.
+        options: what is written.
+        image_format: what is stated about the files.
+        strict: stop at the first bad scene.
+        progress: called with 1 after each scene.
+        then: called with each raster that was made, such as to draw it.
+
+    Raises:
+        CheckpointError: the model does not say which bands and scaling it takes.
+        ConfigError: two scenes would share a raster, or one would replace a scene.
+        DataError: no scene could be used.
+    """
+    if loaded.preprocessing is None:
+        raise CheckpointError(
+            "The model does not say which bands and scaling it takes: convert it with "
+            "`spectralgpt convert`, or fine-tune it with this package."
+        )
+    contract = loaded.preprocessing
+    options.cells.side(loaded.encoder.patch_size)
+    targets = name_maps(list(paths), output)
+    for path, target in targets.items():
+        if target.resolve().parent == path.resolve().parent:
+            raise ConfigError(
+                f"{target.parent} holds the images themselves: choose another --output."
+            )
+    encoder = fingerprint(loaded)
+    rows = ["scene,raster,rows,columns,layers"]
+
+    def work(path: Path) -> None:
+        item = describe_input(path, image_format or ImageFormat(), contract)
+        made = embed_to_raster(loaded, contract, item, encoder, targets[path], options)
+        size = made.grid.height, made.grid.width, len(made.source.layer_names)
+        rows.append(",".join(map(str, (f'"{path}"', made.path.name, *size))))
+        if then is not None:
+            then(made)
+
+    failures = for_each_input(list(paths), work, strict=strict, progress=progress)
+    table = output / _TABLE
+    text = "\n".join(rows) + "\n"
+    write_atomically(table, partial(_write_text, text))
+    return Outcome(table, len(rows) - 1, failures)
+
+
+def _write_text(text: str, path: Path) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def embed_to_raster(
+    loaded: LoadedModel,
+    contract: Preprocessing,
+    item: RasterItem,
+    encoder: str,
+    path: Path,
+    options: RasterOptions,
+) -> EmbeddingRaster:
+    """Embed one scene; cells without a valid pixel are nodata.
+
+    Raises:
+        DataError: the scene has no valid pixel, or the model gives no numbers.
+        RasterError: the scene cannot be read, or the raster not written.
+    """
+    side = options.cells.side(loaded.encoder.patch_size)
+    source = EmbeddingSource(
+        encoder=encoder,
+        scene=item.name,
+        width=loaded.encoder.embed_dim,
+        patch_px=loaded.encoder.patch_size,
+        cell_px=side,
+        bands=choose_bands(contract, item) if options.reflectance else (),
+        version=__version__,
+    )
+    grid = cell_grid(item, contract, None, side)
+    some = False
+    with writing_embeddings(path, grid, source, options.number_type) as write:
+        for strip in embed_strips(loaded.encoder, contract, item, options.cells):
+            known = strip.valid > 0
+            some = some or bool(known.any())
+            layers = [strip.values, strip.reflectance][: 1 + options.reflectance]
+            values = np.concatenate(layers, axis=-1)
+            if not np.isfinite(values[known]).all():
+                raise DataError(f"{item.name}: the model gives no finite embeddings.")
+            values[~known] = np.nan
+            write(strip.row, np.moveaxis(values, -1, 0))
+        if not some:
+            raise DataError(f"{item.name} has no valid pixel: leave it out.")
+    return EmbeddingRaster(path, grid, source)
+
+
+def open_alike(paths: Sequence[Path]) -> list[EmbeddingRaster]:
+    """Open rasters of embeddings that one encoder made, on cells of one size.
+
+    Raises:
+        DataError: they are of different encoders or cells, or none is named.
+        RasterError: one cannot be read, or is none.
+    """
+    if not paths:
+        raise DataError("name at least one raster of embeddings.")
+    rasters = [open_embeddings(path) for path in paths]
+    first = rasters[0]
+    for other in rasters[1:]:
+        for what in ("encoder", "cell_px", "width"):
+            values = [getattr(raster.source, what) for raster in (first, other)]
+            if values[0] != values[1]:
+                raise DataError(
+                    f"{first.path} and {other.path} differ in {what} ({values[0]} and "
+                    f"{values[1]}): embed both scenes with the same model and cells."
+                )
+    return rasters
+
+
+def name_results(paths: Sequence[Path], output: Path, what: str) -> list[Path]:
+    """Return NAME_what.tif in the output folder for each raster.
+
+    Raises:
+        ConfigError: two rasters would share a result.
+    """
+    named = name_maps(list(paths), output)
+    return [named[path].with_name(f"{named[path].stem}_{what}.tif") for path in paths]

@@ -1,0 +1,254 @@
+"""Places that look alike: cosine similarity of embeddings, through a vector index.
+
+faiss finds the places: it is released often, and holds vectors at 2 bytes a number in
+an index that looks at all of them, so that no place is missed for speed. hnswlib has
+had no release since 2023, and it and usearch are made for graphs, which miss some.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spectralgpt.checkpoints import write_atomically
+from spectralgpt.errors import ConfigError, DataError
+from spectralgpt.rasters import Window, writing_probabilities
+from spectralgpt.rasters.embeddings import EmbeddingRaster
+from spectralgpt.rasters.footprints import LONLAT
+from spectralgpt.rasters.geometry import apply
+from spectralgpt.scenes.clustering import map_rows, sample_cells
+
+__all__ = [
+    "Place",
+    "Query",
+    "find_places",
+    "make_query",
+    "write_places",
+    "write_similarity",
+]
+
+FloatArray = NDArray[np.float32]
+_EPS = 1e-8
+_MORE = 8
+"""Cells looked at for a place wanted, as neighbours of a place are alike as well."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """What is looked for.
+
+    Args:
+        mean: (D,), subtracted from embeddings: what all places share tells nothing.
+        direction: (D,) of length 1.
+    """
+
+    mean: FloatArray
+    direction: FloatArray
+
+    def similarity(self, cells: FloatArray) -> FloatArray:
+        """Return the cosine of embeddings (..., D) with the query, -1..1."""
+        # BLAS's product of matrix and vector can warn of numbers beside the array.
+        unit = _unit(cells - self.mean)
+        found: FloatArray = np.einsum("...d,d->...", unit, self.direction)
+        return found
+
+
+@dataclass(frozen=True)
+class Place:
+    """A cell like the query.
+
+    Args:
+        raster: that it lies in.
+        row: of the cell.
+        column: of the cell.
+        similarity: cosine, -1..1.
+    """
+
+    raster: EmbeddingRaster
+    row: int
+    column: int
+    similarity: float
+
+
+def make_query(
+    raster: EmbeddingRaster,
+    cells: tuple[NDArray[np.int64], NDArray[np.int64]],
+    rasters: Sequence[EmbeddingRaster],
+) -> Query:
+    """Average the embeddings of cells into a query.
+
+    Args:
+        raster: that they lie in.
+        cells: their rows and columns.
+        rasters: all that are searched; their mean embedding is subtracted.
+
+    Raises:
+        DataError: there is no embedding at any of the cells.
+    """
+    rows, columns = cells
+    top, left = int(rows.min()), int(columns.min())
+    window = Window(top, left, int(rows.max()) - top + 1, int(columns.max()) - left + 1)
+    values, valid = raster.read(window)
+    at = rows - top, columns - left
+    if not valid[at].any():
+        raise DataError(f"{raster.path} has no embedding there: it shows nothing.")
+    width = raster.source.width
+    mean = sample_cells(rasters)[:, :width].mean(axis=0)
+    chosen = values[at][valid[at]][:, :width]
+    return Query(mean, _unit(_unit(chosen - mean).mean(axis=0)))
+
+
+def find_places(
+    query: Query, rasters: Sequence[EmbeddingRaster], top: int, spacing: int
+) -> list[Place]:
+    """Find the cells that are most like the query, the likest first.
+
+    Vectors of one raster at a time are held, 2 bytes a number.
+
+    Args:
+        query: what is looked for.
+        rasters: where.
+        top: places wanted; fewer are found if there are no more.
+        spacing: least distance between two places of a raster, cells.
+
+    Raises:
+        ConfigError: faiss is not installed, or a number is not positive.
+    """
+    if top < 1 or spacing < 1:
+        raise ConfigError(f"ask for 1 place or more (found: {top}), 1 cell apart.")
+    places = [
+        place for raster in rasters for place in _find(query, raster, top, spacing)
+    ]
+    return sorted(places, key=lambda place: -place.similarity)[:top]
+
+
+def _find(query: Query, raster: EmbeddingRaster, top: int, spacing: int) -> list[Place]:
+    index, cells = _build_index(query, raster)
+    width = raster.grid.width
+    wanted = min(len(cells), top * _MORE)
+    while True:
+        scores, found = index.search(query.direction[None], wanted)
+        places = _apart(cells[found[0]], scores[0], top, spacing, width)
+        if len(places) == top or wanted == len(cells):
+            return [Place(raster, at // width, at % width, s) for at, s in places]
+        wanted = min(len(cells), wanted * _MORE)
+
+
+def _build_index(
+    query: Query, raster: EmbeddingRaster
+) -> tuple[Any, NDArray[np.int64]]:
+    """Index the directions of a raster's valid cells; returns it, and their numbers."""
+    try:
+        import faiss
+    except ImportError:
+        raise ConfigError(
+            "looking for places needs faiss: pip install 'spectralgpt[search]'."
+        ) from None
+    kind = faiss.ScalarQuantizer.QT_fp16
+    index = faiss.IndexScalarQuantizer(
+        raster.source.width, kind, faiss.METRIC_INNER_PRODUCT
+    )
+    numbers = []
+    for block in raster.blocks():
+        values, valid = raster.read(block)
+        cells = values[valid][:, : raster.source.width]
+        if len(cells):
+            index.add(np.ascontiguousarray(_unit(cells - query.mean)))
+            rows, columns = np.nonzero(valid)
+            start = block.row * raster.grid.width + block.column
+            numbers.append(start + rows * raster.grid.width + columns)
+    return index, np.concatenate([np.zeros(0, np.int64), *numbers])
+
+
+def _apart(
+    cells: NDArray[np.int64],
+    scores: FloatArray,
+    top: int,
+    spacing: int,
+    width: int,
+) -> list[tuple[int, float]]:
+    """Keep the first cells that lie `spacing` apart, along rows or columns."""
+    kept: list[tuple[int, float]] = []
+    at = np.zeros((0, 2), np.int64)
+    for cell, score in zip(cells.tolist(), scores.tolist(), strict=True):
+        place = np.array([divmod(cell, width)])
+        if (np.abs(at - place).max(axis=1) >= spacing).all():
+            kept.append((cell, score))
+            at = np.concatenate([at, place])
+        if len(kept) == top:
+            break
+    return kept
+
+
+def write_similarity(query: Query, raster: EmbeddingRaster, path: Path) -> FloatArray:
+    """Write the similarity of every cell as a GeoTIFF, NaN for nodata.
+
+    Returns:
+        The map (H, W).
+
+    Raises:
+        RasterError: it cannot be written.
+    """
+
+    def work(values: FloatArray, valid: NDArray[np.bool_]) -> FloatArray:
+        found = query.similarity(values[..., : raster.source.width])
+        return np.where(valid, found, np.float32("nan"))
+
+    rows = []
+    with writing_probabilities(path, raster.grid, ("similarity",)) as write:
+        for row, found in map_rows(raster, work):
+            write(row, found[None])
+            rows.append(found)
+    return np.concatenate(rows)
+
+
+def write_places(places: Sequence[Place], path: Path) -> Path:
+    """Write the outlines of cells, in EPSG:4326, by the suffix of `path`.
+
+    Columns are rank, similarity, scene, longitude and latitude.
+
+    Args:
+        places: the likest first.
+        path: a .geojson or .gpkg file.
+
+    Raises:
+        ConfigError: another suffix.
+        CheckpointError: it cannot be written.
+    """
+    import geopandas
+    import pandas
+    from shapely import Polygon
+
+    drivers = {".geojson": "GeoJSON", ".gpkg": "GPKG"}
+    if path.suffix not in drivers:
+        raise ConfigError(f"{path.name}: use one of {', '.join(drivers)}.")
+    parts = []
+    for rank, place in enumerate(places, start=1):
+        grid = place.raster.grid
+        assert grid.transform is not None
+        corners = [(0, 0), (1, 0), (1, 1), (0, 1)]
+        outline = Polygon(
+            [apply(grid.transform, place.column + x, place.row + y) for x, y in corners]
+        )
+        row = {
+            "rank": [rank],
+            "similarity": [round(place.similarity, 4)],
+            "scene": [place.raster.source.scene],
+        }
+        part = geopandas.GeoDataFrame(row, geometry=[outline], crs=grid.crs)
+        parts.append(part.to_crs(LONLAT))
+    frame = pandas.concat(parts, ignore_index=True)
+    centre = frame.representative_point()
+    frame["longitude"], frame["latitude"] = centre.x.round(6), centre.y.round(6)
+    driver = drivers[path.suffix]
+    write_atomically(path, lambda to: frame.to_file(to, driver=driver))
+    return path
+
+
+def _unit(vectors: FloatArray) -> FloatArray:
+    norm = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    unit: FloatArray = (vectors / np.maximum(norm, _EPS)).astype(np.float32)
+    return unit

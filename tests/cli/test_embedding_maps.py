@@ -1,0 +1,232 @@
+"""`embed --format geotiff`, `cluster`, `similar` and `probe`."""
+
+import json
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import pytest
+import rasterio
+from shapely.geometry import Point, box
+
+from spectralgpt.checkpoints import save_model
+from spectralgpt.cli.main import main
+from spectralgpt.rasters.embeddings import open_embeddings
+from tests.embedding_files import UTM, three_kinds, write_embeddings, write_labels
+from tests.tiny import tiny_contract, tiny_model
+from tests.toy import chip_pixels, write_chip
+
+NAMES = ("fields", "water", "woods")
+LABELLED = ("--labels", "{labels}", "--class_column", "kind")
+
+
+def run(*words: object) -> int:
+    return main([str(word) for word in words])
+
+
+@pytest.fixture
+def raster(tmp_path: Path) -> Path:
+    classes = three_kinds()
+    classes[:2, :3] = -1
+    return write_embeddings(tmp_path / "scene.tif", classes).path
+
+
+@pytest.fixture
+def labels(tmp_path: Path) -> Path:
+    return write_labels(tmp_path / "labels.geojson", three_kinds(), NAMES)
+
+
+def test_embed_writes_a_raster_with_picture_and_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = save_model(tmp_path / "model", tiny_model(), tiny_contract())
+    pixels = chip_pixels("forest", 50, np.random.default_rng(0))
+    scene = write_chip(tmp_path / "in" / "scene.tif", pixels)
+    words = ("embed", scene, "--model", model, "--format", "geotiff", "--offset", "0")
+    out = ("--output", tmp_path / "out", "--device", "cpu")
+    assert run(*words, *out, "--cell_px", "4", "--dtype", "int8") == 0
+    made = open_embeddings(tmp_path / "out/scene.tif")
+    assert (made.grid.height, made.grid.width) == (13, 13)
+    assert made.grid.transform is not None
+    assert (made.grid.transform.a, made.grid.transform.c) == (40.0, 500_000.0)
+    assert made.source.cell_px == 4
+    assert len(made.source.bands) == 12
+    assert made.read()[1].all()
+    assert (tmp_path / "out/scene.png").read_bytes().startswith(b"\x89PNG")
+    assert "scene.tif,13,13,60" in (tmp_path / "out/embeddings.csv").read_text()
+    capsys.readouterr()
+    assert run(*words, *out) == 1
+    assert "pass --overwrite" in capsys.readouterr().err
+    assert run(*words, "--output", tmp_path / "no", "--cell_px", "3") == 1
+    assert "do not divide" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
+
+
+def test_clusters_are_the_kinds_of_cells(raster: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert run("cluster", raster, "--classes", "3", "--output", out) == 0
+    with rasterio.open(out / "scene_clusters.tif") as made:
+        found = made.read(1)
+        assert made.tags()["CLASS_0"] == "cluster 1"
+        assert made.crs == "EPSG:32632"
+        assert made.transform == UTM
+        assert made.colormap(1)[0][:3] != made.colormap(1)[1][:3]
+    kinds = three_kinds()
+    assert (found[:2, :3] == 255).all()
+    for kind in range(3):
+        members = found[(kinds == kind) & (found != 255)]
+        assert len(set(members.tolist())) == 1
+    assert (out / "scene_clusters.png").is_file()
+
+
+def test_similar_finds_places_of_the_same_kind(raster: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    x, y = 500_000 + 40 * 15.5, 4_600_000 - 40 * 12.5
+    point = ("--point", f"{x},{y}", "--crs", "EPSG:32632")
+    words = ("similar", raster, *point, "--top", "6", "--spacing", "3")
+    assert run(*words, "--output", out) == 0
+    places = geopandas.read_file(out / "places.geojson")
+    assert places["rank"].tolist() == [1, 2, 3, 4, 5, 6]
+    assert places["similarity"].is_monotonic_decreasing
+    assert str(places.crs) == "EPSG:4326"
+    centres = places.to_crs("EPSG:32632").centroid
+    columns = ((centres.x - 500_000) // 40).astype(int)
+    rows = ((4_600_000 - centres.y) // 40).astype(int)
+    assert (three_kinds()[rows, columns] == 1).all()
+    apart = np.maximum(
+        np.abs(np.subtract.outer(rows.to_numpy(), rows.to_numpy())),
+        np.abs(np.subtract.outer(columns.to_numpy(), columns.to_numpy())),
+    )
+    assert apart[~np.eye(6, dtype=bool)].min() >= 3
+    with rasterio.open(out / "scene_similarity.tif") as made:
+        heat = made.read(1)
+    assert np.isnan(heat[0, 0])
+    assert heat[12, 15] > 0.9 > np.nanmax(heat[:, 20:])
+
+
+def test_similar_takes_polygons_and_many_scenes(raster: Path, tmp_path: Path) -> None:
+    other = write_embeddings(tmp_path / "other.tif", three_kinds(9, 9)).path
+    area = box(500_000 + 40 * 22, 4_600_000 - 400, 500_000 + 40 * 27, 4_600_000 - 80)
+    frame = geopandas.GeoDataFrame(geometry=[area], crs="EPSG:32632")
+    frame.to_crs("EPSG:4326").to_file(tmp_path / "area.gpkg")
+    words = ("--polygon", tmp_path / "area.gpkg", "--format", "gpkg", "--spacing", "1")
+    out = tmp_path / "out"
+    assert run("similar", raster, other, *words, "--top", "90", "--output", out) == 0
+    found = geopandas.read_file(out / "places.gpkg")
+    assert set(found["scene"]) == {"scene", "other"}
+    assert (out / "other_similarity.png").is_file()
+
+
+def test_probe_maps_from_few_labels_and_again_from_its_file(
+    raster: Path, labels: Path, tmp_path: Path
+) -> None:
+    words = ("probe", raster, "--labels", labels, "--class_column", "kind")
+    assert run(*words, "--block_m", "300", "--output", tmp_path / "out") == 0
+    with rasterio.open(tmp_path / "out/scene_map.tif") as made:
+        found = made.read(1)
+        assert [made.tags()[f"CLASS_{i}"] for i in range(3)] == list(NAMES)
+    kinds = three_kinds()
+    assert (found[found != 255] == kinds[found != 255]).all()
+    assert (found == 255).sum() == 6
+    scores = json.loads((tmp_path / "out/scores.json").read_text())
+    assert scores["accuracy"] == 1.0
+    assert scores["labels"] == scores["cells"] == 47
+    assert scores["folds"] == 5
+    confusion = (tmp_path / "out/confusion.csv").read_text().splitlines()
+    assert confusion[0] == "labelled / predicted,fields,water,woods"
+    probe = tmp_path / "out/probe.safetensors"
+    again = tmp_path / "again"
+    assert run("probe", raster, "--probe", probe, "--output", again) == 0
+    with rasterio.open(again / "scene_map.tif") as made:
+        assert np.array_equal(made.read(1), found)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("cluster", "{raster}", "--classes", "1"), "ask for 2 to 64"),
+        (("cluster", "{raster}", "{other}"), "differ in encoder (one and two)"),
+        (("cluster", "{plain}"), "is no raster of embeddings"),
+        (("cluster", "missing.tif"), "missing.tif does not exist"),
+        (("similar", "{raster}"), "either --point or --polygon"),
+        (("similar", "{raster}", "--point", "9"), "two numbers such as"),
+        (("similar", "{raster}", "--point", "9,4"), "is outside of the image"),
+        (
+            ("similar", "{raster}", "--point", "9,4", "--crs", "mars"),
+            "no reference system 'mars'",
+        ),
+        (("similar", "{raster}", "--polygon", "no.gpkg"), "no shapes at no.gpkg"),
+        (("similar", "{raster}", "--polygon", "{away}"), "lies on the raster"),
+        (("similar", "{placeless}", "--point", "9,4"), "has no reference system"),
+        (("probe", "{raster}"), "give either --labels"),
+        (("probe", "{raster}", "--labels", "no.gpkg"), "no layer of labels at"),
+        (("probe", "{raster}", "--labels", "{labels}"), "has no column 'class'"),
+        (("probe", "{raster}", "--labels", "{away}"), "lies on a scene"),
+        (("probe", "{raster}", "--labels", "{one}"), "labels of 1 class"),
+        (("probe", "{raster}", "--labels", "{empty}"), "none of the 0 shapes"),
+        (
+            ("probe", "{raster}", *LABELLED, "--block_m", "-3"),
+            "give --block_m above 0",
+        ),
+        (
+            ("probe", "{raster}", *LABELLED, "--block_m", "90000"),
+            "lie in one block of 90000 m",
+        ),
+        (
+            ("probe", "{bare}", *LABELLED, "--features", "both"),
+            "holds no reflectance",
+        ),
+        (("probe", "{raster}", "--probe", "{raster}"), "is no probe"),
+    ],
+)
+def test_wrong_use_is_one_line_and_makes_nothing(
+    words: tuple[str, ...],
+    message: str,
+    raster: Path,
+    labels: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    kinds = three_kinds()
+    write_embeddings(tmp_path / "other.tif", kinds, encoder="two")
+    write_embeddings(tmp_path / "placeless.tif", kinds, transform=None)
+    write_embeddings(tmp_path / "bare.tif", kinds, bands=False)
+    write_chip(
+        tmp_path / "plain.tif", chip_pixels("field", 16, np.random.default_rng(0))
+    )
+    for name, points in (("away", [(9, 4), (9, 5)]), ("one", [(9.001, 41.549)])):
+        write_points(tmp_path / f"{name}.geojson", points)
+    write_points(tmp_path / "empty.gpkg", [])
+    values = {path.stem: path for path in tmp_path.iterdir() if path.is_file()}
+    values |= {"raster": raster, "labels": labels}
+    stated = [word.format(**values) for word in words]
+    assert run(*stated, "--output", tmp_path / "out") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert not (tmp_path / "out").exists()
+
+
+def write_points(path: Path, points: list[tuple[float, float]]) -> None:
+    kinds = [NAMES[i] for i in range(len(points))]
+    frame = geopandas.GeoDataFrame(
+        {"class": kinds},
+        geometry=[Point(at) for at in points],
+        crs="EPSG:4326",
+    )
+    frame.to_file(path)
+
+
+def test_a_probe_is_not_applied_to_another_encoder(
+    raster: Path,
+    labels: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ("probe", raster, "--labels", labels, "--class_column", "kind")
+    assert run(*words, "--block_m", "300", "--output", tmp_path / "out") == 0
+    other = write_embeddings(tmp_path / "other.tif", three_kinds(), encoder="two").path
+    probe = tmp_path / "out/probe.safetensors"
+    capsys.readouterr()
+    assert run("probe", other, "--probe", probe, "--output", tmp_path / "no") == 1
+    assert "encoder two, the probe was fitted on one" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()

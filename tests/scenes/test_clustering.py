@@ -1,0 +1,80 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spectralgpt.errors import ConfigError, DataError
+from spectralgpt.rasters import embeddings
+from spectralgpt.scenes.clustering import fit_clusters, map_rows, sample_cells
+from spectralgpt.scenes.similarity import find_places, make_query
+from tests.embedding_files import WIDTH, three_kinds, write_embeddings
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> object:
+    def shrink() -> None:
+        monkeypatch.setattr(embeddings, "_BLOCK_PX", 8)
+        monkeypatch.setattr(embeddings, "_MOST_NUMBERS", 8 * 16 * 8)
+
+    return shrink
+
+
+def test_parts_of_a_raster_give_what_the_whole_gives(
+    tmp_path: Path, small_blocks: object
+) -> None:
+    classes = three_kinds()
+    classes[3:5, 7:12] = -1
+    raster = write_embeddings(tmp_path / "a.tif", classes)
+    values, valid = raster.read()
+    query = make_query(raster, (np.array([12]), np.array([15])), [raster])
+    whole = find_places(query, [raster], 9, 3)
+    small_blocks()  # type: ignore[operator]
+    assert len(list(raster.blocks())) == 6
+    rows, parts = zip(*map_rows(raster, lambda v, ok: v[..., 2] + ok), strict=True)
+    assert rows == (0, 8, 16)
+    assert np.array_equal(np.concatenate(parts), values[..., 2] + valid)
+    assert find_places(query, [raster], 9, 3) == whole
+
+
+def test_the_place_itself_is_found_first(tmp_path: Path) -> None:
+    raster = write_embeddings(tmp_path / "a.tif", three_kinds())
+    query = make_query(raster, (np.array([4]), np.array([25])), [raster])
+    first = find_places(query, [raster], 1, 1)[0]
+    assert (first.row, first.column) == (4, 25)
+    assert first.similarity == pytest.approx(1, abs=2e-3)
+
+
+def test_drawn_cells_are_cells_and_all_of_them_if_few(tmp_path: Path) -> None:
+    classes = three_kinds()
+    classes[0] = -1
+    raster = write_embeddings(tmp_path / "a.tif", classes)
+    cells = sample_cells([raster, raster])
+    assert len(cells) == 2 * (classes >= 0).sum()
+    few = sample_cells([raster], most=100)
+    assert 50 < len(few) < 150
+    known = {tuple(cell) for cell in cells}
+    assert all(tuple(cell) in known for cell in few)
+
+
+def test_clusters_are_sorted_by_size_and_seeded(tmp_path: Path) -> None:
+    classes = np.repeat([0, 1, 2], [4, 9, 17])[None].repeat(20, axis=0)
+    raster = write_embeddings(tmp_path / "a.tif", classes)
+    first, again = (fit_clusters([raster], 3, seed=1) for _ in range(2))
+    assert np.array_equal(first.centres, again.centres)
+    found = first.assign(raster.read()[0][..., :WIDTH])
+    assert np.array_equal(found, 2 - classes)
+
+
+def test_too_many_clusters_or_no_cells_are_refused(tmp_path: Path) -> None:
+    raster = write_embeddings(tmp_path / "a.tif", three_kinds(3, 3))
+    with pytest.raises(DataError, match="9 cells do not make 12 clusters"):
+        fit_clusters([raster], 12)
+    with pytest.raises(ConfigError, match="2 to 64"):
+        fit_clusters([raster], 65)
+    classes = three_kinds(3, 3)
+    classes[1:] = -1
+    classes[0] = -1
+    classes[0, 0] = 0
+    lonely = write_embeddings(tmp_path / "b.tif", classes)
+    with pytest.raises(DataError, match="no embedding there"):
+        make_query(lonely, (np.array([2]), np.array([2])), [lonely])

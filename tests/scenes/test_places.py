@@ -1,0 +1,64 @@
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import pytest
+from shapely.geometry import Point, box
+
+from spectralgpt.errors import DataError, RasterError
+from spectralgpt.rasters.geometry import Grid
+from spectralgpt.scenes.places import cell_of_point, cells_of_shapes, labelled_cells
+from tests.embedding_files import UTM
+
+GRID = Grid(20, 30, UTM, "EPSG:32632")
+
+
+def square(left: float, top: float, width: float, height: float) -> object:
+    """Return a rectangle in cells of the grid."""
+    x, y = 500_000 + 40 * left, 4_600_000 - 40 * top
+    return box(x, y - 40 * height, x + 40 * width, y)
+
+
+def test_points_of_any_reference_system_find_their_cell() -> None:
+    x, y = 500_000 + 40 * 7.5, 4_600_000 - 40 * 3.5
+    assert cell_of_point(GRID, x, y, "EPSG:32632") == (3, 7)
+    point = geopandas.GeoSeries([Point(x, y)], crs="EPSG:32632").to_crs("EPSG:4326")[0]
+    assert cell_of_point(GRID, point.x, point.y, "EPSG:4326") == (3, 7)
+    with pytest.raises(RasterError, match="outside of the image"):
+        cell_of_point(GRID, 0, 0, "EPSG:4326")
+
+
+def test_a_polygon_has_the_cells_whose_centres_it_holds_or_touches() -> None:
+    shapes = [square(2.6, 1.4, 2, 1), square(9.1, 9.1, 0.2, 0.2), square(28, 18, 9, 9)]
+    (rows, columns), small, corner = cells_of_shapes(shapes, GRID)
+    assert sorted(zip(rows, columns, strict=True)) == [(1, 3), (1, 4)]
+    assert (small[0].tolist(), small[1].tolist()) == ([9], [9])
+    assert sorted(zip(*corner, strict=True)) == [(18, 28), (18, 29), (19, 28), (19, 29)]
+
+
+def test_labels_become_cells_of_their_polygons(tmp_path: Path) -> None:
+    frame = geopandas.GeoDataFrame(
+        {"kind": ["b", "a", "", "a"]},
+        geometry=[square(0, 0, 3, 2), square(10, 10, 1, 1), *[square(20, 5, 2, 2)] * 2],
+        crs="EPSG:32632",
+    )
+    frame.to_crs("EPSG:4326").to_file(tmp_path / "a.gpkg", layer="first")
+    frame[:1].to_file(tmp_path / "a.gpkg", layer="second")
+    found = labelled_cells(tmp_path / "a.gpkg", "kind", "first", GRID)
+    assert found.names == ("a", "b")
+    assert np.bincount(found.classes).tolist() == [5, 6]
+    assert np.bincount(found.shapes).tolist() == [6, 1, 4]
+    assert any("name no class" in note for note in found.notes)
+    with pytest.raises(DataError, match=r"labels of 1 class on the raster \(b\)"):
+        labelled_cells(tmp_path / "a.gpkg", "kind", "second", GRID)
+
+
+def test_a_cell_of_two_classes_is_refused(tmp_path: Path) -> None:
+    frame = geopandas.GeoDataFrame(
+        {"kind": ["b", "a"]},
+        geometry=[square(0, 0, 3, 3), square(2, 2, 3, 3)],
+        crs="EPSG:32632",
+    )
+    frame.to_file(tmp_path / "a.gpkg")
+    with pytest.raises(DataError, match="1 cells are labelled with two classes"):
+        labelled_cells(tmp_path / "a.gpkg", "kind", None, GRID)

@@ -1,0 +1,120 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spectralgpt.errors import CheckpointError, DataError
+from spectralgpt.tasks.probes import (
+    ProbeFacts,
+    blocks_of,
+    fit_probe,
+    load_probe,
+    save_probe,
+    score_by_blocks,
+)
+
+FACTS = ProbeFacts(("a", "b", "c"), ("#000000",) * 3, "embedding", "one", 4, ())
+
+
+def cells(classes: int = 3, number: int = 90) -> tuple[np.ndarray, ...]:
+    rng = np.random.default_rng(0)
+    kinds = np.arange(number) % classes
+    values = np.eye(classes, 6)[kinds] * 3 + rng.normal(0, 0.3, (number, 6))
+    places = rng.uniform(0, 5000, (number, 2))
+    return values.astype(np.float32), kinds, places
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_probe_learns_what_can_be_told(classes: int) -> None:
+    values, kinds, places = cells(classes)
+    probe = fit_probe(values, kinds, np.arange(90), blocks_of(places, 1000))
+    found = probe.probabilities(values)
+    assert found.shape == (90, classes)
+    np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-5)
+    assert (found.argmax(axis=1) == kinds).all()
+
+
+def test_a_probe_equals_the_library_that_fitted_it() -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    values, kinds, _places = cells()
+    probe = fit_probe(values, kinds, np.arange(90), np.zeros(90, int))
+    scaled = (values - probe.mean) / probe.scale
+    model = LogisticRegression(C=1.0, max_iter=1000, class_weight="balanced")
+    expected = model.fit(scaled, kinds).predict_proba(scaled)
+    np.testing.assert_allclose(probe.probabilities(values), expected, atol=1e-4)
+
+
+def test_held_out_blocks_tell_learning_from_remembering() -> None:
+    rng = np.random.default_rng(1)
+    kinds = np.repeat(np.arange(40) % 2, 5)
+    shapes = np.repeat(np.arange(40), 5)
+    places = rng.uniform(0, 20_000, (40, 2))
+    # Each polygon has features of its own, which tell nothing of other polygons.
+    values = rng.normal(0, 1, (40, 60))[shapes] + rng.normal(0, 0.01, (200, 60))
+    scores = score_by_blocks(values.astype(np.float32), kinds, shapes, places, 1000.0)
+    assert scores.accuracy < 0.75
+    assert scores.confusion.sum() == 200
+    assert scores.labels == 40
+
+
+def test_scores_are_those_of_the_confusion_table() -> None:
+    values, kinds, places = cells()
+    scores = score_by_blocks(values, kinds, np.arange(90), places, 1000.0)
+    assert scores.confusion.sum(axis=1).tolist() == [30, 30, 30]
+    assert scores.accuracy == pytest.approx(np.trace(scores.confusion) / 90)
+    assert scores.accuracy > 0.95
+    assert scores.folds == 5
+
+
+def test_a_polygon_weighs_as_much_as_a_point() -> None:
+    values, kinds, places = cells()
+    groups = np.zeros(90, int)
+    once = fit_probe(values, kinds, np.arange(90), groups)
+    again = np.repeat(np.arange(90), np.where(np.arange(90) == 7, 40, 1))
+    many = fit_probe(values[again], kinds[again], again, groups[again])
+    # Of other means, as 40 cells are the same, but the same told from the same.
+    assert (many.probabilities(values) - once.probabilities(values)).max() < 0.1
+    scores = score_by_blocks(values[again], kinds[again], again, places, 1000.0)
+    assert scores.labels == 90
+    assert scores.confusion.sum() == 129
+    wrong = scores.confusion.sum() - np.trace(scores.confusion)
+    assert scores.label_accuracy >= 1 - wrong / 90
+
+
+def test_blocks_are_squares_on_the_ground() -> None:
+    places = np.array([[0, 0], [999, 999], [1000, 0], [-1, 0]])
+    assert len(set(blocks_of(places, 1000).tolist())) == 3
+    assert blocks_of(places, 1000)[0] == blocks_of(places, 1000)[1]
+
+
+def test_one_block_or_class_is_refused() -> None:
+    values, kinds, places = cells()
+    with pytest.raises(DataError, match="one block of 90000 m"):
+        score_by_blocks(values, kinds, np.arange(90), places, 90_000.0)
+    with pytest.raises(DataError, match="one class only"):
+        fit_probe(values, np.zeros(90, int), np.arange(90), np.arange(90))
+
+
+def test_a_saved_probe_gives_the_same_numbers(tmp_path: Path) -> None:
+    values, kinds, places = cells()
+    probe = fit_probe(values, kinds, np.arange(90), blocks_of(places, 1000))
+    path = save_probe(tmp_path / "probe.safetensors", probe, FACTS)
+    again, facts = load_probe(path)
+    assert facts == FACTS
+    assert np.array_equal(again.probabilities(values), probe.probabilities(values))
+
+
+def test_files_that_are_no_probe_are_refused(tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    with pytest.raises(CheckpointError, match="no probe at"):
+        load_probe(tmp_path / "none")
+    (tmp_path / "text").write_text("hello")
+    save_file({"mean": np.zeros(3)}, tmp_path / "other")
+    values, kinds, places = cells(2)
+    probe = fit_probe(values, kinds, np.arange(90), blocks_of(places, 1000))
+    save_probe(tmp_path / "unfit", probe, FACTS)
+    for name in ("text", "other", "unfit"):
+        with pytest.raises(CheckpointError, match="is no probe"):
+            load_probe(tmp_path / name)
