@@ -24,7 +24,7 @@ from spectralgpt.rasters.embeddings import (
 )
 from spectralgpt.scenes.cells import CellOptions, cell_grid, embed_strips
 from spectralgpt.scenes.inputs import describe_input, for_each_input
-from spectralgpt.scenes.maps import name_maps
+from spectralgpt.scenes.map_names import name_maps
 from spectralgpt.scenes.runs import Outcome
 from spectralgpt.scenes.windows import choose_bands
 

@@ -153,7 +153,7 @@ def _rebuild(
                     rebuilt,
                     images,
                     (
-                        rasters[0].padded(*images.shape[2:], "constant")
+                        rasters[0].padded(images.shape[2], images.shape[3], "constant")
                         for rasters in batch.rasters
                     ),
                     strict=True,

@@ -4,6 +4,7 @@ import csv
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -199,7 +200,7 @@ def map_image(
         size, start = options.batch_size, made.next_row
         for strip in map_scene(mapper, items, batch_size=size, first_row=start):
             # In the order of `maps`.
-            numbers = [strip.classes[None], strip.probabilities]
+            numbers: list[NDArray[Any]] = [strip.classes[None], strip.probabilities]
             made.write(strip.row, numbers[: len(maps)])
             if progress is not None:
                 progress(made.next_row / grid.height)

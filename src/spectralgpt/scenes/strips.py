@@ -181,10 +181,8 @@ def prepare_windows(
         [preprocessing.prepare(r.padded(side, side, "constant")) for r in dates]
         for dates in batch.rasters
     ]
-    images, valid = (
-        np.stack([np.stack([date[part] for date in dates]) for dates in prepared])
-        for part in (0, 1)
-    )
+    images = np.stack([np.stack([image for image, _ in dates]) for dates in prepared])
+    valid = np.stack([np.stack([known for _, known in dates]) for dates in prepared])
     return images, valid
 
 

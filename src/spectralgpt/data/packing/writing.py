@@ -36,6 +36,7 @@ from spectralgpt.data.sources import (
 )
 from spectralgpt.errors import ConfigError, DataError, RasterError, SpectralGPTError
 from spectralgpt.rasters import BandFile, Grid, RasterItem, Window, read_numbers
+from spectralgpt.rasters.locations import Location
 
 __all__ = ["PackOptions", "find_source", "pack_images"]
 
@@ -349,7 +350,7 @@ def _read(planned: _Planned) -> "_Read":
     item = planned.item.located()
     # The bands in the order of the files, so that the pack lists them alike.
     layers: dict[tuple[Grid, str], tuple[list[str], list[_Numbers]]] = {}
-    whole: dict[Path, _Numbers] = {}
+    whole: dict[Location, _Numbers] = {}
     for band, file in item.files.items():
         layer = _read_layer(file, whole)
         if layer.shape != (file.grid.height, file.grid.width):
@@ -374,7 +375,7 @@ def _read(planned: _Planned) -> "_Read":
     )
 
 
-def _read_layer(file: BandFile, whole: dict[Path, _Numbers]) -> _Numbers:
+def _read_layer(file: BandFile, whole: dict[Location, _Numbers]) -> _Numbers:
     if file.store is not None:
         window = Window(0, 0, file.grid.height, file.grid.width)
         return file.store.read([file.index], window)[0]
