@@ -281,3 +281,25 @@ def test_what_is_no_item_is_one_line(tmp_path: Path) -> None:
     write_item(path, {"B02": {"href": "B02.tif"}}, platform="none")
     with pytest.raises(SpectralGPTError, match="does not say which sensor"):
         describe_raster(path)
+
+
+def test_a_folder_of_several_images_is_no_product(tmp_path: Path) -> None:
+    stem = "GF1_PMS1_E116.5_N39.4_20160501_L1A0001557543"
+    write_tiff(tmp_path / f"{stem}-MSS1.tiff", constant([1, 2, 3, 4]))
+    write_tiff(tmp_path / f"{stem}-PAN1.tiff", constant([5]))
+    assert is_product(tmp_path)
+    write_tiff(tmp_path / "other.tif", constant([1]))
+    assert not is_product(tmp_path)
+
+
+def test_enmap_without_metadata_is_in_the_products_order(tmp_path: Path) -> None:
+    stem = "ENMAP01-____L2A-DT0000004950_20221103T162438Z_001"
+    image = tmp_path / f"{stem}-SPECTRAL_IMAGE.TIF"
+    write_tiff(image, constant(range(1, 225), side=4, dtype="int16"))
+    assert is_product(tmp_path)
+    item = describe_raster(tmp_path)
+    assert (item.files["B001"].index, item.files["B224"].index) == (1, 224)
+    # A part of the layers may be any.
+    write_tiff(image, constant(range(1, 220), side=4, dtype="int16"))
+    with pytest.raises(BandError, match="does not say which of its 219 layers"):
+        describe_raster(image)

@@ -5,6 +5,7 @@ import pytest
 
 from spectralgpt.errors import BandError, RasterError
 from spectralgpt.rasters import Window, describe_raster, open_scene, read_raster
+from tests.product_files import write_safe
 from tests.raster_files import S2_L2A, write_tiff
 
 NAME = "S2A_MSIL2A_20200101T000000_N0214_R000_T32TQM_20200101T000000"
@@ -41,3 +42,15 @@ def test_a_closed_scene_or_a_missing_band_is_one_line(tmp_path: Path) -> None:
         scene.read(Window(0, 0, 4, 4))
     with pytest.raises(BandError, match="no band 'B77'"):
         open_scene(path, bands=("B77",))
+
+
+def test_tiles_that_windows_share_are_decoded_once(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    product = write_safe(tmp_path, {"B04": random.integers(2000, 5000, (96, 96))})
+    with open_scene(product) as scene:
+        first = scene.read(Window(0, 0, 32, 32))
+        # What is no longer on disk can only come from memory.
+        next(product.rglob("*.jp2")).write_bytes(b"")
+        second = scene.read(Window(16, 16, 64, 64))
+    np.testing.assert_array_equal(first.pixels[:, 16:, 16:], second.pixels[:, :16, :16])
+    assert second.valid.all()

@@ -114,7 +114,8 @@ def quiet_gdal() -> Iterator[None]:
         with rasterio.Env(
             GDAL_DISABLE_READDIR_ON_OPEN="TRUE",
             CPL_DEBUG="OFF",
-            GDAL_CACHEMAX=CACHE_MB,
+            # rasterio takes bytes, where GDAL itself takes MiB.
+            GDAL_CACHEMAX=CACHE_MB * _MEBIBYTE,
             GDAL_HTTP_TIMEOUT=_HTTP_TIMEOUT_S,
             GDAL_HTTP_CONNECTTIMEOUT=_HTTP_TIMEOUT_S,
             GDAL_HTTP_MAX_RETRY=3,

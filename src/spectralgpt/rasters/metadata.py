@@ -1,5 +1,6 @@
 """Which kind of product a path is, and what its own metadata say."""
 
+import re
 from pathlib import Path
 
 from spectralgpt.errors import RasterError
@@ -16,8 +17,12 @@ __all__ = ["STAC_SUFFIXES", "is_product", "read_facts"]
 STAC_SUFFIXES = (".json", ".geojson")
 _READERS = (read_safe, read_landsat, read_enmap, read_gaofen)
 _SAFE_SUFFIX = ".SAFE"
-_MARKS = (r"MTD_MSI(L1C|L2A)\.xml", r"L[A-Z]\d\d_.*_MTL\.(json|txt)")
-_NAMES = (r"ENMAP01-____L2A-.*-METADATA\.XML", r"GF\d[A-D]?_(PMS|WFV).*\.tiff?")
+_MARKS = (r"(.*/)?IMG_DATA/.*\.jp2", r"L[A-Z]\d\d_.*_MTL\.(json|txt)")
+_IMAGES = (
+    (r"ENMAP01-.*\.TIFF?", r".*-SPECTRAL_IMAGE[^/]*"),
+    (r"GF\d[A-D]?_(PMS|WFV).*\.tiff?", r"(?!.*PAN\d?\.tiff?$).*"),
+)
+"""What all rasters of a product's folder are called, and its one image among them."""
 
 
 def read_facts(path: Path) -> Facts | None:
@@ -52,17 +57,18 @@ def is_product(path: Path) -> bool:
     if path.is_dir():
         if path.suffix == _SAFE_SUFFIX:
             return True
-        return is_product_folder(list_product(path))
+        return _is_product_folder(list_product(path))
     return path.suffix.lower() in (ZIP_SUFFIX, *STAC_SUFFIXES, ".vrt")
 
 
-def is_product_folder(product: ProductFiles) -> bool:
+def _is_product_folder(product: ProductFiles) -> bool:
     """Whether a folder's own files are those of one product."""
     if any(product.matching(mark) for mark in _MARKS):
         return True
-    scenes = {
-        "_".join(name.split("_")[:6]).partition("-MSS")[0].partition("-PAN")[0]
-        for pattern in _NAMES
-        for name in product.matching(pattern)
-    }
-    return len(scenes) == 1
+    rasters = product.matching(r".*\.(tiff?|jp2)")
+    for every, image in _IMAGES:
+        own = product.matching(every)
+        chosen = [n for n in own if re.fullmatch(image, n, re.IGNORECASE)]
+        if own == rasters and len(chosen) == 1:
+            return True
+    return False

@@ -40,6 +40,10 @@ def read_safe(product: ProductFiles) -> Facts | None:
     level = metadata[0][len("MTD_MSI") : -len(".xml")].upper()
     sensor = load_sensor(f"sentinel-2-{level.lower()}")
     files = _find_images(product, sensor)
+    is_whole = product.name.endswith(".SAFE") or product.path.is_file()
+    if not files and not is_whole:
+        # A copy of the metadata beside other files; the offset is looked for there.
+        return None
     if not files:
         raise RasterError(
             f"{product.path} has no image in GRANULE/*/IMG_DATA: it is an incomplete "
