@@ -244,7 +244,17 @@ def write_places(places: Sequence[Place], path: Path) -> Path:
     centre = frame.representative_point()
     frame["longitude"], frame["latitude"] = centre.x.round(6), centre.y.round(6)
     driver = drivers[path.suffix]
-    write_atomically(path, lambda to: frame.to_file(to, driver=driver))
+
+    def write(to: Path) -> None:
+        # GeoPackages want their suffix, which a temporary file has not.
+        named = to.with_name(f"{to.name}{path.suffix}")
+        try:
+            frame.to_file(named, driver=driver, layer=path.stem)
+            named.replace(to)
+        finally:
+            named.unlink(missing_ok=True)
+
+    write_atomically(path, write)
     return path
 
 
