@@ -72,4 +72,4 @@ def test_what_is_wrong_is_one_line_and_nothing_is_left(
 
 
 def test_label_is_among_the_actions() -> None:
-    assert set(ACTIONS) == {"list", "check", "label"}
+    assert set(ACTIONS) == {"list", "check", "label", "pack"}
