@@ -213,6 +213,19 @@ class MaskedAutoencoder(nn.Module):
             self.target_share if self.training else 1.0,
             self.normalize_targets,
         )
+        return self._compare(
+            latent, targets, mask.is_masked, wavelengths, spectral_scale
+        )
+
+    def _compare(
+        self,
+        latent: Tensor,
+        targets: Targets,
+        is_masked: Tensor,
+        wavelengths: Sequence[float] | None,
+        spectral_scale: float,
+    ) -> MaskedAutoencoderOutput:
+        """Decode the visible tokens (B, K, D) and measure the error, part by part."""
 
         def part_loss(latent: Tensor, rows: slice) -> tuple[Tensor, tuple[Tensor, ...]]:
             part = targets.of(rows)
@@ -224,7 +237,7 @@ class MaskedAutoencoder(nn.Module):
             )
             return loss, (by_token.detach(), by_spectrum.detach(), prediction.detach())
 
-        size = part_size(grid.num_tokens, self.config["decoder_embed_dim"])
+        size = part_size(targets.grid.num_tokens, self.config["decoder_embed_dim"])
         loss, found = loss_in_parts(part_loss, latent, self.decoder, size)
         by_token, by_spectrum, predictions = zip(*found, strict=True)
         prediction = torch.cat(predictions)
@@ -234,9 +247,9 @@ class MaskedAutoencoder(nn.Module):
             torch.stack(by_spectrum).sum() * spectral_scale,
             prediction,
             self._rescale(prediction, targets),
-            mask.is_masked,
+            is_masked,
             latent,
-            grid,
+            targets.grid,
         )
 
     def _rebuild(
