@@ -4,21 +4,19 @@ A checkpoint is a folder with `model.safetensors`, whose header holds the config
 as JSON, and `config.json`, a copy of that for people. Nothing is ever unpickled.
 """
 
-import contextlib
 import json
 import logging
-import os
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import torch
 
 from spectralgpt import __version__
+from spectralgpt.atomic_files import replace_file
 from spectralgpt.errors import CheckpointError, ConfigError
 from spectralgpt.models.adapters import has_adapters
 from spectralgpt.models.building import (
@@ -95,26 +93,12 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         CheckpointError: it cannot be written (disk full, no permission); the old file
             stays as it was.
     """
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch(exist_ok=False)
-        mode = temporary.stat().st_mode
-        write(temporary)
-        # safetensors makes files anew that only their owner may read.
-        temporary.chmod(mode)
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        # safetensors and torch wrap the system's error in their own.
-        if isinstance(error, OSError) or "os error" in str(error).lower():
-            raise CheckpointError(
-                f"cannot write {path}: {error}. What was there before is unchanged."
-            ) from error
-        raise
+        replace_file(path, write)
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write {path}: {error}. What was there before is unchanged."
+        ) from error
 
 
 def save_torch(values: Mapping[str, Any], path: Path) -> None:

@@ -303,3 +303,10 @@ def test_enmap_without_metadata_is_in_the_products_order(tmp_path: Path) -> None
     write_tiff(image, constant(range(1, 220), side=4, dtype="int16"))
     with pytest.raises(BandError, match="does not say which of its 219 layers"):
         describe_raster(image)
+
+
+def test_a_safe_folder_without_metadata_is_incomplete(tmp_path: Path) -> None:
+    path = tmp_path / "S2A_MSIL2A.SAFE"
+    path.mkdir()
+    with pytest.raises(SpectralGPTError, match="incomplete product"):
+        describe_raster(path)

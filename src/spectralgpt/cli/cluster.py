@@ -5,7 +5,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
-from spectralgpt.cli.images import add_output
+from spectralgpt.cli.images import add_embedding_rasters, add_output
 
 __all__ = ["HELP", "add_arguments", "run"]
 
@@ -17,12 +17,7 @@ HELP = (
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.add_argument(
-        "inputs",
-        type=Path,
-        nargs="+",
-        help="rasters that `spectralgpt embed --format geotiff` made",
-    )
+    add_embedding_rasters(parser)
     parser.add_argument(
         "--classes", type=PositiveInt, default=6, help="clusters, 2 to 64"
     )

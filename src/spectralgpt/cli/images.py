@@ -41,6 +41,16 @@ def add_output(parser: ArgumentParser) -> None:
     )
 
 
+def add_embedding_rasters(parser: ArgumentParser, more: str = "") -> None:
+    """Add the rasters that maps are made of; `more` says what they are to hold."""
+    parser.add_argument(
+        "inputs",
+        type=Path,
+        nargs="+",
+        help=f"rasters that `spectralgpt embed --format geotiff` made{more}",
+    )
+
+
 def add_device(parser: ArgumentParser) -> None:
     """Add --device and --batch_size."""
     parser.add_argument(

@@ -38,11 +38,14 @@ def run(args: Namespace) -> Path:
 
 
 def _is_raster(path: Path) -> bool:
-    suffixes = (".tif", ".tiff", ".jp2", ".img", ".vrt", ".zip", ".json", ".npy")
+    from spectralgpt.rasters.metadata import is_product
+
+    suffixes = (".tif", ".tiff", ".jp2", ".img")
+    if is_product(path):
+        return True
     if path.is_dir():
-        found = (entry.suffix.lower() for entry in path.rglob("*"))
-        return any(suffix in suffixes[:4] for suffix in found)
-    return path.suffix.lower() in suffixes
+        return any(entry.suffix.lower() in suffixes for entry in path.rglob("*"))
+    return path.suffix.lower() in (*suffixes, ".npy")
 
 
 def _print_bands(title: str, bands: object) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
-from spectralgpt.cli.images import add_output
+from spectralgpt.cli.images import add_embedding_rasters, add_output
 from spectralgpt.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,13 +23,7 @@ HELP = (
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.add_argument(
-        "inputs",
-        type=Path,
-        nargs="+",
-        help="rasters that `spectralgpt embed --format geotiff` made; the labels "
-        "lie on the first, all are mapped",
-    )
+    add_embedding_rasters(parser, "; the labels lie on the first, all are mapped")
     parser.add_argument(
         "--labels",
         type=Path | None,

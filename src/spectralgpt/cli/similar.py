@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
 
-from spectralgpt.cli.images import add_output
+from spectralgpt.cli.images import add_embedding_rasters, add_output
 
 if TYPE_CHECKING:
     from spectralgpt.rasters.embeddings import EmbeddingRaster
@@ -22,12 +22,7 @@ HELP = (
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.add_argument(
-        "inputs",
-        type=Path,
-        nargs="+",
-        help="rasters that `spectralgpt embed --format geotiff` made",
-    )
+    add_embedding_rasters(parser)
     parser.add_argument(
         "--point",
         type=str | None,

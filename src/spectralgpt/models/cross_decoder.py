@@ -7,12 +7,10 @@ tokens can be left out of a step. Visible tokens are not rebuilt: they are known
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from spectralgpt.models.dates import dates_of_tokens
-from spectralgpt.models.decoder import MASK_TOKEN_STD, start_prediction
-from spectralgpt.models.positions import SeparablePositions
+from spectralgpt.models.decoder import BaseDecoder
 from spectralgpt.models.products import Linear, attend
 from spectralgpt.models.tokens import TokenGrid
 from spectralgpt.models.transformer import MLP, NORM_EPS, initialise_linear, split_heads
@@ -20,11 +18,11 @@ from spectralgpt.models.transformer import MLP, NORM_EPS, initialise_linear, spl
 __all__ = ["CrossDecoder"]
 
 
-class CrossDecoder(nn.Module):
+class CrossDecoder(BaseDecoder):
     """A small transformer that rebuilds masked tokens from the visible ones.
 
     Args:
-        grid: the token grid that the positions are learned on.
+        grid: see `BaseDecoder`, as all others.
         encoder_dim: width of the encoder's features.
         embed_dim: width of the decoder.
         depth: number of blocks.
@@ -43,19 +41,13 @@ class CrossDecoder(nn.Module):
         num_heads: int,
         wavelengths_nm: Sequence[float] | None = None,
     ) -> None:
-        super().__init__()
-        self.embedding = Linear(encoder_dim, embed_dim)
-        self.mask_token = nn.Parameter(torch.empty(1, 1, embed_dim))
-        self.positions = SeparablePositions(grid, embed_dim, wavelengths_nm)
+        super().__init__(grid, encoder_dim, embed_dim, depth, num_heads, wavelengths_nm)
         self.memory_norm = nn.LayerNorm(embed_dim, eps=NORM_EPS)
-        self.blocks = nn.ModuleList(
-            _CrossBlock(embed_dim, num_heads) for _ in range(depth)
-        )
-        self.norm = nn.LayerNorm(embed_dim, eps=NORM_EPS)
-        self.prediction = Linear(embed_dim, grid.token_dim)
-        nn.init.normal_(self.mask_token, std=MASK_TOKEN_STD)
-        initialise_linear(self.embedding)
-        start_prediction(self.prediction)
+
+    def _build_blocks(
+        self, embed_dim: int, depth: int, num_heads: int
+    ) -> nn.ModuleList:
+        return nn.ModuleList(_CrossBlock(embed_dim, num_heads) for _ in range(depth))
 
     def forward(
         self,

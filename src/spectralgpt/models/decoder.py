@@ -11,23 +11,14 @@ from spectralgpt.models.products import Linear
 from spectralgpt.models.tokens import TokenGrid
 from spectralgpt.models.transformer import NORM_EPS, build_blocks, initialise_linear
 
-__all__ = ["MASK_TOKEN_STD", "ReconstructionDecoder", "start_prediction"]
+__all__ = ["BaseDecoder", "ReconstructionDecoder"]
 
-MASK_TOKEN_STD = 0.02
+_MASK_TOKEN_STD = 0.02
 _PREDICTION_STD = 0.02
 
 
-def start_prediction(prediction: nn.Linear) -> None:
-    """Initialise the map to pixel values.
-
-    Pixels lie in 0..1: predictions of Xavier's size would cost the first steps.
-    """
-    initialise_linear(prediction)
-    nn.init.trunc_normal_(prediction.weight, std=_PREDICTION_STD)
-
-
-class ReconstructionDecoder(nn.Module):
-    """A small transformer that rebuilds every token from the visible ones.
+class BaseDecoder(nn.Module):
+    """What both decoders consist of: maps in and out, positions, blocks.
 
     Args:
         grid: the token grid that the positions are learned on.
@@ -51,12 +42,28 @@ class ReconstructionDecoder(nn.Module):
         self.embedding = Linear(encoder_dim, embed_dim)
         self.mask_token = nn.Parameter(torch.empty(1, 1, embed_dim))
         self.positions = SeparablePositions(grid, embed_dim, wavelengths_nm)
-        self.blocks = build_blocks(embed_dim, depth, num_heads)
+        self.blocks = self._build_blocks(embed_dim, depth, num_heads)
         self.norm = nn.LayerNorm(embed_dim, eps=NORM_EPS)
         self.prediction = Linear(embed_dim, grid.token_dim)
-        nn.init.normal_(self.mask_token, std=MASK_TOKEN_STD)
+        nn.init.normal_(self.mask_token, std=_MASK_TOKEN_STD)
         initialise_linear(self.embedding)
-        start_prediction(self.prediction)
+        initialise_linear(self.prediction)
+        # Pixels lie in 0..1: predictions of Xavier's size would cost the first steps.
+        nn.init.trunc_normal_(self.prediction.weight, std=_PREDICTION_STD)
+
+    def _build_blocks(
+        self, embed_dim: int, depth: int, num_heads: int
+    ) -> nn.ModuleList:
+        raise NotImplementedError
+
+
+class ReconstructionDecoder(BaseDecoder):
+    """A small transformer that rebuilds every token from the visible ones."""
+
+    def _build_blocks(
+        self, embed_dim: int, depth: int, num_heads: int
+    ) -> nn.ModuleList:
+        return build_blocks(embed_dim, depth, num_heads)
 
     def forward(
         self,

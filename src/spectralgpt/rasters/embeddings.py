@@ -5,8 +5,6 @@ compared. Mean reflectance of each cell may follow the dimensions.
 """
 
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -15,11 +13,11 @@ from typing import Any, Literal
 
 import numpy as np
 import rasterio
-import rasterio.shutil
 from numpy.typing import NDArray
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterioWindow
 
+from spectralgpt.atomic_files import folder_beside
 from spectralgpt.errors import RasterError
 from spectralgpt.rasters.files import (
     as_raster_error,
@@ -29,6 +27,7 @@ from spectralgpt.rasters.files import (
 )
 from spectralgpt.rasters.geometry import Grid, Window
 from spectralgpt.rasters.maps import RowWriter
+from spectralgpt.rasters.row_files import copy_as_cog, output_error
 from spectralgpt.sensors import Band
 
 __all__ = [
@@ -180,37 +179,33 @@ def writing_embeddings(
         A function that writes rows (D + C, rows, W) from the top down, NaN for nodata.
 
     Raises:
-        RasterError: the file cannot be written.
+        OutputError: the file cannot be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    except OSError as error:
-        raise _cannot_write(path, error) from None
     low = np.full(len(source.layer_names), np.inf)
     high = -low
     try:
-        with quiet_gdal(), _create(folder / "rows.tif", grid, source, _HALF) as dataset:
+        with folder_beside(path) as folder:
+            made = folder / "rows.tif"
+            with quiet_gdal(), _create(made, grid, source, _HALF) as dataset:
 
-            def write(row: int, numbers: NDArray[Any]) -> None:
-                place = RasterioWindow(0, row, numbers.shape[2], numbers.shape[1])
-                dataset.write(numbers.astype(np.float32), window=place)
-                np.minimum(low, _fill(numbers, np.inf).min(axis=(1, 2)), out=low)
-                np.maximum(high, _fill(numbers, -np.inf).max(axis=(1, 2)), out=high)
+                def write(row: int, numbers: NDArray[Any]) -> None:
+                    place = RasterioWindow(0, row, numbers.shape[2], numbers.shape[1])
+                    dataset.write(numbers.astype(np.float32), window=place)
+                    np.minimum(low, _fill(numbers, np.inf).min(axis=(1, 2)), out=low)
+                    np.maximum(high, _fill(numbers, -np.inf).max(axis=(1, 2)), out=high)
 
-            yield write
-        made = folder / "rows.tif"
-        with quiet_gdal():
-            if number_type == "int8":
-                made = _to_int8(made, folder / "int8.tif", grid, source, low, high)
-            _copy_as_cog(made, folder / path.name, number_type)
-        (folder / path.name).replace(path)
+                yield write
+            options: dict[str, Any] = {"nbits": 16} if number_type == "float16" else {}
+            with quiet_gdal():
+                if number_type == "int8":
+                    made = _to_int8(made, folder / "int8.tif", grid, source, low, high)
+                whole = folder / path.name
+                copy_as_cog(made, whole, "average", blocksize=_BLOCK_PX, **options)
+            whole.replace(path)
     except (RasterioError, OSError) as error:
         if isinstance(error, RasterError):
             raise
-        raise _cannot_write(path, error) from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        raise output_error(path, error) from None
 
 
 def _create(
@@ -266,24 +261,5 @@ def _to_int8(
     return path
 
 
-def _copy_as_cog(made: Path, path: Path, number_type: NumberType) -> None:
-    options: dict[str, Any] = {"nbits": 16} if number_type == "float16" else {}
-    rasterio.shutil.copy(
-        made,
-        path,
-        driver="COG",
-        blocksize=_BLOCK_PX,
-        compress="deflate",
-        predictor="yes",
-        overview_resampling="average",
-        bigtiff="if_safer",
-        **options,
-    )
-
-
 def _fill(numbers: NDArray[Any], value: float) -> NDArray[Any]:
     return np.where(np.isfinite(numbers), numbers, value)
-
-
-def _cannot_write(path: Path, error: Exception) -> RasterError:
-    return RasterError(f"{path} cannot be written: {' '.join(str(error).split())}")

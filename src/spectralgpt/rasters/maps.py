@@ -4,8 +4,7 @@ Maps are Cloud-Optimized GeoTIFFs that say what they are. Rows are written as th
 made (`spectralgpt.rasters.row_files`); a map appears under its name when it is whole.
 """
 
-import shutil
-import tempfile
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterioWindow
 
 from spectralgpt import __version__
+from spectralgpt.atomic_files import folder_beside
 from spectralgpt.errors import ConfigError
 from spectralgpt.rasters.files import as_raster_error, open_raster, quiet_gdal
 from spectralgpt.rasters.geometry import Grid
@@ -170,20 +170,16 @@ def read_class_rows(path: Path) -> Iterator[tuple[int, NDArray[np.uint8]]]:
 
 @contextmanager
 def _writing(path: Path, grid: Grid, layers: Layers) -> Iterator[RowWriter]:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    except OSError as error:
-        raise output_error(path, error) from None
-    # In a folder of its own, so that the file gets the permissions of any new file.
-    made = folder / path.name
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = stack.enter_context(folder_beside(path))
+        except OSError as error:
+            raise output_error(path, error) from None
+        made = folder / path.name
         with RowFile(folder / "rows", grid, layers) as rows:
             yield rows.write
             rows.export(made)
         move_map(made, path)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _tags(tags: Mapping[str, str] | None) -> dict[str, str]:

@@ -44,6 +44,11 @@ def read_facts(path: Path) -> Facts | None:
         facts = read(product)
         if facts is not None:
             return facts
+    if path.suffix == _SAFE_SUFFIX and not product.matching(r".*\.(jp2|tiff?)"):
+        raise RasterError(
+            f"{path} has neither metadata nor images: it is an incomplete product. "
+            "Fetch it again."
+        )
     if path.is_file():
         raise RasterError(
             f"{path} holds no product that is known: no metadata of Sentinel-2, "

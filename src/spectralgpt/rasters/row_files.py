@@ -25,7 +25,7 @@ from spectralgpt.errors import OutputError
 from spectralgpt.rasters.files import quiet_gdal
 from spectralgpt.rasters.geometry import Grid
 
-__all__ = ["Layers", "RowFile", "output_error"]
+__all__ = ["Layers", "RowFile", "copy_as_cog", "output_error"]
 
 _TYPES = {"uint8": "Byte", "int8": "Int8", "float32": "Float32"}
 """GDAL's names of NumPy's types."""
@@ -60,6 +60,38 @@ class Layers:
 def output_error(path: Path, error: Exception) -> OutputError:
     """Say in one line that a file cannot be written, and why."""
     return OutputError(f"{path} cannot be written: {' '.join(str(error).split())}")
+
+
+def copy_as_cog(
+    source: rasterio.DatasetReader | Path,
+    path: Path,
+    overviews: str,
+    predictor: str = "YES",
+    **options: Any,
+) -> None:
+    """Copy a raster as Cloud-Optimized GeoTIFF, inside `quiet_gdal`.
+
+    Args:
+        source: an open raster, or a file.
+        path: where to.
+        overviews: how smaller versions are made, such as `average`.
+        predictor: of the compression; GDAL chooses one that suits by `YES`.
+        **options: further creation options of GDAL's driver.
+
+    Raises:
+        RasterioError: it cannot be written.
+    """
+    rasterio.shutil.copy(
+        source,
+        path,
+        driver="COG",
+        compress="DEFLATE",
+        predictor=predictor,
+        overview_resampling=overviews.upper(),
+        bigtiff="IF_SAFER",
+        num_threads="ALL_CPUS",
+        **options,
+    )
 
 
 class RowFile:
@@ -126,18 +158,16 @@ class RowFile:
             OutputError: it cannot be written.
         """
         self.flush()
-        options = {
-            "compress": "DEFLATE",
-            "predictor": _PREDICTORS[self.layers.dtype],
-            "overview_resampling": self.layers.overviews.upper(),
-            "bigtiff": "IF_SAFER",
-            "num_threads": "ALL_CPUS",
-        }
         try:
             with quiet_gdal(), warnings.catch_warnings():
                 warnings.simplefilter("ignore", NotGeoreferencedWarning)
                 with rasterio.open(self._describe(), driver="VRT") as source:
-                    rasterio.shutil.copy(source, path, driver="COG", **options)
+                    copy_as_cog(
+                        source,
+                        path,
+                        self.layers.overviews,
+                        _PREDICTORS[self.layers.dtype],
+                    )
         except (RasterioError, OSError) as error:
             raise output_error(path, error) from None
 

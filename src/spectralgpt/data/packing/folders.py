@@ -1,7 +1,6 @@
 """The folder of a pack while it is made: whole files, and notes of what is done."""
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from spectralgpt.atomic_files import PARTIAL_SUFFIX, replace_file
 from spectralgpt.data.packing.manifest import INDEX, MANIFEST, Manifest, PackFile
 from spectralgpt.data.packing.storage import digest_of
 from spectralgpt.errors import ConfigError, DataError
@@ -17,8 +17,9 @@ from spectralgpt.errors import ConfigError, DataError
 __all__ = ["Note", "PackFolder"]
 
 _PLAN = "unfinished.json"
+_PARTIAL = f".*{PARTIAL_SUFFIX}"
 _SHARD = "shard-{:05}.safetensors"
-_OURS = ("shard-?????.safetensors", "shard-?????.json", INDEX, _PLAN, ".*.partial")
+_OURS = ("shard-?????.safetensors", "shard-?????.json", INDEX, _PLAN, _PARTIAL)
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class PackFolder:
             )
         is_begun = (self.path / _PLAN).is_file()
         if not (is_finished or is_begun) and self.path.is_dir():
-            others = [p.name for p in self.path.iterdir() if p.suffix != ".partial"]
+            others = [p.name for p in self.path.iterdir() if p.suffix != PARTIAL_SUFFIX]
             if others:
                 raise ConfigError(
                     f"{self.path} is not empty and holds no pack (found: "
@@ -140,7 +141,7 @@ class PackFolder:
         """Write the manifest, which makes the folder a pack, and tidy up."""
         text = manifest.to_json()
         self._write(MANIFEST, lambda path: path.write_text(text, encoding="utf-8"))
-        self._remove("shard-?????.json", _PLAN, ".*.partial")
+        self._remove("shard-?????.json", _PLAN, _PARTIAL)
 
     def _note_path(self, number: int) -> Path:
         return self.path / Path(_SHARD.format(number)).with_suffix(".json")
@@ -152,24 +153,14 @@ class PackFolder:
 
     def _write(self, name: str, write: Callable[[Path], Any]) -> Path:
         """Write a file so that it is there whole or not at all."""
-        path, temporary = self.path / name, self.path / f".{name}.partial"
+        path = self.path / name
         try:
-            temporary.touch()
-            mode = temporary.stat().st_mode
-            write(temporary)
-            # safetensors makes files anew that only their owner may read.
-            temporary.chmod(mode)
-            with temporary.open("rb") as written:
-                os.fsync(written.fileno())
-            os.replace(temporary, path)
-        except Exception as error:
-            # safetensors wraps the system's error in its own.
-            if isinstance(error, OSError) or "os error" in str(error).lower():
-                raise DataError(
-                    f"cannot write {path}: {error}. Make room, then repeat the "
-                    "command: it goes on with what is done."
-                ) from error
-            raise
+            replace_file(path, write)
+        except OSError as error:
+            raise DataError(
+                f"cannot write {path}: {error}. Make room, then repeat the command: it "
+                "goes on with what is done."
+            ) from error
         return path
 
 
