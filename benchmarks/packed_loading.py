@@ -32,7 +32,7 @@ from spectralgpt.data.pretraining import PretrainingDataset
 from spectralgpt.data.sources import find_items, read_source
 from spectralgpt.models.sizes import build_autoencoder
 from spectralgpt.preprocessing import sensor_preprocessing
-from spectralgpt.rasters import RasterItem, Window
+from spectralgpt.rasters import RasterItem, Window, read_raster
 from spectralgpt.training.loading import EpochBatchSampler, build_loader
 from spectralgpt.training.mixing import KeyedMixture
 
@@ -168,6 +168,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict:
             "rasterio, numbers": lambda i: read_files(tiffs[i]),
             "rasterio, bands at 10 m": lambda i: read_files_together(tiffs[i]),
             "pack, numbers": lambda i: read_packed(packed[i]),
+            "pack, bands at 10 m": lambda i: read_raster(packed[i]),
             "pack, whole sample": lambda i: from_pack[i],
             "files, whole sample": lambda i: from_tiffs[i],
         },
@@ -180,6 +181,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict:
     for first, second in (
         ("rasterio, numbers", "pack, numbers"),
         ("rasterio, numbers", "pack, whole sample"),
+        ("rasterio, bands at 10 m", "pack, bands at 10 m"),
         ("rasterio, bands at 10 m", "pack, whole sample"),
         ("files, whole sample", "pack, whole sample"),
     ):

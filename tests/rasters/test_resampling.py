@@ -97,3 +97,25 @@ def test_edge_is_repeated_for_one_pixel_and_no_further():
     assert valid[0, :, 0].tolist() == [False] * 2 + [True] * 7 + [False]
     assert out[0, 2, 0] == 0
     assert out[0, 8, 0] == 4
+
+
+def test_wide_scenes_equal_their_parts():
+    rng = np.random.default_rng(0)
+    pixels = rng.random((2, 4, 700), dtype=np.float32)
+    valid = np.ones(pixels.shape, bool)
+    rows, columns = Axis.between(0, 4, 8, 4), Axis.between(0, 700, 1400, 700)
+    whole, _ = resample(pixels, valid, rows, columns)
+    for start in range(0, 1400, 350):
+        part = columns.part(start, start + 350)
+        first, last = part.span
+        seen = np.s_[..., first:last]
+        alone, _ = resample(pixels[seen], valid[seen], rows, part)
+        np.testing.assert_allclose(whole[..., start : start + 350], alone, rtol=1e-5)
+
+
+def test_whole_pixels_are_copied_not_shared():
+    pixels = np.ones((1, 3, 3), dtype=np.float32)
+    axis = Axis.between(0, 3, 3, 3)
+    out, _ = resample(pixels, np.ones(pixels.shape, bool), axis, axis)
+    out[:] = 5
+    assert (pixels == 1).all()

@@ -5,7 +5,7 @@ on its own position, so a window resampled alone equals the window of the whole.
 """
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,10 @@ _ENOUGH = 0.5
 """Least share of kernel weight on valid pixels to interpolate, not take the nearest."""
 _BEYOND = 1.0
 """How far past the last pixel, in source pixels, the edge value is repeated."""
+_COLUMNS = 512
+"""Output columns that share a dense map of weights."""
+_KEPT = 32
+"""Axes that are kept: patches of an archive are read whole, all alike."""
 _WHOLE = 1e-6
 """Closer than this to whole pixels at equal size, nothing is interpolated."""
 
@@ -44,6 +48,7 @@ class Axis:
     weights: npt.NDArray[np.float32]
 
     @classmethod
+    @lru_cache(_KEPT)
     def between(cls, start: float, stop: float, out: int, size: int) -> "Axis":
         """Spread `out` pixels evenly over start..stop of a source with `size` pixels.
 
@@ -93,6 +98,12 @@ class Axis:
         return int(self.indices.min()), int(self.indices.max()) + 1
 
     @cached_property
+    def is_same(self) -> bool:
+        """Whether each pixel of the span becomes one output pixel, as it is."""
+        first, last = self.span
+        return self.indices.shape == (last - first, 1)
+
+    @cached_property
     def matrix(self) -> npt.NDArray[np.float32]:
         """The same weights as a dense map (out, span) from source to output pixels."""
         first, last = self.span
@@ -104,6 +115,8 @@ class Axis:
 
     def part(self, start: int, stop: int) -> "Axis":
         """The same for output pixels start..stop alone."""
+        if start <= 0 and stop >= len(self):
+            return self
         chosen = slice(start, stop)
         return Axis(
             self.centres[chosen],
@@ -160,8 +173,20 @@ def _clip(positions: npt.NDArray[np.intp], size: int) -> npt.NDArray[np.intp]:
 def _weigh(
     pixels: npt.NDArray[np.float32], rows: Axis, columns: Axis
 ) -> npt.NDArray[np.float32]:
-    tall = np.matmul(rows.matrix, pixels)  # (C, H, w)
-    return np.asarray(np.matmul(tall, columns.matrix.T), dtype=np.float32)
+    tall = pixels if rows.is_same else np.matmul(rows.matrix, pixels)  # (C, H, w)
+    if columns.is_same:
+        return tall.copy() if tall is pixels else tall
+    if len(columns) <= _COLUMNS:
+        return np.asarray(np.matmul(tall, columns.matrix.T), dtype=np.float32)
+    # A dense map of a whole scene's width would be nearly all zeros.
+    out = np.empty((*tall.shape[:-1], len(columns)), dtype=np.float32)
+    for start in range(0, len(columns), _COLUMNS):
+        part = columns.part(start, start + _COLUMNS)
+        seen = slice(*np.subtract(part.span, columns.span[0]))
+        np.matmul(
+            tall[..., seen], part.matrix.T, out=out[..., start : start + len(part)]
+        )
+    return out
 
 
 def _cubic(distance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
