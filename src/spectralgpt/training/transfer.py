@@ -1,8 +1,10 @@
 """Where a fine-tuning starts: settings that all tasks share, weights and contract."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import median
 from typing import Literal
 
 import torch
@@ -29,6 +31,10 @@ __all__ = [
     "load_start",
     "start_encoder",
 ]
+
+_log = logging.getLogger(__name__)
+# Training images with less than half of the spread, or more than twice, are told of.
+_FAR = 2.0
 
 
 def _default_optimizer() -> OptimizerConfig:
@@ -57,8 +63,10 @@ class TransferConfig:
         bands: bands of the sensor to use; null takes all.
         exclude_bands: bands of the sensor to leave out, such as B10.
         image_size: side of the model's images, px; null keeps the checkpoint's.
-        scaling: how pixels are scaled; null keeps the checkpoint's. Statistics, where
-            the scaling needs them, are measured on the training images.
+        scaling: how pixels are scaled; null keeps the checkpoint's.
+        statistics: the band statistics of that scaling: checkpoint keeps those of the
+            pretraining where they are known, training measures them on the training
+            images.
         drop_path: share of residual branches dropped in the last block, 0..1.
         samples_per_epoch: training images, or crops of them, in an epoch, so that runs
             on few and on many labels take equally many steps; null takes each once.
@@ -76,6 +84,7 @@ class TransferConfig:
     exclude_bands: tuple[str, ...] = ()
     image_size: int | None = None
     scaling: Scaling | None = None
+    statistics: Literal["checkpoint", "training"] = "checkpoint"
     drop_path: float = 0.1
     samples_per_epoch: int | None = None
     optimizer: OptimizerConfig = field(default_factory=_default_optimizer)
@@ -118,7 +127,7 @@ class Start:
         encoder: at the image size and bands of the fine-tuning.
         preprocessing: their contract; scaled per image where the statistics that the
             wanted scaling needs are not known yet.
-        scaling: the wanted scaling, that of the checkpoint.
+        scaling: that of the checkpoint, to be taken up again with statistics.
     """
 
     encoder: SpectralEncoder
@@ -192,16 +201,32 @@ def choose_contract(
 
     Args:
         start: the weights it starts from.
-        config: may ask for another scaling.
-        measure: statistics of the training images, where that scaling needs them.
+        config: may ask for another scaling or other statistics.
+        measure: statistics of the training images, for scalings that need them.
     """
     contract = start.preprocessing
-    assert contract is not None
-    if config.scaling is None or config.scaling == contract.scaling:
-        return contract
-    if config.scaling == "image-minmax":
-        return replace(contract, scaling="image-minmax", statistics=None)
-    return replace(contract, scaling=config.scaling, statistics=measure(contract.bands))
+    scaling = config.scaling or start.scaling
+    if scaling == "image-minmax":
+        return replace(contract, scaling=scaling, statistics=None)
+    measured = measure(contract.bands)
+    if scaling != contract.scaling or config.statistics == "training":
+        return replace(contract, scaling=scaling, statistics=measured)
+    assert contract.statistics is not None
+    _tell_if_far(contract.statistics, measured)
+    return contract
+
+
+def _tell_if_far(kept: BandStatistics, measured: BandStatistics) -> None:
+    """Warn where the kept statistics squeeze or stretch the training images."""
+    stretch = median(std / kept.std[name] for name, std in measured.std.items())
+    if 1 / _FAR < stretch < _FAR:
+        return
+    _log.warning(
+        "scaled by the checkpoint's band statistics, the training images have %.2g of "
+        "the spread that it was pretrained with. With statistics: training they are "
+        "measured on these images.",
+        stretch,
+    )
 
 
 def start_encoder(encoder: SpectralEncoder, config: TransferConfig) -> SpectralEncoder:
