@@ -5,12 +5,13 @@ import pytest
 from rich.console import Console
 
 from spectralgpt.checkpoints import save_model
-from spectralgpt.cli.images import load_on_device, prepare_output
+from spectralgpt.cli.images import prepare_output
 from spectralgpt.cli.main import main
 from spectralgpt.cli.results import print_failures
 from spectralgpt.errors import ConfigError
 from spectralgpt.preprocessing import sensor_preprocessing
 from spectralgpt.scenes.inputs import Failure
+from spectralgpt.scenes.loading import load_on_device
 from tests.tiny import tiny_contract, tiny_model
 
 

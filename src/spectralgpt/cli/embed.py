@@ -75,14 +75,10 @@ def run(args: Namespace) -> Path:
     """Embed the inputs; returns the table."""
     from rich.console import Console
 
-    from spectralgpt.cli.images import (
-        counting,
-        format_of,
-        load_on_device,
-        prepare_output,
-    )
+    from spectralgpt.cli.images import counting, format_of, prepare_output
     from spectralgpt.cli.results import print_failures
     from spectralgpt.scenes.inputs import list_inputs, over_area
+    from spectralgpt.scenes.loading import load_on_device
     from spectralgpt.scenes.runs import embed_files
     from spectralgpt.scenes.tables import table_path
 

@@ -98,9 +98,10 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> Path:
     """Measure; returns the folder with metrics.json, table.csv and report.html."""
-    from spectralgpt.cli.images import load_on_device, prepare_output
+    from spectralgpt.cli.images import prepare_output
     from spectralgpt.cli.maps import score_masks
     from spectralgpt.cli.results import print_comparison, print_test_scores
+    from spectralgpt.scenes.loading import load_on_device
 
     console = Console(stderr=True)
     method = _choose_method(args)

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
 from rich.console import Console
@@ -13,7 +12,6 @@ from rich.console import Console
 from spectralgpt.errors import ConfigError
 
 if TYPE_CHECKING:
-    from spectralgpt.checkpoints import LoadedModel
     from spectralgpt.data.formats import ImageFormat
     from spectralgpt.rasters import Bounds
 
@@ -25,7 +23,6 @@ __all__ = [
     "add_output",
     "counting",
     "format_of",
-    "load_on_device",
     "prepare_output",
     "prepare_outputs",
 ]
@@ -184,42 +181,6 @@ def _area_of(args: Namespace) -> "Bounds | None":
             f"--bounds '{args.bounds}' is no rectangle: write minx,miny,maxx,maxy."
         ) from None
     return Bounds(left, bottom, right, top, args.bounds_crs)
-
-
-def load_on_device(
-    name: str,
-    device: str,
-    sensor: str | None = None,
-    image_size: int | None = None,
-) -> "LoadedModel":
-    """Load a model and move it to a device.
-
-    Args:
-        name: see `spectralgpt.checkpoints.load_model`.
-        device: `auto`, or a name that torch knows.
-        sensor: of the images; a model trained on several sensors, this one among them,
-            is loaded for it.
-        image_size: side of the model's images, px; None keeps the checkpoint's.
-
-    Raises:
-        ConfigError: there is no such device.
-    """
-    from spectralgpt.checkpoints import load_model, move_model
-
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    loaded = load_model(name)
-    contract = loaded.preprocessing
-    is_other = contract is not None and sensor in contract.sensors[1:]
-    loaded = move_model(
-        loaded, image_size=image_size, sensor=sensor if is_other else None
-    )
-    try:
-        loaded.model.to(torch.device(device))
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"device {device!r} cannot be used: {reason}") from error
-    return loaded
 
 
 def prepare_output(folder: Path, name: str, overwrite: bool) -> None:

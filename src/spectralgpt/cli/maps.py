@@ -1,18 +1,16 @@
 """What `predict` and `evaluate` do with models that make maps."""
 
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jsonargparse import Namespace
 from rich.console import Console
 
-from spectralgpt.errors import CheckpointError, ConfigError
+from spectralgpt.errors import ConfigError
 
 if TYPE_CHECKING:
     from spectralgpt.checkpoints import LoadedModel
     from spectralgpt.data.formats import ImageFormat
-    from spectralgpt.scenes.mapping import Mapper
 
 __all__ = ["map_images", "score_masks"]
 
@@ -23,11 +21,12 @@ def map_images(args: Namespace, loaded: "LoadedModel", console: Console) -> Path
     from spectralgpt.cli.results import print_failures
     from spectralgpt.reports.quick_looks import write_quick_look
     from spectralgpt.reports.style import hex_colours
+    from spectralgpt.scenes.loading import build_mapper
     from spectralgpt.scenes.maps import MapOptions, map_files
 
     if args.fit != "auto":
         raise ConfigError("--fit is for classes of whole images: leave it out of maps.")
-    mapper, task = _build_mapper(loaded, args.model, args.test_flips)
+    mapper, task = build_mapper(loaded, args.model, args.test_flips)
     inputs, image_format = _list_inputs(args, loaded, task)
     stated = loaded.extra.get("colours")
     colours = tuple(stated or hex_colours(len(mapper.class_names)))
@@ -55,11 +54,12 @@ def score_masks(args: Namespace, loaded: "LoadedModel", console: Console) -> Non
     """Score a model that makes maps on the images with masks of `evaluate --masks`."""
     from spectralgpt.cli.images import counting
     from spectralgpt.data.dense import DenseDataset, read_dense, read_dense_config
+    from spectralgpt.scenes.loading import stated_contract
     from spectralgpt.tasks.dense import check_mapper
     from spectralgpt.training.dense_scoring import evaluate_dense
 
     names, task = check_mapper(loaded.model, loaded.extra, args.model)
-    contract = _contract(loaded, args.model)
+    contract = stated_contract(loaded, args.model)
     config = read_dense_config(args.masks)
     if config.task != task:
         raise ConfigError(
@@ -81,38 +81,6 @@ def score_masks(args: Namespace, loaded: "LoadedModel", console: Console) -> Non
             resamples=args.resamples,
             progress=progress,
         )
-
-
-def _build_mapper(
-    loaded: "LoadedModel", name: str, flips: bool
-) -> tuple["Mapper", str]:
-    from spectralgpt.scenes.fingerprints import digest_model
-    from spectralgpt.scenes.mapping import Mapper
-    from spectralgpt.tasks.dense import check_mapper, predict_map
-
-    names, task = check_mapper(loaded.model, loaded.extra, name)
-    contract = _contract(loaded, name)
-    model: Any = loaded.model.eval()
-    window_px = int(loaded.extra.get("window_px") or contract.image_size)
-    device = next(model.parameters()).device.type
-    mapper = Mapper(
-        partial(predict_map, model, flips),
-        contract,
-        names,
-        window_px,
-        name=Path(name).name,
-        digest=digest_model(model, flips, window_px, names, device),
-    )
-    return mapper, task
-
-
-def _contract(loaded: "LoadedModel", name: str) -> Any:
-    if loaded.preprocessing is None:
-        raise CheckpointError(
-            f"{name} does not say which bands and scaling it takes: fine-tune it with "
-            "this package."
-        )
-    return loaded.preprocessing
 
 
 def _list_inputs(

@@ -67,9 +67,9 @@ def run(args: Namespace) -> Path:
     """Classify or map the inputs; returns the table."""
     from rich.console import Console
 
-    from spectralgpt.cli.images import load_on_device
     from spectralgpt.cli.maps import map_images
     from spectralgpt.models.segmentation import DenseModel
+    from spectralgpt.scenes.loading import load_on_device
 
     console = Console(stderr=True)
     loaded = load_on_device(args.model, args.device)

@@ -68,12 +68,13 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> Path:
     """Rebuild and draw; returns the report."""
-    from spectralgpt.cli.images import format_of, load_on_device, prepare_output
+    from spectralgpt.cli.images import format_of, prepare_output
     from spectralgpt.errors import CheckpointError
     from spectralgpt.models.mae import MaskedAutoencoder
     from spectralgpt.reports.rebuilt import write_rebuilt_report
     from spectralgpt.scenes import reconstruction
     from spectralgpt.scenes.inputs import describe_input, find_input
+    from spectralgpt.scenes.loading import load_on_device
     from spectralgpt.scenes.windows import choose_bands
 
     for name in ("report.html", _MAP):

@@ -43,7 +43,7 @@ from spectralgpt.scenes.unfinished import (
     read_finished,
 )
 
-__all__ = ["MapOptions", "SceneMap", "map_files", "map_image"]
+__all__ = ["MapOptions", "SceneMap", "map_files", "map_image", "write_map_item"]
 
 _TABLE = "maps.csv"
 _PREVIEW_PX = 900
@@ -154,7 +154,7 @@ def map_files(
         rows.extend(_rows(path, made, mapper.class_names))
         if then is not None:
             then(made)
-        _write_item(mapper, made, options)
+        write_map_item(mapper, made, options)
 
     failures = for_each_input(list(dates), work, strict=strict, progress=advance)
     table = output / _TABLE
@@ -254,7 +254,7 @@ def _count_pixels(
     return pixels, np.concatenate(preview)
 
 
-def _write_item(mapper: Mapper, made: SceneMap, options: MapOptions) -> None:
+def write_map_item(mapper: Mapper, made: SceneMap, options: MapOptions) -> None:
     """Describe the map and the files beside it as a STAC item, if it can be one."""
     path, first = made.path, made.items[0]
     classes = list(zip(mapper.class_names, options.colours, strict=True))

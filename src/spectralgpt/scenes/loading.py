@@ -1,0 +1,91 @@
+"""A checkpoint, ready for work on scenes: on its device, and as a maker of maps."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from spectralgpt.checkpoints import LoadedModel, load_model, move_model
+from spectralgpt.errors import CheckpointError, ConfigError
+from spectralgpt.preprocessing import Preprocessing
+from spectralgpt.scenes.fingerprints import digest_model
+from spectralgpt.scenes.mapping import Mapper
+from spectralgpt.tasks.dense import check_mapper, predict_map
+
+__all__ = ["build_mapper", "load_on_device", "stated_contract"]
+
+
+def load_on_device(
+    name: str,
+    device: str,
+    sensor: str | None = None,
+    image_size: int | None = None,
+) -> LoadedModel:
+    """Load a model and move it to a device.
+
+    Args:
+        name: see `spectralgpt.checkpoints.load_model`.
+        device: `auto`, or a name that torch knows.
+        sensor: of the images; a model trained on several sensors, this one among them,
+            is loaded for it.
+        image_size: side of the model's images, px; None keeps the checkpoint's.
+
+    Raises:
+        ConfigError: there is no such device.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    loaded = load_model(name)
+    contract = loaded.preprocessing
+    is_other = contract is not None and sensor in contract.sensors[1:]
+    loaded = move_model(
+        loaded, image_size=image_size, sensor=sensor if is_other else None
+    )
+    try:
+        loaded.model.to(torch.device(device))
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"device {device!r} cannot be used: {reason}") from error
+    return loaded
+
+
+def build_mapper(loaded: LoadedModel, name: str, flips: bool) -> tuple[Mapper, str]:
+    """Return what makes maps with a model, and its task, segmentation or change.
+
+    Args:
+        loaded: the model, on the device to use.
+        name: what it is called in messages, and in the maps' tags.
+        flips: average over mirror images.
+
+    Raises:
+        CheckpointError: it makes no maps, or does not say which classes and input.
+    """
+    names, task = check_mapper(loaded.model, loaded.extra, name)
+    contract = stated_contract(loaded, name)
+    model: Any = loaded.model.eval()
+    window_px = int(loaded.extra.get("window_px") or contract.image_size)
+    device = next(model.parameters()).device.type
+    mapper = Mapper(
+        partial(predict_map, model, flips),
+        contract,
+        names,
+        window_px,
+        name=Path(name).name,
+        digest=digest_model(model, flips, window_px, names, device),
+    )
+    return mapper, task
+
+
+def stated_contract(loaded: LoadedModel, name: str) -> Preprocessing:
+    """Return which bands and scaling a fine-tuned model takes.
+
+    Raises:
+        CheckpointError: it does not say.
+    """
+    if loaded.preprocessing is None:
+        raise CheckpointError(
+            f"{name} does not say which bands and scaling it takes: fine-tune it with "
+            "this package."
+        )
+    return loaded.preprocessing
