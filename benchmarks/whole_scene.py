@@ -26,18 +26,18 @@ from typing import Any
 import torch
 
 from spectralgpt import __version__
-from spectralgpt.checkpoints import load_model, save_model
+from spectralgpt.checkpoints import LoadedModel, load_model, save_model
 from spectralgpt.models.segmentation import SegmentationModel
 from spectralgpt.models.sizes import build_encoder
 from spectralgpt.preprocessing import sensor_preprocessing
 from spectralgpt.rasters import describe_raster
+from spectralgpt.scenes.loading import in_precision, load_on_device
 from spectralgpt.scenes.strips import plan_windows
 from spectralgpt.scenes.windows import choose_bands
 from spectralgpt.tasks.dense import predict_map
 
 RESULTS = Path(__file__).parent / "results"
 CLASSES = ("water", "woods", "fields", "town")
-_OVERLAP = 0.5
 _KIBIBYTE = 1024
 
 
@@ -49,12 +49,14 @@ def main() -> None:
     parser.add_argument("--sensor", help="of the scene, if its files do not say")
     parser.add_argument("--size_px", type=int, default=96, help="of the made model")
     parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--overlap", type=float, default=0.5, help="of windows")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--probabilities", action="store_true")
     parser.add_argument("--name", help="of the result; without it the scene's size")
     parser.add_argument("--alone", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.alone is not None:
-        print(json.dumps(run_alone(args.model, args.alone, args.batch_size)))
+        print(json.dumps(run_alone(args)))
         return
     with tempfile.TemporaryDirectory() as folder:
         model = args.model or make_model(args, Path(folder) / "model")
@@ -90,7 +92,9 @@ def measure(args: argparse.Namespace, model: Path, output: Path) -> dict[str, An
     """Run the command and the model alone, each in a process of its own."""
     stated = ["--sensor", args.sensor] if args.sensor else []
     batch = ["--batch_size", str(args.batch_size)]
+    batch += ["--precision", args.precision]
     more = ["--probabilities"] if args.probabilities else []
+    more += ["--overlap", str(args.overlap)]
     command = [sys.executable, "-m", "spectralgpt", "predict", str(args.scene)]
     command += ["--model", str(model), "--output", str(output), "--device", "cpu"]
     mapped_s, cpu_s, peak_kib = run_process([*command, *stated, *batch, *more])
@@ -109,6 +113,8 @@ def measure(args: argparse.Namespace, model: Path, output: Path) -> dict[str, An
         "width_px": width,
         "windows": windows,
         "batch_size": args.batch_size,
+        "overlap": args.overlap,
+        "precision": args.precision,
         "probabilities": args.probabilities,
         "command_s": round(mapped_s, 2),
         "model_alone_s": round(model_s, 2),
@@ -143,14 +149,20 @@ def count_windows(args: argparse.Namespace, model: Path) -> tuple[int, int, int]
     item = describe_raster(args.scene, sensor=args.sensor)
     bands = choose_bands(contract, item)
     layout = plan_windows(
-        item, bands, contract.image_size, _OVERLAP, contract.patch_size
+        item, bands, contract.image_size, args.overlap, contract.patch_size
     )
     return layout.height, layout.width, len(layout.rows) * len(layout.columns)
 
 
-def run_alone(model: Path, windows: int, batch_size: int) -> dict[str, float]:
+def run_alone(args: argparse.Namespace) -> dict[str, float]:
     """Predict random windows with the model; nothing is read or written."""
-    loaded = load_model(str(model))
+    loaded = load_on_device(str(args.model), "cpu")
+    with in_precision(loaded, args.precision):
+        return time_alone(loaded, args.alone, args.batch_size)
+
+
+def time_alone(loaded: LoadedModel, windows: int, batch_size: int) -> dict[str, float]:
+    """Return seconds and processor seconds for that many windows."""
     contract: Any = loaded.preprocessing
     predict = partial(predict_map, loaded.model.eval(), False)
     side = contract.image_size

@@ -196,6 +196,22 @@ def test_predict_maps_a_folder_and_says_what_it_found(
         np.testing.assert_allclose(shares.read().sum(axis=0), 1, atol=1e-5)
 
 
+def test_lower_precision_and_less_overlap_change_little(
+    places: Path, cover: Path, tmp_path: Path
+) -> None:
+    image = places / "after" / "place_0.tif"
+    exact, fast = (tmp_path / name for name in ("exact", "fast"))
+    assert predict(cover, exact, image, "--probabilities") == 0
+    options = ("--precision", "bf16", "--overlap", "0.25")
+    assert predict(cover, fast, image, "--probabilities", *options) == 0
+    maps = []
+    for folder in (exact, fast):
+        with rasterio.open(folder / "place_0_probabilities.tif") as shares:
+            maps.append(shares.read())
+    assert not np.array_equal(*maps)
+    np.testing.assert_allclose(*maps, atol=0.1)
+
+
 def test_predict_maps_change_between_two_folders(
     places: Path, change: Path, tmp_path: Path
 ) -> None:

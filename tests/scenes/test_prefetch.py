@@ -2,6 +2,7 @@ import threading
 from collections.abc import Generator
 
 import pytest
+import torch
 
 from spectralgpt.scenes.prefetch import prefetch
 
@@ -57,3 +58,18 @@ def test_stopping_early_ends_the_generator_in_its_own_thread() -> None:
         break
     assert ended == [True]
     assert not [t for t in threading.enumerate() if "ThreadPool" in t.name]
+
+
+def test_what_runs_ahead_computes_in_the_precision_of_its_user() -> None:
+    a = torch.ones(2, 2)
+
+    def multiply() -> Generator[torch.dtype]:
+        yield (a @ a).dtype
+
+    def nested() -> Generator[torch.dtype]:
+        yield from prefetch(multiply())
+
+    assert list(prefetch(nested())) == [torch.float32]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert list(prefetch(nested())) == [torch.bfloat16]
+    assert list(prefetch(nested())) == [torch.float32]

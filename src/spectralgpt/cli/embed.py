@@ -6,7 +6,12 @@ from typing import TYPE_CHECKING, Literal
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
 
-from spectralgpt.cli.images import add_device, add_image_options, add_output
+from spectralgpt.cli.images import (
+    add_device,
+    add_image_options,
+    add_output,
+    add_precision,
+)
 from spectralgpt.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -47,6 +52,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     add_output(parser)
     add_device(parser)
+    add_precision(parser)
 
 
 def _add_raster_options(parser: ArgumentParser) -> None:
@@ -78,7 +84,7 @@ def run(args: Namespace) -> Path:
     from spectralgpt.cli.images import counting, format_of, prepare_output
     from spectralgpt.cli.results import print_failures
     from spectralgpt.scenes.inputs import list_inputs, over_area
-    from spectralgpt.scenes.loading import load_on_device
+    from spectralgpt.scenes.loading import in_precision, load_on_device
     from spectralgpt.scenes.runs import embed_files
     from spectralgpt.scenes.tables import table_path
 
@@ -94,7 +100,10 @@ def run(args: Namespace) -> Path:
     paths, stated = over_area(
         list_inputs(args.inputs, args.sensor, loaded.preprocessing), format_of(args)
     )
-    with counting(console, "embedding", len(paths)) as progress:
+    with (
+        counting(console, "embedding", len(paths)) as progress,
+        in_precision(loaded, args.precision),
+    ):
         made = embed_files(
             loaded,
             paths,
@@ -119,6 +128,7 @@ def _to_rasters(args: Namespace, loaded: "LoadedModel", console: "Console") -> P
     from spectralgpt.scenes.cells import CellOptions
     from spectralgpt.scenes.embedding_rasters import RasterOptions, embed_to_rasters
     from spectralgpt.scenes.inputs import list_inputs
+    from spectralgpt.scenes.loading import in_precision
 
     if args.level != "image" or args.fit != "auto":
         raise ConfigError(
@@ -127,7 +137,10 @@ def _to_rasters(args: Namespace, loaded: "LoadedModel", console: "Console") -> P
     prepare_output(args.output, "embeddings.csv", args.overwrite)
     paths = list_inputs(args.inputs, args.sensor, loaded.preprocessing)
     cells = CellOptions(args.cell_px, batch_size=args.batch_size)
-    with counting(console, "embedding", len(paths)) as progress:
+    with (
+        counting(console, "embedding", len(paths)) as progress,
+        in_precision(loaded, args.precision),
+    ):
         made = embed_to_rasters(
             loaded,
             paths,

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
-from spectralgpt.cli.images import add_device, add_output
+from spectralgpt.cli.images import add_device, add_output, add_precision
 from spectralgpt.cli.options import plain_values
 from spectralgpt.errors import ConfigError
 
@@ -94,6 +94,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     add_output(parser)
     add_device(parser)
+    add_precision(parser)
 
 
 def run(args: Namespace) -> Path:
@@ -101,18 +102,19 @@ def run(args: Namespace) -> Path:
     from spectralgpt.cli.images import prepare_output
     from spectralgpt.cli.maps import score_masks
     from spectralgpt.cli.results import print_comparison, print_test_scores
-    from spectralgpt.scenes.loading import load_on_device
+    from spectralgpt.scenes.loading import in_precision, load_on_device
 
     console = Console(stderr=True)
     method = _choose_method(args)
     prepare_output(args.output, "metrics.json", args.overwrite)
     loaded = load_on_device(args.model, args.device, image_size=args.image_size)
-    if args.masks is not None:
-        score_masks(args, loaded, console)
-    elif method == "finetuned":
-        _score(args, loaded, console)
-    else:
-        _compare(args, method, loaded, console)
+    with in_precision(loaded, args.precision):
+        if args.masks is not None:
+            score_masks(args, loaded, console)
+        elif method == "finetuned":
+            _score(args, loaded, console)
+        else:
+            _compare(args, method, loaded, console)
     show = print_test_scores if method == "finetuned" else print_comparison
     show(args.output, console)
     folder: Path = args.output

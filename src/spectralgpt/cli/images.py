@@ -21,6 +21,7 @@ __all__ = [
     "add_format_options",
     "add_image_options",
     "add_output",
+    "add_precision",
     "counting",
     "format_of",
     "prepare_output",
@@ -61,6 +62,17 @@ def add_device(parser: ArgumentParser) -> None:
         type=PositiveInt,
         default=32,
         help="images the model takes at once",
+    )
+
+
+def add_precision(parser: ArgumentParser) -> None:
+    """Add --precision."""
+    parser.add_argument(
+        "--precision",
+        type=Literal["fp32", "bf16"],
+        default="fp32",
+        help="bf16: products of 8 significant bits, faster where the machine has "
+        "instructions for them; the last digits differ",
     )
 
 

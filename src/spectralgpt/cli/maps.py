@@ -26,12 +26,17 @@ def map_images(args: Namespace, loaded: "LoadedModel", console: Console) -> Path
 
     if args.fit != "auto":
         raise ConfigError("--fit is for classes of whole images: leave it out of maps.")
-    mapper, task = build_mapper(loaded, args.model, args.test_flips)
+    mapper, task = build_mapper(loaded, args.model, args.test_flips, args.precision)
     inputs, image_format = _list_inputs(args, loaded, task)
     stated = loaded.extra.get("colours")
     colours = tuple(stated or hex_colours(len(mapper.class_names)))
     options = MapOptions(
-        colours, args.probabilities, args.polygons, args.batch_size, args.overwrite
+        colours,
+        args.probabilities,
+        args.polygons,
+        args.batch_size,
+        args.overwrite,
+        0.5 if args.overlap is None else args.overlap,
     )
     prepare_output(args.output, "maps.csv", args.overwrite)
     with counting(console, "mapping", len(inputs)) as progress:

@@ -5,7 +5,12 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
-from spectralgpt.cli.images import add_device, add_image_options, add_output
+from spectralgpt.cli.images import (
+    add_device,
+    add_image_options,
+    add_output,
+    add_precision,
+)
 from spectralgpt.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -59,8 +64,16 @@ def add_arguments(parser: ArgumentParser) -> None:
         default=False,
         help="for maps: average over mirror images, four times the work",
     )
+    parser.add_argument(
+        "--overlap",
+        type=float | None,
+        default=None,
+        help="for maps: share of a window that its neighbour covers again, 0 to below "
+        "1; null is 0.5, less is faster",
+    )
     add_output(parser)
     add_device(parser)
+    add_precision(parser)
 
 
 def run(args: Namespace) -> Path:
@@ -69,13 +82,13 @@ def run(args: Namespace) -> Path:
 
     from spectralgpt.cli.maps import map_images
     from spectralgpt.models.segmentation import DenseModel
-    from spectralgpt.scenes.loading import load_on_device
+    from spectralgpt.scenes.loading import in_precision, load_on_device
 
     console = Console(stderr=True)
     loaded = load_on_device(args.model, args.device)
-    if isinstance(loaded.model, DenseModel):
-        return map_images(args, loaded, console)
-    return _classify(args, loaded, console)
+    work = map_images if isinstance(loaded.model, DenseModel) else _classify
+    with in_precision(loaded, args.precision):
+        return work(args, loaded, console)
 
 
 def _classify(args: Namespace, loaded: "LoadedModel", console: "Console") -> Path:
@@ -84,7 +97,7 @@ def _classify(args: Namespace, loaded: "LoadedModel", console: "Console") -> Pat
     from spectralgpt.scenes.inputs import list_inputs, over_area
     from spectralgpt.scenes.runs import predict_files
 
-    of_maps = ("before", "after", "probabilities", "polygons", "test_flips")
+    of_maps = ("before", "after", "probabilities", "polygons", "test_flips", "overlap")
     given = [f"--{name}" for name in of_maps if getattr(args, name)]
     if given:
         raise ConfigError(

@@ -2,10 +2,11 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
+from spectralgpt.allocator import keep_freed_memory
 from spectralgpt.checkpoints import LoadedModel, load_model, move_model
 from spectralgpt.errors import CheckpointError, ConfigError
 from spectralgpt.preprocessing import Preprocessing
@@ -13,7 +14,15 @@ from spectralgpt.scenes.fingerprints import digest_model
 from spectralgpt.scenes.mapping import Mapper
 from spectralgpt.tasks.dense import check_mapper, predict_map
 
-__all__ = ["build_mapper", "load_on_device", "stated_contract"]
+__all__ = [
+    "Precision",
+    "build_mapper",
+    "in_precision",
+    "load_on_device",
+    "stated_contract",
+]
+
+Precision = Literal["fp32", "bf16"]
 
 
 def load_on_device(
@@ -22,7 +31,7 @@ def load_on_device(
     sensor: str | None = None,
     image_size: int | None = None,
 ) -> LoadedModel:
-    """Load a model and move it to a device.
+    """Load a model and move it to a device; the process keeps freed memory.
 
     Args:
         name: see `spectralgpt.checkpoints.load_model`.
@@ -34,6 +43,7 @@ def load_on_device(
     Raises:
         ConfigError: there is no such device.
     """
+    keep_freed_memory()
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     loaded = load_model(name)
@@ -50,13 +60,22 @@ def load_on_device(
     return loaded
 
 
-def build_mapper(loaded: LoadedModel, name: str, flips: bool) -> tuple[Mapper, str]:
+def in_precision(loaded: LoadedModel, precision: Precision) -> torch.autocast:
+    """Return a context in which this thread computes with the model in a precision."""
+    device = next(loaded.model.parameters()).device.type
+    return torch.autocast(device, torch.bfloat16, enabled=precision == "bf16")
+
+
+def build_mapper(
+    loaded: LoadedModel, name: str, flips: bool, precision: Precision = "fp32"
+) -> tuple[Mapper, str]:
     """Return what makes maps with a model, and its task, segmentation or change.
 
     Args:
         loaded: the model, on the device to use.
         name: what it is called in messages, and in the maps' tags.
         flips: average over mirror images.
+        precision: that the maps are made in, see `in_precision`.
 
     Raises:
         CheckpointError: it makes no maps, or does not say which classes and input.
@@ -72,7 +91,7 @@ def build_mapper(loaded: LoadedModel, name: str, flips: bool) -> tuple[Mapper, s
         names,
         window_px,
         name=Path(name).name,
-        digest=digest_model(model, flips, window_px, names, device),
+        digest=digest_model(model, flips, window_px, names, device, precision),
     )
     return mapper, task
 

@@ -60,6 +60,7 @@ class MapOptions:
         polygons: write the outlines of classes too.
         batch_size: windows predicted at once.
         overwrite: replace maps that are there.
+        overlap: share of a window that its neighbour covers again, 0 to below 1.
     """
 
     colours: tuple[str, ...]
@@ -67,6 +68,7 @@ class MapOptions:
     polygons: bool = False
     batch_size: int = 16
     overwrite: bool = False
+    overlap: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -197,8 +199,13 @@ def map_image(
     maps = _plan_maps(mapper, path, options)
     facts = _facts(mapper, items, options)
     with making_maps(maps, grid, facts, options.overwrite) as made:
-        size, start = options.batch_size, made.next_row
-        for strip in map_scene(mapper, items, batch_size=size, first_row=start):
+        for strip in map_scene(
+            mapper,
+            items,
+            overlap=options.overlap,
+            batch_size=options.batch_size,
+            first_row=made.next_row,
+        ):
             # In the order of `maps`.
             numbers: list[NDArray[Any]] = [strip.classes[None], strip.probabilities]
             made.write(strip.row, numbers[: len(maps)])
@@ -222,7 +229,11 @@ def _facts(
     """Return what a map depends on, None if the mapper does not say."""
     if not mapper.digest:
         return None
-    settings = {"batch size": str(options.batch_size), "model": mapper.digest}
+    settings = {
+        "batch size": str(options.batch_size),
+        "overlap": str(options.overlap),
+        "model": mapper.digest,
+    }
     return scene_facts(items, mapper.preprocessing) | settings
 
 

@@ -1,9 +1,11 @@
 """Do the next things of a row in a thread while the last one is being used."""
 
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
+
+import torch
 
 __all__ = ["prefetch"]
 
@@ -14,15 +16,15 @@ def prefetch(items: Generator[T, None, Any], depth: int = 2) -> Iterator[T]:
     """Yield what a generator yields, which runs ahead in a thread of its own.
 
     The generator runs in that one thread from its beginning to its `finally`, so that
-    it may hold files that are for one thread. Its errors are raised here, in their
-    turn.
+    it may hold files that are for one thread, and computes in the precision of the
+    thread that asks. Its errors are raised here, in their turn.
 
     Args:
         items: the generator.
         depth: how many items it may be ahead.
     """
     end: Any = object()
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1, initializer=_same_precision()) as pool:
         pending = deque(pool.submit(next, items, end) for _ in range(depth))
         try:
             while (item := pending.popleft().result()) is not end:
@@ -32,3 +34,18 @@ def prefetch(items: Generator[T, None, Any], depth: int = 2) -> Iterator[T]:
             for waiting in pending:
                 waiting.cancel()
             pool.submit(items.close).result()
+
+
+def _same_precision() -> Callable[[], None]:
+    """Return what gives another thread the autocast of this one."""
+    states = [
+        (kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
+        for kind in ("cpu", "cuda")
+    ]
+
+    def initialise() -> None:
+        for kind, is_enabled, dtype in states:
+            torch.set_autocast_enabled(kind, is_enabled)
+            torch.set_autocast_dtype(kind, dtype)
+
+    return initialise
