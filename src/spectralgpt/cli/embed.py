@@ -6,7 +6,12 @@ from typing import TYPE_CHECKING, Literal
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
 
-from spectralgpt.cli.images import add_device, add_image_options, add_output
+from spectralgpt.cli.images import (
+    add_device,
+    add_image_options,
+    add_output,
+    add_quantize,
+)
 from spectralgpt.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -47,6 +52,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     add_output(parser)
     add_device(parser)
+    add_quantize(parser)
 
 
 def _add_raster_options(parser: ArgumentParser) -> None:
@@ -87,7 +93,9 @@ def run(args: Namespace) -> Path:
     from spectralgpt.scenes.tables import table_path
 
     console = Console(stderr=True)
-    loaded = load_on_device(args.model, args.device, args.sensor)
+    loaded = load_on_device(
+        args.model, args.device, args.sensor, quantize=args.quantize
+    )
     if args.format == "geotiff":
         return _to_rasters(args, loaded, console)
     if args.cell_px is not None:

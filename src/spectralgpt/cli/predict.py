@@ -5,7 +5,12 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
-from spectralgpt.cli.images import add_device, add_image_options, add_output
+from spectralgpt.cli.images import (
+    add_device,
+    add_image_options,
+    add_output,
+    add_quantize,
+)
 from spectralgpt.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -61,6 +66,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     add_output(parser)
     add_device(parser)
+    add_quantize(parser)
 
 
 def run(args: Namespace) -> Path:
@@ -72,7 +78,7 @@ def run(args: Namespace) -> Path:
     from spectralgpt.models.segmentation import DenseModel
 
     console = Console(stderr=True)
-    loaded = load_on_device(args.model, args.device)
+    loaded = load_on_device(args.model, args.device, quantize=args.quantize)
     if isinstance(loaded.model, DenseModel):
         return map_images(args, loaded, console)
     return _classify(args, loaded, console)
