@@ -16,7 +16,7 @@ ROWS = [
     {"data", "published"},
     {"checkpoints"},
     {"tasks"},
-    {"scenes"},
+    {"scenes", "exporting"},
     {"reports"},
     {"training"},
     {"demo", "benchmarks"},

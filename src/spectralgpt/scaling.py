@@ -14,7 +14,9 @@ from spectralgpt.errors import BandError
 from spectralgpt.sensors import Band
 
 __all__ = [
+    "RANGE_EPS",
     "SCALINGS",
+    "UINT8_LEVELS",
     "BandStatistics",
     "BoolArray",
     "FloatArray",
@@ -32,8 +34,8 @@ BoolArray = NDArray[np.bool_]
 Scaling = Literal["image-minmax", "fixed-range", "z-score", "two-std-uint8"]
 SCALINGS: tuple[Scaling, ...] = get_args(Scaling)
 
-_MINMAX_EPS = 1e-10  # Source: the published fMoW reader; guards constant bands.
-_UINT8_LEVELS = 255
+RANGE_EPS = 1e-10  # Source: the published fMoW reader; guards constant bands.
+UINT8_LEVELS = 255
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def scale_image_minmax(
     """
     low, high = image_limits(pixels, valid)
     scaled = pixels - low
-    scaled /= high - low + _MINMAX_EPS
+    scaled /= high - low + RANGE_EPS
     return scaled.astype(np.float32, copy=False)
 
 
@@ -106,12 +108,12 @@ def scale_fixed_range(
     pixels: FloatArray, low: FloatArray, high: FloatArray
 ) -> FloatArray:
     """Map low..high, (C, 1, 1) each, to 0..1; values beyond stay beyond."""
-    return ((pixels - low) / np.maximum(high - low, _MINMAX_EPS)).astype(np.float32)
+    return ((pixels - low) / np.maximum(high - low, RANGE_EPS)).astype(np.float32)
 
 
 def scale_z_score(pixels: FloatArray, mean: FloatArray, std: FloatArray) -> FloatArray:
     """Subtract the mean and divide by the standard deviation, (C, 1, 1) each."""
-    return ((pixels - mean) / np.maximum(std, _MINMAX_EPS)).astype(np.float32)
+    return ((pixels - mean) / np.maximum(std, RANGE_EPS)).astype(np.float32)
 
 
 def scale_two_std_uint8(
@@ -121,9 +123,9 @@ def scale_two_std_uint8(
 
     Source: published BigEarthNet fine-tuning reader; kept to reproduce it.
     """
-    shared = (pixels - (mean - 2 * std)) / (4 * std) * _UINT8_LEVELS
-    levels = np.clip(shared, 0, _UINT8_LEVELS).astype(np.uint8)
-    return (levels / np.float32(_UINT8_LEVELS)).astype(np.float32)
+    shared = (pixels - (mean - 2 * std)) / (4 * std) * UINT8_LEVELS
+    levels = np.clip(shared, 0, UINT8_LEVELS).astype(np.uint8)
+    return (levels / np.float32(UINT8_LEVELS)).astype(np.float32)
 
 
 def scaling_limits(

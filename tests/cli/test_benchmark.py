@@ -47,10 +47,24 @@ def test_a_result_is_not_replaced_unasked(
     assert file.read_text() == "mine"
 
 
+def test_quantized_inference_holds_fewer_bytes(tmp_path: Path) -> None:
+    pytest.importorskip("torchao", reason="spectralgpt[quantize]")
+    held = []
+    for quantize in ("none", "int8"):
+        words = ["--mode", "inference", "--quantize", quantize, "--precision", "fp32"]
+        file = tmp_path / f"{quantize}.json"
+        assert main([*RUN, *words, "--json", str(file)]) == 0
+        result = json.loads(file.read_text())
+        assert result["settings"]["quantize"] == quantize
+        held.append(result["weight_bytes"])
+    assert held[1] < 0.3 * held[0]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--steps", "3"], "at least 5"),
+        (["--quantize", "int8"], "or use mode inference"),
         (["--mode", "data"], "name it with --data"),
         (["--mode", "data", "--data", "nowhere"], "nowhere"),
         (["--mask-ratio", "1.5"], "ratio is 1.5"),

@@ -177,6 +177,28 @@ def test_evaluate_scores_a_classifier_with_intervals(
     assert (tmp_path / "report.html").is_file()
 
 
+def test_weights_of_8_bits_predict_nearly_the_same(
+    archive: Path, classifier: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("torchao", reason="spectralgpt[quantize]")
+    rows = []
+    for quantize in ("none", "int8"):
+        output = tmp_path / quantize
+        assert predict(classifier, output, archive, "--quantize", quantize) == 0
+        rows.append(read(output / "predictions.csv"))
+    shares = [
+        np.array([[float(row[f"p({name})"]) for name in CLASSES] for row in table])
+        for table in rows
+    ]
+    assert 0 < np.abs(shares[0] - shares[1]).max() < 0.02
+    words = ["embed", "--model", classifier, archive, "--offset", "0"]
+    words += ["--quantize", "int8"]
+    assert main([str(w) for w in (*words, "--output", tmp_path / "embedded")]) == 0
+    words = ["evaluate", "--model", classifier, "--data.root", archive]
+    words += ["--data.offset", "0", "--quantize", "int8", "--method", "knn", "--k", 3]
+    assert main([str(w) for w in (*words, "--output", tmp_path / "scored")]) == 0
+
+
 def test_evaluate_refuses_classes_the_model_does_not_know(
     archive: Path,
     classifier: Path,

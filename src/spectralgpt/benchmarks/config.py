@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 
 from spectralgpt.errors import ConfigError
+from spectralgpt.models.quantization import Quantization
 from spectralgpt.models.sizes import model_size
 from spectralgpt.training.pretrain_config import ModelConfig
 
@@ -42,6 +43,7 @@ class BenchmarkConfig:
         sensor: whose bands the model takes of `data`.
         exclude_bands: bands of that sensor to leave out.
         workers: loader processes for `data`; 0 loads in the measured process.
+        quantize: int8 holds the encoder's weights so; inference only.
 
     Raises:
         ConfigError: a value out of range, or options that do not go together.
@@ -64,6 +66,7 @@ class BenchmarkConfig:
     sensor: str = "sentinel-2-l1c"
     exclude_bands: tuple[str, ...] = ()
     workers: int = 0
+    quantize: Quantization = "none"
 
     def __post_init__(self) -> None:
         """Check the ranges, and that the options go together."""
@@ -84,6 +87,11 @@ class BenchmarkConfig:
             raise ConfigError(
                 f"mode {self.mode} runs on random images: leave out --data, or use "
                 "mode pretrain or data."
+            )
+        if self.quantize != "none" and self.mode != "inference":
+            raise ConfigError(
+                f"mode {self.mode} has no weights in {self.quantize}: leave out "
+                "--quantize, or use mode inference."
             )
         self._check_decoder()
 

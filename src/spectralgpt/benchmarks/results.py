@@ -68,6 +68,7 @@ def run_benchmark(
             **_share(config, measured, flops, device),
             "peak_rss_bytes": measured.peak_rss,
             "peak_device_bytes": measured.peak_device,
+            "weight_bytes": measured.weights,
             "parts": measured.parts,
             "backward": measured.backward,
             "device": str(device),

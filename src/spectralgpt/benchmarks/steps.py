@@ -33,6 +33,7 @@ from spectralgpt.benchmarks.timing import (
 )
 from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.models.heads import ClassificationModel
+from spectralgpt.models.quantization import quantize_encoder, weight_bytes
 from spectralgpt.models.sizes import build_encoder
 from spectralgpt.models.tokens import TokenGrid
 from spectralgpt.preprocessing import Preprocessing
@@ -230,6 +231,7 @@ def _measure_inference(
     contract = random_contract(config)
     grid = _grid_of(contract)
     encoder = _random_encoder(config, contract).to(device).eval()
+    quantize_encoder(encoder, config.quantize)
     images = RandomImages(contract, config.batch_size).images.to(device)
     clock, measured = PartClock(device), Measured()
 
@@ -252,6 +254,7 @@ def _measure_inference(
             clock.end_step()
             _report(on_step, config.warmup + config.steps + number + 1)
     measured.parts, _ = clock.medians()
+    measured.weights = weight_bytes(encoder)
     return measured, count_encoder(encoder.config, grid).forward
 
 

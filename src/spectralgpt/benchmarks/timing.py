@@ -30,6 +30,7 @@ class Measured:
         backward: the same of the backward pass alone.
         peak_rss: most memory of the process after the whole steps, bytes.
         peak_device: most memory on the accelerator in the whole steps, bytes.
+        weights: memory of the weights, bytes; of inference only.
     """
 
     seconds: list[float] = field(default_factory=list)
@@ -37,6 +38,7 @@ class Measured:
     backward: dict[str, float] = field(default_factory=dict)
     peak_rss: int | None = None
     peak_device: int | None = None
+    weights: int | None = None
 
     def note_memory(self, device: torch.device) -> None:
         """Take the peaks, before anything else is measured."""

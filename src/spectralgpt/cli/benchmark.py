@@ -41,6 +41,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         "sensor": (str, "whose bands the model takes of --data"),
         "exclude_bands": (tuple[str, ...], "bands of it to leave out, such as [B10]"),
         "workers": (int, "loader processes; 0 loads in the measured process"),
+        "quantize": (Literal["none", "int8"], "int8 holds the encoder's weights as "
+                     "8-bit integers; inference only"),
     }  # fmt: skip
     for option, (kind, text) in kinds.items():
         spellings = dict.fromkeys((f"--{option}", f"--{option.replace('_', '-')}"))

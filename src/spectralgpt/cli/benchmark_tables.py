@@ -21,6 +21,7 @@ _FIGURES = (
     ("memory_bandwidth_gb_s", "memory bandwidth (copy), GB/s", 1, ".1f"),
     ("peak_rss_bytes", "peak memory, GB", 1e-9, ".2f"),
     ("peak_device_bytes", "peak memory of the GPU, GB", 1e-9, ".2f"),
+    ("weight_bytes", "weights, MB", 1e-6, ".1f"),
 )
 
 

@@ -7,10 +7,10 @@ from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
 
 from spectralgpt.cli.images import (
+    add_arithmetic,
     add_device,
     add_image_options,
     add_output,
-    add_precision,
 )
 from spectralgpt.errors import ConfigError
 
@@ -52,7 +52,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     add_output(parser)
     add_device(parser)
-    add_precision(parser)
+    add_arithmetic(parser)
 
 
 def _add_raster_options(parser: ArgumentParser) -> None:
@@ -89,7 +89,9 @@ def run(args: Namespace) -> Path:
     from spectralgpt.scenes.tables import table_path
 
     console = Console(stderr=True)
-    loaded = load_on_device(args.model, args.device, args.sensor)
+    loaded = load_on_device(
+        args.model, args.device, args.sensor, quantize=args.quantize
+    )
     if args.format == "geotiff":
         return _to_rasters(args, loaded, console)
     if args.cell_px is not None:

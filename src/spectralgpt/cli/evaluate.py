@@ -6,7 +6,7 @@ from typing import Any, Literal
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
-from spectralgpt.cli.images import add_device, add_output, add_precision
+from spectralgpt.cli.images import add_arithmetic, add_device, add_output
 from spectralgpt.cli.options import plain_values
 from spectralgpt.errors import ConfigError
 
@@ -94,7 +94,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     add_output(parser)
     add_device(parser)
-    add_precision(parser)
+    add_arithmetic(parser)
 
 
 def run(args: Namespace) -> Path:
@@ -107,7 +107,9 @@ def run(args: Namespace) -> Path:
     console = Console(stderr=True)
     method = _choose_method(args)
     prepare_output(args.output, "metrics.json", args.overwrite)
-    loaded = load_on_device(args.model, args.device, image_size=args.image_size)
+    loaded = load_on_device(
+        args.model, args.device, image_size=args.image_size, quantize=args.quantize
+    )
     with in_precision(loaded, args.precision):
         if args.masks is not None:
             score_masks(args, loaded, console)

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "add_area_options",
+    "add_arithmetic",
     "add_device",
     "add_format_options",
     "add_image_options",
     "add_output",
-    "add_precision",
     "counting",
     "format_of",
     "prepare_output",
@@ -65,14 +65,21 @@ def add_device(parser: ArgumentParser) -> None:
     )
 
 
-def add_precision(parser: ArgumentParser) -> None:
-    """Add --precision."""
+def add_arithmetic(parser: ArgumentParser) -> None:
+    """Add --precision and --quantize."""
     parser.add_argument(
         "--precision",
         type=Literal["fp32", "bf16"],
         default="fp32",
         help="bf16: products of 8 significant bits, faster where the machine has "
         "instructions for them; the last digits differ",
+    )
+    parser.add_argument(
+        "--quantize",
+        type=Literal["none", "int8"],
+        default="none",
+        help="int8: hold the encoder's weights as 8-bit integers, a quarter of the "
+        "memory; slower on processors",
     )
 
 

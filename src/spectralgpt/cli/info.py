@@ -8,7 +8,7 @@ from rich.table import Table
 
 from spectralgpt.cli.images import add_area_options, add_format_options, format_of
 
-HELP = "Say what a checkpoint, an image or a sensor is."
+HELP = "Say what a checkpoint, an exported model, an image or a sensor is."
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -17,7 +17,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "target",
         type=str,
         help="a sensor's name, an image file or folder, or a checkpoint (folder, "
-        ".safetensors, .pth, Hub name, size)",
+        ".safetensors, .pth, Hub name, size), or an exported .onnx or .pt2",
     )
     add_format_options(parser, "the files say")
     add_area_options(parser)
@@ -32,6 +32,8 @@ def run(args: Namespace) -> Path:
         _print_bands(sensor.title, sensor.bands)
     elif _is_raster(Path(args.target)):
         _print_raster(Path(args.target), args)
+    elif Path(args.target).suffix in (".onnx", ".pt2"):
+        _print_exported(Path(args.target))
     else:
         _print_model(args.target)
     return Path(args.target)
@@ -95,3 +97,17 @@ def _print_model(target: str) -> None:
     print(f"sensor {contract.sensor}, scaling {contract.scaling}")
     print(contract.offset_rule)
     _print_bands("bands", contract.bands)
+
+
+def _print_exported(path: Path) -> None:
+    from spectralgpt.exporting import read_description
+
+    described = read_description(path)
+    takes = described["input"]
+    print(f"takes {takes['name']} {takes['shape']}: {', '.join(takes['axes'])}")
+    print(f"bands {', '.join(takes['bands'])}, {takes['unit']}; {takes['offset_rule']}")
+    print(f"scaling {takes['scaling']}; no data: {takes['no_data']}")
+    for name, axes in described["outputs"].items():
+        print(f"gives {name} {axes}")
+    if described.get("class_names"):
+        print(f"classes {', '.join(described['class_names'])}")

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 from jsonargparse import ArgumentParser, Namespace
 
 from spectralgpt.cli.images import (
+    add_arithmetic,
     add_device,
     add_image_options,
     add_output,
-    add_precision,
 )
 from spectralgpt.errors import ConfigError
 
@@ -73,7 +73,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     add_output(parser)
     add_device(parser)
-    add_precision(parser)
+    add_arithmetic(parser)
 
 
 def run(args: Namespace) -> Path:
@@ -85,7 +85,7 @@ def run(args: Namespace) -> Path:
     from spectralgpt.scenes.loading import in_precision, load_on_device
 
     console = Console(stderr=True)
-    loaded = load_on_device(args.model, args.device)
+    loaded = load_on_device(args.model, args.device, quantize=args.quantize)
     work = map_images if isinstance(loaded.model, DenseModel) else _classify
     with in_precision(loaded, args.precision):
         return work(args, loaded, console)

@@ -55,6 +55,24 @@ def _upsampled(x: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
     return F.interpolate(x, tuple(size), mode="bilinear", align_corners=True)
 
 
+def _largest_in_parts(x: Tensor, side: int) -> Tensor:
+    """Return the maxima of `side` x `side` parts of each map."""
+    if not torch.compiler.is_compiling():
+        return F.adaptive_max_pool2d(x, side)
+    # The same in operations that exported graphs may have; ONNX lacks this pooling.
+    for axis in (-2, -1):
+        length = x.shape[axis]
+        parts = [
+            x.narrow(axis, start, stop - start).amax(axis, keepdim=True)
+            for start, stop in (
+                (part * length // side, -(-(part + 1) * length // side))
+                for part in range(side)
+            )
+        ]
+        x = torch.cat(parts, dim=axis)
+    return x
+
+
 def _initialise(head: nn.Module, classifier: nn.Conv2d) -> None:
     """Keep the variance through every layer; start from small logits."""
     for module in head.modules():
@@ -92,7 +110,7 @@ class PyramidPooling(nn.Module):
         """Pool (B, in_channels, Hp, Wp) to (B, channels, Hp, Wp)."""
         pooled = []
         for side, branch in zip(_POOLED_SIDES, self.branches, strict=True):
-            part = branch(F.adaptive_max_pool2d(x, side))
+            part = branch(_largest_in_parts(x, side))
             pooled.append(_upsampled(part, x.shape[-2:]))
         return self.final(torch.cat([*pooled, x], dim=1))
 

@@ -158,7 +158,7 @@ class SpectralEncoder(nn.Module):
     ) -> Tensor:
         """Encode whole images without the final norm; see `forward`."""
         grid = self.grid_of(images)
-        check_dates(dates, len(images), grid.dates)
+        check_dates(dates, images.shape[0], grid.dates)
         x = self.embedding(patchify(images, grid)) + self.position_table(
             grid, wavelengths
         )

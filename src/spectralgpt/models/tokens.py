@@ -163,7 +163,8 @@ def patchify(images: Tensor, grid: TokenGrid) -> Tensor:
             f"images of shape {tuple(images.shape)} do not match {grid}: "
             "build the grid with TokenGrid.of(images, ...)."
         )
-    B, P, S = len(images), grid.patch_size, grid.bands_per_token
+    # len() of a batch would fix its size in an exported model.
+    B, P, S = images.shape[0], grid.patch_size, grid.bands_per_token
     # Dates lie outside band groups, so that both are one axis here.
     TG = grid.dates * grid.groups
     cubes = _pad_bands(images, grid).reshape(B, TG, S, grid.rows, P, grid.columns, P)

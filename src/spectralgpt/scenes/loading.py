@@ -9,6 +9,7 @@ import torch
 from spectralgpt.allocator import keep_freed_memory
 from spectralgpt.checkpoints import LoadedModel, load_model, move_model
 from spectralgpt.errors import CheckpointError, ConfigError
+from spectralgpt.models.quantization import Quantization, quantize_encoder
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.scenes.fingerprints import digest_model
 from spectralgpt.scenes.mapping import Mapper
@@ -30,6 +31,7 @@ def load_on_device(
     device: str,
     sensor: str | None = None,
     image_size: int | None = None,
+    quantize: Quantization = "none",
 ) -> LoadedModel:
     """Load a model and move it to a device; the process keeps freed memory.
 
@@ -39,9 +41,10 @@ def load_on_device(
         sensor: of the images; a model trained on several sensors, this one among them,
             is loaded for it.
         image_size: side of the model's images, px; None keeps the checkpoint's.
+        quantize: how the encoder's weights are held.
 
     Raises:
-        ConfigError: there is no such device.
+        ConfigError: there is no such device, or torchao is needed and not installed.
     """
     keep_freed_memory()
     if device == "auto":
@@ -57,6 +60,7 @@ def load_on_device(
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"device {device!r} cannot be used: {reason}") from error
+    quantize_encoder(loaded.model, quantize)
     return loaded
 
 

@@ -1,0 +1,95 @@
+"""`spectralgpt export`: write a model as ONNX or torch.export, for use without us."""
+
+from pathlib import Path
+from typing import Literal
+
+from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import PositiveInt
+from rich.console import Console
+
+from spectralgpt.errors import ConfigError
+
+__all__ = ["HELP", "add_arguments", "run"]
+
+HELP = (
+    "Write an encoder or a fine-tuned model as ONNX or torch.export, with its scaling "
+    "in the graph and its bands, unit and classes beside it; the file is run, and kept "
+    "only if it gives the model's numbers."
+)
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the options of this command."""
+    parser.add_argument(
+        "model",
+        type=str,
+        help="checkpoint: the run folder, a model folder, file or Hub name",
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, help="file to make, .onnx or .pt2"
+    )
+    parser.add_argument(
+        "--format",
+        type=Literal["onnx", "torch-export"] | None,
+        default=None,
+        help="without it the ending of --output says",
+    )
+    parser.add_argument(
+        "--what",
+        type=Literal["auto", "embeddings", "logits"],
+        default="auto",
+        help="embeddings (of the image, and of each token), logits (of a fine-tuned "
+        "model), or auto: logits where there are any",
+    )
+    parser.add_argument(
+        "--image_size",
+        "--image-size",
+        type=PositiveInt | None,
+        default=None,
+        help="side of the images the file takes, px; without it the model's own",
+    )
+    parser.add_argument(
+        "--batch",
+        type=PositiveInt | Literal["dynamic"],
+        default="dynamic",
+        help="images the file takes at once; dynamic is any number",
+    )
+    parser.add_argument(
+        "--sensor",
+        type=str | None,
+        default=None,
+        help="of a model trained on several sensors, the one whose images it takes",
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=1e-4,
+        help="greatest difference from the model, as a share of the largest value",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace an exported file"
+    )
+
+
+def run(args: Namespace) -> Path:
+    """Export; returns the file."""
+    from spectralgpt.checkpoints import load_model
+    from spectralgpt.exporting import ExportOptions, export_model
+    from spectralgpt.exporting.writing import choose_format
+
+    path: Path = args.output
+    if path.is_dir():
+        raise ConfigError(f"--output {path} is a folder: name a file, .onnx or .pt2.")
+    choose_format(path, args.format)
+    if path.exists() and not args.overwrite:
+        raise ConfigError(f"{path} is there already: pass --overwrite.")
+    batch = None if args.batch == "dynamic" else args.batch
+    options = ExportOptions(args.what, batch, args.tolerance)
+    loaded = load_model(args.model, image_size=args.image_size, sensor=args.sensor)
+    parity = export_model(loaded, path, options)
+    sizes = " and ".join(map(str, parity.batches))
+    Console(stderr=True).print(
+        f"greatest difference from the model {parity.difference:.1e} of the largest "
+        f"value, random batches of {sizes}; described in {path.name}.json"
+    )
+    return path
