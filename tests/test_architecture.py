@@ -18,6 +18,7 @@ ROWS = [
     {"tasks"},
     {"scenes"},
     {"reports"},
+    {"jobs"},
     {"training"},
     {"demo", "benchmarks"},
     {"cli"},

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from spectralgpt.checkpoints import LoadedModel
 
-__all__ = ["HELP", "add_arguments", "run"]
+__all__ = ["HELP", "add_arguments", "add_map_options", "run"]
 
 HELP = (
     "Apply a fine-tuned model: a CSV of classes and probabilities, or for segmentation "
@@ -43,24 +43,29 @@ def add_arguments(parser: ArgumentParser) -> None:
         default=None,
         help="the second date; images of folders are matched by their names",
     )
+    add_map_options(parser, "for maps: ")
+    add_output(parser)
+    add_device(parser)
+
+
+def add_map_options(parser: ArgumentParser, note: str = "") -> None:
+    """Add what is written beside maps; `note` begins each help text."""
     parser.add_argument(
         "--probabilities",
         action="store_true",
-        help="for maps: write a GeoTIFF with a layer of probabilities a class, too",
+        help=f"{note}write a GeoTIFF with a layer of probabilities a class, too",
     )
     parser.add_argument(
         "--polygons",
         action="store_true",
-        help="for maps: write a GeoPackage with the outlines of the classes, too",
+        help=f"{note}write a GeoPackage with the outlines of the classes, too",
     )
     parser.add_argument(
         "--test_flips",
         type=bool,
         default=False,
-        help="for maps: average over mirror images, four times the work",
+        help=f"{note}average over mirror images, four times the work",
     )
-    add_output(parser)
-    add_device(parser)
 
 
 def run(args: Namespace) -> Path:
