@@ -27,10 +27,8 @@ __all__ = ["Engine", "Lost", "in_this_process", "on_dask"]
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _SPAWN = "distributed.nanny.pre-spawn-environ"
 _SETTINGS = {
-    # A scene that ends its process is tried again by the job, not by Dask; and no other
-    # scene waits in that process.
+    # A scene that ends its process is tried again by the job, not by Dask.
     "distributed.scheduler.allowed-failures": 0,
-    "distributed.scheduler.worker-saturation": 1.0,
 }
 
 

@@ -16,6 +16,7 @@ from spectralgpt.jobs.records import RecordFolder, SceneRecord
 __all__ = ["JobOutcome", "plan_job", "run_job"]
 
 _MANIFEST_EVERY_S = 10.0
+_MOST_WAITS = 3
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class JobOutcome:
     Args:
         manifest: the file with a line a scene.
         counts: of scenes by what became of them.
-        failures: records of those that failed, by this run or another one.
+        failures: records of those that are not done, mostly because they failed.
         items: number of STAC items in items.json.
     """
 
@@ -95,9 +96,10 @@ def run_job(
             if again:
                 time.sleep(pause_s * turn)
                 _attempt_all(plan, again, engine, found)
-        # What another run had in hand is done by now, or is to be done here.
-        busy = [each.record for each in found.values() if each.is_busy]
-        _attempt_all(plan, busy, engine, found, wait=True)
+        for _ in range(_MOST_WAITS):
+            # What another run had in hand is done by now, or is to be done here.
+            busy = [each.record for each in found.values() if each.is_busy]
+            _attempt_all(plan, busy, engine, found, wait=True)
     finally:
         lines = write_manifest(plan.output)
     items = write_items(plan.output, lines)
@@ -156,26 +158,18 @@ def _note_loss(plan: Plan, lost: Lost) -> Attempt:
     store = RecordFolder(plan.output)
     with store.claiming(lost.record.id) as is_free:
         record = store.read(lost.record.id) or lost.record
-        if not is_free:
-            return Attempt(record, is_busy=True)
-        is_settled = record.run == plan.run and record.status == "failed"
-        if not is_settled and not is_done(plan, record):
-            record = replace(
-                record,
-                status="failed",
-                error=lost.reason,
-                may_pass=True,
-                run=plan.run,
-                configuration=plan.configuration,
-            )
+        is_begun = record.status == "running" and record.run == plan.run
+        if is_free and is_begun:
+            record = replace(record, status="failed", error=lost.reason, may_pass=True)
             store.write(record)
-        return Attempt(record)
+    # A scene that only waited in that process was not begun, and is to be.
+    return Attempt(record, is_busy=record.status not in ("done", "failed"))
 
 
 def _outcome(
     plan: Plan, before: int, attempts: Sequence[Attempt], items: int
 ) -> JobOutcome:
-    failures = [each.record for each in attempts if each.record.status == "failed"]
+    failures = [each.record for each in attempts if each.record.status != "done"]
     done = [each for each in attempts if each.record.status == "done"]
     ours = sum(each.record.run == plan.run for each in done)
     counts = {
