@@ -18,6 +18,7 @@ ROWS = [
     {"tasks"},
     {"scenes", "exporting"},
     {"reports"},
+    {"jobs"},
     {"training"},
     {"demo", "benchmarks"},
     {"cli"},

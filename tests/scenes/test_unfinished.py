@@ -7,6 +7,7 @@ import torch
 from rasterio import Affine
 
 from spectralgpt.errors import ConfigError, DataError, OutputError
+from spectralgpt.models.quantization import plain_parts, quantize_encoder
 from spectralgpt.rasters import Grid, Layers, class_layers, read_class_rows
 from spectralgpt.scenes.fingerprints import digest_model
 from spectralgpt.scenes.unfinished import making_maps
@@ -133,3 +134,8 @@ def test_a_digest_tells_weights_and_settings_apart() -> None:
     with torch.no_grad():
         next(model.parameters()).view(-1)[0] += 1e-3
     assert digest_model(model, True) != digest_model(tiny_model(), True)
+    quantize_encoder(model)
+    of_integers = digest_model(model, True)
+    with torch.no_grad():
+        plain_parts(model.encoder.blocks[0].attn.qkv.weight)[1].mul_(2)
+    assert digest_model(model, True) != of_integers

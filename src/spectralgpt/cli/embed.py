@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from spectralgpt.checkpoints import LoadedModel
 
-__all__ = ["HELP", "add_arguments", "run"]
+__all__ = ["HELP", "add_arguments", "add_raster_options", "run"]
 
 HELP = (
     "Write embeddings of images, with coordinates, to GeoParquet or npz, or of every "
@@ -43,7 +43,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="geoparquet (embeddings.parquet, footprints in EPSG:4326), npz, or "
         "geotiff (a raster of token embeddings a scene, and its picture)",
     )
-    _add_raster_options(parser)
+    add_raster_options(parser, "geotiff: ")
     parser.add_argument(
         "--level",
         type=Literal["image", "token"],
@@ -55,25 +55,26 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_arithmetic(parser)
 
 
-def _add_raster_options(parser: ArgumentParser) -> None:
+def add_raster_options(parser: ArgumentParser, note: str = "") -> None:
+    """Add what rasters of embeddings are to hold; `note` begins each help text."""
     parser.add_argument(
         "--cell_px",
         type=PositiveInt | None,
         default=None,
-        help="geotiff: side of a cell in pixels of the scene; it divides the model's "
+        help=f"{note}side of a cell in pixels of the scene; it divides the model's "
         "patch, which it is by default. Smaller cells show more, and take longer",
     )
     parser.add_argument(
         "--dtype",
         type=Literal["float16", "int8"],
         default="float16",
-        help="geotiff: numbers; int8 has a scale and an offset a layer",
+        help=f"{note}numbers; int8 has a scale and an offset a layer",
     )
     parser.add_argument(
         "--reflectance",
         type=bool,
         default=True,
-        help="geotiff: add layers with the mean reflectance of each cell",
+        help=f"{note}add layers with the mean reflectance of each cell",
     )
 
 
@@ -148,6 +149,7 @@ def _to_rasters(args: Namespace, loaded: "LoadedModel", console: "Console") -> P
             paths,
             args.output,
             RasterOptions(cells, args.dtype, args.reflectance),
+            name=Path(args.model).name,
             image_format=format_of(args),
             strict=args.strict,
             progress=progress,

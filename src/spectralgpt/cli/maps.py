@@ -36,7 +36,7 @@ def map_images(args: Namespace, loaded: "LoadedModel", console: Console) -> Path
         args.polygons,
         args.batch_size,
         args.overwrite,
-        0.5 if args.overlap is None else args.overlap,
+        args.overlap,
     )
     prepare_output(args.output, "maps.csv", args.overwrite)
     with counting(console, "mapping", len(inputs)) as progress:

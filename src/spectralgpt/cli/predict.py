@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 
     from spectralgpt.checkpoints import LoadedModel
 
-__all__ = ["HELP", "add_arguments", "run"]
+__all__ = ["HELP", "add_arguments", "add_map_options", "run"]
 
 HELP = (
     "Apply a fine-tuned model: a CSV of classes and probabilities, or for segmentation "
     "and change a GeoTIFF of classes on each image's own pixels."
 )
 _TABLE = "predictions.csv"
+_OVERLAP = 0.5
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -48,32 +49,37 @@ def add_arguments(parser: ArgumentParser) -> None:
         default=None,
         help="the second date; images of folders are matched by their names",
     )
+    add_map_options(parser, "for maps: ")
+    add_output(parser)
+    add_device(parser)
+    add_arithmetic(parser)
+
+
+def add_map_options(parser: ArgumentParser, note: str = "") -> None:
+    """Add what is written beside maps; `note` begins each help text."""
     parser.add_argument(
         "--probabilities",
         action="store_true",
-        help="for maps: write a GeoTIFF with a layer of probabilities a class, too",
+        help=f"{note}write a GeoTIFF with a layer of probabilities a class, too",
     )
     parser.add_argument(
         "--polygons",
         action="store_true",
-        help="for maps: write a GeoPackage with the outlines of the classes, too",
+        help=f"{note}write a GeoPackage with the outlines of the classes, too",
     )
     parser.add_argument(
         "--test_flips",
         type=bool,
         default=False,
-        help="for maps: average over mirror images, four times the work",
+        help=f"{note}average over mirror images, four times the work",
     )
     parser.add_argument(
         "--overlap",
-        type=float | None,
-        default=None,
-        help="for maps: share of a window that its neighbour covers again, 0 to below "
-        "1; null is 0.5, less is faster",
+        type=float,
+        default=_OVERLAP,
+        help=f"{note}share of a window that its neighbour covers again, 0 to below "
+        "1; less is faster, and shows more of the windows' borders",
     )
-    add_output(parser)
-    add_device(parser)
-    add_arithmetic(parser)
 
 
 def run(args: Namespace) -> Path:
@@ -97,8 +103,9 @@ def _classify(args: Namespace, loaded: "LoadedModel", console: "Console") -> Pat
     from spectralgpt.scenes.inputs import list_inputs, over_area
     from spectralgpt.scenes.runs import predict_files
 
-    of_maps = ("before", "after", "probabilities", "polygons", "test_flips", "overlap")
+    of_maps = ("before", "after", "probabilities", "polygons", "test_flips")
     given = [f"--{name}" for name in of_maps if getattr(args, name)]
+    given += ["--overlap"] if args.overlap != _OVERLAP else []
     if given:
         raise ConfigError(
             f"{args.model} makes no maps, which {', '.join(given)} is for: leave it "

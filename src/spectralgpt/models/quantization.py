@@ -15,7 +15,7 @@ from spectralgpt.errors import ConfigError
 from spectralgpt.models.building import Model
 from spectralgpt.models.encoder import SpectralEncoder
 
-__all__ = ["Quantization", "quantize_encoder", "weight_bytes"]
+__all__ = ["Quantization", "plain_parts", "quantize_encoder", "weight_bytes"]
 
 Quantization = Literal["none", "int8"]
 
@@ -59,11 +59,11 @@ def quantize_encoder(model: Model, quantization: Quantization = "int8") -> None:
 
 def weight_bytes(model: nn.Module) -> int:
     """Return the memory of a model's weights, bytes."""
-    return sum(_bytes(value) for value in chain(model.parameters(), model.buffers()))
+    values = chain(model.parameters(), model.buffers())
+    return sum(part.nbytes for value in values for part in plain_parts(value))
 
 
-def _bytes(value: Tensor) -> int:
-    parts = getattr(value, "tensor_data_names", None)
-    if parts is None:
-        return value.nbytes
-    return sum(getattr(value, part).nbytes for part in parts)
+def plain_parts(value: Tensor) -> list[Tensor]:
+    """Return the plain tensors that a weight consists of: integers and their scales."""
+    names = getattr(value, "tensor_data_names", None)
+    return [value] if names is None else [getattr(value, name) for name in names]

@@ -42,6 +42,11 @@ from spectralgpt.rasters.reading import check_reflectance, read_raster
 from spectralgpt.rasters.row_files import Layers, RowFile
 from spectralgpt.rasters.scenes import Scene, open_scene
 from spectralgpt.rasters.sizes import read_size
+from spectralgpt.rasters.stac_lists import (
+    STAC_SUFFIXES,
+    is_stac_member,
+    list_stac_items,
+)
 from spectralgpt.rasters.summary import summarise
 from spectralgpt.rasters.writing import write_geotiff
 
@@ -51,6 +56,7 @@ __all__ = [
     "NO_BAND",
     "NO_CLASS",
     "RASTER_SUFFIXES",
+    "STAC_SUFFIXES",
     "ZIP_SUFFIX",
     "Align",
     "BandFile",
@@ -73,6 +79,8 @@ __all__ = [
     "describe_difference",
     "describe_raster",
     "is_product",
+    "is_stac_member",
+    "list_stac_items",
     "make_mosaic",
     "measure_layers",
     "move_map",

@@ -34,6 +34,7 @@ __all__ = [
     "EmbeddingRaster",
     "EmbeddingSource",
     "NumberType",
+    "StoredNumbers",
     "open_embeddings",
     "writing_embeddings",
 ]
@@ -81,6 +82,21 @@ class EmbeddingSource:
 
 
 @dataclass(frozen=True)
+class StoredNumbers:
+    """How a raster of embeddings stores its numbers.
+
+    Args:
+        number_type: `float16`, in which NaN is nodata, or `int8`, in which -128 is.
+        scales: one a layer; values are numbers * scale + offset.
+        offsets: one a layer.
+    """
+
+    number_type: NumberType
+    scales: tuple[float, ...]
+    offsets: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class EmbeddingRaster:
     """A raster of embeddings on disk.
 
@@ -123,6 +139,17 @@ class EmbeddingRaster:
         values = numbers.astype(np.float32) * scales[:, None, None]
         values = np.where(valid, values + offsets[:, None, None], np.float32(0))
         return np.ascontiguousarray(np.moveaxis(values, 0, -1)), valid
+
+    def stored(self) -> "StoredNumbers":
+        """Say how the numbers are stored.
+
+        Raises:
+            RasterError: the file cannot be read.
+        """
+        with quiet_gdal(), open_raster(self.path) as dataset:
+            scales, offsets = tuple(dataset.scales), tuple(dataset.offsets)
+            is_int8 = dataset.dtypes[0] == "int8"
+        return StoredNumbers("int8" if is_int8 else "float16", scales, offsets)
 
     def blocks(self) -> Iterator[Window]:
         """Cut the raster into windows of bounded memory, by rows, then columns."""

@@ -23,6 +23,7 @@ from spectralgpt.rasters.geometry import Grid
 from spectralgpt.rasters.row_files import Layers, RowFile, output_error
 
 __all__ = [
+    "LEGEND_SUFFIX",
     "MODEL_TAG",
     "NO_CLASS",
     "RowWriter",
@@ -40,7 +41,8 @@ NO_CLASS = 255
 RowWriter = Callable[[int, NDArray[Any]], None]
 """Takes the first row and the numbers (layers, rows, W)."""
 MODEL_TAG = "SPECTRALGPT_MODEL"
-_LEGEND = ".aux.xml"
+LEGEND_SUFFIX = ".aux.xml"
+"""Of the file beside a map that holds the names of its classes."""
 _ROWS = 512
 
 
@@ -143,10 +145,10 @@ def move_map(made: Path, path: Path) -> None:
     Raises:
         OutputError: it cannot be moved.
     """
-    legend = made.with_name(made.name + _LEGEND)
+    legend = made.with_name(made.name + LEGEND_SUFFIX)
     try:
         if legend.is_file():
-            legend.replace(path.with_name(path.name + _LEGEND))
+            legend.replace(path.with_name(path.name + LEGEND_SUFFIX))
         made.replace(path)
     except OSError as error:
         raise output_error(path, error) from None

@@ -11,10 +11,10 @@ from spectralgpt.rasters.gaofen import read_gaofen
 from spectralgpt.rasters.landsat import read_landsat
 from spectralgpt.rasters.sentinel2 import read_safe
 from spectralgpt.rasters.stac import read_stac_item
+from spectralgpt.rasters.stac_lists import STAC_SUFFIXES, is_stac_member
 
-__all__ = ["STAC_SUFFIXES", "is_product", "read_facts"]
+__all__ = ["is_product", "read_facts"]
 
-STAC_SUFFIXES = (".json", ".geojson")
 _READERS = (read_safe, read_landsat, read_enmap, read_gaofen)
 _SAFE_SUFFIX = ".SAFE"
 _MARKS = (r"(.*/)?IMG_DATA/.*\.jp2", r"L[A-Z]\d\d_.*_MTL\.(json|txt)")
@@ -34,6 +34,8 @@ def read_facts(path: Path) -> Facts | None:
         ConfigError: the sensor is in doubt or not in the registry.
         UnitError: bands differ in scale.
     """
+    if is_stac_member(path):
+        return read_stac_item(path)
     if path.is_file():
         if path.suffix.lower() in STAC_SUFFIXES:
             return read_stac_item(path)

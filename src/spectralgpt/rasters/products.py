@@ -21,6 +21,7 @@ from spectralgpt.rasters.layers import find_bands, find_stated_bands
 from spectralgpt.rasters.locations import Location
 from spectralgpt.rasters.metadata import read_facts
 from spectralgpt.rasters.offsets import offset_from_pixels, offset_from_texts
+from spectralgpt.rasters.stac_lists import is_stac_member
 from spectralgpt.sensors import Sensor, find_sensor, list_sensors, load_sensor
 
 __all__ = ["SENSOR_TAG", "UNITS", "UNIT_TAG", "describe_raster"]
@@ -88,7 +89,7 @@ def describe_raster(
         ConfigError: the sensor is in doubt.
     """
     path = Path(path)
-    if not path.exists():
+    if not path.exists() and not is_stac_member(path):
         raise RasterError(f"{path} does not exist. Check the path.")
     is_described = pattern is not None or members is not None
     facts = None if is_described else read_facts(path)

@@ -8,7 +8,6 @@ Search, `earthsearch:boa_offset_applied` wins over `raster:bands`, which states 
 for images that the offset is no longer in (Element84/earth-search, issue 71).
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,9 +15,9 @@ from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
 
 from spectralgpt.errors import BandError, ConfigError, RasterError
-from spectralgpt.rasters.archives import check_text
 from spectralgpt.rasters.facts import Facts, Scale, common_scale, day_in
 from spectralgpt.rasters.locations import Location, http_file
+from spectralgpt.rasters.stac_lists import features_of, is_stac_member, read_json
 from spectralgpt.sensors import Band, Sensor, list_sensors, load_sensor
 
 __all__ = ["read_stac_item"]
@@ -32,6 +31,9 @@ _Table = Mapping[str, Any]
 
 def read_stac_item(path: Path) -> Facts:
     """Read which band lies where, and what its numbers mean, from a STAC item.
+
+    Args:
+        path: its file, or FILE/ID for an item of a collection in one file.
 
     Raises:
         RasterError: the file is no STAC item, or an asset leads to a place that is not
@@ -73,14 +75,14 @@ def read_stac_item(path: Path) -> Facts:
 
 
 def _read_item(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as file:
-            item = json.loads(check_text(str(path), file.read(2**26 + 1)))
-    except (OSError, ValueError, RecursionError) as error:
-        raise RasterError(f"{path} cannot be read as JSON: {error}.") from None
+    is_member = is_stac_member(path)
+    item = read_json(path.parent if is_member else path)
+    if is_member:
+        item = next(
+            (each for each in features_of(item) if each.get("id") == path.name), {}
+        )
     is_item = (
-        isinstance(item, dict)
-        and item.get("type") == "Feature"
+        item.get("type") == "Feature"
         and isinstance(item.get("properties"), dict)
         and isinstance(item.get("assets"), dict)
         and all(isinstance(asset, dict) for asset in item["assets"].values())
@@ -89,7 +91,7 @@ def _read_item(path: Path) -> dict[str, Any]:
         raise RasterError(
             f"{path} is no STAC item: a GeoJSON feature with properties and assets."
         )
-    return dict(item)
+    return item
 
 
 def _find_sensor(path: Path, item: _Table) -> Sensor:
@@ -176,7 +178,8 @@ def _locate(path: Path, item: _Table, key: str, asset: _Table) -> Location:
             f"{path}, asset '{key}': addresses of '{scheme}' are not read. Use https, "
             "or fetch the file beside the item."
         )
-    folder = path.absolute().parent.resolve()
+    own = path.parent if is_stac_member(path) else path
+    folder = own.absolute().parent.resolve()
     file = (folder / unquote(urlsplit(href).path)).resolve()
     if "\0" in href or not file.is_relative_to(folder):
         raise RasterError(

@@ -26,6 +26,7 @@ from spectralgpt.scenes.cells import CellOptions, cell_grid, embed_strips
 from spectralgpt.scenes.inputs import describe_input, for_each_input
 from spectralgpt.scenes.map_names import name_maps
 from spectralgpt.scenes.runs import Outcome
+from spectralgpt.scenes.stac import embedding_asset, picture_asset, write_item
 from spectralgpt.scenes.windows import choose_bands
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "fingerprint",
     "name_results",
     "open_alike",
+    "write_embedding_item",
 ]
 
 _TABLE = "embeddings.csv"
@@ -73,6 +75,7 @@ def embed_to_rasters(
     output: Path,
     options: RasterOptions,
     *,
+    name: str = "",
     image_format: ImageFormat | None = None,
     strict: bool = False,
     progress: Callable[[int], None] | None = None,
@@ -85,6 +88,7 @@ def embed_to_rasters(
         paths: scenes.
         output: folder of the rasters.
         options: what is written.
+        name: what the model is called in STAC items.
         image_format: what is stated about the files.
         strict: stop at the first bad scene.
         progress: called with 1 after each scene.
@@ -118,6 +122,7 @@ def embed_to_rasters(
         rows.append(",".join(map(str, (f'"{path}"', made.path.name, *size))))
         if then is not None:
             then(made)
+        write_embedding_item(made, item, name)
 
     failures = for_each_input(list(paths), work, strict=strict, progress=progress)
     table = output / _TABLE
@@ -137,8 +142,18 @@ def embed_to_raster(
     encoder: str,
     path: Path,
     options: RasterOptions,
+    progress: Callable[[float], None] | None = None,
 ) -> EmbeddingRaster:
     """Embed one scene; cells without a valid pixel are nodata.
+
+    Args:
+        loaded: the model, on the device to use.
+        contract: its input.
+        item: the scene.
+        encoder: see `fingerprint`.
+        path: the raster, which appears when it is whole.
+        options: what is written.
+        progress: called with the share that is done, 0..1.
 
     Raises:
         DataError: the scene has no valid pixel, or the model gives no numbers.
@@ -166,9 +181,33 @@ def embed_to_raster(
                 raise DataError(f"{item.name}: the model gives no finite embeddings.")
             values[~known] = np.nan
             write(strip.row, np.moveaxis(values, -1, 0))
+            if progress is not None:
+                progress((strip.row + len(values)) / grid.height)
         if not some:
             raise DataError(f"{item.name} has no valid pixel: leave it out.")
     return EmbeddingRaster(path, grid, source)
+
+
+def write_embedding_item(
+    made: EmbeddingRaster, item: RasterItem, model: str
+) -> Path | None:
+    """Describe a raster of embeddings, and its picture, as a STAC item.
+
+    Args:
+        made: the raster.
+        item: the scene.
+        model: what made it.
+
+    Returns:
+        The file beside the raster; None if it cannot be one, see `write_item`.
+    """
+    assets = {"embeddings": embedding_asset(made)}
+    picture = made.path.with_suffix(".png")
+    if picture.is_file():
+        assets["quicklook"] = picture_asset(picture, "Principal components as colours")
+    return write_item(
+        made.path.with_suffix(".json"), made.grid, assets, [item.date], model
+    )
 
 
 def open_alike(paths: Sequence[Path]) -> list[EmbeddingRaster]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from spectralgpt import __version__
+from spectralgpt.models.quantization import plain_parts
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import Mosaic, RasterItem
 
@@ -28,8 +29,9 @@ def digest_model(model: torch.nn.Module, *settings: object) -> str:
     digest = hashlib.sha256(repr(settings).encode())
     for name, value in sorted(model.state_dict().items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        plain = value.detach().cpu().contiguous().flatten()
-        digest.update(plain.view(torch.uint8).numpy().data)
+        for part in plain_parts(value):
+            plain = part.detach().cpu().contiguous().flatten()
+            digest.update(plain.view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -8,7 +8,7 @@ from spectralgpt.data.formats import ImageFormat
 from spectralgpt.data.listings import list_candidates
 from spectralgpt.errors import DataError, RasterError, SpectralGPTError
 from spectralgpt.preprocessing import Preprocessing
-from spectralgpt.rasters import ZIP_SUFFIX, RasterItem, is_product
+from spectralgpt.rasters import ZIP_SUFFIX, RasterItem, is_product, is_stac_member
 from spectralgpt.sensors import find_sensor, list_sensors
 
 __all__ = [
@@ -112,7 +112,7 @@ def describe_input(
     path: Path, image_format: ImageFormat, preprocessing: Preprocessing
 ) -> RasterItem:
     """Describe a file; one that does not say its sensor is taken to be the model's."""
-    if not path.exists():
+    if not path.exists() and not is_stac_member(path):
         raise RasterError(f"{path} does not exist.")
     assumed = replace(image_format, assumed_sensor=_known_sensor(preprocessing))
     return assumed.describe(path)

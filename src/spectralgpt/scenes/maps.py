@@ -265,7 +265,7 @@ def _count_pixels(
     return pixels, np.concatenate(preview)
 
 
-def write_map_item(mapper: Mapper, made: SceneMap, options: MapOptions) -> None:
+def write_map_item(mapper: Mapper, made: SceneMap, options: MapOptions) -> Path | None:
     """Describe the map and the files beside it as a STAC item, if it can be one."""
     path, first = made.path, made.items[0]
     classes = list(zip(mapper.class_names, options.colours, strict=True))
@@ -281,7 +281,7 @@ def write_map_item(mapper: Mapper, made: SceneMap, options: MapOptions) -> None:
         assets["quicklook"] = picture_asset(picture)
     dates = [item.date for item in made.items]
     grid = first.grid(mapper.bands(first))
-    write_item(path.with_suffix(".json"), grid, assets, dates, mapper.name)
+    return write_item(path.with_suffix(".json"), grid, assets, dates, mapper.name)
 
 
 def _check_targets(

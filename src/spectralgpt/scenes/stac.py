@@ -1,7 +1,7 @@
 """STAC items that describe maps: where and when, and which file holds what.
 
 Source: SpatioTemporal Asset Catalog 1.1.0, with its extensions projection 2.0.0,
-classification 2.0.0 and processing 1.2.0.
+classification 2.0.0, processing 1.2.0, raster 2.0.0 and eo 2.0.0.
 """
 
 import datetime
@@ -13,10 +13,12 @@ from typing import Any
 from spectralgpt import __version__
 from spectralgpt.checkpoints import write_atomically
 from spectralgpt.rasters import Grid
+from spectralgpt.rasters.embeddings import EmbeddingRaster
 from spectralgpt.rasters.footprints import epsg_code, footprint_lonlat
 
 __all__ = [
     "class_asset",
+    "embedding_asset",
     "measure_asset",
     "picture_asset",
     "polygon_asset",
@@ -30,6 +32,11 @@ _EXTENSIONS = [
     f"{_SCHEMAS}/classification/v2.0.0/schema.json",
     f"{_SCHEMAS}/processing/v1.2.0/schema.json",
 ]
+_NUMBER_EXTENSIONS = {
+    "raster:scale": f"{_SCHEMAS}/raster/v2.0.0/schema.json",
+    "eo:center_wavelength": f"{_SCHEMAS}/eo/v2.0.0/schema.json",
+}
+_NM_PER_UM = 1000
 _Asset = dict[str, Any]
 
 
@@ -71,12 +78,39 @@ def polygon_asset(path: Path) -> _Asset:
     }
 
 
-def picture_asset(path: Path) -> _Asset:
+def embedding_asset(raster: EmbeddingRaster) -> _Asset:
+    """Describe a raster of embeddings: a layer a dimension, then the reflectance."""
+    source, stored = raster.source, raster.stored()
+    is_float = stored.number_type == "float16"
+    known = {band.name: band for band in source.bands}
+    bands = []
+    for name, scale, offset in zip(
+        source.layer_names, stored.scales, stored.offsets, strict=True
+    ):
+        band: _Asset = {"name": name, "data_type": stored.number_type}
+        band["nodata"] = "nan" if is_float else -128
+        if not is_float:
+            band |= {"raster:scale": scale, "raster:offset": offset}
+        if name in known:
+            micrometres = known[name].wavelength_nm / _NM_PER_UM
+            band["eo:center_wavelength"] = micrometres
+        bands.append(band)
+    return {
+        "href": f"./{raster.path.name}",
+        "type": _COG,
+        "title": "Embedding of each cell",
+        "roles": ["data"],
+        "spectralgpt:encoder": source.encoder,
+        "bands": bands,
+    }
+
+
+def picture_asset(path: Path, title: str = "Scene and map") -> _Asset:
     """Describe a picture."""
     return {
         "href": f"./{path.name}",
         "type": "image/png",
-        "title": "Scene and map",
+        "title": title,
         "roles": ["thumbnail", "overview"],
     }
 
@@ -113,7 +147,7 @@ def write_item(
     item = {
         "type": "Feature",
         "stac_version": "1.1.0",
-        "stac_extensions": _EXTENSIONS,
+        "stac_extensions": [*_EXTENSIONS, *_extensions_of(assets)],
         "id": path.stem,
         "geometry": {"type": "Polygon", "coordinates": [ring]},
         "bbox": [min(easts), min(norths), max(easts), max(norths)],
@@ -131,6 +165,16 @@ def write_item(
     text = json.dumps(item, indent=2, ensure_ascii=False) + "\n"
     write_atomically(path, lambda made: _write_text(made, text))
     return path
+
+
+def _extensions_of(assets: Mapping[str, _Asset]) -> list[str]:
+    """Return the extensions that only some assets need."""
+    bands = [band for asset in assets.values() for band in asset.get("bands", ())]
+    return [
+        schema
+        for key, schema in _NUMBER_EXTENSIONS.items()
+        if any(key in band for band in bands)
+    ]
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -1,0 +1,44 @@
+"""`spectralgpt batch predict`: map many scenes with a segmentation model."""
+
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from spectralgpt.cli.images import format_of
+from spectralgpt.cli.job_options import add_job_options, run_and_report
+from spectralgpt.cli.predict import add_map_options
+
+__all__ = ["HELP", "add_arguments", "run"]
+
+HELP = "Map every scene, as `spectralgpt predict` maps one."
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the options of this command."""
+    parser.add_argument(
+        "--model",
+        type=str,
+        required=True,
+        help="model fine-tuned for segmentation: the run folder, a file or Hub name",
+    )
+    add_map_options(parser)
+    add_job_options(parser)
+
+
+def run(args: Namespace) -> Path:
+    """Map the scenes; returns the manifest."""
+    from spectralgpt.jobs.kinds import PredictJob
+
+    job = PredictJob(
+        args.model,
+        format_of(args),
+        args.device,
+        args.batch_size,
+        args.probabilities,
+        args.polygons,
+        args.test_flips,
+        args.overlap,
+        args.precision,
+        args.quantize,
+    )
+    return run_and_report(job, args)

@@ -1,0 +1,127 @@
+"""Options and steps that the commands over many scenes share."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt
+from rich.console import Console
+from rich.table import Table
+
+from spectralgpt.cli.images import (
+    add_arithmetic,
+    add_device,
+    add_format_options,
+    add_output,
+    counting,
+)
+from spectralgpt.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from spectralgpt.jobs.engines import Engine
+    from spectralgpt.jobs.kinds import Job
+    from spectralgpt.jobs.running import JobOutcome
+
+__all__ = ["add_job_options", "run_and_report"]
+
+_MOST_FAILURES = 10
+
+
+def add_job_options(parser: ArgumentParser) -> None:
+    """Add scenes, what is stated about them, and how the job is run."""
+    parser.add_argument(
+        "scenes",
+        type=Path,
+        nargs="+",
+        help="scenes, folders of them, text files (.txt) with a path a line, or STAC "
+        "collections and item collections (.json)",
+    )
+    add_format_options(parser, "the files say, or it is the model's")
+    parser.add_argument(
+        "--retries",
+        type=NonNegativeInt,
+        default=2,
+        help="further attempts at a scene that failed for a reason that may pass",
+    )
+    parser.add_argument(
+        "--pause_s",
+        type=NonNegativeFloat,
+        default=5.0,
+        help="seconds before the first further attempts; later ones wait longer",
+    )
+    parser.add_argument(
+        "--workers",
+        type=NonNegativeInt,
+        default=0,
+        help="processes on this machine, by Dask; 0 does all in this one",
+    )
+    parser.add_argument(
+        "--scheduler",
+        type=str | None,
+        default=None,
+        help="address, or scheduler file, of a Dask cluster that does the work",
+    )
+    add_output(parser)
+    add_device(parser)
+    add_arithmetic(parser)
+
+
+def run_and_report(job: "Job", args: Namespace) -> Path:
+    """Run a job, and print what became of the scenes; returns the manifest.
+
+    Raises:
+        DataError: scenes failed.
+    """
+    from spectralgpt.jobs.plans import load_job
+    from spectralgpt.jobs.running import plan_job, run_job
+    from spectralgpt.jobs.scene_lists import list_scenes
+
+    console = Console(stderr=True)
+    plan = plan_job(job, args.output)
+    contract = load_job(plan.job).contract
+    scenes = list_scenes(args.scenes, args.sensor, contract)
+    with _engine(args) as engine, counting(console, "scenes", len(scenes)) as progress:
+        outcome = run_job(
+            plan,
+            scenes,
+            retries=args.retries,
+            pause_s=args.pause_s,
+            overwrite=args.overwrite,
+            engine=engine,
+            progress=progress,
+        )
+    _print_outcome(outcome, console)
+    if outcome.failures:
+        raise DataError(
+            f"{len(outcome.failures)} of {len(scenes)} scenes failed; "
+            f"{outcome.manifest} says why. The same command tries them again."
+        )
+    return outcome.manifest
+
+
+@contextmanager
+def _engine(args: Namespace) -> "Iterator[Engine]":
+    from spectralgpt.jobs.engines import in_this_process, on_dask
+
+    if args.workers and args.scheduler is not None:
+        raise ConfigError("give --workers or --scheduler, not both.")
+    if not args.workers and args.scheduler is None:
+        yield in_this_process
+        return
+    with on_dask(args.workers, args.scheduler) as engine:
+        yield engine
+
+
+def _print_outcome(outcome: "JobOutcome", console: Console) -> None:
+    table = Table("scenes", "number")
+    for what, number in outcome.counts.items():
+        table.add_row(what, str(number))
+    table.add_row("in items.json", str(outcome.items))
+    console.print(table)
+    for record in outcome.failures[:_MOST_FAILURES]:
+        text = f"failed: {record.scene}: {record.error}"
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+    if len(outcome.failures) > _MOST_FAILURES:
+        console.print(f"and {len(outcome.failures) - _MOST_FAILURES} more")

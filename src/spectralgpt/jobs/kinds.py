@@ -1,0 +1,223 @@
+"""The kinds of jobs: what is to be done with every scene, as plain values.
+
+A job travels to other processes and machines, which load its model themselves.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from spectralgpt.checkpoints import LoadedModel
+from spectralgpt.data.dense import CHANGE
+from spectralgpt.data.formats import ImageFormat
+from spectralgpt.errors import CheckpointError, ConfigError
+from spectralgpt.models.quantization import Quantization
+from spectralgpt.preprocessing import Preprocessing
+from spectralgpt.rasters.embeddings import NumberType
+from spectralgpt.rasters.maps import LEGEND_SUFFIX
+from spectralgpt.reports.embedding_maps import write_component_picture
+from spectralgpt.reports.quick_looks import write_quick_look
+from spectralgpt.reports.style import hex_colours
+from spectralgpt.scenes.cells import CellOptions
+from spectralgpt.scenes.embedding_rasters import (
+    RasterOptions,
+    embed_to_raster,
+    fingerprint,
+    write_embedding_item,
+)
+from spectralgpt.scenes.fingerprints import digest_model
+from spectralgpt.scenes.inputs import describe_input
+from spectralgpt.scenes.loading import (
+    Precision,
+    build_mapper,
+    in_precision,
+    load_on_device,
+)
+from spectralgpt.scenes.map_names import polygons_path, probabilities_path
+from spectralgpt.scenes.maps import MapOptions, map_image, write_map_item
+
+__all__ = ["EmbedJob", "Job", "PredictJob", "ReadyJob", "Worker"]
+
+Progress = Callable[[float], None]
+Worker = Callable[[Path, Path, Progress | None], list[Path]]
+"""Does a scene: its path, the raster to make, progress 0..1; returns all files made."""
+
+
+@dataclass(frozen=True)
+class ReadyJob:
+    """A job whose model is loaded.
+
+    Args:
+        weights: digest of the model's weights.
+        contract: which bands and scaling the model takes.
+        work: does a scene.
+    """
+
+    weights: str
+    contract: Preprocessing
+    work: Worker
+
+
+@dataclass(frozen=True)
+class PredictJob:
+    """Map every scene, as `spectralgpt predict` does.
+
+    Args:
+        model: a segmentation model: a path or a Hub name.
+        image_format: what is stated about the scenes.
+        device: see `load_on_device`.
+        batch_size: windows predicted at once.
+        probabilities: write them, too.
+        polygons: write the outlines of classes, too.
+        test_flips: average over mirror images.
+        overlap: share of a window that its neighbour covers again.
+        precision: see `in_precision`.
+        quantize: how the encoder's weights are held.
+    """
+
+    model: str
+    image_format: ImageFormat = field(default_factory=ImageFormat)
+    device: str = "auto"
+    batch_size: int = 32
+    probabilities: bool = False
+    polygons: bool = False
+    test_flips: bool = False
+    overlap: float = 0.5
+    precision: Precision = "fp32"
+    quantize: Quantization = "none"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the outputs depend on, beside the weights."""
+        return {
+            "command": "predict",
+            "image_format": self.image_format,
+            "probabilities": self.probabilities,
+            "polygons": self.polygons,
+            "test_flips": self.test_flips,
+            "overlap": self.overlap,
+            "precision": self.precision,
+            "quantize": self.quantize,
+        }
+
+    def load(self) -> ReadyJob:
+        """Load the model.
+
+        Raises:
+            CheckpointError: it cannot be read, or makes no maps.
+            ConfigError: it maps change, or there is no such device.
+        """
+        loaded = load_on_device(self.model, self.device, quantize=self.quantize)
+        mapper, task = build_mapper(loaded, self.model, self.test_flips, self.precision)
+        if task == CHANGE:
+            raise ConfigError(
+                f"{self.model} maps change between two dates, a job is over scenes of "
+                "one: use `spectralgpt predict --before --after`."
+            )
+        stated = loaded.extra.get("colours")
+        colours = tuple(stated or hex_colours(len(mapper.class_names)))
+        options = MapOptions(
+            colours,
+            self.probabilities,
+            self.polygons,
+            self.batch_size,
+            # Whoever holds the scene's lock may begin anew what another model left.
+            overwrite=True,
+            overlap=self.overlap,
+        )
+
+        def work(scene: Path, target: Path, progress: Progress | None) -> list[Path]:
+            item = describe_input(scene, self.image_format, mapper.preprocessing)
+            with in_precision(loaded, self.precision):
+                made = map_image(mapper, (item,), target, options, progress)
+            picture = write_quick_look(made, mapper, colours)
+            described = write_map_item(mapper, made, options)
+            others = [target.with_name(target.name + LEGEND_SUFFIX)]
+            others += [probabilities_path(target)] if self.probabilities else []
+            others += [polygons_path(target)] if self.polygons else []
+            others += [described] if described is not None else []
+            return [target, *others, picture]
+
+        return ReadyJob(digest_model(loaded.model), mapper.preprocessing, work)
+
+
+@dataclass(frozen=True)
+class EmbedJob:
+    """Write a raster of embeddings of every scene, as `spectralgpt embed` does.
+
+    Args:
+        model: a path, a Hub name, or a size for random weights.
+        image_format: what is stated about the scenes.
+        device: see `load_on_device`.
+        batch_size: windows encoded at once.
+        cell_px: side of a cell, px; None is the model's patch.
+        number_type: of the rasters.
+        reflectance: add the mean reflectance of cells.
+        precision: see `in_precision`.
+        quantize: how the encoder's weights are held.
+    """
+
+    model: str
+    image_format: ImageFormat = field(default_factory=ImageFormat)
+    device: str = "auto"
+    batch_size: int = 32
+    cell_px: int | None = None
+    number_type: NumberType = "float16"
+    reflectance: bool = True
+    precision: Precision = "fp32"
+    quantize: Quantization = "none"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the outputs depend on, beside the weights."""
+        return {
+            "command": "embed",
+            "image_format": self.image_format,
+            "cell_px": self.cell_px,
+            "dtype": self.number_type,
+            "reflectance": self.reflectance,
+            "precision": self.precision,
+            "quantize": self.quantize,
+        }
+
+    def load(self) -> ReadyJob:
+        """Load the model.
+
+        Raises:
+            CheckpointError: it cannot be read, or does not say what it takes.
+            ConfigError: there is no such device, or cells do not fit.
+        """
+        loaded = load_on_device(
+            self.model, self.device, self.image_format.sensor, quantize=self.quantize
+        )
+        contract = _contract(loaded, self.model)
+        cells = CellOptions(self.cell_px, batch_size=self.batch_size)
+        cells.side(loaded.encoder.patch_size)
+        options = RasterOptions(cells, self.number_type, self.reflectance)
+        encoder = fingerprint(loaded)
+
+        def work(scene: Path, target: Path, progress: Progress | None) -> list[Path]:
+            item = describe_input(scene, self.image_format, contract)
+            with in_precision(loaded, self.precision):
+                made = embed_to_raster(
+                    loaded, contract, item, encoder, target, options, progress
+                )
+            picture = write_component_picture(made, target.with_suffix(".png"))
+            described = write_embedding_item(made, item, Path(self.model).name)
+            return [target, *([described] if described is not None else []), picture]
+
+        return ReadyJob(encoder, contract, work)
+
+
+Job = PredictJob | EmbedJob
+"""What is to be done with every scene."""
+
+
+def _contract(loaded: LoadedModel, name: str) -> Preprocessing:
+    if loaded.preprocessing is None:
+        raise CheckpointError(
+            f"{name} does not say which bands and scaling it takes: convert it with "
+            "`spectralgpt convert`."
+        )
+    return loaded.preprocessing

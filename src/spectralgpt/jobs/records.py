@@ -1,0 +1,210 @@
+"""What is known of each scene of a job: one small file a scene, and a lock for it.
+
+A record is changed only by the process that holds its scene's lock, and is replaced
+whole. The system frees the lock when a process ends, however it ends, so that a scene
+that is locked is being worked on and one that says `running` without a lock was
+interrupted.
+"""
+
+import contextlib
+import json
+import os
+import re
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
+
+from spectralgpt.atomic_files import replace_file
+from spectralgpt.errors import ConfigError
+from spectralgpt.rasters import RASTER_SUFFIXES, STAC_SUFFIXES, ZIP_SUFFIX
+
+__all__ = ["RecordFolder", "SceneRecord", "Status", "this_process"]
+
+Status = Literal["waiting", "running", "done", "failed", "interrupted"]
+_FOLDER = ".records"
+_NOT_IN_NAMES = re.compile(r"[^\w.+-]+", re.ASCII)
+_LONGEST_NAME = 150
+_ENDINGS = {*RASTER_SUFFIXES, *STAC_SUFFIXES, ZIP_SUFFIX, ".vrt", ".safe"}
+_DIGITS = 8
+
+
+@dataclass(frozen=True)
+class SceneRecord:
+    """What is known of a scene; a line of the manifest.
+
+    Args:
+        id: name of its outputs, unlike those of all other scenes of the job.
+        scene: where it is.
+        status: `waiting` for its first attempt, `running`, `done`, `failed`, or
+            `interrupted`: its process ended in the middle.
+        attempts: how often it was begun with this configuration.
+        seconds: that the last attempt took.
+        outputs: files that were made, under the job's folder.
+        error: why the last attempt failed, in one line.
+        may_pass: whether that may be gone the next time, such as a fault of the disk.
+        started: time of the last attempt, UTC.
+        host: machine and process of the last attempt.
+        run: id of the run that made it.
+        configuration: digest of model and options, see `spectralgpt.jobs.plans`.
+        versions: of the programs that matter for the outputs.
+    """
+
+    id: str
+    scene: str
+    status: Status = "waiting"
+    attempts: int = 0
+    seconds: float = 0.0
+    outputs: tuple[str, ...] = ()
+    error: str = ""
+    may_pass: bool = False
+    started: str = ""
+    host: str = ""
+    run: str = ""
+    configuration: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def to_line(self) -> str:
+        """Return the record as JSON in one line."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+
+class RecordFolder:
+    """The records of a job's scenes, for all processes that work on it.
+
+    Args:
+        output: the job's folder.
+    """
+
+    def __init__(self, output: Path) -> None:
+        self.output = output
+        self._folder = output / _FOLDER
+
+    def read(self, name: str) -> SceneRecord | None:
+        """Read what is known of a scene; None if that is nothing."""
+        return _parse(self._path(name))
+
+    def read_all(self) -> list[SceneRecord]:
+        """Read the records of all scenes, by id; says which were interrupted."""
+        found = [_parse(path) for path in sorted(self._folder.glob("*.json"))]
+        return [self._with_truth(record) for record in found if record is not None]
+
+    def write(self, record: SceneRecord) -> None:
+        """Replace what is known of a scene.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        text = record.to_line() + "\n"
+        replace_file(
+            self._path(record.id),
+            lambda path: path.write_text(text, encoding="utf-8"),
+        )
+
+    @contextmanager
+    def claiming(self, name: str, wait: bool = False) -> Iterator[bool]:
+        """Hold a scene for this process; says whether it got it.
+
+        Args:
+            name: the scene's id.
+            wait: until the process that has it is done with it, or dead.
+        """
+        lock = FileLock(self._path(name).with_suffix(".lock"))
+        try:
+            lock.acquire(timeout=-1 if wait else 0, poll_interval=0.5)
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    @contextmanager
+    def registering(self) -> Iterator[None]:
+        """Hold the list of scenes, to add to it.
+
+        Raises:
+            OSError: the folder cannot be made.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self._folder / "list.lock"):
+            yield
+
+    def register(
+        self, scenes: Sequence[Path], check: Callable[[str], None]
+    ) -> list[SceneRecord]:
+        """Return the record of each scene, a new one for those that have none.
+
+        Names are the files' own; a scene whose name another one has gets a digest of
+        its path, too, so that names stay while a list grows. Inside of `registering`.
+
+        Args:
+            scenes: their absolute paths.
+            check: raises an error if the name of a new record cannot be used.
+
+        Raises:
+            ConfigError: a scene finds no name of its own.
+            OSError: a record cannot be written.
+        """
+        # Names that differ in case alone are one file on some systems.
+        taken = {path.stem.lower() for path in self._folder.glob("*.json")}
+        found = [self._find(str(scene), taken) for scene in scenes]
+        new = [record for record, is_new in found if is_new]
+        for record in new:
+            check(record.id)
+        for record in new:
+            self.write(record)
+        return [record for record, _ in found]
+
+    def _find(self, scene: str, taken: set[str]) -> tuple[SceneRecord, bool]:
+        """Return a scene's record, and whether it is a new one."""
+        plain = _name_of(scene)
+        digest = sha256(os.fsencode(scene)).hexdigest()[:_DIGITS]
+        for name in (plain, f"{plain}_{digest}"):
+            known = self.read(name)
+            if known is not None and known.scene == scene:
+                return known, False
+            if name.lower() not in taken:
+                taken.add(name.lower())
+                return SceneRecord(name, scene), True
+        raise ConfigError(
+            f"{scene} would share its outputs with another scene: use another --output."
+        )
+
+    def _with_truth(self, record: SceneRecord) -> SceneRecord:
+        """Tell a scene that is being worked on from one that was interrupted."""
+        if record.status != "running":
+            return record
+        with self.claiming(record.id) as is_free:
+            return replace(record, status="interrupted") if is_free else record
+
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{name}.json"
+
+
+def this_process() -> str:
+    """Name machine and process."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def _name_of(scene: str) -> str:
+    """Return the scene's own name as a file name, without the ending of a raster."""
+    path = Path(scene)
+    name = path.stem if path.suffix.lower() in _ENDINGS else path.name
+    return _NOT_IN_NAMES.sub("_", name).strip("._")[:_LONGEST_NAME] or "scene"
+
+
+def _parse(path: Path) -> SceneRecord | None:
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        values: Any = json.loads(path.read_text(encoding="utf-8"))
+        known = {each.name for each in fields(SceneRecord)}
+        values = {key: value for key, value in values.items() if key in known}
+        outputs = tuple(map(str, values.pop("outputs", ())))
+        return SceneRecord(**values, outputs=outputs)
+    return None

@@ -1,0 +1,58 @@
+"""Which scenes a job is about: files, folders, lists of paths, STAC collections."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from spectralgpt.errors import DataError
+from spectralgpt.preprocessing import Preprocessing
+from spectralgpt.rasters import STAC_SUFFIXES, list_stac_items
+from spectralgpt.scenes.inputs import list_inputs
+
+__all__ = ["LIST_SUFFIX", "list_scenes"]
+
+LIST_SUFFIX = ".txt"
+_COMMENT = "#"
+
+
+def list_scenes(
+    sources: Sequence[Path], sensor: str | None, preprocessing: Preprocessing | None
+) -> list[Path]:
+    """List the scenes that a user names, each once, with absolute paths.
+
+    Args:
+        sources: scenes and folders of them, as in `scenes.inputs.list_inputs`; text
+            files with a path a line, which start at the list's folder; STAC items,
+            collections and item collections.
+        sensor: whose band names tell folders of band files; None takes the model's.
+        preprocessing: the model's contract.
+
+    Returns:
+        Paths, those of scenes that are not there, too: they are to fail one by one.
+
+    Raises:
+        DataError: no scene is named, or a list is no text.
+        RasterError: a STAC collection cannot be read, or leads out of its folder.
+    """
+    found: list[Path] = []
+    for source in sources:
+        suffix = source.suffix.lower()
+        if source.is_file() and suffix == LIST_SUFFIX:
+            found += _read_list(source)
+        elif source.is_file() and suffix in STAC_SUFFIXES:
+            found += list_stac_items(source)
+        else:
+            found += list_inputs([source], sensor, preprocessing)
+    return list(dict.fromkeys(path.absolute() for path in found))
+
+
+def _read_list(path: Path) -> list[Path]:
+    """Read a path a line; blank lines and those after # say nothing."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is no text with a path a line: {error}.") from None
+    named = [line.strip() for line in lines]
+    found = [path.parent / name for name in named if name and name[0] != _COMMENT]
+    if not found or any("\0" in name for name in named):
+        raise DataError(f"{path} names no scenes: write a path a line.")
+    return found

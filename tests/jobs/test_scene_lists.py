@@ -1,0 +1,34 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spectralgpt.errors import DataError
+from spectralgpt.jobs.scene_lists import list_scenes
+from tests.raster_files import write_tiff
+
+
+def test_lists_folders_and_files_are_joined_each_scene_once(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_tiff(tmp_path / f"in/{name}.tif", np.ones((1, 4, 4), "uint16"))
+    text = "# ours\n\n  in/b.tif\nin/missing.tif\n" + f"{tmp_path}/in/a.tif\n"
+    (tmp_path / "list.txt").write_text(text)
+    found = list_scenes([tmp_path / "list.txt", tmp_path / "in"], None, None)
+    names = ["b.tif", "missing.tif", "a.tif"]
+    assert found == [tmp_path / "in" / name for name in names]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"# nothing\n", "names no scenes"),
+        (b"\xff\xfe\x00", "no text with a path a line"),
+        (b"a\0b.tif\n", "names no scenes"),
+    ],
+)
+def test_lists_that_are_none_are_refused(
+    content: bytes, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "list.txt").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        list_scenes([tmp_path / "list.txt"], None, None)
