@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from spectralgpt.benchmarks.config import BenchmarkConfig
+from spectralgpt.benchmarks.flops import count_pretraining
 from spectralgpt.benchmarks.machine import (
     describe_machine,
     fastest_product,
@@ -31,6 +32,7 @@ from spectralgpt.benchmarks.machine import (
 )
 from spectralgpt.benchmarks.steps import measure_steps
 from spectralgpt.models.sizes import SIZES, build_autoencoder
+from spectralgpt.models.tokens import TokenGrid
 
 USUAL = {"batch_size": 8, "steps": 5, "warmup": 2}
 CURVES: dict[str, list[dict[str, Any]]] = {
@@ -55,6 +57,15 @@ CURVES: dict[str, list[dict[str, Any]]] = {
 }
 PROCESSES = (2, 8, 64)
 BYTES = 4  # Weights and gradients are float32.
+# Assumed, not measured: what a step makes of one GPU, operations a second.
+ASSUMED_SPEED = 1e14
+PASSES = 200  # Of the published runs.
+SIDE, BANDS, PIXEL_BYTES = 96, 12, 2
+WORK = {
+    "a million images": 10**6,
+    "a billion pixels": 10**9 / SIDE**2,
+    "a hundred billion pixels": 10**11 / SIDE**2,
+}
 
 
 def measure_point(settings: dict[str, Any]) -> dict[str, Any]:
@@ -91,9 +102,9 @@ def run_point(settings: dict[str, Any]) -> dict[str, Any]:
 def communication() -> list[dict[str, Any]]:
     """Compute what each process sends in a step, from counted parameters.
 
-    A ring all-reduce of P numbers over n processes sends 2 (n - 1) / n P from each.
-    Sharded, weights are gathered for the forward and for the backward pass, and
-    gradients summed to their owners: 3 (n - 1) / n P.
+    A ring all-reduce of P numbers over n processes sends 2 (n - 1) / n P from each,
+    once an optimizer step. Sharded, weights are gathered for the forward and for the
+    backward pass, and gradients summed to their owners: 3 (n - 1) / n P, each pass.
     """
     rows = []
     for size in SIZES:
@@ -113,26 +124,51 @@ def communication() -> list[dict[str, Any]]:
     return rows
 
 
+def plans() -> list[dict[str, Any]]:
+    """Compute what whole runs take: operations and bytes, and hours as an estimate."""
+    rows = []
+    for size in ("base", "large", "huge"):
+        config = build_autoencoder(size, image_size=SIDE, num_bands=BANDS).config
+        flops = count_pretraining(config, TokenGrid(BANDS, SIDE, SIDE), 0.9).training
+        for name, images in WORK.items():
+            total = flops * images * PASSES
+            rows.append(
+                {
+                    "model": size,
+                    "work": name,
+                    "images": images,
+                    "passes": PASSES,
+                    "operations": total,
+                    "numbers_bytes": images * BANDS * SIDE**2 * PIXEL_BYTES,
+                    "estimated_gpu_hours": total / ASSUMED_SPEED / 3600,
+                    "estimated_images_per_second_and_gpu": ASSUMED_SPEED / flops,
+                }
+            )
+    return rows
+
+
 def measure(path: Path, only: str | None) -> None:
     """Measure all points that the file lacks."""
-    result: dict[str, Any] = {"curves": {}}
+    result: dict[str, Any] = {}
     if path.is_file():
         result = json.loads(path.read_text(encoding="utf-8"))
-    result |= {
+    facts = {
         "machine": describe_machine(torch.device("cpu")),
         "torch_version": torch.__version__,
         "threads": torch.get_num_threads(),
         "git_commit": git_commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "communication": communication(),
     }
+    # Those of the first points stay when others are added.
+    result = facts | result
+    result |= {"communication": communication(), "plans": plans()}
     if "peak_bf16_gflops" not in result:
         products = measure_products("bf16", torch.device("cpu"), (1024, 2048))
         result["peak_bf16_gflops"] = fastest_product(products).gflops
     for curve, points in CURVES.items():
         if only not in (None, curve):
             continue
-        found = result["curves"].setdefault(curve, [])
+        found = result.setdefault("curves", {}).setdefault(curve, [])
         known = [each["settings"] for each in found]
         for settings in points:
             if USUAL | settings in known:
@@ -140,7 +176,13 @@ def measure(path: Path, only: str | None) -> None:
             point = run_point(settings)
             print(curve, settings, f"{point['seconds_per_step']:.3f} s", flush=True)
             found.append(point)
-            path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            write(result, path)
+    write(result, path)
+
+
+def write(result: dict[str, Any], path: Path) -> None:
+    """Write what there is so far."""
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 def plot(path: Path, picture: Path) -> None:
