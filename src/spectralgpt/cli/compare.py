@@ -1,10 +1,15 @@
 """`spectralgpt compare`: the same task from several starts, over labels and seeds."""
 
+from argparse import ArgumentTypeError
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from spectralgpt.cli.options import ConfigFile, plain_values
+from spectralgpt.errors import ConfigError
 
 __all__ = ["HELP", "add_arguments", "run"]
 
@@ -24,7 +29,32 @@ def add_arguments(parser: ArgumentParser) -> None:
         required=True,
         help="folder of the study; runs that are finished there are not run again",
     )
-    parser.add_class_arguments(StudyConfig, as_group=False)
+    parser.add_class_arguments(StudyConfig, as_group=False, skip={"finetune"})
+    # Of its own type: as a mapping, --finetune.data.X would replace all of `data`.
+    parser.add_argument(
+        "--finetune",
+        type=_mapping,
+        required=True,
+        help="settings of `spectralgpt finetune TASK` that all starts share",
+    )
+    parser.add_argument(
+        "--set",
+        type=str,
+        action="append",
+        default=[],
+        help="change one setting of the file: --set finetune.data.label_share=0.1; may "
+        "be given again",
+    )
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    found = yaml.safe_load(value) if isinstance(value, str) else value
+    if not isinstance(found, Mapping):
+        raise ArgumentTypeError(
+            f"it takes a mapping of settings, found {value!r}; one setting is changed "
+            "by --set finetune.KEY=VALUE."
+        )
+    return dict(found)
 
 
 def run(args: Namespace) -> Path:
@@ -36,10 +66,35 @@ def run(args: Namespace) -> Path:
     from spectralgpt.training.study import StudyConfig, run_study
 
     console = Console(stderr=True)
+    values = plain_values(args)
+    _change(values, values.pop("set"))
     folder = run_study(
-        build_config(plain_values(args), StudyConfig, "the command line"),
+        build_config(values, StudyConfig, "the command line"),
         args.output,
         lambda name, number, total: console.print(f"run {number + 1}/{total}: {name}"),
     )
     print_study(folder, console)
     return folder
+
+
+def _change(values: dict[str, Any], changes: Sequence[str]) -> None:
+    """Set what `--set a.b.c=VALUE` says, in place; VALUE is YAML.
+
+    Raises:
+        ConfigError: there is no such section, or no value.
+    """
+    for change in changes:
+        path, is_set, text = change.partition("=")
+        *sections, name = path.split(".")
+        at: Any = values
+        for section in sections:
+            at = at.get(section) if isinstance(at, dict) else None
+        if not is_set or not isinstance(at, dict) or (not sections and name not in at):
+            raise ConfigError(
+                f"--set {change}: write KEY=VALUE, with sections that the file has, "
+                f"such as finetune.trainer.epochs=5; it has {', '.join(values)}."
+            )
+        try:
+            at[name] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {change}: {text!r} is no YAML value.") from None
