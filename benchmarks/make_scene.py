@@ -22,7 +22,6 @@ from rasterio.shutil import copy as copy_raster
 from rasterio.windows import Window
 
 from spectralgpt.rasters import RasterItem, describe_raster, open_scene
-from spectralgpt.rasters.files import OpenFiles, quiet_gdal
 
 BASELINE = "05.11"
 OFFSET = -1000
@@ -128,15 +127,10 @@ def _write_jp2(
     target: Path, item: RasterItem, band: str, side: int, gsd_m: float
 ) -> None:
     """Write one band; JPEG 2000 is written from a whole file, so by way of a TIFF."""
-    file = item.files[band]
-    store = OpenFiles()
-    with quiet_gdal():
-        grid = file.grid
-        whole = Window(0, 0, grid.width, grid.height)
-        numbers = store.read(file.path, [file.index], whole)[0].astype(np.float64)
-        store.close()
-    reflectance = (numbers + item.offset) / item.quantification
-    tile = _to_numbers(reflectance, numbers != item.nodata)
+    chosen = [known for known in item.bands if known.name == band]
+    with open_scene(item, chosen) as scene:
+        raster = scene.read()
+    tile = _to_numbers(raster.pixels[0], raster.valid[0])
     with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
         plain = Path(temporary) / "plain.tif"
         profile = _profile("GTiff", side, gsd_m, 1) | {"tiled": True}
