@@ -19,7 +19,7 @@ ROWS = [
     {"scenes"},
     {"reports"},
     {"training"},
-    {"demo", "benchmarks"},
+    {"demo", "benchmarks", "viewer"},
     {"cli"},
 ]
 ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}

@@ -28,6 +28,7 @@ COMMANDS = {
     "probe": "map scenes from a few labelled places, from embeddings",
     "reconstruct": "show what a pretrained model rebuilds of an image",
     "predict": "classify or map images with a fine-tuned model",
+    "view": "serve a local page to look at scenes, maps and what a model makes of them",
     "convert": "convert between our checkpoints and the published format",
     "info": "say what a checkpoint, an image or a sensor is",
     "recipes": "list the configurations that ship with the package, or print one",

@@ -1,0 +1,66 @@
+// Places like the one clicked, by cosine of embeddings: of a raster, or of the model.
+
+import { ask, latest } from "./api.js";
+import { drawRamp } from "./legends.js";
+
+const get = (id) => document.getElementById(id);
+const BY_MODEL = "model";
+
+export function makeSimilar(shared) {
+  const { state, scene } = shared;
+
+  function show(view) {
+    const options = view.embeddings.map(({ id, name }) => new Option(name, id));
+    if (state.model && !view.refused) {
+      options.push(new Option(`made by ${state.model} for what is in view`, BY_MODEL));
+    }
+    get("source").replaceChildren(...options);
+    get("similar-part").hidden = options.length === 0;
+    clear();
+  }
+
+  function clear() {
+    for (const name of ["similar", "picked"]) scene.remove(name);
+    get("clear").disabled = true;
+    get("similar-legend").hidden = true;
+  }
+
+  const share = () => get("similar-opacity").value / 100;
+
+  const find = latest(async (place) => {
+    const { view } = shared;
+    const path = `/api/views/${view.id}`;
+    let source = get("source").value;
+    let box = null;
+    if (source === BY_MODEL) {
+      shared.say("The model is at work ...");
+      const made = await ask(`${path}/embed`, { ...scene.seen(), ...place });
+      source = made.id;
+      box = made.window;
+    }
+    await ask(`${path}/similar/${source}`, place);
+    if (view !== shared.view) return;
+    scene.tiles("similar", `${path}/similar/${source}`, place, share(), box);
+    scene.mark("picked", place.row, place.column);
+    get("clear").disabled = false;
+    get("similar-legend").hidden = false;
+    shared.say(`Like row ${place.row}, column ${place.column}`);
+  }, shared.fail);
+
+  get("similar-opacity").addEventListener("input", fade);
+  function fade() {
+    get("similar-opacity-value").textContent = `${get("similar-opacity").value} %`;
+    scene.opacity("similar", share());
+  }
+  get("source").addEventListener("change", clear);
+  get("clear").addEventListener("click", clear);
+  drawRamp(get("similar-legend"), state.legends.likeness);
+  fade();
+
+  return {
+    show,
+    pick(place) {
+      if (place && get("source").value) find(place);
+    },
+  };
+}
