@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,7 +27,7 @@ __all__ = ["CellFile", "CellMemory", "Cells", "MapLayer", "SceneFiles", "take_ce
 
 MEASURE_COLOURS = "viridis"
 _LOW_PERCENT, _HIGH_PERCENT = 2.0, 98.0
-_MOST_NUMBERS = 2**24
+_MOST_NUMBERS = 2**23
 """Of embeddings that are read at once."""
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
@@ -111,8 +111,15 @@ class MapLayer:
 class Cells(Protocol):
     """Embeddings on a grid of cells."""
 
-    width: int
-    """Dimensions D of an embedding; further numbers may follow it."""
+    @property
+    def width(self) -> int:
+        """Dimensions D of an embedding; further numbers may follow it."""
+        ...
+
+    @property
+    def lock(self) -> threading.Lock:
+        """Held while cells are in memory, so that only one thread holds many."""
+        ...
 
     def under(self, base: Grid) -> Grid:
         """Return the grid of the cells so that it is found under parts of a base.
@@ -125,7 +132,7 @@ class Cells(Protocol):
     def read(
         self, window: Window, size: tuple[int, int]
     ) -> tuple[FloatArray, BoolArray]:
-        """Read a window thinned out to at most this size; see `EmbeddingRaster`."""
+        """Read a window thinned out to about this size; see `EmbeddingRaster`."""
         ...
 
 
@@ -135,9 +142,11 @@ class CellFile:
 
     Args:
         raster: the raster.
+        lock: see `Cells`.
     """
 
     raster: EmbeddingRaster
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def width(self) -> int:
@@ -153,9 +162,13 @@ class CellFile:
     ) -> tuple[FloatArray, BoolArray]:
         """See `Cells`."""
         most = _MOST_NUMBERS // len(self.raster.source.layer_names)
-        shrink = max(1.0, (size[0] * size[1] / most) ** 0.5)
-        fitting = max(1, int(size[0] / shrink)), max(1, int(size[1] / shrink))
-        return self.raster.read(window, fitting)
+        wanted = min(window.height // size[0], window.width // size[1])
+        # Overviews are halves: at other steps GDAL takes a hundred times as long.
+        step = 2 ** (max(1, wanted).bit_length() - 1)
+        while window.height * window.width > most * step**2:
+            step *= 2
+        thinned = -(-window.height // step), -(-window.width // step)
+        return self.raster.read(window, thinned)
 
 
 @dataclass(frozen=True)
@@ -165,10 +178,12 @@ class CellMemory:
     Args:
         embedding: of the window.
         grid: where its cells lie under the scene, see `shown_grid`.
+        lock: see `Cells`.
     """
 
     embedding: SceneEmbedding
     grid: Grid
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def width(self) -> int:
@@ -212,7 +227,8 @@ def take_cells(
         layers = np.concatenate([of(values), valid[..., None]], axis=-1)
         return np.moveaxis(layers.astype(np.float32), -1, 0)
 
-    taken = sample(shown, cells.under(base), read)
+    with cells.lock:
+        taken = sample(shown, cells.under(base), read)
     if taken is None:
         nothing = np.zeros((1, shown.height, shown.width), np.float32)
         return nothing, nothing[0] > 0

@@ -41,7 +41,8 @@ class Likeness:
         grid = self.cells.under(self.base)
         size = min(grid.height, _THIN_CELLS), min(grid.width, _THIN_CELLS)
         whole = Window(0, 0, grid.height, grid.width)
-        values, valid = self.cells.read(whole, size)
+        with self.cells.lock:
+            values, valid = self.cells.read(whole, size)
         if not valid.any():
             raise DataError("there is no embedding anywhere: nothing is valid.")
         mean: FloatArray = values[valid][:, : self.cells.width].mean(axis=0)

@@ -29,8 +29,10 @@ ANGLE_LIMITS = (0.0, 20.0)
 """Degrees; the same for all mask ratios, so that pictures can be compared."""
 _MOST_PX = 384
 """Side of what is rebuilt at once: a second or two for a small model on two cores."""
-_MOST_EMBEDDED_PX = 1024
-_HIDDEN = (120, 124, 130, 255)
+_MOST_EMBEDDED_PX = 768
+_MOST_TILES = 12
+"""A side of what is embedded at once: some ten seconds."""
+_HIDDEN_GREY = 140
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,11 @@ class Rebuilt:
         valid = found.valid[at]
         if kind == "visible":
             picture = draw_bands(found.pixels[at], valid, stretch)
-            picture[found.masked[at].any(axis=0) & valid.all(axis=0)] = _HIDDEN
+            # Plain grey only where all of the bands are hidden, as in reports.
+            hidden = np.moveaxis(
+                np.broadcast_to(found.masked[at], (3, *valid[0].shape)), 0, -1
+            )
+            picture[..., :3][hidden] = _HIDDEN_GREY
             return picture
         filled = np.where(found.masked[at], found.rebuilt[at], found.pixels[at])
         return draw_bands(filled, valid, stretch)
@@ -145,7 +151,8 @@ class ViewModel:
             view: what is looked at.
             picked: (row, column) of a pixel that it is to hold.
         """
-        window = self._window(item, view, _MOST_EMBEDDED_PX)
+        most = min(_MOST_EMBEDDED_PX, _MOST_TILES * self.contract.image_size)
+        window = self._window(item, view, most)
         row, column = (
             min(max(start, at - side + 1), at)
             for start, side, at in (

@@ -39,6 +39,7 @@ ReadBands = Callable[
 _LEVELS = 255
 _THIN_PX = 512
 _LEGEND_STEPS = 9
+_SMALLEST_SPAN = 1e-30
 _COLOURS_A_PICTURE = (1, 3)
 
 
@@ -121,7 +122,7 @@ def draw_bands(
     indices = tuple(range(len(pixels)))
     shown = stretch.apply(pixels, Composite("", indices, ()))
     rgb = np.broadcast_to(shown, (*shown.shape[:2], 3))
-    return _join(rgb, valid.all(axis=0))
+    return _join(rgb, np.asarray(valid.all(axis=0)))
 
 
 def draw_measures(
@@ -133,7 +134,7 @@ def draw_measures(
     """Draw numbers (H, W) by a colour map of matplotlib, clear where invalid."""
     from matplotlib import colormaps
 
-    span = max(limits[1] - limits[0], np.finfo(np.float32).tiny)
+    span = max(limits[1] - limits[0], _SMALLEST_SPAN)
     share = np.clip((np.where(valid, values, limits[0]) - limits[0]) / span, 0, 1)
     return _join(colormaps[colours](share)[..., :3], valid)
 

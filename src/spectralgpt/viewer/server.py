@@ -80,6 +80,7 @@ def serving(viewer: Viewer, port: int) -> Iterator[PageServer]:
         config = uvicorn.Config(
             make_app(viewer, taken),
             log_config=None,
+            log_level="critical",
             access_log=False,
             lifespan="off",
             server_header=False,

@@ -64,8 +64,8 @@ export function drawChart(figure, bands, found) {
   drawSeries(svg, "scene", scene, nm, x, y);
   if (rebuilt.length) {
     drawSeries(svg, "rebuilt", rebuilt, nm, x, y, found.rebuilt.hidden);
-    add(svg, "path", { class: "rebuilt", d: "M150 7h22" });
-    add(svg, "text", { class: "key", x: 176, y: 10 }, "rebuilt (square: was hidden)");
+    add(svg, "path", { class: "rebuilt", d: "M176 7h22" });
+    add(svg, "text", { class: "key", x: 203, y: 10 }, "rebuilt, □ was hidden");
   }
   figure.replaceChildren(svg);
 }

@@ -1,6 +1,7 @@
 // Maps over the scene: which one, how opaque, and what its colours mean.
 
 import { drawClasses, drawRamp } from "./legends.js";
+import { option } from "./options.js";
 
 const get = (id) => document.getElementById(id);
 
@@ -10,7 +11,7 @@ export function makeMaps(shared) {
 
   function show(view) {
     get("map-part").hidden = view.maps.length === 0;
-    const options = view.maps.map((id) => new Option(maps[id].name, id));
+    const options = view.maps.map((id) => option(maps[id].name, id));
     get("overlay").replaceChildren(...options, new Option("no map", ""));
     choose();
   }
@@ -23,7 +24,7 @@ export function makeMaps(shared) {
   function choose() {
     const found = maps[get("overlay").value];
     const names = found?.layers ?? [];
-    get("layer").replaceChildren(...names.map((name, i) => new Option(name, i)));
+    get("layer").replaceChildren(...names.map((name, i) => option(name, i)));
     get("layer").hidden = names.length < 2;
     get("layer-label").hidden = names.length < 2;
     apply();

@@ -25,7 +25,9 @@ export function makeRebuild(shared) {
     get("angle-legend").hidden = true;
   }
 
-  const asked = () => (found ? { rebuilt: found.id } : {});
+  function asked() {
+    return found ? { rebuilt: found.id } : {};
+  }
 
   const rebuild = latest(async () => {
     const { view } = shared;
@@ -47,12 +49,12 @@ export function makeRebuild(shared) {
   }, shared.fail);
 
   function describe({ scores, window, mask_ratio: ratio }) {
-    const text = (value, unit) => (value === null ? "nothing hidden" : `${value.toFixed(1)} ${unit}`);
+    const text = (value, unit) => (value === null ? "nothing hidden" : `${value.toFixed(1)}${unit}`);
     return (
-      `${window.height} × ${window.width} px with ${Math.round(ratio * 100)} % hidden: ` +
+      `${window.height} x ${window.width} px with ${Math.round(ratio * 100)} % hidden: ` +
       `spectral angle ${text(scores.spectral_angle_mean_deg, "°")} ` +
       `(without learning ${text(scores.spectral_angle_mean_deg_without_learning, "°")}), ` +
-      `PSNR ${text(scores.psnr_db, "dB")}.`
+      `PSNR ${text(scores.psnr_db, " dB")}.`
     );
   }
 

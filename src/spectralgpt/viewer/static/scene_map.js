@@ -4,7 +4,7 @@
 
 const TILE = 256;
 const NEAREST_ZOOM = 6;
-const PANES = { overlay: 310, similar: 320, rebuilt: 330 };
+const PANES = { overlay: 310, rebuilt: 320, similar: 330 };
 
 const PixelTiles = L.TileLayer.extend({
   getTileUrl({ x, y, z }) {
@@ -17,7 +17,7 @@ export function makeMap(element, onError) {
   const map = L.map(element, {
     crs: L.CRS.Simple,
     attributionControl: false,
-    zoomSnap: 0.5,
+    zoomSnap: 0.25,
     maxZoom: NEAREST_ZOOM,
     maxBoundsViscosity: 0.7,
   });

@@ -2,6 +2,7 @@
 
 import { ask, latest } from "./api.js";
 import { drawRamp } from "./legends.js";
+import { option } from "./options.js";
 
 const get = (id) => document.getElementById(id);
 const BY_MODEL = "model";
@@ -10,9 +11,9 @@ export function makeSimilar(shared) {
   const { state, scene } = shared;
 
   function show(view) {
-    const options = view.embeddings.map(({ id, name }) => new Option(name, id));
+    const options = view.embeddings.map(({ id, name }) => option(name, id));
     if (state.model && !view.refused) {
-      options.push(new Option(`made by ${state.model} for what is in view`, BY_MODEL));
+      options.push(new Option(`made by ${state.model} for this view`, BY_MODEL));
     }
     get("source").replaceChildren(...options);
     get("similar-part").hidden = options.length === 0;
@@ -23,6 +24,7 @@ export function makeSimilar(shared) {
     for (const name of ["similar", "picked"]) scene.remove(name);
     get("clear").disabled = true;
     get("similar-legend").hidden = true;
+    get("picked").textContent = "Click a place: how like it all others are.";
   }
 
   const share = () => get("similar-opacity").value / 100;
@@ -44,7 +46,8 @@ export function makeSimilar(shared) {
     scene.mark("picked", place.row, place.column);
     get("clear").disabled = false;
     get("similar-legend").hidden = false;
-    shared.say(`Like row ${place.row}, column ${place.column}`);
+    get("picked").textContent = `Like row ${place.row}, column ${place.column}; the mean of all is 0.`;
+    shared.say("");
   }, shared.fail);
 
   get("similar-opacity").addEventListener("input", fade);

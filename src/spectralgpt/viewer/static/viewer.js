@@ -7,6 +7,7 @@ import { makePicture } from "./picture_part.js";
 import { makeRebuild } from "./rebuild_part.js";
 import { makeMap } from "./scene_map.js";
 import { makeSimilar } from "./similar_part.js";
+import { option } from "./options.js";
 
 const get = (id) => document.getElementById(id);
 
@@ -20,8 +21,8 @@ async function start() {
   const state = await ask("/api/state");
   const scene = makeMap(get("map"), fail);
   const shared = { state, scene, say, fail, view: null, bands: [], look: () => {} };
-  const parts = [makePicture, makeMaps, makeRebuild, makeSimilar].map((make) => make(shared));
-  const [picture, maps, rebuild, similar] = parts;
+  const all = [makePicture, makeMaps, makeRebuild, makeSimilar].map((make) => make(shared));
+  const [picture, maps, rebuild, similar] = all;
 
   picture.changed = () => rebuild.redraw();
   rebuild.changed = () => lookAgain();
@@ -29,13 +30,13 @@ async function start() {
   function show(view) {
     shared.view = view;
     scene.show(view);
-    get("about").textContent = [view.sensor, view.date, `${view.height} × ${view.width} px`, view.crs]
+    get("about").textContent = [view.sensor, view.date, `${view.height} x ${view.width} px`, view.crs]
       .filter(Boolean)
       .join(" · ");
     get("spectrum-part").hidden = view.bands.length === 0;
     draw(null);
     say("");
-    for (const part of parts) part.show(view);
+    for (const part of all) part.show(view);
   }
 
   function draw(found) {
@@ -51,9 +52,11 @@ async function start() {
     const found = await ask(`/api/views/${view.id}/pixel`, asked);
     if (view !== shared.view) return;
     draw(found);
-    get("place").textContent = `row ${found.row}, column ${found.column}`;
     const at = "x" in found ? `x ${found.x.toFixed(2)}, y ${found.y.toFixed(2)}` : "";
-    say([`row ${found.row}, column ${found.column}`, at, found.map && `map: ${found.map}`].filter(Boolean).join(" · "));
+    const where = `row ${found.row}, column ${found.column}`;
+    get("place").textContent = where;
+    const parts = [where, at, found.map && `map: ${found.map}`];
+    get("pixel").textContent = parts.filter(Boolean).join(" · ");
   }, fail);
 
   function lookAt(position) {
@@ -85,7 +88,7 @@ async function start() {
     if (byKeyboard) lookAt(scene.map.getCenter());
   });
 
-  for (const view of state.views) get("view").add(new Option(view.name, view.id));
+  for (const view of state.views) get("view").add(option(view.name, view.id));
   get("view").disabled = state.views.length < 2;
   get("view").addEventListener("change", () => {
     last = null;
