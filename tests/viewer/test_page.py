@@ -12,8 +12,6 @@ from PIL import Image
 from tests.viewer.places import HEIGHT, WIDTH, make_viewer
 from tests.viewer.serving import browsing, served
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
@@ -177,6 +175,9 @@ def test_a_click_shows_what_is_alike(page: Any) -> None:
     settle(page)
     alike, other = colour_at(page, 80, 90), colour_at(page, 80, 20)
     assert alike.sum() > other.sum() + 100
+    # A cell a pixel: one tile of level 2 is all there is.
+    expect(page.locator(".similar img")).to_have_count(1)
+    assert "/tiles/2/0/0?" in page.locator(".similar img").get_attribute("src")
     page.locator("#clear").click()
     expect(page.locator("#picked")).to_contain_text("Click a place")
     expect(page.locator(".similar img")).to_have_count(0)

@@ -6,6 +6,7 @@ overviews where they have some, so that memory follows the grid shown and not th
 Reading for models is `spectralgpt.rasters.reading`'s.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -105,18 +106,13 @@ def sample(
     rows, columns, there = _positions(shown, source)
     if not there.any():
         return None
-    top, left = int(rows[there].min()), int(columns[there].min())
-    window = Window(
-        top,
-        left,
-        int(rows[there].max()) - top + 1,
-        int(columns[there].max()) - left + 1,
-    )
-    # As many as are shown, so that a regular step lands on each once.
     count_rows = int(there.any(axis=1).sum())
     count_columns = int(there.any(axis=0).sum())
-    size = min(window.height, count_rows), min(window.width, count_columns)
-    numbers = read(window, size)
+    top, height = _span(rows[there], count_rows, source.height)
+    left, width = _span(columns[there], count_columns, source.width)
+    window = Window(top, left, height, width)
+    # As many as are shown, so that a regular step lands on each once.
+    numbers = read(window, (min(height, count_rows), min(width, count_columns)))
     size = numbers.shape[1], numbers.shape[2]
     at_rows = np.where(there, rows - top, 0) * size[0] // window.height
     at_columns = np.where(there, columns - left, 0) * size[1] // window.width
@@ -181,6 +177,17 @@ def sample_scene(
                 pixels[places], valid[places] = values, known & found[1]
     pixels[~valid] = 0
     return Raster(pixels, valid, bands, shown.crs, shown.transform, item.name)
+
+
+def _span(places: npt.NDArray[np.intp], count: int, length: int) -> tuple[int, int]:
+    """Return the first of a file's rows that are covered, and how many.
+
+    Half a step is added around the centres, so that pixels of the screen are whole.
+    """
+    first, last = int(places.min()), int(places.max())
+    half = (last - first) / max(1, count - 1) / 2
+    start = max(0, math.floor(first + 0.5 - half))
+    return start, min(length, math.ceil(last + 0.5 + half)) - start
 
 
 def _positions(

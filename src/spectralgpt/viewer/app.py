@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -15,9 +14,10 @@ from starlette.types import ASGIApp
 from spectralgpt.errors import SpectralGPTError
 from spectralgpt.rasters.geometry import Grid
 from spectralgpt.rasters.sampling import shown_grid
-from spectralgpt.viewer.contents import View, Viewer
+from spectralgpt.viewer.contents import GoneError, View, Viewer
 from spectralgpt.viewer.descriptions import describe_pixel, describe_viewer
 from spectralgpt.viewer.guard import Guard, error_body
+from spectralgpt.viewer.likeness import Likeness
 from spectralgpt.viewer.model import KINDS, Rebuilt
 from spectralgpt.viewer.page import PageFiles
 from spectralgpt.viewer.parameters import (
@@ -41,7 +41,7 @@ _MOST_RATIO = 0.95
 _KEEP = {"cache-control": "private, max-age=3600"}
 """Ids differ between runs, so that what a browser keeps is never another file's."""
 _ASK = {"cache-control": "no-store"}
-_BAD_REQUEST, _NOT_FOUND, _UNFIT, _INTERNAL, _BUSY = 400, 404, 422, 500, 503
+_NOT_FOUND, _UNFIT, _INTERNAL, _BUSY = 404, 422, 500, 503
 
 
 def make_app(viewer: Viewer, port: int) -> ASGIApp:
@@ -159,7 +159,9 @@ class _Answers:
         place = seen_window(request, view.base.height, view.base.width)
         picked = pixel(request, view.base.height, view.base.width)
         id, window = self._viewer.embed(view, place, picked)
-        return JSONResponse({"id": id, "window": vars(window)}, headers=_ASK)
+        level = self._viewer.likeness(view, id).level
+        answer = {"id": id, "window": vars(window), "level": level}
+        return JSONResponse(answer, headers=_ASK)
 
     def similar(self, request: Request) -> Response:
         view = self._view(request)
@@ -181,11 +183,8 @@ class _Answers:
             raise RequestError(_NOT_FOUND, "there is no such scene: reload the page.")
         return found
 
-    def _likeness(self, request: Request, view: View) -> Any:
-        found = self._viewer.likeness(view, request.path_params["source"])
-        if found is None:
-            raise RequestError(_NOT_FOUND, "these embeddings are gone: click again.")
-        return found
+    def _likeness(self, request: Request, view: View) -> Likeness:
+        return self._viewer.likeness(view, request.path_params["source"])
 
     def _rebuilt(self, id: str, view: View | None = None) -> tuple[View, Rebuilt]:
         found = self._viewer.rebuilt.get(id)
@@ -226,6 +225,8 @@ def _explained(
             return answer(request)
         except RequestError as error:
             return _error(error.status, str(error))
+        except GoneError as error:
+            return _error(_NOT_FOUND, str(error))
         except BusyError as error:
             return _error(_BUSY, str(error))
         except SpectralGPTError as error:

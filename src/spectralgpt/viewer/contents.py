@@ -24,11 +24,15 @@ from spectralgpt.viewer.pictures import BandPictures, thin_grid
 from spectralgpt.viewer.sources import Sources
 from spectralgpt.viewer.work import OneAtATime, Recent
 
-__all__ = ["View", "Viewer"]
+__all__ = ["GoneError", "View", "Viewer"]
 
 _ID_BYTES = 4
 _KEPT_WINDOWS = 6
 _CHECK_PX = 64
+
+
+class GoneError(Exception):
+    """Something that was asked for by id is not there, or no more."""
 
 
 @dataclass(frozen=True)
@@ -128,9 +132,16 @@ class Viewer:
             self.heavy.run(work)
         return id, window
 
-    def likeness(self, view: View, id: str) -> Likeness | None:
-        """Return a raster's or a window's likeness by id, None if there is none."""
-        return view.likenesses.get(id) or self.embedded.get(id)
+    def likeness(self, view: View, id: str) -> Likeness:
+        """Return a raster's or a window's likeness by id.
+
+        Raises:
+            GoneError: there is none, or it is kept no more.
+        """
+        found = view.likenesses.get(id) or self.embedded.get(id)
+        if found is None:
+            raise GoneError("these embeddings are gone: click again.")
+        return found
 
     def _able(self, view: View) -> tuple[ViewModel, RasterItem]:
         if self.model is None:

@@ -58,7 +58,11 @@ def _describe_view(viewer: Viewer, view: View) -> dict[str, Any]:
         ],
         "maps": view.maps,
         "embeddings": [
-            {"id": id, "name": likeness.cells.raster.path.name}
+            {
+                "id": id,
+                "name": likeness.cells.raster.path.name,
+                "level": likeness.level,
+            }
             for id, likeness in view.likenesses.items()
             if isinstance(likeness.cells, CellFile)
         ],
@@ -130,18 +134,20 @@ def describe_pixel(
 
 def _rebuilt_spectrum(
     view: View, rebuilt: Rebuilt, row: int, column: int
-) -> dict[str, Any] | None:
-    """Rebuilt values in the order of the view's bands, None for those not taken."""
+) -> list[float | None] | None:
+    """Rebuilt values in the order of the view's bands, None where nothing was hidden.
+
+    What the model says of what it saw was never trained, and means nothing.
+    """
     found = rebuilt.spectrum(row, column)
     if found is None:
         return None
     assert view.pictures is not None
-    by_band = dict(zip(rebuilt.bands, zip(*found, strict=True), strict=True))
-    pairs = [by_band.get(band) for band in view.pictures.bands]
-    return {
-        "values": [None if pair is None else _plain(pair[0]) for pair in pairs],
-        "hidden": [bool(pair is not None and pair[1]) for pair in pairs],
+    by_band = {
+        band: _plain(value) if is_hidden else None
+        for band, value, is_hidden in zip(rebuilt.bands, *found, strict=True)
     }
+    return [by_band.get(band) for band in view.pictures.bands]
 
 
 def _plain(value: np.floating) -> float | None:

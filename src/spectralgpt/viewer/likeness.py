@@ -1,5 +1,6 @@
 """How like a chosen cell all others are: cosine of embeddings, as a picture."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,6 +21,7 @@ LIKENESS_COLOURS = "inferno"
 LIKENESS_LIMITS = (0.0, 1.0)
 """What is less alike than all places on average is shown as not alike."""
 _THIN_CELLS = 256
+_SLACK = 1e-3
 FloatArray = NDArray[np.float32]
 
 
@@ -34,6 +36,13 @@ class Likeness:
 
     cells: Cells
     base: Grid
+
+    @property
+    def level(self) -> int:
+        """Level of tiles that show a cell a pixel: finer ones only repeat cells."""
+        base = self.base.pixel_area if self.base.transform is not None else 1.0
+        side = (self.cells.under(self.base).pixel_area / base) ** 0.5
+        return max(0, math.floor(math.log2(side) + _SLACK))
 
     @cached_property
     def mean(self) -> FloatArray:

@@ -98,6 +98,8 @@ def _listen(port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((_HOST, port))
+        # From now on browsers wait for answers, where they were refused.
+        listener.listen()
     except OSError as error:
         listener.close()
         raise ConfigError(

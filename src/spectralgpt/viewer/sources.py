@@ -15,8 +15,7 @@ from spectralgpt.rasters.embeddings import (
     open_embeddings,
 )
 from spectralgpt.rasters.map_files import MapFile, open_map
-from spectralgpt.scenes.inputs import describe_input, find_input
-from spectralgpt.sensors import list_sensors
+from spectralgpt.scenes.inputs import describe_input
 
 __all__ = ["Sources", "open_sources", "take_models"]
 
@@ -131,11 +130,9 @@ def _open_scene(
     path: Path, image_format: ImageFormat, contract: Preprocessing | None
 ) -> RasterItem:
     if contract is None:
-        item = image_format.describe(find_input(path, image_format.sensor, None))
+        item = image_format.describe(path)
     else:
-        known = contract.sensor if contract.sensor in list_sensors() else None
-        found = find_input(path, image_format.sensor or known, contract)
-        item = describe_input(found, image_format, contract)
+        item = describe_input(path, image_format, contract)
     # Bands on grids that do not fit each other are told now, not by empty tiles.
     item.grid()
     return item

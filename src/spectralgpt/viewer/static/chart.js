@@ -39,7 +39,7 @@ function linesOf(points) {
 
 export function drawChart(figure, bands, found) {
   const scene = found?.spectrum ?? [];
-  const rebuilt = found?.rebuilt?.values ?? [];
+  const rebuilt = found?.rebuilt ?? [];
   const known = [...scene, ...rebuilt].filter((value) => value !== null);
   const nm = bands.map((band) => band.wavelength_nm);
   const [first, last] = [Math.min(...nm) - 40, Math.max(...nm) + 40];
@@ -63,23 +63,21 @@ export function drawChart(figure, bands, found) {
   add(svg, "text", { x: 2, y: 10 }, "reflectance");
   drawSeries(svg, "scene", scene, nm, x, y);
   if (rebuilt.length) {
-    drawSeries(svg, "rebuilt", rebuilt, nm, x, y, found.rebuilt.hidden);
-    add(svg, "path", { class: "rebuilt", d: "M176 7h22" });
-    add(svg, "text", { class: "key", x: 203, y: 10 }, "rebuilt, □ was hidden");
+    drawSeries(svg, "rebuilt", rebuilt, nm, x, y);
+    add(svg, "path", { class: "rebuilt", d: "M182 7h22" });
+    add(svg, "text", { class: "key", x: 209, y: 10 }, "rebuilt where hidden");
   }
   figure.replaceChildren(svg);
 }
 
-function drawSeries(svg, kind, values, nm, x, y, hidden = null) {
+function drawSeries(svg, kind, values, nm, x, y) {
   const points = values.map((value, i) => (value === null ? null : [x(nm[i]), y(value)]));
   add(svg, "path", { class: kind, d: linesOf(points) });
   if (points.length > 60) return;
-  points.forEach((point, i) => {
-    if (!point) return;
-    const [left, top] = point;
-    if (hidden === null) add(svg, "circle", { class: kind, cx: left, cy: top, r: 2.6 });
-    else if (hidden[i]) add(svg, "rect", { class: kind, x: left - 2.8, y: top - 2.8, width: 5.6, height: 5.6 });
-  });
+  for (const [left, top] of points.filter(Boolean)) {
+    if (kind === "scene") add(svg, "circle", { class: kind, cx: left, cy: top, r: 2.6 });
+    else add(svg, "rect", { class: kind, x: left - 2.8, y: top - 2.8, width: 5.6, height: 5.6 });
+  }
 }
 
 export function listNumbers(body, bands, found) {
@@ -87,9 +85,8 @@ export function listNumbers(body, bands, found) {
   body.replaceChildren(
     ...bands.map((band, i) => {
       const row = document.createElement("tr");
-      const cells = [band.name, band.wavelength_nm, text(found?.spectrum?.[i]), text(found?.rebuilt?.values[i])];
+      const cells = [band.name, band.wavelength_nm, text(found?.spectrum?.[i]), text(found?.rebuilt?.[i])];
       for (const cell of cells) row.insertCell().textContent = cell;
-      row.lastChild.classList.toggle("hidden-band", Boolean(found?.rebuilt?.hidden[i]));
       return row;
     }),
   );

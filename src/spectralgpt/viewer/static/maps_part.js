@@ -39,7 +39,7 @@ export function makeMaps(shared) {
       return;
     }
     const path = `/api/views/${shared.view.id}/maps/${map}`;
-    shared.scene.tiles("overlay", path, { layer }, share());
+    shared.scene.tiles("overlay", path, { layer }, { opacity: share() });
     if (maps[map].kind === "classes") drawClasses(get("legend"), maps[map].classes);
     else drawRamp(get("legend"), maps[map].ramps[layer]);
   }

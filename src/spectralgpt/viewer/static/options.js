@@ -1,7 +1,7 @@
 // Options of menus: long names keep both ends, which is where they differ.
 
-const MOST = 40;
-const START = 14;
+const MOST = 36;
+const START = 11;
 
 export function option(name, value) {
   const isLong = name.length > MOST;

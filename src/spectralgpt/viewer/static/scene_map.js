@@ -3,7 +3,7 @@
 /* global L */
 
 const TILE = 256;
-const NEAREST_ZOOM = 6;
+const NEAREST_ZOOM = 5;
 const PANES = { overlay: 310, rebuilt: 320, similar: 330 };
 
 const PixelTiles = L.TileLayer.extend({
@@ -56,14 +56,14 @@ export function makeMap(element, onError) {
       map.fitBounds(whole(), { animate: false });
       element.classList.toggle("near", map.getZoom() > 0);
     },
-    tiles(name, path, query, opacity = 1, box = null) {
+    tiles(name, path, query, { opacity = 1, box = null, level = 0 } = {}) {
       const layer = new PixelTiles("", {
         address: [path, query],
         bounds: box ? boxOf(box) : whole(),
         pane: name in PANES ? name : "tilePane",
         minZoom: map.getMinZoom(),
-        minNativeZoom: Math.floor(map.getMinZoom()),
-        maxNativeZoom: 0,
+        // Finer tiles than the file has would only repeat its pixels.
+        maxNativeZoom: -level,
         maxZoom: NEAREST_ZOOM,
         tileSize: TILE,
         noWrap: true,

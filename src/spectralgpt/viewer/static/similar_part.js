@@ -10,7 +10,10 @@ const BY_MODEL = "model";
 export function makeSimilar(shared) {
   const { state, scene } = shared;
 
+  let levels = {};
+
   function show(view) {
+    levels = Object.fromEntries(view.embeddings.map(({ id, level }) => [id, level]));
     const options = view.embeddings.map(({ id, name }) => option(name, id));
     if (state.model && !view.refused) {
       options.push(new Option(`made by ${state.model} for this view`, BY_MODEL));
@@ -33,16 +36,17 @@ export function makeSimilar(shared) {
     const { view } = shared;
     const path = `/api/views/${view.id}`;
     let source = get("source").value;
-    let box = null;
+    const look = { opacity: share(), level: levels[source] };
     if (source === BY_MODEL) {
       shared.say("The model is at work ...");
       const made = await ask(`${path}/embed`, { ...scene.seen(), ...place });
       source = made.id;
-      box = made.window;
+      look.box = made.window;
+      look.level = made.level;
     }
     await ask(`${path}/similar/${source}`, place);
     if (view !== shared.view) return;
-    scene.tiles("similar", `${path}/similar/${source}`, place, share(), box);
+    scene.tiles("similar", `${path}/similar/${source}`, place, look);
     scene.mark("picked", place.row, place.column);
     get("clear").disabled = false;
     get("similar-legend").hidden = false;
