@@ -69,8 +69,12 @@ async function start() {
   maps.changed = lookAgain;
 
   let byKeyboard = false;
+  function moveBy(isKeyboard) {
+    byKeyboard = isKeyboard;
+    get("map").classList.toggle("by-keyboard", isKeyboard);
+  }
   scene.map.on("mousemove", ({ latlng }) => {
-    byKeyboard = false;
+    moveBy(false);
     lookAt(latlng);
   });
   scene.map.on("click", ({ latlng }) => {
@@ -78,7 +82,7 @@ async function start() {
     similar.pick(scene.pixelAt(latlng));
   });
   get("map").addEventListener("keydown", (event) => {
-    byKeyboard = true;
+    moveBy(true);
     if (event.key === "Enter") {
       lookAt(scene.map.getCenter());
       similar.pick(scene.pixelAt(scene.map.getCenter()));
