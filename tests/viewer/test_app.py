@@ -10,8 +10,22 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+from spectralgpt.checkpoints import LoadedModel
+from spectralgpt.rasters import writing_probabilities
+from spectralgpt.rasters.geometry import Grid
+from spectralgpt.viewer import Viewer, open_sources
 from spectralgpt.viewer.app import make_app
-from tests.viewer.places import BANDS, HEIGHT, NAMES, WIDTH, make_viewer, reflectance
+from spectralgpt.viewer.model import ViewModel
+from tests.tiny import tiny_contract, tiny_model
+from tests.viewer.places import (
+    BANDS,
+    HEIGHT,
+    NAMES,
+    WIDTH,
+    make_viewer,
+    reflectance,
+    write_scene,
+)
 
 PORT = 8123
 SEEN = {"top": 0, "left": 0, "height": HEIGHT, "width": WIDTH}
@@ -257,6 +271,11 @@ def test_it_only_reads(client: TestClient) -> None:
         assert "read-only" in answer.json()["error"]
 
 
+def test_localhost_is_this_machine_too(client: TestClient) -> None:
+    headers = {"host": f"localhost:{PORT}", "sec-fetch-site": "same-origin"}
+    assert client.get("/api/state", headers=headers).status_code == 200
+
+
 @pytest.mark.parametrize(
     "headers",
     [
@@ -308,6 +327,31 @@ def test_faults_of_ours_are_one_line_too(
     answer = client.get(view + "/pixel", params={"row": 0, "column": 0})
     assert answer.status_code == 500
     assert answer.json() == {"error": "this failed: RuntimeError."}
+
+
+def test_without_georeference_all_of_it_works_too(tmp_path: Path) -> None:
+    scene = write_scene(tmp_path / "plain.tif", Grid(HEIGHT, WIDTH))
+    coarse = tmp_path / "coarse.tif"
+    with writing_probabilities(coarse, Grid(24, 30), ("column",)) as write:
+        write(0, np.mgrid[:24, :30].astype(np.float32)[1:])
+    loaded = LoadedModel(tiny_model().eval(), tiny_contract())
+    viewer = Viewer(open_sources([scene, coarse]), ViewModel(loaded, "tiny"))
+    (view,) = viewer.views.values()
+    (map_id,) = view.maps
+    base = f"http://127.0.0.1:{PORT}"
+    with TestClient(make_app(viewer, PORT), base_url=base) as client:
+        url = f"/api/views/{view.id}"
+        place = {"row": 50, "column": 70}
+        found = client.get(f"{url}/pixel", params={**place, "map": map_id}).json()
+        assert "x" not in found
+        # Both cover the same rectangle: column 70 of 120 is column 17 of 30.
+        assert found["map"] == "17"
+        made = client.get(f"{url}/embed", params={**SEEN, **place}).json()
+        tiles = f"{url}/similar/{made['id']}/tiles/0/0/0"
+        tile = picture_of(client, tiles, **place)
+        assert tile[50, 70, :3].tolist() == [252, 255, 164]
+        rebuilt = client.get(f"{url}/rebuild", params=SEEN)
+        assert rebuilt.json()["window"]["height"] == HEIGHT
 
 
 def test_without_a_model_rebuilding_says_what_to_do(tmp_path: Path) -> None:
