@@ -20,7 +20,7 @@ ROWS = [
     {"reports"},
     {"jobs"},
     {"training"},
-    {"demo", "benchmarks"},
+    {"demo", "benchmarks", "viewer"},
     {"cli"},
 ]
 ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}

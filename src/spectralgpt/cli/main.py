@@ -28,6 +28,7 @@ COMMANDS = {
     "probe": "map scenes from a few labelled places, from embeddings",
     "reconstruct": "show what a pretrained model rebuilds of an image",
     "predict": "classify or map images with a fine-tuned model",
+    "view": "serve a local page to look at scenes, maps and what a model makes of them",
     "batch": "map or embed many scenes, each once, on one machine or a cluster",
     "export": "write a model as ONNX or torch.export, to run without this package",
     "convert": "convert between our checkpoints and the published format",

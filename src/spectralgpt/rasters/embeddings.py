@@ -35,6 +35,7 @@ __all__ = [
     "EmbeddingSource",
     "NumberType",
     "StoredNumbers",
+    "is_embeddings",
     "open_embeddings",
     "writing_embeddings",
 ]
@@ -111,12 +112,13 @@ class EmbeddingRaster:
     source: EmbeddingSource
 
     def read(
-        self, window: Window | None = None
+        self, window: Window | None = None, size: tuple[int, int] | None = None
     ) -> tuple[FloatArray, NDArray[np.bool_]]:
         """Read cells.
 
         Args:
             window: of cells; all if None.
+            size: (rows, columns) to thin the window out to; None reads every cell.
 
         Returns:
             values (rows, columns, D + C), 0 where there is nothing, and whether there
@@ -129,7 +131,8 @@ class EmbeddingRaster:
         at = RasterioWindow(place.column, place.row, place.width, place.height)
         with quiet_gdal(), open_raster(self.path) as dataset:
             try:
-                numbers = dataset.read(window=at)
+                shape = None if size is None else (dataset.count, *size)
+                numbers = dataset.read(window=at, out_shape=shape)
             except (RasterioError, ValueError) as error:
                 raise as_raster_error(self.path, error) from None
             scales = np.asarray(dataset.scales, np.float32)
@@ -160,6 +163,16 @@ class EmbeddingRaster:
             for column in range(0, self.grid.width, columns):
                 width = min(columns, self.grid.width - column)
                 yield Window(row, column, height, width)
+
+
+def is_embeddings(path: Path) -> bool:
+    """Whether a raster says that it holds embeddings.
+
+    Raises:
+        RasterError: it is missing, or no raster.
+    """
+    with quiet_gdal(), open_raster(path) as dataset:
+        return _TAG in dataset.tags()
 
 
 def open_embeddings(path: Path) -> EmbeddingRaster:

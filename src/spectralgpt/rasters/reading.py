@@ -23,7 +23,7 @@ from spectralgpt.rasters.mosaics import Mosaic
 from spectralgpt.rasters.resampling import Axis, resample
 from spectralgpt.sensors import Band
 
-__all__ = ["check_reflectance", "find_valid", "read_raster"]
+__all__ = ["check_reflectance", "find_valid", "read_raster", "to_reflectance"]
 
 _BLOCK = 2**25
 """Numbers held at once while shrinking a large raster."""
@@ -265,10 +265,7 @@ def _read_file(
                 numbers = file.store.read(indices, window)
             else:
                 numbers = store.read(file.path, indices, window)
-            known = find_valid(numbers, item)
-            scaled = numbers.astype(np.float32)
-            scaled += np.float32(item.offset)
-            scaled /= np.float32(item.quantification)
+            scaled, known = to_reflectance(numbers, item)
             if not known.all():
                 scaled[~known] = 0
             if strip >= out.shape[1]:
@@ -288,6 +285,16 @@ def _read_file(
 def _span_window(rows: Axis, columns: Axis) -> Window:
     (top, bottom), (left, right) = rows.span, columns.span
     return Window(top, left, bottom - top, right - left)
+
+
+def to_reflectance(
+    numbers: npt.NDArray[np.generic], item: RasterItem
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    """Turn numbers of an image's file into reflectance, and say which are valid."""
+    scaled = numbers.astype(np.float32)
+    scaled += np.float32(item.offset)
+    scaled /= np.float32(item.quantification)
+    return scaled, find_valid(numbers, item)
 
 
 def find_valid(

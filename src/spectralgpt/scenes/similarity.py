@@ -26,6 +26,7 @@ __all__ = [
     "Query",
     "find_places",
     "make_query",
+    "query_of",
     "write_places",
     "write_similarity",
 ]
@@ -97,8 +98,17 @@ def make_query(
         raise DataError(f"{raster.path} has no embedding there: it shows nothing.")
     width = raster.source.width
     mean = sample_cells(rasters)[:, :width].mean(axis=0)
-    chosen = values[at][valid[at]][:, :width]
-    return Query(mean, _unit(_unit(chosen - mean).mean(axis=0)))
+    return query_of(values[at][valid[at]][:, :width], mean)
+
+
+def query_of(cells: FloatArray, mean: FloatArray) -> Query:
+    """Average embeddings (N, D) into a query.
+
+    Args:
+        cells: the embeddings that are looked for.
+        mean: (D,), of all that are searched.
+    """
+    return Query(mean, _unit(_unit(cells - mean).mean(axis=0)))
 
 
 def find_places(

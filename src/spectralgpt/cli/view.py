@@ -1,0 +1,71 @@
+"""`spectralgpt view`: a local web page to look at scenes, maps and models."""
+
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from spectralgpt.cli.images import add_device, add_format_options
+
+__all__ = ["HELP", "add_arguments", "run"]
+
+HELP = (
+    "Serve a web page, to this machine alone, that shows scenes, maps, what a model "
+    "rebuilds, and places that look alike."
+)
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the options of this command."""
+    parser.add_argument(
+        "paths",
+        type=Path,
+        nargs="+",
+        help="scenes, maps, rasters that `spectralgpt embed --format geotiff` made, "
+        "and at most one run folder, which is the model",
+    )
+    parser.add_argument(
+        "--model",
+        type=str | None,
+        default=None,
+        help="pretrained or fine-tuned checkpoint: a run folder, a file, a Hub name, "
+        "or a size for random weights",
+    )
+    parser.add_argument(
+        "--port", type=int, default=8765, help="of the page; 0 takes any free one"
+    )
+    parser.add_argument(
+        "--no-open", action="store_true", help="open no browser, print the address"
+    )
+    add_format_options(parser, "the files say, or it is the model's")
+    add_device(parser)
+
+
+def run(args: Namespace) -> str:
+    """Serve the page until interrupted; returns that it has ended."""
+    import webbrowser
+
+    from spectralgpt.cli.images import format_of, load_on_device
+    from spectralgpt.viewer import (
+        Viewer,
+        check_installed,
+        open_sources,
+        serving,
+        take_models,
+    )
+    from spectralgpt.viewer.model import ViewModel
+
+    check_installed()
+    name, paths = take_models(args.paths, args.model)
+    model = None
+    if name is not None:
+        loaded = load_on_device(name, args.device, args.sensor)
+        model = ViewModel(loaded, name, args.batch_size)
+    contract = None if model is None else model.contract
+    sources = open_sources(paths, format_of(args), contract)
+    with serving(Viewer(sources, model), args.port) as page:
+        names = ", ".join(path.name for path in paths)
+        print(f"{page.url} shows {names}. Ctrl-C ends it.", flush=True)
+        if not args.no_open:
+            webbrowser.open(page.url)
+        page.run()
+    return "ended"

@@ -1,0 +1,228 @@
+"""What a model makes of the part of a scene that is looked at."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spectralgpt.checkpoints import LoadedModel
+from spectralgpt.errors import CheckpointError, SpectralGPTError
+from spectralgpt.models.mae import MaskedAutoencoder
+from spectralgpt.preprocessing import Preprocessing
+from spectralgpt.rasters import RasterItem, Window
+from spectralgpt.rasters.geometry import Grid
+from spectralgpt.rasters.sampling import shown_grid
+from spectralgpt.reports.composites import Stretch
+from spectralgpt.reports.style import ERROR_COLOURS
+from spectralgpt.scenes.embedding import embed_scene
+from spectralgpt.scenes.rebuilt_scores import WindowScores, score_window
+from spectralgpt.scenes.reconstruction import RebuiltWindow, rebuild_window
+from spectralgpt.scenes.windows import check_size, choose_bands
+from spectralgpt.sensors import Band
+from spectralgpt.viewer.layers import CellMemory
+from spectralgpt.viewer.pictures import Picture, draw_bands, draw_measures
+
+__all__ = ["ANGLE_LIMITS", "KINDS", "Rebuilt", "ViewModel", "window_in_view"]
+
+KINDS = ("rebuilt", "visible", "angle")
+ANGLE_LIMITS = (0.0, 20.0)
+"""Degrees; the same for all mask ratios, so that pictures can be compared."""
+_MOST_PX = 384
+"""Side of what is rebuilt at once: a second or two for a small model on two cores."""
+_MOST_EMBEDDED_PX = 768
+_MOST_TILES = 12
+"""A side of what is embedded at once: some ten seconds."""
+_HIDDEN_GREY = 140
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """A window that was rebuilt, with how well.
+
+    Args:
+        window: what the model made of it.
+        scores: of it.
+        bands: of the scene, one for each of the model's.
+    """
+
+    window: RebuiltWindow
+    scores: WindowScores
+    bands: tuple[Band, ...]
+
+    def draw(self, kind: str, bands: list[Band], stretch: Stretch) -> Picture:
+        """Draw it: `rebuilt`, `visible` (to the model) or the spectral `angle`.
+
+        Args:
+            kind: one of `KINDS`.
+            bands: of the scene, one or three.
+            stretch: of these bands.
+
+        Raises:
+            CheckpointError: the model does not take one of the bands.
+        """
+        found = self.window
+        if kind == "angle":
+            angle = self.scores.angle.astype(np.float32)
+            return draw_measures(angle, np.isfinite(angle), ANGLE_LIMITS, ERROR_COLOURS)
+        missing = [band.name for band in bands if band not in self.bands]
+        if missing:
+            raise CheckpointError(f"the model does not take band {missing[0]}.")
+        at = [self.bands.index(band) for band in bands]
+        valid = found.valid[at]
+        if kind == "visible":
+            picture = draw_bands(found.pixels[at], valid, stretch)
+            # Plain grey only where all of the bands are hidden, as in reports.
+            hidden = np.moveaxis(
+                np.broadcast_to(found.masked[at], (3, *valid[0].shape)), 0, -1
+            )
+            picture[..., :3][hidden] = _HIDDEN_GREY
+            return picture
+        filled = np.where(found.masked[at], found.rebuilt[at], found.pixels[at])
+        return draw_bands(filled, valid, stretch)
+
+    def spectrum(
+        self, row: int, column: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]] | None:
+        """Return what was rebuilt at a pixel of the scene, and what was hidden there.
+
+        Both are (C,), in the order of `bands`; None outside of the window.
+        """
+        place = self.window.window
+        inside = 0 <= row - place.row < place.height
+        if not (inside and 0 <= column - place.column < place.width):
+            return None
+        at = np.s_[:, *self.window.locate(row, column)]
+        return self.window.rebuilt[at], self.window.masked[at]
+
+
+@dataclass(frozen=True)
+class ViewModel:
+    """A loaded model, on its device, and what it is called.
+
+    Args:
+        loaded: the model.
+        name: for people.
+        batch_size: images it takes at once.
+    """
+
+    loaded: LoadedModel
+    name: str
+    batch_size: int = 16
+
+    @property
+    def contract(self) -> Preprocessing:
+        """The model's contract.
+
+        Raises:
+            CheckpointError: it has none.
+        """
+        if self.loaded.preprocessing is None:
+            raise CheckpointError(
+                f"{self.name} does not say which bands and scaling it takes: convert "
+                "it with `spectralgpt convert`, or fine-tune it with this package."
+            )
+        return self.loaded.preprocessing
+
+    @property
+    def can_rebuild(self) -> bool:
+        """Whether it has a decoder."""
+        return isinstance(self.loaded.model, MaskedAutoencoder)
+
+    def refuses(self, item: RasterItem) -> str | None:
+        """Say why the model cannot take a scene; None if it can."""
+        try:
+            bands = choose_bands(self.contract, item)
+            check_size(item, bands, self.loaded.encoder.patch_size)
+        except SpectralGPTError as error:
+            return " ".join(str(error).split())
+        return None
+
+    def rebuilt_window(self, item: RasterItem, view: Window) -> Window:
+        """Return which part of what is looked at would be rebuilt."""
+        return self._window(item, view, _MOST_PX)
+
+    def embedded_window(
+        self, item: RasterItem, view: Window, picked: tuple[int, int]
+    ) -> Window:
+        """Return which part of what is looked at would be embedded.
+
+        Args:
+            item: the scene.
+            view: what is looked at.
+            picked: (row, column) of a pixel that it is to hold.
+        """
+        most = min(_MOST_EMBEDDED_PX, _MOST_TILES * self.contract.image_size)
+        window = self._window(item, view, most)
+        row, column = (
+            min(max(start, at - side + 1), at)
+            for start, side, at in (
+                (window.row, window.height, picked[0]),
+                (window.column, window.width, picked[1]),
+            )
+        )
+        return replace(window, row=row, column=column)
+
+    def _window(self, item: RasterItem, view: Window, most: int) -> Window:
+        side = self.contract.image_size
+        shape = item.shape(choose_bands(self.contract, item))
+        return window_in_view(shape, view, side, max(side, most))
+
+    def rebuild(
+        self, item: RasterItem, window: Window, mask_ratio: float, seed: int
+    ) -> Rebuilt:
+        """Rebuild a window.
+
+        Raises:
+            SpectralGPTError: see `rebuild_window`; or the model has no decoder.
+        """
+        model = self.loaded.model
+        if not isinstance(model, MaskedAutoencoder):
+            raise CheckpointError(
+                f"{self.name} cannot rebuild images: name a pretraining run."
+            )
+        found = rebuild_window(
+            model, self.contract, item, window, mask_ratio, seed, self.batch_size
+        )
+        return Rebuilt(found, score_window(found), choose_bands(self.contract, item))
+
+    def embed(self, item: RasterItem, window: Window) -> CellMemory:
+        """Embed a window, a cell a patch.
+
+        Raises:
+            SpectralGPTError: see `embed_scene`.
+        """
+        made = embed_scene(
+            self.loaded.encoder,
+            self.contract,
+            item,
+            window=window,
+            batch_size=self.batch_size,
+        )
+        scene = item.grid(choose_bands(self.contract, item))
+        corner = shown_grid(scene, window.row, window.column, made.cell_px, 1)
+        rows, columns = made.values.shape[:2]
+        return CellMemory(made, Grid(rows, columns, corner.transform, scene.crs))
+
+
+def window_in_view(
+    shape: tuple[int, int], view: Window, tile: int, most: int
+) -> Window:
+    """Return the whole tiles of a model in the middle of what is looked at.
+
+    Args:
+        shape: (H, W) of the scene.
+        view: what is looked at, px; may reach beyond the scene.
+        tile: side of a tile, px. Where the scene is smaller, it is taken whole.
+        most: longest side of the result, px.
+    """
+    starts, sides = [], []
+    for length, start, shown in zip(
+        shape, (view.row, view.column), (view.height, view.width), strict=True
+    ):
+        first, last = min(start, length - 1), min(start + shown, length)
+        side = min(most, max(tile, last - first)) // tile * tile
+        side = min(side, length // tile * tile) or length
+        middle = (first + last) // 2
+        starts.append(max(0, min(middle - side // 2, length - side)))
+        sides.append(side)
+    return Window(starts[0], starts[1], sides[0], sides[1])

@@ -1,0 +1,138 @@
+"""What the paths that a user names are: models, maps, rasters of embeddings, scenes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from spectralgpt.checkpoints import WEIGHTS_FILE
+from spectralgpt.data.formats import ImageFormat
+from spectralgpt.errors import ConfigError, RasterError, SpectralGPTError
+from spectralgpt.preprocessing import Preprocessing
+from spectralgpt.rasters import RasterItem, is_product
+from spectralgpt.rasters.embeddings import (
+    EmbeddingRaster,
+    is_embeddings,
+    open_embeddings,
+)
+from spectralgpt.rasters.map_files import MapFile, open_map
+from spectralgpt.scenes.inputs import describe_input
+
+__all__ = ["Sources", "open_sources", "take_models"]
+
+_WEIGHTS = (".safetensors", ".pth", ".pt", ".ckpt")
+_RUN_FILES = ("config.yaml", "checkpoints")
+_MAP_LIKE = (".tif", ".tiff", ".jp2", ".vrt", ".png")
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What is shown.
+
+    Args:
+        scenes: images in reflectance.
+        maps: maps of classes or measured numbers.
+        embeddings: rasters of embeddings.
+    """
+
+    scenes: tuple[RasterItem, ...] = ()
+    maps: tuple[MapFile, ...] = ()
+    embeddings: tuple[EmbeddingRaster, ...] = ()
+
+
+def take_models(
+    paths: Sequence[Path], stated: str | None
+) -> tuple[str | None, list[Path]]:
+    """Part the model from what is to be shown.
+
+    Args:
+        paths: what the user named; a run folder or file of weights among them is the
+            model.
+        stated: a model that was named as such.
+
+    Returns:
+        The model's name or path, None without one, and the other paths.
+
+    Raises:
+        ConfigError: more than one model is named, or nothing to show.
+    """
+    models = [path for path in paths if _is_model(path)]
+    names = [*map(str, models), *([stated] if stated else [])]
+    if len(names) > 1:
+        raise ConfigError(f"{' and '.join(names)} are models: name one of them.")
+    others = [path for path in paths if path not in models]
+    if not others:
+        raise ConfigError(
+            f"{names[0] if names else 'nothing'} alone shows nothing: name a scene, a "
+            "map or a raster of embeddings as well."
+        )
+    return (names[0] if names else None), others
+
+
+def _is_model(path: Path) -> bool:
+    if path.is_file():
+        return path.suffix in _WEIGHTS
+    # A run whose weights are missing is a broken run, not a scene.
+    files = (WEIGHTS_FILE, *_RUN_FILES)
+    return any((path / name).exists() for name in files) and not is_product(path)
+
+
+def open_sources(
+    paths: Sequence[Path],
+    image_format: ImageFormat | None = None,
+    contract: Preprocessing | None = None,
+) -> Sources:
+    """Tell scenes, maps and rasters of embeddings apart by looking at them.
+
+    Args:
+        paths: what the user named, without models.
+        image_format: what is stated about the scenes.
+        contract: of the model, if there is one; scenes that do not say their sensor
+            are taken to be of the model's.
+
+    Raises:
+        RasterError: a path is nothing of that, or cannot be read; says why.
+    """
+    scenes, maps, embeddings = [], [], []
+    stated = image_format or ImageFormat()
+    for path in dict.fromkeys(paths):
+        found = _open(path, stated, contract)
+        if isinstance(found, EmbeddingRaster):
+            embeddings.append(found)
+        elif isinstance(found, MapFile):
+            maps.append(found)
+        else:
+            scenes.append(found)
+    return Sources(tuple(scenes), tuple(maps), tuple(embeddings))
+
+
+def _open(
+    path: Path, image_format: ImageFormat, contract: Preprocessing | None
+) -> RasterItem | MapFile | EmbeddingRaster:
+    if not path.exists():
+        raise RasterError(f"{path} does not exist. Check the path.")
+    if path.is_file() and path.suffix.lower() in _MAP_LIKE:
+        if is_embeddings(path):
+            return open_embeddings(path)
+        # What the user says of bands is said of scenes.
+        found = None if image_format.bands is not None else open_map(path)
+        if found is not None:
+            return found
+    try:
+        return _open_scene(path, image_format, contract)
+    except SpectralGPTError as error:
+        raise RasterError(
+            f"{path} is no model, map or raster of embeddings, and as a scene it "
+            f"cannot be shown: {error}"
+        ) from error
+
+
+def _open_scene(
+    path: Path, image_format: ImageFormat, contract: Preprocessing | None
+) -> RasterItem:
+    if contract is None:
+        item = image_format.describe(path)
+    else:
+        item = describe_input(path, image_format, contract)
+    # Bands on grids that do not fit each other are told now, not by empty tiles.
+    item.grid()
+    return item

@@ -1,0 +1,123 @@
+"""Which kind of thing a path is, told by looking at it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spectralgpt.data.formats import ImageFormat
+from spectralgpt.errors import ConfigError, RasterError
+from spectralgpt.viewer import Viewer, open_sources, take_models
+from tests.embedding_files import three_kinds, write_embeddings
+from tests.raster_files import numbered, write_band_folder, write_tiff
+from tests.tiny import tiny_contract
+from tests.viewer.places import (
+    write_all,
+    write_classes,
+    write_measures,
+    write_model,
+    write_scene,
+)
+
+
+def test_each_kind_is_told(tmp_path: Path) -> None:
+    found = open_sources(write_all(tmp_path))
+    assert [Path(item.name).name for item in found.scenes] == ["scene.tif"]
+    assert [raster.path.name for raster in found.embeddings] == ["embedded.tif"]
+    assert [(m.path.name, m.kind) for m in found.maps] == [
+        ("classes.tif", "classes"),
+        ("measures.tif", "measures"),
+    ]
+
+
+def test_a_folder_of_bands_is_a_scene(tmp_path: Path) -> None:
+    bands = numbered([band.name for band in tiny_contract().bands])
+    folder = write_band_folder(tmp_path / "bands", bands, side=32)
+    # Without a model nothing says the sensor, with one it is the model's.
+    with pytest.raises(RasterError, match="which sensor took it"):
+        open_sources([folder])
+    stated = ImageFormat(offset=0.0)
+    (item,) = open_sources([folder], stated, tiny_contract()).scenes
+    assert item.sensor.name == "sentinel-2-l1c"
+    assert len(item.bands) == 12
+
+
+def test_a_raster_of_one_layer_is_a_map(tmp_path: Path) -> None:
+    values = np.linspace(-5, 5, 400, dtype=np.float32).reshape(1, 20, 20)
+    found = open_sources([write_tiff(tmp_path / "height.tif", values)])
+    assert found.maps[0].kind == "measures"
+
+
+def truncate(path: Path) -> Path:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return path
+
+
+@pytest.mark.parametrize("write", [write_scene, write_classes, write_measures])
+def test_truncated_files_are_told_before_the_page_is_served(
+    tmp_path: Path, write: Callable[[Path], Path]
+) -> None:
+    path = truncate(write(tmp_path / "half.tif"))
+    with pytest.raises(RasterError, match=r"half\.tif") as caught:
+        Viewer(open_sources([path]))
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_nothing_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no raster")
+    (tmp_path / "empty").mkdir()
+    for name in ("notes.txt", "empty", "nowhere.tif"):
+        with pytest.raises(RasterError, match=name) as caught:
+            open_sources([tmp_path / name])
+        assert "\n" not in str(caught.value)
+
+
+def test_models_are_parted_from_what_is_shown(tmp_path: Path) -> None:
+    run, scene = write_model(tmp_path), tmp_path / "scene.tif"
+    assert take_models([scene, run], None) == (str(run), [scene])
+    assert take_models([scene], "tiny") == ("tiny", [scene])
+    assert take_models([scene], None) == (None, [scene])
+    with pytest.raises(ConfigError, match="name one of them"):
+        take_models([scene, run], "tiny")
+    with pytest.raises(ConfigError, match="alone shows nothing: name a scene"):
+        take_models([run], None)
+
+
+def test_a_run_without_weights_is_still_taken_for_the_model(tmp_path: Path) -> None:
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    name, others = take_models([tmp_path / "run", tmp_path / "scene.tif"], None)
+    assert name == str(tmp_path / "run")
+    assert others == [tmp_path / "scene.tif"]
+
+
+def test_maps_lie_over_the_scenes_that_they_show(tmp_path: Path) -> None:
+    elsewhere = write_tiff(
+        tmp_path / "elsewhere.tif",
+        np.ones((1, 16, 16), np.float32),
+        corner=(900_000.0, 1_000_000.0),
+    )
+    viewer = Viewer(open_sources([*write_all(tmp_path), elsewhere]))
+    scene, other = viewer.views.values()
+    assert [viewer.maps[id].map.path.name for id in scene.maps] == [
+        "classes.tif",
+        "measures.tif",
+    ]
+    assert len(scene.likenesses) == 1
+    # What lies over no scene can be looked at by itself.
+    assert other.name == "elsewhere.tif"
+    assert other.pictures is None
+
+
+def test_embeddings_alone_show_their_reflectance(tmp_path: Path) -> None:
+    raster = write_embeddings(tmp_path / "cells.tif", three_kinds())
+    (view,) = Viewer(open_sources([raster.path])).views.values()
+    assert view.pictures is not None
+    shown = view.pictures.base
+    pixels, valid = view.pictures.read(
+        view.pictures.bands[1:2],
+        type(shown)(24, 30, shown.transform, shown.crs),
+    )
+    assert valid.all()
+    assert pixels[0, :, 25] == pytest.approx(np.full(24, 0.31), abs=1e-3)
+    assert len(view.likenesses) == 1
