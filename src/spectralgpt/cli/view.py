@@ -44,7 +44,8 @@ def run(args: Namespace) -> str:
     """Serve the page until interrupted; returns that it has ended."""
     import webbrowser
 
-    from spectralgpt.cli.images import format_of, load_on_device
+    from spectralgpt.cli.images import format_of
+    from spectralgpt.scenes.loading import load_on_device
     from spectralgpt.viewer import (
         Viewer,
         check_installed,
