@@ -23,7 +23,15 @@ from spectralgpt.viewer.pictures import (
     thin_grid,
 )
 
-__all__ = ["CellFile", "CellMemory", "Cells", "MapLayer", "SceneFiles", "take_cells"]
+__all__ = [
+    "MEASURE_COLOURS",
+    "CellFile",
+    "CellMemory",
+    "Cells",
+    "MapLayer",
+    "SceneFiles",
+    "take_cells",
+]
 
 MEASURE_COLOURS = "viridis"
 _LOW_PERCENT, _HIGH_PERCENT = 2.0, 98.0

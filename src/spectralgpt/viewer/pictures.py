@@ -60,7 +60,7 @@ class BandPictures:
 
     def __init__(self, bands: Sequence[Band], base: Grid, read: ReadBands) -> None:
         self.bands, self.base, self.read = tuple(bands), base, read
-        self.composites = self._composites()
+        self.composites = choose_composites(self.bands)
         self._limits: dict[str, tuple[float, float]] = {}
 
     def choose(self, names: Sequence[str]) -> list[Band]:
@@ -104,9 +104,6 @@ class BandPictures:
         # The same band may be shown in several colours.
         order = [list(dict.fromkeys(bands)).index(band) for band in bands]
         return draw_bands(pixels[order], valid[order], self.stretch(bands))
-
-    def _composites(self) -> tuple[Composite, ...]:
-        return choose_composites(self.bands)
 
 
 def draw_bands(

@@ -14,7 +14,7 @@ export function makePicture(shared) {
     );
     get("composite").replaceChildren(...options, new Option("own choice of three", "own"));
     COLOURS.forEach((colour, i) => {
-      const names = view.bands.map((band) => new Option(`${band.name} · ${Math.round(band.wavelength_nm)} nm`, band.name));
+      const names = view.bands.map((band) => new Option(`${band.name} · ${Math.round(band.wavelength_nm)}`, band.name));
       get(colour).replaceChildren(...names);
       const first = view.composites[0].bands;
       get(colour).value = first[i] ?? first[0];
