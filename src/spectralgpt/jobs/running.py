@@ -126,6 +126,7 @@ def _register(plan: Plan, scenes: Sequence[Path], overwrite: bool) -> list[Scene
     store = RecordFolder(plan.output)
     with store.registering():
         records = store.register(scenes, check)
+        folder.mkdir(exist_ok=True)
         write_plan(plan)
         if overwrite:
             records = [SceneRecord(record.id, record.scene) for record in records]
