@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,15 +16,17 @@ from spectralgpt.cli.images import (
     add_format_options,
     add_output,
     counting,
+    format_of,
 )
 from spectralgpt.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from spectralgpt.data.formats import ImageFormat
     from spectralgpt.jobs.engines import Engine
     from spectralgpt.jobs.kinds import Job
     from spectralgpt.jobs.running import JobOutcome
 
-__all__ = ["add_job_options", "run_and_report"]
+__all__ = ["add_job_options", "run_and_report", "shared_format"]
 
 _MOST_FAILURES = 10
 
@@ -64,6 +67,14 @@ def add_job_options(parser: ArgumentParser) -> None:
     )
     add_output(parser)
     add_device(parser)
+
+
+def shared_format(args: Namespace) -> "ImageFormat":
+    """Return what is stated about the scenes, for processes in other folders, too."""
+    stated = format_of(args)
+    if stated.sensor is None or not Path(stated.sensor).is_file():
+        return stated
+    return replace(stated, sensor=str(Path(stated.sensor).absolute()))
 
 
 def run_and_report(job: "Job", args: Namespace) -> Path:
