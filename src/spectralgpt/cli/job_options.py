@@ -130,7 +130,9 @@ def _print_outcome(outcome: "JobOutcome", console: Console) -> None:
     table.add_row("in items.json", str(outcome.items))
     console.print(table)
     for record in outcome.failures[:_MOST_FAILURES]:
-        text = f"failed: {record.scene}: {record.error}"
+        reason = record.error or "another run has it, or nothing began it"
+        where = "" if record.scene in reason else f"{record.scene}: "
+        text = f"{record.status}: {where}{reason}"
         console.print(text, markup=False, highlight=False, soft_wrap=True)
     if len(outcome.failures) > _MOST_FAILURES:
         console.print(f"and {len(outcome.failures) - _MOST_FAILURES} more")
