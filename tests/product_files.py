@@ -25,7 +25,9 @@ _SAFE = """<?xml version="1.0" encoding="UTF-8"?>
 </Product_Organisation></Product_Info><Product_Image_Characteristics>
 <QUANTIFICATION_VALUES_LIST><BOA_QUANTIFICATION_VALUE unit="none">10000
 </BOA_QUANTIFICATION_VALUE></QUANTIFICATION_VALUES_LIST>{offsets}
-</Product_Image_Characteristics></n1:General_Info></n1:User_Product>
+</Product_Image_Characteristics></n1:General_Info><n1:Quality_Indicators_Info>
+<Cloud_Coverage_Assessment>{cloud}</Cloud_Coverage_Assessment>
+</n1:Quality_Indicators_Info></n1:User_Product>
 """
 
 
@@ -36,6 +38,7 @@ def write_safe(
     name: str = SAFE,
     baseline: str = "05.11",
     offset: float | None = -1000,
+    cloud: float = 12.5,
     **profile: Any,
 ) -> Path:
     """Write a level-2A SAFE folder of JPEG 2000 files from digital numbers (H, W).
@@ -46,6 +49,7 @@ def write_safe(
         name: of the product.
         baseline: as MTD states it.
         offset: BOA_ADD_OFFSET of all bands, None where MTD has none.
+        cloud: percent of the scene, as MTD states it.
         profile: of the files, such as crs or corner.
     """
     product = folder / name
@@ -66,6 +70,7 @@ def write_safe(
         baseline=baseline,
         images="".join(listed),
         offsets="".join(rows) if offset is not None else "",
+        cloud=cloud,
     )
     (product / "MTD_MSIL2A.xml").write_text(text, encoding="utf-8")
     return product

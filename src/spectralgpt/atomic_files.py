@@ -1,19 +1,30 @@
 """Files that are there whole or not at all."""
 
 import contextlib
+import glob
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-__all__ = ["PARTIAL_SUFFIX", "folder_beside", "replace_file"]
+from filelock import FileLock, Timeout
+
+__all__ = [
+    "PARTIAL_SUFFIX",
+    "folder_beside",
+    "missing_folders",
+    "remove_if_empty",
+    "replace_file",
+]
 
 PARTIAL_SUFFIX = ".partial"
 """Of hidden files that a killed process left behind; they may be removed."""
+_MAKING_SUFFIX = ".making"
+_LOCK = "lock"
 
 
 def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
@@ -48,16 +59,46 @@ def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
 
 @contextmanager
 def folder_beside(path: Path) -> Iterator[Path]:
-    """Give a hidden folder beside a file that is in the making; it goes in the end.
+    """Give a hidden folder beside something that is in the making; it goes in the end.
 
-    A file that is made in it and moved out has the permissions of any new file.
+    A file that is made in it and moved out has the permissions of any new file. What
+    killed processes left beside the same path is removed; folders of processes that are
+    alive are locked. Where nothing comes of it, no new folder stays above it.
 
     Raises:
         OSError: the folder cannot be made.
     """
+    new = missing_folders(path.parent)
     path.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    _remove_stale(path)
+    prefix = f".{path.name}."
+    folder = Path(tempfile.mkdtemp(_MAKING_SUFFIX, prefix, path.parent))
+    lock = FileLock(folder / _LOCK)
     try:
-        yield folder
+        with lock:
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        remove_if_empty(new)
+
+
+def missing_folders(folder: Path) -> list[Path]:
+    """Return a folder and those above it that are not there, the lowest first."""
+    return [each for each in (folder, *folder.parents) if not each.exists()]
+
+
+def remove_if_empty(folders: Sequence[Path]) -> None:
+    """Remove folders that hold nothing, in this order."""
+    with contextlib.suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove folders of `folder_beside` whose process is dead: none has the lock."""
+    for folder in path.parent.glob(f".{glob.escape(path.name)}.*{_MAKING_SUFFIX}"):
+        lock = folder / _LOCK
+        if not lock.is_file():
+            continue
+        with contextlib.suppress(Timeout, OSError), FileLock(lock, timeout=0):
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,12 +1,18 @@
 """`embed --format geotiff`, `cluster`, `similar` and `probe`."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import geopandas
 import numpy as np
 import pytest
 import rasterio
+from rasterio import Affine
+from rio_cogeo import cog_validate
 from shapely.geometry import Point, box
 
 from spectralgpt.checkpoints import save_model
@@ -77,6 +83,100 @@ def test_clusters_are_the_kinds_of_cells(raster: Path, tmp_path: Path) -> None:
         members = found[(kinds == kind) & (found != 255)]
         assert len(set(members.tolist())) == 1
     assert (out / "scene_clusters.png").is_file()
+
+
+def test_maps_of_large_rasters_are_cloud_optimized(tmp_path: Path) -> None:
+    kinds = three_kinds(530, 560)
+    large = write_embeddings(tmp_path / "large.tif", kinds).path
+    labels = write_labels(tmp_path / "labels.geojson", kinds, NAMES, step=40)
+    out = ("--output", tmp_path / "out")
+    assert run("cluster", large, "--classes", "3", *out) == 0
+    point = ("--point", "500100,4599900", "--crs", "EPSG:32632")
+    assert run("similar", large, *point, "--top", "3", *out) == 0
+    words = ("--labels", labels, "--class_column", "kind", "--block_m", "2000")
+    assert run("probe", large, *words, *out) == 0
+    for name in ("clusters", "similarity", "map"):
+        made = tmp_path / f"out/large_{name}.tif"
+        assert cog_validate(made) == (True, [], [])
+        with rasterio.open(made) as dataset:
+            assert dataset.overviews(1)
+            assert (dataset.transform, dataset.crs.to_epsg()) == (UTM, 32632)
+
+
+def test_embed_describes_its_raster_as_a_stac_item(tmp_path: Path) -> None:
+    model = save_model(tmp_path / "model", tiny_model(), tiny_contract())
+    pixels = chip_pixels("forest", 50, np.random.default_rng(0))
+    scene = write_chip(tmp_path / "in" / "scene_20210703.tif", pixels)
+    for number_type in ("float16", "int8"):
+        out = tmp_path / number_type
+        words = ("embed", scene, "--model", model, "--format", "geotiff", "--offset")
+        more = ("--device", "cpu", "--dtype", number_type, "--output", out)
+        assert run(*words, "0", *more) == 0
+        item = json.loads((out / "scene_20210703.json").read_text())
+        assert item["properties"]["datetime"] == "2021-07-03T00:00:00Z"
+        assert item["properties"]["proj:shape"] == [7, 7]
+        assert item["properties"]["spectralgpt:model"] == "model"
+        assert set(item["assets"]) == {"embeddings", "quicklook"}
+        bands = item["assets"]["embeddings"]["bands"]
+        with rasterio.open(out / item["assets"]["embeddings"]["href"]) as made:
+            assert [band["name"] for band in bands] == list(made.descriptions)
+            assert {band["data_type"] for band in bands} == {number_type}
+            if number_type == "int8":
+                assert [band["raster:scale"] for band in bands] == list(made.scales)
+                assert any("/raster/" in name for name in item["stac_extensions"])
+        assert bands[-1]["eo:center_wavelength"] == pytest.approx(2.2, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("transform", "crs"),
+    [
+        (Affine(10.0, 0.0, 500_000.0, 0.0, -10.0, 4_600_000.0), "EPSG:32632"),
+        (Affine(1e-4, 0.0, 9.0, 0.0, -1e-4, 47.0), "EPSG:4326"),
+        (Affine(8.66, 5.0, 500_000.0, 5.0, -8.66, 4_600_000.0), "EPSG:32632"),
+    ],
+    ids=["utm", "geographic", "rotated"],
+)
+def test_embeddings_and_clusters_lie_where_the_scene_lies(
+    transform: Affine, crs: str, tmp_path: Path
+) -> None:
+    model = save_model(tmp_path / "model", tiny_model(), tiny_contract())
+    pixels = chip_pixels("forest", 48, np.random.default_rng(0))
+    scene = write_chip(tmp_path / "in/scene.tif", pixels)
+    with rasterio.open(scene, "r+") as dataset:
+        dataset.transform, dataset.crs = transform, crs
+    words = ("embed", scene, "--model", model, "--format", "geotiff", "--offset", "0")
+    assert run(*words, "--device", "cpu", "--output", tmp_path / "e") == 0
+    made = tmp_path / "e/scene.tif"
+    assert run("cluster", made, "--classes", "2", "--output", tmp_path / "c") == 0
+    for path in (made, tmp_path / "c/scene_clusters.tif"):
+        with rasterio.open(path) as dataset:
+            assert dataset.crs == crs
+            assert dataset.shape == (6, 6)
+            expected = transform @ Affine.scale(8)
+            assert dataset.transform.almost_equals(expected, precision=1e-9)
+
+
+@pytest.mark.slow
+def test_what_a_killed_embedding_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    model = save_model(tmp_path / "model", tiny_model(), tiny_contract())
+    pixels = chip_pixels("forest", 400, np.random.default_rng(0))
+    scene = write_chip(tmp_path / "in/scene.tif", pixels)
+    words = ("embed", scene, "--model", model, "--format", "geotiff", "--offset", "0")
+    more = ("--device", "cpu", "--cell_px", "4", "--output", tmp_path / "out")
+    command = [sys.executable, "-m", "spectralgpt", *map(str, (*words, *more))]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 200
+    while not list((tmp_path / "out").glob(".scene.tif.*.making/rows.tif")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    (left,) = (tmp_path / "out").iterdir()
+    assert run(*words, *more) == 0
+    assert not left.exists()
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"scene.tif", "scene.png", "embeddings.csv"}
 
 
 def test_similar_finds_places_of_the_same_kind(raster: Path, tmp_path: Path) -> None:

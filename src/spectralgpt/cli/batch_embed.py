@@ -5,8 +5,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from spectralgpt.cli.embed import add_raster_options
-from spectralgpt.cli.images import format_of
-from spectralgpt.cli.job_options import add_job_options, run_and_report
+from spectralgpt.cli.job_options import add_job_options, run_and_report, shared_format
 
 __all__ = ["HELP", "add_arguments", "run"]
 
@@ -31,7 +30,7 @@ def run(args: Namespace) -> Path:
 
     job = EmbedJob(
         args.model,
-        format_of(args),
+        shared_format(args),
         args.device,
         args.batch_size,
         args.cell_px,

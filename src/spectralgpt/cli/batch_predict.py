@@ -4,8 +4,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from spectralgpt.cli.images import format_of
-from spectralgpt.cli.job_options import add_job_options, run_and_report
+from spectralgpt.cli.job_options import add_job_options, run_and_report, shared_format
 from spectralgpt.cli.predict import add_map_options
 
 __all__ = ["HELP", "add_arguments", "run"]
@@ -31,7 +30,7 @@ def run(args: Namespace) -> Path:
 
     job = PredictJob(
         args.model,
-        format_of(args),
+        shared_format(args),
         args.device,
         args.batch_size,
         args.probabilities,

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,15 +17,17 @@ from spectralgpt.cli.images import (
     add_format_options,
     add_output,
     counting,
+    format_of,
 )
 from spectralgpt.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from spectralgpt.data.formats import ImageFormat
     from spectralgpt.jobs.engines import Engine
     from spectralgpt.jobs.kinds import Job
     from spectralgpt.jobs.running import JobOutcome
 
-__all__ = ["add_job_options", "run_and_report"]
+__all__ = ["add_job_options", "run_and_report", "shared_format"]
 
 _MOST_FAILURES = 10
 
@@ -66,6 +69,14 @@ def add_job_options(parser: ArgumentParser) -> None:
     add_output(parser)
     add_device(parser)
     add_arithmetic(parser)
+
+
+def shared_format(args: Namespace) -> "ImageFormat":
+    """Return what is stated about the scenes, for processes in other folders, too."""
+    stated = format_of(args)
+    if stated.sensor is None or not Path(stated.sensor).is_file():
+        return stated
+    return replace(stated, sensor=str(Path(stated.sensor).absolute()))
 
 
 def run_and_report(job: "Job", args: Namespace) -> Path:
@@ -121,7 +132,9 @@ def _print_outcome(outcome: "JobOutcome", console: Console) -> None:
     table.add_row("in items.json", str(outcome.items))
     console.print(table)
     for record in outcome.failures[:_MOST_FAILURES]:
-        text = f"failed: {record.scene}: {record.error}"
+        reason = record.error or "another run has it, or nothing began it"
+        where = "" if record.scene in reason else f"{record.scene}: "
+        text = f"{record.status}: {where}{reason}"
         console.print(text, markup=False, highlight=False, soft_wrap=True)
     if len(outcome.failures) > _MOST_FAILURES:
         console.print(f"and {len(outcome.failures) - _MOST_FAILURES} more")

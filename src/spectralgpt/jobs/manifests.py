@@ -1,12 +1,11 @@
 """What a job has made: a manifest with a line a scene, and a STAC item collection."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from spectralgpt.atomic_files import replace_file
-from spectralgpt.jobs.records import RecordFolder, SceneRecord
+from spectralgpt.jobs.records import RecordFolder
 
 __all__ = ["MANIFEST", "write_items", "write_manifest"]
 
@@ -14,24 +13,20 @@ MANIFEST = "manifest.jsonl"
 _ITEMS = "items.json"
 
 
-def write_manifest(output: Path) -> list[SceneRecord]:
+def write_manifest(output: Path) -> None:
     """Write manifest.jsonl: a line for each scene that the folder knows, by id.
-
-    Returns:
-        The lines.
 
     Raises:
         OSError: it cannot be written.
     """
-    records = RecordFolder(output).read_all()
-    text = "".join(record.to_line() + "\n" for record in records)
-    replace_file(
-        output / MANIFEST, lambda path: path.write_text(text, encoding="utf-8")
-    )
-    return records
+    store = RecordFolder(output)
+    # Of several runs none may put back what it read before another one wrote.
+    with store.registering():
+        lines = [record.to_line() + "\n" for record in store.read_all()]
+        _replace_text(output / MANIFEST, "".join(lines))
 
 
-def write_items(output: Path, records: Sequence[SceneRecord]) -> int:
+def write_items(output: Path) -> int:
     """Write items.json, a STAC item collection of the scenes that are done.
 
     Scenes without a georeference or a day have no STAC item, and are left out.
@@ -42,17 +37,24 @@ def write_items(output: Path, records: Sequence[SceneRecord]) -> int:
     Raises:
         OSError: it cannot be written.
     """
-    items = [
-        _read_item(output / name)
-        for record in records
-        if record.status == "done"
-        for name in record.outputs
-        if name.endswith(".json")
-    ]
-    collection = {"type": "FeatureCollection", "features": items}
-    text = json.dumps(collection, ensure_ascii=False) + "\n"
-    replace_file(output / _ITEMS, lambda path: path.write_text(text, encoding="utf-8"))
+    store = RecordFolder(output)
+    with store.registering():
+        paths = [
+            output / name
+            for record in store.read_all()
+            if record.status == "done"
+            for name in record.outputs
+            if name.endswith(".json")
+        ]
+        # What someone has deleted is done again by the next run.
+        items = [_read_item(path) for path in paths if path.is_file()]
+        collection = {"type": "FeatureCollection", "features": items}
+        _replace_text(output / _ITEMS, json.dumps(collection, ensure_ascii=False))
     return len(items)
+
+
+def _replace_text(path: Path, text: str) -> None:
+    replace_file(path, lambda made: made.write_text(text, encoding="utf-8"))
 
 
 def _read_item(path: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Run a job over many scenes: what is to do, in rounds, with a manifest at any time."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -43,10 +43,9 @@ def plan_job(job: Job, output: Path) -> Plan:
         CheckpointError: the model cannot be read, or is for something else.
         ConfigError: options do not fit it.
     """
-    local = Path(job.model)
-    if local.exists():
-        # Other processes start in other folders.
-        job = replace(job, model=str(local.absolute()))
+    # Other processes start in other folders.
+    if Path(job.model).exists():
+        job = replace(job, model=str(Path(job.model).absolute()))
     return Plan(job, output.absolute(), load_job(job).weights)
 
 
@@ -88,11 +87,7 @@ def run_job(
     try:
         _attempt_all(plan, todo, engine, found, progress=progress)
         for turn in range(1, retries + 1):
-            again = [
-                each.record
-                for each in found.values()
-                if each.record.may_pass and each.record.run == plan.run
-            ]
+            again = _worth_trying(plan, found)
             if again:
                 time.sleep(pause_s * turn)
                 _attempt_all(plan, again, engine, found)
@@ -101,9 +96,15 @@ def run_job(
             busy = [each.record for each in found.values() if each.is_busy]
             _attempt_all(plan, busy, engine, found, wait=True)
     finally:
-        lines = write_manifest(plan.output)
-    items = write_items(plan.output, lines)
+        write_manifest(plan.output)
+    items = write_items(plan.output)
     return _outcome(plan, len(records) - len(todo), list(found.values()), items)
+
+
+def _worth_trying(plan: Plan, found: Mapping[str, Attempt]) -> list[SceneRecord]:
+    """Return what failed in this run for a reason that may have passed."""
+    records = [attempt.record for attempt in found.values()]
+    return [each for each in records if each.may_pass and each.run == plan.run]
 
 
 def _register(plan: Plan, scenes: Sequence[Path], overwrite: bool) -> list[SceneRecord]:
@@ -121,11 +122,12 @@ def _register(plan: Plan, scenes: Sequence[Path], overwrite: bool) -> list[Scene
                 "--overwrite, or choose another --output."
             )
 
-    if not overwrite:
-        check_plan(plan)
     store = RecordFolder(plan.output)
     with store.registering():
+        if not overwrite:
+            check_plan(plan)
         records = store.register(scenes, check)
+        folder.mkdir(exist_ok=True)
         write_plan(plan)
         if overwrite:
             records = [SceneRecord(record.id, record.scene) for record in records]

@@ -9,7 +9,9 @@ from xml.etree import ElementTree
 from spectralgpt.errors import RasterError, UnitError
 from spectralgpt.rasters.locations import Location
 
-__all__ = ["Facts", "Scale", "common_scale", "day_in", "parse_xml"]
+__all__ = ["Facts", "Scale", "common_scale", "day_in", "parse_xml", "percent_in"]
+
+_ALL_PERCENT = 100
 
 _DATE = re.compile(r"(?<!\d)(\d{4})([-_]?)(\d{2})\2(\d{2})(?=T\d{2,}|\D|$)")
 """20200813, 2020-08-13 or 2020_08_13, alone or before a time of day."""
@@ -41,6 +43,8 @@ class Facts:
         date: day it was taken, None if nothing says.
         nodata: numbers that mean no measurement, None if nothing says.
         expected: bands that the metadata list; those without a file are missing.
+        cloud_percent: share of the scene that the metadata call cloud, 0 to 100, None
+            if they do not say.
     """
 
     sensor: str
@@ -49,6 +53,7 @@ class Facts:
     date: datetime.date | None = None
     nodata: tuple[float, ...] | None = None
     expected: tuple[str, ...] = ()
+    cloud_percent: float | None = None
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -68,6 +73,15 @@ def day_in(text: str) -> datetime.date | None:
         except ValueError:
             continue
     return None
+
+
+def percent_in(text: object) -> float | None:
+    """Return a number from 0 to 100, None if it is something else."""
+    try:
+        number = float(str(text))
+    except ValueError:
+        return None
+    return number if 0 <= number <= _ALL_PERCENT else None
 
 
 def parse_xml(shown: str, text: str) -> ElementTree.Element:

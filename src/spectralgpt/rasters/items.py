@@ -89,6 +89,7 @@ class RasterItem:
         holdout: which part may be held out: `auto`, `place`, `block` or `never`.
         weight: how often it is drawn, relative to its size.
         date: day it was taken, None if nothing says.
+        cloud_percent: share that its metadata call cloud, None if they do not say.
     """
 
     name: str
@@ -104,6 +105,7 @@ class RasterItem:
     holdout: str = "auto"
     weight: float = 1.0
     date: datetime.date | None = None
+    cloud_percent: float | None = None
 
     @property
     def bands(self) -> tuple[Band, ...]:

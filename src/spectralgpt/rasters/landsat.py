@@ -12,7 +12,13 @@ from collections.abc import Mapping
 
 from spectralgpt.errors import ConfigError, RasterError
 from spectralgpt.rasters.archives import ProductFiles
-from spectralgpt.rasters.facts import Facts, Scale, common_scale, day_in
+from spectralgpt.rasters.facts import (
+    Facts,
+    Scale,
+    common_scale,
+    day_in,
+    percent_in,
+)
 from spectralgpt.rasters.layers import band_in_file_name
 from spectralgpt.rasters.locations import Location
 from spectralgpt.sensors import Sensor, load_sensor
@@ -72,6 +78,7 @@ def read_landsat(product: ProductFiles) -> Facts | None:
         scale=_find_scale(shown, groups, level, listed),
         date=day_in(image.get("DATE_ACQUIRED", "")) or day_in(product.name),
         expected=tuple(name for name in sensor.band_names if name in listed),
+        cloud_percent=percent_in(image.get("CLOUD_COVER", "")),
     )
 
 

@@ -119,6 +119,7 @@ def describe_raster(
         other_invalid=tuple(invalid[1:]),
         place=name or str(path),
         date=facts.date if facts is not None else _date_in_names(path),
+        cloud_percent=None if facts is None else facts.cloud_percent,
     )
 
 

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 from spectralgpt.errors import RasterError, UnitError
 from spectralgpt.rasters.archives import ProductFiles
-from spectralgpt.rasters.facts import Facts, Scale, day_in, parse_xml
+from spectralgpt.rasters.facts import Facts, Scale, day_in, parse_xml, percent_in
 from spectralgpt.rasters.locations import Location
 from spectralgpt.sensors import Sensor, load_sensor
 
@@ -61,6 +61,7 @@ def read_safe(product: ProductFiles) -> Facts | None:
         scale=_find_scale(shown, texts, sensor),
         date=day_in(start[0]) or day_in(product.name),
         expected=tuple(name for name in sensor.band_names if name in names),
+        cloud_percent=percent_in(texts.get("Cloud_Coverage_Assessment", [""])[0]),
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
 
 from spectralgpt.errors import BandError, ConfigError, RasterError
-from spectralgpt.rasters.facts import Facts, Scale, common_scale, day_in
+from spectralgpt.rasters.facts import Facts, Scale, common_scale, day_in, percent_in
 from spectralgpt.rasters.locations import Location, http_file
 from spectralgpt.rasters.stac_lists import features_of, is_stac_member, read_json
 from spectralgpt.sensors import Band, Sensor, list_sensors, load_sensor
@@ -71,6 +71,7 @@ def read_stac_item(path: Path) -> Facts:
         date=day_in(str(properties.get("datetime") or ""))
         or day_in(str(properties.get("start_datetime") or "")),
         nodata=tuple(sorted(nodata)) or None,
+        cloud_percent=percent_in(properties.get("eo:cloud_cover")),
     )
 
 

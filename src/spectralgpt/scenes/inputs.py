@@ -21,6 +21,10 @@ __all__ = [
 ]
 
 
+_ALL_CLOUD = 99.95
+"""Percent; what is written as 100.0."""
+
+
 @dataclass(frozen=True)
 class Failure:
     """An input that could not be used, and why, in one line."""
@@ -111,11 +115,23 @@ def find_input(
 def describe_input(
     path: Path, image_format: ImageFormat, preprocessing: Preprocessing
 ) -> RasterItem:
-    """Describe a file; one that does not say its sensor is taken to be the model's."""
+    """Describe a file; one that does not say its sensor is taken to be the model's.
+
+    Raises:
+        RasterError: it is missing, or cannot be read.
+        DataError: its metadata say that all of it is cloud.
+    """
     if not path.exists() and not is_stac_member(path):
         raise RasterError(f"{path} does not exist.")
     assumed = replace(image_format, assumed_sensor=_known_sensor(preprocessing))
-    return assumed.describe(path)
+    item = assumed.describe(path)
+    # Of a part of a scene the whole does not tell.
+    if image_format.area is None and (item.cloud_percent or 0) >= _ALL_CLOUD:
+        raise DataError(
+            f"{path} shows no ground: its metadata call {item.cloud_percent:.1f} % of "
+            "it cloud. Leave it out, or name a part of it with --bounds."
+        )
+    return item
 
 
 def _known_sensor(preprocessing: Preprocessing | None) -> str | None:

@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from numpy.typing import NDArray
 
+from spectralgpt.atomic_files import missing_folders, remove_if_empty
 from spectralgpt.errors import ConfigError, OutputError, SpectralGPTError
 from spectralgpt.rasters import Grid, Layers, RowFile, move_map
 from spectralgpt.rasters.row_files import output_error
@@ -118,6 +119,7 @@ def making_maps(
         **(fingerprint or {}),
         "maps": digest_facts(*[(path.name, layers) for path, layers in maps.items()]),
     }
+    new = missing_folders(folder.parent)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         journal = (folder / _JOURNAL).open("a+", encoding="utf-8")
@@ -148,6 +150,7 @@ def making_maps(
             ) from None
         except SpectralGPTError:
             shutil.rmtree(folder, ignore_errors=True)
+            remove_if_empty(new)
             raise
     shutil.rmtree(folder, ignore_errors=True)
 

@@ -1,6 +1,5 @@
 """The folder that is made: whole or not at all, and the command that makes it again."""
 
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from spectralgpt.atomic_files import folder_beside
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.data.labelling.config import LabelSource, TileRules
 from spectralgpt.errors import DataError
@@ -69,14 +69,10 @@ def check_target(output: Path, own_files: Sequence[str], overwrite: bool) -> Non
 def appearing(output: Path) -> Iterator[Path]:
     """Yield a folder to fill, which becomes the output if nothing goes wrong."""
     output = output.absolute()
-    near = next(parent for parent in output.parents if parent.is_dir())
-    folder = near / f".{output.name}.partial-{os.getpid()}"
-    folder.mkdir()
-    try:
+    with folder_beside(output) as beside:
+        folder = beside / output.name
+        folder.mkdir()
         yield folder
-        output.parent.mkdir(parents=True, exist_ok=True)
         if output.exists():
             shutil.rmtree(output)
         folder.replace(output)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
