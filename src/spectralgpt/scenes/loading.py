@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import torch
 
-from spectralgpt.allocator import keep_freed_memory
 from spectralgpt.checkpoints import LoadedModel, load_model, move_model
 from spectralgpt.errors import CheckpointError, ConfigError
 from spectralgpt.models.quantization import Quantization, quantize_encoder
@@ -33,7 +32,7 @@ def load_on_device(
     image_size: int | None = None,
     quantize: Quantization = "none",
 ) -> LoadedModel:
-    """Load a model and move it to a device; the process keeps freed memory.
+    """Load a model and move it to a device.
 
     Args:
         name: see `spectralgpt.checkpoints.load_model`.
@@ -46,7 +45,6 @@ def load_on_device(
     Raises:
         ConfigError: there is no such device, or torchao is needed and not installed.
     """
-    keep_freed_memory()
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     loaded = load_model(name)
