@@ -46,9 +46,10 @@ def test_what_a_killed_process_left_goes_and_what_a_living_one_makes_stays(
         other.mkdir()
         assert not left.exists()
         with folder_beside(tmp_path / "scene[1].tif") as folder:
+            assert list(folder.iterdir()) == []
             assert (used / "half").read_text() == "half"
         assert not folder.exists()
-        assert sorted(tmp_path.iterdir()) == sorted([other, used])
+        assert sorted(tmp_path.iterdir()) == sorted([other, used.parent])
     finally:
         living.send_signal(signal.SIGKILL)
         living.communicate()

@@ -76,7 +76,10 @@ def folder_beside(path: Path) -> Iterator[Path]:
     lock = FileLock(folder / _LOCK)
     try:
         with lock:
-            yield folder
+            # Beside the lock, so that all that it holds may be moved out.
+            made = folder / "made"
+            made.mkdir()
+            yield made
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         remove_if_empty(new)

@@ -126,6 +126,9 @@ def test_large_weights_lie_beside_the_file(
     ]  # fmt: skip
     (logits,) = open_exported(path)(torch.rand(1, 12, 32, 32))
     assert np.isfinite(logits.numpy()).all()
+    monkeypatch.undo()
+    export_model(loaded("classifier"), path)
+    assert not (tmp_path / "model.onnx.data").exists()
 
 
 @pytest.mark.parametrize("suffix", FORMATS)

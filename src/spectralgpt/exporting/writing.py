@@ -126,6 +126,9 @@ def export_model(
                     f"{options.tolerance:g}."
                 )
             (folder / f"{path.name}.json").write_text(text + "\n", encoding="utf-8")
+            weights = f"{path.name}.data"  # Of a model that was too large for one file.
+            if not (folder / weights).exists():
+                path.with_name(weights).unlink(missing_ok=True)
             # The model comes last: where it is, all of it is.
             for file in sorted(folder.iterdir(), key=lambda each: each == made):
                 os.replace(file, path.with_name(file.name))
