@@ -68,6 +68,25 @@ def test_embed_writes_a_raster_with_picture_and_table(
     assert not (tmp_path / "no").exists()
 
 
+def test_scenes_over_an_area_become_one_raster(tmp_path: Path) -> None:
+    model = save_model(tmp_path / "model", tiny_model(), tiny_contract())
+    pixels = chip_pixels("forest", 48, np.random.default_rng(0))
+    left = write_chip(tmp_path / "in" / "left.tif", pixels)
+    right = write_chip(
+        tmp_path / "in" / "right.tif", pixels, origin=(500_480.0, 4_600_000.0)
+    )
+    words = ("embed", left, right, "--model", model, "--format", "geotiff")
+    area = ("--bounds", "500240,4599520,500720,4600000", "--bounds_crs", "EPSG:32632")
+    more = ("--offset", "0", "--device", "cpu")
+    assert run(*words, *area, *more, "--output", tmp_path / "out") == 0
+    (path,) = (tmp_path / "out").glob("*.tif")
+    made = open_embeddings(path)
+    assert (made.grid.height, made.grid.width) == (6, 6)
+    assert made.grid.transform is not None
+    assert made.grid.transform.c == 500_240
+    assert made.read()[1].all()
+
+
 def test_clusters_are_the_kinds_of_cells(raster: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert run("cluster", raster, "--classes", "3", "--output", out) == 0

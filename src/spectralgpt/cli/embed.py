@@ -130,7 +130,7 @@ def _to_rasters(args: Namespace, loaded: "LoadedModel", console: "Console") -> P
     from spectralgpt.reports.embedding_maps import write_component_picture
     from spectralgpt.scenes.cells import CellOptions
     from spectralgpt.scenes.embedding_rasters import RasterOptions, embed_to_rasters
-    from spectralgpt.scenes.inputs import list_inputs
+    from spectralgpt.scenes.inputs import list_inputs, over_area
     from spectralgpt.scenes.loading import in_precision
 
     if args.level != "image" or args.fit != "auto":
@@ -138,7 +138,9 @@ def _to_rasters(args: Namespace, loaded: "LoadedModel", console: "Console") -> P
             "--level and --fit are for tables: leave them out of rasters."
         )
     prepare_output(args.output, "embeddings.csv", args.overwrite)
-    paths = list_inputs(args.inputs, args.sensor, loaded.preprocessing)
+    paths, stated = over_area(
+        list_inputs(args.inputs, args.sensor, loaded.preprocessing), format_of(args)
+    )
     cells = CellOptions(args.cell_px, batch_size=args.batch_size)
     with (
         counting(console, "embedding", len(paths)) as progress,
@@ -150,7 +152,7 @@ def _to_rasters(args: Namespace, loaded: "LoadedModel", console: "Console") -> P
             args.output,
             RasterOptions(cells, args.dtype, args.reflectance),
             name=Path(args.model).name,
-            image_format=format_of(args),
+            image_format=stated,
             strict=args.strict,
             progress=progress,
             then=lambda raster: write_component_picture(
