@@ -5,6 +5,8 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
+from spectralgpt.cli.options import add_actions
+
 __all__ = ["ACTIONS", "HELP", "add_arguments", "run"]
 
 HELP = "Say which archives are known; check, pack or label data."
@@ -19,12 +21,7 @@ ACTIONS = {
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the sub-commands, each in a module of its own."""
-    actions = parser.add_subcommands(dest="action")
-    for name, text in ACTIONS.items():
-        module = import_module(_PREFIX + name)
-        sub = ArgumentParser(description=module.HELP, exit_on_error=False)
-        module.add_arguments(sub)
-        actions.add_subcommand(name, sub, help=text)
+    add_actions(parser, _PREFIX, ACTIONS)
 
 
 def run(args: Namespace) -> Path | str:

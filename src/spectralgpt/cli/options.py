@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,14 @@ from jsonargparse import (  # type: ignore[attr-defined]
 from spectralgpt.recipes import find_recipe
 from spectralgpt.yaml_files import check_keys, read_mapping
 
-__all__ = ["ConfigFile", "add_run_options", "counting", "file_of", "plain_values"]
+__all__ = [
+    "ConfigFile",
+    "add_actions",
+    "add_run_options",
+    "counting",
+    "file_of",
+    "plain_values",
+]
 
 # Options of a run that are no part of its configuration.
 _RUN_OPTIONS = ("config", "output", "overwrite", "resume", "debug", "verbose")
@@ -96,6 +104,24 @@ def _without_notes(values: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in values.items()
         if name != _FILE_NOTE
     }
+
+
+def add_actions(
+    parser: ArgumentParser, prefix: str, actions: Mapping[str, str]
+) -> None:
+    """Add sub-commands, each in a module of its own.
+
+    Args:
+        parser: of the command.
+        prefix: of the modules' names; the action follows.
+        actions: their names, each with what it does.
+    """
+    added = parser.add_subcommands(dest="action")
+    for name, text in actions.items():
+        module = import_module(prefix + name)
+        sub = ArgumentParser(description=module.HELP, exit_on_error=False)
+        module.add_arguments(sub)
+        added.add_subcommand(name, sub, help=text)
 
 
 def add_run_options(parser: ArgumentParser) -> None:

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from spectralgpt.checkpoints import LoadedModel
 from spectralgpt.data.dense import CHANGE
 from spectralgpt.data.formats import ImageFormat
-from spectralgpt.errors import CheckpointError, ConfigError
+from spectralgpt.errors import ConfigError
 from spectralgpt.models.quantization import Quantization
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters.embeddings import NumberType
@@ -33,6 +32,7 @@ from spectralgpt.scenes.loading import (
     build_mapper,
     in_precision,
     load_on_device,
+    stated_contract,
 )
 from spectralgpt.scenes.map_names import polygons_path, probabilities_path
 from spectralgpt.scenes.maps import MapOptions, map_image, write_map_item
@@ -191,7 +191,7 @@ class EmbedJob:
         loaded = load_on_device(
             self.model, self.device, self.image_format.sensor, quantize=self.quantize
         )
-        contract = _contract(loaded, self.model)
+        contract = stated_contract(loaded, self.model)
         cells = CellOptions(self.cell_px, batch_size=self.batch_size)
         cells.side(loaded.encoder.patch_size)
         options = RasterOptions(cells, self.number_type, self.reflectance)
@@ -212,12 +212,3 @@ class EmbedJob:
 
 Job = PredictJob | EmbedJob
 """What is to be done with every scene."""
-
-
-def _contract(loaded: LoadedModel, name: str) -> Preprocessing:
-    if loaded.preprocessing is None:
-        raise CheckpointError(
-            f"{name} does not say which bands and scaling it takes: convert it with "
-            "`spectralgpt convert`."
-        )
-    return loaded.preprocessing

@@ -99,14 +99,14 @@ def build_mapper(
 
 
 def stated_contract(loaded: LoadedModel, name: str) -> Preprocessing:
-    """Return which bands and scaling a fine-tuned model takes.
+    """Return which bands and scaling a model takes.
 
     Raises:
         CheckpointError: it does not say.
     """
     if loaded.preprocessing is None:
         raise CheckpointError(
-            f"{name} does not say which bands and scaling it takes: fine-tune it with "
-            "this package."
+            f"{name} does not say which bands and scaling it takes: convert it with "
+            "`spectralgpt convert`, or fine-tune it with this package."
         )
     return loaded.preprocessing

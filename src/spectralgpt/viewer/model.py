@@ -15,6 +15,7 @@ from spectralgpt.rasters.sampling import shown_grid
 from spectralgpt.reports.composites import Stretch
 from spectralgpt.reports.style import ERROR_COLOURS
 from spectralgpt.scenes.embedding import embed_scene
+from spectralgpt.scenes.loading import stated_contract
 from spectralgpt.scenes.rebuilt_scores import WindowScores, score_window
 from spectralgpt.scenes.reconstruction import RebuiltWindow, rebuild_window
 from spectralgpt.scenes.windows import check_size, choose_bands
@@ -116,12 +117,7 @@ class ViewModel:
         Raises:
             CheckpointError: it has none.
         """
-        if self.loaded.preprocessing is None:
-            raise CheckpointError(
-                f"{self.name} does not say which bands and scaling it takes: convert "
-                "it with `spectralgpt convert`, or fine-tune it with this package."
-            )
-        return self.loaded.preprocessing
+        return stated_contract(self.loaded, self.name)
 
     @property
     def can_rebuild(self) -> bool:
