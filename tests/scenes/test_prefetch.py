@@ -3,6 +3,7 @@ from collections.abc import Generator
 
 import pytest
 import torch
+from threadpoolctl import ThreadpoolController
 
 from spectralgpt.scenes.prefetch import prefetch
 
@@ -73,3 +74,18 @@ def test_what_runs_ahead_computes_in_the_precision_of_its_user() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert list(prefetch(nested())) == [torch.bfloat16]
     assert list(prefetch(nested())) == [torch.float32]
+
+
+def test_numpys_products_keep_to_one_thread_meanwhile() -> None:
+    def count_threads() -> Generator[int]:
+        yield max(found["num_threads"] for found in openblas().info())
+
+    if not openblas().info():
+        pytest.skip("this numpy does not multiply with OpenBLAS")
+    with openblas().limit(limits=3, user_api="blas"):
+        assert list(prefetch(count_threads())) == [1]
+        assert max(found["num_threads"] for found in openblas().info()) == 3
+
+
+def openblas() -> ThreadpoolController:
+    return ThreadpoolController().select(internal_api="openblas")

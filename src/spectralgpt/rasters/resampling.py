@@ -23,7 +23,7 @@ _ENOUGH = 0.5
 """Least share of kernel weight on valid pixels to interpolate, not take the nearest."""
 _BEYOND = 1.0
 """How far past the last pixel, in source pixels, the edge value is repeated."""
-_COLUMNS = 512
+_COLUMNS = 64
 """Output columns that share a dense map of weights."""
 _KEPT = 32
 """Axes that are kept: patches of an archive are read whole, all alike."""

@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from spectralgpt.threads import one_thread_a_product
+
 __all__ = ["prefetch"]
 
 T = TypeVar("T")
@@ -17,14 +19,18 @@ def prefetch(items: Generator[T, None, Any], depth: int = 2) -> Iterator[T]:
 
     The generator runs in that one thread from its beginning to its `finally`, so that
     it may hold files that are for one thread, and computes in the precision of the
-    thread that asks. Its errors are raised here, in their turn.
+    thread that asks. Its errors are raised here, in their turn. Meanwhile numpy's
+    products keep to one thread: several would wait in turn for the model's threads.
 
     Args:
         items: the generator.
         depth: how many items it may be ahead.
     """
     end: Any = object()
-    with ThreadPoolExecutor(1, initializer=_same_precision()) as pool:
+    with (
+        one_thread_a_product(),
+        ThreadPoolExecutor(1, initializer=_same_precision()) as pool,
+    ):
         pending = deque(pool.submit(next, items, end) for _ in range(depth))
         try:
             while (item := pending.popleft().result()) is not end:

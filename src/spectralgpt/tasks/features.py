@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from spectralgpt.data.labelled import LabelledDataset
 from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.models.encoder import SpectralEncoder
+from spectralgpt.threads import start_worker
 
 __all__ = [
     "Features",
@@ -107,7 +108,12 @@ def prepared_batches(
     dataset: LabelledDataset, batch_size: int, num_workers: int = 0
 ) -> Iterator[Tensor]:
     """Yield prepared images (B, C, H, W) in the order of the data set."""
-    loader = DataLoader(dataset, batch_size=batch_size, num_workers=num_workers)
+    loader = DataLoader(
+        dataset,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        worker_init_fn=start_worker,
+    )
     for batch in loader:
         yield batch["image"]
 

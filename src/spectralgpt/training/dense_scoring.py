@@ -31,6 +31,7 @@ from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.reports.mapping import MapExample, write_map_report
 from spectralgpt.tasks.dense import check_mapper, flipped_probabilities, score_map
 from spectralgpt.tasks.pixel_forest import fit_pixel_forest, map_pixels
+from spectralgpt.threads import start_worker
 from spectralgpt.training.scoring import (
     describe_choice,
     write_class_table,
@@ -99,7 +100,12 @@ def score_dense(
     device = next(model.parameters()).device
     dataset = DenseDataset(dense, loaded.preprocessing)
     counts = PlaceCounts(dense)
-    loader = DataLoader(dataset, batch_size=batch_size, num_workers=num_workers)
+    loader = DataLoader(
+        dataset,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        worker_init_fn=start_worker,
+    )
     windows = iter(dataset.windows)
     for batch in loader:
         images = batch["image"].to(device)

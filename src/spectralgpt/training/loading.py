@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from spectralgpt.errors import ConfigError
+from spectralgpt.threads import start_worker
 
 __all__ = [
     "EpochBatchSampler",
@@ -210,6 +211,7 @@ def build_loader(
         dataset if isinstance(dataset, KeyedDataset) else KeyedDataset(dataset),
         batch_sampler=batches,
         num_workers=workers,
+        worker_init_fn=start_worker,
         persistent_workers=workers > 0,
         pin_memory=pin_memory,
     )
