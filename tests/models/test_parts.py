@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from spectralgpt.models import mae, parts
 from spectralgpt.models.mae import MaskedAutoencoder
-from spectralgpt.models.parts import loss_in_parts, part_size
+from spectralgpt.models.parts import loss_in_parts, part_size, split_batch
+from spectralgpt.models.sizes import build_encoder
 
 
 def run(size: int, scale: float = 1.0) -> tuple[Tensor, list[Tensor], list[Tensor]]:
@@ -76,3 +77,28 @@ def test_the_model_trains_alike_in_parts(
     whole, expected = gradients(10**9)
     torch.testing.assert_close(loss, whole)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_without_gradients_a_batch_is_split_until_no_block_is_mapped_anew() -> None:
+    x = torch.zeros(16, 576, 768)
+    assert [len(part) for part in split_batch(x, 4)] == [16]
+    with torch.inference_mode():
+        fp32 = split_batch(x, 4)
+        with torch.autocast("cpu", torch.bfloat16):
+            bf16 = split_batch(x, 4)
+        assert [len(part) for part in split_batch(x[:, :50], 4)] == [16]
+        assert [len(part) for part in split_batch(x.repeat(1, 20, 1)[:2], 4)] == [1, 1]
+    assert [len(part) for part in fp32] == [4] * 4
+    assert [len(part) for part in bf16] == [8] * 2
+
+
+def test_split_or_not_an_encoder_gives_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    encoder = build_encoder("tiny", image_size=32).eval()
+    images = torch.rand(5, 12, 32, 32)
+    with torch.no_grad():
+        whole = encoder(images)
+        monkeypatch.setattr(parts, "_BLOCK_BYTES", 1)
+        apart = encoder(images)
+    torch.testing.assert_close(apart, whole, rtol=1e-4, atol=1e-5)

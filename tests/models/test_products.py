@@ -82,3 +82,21 @@ def test_linear_of_other_types_is_pytorchs() -> None:
     assert linear(torch.zeros(1, 3, dtype=torch.float64)).dtype == torch.float64
     with torch.autocast("cpu", torch.bfloat16):
         assert Linear(3, 2)(torch.zeros(1, 3)).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(("half", "tolerance"), [(False, 1e-5), (True, 4e-3)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_gelu_within_the_product_equals_gelu_after_it(
+    half: bool, tolerance: float, bias: bool
+) -> None:
+    torch.manual_seed(0)
+    linear, x = Linear(24, 96, bias=bias), torch.randn(2, 5, 24)
+    after = F.gelu(F.linear(x, linear.weight, linear.bias))
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        trained = linear.gelu(x)
+        with torch.no_grad():
+            within = linear.gelu(x)
+    assert trained.requires_grad
+    assert within.dtype == trained.dtype == (torch.bfloat16 if half else torch.float32)
+    for found in (trained, within):
+        assert (found.float() - after).abs().max() <= tolerance * after.abs().max()

@@ -166,12 +166,12 @@ def test_clipping_bounds_the_gradient(tmp_path: Path, run_tiny: RunTiny) -> None
     norms = []
 
     class Norm(Callback):
-        def on_before_zero_grad(
-            self, trainer: Any, pl_module: Any, optimizer: Any
-        ) -> None:
-            grads = [p.grad for p in pl_module.parameters() if p.grad is not None]
-            if grads:
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            def measure(*args: Any) -> None:
+                grads = [p.grad for p in pl_module.parameters() if p.grad is not None]
                 norms.append(float(torch.stack([g.norm() for g in grads]).norm()))
+
+            trainer.optimizers[0].register_step_post_hook(measure)
 
     run_tiny(
         tmp_path,
@@ -181,6 +181,20 @@ def test_clipping_bounds_the_gradient(tmp_path: Path, run_tiny: RunTiny) -> None
     )
     assert norms
     assert max(norms) <= 0.01 * 1.001
+
+
+def test_gradients_are_freed_before_the_next_forward_pass(
+    tmp_path: Path, run_tiny: RunTiny
+) -> None:
+    held = []
+
+    class Look(Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+            held.append(any(p.grad is not None for p in pl_module.parameters()))
+
+    run_tiny(tmp_path, callbacks=(Look(),), epochs=1, accumulate=1)
+    assert held
+    assert not any(held)
 
 
 def test_held_out_error_is_logged_once_an_epoch(

@@ -1,12 +1,21 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
 
+from spectralgpt.checkpoints import save_model
+from spectralgpt.errors import ConfigError
 from spectralgpt.preprocessing import BandStatistics, Preprocessing
 from spectralgpt.sensors import Band
-from spectralgpt.training.transfer import Start, TransferConfig, choose_contract
+from spectralgpt.training.transfer import (
+    Start,
+    TransferConfig,
+    choose_contract,
+    load_start,
+)
 from tests.tiny import tiny_contract, tiny_encoder
 
 CONFIG = TransferConfig(model="any")
@@ -69,3 +78,17 @@ def test_scaling_of_the_checkpoint_is_taken_up_again_for_new_bands() -> None:
     unknown = Start(tiny_encoder(), tiny_contract(), "z-score")
     contract = choose_contract(unknown, CONFIG, measure)
     assert (contract.scaling, source_of(contract)) == ("z-score", "training images")
+
+
+def test_random_weights_may_have_another_patch_size(tmp_path: Path) -> None:
+    config = TransferConfig(
+        model="tiny", sensor="sentinel-2-l2a", image_size=32, patch_size=4
+    )
+    begun = load_start(config)
+    assert begun.encoder.patch_size == begun.preprocessing.patch_size == 4
+    assert begun.encoder(torch.rand(1, 12, 32, 32)).shape == (1, 4, 8, 8, 192)
+    model = save_model(tmp_path, tiny_encoder(), tiny_contract())
+    with pytest.raises(ConfigError, match="brings its own"):
+        load_start(replace(config, model=str(model)))
+    with pytest.raises(ConfigError, match="at least 1"):
+        replace(config, patch_size=0)

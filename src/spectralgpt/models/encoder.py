@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from spectralgpt.errors import ConfigError
 from spectralgpt.models.dates import add_dates, check_dates, dates_of_tokens
+from spectralgpt.models.parts import split_batch
 from spectralgpt.models.positions import JointPositions, SeparablePositions
 from spectralgpt.models.tokens import TokenEmbedding, TokenGrid, patchify
-from spectralgpt.models.transformer import NORM_EPS, build_blocks
+from spectralgpt.models.transformer import MLP_RATIO, NORM_EPS, build_blocks
 
 __all__ = ["PositionKind", "SpectralEncoder", "check_wavelengths", "mean_by_group"]
 
@@ -207,6 +208,10 @@ class SpectralEncoder(nn.Module):
 
     def transform(self, x: Tensor) -> Tensor:
         """Run embedded tokens (B, K, D) through all blocks."""
+        parts = [self._transform(part) for part in split_batch(x, MLP_RATIO)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _transform(self, x: Tensor) -> Tensor:
         for block in self.blocks:
             x = block(x)
         return x

@@ -1,8 +1,8 @@
-"""A loss whose gradients are taken over a batch part by part.
+"""What a processor does with a batch part by part: a loss, and work without gradients.
 
-On a processor, the activations of a few images stay in the cache and are gone before
-the next images come; those of a whole batch would be written to memory and read again.
-Sums and gradients are the same but for their rounding.
+The activations of a few images stay in the cache and are gone before the next images
+come; those of a whole batch would be written to memory and read again. Results, sums
+and gradients are the same but for their rounding.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-__all__ = ["PartLoss", "loss_in_parts", "part_size"]
+__all__ = ["PartLoss", "loss_in_parts", "part_size", "split_batch"]
 
 # Takes rows of x and where they lie in the batch; gives their share of the loss, 0-d,
 # and whatever else is wanted of them, without gradient.
@@ -20,6 +20,29 @@ PartLoss = Callable[[Tensor, slice], tuple[Tensor, tuple[Tensor, ...]]]
 
 # Values in the hidden state of one part: as many rows as products are fastest with.
 _PART_VALUES = 1152 * 512
+
+# Larger blocks are mapped anew by glibc each time (M_MMAP_THRESHOLD is at most 32 MiB),
+# and their fresh pages cost more than what is computed in them.
+_BLOCK_BYTES = 30 * 2**20
+
+
+def split_batch(x: Tensor, growth: int) -> tuple[Tensor, ...]:
+    """Part tokens (B, N, D) that no gradient is taken of, so that each block is small.
+
+    Args:
+        x: on a processor; elsewhere, and where gradients are taken, it stays whole.
+        growth: how many times wider than x what is computed of it becomes.
+    """
+    if (
+        x.device.type != "cpu"
+        or torch.is_grad_enabled()
+        or torch.compiler.is_compiling()
+    ):
+        return (x,)
+    is_half = torch.is_autocast_enabled("cpu")
+    value_bytes = 2 if is_half else x.element_size()
+    size = _BLOCK_BYTES // max(1, x[0].numel() * growth * value_bytes)
+    return x.chunk(-(-len(x) // max(1, size)))
 
 
 def part_size(num_tokens: int, embed_dim: int) -> int:

@@ -15,8 +15,10 @@ from torch.nn import functional as F
 
 __all__ = ["Linear", "attend"]
 
-# Scores of a few heads: small enough for the cache that the cores share.
-_SCORE_BYTES = 12 * 2**20
+# Scores of a few heads: small enough for the cache, by benchmarks of base at 96 and
+# 128 px; without gradients nothing else is in it.
+_SCORE_BYTES = 8 * 2**20
+_SCORE_BYTES_ALONE = 4 * 2**20
 # Up to this size attention weights are kept for the backward pass; above, made anew.
 _KEPT_BYTES = 96 * 2**20
 
@@ -30,6 +32,19 @@ class Linear(nn.Linear):
             mapped: Tensor = _OneDNNLinear.apply(input, self.weight, self.bias)
             return mapped
         return F.linear(input, self.weight, self.bias)
+
+    def gelu(self, input: Tensor) -> Tensor:
+        """Map (..., in_features) to exact GELU of (..., out_features).
+
+        Where a processor needs no gradients, oneDNN applies it within the product.
+        """
+        dtype = _product_type(input)
+        if torch.is_grad_enabled() or not _has_onednn(input, self.weight, dtype):
+            return F.gelu(self(input))
+        bias: Tensor | None = self.bias
+        if bias is not None:
+            bias = bias.to(dtype)
+        return _onednn(input.to(dtype), self.weight.to(dtype), bias, "gelu")
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -50,23 +65,37 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def _uses_onednn(x: Tensor, weight: Tensor) -> bool:
+    return _product_type(x) == torch.float32 and _has_onednn(x, weight, torch.float32)
+
+
+def _product_type(x: Tensor) -> torch.dtype:
+    """Return the type that a product of x is computed in on a processor."""
+    if torch.is_autocast_enabled("cpu"):
+        return torch.get_autocast_dtype("cpu")
+    return x.dtype
+
+
+def _has_onednn(x: Tensor, weight: Tensor, dtype: torch.dtype) -> bool:
     return (
         x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
+        and dtype in (torch.float32, torch.bfloat16)
         # Quantised weights bring their own products.
         and type(weight) in (Tensor, nn.Parameter)
         and x.numel() > 0
-        and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
         and bool(torch.backends.mkldnn.is_available())
         and bool(torch.backends.mkldnn.enabled)
     )
 
 
-def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Give x @ weight.T + bias."""
+def _onednn(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, then: str = "none"
+) -> Tensor:
+    """Give x @ weight.T + bias, or what `then` makes of it."""
+    exact = "none"  # Of GELU's two forms; ignored where nothing follows.
     product: Tensor = torch.ops.mkldnn._linear_pointwise(
-        x, weight, bias, "none", [], ""
+        x, weight, bias, then, [], exact
     )
     return product
 
@@ -103,9 +132,10 @@ class _CachedAttention(torch.autograd.Function):
         B, heads, N, width = q.shape
         q, k, v = (part.reshape(B * heads, -1, width) for part in (q, k, v))
         shape = (B * heads, N, k.shape[1])
-        keeps = any(ctx.needs_input_grad) and _bytes(q, shape) <= _KEPT_BYTES
+        trains = any(ctx.needs_input_grad)
+        keeps = trains and _bytes(q, shape) <= _KEPT_BYTES
         weights = q.new_empty(shape) if keeps else None
-        buffers = _Buffers(q, shape)
+        buffers = _Buffers(q, shape, _SCORE_BYTES if trains else _SCORE_BYTES_ALONE)
         attended = torch.empty_like(q)
         with torch.autocast("cpu", enabled=False):
             for part in buffers.parts:
@@ -121,7 +151,7 @@ class _CachedAttention(torch.autograd.Function):
         q, k, v, kept = ctx.saved_tensors
         B, heads, N, width = grad.shape
         grad, scale = grad.reshape(B * heads, N, width), width**-0.5
-        buffers = _Buffers(q, (B * heads, N, k.shape[1]))
+        buffers = _Buffers(q, (B * heads, N, k.shape[1]), _SCORE_BYTES)
         grad_q = torch.empty_like(q)
         # Transposed, these products are a third faster.
         grad_k, grad_v = (k.new_empty(len(k), width, k.shape[1]) for _ in range(2))
@@ -145,9 +175,11 @@ class _CachedAttention(torch.autograd.Function):
 class _Buffers:
     """Room for the scores of a few heads, and what is computed in it."""
 
-    def __init__(self, like: Tensor, shape: tuple[int, int, int]) -> None:
+    def __init__(
+        self, like: Tensor, shape: tuple[int, int, int], score_bytes: int
+    ) -> None:
         pairs, N, M = shape
-        most = max(1, _SCORE_BYTES // _bytes(like, (1, N, M)))
+        most = max(1, score_bytes // _bytes(like, (1, N, M)))
         self.parts = [slice(i, min(i + most, pairs)) for i in range(0, pairs, most)]
         self.first, self.second = (
             like.new_empty(min(most, pairs), N, M) for _ in range(2)

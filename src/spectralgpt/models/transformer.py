@@ -2,13 +2,13 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from spectralgpt.errors import ConfigError
 from spectralgpt.models.products import Linear, attend
 
 __all__ = [
     "MLP",
+    "MLP_RATIO",
     "NORM_EPS",
     "Attention",
     "Block",
@@ -18,7 +18,7 @@ __all__ = [
 ]
 
 NORM_EPS = 1e-6  # Source: the published weights.
-_MLP_RATIO = 4
+MLP_RATIO = 4
 
 
 def initialise_linear(linear: nn.Linear, parts: int = 1) -> None:
@@ -72,14 +72,14 @@ class MLP(nn.Module):
 
     def __init__(self, embed_dim: int) -> None:
         super().__init__()
-        self.fc1 = Linear(embed_dim, _MLP_RATIO * embed_dim)
-        self.fc2 = Linear(_MLP_RATIO * embed_dim, embed_dim)
+        self.fc1 = Linear(embed_dim, MLP_RATIO * embed_dim)
+        self.fc2 = Linear(MLP_RATIO * embed_dim, embed_dim)
         initialise_linear(self.fc1)
         initialise_linear(self.fc2)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map each token (B, N, D) -> (B, N, D)."""
-        return self.fc2(F.gelu(self.fc1(x)))
+        return self.fc2(self.fc1.gelu(x))
 
 
 class Block(nn.Module):

@@ -161,6 +161,14 @@ class TrainingModule(LightningModule):
                 },
             )
 
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Update the weights, and free the gradients before the next forward pass.
+
+        Lightning frees them after it, when activations are at their most.
+        """
+        super().optimizer_step(*args, **kwargs)
+        self._raw_optimizer().zero_grad()
+
     def _measure_speed(self) -> dict[str, float]:
         now, before = time.monotonic(), self._last_step_time
         self._last_step_time = now

@@ -63,6 +63,7 @@ class TransferConfig:
         bands: bands of the sensor to use; null takes all.
         exclude_bands: bands of the sensor to leave out, such as B10.
         image_size: side of the model's images, px; null keeps the checkpoint's.
+        patch_size: side of a token of random weights, px; a checkpoint brings its own.
         scaling: how pixels are scaled; null keeps the checkpoint's.
         statistics: the band statistics of that scaling: checkpoint keeps those of the
             pretraining where they are known, training measures them on the training
@@ -83,6 +84,7 @@ class TransferConfig:
     bands: tuple[str, ...] | None = None
     exclude_bands: tuple[str, ...] = ()
     image_size: int | None = None
+    patch_size: int | None = None
     scaling: Scaling | None = None
     statistics: Literal["checkpoint", "training"] = "checkpoint"
     drop_path: float = 0.1
@@ -108,6 +110,8 @@ class TransferConfig:
             raise ConfigError(
                 f"samples_per_epoch is {self.samples_per_epoch}; use at least 1."
             )
+        if self.patch_size is not None and self.patch_size < 1:
+            raise ConfigError(f"patch_size is {self.patch_size}; use at least 1.")
         check_seed(self.seed)
         if self.sensor is None and (self.bands is not None or self.exclude_bands):
             raise ConfigError("bands and exclude_bands need a sensor: set it as well.")
@@ -139,7 +143,8 @@ def load_start(config: TransferConfig) -> Start:
     """Load the weights to start from, at the image size and bands asked for.
 
     Raises:
-        ConfigError: random weights without a sensor.
+        ConfigError: random weights without a sensor, or a checkpoint with another
+            patch size.
         CheckpointError: the checkpoint has no contract and no sensor is given.
     """
     names = config.bands
@@ -151,15 +156,23 @@ def load_start(config: TransferConfig) -> Start:
             )
         contract = sensor_preprocessing(config.sensor, names, config.exclude_bands)
         contract = contract.for_images(config.image_size)
+        if config.patch_size is not None:
+            contract = replace(contract, patch_size=config.patch_size)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             encoder = build_encoder(
                 config.model,
                 image_size=contract.image_size,
+                patch_size=contract.patch_size,
                 num_bands=len(contract.bands),
                 wavelengths_nm=contract.wavelengths_nm,
             )
         return Start(encoder, contract, contract.scaling)
+    if config.patch_size is not None:
+        raise ConfigError(
+            f"patch_size is for random weights; {config.model} brings its own: leave "
+            "it out."
+        )
     bands = None
     if config.sensor is not None:
         bands = find_sensor(config.sensor).select(names, config.exclude_bands)
