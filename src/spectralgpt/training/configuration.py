@@ -25,35 +25,58 @@ def read_config(path: Path, kind: type[Config]) -> Config:
     return build_config(read_mapping(path), kind, str(path))
 
 
-def build_config(values: Mapping[str, Any], kind: type[Config], where: str) -> Config:
+def build_config(
+    values: Mapping[str, Any],
+    kind: type[Config],
+    where: str,
+    default: Config | None = None,
+) -> Config:
     """Build a tree of configuration dataclasses from nested plain values.
 
     Args:
-        values: fields by name; those left out keep their defaults.
+        values: fields by name; those left out keep their defaults, in a section those
+            that the configuration around it gives them.
         kind: the dataclass.
         where: file or option prefix, for messages.
+        default: what gives the fields that are left out; None takes those of the class.
 
     Raises:
         ConfigError: an unknown key, or a value that the dataclass refuses.
     """
     hints: dict[str, Any] = get_type_hints(kind)
-    needed = _needed(kind)
+    needed = [] if default is not None else _needed(kind)
+    kept = _defaults(kind, default)
     others = [name for name in hints if name not in needed]
     check_keys(values, where, required=needed, optional=others)
     made: dict[str, Any] = {}
     for name, value in values.items():
         hint = hints[name]
         if isinstance(hint, type) and is_dataclass(hint) and isinstance(value, Mapping):
-            made[name] = build_config(value, hint, f"{where}, {name}")
+            section = kept.get(name)
+            usual = section if isinstance(section, hint) else None
+            made[name] = build_config(value, hint, f"{where}, {name}", usual)
             continue
         made[name] = _fit(value, hint)
         if made[name] is _WRONG:
             wanted = getattr(hint, "__name__", str(hint)).replace("typing.", "")
             raise ConfigError(f"{where}: {name} is {value!r}; it must be {wanted}.")
     try:
-        return kind(**made)
+        return kind(**(kept | made))
     except TypeError as error:
         raise ConfigError(f"{where}: a value has the wrong type: {error}.") from error
+
+
+def _defaults(kind: type[Any], default: object | None) -> dict[str, Any]:
+    """Return fields by name, of an instance or of the class, as far as it has any."""
+    found = {}
+    for each in fields(kind):
+        if default is not None:
+            found[each.name] = getattr(default, each.name)
+        elif each.default is not MISSING:
+            found[each.name] = each.default
+        elif each.default_factory is not MISSING:
+            found[each.name] = each.default_factory()
+    return found
 
 
 def _needed(kind: type[Any]) -> list[str]:
