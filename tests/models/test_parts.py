@@ -88,6 +88,7 @@ def test_without_gradients_a_batch_is_split_until_no_block_is_mapped_anew() -> N
             bf16 = split_batch(x, 4)
         assert [len(part) for part in split_batch(x[:, :50], 4)] == [16]
         assert [len(part) for part in split_batch(x.repeat(1, 20, 1)[:2], 4)] == [1, 1]
+        assert [len(part) for part in split_batch(x[:0], 4)] == [0]
     assert [len(part) for part in fp32] == [4] * 4
     assert [len(part) for part in bf16] == [8] * 2
 

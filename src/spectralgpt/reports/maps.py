@@ -132,9 +132,6 @@ def plot_class_map(
         raise ShapeError(
             f"the map has class {classes.max()}, but only {len(names)} names are given."
         )
-    from matplotlib.colors import ListedColormap
-    from matplotlib.patches import Patch
-
     colours = category_colours(len(names)) if colours is None else colours
     pictures = [(picture_title, picture)]
     if before is not None:
@@ -146,19 +143,46 @@ def plot_class_map(
     for axes, (scene_title, scene) in zip(scenes, pictures, strict=True):
         axes.imshow(scene)
         axes.set_title(scene_title, fontsize=11)
-    shown = np.ma.masked_less(classes, 0)
-    right.imshow(
-        shown,
-        cmap=ListedColormap(colours),
-        vmin=-0.5,
-        vmax=len(names) - 0.5,
-        extent=_extent(picture),
-        interpolation="nearest",
-    )
+    _draw_classes(right, classes, colours, _extent(picture))
     right.set_title(title, fontsize=11)
     if shares is None:
-        total = max(int((classes >= 0).sum()), 1)
-        shares = [float((classes == i).sum()) / total for i in range(len(names))]
+        shares = _count_shares(classes, len(names))
+    _draw_legend(figure, names, colours, shares)
+    for axes, colour in (*((scene, "white") for scene in scenes), (right, "#1c2329")):
+        hide_ticks(axes)
+        for row in dashed_rows:
+            axes.axhline(row - 0.5, color=colour, linestyle="--", linewidth=1)
+    if pixel_size_m is not None:
+        _draw_scale_bar(scenes[0], picture.shape[1], pixel_size_m)
+    return figure
+
+
+def _draw_classes(
+    axes: Any,
+    classes: NDArray[np.int64],
+    colours: Sequence[Any],
+    extent: tuple[float, float, float, float],
+) -> None:
+    from matplotlib.colors import ListedColormap
+
+    axes.imshow(
+        np.ma.masked_less(classes, 0),
+        cmap=ListedColormap(colours),
+        vmin=-0.5,
+        vmax=len(colours) - 0.5,
+        extent=extent,
+        interpolation="nearest",
+    )
+
+
+def _draw_legend(
+    figure: "Figure",
+    names: Sequence[str],
+    colours: Sequence[Any],
+    shares: Sequence[float],
+) -> None:
+    from matplotlib.patches import Patch
+
     handles = [
         Patch(color=colour, label=f"{name} ({share:.0%})")
         for name, colour, share in zip(names, colours, shares, strict=True)
@@ -170,13 +194,11 @@ def plot_class_map(
         frameon=False,
         fontsize=9,
     )
-    for axes, colour in (*((scene, "white") for scene in scenes), (right, "#1c2329")):
-        hide_ticks(axes)
-        for row in dashed_rows:
-            axes.axhline(row - 0.5, color=colour, linestyle="--", linewidth=1)
-    if pixel_size_m is not None:
-        _draw_scale_bar(scenes[0], picture.shape[1], pixel_size_m)
-    return figure
+
+
+def _count_shares(classes: NDArray[np.int64], number: int) -> list[float]:
+    total = max(int((classes >= 0).sum()), 1)
+    return [float((classes == i).sum()) / total for i in range(number)]
 
 
 def _extent(picture: NDArray[np.float32]) -> tuple[float, float, float, float]:

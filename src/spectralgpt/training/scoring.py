@@ -109,7 +109,6 @@ def evaluate_classifier(
     Raises:
         CheckpointError: the model is not fine-tuned.
     """
-    from spectralgpt.reports.classification import plot_confusion
     from spectralgpt.reports.results import write_classification_report
 
     scores, intervals, probabilities = score_classifier(
@@ -123,6 +122,29 @@ def evaluate_classifier(
         progress=progress,
     )
     chosen = loaded.extra.get("chosen")
+    _write_scores(folder, name, test, scores, intervals, chosen)
+    write_classification_report(
+        folder,
+        f"Classification: {name}",
+        {"test": scores},
+        summary=f"Labels: {test.source}. Scored on {len(test.chips)} images."
+        f"{describe_choice(chosen)}",
+        intervals=intervals,
+        examples=choose_examples(loaded, test, probabilities, seed),
+    )
+    return scores
+
+
+def _write_scores(
+    folder: Path,
+    name: str,
+    test: LabelledSet,
+    scores: Scores,
+    intervals: Mapping[str, Interval],
+    chosen: Mapping[str, Any] | None,
+) -> None:
+    from spectralgpt.reports.classification import plot_confusion
+
     values = {
         "model": name,
         "test": scores.summary,
@@ -136,16 +158,6 @@ def evaluate_classifier(
     if scores.confusion is not None:
         figure = plot_confusion(scores.confusion, test.class_names)
         figure.savefig(folder / "confusion.png")
-    write_classification_report(
-        folder,
-        f"Classification: {name}",
-        {"test": scores},
-        summary=f"Labels: {test.source}. Scored on {len(test.chips)} images."
-        f"{describe_choice(chosen)}",
-        intervals=intervals,
-        examples=choose_examples(loaded, test, probabilities, seed),
-    )
-    return scores
 
 
 def describe_choice(chosen: Mapping[str, Any] | None) -> str:
