@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +32,10 @@ class NotingJob:
     def load(self) -> ReadyJob:
         return ReadyJob(f"weights of {self.model}", None, self._work)  # type: ignore[arg-type]
 
-    def _work(self, scene: Path, target: Path, progress: Progress | None) -> list[Path]:
+    def _work(
+        self, dates: tuple[Path, ...], target: Path, progress: Progress | None
+    ) -> list[Path]:
+        scene = dates[0]
         self._note(f"begin {scene.stem}")
         begun = count_notes(Path(self.notes))[f"begin {scene.stem}"]
         text = scene.read_text(encoding="utf-8")
@@ -61,6 +65,11 @@ class NotingJob:
 def count_notes(path: Path) -> Counter[str]:
     """Count the lines that jobs noted."""
     return Counter(path.read_text(encoding="utf-8").splitlines())
+
+
+def of_one_date(scenes: Iterable[Path]) -> list[tuple[Path, ...]]:
+    """Return scenes as jobs take them."""
+    return [(scene,) for scene in scenes]
 
 
 def write_scenes(folder: Path, texts: dict[str, str]) -> list[Path]:

@@ -131,7 +131,12 @@ def test_embeddings_of_a_stac_item_collection(tmp_path: Path) -> None:
     [
         (("{scenes}", "--model", "nowhere"), "no model at nowhere"),
         (("{scenes}", "--model", "{classifier}"), "makes no maps"),
-        (("{scenes}", "--model", "{change}"), "predict --before --after"),
+        (("{scenes}", "--model", "{change}"), "needs --before and --after"),
+        (
+            ("{scenes}", "--model", "{model}", "--before", "{empty}"),
+            "needs scenes of one date",
+        ),
+        (("--model", "{model}"), "needs scenes of one date"),
         (("{empty}", "--model", "{model}"), "no rasters in"),
         (("{list}", "--model", "{model}"), "names no scenes"),
         (("{json}", "--model", "{model}"), "neither a STAC item nor"),
@@ -167,3 +172,32 @@ def test_wrong_use_is_one_line_and_makes_nothing(
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
     assert not (tmp_path / "out").exists()
+
+
+def test_change_of_many_places(tmp_path: Path, scenes: Path) -> None:
+    rng = np.random.default_rng(1)
+    for path in sorted(scenes.iterdir()):
+        write_chip(tmp_path / "later" / path.name, chip_pixels("field", 40, rng))
+    model = save_dense(tmp_path / "model", "change")
+    words = ("--before", scenes, "--after", tmp_path / "later", "--model", model)
+    assert batch("predict", *words, "--output", tmp_path / "a") == 0
+    assert (
+        main(
+            [
+                *(
+                    str(word)
+                    for word in ("predict", *words, "--output", tmp_path / "b")
+                ),
+                *("--offset", "0", "--device", "cpu"),
+            ]
+        )
+        == 0
+    )
+    lines = manifest(tmp_path / "a")
+    assert len(lines) == 3
+    for name, line in lines.items():
+        assert line["status"] == "done"
+        assert line["scene"] == str(scenes / f"{name}.tif")
+        assert line["after"] == str(tmp_path / f"later/{name}.tif")
+        made = (tmp_path / f"a/scenes/{name}.tif").read_bytes()
+        assert made == (tmp_path / f"b/{name}.tif").read_bytes()

@@ -13,7 +13,7 @@ import pytest
 from spectralgpt.errors import ConfigError
 from spectralgpt.jobs.engines import Engine, on_dask
 from spectralgpt.jobs.running import JobOutcome, plan_job, run_job
-from tests.job_kinds import NotingJob, count_notes, write_scenes
+from tests.job_kinds import NotingJob, count_notes, of_one_date, write_scenes
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -37,7 +37,12 @@ def run(
     job: Any = NotingJob(str(folder / "notes"), 0.1)
     plan, seen = plan_job(job, folder / "out"), [0.0]
     outcome = run_job(
-        plan, scenes, retries=retries, pause_s=0, engine=engine, progress=seen.append
+        plan,
+        of_one_date(scenes),
+        retries=retries,
+        pause_s=0,
+        engine=engine,
+        progress=seen.append,
     )
     return outcome, count_notes(folder / "notes"), seen
 

@@ -18,10 +18,10 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from spectralgpt.jobs.running import plan_job, run_job
-from tests.job_kinds import NotingJob
+from tests.job_kinds import NotingJob, of_one_date
 
 folder, delay = Path(sys.argv[1]), float(sys.argv[2])
-scenes = sorted((folder / "in").iterdir())
+scenes = of_one_date(sorted((folder / "in").iterdir()))
 plan = plan_job(NotingJob(str(folder / "notes"), delay), folder / "out")
 if __name__ == "__main__":
     if len(sys.argv) > 3:

@@ -11,7 +11,7 @@ from spectralgpt.errors import ConfigError
 from spectralgpt.jobs.plans import Plan
 from spectralgpt.jobs.records import RecordFolder, SceneRecord
 from spectralgpt.jobs.running import JobOutcome, plan_job, run_job
-from tests.job_kinds import NotingJob, count_notes, write_scenes
+from tests.job_kinds import NotingJob, count_notes, of_one_date, write_scenes
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def plan_of(job: NotingJob, output: Path) -> Plan:
 
 
 def run(job: NotingJob, scenes: list[Path], output: Path, **options: Any) -> JobOutcome:
-    return run_job(plan_of(job, output), scenes, pause_s=0, **options)
+    return run_job(plan_of(job, output), of_one_date(scenes), pause_s=0, **options)
 
 
 def manifest(output: Path) -> dict[str, dict[str, Any]]:
@@ -168,7 +168,7 @@ def test_a_scene_that_another_process_has_is_waited_for_and_not_done_twice(
     plan = plan_of(job, output)
     store = RecordFolder(output)
     with store.registering():
-        known, _ = store.register(scenes, lambda name: None)
+        known, _ = store.register(of_one_date(scenes), lambda name: None)
     claim = store.claiming("a")
     assert claim.__enter__()
 
@@ -185,7 +185,7 @@ def test_a_scene_that_another_process_has_is_waited_for_and_not_done_twice(
             store.write(done)
             claim.__exit__(None, None, None)
 
-    outcome = run_job(plan, scenes, progress=other_run_ends)
+    outcome = run_job(plan, of_one_date(scenes), progress=other_run_ends)
     assert outcome.counts["done"] == 1
     assert outcome.counts["done by another run"] == 1
     assert count_notes(Path(job.notes))["begin a"] == 0
@@ -197,7 +197,7 @@ def test_what_ended_a_process_before_is_done_last(
     scenes = write_scenes(tmp_path / "in", {"a": "good", "b": "good", "c": "good"})
     store = RecordFolder(tmp_path / "out")
     with store.registering():
-        known, *_ = store.register(scenes, lambda name: None)
+        known, *_ = store.register(of_one_date(scenes), lambda name: None)
     store.write(replace(known, status="running", attempts=2))
     assert {r.id: r.status for r in store.read_all()}["a"] == "interrupted"
     run(job, scenes, tmp_path / "out")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from spectralgpt.errors import DataError
-from spectralgpt.jobs.scene_lists import list_scenes
+from spectralgpt.jobs.scene_lists import list_pairs, list_scenes
 from tests.raster_files import write_tiff
 
 
@@ -32,3 +32,28 @@ def test_lists_that_are_none_are_refused(
     (tmp_path / "list.txt").write_bytes(content)
     with pytest.raises(DataError, match=message):
         list_scenes([tmp_path / "list.txt"], None, None)
+
+
+def test_two_dates_belong_together_by_line_or_by_name(tmp_path: Path) -> None:
+    for name in ("old/a", "old/b", "new/a", "new/b"):
+        write_tiff(tmp_path / f"{name}.tif", np.ones((1, 4, 4), "uint16"))
+    old, new = tmp_path / "old", tmp_path / "new"
+    (tmp_path / "before.txt").write_text("old/b.tif\n# ours\nold/a.tif\n")
+    (tmp_path / "after.txt").write_text("new/a.tif\nnew/b.tif\n")
+    before, after = tmp_path / "before.txt", tmp_path / "after.txt"
+    assert list_pairs(before, after, None, None) == [
+        (old / "b.tif", new / "a.tif"),
+        (old / "a.tif", new / "b.tif"),
+    ]
+    assert list_pairs(old, new, None, None) == [
+        (old / "a.tif", new / "a.tif"),
+        (old / "b.tif", new / "b.tif"),
+    ]
+    (new / "b.tif").unlink()
+    with pytest.raises(DataError, match="no partner of the same name"):
+        list_pairs(old, new, None, None)
+    after.write_text("new/a.tif\n")
+    with pytest.raises(DataError, match=r"names 2 scenes, .* 1: write both dates"):
+        list_pairs(before, after, None, None)
+    with pytest.raises(DataError, match="is no list"):
+        list_pairs(before, new, None, None)

@@ -1,11 +1,11 @@
-"""`spectralgpt batch predict`: map many scenes with a segmentation model."""
+"""`spectralgpt batch predict`: map many scenes, or change between two dates of them."""
 
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
 from spectralgpt.cli.job_options import add_job_options, run_and_report, shared_format
-from spectralgpt.cli.predict import add_map_options
+from spectralgpt.cli.predict import add_dates, add_map_options
 
 __all__ = ["HELP", "add_arguments", "run"]
 
@@ -18,10 +18,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--model",
         type=str,
         required=True,
-        help="model fine-tuned for segmentation: the run folder, a file or Hub name",
+        help="model fine-tuned for segmentation or change: the run folder, a file or "
+        "Hub name",
     )
+    add_dates(parser, "as scenes are named; lines of two text files belong together")
     add_map_options(parser)
-    add_job_options(parser)
+    add_job_options(parser, inputs="*")
 
 
 def run(args: Namespace) -> Path:

@@ -24,7 +24,7 @@ from spectralgpt.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from spectralgpt.data.formats import ImageFormat
     from spectralgpt.jobs.engines import Engine
-    from spectralgpt.jobs.kinds import Job
+    from spectralgpt.jobs.kinds import Job, ReadyJob
     from spectralgpt.jobs.running import JobOutcome
 
 __all__ = ["add_job_options", "run_and_report", "shared_format"]
@@ -32,12 +32,17 @@ __all__ = ["add_job_options", "run_and_report", "shared_format"]
 _MOST_FAILURES = 10
 
 
-def add_job_options(parser: ArgumentParser) -> None:
-    """Add scenes, what is stated about them, and how the job is run."""
+def add_job_options(parser: ArgumentParser, inputs: str = "+") -> None:
+    """Add scenes, what is stated about them, and how the job is run.
+
+    Args:
+        parser: of the command.
+        inputs: how many scenes there must be, as argparse's `nargs`.
+    """
     parser.add_argument(
         "scenes",
         type=Path,
-        nargs="+",
+        nargs=inputs,
         help="scenes, folders of them, text files (.txt) with a path a line, or STAC "
         "collections and item collections (.json)",
     )
@@ -87,12 +92,10 @@ def run_and_report(job: "Job", args: Namespace) -> Path:
     """
     from spectralgpt.jobs.plans import load_job
     from spectralgpt.jobs.running import plan_job, run_job
-    from spectralgpt.jobs.scene_lists import list_scenes
 
     console = Console(stderr=True)
     plan = plan_job(job, args.output)
-    contract = load_job(plan.job).contract
-    scenes = list_scenes(args.scenes, args.sensor, contract)
+    scenes = _list_scenes(args, load_job(plan.job))
     with _engine(args) as engine, counting(console, "scenes", len(scenes)) as progress:
         outcome = run_job(
             plan,
@@ -110,6 +113,25 @@ def run_and_report(job: "Job", args: Namespace) -> Path:
             f"{outcome.manifest} says why. The same command tries them again."
         )
     return outcome.manifest
+
+
+def _list_scenes(args: Namespace, job: "ReadyJob") -> list[tuple[Path, ...]]:
+    """Return the dates of each scene that the user names.
+
+    Raises:
+        ConfigError: the job is for another number of dates.
+    """
+    from spectralgpt.jobs.scene_lists import list_pairs, list_scenes
+
+    before, after = args.get("before"), args.get("after")
+    given = [bool(args.scenes), bool(before), bool(after)]
+    if given != ([False, True, True] if job.num_dates == 2 else [True, False, False]):
+        wanted = "--before and --after" if job.num_dates == 2 else "scenes of one date"
+        raise ConfigError(f"{args.model} needs {wanted}, and no others.")
+    if job.num_dates == 2:
+        return list_pairs(before, after, args.sensor, job.contract)
+    scenes = list_scenes(args.scenes, args.sensor, job.contract)
+    return [(scene,) for scene in scenes]
 
 
 @contextmanager

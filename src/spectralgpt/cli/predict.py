@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from spectralgpt.checkpoints import LoadedModel
 
-__all__ = ["HELP", "add_arguments", "add_map_options", "run"]
+__all__ = ["HELP", "add_arguments", "add_dates", "add_map_options", "run"]
 
 HELP = (
     "Apply a fine-tuned model: a CSV of classes and probabilities, or for segmentation "
@@ -37,11 +37,20 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="fine-tuned checkpoint: the run folder, a model folder, file or Hub name",
     )
     add_image_options(parser, inputs="*")
+    add_dates(parser, "a file or a folder")
+    add_map_options(parser, "for maps: ")
+    add_output(parser)
+    add_device(parser)
+    add_arithmetic(parser)
+
+
+def add_dates(parser: ArgumentParser, what: str) -> None:
+    """Add --before and --after, each of which is `what`."""
     parser.add_argument(
         "--before",
         type=Path | None,
         default=None,
-        help="for models of change: the first date, a file or a folder",
+        help=f"for models of change: the first date, {what}",
     )
     parser.add_argument(
         "--after",
@@ -49,10 +58,6 @@ def add_arguments(parser: ArgumentParser) -> None:
         default=None,
         help="the second date; images of folders are matched by their names",
     )
-    add_map_options(parser, "for maps: ")
-    add_output(parser)
-    add_device(parser)
-    add_arithmetic(parser)
 
 
 def add_map_options(parser: ArgumentParser, note: str = "") -> None:

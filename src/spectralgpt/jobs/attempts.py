@@ -5,7 +5,6 @@ import threading
 import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 
 from spectralgpt.errors import (
     BandError,
@@ -115,6 +114,7 @@ def _attempt(
     record = SceneRecord(
         id=found.id,
         scene=found.scene,
+        after=found.after,
         status="running",
         attempts=(found.attempts if is_same else 0) + 1,
         started=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -127,7 +127,7 @@ def _attempt(
     began = time.monotonic()
     try:
         work = load_job(plan.job).work
-        made = work(Path(record.scene), plan.target(record.id), progress)
+        made = work(record.dates, plan.target(record.id), progress)
         names = tuple(path.relative_to(plan.output).as_posix() for path in made)
         record = replace(record, status="done", outputs=names)
     except Exception as error:

@@ -10,7 +10,6 @@ from typing import Any
 
 from spectralgpt.data.dense import CHANGE
 from spectralgpt.data.formats import ImageFormat
-from spectralgpt.errors import ConfigError
 from spectralgpt.models.quantization import Quantization
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters.embeddings import NumberType
@@ -40,8 +39,8 @@ from spectralgpt.scenes.maps import MapOptions, map_image, write_map_item
 __all__ = ["EmbedJob", "Job", "PredictJob", "ReadyJob", "Worker"]
 
 Progress = Callable[[float], None]
-Worker = Callable[[Path, Path, Progress | None], list[Path]]
-"""Does a scene: its path, the raster to make, progress 0..1; returns all files made."""
+Worker = Callable[[tuple[Path, ...], Path, Progress | None], list[Path]]
+"""Does a scene: its dates, the raster to make, progress 0..1; returns what it made."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +51,13 @@ class ReadyJob:
         weights: digest of the model's weights.
         contract: which bands and scaling the model takes.
         work: does a scene.
+        num_dates: that a scene has.
     """
 
     weights: str
     contract: Preprocessing
     work: Worker
+    num_dates: int = 1
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class PredictJob:
     """Map every scene, as `spectralgpt predict` does.
 
     Args:
-        model: a segmentation model: a path or a Hub name.
+        model: a model of segmentation or change: a path or a Hub name.
         image_format: what is stated about the scenes.
         device: see `load_on_device`.
         batch_size: windows predicted at once.
@@ -106,15 +107,10 @@ class PredictJob:
 
         Raises:
             CheckpointError: it cannot be read, or makes no maps.
-            ConfigError: it maps change, or there is no such device.
+            ConfigError: there is no such device.
         """
         loaded = load_on_device(self.model, self.device, quantize=self.quantize)
         mapper, task = build_mapper(loaded, self.model, self.test_flips, self.precision)
-        if task == CHANGE:
-            raise ConfigError(
-                f"{self.model} maps change between two dates, a job is over scenes of "
-                "one: use `spectralgpt predict --before --after`."
-            )
         stated = loaded.extra.get("colours")
         colours = tuple(stated or hex_colours(len(mapper.class_names)))
         options = MapOptions(
@@ -127,10 +123,13 @@ class PredictJob:
             overlap=self.overlap,
         )
 
-        def work(scene: Path, target: Path, progress: Progress | None) -> list[Path]:
-            item = describe_input(scene, self.image_format, mapper.preprocessing)
+        def work(
+            dates: tuple[Path, ...], target: Path, progress: Progress | None
+        ) -> list[Path]:
+            stated, contract = self.image_format, mapper.preprocessing
+            items = tuple(describe_input(date, stated, contract) for date in dates)
             with in_precision(loaded, self.precision):
-                made = map_image(mapper, (item,), target, options, progress)
+                made = map_image(mapper, items, target, options, progress)
             picture = write_quick_look(made, mapper, colours)
             described = write_map_item(mapper, made, options)
             others = [target.with_name(target.name + LEGEND_SUFFIX)]
@@ -139,7 +138,9 @@ class PredictJob:
             others += [described] if described is not None else []
             return [target, *others, picture]
 
-        return ReadyJob(digest_model(loaded.model), mapper.preprocessing, work)
+        num_dates = 2 if task == CHANGE else 1
+        weights = digest_model(loaded.model)
+        return ReadyJob(weights, mapper.preprocessing, work, num_dates)
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,10 @@ class EmbedJob:
         options = RasterOptions(cells, self.number_type, self.reflectance)
         encoder = fingerprint(loaded)
 
-        def work(scene: Path, target: Path, progress: Progress | None) -> list[Path]:
+        def work(
+            dates: tuple[Path, ...], target: Path, progress: Progress | None
+        ) -> list[Path]:
+            (scene,) = dates
             item = describe_input(scene, self.image_format, contract)
             with in_precision(loaded, self.precision):
                 made = embed_to_raster(

@@ -41,6 +41,7 @@ class SceneRecord:
     Args:
         id: name of its outputs, unlike those of all other scenes of the job.
         scene: where it is.
+        after: where its second date is, of two; empty of one.
         status: `waiting` for its first attempt, `running`, `done`, `failed`, or
             `interrupted`: its process ended in the middle.
         attempts: how often it was begun with this configuration.
@@ -68,6 +69,12 @@ class SceneRecord:
     run: str = ""
     configuration: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
+    after: str = ""
+
+    @property
+    def dates(self) -> tuple[Path, ...]:
+        """The scene, or both of its dates."""
+        return tuple(Path(each) for each in (self.scene, self.after) if each)
 
     def to_line(self) -> str:
         """Return the record as JSON in one line."""
@@ -137,15 +144,16 @@ class RecordFolder:
             yield
 
     def register(
-        self, scenes: Sequence[Path], check: Callable[[str], None]
+        self, scenes: Sequence[tuple[Path, ...]], check: Callable[[str], None]
     ) -> list[SceneRecord]:
         """Return the record of each scene, a new one for those that have none.
 
-        Names are the files' own; a scene whose name another one has gets a digest of
-        its path, too, so that names stay while a list grows. Inside of `registering`.
+        Names are the files' own, of the first date; a scene whose name another one has
+        gets a digest of its path, too, so that names stay while a list grows. Inside of
+        `registering`.
 
         Args:
-            scenes: their absolute paths.
+            scenes: the absolute paths of their dates.
             check: raises an error if the name of a new record cannot be used.
 
         Raises:
@@ -154,7 +162,7 @@ class RecordFolder:
         """
         # Names that differ in case alone are one file on some systems.
         taken = {path.stem.lower() for path in self._folder.glob("*.json")}
-        found = [self._find(str(scene), taken) for scene in scenes]
+        found = [self._find(dates, taken) for dates in scenes]
         new = [record for record, is_new in found if is_new]
         for record in new:
             check(record.id)
@@ -162,17 +170,20 @@ class RecordFolder:
             self.write(record)
         return [record for record, _ in found]
 
-    def _find(self, scene: str, taken: set[str]) -> tuple[SceneRecord, bool]:
+    def _find(
+        self, dates: tuple[Path, ...], taken: set[str]
+    ) -> tuple[SceneRecord, bool]:
         """Return a scene's record, and whether it is a new one."""
-        plain = _name_of(scene)
-        digest = sha256(os.fsencode(scene)).hexdigest()[:_DIGITS]
+        scene, *others = map(str, dates)
+        plain, after = _name_of(scene), "".join(others)
+        digest = sha256(os.fsencode(scene + after)).hexdigest()[:_DIGITS]
         for name in (plain, f"{plain}_{digest}"):
             known = self.read(name)
-            if known is not None and known.scene == scene:
+            if known is not None and (known.scene, known.after) == (scene, after):
                 return known, False
             if name.lower() not in taken:
                 taken.add(name.lower())
-                return SceneRecord(name, scene), True
+                return SceneRecord(name, scene, after=after), True
         raise ConfigError(
             f"{scene} would share its outputs with another scene: use another --output."
         )

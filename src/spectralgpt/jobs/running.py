@@ -51,7 +51,7 @@ def plan_job(job: Job, output: Path) -> Plan:
 
 def run_job(
     plan: Plan,
-    scenes: Sequence[Path],
+    scenes: Sequence[tuple[Path, ...]],
     *,
     retries: int = 2,
     pause_s: float = 5.0,
@@ -66,7 +66,8 @@ def run_job(
 
     Args:
         plan: what is done, and where.
-        scenes: see `spectralgpt.jobs.scene_lists.list_scenes`.
+        scenes: the dates of each, as many as the job takes; see
+            `spectralgpt.jobs.scene_lists`.
         retries: further attempts at a scene.
         pause_s: before the first further round; longer before those after it.
         overwrite: do all scenes again, also what was done with another model.
@@ -107,10 +108,13 @@ def _worth_trying(plan: Plan, found: Mapping[str, Attempt]) -> list[SceneRecord]
     return [each for each in records if each.may_pass and each.run == plan.run]
 
 
-def _register(plan: Plan, scenes: Sequence[Path], overwrite: bool) -> list[SceneRecord]:
+def _register(
+    plan: Plan, scenes: Sequence[tuple[Path, ...]], overwrite: bool
+) -> list[SceneRecord]:
     """Return the record of each scene; nothing is written if the job is refused."""
     folder = plan.target("any").parent
-    if any(scene.resolve().parent == folder.resolve() for scene in scenes):
+    dates = {date.resolve().parent for scene in scenes for date in scene}
+    if folder.resolve() in dates:
         raise ConfigError(
             f"{folder} holds the scenes themselves: choose another --output."
         )
@@ -130,7 +134,7 @@ def _register(plan: Plan, scenes: Sequence[Path], overwrite: bool) -> list[Scene
         folder.mkdir(exist_ok=True)
         write_plan(plan)
         if overwrite:
-            records = [SceneRecord(record.id, record.scene) for record in records]
+            records = [SceneRecord(r.id, r.scene, after=r.after) for r in records]
             for record in records:
                 store.write(record)
     return records
