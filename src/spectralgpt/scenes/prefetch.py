@@ -29,7 +29,7 @@ def prefetch(items: Generator[T, None, Any], depth: int = 2) -> Iterator[T]:
     end: Any = object()
     with (
         one_thread_a_product(),
-        ThreadPoolExecutor(1, initializer=_same_precision()) as pool,
+        ThreadPoolExecutor(1, initializer=_prepare_thread()) as pool,
     ):
         pending = deque(pool.submit(next, items, end) for _ in range(depth))
         try:
@@ -42,16 +42,18 @@ def prefetch(items: Generator[T, None, Any], depth: int = 2) -> Iterator[T]:
             pool.submit(items.close).result()
 
 
-def _same_precision() -> Callable[[], None]:
-    """Return what gives another thread the autocast of this one."""
+def _prepare_thread() -> Callable[[], None]:
+    """Return what gives another thread the autocast of this one, and few threads."""
     states = [
         (kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
         for kind in ("cpu", "cuda")
     ]
 
-    def initialise() -> None:
+    def prepare() -> None:
         for kind, is_enabled, dtype in states:
             torch.set_autocast_enabled(kind, is_enabled)
             torch.set_autocast_dtype(kind, dtype)
+        # Where OpenBLAS runs on OpenMP, each thread has a limit of its own.
+        one_thread_a_product()
 
-    return initialise
+    return prepare
