@@ -131,12 +131,12 @@ def test_embeddings_of_a_stac_item_collection(tmp_path: Path) -> None:
     [
         (("{scenes}", "--model", "nowhere"), "no model at nowhere"),
         (("{scenes}", "--model", "{classifier}"), "makes no maps"),
-        (("{scenes}", "--model", "{change}"), "needs --before and --after"),
+        (("{scenes}", "--model", "{change}"), "give it --before and --after"),
         (
             ("{scenes}", "--model", "{model}", "--before", "{empty}"),
-            "needs scenes of one date",
+            "give it images, of one date",
         ),
-        (("--model", "{model}"), "needs scenes of one date"),
+        (("--model", "{model}"), "give it images, of one date"),
         (("{empty}", "--model", "{model}"), "no rasters in"),
         (("{list}", "--model", "{model}"), "names no scenes"),
         (("{json}", "--model", "{model}"), "neither a STAC item nor"),

@@ -14,10 +14,9 @@ import torch
 
 from spectralgpt.models.masking import draw_mask
 from spectralgpt.models.tokens import TokenGrid
+from spectralgpt.models.transformer import MLP_RATIO
 
 __all__ = ["ForwardFlops", "count_classifier", "count_encoder", "count_pretraining"]
-
-_MLP_RATIO = 4
 
 
 @dataclass(frozen=True)
@@ -114,5 +113,5 @@ def _block(queries: int, keys: int, width: int) -> int:
     """Count a transformer block whose queries attend to the keys."""
     attention = 2 * 2 * queries * keys * width
     own_maps = _linear(queries, width, 2 * width)  # query and output
-    mlp = 2 * _linear(queries, width, _MLP_RATIO * width)
+    mlp = 2 * _linear(queries, width, MLP_RATIO * width)
     return attention + own_maps + _linear(keys, width, 2 * width) + mlp

@@ -22,6 +22,7 @@ __all__ = [
     "add_format_options",
     "add_image_options",
     "add_output",
+    "check_dates",
     "counting",
     "format_of",
     "prepare_output",
@@ -200,6 +201,27 @@ def _area_of(args: Namespace) -> "Bounds | None":
             f"--bounds '{args.bounds}' is no rectangle: write minx,miny,maxx,maxy."
         ) from None
     return Bounds(left, bottom, right, top, args.bounds_crs)
+
+
+def check_dates(
+    model: str, num_dates: int, inputs: Sequence[Path], args: Namespace
+) -> None:
+    """Find out whether the images are of as many dates as a model takes.
+
+    Args:
+        model: what it is called in the message.
+        num_dates: 2 of models of change, else 1.
+        inputs: images of one date.
+        args: of a command that may have --before and --after.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    given = [bool(inputs), bool(args.get("before")), bool(args.get("after"))]
+    if given != ([False, True, True] if num_dates == 2 else [True, False, False]):
+        wanted = "--before and --after" if num_dates == 2 else "images, of one date"
+        kind = "change" if num_dates == 2 else "one date"
+        raise ConfigError(f"{model} is for {kind}: give it {wanted}, and no others.")
 
 
 def prepare_output(folder: Path, name: str, overwrite: bool) -> None:

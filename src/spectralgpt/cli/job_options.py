@@ -16,6 +16,7 @@ from spectralgpt.cli.images import (
     add_device,
     add_format_options,
     add_output,
+    check_dates,
     counting,
     format_of,
 )
@@ -123,13 +124,9 @@ def _list_scenes(args: Namespace, job: "ReadyJob") -> list[tuple[Path, ...]]:
     """
     from spectralgpt.jobs.scene_lists import list_pairs, list_scenes
 
-    before, after = args.get("before"), args.get("after")
-    given = [bool(args.scenes), bool(before), bool(after)]
-    if given != ([False, True, True] if job.num_dates == 2 else [True, False, False]):
-        wanted = "--before and --after" if job.num_dates == 2 else "scenes of one date"
-        raise ConfigError(f"{args.model} needs {wanted}, and no others.")
+    check_dates(args.model, job.num_dates, args.scenes, args)
     if job.num_dates == 2:
-        return list_pairs(before, after, args.sensor, job.contract)
+        return list_pairs(args.before, args.after, args.sensor, job.contract)
     scenes = list_scenes(args.scenes, args.sensor, job.contract)
     return [(scene,) for scene in scenes]
 

@@ -91,16 +91,12 @@ def score_masks(args: Namespace, loaded: "LoadedModel", console: Console) -> Non
 def _list_inputs(
     args: Namespace, loaded: "LoadedModel", task: str
 ) -> tuple[list[tuple[Path, ...]], "ImageFormat"]:
-    from spectralgpt.cli.images import format_of
+    from spectralgpt.cli.images import check_dates, format_of
     from spectralgpt.data.dense import CHANGE
     from spectralgpt.scenes.inputs import list_inputs, over_area
     from spectralgpt.scenes.pairs import match_pairs
 
-    given = [bool(args.inputs), bool(args.before), bool(args.after)]
-    wanted = [False, True, True] if task == CHANGE else [True, False, False]
-    if given != wanted:
-        names = "--before and --after" if task == CHANGE else "images, of one date"
-        raise ConfigError(f"{args.model} maps {task}: give it {names}, and no others.")
+    check_dates(args.model, 2 if task == CHANGE else 1, args.inputs, args)
     if task != CHANGE:
         paths = list_inputs(args.inputs, args.sensor, loaded.preprocessing)
         paths, image_format = over_area(paths, format_of(args))

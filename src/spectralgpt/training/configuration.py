@@ -44,10 +44,9 @@ def build_config(
         ConfigError: an unknown key, or a value that the dataclass refuses.
     """
     hints: dict[str, Any] = get_type_hints(kind)
-    needed = [] if default is not None else _needed(kind)
     kept = _defaults(kind, default)
-    others = [name for name in hints if name not in needed]
-    check_keys(values, where, required=needed, optional=others)
+    needed = [name for name in hints if name not in kept]
+    check_keys(values, where, required=needed, optional=list(kept))
     made: dict[str, Any] = {}
     for name, value in values.items():
         hint = hints[name]
@@ -77,15 +76,6 @@ def _defaults(kind: type[Any], default: object | None) -> dict[str, Any]:
         elif each.default_factory is not MISSING:
             found[each.name] = each.default_factory()
     return found
-
-
-def _needed(kind: type[Any]) -> list[str]:
-    """Name the fields of a dataclass that have no default."""
-    return [
-        each.name
-        for each in fields(kind)
-        if each.default is MISSING and each.default_factory is MISSING
-    ]
 
 
 def _fit(value: Any, hint: Any) -> Any:

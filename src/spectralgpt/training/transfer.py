@@ -143,8 +143,8 @@ def load_start(config: TransferConfig) -> Start:
     """Load the weights to start from, at the image size and bands asked for.
 
     Raises:
-        ConfigError: random weights without a sensor, or a checkpoint with another
-            patch size.
+        ConfigError: random weights without a sensor, or a patch size for a
+            checkpoint.
         CheckpointError: the checkpoint has no contract and no sensor is given.
     """
     names = config.bands
