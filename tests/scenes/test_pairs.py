@@ -33,3 +33,8 @@ def test_two_images_of_one_name_are_refused() -> None:
     first = [BEFORE / "a.tif", BEFORE / "a.jp2"]
     with pytest.raises(DataError, match="have the same name"):
         match_pairs(BEFORE, first, AFTER, [AFTER / "a.tif"])
+
+
+def test_a_date_that_is_not_there_is_named() -> None:
+    with pytest.raises(DataError, match=r"^before does not exist"):
+        match_pairs(BEFORE, [BEFORE], AFTER, [AFTER / "a.tif", AFTER / "b.tif"])

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from spectralgpt.errors import DataError, RasterError
-from spectralgpt.rasters import RasterItem, describe_difference
+from spectralgpt.rasters import RasterItem, describe_difference, is_stac_member
 from spectralgpt.sensors import Band
 
 __all__ = ["check_same_pixels", "match_pairs"]
@@ -31,10 +31,15 @@ def match_pairs(
         (before, after), sorted by name; two single images need not have one name.
 
     Raises:
-        DataError: an image has no partner, or two have the same name; says which.
+        DataError: a date is not there, an image has no partner, or two have the same
+            name; says which.
     """
     if len(first) == len(second) == 1:
         return [(first[0], second[0])]
+    for root, paths in ((before, first), (after, second)):
+        # What is listed as itself is no folder.
+        if list(paths) == [root] and not (root.exists() or is_stac_member(root)):
+            raise DataError(f"{root} does not exist. Check the path.")
     by_name, others = _by_name(before, first), _by_name(after, second)
     lonely = [str(path) for name, path in by_name.items() if name not in others]
     lonely += [str(path) for name, path in others.items() if name not in by_name]
