@@ -1,8 +1,9 @@
-"""Memory that is freed stays in the process."""
+"""Memory that is freed stays in the process, in large pages."""
 
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -32,6 +33,31 @@ def test_large_tensors_take_no_fresh_pages() -> None:
         for text in ("", call)
     ]
     assert faults[1] < 0.1 * faults[0]
+
+
+# KiB of the process that lie in large pages, and that it holds at all.
+PAGES = """
+import re, torch
+from pathlib import Path
+from spectralgpt.allocator import keep_freed_memory
+keep_freed_memory()
+tensors = [torch.ones(4 * 2**20) for _ in range(8)]
+rollup = Path("/proc/self/smaps_rollup").read_text()
+for name in ("AnonHugePages", "Rss"):
+    print(re.search(rf"{name}:\\s+(\\d+) kB", rollup)[1])
+"""
+LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+@pytest.mark.skipif(
+    not LARGE_PAGES.exists() or "[never]" in LARGE_PAGES.read_text(),
+    reason="this system has no large pages",
+)
+def test_tensors_lie_in_large_pages_and_no_memory_is_taken_ahead() -> None:
+    found = subprocess.check_output([sys.executable, "-c", PAGES])
+    large, held = (int(line) for line in found.split())
+    assert large > 100 * 2**10
+    assert held < 2**20
 
 
 def test_it_says_whether_it_was_done() -> None:

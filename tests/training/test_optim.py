@@ -124,6 +124,21 @@ def test_rate_of_a_group_is_multiplied_by_its_scale() -> None:
     assert optimizer.param_groups[0]["betas"] == (0.9, 0.95)
 
 
+def test_fused_update_gives_the_weights_of_the_plain_one() -> None:
+    found = []
+    for fused in (True, False):
+        torch.manual_seed(0)
+        model = torch.nn.Linear(3, 2)
+        optimizer = build_optimizer(model, OptimizerConfig(), fused=fused)
+        set_learning_rate(optimizer, 0.1)
+        for step in range(1, 4):
+            optimizer.zero_grad()
+            model(torch.full((1, 3), float(step))).square().sum().backward()
+            optimizer.step()
+        found.append(model.weight)
+    torch.testing.assert_close(*found)
+
+
 def test_frozen_parameters_are_not_optimized() -> None:
     model = tiny_autoencoder()
     model.encoder.requires_grad_(False)

@@ -107,7 +107,8 @@ class TrainingModule(LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Build AdamW; its rate is set at each step."""
-        return build_optimizer(self.model, self.optimizer_config)
+        scaled = self.trainer.precision == "16-mixed"
+        return build_optimizer(self.model, self.optimizer_config, fused=not scaled)
 
     def on_train_epoch_start(self) -> None:
         """Point the sampler at this epoch; a no-op in the epoch that is resumed."""

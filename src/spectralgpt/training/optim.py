@@ -155,15 +155,25 @@ def layer_decay_groups(
     return _collect(entries)
 
 
-def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """Build AdamW over the model's trainable parameters; the rate is set each step."""
+def build_optimizer(
+    model: nn.Module, config: OptimizerConfig, fused: bool = True
+) -> torch.optim.AdamW:
+    """Build AdamW over the model's trainable parameters; the rate is set each step.
+
+    Args:
+        model: what is trained, where it is trained.
+        config: rates and decays.
+        fused: update each weight in one pass over memory. With scaled gradients
+            (fp16) such an update would undo their scale itself, after they are clipped.
+    """
     if config.layer_decay is None:
         groups = parameter_groups(model, config.weight_decay)
     else:
         groups = layer_decay_groups(model, config.weight_decay, config.layer_decay)
     # Names are for people and tests; as optimizer state they would bloat checkpoints.
     groups = [{k: v for k, v in group.items() if k != "names"} for group in groups]
-    return torch.optim.AdamW(groups, lr=0.0, betas=(config.beta1, config.beta2))
+    betas = (config.beta1, config.beta2)
+    return torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=fused)
 
 
 def _trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
