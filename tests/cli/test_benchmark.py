@@ -65,6 +65,10 @@ def test_quantized_inference_holds_fewer_bytes(tmp_path: Path) -> None:
     [
         (["--steps", "3"], "at least 5"),
         (["--quantize", "int8"], "or use mode inference"),
+        (
+            ["--mode", "inference", "--recompute-activations", "true"],
+            "leave out --recompute-activations",
+        ),
         (["--mode", "data"], "name it with --data"),
         (["--mode", "data", "--data", "nowhere"], "nowhere"),
         (["--mask-ratio", "1.5"], "ratio is 1.5"),

@@ -2,7 +2,12 @@ import pytest
 import torch
 
 from spectralgpt.errors import ConfigError
-from spectralgpt.models.transformer import Attention, Block, build_blocks
+from spectralgpt.models.transformer import (
+    Attention,
+    Block,
+    BlockStack,
+    build_blocks,
+)
 
 
 def test_attention_matches_torch_reference() -> None:
@@ -49,3 +54,36 @@ def test_drop_path_rises_with_depth() -> None:
 def test_width_that_heads_cannot_share_is_refused() -> None:
     with pytest.raises(ConfigError, match="embed_dim 10 is no multiple of num_heads 3"):
         Attention(10, 3)
+
+
+def kept_and_gradients(blocks: BlockStack) -> tuple[int, list[torch.Tensor]]:
+    """Count the values kept for the backward pass, and run it."""
+    kept = []
+
+    def pack(x: torch.Tensor) -> torch.Tensor:
+        kept.append(x.numel())
+        return x
+
+    torch.manual_seed(1)
+    x = torch.rand(2, 9, 8, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        loss = blocks(x).square().sum()
+    return sum(kept), list(torch.autograd.grad(loss, (x, *blocks.parameters())))
+
+
+def test_recomputed_blocks_keep_less_and_give_the_same_gradients() -> None:
+    torch.manual_seed(0)
+    blocks = build_blocks(8, 3, 2, drop_path=0.5).train()
+    kept, gradients = kept_and_gradients(blocks)
+    blocks.recomputes = True
+    less, same = kept_and_gradients(blocks)
+    assert less < 0.1 * kept
+    assert all(torch.equal(a, b) for a, b in zip(gradients, same, strict=True))
+
+
+def test_nothing_is_recomputed_without_gradients() -> None:
+    blocks = build_blocks(8, 2, 2).eval()
+    blocks.recomputes = True
+    x = torch.rand(1, 4, 8)
+    with torch.inference_mode():
+        assert torch.equal(blocks(x), blocks[1](blocks[0](x)))

@@ -44,6 +44,8 @@ class BenchmarkConfig:
         exclude_bands: bands of that sensor to leave out.
         workers: loader processes for `data`; 0 loads in the measured process.
         quantize: int8 holds the encoder's weights so; inference only.
+        recompute_activations: run blocks again in the backward pass; training only.
+        compile: compile blocks with torch.compile; training only.
 
     Raises:
         ConfigError: a value out of range, or options that do not go together.
@@ -67,6 +69,8 @@ class BenchmarkConfig:
     exclude_bands: tuple[str, ...] = ()
     workers: int = 0
     quantize: Quantization = "none"
+    recompute_activations: bool = False
+    compile: bool = False
 
     def __post_init__(self) -> None:
         """Check the ranges, and that the options go together."""
@@ -93,6 +97,7 @@ class BenchmarkConfig:
                 f"mode {self.mode} has no weights in {self.quantize}: leave out "
                 "--quantize, or use mode inference."
             )
+        self._check_training()
         self._check_decoder()
 
     def _check_at_least(self, name: str, least: int) -> None:
@@ -100,6 +105,16 @@ class BenchmarkConfig:
         if value < least:
             option = name.replace("_", "-")
             raise ConfigError(f"--{option} is {value}; it must be at least {least}.")
+
+    def _check_training(self) -> None:
+        if self.mode in ("pretrain", "finetune"):
+            return
+        for name in ("recompute_activations", "compile"):
+            if getattr(self, name):
+                raise ConfigError(
+                    f"mode {self.mode} trains nothing: leave out "
+                    f"--{name.replace('_', '-')}, or use mode pretrain or finetune."
+                )
 
     def _check_decoder(self) -> None:
         if self.decoder == "full":

@@ -81,6 +81,8 @@ def trainer_config(config: BenchmarkConfig, device: torch.device) -> TrainerConf
         checkpoint_every_steps=0,
         export_every_epochs=0,
         validate_every_epochs=1,  # There is nothing to validate on.
+        recompute_activations=config.recompute_activations,
+        compile=config.compile,
     )
 
 

@@ -43,6 +43,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         "workers": (int, "loader processes; 0 loads in the measured process"),
         "quantize": (Literal["none", "int8"], "int8 holds the encoder's weights as "
                      "8-bit integers; inference only"),
+        "recompute_activations": (bool, "run blocks again in the backward pass: less "
+                                  "memory; training only"),
+        "compile": (bool, "compile blocks with torch.compile; training only"),
     }  # fmt: skip
     for option, (kind, text) in kinds.items():
         spellings = dict.fromkeys((f"--{option}", f"--{option.replace('_', '-')}"))

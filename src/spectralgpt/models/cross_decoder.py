@@ -13,7 +13,13 @@ from spectralgpt.models.dates import dates_of_tokens
 from spectralgpt.models.decoder import BaseDecoder
 from spectralgpt.models.products import Linear, attend
 from spectralgpt.models.tokens import TokenGrid
-from spectralgpt.models.transformer import MLP, NORM_EPS, initialise_linear, split_heads
+from spectralgpt.models.transformer import (
+    MLP,
+    NORM_EPS,
+    BlockStack,
+    initialise_linear,
+    split_heads,
+)
 
 __all__ = ["CrossDecoder"]
 
@@ -44,10 +50,8 @@ class CrossDecoder(BaseDecoder):
         super().__init__(grid, encoder_dim, embed_dim, depth, num_heads, wavelengths_nm)
         self.memory_norm = nn.LayerNorm(embed_dim, eps=NORM_EPS)
 
-    def _build_blocks(
-        self, embed_dim: int, depth: int, num_heads: int
-    ) -> nn.ModuleList:
-        return nn.ModuleList(_CrossBlock(embed_dim, num_heads) for _ in range(depth))
+    def _build_blocks(self, embed_dim: int, depth: int, num_heads: int) -> BlockStack:
+        return BlockStack(_CrossBlock(embed_dim, num_heads) for _ in range(depth))
 
     def forward(
         self,
@@ -78,9 +82,7 @@ class CrossDecoder(BaseDecoder):
         if by_date is not None:
             x = x + dates_of_tokens(by_date, hidden, grid.tokens_per_date)
             memory = memory + dates_of_tokens(by_date, visible, grid.tokens_per_date)
-        memory = self.memory_norm(memory)
-        for block in self.blocks:
-            x = block(x, memory)
+        x = self.blocks(x, self.memory_norm(memory))
         prediction: Tensor = self.prediction(self.norm(x))
         return prediction
 

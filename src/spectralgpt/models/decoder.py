@@ -9,7 +9,12 @@ from spectralgpt.models.dates import add_dates
 from spectralgpt.models.positions import SeparablePositions
 from spectralgpt.models.products import Linear
 from spectralgpt.models.tokens import TokenGrid
-from spectralgpt.models.transformer import NORM_EPS, build_blocks, initialise_linear
+from spectralgpt.models.transformer import (
+    NORM_EPS,
+    BlockStack,
+    build_blocks,
+    initialise_linear,
+)
 
 __all__ = ["BaseDecoder", "ReconstructionDecoder"]
 
@@ -51,18 +56,14 @@ class BaseDecoder(nn.Module):
         # Pixels lie in 0..1: predictions of Xavier's size would cost the first steps.
         nn.init.trunc_normal_(self.prediction.weight, std=_PREDICTION_STD)
 
-    def _build_blocks(
-        self, embed_dim: int, depth: int, num_heads: int
-    ) -> nn.ModuleList:
+    def _build_blocks(self, embed_dim: int, depth: int, num_heads: int) -> BlockStack:
         raise NotImplementedError
 
 
 class ReconstructionDecoder(BaseDecoder):
     """A small transformer that rebuilds every token from the visible ones."""
 
-    def _build_blocks(
-        self, embed_dim: int, depth: int, num_heads: int
-    ) -> nn.ModuleList:
+    def _build_blocks(self, embed_dim: int, depth: int, num_heads: int) -> BlockStack:
         return build_blocks(embed_dim, depth, num_heads)
 
     def forward(
@@ -91,7 +92,5 @@ class ReconstructionDecoder(BaseDecoder):
         hidden = self.mask_token.to(x.dtype).expand(B, grid.num_tokens, D)
         x = hidden.scatter(1, index, x) + self.positions(grid, wavelengths_nm)
         x = add_dates(x, self.positions.embed_dates(dates, grid.dates))
-        for block in self.blocks:
-            x = block(x)
-        prediction: Tensor = self.prediction(self.norm(x))
+        prediction: Tensor = self.prediction(self.norm(self.blocks(x)))
         return prediction

@@ -208,13 +208,8 @@ class SpectralEncoder(nn.Module):
 
     def transform(self, x: Tensor) -> Tensor:
         """Run embedded tokens (B, K, D) through all blocks."""
-        parts = [self._transform(part) for part in split_batch(x, MLP_RATIO)]
+        parts: list[Tensor] = [self.blocks(part) for part in split_batch(x, MLP_RATIO)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-    def _transform(self, x: Tensor) -> Tensor:
-        for block in self.blocks:
-            x = block(x)
-        return x
 
     @torch.no_grad()
     def pooled(

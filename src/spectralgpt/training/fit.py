@@ -55,6 +55,10 @@ class TrainerConfig:
         num_nodes: machines.
         strategy: auto, ddp (each process holds the model) or fsdp (parameters,
             gradients and optimizer state are sharded over the processes).
+        recompute_activations: keep only what goes into each transformer block, and run
+            the block once more in the backward pass: less memory, a third more time.
+        compile: compile each transformer block with torch.compile, where that works;
+            for GPUs: on processors it is slower.
         workers: loader processes of each training process; 0 loads in the process.
         log_every_steps: optimizer steps between rows of metrics.csv.
         checkpoint_every_steps: optimizer steps between writes of last.ckpt inside an
@@ -73,6 +77,8 @@ class TrainerConfig:
     devices: int | Literal["auto"] = 1
     num_nodes: int = 1
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    recompute_activations: bool = False
+    compile: bool = False
     workers: int = 2
     log_every_steps: int = 1
     checkpoint_every_steps: int = 100
@@ -188,8 +194,13 @@ def fit(
         CheckpointError: the checkpoint cannot be read, or not be written.
     """
     from spectralgpt.training.checkpointing import read_checkpoint
+    from spectralgpt.training.execution import CompileBlocks, recompute_activations
     from spectralgpt.training.logs import quiet_lightning
 
+    if config.recompute_activations:
+        recompute_activations(module)
+    if config.compile:
+        callbacks = [CompileBlocks(), *callbacks]
     if not config.on_gpu and keep_freed_memory():
         _log.info("freed memory is kept for the next tensors, which is faster.")
     resumed = folder.last if resume and folder.last.exists() else None
