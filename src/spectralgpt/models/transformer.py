@@ -122,7 +122,7 @@ class BlockStack(nn.ModuleList):
 
     Attributes:
         recomputes: where gradients are taken, keep only what goes into each block, and
-            run it once more in the backward pass: less memory, a third more time.
+            run it once more in the backward pass: less memory, one more forward pass.
     """
 
     def __init__(self, blocks: Iterable[nn.Module]) -> None:

@@ -56,7 +56,7 @@ class TrainerConfig:
         strategy: auto, ddp (each process holds the model) or fsdp (parameters,
             gradients and optimizer state are sharded over the processes).
         recompute_activations: keep only what goes into each transformer block, and run
-            the block once more in the backward pass: less memory, a third more time.
+            the block once more in the backward pass: less memory, more time.
         compile: compile each transformer block with torch.compile, where that works;
             for GPUs: on processors it is slower.
         workers: loader processes of each training process; 0 loads in the process.
