@@ -50,6 +50,25 @@ def test_frozen_weights_get_no_gradient() -> None:
 def test_a_part_holds_at_least_one_image() -> None:
     assert part_size(10**6, 512) == 1
     assert part_size(576, 512) == 2
+    assert part_size(1024, 512) == 2
+
+
+def test_two_weights_with_one_gradient_are_summed_apart() -> None:
+    class Sum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = (nn.Parameter(torch.ones(4)) for _ in range(2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * (self.first + self.second)
+
+    module = Sum()
+    loss, _ = loss_in_parts(
+        lambda part, rows: (module(part).sum(), ()), torch.ones(6, 4), module, size=2
+    )
+    loss.backward()
+    for each in (module.first, module.second):
+        torch.testing.assert_close(each.grad, torch.full((4,), 6.0))
 
 
 @pytest.mark.parametrize("decoder", ["full", "cross"])

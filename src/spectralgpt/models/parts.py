@@ -44,7 +44,7 @@ def split_batch(x: Tensor, growth: int) -> tuple[Tensor, ...]:
 
 def part_size(num_tokens: int, embed_dim: int) -> int:
     """Return how many images of so many tokens, so wide, a part has; at least 1."""
-    return max(1, _PART_VALUES // (num_tokens * embed_dim))
+    return -(-_PART_VALUES // (num_tokens * embed_dim))
 
 
 def loss_in_parts(
@@ -96,7 +96,7 @@ class _LossInParts(torch.autograd.Function):
     ) -> Tensor:
         loss = torch.zeros((), dtype=torch.promote_types(x.dtype, torch.float32))
         of_x = torch.empty_like(x)
-        sums = [torch.zeros_like(each) for each in parameters]
+        sums: list[Tensor] = []
         for start in range(0, len(x), size):
             rows = slice(start, min(start + size, len(x)))
             with torch.enable_grad():
@@ -106,7 +106,8 @@ class _LossInParts(torch.autograd.Function):
                 share, (part, *parameters), materialize_grads=True
             )
             of_x[rows] = found[0]
-            torch._foreach_add_(sums, list(found[1:]))
+            # Not in place: gradients of two parameters may be one tensor.
+            sums = torch._foreach_add(sums, found[1:]) if sums else list(found[1:])
             loss += share.detach()
             others.append(other)
         ctx.save_for_backward(of_x, *sums)

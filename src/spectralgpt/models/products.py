@@ -121,7 +121,7 @@ def _weight_grad(rows: Tensor, grad_rows: Tensor) -> Tensor:
     """Give grad_rows.T @ rows; oneDNN is faster with the shorter side first."""
     if grad_rows.shape[1] <= rows.shape[1]:
         return _onednn(grad_rows.t(), rows.t())
-    return _onednn(rows.t(), grad_rows.t()).t().contiguous()
+    return _onednn(rows.t(), grad_rows.t()).t()
 
 
 class _CachedAttention(torch.autograd.Function):
