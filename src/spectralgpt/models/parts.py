@@ -18,7 +18,7 @@ __all__ = ["PartLoss", "loss_in_parts", "part_size", "split_batch"]
 # and whatever else is wanted of them, without gradient.
 PartLoss = Callable[[Tensor, slice], tuple[Tensor, tuple[Tensor, ...]]]
 
-# Values in the hidden state of one part: as many rows as products are fastest with.
+# A part's hidden state has at least so many values: its products are then fast.
 _PART_VALUES = 1152 * 512
 
 # Larger blocks are mapped anew by glibc each time (M_MMAP_THRESHOLD is at most 32 MiB),
@@ -96,7 +96,7 @@ class _LossInParts(torch.autograd.Function):
     ) -> Tensor:
         loss = torch.zeros((), dtype=torch.promote_types(x.dtype, torch.float32))
         of_x = torch.empty_like(x)
-        sums: list[Tensor] = []
+        sums: tuple[Tensor, ...] = ()
         for start in range(0, len(x), size):
             rows = slice(start, min(start + size, len(x)))
             with torch.enable_grad():
@@ -107,7 +107,7 @@ class _LossInParts(torch.autograd.Function):
             )
             of_x[rows] = found[0]
             # Not in place: gradients of two parameters may be one tensor.
-            sums = torch._foreach_add(sums, found[1:]) if sums else list(found[1:])
+            sums = torch._foreach_add(sums, found[1:]) if sums else found[1:]
             loss += share.detach()
             others.append(other)
         ctx.save_for_backward(of_x, *sums)
