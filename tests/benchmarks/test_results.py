@@ -1,6 +1,7 @@
 """Each mode once, on the tiny model, and what becomes of the result."""
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,21 @@ NAMES = {
 def small_products(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "MATMUL_SIZES", (128,))
     monkeypatch.setattr(machine, "_COPIED_BYTES", 2**20)
+    monkeypatch.setattr(results, "PROBE_SIZE", 128)
+
+
+def test_the_probe_is_not_part_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = machine.measure_products
+
+    def slow(*args: Any) -> list[machine.Product]:
+        time.sleep(0.5)
+        return measured(*args)
+
+    monkeypatch.setattr(results, "measure_products", slow)
+    for mode in ("pretrain", "inference"):
+        result = run_benchmark(replace(TINY, mode=mode))
+        assert max(result["step_seconds"]) < 0.5
+        assert sum(result["parts"].values()) < 0.5
 
 
 @pytest.mark.parametrize(
@@ -76,6 +92,8 @@ def test_a_mode_gives_figures_that_agree(mode: Any, parts: set[str]) -> None:
     assert result["model_flops_utilization"] == pytest.approx(
         share / result["peak_matmul_gflops"] / 1e9
     )
+    assert len(result["probe_gflops"]) == TINY.steps
+    assert min(result["probe_gflops"]) > 0
     assert set(result["parts"]) == parts
     assert all(seconds > 0 for seconds in result["parts"].values())
     assert result["peak_rss_bytes"] > 50e6
@@ -111,6 +129,7 @@ def test_a_data_set_is_read_from_disk(mode: Any) -> None:
     assert result["images_per_second"] > 0
     assert result["settings"]["data"] == str(SCENE)
     if mode == "data":
+        assert result["probe_gflops"] == []
         assert result["model_flops_per_image"] is None
         assert result["model_flops_utilization"] is None
     else:

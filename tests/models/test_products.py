@@ -34,7 +34,7 @@ def test_attention_equals_pytorchs(
     )
 
 
-@pytest.mark.parametrize("limit", ["_SCORE_BYTES", "_KEPT_BYTES"])
+@pytest.mark.parametrize("limit", ["_SCORE_BYTES", "_KEPT_VALUES"])
 def test_attention_in_small_buffers_and_made_anew_gives_the_same(
     limit: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 __all__ = [
     "MATMUL_SIZES",
+    "PROBE_SIZE",
     "Product",
     "describe_machine",
     "fastest_product",
@@ -28,6 +29,7 @@ __all__ = [
 ]
 
 MATMUL_SIZES = (512, 1024, 2048, 4096)
+PROBE_SIZE = 1024  # Fast on every machine, and over in a moment.
 _REPEATS = 5
 _LEAST_SECONDS = 0.05  # Of one repeat, so that small products are timed as well.
 _COPIED_BYTES = 256 * 2**20  # Far beyond any cache.

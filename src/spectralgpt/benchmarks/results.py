@@ -13,6 +13,7 @@ import torch
 from spectralgpt import __version__
 from spectralgpt.benchmarks.config import BenchmarkConfig, find_device
 from spectralgpt.benchmarks.machine import (
+    PROBE_SIZE,
     describe_machine,
     fastest_product,
     git_commit,
@@ -42,7 +43,8 @@ def run_benchmark(
 ) -> Result:
     """Measure steps, and then what the machine could do at most.
 
-    In that order, so that the peak of memory is that of the steps.
+    In that order, so that the peak of memory is that of the steps. A small product is
+    timed after each measured step too: where it is slow, others had the machine.
 
     Args:
         config: what is measured.
@@ -62,10 +64,12 @@ def run_benchmark(
         # Its load is that of other programs only before the steps begin.
         machine = describe_machine(device)
         threads = torch.get_num_threads()
-        measured, flops = measure_steps(config, device, on_step)
+        probe = _Probe(config, device, on_step)
+        measured, flops = measure_steps(config, device, probe)
         return {
             **_speed(config, measured),
             **_share(config, measured, flops, device),
+            "probe_gflops": probe.gflops,
             "peak_rss_bytes": measured.peak_rss,
             "peak_device_bytes": measured.peak_device,
             "weight_bytes": measured.weights,
@@ -82,6 +86,28 @@ def run_benchmark(
         }
     finally:
         torch.set_num_threads(before)
+
+
+class _Probe:
+    """Times a product after each measured step, before that step is reported."""
+
+    def __init__(
+        self,
+        config: BenchmarkConfig,
+        device: torch.device,
+        on_step: Callable[[int], None] | None,
+    ) -> None:
+        self.gflops: list[float] = []
+        self._config, self._device, self._on_step = config, device, on_step
+
+    def __call__(self, done: int) -> None:
+        config = self._config
+        is_measured = config.warmup < done <= config.warmup + config.steps
+        if is_measured and config.mode != "data":
+            found = measure_products(config.precision, self._device, (PROBE_SIZE,))
+            self.gflops.append(fastest_product(found).gflops)
+        if self._on_step is not None:
+            self._on_step(done)
 
 
 def _settings(config: BenchmarkConfig) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from spectralgpt.benchmarks.machine import PROBE_SIZE
 from spectralgpt.benchmarks.results import Result, differing_settings
 
 __all__ = ["print_comparison", "print_result"]
@@ -35,6 +36,9 @@ def print_result(result: Result, path: Path | None, console: Console) -> str:
     spread = result["spread"]
     between = (f"{spread[name]:.4f}" for name in ("lower_quartile", "upper_quartile"))
     table.add_row("quartiles of a step, s", " to ".join(between))
+    if probes := sorted(result["probe_gflops"]):
+        title = f"product of {PROBE_SIZE} rows after each step, GFLOP/s"
+        table.add_row(title, f"{probes[0]:.0f} to {probes[-1]:.0f}")
     used = machine["gpu"] or machine["cpu"]
     table.add_row("machine", f"{used}, {result['threads']} threads")
     console.print(table)

@@ -6,6 +6,7 @@ attention works on a few heads at a time in buffers that stay in the cache, sinc
 kernel for processors is slow at narrow heads. The mathematics is the same.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -19,8 +20,9 @@ __all__ = ["Linear", "attend"]
 # 128 px; without gradients nothing else is in it.
 _SCORE_BYTES = 8 * 2**20
 _SCORE_BYTES_ALONE = 4 * 2**20
-# Up to this size attention weights are kept for the backward pass; above, made anew.
-_KEPT_BYTES = 96 * 2**20
+# So many attention weights are kept for the backward pass, more are made anew: those of
+# the images that base's decoder has in a part at 128 px are kept.
+_KEPT_VALUES = 2**25
 
 
 class Linear(nn.Linear):
@@ -133,7 +135,7 @@ class _CachedAttention(torch.autograd.Function):
         q, k, v = (part.reshape(B * heads, -1, width) for part in (q, k, v))
         shape = (B * heads, N, k.shape[1])
         trains = any(ctx.needs_input_grad)
-        keeps = trains and _bytes(q, shape) <= _KEPT_BYTES
+        keeps = trains and math.prod(shape) <= _KEPT_VALUES
         weights = q.new_empty(shape) if keeps else None
         buffers = _Buffers(q, shape, _SCORE_BYTES if trains else _SCORE_BYTES_ALONE)
         attended = torch.empty_like(q)
