@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
@@ -55,6 +57,16 @@ def test_peak_memory_grows_with_what_is_held() -> None:
     assert after is not None
     assert after > held.nbytes
     assert after > before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's own figure")
+def test_peak_memory_is_not_that_of_the_parent() -> None:
+    held = np.ones(200_000_000)
+    code = "from spectralgpt.benchmarks import machine; print(machine.peak_rss_bytes())"
+    child = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert 0 < int(child.stdout) < held.nbytes
 
 
 def test_machine_is_named() -> None:
