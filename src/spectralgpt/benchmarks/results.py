@@ -64,12 +64,20 @@ def run_benchmark(
         # Its load is that of other programs only before the steps begin.
         machine = describe_machine(device)
         threads = torch.get_num_threads()
-        probe = _Probe(config, device, on_step)
-        measured, flops = measure_steps(config, device, probe)
+        probes: list[float] = []
+
+        def after_step(done: int) -> None:
+            if _is_probed(config, done):
+                found = measure_products(config.precision, device, (PROBE_SIZE,))
+                probes.append(fastest_product(found).gflops)
+            if on_step is not None:
+                on_step(done)
+
+        measured, flops = measure_steps(config, device, after_step)
         return {
             **_speed(config, measured),
             **_share(config, measured, flops, device),
-            "probe_gflops": probe.gflops,
+            "probe_gflops": probes,
             "peak_rss_bytes": measured.peak_rss,
             "peak_device_bytes": measured.peak_device,
             "weight_bytes": measured.weights,
@@ -88,26 +96,9 @@ def run_benchmark(
         torch.set_num_threads(before)
 
 
-class _Probe:
-    """Times a product after each measured step, before that step is reported."""
-
-    def __init__(
-        self,
-        config: BenchmarkConfig,
-        device: torch.device,
-        on_step: Callable[[int], None] | None,
-    ) -> None:
-        self.gflops: list[float] = []
-        self._config, self._device, self._on_step = config, device, on_step
-
-    def __call__(self, done: int) -> None:
-        config = self._config
-        is_measured = config.warmup < done <= config.warmup + config.steps
-        if is_measured and config.mode != "data":
-            found = measure_products(config.precision, self._device, (PROBE_SIZE,))
-            self.gflops.append(fastest_product(found).gflops)
-        if self._on_step is not None:
-            self._on_step(done)
+def _is_probed(config: BenchmarkConfig, done: int) -> bool:
+    """Whether the step just done is a measured one of a model."""
+    return config.mode != "data" and 0 < done - config.warmup <= config.steps
 
 
 def _settings(config: BenchmarkConfig) -> dict[str, Any]:
