@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from spectralgpt.models import products
-from spectralgpt.models.products import Linear, attend
+from spectralgpt.models.products import Linear, attend, keep_rounded
 
 
 @settings(max_examples=20, deadline=None)
@@ -71,6 +71,44 @@ def test_linear_equals_pytorchs(inputs: int, outputs: int, bias: bool) -> None:
         torch.autograd.grad(found, (x, *ours.parameters()), grad),
         torch.autograd.grad(expected, (x, *theirs.parameters()), grad),
     )
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("half_input", [True, False])
+def test_linear_under_autocast_equals_pytorchs(bias: bool, half_input: bool) -> None:
+    torch.manual_seed(0)
+    ours, theirs = Linear(12, 5, bias=bias), nn.Linear(12, 5, bias=bias)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(2, 3, 12)
+    x = x.to(torch.bfloat16 if half_input else x.dtype).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        found, expected = ours(x), theirs(x)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found, expected)
+    grad = torch.randn_like(expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(found, (x, *ours.parameters()), grad),
+        torch.autograd.grad(expected, (x, *theirs.parameters()), grad),
+        rtol=1.6e-2,
+        atol=1e-2,
+    )
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_training_in_bf16_keeps_rounded_weights_only_where_told(keeps: bool) -> None:
+    linear, kept = Linear(12, 5), []
+    if keeps:
+        keep_rounded(linear)
+
+    def pack(saved: torch.Tensor) -> torch.Tensor:
+        kept.append(saved)
+        return saved
+
+    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved)
+    with torch.autocast("cpu", torch.bfloat16), hooks:
+        linear(torch.randn(4, 12, requires_grad=True))
+    sizes = [each.numel() for each in kept if each.dtype == torch.bfloat16]
+    assert sorted(sizes) == ([48, 60] if keeps else [48])
 
 
 def test_linear_without_rows_gives_none() -> None:

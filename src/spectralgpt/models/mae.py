@@ -20,6 +20,7 @@ from spectralgpt.models.masking import (
     find_available,
 )
 from spectralgpt.models.parts import loss_in_parts, part_size
+from spectralgpt.models.products import keep_rounded
 from spectralgpt.models.targets import Targets, find_targets
 from spectralgpt.models.tokens import TokenGrid, patchify, token_weights, unpatchify
 
@@ -127,6 +128,7 @@ class MaskedAutoencoder(nn.Module):
             decoder_num_heads,
             self.encoder.wavelengths_nm,
         )
+        keep_rounded(self.decoder)  # It runs once for each part of a batch.
         self.normalize_targets = normalize_targets
         self.token_loss_weight = token_loss_weight
         self.spectral_loss_weight = spectral_loss_weight

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-__all__ = ["Linear", "attend"]
+__all__ = ["Linear", "attend", "keep_rounded"]
 
 # Scores of a few heads: small enough for the cache, by benchmarks of base at 96 and
 # 128 px; without gradients nothing else is in it.
@@ -26,14 +26,28 @@ _KEPT_VALUES = 2**25
 
 
 class Linear(nn.Linear):
-    """`torch.nn.Linear`, in float32 on a processor through oneDNN."""
+    """`torch.nn.Linear`, on a processor through oneDNN in float32, smaller in bfloat16.
+
+    Attributes:
+        keeps_rounded: whether a step of training in bfloat16 keeps the rounded weights,
+            as autocast does. It pays for a map that a step uses many times; else they
+            are rounded once more for the backward pass.
+    """
+
+    keeps_rounded = False
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (..., in_features) to (..., out_features)."""
-        if _uses_onednn(input, self.weight):
+        dtype = _product_type(input)
+        if not _has_onednn(input, self.weight, dtype):
+            return F.linear(input, self.weight, self.bias)
+        if dtype == torch.float32:
             mapped: Tensor = _OneDNNLinear.apply(input, self.weight, self.bias)
             return mapped
-        return F.linear(input, self.weight, self.bias)
+        if self.keeps_rounded or not torch.is_grad_enabled():
+            return F.linear(input, self.weight, self.bias)
+        mapped = _RoundedLinear.apply(input.to(dtype), self.weight, self.bias)
+        return mapped
 
     def gelu(self, input: Tensor) -> Tensor:
         """Map (..., in_features) to exact GELU of (..., out_features).
@@ -47,6 +61,13 @@ class Linear(nn.Linear):
         if bias is not None:
             bias = bias.to(dtype)
         return _onednn(input.to(dtype), self.weight.to(dtype), bias, "gelu")
+
+
+def keep_rounded(module: nn.Module) -> None:
+    """Let every linear map of a module keep its rounded weights through a step."""
+    for each in module.modules():
+        if isinstance(each, Linear):
+            each.keeps_rounded = True
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -66,10 +87,6 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return attended
 
 
-def _uses_onednn(x: Tensor, weight: Tensor) -> bool:
-    return _product_type(x) == torch.float32 and _has_onednn(x, weight, torch.float32)
-
-
 def _product_type(x: Tensor) -> torch.dtype:
     """Return the type that a product of x is computed in on a processor."""
     if torch.is_autocast_enabled("cpu"):
@@ -80,8 +97,9 @@ def _product_type(x: Tensor) -> torch.dtype:
 def _has_onednn(x: Tensor, weight: Tensor, dtype: torch.dtype) -> bool:
     return (
         x.device.type == "cpu"
-        and x.dtype == weight.dtype == torch.float32
         and dtype in (torch.float32, torch.bfloat16)
+        and weight.dtype == torch.float32
+        and (x.dtype == torch.float32 or torch.is_autocast_enabled("cpu"))
         # Quantised weights bring their own products.
         and type(weight) in (Tensor, nn.Parameter)
         and x.numel() > 0
@@ -124,6 +142,33 @@ def _weight_grad(rows: Tensor, grad_rows: Tensor) -> Tensor:
     if grad_rows.shape[1] <= rows.shape[1]:
         return _onednn(grad_rows.t(), rows.t())
     return _onednn(rows.t(), grad_rows.t()).t()
+
+
+class _RoundedLinear(torch.autograd.Function):
+    """A product in the type of x that keeps no rounded weights."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        with torch.autocast("cpu", enabled=False):
+            rounded_bias = bias.to(x.dtype) if bias is not None else None
+            return F.linear(x, weight.to(x.dtype), rounded_bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
+        rows, grad_rows = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
+        of_x = of_weight = of_bias = None
+        with torch.autocast("cpu", enabled=False):
+            if needs_x:
+                of_x = (grad_rows @ weight.to(x.dtype)).view_as(x)
+            if needs_weight:
+                of_weight = (grad_rows.t() @ rows).to(weight.dtype)
+            if needs_bias:
+                of_bias = grad_rows.sum(0, dtype=weight.dtype)
+        return of_x, of_weight, of_bias
 
 
 class _CachedAttention(torch.autograd.Function):
