@@ -50,6 +50,20 @@ def test_attention_in_small_buffers_and_made_anew_gives_the_same(
     )
 
 
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)]
+)
+def test_attention_without_gradients_gives_the_same(
+    dtype: torch.dtype, tolerance: float
+) -> None:
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 3, 7, 8).to(dtype).requires_grad_() for _ in range(3))
+    with_gradients = attend(q, k, v)
+    with torch.no_grad():
+        found = attend(q, k, v)
+    torch.testing.assert_close(found, with_gradients, rtol=tolerance, atol=tolerance)
+
+
 def test_attention_takes_heads_of_a_fused_map_without_copies_by_the_caller() -> None:
     qkv = torch.randn(2, 7, 3, 4, 8)
     q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind()

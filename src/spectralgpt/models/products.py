@@ -3,7 +3,8 @@
 On a GPU these are PyTorch's own. On processors two things are mended: float32 products
 go through oneDNN, since PyTorch's default, MKL, reaches half of its speed on some; and
 attention works on a few heads at a time in buffers that stay in the cache, since the
-kernel for processors is slow at narrow heads. The mathematics is the same.
+kernel for processors is slow at narrow heads, but for float32 without gradients. The
+mathematics is the same.
 """
 
 import math
@@ -81,10 +82,18 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     Returns:
         (B, heads, N, D / heads).
     """
-    if q.device.type != "cpu" or torch.compiler.is_compiling():
+    if _suits_pytorch(q):
         return F.scaled_dot_product_attention(q, k, v)
     attended: Tensor = _CachedAttention.apply(q, k, v)
     return attended
+
+
+def _suits_pytorch(q: Tensor) -> bool:
+    return (
+        q.device.type != "cpu"
+        or torch.compiler.is_compiling()
+        or (q.dtype == torch.float32 and not torch.is_grad_enabled())
+    )
 
 
 def _product_type(x: Tensor) -> torch.dtype:
