@@ -40,14 +40,12 @@ class Linear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """Map (..., in_features) to (..., out_features)."""
         dtype = _product_type(input)
-        if not _has_onednn(input, self.weight, dtype):
+        is_theirs = dtype != torch.float32 and (
+            self.keeps_rounded or not torch.is_grad_enabled()
+        )
+        if is_theirs or not _has_onednn(input, self.weight, dtype):
             return F.linear(input, self.weight, self.bias)
-        if dtype == torch.float32:
-            mapped: Tensor = _OneDNNLinear.apply(input, self.weight, self.bias)
-            return mapped
-        if self.keeps_rounded or not torch.is_grad_enabled():
-            return F.linear(input, self.weight, self.bias)
-        mapped = _RoundedLinear.apply(input.to(dtype), self.weight, self.bias)
+        mapped: Tensor = _LinearMap.apply(input.to(dtype), self.weight, self.bias)
         return mapped
 
     def gelu(self, input: Tensor) -> Tensor:
@@ -129,39 +127,20 @@ def _onednn(
     return product
 
 
-class _OneDNNLinear(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Give x @ weight.T + bias, in the type of x by what is fastest in it."""
+    if x.dtype == torch.float32:
         return _onednn(x, weight, bias)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
-        rows, grad_rows = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
-        grad_x = _onednn(grad_rows, weight.t()).view_as(x) if needs_x else None
-        grad_weight = _weight_grad(rows, grad_rows) if needs_weight else None
-        return grad_x, grad_weight, grad_rows.sum(0) if needs_bias else None
+    return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
 
-def _weight_grad(rows: Tensor, grad_rows: Tensor) -> Tensor:
-    """Give grad_rows.T @ rows; oneDNN is faster with the shorter side first."""
-    if grad_rows.shape[1] <= rows.shape[1]:
-        return _onednn(grad_rows.t(), rows.t())
-    return _onednn(rows.t(), grad_rows.t()).t()
-
-
-class _RoundedLinear(torch.autograd.Function):
-    """A product in the type of x that keeps no rounded weights."""
+class _LinearMap(torch.autograd.Function):
+    """A linear map in the type of x that keeps x and the weights as they are."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        with torch.autocast("cpu", enabled=False):
-            rounded_bias = bias.to(x.dtype) if bias is not None else None
-            return F.linear(x, weight.to(x.dtype), rounded_bias)
+        return _product(x, weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -170,14 +149,20 @@ class _RoundedLinear(torch.autograd.Function):
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         rows, grad_rows = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
         of_x = of_weight = of_bias = None
-        with torch.autocast("cpu", enabled=False):
-            if needs_x:
-                of_x = (grad_rows @ weight.to(x.dtype)).view_as(x)
-            if needs_weight:
-                of_weight = (grad_rows.t() @ rows).to(weight.dtype)
-            if needs_bias:
-                of_bias = grad_rows.sum(0, dtype=weight.dtype)
+        if needs_x:
+            of_x = _product(grad_rows, weight.t()).view_as(x)
+        if needs_weight:
+            of_weight = _weight_grad(rows, grad_rows).to(weight.dtype)
+        if needs_bias:
+            of_bias = grad_rows.sum(0, dtype=weight.dtype)
         return of_x, of_weight, of_bias
+
+
+def _weight_grad(rows: Tensor, grad_rows: Tensor) -> Tensor:
+    """Give grad_rows.T @ rows; oneDNN is faster with the shorter side first."""
+    if rows.dtype != torch.float32 or grad_rows.shape[1] <= rows.shape[1]:
+        return _product(grad_rows.t(), rows.t())
+    return _product(rows.t(), grad_rows.t()).t()
 
 
 class _CachedAttention(torch.autograd.Function):
