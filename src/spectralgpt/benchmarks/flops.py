@@ -49,20 +49,17 @@ class ForwardFlops:
 
 
 def count_pretraining(
-    config: Mapping[str, Any],
-    grid: TokenGrid,
-    mask_ratio: float,
-    decoder: str = "full",
+    config: Mapping[str, Any], grid: TokenGrid, mask_ratio: float
 ) -> ForwardFlops:
     """Count a masked autoencoder.
+
+    In a full decoder all tokens attend to all; in a cross decoder masked tokens are the
+    queries, visible ones the keys and values.
 
     Args:
         config: `MaskedAutoencoder.config`.
         grid: token grid of the images.
         mask_ratio: share of masked tokens, 0..1.
-        decoder: `full`: all tokens attend to all. `cross`: each masked token asks the
-            visible ones for what they know, so that only masked tokens are queries and
-            only visible ones keys and values.
     """
     tokens = grid.num_tokens
     # The rule of how many stay visible stands in one place.
@@ -70,8 +67,9 @@ def count_pretraining(
     visible = draw_mask(grid, noise, mask_ratio).visible.shape[1]
     encoder = count_encoder(config, grid, visible)
     width, depth = config["decoder_embed_dim"], config["decoder_depth"]
-    keys = tokens if decoder == "full" else visible
-    queries = tokens if decoder == "full" else tokens - visible
+    is_full = config["decoder"] == "full"
+    keys = tokens if is_full else visible
+    queries = tokens if is_full else tokens - visible
     outer = _linear(visible, config["embed_dim"], width)
     outer += _linear(queries, width, grid.token_dim)
     blocks = depth * _block(queries, keys, width)

@@ -139,7 +139,7 @@ def _measure_pretraining(
         run.trainer,
         timer,
     )
-    flops = count_pretraining(model.config, grid, config.mask_ratio, config.decoder)
+    flops = count_pretraining(model.config, grid, config.mask_ratio)
     return timer.measured, flops.training
 
 
