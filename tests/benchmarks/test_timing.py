@@ -1,3 +1,4 @@
+import itertools
 import time
 
 import pytest
@@ -20,20 +21,16 @@ class Slow(nn.Module):
         return y
 
 
-def test_parts_fill_the_step_without_gaps() -> None:
+def test_parts_fill_the_step_without_gaps(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = itertools.count()
+    monkeypatch.setattr(time, "perf_counter", lambda: float(next(seconds)))
     clock = PartClock(CPU)
     clock.start()
-    start = time.perf_counter()
     for part in ("data", "embedding", "data"):
-        time.sleep(0.01)
         clock.end_part(part)
-    whole = time.perf_counter() - start
     clock.end_step()
-    parts, backward = clock.medians()
-    assert list(parts) == ["data", "embedding"]
-    assert backward == {}
-    assert parts["data"] >= 0.02
-    assert sum(parts.values()) == pytest.approx(whole, abs=0.005)
+    # A second look at the clock between two parts would be a second lost.
+    assert clock.medians() == ({"data": 2, "embedding": 1}, {})
 
 
 def test_forward_and_backward_are_told_apart() -> None:
