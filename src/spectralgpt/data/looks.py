@@ -5,14 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from spectralgpt.data.archives.inventory import Entry, Fault, FaultKind
 from spectralgpt.data.overlaps import Footprint, footprint_of
 from spectralgpt.data.sources import Source, describe_image
 from spectralgpt.errors import BandError, RasterError, SpectralGPTError
 from spectralgpt.rasters import RasterItem, read_numbers
-from spectralgpt.rasters.files import read_header
+from spectralgpt.rasters.files import read_header, read_known
+from spectralgpt.rasters.reading import find_valid
 
 __all__ = ["Look", "describe_entry", "kind_of", "look_at", "shorten"]
 
@@ -74,13 +74,17 @@ def look_at(entry: Entry, source: Source) -> Look:
     digest = hashlib.blake2b(digest_size=16)
     num_valid = 0
     for path in dict.fromkeys(file.path for file in item.files.values()):
+        layers = [file for file in item.files.values() if file.path == path]
         try:
             numbers = read_numbers(path)
+            masks = [read_known(path, [file.index], file.masks) for file in layers]
         except RasterError as error:
             faults.append(Fault(FaultKind.UNREADABLE, name, shorten(error)))
             continue
         digest.update(np.ascontiguousarray(numbers).tobytes())
-        num_valid += _count_valid(numbers, item)
+        for file, known in zip(layers, masks, strict=True):
+            valid = find_valid(numbers[file.index - 1], item)
+            num_valid += int((valid if known is None else valid & known[0]).sum())
     if num_valid == 0 and not faults:
         faults.append(Fault(FaultKind.EMPTY, name))
     mask_pixels: dict[int, int] = {}
@@ -133,21 +137,14 @@ def _compare_sizes(item: RasterItem, source: Source, name: str) -> list[Fault]:
     return []
 
 
-def _count_valid(numbers: npt.NDArray[np.generic], item: RasterItem) -> int:
-    valid = np.isfinite(numbers)
-    for value in (item.nodata, *item.other_invalid):
-        if value is not None and not np.isnan(value):
-            valid &= numbers != value
-    return int(np.count_nonzero(valid))
-
-
 def _look_at_mask(entry: Entry, item: RasterItem) -> tuple[dict[int, int], list[Fault]]:
     """Return pixels by code, and what is wrong with a mask."""
     assert entry.mask is not None
     name = entry.image.name
     try:
+        header = read_header(entry.mask)
         codes = read_numbers(entry.mask)[:1]
-        nodata = read_header(entry.mask).nodata
+        known = read_known(entry.mask, [1], header.masks[0])
         wanted = item.shape()
     except RasterError as error:
         return {}, [Fault(FaultKind.UNREADABLE, name, shorten(error))]
@@ -156,9 +153,10 @@ def _look_at_mask(entry: Entry, item: RasterItem) -> tuple[dict[int, int], list[
     if entry.mask_has_same_size and found != wanted:
         detail = f"mask has {found[0]} x {found[1]} px, not {wanted[0]} x {wanted[1]}"
         faults.append(Fault(FaultKind.WRONG_SIZE, name, detail))
-    values, counts = np.unique(codes, return_counts=True)
+    labelled = codes if known is None else codes[known]
+    values, counts = np.unique(labelled, return_counts=True)
     pixels = {int(v): int(n) for v, n in zip(values, counts, strict=True)}
-    unknown = sorted(set(pixels) - (entry.mask_codes or set(pixels)) - {nodata})
+    unknown = sorted(set(pixels) - (entry.mask_codes or set(pixels)) - {header.nodata})
     if unknown:
         shown = ", ".join(map(str, unknown[:_SHOWN]))
         faults.append(

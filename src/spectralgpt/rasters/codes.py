@@ -16,10 +16,23 @@ from rasterio.windows import Window as RasterioWindow
 
 from spectralgpt.errors import RasterError
 from spectralgpt.rasters.alignment import is_same_system
-from spectralgpt.rasters.files import as_raster_error, open_raster, quiet_gdal
+from spectralgpt.rasters.files import (
+    as_raster_error,
+    find_masks,
+    open_raster,
+    quiet_gdal,
+    read_masks,
+)
 from spectralgpt.rasters.geometry import Grid, Window
 
-__all__ = ["Align", "Overlay", "overlay", "read_codes", "to_codes"]
+__all__ = [
+    "Align",
+    "Overlay",
+    "overlay",
+    "read_code_window",
+    "read_codes",
+    "to_codes",
+]
 
 Align = Literal["auto", "georeference", "shape"]
 _SLACK = 1e-6
@@ -104,7 +117,7 @@ def read_codes(
         columns: (W,) columns of the layer, -1 for none.
 
     Returns:
-        codes (H, W), and whether there is one (H, W): not outside, not NaN.
+        codes (H, W), and whether there is one (H, W): not outside, NaN or masked.
 
     Raises:
         RasterError: the file cannot be read, has no such layer, or holds fractions.
@@ -114,9 +127,11 @@ def read_codes(
         return np.zeros(there.shape, np.int64), there
     top, left = int(rows[rows >= 0].min()), int(columns[columns >= 0].min())
     height, width = int(rows.max()) + 1 - top, int(columns.max()) + 1 - left
-    numbers = _read_window(path, index, RasterioWindow(left, top, width, height))
-    found = numbers[np.maximum(rows - top, 0)[:, None], np.maximum(columns - left, 0)]
-    known = there & np.isfinite(found)
+    numbers, seen, _ = read_code_window(
+        path, index, RasterioWindow(left, top, width, height)
+    )
+    at = np.maximum(rows - top, 0)[:, None], np.maximum(columns - left, 0)
+    found, known = numbers[at], there & seen[at]
     return to_codes(np.where(known, found, 0), path), known
 
 
@@ -139,16 +154,36 @@ def to_codes(numbers: npt.NDArray[np.generic], path: Path) -> npt.NDArray[np.int
     return codes
 
 
-def _read_window(
+def read_code_window(
     path: Path, index: int, window: RasterioWindow
-) -> npt.NDArray[np.generic]:
+) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.bool_], float | None]:
+    """Read the numbers of a layer, where they are known, and its nodata.
+
+    Args:
+        path: the file.
+        index: which layer of it, from 1.
+        window: pixels of it.
+
+    Returns:
+        numbers (H, W), which of them are neither NaN nor masked (H, W), and the number
+        that means nodata.
+
+    Raises:
+        RasterError: the file cannot be read, or has no such layer.
+    """
     with quiet_gdal(), open_raster(path) as dataset:
         if index > dataset.count:
             raise RasterError(
                 f"{path} has {dataset.count} layers, number {index} was asked for."
             )
         try:
-            return np.asarray(dataset.read(index, window=window))
+            numbers = np.asarray(dataset.read(index, window=window))
+            known = np.isfinite(numbers)
+            masks = find_masks(dataset)[index - 1]
+            # Asked for itself, a layer of opacity holds codes.
+            if masks and index not in masks:
+                known &= read_masks(dataset, [index], masks, window)[0]
+            return numbers, known, dataset.nodata
         except (RasterioError, ValueError) as error:
             raise as_raster_error(path, error) from None
 

@@ -21,7 +21,7 @@ from spectralgpt.atomic_files import folder_beside
 from spectralgpt.errors import RasterError
 from spectralgpt.rasters.files import (
     as_raster_error,
-    open_grid,
+    open_place,
     open_raster,
     quiet_gdal,
 )
@@ -182,7 +182,7 @@ def open_embeddings(path: Path) -> EmbeddingRaster:
         RasterError: it is missing, corrupt, or no raster of embeddings.
     """
     with quiet_gdal(), open_raster(path) as dataset:
-        grid, count = open_grid(path), dataset.count
+        grid, count = open_place(path)[0], dataset.count
         text = dataset.tags().get(_TAG)
     if text is None:
         raise RasterError(

@@ -10,7 +10,7 @@ import re
 import threading
 import warnings
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import rasterio
 from rasterio import Affine
+from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as RasterioWindow
 
@@ -33,13 +34,17 @@ from spectralgpt.rasters.virtual_rasters import (
 
 __all__ = [
     "CACHE_MB",
+    "FILE_MASK",
     "Header",
     "OpenFiles",
     "as_raster_error",
-    "open_grid",
+    "find_masks",
+    "open_place",
     "open_raster",
     "quiet_gdal",
     "read_header",
+    "read_known",
+    "read_masks",
     "read_numbers",
 ]
 
@@ -64,6 +69,11 @@ CACHE_MB = 512
 """Memory for decoded tiles of all open files, MiB: two rows of JPEG 2000 tiles across a
 Sentinel-2 product of 12 bands. GDAL itself would take a share of the machine's memory.
 """
+FILE_MASK = 0
+"""Stands for the mask that a file has beside its layers, which count from 1."""
+_NO_MASK = ([MaskFlags.all_valid], [MaskFlags.nodata])
+_ALPHA_MASK = [MaskFlags.per_dataset, MaskFlags.alpha]
+_SIDECARS = (".msk", ".ovr")
 _HTTP_TIMEOUT_S = 30
 _SMALL_FILE = 2 * _MEBIBYTE
 
@@ -169,25 +179,35 @@ class Header:
     Args:
         path: the file.
         grid: where its pixels lie.
-        dtype: numpy type name of its layers.
+        dtypes: numpy type name of each layer.
         descriptions: one text a layer, "" where there is none.
         nodata: number that means no measurement.
-        scale: (scale, offset) of GDAL's own metadata, (1, 0) if not set.
+        scales: (scale, offset) of each layer in GDAL's own metadata, (1, 0) if not set.
         tags: text by key.
+        alpha: layers, from 1, that say how opaque a pixel is.
+        masks: what says which pixels of each layer are measurements, see `read_masks`.
     """
 
     path: Location
     grid: Grid
-    dtype: str
+    dtypes: tuple[str, ...]
     descriptions: tuple[str, ...]
     nodata: float | None
-    scale: tuple[float, float]
+    scales: tuple[tuple[float, float], ...]
     tags: dict[str, str]
+    alpha: tuple[int, ...] = ()
+    masks: tuple[tuple[int, ...], ...] = ()
 
     @property
     def count(self) -> int:
         """Number of layers."""
         return len(self.descriptions)
+
+    @property
+    def measured(self) -> tuple[int, ...]:
+        """The layers, from 1, that hold something else than opacity."""
+        layers = range(1, self.count + 1)
+        return tuple(layer for layer in layers if layer not in self.alpha)
 
 
 def open_raster(path: Location) -> rasterio.DatasetReader:
@@ -213,16 +233,33 @@ def open_raster(path: Location) -> rasterio.DatasetReader:
 
 def _open_local(path: Path) -> rasterio.DatasetReader:
     driver = _find_driver(path)
+    _check_sidecars(path)
     if driver == _ARRAY:
         return rasterio.open(describe_array(path), driver="VRT")
     if driver == _VIRTUAL:
-        for source in sources_of(path):
-            if _find_driver(source) in (_VIRTUAL, _ARRAY):
-                raise RasterError(
-                    f"{path} names {source}, which is no raster of its own."
-                )
-        return rasterio.open(describe_virtual(path), driver="VRT")
+        masked = [source for source in sources_of(path) if _is_masked(path, source)]
+        return rasterio.open(describe_virtual(path, masked), driver="VRT")
     return rasterio.open(path, driver=driver)
+
+
+def _is_masked(path: Path, source: Path) -> bool:
+    """Whether GDAL knows a mask of a file that a virtual raster names."""
+    if _find_driver(source) in (_VIRTUAL, _ARRAY):
+        raise RasterError(f"{path} names {source}, which is no raster of its own.")
+    with _open_local(source) as dataset:
+        return any(flags not in _NO_MASK for flags in dataset.mask_flag_enums)
+
+
+def _check_sidecars(path: Path) -> None:
+    """Refuse what GDAL would open beside a file, if it is no TIFF but may be a VRT."""
+    for suffix in _SIDECARS:
+        sidecar = path.with_name(path.name + suffix)
+        if not sidecar.is_file():
+            continue
+        with sidecar.open("rb") as file:
+            start = file.read(_START_LENGTH)
+        if not start.startswith((b"II", b"MM")):
+            raise RasterError(f"{sidecar.name} beside it is no TIFF: remove it")
 
 
 def _find_driver(path: Path) -> str:
@@ -255,25 +292,90 @@ def read_header(path: Location) -> Header:
     """Read what a raster file says about itself, none of its pixels.
 
     Raises:
-        RasterError: the file is missing, corrupt, or its layers differ in kind.
+        RasterError: the file is missing, corrupt, or holds complex numbers.
     """
     with quiet_gdal(), open_raster(path) as dataset:
-        scales = set(zip(dataset.scales, dataset.offsets, strict=True))
-        kinds = {str(dtype) for dtype in dataset.dtypes}
-        if len(scales) > 1 or len(kinds) > 1 or "complex" in next(iter(kinds)):
-            raise RasterError(
-                f"{path}: layers differ in type or scale, or hold complex numbers "
-                f"({', '.join(sorted(kinds))}). Split the file."
-            )
+        if any("complex" in str(dtype) for dtype in dataset.dtypes):
+            raise RasterError(f"{path} holds complex numbers. Write their magnitude.")
         return Header(
             path=path,
             grid=_grid_of(dataset),
-            dtype=kinds.pop(),
+            dtypes=tuple(map(str, dataset.dtypes)),
             descriptions=tuple(text or "" for text in dataset.descriptions),
             nodata=dataset.nodata,
-            scale=scales.pop(),
+            scales=tuple(zip(dataset.scales, dataset.offsets, strict=True)),
             tags=dict(dataset.tags()),
+            alpha=_alpha_of(dataset),
+            masks=find_masks(dataset),
         )
+
+
+def find_masks(dataset: rasterio.DatasetReader) -> tuple[tuple[int, ...], ...]:
+    """Return what says which pixels of each layer are measurements.
+
+    Returns:
+        For each layer, what `read_masks` takes: the numbers of layers of opacity, and
+        `FILE_MASK` where the file has a mask for it. Nodata are none of them: what
+        they are can be stated.
+    """
+    alpha = _alpha_of(dataset)
+    return tuple(
+        (FILE_MASK, *alpha) if flags not in (*_NO_MASK, _ALPHA_MASK) else alpha
+        for flags in dataset.mask_flag_enums
+    )
+
+
+def _alpha_of(dataset: rasterio.DatasetReader) -> tuple[int, ...]:
+    # GDAL itself knows them in files of two and four layers only.
+    kinds = enumerate(dataset.colorinterp, start=1)
+    return tuple(layer for layer, kind in kinds if kind == ColorInterp.alpha)
+
+
+def read_masks(
+    dataset: rasterio.DatasetReader,
+    indices: Sequence[int],
+    masks: Sequence[int],
+    window: RasterioWindow | None = None,
+    size: tuple[int, int] | None = None,
+) -> npt.NDArray[np.bool_]:
+    """Return which pixels of layers a file's own masks call measurements.
+
+    Args:
+        dataset: the file.
+        indices: layers, from 1.
+        masks: of these layers, from `find_masks`.
+        window: pixels to read; all if None.
+        size: (H, W) to thin them out to; their own if None.
+
+    Returns:
+        (layers, H, W).
+    """
+    known: npt.NDArray[np.bool_] | None = None
+    for number in masks:
+        layers = list(indices) if number == FILE_MASK else [number]
+        read = dataset.read_masks if number == FILE_MASK else dataset.read
+        shape = None if size is None else (len(layers), *size)
+        seen = np.asarray(read(layers, window=window, out_shape=shape)) != 0
+        known = seen if known is None else known & seen
+    assert known is not None, "asked for the masks of layers without any"
+    return np.broadcast_to(known, (len(indices), *known.shape[1:]))
+
+
+def read_known(
+    path: Location, indices: Sequence[int], masks: Sequence[int]
+) -> npt.NDArray[np.bool_] | None:
+    """Read the masks of layers of a file; None if they have none.
+
+    Raises:
+        RasterError: the file cannot be read to its end.
+    """
+    if not masks:
+        return None
+    with quiet_gdal(), open_raster(path) as dataset:
+        try:
+            return read_masks(dataset, indices, masks)
+        except (RasterioError, ValueError) as error:
+            raise as_raster_error(path, error) from None
 
 
 def read_numbers(path: Location) -> npt.NDArray[np.generic]:
@@ -289,8 +391,10 @@ def read_numbers(path: Location) -> npt.NDArray[np.generic]:
             raise as_raster_error(path, error) from None
 
 
-def open_grid(path: Location, files: "OpenFiles | None" = None) -> Grid:
-    """Return where the pixels of a file lie, inside `quiet_gdal`.
+def open_place(
+    path: Location, files: "OpenFiles | None" = None
+) -> tuple[Grid, tuple[tuple[int, ...], ...]]:
+    """Return where the pixels of a file lie, and its masks, inside `quiet_gdal`.
 
     Args:
         path: a raster file.
@@ -300,9 +404,9 @@ def open_grid(path: Location, files: "OpenFiles | None" = None) -> Grid:
         RasterError: the file is missing, or not a raster.
     """
     if files is not None:
-        return files.grid(path)
+        return files.place(path)
     with open_raster(path) as dataset:
-        return _grid_of(dataset)
+        return _grid_of(dataset), find_masks(dataset)
 
 
 def _grid_of(dataset: rasterio.DatasetReader) -> Grid:
@@ -329,12 +433,15 @@ class OpenFiles:
         self._free = int(memory_mb * _MEBIBYTE)
         self._open: OrderedDict[Location, rasterio.DatasetReader] = OrderedDict()
         self._whole: dict[Location, npt.NDArray[np.generic]] = {}
-        self._grids: dict[Location, Grid] = {}
+        self._grids: dict[Location, tuple[Grid, tuple[tuple[int, ...], ...]]] = {}
 
-    def grid(self, path: Location) -> Grid:
-        """Return where a file's pixels lie, inside `quiet_gdal`."""
+    def place(self, path: Location) -> tuple[Grid, tuple[tuple[int, ...], ...]]:
+        """Return where a file's pixels lie, and its masks, inside `quiet_gdal`."""
         # A file that is kept whole is closed, and need not be opened for this again.
-        return self._grids.get(path) or _grid_of(self.get(path))
+        if path in self._grids:
+            return self._grids[path]
+        dataset = self.get(path)
+        return _grid_of(dataset), find_masks(dataset)
 
     def get(self, path: Location) -> rasterio.DatasetReader:
         """Return the open file, inside `quiet_gdal`."""
@@ -359,6 +466,13 @@ class OpenFiles:
         columns = slice(window.column, window.column + window.width)
         return self._whole[path][np.subtract(indices, 1), rows, columns]
 
+    def known(
+        self, path: Location, indices: list[int], masks: Sequence[int], window: Window
+    ) -> npt.NDArray[np.bool_]:
+        """Read the masks of layers (1-based), see `read_masks`; inside `quiet_gdal`."""
+        place = RasterioWindow(window.column, window.row, window.width, window.height)
+        return read_masks(self.get(path), indices, masks, place)
+
     def close(self) -> None:
         """Close all files, forget all numbers."""
         self._whole.clear()
@@ -370,10 +484,12 @@ class OpenFiles:
         """Keep the numbers of a small file, if there is room."""
         pixels = dataset.count * dataset.height * dataset.width
         size = pixels * np.dtype(dataset.dtypes[0]).itemsize
-        if size > min(self._free, _SMALL_FILE):
+        # GDAL reads layers of one type at once, and masks are read from the file.
+        is_plain = len(set(dataset.dtypes)) == 1 and not any(find_masks(dataset))
+        if size > min(self._free, _SMALL_FILE) or not is_plain:
             return False
         self._whole[path] = dataset.read()
-        self._grids[path] = _grid_of(dataset)
+        self._grids[path] = _grid_of(dataset), find_masks(dataset)
         self._free -= size
         self._open.pop(path).close()
         return True

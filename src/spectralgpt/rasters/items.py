@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spectralgpt.errors import BandError, RasterError
-from spectralgpt.rasters.files import OpenFiles, open_grid, quiet_gdal
+from spectralgpt.rasters.files import OpenFiles, open_place, quiet_gdal
 from spectralgpt.rasters.geometry import Grid, Window
 from spectralgpt.rasters.locations import Location
 from spectralgpt.sensors import Band, Sensor
@@ -39,6 +39,7 @@ class BandFile:
         grid: where its pixels lie, as read from the file's header.
         is_stated: the grid is no more than the size that the archive's layout states;
             the header is read, and held against it, when the place or pixels are.
+        masks: what says which pixels are measurements, see `files.read_masks`.
         store: holds the layer instead of a raster file; `path` then names it to people.
     """
 
@@ -46,10 +47,11 @@ class BandFile:
     index: int
     grid: Grid
     is_stated: bool = False
+    masks: tuple[int, ...] = ()
     store: StoredLayers | None = None
 
     def located(self, files: OpenFiles | None = None) -> "BandFile":
-        """Return it with the grid that the file's header states.
+        """Return it with the grid and masks that the file's header states.
 
         Args:
             files: files kept open between calls.
@@ -60,7 +62,19 @@ class BandFile:
         if not self.is_stated:
             return self
         with quiet_gdal():
-            grid = open_grid(self.path, files)
+            grid, masks = open_place(self.path, files)
+        return self.placed(grid, masks)
+
+    def placed(self, grid: Grid, masks: Sequence[tuple[int, ...]]) -> "BandFile":
+        """Return it with what its file's header states.
+
+        Args:
+            grid: of the file.
+            masks: of each of its layers, see `files.find_masks`.
+
+        Raises:
+            RasterError: the file has another size than stated, or no such layer.
+        """
         found, stated = (grid.height, grid.width), (self.grid.height, self.grid.width)
         if found != stated:
             raise RasterError(
@@ -68,7 +82,14 @@ class BandFile:
                 f"{stated[0]} x {stated[1]}. Fetch it again, or leave the sizes out "
                 "of the description."
             )
-        return replace(self, grid=grid, is_stated=False)
+        if self.index > len(masks):
+            raise RasterError(
+                f"{self.path} has {len(masks)} layers, number {self.index} was stated."
+            )
+        # Where a layout takes opacity for a band, it means the numbers themselves.
+        own = masks[self.index - 1]
+        own = () if self.index in own else own
+        return replace(self, grid=grid, is_stated=False, masks=own)
 
 
 @dataclass(frozen=True)
@@ -165,15 +186,13 @@ class RasterItem:
         if not any(file.is_stated for file in used.values()):
             return self
         # A file of many layers is opened once.
-        known: dict[Location, Grid] = {}
+        known: dict[Location, tuple[Grid, tuple[tuple[int, ...], ...]]] = {}
         with quiet_gdal():
             for name, file in used.items():
-                if file.path in known:
-                    grid = known[file.path]
-                    used[name] = replace(file, grid=grid, is_stated=False)
-                else:
-                    used[name] = file.located(files)
-                    known[file.path] = used[name].grid
+                if file.is_stated:
+                    if file.path not in known:
+                        known[file.path] = open_place(file.path, files)
+                    used[name] = file.placed(*known[file.path])
         return replace(self, files=used)
 
     def _finest(self, grids: Iterable[Grid]) -> Grid:

@@ -1,7 +1,8 @@
 """Which layer of which file is which band: by name or wavelength, never by position."""
 
+import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from spectralgpt.errors import BandError, RasterError
@@ -19,6 +20,7 @@ __all__ = [
     "find_stated_bands",
 ]
 
+_LOG = logging.getLogger(__name__)
 NO_BAND = "-"
 """Stands for a layer that is no band, such as a cloud mask, in a list of bands."""
 IN_SENSOR_ORDER = "sensor-order"
@@ -65,12 +67,27 @@ def find_bands(
         names = _stated_layers(header, sensor, bands)
     else:
         names = _described_layers(header, sensor)
+    named = [at for at, name in enumerate(names, start=1) if name is not None]
+    for layer in set(named) & set(header.alpha):
+        _LOG.warning(
+            "%s: layer %d is marked as opacity (alpha); it is read as %s, as it is "
+            "named so.",
+            path,
+            layer,
+            names[layer - 1],
+        )
     files = {
-        name: BandFile(path, index, header.grid)
+        name: _layer_of(header, index, set(named))
         for index, name in enumerate(names, start=1)
         if name is not None
     }
     return files, {path: header}
+
+
+def _layer_of(header: Header, index: int, named: Collection[int]) -> BandFile:
+    """Return a layer of a file with its masks; what is named a band is none of them."""
+    masks = tuple(mask for mask in header.masks[index - 1] if mask not in named)
+    return BandFile(header.path, index, header.grid, masks=masks)
 
 
 def find_stated_bands(
@@ -105,7 +122,7 @@ def find_stated_bands(
                 f"{file} has {headers[file].count} layers; its metadata put band "
                 f"{name} into layer {layer}. Fetch the product again."
             )
-        files[name] = BandFile(file, layer, headers[file].grid)
+        files[name] = _layer_of(headers[file], layer, {layer})
     return files, headers
 
 
@@ -123,19 +140,24 @@ def _stated_layers(
 ) -> list[str | None]:
     if list(bands) == [IN_SENSOR_ORDER]:
         bands = sensor.band_names
-    if len(bands) != header.count:
+    if len(bands) not in (header.count, len(header.measured)):
         raise BandError(
             f"{header.path} has {header.count} layers, {len(bands)} bands were stated. "
             f"Name each layer ('{NO_BAND}' for one that is no band)."
         )
+    if len(bands) != header.count:
+        # Opacity (alpha) is no band, so it need not be named.
+        rest = iter(bands)
+        layers = range(1, header.count + 1)
+        bands = [next(rest) if at in header.measured else NO_BAND for at in layers]
     names = [None if name == NO_BAND else sensor.band(name).name for name in bands]
     return _refuse_doubles(header.path, names)
 
 
 def _described_layers(header: Header, sensor: Sensor) -> list[str | None]:
     found = [_band_in_description(text, sensor) for text in header.descriptions]
-    if not any(found) and header.count == 1:
-        found = [band_in_file_name(header.path.stem, sensor)]
+    if not any(found) and len(header.measured) == 1:
+        found[header.measured[0] - 1] = band_in_file_name(header.path.stem, sensor)
     if not any(found):
         shown = [text for text in header.descriptions if text][:4] or "none"
         raise BandError(
@@ -191,7 +213,7 @@ def _find_in_folder(
             "after their bands, or give a pattern."
         )
     chosen = {name: _choose(folder, name, found) for name, found in headers.items()}
-    files = {n: BandFile(header.path, 1, header.grid) for n, header in chosen.items()}
+    files = {n: _layer_of(h, h.measured[0], h.measured) for n, h in chosen.items()}
     return files, {header.path: header for header in chosen.values()}
 
 
@@ -221,7 +243,7 @@ def _choose(folder: Path, name: str, headers: list[Header]) -> Header:
     if len(headers) > 1 and headers[0].grid.pixel_area == headers[1].grid.pixel_area:
         paths = ", ".join(header.path.name for header in headers[:2])
         raise BandError(f"{folder} has two files for band {name}: {paths}. Remove one.")
-    if headers[0].count != 1:
+    if len(headers[0].measured) != 1:
         raise RasterError(
             f"{headers[0].path} has {headers[0].count} layers where one band was "
             "expected. Describe the file itself, not its folder."

@@ -11,7 +11,13 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 
-from spectralgpt.rasters.files import OpenFiles, open_grid, open_raster, quiet_gdal
+from spectralgpt.rasters.files import (
+    OpenFiles,
+    find_masks,
+    open_place,
+    open_raster,
+    quiet_gdal,
+)
 from spectralgpt.rasters.geometry import Grid
 from spectralgpt.rasters.products import SENSOR_TAG, UNIT_TAG
 from spectralgpt.rasters.sampling import lay_under, sample, sample_layers
@@ -50,6 +56,7 @@ class MapFile:
         classes: by code; empty for measures.
         nodata: number that means nothing was mapped.
         scales: (scale, offset) of each layer of measures.
+        masks: of each layer, see `spectralgpt.rasters.files.read_masks`.
     """
 
     path: Path
@@ -59,6 +66,7 @@ class MapFile:
     classes: tuple[MapClass, ...]
     nodata: float | None
     scales: tuple[tuple[float, float], ...]
+    masks: tuple[tuple[int, ...], ...]
 
 
 def open_map(path: Path) -> MapFile | None:
@@ -81,7 +89,7 @@ def open_map(path: Path) -> MapFile | None:
         codes = sorted(names) if names else sorted(table)
         return MapFile(
             path,
-            open_grid(path),
+            open_place(path)[0],
             "classes" if codes else "measures",
             tuple(
                 text or f"layer {i}" for i, text in enumerate(dataset.descriptions, 1)
@@ -89,6 +97,7 @@ def open_map(path: Path) -> MapFile | None:
             tuple(MapClass(c, names.get(c, f"class {c}"), table.get(c)) for c in codes),
             dataset.nodata,
             tuple(zip(dataset.scales, dataset.offsets, strict=True)),
+            find_masks(dataset),
         )
 
 
@@ -111,12 +120,18 @@ def sample_map(
         RasterError: the file cannot be read, or cannot be laid over the base.
     """
     with quiet_gdal():
-        read = sample_layers(found.path, [layer + 1], files)
-        taken = sample(shown, lay_under(base, found.grid), read)
+        under, masks = lay_under(base, found.grid), found.masks[layer]
+        taken = sample(shown, under, sample_layers(found.path, [layer + 1], files))
+        if masks:
+            read = sample_layers(found.path, [layer + 1], files, masks)
+            seen = sample(shown, under, read)
     if taken is None:
         shape = (shown.height, shown.width)
         return np.zeros(shape, np.float32), np.zeros(shape, np.bool_)
     numbers, valid = taken[0][0], taken[1] & np.isfinite(taken[0][0])
+    if masks:
+        assert seen is not None
+        valid &= np.asarray(seen[0][0], np.bool_)
     if found.nodata is not None and not np.isnan(found.nodata):
         valid &= numbers != found.nodata
     if found.kind == "classes":

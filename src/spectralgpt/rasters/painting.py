@@ -19,13 +19,8 @@ from rasterio.warp import transform as reproject
 from rasterio.windows import Window as RasterioWindow
 
 from spectralgpt.errors import RasterError
-from spectralgpt.rasters.codes import to_codes
-from spectralgpt.rasters.files import (
-    as_raster_error,
-    open_raster,
-    quiet_gdal,
-    read_header,
-)
+from spectralgpt.rasters.codes import read_code_window, to_codes
+from spectralgpt.rasters.files import read_header
 from spectralgpt.rasters.geometry import Grid, Window
 
 __all__ = ["find_codes", "paint_shapes", "read_codes_at", "rows_of"]
@@ -84,7 +79,8 @@ def read_codes_at(
         grid: a strip of an image, see `rows_of`.
 
     Returns:
-        codes (H, W), and whether there is one (H, W): not outside, NaN or nodata.
+        codes (H, W), and whether there is one (H, W): not outside, NaN, masked or
+        nodata.
 
     Raises:
         RasterError: the file cannot be read, has no reference system, or holds
@@ -192,17 +188,7 @@ def _apply(
 def _read(
     path: Path, index: int, window: RasterioWindow
 ) -> tuple[_Codes, npt.NDArray[np.bool_]]:
-    with quiet_gdal(), open_raster(path) as dataset:
-        if index > dataset.count:
-            raise RasterError(
-                f"{path} has {dataset.count} layers, number {index} was asked for."
-            )
-        try:
-            numbers = np.asarray(dataset.read(index, window=window))
-        except (RasterioError, ValueError) as error:
-            raise as_raster_error(path, error) from None
-        nodata = dataset.nodata
-    known = np.isfinite(numbers)
+    numbers, known, nodata = read_code_window(path, index, window)
     if nodata is not None:
         known &= numbers != nodata
     return to_codes(np.where(known, numbers, 0), path), known

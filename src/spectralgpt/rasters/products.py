@@ -15,7 +15,13 @@ from rasterio.errors import RasterioError
 
 from spectralgpt.errors import ConfigError, RasterError, UnitError
 from spectralgpt.rasters.facts import Facts, day_in
-from spectralgpt.rasters.files import Header, as_raster_error, open_raster, quiet_gdal
+from spectralgpt.rasters.files import (
+    Header,
+    as_raster_error,
+    open_raster,
+    quiet_gdal,
+    read_masks,
+)
 from spectralgpt.rasters.items import BandFile, RasterItem
 from spectralgpt.rasters.layers import find_bands, find_stated_bands
 from spectralgpt.rasters.locations import Location
@@ -172,7 +178,7 @@ def _resolve_scale(
                 "offset. Leave both out."
             )
         return _Scale(unit, 1.0, 0.0, "the file holds reflectance")
-    own = _own_scale(path, headers)
+    own = _own_scale(path, files, headers)
     if own is not None:
         if is_stated:
             raise UnitError(
@@ -219,7 +225,8 @@ def _resolve_unit(
         return "reflectance"
     if unit != "auto":
         return unit
-    if all(header.dtype.startswith(("int", "uint")) for header in headers.values()):
+    kinds = {headers[file.path].dtypes[file.index - 1] for file in files.values()}
+    if all(kind.startswith(("int", "uint")) for kind in kinds):
         return "digital-numbers"
     values = np.concatenate(_sample_bands(files, headers)).astype(np.float64)
     bright = float(np.percentile(values, _BRIGHT_PERCENT)) if values.size else 0.0
@@ -235,9 +242,10 @@ def _resolve_unit(
 
 
 def _own_scale(
-    path: Path, headers: Mapping[Location, Header]
+    path: Path, files: Mapping[str, BandFile], headers: Mapping[Location, Header]
 ) -> tuple[float, float] | None:
-    scales = {header.scale for header in headers.values()}
+    """Return the scale of the layers that are bands; others may have their own."""
+    scales = {headers[file.path].scales[file.index - 1] for file in files.values()}
     if len(scales) > 1:
         raise UnitError(f"{path}: bands state different scales {sorted(scales)}.")
     own = scales.pop()
@@ -283,15 +291,21 @@ def _sample_bands(
     """Read some valid numbers of each band, thinned out without interpolation."""
     samples = []
     for path, header in headers.items():
-        indices = [file.index for file in files.values() if file.path == path]
+        own = [file for file in files.values() if file.path == path]
+        indices = [file.index for file in own]
+        masks = dict.fromkeys(mask for file in own for mask in file.masks)
         height = min(header.grid.height, _SAMPLE_SIDE)
         width = min(header.grid.width, _SAMPLE_SIDE)
         try:
             with quiet_gdal(), open_raster(path) as dataset:
                 numbers = dataset.read(indices, out_shape=(len(indices), height, width))
+                known = np.isfinite(numbers)
+                if masks:
+                    known &= read_masks(
+                        dataset, indices, list(masks), size=(height, width)
+                    )
         except RasterioError as error:
             raise as_raster_error(path, error) from None
-        known = np.isfinite(numbers)
         for value in (*invalid, header.nodata):
             if value is not None:
                 known &= numbers != value

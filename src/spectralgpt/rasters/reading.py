@@ -215,10 +215,10 @@ def _as_size(size: tuple[int, int] | int | None, place: Window) -> tuple[int, in
 
 def _group_by_file(item: RasterItem, bands: Sequence[Band]) -> list[list[int]]:
     """Return places in `bands` of the bands that are read at once."""
-    groups: dict[tuple[Location, StoredLayers | None], list[int]] = {}
+    groups: dict[tuple[Location, StoredLayers | None, tuple[int, ...]], list[int]] = {}
     for i, band in enumerate(bands):
         file = item.files[band.name]
-        groups.setdefault((file.path, file.store), []).append(i)
+        groups.setdefault((file.path, file.store, file.masks), []).append(i)
     return list(groups.values())
 
 
@@ -266,6 +266,8 @@ def _read_file(
             else:
                 numbers = store.read(file.path, indices, window)
             scaled, known = to_reflectance(numbers, item)
+            if file.masks:
+                known &= store.known(file.path, indices, file.masks, window)
             if not known.all():
                 scaled[~known] = 0
             if strip >= out.shape[1]:

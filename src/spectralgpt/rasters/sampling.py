@@ -20,7 +20,12 @@ from rasterio.windows import Window as RasterioWindow
 
 from spectralgpt.errors import RasterError
 from spectralgpt.rasters.alignment import is_same_system
-from spectralgpt.rasters.files import OpenFiles, as_raster_error, quiet_gdal
+from spectralgpt.rasters.files import (
+    OpenFiles,
+    as_raster_error,
+    quiet_gdal,
+    read_masks,
+)
 from spectralgpt.rasters.geometry import Grid, Raster, Window, compose
 from spectralgpt.rasters.items import RasterItem
 from spectralgpt.rasters.locations import Location
@@ -124,13 +129,24 @@ def reaches(shown: Grid, source: Grid) -> bool:
     return bool(_positions(shown, source)[2].any())
 
 
-def sample_layers(path: Location, indices: Sequence[int], files: OpenFiles) -> ReadAt:
-    """Return what reads layers (1-based) for `sample`, inside `quiet_gdal`."""
+def sample_layers(
+    path: Location, indices: Sequence[int], files: OpenFiles, masks: Sequence[int] = ()
+) -> ReadAt:
+    """Return what reads layers (1-based) for `sample`, inside `quiet_gdal`.
+
+    Args:
+        path: the file.
+        indices: its layers.
+        files: kept open between calls.
+        masks: read these in place of the numbers, see `files.read_masks`.
+    """
 
     def read(window: Window, size: tuple[int, int]) -> Numbers:
         at = RasterioWindow(window.column, window.row, window.width, window.height)
         shape = (len(indices), *size)
         try:
+            if masks:
+                return read_masks(files.get(path), indices, masks, at, size)
             found = files.get(path).read(list(indices), window=at, out_shape=shape)
         except (RasterioError, ValueError, IndexError) as error:
             raise as_raster_error(path, error) from None
@@ -162,19 +178,25 @@ def sample_scene(
         raise RasterError(f"{item.name} is a mosaic: show its products one by one.")
     pixels = np.zeros((len(bands), shown.height, shown.width), np.float32)
     valid = np.zeros(pixels.shape, np.bool_)
-    groups: dict[Location, list[int]] = {}
-    for at, band in enumerate(bands):
-        groups.setdefault(item.files[band.name].path, []).append(at)
+    groups: dict[tuple[Location, tuple[int, ...]], list[int]] = {}
     with quiet_gdal():
         item = item.located(bands, files)
-        for path, places in groups.items():
+        for at, band in enumerate(bands):
+            file = item.files[band.name]
+            groups.setdefault((file.path, file.masks), []).append(at)
+        for (path, masks), places in groups.items():
             chosen = [item.files[bands[at].name] for at in places]
             under = lay_under(base, chosen[0].grid)
-            read = sample_layers(path, [file.index for file in chosen], files)
-            found = sample(shown, under, read)
-            if found is not None:
-                values, known = to_reflectance(found[0], item)
-                pixels[places], valid[places] = values, known & found[1]
+            indices = [file.index for file in chosen]
+            found = sample(shown, under, sample_layers(path, indices, files))
+            if found is None:
+                continue
+            values, known = to_reflectance(found[0], item)
+            pixels[places], valid[places] = values, known & found[1]
+            if masks:
+                seen = sample(shown, under, sample_layers(path, indices, files, masks))
+                assert seen is not None
+                valid[places] &= np.asarray(seen[0], np.bool_)
     pixels[~valid] = 0
     return Raster(pixels, valid, bands, shown.crs, shown.transform, item.name)
 

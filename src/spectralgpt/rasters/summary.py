@@ -3,7 +3,12 @@
 import numpy as np
 from rasterio.errors import RasterioError
 
-from spectralgpt.rasters.files import as_raster_error, open_raster, quiet_gdal
+from spectralgpt.rasters.files import (
+    as_raster_error,
+    open_raster,
+    quiet_gdal,
+    read_masks,
+)
 from spectralgpt.rasters.footprints import pixel_size_m
 from spectralgpt.rasters.geometry import apply
 from spectralgpt.rasters.items import RasterItem
@@ -65,9 +70,12 @@ def nodata_share(item: RasterItem) -> float:
     try:
         with quiet_gdal(), open_raster(file.path) as dataset:
             numbers = dataset.read([file.index], out_shape=shape)
+            valid = find_valid(numbers, item)
+            if file.masks:
+                valid &= read_masks(dataset, [file.index], file.masks, size=shape[1:])
     except RasterioError as error:
         raise as_raster_error(file.path, error) from None
-    return float(1 - np.mean(find_valid(numbers, item)))
+    return float(1 - np.mean(valid))
 
 
 def _formula(item: RasterItem) -> str:

@@ -7,6 +7,7 @@ description in which each of them is named by its whole path.
 Source: GDAL documentation, "VRT -- GDAL Virtual Format".
 """
 
+from collections.abc import Collection
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -32,8 +33,13 @@ _REFUSED = {
 """What warps, computes or opens in other ways than by one file name."""
 
 
-def describe_virtual(path: Path) -> str:
+def describe_virtual(path: Path, masked: Collection[Path] = ()) -> str:
     """Return the description of a virtual raster with whole paths of its sources.
+
+    Args:
+        path: the virtual raster.
+        masked: sources with masks of their own. Their masks count where the virtual
+            raster has none: what `gdalbuildvrt -separate` makes leaves them out.
 
     Raises:
         RasterError: it is broken, does more than put files together, or names a file
@@ -43,6 +49,12 @@ def describe_virtual(path: Path) -> str:
     for node in root.iter("SourceFilename"):
         node.text = str(_resolve(path, node))
         node.set("relativeToVRT", "0")
+    if masked and root.find("MaskBand") is None:
+        shown = {str(source) for source in masked}
+        for band in root.findall("VRTRasterBand"):
+            names = {node.text for node in band.iter("SourceFilename")}
+            if names & shown and band.find("MaskBand") is None:
+                _add_mask(band)
     return ElementTree.tostring(root, encoding="unicode")
 
 
@@ -54,6 +66,22 @@ def sources_of(path: Path) -> list[Path]:
     """
     found = (_resolve(path, node) for node in _parse(path).iter("SourceFilename"))
     return list(dict.fromkeys(found))
+
+
+def _add_mask(band: ElementTree.Element) -> None:
+    """Give a layer of a virtual raster the masks of its sources."""
+    mask = ElementTree.Element("VRTRasterBand", dataType="Byte")
+    for source in band:
+        if source.find("SourceFilename") is None:
+            continue
+        own = ElementTree.SubElement(mask, "SimpleSource")
+        for tag in ("SourceFilename", "SourceBand", "SrcRect", "DstRect"):
+            own.extend(source.findall(tag))
+        number = own.find("SourceBand")
+        text = "1" if number is None else str(number.text).strip()
+        own[:] = [node for node in own if node.tag != "SourceBand"]
+        ElementTree.SubElement(own, "SourceBand").text = f"mask,{text}"
+    ElementTree.SubElement(band, "MaskBand").append(mask)
 
 
 def _parse(path: Path) -> ElementTree.Element:

@@ -339,3 +339,18 @@ def test_pack_is_read_from_object_storage(
     with pytest.raises(SpectralGPTError, match="is corrupt: its checksum"):
         read_raster(first)
     assert list((tmp_path / "spectralgpt" / "packs").iterdir()) == []
+
+
+def test_pack_keeps_what_masks_of_files_hide(tmp_path: Path) -> None:
+    numbers = np.random.default_rng(0).integers(300, 4000, (4, 12, 12), np.uint16)
+    names = ("B02", "B03", "B04", "B08")
+    path = write_tiff(tmp_path / "images" / "a.tif", numbers, descriptions=names)
+    mask = np.full((12, 12), 255, np.uint8)
+    mask[:5] = 0
+    with rasterio.open(path, "r+") as dataset:
+        dataset.write_mask(mask)
+    source = replace(CHIPS, items="*.tif")
+    pack_images(source, tmp_path / "images", tmp_path / "pack")
+    found = find_items([read_source(tmp_path / "pack")], ".")
+    assert not read_raster(found[0]).valid[:, :5].any()
+    same_images(found, find_items([source], tmp_path / "images"))

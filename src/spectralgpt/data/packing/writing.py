@@ -36,6 +36,7 @@ from spectralgpt.data.sources import (
 )
 from spectralgpt.errors import ConfigError, DataError, RasterError, SpectralGPTError
 from spectralgpt.rasters import BandFile, Grid, RasterItem, Window, read_numbers
+from spectralgpt.rasters.files import read_known
 from spectralgpt.rasters.locations import Location
 
 __all__ = ["PackOptions", "find_source", "pack_images"]
@@ -352,7 +353,7 @@ def _read(planned: _Planned) -> "_Read":
     layers: dict[tuple[Grid, str], tuple[list[str], list[_Numbers]]] = {}
     whole: dict[Location, _Numbers] = {}
     for band, file in item.files.items():
-        layer = _read_layer(file, whole)
+        layer = _without_masked(_read_layer(file, whole), file, item.nodata)
         if layer.shape != (file.grid.height, file.grid.width):
             raise RasterError(f"{file.path} changed its size while it was packed.")
         if layer.dtype.name not in DTYPES:
@@ -383,3 +384,22 @@ def _read_layer(file: BandFile, whole: dict[Location, _Numbers]) -> _Numbers:
         whole[file.path] = read_numbers(file.path)
     layer: _Numbers = whole[file.path][file.index - 1]
     return layer
+
+
+def _without_masked(layer: _Numbers, file: BandFile, nodata: float | None) -> _Numbers:
+    """Put nodata where the file's mask says so: a pack has no masks beside its numbers.
+
+    Raises:
+        RasterError: the image has no number that could stand for it.
+    """
+    known = read_known(file.path, [file.index], file.masks)
+    if known is None or known.all():
+        return layer
+    if nodata is None and layer.dtype.kind != "f":
+        raise RasterError(
+            f"{file.path} has a mask and no nodata, which a pack needs: state the "
+            "number that means no measurement (nodata)."
+        )
+    marked = layer.copy()
+    marked[~known[0]] = np.nan if nodata is None else nodata
+    return marked
