@@ -3,18 +3,22 @@
 Axes are rows, columns and bands, with dates before them, as eo-learn stores them:
 (H, W), (H, W, C) or (T, H, W, C). Layer t * C + c + 1 is band c of date t. Such a file
 says neither what its bands are nor where it lies.
+
+GDAL's ENVI driver, which reads the rows of a map in the making, knows neither 8-bit
+numbers with a sign nor several bands at several dates; its raw virtual rasters do.
 """
 
+import tempfile
 from pathlib import Path
 from typing import Any, BinaryIO
-from xml.sax.saxutils import escape
 
 import numpy as np
+import rasterio
 from numpy.lib import format as npy
 
 from spectralgpt.errors import RasterError
 
-__all__ = ["ARRAY_START", "describe_array"]
+__all__ = ["ARRAY_START", "open_array"]
 
 ARRAY_START = npy.MAGIC_PREFIX
 """The first bytes of the files."""
@@ -30,18 +34,31 @@ _TYPES = {
 }
 """GDAL's names of NumPy's types."""
 _MOST_AXES = 4
+_LINK, _DESCRIPTION = "numbers", "array.vrt"
 
 
-def describe_array(path: Path) -> str:
-    """Describe where each layer of an array file lies, as GDAL's virtual raster.
+def open_array(path: Path) -> rasterio.DatasetReader:
+    """Open an array file, inside `quiet_gdal`.
 
     Args:
-        path: the file; nothing of it but the header is read.
+        path: the file; nothing of it but the header is read before pixels are.
 
     Raises:
         RasterError: the header is broken, the file too short, or the array of a kind
             that is no raster.
+        OSError: it cannot be linked to from the folder for temporary files.
     """
+    # GDAL 3.12 wants the numbers beside their description, under a relative name. It
+    # holds both open, so that the folder may go.
+    with tempfile.TemporaryDirectory(prefix="spectralgpt-") as folder:
+        (Path(folder) / _LINK).symlink_to(path.absolute())
+        description = Path(folder) / _DESCRIPTION
+        description.write_text(_describe(path), encoding="utf-8")
+        return rasterio.open(description, driver="VRT")
+
+
+def _describe(path: Path) -> str:
+    """Describe where each layer lies; nothing of the file but the header is read."""
     try:
         with path.open("rb") as file:
             shape, is_fortran, dtype = _read_header(file)
@@ -62,7 +79,7 @@ def describe_array(path: Path) -> str:
             f"{path} is truncated: {path.stat().st_size} bytes of {needed}. Fetch it "
             "again."
         )
-    return _virtual_raster(path, shape, dtype, kind, start)
+    return _virtual_raster(shape, dtype, kind, start)
 
 
 def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
@@ -72,18 +89,13 @@ def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
 
 
 def _virtual_raster(
-    path: Path,
-    shape: tuple[int, ...],
-    dtype: np.dtype[Any],
-    kind: str,
-    start: int,
+    shape: tuple[int, ...], dtype: np.dtype[Any], kind: str, start: int
 ) -> str:
     if len(shape) == 2:
         shape = (*shape, 1)
     dates, height, width, bands = (1, *shape)[-_MOST_AXES:]
     order = "MSB" if dtype.str[0] == ">" else "LSB"
     pixel = bands * dtype.itemsize
-    source = escape(str(path.absolute()))
     layers = []
     for layer in range(dates * bands):
         date, band = divmod(layer, bands)
@@ -91,7 +103,7 @@ def _virtual_raster(
         layers.append(
             f'<VRTRasterBand dataType="{kind}" band="{layer + 1}" '
             f'subClass="VRTRawRasterBand">'
-            f'<SourceFilename relativeToVRT="0">{source}</SourceFilename>'
+            f'<SourceFilename relativeToVRT="1">{_LINK}</SourceFilename>'
             f"<ImageOffset>{offset}</ImageOffset><PixelOffset>{pixel}</PixelOffset>"
             f"<LineOffset>{width * pixel}</LineOffset><ByteOrder>{order}</ByteOrder>"
             "</VRTRasterBand>"

@@ -27,7 +27,7 @@ from spectralgpt.rasters.files import (
 )
 from spectralgpt.rasters.geometry import Grid, Window
 from spectralgpt.rasters.maps import RowWriter
-from spectralgpt.rasters.row_files import copy_as_cog, output_error
+from spectralgpt.rasters.row_files import Layers, RowFile, copy_as_cog, output_error
 from spectralgpt.sensors import Band
 
 __all__ = [
@@ -49,8 +49,6 @@ _MOST_NUMBERS = 2**24
 """Of a window that is read at once."""
 _LEVELS = 127
 _NO_INT8 = -128
-_HALF = {"dtype": "float32", "nodata": float("nan"), "nbits": 16}
-"""GDAL writes floats of 16 bits so; every reader knows them as float32."""
 
 
 @dataclass(frozen=True)
@@ -87,12 +85,12 @@ class StoredNumbers:
     """How a raster of embeddings stores its numbers.
 
     Args:
-        number_type: `float16`, in which NaN is nodata, or `int8`, in which -128 is.
+        dtype: `float32`, in which NaN is nodata, or `int8`, in which -128 is.
         scales: one a layer; values are numbers * scale + offset.
         offsets: one a layer.
     """
 
-    number_type: NumberType
+    dtype: Literal["float32", "int8"]
     scales: tuple[float, ...]
     offsets: tuple[float, ...]
 
@@ -152,7 +150,7 @@ class EmbeddingRaster:
         with quiet_gdal(), open_raster(self.path) as dataset:
             scales, offsets = tuple(dataset.scales), tuple(dataset.offsets)
             is_int8 = dataset.dtypes[0] == "int8"
-        return StoredNumbers("int8" if is_int8 else "float16", scales, offsets)
+        return StoredNumbers("int8" if is_int8 else "float32", scales, offsets)
 
     def blocks(self) -> Iterator[Window]:
         """Cut the raster into windows of bounded memory, by rows, then columns."""
@@ -212,8 +210,9 @@ def writing_embeddings(
         path: where to; a file that is there is replaced.
         grid: where the cells lie.
         source: what they are of.
-        number_type: `float16`, or `int8` with a scale and an offset a layer, which is
-            half the size and within half of a 254th of each layer's range.
+        number_type: `float16` for as many digits, or `int8` with a scale and an offset
+            a layer, which is less than half the size and within half of a 254th of each
+            layer's range.
 
     Yields:
         A function that writes rows (D + C, rows, W) from the top down, NaN for nodata.
@@ -221,26 +220,25 @@ def writing_embeddings(
     Raises:
         OutputError: the file cannot be written.
     """
-    low = np.full(len(source.layer_names), np.inf)
-    high = -low
+    layers = Layers(
+        source.layer_names,
+        "float32",
+        float("nan"),
+        "average",
+        tags={_TAG: json.dumps(asdict(source))},
+    )
     try:
         with folder_beside(path) as folder:
-            made = folder / "rows.tif"
-            with quiet_gdal(), _create(made, grid, source, _HALF) as dataset:
-
-                def write(row: int, numbers: NDArray[Any]) -> None:
-                    place = RasterioWindow(0, row, numbers.shape[2], numbers.shape[1])
-                    dataset.write(numbers.astype(np.float32), window=place)
-                    np.minimum(low, _fill(numbers, np.inf).min(axis=(1, 2)), out=low)
-                    np.maximum(high, _fill(numbers, -np.inf).max(axis=(1, 2)), out=high)
-
-                yield write
-            options: dict[str, Any] = {"nbits": 16} if number_type == "float16" else {}
-            with quiet_gdal():
-                if number_type == "int8":
-                    made = _to_int8(made, folder / "int8.tif", grid, source, low, high)
-                whole = folder / path.name
-                copy_as_cog(made, whole, "average", blocksize=_BLOCK_PX, **options)
+            whole = folder / path.name
+            with RowFile(folder / f"{path.name}.rows", grid, layers) as rows:
+                if number_type == "float16":
+                    yield lambda row, numbers: rows.write(row, _to_half(numbers))
+                    rows.export(whole, _BLOCK_PX)
+                else:
+                    yield rows.write
+                    with quiet_gdal():
+                        levels = _to_int8(rows, folder / f"{path.name}.levels", source)
+                        copy_as_cog(levels, whole, "average", blocksize=_BLOCK_PX)
             whole.replace(path)
     except (RasterioError, OSError) as error:
         if isinstance(error, RasterError):
@@ -248,57 +246,53 @@ def writing_embeddings(
         raise output_error(path, error) from None
 
 
-def _create(
-    path: Path, grid: Grid, source: EmbeddingSource, profile: dict[str, Any]
-) -> rasterio.io.DatasetWriter:
-    """Open a plain file of rows, which takes each as it comes."""
-    dataset = rasterio.open(
+def _to_int8(rows: RowFile, path: Path, source: EmbeddingSource) -> Path:
+    """Spread the range of each layer over the numbers of 8 bits."""
+    grid = rows.grid
+    low = np.full(len(source.layer_names), np.inf)
+    high = -low
+    for _, numbers in rows.read():
+        np.minimum(low, _fill(numbers, np.inf).min(axis=(1, 2)), out=low)
+        np.maximum(high, _fill(numbers, -np.inf).max(axis=(1, 2)), out=high)
+    known = np.isfinite(low)
+    low, high = np.where(known, low, 0.0), np.where(known, high, 0.0)
+    offsets = (low + high) / 2
+    scales = np.maximum(high - low, np.finfo(np.float32).tiny) / (2 * _LEVELS)
+    with rasterio.open(
         path,
         "w",
         driver="GTiff",
         height=grid.height,
         width=grid.width,
         count=len(source.layer_names),
+        dtype="int8",
+        nodata=_NO_INT8,
         crs=grid.crs,
         transform=grid.transform,
         blockysize=1,
         interleave="pixel",
         bigtiff="if_safer",
-        **profile,
-    )
-    dataset.descriptions = source.layer_names
-    dataset.update_tags(**{_TAG: json.dumps(asdict(source))})
-    return dataset
-
-
-def _to_int8(
-    rows: Path,
-    path: Path,
-    grid: Grid,
-    source: EmbeddingSource,
-    low: NDArray[np.float64],
-    high: NDArray[np.float64],
-) -> Path:
-    """Spread the range of each layer over the numbers of 8 bits."""
-    known = np.isfinite(low)
-    low, high = np.where(known, low, 0.0), np.where(known, high, 0.0)
-    offsets = (low + high) / 2
-    scales = np.maximum(high - low, np.finfo(np.float32).tiny) / (2 * _LEVELS)
-    profile = {"dtype": "int8", "nodata": _NO_INT8}
-    with (
-        rasterio.open(rows) as dataset,
-        _create(path, grid, source, profile) as target,
-    ):
+    ) as target:
+        target.descriptions = source.layer_names
+        target.update_tags(**rows.layers.tags)
         target.scales, target.offsets = tuple(scales), tuple(offsets)
-        for row in range(0, grid.height, _BLOCK_PX):
-            place = RasterioWindow(
-                0, row, grid.width, min(_BLOCK_PX, grid.height - row)
-            )
-            numbers = dataset.read(window=place)
+        for row, numbers in rows.read():
             levels = (numbers - offsets[:, None, None]) / scales[:, None, None]
             rounded = np.clip(np.rint(levels), -_LEVELS, _LEVELS)
+            place = RasterioWindow(0, row, grid.width, numbers.shape[1])
             target.write(_fill(rounded, _NO_INT8).astype(np.int8), window=place)
     return path
+
+
+def _to_half(numbers: NDArray[Any]) -> NDArray[Any]:
+    """Round to the digits of 16-bit floats, which compress to about half the size.
+
+    They stay float32: of 16-bit floats GDAL 3.10 writes what happens to lie in memory
+    beside them, other bytes each time.
+    """
+    with np.errstate(over="ignore"):
+        half = numbers.astype(np.float16).astype(np.float32)
+    return np.where(np.isfinite(half), half, numbers)
 
 
 def _fill(numbers: NDArray[Any], value: float) -> NDArray[Any]:

@@ -23,7 +23,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as RasterioWindow
 
 from spectralgpt.errors import RasterError
-from spectralgpt.rasters.arrays import ARRAY_START, describe_array
+from spectralgpt.rasters.arrays import ARRAY_START, open_array
 from spectralgpt.rasters.geometry import Grid, Window
 from spectralgpt.rasters.locations import Location, VirtualFile
 from spectralgpt.rasters.virtual_rasters import (
@@ -235,7 +235,7 @@ def _open_local(path: Path) -> rasterio.DatasetReader:
     driver = _find_driver(path)
     _check_sidecars(path)
     if driver == _ARRAY:
-        return rasterio.open(describe_array(path), driver="VRT")
+        return open_array(path)
     if driver == _VIRTUAL:
         masked = [source for source in sources_of(path) if _is_masked(path, source)]
         return rasterio.open(describe_virtual(path, masked), driver="VRT")

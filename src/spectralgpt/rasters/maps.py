@@ -20,7 +20,12 @@ from spectralgpt.atomic_files import folder_beside
 from spectralgpt.errors import ConfigError
 from spectralgpt.rasters.files import as_raster_error, open_raster, quiet_gdal
 from spectralgpt.rasters.geometry import Grid
-from spectralgpt.rasters.row_files import Layers, RowFile, output_error
+from spectralgpt.rasters.row_files import (
+    LEGEND_SUFFIX,
+    Layers,
+    RowFile,
+    output_error,
+)
 
 __all__ = [
     "LEGEND_SUFFIX",
@@ -41,8 +46,6 @@ NO_CLASS = 255
 RowWriter = Callable[[int, NDArray[Any]], None]
 """Takes the first row and the numbers (layers, rows, W)."""
 MODEL_TAG = "SPECTRALGPT_MODEL"
-LEGEND_SUFFIX = ".aux.xml"
-"""Of the file beside a map that holds the names of its classes."""
 _ROWS = 512
 
 
@@ -178,7 +181,7 @@ def _writing(path: Path, grid: Grid, layers: Layers) -> Iterator[RowWriter]:
         except OSError as error:
             raise output_error(path, error) from None
         made = folder / path.name
-        with RowFile(folder / "rows", grid, layers) as rows:
+        with RowFile(folder / f"{path.name}.rows", grid, layers) as rows:
             yield rows.write
             rows.export(made)
         move_map(made, path)

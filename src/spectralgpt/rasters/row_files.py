@@ -8,11 +8,12 @@ written stays usable; GDAL turns it into a Cloud-Optimized GeoTIFF when it is wh
 import contextlib
 import os
 import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
-from xml.sax.saxutils import escape, quoteattr
+from xml.etree import ElementTree
 
 import numpy as np
 import rasterio
@@ -25,11 +26,14 @@ from spectralgpt.errors import OutputError
 from spectralgpt.rasters.files import quiet_gdal
 from spectralgpt.rasters.geometry import Grid
 
-__all__ = ["Layers", "RowFile", "copy_as_cog", "output_error"]
+__all__ = ["LEGEND_SUFFIX", "Layers", "RowFile", "copy_as_cog", "output_error"]
 
-_TYPES = {"uint8": "Byte", "int8": "Int8", "float32": "Float32"}
-"""GDAL's names of NumPy's types."""
-_PREDICTORS = {"uint8": "NO", "int8": "STANDARD", "float32": "FLOATING_POINT"}
+LEGEND_SUFFIX = ".aux.xml"
+"""Of the file beside a map that holds the names of its classes."""
+_TYPES = {"uint8": 1, "float32": 4}
+"""ENVI's numbers of NumPy's types."""
+_PREDICTORS = {"uint8": "NO", "float32": "FLOATING_POINT"}
+_READ_BYTES = 64 * 2**20
 _OPAQUE = 255
 _HEX = 16
 
@@ -49,7 +53,7 @@ class Layers:
     """
 
     names: tuple[str, ...]
-    dtype: Literal["uint8", "int8", "float32"]
+    dtype: Literal["uint8", "float32"]
     nodata: float
     overviews: Literal["mode", "nearest", "average"]
     categories: tuple[str, ...] = ()
@@ -95,7 +99,7 @@ def copy_as_cog(
 
 
 class RowFile:
-    """The numbers of a map, layer after layer; a context manager.
+    """The numbers of a map: rows, in each the layers in turn; a context manager.
 
     Args:
         path: the file; one of the right size is written further.
@@ -108,9 +112,10 @@ class RowFile:
 
     def __init__(self, path: Path, grid: Grid, layers: Layers) -> None:
         self.path, self.grid, self.layers = path, grid, layers
-        self._itemsize = np.dtype(layers.dtype).itemsize
-        self._layer_bytes = grid.height * grid.width * self._itemsize
-        size = self._layer_bytes * len(layers.names)
+        self._row_bytes = (
+            len(layers.names) * grid.width * np.dtype(layers.dtype).itemsize
+        )
+        size = grid.height * self._row_bytes
         try:
             path.touch()
             self._file = path.open("r+b")
@@ -130,12 +135,30 @@ class RowFile:
             OutputError: they cannot be written, such as on a full disk.
         """
         try:
-            for index, layer in enumerate(numbers.astype(self.layers.dtype)):
-                start = index * self._layer_bytes
-                self._file.seek(start + row * self.grid.width * self._itemsize)
-                self._file.write(np.ascontiguousarray(layer).data)
+            self._file.seek(row * self._row_bytes)
+            rows = numbers.astype(self.layers.dtype).swapaxes(0, 1)
+            self._file.write(np.ascontiguousarray(rows).data)
         except OSError as error:
             raise output_error(self.path, error) from None
+
+    def read(self) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Yield the first row, and rows (layers, rows, W), from the top down.
+
+        Raises:
+            OutputError: they cannot be read.
+        """
+        self.flush()
+        shape = (-1, len(self.layers.names), self.grid.width)
+        rows = max(1, _READ_BYTES // self._row_bytes)
+        for row in range(0, self.grid.height, rows):
+            size = min(rows, self.grid.height - row) * self._row_bytes
+            try:
+                with self.path.open("rb") as file:
+                    file.seek(row * self._row_bytes)
+                    numbers = np.frombuffer(file.read(size), self.layers.dtype)
+            except OSError as error:
+                raise output_error(self.path, error) from None
+            yield row, numbers.reshape(shape).swapaxes(0, 1)
 
     def flush(self) -> None:
         """Make sure that what was written is on the disk.
@@ -149,10 +172,14 @@ class RowFile:
         except OSError as error:
             raise output_error(self.path, error) from None
 
-    def export(self, path: Path) -> None:
+    def export(self, path: Path, block_px: int = 512) -> None:
         """Write a Cloud-Optimized GeoTIFF, the same bytes for the same numbers.
 
         Names of categories stand in a file `.aux.xml` beside it, where GDAL keeps them.
+
+        Args:
+            path: where to.
+            block_px: side of its blocks, 128 at least.
 
         Raises:
             OutputError: it cannot be written.
@@ -161,13 +188,16 @@ class RowFile:
         try:
             with quiet_gdal(), warnings.catch_warnings():
                 warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                with rasterio.open(self._describe(), driver="VRT") as source:
+                with self._open() as source:
                     copy_as_cog(
                         source,
                         path,
                         self.layers.overviews,
                         _PREDICTORS[self.layers.dtype],
+                        blocksize=block_px,
                     )
+            if self.layers.categories:
+                _write_legend(path, self.layers.categories)
         except (RasterioError, OSError) as error:
             raise output_error(path, error) from None
 
@@ -188,51 +218,47 @@ class RowFile:
     ) -> None:
         self.close()
 
-    def _describe(self) -> str:
-        """Describe the file as GDAL's virtual raster."""
-        place = ""
+    def _open(self) -> rasterio.io.DatasetWriter:
+        """Open the file as a raster that says what it holds, inside `quiet_gdal`."""
+        values = {
+            "samples": self.grid.width,
+            "lines": self.grid.height,
+            "bands": len(self.layers.names),
+            "data type": _TYPES[self.layers.dtype],
+            "interleave": "bil",
+            "byte order": 0,
+        }
+        header = "".join(f"{key} = {value}\n" for key, value in values.items())
+        self._beside(".hdr").write_text(f"ENVI\n{header}", encoding="ascii")
+        # What an export that was stopped had GDAL say of the file.
+        self._beside(LEGEND_SUFFIX).unlink(missing_ok=True)
+        dataset = rasterio.open(self.path, "r+", driver="ENVI")
         if self.grid.transform is not None:
-            t = self.grid.transform
-            numbers = ", ".join(repr(float(v)) for v in (t.c, t.a, t.b, t.f, t.d, t.e))
-            place = f"<GeoTransform>{numbers}</GeoTransform>"
+            dataset.transform = self.grid.transform
         if self.grid.crs is not None:
-            wkt = CRS.from_user_input(self.grid.crs).to_wkt()
-            # GDAL's order of axes in georeferenced files, longitude first.
-            place += f'<SRS dataAxisToSRSAxisMapping="1,2">{escape(wkt)}</SRS>'
-        tags = "".join(
-            f"<MDI key={quoteattr(key)}>{escape(text)}</MDI>"
-            for key, text in sorted(self.layers.tags.items())
-        )
-        bands = "".join(map(self._describe_layer, range(len(self.layers.names))))
-        size = f'rasterXSize="{self.grid.width}" rasterYSize="{self.grid.height}"'
-        return (
-            f"<VRTDataset {size}>{place}<Metadata>{tags}</Metadata>{bands}</VRTDataset>"
-        )
+            dataset.crs = CRS.from_user_input(self.grid.crs)
+        dataset.nodata = self.layers.nodata
+        dataset.descriptions = self.layers.names
+        dataset.update_tags(**self.layers.tags)
+        if self.layers.colours:
+            table = dict(enumerate(map(_rgba, self.layers.colours)))
+            dataset.write_colormap(1, table)
+        return dataset
 
-    def _describe_layer(self, index: int) -> str:
-        layers, shown = self.layers, ""
-        if layers.categories:
-            names = "".join(
-                f"<Category>{escape(n)}</Category>" for n in layers.categories
-            )
-            shown = f"<CategoryNames>{names}</CategoryNames>"
-        if layers.colours:
-            table = "".join(map(_entry, layers.colours))
-            shown += (
-                f"<ColorInterp>Palette</ColorInterp><ColorTable>{table}</ColorTable>"
-            )
-        source = escape(str(self.path.absolute()))
-        return (
-            f'<VRTRasterBand dataType="{_TYPES[layers.dtype]}" band="{index + 1}" '
-            'subClass="VRTRawRasterBand">'
-            f"<Description>{escape(layers.names[index])}</Description>"
-            f"<NoDataValue>{layers.nodata}</NoDataValue>{shown}"
-            f'<SourceFilename relativeToVRT="0">{source}</SourceFilename>'
-            f"<ImageOffset>{index * self._layer_bytes}</ImageOffset>"
-            f"<PixelOffset>{self._itemsize}</PixelOffset>"
-            f"<LineOffset>{self.grid.width * self._itemsize}</LineOffset>"
-            "<ByteOrder>LSB</ByteOrder></VRTRasterBand>"
-        )
+    def _beside(self, suffix: str) -> Path:
+        return self.path.with_name(self.path.name + suffix)
+
+
+def _write_legend(path: Path, categories: Sequence[str]) -> None:
+    """Write the names of a map's numbers where GDAL and QGIS look for them."""
+    root = ElementTree.Element("PAMDataset")
+    band = ElementTree.SubElement(root, "PAMRasterBand", band="1")
+    names = ElementTree.SubElement(band, "CategoryNames")
+    for category in categories:
+        ElementTree.SubElement(names, "Category").text = category
+    ElementTree.indent(root)
+    text = ElementTree.tostring(root, encoding="unicode")
+    path.with_name(path.name + LEGEND_SUFFIX).write_text(f"{text}\n", encoding="utf-8")
 
 
 def _reserve(descriptor: int, size: int) -> None:
@@ -245,6 +271,5 @@ def _reserve(descriptor: int, size: int) -> None:
         os.ftruncate(descriptor, size)
 
 
-def _entry(colour: str) -> str:
-    red, green, blue = (int(colour[i : i + 2], _HEX) for i in (1, 3, 5))
-    return f'<Entry c1="{red}" c2="{green}" c3="{blue}" c4="{_OPAQUE}"/>'
+def _rgba(colour: str) -> tuple[int, ...]:
+    return (*(int(colour[i : i + 2], _HEX) for i in (1, 3, 5)), _OPAQUE)
