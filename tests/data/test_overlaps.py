@@ -3,12 +3,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spectralgpt.data.overlaps import count_overlaps, footprint_of
+from spectralgpt.data.labelled import LabelledDataConfig, read_labelled
+from spectralgpt.data.overlaps import Footprint, count_overlaps, footprint_of
 from spectralgpt.rasters import describe_raster
 from tests.raster_files import LEFT, TOP, write_tiff
 
 
-def square(tmp_path: Path, column: int, row: int = 0) -> tuple[float, ...] | None:
+def square(tmp_path: Path, column: int, row: int = 0) -> Footprint | None:
     """The footprint of a 16 px image, columns and rows of 10 m from one corner."""
     path = tmp_path / f"{column}_{row}.tif"
     corner = (LEFT + 10 * column, TOP - 10 * row)
@@ -40,3 +41,37 @@ def test_names_of_places_count_too() -> None:
 @pytest.mark.parametrize("splits", [("train", "test"), ("train", "train")])
 def test_nothing_is_said_where_nothing_is_known(splits: tuple[str, str]) -> None:
     assert count_overlaps([(split, "", None) for split in splits]) == {}
+
+
+def write_row(root: Path, step_px: int) -> Path:
+    """Twenty chips of 16 px of two classes, one every `step_px` along a line."""
+    for number in range(20):
+        pixels = np.full((1, 16, 16), 900 + number, np.uint16)
+        corner = (LEFT + 10 * step_px * number, TOP)
+        path = root / "ab"[number % 2] / f"{number}.tif"
+        write_tiff(path, pixels, corner=corner, descriptions=["B04"])
+    return root
+
+
+@pytest.mark.parametrize(("step_px", "is_said"), [(8, True), (16, False)])
+def test_overlapping_chips_of_a_default_split_are_said_aloud(
+    tmp_path: Path, step_px: int, is_said: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = LabelledDataConfig(
+        root=str(write_row(tmp_path, step_px)), sensor="sentinel-2-l2a", offset=0.0
+    )
+    read_labelled(config)
+    assert ("images show ground of both splits" in caplog.text) == is_said
+
+
+def test_neighbours_on_a_turned_grid_do_not_overlap(tmp_path: Path) -> None:
+    # Far from its zone's middle, a square of UTM is turned by degrees.
+    corners = [(LEFT + 300_000, 7_000_000 - 160 * n) for n in range(2)]
+    images = []
+    for number, corner in enumerate(corners):
+        pixels = np.ones((1, 16, 16), np.uint16)
+        path = tmp_path / f"{number}.tif"
+        write_tiff(path, pixels, corner=corner, descriptions=["B04"])
+        area = footprint_of(describe_raster(path, "sentinel-2-l2a", offset=0))
+        images.append((("train", "test")[number], "", area))
+    assert count_overlaps(images) == {"train / test": 0}

@@ -5,7 +5,7 @@ archives (`labelled`, `eurosat`, `bigearthnet`) return a `LabelledSet`; nothing 
 reads pixels.
 """
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -19,8 +19,12 @@ from spectralgpt.data.splits import (
     assign_blocks,
     chip_centres,
     find_apart,
+    keep_share,
     part_name,
+    refuse_untaught,
     select_split,
+    spread_classes,
+    wanted_splits,
 )
 from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.rasters import RasterItem, Window
@@ -34,6 +38,7 @@ __all__ = [
     "Fractions",
     "LabelledSet",
     "chip_centres",
+    "keep_fraction",
     "split_blocks",
     "split_stratified",
 ]
@@ -51,13 +56,17 @@ class Chip:
         item: the raster.
         labels: indices of its classes, ascending; exactly one for single-label tasks.
         split: "train", "val", "test", or "" where the archive does not say.
-        window: the part that is meant, in pixels of the finest grid; None is all of it.
+        window: the part that is meant, in pixels of the finest grid of all bands; None
+            is all of it.
+        place: what it shows; chips of one place stay in one split. "" takes the
+            image's own, so that parts of one image do.
     """
 
     item: RasterItem
     labels: tuple[int, ...]
     split: str = ""
     window: Window | None = None
+    place: str = ""
 
     @property
     def name(self) -> str:
@@ -131,27 +140,66 @@ class LabelledSet:
 def split_stratified(
     labelled: LabelledSet, fractions: Fractions | None = None, seed: int = 0
 ) -> LabelledSet:
-    """Split at random, with the classes in equal shares.
+    """Split whole places at random, with the classes in equal shares.
 
-    A multi-label chip is dealt out with the others of its rarest class. Every split
-    with a share gets at least one chip of each class that has enough of them.
+    A place with several labels is dealt out with the others of its rarest class. Every
+    split with a share gets at least one place of each class that has enough of them,
+    and train gets one in any case.
+
+    Raises:
+        DataError: there are too few places, or train would learn nothing of a class.
     """
     fractions = fractions or Fractions()
-    frequency = Counter(label for chip in labelled.chips for label in chip.labels)
-    groups: dict[int, list[int]] = defaultdict(list)
-    for index, chip in enumerate(labelled.chips):
-        rarest = min(
-            chip.labels, key=lambda label: (frequency[label], label), default=-1
+    wanted = wanted_splits(fractions)
+    units = _units(labelled)
+    if len(units) < len(wanted):
+        raise DataError(
+            f"{labelled.source} shows {len(units)} places, too few for the splits "
+            f"{', '.join(wanted)}: parts of one image stay together. Set data.split "
+            "to 'blocks', or change data.fractions."
         )
-        groups[rarest].append(index)
+    held = [_held(labelled, unit) for unit in units]
     rng = np.random.default_rng(seed)
-    splits = [""] * len(labelled.chips)
-    for _, members in sorted(groups.items()):
+    dealt = [""] * len(units)
+    for members in _strata(held):
         order = rng.permutation(members)
         bounds = np.cumsum(_group_sizes(len(order), fractions))
-        for rank, index in enumerate(order):
-            splits[index] = SPLITS[int(np.searchsorted(bounds, rank, side="right"))]
-    return _with_splits(labelled, splits)
+        for rank, unit in enumerate(order):
+            dealt[unit] = SPLITS[int(np.searchsorted(bounds, rank, side="right"))]
+    dealt = spread_classes(dealt, held, wanted)
+    splits = [""] * len(labelled.chips)
+    for unit, split in zip(units, dealt, strict=True):
+        for index in unit:
+            splits[index] = split
+    divided = _with_splits(labelled, splits)
+    _refuse_untaught(divided, fractions)
+    return divided
+
+
+def keep_fraction(labelled: LabelledSet, fraction: float, seed: int) -> LabelledSet:
+    """Keep a share of the training images, of each class alike and one at the least.
+
+    Args:
+        labelled: with splits.
+        fraction: share that is kept, in (0, 1]; smaller ones lie inside larger ones.
+        seed: another seed keeps others.
+
+    Raises:
+        ConfigError: the share is no share.
+    """
+    if fraction == 1.0:
+        return labelled
+    if not 0 < fraction < 1:
+        raise ConfigError(f"data.train_fraction must be in (0, 1] (found: {fraction}).")
+    train = labelled.select("train")
+    units = _units(train)
+    held = [_held(train, unit) for unit in units]
+    rng = np.random.default_rng(seed)
+    chosen = keep_share(_strata(held), held, fraction, rng)
+    kept = {index for number in chosen for index in units[number]}
+    rest = [chip for chip in labelled.chips if chip.split != "train"]
+    chips = [chip for index, chip in enumerate(train.chips) if index in kept]
+    return replace(labelled, chips=(*chips, *rest))
 
 
 def split_blocks(
@@ -177,25 +225,70 @@ def split_blocks(
     Raises:
         DataError: a chip has no coordinates, or there are fewer blocks than splits.
     """
+    fractions = fractions or Fractions()
     centres = chip_centres(labelled.chips)
     splits = assign_blocks(
-        centres, fractions or Fractions(), block_m, seed, labelled.source
+        centres,
+        [chip.labels for chip in labelled.chips],
+        fractions,
+        block_m,
+        seed,
+        labelled.source,
     )
+    if gap_m > 0:
+        apart = find_apart(centres, splits, gap_m)
+        splits = [
+            name if kept else "" for name, kept in zip(splits, apart, strict=True)
+        ]
     divided = _with_splits(labelled, splits)
-    if gap_m <= 0:
-        return divided
-    chips = zip(divided.chips, find_apart(centres, splits, gap_m), strict=True)
-    return replace(divided, chips=tuple(chip for chip, kept in chips if kept))
+    # Classes that only lie in a gap are missed, too.
+    _refuse_untaught(divided, fractions)
+    return replace(divided, chips=tuple(chip for chip in divided.chips if chip.split))
+
+
+def _units(labelled: LabelledSet) -> list[list[int]]:
+    """Put chips that show one place together, by number."""
+    units: dict[str, list[int]] = {}
+    for index, chip in enumerate(labelled.chips):
+        units.setdefault(chip.place or chip.item.name, []).append(index)
+    return list(units.values())
+
+
+def _held(labelled: LabelledSet, unit: Sequence[int]) -> frozenset[int]:
+    return frozenset(label for index in unit for label in labelled.chips[index].labels)
+
+
+def _strata(held: Sequence[frozenset[int]]) -> list[list[int]]:
+    """Put units together by the rarest of their classes; those without any too."""
+    frequency = Counter(label for labels in held for label in labels)
+    strata: dict[int, list[int]] = {}
+    for number, labels in enumerate(held):
+        rarest = min(labels, key=lambda label: (frequency[label], label), default=-1)
+        strata.setdefault(rarest, []).append(number)
+    return [members for _, members in sorted(strata.items())]
 
 
 def _group_sizes(count: int, fractions: Fractions) -> list[int]:
-    """Number of chips of one class for train, val and test."""
-    sizes = {}
-    for split in ("val", "test"):
-        share = fractions.of(split)
-        at_least = 1 if share > 0 and count >= len(SPLITS) else 0
-        sizes[split] = max(at_least, round(count * share))
-    return [count - sum(sizes.values()), sizes["val"], sizes["test"]]
+    """Number of units of one class for train, val and test."""
+    wanted = wanted_splits(fractions)
+    at_least = 1 if count >= len(wanted) else 0
+    sizes = {
+        split: max(at_least, round(count * fractions.of(split)))
+        for split in wanted
+        if split != "train"
+    }
+    if "train" in wanted:
+        # Shares are rounded; what train lacks of its least comes from the largest.
+        least = min(count, 1)
+        while sizes and count - sum(sizes.values()) < least:
+            sizes[max(sizes, key=lambda split: sizes[split])] -= 1
+    return [count - sum(sizes.values()), sizes.get("val", 0), sizes.get("test", 0)]
+
+
+def _refuse_untaught(labelled: LabelledSet, fractions: Fractions) -> None:
+    splits = [chip.split for chip in labelled.chips]
+    held = [chip.labels for chip in labelled.chips]
+    refuse_untaught(splits, held, labelled.class_names, labelled.source, fractions)
 
 
 def _with_splits(labelled: LabelledSet, splits: Sequence[str]) -> LabelledSet:

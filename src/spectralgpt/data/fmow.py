@@ -174,7 +174,8 @@ def read_fmow(root: Path) -> LabelledSet:
         except SpectralGPTError as error:
             problems.append(str(error))
         else:
-            chips.append(Chip(item, (index[row.category],), row.split))
+            chip = Chip(item, (index[row.category],), row.split, place=row.place)
+            chips.append(chip)
     refuse_if_bad(f"fMoW-Sentinel at {root}", problems, len(there), _MAX_BAD_SHARE)
     return LabelledSet(tuple(chips), names, SINGLE_LABEL, f"fMoW-Sentinel at {root}")
 

@@ -4,14 +4,18 @@ Any images with masks serve classification this way, as BigEarthNet was made fro
 of land cover.
 """
 
+import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spectralgpt.data.chips import MULTI_LABEL, SINGLE_LABEL, Chip, LabelledSet
 from spectralgpt.data.dense import (
     SEGMENTATION,
+    DenseSet,
     count_chips,
     read_dense,
     read_dense_config,
@@ -19,6 +23,8 @@ from spectralgpt.data.dense import (
 from spectralgpt.errors import ConfigError, DataError
 
 __all__ = ["read_from_masks"]
+
+logger = logging.getLogger(__name__)
 
 
 def read_from_masks(
@@ -55,16 +61,38 @@ def read_from_masks(
             "single images: use one of segmentation."
         )
     dense = read_dense(config, assumed_sensor=assumed_sensor)
-    chips = []
-    for chip, counts in zip(dense.chips, count_chips(dense), strict=True):
+    counted = count_chips(dense)
+    chips: list[Chip] = []
+    for chip, counts in zip(dense.chips, counted, strict=True):
         if not counts.any():
             continue
         held = np.array([counts.argmax()])
         if label_share is not None:
             held = np.flatnonzero(counts >= label_share * counts.sum())
         labels = tuple(held.tolist())
-        chips.append(Chip(chip.item, labels, chip.split, chip.window))
+        chips.append(Chip(chip.item, labels, chip.split, chip.window, chip.place))
     if not chips:
         raise DataError(f"{dense.source}: no mask holds a labelled pixel.")
+    _report_lost(chips, counted, dense)
     task = SINGLE_LABEL if label_share is None else MULTI_LABEL
     return LabelledSet(tuple(chips), dense.class_names, task, f"masks of {root}")
+
+
+def _report_lost(
+    chips: Sequence[Chip], counted: Sequence[NDArray[np.int64]], dense: DenseSet
+) -> None:
+    """Say aloud which classes masks show that become no image's label."""
+    pixels = np.sum(counted, axis=0)
+    labels = {label for chip in chips for label in chip.labels}
+    lost = [
+        f"{name} ({pixels[index]} px)"
+        for index, name in enumerate(dense.class_names)
+        if pixels[index] and index not in labels
+    ]
+    if lost:
+        logger.warning(
+            "%s: no image has enough of %s for a label. Lower data.label_share or "
+            "data.tile_px, or put the codes into ignored.",
+            dense.source,
+            ", ".join(lost),
+        )

@@ -20,6 +20,7 @@ from spectralgpt.data.bigearthnet import read_bigearthnet
 from spectralgpt.data.chips import (
     Fractions,
     LabelledSet,
+    keep_fraction,
     split_blocks,
     split_stratified,
 )
@@ -28,8 +29,12 @@ from spectralgpt.data.fmow import read_fmow
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.data.from_masks import read_from_masks
 from spectralgpt.data.label_files import match_classes, read_csv, read_folder
-from spectralgpt.errors import ConfigError, DataError, DatasetNotFoundError
-from spectralgpt.preprocessing import Preprocessing
+from spectralgpt.data.overlaps import report_overlaps
+from spectralgpt.data.parts import part_on
+from spectralgpt.data.splits import report_missing
+from spectralgpt.data.statistics import part_statistics
+from spectralgpt.errors import DataError, DatasetNotFoundError
+from spectralgpt.preprocessing import BandStatistics, Preprocessing
 from spectralgpt.rasters import Raster, Window, read_raster
 from spectralgpt.sensors import Band
 
@@ -39,6 +44,7 @@ __all__ = [
     "divide",
     "read_all",
     "read_labelled",
+    "train_statistics",
 ]
 
 logger = logging.getLogger(__name__)
@@ -70,14 +76,15 @@ class LabelledDataConfig:
         quantification: digital numbers per unit of reflectance, or auto.
         class_names: the classes in order; null takes those that occur, sorted.
         allow_unlisted: layout csv: leave out images without a row instead of refusing.
-        split: `given` by the archive, `stratified` (random, same class shares),
-            `blocks` (by place, so that neighbours stay together), or `auto` (given if
-            there is one, else stratified).
+        split: `given` by the archive, `stratified` (whole images and places at random,
+            same class shares), `blocks` (by place, so that neighbours stay together),
+            or `auto` (given if there is one, else stratified).
         fractions: shares of train, val and test, for splits that are not given.
         block_m: side of a block of split `blocks`, m.
         gap_m: least distance between chips of different splits of `blocks`, m.
         split_seed: seed of the split.
-        train_fraction: share of the training images that is used, 0..1.
+        train_fraction: share of the training images that is used, 0..1; of each class
+            at least one.
         eurosat_split: published split lists of EuroSAT: `random` or `spatial`.
         num_classes: classes of BigEarthNet, 19 or 43 (43: version 1 only).
         download: fetch a known archive that is not at root (EuroSAT 2 GB, BigEarthNet
@@ -161,14 +168,13 @@ class LabelledDataset(Dataset[dict[str, Tensor]]):
             BandError: the chip lacks a band of the model; it is named.
             RasterError: the file cannot be read.
         """
-        return self._sample(index, self.labelled.chips[index].window)
+        return self._sample(index, self._part(index))
 
     def draw(self, index: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Return a sample with a random crop and flip from `generator`."""
-        chip = self.labelled.chips[index]
-        window = chip.window
+        window = self._part(index)
         if self.crop_scale is not None:
-            height, width = chip.item.shape(self._bands(index))
+            height, width = self.labelled.chips[index].item.shape(self._bands(index))
             whole = window or Window(0, 0, height, width)
             window = _random_crop(whole, self.crop_scale, generator)
         sample = self._sample(index, window)
@@ -178,16 +184,21 @@ class LabelledDataset(Dataset[dict[str, Tensor]]):
         return sample
 
     def raster(self, index: int, window: Window | None = None) -> Raster:
-        """Read reflectance on the model's grid, bands by name; see `__getitem__`."""
-        chip = self.labelled.chips[index]
-        window = window or chip.window
-        if window == chip.window and index in self._kept:
+        """Read reflectance on the model's grid, bands by name; see `__getitem__`.
+
+        Args:
+            index: of the chip.
+            window: pixels of the grid of the model's bands; None is the whole chip.
+        """
+        chip, whole = self.labelled.chips[index], self._part(index)
+        window = window or whole
+        if window == whole and index in self._kept:
             return self._kept[index]
         size = self.preprocessing.image_size
         bands = self._bands(index)
         raster = read_raster(chip.item, bands, window=window, out_size=(size, size))
         needed_mb = (raster.pixels.nbytes + raster.valid.nbytes) / _MEGABYTE
-        if window == chip.window and self._kept_mb + needed_mb <= self.memory_mb:
+        if window == whole and self._kept_mb + needed_mb <= self.memory_mb:
             self._kept[index] = raster
             self._kept_mb += needed_mb
         return raster
@@ -195,6 +206,13 @@ class LabelledDataset(Dataset[dict[str, Tensor]]):
     def _bands(self, index: int) -> tuple[Band, ...]:
         available = self.labelled.chips[index].item.bands
         return tuple(available[i] for i in self.preprocessing.match(available))
+
+    def _part(self, index: int) -> Window | None:
+        """Pixels of the grid of the model's bands; None is all, and opens no file."""
+        chip = self.labelled.chips[index]
+        if chip.window is None:
+            return None
+        return part_on(chip.item, chip.window, self._bands(index))[1]
 
     def _sample(self, index: int, window: Window | None) -> dict[str, Tensor]:
         images, valid = self.preprocessing.prepare(self.raster(index, window))
@@ -241,8 +259,36 @@ def read_all(
 
 
 def divide(labelled: LabelledSet, config: LabelledDataConfig, seed: int) -> LabelledSet:
-    """Split as configured and keep the configured share of train, drawn with a seed."""
-    return _keep_fraction(_split(labelled, config, seed), config.train_fraction, seed)
+    """Split as configured and keep the configured share of train, drawn with a seed.
+
+    Classes that a split lacks, and images of one split that show ground of another, are
+    said aloud.
+
+    Raises:
+        DataError: the images cannot be split that way, or train would learn nothing of
+            a class.
+    """
+    divided = _split(labelled, config, seed)
+    report_missing(
+        [chip.split for chip in divided.chips],
+        [chip.labels for chip in divided.chips],
+        divided.class_names,
+        divided.source,
+    )
+    report_overlaps(divided.chips, divided.source)
+    return keep_fraction(divided, config.train_fraction, seed)
+
+
+def train_statistics(labelled: LabelledSet, bands: Sequence[Band]) -> BandStatistics:
+    """Measure reflectance by band on the training chips, and on nothing beside them.
+
+    Raises:
+        BandError: an image lacks a band.
+        DataError: there is no training chip, or a band has no valid pixel.
+    """
+    chips = labelled.select("train").chips
+    parts = [(chip.item, chip.window) for chip in chips]
+    return part_statistics(parts, bands, f"train split of {labelled.source}")
 
 
 def _read_layout(
@@ -334,20 +380,6 @@ def _val_from_train(
     divided = split_stratified(train, Fractions(1 - share, share, 0), seed)
     rest = tuple(chip for chip in labelled.chips if chip.split != "train")
     return replace(labelled, chips=divided.chips + rest)
-
-
-def _keep_fraction(labelled: LabelledSet, fraction: float, seed: int) -> LabelledSet:
-    """Keep a share of the training chips, of each class alike."""
-    if fraction == 1.0:
-        return labelled
-    if not 0 < fraction < 1:
-        raise ConfigError(f"data.train_fraction must be in (0, 1] (found: {fraction}).")
-    train = labelled.select("train")
-    shares = Fractions(fraction, 1 - fraction, 0)
-    divided = split_stratified(train, shares, seed)
-    kept = tuple(chip for chip in divided.chips if chip.split == "train")
-    rest = tuple(chip for chip in labelled.chips if chip.split != "train")
-    return replace(labelled, chips=kept + rest)
 
 
 def _random_crop(

@@ -1,43 +1,85 @@
 """Whether images of one split show places of another."""
 
+import logging
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+
+from spectralgpt.data.splits import SPLITS, Located
 from spectralgpt.errors import RasterError
-from spectralgpt.rasters import RasterItem
+from spectralgpt.rasters import RasterItem, Window
 from spectralgpt.rasters.footprints import footprint_lonlat
 
-__all__ = ["Footprint", "count_overlaps", "footprint_of"]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
-Footprint = tuple[float, float, float, float]
-"""West, south, east, north, degrees."""
-_SHRINK = 0.01
-"""Share of a footprint's side taken off each edge: neighbours share an edge."""
+__all__ = [
+    "Footprint",
+    "count_overlaps",
+    "count_within",
+    "footprint_of",
+    "report_overlaps",
+]
+
+logger = logging.getLogger(__name__)
+
+Footprint = tuple[tuple[float, float], ...]
+"""Corners (longitude, latitude) in turn, degrees."""
+_SHARED = 0.02
+"""Share of the smaller image that two must have in common: neighbours share edges."""
 
 
-def footprint_of(item: RasterItem) -> Footprint | None:
-    """Return the rectangle around an image in degrees, None without georeference."""
+class _Placed(Located, Protocol):
+    """Anything that shows a part of a raster and belongs to a split."""
+
+    @property
+    def split(self) -> str:
+        """Such as `train`."""
+
+
+def footprint_of(item: RasterItem, window: Window | None = None) -> Footprint | None:
+    """Return where an image, or a part of it, lies; None if its headers do not say."""
+    if any(file.is_stated for file in item.files.values()):
+        # Opening every file only for this would take hours for large archives.
+        return None
     try:
-        corners = footprint_lonlat(item.grid())
+        return footprint_lonlat(item.grid(), window)
     except RasterError:
         return None
-    if corners is None:
-        return None
-    longitudes, latitudes = zip(*corners, strict=True)
-    west, east, south, north = (
-        min(longitudes), max(longitudes), min(latitudes), max(latitudes)
-    )  # fmt: skip
-    width, height = _SHRINK * (east - west), _SHRINK * (north - south)
-    return west + width, south + height, east - width, north - height
+
+
+def report_overlaps(chips: Sequence[_Placed], source: str) -> None:
+    """Say aloud where images of one split show ground of another.
+
+    Only georeferences count: names of places may be the same in two splits by chance.
+
+    Args:
+        chips: with splits.
+        source: what they are of, for messages.
+    """
+    images = [(chip.split, "", footprint_of(chip.item, chip.window)) for chip in chips]
+    for pair, count in count_overlaps(images, partly=True).items():
+        if count:
+            logger.warning(
+                "%s, %s: %d images show ground of both splits, so that scores tell "
+                "what was seen in training. Set data.split blocks with data.gap_m as "
+                "large as an image, or state places.",
+                source,
+                pair,
+                count,
+            )
 
 
 def count_overlaps(
-    images: Sequence[tuple[str, str, Footprint | None]],
+    images: Sequence[tuple[str, str, Footprint | None]], partly: bool = False
 ) -> dict[str, int]:
     """Count images of a split that share a place with another split.
 
     Args:
         images: (split, name of the place or "", footprint or None) of each image.
+        partly: count what is known where some images state neither.
 
     Returns:
         Number of images of the later split of each pair, by "train / test"; a pair
@@ -48,22 +90,25 @@ def count_overlaps(
     for i, first in enumerate(splits):
         for second in splits[i + 1 :]:
             pair = [image for image in images if image[0] in (first, second)]
-            if all(place or footprint for _, place, footprint in pair):
+            if partly or all(place or footprint for _, place, footprint in pair):
                 counts[f"{first} / {second}"] = _count_pair(pair, first)
     return counts
 
 
+def count_within(footprints: Sequence[Footprint | None]) -> int:
+    """Count images that show ground of another one of the same set."""
+    known = [area for area in footprints if area is not None]
+    first, second = _shared(known, known)
+    return len(np.unique(first[first != second]))
+
+
 def _rank(split: str) -> tuple[int, str]:
-    order = ("train", "val", "test")
-    return (order.index(split) if split in order else len(order)), split
+    return (SPLITS.index(split) if split in SPLITS else len(SPLITS)), split
 
 
 def _count_pair(images: Sequence[tuple[str, str, Footprint | None]], first: str) -> int:
-    from shapely import STRtree, box
-
     places = {place for split, place, _ in images if split == first and place}
     known = [area for split, _, area in images if split == first and area is not None]
-    tree = STRtree([box(*area) for area in known])
     others: dict[int, bool] = defaultdict(bool)
     areas, numbers = [], []
     for number, (split, place, area) in enumerate(images):
@@ -71,10 +116,27 @@ def _count_pair(images: Sequence[tuple[str, str, Footprint | None]], first: str)
             continue
         others[number] |= place in places
         if area is not None:
-            areas.append(box(*area))
+            areas.append(area)
             numbers.append(number)
-    if areas and known:
-        hits = tree.query(areas, predicate="intersects")[0]
-        for hit in hits.tolist():
-            others[numbers[hit]] = True
+    for hit in np.unique(_shared(areas, known)[0]).tolist():
+        others[numbers[hit]] = True
     return sum(others.values())
+
+
+def _shared(
+    areas: Sequence[Footprint], known: Sequence[Footprint]
+) -> "tuple[NDArray[np.intp], NDArray[np.intp]]":
+    """Return which areas, and which known ones, have more than an edge in common."""
+    import shapely
+
+    if not areas or not known:
+        return np.empty(0, np.intp), np.empty(0, np.intp)
+    mine, theirs = (
+        np.array([shapely.Polygon(corners) for corners in each])
+        for each in (areas, known)
+    )
+    first, second = shapely.STRtree(theirs).query(mine, predicate="intersects")
+    common = shapely.area(shapely.intersection(mine[first], theirs[second]))
+    smaller = np.minimum(shapely.area(mine[first]), shapely.area(theirs[second]))
+    is_shared = common > _SHARED * smaller
+    return first[is_shared], second[is_shared]

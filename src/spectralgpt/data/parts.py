@@ -1,4 +1,4 @@
-"""The parts of images that belong to a split, and how often each is drawn."""
+"""Parts of images: where they lie in some bands, in which split, how often drawn."""
 
 import math
 from collections.abc import Sequence
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from spectralgpt.data.crops import CropConfig, split_region
-from spectralgpt.errors import BandError, DataError, SpectralGPTError
+from spectralgpt.errors import BandError, DataError, ShapeError, SpectralGPTError
 from spectralgpt.preprocessing import Preprocessing, match_some_bands
-from spectralgpt.rasters import RasterItem, Window
+from spectralgpt.rasters import Grid, RasterItem, Window
 from spectralgpt.sensors import Band
 
-__all__ = ["Part", "find_parts", "own_bands", "share_indices"]
+__all__ = ["Part", "find_parts", "own_bands", "part_on", "share_indices"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,25 @@ class Part:
 
     item: int
     region: Window
+
+
+def part_on(
+    item: RasterItem, window: Window | None, bands: Sequence[Band]
+) -> tuple[Grid, Window]:
+    """Return the grid of the bands that are read, and a part of an image in its pixels.
+
+    Args:
+        item: the image.
+        window: pixels of the finest grid of all its bands; None is all of it.
+        bands: those that are read.
+
+    Raises:
+        ShapeError: the part has no whole pixels in these bands.
+    """
+    used = item.grid(bands)
+    if window is None:
+        return used, Window(0, 0, used.height, used.width)
+    return used, _to_grid(window, item.grid(), used)
 
 
 def own_bands(
@@ -129,3 +148,25 @@ def share_indices(
     length = max(len(sizes), math.floor(edges[-1]))
     positions = (np.arange(length) + 0.5) * edges[-1] / length
     return [int(owner) for owner in np.searchsorted(edges, positions)]
+
+
+def _to_grid(window: Window, stated: Grid, used: Grid) -> Window:
+    """Carry a window over from the finest grid of all bands to that of some."""
+    if stated == used:
+        return window
+    (row_scale, row_shift), (column_scale, column_shift) = stated.map_to(used)
+    edges = [
+        window.row * row_scale + row_shift,
+        window.column * column_scale + column_shift,
+        (window.row + window.height) * row_scale + row_shift,
+        (window.column + window.width) * column_scale + column_shift,
+    ]
+    top, left, bottom, right = (round(edge) for edge in edges)
+    exact = all(abs(edge - round(edge)) < 1 / 100 for edge in edges)
+    if not exact or bottom <= top or right <= left:
+        raise ShapeError(
+            f"{window} of an image of {stated.height} x {stated.width} px has no whole "
+            f"pixels in the bands of {used.height} x {used.width} px. Choose windows, "
+            "such as data.tile_px, that are a multiple of the coarsest band's pixels."
+        )
+    return Window(top, left, bottom - top, right - left)

@@ -1,11 +1,13 @@
-"""Splits into train, val and test: their shares, and blocks on the ground.
+"""Splits into train, val and test: their shares, their classes, blocks on the ground.
 
-What is split are chips of any kind; `chips` and `dense` say which.
+What is split are chips of any kind, or units of them that stay together, such as the
+tiles of an image; `chips` and `dense` say which.
 """
 
 import hashlib
+import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -23,12 +25,21 @@ __all__ = [
     "assign_blocks",
     "chip_centres",
     "find_apart",
+    "keep_share",
     "part_name",
+    "refuse_untaught",
+    "report_missing",
     "select_split",
+    "spread_classes",
+    "wanted_splits",
 ]
+
+logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
 _SHOWN = 5
+Held = Collection[int]
+"""The classes that something shows, by index."""
 
 
 @dataclass(frozen=True)
@@ -115,13 +126,180 @@ def select_split(
     return chosen
 
 
+def wanted_splits(fractions: Fractions) -> list[str]:
+    """Return the splits that get a share."""
+    return [name for name in SPLITS if fractions.of(name) > 0]
+
+
+def spread_classes(
+    splits: Sequence[str], held: Sequence[Held], wanted: Sequence[str]
+) -> list[str]:
+    """Move units between splits so that each split shows each class, as far as can be.
+
+    Rare classes come first, and train before val and test: a class that one unit alone
+    shows is learned. Nothing moves where nothing is missing.
+
+    Args:
+        splits: of the units; units stay whole.
+        held: the classes that each unit shows.
+        wanted: the splits, train first.
+
+    Returns:
+        The splits of the units; none of them is left empty.
+    """
+    dealt = list(splits)
+    holders: dict[int, list[int]] = {}
+    for unit, classes in enumerate(held):
+        for index in classes:
+            holders.setdefault(index, []).append(unit)
+    for index in sorted(holders, key=lambda index: (len(holders[index]), index)):
+        for split in wanted:
+            if all(dealt[unit] != split for unit in holders[index]):
+                _bring(split, holders[index], dealt, held)
+    return dealt
+
+
+def _bring(
+    split: str, units: Sequence[int], dealt: list[str], held: Sequence[Held]
+) -> None:
+    """Bring one of these units to a split, alone or against one of the split's own."""
+    sizes = Counter(dealt)
+    shown = {name: Counter[int]() for name in sizes}
+    for name, classes in zip(dealt, held, strict=True):
+        shown[name].update(classes)
+
+    def losses(leaving: int, coming: Held = ()) -> int:
+        """Count the classes that the split of a unit would show no more."""
+        counts = shown[dealt[leaving]]
+        return sum(counts[c] == 1 and c not in coming for c in held[leaving])
+
+    def may_give(unit: int, coming: Held = ()) -> bool:
+        # A class that is to be learned is taken even from the only split that has it.
+        return split == SPLITS[0] or losses(unit, coming) == 0
+
+    ranked = sorted(units, key=lambda unit: (losses(unit), -sizes[dealt[unit]]))
+    for unit in ranked:
+        if sizes[dealt[unit]] > 1 and may_give(unit):
+            dealt[unit] = split
+            return
+    own = [unit for unit, name in enumerate(dealt) if name == split]
+    for unit in ranked:
+        for back in own:
+            if not losses(back, held[unit]) and may_give(unit, held[back]):
+                dealt[unit], dealt[back] = split, dealt[unit]
+                return
+
+
+def keep_share(
+    strata: Sequence[Sequence[int]],
+    held: Sequence[Held],
+    fraction: float,
+    rng: np.random.Generator,
+) -> set[int]:
+    """Choose a share of each stratum, and one unit of each class at the least.
+
+    Smaller shares lie inside larger ones of the same generator.
+
+    Args:
+        strata: units, by number.
+        held: the classes that each unit shows.
+        fraction: share that is kept, 0..1.
+        rng: draws the units.
+    """
+    orders = [rng.permutation(np.array(units)).tolist() for units in strata]
+    needed = _cover([unit for order in orders for unit in order], held)
+    kept = set(needed)
+    for order in orders:
+        count = len(order) - round(len(order) * (1 - fraction))
+        kept |= set(sorted(order, key=lambda unit: unit not in needed)[:count])
+    return kept
+
+
+def _cover(order: Sequence[int], held: Sequence[Held]) -> set[int]:
+    """Choose units that show all classes: of each class the first, rare ones before."""
+    counts = Counter(index for unit in order for index in held[unit])
+    seen: set[int] = set()
+    chosen = set()
+    for index in sorted(counts, key=lambda index: (counts[index], index)):
+        if index not in seen:
+            unit = next(unit for unit in order if index in held[unit])
+            chosen.add(unit)
+            seen |= set(held[unit])
+    return chosen
+
+
+def report_missing(
+    splits: Sequence[str], held: Sequence[Held], names: Sequence[str], source: str
+) -> None:
+    """Say aloud which classes a split lacks that others show.
+
+    Args:
+        splits: of chips or units; "" for those that are left out.
+        held: the classes that each of them shows.
+        names: of the classes.
+        source: what is split, for messages.
+    """
+    shown: dict[str, set[int]] = {}
+    for split, classes in zip(splits, held, strict=True):
+        shown.setdefault(split, set()).update(classes)
+    every = set().union(*shown.values())
+    for split in [name for name in SPLITS if name in shown]:
+        lacking = [names[index] for index in sorted(every - shown[split])]
+        if lacking:
+            logger.warning(
+                "%s: split %s shows nothing of %s, which other splits do.",
+                source,
+                split,
+                ", ".join(lacking),
+            )
+
+
+def refuse_untaught(
+    splits: Sequence[str],
+    held: Sequence[Held],
+    names: Sequence[str],
+    source: str,
+    fractions: Fractions,
+) -> None:
+    """Refuse an automatic split that leaves train nothing of a class.
+
+    Args:
+        splits: of chips or units; "" for those that are left out.
+        held: the classes that each of them shows.
+        names: of the classes.
+        source: what is split, for messages.
+        fractions: wanted shares; without one for train nothing is refused.
+
+    Raises:
+        DataError: names the classes.
+    """
+    learned: set[int] = set()
+    every: set[int] = set()
+    for split, classes in zip(splits, held, strict=True):
+        every |= set(classes)
+        learned |= set(classes) if split == SPLITS[0] else set()
+    lacking = [names[index] for index in sorted(every - learned)]
+    if lacking and fractions.train > 0:
+        raise DataError(
+            f"{source}: too little shows {', '.join(lacking)}, so that this split "
+            "leaves train nothing of it. Add images of it, leave the class out, or "
+            "change data.split, data.fractions, data.block_m or data.gap_m."
+        )
+
+
 def assign_blocks(
-    lonlat: np.ndarray, fractions: Fractions, block_m: float, seed: int, source: str
+    lonlat: np.ndarray,
+    held: Sequence[Held],
+    fractions: Fractions,
+    block_m: float,
+    seed: int,
+    source: str,
 ) -> list[str]:
     """Return the split of each place, by square blocks; see `split_blocks`.
 
     Args:
         lonlat: (N, 2) longitude and latitude of the places, degrees.
+        held: the classes that each place shows.
         fractions: wanted shares.
         block_m: side of a block, m.
         seed: another seed gives another assignment.
@@ -151,6 +329,13 @@ def assign_blocks(
         )
         assigned[cell] = split
         wanted[split] -= sizes[cell]
+    shown: dict[tuple[int, int], set[int]] = {cell: set() for cell in assigned}
+    for cell, classes in zip(cells, held, strict=True):
+        shown[cell].update(classes)
+    dealt = spread_classes(
+        list(assigned.values()), list(shown.values()), wanted_splits(fractions)
+    )
+    assigned = dict(zip(assigned, dealt, strict=True))
     return [assigned[cell] for cell in cells]
 
 

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from spectralgpt.data.parts import part_on
 from spectralgpt.errors import BandError, DataError
 from spectralgpt.preprocessing import BandStatistics, match_bands, match_some_bands
 from spectralgpt.rasters import OpenFiles, RasterItem, Window, read_raster
 from spectralgpt.sensors import Band
 
-__all__ = ["band_statistics"]
+__all__ = ["band_statistics", "part_statistics"]
 
 _LOW_PERCENT, _HIGH_PERCENT = 1.0, 99.0
 # Values of all bands held at once (256 MiB): windows of many bands are thinned.
@@ -69,6 +70,38 @@ def band_statistics(
             seen[at].append(pixels[valid][::step])
     files.close()
     return _summarise(bands, [_join(values) for values in seen], source)
+
+
+def part_statistics(
+    parts: Sequence[tuple[RasterItem, Window | None]],
+    bands: Sequence[Band],
+    source: str,
+    num_windows: int = 256,
+    seed: int = 0,
+) -> BandStatistics:
+    """Measure reflectance by band on parts of images, and on nothing beside them.
+
+    Args:
+        parts: images, and the pixels of the finest grid of all their bands that count;
+            None is all of an image.
+        bands: which bands.
+        source: what the parts are, kept with the numbers.
+        num_windows: windows drawn.
+        seed: of the draw.
+
+    Raises:
+        BandError: an image lacks a band.
+        DataError: a band has no valid pixel.
+        ShapeError: a part has no whole pixels in these bands.
+    """
+    regions = [
+        part_on(item, window, _own(item, _match(item, bands, allow_missing=False)))[1]
+        for item, window in parts
+    ]
+    items = [item for item, _ in parts]
+    return band_statistics(
+        items, bands, source, num_windows, seed=seed, regions=regions
+    )
 
 
 def _match(

@@ -14,8 +14,8 @@ from spectralgpt.data.labelled import (
     LabelledDataConfig,
     LabelledDataset,
     read_labelled,
+    train_statistics,
 )
-from spectralgpt.data.statistics import band_statistics
 from spectralgpt.errors import ConfigError
 from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.models.heads import ClassificationModel, Pooling
@@ -122,11 +122,7 @@ def finetune(
     preprocessing = choose_contract(
         start,
         config,
-        lambda bands: band_statistics(
-            [chip.item for chip in labelled.select("train").chips],
-            bands,
-            f"train split of {labelled.source}",
-        ),
+        lambda bands: train_statistics(labelled, bands),
     )
     job = _job(config, start.encoder, labelled, preprocessing, output)
     return run_job(

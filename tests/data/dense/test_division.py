@@ -207,3 +207,54 @@ def test_statistics_are_measured_inside_the_windows(tmp_path: Path) -> None:
 def test_fractions_of_nothing_leave_a_split_out(everything: DenseSet) -> None:
     dense = divide(everything, split="stratified", fractions=Fractions(0.8, 0.2, 0.0))
     assert {chip.split for chip in dense.chips} == {"train", "val"}
+
+
+@pytest.fixture(scope="module")
+def rare(tmp_path_factory: pytest.TempPathFactory) -> DenseSet:
+    """Twelve places; three of them show class 2, one of them class 3."""
+    root = tmp_path_factory.mktemp("rare")
+    for number in range(12):
+        mask = np.zeros((16, 16), np.uint8)
+        mask[:4] = 1
+        mask[8:10] = 2 if number in (2, 5, 9) else 0
+        mask[14:] = 3 if number == 9 else 0
+        corner = (LEFT + 1000.0 * number, TOP)
+        write_pair(root, f"p{number:02d}_", mask, corner=corner)
+    classes = {"ground": 0, "roof": 1, "pond": 2, "mast": 3}
+    return read_all_dense(config(root, classes=classes))
+
+
+def classes_of(dense: DenseSet, split: str) -> set[str]:
+    counts = count_classes(dense)[split]
+    return {name for name, count in counts.items() if count}
+
+
+@pytest.mark.parametrize("split", ["stratified", "blocks"])
+@pytest.mark.parametrize("seed", range(8))
+def test_every_class_is_learned_and_three_places_serve_three_splits(
+    rare: DenseSet, split: str, seed: int
+) -> None:
+    dense = divide(rare, seed, split=split, block_m=900)
+    assert classes_of(dense, "train") == set(rare.class_names)
+    for name in ("val", "test"):
+        assert classes_of(dense, name) >= {"ground", "roof", "pond"}
+
+
+def test_a_share_of_the_training_places_keeps_every_class(rare: DenseSet) -> None:
+    for seed in range(8):
+        dense = divide(rare, seed, split="stratified", train_fraction=0.1)
+        assert classes_of(dense, "train") == set(rare.class_names)
+
+
+def test_a_class_that_the_gaps_take_from_train_is_refused_by_name(
+    rare: DenseSet,
+) -> None:
+    refused = 0
+    for seed in range(10):
+        try:
+            dense = divide(rare, seed, split="blocks", block_m=900, gap_m=1500.0)
+        except DataError as error:
+            refused += "mast" in str(error)
+        else:
+            assert classes_of(dense, "train") == set(rare.class_names)
+    assert refused

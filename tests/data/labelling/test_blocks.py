@@ -48,3 +48,15 @@ def test_the_seed_decides_and_a_split_may_be_left_out() -> None:
         assign_splits(tiles_of(table), Fractions(0.7, 0.3, 0), s) for s in range(5)
     ]
     assert any(other != first for other in others)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_train_gets_each_class_and_so_does_every_split_that_can(seed: int) -> None:
+    table = np.full((12, 3), [500, 0, 0])
+    table[[1, 4, 7], 1] = 9
+    table[8, 2] = 5
+    splits = assign_splits(tiles_of(table), Fractions(), seed)
+    names = np.array([splits[(0, number, 0)] for number in range(12)])
+    assert (table[names == "train"].sum(axis=0) > 0).all()
+    for split in ("val", "test"):
+        assert (table[names == split].sum(axis=0)[:2] > 0).all()

@@ -79,7 +79,8 @@ class DenseDataConfig:
         num_folds: folds of split `folds`; null makes each place a fold.
         fold: number of the fold that is test, from 0.
         split_seed: seed of the split.
-        train_fraction: share of the training places that is used, 0..1.
+        train_fraction: share of the training places that is used, 0..1; of each class
+            at least one.
         download: fetch OSCD (500 MB) through TorchGeo if it is not at root.
 
     Raises:

@@ -8,10 +8,9 @@ from numpy.typing import NDArray
 from spectralgpt import losses
 from spectralgpt.data.dense.chips import DenseSet
 from spectralgpt.data.dense.masks import read_target
-from spectralgpt.data.dense.windows import to_grid
-from spectralgpt.data.statistics import band_statistics
+from spectralgpt.data.statistics import part_statistics
 from spectralgpt.errors import DataError, SpectralGPTError
-from spectralgpt.preprocessing import BandStatistics, match_bands
+from spectralgpt.preprocessing import BandStatistics
 from spectralgpt.rasters import Window, read_raster
 from spectralgpt.sensors import Band
 
@@ -75,19 +74,8 @@ def dense_statistics(
         num_windows: windows drawn.
         seed: of the draw.
     """
-    items, regions = [], []
-    for chip in dense.chips:
-        for item in chip.items:
-            own = [item.bands[i] for i in match_bands(bands, item.bands)]
-            grid = item.grid(own)
-            region = Window(0, 0, grid.height, grid.width)
-            if chip.window is not None:
-                region = to_grid(chip.window, item.grid(), grid)
-            items.append(item)
-            regions.append(region)
-    return band_statistics(
-        items, bands, dense.source, num_windows, seed=seed, regions=regions
-    )
+    parts = [(item, chip.window) for chip in dense.chips for item in chip.items]
+    return part_statistics(parts, bands, dense.source, num_windows, seed)
 
 
 def find_faults(dense: DenseSet) -> tuple[str, ...]:

@@ -26,8 +26,8 @@ from spectralgpt.data.dense.windows import (
     cover_window,
     draw_window,
     padded_side,
-    to_grid,
 )
+from spectralgpt.data.parts import part_on
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import Grid, Raster, RasterItem, Window, read_raster
 from spectralgpt.sensors import Band
@@ -177,11 +177,8 @@ class DenseDataset(Dataset[dict[str, Tensor]]):
         """Grid of the model's bands, and the chip's pixels in it."""
         if chip not in self._parts:
             found = self.dense.chips[chip]
-            grid = found.item.grid(self._bands(found.item))
-            part = Window(0, 0, grid.height, grid.width)
-            if found.window is not None:
-                part = to_grid(found.window, found.item.grid(), grid)
-            self._parts[chip] = grid, part
+            bands = self._bands(found.item)
+            self._parts[chip] = part_on(found.item, found.window, bands)
         return self._parts[chip]
 
     def _draw_labelled(

@@ -6,16 +6,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spectralgpt.data.dense.chips import DenseSet
 from spectralgpt.data.dense.config import DenseDataConfig
-from spectralgpt.data.dense.counts import count_places
+from spectralgpt.data.dense.counts import count_chips, count_places
+from spectralgpt.data.overlaps import report_overlaps
 from spectralgpt.data.splits import (
-    SPLITS,
     Fractions,
     assign_blocks,
     chip_centres,
     find_apart,
+    keep_share,
+    refuse_untaught,
+    report_missing,
+    spread_classes,
+    wanted_splits,
 )
 from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.rasters import Window
@@ -30,16 +36,22 @@ _FEWEST_FOLDS = 3  # One to test, one to choose weights by, one to learn from.
 def divide_dense(dense: DenseSet, config: DenseDataConfig, seed: int) -> DenseSet:
     """Split as configured and keep the configured share of training places.
 
+    Classes that a split lacks, and chips of one split that show ground of another, are
+    said aloud.
+
     Args:
         dense: chips with the splits that the archive states.
         config: how to split.
         seed: of the split and of the choice of training places.
 
     Raises:
-        DataError: the chips cannot be split that way.
+        DataError: the chips cannot be split that way, or train would learn nothing of
+            a class.
         ConfigError: options of the split make no sense.
     """
-    return _keep_fraction(_split(dense, config, seed), config.train_fraction, seed)
+    divided = _split(dense, config, seed)
+    report_overlaps(divided.chips, divided.source)
+    return _keep_fraction(divided, config.train_fraction, seed)
 
 
 def cut_tiles(dense: DenseSet, tile_px: int) -> DenseSet:
@@ -79,14 +91,21 @@ def _split(dense: DenseSet, config: DenseDataConfig, seed: int) -> DenseSet:
 
 def _split_blocks(dense: DenseSet, config: DenseDataConfig, seed: int) -> DenseSet:
     centres = chip_centres(dense.chips)
+    held = [_classes_in(counts) for counts in count_chips(dense)]
     splits = assign_blocks(
-        centres, config.fractions, config.block_m, seed, dense.source
+        centres, held, config.fractions, config.block_m, seed, dense.source
     )
-    divided = [replace(c, split=s) for c, s in zip(dense.chips, splits, strict=True)]
     if config.gap_m > 0:
         apart = find_apart(centres, splits, config.gap_m)
-        divided = [chip for chip, kept in zip(divided, apart, strict=True) if kept]
-    return replace(dense, chips=tuple(divided))
+        splits = [
+            name if kept else "" for name, kept in zip(splits, apart, strict=True)
+        ]
+    # Classes that only lie in a gap are missed, too.
+    _check_classes(splits, held, dense, config.fractions)
+    chips = zip(dense.chips, splits, strict=True)
+    return replace(
+        dense, chips=tuple(replace(chip, split=name) for chip, name in chips if name)
+    )
 
 
 def _split_folds(dense: DenseSet, config: DenseDataConfig, seed: int) -> DenseSet:
@@ -114,7 +133,7 @@ def _split_stratified(dense: DenseSet, fractions: Fractions, seed: int) -> Dense
     Places are put in the order of their share of the class that is rarest overall, and
     each run of neighbours in that order is dealt to all splits in random order.
     """
-    wanted = [name for name in SPLITS if fractions.of(name) > 0]
+    wanted = wanted_splits(fractions)
     places = dense.places
     if len(places) < len(wanted):
         raise DataError(
@@ -130,7 +149,11 @@ def _split_stratified(dense: DenseSet, fractions: Fractions, seed: int) -> Dense
     # Equal shares, such as none at all, come in random order.
     ranks = rng.permutation(len(places))
     order = sorted(places, key=lambda p: (shares[p], ranks[places.index(p)]))
-    return _with_splits(dense, _deal(order, wanted, fractions, rng))
+    dealt = _deal(order, wanted, fractions, rng)
+    held = [_classes_in(counts[place]) for place in places]
+    splits = spread_classes([dealt[place] for place in places], held, wanted)
+    _check_classes(splits, held, dense, fractions)
+    return _with_splits(dense, dict(zip(places, splits, strict=True)))
 
 
 def _deal(
@@ -169,18 +192,40 @@ def _val_from_train(dense: DenseSet, config: DenseDataConfig, seed: int) -> Dens
 
 
 def _keep_fraction(dense: DenseSet, fraction: float, seed: int) -> DenseSet:
-    """Keep a share of the places of train; smaller shares lie inside larger ones."""
+    """Keep a share of the places of train, and of each class one place at the least.
+
+    Smaller shares lie inside larger ones.
+    """
     if fraction == 1.0:
         return dense
-    places = dense.select("train").places
-    order = np.random.default_rng(seed).permutation(np.array(places, object))
-    kept = {str(place) for place in order[: max(1, round(fraction * len(places)))]}
+    train = dense.select("train")
+    counts = count_places(train)
+    places = train.places
+    held = [_classes_in(counts[place]) for place in places]
+    rng = np.random.default_rng(seed)
+    chosen = keep_share([range(len(places))], held, fraction, rng)
+    kept = {places[number] for number in chosen}
     return replace(
         dense,
         chips=tuple(
             chip for chip in dense.chips if chip.split != "train" or chip.place in kept
         ),
     )
+
+
+def _classes_in(counts: NDArray[np.int64]) -> frozenset[int]:
+    return frozenset(np.flatnonzero(counts).tolist())
+
+
+def _check_classes(
+    splits: Sequence[str],
+    held: Sequence[frozenset[int]],
+    dense: DenseSet,
+    fractions: Fractions,
+) -> None:
+    """Refuse a split that leaves train nothing of a class; name what others lack."""
+    refuse_untaught(splits, held, dense.class_names, dense.source, fractions)
+    report_missing(splits, held, dense.class_names, dense.source)
 
 
 def _with_splits(dense: DenseSet, splits: Mapping[str, str]) -> DenseSet:

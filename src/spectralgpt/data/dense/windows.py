@@ -5,10 +5,9 @@ from dataclasses import dataclass
 
 import torch
 
-from spectralgpt.errors import ShapeError
-from spectralgpt.rasters import Grid, Window
+from spectralgpt.rasters import Window
 
-__all__ = ["ChipWindow", "cover_window", "draw_window", "padded_side", "to_grid"]
+__all__ = ["ChipWindow", "cover_window", "draw_window", "padded_side"]
 
 
 @dataclass(frozen=True)
@@ -60,37 +59,6 @@ def padded_side(length: int, patch_size: int, most: int) -> int:
     That is the next multiple of the patch, and no more than the model's image size.
     """
     return min(most, -(-length // patch_size) * patch_size)
-
-
-def to_grid(window: Window, stated: Grid, used: Grid) -> Window:
-    """Carry a window over to the grid of the bands that are used.
-
-    Args:
-        window: pixels of the finest grid of all bands.
-        stated: that grid.
-        used: the finest grid of the bands that are read.
-
-    Raises:
-        ShapeError: its edges are no whole pixels there.
-    """
-    if stated == used:
-        return window
-    (row_scale, row_shift), (column_scale, column_shift) = stated.map_to(used)
-    edges = [
-        window.row * row_scale + row_shift,
-        window.column * column_scale + column_shift,
-        (window.row + window.height) * row_scale + row_shift,
-        (window.column + window.width) * column_scale + column_shift,
-    ]
-    top, left, bottom, right = (round(edge) for edge in edges)
-    exact = all(abs(edge - round(edge)) < 1 / 100 for edge in edges)
-    if not exact or bottom <= top or right <= left:
-        raise ShapeError(
-            f"{window} of an image of {stated.height} x {stated.width} px has no whole "
-            f"pixels in the bands of {used.height} x {used.width} px. Choose windows, "
-            "such as data.tile_px, that are a multiple of the coarsest band's pixels."
-        )
-    return Window(top, left, bottom - top, right - left)
 
 
 def _cover_axis(start: int, length: int, size: int) -> Iterator[tuple[int, int, int]]:

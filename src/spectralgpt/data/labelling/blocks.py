@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from spectralgpt.data.labelling.config import UNLABELLED, TileRules
 from spectralgpt.data.labelling.lattice import Cell, Lattice, Placement, place_scenes
 from spectralgpt.data.labelling.scenes import LabelledScenes, Scene
-from spectralgpt.data.splits import SPLITS, Fractions
+from spectralgpt.data.splits import Fractions, spread_classes, wanted_splits
 from spectralgpt.errors import DataError
 from spectralgpt.rasters import Window, read_codes
 
@@ -21,7 +21,6 @@ __all__ = [
     "assign_splits",
     "choose_layout",
     "count_classes",
-    "wanted_splits",
 ]
 
 _Counts = NDArray[np.int64]
@@ -75,11 +74,6 @@ class Layout:
         return len({tile.cell for tile in self.tiles})
 
 
-def wanted_splits(fractions: Fractions) -> list[str]:
-    """Return the splits that get a share."""
-    return [name for name in SPLITS if fractions.of(name) > 0]
-
-
 def choose_layout(labelled: LabelledScenes, rules: TileRules) -> Layout:
     """Lay out blocks of the size that is stated, or else the largest that gives enough.
 
@@ -114,7 +108,8 @@ def assign_splits(
 
     Each block goes to the split that still lacks most of what the block holds, rare
     classes counting as much as others. That is done in several orders, and the result
-    whose shares are nearest to the wanted ones is taken.
+    whose shares are nearest to the wanted ones is taken. Where a split then lacks a
+    class that other blocks could give it, they do.
 
     Args:
         tiles: those of all blocks.
@@ -136,7 +131,9 @@ def assign_splits(
         dealt, error = _deal(table, wanted, rng.permutation(len(cells)))
         if error < best_error:
             best, best_error = dealt, error
-    return {cell: names[at] for cell, at in zip(cells, best.tolist(), strict=True)}
+    held = [np.flatnonzero(row).tolist() for row in table]
+    dealt_out = spread_classes([names[at] for at in best.tolist()], held, names)
+    return dict(zip(cells, dealt_out, strict=True))
 
 
 def _deal(

@@ -15,7 +15,6 @@ from spectralgpt.data.labelling.blocks import (
     Layout,
     assign_splits,
     choose_layout,
-    wanted_splits,
 )
 from spectralgpt.data.labelling.classes import LabelClasses
 from spectralgpt.data.labelling.config import LabelSource, TileRules
@@ -30,6 +29,7 @@ from spectralgpt.data.labelling.papers import (
 )
 from spectralgpt.data.labelling.scenes import LabelledScenes, Scene, list_scenes
 from spectralgpt.data.labelling.tiles import WrittenTile, move_tiles, write_tiles
+from spectralgpt.data.splits import refuse_untaught, wanted_splits
 from spectralgpt.errors import DataError
 from spectralgpt.sensors import list_sensors
 
@@ -103,7 +103,7 @@ def make_labelled_set(
             _sensor_tag(found[0], image_format),
             lambda *n: progress("cutting tiles", *n),
         )
-        tiles = _divide(written, layout, found, rules)
+        tiles = _divide(written, layout, found, rules, classes.names)
         move_tiles(work, tiles, folder)
         notes = [*layer.notes, *_notes_on_labels(overlaps, classes)]
         notes += _notes_on_tiles(tiles, written, layout, classes.names)
@@ -137,8 +137,13 @@ def _divide(
     layout: Layout,
     scenes: Sequence[Scene],
     rules: TileRules,
+    names: Sequence[str],
 ) -> list[WrittenTile]:
-    """Give each tile the split of its block; refuse splits that stay empty."""
+    """Give each tile the split of its block; refuse splits that stay empty.
+
+    Raises:
+        DataError: a split stays empty, or train would learn nothing of a class.
+    """
     wanted = wanted_splits(rules.fractions)
     kept: list[WrittenTile] = []
     if written:
@@ -153,6 +158,9 @@ def _divide(
             f"A block_m below {layout.block_m:g}, a smaller tile_px or min_labelled, "
             "or more scenes would help."
         )
+    held = [np.flatnonzero(tile.tile.counts).tolist() for tile in kept]
+    splits = [tile.split for tile in kept]
+    refuse_untaught(splits, held, names, "the labelled tiles", rules.fractions)
     return kept
 
 
