@@ -13,11 +13,15 @@ __all__ = [
     "balanced_class_weights",
     "count_masked",
     "count_spectral_values",
+    "cross_entropy_sums",
     "denormalize_tokens",
+    "dice_areas",
+    "dice_loss",
     "normalize_tokens",
     "pixel_cross_entropy",
     "soft_dice",
     "spectral_loss",
+    "sum_weights",
     "token_loss",
 ]
 
@@ -52,11 +56,11 @@ def count_masked(is_masked: Tensor, weights: Tensor | None = None) -> Tensor:
         weights: as of `token_loss`.
 
     Returns:
-        0-d, at least 1.
+        0-d.
     """
     if weights is not None:
         is_masked = is_masked * (weights.sum(dim=-1) > 0)
-    return is_masked.sum().clamp(min=1)
+    return is_masked.sum()
 
 
 def token_loss(
@@ -82,7 +86,8 @@ def token_loss(
 
     Source: Hong et al. 2024, arXiv:2311.07113, token-to-token reconstruction.
     """
-    count = count_masked(is_masked, weights) if count is None else count
+    if count is None:
+        count = count_masked(is_masked, weights).clamp(min=1)
     squared = (prediction - target) ** 2
     if weights is None:
         error = squared.mean(dim=-1)  # (B, N)
@@ -104,12 +109,12 @@ def count_spectral_values(
         num_dates: dates T.
 
     Returns:
-        0-d, at least 1.
+        0-d.
     """
     if weights is None:
         return target.new_tensor(target.numel() / groups)
     counted = weights.unflatten(1, (num_dates, groups, -1)).amax(dim=2) > 0
-    return (counted.sum() * (len(target) / len(weights))).clamp(min=1)
+    return counted.sum() * (len(target) / len(weights))
 
 
 def spectral_loss(
@@ -140,7 +145,7 @@ def spectral_loss(
     Source: Hong et al. 2024, arXiv:2311.07113, spectral-to-spectral reconstruction.
     """
     if count is None:
-        count = count_spectral_values(target, groups, weights, num_dates)
+        count = count_spectral_values(target, groups, weights, num_dates).clamp(min=1)
     difference = prediction - target
     if weights is not None:
         difference = difference * weights
@@ -200,12 +205,34 @@ def pixel_cross_entropy(
     Raises:
         ShapeError: logits, target and weights do not fit each other.
     """
+    summed, total = cross_entropy_sums(logits, target, class_weights, label_smoothing)
+    # Divided by hand: torch's mean is 0 / 0 where no pixel is labelled.
+    return summed / torch.where(total > 0, total, 1)
+
+
+def cross_entropy_sums(
+    logits: Tensor,
+    target: Tensor,
+    class_weights: Tensor | None = None,
+    label_smoothing: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """Give the sum that `pixel_cross_entropy` is the mean of, and its divisor.
+
+    Args:
+        logits: (B, K, H, W).
+        target: (B, H, W) int64, 0..K-1 or `IGNORE`.
+        class_weights: (K,), or None.
+        label_smoothing: 0..1.
+
+    Returns:
+        The weighted sum over labelled pixels, and the sum of their weights, both 0-d.
+
+    Raises:
+        ShapeError: logits, target and weights do not fit each other.
+    """
     _check_map(logits, target, class_weights)
+    logits = logits.float()  # Half precision counts no more than 256 pixels.
     weights = None if class_weights is None else class_weights.to(logits)
-    labelled = (target != IGNORE).to(logits.dtype)
-    if weights is not None:
-        labelled = labelled * weights[target.clamp(min=0)]
-    total = labelled.sum()
     summed = F.cross_entropy(
         logits,
         target,
@@ -214,8 +241,16 @@ def pixel_cross_entropy(
         reduction="sum",
         label_smoothing=label_smoothing,
     )
-    # Divided by hand: torch's mean is 0 / 0 where no pixel is labelled.
-    return summed / torch.where(total > 0, total, 1)
+    return summed, sum_weights(target, weights)
+
+
+def sum_weights(target: Tensor, class_weights: Tensor | None = None) -> Tensor:
+    """Sum the weights of labelled pixels, 0-d; each weighs 1 without class weights."""
+    is_labelled = target != IGNORE
+    if class_weights is None:
+        return is_labelled.sum().float()
+    weights = class_weights.to(target.device).float()
+    return (weights[target.clamp(min=0)] * is_labelled).sum()
 
 
 def soft_dice(logits: Tensor, target: Tensor) -> Tensor:
@@ -234,15 +269,38 @@ def soft_dice(logits: Tensor, target: Tensor) -> Tensor:
 
     Source: Milletari et al. 2016, arXiv:1606.04797, with areas instead of squares.
     """
+    return dice_loss(dice_areas(logits, target))
+
+
+def dice_areas(logits: Tensor, target: Tensor) -> Tensor:
+    """Sum the areas that `soft_dice` compares; those of several batches add up.
+
+    Args:
+        logits: (B, K, H, W).
+        target: (B, H, W) int64, 0..K-1 or `IGNORE`.
+
+    Returns:
+        (3, K), pixels of each class: where prediction and label meet, predicted,
+        labelled.
+
+    Raises:
+        ShapeError: logits and target do not fit each other.
+    """
     _check_map(logits, target, None)
-    labelled = (target != IGNORE).to(logits.dtype)[:, None]  # (B, 1, H, W)
-    probabilities = logits.softmax(dim=1) * labelled
+    labelled = (target != IGNORE).float()[:, None]  # (B, 1, H, W)
+    probabilities = logits.float().softmax(dim=1) * labelled
     wanted = F.one_hot(target.clamp(min=0), logits.shape[1]).movedim(-1, 1) * labelled
-    overlap = (probabilities * wanted).sum(dim=(0, 2, 3))  # (K,)
-    area = wanted.sum(dim=(0, 2, 3))
-    both = probabilities.sum(dim=(0, 2, 3)) + area
+    meeting = probabilities * wanted
+    areas = (meeting, probabilities, wanted)
+    return torch.stack([area.sum(dim=(0, 2, 3)) for area in areas])
+
+
+def dice_loss(areas: Tensor) -> Tensor:
+    """Give `soft_dice` of areas (3, K), 0-d."""
+    overlap, predicted, labelled = areas
+    both = predicted + labelled
     dice = (2 * overlap + _DICE_SMOOTHING) / (both + _DICE_SMOOTHING)
-    present = (area > 0).to(logits.dtype)
+    present = (labelled > 0).to(dice.dtype)
     return ((1 - dice) * present).sum() / present.sum().clamp(min=1)
 
 

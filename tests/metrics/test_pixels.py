@@ -40,7 +40,7 @@ def test_ignored_pixels_count_nowhere() -> None:
 def test_the_positive_class_leads_and_is_counted_by_hand() -> None:
     # 3 damaged pixels found, 1 missed, 2 false alarms among 10 of forest.
     counts = np.array([[8, 2, 0], [1, 3, 0], [0, 0, 0]])
-    scores = score_pixels(counts, NAMES, positive=1)
+    scores = score_pixels(counts, NAMES, positive="damaged")
     assert list(scores.summary)[:2] == ["f1", "iou"]
     assert scores.summary["precision"] == pytest.approx(3 / 5)
     assert scores.summary["recall"] == pytest.approx(3 / 4)
@@ -51,7 +51,7 @@ def test_the_positive_class_leads_and_is_counted_by_hand() -> None:
 
 
 def test_a_class_that_was_never_found_scores_zero() -> None:
-    scores = score_pixels(np.array([[5, 0], [0, 0]]), NAMES[:2], positive=1)
+    scores = score_pixels(np.array([[5, 0], [0, 0]]), NAMES[:2], "damaged")
     assert scores.summary["f1"] == 0.0
     assert scores.summary["iou"] == 0.0
 

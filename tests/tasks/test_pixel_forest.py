@@ -19,8 +19,8 @@ def test_a_class_that_single_pixels_show_is_mapped(tmp_path: Path, task: str) ->
         DenseDataset(dense.select(split), tiny_contract())
         for split in ("train", "val", "test")
     )
-    forest = fit_pixel_forest(train, val, seed=0)
-    counts = PlaceCounts(test.dense)
+    forest = fit_pixel_forest(train, val, 0, "damaged")
+    counts = PlaceCounts(test.dense, "damaged")
     for chip, predicted, target in map_pixels(forest, test):
         assert predicted.shape == target.shape
         counts.add(chip, predicted, target)
@@ -31,7 +31,7 @@ def test_the_seed_decides_the_forest(tmp_path: Path) -> None:
     dense = dense_places(tmp_path, "segmentation")
     train = DenseDataset(dense.select("train"), tiny_contract())
     maps = [
-        next(iter(map_pixels(fit_pixel_forest(train, train, seed), train)))[1]
+        next(map_pixels(fit_pixel_forest(train, train, seed, "damaged"), train))[1]
         for seed in (3, 3)
     ]
     assert maps[0].equal(maps[1])
@@ -44,6 +44,7 @@ def test_a_sensor_that_only_a_file_describes_will_do(tmp_path: Path) -> None:
         sensor=write_sensor(tmp_path),
         bands=BANDS,
         classes={"low": 0, "high": 1},
+        positive="high",
     )
     scores = evaluate_forest(config, tmp_path / "forest")
     assert scores.summary["iou"] > 0.9

@@ -1,10 +1,13 @@
 """Maps are learned, scored by place, and saved as plain models."""
 
+import csv
 import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import rasterio
 import torch
 
 from spectralgpt.checkpoints import load_model, save_model
@@ -20,9 +23,12 @@ from spectralgpt.training.dense_finetuning import (
 )
 from spectralgpt.training.dense_scoring import score_dense
 from spectralgpt.training.fit import TrainerConfig
+from spectralgpt.training.logs import read_metrics
 from spectralgpt.training.optim import OptimizerConfig
 from tests.dense_places import places_config, write_places
 from tests.tiny import tiny_contract, tiny_encoder, tiny_model
+
+TRAINER = TrainerConfig(epochs=1, batch_size=3, accelerator="cpu", workers=0)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +50,7 @@ def config(
         data=places_config(places, task),
         head="linear",
         optimizer=OptimizerConfig(base_lr=0.1, warmup_epochs=0.5, beta2=0.999),
-        trainer=TrainerConfig(epochs=1, batch_size=3, accelerator="cpu", workers=0),
+        trainer=TRAINER,
     )
     return replace(base, **changes)  # type: ignore[arg-type]
 
@@ -68,6 +74,81 @@ def test_a_run_writes_scores_maps_and_a_model_that_loads(
     assert isinstance(loaded.model, kind)
     assert loaded.extra["class_names"] == ["intact", "damaged"]
     assert read_config(run / "config.yaml", DenseFinetuneConfig).data.task == task
+
+
+def in_order(places: Path, pretrained: Path, *names: str) -> DenseFinetuneConfig:
+    base = config(places, pretrained, "change")
+    codes: dict[str, int | list[int]] = {"unchanged": 0, "changed": 1}
+    data = replace(base.data, classes={name: codes[name] for name in names})
+    return replace(base, data=data)
+
+
+def test_the_order_of_the_classes_does_not_choose_what_scores_are_about(
+    places: Path, pretrained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="spectralgpt")
+    for names in (("unchanged", "changed"), ("changed", "unchanged")):
+        caplog.clear()
+        run = finetune_dense(in_order(places, pretrained, *names), tmp_path / names[0])
+        found = json.loads((run / "metrics.json").read_text())
+        assert found["positive"] == found["chosen"]["class"] == "changed"
+        assert load_model(run).extra["positive"] == "changed"
+        assert "F1 of changed" in (run / "report.html").read_text()
+        assert "val_f1 of changed" in caplog.text
+        with (run / "table.csv").open(newline="") as file:
+            table = list(csv.DictReader(file))
+        own = {row["name"]: row for row in table}["changed"]
+        assert {row["name"]: row["positive"] for row in table} == {
+            "changed": "True",
+            "unchanged": "False",
+        }
+        for score in ("f1", "iou", "precision", "recall"):
+            assert found["test"][score] == pytest.approx(float(own[score]))
+
+
+def test_validation_without_the_class_is_said_and_its_loss_chooses(
+    tmp_path: Path, pretrained: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = write_places(tmp_path / "places")
+    wanted = config(root, pretrained, trainer=replace(TRAINER, epochs=3))
+    dense = read_dense(wanted.data, assumed_sensor="sentinel-2-l1c")
+    table = tmp_path / "splits.csv"
+    splits = "".join(f"{chip.place},{chip.split}\n" for chip in dense.chips)
+    table.write_text("place,split\n" + splits)
+    for chip in dense.select("val").chips:
+        with rasterio.open(chip.mask.path, "r+") as mask:
+            mask.write(np.zeros((1, *mask.shape), np.uint8))
+    data = replace(wanted.data, split_table=str(table), split="given")
+    run = finetune_dense(replace(wanted, data=data), tmp_path / "run")
+    assert "no pixel of class 'damaged'" in caplog.text
+    chosen = json.loads((run / "metrics.json").read_text())["chosen"]
+    losses = [
+        float(r["val_loss"]) for r in read_metrics(run / "metrics.csv") if r["val_loss"]
+    ]
+    assert chosen["metric"] == "val_loss"
+    assert chosen["class"] is None
+    assert chosen["value"] == pytest.approx(min(losses))
+    assert chosen["epoch"] == losses.index(min(losses)) + 1
+    assert "chosen by val_loss" in (run / "report.html").read_text()
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_a_split_without_labels_is_found_before_the_first_step(
+    tmp_path: Path, pretrained: Path, split: str
+) -> None:
+    root = write_places(tmp_path / "places")
+    wanted = config(root, pretrained)
+    data = replace(wanted.data, ignored=(7,))
+    dense = read_dense(data, assumed_sensor="sentinel-2-l1c")
+    for chip in dense.select(split).chips:
+        with rasterio.open(chip.mask.path, "r+") as mask:
+            mask.write(np.full((1, *mask.shape), 7, np.uint8))
+    splits = "".join(f"{chip.place},{chip.split}\n" for chip in dense.chips)
+    (tmp_path / "splits.csv").write_text("place,split\n" + splits)
+    data = replace(data, split_table=str(tmp_path / "splits.csv"), split="given")
+    with pytest.raises(DataError, match=f"split {split} has no labelled pixel"):
+        finetune_dense(replace(wanted, data=data), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("mode", ["frozen", "adapters"])

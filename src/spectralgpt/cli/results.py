@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from spectralgpt.checkpoints import write_atomically
+from spectralgpt.metrics import POSITIVE_SCORES
 from spectralgpt.scenes.inputs import Failure
 from spectralgpt.tasks.probes import BlockScores
 
@@ -27,11 +28,12 @@ _MOST_FAILURES = 10
 def print_test_scores(folder: Path, console: Console) -> None:
     """Print the scores of metrics.json with their intervals."""
     found = _read(folder)
-    table = Table("score", "value", "95 % interval", title=f"{found['images']} images")
+    title = f"{found['images']} images"
+    table = Table("score", "value", "95 % interval", title=title)
     for name, value in found["test"].items():
         interval = found["intervals"][name]
         between = f"{interval['low']:.4f} to {interval['high']:.4f}"
-        table.add_row(name.replace("_", " "), f"{value:.4f}", between)
+        table.add_row(_spell(name, found.get("positive")), f"{value:.4f}", between)
     console.print(table)
 
 
@@ -62,8 +64,9 @@ def print_study(folder: Path, console: Console) -> None:
         console.print(table)
 
 
-def _spell(metric: str) -> str:
-    return metric.replace("_", " ")
+def _spell(metric: str, positive: str | None = None) -> str:
+    of = f" of {positive}" if positive and metric in POSITIVE_SCORES else ""
+    return metric.replace("_", " ") + of
 
 
 def print_block_scores(

@@ -3,6 +3,7 @@
 from spectralgpt.metrics.classification import score_multi_label, score_single_label
 from spectralgpt.metrics.pixels import confusion_counts, score_pixels
 from spectralgpt.metrics.scores import (
+    POSITIVE_SCORES,
     ClassScore,
     Interval,
     Scores,
@@ -11,6 +12,7 @@ from spectralgpt.metrics.scores import (
 from spectralgpt.metrics.spectra import psnr, spectral_angle
 
 __all__ = [
+    "POSITIVE_SCORES",
     "ClassScore",
     "Interval",
     "Scores",

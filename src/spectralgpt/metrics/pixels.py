@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spectralgpt.errors import DataError
-from spectralgpt.metrics.scores import ClassScore, Scores
+from spectralgpt.metrics.scores import POSITIVE_SCORES, ClassScore, Scores
 
 __all__ = ["confusion_counts", "score_pixels"]
 
@@ -38,7 +38,7 @@ def confusion_counts(
 
 
 def score_pixels(
-    counts: NDArray[np.int64], class_names: Sequence[str], positive: int | None = None
+    counts: NDArray[np.int64], class_names: Sequence[str], positive: str | None = None
 ) -> Scores:
     """Score a map from its counts.
 
@@ -49,7 +49,7 @@ def score_pixels(
         counts: (K, K), rows are truth, columns are prediction.
         class_names: K names.
         positive: the class whose own precision, recall, F1 and IoU lead the summary,
-            such as `changed`; None where all classes count alike.
+            such as "changed"; None where all classes count alike.
 
     Raises:
         DataError: no labelled pixel.
@@ -68,15 +68,11 @@ def score_pixels(
         "macro_f1": float(np.mean([entry.f1 for entry in known])),
     }
     if positive is not None:
-        own = per_class[positive]
-        leading = {
-            "f1": own.f1,
-            "iou": 0.0 if np.isnan(own.iou) else own.iou,
-            "precision": own.precision,
-            "recall": own.recall,
-        }
+        own = per_class[list(class_names).index(positive)]
+        leading = {name: getattr(own, name) for name in POSITIVE_SCORES}
+        leading = {k: 0.0 if np.isnan(v) else v for k, v in leading.items()}
         summary = leading | summary
-    return Scores(summary, per_class, counts)
+    return Scores(summary, per_class, counts, positive)
 
 
 def _class_score(counts: NDArray[np.int64], index: int, name: str) -> ClassScore:

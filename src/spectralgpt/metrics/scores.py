@@ -8,7 +8,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["ClassScore", "Interval", "Scores", "bootstrap_intervals"]
+__all__ = [
+    "POSITIVE_SCORES",
+    "ClassScore",
+    "Interval",
+    "Scores",
+    "bootstrap_intervals",
+]
+
+POSITIVE_SCORES = ("f1", "iou", "precision", "recall")
+"""Scores of a summary that are about one class, which `Scores.positive` names."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +56,14 @@ class Scores:
         per_class: one entry a class, in the order of the class names.
         confusion: (C, C) counts, rows are truth, columns are prediction; None for
             multi-label tasks.
+        positive: the class that precision, recall, F1 and IoU of the summary are about;
+            None if the summary has no such scores.
     """
 
     summary: dict[str, float]
     per_class: tuple[ClassScore, ...]
     confusion: NDArray[np.int64] | None = None
+    positive: str | None = None
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The masked autoencoder: tokens, mask, encoder, decoder and loss, in order."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -15,6 +15,7 @@ from spectralgpt.models.decoder import ReconstructionDecoder
 from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.models.masking import (
     MaskStyle,
+    TokenMask,
     draw_mask,
     draw_noise,
     find_available,
@@ -168,6 +169,7 @@ class MaskedAutoencoder(nn.Module):
         mask_style: MaskStyle = "cube",
         generator: torch.Generator | None = None,
         spectral_scale: float = 1.0,
+        counts: Tensor | None = None,
     ) -> MaskedAutoencoderOutput:
         """Mask images, rebuild them, and measure the error.
 
@@ -182,6 +184,8 @@ class MaskedAutoencoder(nn.Module):
             mask_style: one of `MASK_STYLES`.
             generator: source of the noise, if that is not given.
             spectral_scale: factor of the spectral term, beside its weight.
+            counts: (2,), what both terms are divided by, where these images are a part
+                of a batch (see `count_targets`); None takes their own.
 
         Raises:
             ShapeError: images, mask or noise do not fit each other or the model.
@@ -190,24 +194,74 @@ class MaskedAutoencoder(nn.Module):
         """
         if isinstance(wavelengths, Tensor):
             wavelengths = wavelengths.tolist()
+        grid = self.encoder.grid_of(images)
+        check_dates(dates, len(images), grid.dates)
+        if noise is None:
+            noise = draw_noise(grid, len(images), mask_style, generator, images.device)
+        mask, targets = self._hide(images, mask_ratio, noise, valid, dates, mask_style)
+        if counts is None:
+            # A batch without any masked token has no error.
+            counts = targets.counts.clamp(min=1)
+        positions = self.encoder.position_table(grid, wavelengths)
+        latent = self.encoder.encode_visible(
+            targets.tokens,
+            mask.visible,
+            positions,
+            self.encoder.embed_dates(dates, grid),
+        )
+        return self._compare(
+            latent,
+            replace(targets, counts=counts),
+            mask.is_masked,
+            wavelengths,
+            spectral_scale,
+        )
+
+    def count_targets(
+        self,
+        images: Tensor,
+        mask_ratio: float,
+        noise: Tensor,
+        valid: Tensor | None = None,
+        mask_style: MaskStyle = "cube",
+    ) -> Tensor:
+        """Count what both terms of the loss average over, without running the model.
+
+        Counts of parts of a batch add up to those of the batch.
+
+        Args:
+            images: as in a forward pass; so are the others.
+            mask_ratio: share of masked tokens.
+            noise: what draws the mask.
+            valid: false where a pixel counts in no loss.
+            mask_style: one of `MASK_STYLES`.
+
+        Returns:
+            (2,): masked tokens, and sums over a spectrum.
+        """
+        hidden = self._hide(images, mask_ratio, noise, valid, None, mask_style)
+        return hidden[1].counts
+
+    def _hide(
+        self,
+        images: Tensor,
+        mask_ratio: float,
+        noise: Tensor,
+        valid: Tensor | None,
+        dates: Tensor | None,
+        mask_style: MaskStyle,
+    ) -> tuple[TokenMask, Targets]:
+        """Draw the mask, and find what is to be rebuilt."""
         if valid is not None and valid.shape != images.shape:
             raise ShapeError(
                 f"valid has shape {tuple(valid.shape)}, the images "
                 f"{tuple(images.shape)}: they must be equal."
             )
         grid = self.encoder.grid_of(images)
-        check_dates(dates, len(images), grid.dates)
-        if noise is None:
-            noise = draw_noise(grid, len(images), mask_style, generator, images.device)
         available = find_available(valid, grid)
         mask = draw_mask(grid, noise, mask_ratio, mask_style, available)
-        tokens = patchify(images, grid)
-        positions = self.encoder.position_table(grid, wavelengths)
-        latent = self.encoder.encode_visible(
-            tokens, mask.visible, positions, self.encoder.embed_dates(dates, grid)
-        )
         targets = find_targets(
-            tokens,
+            patchify(images, grid),
             mask,
             grid,
             token_weights(valid, grid),
@@ -215,9 +269,7 @@ class MaskedAutoencoder(nn.Module):
             self.target_share if self.training else 1.0,
             self.normalize_targets,
         )
-        return self._compare(
-            latent, targets, mask.is_masked, wavelengths, spectral_scale
-        )
+        return mask, targets
 
     def _compare(
         self,

@@ -32,8 +32,8 @@ class Targets:
             do.
         dates: (B, T), days since 1970-01-01; None if unknown.
         grid: the token grid of the images.
-        num_masked: 0-d, tokens of the whole batch that the token term averages over.
-        num_spectral: 0-d, values that the spectral term averages over.
+        counts: (2,), masked tokens and sums over a spectrum of the whole batch, which
+            the two terms average over.
     """
 
     tokens: Tensor
@@ -44,8 +44,7 @@ class Targets:
     weights: Tensor | None
     dates: Tensor | None
     grid: TokenGrid
-    num_masked: Tensor
-    num_spectral: Tensor
+    counts: Tensor
 
     def of(self, rows: slice) -> "Targets":
         """Return the targets of some images; the batch is still averaged over."""
@@ -70,8 +69,9 @@ class Targets:
 
     def compare(self, prediction: Tensor) -> tuple[Tensor, Tensor]:
         """Give these images' share of both terms for all tokens (B, N, S * P * P)."""
+        num_masked, num_spectral = self.counts
         by_token = token_loss(
-            prediction, self.wanted, self.is_counted, self.weights, self.num_masked
+            prediction, self.wanted, self.is_counted, self.weights, num_masked
         )
         by_spectrum = spectral_loss(
             prediction,
@@ -79,7 +79,7 @@ class Targets:
             self.grid.groups,
             self.weights,
             self.grid.dates,
-            self.num_spectral,
+            num_spectral,
         )
         return by_token, by_spectrum
 
@@ -109,6 +109,8 @@ def find_targets(
         hidden = hidden[:, : max(1, round(share * hidden.shape[1]))]
         is_counted = torch.zeros_like(is_counted).scatter(1, hidden, 1.0)
     weights = None if weights is None else weights.to(tokens.device)
+    num_masked = count_masked(is_counted, weights)
+    num_spectral = count_spectral_values(tokens, grid.groups, weights, grid.dates)
     return Targets(
         tokens=tokens,
         wanted=normalize_tokens(tokens) if normalize else tokens,
@@ -118,6 +120,5 @@ def find_targets(
         weights=weights,
         dates=dates,
         grid=grid,
-        num_masked=count_masked(is_counted, weights),
-        num_spectral=count_spectral_values(tokens, grid.groups, weights, grid.dates),
+        counts=torch.stack([num_masked.float(), num_spectral.float()]),
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spectralgpt.metrics import Interval, Scores
+from spectralgpt.metrics import POSITIVE_SCORES, Interval, Scores
 from spectralgpt.reports.composites import choose_composites, measure_stretch
 from spectralgpt.reports.curves import plot_curves
 from spectralgpt.reports.html import Picture, Section, Table, write_report
@@ -90,7 +90,10 @@ def write_map_report(
             "Training and validation curves over optimizer steps.",
         )
         sections.append(Section("Training curves", figures=[curves]))
-    facts = [(f"{value:.1%}", _spell(name)) for name, value in scores.summary.items()]
+    facts = [
+        (f"{value:.1%}", _spell(name) + _of_class(name, scores))
+        for name, value in scores.summary.items()
+    ]
     return write_report(
         run / "report.html", title, sections, summary=summary, facts=facts[:4]
     )
@@ -161,15 +164,22 @@ def _paint(classes: NDArray[np.int64], palette: Sequence[Any]) -> NDArray[np.flo
 def _scores_section(scores: Scores, intervals: Mapping[str, Interval]) -> Section:
     rows = []
     for name, value in scores.summary.items():
+        of = _of_class(name, scores)
         between = intervals.get(name)
         interval = "" if between is None else f"{between.low:.4f} to {between.high:.4f}"
-        rows.append([_spell(name), f"{value:.4f}", interval])
+        rows.append([_spell(name) + of, f"{value:.4f}", interval])
     return Section(
         "Scores",
         "Intervals come from resampling whole places: they hold for other places like "
         "these, not for other regions or seasons.",
         tables=[Table(["score", "value", "95 % interval"], rows)],
     )
+
+
+def _of_class(name: str, scores: Scores) -> str:
+    """Name the class that a score of the summary is about."""
+    is_own = name in POSITIVE_SCORES and scores.positive is not None
+    return f" of {scores.positive}" if is_own else ""
 
 
 def _spell(name: str) -> str:

@@ -20,7 +20,7 @@ from spectralgpt.metrics import Scores, score_multi_label, score_single_label
 from spectralgpt.models.heads import ClassificationModel
 from spectralgpt.models.segmentation import DenseModel
 from spectralgpt.tasks.features import prepared_batches
-from spectralgpt.tasks.seeding import seeded
+from spectralgpt.tasks.seeding import Gather, own_sums, seeded
 
 __all__ = [
     "ClassificationTask",
@@ -114,8 +114,17 @@ class ClassificationTask:
         self._probabilities: list[Tensor] = []
         self._held_out_targets: list[Tensor] = []
 
-    def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Give the loss on erased, mixed images and softened targets."""
+    def sums(self, batch: dict[str, Any]) -> Tensor:
+        """Count the images, (1,): every mean of the loss is over them."""
+        return batch["image"].new_tensor([len(batch["image"])])
+
+    def loss(
+        self, batch: dict[str, Any], gather: Gather = own_sums
+    ) -> dict[str, Tensor]:
+        """Give the loss on erased, mixed images and softened targets.
+
+        Micro-batches have equally many images, so that nothing is to be gathered.
+        """
         with seeded(int(batch["seed"][0]), batch["image"].device):
             images = self._erase(batch["image"])
             images, weights = self._mix(images)

@@ -6,25 +6,31 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from spectralgpt.data.dense import CHANGE
 from spectralgpt.errors import CheckpointError, ConfigError
-from spectralgpt.losses import pixel_cross_entropy, soft_dice
-from spectralgpt.metrics import Scores, confusion_counts, score_pixels
+from spectralgpt.losses import (
+    cross_entropy_sums,
+    dice_areas,
+    dice_loss,
+    sum_weights,
+)
+from spectralgpt.metrics import confusion_counts, score_pixels
 from spectralgpt.models.segmentation import DenseModel
-from spectralgpt.tasks.seeding import seeded
+from spectralgpt.tasks.seeding import Gather, own_sums, seeded
 
 __all__ = [
+    "HELD_OUT_LOSS",
     "DenseLossConfig",
     "DenseTask",
     "check_mapper",
     "flipped_probabilities",
     "leading_metric",
     "predict_map",
-    "score_map",
 ]
+
+HELD_OUT_LOSS = "loss"
+"""Name of the cross-entropy among the held-out scores; lower is better."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,7 @@ class DenseTask:
         model: images (B, C, H, W), or (B, 2, C, H, W) of two dates, to logits
             (B, K, H, W).
         class_names: K names.
-        task: "segmentation" or "change".
+        positive: the class that scores are about; None if all count alike.
         loss: how the map is compared.
         class_weights: (K,) weights, or None.
     """
@@ -69,48 +75,87 @@ class DenseTask:
         self,
         model: nn.Module,
         class_names: Sequence[str],
-        task: str,
+        positive: str | None,
         loss: DenseLossConfig | None = None,
         class_weights: Tensor | None = None,
     ) -> None:
         self.model = model
         self.class_names = tuple(class_names)
-        self.task = task
+        self.positive = positive
         self.loss_config = loss or DenseLossConfig()
         self.class_weights = class_weights
-        self._counts = self._no_counts()
+        self._reset()
 
-    def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Give the loss over labelled pixels."""
-        with seeded(int(batch["seed"][0]), batch["image"].device):
-            # Stochastic depth and dropout draw.
-            logits = self.model(batch["image"])
-        config, targets = self.loss_config, batch["target"]
-        terms = {
-            "cross_entropy": pixel_cross_entropy(
-                logits, targets, self.class_weights, config.label_smoothing
-            )
-        }
+    def sums(self, batch: dict[str, Any]) -> Tensor:
+        """Sum up what the loss averages over; for Dice, the model runs.
+
+        Returns:
+            (2,): micro-batches and weights of labelled pixels; with Dice also the
+            areas of `dice_areas`, (2 + 3 * K,).
+        """
+        if self.loss_config.dice_weight:
+            return self._sums_of(batch, self._logits(batch))
+        return self._sums_of(batch, None)
+
+    def loss(
+        self, batch: dict[str, Any], gather: Gather = own_sums
+    ) -> dict[str, Tensor]:
+        """Give the loss over labelled pixels.
+
+        Args:
+            batch: a micro-batch.
+            gather: gives the sums of its whole step. Dice is then that of the step, of
+                which this batch's share has the gradient; cross-entropy is its share,
+                times the number of micro-batches: their mean is that of one batch.
+        """
+        logits, config = self._logits(batch), self.loss_config
+        own = self._sums_of(batch, logits if config.dice_weight else None)
+        whole = gather(own.detach())
+        parts, weight = whole[0], whole[1]
+        summed, _ = cross_entropy_sums(
+            logits, batch["target"], self.class_weights, config.label_smoothing
+        )
+        terms = {"cross_entropy": summed / torch.where(weight > 0, weight, 1) * parts}
         if config.dice_weight:
-            terms["dice"] = soft_dice(logits, targets)
+            areas = whole[2:] + parts * (own - own.detach())[2:]
+            terms["dice"] = dice_loss(areas.unflatten(0, (3, -1)))
         loss = terms["cross_entropy"] + config.dice_weight * terms.get("dice", 0.0)
         return {"loss": loss, **terms}
 
     def validate(self, batch: dict[str, Any]) -> None:
-        """Add the counts of one held-out batch."""
+        """Add the counts and the loss of one held-out batch."""
+        targets = batch["target"]
         with torch.inference_mode():
-            predicted = self.model(batch["image"]).argmax(dim=1)
-        classes = len(self.class_names)
-        self._counts += confusion_counts(predicted, batch["target"], classes)
+            logits = self.model(batch["image"])
+        found = confusion_counts(logits.argmax(dim=1), targets, len(self.class_names))
+        self._counts += found
+        sums = torch.stack(cross_entropy_sums(logits, targets, self.class_weights))
+        self._loss_sums += sums.double().cpu().numpy()
 
     def metrics(self) -> dict[str, float]:
-        """Give the scores over all held-out pixels at once, and reset."""
-        counts, self._counts = self._counts, self._no_counts()
-        return score_map(counts, self.class_names, self.task).summary
+        """Give scores and cross-entropy over all held-out pixels, and reset."""
+        counts, (summed, weight) = self._counts, self._loss_sums
+        self._reset()
+        scores = score_pixels(counts, self.class_names, self.positive).summary
+        return {**scores, HELD_OUT_LOSS: float(summed / max(weight, 1e-12))}
 
-    def _no_counts(self) -> NDArray[np.int64]:
+    def _logits(self, batch: dict[str, Any]) -> Tensor:
+        with seeded(int(batch["seed"][0]), batch["image"].device):
+            # Stochastic depth and dropout draw.
+            logits: Tensor = self.model(batch["image"])
+        return logits
+
+    def _sums_of(self, batch: dict[str, Any], logits: Tensor | None) -> Tensor:
+        weight = sum_weights(batch["target"], self.class_weights)
+        sums = torch.stack([torch.ones_like(weight), weight])
+        if logits is None:
+            return sums
+        return torch.cat([sums, dice_areas(logits, batch["target"]).flatten()])
+
+    def _reset(self) -> None:
         classes = len(self.class_names)
-        return np.zeros((classes, classes), dtype=np.int64)
+        self._counts = np.zeros((classes, classes), dtype=np.int64)
+        self._loss_sums = np.zeros(2)
 
 
 def check_mapper(
@@ -140,16 +185,9 @@ def check_mapper(
     return tuple(names), str(task)
 
 
-def score_map(
-    counts: NDArray[np.int64], class_names: Sequence[str], task: str
-) -> Scores:
-    """Score counts (K, K) of true and predicted classes; see `score_pixels`."""
-    return score_pixels(counts, class_names, _positive_class(task, class_names))
-
-
-def leading_metric(task: str, class_names: Sequence[str]) -> str:
-    """Name the score by which checkpoints are chosen."""
-    return "mean_iou" if _positive_class(task, class_names) is None else "f1"
+def leading_metric(positive: str | None) -> str:
+    """Name the score by which models are chosen."""
+    return "mean_iou" if positive is None else "f1"
 
 
 def flipped_probabilities(
@@ -174,14 +212,6 @@ def predict_map(model: nn.Module, flips: bool, images: Tensor) -> Tensor:
     """Give class probabilities of images on any device; see `flipped_probabilities`."""
     device = next(model.parameters()).device
     return flipped_probabilities(model, images.to(device), flips)
-
-
-def _positive_class(task: str, class_names: Sequence[str]) -> int | None:
-    """Return the class that scores are about: the second of two, else none.
-
-    A map of two classes says where something is: change, damage, water.
-    """
-    return 1 if task == CHANGE or len(class_names) == 2 else None
 
 
 def _mirrors(flips: bool) -> Iterator[tuple[int, ...]]:

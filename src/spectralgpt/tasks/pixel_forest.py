@@ -4,6 +4,7 @@ It sees calibrated reflectance of one pixel and nothing of its surroundings; for
 both dates and their difference.
 """
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,10 +16,12 @@ from torch import Tensor
 from spectralgpt.data.dense import DenseDataset
 from spectralgpt.data.dense.geometry import Patch
 from spectralgpt.errors import DataError
-from spectralgpt.metrics import confusion_counts
-from spectralgpt.tasks.dense import leading_metric, score_map
+from spectralgpt.metrics import confusion_counts, score_pixels
+from spectralgpt.tasks.dense import leading_metric
 
 __all__ = ["fit_pixel_forest", "map_pixels"]
+
+logger = logging.getLogger(__name__)
 
 _TREES = 200
 _MOST_PIXELS = 100_000
@@ -26,7 +29,11 @@ _LEAST_LEAF = 3
 
 
 def fit_pixel_forest(
-    train: DenseDataset, val: DenseDataset, seed: int, num_jobs: int = 1
+    train: DenseDataset,
+    val: DenseDataset,
+    seed: int,
+    positive: str | None,
+    num_jobs: int = 1,
 ) -> Any:
     """Fit forests with and without class weights; keep the better one on val.
 
@@ -34,6 +41,7 @@ def fit_pixel_forest(
         train: learnt from: up to 100,000 of its labelled pixels, drawn at random.
         val: chooses.
         seed: of the draw and the trees.
+        positive: the class that val is scored on; None takes all alike.
         num_jobs: processor cores.
 
     Returns:
@@ -57,7 +65,7 @@ def fit_pixel_forest(
             n_jobs=num_jobs,
         )
         forest.fit(features, targets)
-        score = _score(forest, val)
+        score = _score(forest, val, positive)
         if best is None or score > best[0]:
             best = (score, forest)
     assert best is not None
@@ -78,13 +86,19 @@ def map_pixels(
         yield number, torch.from_numpy(predicted), torch.from_numpy(patch.target)
 
 
-def _score(forest: Any, val: DenseDataset) -> float:
+def _score(forest: Any, val: DenseDataset, positive: str | None) -> float:
     dense = val.dense
     counts = np.zeros((dense.num_classes, dense.num_classes), dtype=np.int64)
     for _, predicted, target in map_pixels(forest, val):
         counts += confusion_counts(predicted, target, dense.num_classes)
-    scores = score_map(counts, dense.class_names, dense.task)
-    return scores.summary[leading_metric(dense.task, dense.class_names)]
+    if positive is not None and not counts[dense.class_names.index(positive)].any():
+        logger.warning(
+            "split val has no pixel of class %r: the forest is chosen by its mean IoU.",
+            positive,
+        )
+        positive = None
+    scores = score_pixels(counts, dense.class_names, positive)
+    return scores.summary[leading_metric(positive)]
 
 
 def _labelled_pixels(

@@ -11,6 +11,7 @@ from spectralgpt.models.mae import MaskedAutoencoder, MaskedAutoencoderOutput
 from spectralgpt.models.masking import MaskStyle, draw_noise
 from spectralgpt.models.tokens import TokenGrid, patchify, unpatchify
 from spectralgpt.tasks.reconstruction import ErrorSum, score_fillers
+from spectralgpt.tasks.seeding import Gather, own_sums
 
 __all__ = [
     "PretrainingTask",
@@ -85,8 +86,10 @@ class PretrainingTask:
         self.reference_groups = reference_groups
         self._errors: dict[str, ErrorSum] = defaultdict(ErrorSum)
 
-    def forward(self, batch: dict[str, Any]) -> MaskedAutoencoderOutput:
-        """Mask by each sample's seed and rebuild."""
+    def forward(
+        self, batch: dict[str, Any], counts: Tensor | None = None
+    ) -> MaskedAutoencoderOutput:
+        """Mask by each sample's seed and rebuild; `counts` as of the model."""
         images = batch["images"]
         grid = self.model.encoder.grid_of(images)
         noise = draw_sample_noise(grid, batch["seed"], self.mask_style)
@@ -99,12 +102,47 @@ class PretrainingTask:
             dates=batch.get("days"),
             mask_style=self.mask_style,
             spectral_scale=((self.reference_groups or grid.groups) / grid.groups) ** 2,
+            counts=counts,
         )
         return output
 
-    def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Give the loss, both of its terms, and that of the batch's data set."""
-        output = self.forward(batch)
+    def sums(self, batch: dict[str, Any]) -> Tensor:
+        """Count what the loss averages over, without running the model.
+
+        Returns:
+            (data sets, 3): micro-batches, masked tokens and sums over a spectrum, in
+            the row of the batch's data set.
+        """
+        images = batch["images"]
+        grid = self.model.encoder.grid_of(images)
+        noise = draw_sample_noise(grid, batch["seed"], self.mask_style)
+        counts = self.model.count_targets(
+            images,
+            self.mask_ratio,
+            noise.to(images.device),
+            _valid_or_none(batch["valid"]),
+            self.mask_style,
+        )
+        sums = counts.new_zeros(max(1, len(self.names)), 1 + len(counts))
+        sums[self._kind(batch)] = torch.cat([counts.new_ones(1), counts])
+        return sums
+
+    def loss(
+        self, batch: dict[str, Any], gather: Gather = own_sums
+    ) -> dict[str, Tensor]:
+        """Give the loss, both of its terms, and that of the batch's data set.
+
+        Args:
+            batch: a micro-batch.
+            gather: gives the counts of its whole step. A term is then this batch's
+                share of the step's, times the number of micro-batches of its data set:
+                their mean is the term of all of them as one batch.
+        """
+        counts = None
+        if gather is not own_sums:
+            parts, *found = gather(self.sums(batch))[self._kind(batch)]
+            counts = torch.stack(found).clamp(min=1) / parts
+        output = self.forward(batch, counts)
         terms = {
             "loss": output.loss,
             "token_loss": output.token_loss,
@@ -113,11 +151,13 @@ class PretrainingTask:
         name = self._name_of(batch)
         return {**terms, f"loss_{name}": output.loss} if name else terms
 
+    def _kind(self, batch: dict[str, Any]) -> int:
+        """Return the number of a batch's data set."""
+        return int(batch["dataset"][0]) if len(self.names) > 1 else 0
+
     def _name_of(self, batch: dict[str, Any]) -> str | None:
         """Return the name of a batch's data set, None if there is only one."""
-        if len(self.names) < 2:
-            return None
-        return self.names[int(batch["dataset"][0])]
+        return self.names[self._kind(batch)] if len(self.names) > 1 else None
 
     @torch.no_grad()
     def validate(self, batch: dict[str, Any]) -> None:

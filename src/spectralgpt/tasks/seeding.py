@@ -1,13 +1,17 @@
-"""Chance that depends on a batch alone, so that a resumed run repeats it."""
+"""What makes a step the same however it is cut: chance, and sums over its parts."""
 
 import contextlib
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
+from torch import Tensor
 
-__all__ = ["seeded"]
+__all__ = ["Gather", "own_sums", "seeded"]
+
+Gather = Callable[[Tensor], Tensor]
+"""Takes the sums of a micro-batch, gives those over its whole optimizer step."""
 
 _NUMPY_SEEDS = 2**32
 
@@ -31,3 +35,8 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
         finally:
             random.setstate(states[0])
             np.random.set_state(states[1])
+
+
+def own_sums(sums: Tensor) -> Tensor:
+    """Give the sums of a batch that is a step of its own."""
+    return sums

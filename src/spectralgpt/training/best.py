@@ -16,21 +16,30 @@ logger = logging.getLogger(__name__)
 
 
 class BestModel(Callback):
-    """Export the model whenever a validation metric is higher than ever before.
+    """Export the model whenever a validation metric is better than ever before.
 
     The best value is part of the training checkpoint, so that a resumed run does not
     replace better weights by worse ones. Equal scores keep the earlier weights.
 
     Args:
-        metric: name of the logged metric, higher is better.
+        metric: name of the logged metric.
+        lower_is_better: whether that is an error or a loss.
+        of_class: the class that the metric is about, for logs and reports.
         export: called on the first process with the model's state, on the CPU, and what
             it was chosen by.
     """
 
     def __init__(
-        self, metric: str, export: Callable[[dict[str, Tensor], dict[str, Any]], None]
+        self,
+        metric: str,
+        export: Callable[[dict[str, Tensor], dict[str, Any]], None],
+        *,
+        lower_is_better: bool = False,
+        of_class: str | None = None,
     ) -> None:
         self.metric = metric
+        self.lower_is_better = lower_is_better
+        self.of_class = of_class
         self.export = export
         self.best: float | None = None
 
@@ -46,11 +55,18 @@ class BestModel(Callback):
         """Compare, and export if better."""
         assert isinstance(pl_module, TrainingModule)
         value = pl_module.last_terms[self.metric]
-        if self.best is not None and value <= self.best:
+        if self.best is not None and not self._is_better(value, self.best):
             return
         self.best = value
         state = full_state_dict(trainer, pl_module)
         if trainer.is_global_zero:
             epoch = trainer.current_epoch + 1
-            self.export(state, {"metric": self.metric, "value": value, "epoch": epoch})
-            logger.info("epoch %d: %s %.4f is the best", epoch, self.metric, value)
+            chosen = {"metric": self.metric, "value": value, "epoch": epoch}
+            self.export(state, {**chosen, "class": self.of_class})
+            of = "" if self.of_class is None else f" of {self.of_class}"
+            logger.info(
+                "epoch %d: %s%s %.4f is the best", epoch, self.metric, of, value
+            )
+
+    def _is_better(self, value: float, best: float) -> bool:
+        return value < best if self.lower_is_better else value > best

@@ -1,5 +1,6 @@
 """Fine-tuning for maps: segmentation, and change between two dates."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,13 +18,20 @@ from spectralgpt.data.dense import (
     DenseSet,
     balanced_class_weights,
     dense_statistics,
+    find_positive,
     read_dense,
 )
+from spectralgpt.errors import DataError
 from spectralgpt.models.dense_heads import HeadKind
 from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.models.segmentation import ChangeModel, DenseModel, SegmentationModel
 from spectralgpt.preprocessing import Preprocessing
-from spectralgpt.tasks.dense import DenseLossConfig, DenseTask, leading_metric
+from spectralgpt.tasks.dense import (
+    HELD_OUT_LOSS,
+    DenseLossConfig,
+    DenseTask,
+    leading_metric,
+)
 from spectralgpt.training.finetune_job import FinetuneJob, run_job
 from spectralgpt.training.transfer import (
     TransferConfig,
@@ -36,6 +44,8 @@ if TYPE_CHECKING:
     from lightning.pytorch import Callback
 
 __all__ = ["DenseFinetuneConfig", "build_dense_model", "finetune_dense"]
+
+_log = logging.getLogger(__name__)
 
 # Every epoch reads the same images again; each loader process keeps its own.
 _MEMORY_MB = 1024.0
@@ -134,8 +144,15 @@ def _job(
     preprocessing: Preprocessing,
     output: Path,
 ) -> FinetuneJob:
-    train, val, test = (dense.select(split) for split in SPLITS)
     names = dense.class_names
+    positive = find_positive(names, dense.task, dense.positive)
+    train, val, test = (
+        DenseDataset(dense.select(split), preprocessing, memory_mb=_MEMORY_MB)
+        for split in SPLITS
+    )
+    train.augmentation = config.augmentation
+    for dataset, split in zip((train, val, test), SPLITS, strict=True):
+        _check_labelled(dataset, split)
 
     def build() -> DenseModel:
         return build_dense_model(encoder, len(names), config)
@@ -146,33 +163,74 @@ def _job(
         return evaluate_dense(
             loaded,
             str(output),
-            test,
+            test.dense,
             output,
             seed=config.seed,
             flips=config.test_flips,
             batch_size=config.trainer.batch_size,
         )
 
-    weights = None
-    if config.loss.class_weights == "balanced":
-        weights = torch.tensor(balanced_class_weights(train))
-    training = DenseDataset(
-        train, preprocessing, config.augmentation, memory_mb=_MEMORY_MB
-    )
+    metric = _choose_metric(positive, val)
     return FinetuneJob(
-        DenseTask(build(), names, dense.task, config.loss, weights),
+        DenseTask(build(), names, positive, config.loss, _class_weights(config, train)),
         preprocessing,
         build,
-        training,
-        DenseDataset(val, preprocessing, memory_mb=_MEMORY_MB),
-        leading_metric(dense.task, names),
+        train,
+        val,
+        metric,
         {
             "task": dense.task,
             "class_names": list(names),
+            "positive": positive,
             "colours": list(dense.colours) if dense.colours else None,
             "trained_on": dense.source,
             # Maps of scenes are made from windows like the images seen in training.
-            "window_px": training.shared_side,
+            "window_px": train.shared_side,
         },
         evaluate,
+        lower_is_better=metric == HELD_OUT_LOSS,
+        positive=None if metric == HELD_OUT_LOSS else positive,
     )
+
+
+def _class_weights(
+    config: DenseFinetuneConfig, train: DenseDataset
+) -> torch.Tensor | None:
+    if config.loss.class_weights == "none":
+        return None
+    return torch.tensor(balanced_class_weights(train.dense))
+
+
+def _check_labelled(dataset: DenseDataset, split: str) -> None:
+    """Find a split that cannot be learnt from or scored before it is trained for.
+
+    Raises:
+        DataError: no pixel that the images show has a label.
+    """
+    if not _holds(dataset, None):
+        raise DataError(
+            f"{dataset.dense.source}: split {split} has no labelled pixel in its "
+            f"{len(dataset.dense.chips)} images. Split otherwise (data.split, "
+            "data.fractions, data.split_seed), or check data.classes and data.ignored."
+        )
+
+
+def _choose_metric(positive: str | None, val: DenseDataset) -> str:
+    """Name what the weights are chosen by: a score that the val split can tell."""
+    if positive is None or _holds(val, val.dense.class_names.index(positive)):
+        return leading_metric(positive)
+    _log.warning(
+        "split val has no pixel of class %r: its F1 says nothing, so the weights are "
+        "chosen by the lowest val_%s.",
+        positive,
+        HELD_OUT_LOSS,
+    )
+    return HELD_OUT_LOSS
+
+
+def _holds(dataset: DenseDataset, class_index: int | None) -> bool:
+    """Tell whether any pixel has this label, or any at all; stops at the first."""
+    targets = (dataset.chip(n).target for n in range(len(dataset.dense.chips)))
+    if class_index is None:
+        return any(bool((target >= 0).any()) for target in targets)
+    return any(bool((target == class_index).any()) for target in targets)

@@ -1,6 +1,6 @@
 """Score a model for maps on images with masks, and write down what was found."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from spectralgpt.data.dense import (
     DenseDataConfig,
     DenseDataset,
     DenseSet,
+    find_positive,
     read_dense,
 )
 from spectralgpt.errors import DataError
@@ -25,15 +26,17 @@ from spectralgpt.metrics import (
     Scores,
     bootstrap_intervals,
     confusion_counts,
+    score_pixels,
 )
 from spectralgpt.models.segmentation import DenseModel
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.reports.mapping import MapExample, write_map_report
-from spectralgpt.tasks.dense import check_mapper, flipped_probabilities, score_map
+from spectralgpt.tasks.dense import check_mapper, flipped_probabilities
 from spectralgpt.tasks.pixel_forest import fit_pixel_forest, map_pixels
 from spectralgpt.threads import start_worker
 from spectralgpt.training.scoring import (
     describe_choice,
+    describe_positive,
     write_class_table,
     write_json,
 )
@@ -45,6 +48,7 @@ __all__ = [
     "evaluate_dense",
     "evaluate_forest",
     "score_dense",
+    "scored_class",
 ]
 
 _EXAMPLES = 6
@@ -80,6 +84,22 @@ def check_dense_model(loaded: LoadedModel, name: str, dense: DenseSet) -> None:
         )
 
 
+def scored_class(dense: DenseSet, extra: Mapping[str, Any]) -> str | None:
+    """Return the class that scores are about; None if all count alike.
+
+    Args:
+        dense: what is scored; what it states goes first.
+        extra: what the model's checkpoint says of it.
+
+    Raises:
+        ConfigError: neither says, and the classes' names do not tell.
+    """
+    if dense.positive is None and "positive" in extra:
+        own: str | None = extra["positive"]
+        return own
+    return find_positive(dense.class_names, dense.task, dense.positive)
+
+
 def score_dense(
     loaded: LoadedModel,
     name: str,
@@ -99,7 +119,7 @@ def score_dense(
     model = loaded.model.eval()
     device = next(model.parameters()).device
     dataset = DenseDataset(dense, loaded.preprocessing)
-    counts = PlaceCounts(dense)
+    counts = PlaceCounts(dense, scored_class(dense, loaded.extra))
     loader = DataLoader(
         dataset,
         batch_size=batch_size,
@@ -122,10 +142,12 @@ class PlaceCounts:
 
     Args:
         dense: what is scored.
+        positive: the class that scores are about; None if all count alike.
     """
 
-    def __init__(self, dense: DenseSet) -> None:
+    def __init__(self, dense: DenseSet, positive: str | None) -> None:
         self.dense = dense
+        self.positive = positive
         self._index_of = {place: i for i, place in enumerate(dense.places)}
         shape = (len(self._index_of), dense.num_classes, dense.num_classes)
         self._counts = np.zeros(shape, dtype=np.int64)
@@ -144,7 +166,7 @@ class PlaceCounts:
         """
 
         def scored(counts: NDArray[np.int64]) -> Scores:
-            return score_map(counts, self.dense.class_names, self.dense.task)
+            return score_pixels(counts, self.dense.class_names, self.positive)
 
         whole = scored(self._counts.sum(axis=0))
         labelled = self._counts[self._counts.sum(axis=(1, 2)) > 0]
@@ -205,7 +227,8 @@ def evaluate_dense(
     write_class_table(folder / "table.csv", found.scores)
     text = (
         f"Labels: {test.source}. Scored on {len(test.chips)} images of "
-        f"{len(found.places)} places.{describe_choice(chosen)}"
+        f"{len(found.places)} places.{_describe_scores(found.scores)}"
+        f"{describe_choice(chosen)}"
     )
     write_map_report(
         folder,
@@ -219,12 +242,26 @@ def evaluate_dense(
     return found.scores
 
 
+def _describe_scores(scores: Scores) -> str:
+    """Say which class F1 and IoU are about, and whether they say anything."""
+    if scores.positive is None:
+        return ""
+    support = next(c.support for c in scores.per_class if c.name == scores.positive)
+    text = (
+        f" F1, IoU, precision and recall are those{describe_positive(scores.positive)}"
+    )
+    if support:
+        return f"{text}."
+    return f"{text}, of which there is no labelled pixel: they say nothing."
+
+
 def _write_metrics(
     folder: Path, name: str, test: DenseSet, found: DenseScores, chosen: Any
 ) -> None:
     values = {
         "model": name,
         "task": test.task,
+        "positive": found.scores.positive,
         "test": found.scores.summary,
         "intervals": {key: asdict(value) for key, value in found.intervals.items()},
         "images": len(test.chips),
@@ -287,8 +324,8 @@ def evaluate_forest(
     # Only which bands are read is taken from it: the forest sees reflectance.
     contract = Preprocessing(item.sensor.name, item.bands)
     train, val, test = (DenseDataset(dense.select(split), contract) for split in SPLITS)
-    forest = fit_pixel_forest(train, val, seed)
-    counts = PlaceCounts(test.dense)
+    forest = fit_pixel_forest(train, val, seed, scored_class(dense, {}))
+    counts = PlaceCounts(test.dense, scored_class(dense, {}))
     for chip, predicted, target in map_pixels(forest, test):
         counts.add(chip, predicted, target)
     found = counts.scores(seed, resamples)

@@ -38,9 +38,11 @@ class FinetuneJob:
         build: builds the task's model anew, to take up the best weights.
         train: training samples.
         held_out: samples of the val split; drawn without chance.
-        metric: score of the val split that chooses the weights, higher is better.
+        metric: score of the val split that chooses the weights.
         extra: what the checkpoint says of the model beside its contract.
         evaluate: scores the exported model on the test split and writes it down.
+        lower_is_better: whether the metric is a loss.
+        positive: the class that the metric is about; None if it is about all.
     """
 
     task: "Task"
@@ -51,6 +53,8 @@ class FinetuneJob:
     metric: str
     extra: dict[str, Any]
     evaluate: Callable[[LoadedModel], Any]
+    lower_is_better: bool = False
+    positive: str | None = None
 
 
 def run_job(
@@ -140,7 +144,12 @@ def _best_callback(
         plain: Any = merge_adapters(model)
         save_model(folder.model, plain, job.preprocessing, {**extra, "chosen": chosen})
 
-    return BestModel(f"val_{job.metric}", export)
+    return BestModel(
+        f"val_{job.metric}",
+        export,
+        lower_is_better=job.lower_is_better,
+        of_class=job.positive,
+    )
 
 
 def _last_callback(folder: RunFolder, trainer: TrainerConfig) -> "Callback":

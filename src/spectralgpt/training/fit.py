@@ -195,6 +195,7 @@ def fit(
     """
     from spectralgpt.training.checkpointing import read_checkpoint
     from spectralgpt.training.execution import CompileBlocks, recompute_activations
+    from spectralgpt.training.loading import WholeSteps
     from spectralgpt.training.logs import quiet_lightning
 
     if config.recompute_activations:
@@ -208,9 +209,10 @@ def fit(
     if resumed is not None:
         first_step = int(read_checkpoint(resumed, mmap=True)["global_step"])
         _log.info("resuming %s at step %d", folder.root, first_step)
+    batches = WholeSteps(train, config.accumulate) if config.accumulate > 1 else train
     with quiet_lightning():
         trainer = _build_trainer(config, folder, first_step, callbacks, held_out)
-        trainer.fit(module, train, held_out, ckpt_path=resumed)
+        trainer.fit(module, batches, held_out, ckpt_path=resumed)
     return trainer
 
 

@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from spectralgpt.errors import CheckpointError, ConfigError, TrainingError
+from spectralgpt.tasks.seeding import Gather, own_sums
 from spectralgpt.training.loading import EpochBatchSampler
 from spectralgpt.training.optim import (
     OptimizerConfig,
@@ -38,8 +39,19 @@ class Task(Protocol):
         """What is trained and saved."""
         ...
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Give 0-d loss terms; `loss` is minimised, the others are logged beside it."""
+    def sums(self, batch: Batch) -> Tensor:
+        """Sum up what the loss averages over; sums of micro-batches add up."""
+        ...
+
+    def loss(self, batch: Batch, gather: Gather = own_sums) -> dict[str, Tensor]:
+        """Give 0-d loss terms; `loss` is minimised, the others are logged beside it.
+
+        Args:
+            batch: a micro-batch.
+            gather: turns its `sums` into those of its optimizer step, so that the mean
+                of the terms over the step's micro-batches, and that of their gradients,
+                is what all of them as one batch would give.
+        """
         ...
 
     def validate(self, batch: Batch) -> None:
@@ -83,6 +95,7 @@ class TrainingModule(LightningModule):
         self.lr = scale_learning_rate(optimizer.base_lr, effective_batch)
         self.last_terms: dict[str, float] = {}
         self._micro_terms: list[dict[str, Tensor]] = []
+        self._step_sums: Tensor | None = None
         self._last_step_time: float | None = None
 
     def setup(self, stage: str) -> None:
@@ -130,9 +143,20 @@ class TrainingModule(LightningModule):
             epochs=self.epochs,
         )
 
+    def transfer_batch_to_device(
+        self, batch: Batch, device: torch.device, dataloader_idx: int
+    ) -> Batch:
+        """Move a micro-batch; those that follow it in its step stay where they are."""
+        own = {name: value for name, value in batch.items() if name != "step"}
+        moved: Batch = super().transfer_batch_to_device(own, device, dataloader_idx)
+        return {**moved, "step": batch["step"]} if "step" in batch else moved
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Give the loss of one micro-batch."""
-        terms = self.task.loss(batch)
+        """Give the loss of one micro-batch, averaged over its whole step."""
+        step = batch.pop("step", None)
+        if step is not None:
+            self._step_sums = self._over_processes(self._sum_up(step))
+        terms = self.task.loss(batch, self._gather())
         self._micro_terms.append({name: t.detach() for name, t in terms.items()})
         return terms["loss"]
 
@@ -182,6 +206,26 @@ class TrainingModule(LightningModule):
         if self.trainer.is_global_zero:
             for logger in self.trainer.loggers:
                 logger.log_metrics(values, step)
+
+    def _gather(self) -> Gather:
+        """Return what gives a loss the sums of its whole step."""
+        if self.batches.accumulate == 1:
+            several = self.batches.world_size > 1
+            return self._over_processes if several else own_sums
+        whole = self._step_sums
+        assert whole is not None
+        return lambda own: whole
+
+    def _sum_up(self, step: list[Batch]) -> Tensor:
+        moved = (self.transfer_batch_to_device(b, self.device, 0) for b in step)
+        with torch.no_grad():
+            return torch.stack([self.task.sums(batch) for batch in moved]).sum(dim=0)
+
+    def _over_processes(self, sums: Tensor) -> Tensor:
+        # Lightning sums in place.
+        gathered = self.trainer.strategy.reduce(sums.clone(), reduce_op="sum")
+        assert isinstance(gathered, Tensor)
+        return gathered
 
     def _mean_terms(self) -> dict[str, float]:
         """Average each term over the micro-batches that gave it.

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "describe_choice",
+    "describe_positive",
     "evaluate_classifier",
     "score_classifier",
     "write_class_table",
@@ -170,8 +171,14 @@ def describe_choice(chosen: Mapping[str, Any] | None) -> str:
         return ""
     return (
         f" The weights are those of epoch {chosen['epoch']}, chosen by "
-        f"{chosen['metric']} ({chosen['value']:.4f}), never by the test split."
+        f"{chosen['metric']}{describe_positive(chosen.get('class'))} "
+        f"({chosen['value']:.4f}), never by the test split."
     )
+
+
+def describe_positive(name: str | None) -> str:
+    """Say which class a score is about, with a blank before; nothing if about all."""
+    return "" if name is None else f" of class {name!r}"
 
 
 def choose_examples(
@@ -216,7 +223,9 @@ def write_class_table(path: Path, scores: Scores) -> Path:
     """Write the scores of each class as CSV."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
-        rows = [asdict(entry) for entry in scores.per_class]
+        rows: list[dict[str, Any]] = [asdict(entry) for entry in scores.per_class]
+        if scores.positive is not None:
+            rows = [row | {"positive": row["name"] == scores.positive} for row in rows]
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)

@@ -3,7 +3,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spectralgpt.data.dense import DenseDataConfig, count_classes, read_all_dense
+from spectralgpt.data.dense import (
+    DenseDataConfig,
+    count_classes,
+    find_positive,
+    read_all_dense,
+)
 from spectralgpt.errors import ConfigError, DataError
 from tests.dense_files import BANDS, image_of, write_sensor
 from tests.raster_files import write_tiff
@@ -97,3 +102,45 @@ def test_another_layer_of_the_mask_may_hold_the_codes(tmp_path: Path) -> None:
     assert count_classes(read_all_dense(stated))[""] == {"a": 16, "b": 16}
     with pytest.raises(OSError, match="has 2 layers, number 3 was asked for"):
         read_all_dense(config(tmp_path, classes={"a": 0}, mask_index=3))
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        ("changed", "unchanged"),
+        ("road", "Background"),
+        ("water", "no water"),
+        ("burnt", "unburnt"),
+        ("damage", "No_Change"),
+        ("cloud", "non-cloud"),
+        ("building", "other"),
+    ],
+)
+def test_scores_are_about_a_class_by_its_name_and_never_by_order(
+    pair: tuple[str, str],
+) -> None:
+    for names in (pair, pair[::-1]):
+        for task in ("segmentation", "change"):
+            assert find_positive(names, task) == pair[0]
+        # What is stated goes first.
+        assert find_positive(names, "segmentation", pair[1]) == pair[1]
+        assert find_positive(names, "segmentation", "all") is None
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("land", "water"), ("unchanged", "no change"), ("class 0", "class 1")],
+)
+def test_names_that_do_not_tell_are_refused(names: tuple[str, str]) -> None:
+    with pytest.raises(ConfigError, match=r"cannot be told.*data\.positive"):
+        find_positive(names, "segmentation")
+    with pytest.raises(ConfigError, match=r"data\.positive is 'sea'"):
+        find_positive(names, "segmentation", "sea")
+
+
+def test_more_than_two_classes_count_alike_unless_one_is_stated() -> None:
+    names = ("water", "forest", "other")
+    assert find_positive(names, "segmentation") is None
+    assert find_positive(names, "segmentation", "forest") == "forest"
+    assert find_positive(("no change", "changed", "same"), "change") == "changed"
+    assert find_positive(("built", "felled", "unchanged"), "change") is None

@@ -12,6 +12,7 @@ from spectralgpt.data.dense.chips import (
     DenseSet,
     MaskFile,
 )
+from spectralgpt.data.dense.classes import find_positive
 from spectralgpt.data.dense.config import DenseDataConfig, read_dense_config
 from spectralgpt.data.dense.counts import (
     balanced_class_weights,
@@ -40,6 +41,7 @@ __all__ = [
     "dense_statistics",
     "divide_dense",
     "find_faults",
+    "find_positive",
     "read_all_dense",
     "read_dense",
     "read_dense_config",

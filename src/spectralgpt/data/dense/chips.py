@@ -95,6 +95,8 @@ class DenseSet:
         ignored: codes in the masks that are no label.
         source: where it came from, for messages and reports.
         colours: a colour a class, such as "#1b7837"; None leaves them to the reports.
+        positive: what is stated of the class that scores are about; see
+            `find_positive`.
 
     Raises:
         ConfigError: codes or colours do not fit the classes, or the task is unknown.
@@ -108,6 +110,7 @@ class DenseSet:
     ignored: tuple[int, ...] = ()
     source: str = ""
     colours: tuple[str, ...] | None = None
+    positive: str | None = None
 
     def __post_init__(self) -> None:
         """Check that the parts fit each other."""

@@ -1,15 +1,42 @@
-"""What the codes in masks mean: as stated, as the masks say, or as they occur."""
+"""What the codes in masks mean, and which class the scores are about."""
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from spectralgpt.data.dense.chips import MaskFile
+from spectralgpt.data.dense.chips import CHANGE, MaskFile
 from spectralgpt.data.dense.masks import seen_codes
 from spectralgpt.errors import ConfigError, DataError
 
-__all__ = ["ClassTable", "find_classes", "name_classes"]
+__all__ = ["ALL_ALIKE", "ClassTable", "find_classes", "find_positive", "name_classes"]
 
+ALL_ALIKE = "all"
+"""In place of a positive class: scores are about all classes alike."""
+
+_BACKGROUND = frozenset(
+    {
+        "background",
+        "bg",
+        "other",
+        "others",
+        "rest",
+        "else",
+        "nothing",
+        "none",
+        "negative",
+        "normal",
+        "stable",
+        "same",
+        "intact",
+        "unaffected",
+        "undamaged",
+        "unburned",
+        "unburnt",
+        "unchanged",
+        "nochange",
+    }
+)
+_NEGATIONS = ("no", "not", "non", "un", "without")
 _TAG = re.compile(r"CLASS_(-?\d+)")
 
 
@@ -88,3 +115,58 @@ def find_classes(
             "Check data.ignored."
         )
     return name_classes({f"class {code}": code for code in codes})
+
+
+def find_positive(
+    names: Sequence[str], task: str, stated: str | None = None
+) -> str | None:
+    """Find the class that F1, IoU and the choice of weights are about.
+
+    It is told by names, never by their order: of two classes, the one that is not
+    called background, unchanged, no change, other or the like.
+
+    Args:
+        names: of all classes.
+        task: "segmentation" or "change".
+        stated: its name, `ALL_ALIKE`, or None if nobody says.
+
+    Returns:
+        The name; None where all classes count alike: if that is stated, and by default
+        for more than two classes, unless one alone of a change map is no background.
+
+    Raises:
+        ConfigError: the stated class is unknown, or names do not tell it.
+    """
+    if stated in names:
+        return stated
+    if stated is not None:
+        if stated == ALL_ALIKE:
+            return None
+        raise ConfigError(
+            f"data.positive is {stated!r}; the classes are {', '.join(names)}."
+        )
+    found = [name for name in names if not _is_background(name, names)]
+    if len(names) > 2:
+        return found[0] if task == CHANGE and len(found) == 1 else None
+    if len(names) == 2 and len(found) != 1:
+        raise ConfigError(
+            f"which of the classes {names[0]!r} and {names[1]!r} F1 and IoU are about "
+            f"cannot be told from their names. Set data.positive to it, or to "
+            f"{ALL_ALIKE} if both count alike (with --masks: `positive: ...` in the "
+            "file)."
+        )
+    return found[0] if len(names) == 2 else None
+
+
+def _is_background(name: str, names: Sequence[str]) -> bool:
+    """Tell by its name whether a class is what is left beside the others."""
+    words = re.split(r"[\W_]+", name.casefold().strip())
+    plain = "".join(words)
+    negated = {
+        negation + "".join(re.split(r"[\W_]+", other.casefold()))
+        for negation in _NEGATIONS
+        for other in names
+        if other != name
+    }
+    has_negation = len(words) > 1 and words[0] in _NEGATIONS
+    return plain in _BACKGROUND or has_negation or plain in negated

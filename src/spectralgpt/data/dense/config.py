@@ -63,6 +63,10 @@ class DenseDataConfig:
         classes: code, or list of codes, of each class by its name, in the order of the
             classes. Null takes the names that the masks state in tags CLASS_0,
             CLASS_1, ..., or else all codes that occur.
+        positive: the class that F1, IoU and the choice of the best weights are about,
+            such as `changed`; `all` if all classes count alike. Null takes, of two
+            classes, the one that is not called background, unchanged, no change, other
+            or the like, and refuses names that do not tell.
         ignored: codes that are no label. The masks' own nodata value is none either,
             unless it is the code of a class.
         colours: colour of each class by its name, such as "#1b7837".
@@ -109,6 +113,7 @@ class DenseDataConfig:
     nodata: tuple[float, ...] | Literal["auto"] = "auto"
     align: Align = "auto"
     classes: dict[str, int | list[int]] | None = None
+    positive: str | None = None
     ignored: tuple[int, ...] = ()
     colours: dict[str, str] | None = None
     allow_unlabelled: bool = False

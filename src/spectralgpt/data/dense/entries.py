@@ -84,6 +84,7 @@ def build_set(
         config.ignored,
         source,
         _colours(config.colours, table.names),
+        config.positive,
     )
 
 

@@ -1,0 +1,50 @@
+"""A step is the same whether it is one batch, several, or shared by processes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.training.steps import SAMPLES, make_step
+
+KINDS = ("maps", "dice", "pretraining", "classification", "labels")
+
+
+def check_alike(step: dict[str, Any], whole: dict[str, Any]) -> None:
+    assert step["terms"] == pytest.approx(whole["terms"], abs=1e-6)
+    assert step["gradients"].keys() == whole["gradients"].keys()
+    assert max(float(found.abs().max()) for found in whole["gradients"].values()) > 1e-3
+    for name, gradient in whole["gradients"].items():
+        found = step["gradients"][name]
+        torch.testing.assert_close(found, gradient, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_micro_batches_give_the_step_of_one_batch(kind: str, tmp_path: Path) -> None:
+    whole = make_step(kind, tmp_path / "whole", SAMPLES, 1)
+    for accumulate in (2, SAMPLES):
+        parts = make_step(kind, tmp_path / "parts", SAMPLES // accumulate, accumulate)
+        check_alike(parts, whole)
+
+
+@pytest.mark.parametrize(("kind", "accumulate"), [("dice", 1), ("pretraining", 2)])
+def test_two_processes_give_the_step_of_one(
+    kind: str, accumulate: int, tmp_path: Path
+) -> None:
+    batch_size = SAMPLES // accumulate // 2
+    words = (kind, tmp_path / "two", batch_size, accumulate, 2)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.training.steps", *map(str, words)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    two = torch.load(tmp_path / "two" / "step.pt", weights_only=True)
+    check_alike(two, make_step(kind, tmp_path / "one", SAMPLES, 1))
