@@ -7,6 +7,7 @@ import resource
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,7 +19,7 @@ from spectralgpt.checkpoints import (
     save_published,
     write_atomically,
 )
-from spectralgpt.errors import CheckpointError
+from spectralgpt.errors import CheckpointError, ConfigError
 from spectralgpt.models.building import resize_model
 from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.models.heads import ClassificationModel
@@ -109,7 +110,7 @@ def test_head_that_does_not_fit_its_configuration_is_explained(tmp_path: Path) -
     weights["head.classifier.weight"] = weights["head.classifier.weight"][:2]
     config = (tmp_path / "config.json").read_text()
     save_file(weights, path, {"config": config})
-    with pytest.raises(CheckpointError, match=r"does not fit.*head\.classifier"):
+    with pytest.raises(CheckpointError, match=r"do not fit.*head\.classifier"):
         load(tmp_path)
     save_file(weights, path, {"config": config.replace("upernet", "unet")})
     with pytest.raises(CheckpointError, match="head 'unet' is unknown"):
@@ -512,3 +513,210 @@ def test_hub_is_quiet_while_it_retries(monkeypatch: pytest.MonkeyPatch) -> None:
         load("someone/model")
     assert during == [logging.ERROR]
     assert hub_logging.get_verbosity() == before
+
+
+def spoil(path: Path, name: str, value: float = float("nan")) -> None:
+    """Put a value into one weight of a saved model."""
+    from safetensors.torch import load_file, save_file
+
+    config = path.with_name("config.json").read_text()
+    weights = load_file(path)
+    weights[name].view(-1)[0] = value
+    save_file(weights, path, {"config": config})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite_are_refused_by_name(
+    tmp_path: Path, value: float
+) -> None:
+    save_model(tmp_path / "m", tiny_model(), tiny_contract())
+    spoil(tmp_path / "m" / "model.safetensors", "decoder.norm.bias", value)
+    with pytest.raises(CheckpointError, match=r"not finite .*decoder\.norm\.bias"):
+        load_model(tmp_path / "m")
+    published = {"model": to_published(tiny_model().state_dict(), 8, 3)}
+    published["model"]["norm.bias"][0] = value
+    with pytest.raises(CheckpointError, match=r"encoder\.norm\.bias"):
+        load_published_state_dict(tiny_model(), published)
+
+
+def test_model_that_is_not_finite_replaces_nothing(saved: Path, tmp_path: Path) -> None:
+    before = save_model(tmp_path / "m", tiny_model(), tiny_contract())
+    content = (before / "model.safetensors").read_bytes()
+    model = tiny_model()
+    with torch.no_grad():
+        model.encoder.norm.weight[0] = float("nan")
+    with pytest.raises(CheckpointError, match=r"not finite .*encoder\.norm\.weight"):
+        save_model(tmp_path / "m", model, tiny_contract())
+    assert (before / "model.safetensors").read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    "types",
+    [(torch.float16,), (torch.bfloat16,), (torch.float64,), (torch.float16, None)],
+    ids=["half", "bfloat16", "double", "mixed"],
+)
+@pytest.mark.parametrize("kind", ["ours", "published"])
+def test_weights_of_other_precision_are_cast(
+    tmp_path: Path, types: tuple[torch.dtype | None, ...], kind: str
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    model = tiny_model()
+    if kind == "ours":
+        path = save_model(tmp_path, model, tiny_contract()) / "model.safetensors"
+        weights = load_file(path)
+    else:
+        path = save_published(tmp_path / "model.pth", model)
+        checkpoint = torch.load(path, weights_only=True)
+        weights = checkpoint["model"]
+    for index, (name, value) in enumerate(sorted(weights.items())):
+        weights[name] = value.to(types[index % len(types)] or value.dtype)
+    if kind == "ours":
+        save_file(weights, path, {"config": (tmp_path / "config.json").read_text()})
+    else:
+        torch.save(checkpoint, path)
+    loaded = load_model(path).model
+    assert {value.dtype for value in loaded.state_dict().values()} == {torch.float32}
+    images = torch.rand(1, 12, 32, 32)
+    assert loaded.encoder(images).isfinite().all()
+    for name, value in model.state_dict().items():
+        assert torch.allclose(loaded.state_dict()[name], value, atol=5e-3), name
+
+
+def test_published_decoder_of_unknown_width_is_refused(tmp_path: Path) -> None:
+    model = MaskedAutoencoder(
+        embed_dim=768, depth=1, decoder_embed_dim=256, decoder_depth=1
+    )
+    state = to_published(model.state_dict(), 8, 3)
+    torch.save({"model": state}, tmp_path / "model.pth")
+    with pytest.raises(CheckpointError, match=r"decoder width 256 .*heads is in doubt"):
+        load_model(tmp_path / "model.pth")
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module._orig_mod.", "model."])
+def test_prefixes_of_compiled_and_wrapped_models_are_taken_off(
+    tmp_path: Path, prefix: str
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    model = tiny_model()
+    path = save_model(tmp_path, model, tiny_contract()) / "model.safetensors"
+    weights = {prefix + name: value for name, value in load_file(path).items()}
+    save_file(weights, path, {"config": (tmp_path / "config.json").read_text()})
+    loaded = load_model(path).model
+    published = to_published(model.state_dict(), 8, 3)
+    other = tiny_model()
+    load_published_state_dict(
+        other, {"state_dict": {prefix + n: v for n, v in published.items()}}
+    )
+    for name, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value), name
+        assert torch.equal(other.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize("name", ["model.pth", "model.safetensors"])
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "is empty"),
+        (b"<!DOCTYPE html><html>404</html>", "is a web page"),
+        (b'\n<?xml version="1.0"?><Error/>', "is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git lfs pull"),
+        (b'{"error": "not found"}', "is a text"),
+    ],
+)
+def test_what_downloads_leave_in_place_of_weights_is_named(
+    tmp_path: Path, name: str, content: bytes, says: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=says):
+        load_model(tmp_path / name)
+
+
+def test_numpy_numbers_beside_the_weights_are_read(tmp_path: Path) -> None:
+    path = save_published(tmp_path / "model.pth", tiny_model())
+    checkpoint = torch.load(path, weights_only=True)
+    noted = {"acc": np.float64(0.9), "epoch": np.int64(3), "best": np.float32(1)}
+    torch.save(checkpoint | noted, path)
+    assert isinstance(load_model(path).model, MaskedAutoencoder)
+
+
+def test_training_checkpoint_says_which_folder_to_name(tmp_path: Path) -> None:
+    state = {f"model.{n}": v for n, v in tiny_model().state_dict().items()}
+    torch.save(
+        {"state_dict": state, "optimizer_states": [], "pytorch-lightning_version": "2"},
+        tmp_path / "last.ckpt",
+    )
+    with pytest.raises(
+        CheckpointError, match=r"training checkpoint.*checkpoints/model"
+    ):
+        load_model(tmp_path / "last.ckpt")
+
+
+def test_files_are_read_by_what_they_hold(tmp_path: Path) -> None:
+    saved = save_model(tmp_path, tiny_model(), tiny_contract()) / "model.safetensors"
+    renamed = saved.rename(tmp_path / "downloaded.pth")
+    assert load_model(renamed).preprocessing == tiny_contract()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("depth", 1_000_000),
+        ("depth", 0),
+        ("depth", 1.5),
+        ("embed_dim", -16),
+        ("embed_dim", 10**12),
+        ("num_heads", 0),
+        ("num_heads", None),
+        ("patch_size", 0),
+        ("patch_size", "8"),
+        ("bands_per_token", -3),
+        ("bands_per_token", True),
+        ("image_size", 10**9),
+        ("num_bands", 0),
+        ("decoder_embed_dim", 0),
+        ("decoder_num_heads", -1),
+        ("decoder_depth", 10**6),
+        ("wavelengths_nm", [float("nan")] * 12),
+        ("wavelengths_nm", [0.0] * 12),
+        ("wavelengths_nm", "blue"),
+        ("wavelengths_nm", [None] * 12),
+        ("normalize_targets", "yes"),
+        ("token_loss_weight", float("nan")),
+        ("target_share", "all"),
+        ("decoder", ["full"]),
+        ("date_embedding", 3),
+    ],
+)
+def test_impossible_configurations_are_one_error_before_any_tensor(
+    tmp_path: Path, name: str, value: object
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = save_model(tmp_path, tiny_model(), tiny_contract()) / "model.safetensors"
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["model"][name] = value
+    save_file(load_file(path), path, {"config": json.dumps(config)})
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+        load_model(path)
+    settings = {n: v for n, v in config["model"].items() if n != "kind"}
+    with pytest.raises(ConfigError):
+        MaskedAutoencoder(**settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("patch_size", 4), ("bands_per_token", 2), ("patch_size", None), ("bands", [])],
+)
+def test_contract_of_another_model_is_refused(
+    tmp_path: Path, name: str, value: object
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = save_model(tmp_path, tiny_model(), tiny_contract()) / "model.safetensors"
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["preprocessing"][name] = value
+    save_file(load_file(path), path, {"config": json.dumps(config)})
+    with pytest.raises(CheckpointError, match=r"preprocessing"):
+        load_model(path)

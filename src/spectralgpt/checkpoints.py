@@ -17,11 +17,14 @@ import torch
 
 from spectralgpt import __version__
 from spectralgpt.atomic_files import replace_file
-from spectralgpt.errors import CheckpointError, ConfigError
+from spectralgpt.errors import BandError, CheckpointError, ConfigError, DataError
+from spectralgpt.json_files import parse_json
 from spectralgpt.models.adapters import has_adapters
 from spectralgpt.models.building import (
     Model,
     build_model,
+    check_finite,
+    load_weights,
     model_config,
     resize_model,
 )
@@ -33,10 +36,13 @@ from spectralgpt.preprocessing import Preprocessing, sensor_preprocessing
 from spectralgpt.published import (
     PUBLISHED_CONFIG_KEY,
     build_published_model,
+    check_is_weights,
+    is_safetensors,
     read_published_file,
     to_published,
 )
 from spectralgpt.sensors import Band
+from spectralgpt.yaml_files import check_keys
 
 __all__ = [
     "CONFIG_FILE",
@@ -135,7 +141,8 @@ def save_model(
         The folder.
 
     Raises:
-        CheckpointError: the files cannot be written, or the model has adapters.
+        CheckpointError: the files cannot be written, the model has adapters, or its
+            weights are not finite; files that were there stay as they are.
     """
     from safetensors.torch import save_file
 
@@ -157,6 +164,7 @@ def save_model(
         name: value.detach().cpu().contiguous()
         for name, value in model.state_dict().items()
     }
+    check_finite(weights.items(), "the model was not saved, for its weights are")
     metadata = {"format": "pt", "config": text}
     write_atomically(
         folder / WEIGHTS_FILE, lambda path: save_file(weights, path, metadata)
@@ -301,7 +309,8 @@ def _read(name_or_path: str | Path) -> LoadedModel:
     if path.is_dir():
         return _read_ours(_weights_in(path))
     if path.is_file():
-        return _read_ours(path) if path.suffix == ".safetensors" else _published(path)
+        # By what it holds: downloads are often named otherwise.
+        return _read_ours(path) if _is_ours(path) else _published(path)
     if name in SIZES:
         contract = _sentinel2_contract(96)
         encoder = build_encoder(name, wavelengths_nm=contract.wavelengths_nm)
@@ -312,6 +321,11 @@ def _read(name_or_path: str | Path) -> LoadedModel:
         f"no model at {name}: give a checkpoint folder or file, a Hub name "
         f"owner/name, or a size ({', '.join(SIZES)})."
     )
+
+
+def _is_ours(path: Path) -> bool:
+    check_is_weights(path)
+    return is_safetensors(path) or path.suffix == ".safetensors"
 
 
 def _weights_in(folder: Path) -> Path:
@@ -353,37 +367,68 @@ def _download(name: str) -> Path:
 def _read_ours(path: Path) -> LoadedModel:
     from safetensors import SafetensorError, safe_open
 
+    check_is_weights(path)
     try:
         with safe_open(path, framework="pt") as opened:
             metadata = opened.metadata() or {}
             weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"{path} is truncated or no safetensors file: copy it again. ({error})"
         ) from error
+    if "config" not in metadata:
+        raise CheckpointError(
+            f"{path} carries no SpectralGPT configuration: it was not saved by this "
+            "package."
+        )
     try:
-        config = json.loads(metadata["config"])
+        config = parse_json(metadata["config"], "its configuration")
+        check_keys(
+            config,
+            "its configuration",
+            required=("model", "preprocessing", "extra"),
+            optional=("format", "format_version", "package_version"),
+        )
         # Without storage: random weights would be drawn only to be replaced.
         with torch.device("meta"):
             model = build_model(config["model"])
         contract = config["preprocessing"]
         preprocessing = None if contract is None else Preprocessing.from_dict(contract)
-        extra = config["extra"]
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise CheckpointError(
-            f"{path} carries no SpectralGPT configuration ({error}): it was not saved "
-            "by this package."
-        ) from error
-    except (CheckpointError, ConfigError) as error:
+        load_weights(model, weights, assign=True)
+        _check_contract(model, preprocessing, config["extra"])
+    except (CheckpointError, ConfigError, DataError, BandError) as error:
         raise CheckpointError(f"{path}: {error}") from error
-    try:
-        model.load_state_dict(weights, assign=True)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"{path} does not fit its configuration: {reason}") from (
-            error
+    return LoadedModel(model.requires_grad_(), preprocessing, config["extra"])
+
+
+def _check_contract(
+    model: Model, preprocessing: Preprocessing | None, extra: object
+) -> None:
+    """Refuse a contract or facts that are not those of the model beside them."""
+    encoder = model if isinstance(model, SpectralEncoder) else model.encoder
+    if preprocessing is not None:
+        for name, own in (
+            ("bands", encoder.num_bands),
+            ("patch_size", encoder.patch_size),
+            ("bands_per_token", encoder.bands_per_token),
+        ):
+            found = getattr(preprocessing, name)
+            found = len(found) if name == "bands" else found
+            if found != own:
+                raise CheckpointError(
+                    f"its preprocessing has {name} {found}, the model {own}: the file "
+                    "was edited or damaged. Copy it again."
+                )
+    if not isinstance(extra, dict):
+        raise CheckpointError("its 'extra' is no table of facts: copy it again.")
+    names = extra.get("class_names", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise CheckpointError("its class_names are no list of names: copy it again.")
+    known = getattr(model, "num_classes", len(names))
+    if names and len(names) != known:
+        raise CheckpointError(
+            f"it has {len(names)} class_names for {known} classes: copy it again."
         )
-    return LoadedModel(model.requires_grad_(), preprocessing, extra)
 
 
 def _published(path: Path) -> LoadedModel:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from spectralgpt.errors import BandError, ConfigError, DataError
+from spectralgpt.errors import BandError, ConfigError, DataError, SpectralGPTError
 from spectralgpt.rasters import Raster, check_reflectance
 from spectralgpt.scaling import (
     SCALINGS,
@@ -136,6 +136,14 @@ class Preprocessing:
     others: tuple["Preprocessing", ...] = ()
 
     def __post_init__(self) -> None:
+        for name in ("image_size", "patch_size", "bands_per_token"):
+            value = getattr(self, name)
+            # Counts come from checkpoints as well, where they may be anything.
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ConfigError(
+                    f"preprocessing: {name} is {value!r:.40}; it must be a whole "
+                    "number, at least 1."
+                )
         if not self.bands:
             raise ConfigError("preprocessing without bands: name at least one.")
         if self.scaling not in SCALINGS:
@@ -147,7 +155,9 @@ class Preprocessing:
         if self.scaling != "image-minmax":
             if self.statistics is None:
                 raise ConfigError(f"scaling {self.scaling!r} needs band statistics.")
-            self.statistics.column("mean", self.bands)
+            for name in ("mean", "std", "low", "high"):
+                if not np.isfinite(self.statistics.column(name, self.bands)).all():
+                    raise ConfigError(f"band statistics: {name} is not finite.")
 
     @property
     def band_names(self) -> tuple[str, ...]:
@@ -320,6 +330,8 @@ class Preprocessing:
         Raises:
             ConfigError: a key is missing or unknown.
         """
+        if not isinstance(values, Mapping):
+            raise ConfigError("preprocessing is no table of settings.")
         missing = [key for key in _FORMAT_KEYS if key not in values]
         if missing:
             raise ConfigError(f"preprocessing lacks {', '.join(missing)}.")
@@ -337,7 +349,9 @@ class Preprocessing:
                     "others": others,
                 }
             )
-        except TypeError as error:
+        except (TypeError, ValueError, AttributeError) as error:
+            if isinstance(error, SpectralGPTError):
+                raise
             raise ConfigError(f"preprocessing cannot be read: {error}.") from error
 
 

@@ -6,6 +6,7 @@ offset rules applies to it, is decided in `spectralgpt.rasters`.
 """
 
 import functools
+import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -51,10 +52,10 @@ class Band:
 
     def __post_init__(self) -> None:
         for field in ("wavelength_nm", "width_nm", "gsd_m"):
-            if not getattr(self, field) > 0:
+            value = getattr(self, field)
+            if not isinstance(value, int | float) or not 0 < value < math.inf:
                 raise ConfigError(
-                    f"band '{self.name}': {field} must be above 0, "
-                    f"found {getattr(self, field)}."
+                    f"band '{self.name}': {field} must be above 0, found {value!r:.40}."
                 )
 
 

@@ -148,6 +148,107 @@ def test_loss_that_is_not_finite_stops_the_run_before_the_step(
     assert [step for step, _ in losses(tmp_path)][-1] == "6"
 
 
+class SpoilGradient(Callback):
+    """Put NaN into one gradient of one step, whose loss is finite."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.global_step == self.step:
+            pl_module.model.encoder.norm.weight.grad[0] = float("nan")
+
+
+def test_gradient_that_is_not_finite_stops_the_run_before_the_step(
+    tmp_path: Path, run_tiny: RunTiny, tiny_model: Callable[[], MaskedAutoencoder]
+) -> None:
+    model = tiny_model()
+    with pytest.raises(
+        TrainingError, match=r"gradients are not finite at step 7 .*Lower"
+    ):
+        run_tiny(tmp_path, callbacks=(SpoilGradient(6),), model=model)
+    assert all(bool(p.isfinite().all()) for p in model.parameters())
+    assert read_checkpoint(RunFolder(tmp_path).last)["global_step"] == 6
+    # What was kept is whole: the run goes on to the end.
+    run_tiny(tmp_path, resume=True)
+    assert len(losses(tmp_path)) == 15
+
+
+class SpoilState(Callback):
+    """Put infinity into weights or optimizer state after a step, as an overflow may."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+        if trainer.global_step == 7:
+            with torch.no_grad():
+                if self.what == "weights":
+                    pl_module.model.encoder.norm.weight[0] = float("inf")
+                else:
+                    state = next(iter(trainer.optimizers[0].state.values()))
+                    state["exp_avg"].view(-1)[0] = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("what", "named"), [("weights", r"encoder\.norm\.weight"), ("state", "exp_avg")]
+)
+def test_state_that_is_not_finite_replaces_no_checkpoint(
+    tmp_path: Path, run_tiny: RunTiny, what: str, named: str
+) -> None:
+    with pytest.raises(TrainingError, match=f"after step 7 .*{named}.* not finite"):
+        run_tiny(tmp_path, callbacks=(SpoilState(what),))
+    assert read_checkpoint(RunFolder(tmp_path).last)["global_step"] == 6
+    run_tiny(tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("where", ["state_dict", "optimizer_states"])
+def test_resume_names_what_is_not_finite(
+    tmp_path: Path, run_tiny: RunTiny, where: str
+) -> None:
+    run_tiny(tmp_path, epochs=1, optimizer=OptimizerConfig(warmup_epochs=0))
+    path = RunFolder(tmp_path).last
+    checkpoint = torch.load(path, weights_only=True)
+    if where == "state_dict":
+        checkpoint["state_dict"]["model.encoder.norm.bias"][1] = float("nan")
+    else:
+        checkpoint["optimizer_states"][0]["state"][0]["exp_avg"].view(-1)[0] = torch.inf
+    torch.save(checkpoint, path)
+    named = "encoder.norm.bias" if where == "state_dict" else "optimizer 0 exp_avg"
+    with pytest.raises(CheckpointError, match=named):
+        run_tiny(tmp_path, resume=True)
+
+
+class HalfScaler:
+    """The part of fp16's scaler that the check of gradients asks."""
+
+    def __init__(self, scale: float) -> None:
+        self.scale = scale
+
+    def get_scale(self) -> float:
+        return self.scale
+
+
+@pytest.mark.parametrize(("scale", "stops"), [(65536.0, False), (1.0, True)])
+def test_fp16_leaves_out_steps_until_its_scale_is_spent(
+    tmp_path: Path,
+    run_tiny: RunTiny,
+    monkeypatch: pytest.MonkeyPatch,
+    scale: float,
+    stops: bool,
+) -> None:
+    from lightning.pytorch.plugins import Precision
+
+    monkeypatch.setattr(Precision, "scaler", HalfScaler(scale), raising=False)
+    if stops:
+        with pytest.raises(TrainingError, match="gradients are not finite at step 7"):
+            run_tiny(tmp_path, callbacks=(SpoilGradient(6),))
+        return
+    # The scaler would leave the step out; without one, the weights are spoilt by it.
+    with pytest.raises(TrainingError, match="after step 7 "):
+        run_tiny(tmp_path, callbacks=(SpoilGradient(6),))
+
+
 def test_learning_rate_follows_the_schedule_at_every_step(
     tmp_path: Path, run_tiny: RunTiny
 ) -> None:

@@ -8,32 +8,15 @@ from torch import Tensor, nn
 
 from spectralgpt.errors import ConfigError
 from spectralgpt.models.dates import add_dates, check_dates, dates_of_tokens
+from spectralgpt.models.limits import check_settings, check_wavelengths
 from spectralgpt.models.parts import split_batch
 from spectralgpt.models.positions import JointPositions, SeparablePositions
 from spectralgpt.models.tokens import TokenEmbedding, TokenGrid, patchify
 from spectralgpt.models.transformer import MLP_RATIO, NORM_EPS, build_blocks
 
-__all__ = ["PositionKind", "SpectralEncoder", "check_wavelengths", "mean_by_group"]
+__all__ = ["PositionKind", "SpectralEncoder", "mean_by_group"]
 
 PositionKind = Literal["separable", "joint"]
-
-
-def check_wavelengths(
-    wavelengths_nm: Sequence[float] | None, num_bands: int
-) -> tuple[float, ...] | None:
-    """Return the wavelengths as a tuple of `num_bands` numbers, nm.
-
-    Raises:
-        ConfigError: another count, or a wavelength that is not positive (a unit slip).
-    """
-    if wavelengths_nm is None:
-        return None
-    values = tuple(float(value) for value in wavelengths_nm)
-    if len(values) != num_bands:
-        raise ConfigError(f"{len(values)} wavelengths for {num_bands} bands.")
-    if min(values) < 100:
-        raise ConfigError(f"wavelength {min(values)} is not in nm: 0.49 um is 490 nm.")
-    return values
 
 
 class SpectralEncoder(nn.Module):
@@ -55,6 +38,9 @@ class SpectralEncoder(nn.Module):
         drop_path: stochastic depth of the last block, 0..1, rising from 0.
         positions: `separable` tables, or one `joint` table as published classifiers.
         date_embedding: whether dates can be told apart; zero at the start.
+
+    Raises:
+        ConfigError: a setting is out of range, see `spectralgpt.models.limits`.
     """
 
     def __init__(
@@ -72,6 +58,19 @@ class SpectralEncoder(nn.Module):
         date_embedding: bool = False,
     ) -> None:
         super().__init__()
+        check_settings(
+            {
+                "image_size": image_size,
+                "num_bands": num_bands,
+                "patch_size": patch_size,
+                "bands_per_token": bands_per_token,
+                "embed_dim": embed_dim,
+                "depth": depth,
+                "num_heads": num_heads,
+                "drop_path": drop_path,
+                "date_embedding": date_embedding,
+            }
+        )
         self.image_size = image_size
         self.num_bands = num_bands
         self.patch_size = patch_size
@@ -84,7 +83,7 @@ class SpectralEncoder(nn.Module):
         self.wavelengths_nm = check_wavelengths(wavelengths_nm, num_bands)
         grid = TokenGrid(num_bands, image_size, image_size, patch_size, bands_per_token)
         tables = {"separable": SeparablePositions, "joint": JointPositions}
-        if positions not in tables:
+        if not isinstance(positions, str) or positions not in tables:
             raise ConfigError(f"positions {positions!r}: use 'separable' or 'joint'.")
         self.embedding = TokenEmbedding(grid.token_dim, embed_dim)
         self.positions = tables[positions](grid, embed_dim, self.wavelengths_nm)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from spectralgpt.errors import ConfigError, ShapeError
 from spectralgpt.models.encoder import SpectralEncoder, mean_by_group
+from spectralgpt.models.limits import check_settings
 
 __all__ = ["ClassificationModel", "Pooling"]
 
@@ -30,7 +31,7 @@ class ClassificationModel(nn.Module):
             of each band group side by side, which keep the parts of the spectrum apart.
 
     Raises:
-        ConfigError: fewer than one class, or token 0 is left out of groups.
+        ConfigError: a setting is out of range, or token 0 is left out of groups.
     """
 
     def __init__(
@@ -41,8 +42,11 @@ class ClassificationModel(nn.Module):
         pooling: Pooling = "tokens",
     ) -> None:
         super().__init__()
-        if num_classes < 1:
-            raise ConfigError(f"num_classes is {num_classes}: use at least 1.")
+        check_settings(
+            {"num_classes": num_classes, "skip_first_token": skip_first_token}
+        )
+        if pooling not in ("tokens", "groups"):
+            raise ConfigError(f"pooling {pooling!r}: use 'tokens' or 'groups'.")
         if skip_first_token and pooling == "groups":
             raise ConfigError(
                 "skip_first_token belongs to pooling 'tokens': unset one of them."

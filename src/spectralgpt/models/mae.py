@@ -13,6 +13,7 @@ from spectralgpt.models.cross_decoder import CrossDecoder
 from spectralgpt.models.dates import check_dates
 from spectralgpt.models.decoder import ReconstructionDecoder
 from spectralgpt.models.encoder import SpectralEncoder
+from spectralgpt.models.limits import check_settings
 from spectralgpt.models.masking import (
     MaskStyle,
     TokenMask,
@@ -83,7 +84,8 @@ class MaskedAutoencoder(nn.Module):
             a cross decoder.
 
     Raises:
-        ConfigError: the decoder is unknown, or cannot leave out targets.
+        ConfigError: a setting is out of range, the decoder is unknown, or it cannot
+            leave out targets.
 
     Source: Hong et al. 2024, arXiv:2311.07113; numbers follow the published weights.
     """
@@ -109,6 +111,17 @@ class MaskedAutoencoder(nn.Module):
         target_share: float = 1.0,
     ) -> None:
         super().__init__()
+        check_settings(
+            {
+                "decoder_embed_dim": decoder_embed_dim,
+                "decoder_depth": decoder_depth,
+                "decoder_num_heads": decoder_num_heads,
+                "normalize_targets": normalize_targets,
+                "token_loss_weight": token_loss_weight,
+                "spectral_loss_weight": spectral_loss_weight,
+                "date_embedding": date_embedding,
+            }
+        )
         _check_decoder(decoder, target_share)
         self.encoder = SpectralEncoder(
             image_size,
@@ -345,7 +358,7 @@ class MaskedAutoencoder(nn.Module):
 def _check_decoder(decoder: str, target_share: float) -> None:
     if decoder not in ("full", "cross"):
         raise ConfigError(f"decoder {decoder!r} is unknown: use 'full' or 'cross'.")
-    if not 0 < target_share <= 1:
+    if not isinstance(target_share, int | float) or not 0 < target_share <= 1:
         raise ConfigError(f"target_share is {target_share}: use 0 < share <= 1.")
     if decoder == "full" and target_share < 1:
         raise ConfigError(

@@ -21,6 +21,7 @@ from spectralgpt.models.dense_heads import (
     head_width,
 )
 from spectralgpt.models.encoder import SpectralEncoder
+from spectralgpt.models.limits import check_settings
 from spectralgpt.models.pixel_detail import PixelDetail
 from spectralgpt.models.positions import group_wavelengths
 
@@ -51,7 +52,7 @@ class DenseModel(nn.Module):
             published models do not. The head then gives `head_channels` maps to them.
 
     Raises:
-        ConfigError: fewer than two classes, or the head cannot be built.
+        ConfigError: a setting is out of range, or the head cannot be built.
     """
 
     num_dates = 1
@@ -67,7 +68,16 @@ class DenseModel(nn.Module):
         pixel_detail: bool = False,
     ) -> None:
         super().__init__()
-        _check(num_classes, head, head_channels, head_dropout)
+        check_settings(
+            {
+                "num_classes": num_classes,
+                "head_channels": head_channels,
+                "head_dropout": head_dropout,
+                "apply_norm": apply_norm,
+                "pixel_detail": pixel_detail,
+            }
+        )
+        _check(num_classes, head, head_channels)
         self.encoder = encoder
         self.num_classes = num_classes
         self.head_kind: HeadKind = head
@@ -241,9 +251,7 @@ class ChangeModel(DenseModel):
         return self.classify(before - after, images.flatten(1, 2))
 
 
-def _check(
-    num_classes: int, head: str, head_channels: int | None, head_dropout: float
-) -> None:
+def _check(num_classes: int, head: str, head_channels: int | None) -> None:
     if num_classes < 2:
         raise ConfigError(f"num_classes is {num_classes}: maps need at least 2.")
     if head not in (*_CONVOLUTIONAL, "linear"):
@@ -256,5 +264,3 @@ def _check(
             f"head_channels is {head_channels}: use a multiple of {_CHANNEL_STEP}, at "
             f"least {2 * _CHANNEL_STEP}."
         )
-    if not 0 <= head_dropout < 1:
-        raise ConfigError(f"head_dropout is {head_dropout}: use 0 up to below 1.")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from spectralgpt.errors import CheckpointError
-from spectralgpt.models.building import Model, build_model
+from spectralgpt.models.building import Model, build_model, load_weights
 from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.published.files import PUBLISHED_CONFIG_KEY, weights_of
 from spectralgpt.published.names import CONVOLUTION, from_published
@@ -22,7 +22,6 @@ _log = logging.getLogger(__name__)
 _HEADS = {768: 12, 1024: 16, 1280: 16}
 _DECODER_HEADS = {512: 16}
 _CHANGE_CLASSES = 2
-_MAX_LISTED = 8
 
 
 def load_published_state_dict(model: nn.Module, state_dict: Mapping[str, Any]) -> None:
@@ -44,23 +43,7 @@ def _load(model: nn.Module, weights: Mapping[str, Tensor], assign: bool) -> None
     ours = from_published(weights)
     if isinstance(model, SpectralEncoder):
         ours = {name.removeprefix("encoder."): value for name, value in ours.items()}
-    _check_fit(model.state_dict(), ours)
-    model.load_state_dict(ours, assign=assign)
-
-
-def _check_fit(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    problems = [f"missing {name}" for name in wanted if name not in found]
-    problems += [f"unexpected {name}" for name in found if name not in wanted]
-    problems += [
-        f"{name} is {tuple(found[name].shape)}, needs {tuple(wanted[name].shape)}"
-        for name in wanted
-        if name in found and found[name].shape != wanted[name].shape
-    ]
-    if problems:
-        listed = "; ".join(problems[:_MAX_LISTED])
-        more = len(problems) - _MAX_LISTED
-        rest = f"; and {more} more" if more > 0 else ""
-        raise CheckpointError(f"weights do not fit the model: {listed}{rest}.")
+    load_weights(model, ours, assign)
 
 
 def build_published_model(checkpoint: Mapping[str, Any]) -> Model:
@@ -97,7 +80,7 @@ def _infer_config(weights: Mapping[str, Tensor]) -> dict[str, Any]:
             **encoder,
             "decoder_embed_dim": width,
             "decoder_depth": _count_blocks(weights, "decoder_blocks."),
-            "decoder_num_heads": _DECODER_HEADS.get(width, 16),
+            "decoder_num_heads": _heads_of(width, _DECODER_HEADS, "decoder width"),
         }
     if "cls_seg.0.weight" in weights:
         return _infer_dense(weights) | {"encoder": encoder}
@@ -110,6 +93,17 @@ def _infer_config(weights: Mapping[str, Tensor]) -> dict[str, Any]:
     classes = _shape(weights, "head.weight", 2)[0]
     own = {"num_classes": classes, "skip_first_token": True}
     return {"kind": "classifier", "encoder": encoder, **own}
+
+
+def _heads_of(width: int, known: Mapping[int, int], what: str) -> int:
+    if width not in known:
+        raise CheckpointError(
+            f"{what} {width} is none of the published {', '.join(map(str, known))}, so "
+            "the number of heads is in doubt, and another one gives other numbers. In "
+            "Python, build the model with the heads that it was trained with and use "
+            "load_published_state_dict."
+        )
+    return known[width]
 
 
 def _infer_dense(weights: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -129,12 +123,7 @@ def _infer_dense(weights: Mapping[str, Tensor]) -> dict[str, Any]:
 def _infer_encoder(weights: Mapping[str, Tensor]) -> dict[str, Any]:
     shape = _shape(weights, CONVOLUTION, 5)
     embed_dim, _, bands_per_token, patch_size, _ = shape
-    if embed_dim not in _HEADS:
-        raise CheckpointError(
-            f"width {embed_dim} is none of the published "
-            f"{', '.join(map(str, _HEADS))}, so the number of heads is in doubt: build "
-            "the model and use load_published_state_dict."
-        )
+    num_heads = _heads_of(embed_dim, _HEADS, "width")
     if "pos_embed_spatial" in weights and "pos_embed_temporal" in weights:
         kind = "separable"
         positions = _shape(weights, "pos_embed_spatial", 3)[1]
@@ -152,7 +141,7 @@ def _infer_encoder(weights: Mapping[str, Tensor]) -> dict[str, Any]:
         "bands_per_token": bands_per_token,
         "embed_dim": embed_dim,
         "depth": _count_blocks(weights, "blocks."),
-        "num_heads": _HEADS[embed_dim],
+        "num_heads": num_heads,
     }
     # Autoencoders have separable tables only, and no such setting.
     return config | ({"positions": kind} if kind == "joint" else {})

@@ -101,19 +101,23 @@ def from_published(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         and `ChangeModel`.
 
     Raises:
-        CheckpointError: a key is unknown, or one of q, k, v is missing.
+        CheckpointError: a key is unknown, or one of q, k, v is missing or of another
+            shape.
     """
     ours: dict[str, Tensor] = {}
     for key, tensor in state_dict.items():
         matched = _QKV.fullmatch(key)
         if matched is None:
-            value = tensor.flatten(1) if key == CONVOLUTION else tensor
+            is_cube = key == CONVOLUTION and tensor.ndim == 5
+            value = tensor.flatten(1) if is_cube else tensor
             ours[_our_name(key)] = value
         elif matched[2] == "q":
             parts = [matched[1] + part + matched[3] for part in "qkv"]
             missing = [part for part in parts if part not in state_dict]
             if missing:
                 raise CheckpointError(f"checkpoint lacks {', '.join(missing)}.")
+            if len({state_dict[part].shape for part in parts}) > 1:
+                raise CheckpointError(f"{', '.join(parts)} differ in shape.")
             stacked = torch.cat([state_dict[part] for part in parts])
             ours[_our_name(f"{matched[1]}qkv{matched[3]}")] = stacked
         elif f"{matched[1]}q{matched[3]}" not in state_dict:

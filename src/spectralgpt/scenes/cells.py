@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spectralgpt.errors import ConfigError
+from spectralgpt.models.building import check_output
 from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import OpenFiles, Raster, RasterItem, Window, read_raster
@@ -296,5 +297,5 @@ def _encode(encoder: SpectralEncoder, images: Tensor) -> FloatArray:
     device = next(encoder.parameters()).device
     with torch.inference_mode():
         tokens = encoder(images.to(device))  # (B, G, Hp, Wp, D)
-        cells: FloatArray = tokens.mean(dim=1).float().cpu().numpy()
-    return cells
+        cells = check_output(tokens.mean(dim=1).float().cpu())  # (B, Hp, Wp, D)
+    return cells.numpy()

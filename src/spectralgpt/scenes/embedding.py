@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from spectralgpt.models.building import check_output
 from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import RasterItem, Window
@@ -104,5 +105,5 @@ def embed_windows(
         item, preprocessing, fit=fit, batch_size=batch_size
     ):
         with torch.inference_mode():
-            pooled = encoder.pooled(images.to(device)).float().cpu().numpy()
-        yield from zip(windows, pooled, strict=True)
+            pooled = check_output(encoder.pooled(images.to(device)).float().cpu())
+        yield from zip(windows, pooled.numpy(), strict=True)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from spectralgpt.models.building import check_output
 from spectralgpt.models.mae import MaskedAutoencoder
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import MODEL_TAG, RasterItem, measure_layers
@@ -144,13 +145,13 @@ def _rebuild(
                     "seed": torch.tensor(places) + first,
                 }
             )
-            rebuilt = task.model.reconstruct(output).float().cpu().numpy()
+            made = check_output(task.model.reconstruct(output).float().cpu())
             hidden = pixel_mask(output.mask, output.grid).cpu().numpy() & valid
         squares = np.stack(
             [
-                (preprocessing.restore(made, r) - preprocessing.restore(true, r)) ** 2
-                for made, true, r in zip(
-                    rebuilt,
+                (preprocessing.restore(out, r) - preprocessing.restore(true, r)) ** 2
+                for out, true, r in zip(
+                    made.numpy(),
                     images,
                     (
                         rasters[0].padded(images.shape[2], images.shape[3], "constant")

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from spectralgpt.errors import CheckpointError, ConfigError
+from spectralgpt.models.building import check_output
 from spectralgpt.models.mae import MaskedAutoencoder
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import RasterItem, Window, read_raster
@@ -200,7 +201,7 @@ def _rebuild_tiles(
             guess = token_means(images, output.grid)
         else:
             guess = band_means(images, ~masked & valid).expand_as(images)
-        rebuilt = task.model.reconstruct(output).float()
+        rebuilt = check_output(task.model.reconstruct(output).float())
         parts.append((rebuilt.cpu(), guess.cpu(), masked.cpu()))
     rebuilt, guess, masked = (torch.cat(kind) for kind in zip(*parts, strict=True))
     return rebuilt, guess, masked

@@ -13,6 +13,7 @@ from spectralgpt.checkpoints import LoadedModel, write_atomically
 from spectralgpt.data.chips import MULTI_LABEL
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.errors import CheckpointError
+from spectralgpt.models.building import check_output
 from spectralgpt.models.heads import ClassificationModel
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import Window
@@ -158,6 +159,7 @@ def predict_files(
         ):
             with torch.inference_mode():
                 probabilities = to_probabilities(model(images.to(device)), task)
+            check_output(probabilities, path.name)
             for window, row in zip(windows, probabilities.float().cpu(), strict=True):
                 at = centre_lonlat(item.grid(bands), window)
                 found.append(_prediction(path, window, at, row, names, task))

@@ -17,6 +17,7 @@ from spectralgpt.data.labelled import LabelledDataset
 from spectralgpt.errors import CheckpointError, ConfigError, DataError
 from spectralgpt.losses import balanced_class_weights
 from spectralgpt.metrics import Scores, score_multi_label, score_single_label
+from spectralgpt.models.building import check_output
 from spectralgpt.models.heads import ClassificationModel
 from spectralgpt.models.segmentation import DenseModel
 from spectralgpt.tasks.features import prepared_batches
@@ -138,7 +139,7 @@ class ClassificationTask:
     def predict(self, images: Tensor) -> Tensor:
         """Give class probabilities (B, classes) of prepared images."""
         with torch.inference_mode():
-            return to_probabilities(self.model(images), self.task)
+            return check_output(to_probabilities(self.model(images), self.task))
 
     def validate(self, batch: dict[str, Any]) -> None:
         """Add the predictions of one held-out batch."""
@@ -288,7 +289,8 @@ def predict_probabilities(
     rows = []
     with torch.inference_mode():
         for images in prepared_batches(dataset, batch_size, num_workers):
-            rows.append(to_probabilities(model(images.to(device)), task).float().cpu())
+            found = to_probabilities(model(images.to(device)), task).float().cpu()
+            rows.append(check_output(found))
             if progress is not None:
                 progress(len(images))
     return torch.cat(rows)

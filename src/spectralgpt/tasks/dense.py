@@ -16,6 +16,7 @@ from spectralgpt.losses import (
     sum_weights,
 )
 from spectralgpt.metrics import confusion_counts, score_pixels
+from spectralgpt.models.building import check_output
 from spectralgpt.models.segmentation import DenseModel
 from spectralgpt.tasks.seeding import Gather, own_sums, seeded
 
@@ -126,7 +127,7 @@ class DenseTask:
         """Add the counts and the loss of one held-out batch."""
         targets = batch["target"]
         with torch.inference_mode():
-            logits = self.model(batch["image"])
+            logits = check_output(self.model(batch["image"]))
         found = confusion_counts(logits.argmax(dim=1), targets, len(self.class_names))
         self._counts += found
         sums = torch.stack(cross_entropy_sums(logits, targets, self.class_weights))
@@ -205,7 +206,7 @@ def flipped_probabilities(
             _flip(predict(_flip(images, axes)).float().softmax(dim=1), axes)
             for axes in _mirrors(flips)
         ]
-    return torch.stack(views).mean(dim=0)
+    return check_output(torch.stack(views).mean(dim=0))
 
 
 def predict_map(model: nn.Module, flips: bool, images: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from spectralgpt.data.labelled import LabelledDataset
 from spectralgpt.errors import ConfigError, DataError
+from spectralgpt.models.building import check_output
 from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.threads import start_worker
 
@@ -97,7 +98,8 @@ def extract_features(
     rows = []
     with torch.inference_mode():
         for images in prepared_batches(dataset, batch_size, num_workers):
-            rows.append(encoder.pooled_by_group(images.to(device)).float().cpu())
+            pooled = encoder.pooled_by_group(images.to(device)).float().cpu()
+            rows.append(check_output(pooled))
             if progress is not None:
                 progress(len(images))
     values = torch.cat(rows).numpy()

@@ -1,6 +1,7 @@
 """Keep the weights with the best held-out score."""
 
 import logging
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -52,11 +53,16 @@ class BestModel(Callback):
         self.best = state_dict["best"]
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compare, and export if better."""
+        """Compare, and export if better.
+
+        Raises:
+            TrainingError: the weights are not finite; what was exported stays.
+        """
         assert isinstance(pl_module, TrainingModule)
         value = pl_module.last_terms[self.metric]
         if self.best is not None and not self._is_better(value, self.best):
             return
+        pl_module.check_state()
         self.best = value
         state = full_state_dict(trainer, pl_module)
         if trainer.is_global_zero:
@@ -69,4 +75,7 @@ class BestModel(Callback):
             )
 
     def _is_better(self, value: float, best: float) -> bool:
+        # An undefined score is better than none, and any is better than it.
+        if math.isnan(best):
+            return not math.isnan(value)
         return value < best if self.lower_is_better else value > best

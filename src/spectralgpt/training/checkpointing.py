@@ -4,8 +4,7 @@ These files hold everything a run needs to go on (weights, optimizer, position i
 epoch). Weights for use elsewhere are exported by `spectralgpt.checkpoints`.
 """
 
-import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,25 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from spectralgpt.checkpoints import save_torch, write_atomically
 from spectralgpt.errors import CheckpointError
+from spectralgpt.models.building import check_finite
+from spectralgpt.published import read_torch_file
+from spectralgpt.training.module import TrainingModule
 
-__all__ = ["AtomicCheckpointIO", "LastCheckpoint", "read_checkpoint"]
+__all__ = [
+    "AtomicCheckpointIO",
+    "LastCheckpoint",
+    "read_checkpoint",
+    "read_resumable",
+]
 
-_ZIP_START = b"PK"
+# What must be there for a run to go on.
+_ENTRIES: dict[str, type] = {
+    "state_dict": dict,
+    "global_step": int,
+    "epoch": int,
+    "loops": dict,
+    "optimizer_states": list,
+}
 
 
 def read_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
@@ -29,43 +43,62 @@ def read_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
         mmap: leave tensors on disk until they are used.
 
     Raises:
-        CheckpointError: the file is missing, truncated, or holds pickled code.
+        CheckpointError: the file is missing, truncated, holds pickled code, or is not
+            what a run writes.
     """
-    try:
-        _check_is_archive(path)
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except FileNotFoundError as error:
+    if not path.exists():
         raise CheckpointError(
             f"{path} does not exist. Name a run folder that holds checkpoints."
-        ) from error
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} was not read: it is no checkpoint, or holds pickled code, which "
-            f"is never run ({_first_line(error)}). Use a last.ckpt that `spectralgpt` "
-            "wrote."
-        ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise CheckpointError(
-            f"{path} is truncated or damaged ({_first_line(error)}). Restore it from a "
-            "copy, or start anew with --overwrite."
-        ) from error
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise CheckpointError(
-            f"{path} is not a training checkpoint: it has no 'state_dict'. Use a "
-            "last.ckpt that `spectralgpt` wrote."
         )
+    try:
+        checkpoint = read_torch_file(path, mmap=mmap)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{error} Restore it from a copy, or start anew with --overwrite."
+        ) from error
+    _check_entry(checkpoint, "state_dict", dict, path)
     return checkpoint
 
 
-def _check_is_archive(path: Path) -> None:
-    with path.open("rb") as file:
-        if file.read(len(_ZIP_START)) != _ZIP_START:
-            raise pickle.UnpicklingError("it is no zip archive, as torch writes them")
+def read_resumable(path: Path) -> dict[str, Any]:
+    """Read a training checkpoint from which a run can go on, its tensors on disk.
+
+    Raises:
+        CheckpointError: see `read_checkpoint`, or an entry is missing or of another
+            type, or values are not finite; names them.
+    """
+    checkpoint = read_checkpoint(path, mmap=True)
+    for name, kind in _ENTRIES.items():
+        _check_entry(checkpoint, name, kind, path)
+    check_finite(_named_state(checkpoint), f"{path} was not read, for values are")
+    return checkpoint
 
 
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:160] if text else type(error).__name__
+def _check_entry(checkpoint: dict[str, Any], name: str, kind: type, path: Path) -> None:
+    found = checkpoint.get(name)
+    if not isinstance(found, kind):
+        what = (
+            f"its {name!r} is {found!r:.40}"
+            if name in checkpoint
+            else (f"it has no {name!r}")
+        )
+        raise CheckpointError(
+            f"{path} is not a training checkpoint: {what}. Use a last.ckpt that "
+            "`spectralgpt` wrote."
+        )
+
+
+def _named_state(checkpoint: dict[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield weights and what optimizers remember of them, with names."""
+    tables = {"": checkpoint["state_dict"]}
+    for optimizer in checkpoint["optimizer_states"]:
+        states = optimizer.get("state") if isinstance(optimizer, dict) else None
+        if isinstance(states, dict):
+            tables |= {f"optimizer {index} ": state for index, state in states.items()}
+    for prefix, table in tables.items():
+        for name, value in table.items() if isinstance(table, dict) else ():
+            if isinstance(value, torch.Tensor):
+                yield f"{prefix}{name}", value
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -134,10 +167,15 @@ class LastCheckpoint(Callback):
             return
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if stepped and trainer.global_step % self.every_steps == 0:
-            trainer.save_checkpoint(self.path)
+            self._save(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save at the boundary between two epochs."""
-        trainer.save_checkpoint(self.path)
+        self._save(trainer, pl_module)
         if self.on_epoch is not None:
             self.on_epoch(trainer, trainer.current_epoch + 1)
+
+    def _save(self, trainer: Trainer, module: LightningModule) -> None:
+        assert isinstance(module, TrainingModule)
+        module.check_state()
+        trainer.save_checkpoint(self.path)

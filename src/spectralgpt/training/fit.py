@@ -190,10 +190,11 @@ def fit(
         callbacks: more to do while training; checkpoints are written after them.
 
     Raises:
-        TrainingError: the loss is not finite.
+        TrainingError: loss, gradients or weights are not finite; the last checkpoint
+            is from before that.
         CheckpointError: the checkpoint cannot be read, or not be written.
     """
-    from spectralgpt.training.checkpointing import read_checkpoint
+    from spectralgpt.training.checkpointing import read_resumable
     from spectralgpt.training.execution import CompileBlocks, recompute_activations
     from spectralgpt.training.loading import WholeSteps
     from spectralgpt.training.logs import quiet_lightning
@@ -207,7 +208,7 @@ def fit(
     resumed = folder.last if resume and folder.last.exists() else None
     first_step = 0
     if resumed is not None:
-        first_step = int(read_checkpoint(resumed, mmap=True)["global_step"])
+        first_step = int(read_resumable(resumed)["global_step"])
         _log.info("resuming %s at step %d", folder.root, first_step)
     batches = WholeSteps(train, config.accumulate) if config.accumulate > 1 else train
     with quiet_lightning():

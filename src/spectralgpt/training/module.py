@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from spectralgpt.errors import CheckpointError, ConfigError, TrainingError
 from spectralgpt.tasks.seeding import Gather, own_sums
@@ -24,6 +25,10 @@ __all__ = ["Batch", "Task", "TrainingModule"]
 Batch = dict[str, Any]
 
 _PROGRESS_KEY = "spectralgpt"
+_WHAT_TO_DO = (
+    "Lower optimizer.base_lr, train in bf16 or fp32, or set optimizer.clip_grad_norm."
+)
+_KEPT = "The last checkpoint is from before, and was kept."
 
 
 class Task(Protocol):
@@ -164,15 +169,20 @@ class TrainingModule(LightningModule):
         """Average the terms over the step's micro-batches and processes, and log them.
 
         Raises:
-            TrainingError: the loss is not finite; the step is not made.
+            TrainingError: the loss or the gradients are not finite; the step is not
+                made. All processes find the same.
         """
         step = self.global_step + 1
         self.last_terms = self._mean_terms()
         if not math.isfinite(self.last_terms["loss"]):
-            raise TrainingError(self._not_finite(step))
-        clip = self.optimizer_config.clip_grad_norm
-        if clip is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), clip)
+            raise TrainingError(self._not_finite(step, "the loss is"))
+        norm = self._gradient_norm()
+        if bool(norm.isfinite()):
+            clip = self.optimizer_config.clip_grad_norm
+            if clip is not None:
+                nn.utils.clip_grads_with_norm_(self.model.parameters(), clip, norm)
+        elif not self._is_retried():
+            raise TrainingError(self._not_finite(step, "the gradients are"))
         speed = self._measure_speed()
         if step % self.log_every_steps == 0 or step == 1:
             done = (self.trainer.fit_loop.batch_idx + 1) / len(self.batches)
@@ -193,6 +203,48 @@ class TrainingModule(LightningModule):
         """
         super().optimizer_step(*args, **kwargs)
         self._raw_optimizer().zero_grad()
+
+    def _gradient_norm(self) -> Tensor:
+        """Give the norm of all gradients, which one value that is not finite spoils."""
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+    def _is_retried(self) -> bool:
+        """Tell whether fp16 leaves this step out and takes the next at half the scale.
+
+        At a scale of 1 there is nothing left to halve: the gradients themselves are
+        not finite.
+        """
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        return scaler is not None and scaler.get_scale() > 1
+
+    def check_state(self) -> None:
+        """Refuse to keep weights or optimizer state that are not finite.
+
+        Every process must call this, and all find the same.
+
+        Raises:
+            TrainingError: names what is not finite.
+        """
+        tensors = dict(self.model.state_dict())
+        for index, state in enumerate(self._raw_optimizer().state.values()):
+            tensors |= {f"optimizer {index} {name}": v for name, v in state.items()}
+        norms = {
+            name: torch.linalg.vector_norm(_local(value).float(), torch.inf)
+            for name, value in tensors.items()
+            if isinstance(value, Tensor) and value.is_floating_point() and value.numel()
+        }
+        device = self.device
+        found = torch.stack([norm.to(device) for norm in norms.values()])
+        total = self.trainer.strategy.reduce(found.sum(), reduce_op="mean")
+        if not bool(total.isfinite()):
+            bad = [name for name, norm in norms.items() if not bool(norm.isfinite())]
+            raise TrainingError(
+                f"after step {self.global_step} {', '.join(bad[:4]) or 'weights'} and "
+                f"{max(0, len(bad) - 4)} more hold values that are not finite: the "
+                f"training diverged. {_WHAT_TO_DO} {_KEPT}"
+            )
 
     def _measure_speed(self) -> dict[str, float]:
         now, before = time.monotonic(), self._last_step_time
@@ -241,12 +293,11 @@ class TrainingModule(LightningModule):
         mean = self.trainer.strategy.reduce(stacked, reduce_op="mean")
         return dict(zip(by_name, mean.tolist(), strict=True))
 
-    def _not_finite(self, step: int) -> str:
+    def _not_finite(self, step: int, what: str) -> str:
         terms = ", ".join(f"{name} {value}" for name, value in self.last_terms.items())
         return (
-            f"the loss is not finite at step {step} (epoch {self.current_epoch}, "
-            f"{terms}). Lower optimizer.base_lr, train in bf16 or fp32, or set "
-            "optimizer.clip_grad_norm; the last checkpoint is from before this step."
+            f"{what} not finite at step {step} (epoch {self.current_epoch}, {terms}). "
+            f"{_WHAT_TO_DO} {_KEPT}"
         )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -254,8 +305,17 @@ class TrainingModule(LightningModule):
         self.task.validate(batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the held-out metrics at the step and epoch they belong to."""
+        """Log the held-out metrics at the step and epoch they belong to.
+
+        Raises:
+            TrainingError: the held-out loss is not finite.
+        """
         values = {f"val_{name}": value for name, value in self.task.metrics().items()}
+        if not math.isfinite(values.get("val_loss", 0.0)):
+            self.last_terms |= values
+            raise TrainingError(
+                self._not_finite(self.global_step, "the held-out loss is")
+            )
         self.log_row(self.global_step, {"epoch": self.current_epoch + 1.0, **values})
         # The time spent here is not training's.
         self._last_step_time = None
@@ -300,6 +360,11 @@ class TrainingModule(LightningModule):
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)
         return optimizer
+
+
+def _local(value: Tensor) -> Tensor:
+    """Return this process's part of a tensor."""
+    return value.to_local() if isinstance(value, DTensor) else value
 
 
 def _shard(model: nn.Module, mesh: Any) -> None:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from spectralgpt.data.crops import CropConfig
 from spectralgpt.errors import ConfigError
+from spectralgpt.models.limits import check_settings
 from spectralgpt.models.masking import MaskStyle
 from spectralgpt.preprocessing import Scaling
 from spectralgpt.training.fit import TrainerConfig, check_seed
@@ -73,12 +74,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        for name in ("patch_size", "bands_per_token", "embed_dim", "depth"):
-            _check_at_least("model", self, name, 1)
-        for name in ("num_heads", "decoder_embed_dim", "decoder_num_heads"):
-            _check_at_least("model", self, name, 1)
-        for name in ("decoder_depth", "token_loss_weight", "spectral_loss_weight"):
-            _check_at_least("model", self, name, 0)
+        check_settings(self.settings(), "model.")
 
     def settings(self) -> dict[str, Any]:
         """Return the arguments of `build_autoencoder` that are set."""

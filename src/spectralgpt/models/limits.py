@@ -1,0 +1,131 @@
+"""What the settings of a model may be, checked before anything of it is built.
+
+Settings come from recipes, from Python and from checkpoints that strangers wrote: all
+of them pass here, by the names that the constructors' arguments have.
+"""
+
+import math
+from collections.abc import Mapping
+from numbers import Integral
+from typing import Any, NoReturn
+
+from spectralgpt.errors import ConfigError
+
+__all__ = ["check_settings", "check_wavelengths"]
+
+# Least and most; far beyond all models that are known, and within what can be built.
+_COUNTS = {
+    "image_size": (1, 16_384),
+    "num_bands": (1, 10_000),
+    "patch_size": (1, 1024),
+    "bands_per_token": (1, 10_000),
+    "embed_dim": (1, 65_536),
+    "depth": (1, 1000),
+    "num_heads": (1, 1024),
+    "decoder_embed_dim": (1, 65_536),
+    "decoder_depth": (0, 1000),
+    "decoder_num_heads": (1, 1024),
+    "num_classes": (1, 65_536),
+    "head_channels": (1, 65_536),
+}
+_SHARES = ("drop_path", "head_dropout")
+_WEIGHTS = ("token_loss_weight", "spectral_loss_weight")
+_FLAGS = (
+    *("date_embedding", "normalize_targets", "skip_first_token"),
+    *("apply_norm", "pixel_detail"),
+)
+_LONGEST = 10**40
+_OPTIONAL = ("head_channels",)
+_MOST_PARAMETERS = 100e9
+# From the far ultraviolet to radar.
+_WAVELENGTHS_NM = (100.0, 1e10)
+
+
+def check_settings(settings: Mapping[str, Any], section: str = "") -> None:
+    """Refuse settings of a model that are of another type or out of range.
+
+    Args:
+        settings: by the constructors' names; others are not looked at.
+        section: put before names in messages, such as `model.`.
+
+    Raises:
+        ConfigError: names the setting, its value and what it may be.
+    """
+    _check_counts(settings, section)
+    for name in (*_SHARES, *_WEIGHTS):
+        value = settings.get(name, 0)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            _refuse(section + name, value, "a number")
+        if name in _SHARES and not 0 <= value < 1:
+            _refuse(section + name, value, "0 up to below 1")
+        if not 0 <= value < math.inf:
+            _refuse(section + name, value, "at least 0")
+    for name in _FLAGS:
+        if not isinstance(settings.get(name, False), bool):
+            _refuse(section + name, settings[name], "true or false")
+    for prefix in ("", "decoder_"):
+        _check_stack(settings, section, prefix)
+
+
+def _check_counts(settings: Mapping[str, Any], section: str) -> None:
+    for name, (least, most) in _COUNTS.items():
+        value = settings.get(name, least)
+        if value is None and name in _OPTIONAL:
+            continue
+        if isinstance(value, bool) or not isinstance(value, Integral):
+            _refuse(section + name, value, "a whole number")
+        value = int(value)
+        if value < least:
+            _refuse(section + name, value, f"at least {least}")
+        if value > most:
+            _refuse(section + name, value, f"at most {most}")
+
+
+def _check_stack(settings: Mapping[str, Any], section: str, prefix: str) -> None:
+    """Check width, heads and depth of a stack of blocks against each other."""
+    width = settings.get(f"{prefix}embed_dim", 1)
+    heads = settings.get(f"{prefix}num_heads", 1)
+    if f"{prefix}embed_dim" in settings and width % heads:
+        raise ConfigError(
+            f"{section}{prefix}embed_dim {width} is no multiple of "
+            f"{prefix}num_heads {heads}."
+        )
+    # Twelve squares of the width make a block: 4 in attention, 8 in the MLP.
+    parameters = 12 * width**2 * settings.get(f"{prefix}depth", 1)
+    if parameters > _MOST_PARAMETERS:
+        raise ConfigError(
+            f"{section}{prefix}embed_dim {width} and {prefix}depth make "
+            f"{parameters:.2g} weights, more than {_MOST_PARAMETERS:.0g}: lower one of "
+            "them."
+        )
+
+
+def _refuse(name: str, value: Any, wanted: str) -> NoReturn:
+    # A whole number of thousands of digits cannot even be printed.
+    is_huge = isinstance(value, Integral) and abs(int(value)) > _LONGEST
+    shown = "enormous" if is_huge else repr(value)[:40]
+    raise ConfigError(f"{name} is {shown}; it must be {wanted}.")
+
+
+def check_wavelengths(wavelengths_nm: Any, num_bands: int) -> tuple[float, ...] | None:
+    """Return the wavelengths as a tuple of `num_bands` numbers, nm; None stays None.
+
+    Raises:
+        ConfigError: they are no numbers, another count, or out of range (a unit slip).
+    """
+    if wavelengths_nm is None:
+        return None
+    try:
+        values = tuple(float(value) for value in wavelengths_nm)
+    except (TypeError, ValueError, OverflowError):
+        raise ConfigError(
+            f"wavelengths_nm must be a list of numbers, found "
+            f"{str(wavelengths_nm)[:40]}."
+        ) from None
+    if len(values) != num_bands:
+        raise ConfigError(f"{len(values)} wavelengths for {num_bands} bands.")
+    low, high = _WAVELENGTHS_NM
+    for value in values:
+        if not low <= value <= high:
+            raise ConfigError(f"wavelength {value} is not in nm: 0.49 um is 490 nm.")
+    return values
