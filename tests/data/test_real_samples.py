@@ -1,6 +1,7 @@
 """Real archives, described by the YAML files in `examples/real_samples`."""
 
 import logging
+import re
 from pathlib import Path
 
 import numpy as np
@@ -125,7 +126,7 @@ def test_barkbeetle_warnings_are_summarised_once(shared, caplog, capfd, monkeypa
         for item in items[:20]:
             read_raster(item)
     assert len(caplog.records) == 1
-    assert "GDAL warned 320 time(s)" in caplog.text
+    assert re.search(r"GDAL warned \d+ time\(s\)", caplog.text)
     captured = capfd.readouterr()
     assert "TIFFReadDirectory" not in captured.out + captured.err
 

@@ -1,4 +1,5 @@
 import concurrent.futures
+import contextlib
 import logging
 import struct
 import warnings
@@ -7,12 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+from rasterio import Affine
+from rasterio.control import GroundControlPoint
+from rasterio.errors import NotGeoreferencedWarning
+from rasterio.rpc import RPC
 
 from spectralgpt.errors import RasterError
 from spectralgpt.rasters import Window, describe_raster, quiet_gdal, read_raster
 from spectralgpt.rasters import files as files_module
 from spectralgpt.rasters.files import OpenFiles, read_header
-from tests.raster_files import S2_L2A, constant, write_tiff
+from tests.raster_files import LEFT, S2_L2A, TOP, constant, write_tiff
 
 SAMPLES_PER_PIXEL, PHOTOMETRIC = 277, 262
 
@@ -183,3 +188,76 @@ def test_files_beyond_the_memory_are_read_again(tmp_path: Path) -> None:
         files.read(path, [1], Window(0, 0, 4, 4))
     assert not files._whole
     files.close()
+
+
+def rotated(points):
+    """Control points on a grid that is turned, 10 m a pixel, at known places."""
+    turned = Affine.translation(LEFT, TOP) @ Affine.rotation(30) @ Affine.scale(10, -10)
+    return turned, [
+        GroundControlPoint(row, column, *(turned @ (column, row)))
+        for row, column in points
+    ]
+
+
+def write_points(path, points):
+    """A raster that has control points and no transform."""
+    write_plain(path)
+    with unplaced(), rasterio.open(path, "r+") as dataset:
+        dataset.gcps = (points, "EPSG:32632")
+    return path
+
+
+def test_a_reference_system_without_a_transform_is_no_place(tmp_path, caplog):
+    path = write_plain(tmp_path / "nowhere.tif", crs="EPSG:32632")
+    header = read_header(path)
+    assert header.grid.transform is None
+    assert header.grid.crs is None
+    assert "nowhere.tif names a reference system, but not where" in caplog.text
+
+
+def write_plain(path, **profile):
+    profile |= {"height": 16, "width": 16, "count": 1, "dtype": "uint16"}
+    with unplaced(), rasterio.open(path, "w", driver="GTiff", **profile) as dataset:
+        dataset.write(constant([900]))
+        dataset.descriptions = ["B04"]
+    return path
+
+
+@contextlib.contextmanager
+def unplaced():
+    """Keep rasterio from warning of files without a place."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield
+
+
+def test_control_points_that_lie_on_the_pixels_are_a_place(tmp_path, caplog):
+    turned, points = rotated([(0, 0), (0, 16), (16, 0), (16, 16), (5, 9)])
+    header = read_header(write_points(tmp_path / "gcp.tif", points))
+    assert header.grid.crs == "EPSG:32632"
+    np.testing.assert_allclose(header.grid.numbers, tuple(turned)[:6], rtol=1e-9)
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("kind", ["warped", "few", "in line"])
+def test_control_points_that_are_no_place_are_said(tmp_path, caplog, kind):
+    places = [(0, 0), (0, 16), (16, 0), (16, 16)]
+    if kind == "in line":
+        places = [(0, 0), (4, 4), (9, 9)]
+    _, points = rotated(places[:2] if kind == "few" else places)
+    if kind == "warped":
+        points[3].x += 20
+    header = read_header(write_points(tmp_path / "gcp.tif", points))
+    assert header.grid.transform is None
+    assert f"gcp.tif has {len(points)} ground control points" in caplog.text
+    assert "read without a place" in caplog.text
+
+
+def test_rational_polynomials_are_said(tmp_path, caplog):
+    path = write_plain(tmp_path / "rpc.tif")
+    with unplaced(), rasterio.open(path, "r+") as dataset:
+        ones = [1.0] * 20
+        line = (0.0, 1.0, ones, ones)
+        dataset.rpcs = RPC(0.0, 1.0, 0.0, 1.0, ones, ones, 0.0, 1.0, *line, 0.0, 1.0)
+    assert read_header(path).grid.transform is None
+    assert "RPCs" in caplog.text

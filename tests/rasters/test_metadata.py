@@ -17,6 +17,7 @@ from spectralgpt.rasters import (
     open_scene,
     read_raster,
 )
+from spectralgpt.rasters import files as files_module
 from tests.product_files import (
     SAFE,
     mtl,
@@ -310,3 +311,24 @@ def test_a_safe_folder_without_metadata_is_incomplete(tmp_path: Path) -> None:
     path.mkdir()
     with pytest.raises(SpectralGPTError, match="incomplete product"):
         describe_raster(path)
+
+
+@pytest.mark.parametrize("is_zip", [False, True])
+def test_a_band_that_is_there_in_a_coarser_copy_only_is_said(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    is_zip: bool,
+) -> None:
+    monkeypatch.setattr(files_module._Quiet, "reported", set())
+    bands = numbers()
+    product = write_safe(tmp_path, bands)
+    copy = next(product.rglob("*B04_10m.jp2"))
+    copy.rename(next(product.rglob("R20m")) / copy.name.replace("_10m", "_20m"))
+    path = zip_folder(product, tmp_path / "a.zip") if is_zip else product
+    item = describe_raster(path)
+    assert "B04" in item.files
+    assert "B04 is there at 20 m only" in caplog.text
+    caplog.clear()
+    describe_raster(path)
+    assert caplog.text == ""  # said once

@@ -10,7 +10,7 @@ import numpy as np
 from spectralgpt.data.splits import SPLITS, Located
 from spectralgpt.errors import RasterError
 from spectralgpt.rasters import RasterItem, Window
-from spectralgpt.rasters.footprints import footprint_lonlat
+from spectralgpt.rasters.footprints import cut_at_180, footprint_lonlat
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,7 +26,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 Footprint = tuple[tuple[float, float], ...]
-"""Corners (longitude, latitude) in turn, degrees."""
+"""Corners in turn, see `spectralgpt.rasters.footprints.footprint_lonlat`."""
 _SHARED = 0.02
 """Share of the smaller image that two must have in common: neighbours share edges."""
 
@@ -132,7 +132,7 @@ def _shared(
     if not areas or not known:
         return np.empty(0, np.intp), np.empty(0, np.intp)
     mine, theirs = (
-        np.array([shapely.Polygon(corners) for corners in each])
+        np.array([cut_at_180(shapely.Polygon(corners)) for corners in each])
         for each in (areas, known)
     )
     first, second = shapely.STRtree(theirs).query(mine, predicate="intersects")

@@ -13,6 +13,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +47,7 @@ __all__ = [
     "read_known",
     "read_masks",
     "read_numbers",
+    "warn_once",
 ]
 
 _LOG = logging.getLogger(__name__)
@@ -73,6 +75,9 @@ FILE_MASK = 0
 """Stands for the mask that a file has beside its layers, which count from 1."""
 _NO_MASK = ([MaskFlags.all_valid], [MaskFlags.nodata])
 _ALPHA_MASK = [MaskFlags.per_dataset, MaskFlags.alpha]
+_LEAST_POINTS = 3
+_POINTS_PX = 0.1
+"""Ground control points that lie this near to a transform, px, are explained by it."""
 _SIDECARS = (".msk", ".ovr")
 _HTTP_TIMEOUT_S = 30
 _SMALL_FILE = 2 * _MEBIBYTE
@@ -137,6 +142,15 @@ def quiet_gdal() -> Iterator[None]:
             _Quiet.depth -= 1
             if _Quiet.depth == 0:
                 _report_collected()
+
+
+def warn_once(kind: str, message: str) -> None:
+    """Warn of the first file of a kind in a process: archives have thousands alike."""
+    with _Quiet.lock:
+        if kind in _Quiet.reported:
+            return
+        _Quiet.reported.add(kind)
+    _LOG.warning("%s Further files of this kind are not named.", message)
 
 
 def _start_collecting() -> None:
@@ -297,6 +311,7 @@ def read_header(path: Location) -> Header:
     with quiet_gdal(), open_raster(path) as dataset:
         if any("complex" in str(dtype) for dtype in dataset.dtypes):
             raise RasterError(f"{path} holds complex numbers. Write their magnitude.")
+        _say_lost_place(path, dataset)
         return Header(
             path=path,
             grid=_grid_of(dataset),
@@ -410,12 +425,61 @@ def open_place(
 
 
 def _grid_of(dataset: rasterio.DatasetReader) -> Grid:
-    has_place = dataset.crs is not None or dataset.transform != Affine.identity()
+    transform, crs = dataset.transform, dataset.crs
+    if transform == Affine.identity():
+        # What GDAL says where a file does not; pixels of one degree lie nowhere.
+        transform, crs = _from_points(dataset) or (None, None)
     return Grid(
         height=dataset.height,
         width=dataset.width,
-        transform=dataset.transform if has_place else None,
-        crs=dataset.crs.to_string() if dataset.crs else None,
+        transform=transform,
+        crs=crs.to_string() if crs else None,
+    )
+
+
+def _from_points(dataset: rasterio.DatasetReader) -> tuple[Affine, Any] | None:
+    """Return the transform through a file's ground control points, if there is one.
+
+    None without points, or where one lies further off than their rounding explains:
+    then the image is not in the plane of their reference system.
+    """
+    points, crs = dataset.gcps
+    if not crs or len(points) < _LEAST_POINTS:
+        return None
+    pixels = np.array([(point.col, point.row, 1.0) for point in points])
+    places = np.array([(point.x, point.y) for point in points])
+    middle = places.mean(axis=0)
+    found, _, rank, _ = np.linalg.lstsq(pixels, places - middle, rcond=None)
+    if rank < _LEAST_POINTS:
+        return None
+    (a, d), (b, e), (c, f) = found.tolist()
+    transform = Affine(a, b, c + middle[0], d, e, f + middle[1])
+    if transform.is_degenerate:
+        return None
+    off = (places - middle - pixels @ found) @ np.linalg.inv(found[:2])
+    is_near = float(np.hypot(*off.T).max()) <= _POINTS_PX
+    return (transform, crs) if is_near else None
+
+
+def _say_lost_place(path: Location, dataset: rasterio.DatasetReader) -> None:
+    """Warn of what a file says of its place that is not understood."""
+    if dataset.transform != Affine.identity() or _from_points(dataset) is not None:
+        return
+    if dataset.gcps[0]:
+        what = (
+            f"has {len(dataset.gcps[0])} ground control points and no georeference, "
+            f"and they do not lie on its pixels to {_POINTS_PX:g} px"
+        )
+    elif dataset.rpcs is not None:
+        what = "has rational polynomials (RPCs) in place of a georeference"
+    elif dataset.tags(ns="GEOLOCATION"):
+        what = "has geolocation arrays in place of a georeference"
+    elif dataset.crs is not None:
+        what = "names a reference system, but not where its pixels lie in it"
+    else:
+        return
+    warn_once(
+        what, f"{path} {what}: it is read without a place. Warp it, as with gdalwarp."
     )
 
 

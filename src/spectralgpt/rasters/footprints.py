@@ -1,7 +1,10 @@
 """Where a raster, or a part of it, lies on the globe, and how large it is there."""
 
 import math
+from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
 from rasterio import Affine
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
@@ -9,14 +12,20 @@ from rasterio.warp import transform as reproject
 
 from spectralgpt.rasters.geometry import Grid, Window, apply, compose
 
+if TYPE_CHECKING:
+    from shapely.geometry.base import BaseGeometry
+
 __all__ = [
     "EARTH_RADIUS_M",
     "LONLAT",
     "centre_lonlat",
     "coarsen",
+    "cut_at_180",
     "epsg_code",
     "footprint_lonlat",
+    "move_near",
     "pixel_size_m",
+    "turn_of",
 ]
 
 LONLAT = "EPSG:4326"
@@ -24,6 +33,7 @@ EARTH_RADIUS_M = 6_371_008.8
 """Mean radius of the ellipsoid."""
 _TRUE_SCALE = 0.01
 """Largest relative error of lengths on a map that are taken as they are."""
+_TURN = 360.0
 _Points = tuple[tuple[float, float], ...]
 
 
@@ -36,7 +46,8 @@ def footprint_lonlat(grid: Grid, window: Window | None = None) -> _Points | None
 
     Returns:
         Corners from the upper left, clockwise in the image; None without a usable
-        georeference.
+        georeference. Across 180 degrees longitudes go on, as from 179.9 to 180.1;
+        files want them cut there (`cut_at_180`). Around a pole it is the whole cap.
     """
     place = window or Window(0, 0, grid.height, grid.width)
     right, bottom = place.column + place.width, place.row + place.height
@@ -46,7 +57,59 @@ def footprint_lonlat(grid: Grid, window: Window | None = None) -> _Points | None
         (right, bottom),
         (place.column, bottom),
     ]
-    return _to_lonlat(grid, [(float(column), float(row)) for column, row in corners])
+    pixels = [(float(column), float(row)) for column, row in corners]
+    points = _to_lonlat(grid, pixels)
+    return None if points is None else _unwrap(points)
+
+
+def cut_at_180(shape: "BaseGeometry") -> "BaseGeometry":
+    """Return a shape of longitudes and latitudes cut in two where it crosses 180.
+
+    Args:
+        shape: its longitudes may go on beyond 180 or -180, by less than a turn.
+
+    Source: RFC 7946, section 3.1.9.
+    """
+    import shapely
+    from shapely.affinity import translate
+
+    west, _, east, _ = shape.bounds
+    if west >= -_TURN / 2 and east <= _TURN / 2:
+        return shape
+    parts = []
+    for turn in (-_TURN, 0.0, _TURN):
+        edges = (turn - _TURN / 2, -_TURN, turn + _TURN / 2, _TURN)
+        part = shapely.clip_by_rect(shape, *edges)
+        if part.area > 0:
+            parts += list(shapely.get_parts(translate(part, -turn)))
+    return parts[0] if len(parts) == 1 else shapely.MultiPolygon(parts)
+
+
+def turn_of(crs: str | None) -> float:
+    """Return how far x goes until it is at the same place again.
+
+    Returns:
+        360 in a reference system of degrees, infinity in others.
+    """
+    try:
+        is_of_degrees = crs is not None and CRS.from_user_input(crs).is_geographic
+    except CRSError:
+        is_of_degrees = False
+    return _TURN if is_of_degrees else math.inf
+
+
+def move_near(
+    x: npt.NDArray[np.float64], crs: str | None, near: float
+) -> npt.NDArray[np.float64]:
+    """Return longitudes moved by whole turns, each next to another; else x as it is.
+
+    Args:
+        x: of any shape.
+        crs: their reference system.
+        near: where they are to lie.
+    """
+    turn = turn_of(crs)
+    return x if math.isinf(turn) else x + turn * np.round((near - x) / turn)
 
 
 def centre_lonlat(
@@ -117,6 +180,24 @@ def _distance_m(first: tuple[float, float], second: tuple[float, float]) -> floa
     return 2 * EARTH_RADIUS_M * math.asin(math.sqrt(chord))
 
 
+def _unwrap(points: _Points) -> _Points:
+    """Return corners whose longitudes go on beyond 180 degrees, west in -180..180."""
+    longitudes = [points[0][0]]
+    for longitude, _ in (*points[1:], points[0]):
+        turns = round((longitudes[-1] - longitude) / _TURN)
+        longitudes.append(longitude + _TURN * turns)
+    latitudes = [latitude for _, latitude in points]
+    if abs(longitudes.pop() - longitudes[0]) > _TURN / 2:
+        # Around a pole: all longitudes, from the furthest corner on.
+        pole = math.copysign(90.0, sum(latitudes))
+        edge = min(latitudes, key=abs)
+        half = _TURN / 2
+        return (-half, pole), (half, pole), (half, edge), (-half, edge)
+    turns = math.floor((min(longitudes) + _TURN / 2) / _TURN)
+    moved = [longitude - _TURN * turns for longitude in longitudes]
+    return tuple(zip(moved, latitudes, strict=True))
+
+
 def _to_lonlat(grid: Grid, pixels: list[tuple[float, float]]) -> _Points | None:
     if grid.transform is None or grid.crs is None:
         return None
@@ -128,5 +209,7 @@ def _to_lonlat(grid: Grid, pixels: list[tuple[float, float]]) -> _Points | None:
         )
     except CRSError:
         # A local engineering reference system lies nowhere on the globe.
+        return None
+    if not all(map(math.isfinite, (*xs, *ys))):
         return None
     return tuple(zip(map(float, xs), map(float, ys), strict=True))

@@ -1,12 +1,11 @@
 """Which layer of which file is which band: by name or wavelength, never by position."""
 
-import logging
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from spectralgpt.errors import BandError, RasterError
-from spectralgpt.rasters.files import Header, quiet_gdal, read_header
+from spectralgpt.rasters.files import Header, quiet_gdal, read_header, warn_once
 from spectralgpt.rasters.items import BandFile
 from spectralgpt.rasters.locations import Location
 from spectralgpt.sensors import Band, Sensor
@@ -18,9 +17,9 @@ __all__ = [
     "band_in_file_name",
     "find_bands",
     "find_stated_bands",
+    "warn_of_coarser",
 ]
 
-_LOG = logging.getLogger(__name__)
 NO_BAND = "-"
 """Stands for a layer that is no band, such as a cloud mask, in a list of bands."""
 IN_SENSOR_ORDER = "sensor-order"
@@ -69,13 +68,9 @@ def find_bands(
         names = _described_layers(header, sensor)
     named = [at for at, name in enumerate(names, start=1) if name is not None]
     for layer in set(named) & set(header.alpha):
-        _LOG.warning(
-            "%s: layer %d is marked as opacity (alpha); it is read as %s, as it is "
-            "named so.",
-            path,
-            layer,
-            names[layer - 1],
-        )
+        what = f"layer {layer} is marked as opacity (alpha), and read as"
+        message = f"{path}: {what} {names[layer - 1]}, as it is named so."
+        warn_once(f"{what} {names[layer - 1]}", message)
     files = {
         name: _layer_of(header, index, set(named))
         for index, name in enumerate(names, start=1)
@@ -124,6 +119,30 @@ def find_stated_bands(
             )
         files[name] = _layer_of(headers[file], layer, {layer})
     return files, headers
+
+
+def warn_of_coarser(
+    path: Path, sensor: Sensor, files: Mapping[str, tuple[Location, int]]
+) -> None:
+    """Say of which bands a product has coarser copies than the sensor takes alone.
+
+    Args:
+        path: the product.
+        sensor: whose bands they are.
+        files: the file and layer of each; names tell the resolution, as in B04_20m.
+    """
+    coarser: dict[int, list[str]] = {}
+    for name, (file, _) in files.items():
+        stated = re.findall(r"_(\d\d)m(?![A-Za-z0-9])", file.name)
+        if stated and int(stated[-1]) > sensor.band(name).gsd_m:
+            coarser.setdefault(int(stated[-1]), []).append(name)
+    for gsd_m, names in coarser.items():
+        shown = f"{', '.join(names)} {'is' if len(names) == 1 else 'are'}"
+        warn_once(
+            f"{shown} {gsd_m} m",
+            f"{path}: {shown} there at {gsd_m} m only, and read so; the finer files "
+            "are missing.",
+        )
 
 
 def band_in_file_name(stem: str, sensor: Sensor) -> Band | None:
@@ -214,6 +233,7 @@ def _find_in_folder(
         )
     chosen = {name: _choose(folder, name, found) for name, found in headers.items()}
     files = {n: _layer_of(h, h.measured[0], h.measured) for n, h in chosen.items()}
+    warn_of_coarser(folder, sensor, {n: (f.path, 1) for n, f in files.items()})
     return files, {header.path: header for header in chosen.values()}
 
 

@@ -21,7 +21,8 @@ from rasterio.windows import Window as RasterioWindow
 from spectralgpt.errors import RasterError
 from spectralgpt.rasters.codes import read_code_window, to_codes
 from spectralgpt.rasters.files import read_header
-from spectralgpt.rasters.geometry import Grid, Window
+from spectralgpt.rasters.footprints import move_near, turn_of
+from spectralgpt.rasters.geometry import Grid, Window, apply
 
 __all__ = ["find_codes", "paint_shapes", "read_codes_at", "rows_of"]
 
@@ -86,19 +87,20 @@ def read_codes_at(
         RasterError: the file cannot be read, has no reference system, or holds
             fractions.
     """
-    rows, columns, inside = _centres_in(path, grid)
+    layer = read_header(path).grid
+    rows, columns, inside = _centres_in(path, layer, grid)
     if not inside.any():
         return np.zeros(inside.shape, np.int64), inside
-    top, left = int(rows[inside].min()), int(columns[inside].min())
-    window = RasterioWindow(
-        left,
-        top,
-        int(columns[inside].max()) + 1 - left,
-        int(rows[inside].max()) + 1 - top,
-    )
-    codes, known = _read(path, index, window)
-    at = np.where(inside, rows - top, 0), np.where(inside, columns - left, 0)
-    return codes[at], inside & known[at]
+    codes = np.zeros(inside.shape, np.int64)
+    top, bottom = int(rows[inside].min()), int(rows[inside].max()) + 1
+    for left, right in _spans(columns[inside].astype(np.float64) + 0.5, layer):
+        window = RasterioWindow(left, top, right - left, bottom - top)
+        found, known = _read(path, index, window)
+        here = inside & (columns >= left) & (columns < right)
+        at = rows[here] - top, columns[here] - left
+        codes[here] = found[at]
+        inside[here] = known[at]
+    return codes, inside
 
 
 def find_codes(path: Path, index: int, grid: Grid) -> dict[int, int]:
@@ -118,29 +120,33 @@ def find_codes(path: Path, index: int, grid: Grid) -> dict[int, int]:
     header = read_header(path)
     edges = _edge(grid)
     columns, rows = _to_pixels(path, header.grid, grid, *edges)
-    left, top = max(0, math.floor(columns.min())), max(0, math.floor(rows.min()))
-    right = min(header.grid.width, math.ceil(columns.max()))
+    shown = np.isfinite(columns) & np.isfinite(rows)
+    columns, rows = columns[shown], rows[shown]
+    if not shown.any():
+        return {}
+    top = max(0, math.floor(rows.min()))
     bottom = min(header.grid.height, math.ceil(rows.max()))
     counts: dict[int, int] = {}
-    if right <= left or bottom <= top:
+    if bottom <= top:
         return counts
-    for strip in rows_of(Grid(bottom - top, right - left)):
-        window = RasterioWindow(left, top + strip.row, strip.width, strip.height)
-        codes, known = _read(path, index, window)
-        for code, count in zip(
-            *np.unique(codes[known], return_counts=True), strict=True
-        ):
-            counts[int(code)] = counts.get(int(code), 0) + int(count)
+    for left, right in _spans(columns, header.grid):
+        for strip in rows_of(Grid(bottom - top, right - left)):
+            window = RasterioWindow(left, top + strip.row, strip.width, strip.height)
+            codes, known = _read(path, index, window)
+            found = np.unique(codes[known], return_counts=True)
+            for code, count in zip(*found, strict=True):
+                counts[int(code)] = counts.get(int(code), 0) + int(count)
     return counts
 
 
-def _centres_in(path: Path, grid: Grid) -> tuple[_Codes, _Codes, npt.NDArray[np.bool_]]:
+def _centres_in(
+    path: Path, layer: Grid, grid: Grid
+) -> tuple[_Codes, _Codes, npt.NDArray[np.bool_]]:
     """Rows and columns of a layer below the centres of a grid, and whether inside."""
-    other = read_header(path).grid
     at = np.meshgrid(np.arange(grid.width) + 0.5, np.arange(grid.height) + 0.5)
-    columns, rows = _to_pixels(path, other, grid, *at)
-    inside = (rows >= 0) & (rows < other.height)
-    inside &= (columns >= 0) & (columns < other.width)
+    columns, rows = _to_pixels(path, layer, grid, *at)
+    inside = (rows >= 0) & (rows < layer.height)
+    inside &= (columns >= 0) & (columns < layer.width)
     rows, columns = np.where(inside, rows, 0), np.where(inside, columns, 0)
     return np.floor(rows).astype(np.int64), np.floor(columns).astype(np.int64), inside
 
@@ -173,7 +179,28 @@ def _to_pixels(
     except (CRSError, RasterioError) as error:
         reason = " ".join(str(error).split())
         raise RasterError(f"{path} cannot be laid on a scene: {reason}") from None
-    return _apply(~layer.transform, xs, ys)
+    middle = apply(layer.transform, layer.width / 2, layer.height / 2)[0]
+    return _apply(~layer.transform, move_near(xs, layer.crs, middle), ys)
+
+
+def _spans(columns: _Places, layer: Grid) -> list[tuple[int, int]]:
+    """Return the (first, beyond the last) columns of a layer that hold positions.
+
+    Two where they lie at both ends of it, as those of an image across 180 degrees do.
+    """
+    assert layer.transform is not None
+    turn_px = turn_of(layer.crs) / max(abs(layer.transform.a), abs(layer.transform.b))
+    ends = [columns]
+    ordered = np.unique(columns)
+    gaps = np.diff(ordered, append=ordered[-1])
+    if gaps.max() > turn_px / 2:
+        left, right = np.split(ordered, [int(gaps.argmax()) + 1])
+        ends = [np.append(left, 0.0), np.append(right, layer.width)]
+    spans = (
+        (max(0, math.floor(c.min())), min(layer.width, math.ceil(c.max())))
+        for c in ends
+    )
+    return [(left, right) for left, right in spans if right > left]
 
 
 def _apply(

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 from spectralgpt.errors import RasterError, UnitError
 from spectralgpt.rasters.archives import ProductFiles
 from spectralgpt.rasters.facts import Facts, Scale, day_in, parse_xml, percent_in
+from spectralgpt.rasters.layers import warn_of_coarser
 from spectralgpt.rasters.locations import Location
 from spectralgpt.sensors import Sensor, load_sensor
 
@@ -82,7 +83,11 @@ def _find_images(
             f"{sorted(granules)[0]}: products from before December 2016 do. Name one "
             "granule's IMG_DATA folder with --sensor and --offset."
         )
-    return {band: (copies[min(copies)], 1) for band, copies in found.items()}
+    files: dict[str, tuple[Location, int]] = {
+        band: (copies[min(copies)], 1) for band, copies in found.items()
+    }
+    warn_of_coarser(product.path, sensor, files)
+    return files
 
 
 def _texts(root: ElementTree.Element) -> dict[str, list[str]]:

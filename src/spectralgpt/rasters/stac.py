@@ -16,6 +16,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 from spectralgpt.errors import BandError, ConfigError, RasterError
 from spectralgpt.rasters.facts import Facts, Scale, common_scale, day_in, percent_in
+from spectralgpt.rasters.layers import warn_of_coarser
 from spectralgpt.rasters.locations import Location, http_file
 from spectralgpt.rasters.stac_lists import features_of, is_stac_member, read_json
 from spectralgpt.sensors import Band, Sensor, list_sensors, load_sensor
@@ -64,6 +65,7 @@ def read_stac_item(path: Path) -> Facts:
             f"{path} has no asset that is a band of {sensor.name} (assets: "
             f"{', '.join(list(item['assets'])[:8])})."
         )
+    warn_of_coarser(path, sensor, files)
     return Facts(
         sensor=sensor.name,
         files=files,

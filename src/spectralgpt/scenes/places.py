@@ -16,6 +16,7 @@ from spectralgpt.errors import (
     DatasetNotFoundError,
     RasterError,
 )
+from spectralgpt.rasters.footprints import move_near
 from spectralgpt.rasters.geometry import Grid, Window, apply
 from spectralgpt.rasters.painting import paint_shapes
 
@@ -70,7 +71,7 @@ def cell_of_point(grid: Grid, x: float, y: float, crs: str) -> tuple[int, int]:
     import geopandas
     from pyproj.exceptions import CRSError
 
-    if grid.crs is None:
+    if grid.crs is None or grid.transform is None:
         raise RasterError(
             "the raster has no reference system, so a point lies nowhere."
         )
@@ -85,7 +86,9 @@ def cell_of_point(grid: Grid, x: float, y: float, crs: str) -> tuple[int, int]:
         raise RasterError(
             f"point {x:.10g},{y:.10g} ({crs}) does not exist in {grid.crs}."
         )
-    return grid.pixel_at(moved.x, moved.y)
+    centre = apply(grid.transform, grid.width / 2, grid.height / 2)
+    near = move_near(np.array(moved.x), grid.crs, centre[0])
+    return grid.pixel_at(float(near), moved.y)
 
 
 def cells_of_shapes(

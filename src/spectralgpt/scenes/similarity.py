@@ -17,8 +17,7 @@ from spectralgpt.checkpoints import write_atomically
 from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.rasters import Window, writing_probabilities
 from spectralgpt.rasters.embeddings import EmbeddingRaster
-from spectralgpt.rasters.footprints import LONLAT
-from spectralgpt.rasters.geometry import apply
+from spectralgpt.rasters.footprints import LONLAT, cut_at_180, footprint_lonlat
 from spectralgpt.scenes.clustering import map_rows, sample_cells
 
 __all__ = [
@@ -226,6 +225,7 @@ def write_places(places: Sequence[Place], path: Path) -> Path:
 
     Raises:
         ConfigError: another suffix.
+        DataError: a raster has no place on the globe.
         CheckpointError: it cannot be written.
     """
     import geopandas
@@ -237,19 +237,20 @@ def write_places(places: Sequence[Place], path: Path) -> Path:
         raise ConfigError(f"{path.name}: use one of {', '.join(drivers)}.")
     parts = []
     for rank, place in enumerate(places, start=1):
-        grid = place.raster.grid
-        assert grid.transform is not None
-        corners = [(0, 0), (1, 0), (1, 1), (0, 1)]
-        outline = Polygon(
-            [apply(grid.transform, place.column + x, place.row + y) for x, y in corners]
-        )
+        cell = Window(place.row, place.column, 1, 1)
+        corners = footprint_lonlat(place.raster.grid, cell)
+        if corners is None:
+            raise DataError(
+                f"{place.raster.path} lies nowhere on the globe (its reference system: "
+                f"{place.raster.grid.crs}), so the places found in it have no outlines."
+            )
         row = {
             "rank": [rank],
             "similarity": [round(place.similarity, 4)],
             "scene": [place.raster.source.scene],
         }
-        part = geopandas.GeoDataFrame(row, geometry=[outline], crs=grid.crs)
-        parts.append(part.to_crs(LONLAT))
+        outline = cut_at_180(Polygon(corners))
+        parts.append(geopandas.GeoDataFrame(row, geometry=[outline], crs=LONLAT))
     frame = pandas.concat(parts, ignore_index=True)
     centre = frame.representative_point()
     frame["longitude"], frame["latitude"] = centre.x.round(6), centre.y.round(6)

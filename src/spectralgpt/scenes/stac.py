@@ -14,7 +14,11 @@ from spectralgpt import __version__
 from spectralgpt.checkpoints import write_atomically
 from spectralgpt.rasters import Grid
 from spectralgpt.rasters.embeddings import EmbeddingRaster
-from spectralgpt.rasters.footprints import epsg_code, footprint_lonlat
+from spectralgpt.rasters.footprints import (
+    cut_at_180,
+    epsg_code,
+    footprint_lonlat,
+)
 
 __all__ = [
     "class_asset",
@@ -37,6 +41,7 @@ _NUMBER_EXTENSIONS = {
     "eo:center_wavelength": f"{_SCHEMAS}/eo/v2.0.0/schema.json",
 }
 _NM_PER_UM = 1000
+_TURN = 360
 _Asset = dict[str, Any]
 
 
@@ -141,16 +146,13 @@ def write_item(
     known = sorted(day for day in dates if day is not None)
     if corners is None or grid.transform is None or not known:
         return None
-    ring = [[round(x, 7), round(y, 7)] for x, y in (*corners, corners[0])]
-    easts, norths = zip(*ring, strict=True)
     t = grid.transform
     item = {
         "type": "Feature",
         "stac_version": "1.1.0",
         "stac_extensions": [*_EXTENSIONS, *_extensions_of(assets)],
         "id": path.stem,
-        "geometry": {"type": "Polygon", "coordinates": [ring]},
-        "bbox": [min(easts), min(norths), max(easts), max(norths)],
+        **_place(corners),
         "properties": {
             **_times(known),
             "proj:code": epsg_code(grid.crs),
@@ -165,6 +167,30 @@ def write_item(
     text = json.dumps(item, indent=2, ensure_ascii=False) + "\n"
     write_atomically(path, lambda made: _write_text(made, text))
     return path
+
+
+def _place(corners: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    """Return geometry and box; across 180 degrees the box's west is above its east.
+
+    Source: RFC 7946, sections 3.1.9 and 5.2.
+    """
+    from shapely import Polygon, get_parts
+
+    rings = [
+        [[round(x, 7), round(y, 7)] for x, y in part.exterior.coords]
+        for part in get_parts(cut_at_180(Polygon(corners)))
+    ]
+    easts, norths = zip(*corners, strict=True)
+    east = max(easts) - (_TURN if max(easts) > _TURN / 2 else 0)
+    box = [min(easts), min(norths), east, max(norths)]
+    is_one = len(rings) == 1
+    return {
+        "geometry": {
+            "type": "Polygon" if is_one else "MultiPolygon",
+            "coordinates": rings if is_one else [[ring] for ring in rings],
+        },
+        "bbox": [round(value, 7) for value in box],
+    }
 
 
 def _extensions_of(assets: Mapping[str, _Asset]) -> list[str]:

@@ -11,7 +11,12 @@ from numpy.typing import NDArray
 from spectralgpt.checkpoints import write_atomically
 from spectralgpt.errors import DataError
 from spectralgpt.rasters import RasterItem, Window
-from spectralgpt.rasters.footprints import LONLAT, centre_lonlat, footprint_lonlat
+from spectralgpt.rasters.footprints import (
+    LONLAT,
+    centre_lonlat,
+    cut_at_180,
+    footprint_lonlat,
+)
 
 __all__ = ["EmbeddingRow", "TableFormat", "place_row", "table_path", "write_embeddings"]
 
@@ -31,7 +36,8 @@ class EmbeddingRow:
         bands: names of the bands, in the model's order.
         crs: reference system of the file as text, empty without one.
         centre: (longitude, latitude), degrees; NaN without a reference system.
-        footprint: four (longitude, latitude) corners, or None.
+        footprint: four (longitude, latitude) corners, or None; see
+            `spectralgpt.rasters.footprints.footprint_lonlat`.
         embedding: (D,) float32.
     """
 
@@ -106,7 +112,7 @@ def _write_geoparquet(path: Path, rows: Sequence[EmbeddingRow]) -> None:
 
     columns = _columns(rows)
     columns["embedding"] = [row.embedding for row in rows]
-    footprints = [row.footprint and Polygon(row.footprint) for row in rows]
+    footprints = [row.footprint and cut_at_180(Polygon(row.footprint)) for row in rows]
     frame = geopandas.GeoDataFrame(columns, geometry=footprints, crs=LONLAT)
     frame.to_parquet(path, index=False)
 

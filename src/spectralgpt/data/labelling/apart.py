@@ -12,7 +12,11 @@ from numpy.typing import NDArray
 
 from spectralgpt.data.labelling.scenes import Scene
 from spectralgpt.data.labelling.tiles import WrittenTile
-from spectralgpt.rasters.footprints import EARTH_RADIUS_M, footprint_lonlat
+from spectralgpt.rasters.footprints import (
+    EARTH_RADIUS_M,
+    cut_at_180,
+    footprint_lonlat,
+)
 
 __all__ = ["keep_apart"]
 
@@ -38,8 +42,9 @@ def keep_apart(
     if len({tile.tile.cell[0] for tile in tiles}) < 2:
         return list(tiles)
     bounds = np.array([_bounds(scenes, tile) for tile in tiles])
-    tree = shapely.STRtree(shapely.box(*bounds.T))
-    near = shapely.box(*(bounds + _margins(bounds, gap_m)).T)
+    tree = shapely.STRtree([cut_at_180(box) for box in shapely.box(*bounds.T)])
+    wide = shapely.box(*(bounds + _margins(bounds, gap_m)).T)
+    near = [cut_at_180(box) for box in wide]
     one, other = tree.query(near, predicate="intersects")
     late = {
         int(i)

@@ -1,5 +1,6 @@
 """Layers of polygons: read where the scenes lie, repaired, and painted on a grid."""
 
+import math
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -14,12 +15,13 @@ from spectralgpt.data.labelling.classes import LabelClasses, value_text
 from spectralgpt.data.labelling.config import UNLABELLED, LabelSource
 from spectralgpt.errors import ConfigError, DataError, DatasetNotFoundError
 from spectralgpt.rasters import Grid, Window
+from spectralgpt.rasters.footprints import move_near, turn_of
 from spectralgpt.rasters.geometry import apply
 from spectralgpt.rasters.painting import paint_shapes
 from spectralgpt.yaml_files import suggest
 
 if TYPE_CHECKING:
-    from geopandas import GeoDataFrame, GeoSeries
+    from geopandas import GeoDataFrame
 
 __all__ = ["VECTOR_SUFFIXES", "PaintedScene", "VectorLabels", "read_vectors"]
 
@@ -28,6 +30,8 @@ _PARTS = 256
 """Parts that the edge of a scene, and long edges of polygons, are cut into: straight
 lines of one reference system are curved in another."""
 _MARGIN = 0.05
+_WHOLE_SHAPES = (1, 3)
+"""Line and polygon by shapely's numbers: shapes of several parts may lie apart."""
 
 
 @dataclass(frozen=True)
@@ -89,37 +93,75 @@ class VectorLabels:
 
     def on(self, grid: Grid, classes: LabelClasses) -> PaintedScene:
         """Bring the shapes that lie on a scene to its reference system."""
-        import shapely
+        import pandas
 
-        frame = self.frame
-        region = _outlines([grid], frame.crs)
-        near = frame[frame.intersects(region.union_all())]
-        shapes = near.geometry
-        if frame.crs != grid.crs and len(near):
-            low_x, low_y, high_x, high_y = region.total_bounds
-            side = max(high_x - low_x, high_y - low_y)
-            wide = _grow((low_x, low_y, high_x, high_y))
-            # Cut first: a polygon of a whole country would fall into many parts.
-            shapes = shapes.clip_by_rect(*wide).segmentize(side / _PARTS)
-            shapes = shapes.to_crs(grid.crs)
+        near = pandas.concat(
+            [
+                self._near(grid, outline, turns)
+                for turns, outlines in _outlines([grid], self.frame.crs).items()
+                for outline in outlines
+            ]
+            or [self.frame[:0]]
+        )
+        # Later shapes of the layer lie on top, wherever they were found.
+        near = near[~near.geometry.is_empty].sort_index(kind="stable")
         codes = [classes.code_of[value] for value in near["value"]]
-        there = ~shapely.is_empty(shapes.to_numpy())
         return PaintedScene(
             grid,
-            np.asarray(shapes.to_numpy()[there]),
-            np.array(codes, np.uint8)[there],
+            np.asarray(near.geometry.to_numpy()),
+            np.array(codes, np.uint8),
             classes.fill,
             self.labels.all_touched,
         )
 
+    def _near(self, grid: Grid, outline: Any, turns: float) -> "GeoDataFrame":
+        """Bring the shapes on one outline of a scene to its reference system."""
+        near = self.frame[self.frame.intersects(outline)]
+        shapes = near.geometry
+        if near.crs != grid.crs and len(near):
+            low_x, low_y, high_x, high_y = outline.bounds
+            side = max(high_x - low_x, high_y - low_y)
+            # Cut first: a polygon of a whole country would fall into many parts.
+            shapes = shapes.clip_by_rect(*_grow(outline.bounds))
+            shapes = shapes.segmentize(side / _PARTS).to_crs(grid.crs)
+        elif turns:
+            shapes = shapes.translate(-turns)
+        return near.set_geometry(shapes)
 
-def _outlines(grids: Sequence[Grid], crs: Any) -> "GeoSeries":
-    """Return the outlines of those grids that can be shown in a reference system."""
+
+def _outlines(grids: Sequence[Grid], crs: Any) -> dict[float, list[Any]]:
+    """Return the outlines of those grids that can be shown in a reference system.
+
+    In degrees each stands at every longitude that a layer may give its place, from -180
+    to 360: so shapes on both sides of 180 degrees are found.
+
+    Returns:
+        By what was added to their x.
+    """
     import geopandas
+    import shapely
+    import shapely.affinity
 
-    series = [geopandas.GeoSeries([_outline(g)], crs=g.crs).to_crs(crs) for g in grids]
-    shown = [s.iloc[0] for s in series if np.isfinite(s.total_bounds).all()]
-    return geopandas.GeoSeries(shown, crs=crs)
+    turn = turn_of(str(crs))
+    found: dict[float, list[Any]] = {}
+    for grid in grids:
+        shown = geopandas.GeoSeries([_outline(grid)], crs=grid.crs).to_crs(crs)
+        if not np.isfinite(shown.total_bounds).all():
+            continue
+        if math.isinf(turn):
+            found.setdefault(0.0, []).append(shown.iloc[0])
+            continue
+        outline = shapely.transform(shown.iloc[0], lambda at: _unwrap(at, str(crs)))
+        for turns in (-2 * turn, -turn, 0.0, turn, 2 * turn):
+            moved = shapely.affinity.translate(outline, turns)
+            if moved.bounds[2] > -turn / 2 and moved.bounds[0] < turn:
+                found.setdefault(turns, []).append(moved)
+    return found
+
+
+def _unwrap(at: NDArray[np.float64], crs: str) -> NDArray[np.float64]:
+    """Return the points of a ring next to its first one."""
+    return np.stack([move_near(at[:, 0], crs, float(at[0, 0])), at[:, 1]], axis=1)
 
 
 def _outline(grid: Grid) -> Any:
@@ -164,6 +206,8 @@ def _load(
 ) -> tuple["GeoDataFrame", list[str]]:
     """Read values and geometries of the shapes that lie on scenes, and mend them."""
     import geopandas
+    import pandas
+    import shapely
 
     path = labels.labels
     layer, crs, count = _look(labels)
@@ -171,22 +215,28 @@ def _load(
     outlines = _outlines(grids, crs)
     found = geopandas.GeoDataFrame({"value": []}, geometry=[], crs=crs)
     notes: list[str] = []
-    if len(outlines):
+    if outlines:
+        frame = pandas.concat(
+            geopandas.read_file(
+                path,
+                layer=layer,
+                bbox=_grow(shapely.total_bounds(np.array(near, dtype=object))),
+                columns=[column],
+                fid_as_index=True,
+            )
+            for near in outlines.values()
+        )
         # In the order of the layer, which a spatial index does not keep.
-        frame = geopandas.read_file(
-            path,
-            layer=layer,
-            bbox=_grow(outlines.total_bounds),
-            columns=[column],
-            fid_as_index=True,
-        ).sort_index()
+        frame = frame[~frame.index.duplicated()].sort_index()
         values = [value_text(value) for value in frame[column]]
         shapes = frame.geometry.to_numpy()
         found = geopandas.GeoDataFrame({"value": values}, geometry=shapes, crs=crs)
         found, notes = _repair(found)
-        found = found[found.intersects(outlines.union_all())]
+        every = shapely.union_all([o for near in outlines.values() for o in near])
+        found = found[found.intersects(every)]
     if found.empty:
-        raise DataError(_elsewhere(path, layer, count, outlines.total_bounds))
+        region = shapely.total_bounds(np.array(outlines.get(0.0, []), dtype=object))
+        raise DataError(_elsewhere(path, layer, count, region))
     return found, notes
 
 
@@ -231,6 +281,12 @@ def _repair(frame: "GeoDataFrame") -> tuple["GeoDataFrame", list[str]]:
     import shapely
 
     notes = []
+    frame, wide = _take_the_short_way(frame)
+    if wide:
+        notes.append(
+            f"{wide} shapes span over half the globe, and are taken to cross 180 "
+            "degrees."
+        )
     wrong = ~frame.geometry.is_valid
     if wrong.any():
         mended = shapely.make_valid(
@@ -244,6 +300,31 @@ def _repair(frame: "GeoDataFrame") -> tuple["GeoDataFrame", list[str]]:
     if unnamed:
         notes.append(f"{unnamed} shapes name no class: what they cover is no label.")
     return frame, notes
+
+
+def _take_the_short_way(frame: "GeoDataFrame") -> tuple["GeoDataFrame", int]:
+    """Join shapes that were drawn across 180 degrees without being cut there.
+
+    They jump from one end of the globe to the other. Those that touch both ends, such
+    as a background of the whole globe, are left alone.
+    """
+    import shapely
+
+    turn = turn_of(str(frame.crs))
+    shapes = frame.geometry.to_numpy()
+    west, _, east, _ = shapely.bounds(shapes).T
+    is_wide = (east - west > turn / 2) & ~((west <= -turn / 2) & (east >= turn / 2))
+    is_wide &= np.isin(shapely.get_type_id(shapes), _WHOLE_SHAPES)
+    if not is_wide.any():
+        return frame, 0
+
+    def eastward(at: NDArray[np.float64]) -> NDArray[np.float64]:
+        return at + np.where(at[:, :1] < 0, (turn, 0.0), (0.0, 0.0))
+
+    joined = shapes.copy()
+    joined[is_wide] = shapely.transform(shapes[is_wide], eastward)
+    frame = frame.set_geometry(joined, crs=frame.crs)
+    return frame, int(is_wide.sum())
 
 
 def _grow(bounds: Sequence[float]) -> tuple[float, float, float, float]:
