@@ -61,6 +61,52 @@ def test_split_folders_are_kept(tmp_path: Path) -> None:
     assert len(labelled.select("test").chips) == 6
 
 
+@pytest.mark.parametrize(
+    "names", [("training", "validation", "testing"), ("Train", "valid", "TEST")]
+)
+def test_folders_are_the_splits_that_they_name(
+    tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    for name in names:
+        write_archive(tmp_path / name, per_class=1, size=16)
+    labelled = read_labelled(config(tmp_path))
+    assert [len(labelled.select(s).chips) for s in ("train", "val", "test")] == [3] * 3
+    assert labelled.class_names == CLASSES
+
+
+@pytest.mark.parametrize("other", ["holdout", "val"])
+def test_folders_beside_splits_are_refused_by_name(tmp_path: Path, other: str) -> None:
+    for name in ("train", "validation", other):
+        write_archive(tmp_path / name, per_class=1, size=16)
+    with pytest.raises(DataError, match=other):
+        read_labelled(config(tmp_path))
+
+
+def test_litter_is_neither_class_nor_image(archive: Path, tmp_path: Path) -> None:
+    shutil.copytree(archive, tmp_path / "set")
+    for name in (".ipynb_checkpoints", "__MACOSX", "water/.ipynb_checkpoints"):
+        shutil.copytree(archive / "water", tmp_path / "set" / name)
+    shutil.copy(archive / "water/water_000.tif", tmp_path / "set/water/._water_000.tif")
+    labelled = read_labelled(config(tmp_path / "set"))
+    assert labelled.class_names == CLASSES
+    assert len(labelled.chips) == 30
+
+
+def test_data_behind_links_are_read(archive: Path, tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    root.mkdir()
+    for kind in CLASSES:
+        (root / kind).symlink_to(archive / kind)
+    assert len(read_labelled(config(root)).chips) == 30
+    rows = [f"{kind}/{kind}_00{n}.tif,{kind},{n}" for kind in CLASSES for n in range(9)]
+    (root / "labels.csv").write_text("\n".join(["image,label,place", *rows]))
+    stated = config(root, layout="csv", allow_unlisted=True)
+    labelled = read_labelled(stated)
+    assert len(labelled.chips) == 27
+    pairs = {(chip.place, chip.split) for chip in labelled.chips}
+    assert len(pairs) == 9
+
+
 def test_val_is_taken_out_of_train_never_out_of_test(tmp_path: Path) -> None:
     for split in ("train", "test"):
         write_archive(tmp_path / split, per_class=5, size=16)

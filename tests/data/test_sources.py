@@ -144,3 +144,15 @@ def test_automatic_layout_finds_stacks_and_band_folders(tmp_path):
     items = find_items([source(items="auto", bands=None)], tmp_path)
     assert [item.name for item in items] == ["chips/a/scene", "chips/b/stack.tif"]
     assert all(len(item.files) == 12 for item in items)
+
+
+def test_an_index_may_be_named_by_its_file_alone(tmp_path):
+    stacks(tmp_path / "data", 3)
+    (tmp_path / "data" / "list.csv").write_text("path\nchip_02.tif\n")
+    described = read_text(
+        tmp_path,
+        f"sensor: sentinel-2-l2a\nindex: list.csv\noffset: 0\n"
+        f"bands: [{', '.join(S2_L2A)}]\n",
+    )
+    (item,) = find_items([described], tmp_path / "data")
+    assert item.name == "mine/chip_02.tif"

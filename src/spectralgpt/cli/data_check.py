@@ -146,6 +146,12 @@ def _print(found: "ArchiveCheck") -> None:
             print(f"images by {what}: {'; '.join(shown[:8])}")
     for pair, count in found.overlaps.items():
         print(f"images on places of both splits, {pair}: {count:,}")
+    if found.num_overlapping:
+        print(
+            f"images that show ground of another one: {found.num_overlapping:,}; a "
+            "split at random would test on ground that was learned: set data.split "
+            "blocks, or state places"
+        )
     for note in found.notes:
         print(f"note: {note}")
     for title, table in (

@@ -40,13 +40,14 @@ def run(args: Namespace) -> Path:
 
 
 def _is_raster(path: Path) -> bool:
+    from spectralgpt.rasters import walk
     from spectralgpt.rasters.metadata import is_product
 
     suffixes = (".tif", ".tiff", ".jp2", ".img")
     if is_product(path):
         return True
     if path.is_dir():
-        return any(entry.suffix.lower() in suffixes for entry in path.rglob("*"))
+        return any(entry.suffix.lower() in suffixes for entry in walk(path))
     return path.suffix.lower() in (*suffixes, ".npy")
 
 

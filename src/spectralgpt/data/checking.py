@@ -16,7 +16,7 @@ import numpy as np
 from spectralgpt.data.archives.inventory import Entry, Fault, FaultKind, Inventory
 from spectralgpt.data.findings import ArchiveCheck, Example
 from spectralgpt.data.looks import Look, describe_entry, kind_of, look_at, shorten
-from spectralgpt.data.overlaps import count_overlaps
+from spectralgpt.data.overlaps import count_overlaps, count_within
 from spectralgpt.data.sources import Source
 from spectralgpt.data.statistics import band_statistics
 from spectralgpt.errors import SpectralGPTError, UnitError
@@ -81,6 +81,7 @@ def check_images(
         dict(Counter(look.size for look in described).most_common()),
         dict(Counter(", ".join(look.bands) for look in described).most_common()),
         _count_overlaps(looks),
+        count_within([look.footprint for look in looks if not look.entry.split]),
         statistics,
         tuple(sorted([*faults, *more], key=lambda fault: (fault.kind, fault.name))),
         inventory.notes,

@@ -12,6 +12,7 @@ from spectralgpt.data.formats import ImageFormat
 from spectralgpt.data.label_files import read_folder
 from spectralgpt.data.layouts import FILE_SIZES
 from spectralgpt.errors import DatasetNotFoundError
+from spectralgpt.rasters import list_folder
 
 __all__ = ["FILE_BANDS", "SENSOR", "read_eurosat"]
 
@@ -50,7 +51,7 @@ def read_eurosat(
     """
     archive = _archive_class(lists)
     if not download and not _has_archive(root, archive):
-        if not (root.is_dir() and any(path.is_dir() for path in root.iterdir())):
+        if not (root.is_dir() and any(path.is_dir() for path in list_folder(root))):
             raise DatasetNotFoundError(
                 f"EuroSAT is not at {root}. Set data.download true, or put the folders "
                 "of its classes there."

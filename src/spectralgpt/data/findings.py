@@ -38,6 +38,7 @@ class ArchiveCheck:
         sizes: images by "height x width" of their finest band.
         bands: images by the names of their bands.
         overlaps: images of a split that lie on places of another, by "train / test".
+        num_overlapping: images in no split that show ground of another image.
         statistics: reflectance by band over a sample; None if no image is sound.
         faults: all of them, sorted by kind.
         notes: what is worth knowing and no fault.
@@ -54,6 +55,7 @@ class ArchiveCheck:
     sizes: Mapping[str, int]
     bands: Mapping[str, int]
     overlaps: Mapping[str, int]
+    num_overlapping: int
     statistics: BandStatistics | None
     faults: tuple[Fault, ...]
     notes: tuple[str, ...] = ()
@@ -77,6 +79,7 @@ class ArchiveCheck:
             "images_by_size": dict(self.sizes),
             "images_by_bands": dict(self.bands),
             "images_on_places_of_another_split": dict(self.overlaps),
+            "images_on_ground_of_another_without_split": self.num_overlapping,
             "reflectance": None
             if statistics is None
             else {

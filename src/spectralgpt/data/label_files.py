@@ -5,8 +5,9 @@ Both readers return all images with their labels and the split that the files st
 """
 
 import csv
+import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,10 +19,21 @@ from spectralgpt.data.chips import (
     LabelledSet,
 )
 from spectralgpt.data.formats import ImageFormat
+from spectralgpt.data.splits import split_folders, split_named
 from spectralgpt.errors import DataError, DatasetNotFoundError
-from spectralgpt.rasters import RASTER_SUFFIXES
+from spectralgpt.rasters import RASTER_SUFFIXES, list_folder, path_below, walk
 
-__all__ = ["list_images", "match_classes", "read_csv", "read_folder"]
+__all__ = [
+    "ClassFolders",
+    "list_class_folders",
+    "list_images",
+    "list_unlisted",
+    "match_classes",
+    "read_csv",
+    "read_folder",
+]
+
+logger = logging.getLogger(__name__)
 
 _SHOWN = 5
 
@@ -32,49 +44,101 @@ def read_folder(
     image_format: ImageFormat | None = None,
     class_names: Sequence[str] | None = None,
 ) -> LabelledSet:
-    """Read a folder of classes, with or without folders train, val and test above them.
+    """Read a folder of classes, with or without folders of splits above them.
 
     Raises:
-        DataError: no images, or a class folder that is not among `class_names`.
+        DataError: no images, a class folder that is not among `class_names`, or folders
+            of images beside those of splits.
     """
     image_format = image_format or ImageFormat()
-    splits = {name: root / name for name in SPLITS if (root / name).is_dir()}
-    found = [
-        (split, folder.name, path)
-        for split, parent in (splits or {"": root}).items()
-        for folder in sorted(parent.iterdir())
-        if folder.is_dir()
-        for path in list_images(folder)
-    ]
-    if not found:
+    listed = list_class_folders(root)
+    if listed.loose:
+        logger.warning(
+            "%s: %d images lie in no folder of a class and are left out (%s).",
+            root,
+            len(listed.loose),
+            _first(path.relative_to(root).as_posix() for path in listed.loose),
+        )
+    if not listed.images:
         raise DataError(
             f"{root} holds no images in folders of classes (expected "
             f"{root.name}/<class>/<image>{'|'.join(RASTER_SUFFIXES)})."
         )
-    names = match_classes({label for _, label, _ in found}, class_names, str(root))
+    found = {label for _, label, _ in listed.images}
+    names = match_classes(found, class_names, str(root))
     index = {name: i for i, name in enumerate(names)}
     chips = tuple(
-        Chip(
-            image_format.describe(path),
-            (index[label],),
-            split,
-        )
-        for split, label, path in found
+        Chip(image_format.describe(path), (index[label],), split)
+        for split, label, path in listed.images
     )
     return LabelledSet(chips, names, SINGLE_LABEL, str(root))
+
+
+@dataclass(frozen=True)
+class ClassFolders:
+    """What lies in folders of classes.
+
+    Args:
+        folders: the folders of classes, with images or not.
+        images: (split or "", class, path) of each image.
+        loose: images that lie in no folder of a class.
+    """
+
+    folders: tuple[Path, ...]
+    images: tuple[tuple[str, str, Path], ...]
+    loose: tuple[Path, ...]
+
+
+def list_class_folders(root: Path) -> ClassFolders:
+    """List the images of a folder of classes, below folders of splits or not.
+
+    Folders such as `validation` are the split that they name.
+
+    Raises:
+        DataError: two folders mean one split, or folders of images lie beside those of
+            splits, so that it is in doubt what they are.
+    """
+    splits = split_folders(root)
+    if splits:
+        beside = [
+            path.name
+            for path in list_folder(root)
+            if path.is_dir() and path not in splits.values() and _holds_images(path)
+        ]
+        if beside:
+            raise DataError(
+                f"{root} has folders of splits ({', '.join(splits)}) and beside them "
+                f"{_first(beside)}: call such a folder train, val or test, or move it "
+                "away."
+            )
+    folders: list[Path] = []
+    images: list[tuple[str, str, Path]] = []
+    loose = [path for path in list_images(root) if path.is_file()]
+    for split, parent in (splits or {"": root}).items():
+        if split:
+            loose += [path for path in list_images(parent) if path.is_file()]
+        for folder in filter(Path.is_dir, list_folder(parent)):
+            folders.append(folder)
+            images += [(split, folder.name, path) for path in list_images(folder)]
+    return ClassFolders(tuple(folders), tuple(images), tuple(loose))
 
 
 def list_images(folder: Path) -> list[Path]:
     """List the rasters of a folder, sorted; a folder of band files is one raster."""
     found = []
-    for path in sorted(folder.iterdir()):
-        is_file = path.is_file() and path.suffix.lower() in RASTER_SUFFIXES
-        is_stack = path.is_dir() and any(
-            inner.suffix.lower() in RASTER_SUFFIXES for inner in path.iterdir()
-        )
-        if is_file or is_stack:
+    for path in list_folder(folder):
+        is_stack = path.is_dir() and any(map(_is_raster, list_folder(path)))
+        if is_stack or _is_raster(path):
             found.append(path)
     return found
+
+
+def _is_raster(path: Path) -> bool:
+    return path.suffix.lower() in RASTER_SUFFIXES and path.is_file()
+
+
+def _holds_images(folder: Path) -> bool:
+    return any(map(_is_raster, walk(folder)))
 
 
 def match_classes(
@@ -98,9 +162,10 @@ def match_classes(
 
 @dataclass(frozen=True)
 class _Row:
-    path: Path
+    image: str
     labels: tuple[str, ...]
     split: str
+    place: str
 
 
 def read_csv(
@@ -112,6 +177,8 @@ def read_csv(
 ) -> LabelledSet:
     """Read a CSV of labels; image paths are relative to it and stay beneath it.
 
+    Columns are image, label or labels (parted by ";"), and optionally split and place.
+
     Raises:
         DatasetNotFoundError: there is no such file.
         DataError: columns, paths, labels or images are wrong; all mistakes of a kind
@@ -119,7 +186,7 @@ def read_csv(
     """
     image_format = image_format or ImageFormat()
     rows, task = _read_rows(table)
-    _check_rows(rows, table, allow_unlisted)
+    paths = _find_images(rows, table, allow_unlisted)
     source = str(table)
     names = match_classes(
         {label for row in rows for label in row.labels}, class_names, source
@@ -127,11 +194,12 @@ def read_csv(
     index = {name: i for i, name in enumerate(names)}
     chips = tuple(
         Chip(
-            image_format.describe(row.path),
+            image_format.describe(path),
             tuple(sorted({index[label] for label in row.labels})),
             row.split,
+            place=row.place,
         )
-        for row in rows
+        for row, path in zip(rows, paths, strict=True)
     )
     return LabelledSet(chips, names, task, source)
 
@@ -161,30 +229,32 @@ def _parse_row(row: dict[str, str | None], task: str, table: Path) -> _Row:
     else:
         names = [name.strip() for name in (row.get("labels") or "").split(";")]
         names = [name for name in names if name]
-    split = (row.get("split") or "").strip()
+    stated = (row.get("split") or "").strip()
+    split = split_named(stated) if stated else ""
     if not image or not all(names):
         raise DataError(f"{table} has a row without image or label: {row}.")
-    if split and split not in SPLITS:
+    if split is None:
         raise DataError(
-            f"{table}: {image} has split '{split}' (known: {', '.join(SPLITS)})."
+            f"{table}: {image} has split '{stated}' (known: {', '.join(SPLITS)})."
         )
-    return _Row(table.parent / image, tuple(names), split)
+    return _Row(image, tuple(names), split, (row.get("place") or "").strip())
 
 
-def _check_rows(rows: Sequence[_Row], table: Path, allow_unlisted: bool) -> None:
-    """Raise one error that names every kind of mismatch between rows and images."""
-    folder = table.parent.resolve()
-    paths = [row.path.resolve() for row in rows]
-    outside = [str(path) for path in paths if folder not in path.parents]
+def _find_images(rows: Sequence[_Row], table: Path, allow_unlisted: bool) -> list[Path]:
+    """Return the image of each row; one error names every kind of mismatch."""
+    folder = table.parent
+    below = [path_below(folder, row.image) for row in rows]
+    outside = [row.image for row, path in zip(rows, below, strict=True) if path is None]
     if outside:
         raise DataError(
             f"{table}: {len(outside)} images lie outside {folder} ({_first(outside)}). "
             "Paths are relative to the table."
         )
-    shown = [path.relative_to(folder).as_posix() for path in paths]
-    missing = [name for name, p in zip(shown, paths, strict=True) if not p.exists()]
-    twice = [name for name, count in Counter(shown).items() if count > 1]
-    unlisted = [] if allow_unlisted else _unlisted(folder, set(paths))
+    paths = [path for path in below if path is not None]
+    missing = [row.image for row, p in zip(rows, paths, strict=True) if not p.exists()]
+    shown = Counter(path.relative_to(folder).as_posix() for path in paths)
+    twice = [name for name, count in shown.items() if count > 1]
+    unlisted = [] if allow_unlisted else list_unlisted(folder, paths)
     problems = [
         f"{len(names)} {what} ({_first(names)})"
         for what, names in (
@@ -199,16 +269,18 @@ def _check_rows(rows: Sequence[_Row], table: Path, allow_unlisted: bool) -> None
         raise DataError(
             f"{table} does not fit its images: {'; '.join(problems)}.{hint}"
         )
+    return paths
 
 
-def _unlisted(folder: Path, listed: set[Path]) -> list[str]:
+def list_unlisted(folder: Path, listed: Collection[Path]) -> list[str]:
+    """List the images below a folder that are not listed, nor in a listed folder."""
+    known = set(listed)
     return [
         path.relative_to(folder).as_posix()
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in RASTER_SUFFIXES
-        and path.is_file()
-        and path not in listed
-        and not listed.intersection(path.parents)
+        for path in walk(folder)
+        if _is_raster(path)
+        and path not in known
+        and not known.intersection(path.parents)
     ]
 
 

@@ -60,9 +60,9 @@ class LabelledDataConfig:
         root: folder of the data set.
         layout: `folder` (one sub-folder a class, below train, val and test or not),
             `csv` (columns image and label, or image and labels parted by ";", and
-            optionally split), `masks` (images with masks as a YAML file describes
-            them: the class of most pixels, or all that cover `label_share`), `eurosat`
-            (multispectral), `bigearthnet` (v1 or v2), `fmow-sentinel2`.
+            optionally split and place), `masks` (images with masks as a YAML file
+            describes them: the class of most pixels, or all that cover `label_share`),
+            `eurosat` (multispectral), `bigearthnet` (v1 or v2), `fmow-sentinel2`.
         labels: the CSV file, relative to root, for layout csv; the YAML file for layout
             masks.
         label_share: share of an image that makes a class one of its labels, 0..1, for

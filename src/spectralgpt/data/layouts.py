@@ -23,6 +23,7 @@ from spectralgpt.rasters import (
     RasterItem,
     band_in_file_name,
     describe_raster,
+    is_litter,
     offset_from_texts,
     read_size,
 )
@@ -185,7 +186,8 @@ def _find_in_folder(
     names = os.listdir(folder) if members is None else [file.name for file in members]
     found: dict[str, str] = {}
     for name in sorted(names):
-        if os.path.splitext(name)[1].lower() in RASTER_SUFFIXES:
+        is_raster = os.path.splitext(name)[1].lower() in RASTER_SUFFIXES
+        if is_raster and not is_litter(name):
             band = _band_of(name, layout)
             if band is not None and band in found:
                 raise BandError(

@@ -9,7 +9,13 @@ from typing import Any
 
 from spectralgpt.data.tables import Index, check_table, read_column
 from spectralgpt.errors import ConfigError, DataError
-from spectralgpt.rasters import RASTER_SUFFIXES, band_in_file_name
+from spectralgpt.rasters import (
+    RASTER_SUFFIXES,
+    band_in_file_name,
+    glob_folder,
+    path_below,
+    walk,
+)
 from spectralgpt.sensors import Sensor
 from spectralgpt.yaml_files import take_text
 
@@ -78,7 +84,7 @@ class Selection:
             DataError: there is none.
         """
         if self.files is not None:
-            lines = [path.name for path in root.glob(self.files)]
+            lines = [path.name for path in glob_folder(root, self.files)]
         elif self.column is not None:
             lines = read_column(root / str(self.list), self.column)
         else:
@@ -147,7 +153,7 @@ def _from_index(root: Path, index: Index) -> list[Candidate]:
                     f"{index.file} names the absolute path '{text}'. Use paths under "
                     f"{root}, or set allow_absolute in the description."
                 )
-        elif ".." in path.parts or "\\" in text or "\0" in text or "://" in text:
+        elif path_below(root, text) is None:
             raise DataError(f"{index.file} names '{text}', which leaves {root}.")
         candidates.append(Candidate(path.as_posix(), root / path))
     return sorted(candidates, key=lambda candidate: candidate.name)
@@ -156,16 +162,17 @@ def _from_index(root: Path, index: Index) -> list[Candidate]:
 def _by_glob(root: Path, items: str) -> list[Candidate]:
     if Path(items).is_absolute() or ".." in Path(items).parts:
         raise ConfigError(f"items '{items}' must be a glob under {root}.")
-    paths = [root] if items == "." else sorted(root.glob(items))
+    paths = [root] if items == "." else glob_folder(root, items)
     return [Candidate(path.relative_to(root).as_posix(), path) for path in paths]
 
 
 def _by_looking(root: Path, sensor: Sensor | None) -> list[Candidate]:
     """Take products, folders with one file a band, and all other raster files."""
-    products = [p for p in root.rglob("*.SAFE") if p.is_dir()]
+    everything = walk(root)
+    products = [p for p in everything if p.suffix == ".SAFE" and p.is_dir()]
     files = [
         path
-        for path in sorted(root.rglob("*"))
+        for path in everything
         if path.suffix.lower() in RASTER_SUFFIXES and path.is_file()
         if not any(product in path.parents for product in products)
     ]

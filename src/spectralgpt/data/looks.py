@@ -30,7 +30,7 @@ class Look:
         size: "height x width" of its finest band.
         faults: what is wrong with it.
         digest: of its numbers; images with the same one are the same.
-        footprint: where it lies; None without a split or a georeference.
+        footprint: where it lies; None without a georeference.
         mask_pixels: pixels of its mask by code.
     """
 
@@ -93,7 +93,7 @@ def look_at(entry: Entry, source: Source) -> Look:
         faults += more
     try:
         size = "{} x {}".format(*item.shape())
-        place = footprint_of(item) if entry.split else None
+        place = footprint_of(item)
     except RasterError as error:
         size, place = "bands do not lie on each other", None
         faults.append(Fault(FaultKind.MISALIGNED, name, shorten(error)))

@@ -9,13 +9,14 @@ import logging
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spectralgpt.errors import ConfigError, DataError
-from spectralgpt.rasters import RasterItem, Window
+from spectralgpt.rasters import RasterItem, Window, list_folder
 from spectralgpt.rasters.footprints import EARTH_RADIUS_M, centre_lonlat
 
 __all__ = [
@@ -30,6 +31,8 @@ __all__ = [
     "refuse_untaught",
     "report_missing",
     "select_split",
+    "split_folders",
+    "split_named",
     "spread_classes",
     "wanted_splits",
 ]
@@ -37,6 +40,14 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
+_SPLIT_NAMES = {name: name for name in SPLITS} | {
+    "training": "train",
+    "valid": "val",
+    "validate": "val",
+    "validation": "val",
+    "testing": "test",
+}
+"""What people call the splits."""
 _SHOWN = 5
 Held = Collection[int]
 """The classes that something shows, by index."""
@@ -68,6 +79,30 @@ class Fractions:
     def of(self, split: str) -> float:
         """Return the share of the split of that name."""
         return {"train": self.train, "val": self.val, "test": self.test}[split]
+
+
+def split_named(text: str) -> str | None:
+    """Return the split that a folder or a table means, such as `val` by Validation."""
+    return _SPLIT_NAMES.get(text.strip().lower())
+
+
+def split_folders(parent: Path) -> dict[str, Path]:
+    """Return the folders that are named as splits, by split; there may be none.
+
+    Raises:
+        DataError: two folders mean one split.
+    """
+    found: dict[str, Path] = {}
+    for folder in list_folder(parent) if parent.is_dir() else []:
+        split = split_named(folder.name) if folder.is_dir() else None
+        if split in found:
+            raise DataError(
+                f"{parent} has two folders for split {split}: {found[split].name} and "
+                f"{folder.name}. Put them together, or move one away."
+            )
+        if split is not None:
+            found[split] = folder
+    return {split: found[split] for split in SPLITS if split in found}
 
 
 class InSplit(Protocol):

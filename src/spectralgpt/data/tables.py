@@ -35,7 +35,9 @@ class Index:
 
     @classmethod
     def from_table(cls, table: Any, where: str) -> "Index":
-        """Read it from a description."""
+        """Read it from a description: the file's name alone, or keys with values."""
+        if isinstance(table, str):
+            return cls(take_text({"file": table}, "file", where))
         optional = ("column", "paths", "allow_absolute")
         check_table(table, where, required=("file",), optional=optional)
         allow_absolute = table.get("allow_absolute", False)

@@ -13,6 +13,13 @@ from spectralgpt.rasters.files import (
     quiet_gdal,
     read_numbers,
 )
+from spectralgpt.rasters.folders import (
+    glob_folder,
+    is_litter,
+    list_folder,
+    path_below,
+    walk,
+)
 from spectralgpt.rasters.geometry import Grid, Raster, Window
 from spectralgpt.rasters.items import BandFile, RasterItem, StoredLayers
 from spectralgpt.rasters.layers import (
@@ -78,8 +85,11 @@ __all__ = [
     "class_layers",
     "describe_difference",
     "describe_raster",
+    "glob_folder",
+    "is_litter",
     "is_product",
     "is_stac_member",
+    "list_folder",
     "list_stac_items",
     "make_mosaic",
     "measure_layers",
@@ -87,6 +97,7 @@ __all__ = [
     "offset_from_texts",
     "open_scene",
     "overlay",
+    "path_below",
     "probability_layers",
     "quiet_gdal",
     "read_area",
@@ -97,6 +108,7 @@ __all__ = [
     "read_raster",
     "read_size",
     "summarise",
+    "walk",
     "write_geotiff",
     "write_polygons",
     "writing_class_map",

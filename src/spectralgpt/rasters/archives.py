@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from spectralgpt.errors import RasterError
+from spectralgpt.rasters.folders import is_litter, list_folder
 from spectralgpt.rasters.locations import Location, zip_member
 
 __all__ = ["ZIP_SUFFIX", "ProductFiles", "check_text", "list_product"]
@@ -99,14 +100,12 @@ def list_product(path: Path) -> ProductFiles:
 
 
 def _list_folder(folder: Path) -> ProductFiles:
-    try:
-        found = [entry for entry in folder.iterdir() if entry.is_file()]
-    except OSError as error:
-        raise RasterError(f"{folder} cannot be read: {error.strerror}.") from None
+    found = [entry for entry in list_folder(folder) if entry.is_file()]
     for granule in folder.glob("GRANULE/*"):
         found += [file for file in granule.glob("*.xml") if file.is_file()]
         found += [file for file in granule.glob("IMG_DATA/**/*") if file.is_file()]
-    files = {file.relative_to(folder).as_posix(): file for file in sorted(found)}
+    kept = sorted(file for file in found if not is_litter(file.name))
+    files = {file.relative_to(folder).as_posix(): file for file in kept}
     return ProductFiles(folder, folder.absolute().name, files)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from spectralgpt.errors import BandError, RasterError
 from spectralgpt.rasters.files import Header, quiet_gdal, read_header, warn_once
+from spectralgpt.rasters.folders import is_litter, list_folder
 from spectralgpt.rasters.items import BandFile
 from spectralgpt.rasters.locations import Location
 from spectralgpt.sensors import Band, Sensor
@@ -245,9 +246,13 @@ def _raster_files(folder: Path) -> list[Path]:
     files = (
         [file for images in inside for file in images.rglob("*")]
         if inside
-        else folder.iterdir()
+        else list_folder(folder)
     )
-    return sorted(file for file in files if file.suffix.lower() in RASTER_SUFFIXES)
+    return sorted(
+        file
+        for file in files
+        if file.suffix.lower() in RASTER_SUFFIXES and not is_litter(file.name)
+    )
 
 
 def _match_name(file: Path, sensor: Sensor, pattern: str | None) -> Band | None:

@@ -8,7 +8,13 @@ from spectralgpt.data.formats import ImageFormat
 from spectralgpt.data.listings import list_candidates
 from spectralgpt.errors import DataError, RasterError, SpectralGPTError
 from spectralgpt.preprocessing import Preprocessing
-from spectralgpt.rasters import ZIP_SUFFIX, RasterItem, is_product, is_stac_member
+from spectralgpt.rasters import (
+    ZIP_SUFFIX,
+    RasterItem,
+    is_product,
+    is_stac_member,
+    list_folder,
+)
 from spectralgpt.sensors import find_sensor, list_sensors
 
 __all__ = [
@@ -73,7 +79,7 @@ def list_inputs(
 
 def _products_in(folder: Path) -> list[Path]:
     """Products that lie in a folder: folders of them, and zip archives."""
-    entries = sorted(folder.iterdir())
+    entries = list_folder(folder)
     return [
         entry
         for entry in entries

@@ -436,3 +436,25 @@ def test_pairs_of_cities(tmp_path: Path) -> None:
     # Pretraining leaves the cities out that are tested on.
     items = find_items([read_source("archive:oscd")], tmp_path)
     assert {item.place for item in items} == {"oscd/bercy"}
+
+
+def test_litter_is_no_fault_and_other_names_of_splits_are_known(tmp_path: Path) -> None:
+    for split in ("train", "validation"):
+        write_archive(tmp_path / split, per_class=2, size=16)
+    (tmp_path / "train" / ".ipynb_checkpoints").mkdir()
+    shutil.copytree(tmp_path / "train" / "water", tmp_path / "__MACOSX" / "water")
+    options = CheckOptions(sensor=SENSOR, offset=0)
+    found = check_archive("folder", tmp_path, options)
+    assert found.split_counts == {"train": 6, "val": 6}
+    assert set(found.class_counts["val"]) == {"field", "forest", "water"}
+    shutil.copytree(tmp_path / "train", tmp_path / "holdout")
+    (fault,) = check_archive("folder", tmp_path, options).faults
+    assert "beside them holdout" in fault.detail
+
+
+def test_chips_that_overlap_are_counted_before_they_are_split(tmp_path: Path) -> None:
+    write_archive(tmp_path, per_class=3, size=16, spread_m=100.0)
+    found = check_archive("folder", tmp_path, CheckOptions(sensor=SENSOR, offset=0))
+    assert found.num_overlapping == 9
+    table = found.as_table()
+    assert table["images_on_ground_of_another_without_split"] == 9

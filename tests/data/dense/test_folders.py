@@ -319,3 +319,21 @@ def test_two_files_for_one_place_are_refused(root: Path) -> None:
     (root / "masks" / "p3.jp2.tif").rename(root / "masks" / "p3.tiff")
     with pytest.raises(DataError, match="two files are the mask of 'p3'"):
         read_all_dense(config(root))
+
+
+def test_splits_go_by_any_of_their_names_and_litter_by_none(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    for number, split in enumerate(("training", "validation", "Test")):
+        write_pair(root / split, f"p{number}", blobs(8, 8, number))
+    for litter in ("training/images/.ipynb_checkpoints", "training/masks/__MACOSX"):
+        (root / litter).mkdir()
+    (root / "training/images/._p0.tif").write_bytes(b"\0\5\26\7")
+    (root / "training/masks/._p0.tif").write_bytes(b"\0\5\26\7")
+    dense = read_dense(config(root))
+    assert [len(dense.select(s).chips) for s in ("train", "val", "test")] == [1] * 3
+    stated = config(
+        root,
+        images=r"(?P<split>\w+)/images/(?P<place>.+)\.tif",
+        masks=r"(?P<split>\w+)/masks/(?P<place>.+)\.tif",
+    )
+    assert len(read_dense(stated).select("val").chips) == 1

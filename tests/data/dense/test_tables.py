@@ -57,3 +57,10 @@ def test_a_missing_table_is_named(tmp_path: Path) -> None:
     stated = config(tmp_path, table="other.csv")
     with pytest.raises(DatasetNotFoundError, match=r"other.csv \(option data.table\)"):
         read_all_dense(stated)
+
+
+def test_images_behind_links_are_read(tmp_path: Path) -> None:
+    stated = config(tmp_path / "set")
+    (tmp_path / "set" / "images").rename(tmp_path / "images")
+    (tmp_path / "set" / "images").symlink_to(tmp_path / "images")
+    assert len(read_all_dense(stated).chips) == 3

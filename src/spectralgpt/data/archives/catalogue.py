@@ -27,6 +27,7 @@ from spectralgpt.data.fmow import FmowRow, categories, read_fmow_rows
 from spectralgpt.data.listings import Candidate
 from spectralgpt.data.sources import Source, find_root
 from spectralgpt.errors import DataError, DatasetNotFoundError
+from spectralgpt.rasters import walk
 
 __all__ = ["take_inventory"]
 
@@ -133,7 +134,10 @@ def _list_fmow(root: Path) -> Inventory:
     listed = {entry.image.path for entry in entries}
     folders = {row.folder / row.table for row in read_fmow_rows(root)}
     others = sum(
-        path not in listed for folder in folders for path in folder.rglob("*.tif")
+        path.suffix == ".tif" and path not in listed
+        for folder in folders
+        if folder.is_dir()
+        for path in walk(folder)
     )
     # Images that failed to download are kept, and left out of the tables.
     notes = [f"{others} files are in no table, as the archive says"] if others else []

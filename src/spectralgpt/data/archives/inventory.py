@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from spectralgpt.data.chips import SPLITS
-from spectralgpt.data.label_files import list_images
+from spectralgpt.data.label_files import list_class_folders, list_unlisted
 from spectralgpt.data.listings import Candidate
 from spectralgpt.data.sources import Source, find_root, place_of
 from spectralgpt.data.sources import list_images as list_source
+from spectralgpt.data.splits import split_named
 from spectralgpt.data.tables import read_rows
 from spectralgpt.errors import ConfigError, DataError, DatasetNotFoundError
-from spectralgpt.rasters import RASTER_SUFFIXES
+from spectralgpt.rasters import path_below
 
 __all__ = [
     "Entry",
@@ -29,6 +29,9 @@ __all__ = [
     "list_folders",
     "list_unlabelled",
 ]
+
+
+_NO_CLASS = "in no folder of a class"
 
 
 class FaultKind(StrEnum):
@@ -148,7 +151,7 @@ def list_unlabelled(
 def list_folders(
     root: Path, class_names: Sequence[str] = (), lists: dict[str, str] | None = None
 ) -> Inventory:
-    """List images in folders of classes, below train, val and test or not.
+    """List images in folders of classes, below folders of splits or not.
 
     Args:
         root: the folder.
@@ -156,20 +159,32 @@ def list_folders(
         lists: split by the name of an image without its ending; images without one are
             told in a note.
     """
-    above = {name: root / name for name in SPLITS if (root / name).is_dir()}
-    entries: list[Entry] = []
-    faults: list[Fault] = []
-    for split, parent in (above or {"": root}).items():
-        for path in sorted(parent.iterdir()):
-            name = path.relative_to(root).as_posix()
-            if path.is_file() and path.suffix.lower() in RASTER_SUFFIXES:
-                faults.append(
-                    Fault(FaultKind.NO_LABEL, name, "in no folder of a class")
-                )
-            elif path.is_dir() and class_names and path.name not in class_names:
-                faults.append(Fault(FaultKind.UNKNOWN_CLASS, name))
-            elif path.is_dir():
-                entries += _class_entries(root, path, split, lists)
+    try:
+        listed = list_class_folders(root)
+    except DataError as error:
+        return Inventory((), (Fault(FaultKind.NO_MATCH, str(root), str(error)),))
+    faults = [
+        Fault(FaultKind.NO_LABEL, path.relative_to(root).as_posix(), _NO_CLASS)
+        for path in listed.loose
+    ]
+    unknown = [
+        folder
+        for folder in listed.folders
+        if class_names and folder.name not in class_names
+    ]
+    faults += [
+        Fault(FaultKind.UNKNOWN_CLASS, folder.relative_to(root).as_posix())
+        for folder in unknown
+    ]
+    entries = [
+        Entry(
+            Candidate(path.relative_to(root).as_posix(), path),
+            (label,),
+            split or (lists or {}).get(path.stem, ""),
+        )
+        for split, label, path in listed.images
+        if path.parent not in unknown
+    ]
     notes = []
     if lists:
         there = {entry.image.path.stem for entry in entries}
@@ -184,19 +199,6 @@ def list_folders(
     return Inventory(tuple(entries), tuple(faults), names, tuple(notes))
 
 
-def _class_entries(
-    root: Path, folder: Path, split: str, lists: dict[str, str] | None
-) -> list[Entry]:
-    return [
-        Entry(
-            Candidate(path.relative_to(root).as_posix(), path),
-            (folder.name,),
-            split or (lists or {}).get(path.stem, ""),
-        )
-        for path in list_images(folder)
-    ]
-
-
 def list_csv(table: Path, class_names: Sequence[str] = ()) -> Inventory:
     """List the rows of a table of labels, and the images beside it that have none.
 
@@ -208,27 +210,27 @@ def list_csv(table: Path, class_names: Sequence[str] = ()) -> Inventory:
         DatasetNotFoundError: there is no such file.
         DataError: it lacks columns, or cannot be read.
     """
-    folder = table.parent.resolve()
+    folder = table.parent
     entries: list[Entry] = []
     faults: list[Fault] = []
     listed: set[Path] = set()
-    for image, labels, split in _read_labels(table):
-        path = (folder / image).resolve()
+    for image, labels, stated in _read_labels(table):
+        path = path_below(folder, image)
+        if path is None:
+            faults.append(Fault(FaultKind.OUTSIDE, image))
+            continue
         listed.add(path)
-        fault = _fault_of_row(folder, path, image, labels, class_names)
+        fault = _fault_of_row(path, image, labels, class_names)
         if fault is not None:
             faults.append(fault)
             continue
-        if split and split not in SPLITS:
-            faults.append(Fault(FaultKind.UNKNOWN_SPLIT, image, split))
+        split = split_named(stated) if stated else ""
+        if split is None:
+            faults.append(Fault(FaultKind.UNKNOWN_SPLIT, image, stated))
         name = path.relative_to(folder).as_posix()
-        entries.append(Entry(Candidate(name, path), labels, split))
+        entries.append(Entry(Candidate(name, path), labels, split or stated))
     faults += [
-        Fault(FaultKind.NO_LABEL, path.relative_to(folder).as_posix())
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in RASTER_SUFFIXES
-        and path not in listed
-        and not listed.intersection(path.parents)
+        Fault(FaultKind.NO_LABEL, name) for name in list_unlisted(folder, listed)
     ]
     faults += count_doubles(entry.image.name for entry in entries)
     found = sorted({label for entry in entries for label in entry.labels})
@@ -255,14 +257,11 @@ def _read_labels(table: Path) -> list[tuple[str, tuple[str, ...], str]]:
 
 
 def _fault_of_row(
-    folder: Path,
     path: Path,
     image: str,
     labels: Sequence[str],
     class_names: Sequence[str],
 ) -> Fault | None:
-    if folder not in path.parents:
-        return Fault(FaultKind.OUTSIDE, image)
     if not path.exists():
         return Fault(FaultKind.NO_IMAGE, image)
     if not labels:

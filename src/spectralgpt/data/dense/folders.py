@@ -9,9 +9,9 @@ from pathlib import Path, PurePosixPath
 from spectralgpt.data.dense.config import DenseDataConfig
 from spectralgpt.data.dense.entries import Entry, first_names
 from spectralgpt.data.label_files import list_images
-from spectralgpt.data.splits import SPLITS
+from spectralgpt.data.splits import SPLITS, split_folders, split_named
 from spectralgpt.errors import ConfigError, DataError, DatasetNotFoundError
-from spectralgpt.rasters import RASTER_SUFFIXES
+from spectralgpt.rasters import RASTER_SUFFIXES, list_folder, walk
 
 __all__ = ["list_folders"]
 
@@ -96,14 +96,15 @@ def _find_by_pattern(root: Path, where: str, option: str) -> list[_Found]:
     if not _has_group(where, "place"):
         raise ConfigError(f"data.{option} needs a group (?P<place>...): {where}")
     found = []
-    for path in sorted(root.rglob("*")):
+    for path in walk(root):
         match = re.fullmatch(where, path.relative_to(root).as_posix())
         if match:
             groups = match.groupdict()
-            split = groups.get("split") or ""
-            if split and split not in SPLITS:
+            stated = groups.get("split") or ""
+            split = split_named(stated) if stated else ""
+            if split is None:
                 raise DataError(
-                    f"{path} is in split '{split}' (known: {', '.join(SPLITS)})."
+                    f"{path} is in split '{stated}' (known: {', '.join(SPLITS)})."
                 )
             found.append(_Found(path, groups["place"], split, groups.get("date") or ""))
     return found
@@ -125,11 +126,10 @@ def _find_in_folder(
     if inner.is_absolute() or ".." in inner.parts:
         raise ConfigError(f"data.{option} must be a folder under root: '{where}'.")
     by_split = {
-        split: folder
-        for split in SPLITS
-        for folder in (root / split / where, root / where / split)
-        if folder.is_dir()
-    }
+        split: folder / where
+        for split, folder in split_folders(root).items()
+        if (folder / where).is_dir()
+    } | split_folders(root / where)
     folders = by_split or {"": root / where}
     missing = [str(folder) for folder in folders.values() if not folder.is_dir()]
     if missing:
@@ -147,8 +147,9 @@ def _find_in_folder(
 def _list(folder: Path, suffixes: Sequence[str] | None) -> list[Path]:
     if suffixes is None:
         return list_images(folder)
-    paths = sorted(folder.iterdir())
-    return [p for p in paths if p.is_file() and p.suffix.lower() in suffixes]
+    return [
+        p for p in list_folder(folder) if p.is_file() and p.suffix.lower() in suffixes
+    ]
 
 
 def _part_dates(found: Sequence[_Found]) -> dict[str, list[_Found]]:
@@ -285,7 +286,7 @@ def _assign(entries: Sequence[Entry], table: Path) -> list[Entry]:
     stated = {
         (row["place"] or "").strip(): (row["split"] or "").strip() for row in rows
     }
-    wrong = {split for split in stated.values() if split not in SPLITS}
+    wrong = {split for split in stated.values() if split_named(split) is None}
     missing = [e.name for e in entries if (e.place or e.name) not in stated]
     if wrong or missing:
         raise DataError(
@@ -294,5 +295,6 @@ def _assign(entries: Sequence[Entry], table: Path) -> list[Entry]:
             f"{', '.join(SPLITS)})."
         )
     return [
-        replace(entry, split=stated[entry.place or entry.name]) for entry in entries
+        replace(entry, split=split_named(stated[entry.place or entry.name]) or "")
+        for entry in entries
     ]

@@ -15,6 +15,7 @@ from pathlib import Path
 from spectralgpt.data.dense.classes import ClassTable, name_classes
 from spectralgpt.data.dense.entries import Entry, first_names
 from spectralgpt.errors import DataError, DatasetNotFoundError
+from spectralgpt.rasters import list_folder
 from spectralgpt.sensors import load_sensor
 
 __all__ = ["OSCD_SENSOR", "list_oscd", "oscd_bands"]
@@ -57,7 +58,7 @@ def list_oscd(root: Path, download: bool = False) -> tuple[list[Entry], ClassTab
         labels = root / f"{_NAME}{split.capitalize()} Labels"
         if not labels.is_dir():
             raise DatasetNotFoundError(f"OSCD's folder '{labels}' is missing.")
-        found = sorted(path for path in labels.iterdir() if (path / "cm").is_dir())
+        found = sorted(path for path in list_folder(labels) if (path / "cm").is_dir())
         if len(found) != count:
             logger.warning("%s holds %d cities, not %d.", labels, len(found), count)
         cities += [(split, path) for path in found]
@@ -93,7 +94,7 @@ def _check_cities(images: Path, names: Sequence[str]) -> None:
         if not (images / name / date).is_dir()
     ]  # fmt: skip
     unlabelled = sorted(
-        path.name for path in images.iterdir()
+        path.name for path in list_folder(images)
         if path.is_dir() and path.name not in names
     )  # fmt: skip
     if lacking or unlabelled:

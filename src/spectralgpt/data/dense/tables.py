@@ -6,8 +6,9 @@ from pathlib import Path
 
 from spectralgpt.data.dense.config import DenseDataConfig
 from spectralgpt.data.dense.entries import Entry, first_names
-from spectralgpt.data.splits import SPLITS
+from spectralgpt.data.splits import SPLITS, split_named
 from spectralgpt.errors import ConfigError, DataError, DatasetNotFoundError
+from spectralgpt.rasters import path_below
 
 __all__ = ["list_table"]
 
@@ -28,16 +29,16 @@ def list_table(root: Path, config: DenseDataConfig) -> list[Entry]:
         )
     dates = ("image",) if config.task == "segmentation" else ("before", "after")
     rows = _read_rows(table, (*dates, "mask"))
-    _check_paths(table, rows, (*dates, "mask"))
+    paths = _find_paths(table, rows, (*dates, "mask"))
     return [
         Entry(
             name=Path(row[dates[0]]).with_suffix("").as_posix(),
-            images=tuple(table.parent / row[date] for date in dates),
-            masks=(table.parent / row["mask"],),
-            split=row.get("split", ""),
+            images=tuple(found[date] for date in dates),
+            masks=(found["mask"],),
+            split=split_named(row.get("split", "")) or "",
             place=row.get("place", ""),
         )
-        for row in rows
+        for row, found in zip(rows, paths, strict=True)
     ]
 
 
@@ -63,22 +64,28 @@ def _read_rows(table: Path, needed: Sequence[str]) -> list[dict[str, str]]:
     return rows
 
 
-def _check_paths(
+def _find_paths(
     table: Path, rows: Sequence[Mapping[str, str]], columns: Sequence[str]
-) -> None:
-    """Raise one error that names every kind of mistake."""
-    folder = table.parent.resolve()
+) -> list[dict[str, Path]]:
+    """Return each row's files by column; one error names every kind of mistake."""
+    folder = table.parent
     empty, outside, missing = [], [], []
+    found: list[dict[str, Path]] = []
     for number, row in enumerate(rows, start=2):
+        found.append({})
         for column in columns:
             text = row[column]
+            path = path_below(folder, text)
             if not text or "\0" in text:
                 empty.append(f"row {number}, {column}")
-            elif folder not in (folder / text).resolve().parents:
+            elif path is None:
                 outside.append(text)
-            elif not (folder / text).exists():
+            elif not path.exists():
                 missing.append(text)
-    splits = {row.get("split", "") for row in rows} - {"", *SPLITS}
+            else:
+                found[-1][column] = path
+    stated = {row.get("split", "") for row in rows} - {""}
+    splits = {split for split in stated if split_named(split) is None}
     problems = [
         f"{len(names)} {what} ({first_names(names)})"
         for what, names in (
@@ -91,3 +98,4 @@ def _check_paths(
     ]
     if problems:
         raise DataError(f"{table}: {'; '.join(problems)}.")
+    return found
