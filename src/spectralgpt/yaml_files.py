@@ -17,6 +17,7 @@ import yaml
 from spectralgpt.errors import ConfigError
 
 __all__ = [
+    "VALUE_ERRORS",
     "check_keys",
     "check_yaml",
     "parse_yaml",
@@ -33,7 +34,7 @@ _MOST_CHARACTERS = 2**20
 _MOST_DEPTH = 50
 _MOST_VALUES = 2**18
 # What building values raises: long numbers, months that are none, tags that do not fit.
-_VALUE_ERRORS = (
+VALUE_ERRORS = (
     *(ValueError, LookupError, TypeError, AttributeError),
     *(OverflowError, RecursionError),
 )
@@ -61,7 +62,7 @@ def parse_yaml(text: str, where: str) -> Any:
     check_yaml(text, where)
     try:
         return yaml.load(text, Loader=_LOADER)
-    except (yaml.YAMLError, *_VALUE_ERRORS) as error:
+    except (yaml.YAMLError, *VALUE_ERRORS) as error:
         raise ConfigError(f"{where} is not valid YAML: {_one_line(error)}") from error
 
 
@@ -78,7 +79,7 @@ def check_yaml(text: str, where: str) -> None:
         )
     try:
         _measure(text, where)
-    except (yaml.YAMLError, *_VALUE_ERRORS) as error:
+    except (yaml.YAMLError, *VALUE_ERRORS) as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"{where} is not valid YAML: {_one_line(error)}") from error

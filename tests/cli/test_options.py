@@ -1,11 +1,13 @@
 """Sections of a configuration may come from files of their own."""
 
+import time
 from pathlib import Path
 
 import pytest
 from jsonargparse import ArgumentParser
 
 from spectralgpt.cli import finetune
+from spectralgpt.cli.main import main
 from spectralgpt.cli.options import file_of, plain_values
 
 
@@ -51,3 +53,28 @@ def test_paths_in_a_data_file_lie_beside_it_unless_overridden(
         values = finetune.data_values(options)
         assert values["root"] == root
         assert values["sensor"] == str(tmp_path / "camera.yaml")
+
+
+BOMB = "\n".join(
+    ["a0: &a [x, x]"] + [f"a{i}: &a [{', '.join(['*a'] * 9)}]" for i in range(1, 30)]
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [BOMB, "seed: " + "9" * 5000, "seed: 2024-13-45", "model: " + "[" * 3000],
+    ids=["aliases", "digits", "month", "depth"],
+)
+@pytest.mark.parametrize("option", ["--config", "--trainer"])
+def test_hostile_configurations_are_one_line(
+    tmp_path: Path, text: str, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    began = time.monotonic()
+    status = main(["pretrain", "--output", str(tmp_path / "run"), option, str(path)])
+    assert status in (1, 2)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert time.monotonic() - began < 10
+    assert not (tmp_path / "run").exists()

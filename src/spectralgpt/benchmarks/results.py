@@ -24,6 +24,7 @@ from spectralgpt.benchmarks.steps import measure_steps
 from spectralgpt.benchmarks.timing import Measured
 from spectralgpt.checkpoints import write_atomically
 from spectralgpt.errors import ConfigError, DataError
+from spectralgpt.json_files import read_json
 
 __all__ = [
     "Result",
@@ -169,7 +170,7 @@ def read_result(path: Path) -> Result:
     if not path.is_file():
         raise ConfigError(f"{path} is no file: name the JSON of a measurement.")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as JSON: {error}.") from error
     known = found if isinstance(found, dict) else {}

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from spectralgpt.cli.options import ConfigFile, plain_values
 from spectralgpt.errors import ConfigError
+from spectralgpt.yaml_files import parse_yaml
 
 __all__ = ["HELP", "add_arguments", "run"]
 
@@ -48,7 +48,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def _mapping(value: Any) -> dict[str, Any]:
-    found = yaml.safe_load(value) if isinstance(value, str) else value
+    found = parse_yaml(value, "a mapping") if isinstance(value, str) else value
     if not isinstance(found, Mapping):
         raise ArgumentTypeError(
             f"it takes a mapping of settings, found {value!r}; one setting is changed "
@@ -94,7 +94,4 @@ def _change(values: dict[str, Any], changes: Sequence[str]) -> None:
                 f"--set {change}: write KEY=VALUE, with sections that the file has, "
                 f"such as finetune.trainer.epochs=5; it has {', '.join(values)}."
             )
-        try:
-            at[name] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise ConfigError(f"--set {change}: {text!r} is no YAML value.") from None
+        at[name] = parse_yaml(text, f"--set {change[:80]}")

@@ -10,6 +10,7 @@ from importlib import import_module
 from jsonargparse import ArgumentError, ArgumentParser
 
 from spectralgpt import __version__
+from spectralgpt.cli.options import bound_yaml
 from spectralgpt.errors import SpectralGPTError
 
 __all__ = ["COMMANDS", "main"]
@@ -87,6 +88,7 @@ def _overview() -> str:
 
 def _run(name: str, words: list[str]) -> int:
     module = import_module(_PREFIX + name)
+    bound_yaml()
     parser = ArgumentParser(
         prog=f"spectralgpt {name}",
         description=module.HELP,

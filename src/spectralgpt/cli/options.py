@@ -1,24 +1,29 @@
 """Options that several commands share."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse import (  # type: ignore[attr-defined]
     ActionConfigFile,
     ArgumentParser,
     Namespace,
+    get_loader,
+    set_loader,
 )
 
 from spectralgpt.recipes import find_recipe
-from spectralgpt.yaml_files import check_keys, read_mapping
+from spectralgpt.yaml_files import VALUE_ERRORS, check_keys, check_yaml, read_mapping
 
 __all__ = [
     "ConfigFile",
     "add_actions",
     "add_run_options",
+    "bound_yaml",
     "counting",
     "file_of",
     "plain_values",
@@ -49,6 +54,18 @@ class ConfigFile(ActionConfigFile):
         known = parser.get_defaults(skip_validation=True).as_dict()
         _check_tree(read_mapping(path), known, str(path))
         self.apply_config(parser, namespace, self.dest, str(path))
+
+
+@functools.cache
+def bound_yaml() -> None:
+    """Let jsonargparse read YAML, of files and of options, within our bounds only."""
+    load = get_loader("yaml")
+
+    def load_bounded(text: str) -> Any:
+        check_yaml(text, "the YAML")
+        return load(text)
+
+    set_loader("yaml", load_bounded, (yaml.YAMLError, *VALUE_ERRORS))
 
 
 def _check_tree(

@@ -1,7 +1,6 @@
 """Tables of results on the terminal."""
 
 import csv
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from spectralgpt.checkpoints import write_atomically
+from spectralgpt.json_files import read_json
 from spectralgpt.metrics import POSITIVE_SCORES
 from spectralgpt.scenes.inputs import Failure
 from spectralgpt.tasks.probes import BlockScores
@@ -52,7 +52,7 @@ def print_comparison(folder: Path, console: Console) -> None:
 
 def print_study(folder: Path, console: Console) -> None:
     """Print the leading scores of each start, by the share of labels used."""
-    found = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+    found = read_json(folder / "study.json")
     for fraction, by_start in found.items():
         first = next(iter(by_start.values()))
         metrics = list(first)[:4]
@@ -117,6 +117,5 @@ def _write_failures(path: Path, failures: list[Failure]) -> None:
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    text = (folder / "metrics.json").read_text(encoding="utf-8")
-    values: dict[str, Any] = json.loads(text)
+    values: dict[str, Any] = read_json(folder / "metrics.json")
     return values

@@ -5,7 +5,6 @@ resolutions by our reader.
 """
 
 import csv
-import json
 import logging
 import re
 from collections.abc import Iterable
@@ -15,6 +14,7 @@ from typing import Any, Literal
 from spectralgpt.data.chips import MULTI_LABEL, SPLITS, Chip, LabelledSet
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.errors import ConfigError, DataError, DatasetNotFoundError
+from spectralgpt.json_files import read_json
 
 __all__ = [
     "SENSOR",
@@ -160,8 +160,8 @@ def splits_of_version_1(root: Path) -> dict[str, str]:
 def _labels_v1(patch: Path, known: set[str]) -> tuple[str, ...]:
     path = patch / f"{patch.name}{_METADATA_V1}"
     try:
-        labels = tuple(json.loads(path.read_text(encoding="utf-8"))["labels"])
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        labels = tuple(read_json(path)["labels"])
+    except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} holds no list of labels: {error}.") from error
     unknown = set(labels) - known
     if unknown:

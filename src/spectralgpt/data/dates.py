@@ -5,7 +5,6 @@ description; it is never guessed. Days count from 1 January 1970.
 """
 
 import datetime
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from spectralgpt.errors import ConfigError, DataError
+from spectralgpt.json_files import read_json
 from spectralgpt.yaml_files import check_keys, take_text
 
 __all__ = ["SeriesRule", "day_of", "find_day"]
@@ -156,8 +156,8 @@ def _day_in_metadata(path: Path) -> int | None:
     if not file.is_file():
         return None
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        content = read_json(file)
+    except (OSError, ValueError) as error:
         raise DataError(f"{file} cannot be read: {error}") from error
     if not isinstance(content, dict):
         return None

@@ -4,7 +4,6 @@ ONNX holds it as a metadata property, `.pt2` as an extra file, both under
 `METADATA_KEY`; a copy for people lies beside the file. Reading it runs nothing.
 """
 
-import json
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from spectralgpt.exporting.graphs import (
     choose_output,
     input_shape,
 )
+from spectralgpt.json_files import parse_json
 from spectralgpt.models.building import model_config
 from spectralgpt.models.segmentation import DenseModel
 
@@ -94,7 +94,7 @@ def read_description(path: Path) -> dict[str, Any]:
     read = _read_onnx if path.suffix == ".onnx" else _read_pt2
     try:
         text = read(path)
-        found = json.loads(text)
+        found = parse_json(text, "its description")
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error}.") from error
     except (ValueError, KeyError, zipfile.BadZipFile, RuntimeError) as error:

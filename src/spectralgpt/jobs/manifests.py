@@ -6,6 +6,7 @@ from typing import Any
 
 from spectralgpt.atomic_files import replace_file
 from spectralgpt.jobs.records import RecordFolder
+from spectralgpt.json_files import read_json
 
 __all__ = ["MANIFEST", "write_items", "write_manifest"]
 
@@ -59,7 +60,7 @@ def _replace_text(path: Path, text: str) -> None:
 
 def _read_item(path: Path) -> dict[str, Any]:
     """Read an item that a scene's work wrote, with addresses from one folder above."""
-    item: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    item: dict[str, Any] = read_json(path)
     for asset in item["assets"].values():
         asset["href"] = f"./{path.parent.name}/{asset['href'].removeprefix('./')}"
     return item

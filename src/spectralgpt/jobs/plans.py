@@ -15,6 +15,7 @@ from spectralgpt.atomic_files import replace_file
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.errors import ConfigError
 from spectralgpt.jobs.kinds import Job, ReadyJob
+from spectralgpt.json_files import read_json
 from spectralgpt.scenes.fingerprints import digest_facts
 
 __all__ = ["Plan", "check_plan", "load_job", "versions", "write_plan"]
@@ -82,7 +83,7 @@ def check_plan(plan: Plan) -> None:
     if not path.is_file():
         return
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))["facts"]
+        found = read_json(path)["facts"]
         is_known = isinstance(found, Mapping)
     except (OSError, ValueError, KeyError, TypeError):
         is_known = False

@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 
 from spectralgpt.atomic_files import replace_file
 from spectralgpt.errors import ConfigError
+from spectralgpt.json_files import read_json
 from spectralgpt.rasters import RASTER_SUFFIXES, STAC_SUFFIXES, ZIP_SUFFIX
 
 __all__ = ["RecordFolder", "SceneRecord", "Status", "this_process"]
@@ -212,8 +213,8 @@ def _name_of(scene: str) -> str:
 
 
 def _parse(path: Path) -> SceneRecord | None:
-    with contextlib.suppress(OSError, ValueError, TypeError):
-        values: Any = json.loads(path.read_text(encoding="utf-8"))
+    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+        values: Any = read_json(path)
         known = {each.name for each in fields(SceneRecord)}
         values = {key: value for key, value in values.items() if key in known}
         outputs = tuple(map(str, values.pop("outputs", ())))

@@ -19,6 +19,7 @@ from rasterio.windows import Window as RasterioWindow
 
 from spectralgpt.atomic_files import folder_beside
 from spectralgpt.errors import RasterError
+from spectralgpt.json_files import parse_json
 from spectralgpt.rasters.files import (
     as_raster_error,
     open_place,
@@ -188,7 +189,7 @@ def open_embeddings(path: Path) -> EmbeddingRaster:
             "`spectralgpt embed SCENE --format geotiff`."
         )
     try:
-        values = json.loads(text)
+        values = parse_json(text, _TAG)
         bands = tuple(Band(**band) for band in values.pop("bands"))
         source = EmbeddingSource(bands=bands, **values)
         if len(source.layer_names) != count:

@@ -6,11 +6,11 @@ the top of the atmosphere is (M * DN + A) / sin(sun elevation): Landsat 8 Data U
 Handbook, section 5.2.
 """
 
-import json
 import math
 from collections.abc import Mapping
 
 from spectralgpt.errors import ConfigError, RasterError
+from spectralgpt.json_files import parse_json
 from spectralgpt.rasters.archives import ProductFiles
 from spectralgpt.rasters.facts import (
     Facts,
@@ -85,7 +85,7 @@ def read_landsat(product: ProductFiles) -> Facts | None:
 def _read_groups(shown: str, text: str) -> _Groups:
     if shown.endswith(".json"):
         try:
-            content = json.loads(text)["LANDSAT_METADATA_FILE"]
+            content = parse_json(text, shown)["LANDSAT_METADATA_FILE"]
             return {
                 group: {key: str(value) for key, value in rows.items()}
                 for group, rows in content.items()

@@ -4,7 +4,6 @@ Nothing is read here: `spectralgpt.rasters.read_raster` reads windows of a mosai
 of each product only what lies under the window.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from rasterio.errors import CRSError
 from rasterio.warp import transform_bounds
 
 from spectralgpt.errors import ConfigError, RasterError
+from spectralgpt.json_files import parse_json
 from spectralgpt.rasters.alignment import is_same_system
 from spectralgpt.rasters.archives import check_text
 from spectralgpt.rasters.footprints import LONLAT
@@ -179,7 +179,7 @@ def read_area(path: Path) -> Bounds:
     """
     try:
         with path.open("rb") as file:
-            content = json.loads(check_text(str(path), file.read(2**26 + 1)))
+            content = parse_json(check_text(str(path), file.read(2**26 + 1)), str(path))
         points = list(_positions(content))
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read as GeoJSON: {error}.") from None

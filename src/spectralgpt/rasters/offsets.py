@@ -12,7 +12,6 @@ Sentinel-2 products carry one from processing baseline 04.00 on. In this order:
 4. Otherwise the offset is in doubt, and the user is asked to state it.
 """
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spectralgpt.errors import UnitError
+from spectralgpt.json_files import parse_json
 from spectralgpt.rasters.locations import Location, VirtualFile
 from spectralgpt.sensors import BaselineRule
 
@@ -159,7 +159,7 @@ def _read_text(path: Path) -> str:
 
 def _from_json(text: str, rule: BaselineRule) -> float | None:
     try:
-        content = json.loads(text)
+        content = parse_json(text, "metadata")
     except ValueError:
         return None
     if not isinstance(content, dict):

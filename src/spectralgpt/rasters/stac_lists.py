@@ -6,13 +6,13 @@ else. An item of a collection in one file is named FILE/ID, as members of archiv
 Source: STAC specification 1.0 and 1.1; item collections are feature collections.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from spectralgpt.errors import RasterError
+from spectralgpt.json_files import parse_json
 from spectralgpt.rasters.archives import check_text
 
 __all__ = [
@@ -76,7 +76,8 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         with path.open("rb") as file:
-            found = json.loads(check_text(str(path), file.read(_MOST_BYTES + 1)))
+            text = check_text(str(path), file.read(_MOST_BYTES + 1))
+        found = parse_json(text, str(path))
     except (OSError, ValueError, RecursionError) as error:
         raise RasterError(f"{path} cannot be read as JSON: {error}.") from None
     return found if isinstance(found, dict) else {}

@@ -4,16 +4,14 @@ Nothing is computed anew: metrics, scores and figures were written while the run
 on, so the report can also be made of a run that was killed.
 """
 
-import json
 import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from spectralgpt.errors import DataError
+from spectralgpt.json_files import read_json
 from spectralgpt.reports.curves import (
     Series,
     metric_title,
@@ -22,6 +20,7 @@ from spectralgpt.reports.curves import (
     read_metrics,
 )
 from spectralgpt.reports.html import Picture, Section, Table, write_report
+from spectralgpt.yaml_files import read_yaml
 
 __all__ = [
     "READING",
@@ -173,7 +172,7 @@ def read_scores(path: Path) -> dict[str, dict[str, float]]:
     if not path.is_file():
         return {}
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = read_json(path)
         nested = {n: v for n, v in content.items() if isinstance(v, Mapping)}
         return {
             name: {
@@ -231,7 +230,7 @@ def _curves_section(series: Mapping[str, Series]) -> Section:
 def _config_section(path: Path) -> list[Section]:
     if not path.is_file():
         return []
-    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    content = read_yaml(path) or {}
     rows = [[name, value] for name, value in _flatten(content)]
     return [Section("Configuration", tables=[Table(["setting", "value"], rows)])]
 

@@ -1,18 +1,17 @@
 """The report of a run of several stages, from what the stages left in their folders."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from spectralgpt.errors import DataError
+from spectralgpt.json_files import read_json
 from spectralgpt.reports.curves import Series, plot_lines, read_metrics
 from spectralgpt.reports.html import Picture, Section, Table, write_report
 from spectralgpt.reports.pretraining import read_scores
+from spectralgpt.yaml_files import read_yaml
 
 __all__ = ["write_stages_report"]
 
@@ -121,10 +120,7 @@ def _read_stages(run: Path) -> list[_Stage]:
 
 
 def _read_config(path: Path) -> Mapping[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+    content = read_yaml(path)
     if not isinstance(content, Mapping) or "data" not in content:
         raise DataError(f"{path} is no configuration of a stage: it has no 'data'.")
     return content
@@ -135,7 +131,7 @@ def _read_contracts(folder: Path) -> dict[str, Mapping[str, Any]]:
     if not path.is_file():
         return {}
     try:
-        contract = json.loads(path.read_text(encoding="utf-8"))["preprocessing"]
+        contract = read_json(path)["preprocessing"]
         both = [contract, *contract.get("others", ())]
         return {each["sensor"]: each for each in both}
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from spectralgpt.atomic_files import missing_folders, remove_if_empty
 from spectralgpt.errors import ConfigError, OutputError, SpectralGPTError
+from spectralgpt.json_files import parse_json
 from spectralgpt.rasters import Grid, Layers, RowFile, move_map
 from spectralgpt.rasters.row_files import output_error
 from spectralgpt.scenes.fingerprints import Fingerprint, digest_facts
@@ -221,7 +222,7 @@ def _find_start(
 def _read_entries(journal: IO[str]) -> Iterator[dict[str, Any]]:
     for line in journal:
         try:
-            entry = json.loads(line)
+            entry = parse_json(line, "an entry")
         except ValueError:
             # Blank, or the run was stopped while it wrote this line.
             continue

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from spectralgpt import __version__
 from spectralgpt.checkpoints import write_atomically
 from spectralgpt.errors import CheckpointError, ConfigError, DataError
+from spectralgpt.json_files import parse_json
 
 __all__ = [
     "FEATURES",
@@ -300,6 +301,10 @@ def save_probe(path: Path, probe: Probe, facts: ProbeFacts) -> Path:
     return path
 
 
+# What the wrong kind of value raises where a probe is put together.
+_DAMAGE = (LookupError, TypeError, ValueError, AttributeError)
+
+
 def load_probe(path: Path) -> tuple[Probe, ProbeFacts]:
     """Read what `save_probe` wrote.
 
@@ -314,7 +319,7 @@ def load_probe(path: Path) -> tuple[Probe, ProbeFacts]:
         with safe_open(path, framework="numpy") as opened:
             metadata = opened.metadata() or {}
             weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        values: dict[str, Any] = json.loads(metadata[_KEY])
+        values: dict[str, Any] = parse_json(metadata[_KEY], _KEY)
         lists = {
             name: tuple(value)
             for name, value in values.items()
@@ -323,7 +328,14 @@ def load_probe(path: Path) -> tuple[Probe, ProbeFacts]:
         facts = ProbeFacts(**(values | lists))
         probe = Probe(**weights)
         _check_shapes(probe, facts)
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+    except (
+        SafetensorError,
+        OSError,
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+    ) as error:
         raise CheckpointError(
             f"{path} is no probe that `spectralgpt probe` made ({error})."
         ) from None
@@ -336,3 +348,7 @@ def _check_shapes(probe: Probe, facts: ProbeFacts) -> None:
     found = [probe.scale.shape, probe.weight.shape, probe.bias.shape]
     if found != wanted or facts.features not in FEATURES:
         raise ValueError(f"shapes {found}, features {facts.features!r}")
+    if not all(np.isfinite(part).all() for part in (probe.mean, probe.scale)) or not (
+        np.isfinite(probe.weight).all() and np.isfinite(probe.bias).all()
+    ):
+        raise ValueError("its weights are not finite")

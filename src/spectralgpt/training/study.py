@@ -6,7 +6,6 @@ study can be stopped, extended, or shared between processes.
 """
 
 import csv
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ import numpy as np
 
 from spectralgpt.checkpoints import write_atomically
 from spectralgpt.errors import ConfigError
+from spectralgpt.json_files import read_json
 from spectralgpt.training.configuration import build_config
 from spectralgpt.training.overrides import merge_sections
 from spectralgpt.training.run_folder import RunFolder
@@ -140,7 +140,7 @@ def summarise_study(output: Path, starts: Sequence[str] | Mapping[str, Any]) -> 
     found: dict[str, dict[str, list[dict[str, float]]]] = {}
     for start in starts:
         for path in sorted((output / start).glob("labels-*/seed-*/metrics.json")):
-            scores = json.loads(path.read_text(encoding="utf-8"))["test"]
+            scores = read_json(path)["test"]
             fraction = path.parent.parent.name.removeprefix("labels-")
             found.setdefault(fraction, {}).setdefault(start, []).append(scores)
     table = {

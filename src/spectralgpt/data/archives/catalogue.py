@@ -1,6 +1,5 @@
 """The inventory of each archive of the registry, by its layout."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from spectralgpt.data.fmow import FmowRow, categories, read_fmow_rows
 from spectralgpt.data.listings import Candidate
 from spectralgpt.data.sources import Source, find_root
 from spectralgpt.errors import DataError, DatasetNotFoundError
+from spectralgpt.json_files import read_json
 from spectralgpt.rasters import walk
 
 __all__ = ["take_inventory"]
@@ -159,7 +159,7 @@ def _list_bigearthnet_1(root: Path) -> Inventory:
     for patch in patches:
         path = patch / f"{patch.name}{_METADATA_V1}"
         try:
-            labels = tuple(json.loads(path.read_text(encoding="utf-8"))["labels"])
+            labels = tuple(read_json(path)["labels"])
         except OSError:
             faults.append(Fault(FaultKind.NO_LABEL, patch.name, f"no {path.name}"))
             continue

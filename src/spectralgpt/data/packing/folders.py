@@ -13,6 +13,7 @@ from spectralgpt.atomic_files import PARTIAL_SUFFIX, replace_file
 from spectralgpt.data.packing.manifest import INDEX, MANIFEST, Manifest, PackFile
 from spectralgpt.data.packing.storage import digest_of
 from spectralgpt.errors import ConfigError, DataError
+from spectralgpt.json_files import read_json
 
 __all__ = ["Note", "PackFolder"]
 
@@ -170,7 +171,7 @@ def _as_pack_file(path: Path, images: int) -> PackFile:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
+        table = read_json(path)
         if isinstance(table, dict):
             return table
     except (OSError, ValueError):

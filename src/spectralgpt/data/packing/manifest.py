@@ -10,6 +10,7 @@ from typing import Any
 
 from spectralgpt.data.dates import SeriesRule
 from spectralgpt.errors import DataError, SpectralGPTError
+from spectralgpt.json_files import parse_json
 from spectralgpt.rasters import RasterItem
 from spectralgpt.sensors import Band, Sensor
 from spectralgpt.yaml_files import check_keys
@@ -211,7 +212,7 @@ class Manifest:
             DataError: it is no manifest of a pack, or says what cannot be.
         """
         try:
-            table = json.loads(text)
+            table = parse_json(text, MANIFEST)
             if not isinstance(table, dict) or table.pop("format", None) != _FORMAT:
                 raise DataError("this is no pack.")
             if table.pop("version", None) != _VERSION:
