@@ -2,33 +2,49 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+# Another PYTHON than that of the environment makes it anew.
+INSTALLED = $(VENV)/installed-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
-.PHONY: demo test check slow lint docs clean
+.PHONY: demo test check slow lint fuzz lowest clean
 
 # Pretrain, compare and map on the imagery in the package: about ten minutes.
-demo: $(VENV)/installed
+demo: $(INSTALLED)
 	$(BIN)/spectralgpt demo --output runs/demo --overwrite
 
 # Everything that runs in a few minutes.
-test: $(VENV)/installed
+test: $(INSTALLED)
 	$(BIN)/python -m pytest -m "not slow"
 
 # Training runs: kill and resume, two processes, the demo, the documents.
-slow: $(VENV)/installed
+slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow
 
-lint: $(VENV)/installed
+lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
 check: lint test
 
-$(VENV)/installed: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
+# Mutated files for as long as one likes: make fuzz SPECTRALGPT_FUZZ_ROUNDS=20000
+fuzz: export SPECTRALGPT_FUZZ_ROUNDS ?= 2000
+fuzz: $(INSTALLED)
+	$(BIN)/python -m pytest tests/fuzz
+
+# The fast tests with the lowest versions that pyproject.toml claims. Old libraries warn
+# of what newer ones will change: warnings are errors only with the newest.
+lowest:
+	$(PYTHON) -m venv --clear $(VENV)-lowest
+	$(VENV)-lowest/bin/python -m pip install --quiet uv
+	$(VENV)-lowest/bin/uv pip install --quiet --no-cache --resolution lowest-direct \
+		--python $(VENV)-lowest/bin/python --editable ".[dev]"
+	$(VENV)-lowest/bin/python -m pytest -m "not slow" -W default
+
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs build dist
+	rm -rf $(VENV) $(VENV)-lowest runs build dist
