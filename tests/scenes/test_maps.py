@@ -123,12 +123,29 @@ def test_two_dates_are_mapped_and_named_after_the_first(tmp_path: Path) -> None:
         np.testing.assert_array_equal(made.read(1), blobs(40, 40, 1, 3))
 
 
+def test_dates_that_lie_whole_pixels_apart_are_mapped_where_both_show_ground(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ground = blobs(60, 60, 1, 3)
+    before = write_scene(tmp_path / "b/scene.tif", ground[:50, :50])
+    moved = compose(UTM, Affine.translation(7, 4))
+    after = write_scene(tmp_path / "a/scene.tif", ground[4:, 7:], transform=moved)
+    run(tmp_path, (before, after))
+    with rasterio.open(tmp_path / "maps/scene.tif") as made:
+        np.testing.assert_array_equal(made.read(1), ground[4:50, 7:50])
+        assert made.transform.almost_equals(moved)
+    assert "show 46 x 43 px of the same ground" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"classes": blobs(40, 41, 0)}, "differ in size: 40 x 40 px against 40 x 41"),
+        (
+            {"classes": blobs(40, 41, 0), "crs": "EPSG:32633"},
+            "differ in size: 40 x 40 px against 40 x 41",
+        ),
         ({"crs": "EPSG:32633"}, "reference system: EPSG:32632 against EPSG:32633"),
-        ({"transform": compose(UTM, Affine.translation(3, 0))}, "up to 3 px apart"),
+        ({"transform": compose(UTM, Affine.translation(3.4, 0))}, "3.4 px apart"),
     ],
 )
 def test_dates_that_do_not_lie_on_each_other_are_refused(

@@ -5,7 +5,6 @@
 `spectralgpt.data.sources`.
 """
 
-from spectralgpt.rasters.alignment import describe_difference
 from spectralgpt.rasters.archives import ZIP_SUFFIX
 from spectralgpt.rasters.codes import Align, Overlay, overlay, read_codes
 from spectralgpt.rasters.files import (
@@ -41,7 +40,13 @@ from spectralgpt.rasters.maps import (
     writing_probabilities,
 )
 from spectralgpt.rasters.metadata import is_product, read_facts
-from spectralgpt.rasters.mosaics import Bounds, Mosaic, make_mosaic, read_area
+from spectralgpt.rasters.mosaics import (
+    Bounds,
+    Mosaic,
+    cut_to_common,
+    make_mosaic,
+    read_area,
+)
 from spectralgpt.rasters.offsets import offset_from_texts
 from spectralgpt.rasters.polygons import write_polygons
 from spectralgpt.rasters.products import describe_raster
@@ -83,7 +88,7 @@ __all__ = [
     "band_in_file_name",
     "check_reflectance",
     "class_layers",
-    "describe_difference",
+    "cut_to_common",
     "describe_raster",
     "glob_folder",
     "is_litter",

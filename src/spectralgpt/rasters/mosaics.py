@@ -17,14 +17,18 @@ from rasterio.warp import transform_bounds
 
 from spectralgpt.errors import ConfigError, RasterError
 from spectralgpt.json_files import parse_json
-from spectralgpt.rasters.alignment import is_same_system
+from spectralgpt.rasters.alignment import (
+    common_windows,
+    describe_difference,
+    is_same_system,
+)
 from spectralgpt.rasters.archives import check_text
 from spectralgpt.rasters.footprints import LONLAT
 from spectralgpt.rasters.geometry import Grid, apply
 from spectralgpt.rasters.items import RasterItem
 from spectralgpt.sensors import Band
 
-__all__ = ["Bounds", "Mosaic", "make_mosaic", "read_area"]
+__all__ = ["Bounds", "Mosaic", "cut_to_common", "make_mosaic", "read_area"]
 
 _EDGE_POINTS = 21
 """Points along each side of a rectangle that is taken to another reference system."""
@@ -169,6 +173,44 @@ def make_mosaic(items: Sequence[RasterItem], area: Bounds | None = None) -> Rast
     values = {name: getattr(first, name) for name in RasterItem.__dataclass_fields__}
     mosaic = Mosaic(**values, parts=tuple(touching), area=area)
     return replace(mosaic, name=f"{first.name}{more}")
+
+
+def cut_to_common(
+    first: RasterItem,
+    second: RasterItem,
+    first_bands: Sequence[Band] | None = None,
+    second_bands: Sequence[Band] | None = None,
+) -> tuple[RasterItem, RasterItem]:
+    """Cut two dates to the ground that both show, where pixels lie on pixels.
+
+    Args:
+        first: a date.
+        second: another one of the same place.
+        first_bands: whose grid counts; all if None.
+        second_bands: the same of the second.
+
+    Returns:
+        The two as they are where their grids are the same already.
+
+    Raises:
+        RasterError: they differ in reference system, pixel size, or by parts of a
+            pixel, or have no ground in common; says how.
+    """
+    grids = first.grid(first_bands), second.grid(second_bands)
+    difference = describe_difference(*grids)
+    if difference is None:
+        return first, second
+    windows = common_windows(*grids)
+    if windows is None:
+        raise RasterError(
+            f"{first.name} and {second.name} differ in {difference}. Bring one of them "
+            "to the other's grid first."
+        )
+    cut = [
+        make_mosaic([item], _bounds_of(grid.part(window)))
+        for item, grid, window in zip((first, second), grids, windows, strict=True)
+    ]
+    return cut[0], cut[1]
 
 
 def read_area(path: Path) -> Bounds:

@@ -27,7 +27,7 @@ from spectralgpt.scenes.fingerprints import digest_facts, scene_facts
 from spectralgpt.scenes.inputs import describe_input, for_each_input
 from spectralgpt.scenes.map_names import name_maps, polygons_path, probabilities_path
 from spectralgpt.scenes.mapping import Mapper, map_scene
-from spectralgpt.scenes.pairs import check_same_pixels
+from spectralgpt.scenes.pairs import on_same_pixels
 from spectralgpt.scenes.runs import Outcome
 from spectralgpt.scenes.stac import (
     class_asset,
@@ -140,6 +140,7 @@ def map_files(
         items = tuple(
             describe_input(date, stated, mapper.preprocessing) for date in dates[path]
         )
+        items = on_same_pixels(items, [mapper.bands(item) for item in items])
         target, facts = targets[path], _facts(mapper, items, options)
         digest = digest_facts(facts, _plan_maps(mapper, target, options), options)
         if facts is not None and finished.get(target.name) == digest:
@@ -172,7 +173,7 @@ def map_image(
     options: MapOptions,
     progress: Callable[[float], None] | None = None,
 ) -> SceneMap:
-    """Map one image, or two dates, onto the grid of the finest band that is read.
+    """Map one image, or what two dates both show, on the finest band that is read.
 
     The files appear when they are whole, or not at all. A run that was stopped is
     continued, and gives the same bytes as one that was not.
@@ -191,8 +192,7 @@ def map_image(
         ConfigError: another run was stopped here, with another model or image.
     """
     bands = [mapper.bands(item) for item in items]
-    for other, used in zip(items[1:], bands[1:], strict=True):
-        check_same_pixels(items[0], other, bands[0], used)
+    items = on_same_pixels(items, bands)
     grid = items[0].grid(bands[0])
     if options.polygons and grid.crs is None:
         raise RasterError(f"{items[0].name} has no georeference: leave out --polygons.")

@@ -1,13 +1,16 @@
 """Two dates of the same places: which files belong together, and whether they fit."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from spectralgpt.errors import DataError, RasterError
-from spectralgpt.rasters import RasterItem, describe_difference, is_stac_member
+from spectralgpt.errors import DataError
+from spectralgpt.rasters import RasterItem, cut_to_common, is_stac_member
 from spectralgpt.sensors import Band
 
-__all__ = ["check_same_pixels", "match_pairs"]
+__all__ = ["match_pairs", "on_same_pixels"]
+
+logger = logging.getLogger(__name__)
 
 _SHOWN = 5
 
@@ -52,23 +55,31 @@ def match_pairs(
     return [(by_name[name], others[name]) for name in sorted(by_name)]
 
 
-def check_same_pixels(
-    first: RasterItem,
-    second: RasterItem,
-    first_bands: Sequence[Band],
-    second_bands: Sequence[Band],
-) -> None:
-    """Refuse two dates whose pixels do not lie on each other.
+def on_same_pixels(
+    items: Sequence[RasterItem], bands: Sequence[Sequence[Band]]
+) -> tuple[RasterItem, ...]:
+    """Cut dates to the ground that all of them show; says so where that is less.
+
+    Args:
+        items: the dates, one or two.
+        bands: of each, those that are read.
 
     Raises:
-        RasterError: they differ in size, reference system or transform; says how.
+        RasterError: their pixels do not lie on each other; says how they differ.
     """
-    difference = describe_difference(first.grid(first_bands), second.grid(second_bands))
-    if difference is not None:
-        raise RasterError(
-            f"{first.name} and {second.name} differ in {difference}. Bring one of them "
-            "to the other's grid first."
+    if len(items) == 1:
+        return tuple(items)
+    cut = cut_to_common(*items, *bands)
+    if cut[0] is not items[0]:
+        grid = cut[0].grid(bands[0])
+        logger.warning(
+            "%s and %s show %d x %d px of the same ground: these are mapped.",
+            items[0].name,
+            items[1].name,
+            grid.height,
+            grid.width,
         )
+    return cut
 
 
 def _by_name(root: Path, paths: Sequence[Path]) -> dict[str, Path]:

@@ -6,7 +6,9 @@ import rasterio.shutil
 
 from spectralgpt.data.dense import (
     DenseDataConfig,
+    DenseDataset,
     count_classes,
+    dense_statistics,
     find_faults,
     read_all_dense,
     read_dense,
@@ -21,6 +23,7 @@ from spectralgpt.errors import (
 from tests.dense_files import (
     BANDS,
     blobs,
+    contract,
     image_of,
     write_pair,
     write_sensor,
@@ -251,9 +254,7 @@ def test_dates_on_other_grids_are_refused(tmp_path: Path) -> None:
     write_tiff(tmp_path / "before" / "a.tif", image_of(mask), res=10.0)
     write_tiff(tmp_path / "after" / "a.tif", image_of(blobs(32, 32, 0)), res=5.0)
     write_tiff(tmp_path / "masks" / "a.tif", mask[None], res=10.0)
-    with pytest.raises(
-        RasterError, match="do not lie on each other: 16 x 16 px against"
-    ):
+    with pytest.raises(RasterError, match="differ in size: 16 x 16 px against"):
         read_all_dense(config(tmp_path, task="change"))
 
 
@@ -337,3 +338,52 @@ def test_splits_go_by_any_of_their_names_and_litter_by_none(tmp_path: Path) -> N
         masks=r"(?P<split>\w+)/masks/(?P<place>.+)\.tif",
     )
     assert len(read_dense(stated).select("val").chips) == 1
+
+
+def write_shifted(root: Path, shifts: dict[str, tuple[float, float]]) -> Path:
+    """Pairs of which the second date lies (rows, columns) of its pixels lower, right.
+
+    Both dates show one ground, whose first band tells the mask.
+    """
+    for number, (name, (rows, columns)) in enumerate(shifts.items()):
+        ground = blobs(40, 40, number)
+        corner = (LEFT + 2000.0 * number, TOP)
+        top, left = int(rows), int(columns)
+        seen = ground[top : top + 24, left : left + 24]
+        after = (corner[0] + 5.0 * columns, corner[1] - 5.0 * rows)
+        for folder, mask, at in (("before", ground[:24, :24], corner),
+                                 ("after", seen, after)):  # fmt: skip
+            write_tiff(
+                root / folder / f"{name}.tif", image_of(mask), corner=at, res=5.0
+            )
+        path = root / "masks" / f"{name}.tif"
+        write_tiff(path, ground[None], corner=corner, res=5.0)
+    return root
+
+
+def test_dates_that_lie_whole_pixels_apart_are_read_where_both_show_ground(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shifts = {"a": (0, 0), "b": (3, 0), "c": (2, 5), "d": (0, 7)}
+    root = write_shifted(tmp_path / "set", shifts)
+    dense = read_all_dense(config(root, task="change"))
+    assert [c.item.shape() for c in dense.chips] == [
+        (24, 24), (21, 24), (22, 19), (24, 17)
+    ]  # fmt: skip
+    assert "the dates of 3 places lie whole pixels apart" in caplog.text
+    dataset = DenseDataset(dense, contract(write_sensor(tmp_path)))
+    for number in range(4):
+        patch = dataset.chip(number)
+        before, after = (raster.pixels[0] for raster in patch.rasters)
+        np.testing.assert_array_equal(before, after)
+        np.testing.assert_allclose(before, (patch.target + 1) / 10, rtol=1e-5)
+    band = dataset.preprocessing.bands[0]
+    assert dense_statistics(dense, [band]).mean["violet"] < 0.21
+    assert find_faults(dense) == ()
+
+
+def test_every_pair_that_does_not_fit_is_named(tmp_path: Path) -> None:
+    shifts = {"a": (0, 0), "b": (3.7, 0), "c": (0, 0), "d": (0, 4.6), "e": (1, 1)}
+    root = write_shifted(tmp_path / "set", shifts)
+    with pytest.raises(DataError, match=r"2 of 5 places are bad \(b, d\), the first: "):
+        read_all_dense(config(root, task="change"))

@@ -1,23 +1,32 @@
 """Checking an archive by its name, or one's own data by a YAML file."""
 
+import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from spectralgpt.data.archives.catalogue import take_inventory
-from spectralgpt.data.archives.inventory import Inventory, list_unlabelled
+from spectralgpt.data.archives.inventory import (
+    Fault,
+    FaultKind,
+    Inventory,
+    list_unlabelled,
+)
 from spectralgpt.data.archives.masks import has_masks, list_masks, mask_config
 from spectralgpt.data.archives.registry import PREFIX, load_archive
 from spectralgpt.data.checking import check_images
+from spectralgpt.data.dense import DenseDataConfig, read_dense
+from spectralgpt.data.dense.config import parse_settings
 from spectralgpt.data.descriptions import Source, read_source, source_from_table
 from spectralgpt.data.findings import ArchiveCheck
-from spectralgpt.data.labelled import LabelledDataConfig
-from spectralgpt.errors import ConfigError
-from spectralgpt.yaml_files import check_keys, read_mapping
+from spectralgpt.data.labelled import LabelledDataConfig, read_labelled
+from spectralgpt.errors import ConfigError, SpectralGPTError
+from spectralgpt.yaml_files import read_mapping
 
 __all__ = ["CheckOptions", "check_archive"]
 
+_OWN_LAYOUTS = ("folder", "csv", "masks")
 _IMAGE_KEYS = ("sensor", "bands", "unit", "offset", "quantification", "nodata")
 """Settings of labelled data that say how its images are read."""
 
@@ -72,23 +81,51 @@ def check_archive(
         DataError: nothing can be listed.
     """
     options = options or CheckOptions()
-    if target.endswith(".yaml"):
-        name, root, source, inventory = _from_file(Path(target), root, options)
-    else:
-        name, root, source, inventory = _from_registry(target, root, options)
-    return check_images(
-        inventory,
-        source,
-        name,
-        root,
+    found = (
+        _from_file(Path(target), root, options)
+        if target.endswith(".yaml")
+        else _from_registry(target, root, options)
+    )
+    checked = check_images(
+        found.inventory,
+        found.source,
+        found.name,
+        found.root,
         options.limit,
         options.seed,
         options.workers,
         report,
     )
+    if checked.faults or found.load is None:
+        return checked
+    try:
+        found.load()
+    except SpectralGPTError as error:
+        # Such as a split without images: no single file is at fault.
+        detail = " ".join(str(error).split())
+        refused = Fault(FaultKind.REFUSED, str(found.root), detail)
+        return replace(checked, faults=(refused,))
+    return checked
 
 
-_Found = tuple[str, Path, Source, Inventory]
+@dataclass(frozen=True)
+class _Found:
+    """What is checked.
+
+    Args:
+        name: of the archive or description.
+        root: its folder.
+        source: how its images are read.
+        inventory: what is there.
+        load: reads the set as training does; None for images without labels, and for
+            archives whose files are known.
+    """
+
+    name: str
+    root: Path
+    source: Source
+    inventory: Inventory
+    load: Callable[[], object] | None = None
 
 
 def _from_registry(name: str, root: Path | None, options: CheckOptions) -> _Found:
@@ -104,10 +141,13 @@ def _from_registry(name: str, root: Path | None, options: CheckOptions) -> _Foun
     if has_masks(labels):
         images = {"sensor": options.sensor, "bands": options.bands}
         stated = {key: value for key, value in images.items() if value is not None}
-        inventory = list_masks(mask_config(labels | stated, str(root), archive.name))
+        config = mask_config(labels | stated, str(root), archive.name)
+        if options.offset is not None:
+            config = replace(config, offset=options.offset)
+        inventory = list_masks(config)
     else:
         inventory = take_inventory(archive, source, root, labels)
-    return archive.name, root, source, inventory
+    return _Found(archive.name, root, source, inventory)
 
 
 def _from_file(path: Path, root: Path | None, options: CheckOptions) -> _Found:
@@ -115,23 +155,45 @@ def _from_file(path: Path, root: Path | None, options: CheckOptions) -> _Found:
     if "layout" not in table and "task" not in table:
         source = _with_options(read_source(path), options)
         data_root = root or Path()
-        return source.name, data_root, source, list_unlabelled(source, data_root)
+        inventory = list_unlabelled(source, data_root)
+        return _Found(source.name, data_root, source, inventory)
     # As fine-tuning reads the same file: a root lies beside it.
     where = root or path.parent / str(table.get("root", "."))
     images = {key: table[key] for key in _IMAGE_KEYS if table.get(key) is not None}
     source = source_from_table(images, str(path), path.stem, path.parent)
     source = _with_options(source, options)
     if has_masks(table):
-        inventory = list_masks(mask_config(table, str(where), str(path)))
-        return path.stem, where, source, inventory
-    known = [field.name for field in fields(LabelledDataConfig)]
-    check_keys(table, str(path), optional=known)
+        config = _stated(mask_config(table, str(where), str(path)), options)
+        if "sensor" in table and options.sensor is None:
+            config = replace(config, sensor=source.sensor)
+        load = functools.partial(read_dense, config)
+        return _Found(path.stem, where, source, list_masks(config), load)
+    labelled = parse_settings(
+        dict(table) | {"root": str(where)}, LabelledDataConfig, str(path)
+    )
     archive = load_archive(_archive_of(table, where))
     if archive.imagery:
         source = replace(
             read_source(PREFIX + archive.name), folders=archive.folders, name=path.stem
         )
-    return path.stem, where, source, take_inventory(archive, source, where, table)
+    load = None
+    if table["layout"] in _OWN_LAYOUTS:
+        load = functools.partial(read_labelled, _stated(labelled, options))
+    inventory = take_inventory(archive, source, where, table)
+    return _Found(path.stem, where, source, inventory, load)
+
+
+_Stated = TypeVar("_Stated", DenseDataConfig, LabelledDataConfig)
+
+
+def _stated(config: _Stated, options: CheckOptions) -> _Stated:
+    """Put what the options say of the images over what the file says."""
+    return replace(
+        config,
+        sensor=options.sensor or config.sensor,
+        bands=options.bands or config.bands,
+        offset=config.offset if options.offset is None else options.offset,
+    )
 
 
 def _archive_of(table: Mapping[str, Any], root: Path) -> str:

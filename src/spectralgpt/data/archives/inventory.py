@@ -50,6 +50,8 @@ class FaultKind(StrEnum):
     NOT_THERE = "listed image that is not there"
     NO_LABEL = "image without label"
     NO_MATCH = "images and masks that do not match"
+    APART = "dates or masks that do not lie on each other"
+    REFUSED = "what training refuses"
     DUPLICATE = "duplicate"
     OUTSIDE = "path outside the folder"
     NO_TABLE = "missing table"

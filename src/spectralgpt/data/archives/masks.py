@@ -1,21 +1,22 @@
 """The inventory of images with masks, as `spectralgpt.data.dense` lists them."""
 
-from collections.abc import Mapping
-from dataclasses import fields, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from spectralgpt.data.archives.inventory import Entry, Fault, FaultKind, Inventory
 from spectralgpt.data.dense import DenseDataConfig
 from spectralgpt.data.dense.classes import ClassTable, name_classes
+from spectralgpt.data.dense.config import parse_settings
 from spectralgpt.data.dense.entries import Entry as DenseEntry
+from spectralgpt.data.dense.entries import FitError, describe_entries
 from spectralgpt.data.dense.folders import list_folders
 from spectralgpt.data.dense.oscd import list_oscd
 from spectralgpt.data.dense.segmunich import list_segmunich, segmunich_classes
 from spectralgpt.data.dense.tables import list_table
 from spectralgpt.data.listings import Candidate
 from spectralgpt.errors import DataError, DatasetNotFoundError
-from spectralgpt.yaml_files import check_keys
 
 __all__ = ["has_masks", "list_masks", "mask_config"]
 
@@ -38,13 +39,7 @@ def mask_config(table: Mapping[str, Any], root: str, where: str) -> DenseDataCon
     Raises:
         ConfigError: a key or value is wrong.
     """
-    values = dict(table) | {"root": root}
-    check_keys(
-        values, where, optional=[field.name for field in fields(DenseDataConfig)]
-    )
-    if isinstance(values.get("bands"), list):
-        values["bands"] = tuple(values["bands"])
-    return DenseDataConfig(**values)
+    return parse_settings(dict(table) | {"root": root}, DenseDataConfig, where)
 
 
 def list_masks(config: DenseDataConfig) -> Inventory:
@@ -70,9 +65,20 @@ def list_masks(config: DenseDataConfig) -> Inventory:
     entries = [
         entry for chip in listed for entry in _entries_of(root, chip, codes, is_archive)
     ]
+    faults = [] if is_archive else list(_misfits(listed, config))
     names = classes.names if classes else ()
     by_code = {c: names[i] for c, i in classes.codes.items()} if classes else {}
-    return Inventory(tuple(entries), (), tuple(names), (), by_code)
+    return Inventory(tuple(entries), tuple(faults), tuple(names), (), by_code)
+
+
+def _misfits(listed: Sequence[DenseEntry], config: DenseDataConfig) -> Iterator[Fault]:
+    """Yield each place whose dates or masks training could not lay on each other."""
+    for entry, found in zip(
+        listed, describe_entries(listed, config, config.image_format()), strict=True
+    ):
+        # Images that cannot be described are told when each is looked at.
+        if isinstance(found, FitError):
+            yield Fault(FaultKind.APART, entry.name, " ".join(str(found).split()))
 
 
 def _list(

@@ -2,9 +2,10 @@
 
 import fnmatch
 import re
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.data.splits import Fractions
@@ -12,7 +13,12 @@ from spectralgpt.errors import ConfigError
 from spectralgpt.rasters import Align
 from spectralgpt.yaml_files import check_keys, read_mapping
 
-__all__ = ["DenseDataConfig", "read_dense_config"]
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+__all__ = ["DenseDataConfig", "parse_settings", "read_dense_config"]
+
+_Settings = TypeVar("_Settings", bound="DataclassInstance")
 
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 
@@ -186,20 +192,36 @@ def read_dense_config(path: Path | str, root: str | None = None) -> DenseDataCon
     Raises:
         ConfigError: names the file and what is wrong.
     """
+    path = Path(path)
+    values = dict(read_mapping(path)) | ({"root": root} if root else {})
+    config = parse_settings(values, DenseDataConfig, str(path))
+    return _place_paths(config, path.parent, root is None)
+
+
+def parse_settings(
+    values: Mapping[str, Any], kind: type[_Settings], where: str
+) -> _Settings:
+    """Make the settings of a data set from plain values, strictly.
+
+    Args:
+        values: fields by name, as in YAML.
+        kind: the dataclass; it has `fractions`.
+        where: file or archive, for messages.
+
+    Raises:
+        ConfigError: a key is unknown, or a value is of no use.
+    """
     from jsonargparse import ArgumentError, ArgumentParser
 
-    path = Path(path)
-    values = read_mapping(path)
-    check_keys(values, str(path), optional=tuple(DenseDataConfig.__dataclass_fields__))
+    check_keys(values, where, optional=[field.name for field in fields(kind)])
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(DenseDataConfig, as_group=False)
+    parser.add_class_arguments(kind, as_group=False)
     try:
-        made = parser.parse_object(dict(values) | ({"root": root} if root else {}))
+        made = parser.parse_object(dict(values))
     except ArgumentError as error:
-        raise ConfigError(f"{path}: {_one_line(error)}") from None
+        raise ConfigError(f"{where}: {_one_line(error)}") from None
     table = made.as_dict()
-    config = DenseDataConfig(**{**table, "fractions": Fractions(**table["fractions"])})
-    return _place_paths(config, path.parent, root is None)
+    return kind(**{**table, "fractions": Fractions(**table["fractions"])})
 
 
 def _place_paths(

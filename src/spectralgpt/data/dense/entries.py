@@ -4,6 +4,7 @@ The readers of layouts (`folders`, `tables`, `segmunich`, `oscd`) list entries; 
 their headers are read and everything that can be wrong about them is said at once.
 """
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,17 +17,23 @@ from spectralgpt.data.dense.config import DenseDataConfig
 from spectralgpt.data.dense.masks import check_mask, describe_mask
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.errors import ConfigError, DataError, RasterError, SpectralGPTError
-from spectralgpt.rasters import Grid, RasterItem, quiet_gdal
+from spectralgpt.rasters import Align, Mosaic, RasterItem, cut_to_common, quiet_gdal
 from spectralgpt.rasters.codes import overlay
 from spectralgpt.rasters.files import Header
 
-__all__ = ["Entry", "build_set", "first_names"]
+__all__ = ["Entry", "FitError", "build_set", "describe_entries", "first_names"]
+
+logger = logging.getLogger(__name__)
 
 _SHOWN = 5
 _READERS = 4
 """Headers read at once; more gains little and loads shared file systems."""
 _SAME_SCALE = 1e-3
 """Largest relative difference in pixel size between two dates of a place."""
+
+
+class FitError(RasterError):
+    """Dates or masks of a place do not lie on each other."""
 
 
 @dataclass(frozen=True)
@@ -108,9 +115,15 @@ def _table_of(
     return known or find_classes([chip.mask for chip in chips], tags, config.ignored)
 
 
-def _describe_all(
+def describe_entries(
     entries: Sequence[Entry], config: DenseDataConfig, image_format: ImageFormat
-) -> tuple[list[DenseChip], list[Header]]:
+) -> list[tuple[DenseChip, Header] | SpectralGPTError]:
+    """Read the headers of all files; what is wrong with an entry stands in its place.
+
+    Raises:
+        SpectralGPTError: a setting makes no sense, whatever the files are.
+    """
+
     def describe(entry: Entry) -> tuple[DenseChip, Header] | SpectralGPTError:
         try:
             return _describe(entry, config, image_format)
@@ -118,18 +131,43 @@ def _describe_all(
             return error
 
     with quiet_gdal(), ThreadPoolExecutor(_READERS) as pool:
-        results = list(pool.map(describe, entries))
-    errors = [result for result in results if isinstance(result, SpectralGPTError)]
-    if len(errors) == len(results) or len(errors) == 1:
+        return list(pool.map(describe, entries))
+
+
+def _describe_all(
+    entries: Sequence[Entry], config: DenseDataConfig, image_format: ImageFormat
+) -> tuple[list[DenseChip], list[Header]]:
+    results = describe_entries(entries, config, image_format)
+    bad = {
+        entry.name: result
+        for entry, result in zip(entries, results, strict=True)
+        if isinstance(result, SpectralGPTError)
+    }
+    errors = list(bad.values())
+    if errors and len(errors) in (1, len(results)):
         # All alike is a wrong description, which its own error says best.
         raise errors[0]
     if errors:
         raise DataError(
-            f"{config.root}: {len(errors)} of {len(results)} places are bad, the "
-            f"first: {errors[0]}"
+            f"{config.root}: {len(errors)} of {len(results)} places are bad "
+            f"({', '.join(bad)}), the first: {errors[0]}"
         )
     good = [result for result in results if not isinstance(result, SpectralGPTError)]
-    return [chip for chip, _ in good], [header for _, header in good]
+    chips = [chip for chip, _ in good]
+    _report_cut(chips, config.root)
+    return chips, [header for _, header in good]
+
+
+def _report_cut(chips: Sequence[DenseChip], source: str) -> None:
+    cut = [chip.name for chip in chips if isinstance(chip.item, Mosaic)]
+    if cut:
+        logger.warning(
+            "%s: the dates of %d places lie whole pixels apart; what both show is used "
+            "(%s).",
+            source,
+            len(cut),
+            first_names(cut),
+        )
 
 
 def _describe(
@@ -141,9 +179,19 @@ def _describe(
         else image_format.describe(path)
         for path in entry.images
     )
-    grids = [item.grid() for item in items]
-    for item, grid in zip(items[1:], grids[1:], strict=True):
-        _check_dates(items[0], grids[0], item, grid, config)
+    try:
+        return _fit(entry, items, config)
+    except RasterError as error:
+        raise FitError(str(error)) from None
+
+
+def _fit(
+    entry: Entry, items: tuple[RasterItem, ...], config: DenseDataConfig
+) -> tuple[DenseChip, Header]:
+    """Lay dates and masks over each other."""
+    if len(items) > 1:
+        items = _fit_dates(*items, config.align)
+    grid = items[0].grid()
     described = [
         describe_mask(path, config.mask_index, config.align) for path in entry.masks
     ]
@@ -152,7 +200,7 @@ def _describe(
     if config.class_masks is not None:
         masks = [replace(mask, stands_for=i) for i, mask in enumerate(masks)]
         mask = replace(masks[0], others=tuple(masks[1:]))
-    check_mask(mask, grids[0], items[0].name)
+    check_mask(mask, grid, items[0].name)
     place = entry.place or entry.name
     if config.place is not None:
         place = _place_of(place, config.place)
@@ -160,28 +208,30 @@ def _describe(
     return chip, described[0][1]
 
 
-def _check_dates(
-    first: RasterItem,
-    first_grid: Grid,
-    second: RasterItem,
-    second_grid: Grid,
-    config: DenseDataConfig,
-) -> None:
-    """Refuse two dates whose pixels do not lie on each other one to one."""
-    shapes = [(grid.height, grid.width) for grid in (first_grid, second_grid)]
+def _fit_dates(
+    first: RasterItem, second: RasterItem, align: Align
+) -> tuple[RasterItem, RasterItem]:
+    """Cut two dates that lie whole pixels apart to the ground that both show.
+
+    Dates of one shape that lie on each other to half a pixel stay as they are.
+
+    Raises:
+        RasterError: their pixels do not lie on each other.
+    """
+    grids = first.grid(), second.grid()
+    shapes = [(grid.height, grid.width) for grid in grids]
     try:
-        placed = overlay(first_grid, second_grid, config.align)
+        placed = overlay(*grids, align)
         scales = (placed.rows[0], placed.columns[0])
-        if shapes[0] != shapes[1] or any(abs(s - 1) > _SAME_SCALE for s in scales):
-            raise RasterError(
-                f"{shapes[0][0]} x {shapes[0][1]} px against {shapes[1][0]} x "
-                f"{shapes[1][1]}. Bring one of them to the other's grid."
-            )
+        if shapes[0] == shapes[1] and all(abs(s - 1) <= _SAME_SCALE for s in scales):
+            return first, second
     except RasterError as error:
-        reason = str(error).replace("the mask", "the second date")
-        raise RasterError(
-            f"{first.name} and {second.name} do not lie on each other: {reason}"
-        ) from None
+        if align == "shape":
+            reason = str(error).replace("the mask", "the second date")
+            raise RasterError(
+                f"{first.name} and {second.name} do not lie on each other: {reason}"
+            ) from None
+    return cut_to_common(first, second)
 
 
 def _place_of(name: str, pattern: str) -> str:
