@@ -48,6 +48,7 @@ __all__ = [
     "CONFIG_FILE",
     "WEIGHTS_FILE",
     "LoadedModel",
+    "find_weights",
     "load",
     "load_model",
     "move_model",
@@ -326,6 +327,14 @@ def _read(name_or_path: str | Path) -> LoadedModel:
 def _is_ours(path: Path) -> bool:
     check_is_weights(path)
     return is_safetensors(path) or path.suffix == ".safetensors"
+
+
+def find_weights(name_or_path: str | Path) -> Path | None:
+    """Return the file that a model's weights are in; None for Hub names and sizes."""
+    path = Path(name_or_path)
+    if path.is_dir():
+        return _weights_in(path)
+    return path if path.is_file() else None
 
 
 def _weights_in(folder: Path) -> Path:

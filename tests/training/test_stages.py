@@ -1,6 +1,7 @@
 """Progressive pretraining: what goes over, what a resume does, what is refused."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -214,6 +215,24 @@ def test_finished_run_is_left_alone_or_replaced(root: Path, tmp_path: Path) -> N
     pretrain(single, run, overwrite=True)
     assert sorted(path.name for path in run.glob("stage-*")) == []
     assert (run / "mine.txt").is_file()
+
+
+def test_a_stage_that_was_finished_with_other_settings_is_not_taken_over(
+    whole: Path, root: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    config = two_stages(root)
+    faster = replace(config, optimizer=replace(config.optimizer, base_lr=0.2))
+    with pytest.raises(
+        ConfigError, match=r"stage 's2-16' was finished .*base_lr 0\.1 \(now 0\.2\)"
+    ):
+        pretrain(faster, run, resume=True)
+    # What only says how it is computed may be another.
+    fewer = replace(config, trainer=replace(config.trainer, log_every_steps=2))
+    pretrain(fewer, run, resume=True)
+    (run / "stage-1-s2-16" / "config.yaml").unlink()
+    with pytest.raises(ConfigError, match=r"its config\.yaml is gone"):
+        pretrain(config, run, resume=True)
 
 
 def test_resume_with_other_stages_is_refused(whole: Path, root: Path) -> None:

@@ -1,11 +1,15 @@
 """Studies repeat a task from several starts, and never run a finished run twice."""
 
+import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import rasterio
 
 from spectralgpt.checkpoints import save_model
 from spectralgpt.errors import ConfigError
@@ -94,6 +98,52 @@ def test_a_study_is_summarised_and_goes_on_where_it_was(
     # Two levels of brightness are easy for single pixels.
     assert found["0.5"]["forest"]["iou"]["mean"] > 0.9
     assert (output / "study.csv").read_text().startswith("labels,start,seeds,score")
+
+
+def test_other_settings_weights_or_data_never_get_the_old_numbers(
+    pretrained: Path, tmp_path: Path
+) -> None:
+    root = write_places(tmp_path / "places")
+    output, starts = tmp_path / "study", {"pretrained": {"model": str(pretrained)}}
+    first = study(root, pretrained, seeds=(0,), starts=starts)
+    run_study(first, output)
+    before = (output / "study.json").read_text()
+    rates = {**first.finetune, "optimizer": {"warmup_epochs": 0.5, "base_lr": 0.03}}
+    with pytest.raises(ConfigError, match=r"base_lr 0.01 \(now 0.03\)"):
+        run_study(replace(first, finetune=rates), output)
+    other = save_model(tmp_path / "other", tiny_model(seed=1), tiny_contract())
+    with pytest.raises(ConfigError, match="other weights"):
+        run_study(replace(first, starts={"pretrained": {"model": str(other)}}), output)
+    # The same run elsewhere, and with other processes that read, is the same run.
+    moved = Path(shutil.copytree(pretrained, tmp_path / "moved"))
+    same = {**first.finetune, "trainer": {**first.finetune["trainer"], "workers": 1}}
+    starts = {"pretrained": {"model": str(moved)}}
+    run_study(replace(first, starts=starts, finetune=same), output)
+    assert (output / "study.json").read_text() == before
+    with rasterio.open(root / "masks" / "place_3.tif", "r+") as mask:
+        mask.write(np.ones((1, *mask.shape), np.uint8))
+    with pytest.raises(ConfigError, match=r"seed-0 holds a run .*: other data\. Name"):
+        run_study(first, output)
+    (output / "pretrained/labels-0.5/seed-0/study_run.json").write_text("{")
+    with pytest.raises(ConfigError, match="does not say what it was made from"):
+        run_study(first, output)
+    assert (output / "study.json").read_text() == before
+
+
+def test_a_table_holds_the_runs_that_were_asked_for(
+    places: Path, tmp_path: Path
+) -> None:
+    starts = {"forest": {"method": "pixel-forest", "sensor": "sentinel-2-l1c"}}
+    config = study(places, tmp_path, starts=starts)
+    run_study(config, tmp_path / "study")
+    run_study(replace(config, seeds=(1,)), tmp_path / "study")
+    found = json.loads((tmp_path / "study" / "study.json").read_text())
+    assert len(found["0.5"]["forest"]["iou"]["values"]) == 1
+    assert found["0.5"]["forest"]["iou"]["class"] == "damaged"
+    assert found["0.5"]["forest"]["mean_iou"]["class"] is None
+    with (tmp_path / "study" / "study.csv").open(newline="") as file:
+        rows = {row["score"]: row["class"] for row in csv.DictReader(file)}
+    assert (rows["f1"], rows["mean_iou"]) == ("damaged", "")
 
 
 @pytest.mark.parametrize(

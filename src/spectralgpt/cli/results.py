@@ -57,7 +57,8 @@ def print_study(folder: Path, console: Console) -> None:
         first = next(iter(by_start.values()))
         metrics = list(first)[:4]
         title = f"{float(fraction):.0%} of the training labels"
-        table = Table("start", "seeds", *map(_spell, metrics), title=title)
+        names = [_spell(m, first[m]["class"]) for m in metrics]
+        table = Table("start", "seeds", *names, title=title)
         for start, row in by_start.items():
             cells = [f"{row[m]['mean']:.4f} ± {row[m]['std']:.4f}" for m in metrics]
             table.add_row(start, str(len(row[metrics[0]]["values"])), *cells)

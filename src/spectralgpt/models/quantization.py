@@ -52,7 +52,9 @@ def quantize_encoder(model: Model, quantization: Quantization = "int8") -> None:
     finally:
         log.setLevel(level)
     encoder = model if isinstance(model, SpectralEncoder) else model.encoder
-    quantize_(encoder.blocks, Int8WeightOnlyConfig(set_inductor_config=False, version=2))
+    quantize_(
+        encoder.blocks, Int8WeightOnlyConfig(set_inductor_config=False, version=2)
+    )
     # Gradients would flow through weights that cannot be trained.
     encoder.blocks.requires_grad_(False)
 

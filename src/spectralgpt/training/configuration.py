@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from spectralgpt.errors import ConfigError
 from spectralgpt.yaml_files import check_keys, read_mapping
 
-__all__ = ["build_config", "read_config"]
+__all__ = ["build_config", "changed_settings", "read_config"]
 
 Config = TypeVar("Config")
 _WRONG: Any = object()
@@ -63,6 +63,29 @@ def build_config(
         return kind(**(kept | made))
     except TypeError as error:
         raise ConfigError(f"{where}: a value has the wrong type: {error}.") from error
+
+
+def changed_settings(
+    before: Mapping[str, Any], now: Mapping[str, Any], section: str = ""
+) -> list[str]:
+    """Name the settings that differ between two resolved configurations.
+
+    Args:
+        before: nested plain values, as YAML or JSON gives them.
+        now: likewise.
+        section: name of the section that they are, with a dot.
+
+    Returns:
+        Lines such as "optimizer.base_lr 0.1 (now 0.2)".
+    """
+    changed = []
+    for name in dict.fromkeys((*before, *now)):
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            changed += changed_settings(old, new, f"{section}{name}.")
+        elif old != new:
+            changed.append(f"{section}{name} {old} (now {new})")
+    return changed
 
 
 def _defaults(kind: type[Any], default: object | None) -> dict[str, Any]:

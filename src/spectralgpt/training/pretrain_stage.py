@@ -42,6 +42,7 @@ __all__ = [
     "build_training_module",
     "check_data",
     "check_schedule",
+    "plain_values",
     "run_stage",
     "write_config",
 ]
@@ -290,8 +291,14 @@ def _conclude(
 
 def write_config(config: PretrainConfig, folder: RunFolder) -> None:
     """Write the resolved configuration into the folder of the run."""
-    text = yaml.safe_dump(_plain(asdict(config)), sort_keys=False)
+    text = yaml.safe_dump(plain_values(config), sort_keys=False)
     write_atomically(folder.config, lambda path: _write_text(path, text))
+
+
+def plain_values(config: PretrainConfig) -> dict[str, Any]:
+    """Return a configuration as YAML has it."""
+    plain: dict[str, Any] = _plain(asdict(config))
+    return plain
 
 
 def _write_text(path: Path, text: str) -> None:

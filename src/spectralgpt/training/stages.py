@@ -21,6 +21,7 @@ from spectralgpt.errors import (
     DataError,
     DatasetNotFoundError,
 )
+from spectralgpt.training.configuration import changed_settings
 from spectralgpt.training.fit import RunFolder, check_machine, is_first_process
 from spectralgpt.training.overrides import StageConfig, stages_of
 from spectralgpt.training.pretrain_config import PretrainConfig
@@ -28,14 +29,20 @@ from spectralgpt.training.pretrain_data import PretrainingData, load_pretraining
 from spectralgpt.training.pretrain_stage import (
     check_data,
     check_schedule,
+    plain_values,
     run_stage,
     write_config,
 )
+from spectralgpt.yaml_files import read_mapping
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback
 
 __all__ = ["run_stages"]
+
+_LEARNED_WITH = ("epochs", "batch_size", "accumulate", "precision")
+"""Settings of the trainer that weights depend on."""
+_SHOWN = 3
 
 _log = logging.getLogger(__name__)
 
@@ -69,6 +76,9 @@ def run_stages(
     folder.check(overwrite=overwrite, resume=resume)
     check_machine(config.trainer)
     due = [s for s in stages if overwrite or not _of(s, folder).report.exists()]
+    for stage in stages:
+        if stage not in due:
+            _check_finished(stage, _of(stage, folder))
     # A mistake in the last stage is not to be found after days of the first.
     data = {stage.number: _load(stage) for stage in due}
     folder.prepare(overwrite=overwrite, resume=resume)
@@ -115,6 +125,32 @@ def _load(stage: StageConfig) -> PretrainingData:
     except (ConfigError, BandError, DataError, DatasetNotFoundError) as error:
         raise type(error)(f"stage {stage.name!r}: {error}") from None
     return data
+
+
+def _check_finished(stage: StageConfig, folder: RunFolder) -> None:
+    """Refuse to go on from a stage that was trained with other settings.
+
+    Raises:
+        ConfigError: they differ in what its weights depend on, or are lost.
+    """
+    if not folder.config.is_file():
+        raise ConfigError(
+            f"{folder.root} is finished, but its {folder.config.name} is gone, so "
+            "nothing says what it learned. Train anew with --overwrite."
+        )
+    before, now = dict(read_mapping(folder.config)), plain_values(stage.config)
+    for plain in (before, now):
+        plain.pop("report", None)
+        plain["model"] = {**plain.get("model", {}), "start_from": None}
+        trainer = plain.get("trainer", {}).items()
+        plain["trainer"] = {k: v for k, v in trainer if k in _LEARNED_WITH}
+    changed = changed_settings(before, now)
+    if changed:
+        raise ConfigError(
+            f"stage {stage.name!r} was finished with other settings: "
+            f"{', '.join(changed[:_SHOWN])}. Resume with those it was trained with, "
+            "or train anew with --overwrite."
+        )
 
 
 def _refuse_other_stages(stages: Sequence[StageConfig], folder: RunFolder) -> None:

@@ -6,28 +6,38 @@ study can be stopped, extended, or shared between processes.
 """
 
 import csv
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from spectralgpt.checkpoints import write_atomically
-from spectralgpt.errors import ConfigError
+from spectralgpt.checkpoints import find_weights, write_atomically
+from spectralgpt.data.dense import DenseDataConfig, read_all_dense
+from spectralgpt.data.identity import digest_data, digest_file
+from spectralgpt.data.labelled import read_all
+from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.json_files import read_json
-from spectralgpt.training.configuration import build_config
+from spectralgpt.metrics import POSITIVE_SCORES
+from spectralgpt.training.configuration import build_config, changed_settings
 from spectralgpt.training.overrides import merge_sections
 from spectralgpt.training.run_folder import RunFolder
 from spectralgpt.training.scoring import write_json
+from spectralgpt.training.transfer import load_start
 
-__all__ = ["StudyConfig", "StudyRun", "planned_runs", "run_study", "summarise_study"]
+__all__ = ["StudyConfig", "StudyRun", "planned_runs", "run_study"]
 
 _log = logging.getLogger(__name__)
 
 FOREST = "pixel-forest"
+_RECORD = "study_run.json"
+"""What a run was made from, beside its results."""
+_WITHOUT_EFFECT = ("workers", "log_every_steps", "checkpoint_every_steps")
+_SHOWN = 3
 StudyTask = Literal["classification", "segmentation", "change"]
 
 
@@ -109,6 +119,8 @@ def run_study(
 ) -> Path:
     """Run what is not finished yet, and write study.json and study.csv.
 
+    Finished runs are taken over only if settings, weights and data are the same.
+
     Args:
         config: what is compared.
         output: folder of the study.
@@ -118,38 +130,128 @@ def run_study(
         `output`.
 
     Raises:
-        ConfigError: settings of a start are wrong; found before anything runs.
+        ConfigError: settings of a start are wrong, or runs with other settings are in
+            the way; found before anything runs.
     """
     runs = planned_runs(config)
     prepared = {run: _prepare(config.task, run) for run in runs}
+    known: dict[str, str] = {}
+    records = {run: _record(prepared[run].config, run.settings, known) for run in runs}
+    for run in runs:
+        _check_record(output / run.name, records[run])
     for number, run in enumerate(runs):
         folder = output / run.name
         if (folder / "metrics.json").exists():
             continue
         if progress is not None:
             progress(run.name, number, len(runs))
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / _RECORD, records[run])
         # A run that was cut off goes on where it was.
-        resuming = {"resume": True} if RunFolder(folder).last.exists() else {}
-        prepared[run](folder, **resuming)
-    summarise_study(output, config.starts)
+        resuming = {"resume": True} if RunFolder(folder).config.exists() else {}
+        prepared[run].start(folder, **resuming)
+    _summarise(output, runs)
     return output
 
 
-def summarise_study(output: Path, starts: Sequence[str] | Mapping[str, Any]) -> Path:
-    """Write study.json and study.csv from the runs that are finished."""
-    found: dict[str, dict[str, list[dict[str, float]]]] = {}
-    for start in starts:
-        for path in sorted((output / start).glob("labels-*/seed-*/metrics.json")):
-            scores = read_json(path)["test"]
-            fraction = path.parent.parent.name.removeprefix("labels-")
-            found.setdefault(fraction, {}).setdefault(start, []).append(scores)
+def _record(
+    config: Any, settings: Mapping[str, Any], known: dict[str, str]
+) -> dict[str, Any]:
+    """Say what the scores of a run depend on.
+
+    Args:
+        config: resolved.
+        settings: what it was made from.
+        known: digests of data and weights that were read before.
+    """
+    plain = json.loads(json.dumps(asdict(config)))
+    data = plain if isinstance(config, DenseDataConfig) else plain["data"]
+    data.pop("root")  # The data count by what they are, not by where they lie.
+    record: dict[str, Any] = {"settings": plain}
+    if not isinstance(config, DenseDataConfig):
+        for name in _WITHOUT_EFFECT:
+            plain["trainer"].pop(name)
+        weights = find_weights(config.model)
+        if weights is not None:
+            plain.pop("model")
+            record["weights"] = _once(
+                known, f"weights {weights}", lambda: digest_file(weights)
+            )
+    else:
+        plain["seed"] = settings["seed"]
+        plain["sensor of files"] = settings.get("sensor")
+    record["data"] = _once(
+        known, _name_of_data(config, settings), lambda: _digest_data(config, settings)
+    )
+    return record
+
+
+def _once(known: dict[str, str], name: str, find: Callable[[], str]) -> str:
+    if name not in known:
+        known[name] = find()
+    return known[name]
+
+
+def _name_of_data(config: Any, settings: Mapping[str, Any]) -> str:
+    """Name the same data alike, whatever split and share of them is used."""
+    data = config if isinstance(config, DenseDataConfig) else config.data
+    plain = {**asdict(data), "train_fraction": 1.0, "split_seed": 0, "fold": 0}
+    return f"data {plain} {settings.get('sensor')} {settings.get('model')}"
+
+
+def _digest_data(config: Any, settings: Mapping[str, Any]) -> str:
+    if isinstance(config, DenseDataConfig):
+        found = read_all_dense(config, assumed_sensor=settings.get("sensor"))
+        return digest_data(found.chips)
+    sensor = load_start(config).preprocessing.sensor
+    if isinstance(config.data, DenseDataConfig):
+        return digest_data(read_all_dense(config.data, assumed_sensor=sensor).chips)
+    return digest_data(read_all(config.data, assumed_sensor=sensor).chips)
+
+
+def _check_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Refuse a run in the way that others would take for this one.
+
+    Raises:
+        ConfigError: it was made with other settings, weights or data, or does not say.
+    """
+    run, path = RunFolder(folder), folder / _RECORD
+    if not (folder / "metrics.json").exists() and not run.config.exists():
+        return
+    advice = "Name another --output, or remove that folder to run it anew."
+    try:
+        before = read_json(path)
+        changed = changed_settings(before["settings"], record["settings"])
+        changed += [
+            f"other {name}"
+            for name in ("weights", "data")
+            if before.get(name) != record.get(name)
+        ]
+    except (OSError, DataError, KeyError, TypeError, AttributeError):
+        raise ConfigError(
+            f"{folder} holds a run that does not say what it was made from ({_RECORD} "
+            f"is missing or damaged), so its scores cannot be taken over. {advice}"
+        ) from None
+    if changed:
+        raise ConfigError(
+            f"{folder} holds a run with other settings: {', '.join(changed[:_SHOWN])}. "
+            f"{advice}"
+        )
+
+
+def _summarise(output: Path, runs: Sequence[StudyRun]) -> None:
+    """Write study.json and study.csv of these runs, and of no other in the folder."""
+    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for run in runs:
+        by_start = found.setdefault(f"{run.fraction:g}", {})
+        scores = read_json(output / run.name / "metrics.json")
+        by_start.setdefault(run.start, []).append(scores)
     table = {
         fraction: {start: _spread(scores) for start, scores in by_start.items()}
         for fraction, by_start in found.items()
     }
     write_json(output / "study.json", table)
     write_atomically(output / "study.csv", lambda path: _write_table(path, table))
-    return output
 
 
 def _settings(
@@ -169,9 +271,16 @@ def _settings(
     return {**merged, "data": data, "seed": seed}
 
 
-def _prepare(task: StudyTask, run: StudyRun) -> Callable[[Path], Any]:
-    """Return what makes a run in a folder; mistakes in its settings are found here."""
-    from spectralgpt.data.dense import DenseDataConfig
+@dataclass(frozen=True)
+class _Prepared:
+    """What makes a run in a folder, and its resolved configuration."""
+
+    start: Callable[..., Any]
+    config: Any
+
+
+def _prepare(task: StudyTask, run: StudyRun) -> _Prepared:
+    """Resolve the settings of a run; mistakes in them are found here."""
     from spectralgpt.training.dense_finetuning import (
         DenseFinetuneConfig,
         finetune_dense,
@@ -183,21 +292,27 @@ def _prepare(task: StudyTask, run: StudyRun) -> Callable[[Path], Any]:
     if run.settings.get("method") == FOREST:
         data = build_config(run.settings["data"], DenseDataConfig, f"{where}, data")
         sensor = run.settings.get("sensor")
-        return partial(evaluate_forest, data, sensor=sensor, seed=run.seed)
+        return _Prepared(
+            partial(evaluate_forest, data, sensor=sensor, seed=run.seed), data
+        )
     if task == "classification":
-        return partial(finetune, build_config(run.settings, FinetuneConfig, where))
+        plain = build_config(run.settings, FinetuneConfig, where)
+        return _Prepared(partial(finetune, plain), plain)
     config = build_config(run.settings, DenseFinetuneConfig, where)
-    return partial(finetune_dense, config)
+    return _Prepared(partial(finetune_dense, config), config)
 
 
-def _spread(scores: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]:
+def _spread(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Mean, standard deviation and all values of each score, with its class if any."""
     spread = {}
-    for metric in scores[0]:
-        values = np.array([entry[metric] for entry in scores])
+    positive = runs[0].get("positive")
+    for metric in runs[0]["test"]:
+        values = np.array([run["test"][metric] for run in runs])
         spread[metric] = {
             "mean": float(values.mean()),
             "std": float(values.std(ddof=1)) if len(values) > 1 else 0.0,
             "values": values.tolist(),
+            "class": positive if metric in POSITIVE_SCORES else None,
         }
     return spread
 
@@ -205,10 +320,11 @@ def _spread(scores: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]:
 def _write_table(path: Path, table: Mapping[str, Mapping[str, Any]]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["labels", "start", "seeds", "score", "mean", "std"])
+        writer.writerow(["labels", "start", "seeds", "score", "mean", "std", "class"])
         for fraction, by_start in table.items():
             for start, scores in by_start.items():
                 for metric, entry in scores.items():
                     numbers = [f"{entry[part]:.6f}" for part in ("mean", "std")]
                     seeds = len(entry["values"])
-                    writer.writerow([fraction, start, seeds, metric, *numbers])
+                    row = [fraction, start, seeds, metric, *numbers, entry["class"]]
+                    writer.writerow(row)

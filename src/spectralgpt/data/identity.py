@@ -1,0 +1,207 @@
+"""Which images a model has seen, and whether a data set is still the same.
+
+Images are known by the name, size and a sample of the bytes of their first file, so
+that a copy of a data set elsewhere is recognised, and archives are not read whole.
+"""
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from spectralgpt.data.dense.chips import DenseChip, MaskFile
+from spectralgpt.data.splits import Located
+from spectralgpt.errors import CheckpointError
+from spectralgpt.rasters import RasterItem, Window
+
+__all__ = ["SeenImages", "digest_data", "digest_file"]
+
+_DIGEST_BYTES = 6
+"""Of a million images, two have the same digest with a chance of 0.2 %."""
+_TEXT = 8  # Characters of a digest.
+_SAMPLE = 16_384
+"""Bytes read at the beginning, in the middle and at the end of a file."""
+_WHOLE: tuple["_Box", ...] = ()  # In place of windows: all of an image.
+
+_Box = tuple[int, int, int, int]
+"""Row, column, height and width, px."""
+
+
+class _Labelled(Located, Protocol):
+    """A part of a raster with its split."""
+
+    @property
+    def split(self) -> str:
+        """Such as `train`."""
+
+
+@dataclass(frozen=True)
+class SeenImages:
+    """Images, or parts of them, in a form that a checkpoint keeps.
+
+    Args:
+        windows: parts of each image by its digest; none stands for all of it.
+    """
+
+    windows: Mapping[str, tuple[_Box, ...]]
+
+    @classmethod
+    def of(cls, chips: Sequence[Located]) -> "SeenImages":
+        """Note what chips show; of several dates, each."""
+        known: dict[str, str] = {}
+        whole: set[str] = set()
+        parts: dict[str, set[_Box]] = {}
+        for chip in chips:
+            for digest in _digests(chip, known):
+                if chip.window is None:
+                    whole.add(digest)
+                else:
+                    parts.setdefault(digest, set()).add(_box(chip.window))
+        found = {digest: tuple(sorted(boxes)) for digest, boxes in parts.items()}
+        return cls(found | dict.fromkeys(whole, _WHOLE))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "SeenImages":
+        """Read what `to_dict` gave.
+
+        Raises:
+            CheckpointError: it is something else.
+        """
+        try:
+            text = str(values["whole"])
+            whole = [text[i : i + _TEXT] for i in range(0, len(text), _TEXT)]
+            parts = {
+                str(digest): tuple(
+                    (int(a), int(b), int(c), int(d)) for a, b, c, d in boxes
+                )
+                for digest, boxes in values["parts"].items()
+            }
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(
+                f"what the checkpoint says of its training images is damaged ({error})."
+            ) from error
+        return cls(dict.fromkeys(whole, _WHOLE) | parts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give plain values, some 8 bytes an image."""
+        whole = sorted(d for d, boxes in self.windows.items() if not boxes)
+        parts = {
+            d: [list(b) for b in boxes] for d, boxes in self.windows.items() if boxes
+        }
+        return {"whole": "".join(whole), "parts": parts}
+
+    def joined(self, other: "SeenImages") -> "SeenImages":
+        """Return what either has seen."""
+        both = dict(self.windows)
+        for digest, boxes in other.windows.items():
+            own = both.get(digest, boxes)
+            both[digest] = _WHOLE if not own or not boxes else tuple({*own, *boxes})
+        return SeenImages(both)
+
+    def count(self, chips: Sequence[Located]) -> int:
+        """Count chips of which any part was seen."""
+        known: dict[str, str] = {}
+        return sum(
+            any(self._has(digest, chip.window) for digest in _digests(chip, known))
+            for chip in chips
+        )
+
+    def _has(self, digest: str, window: Window | None) -> bool:
+        boxes = self.windows.get(digest)
+        if boxes is None or not boxes or window is None:
+            return boxes is not None
+        return any(_meet(box, _box(window)) for box in boxes)
+
+
+def digest_data(chips: Sequence[_Labelled]) -> str:
+    """Tell a data set from all others, in 64 hexadecimal digits.
+
+    It changes with the images, labels, masks and stated splits; files count by their
+    name, size and time.
+    """
+    rows = sorted(json.dumps(_facts(chip), default=str) for chip in chips)
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """Tell a file's bytes from all others, in 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digests(chip: Located, known: dict[str, str]) -> list[str]:
+    """Digest each image of a chip; `known` holds those of files that were read."""
+    items = chip.items if isinstance(chip, DenseChip) else (chip.item,)
+    return [_digest_image(item, known) for item in items]
+
+
+def _digest_image(item: RasterItem, known: dict[str, str]) -> str:
+    name = min(item.files)
+    path = item.files[name].path
+    key = str(path)
+    if key not in known:
+        digest = hashlib.sha256(path.name.encode())
+        if isinstance(path, Path) and path.is_file():
+            digest.update(_sample(path))
+        else:
+            # In an archive or a pack, an image's name tells it from the others.
+            digest.update(item.name.encode())
+        short = digest.digest()[:_DIGEST_BYTES]
+        known[key] = base64.urlsafe_b64encode(short).decode()
+    return known[key]
+
+
+def _sample(path: Path) -> bytes:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        parts = [str(size).encode()]
+        for start in (0, size // 2, max(0, size - _SAMPLE)):
+            file.seek(start)
+            parts.append(file.read(_SAMPLE))
+    return b"".join(parts)
+
+
+def _box(window: Window) -> _Box:
+    return window.row, window.column, window.height, window.width
+
+
+def _meet(first: _Box, second: _Box) -> bool:
+    row = min(first[0] + first[2], second[0] + second[2]) - max(first[0], second[0])
+    column = min(first[1] + first[3], second[1] + second[3]) - max(first[1], second[1])
+    return row > 0 and column > 0
+
+
+def _facts(chip: _Labelled) -> list[Any]:
+    """Say all that scores depend on of a chip."""
+    window = None if chip.window is None else _box(chip.window)
+    facts: list[Any] = [chip.name, chip.split, window]
+    if isinstance(chip, DenseChip):
+        masks = (chip.mask, *chip.mask.others)
+        facts += [chip.place, [_mask_facts(mask) for mask in masks]]
+        return [*facts, [_item_facts(item) for item in chip.items]]
+    return [*facts, getattr(chip, "labels", ()), _item_facts(chip.item)]
+
+
+def _mask_facts(mask: MaskFile) -> list[Any]:
+    return [_file_facts(mask.path), mask.index, mask.nodata, mask.stands_for]
+
+
+def _item_facts(item: RasterItem) -> list[Any]:
+    meaning = (item.sensor.name, item.quantification, item.offset, item.nodata)
+    files = sorted(item.files.items())
+    return [
+        *map(str, meaning),
+        [[name, file.index, _file_facts(Path(str(file.path)))] for name, file in files],
+    ]
+
+
+def _file_facts(path: Path) -> list[Any]:
+    """Return name, size and time of a file, or of the archive that it is in."""
+    on_disk = next((p for p in (path, *path.parents) if p.is_file()), None)
+    if on_disk is None:
+        return [str(path)]
+    found = on_disk.stat()
+    return [path.name, found.st_size, found.st_mtime_ns]
