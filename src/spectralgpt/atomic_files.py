@@ -19,6 +19,7 @@ __all__ = [
     "missing_folders",
     "remove_if_empty",
     "replace_file",
+    "sync_file",
 ]
 
 PARTIAL_SUFFIX = ".partial"
@@ -45,8 +46,7 @@ def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
         write(temporary)
         # safetensors makes files anew that only their owner may read.
         temporary.chmod(mode)
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
+        sync_file(temporary)
         os.replace(temporary, path)
     except BaseException as error:
         with contextlib.suppress(OSError):
@@ -55,6 +55,16 @@ def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
         if "os error" in str(error).lower() and not isinstance(error, OSError):
             raise OSError(str(error)) from error
         raise
+
+
+def sync_file(path: Path) -> None:
+    """Wait until a file is on the disk.
+
+    Raises:
+        OSError: it does not get there.
+    """
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 @contextmanager

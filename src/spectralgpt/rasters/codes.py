@@ -11,18 +11,17 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterioWindow
 
 from spectralgpt.errors import RasterError
 from spectralgpt.rasters.alignment import is_same_system
 from spectralgpt.rasters.files import (
-    as_raster_error,
     find_masks,
     open_raster,
     quiet_gdal,
     read_masks,
 )
+from spectralgpt.rasters.gdal_errors import reading
 from spectralgpt.rasters.geometry import Grid, Window
 
 __all__ = [
@@ -176,7 +175,7 @@ def read_code_window(
             raise RasterError(
                 f"{path} has {dataset.count} layers, number {index} was asked for."
             )
-        try:
+        with reading(path):
             numbers = np.asarray(dataset.read(index, window=window))
             known = np.isfinite(numbers)
             masks = find_masks(dataset)[index - 1]
@@ -184,8 +183,6 @@ def read_code_window(
             if masks and index not in masks:
                 known &= read_masks(dataset, [index], masks, window)[0]
             return numbers, known, dataset.nodata
-        except (RasterioError, ValueError) as error:
-            raise as_raster_error(path, error) from None
 
 
 def _below(line: _Line, start: int, length: int, size: int) -> npt.NDArray[np.intp]:

@@ -14,21 +14,20 @@ from typing import Any, Literal
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
-from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterioWindow
 
-from spectralgpt.atomic_files import folder_beside
 from spectralgpt.errors import RasterError
 from spectralgpt.json_files import parse_json
 from spectralgpt.rasters.files import (
-    as_raster_error,
     open_place,
     open_raster,
     quiet_gdal,
 )
+from spectralgpt.rasters.gdal_errors import reading, writing
 from spectralgpt.rasters.geometry import Grid, Window
-from spectralgpt.rasters.maps import RowWriter
-from spectralgpt.rasters.row_files import Layers, RowFile, copy_as_cog, output_error
+from spectralgpt.rasters.maps import RowWriter, making_in_folder, move_map
+from spectralgpt.rasters.row_files import Layers, RowFile, copy_as_cog
+from spectralgpt.rasters.writing import check_whole
 from spectralgpt.sensors import Band
 
 __all__ = [
@@ -129,11 +128,9 @@ class EmbeddingRaster:
         place = window or Window(0, 0, self.grid.height, self.grid.width)
         at = RasterioWindow(place.column, place.row, place.width, place.height)
         with quiet_gdal(), open_raster(self.path) as dataset:
-            try:
+            with reading(self.path):
                 shape = None if size is None else (dataset.count, *size)
                 numbers = dataset.read(window=at, out_shape=shape)
-            except (RasterioError, ValueError) as error:
-                raise as_raster_error(self.path, error) from None
             scales = np.asarray(dataset.scales, np.float32)
             offsets = np.asarray(dataset.offsets, np.float32)
             is_int8 = dataset.dtypes[0] == "int8"
@@ -228,23 +225,18 @@ def writing_embeddings(
         "average",
         tags={_TAG: json.dumps(asdict(source))},
     )
-    try:
-        with folder_beside(path) as folder:
-            whole = folder / path.name
-            with RowFile(folder / f"{path.name}.rows", grid, layers) as rows:
-                if number_type == "float16":
-                    yield lambda row, numbers: rows.write(row, _to_half(numbers))
-                    rows.export(whole, _BLOCK_PX)
-                else:
-                    yield rows.write
-                    with quiet_gdal():
-                        levels = _to_int8(rows, folder / f"{path.name}.levels", source)
-                        copy_as_cog(levels, whole, "average", blocksize=_BLOCK_PX)
-            whole.replace(path)
-    except (RasterioError, OSError) as error:
-        if isinstance(error, RasterError):
-            raise
-        raise output_error(path, error) from None
+    with making_in_folder(path) as folder:
+        whole = folder / path.name
+        with RowFile(folder / f"{path.name}.rows", grid, layers) as rows:
+            if number_type == "float16":
+                yield lambda row, numbers: rows.write(row, _to_half(numbers))
+                rows.export(whole, _BLOCK_PX)
+            else:
+                yield rows.write
+                with writing(path), quiet_gdal():
+                    levels = _to_int8(rows, folder / f"{path.name}.levels", source)
+                    copy_as_cog(levels, whole, "average", blocksize=_BLOCK_PX)
+        move_map(whole, path)
 
 
 def _to_int8(rows: RowFile, path: Path, source: EmbeddingSource) -> Path:
@@ -272,6 +264,8 @@ def _to_int8(rows: RowFile, path: Path, source: EmbeddingSource) -> Path:
         transform=grid.transform,
         blockysize=1,
         interleave="pixel",
+        compress="deflate",
+        zlevel=1,
         bigtiff="if_safer",
     ) as target:
         target.descriptions = source.layer_names
@@ -282,6 +276,7 @@ def _to_int8(rows: RowFile, path: Path, source: EmbeddingSource) -> Path:
             rounded = np.clip(np.rint(levels), -_LEVELS, _LEVELS)
             place = RasterioWindow(0, row, grid.width, numbers.shape[1])
             target.write(_fill(rounded, _NO_INT8).astype(np.int8), window=place)
+    check_whole(path)
     return path
 
 

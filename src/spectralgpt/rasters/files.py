@@ -20,11 +20,12 @@ import numpy.typing as npt
 import rasterio
 from rasterio import Affine
 from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window as RasterioWindow
 
 from spectralgpt.errors import RasterError
 from spectralgpt.rasters.arrays import ARRAY_START, open_array
+from spectralgpt.rasters.gdal_errors import GDAL_ERRORS, as_raster_error, reading
 from spectralgpt.rasters.geometry import Grid, Window
 from spectralgpt.rasters.locations import Location, VirtualFile
 from spectralgpt.rasters.virtual_rasters import (
@@ -38,7 +39,6 @@ __all__ = [
     "FILE_MASK",
     "Header",
     "OpenFiles",
-    "as_raster_error",
     "find_masks",
     "open_place",
     "open_raster",
@@ -176,16 +176,6 @@ def _report_collected() -> None:
     _Quiet.collector.counts.clear()
 
 
-def as_raster_error(path: Location, error: Exception) -> RasterError:
-    """Say in one line that a file cannot be read, and why."""
-    reason = " ".join(str(error).split()) or type(error).__name__
-    cause = f" ({' '.join(str(error.__cause__).split())})" if error.__cause__ else ""
-    return RasterError(
-        f"{path} cannot be read as a raster: {reason}{cause}. The file is corrupt, "
-        "truncated or of another kind: fetch it again, or leave it out."
-    )
-
-
 @dataclass(frozen=True)
 class Header:
     """What a raster file says about itself.
@@ -237,7 +227,7 @@ def open_raster(path: Location) -> rasterio.DatasetReader:
             dataset = rasterio.open(path.address, driver=path.driver)
         else:
             dataset = _open_local(path)
-    except (RasterioError, OSError, ValueError) as error:
+    except (*GDAL_ERRORS, OSError, ValueError) as error:
         raise as_raster_error(path, error) from None
     if dataset.count == 0:
         dataset.close()
@@ -386,11 +376,8 @@ def read_known(
     """
     if not masks:
         return None
-    with quiet_gdal(), open_raster(path) as dataset:
-        try:
-            return read_masks(dataset, indices, masks)
-        except (RasterioError, ValueError) as error:
-            raise as_raster_error(path, error) from None
+    with quiet_gdal(), open_raster(path) as dataset, reading(path):
+        return read_masks(dataset, indices, masks)
 
 
 def read_numbers(path: Location) -> npt.NDArray[np.generic]:
@@ -399,11 +386,8 @@ def read_numbers(path: Location) -> npt.NDArray[np.generic]:
     Raises:
         RasterError: the file cannot be read to its end.
     """
-    with quiet_gdal(), open_raster(path) as dataset:
-        try:
-            return np.asarray(dataset.read())
-        except (RasterioError, ValueError) as error:
-            raise as_raster_error(path, error) from None
+    with quiet_gdal(), open_raster(path) as dataset, reading(path):
+        return np.asarray(dataset.read())
 
 
 def open_place(

@@ -8,8 +8,9 @@ import numpy.typing as npt
 from rasterio import Affine
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
-from rasterio.warp import transform as reproject
 
+from spectralgpt.errors import RasterError
+from spectralgpt.rasters.gdal_errors import move_points
 from spectralgpt.rasters.geometry import Grid, Window, apply, compose
 
 if TYPE_CHECKING:
@@ -202,14 +203,10 @@ def _to_lonlat(grid: Grid, pixels: list[tuple[float, float]]) -> _Points | None:
     if grid.transform is None or grid.crs is None:
         return None
     places = [apply(grid.transform, *pixel) for pixel in pixels]
+    xs, ys = zip(*places, strict=True)
     try:
-        source = CRS.from_user_input(grid.crs)
-        xs, ys = reproject(
-            source, CRS.from_user_input(LONLAT), *zip(*places, strict=True)
-        )
-    except CRSError:
+        points = tuple(zip(*move_points(grid.crs, LONLAT, xs, ys), strict=True))
+    except RasterError:
         # A local engineering reference system lies nowhere on the globe.
         return None
-    if not all(map(math.isfinite, (*xs, *ys))):
-        return None
-    return tuple(zip(map(float, xs), map(float, ys), strict=True))
+    return points if np.isfinite(points).all() else None

@@ -6,15 +6,14 @@ cubic convolution, at exact positions, so that a window equals that part of the 
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from rasterio.crs import CRS
-from rasterio.errors import CRSError
-from rasterio.warp import Resampling, reproject, transform
+from rasterio.warp import Resampling, reproject
 
-from spectralgpt.errors import RasterError
 from spectralgpt.rasters.alignment import is_same_system
+from spectralgpt.rasters.gdal_errors import move_points, reading
 from spectralgpt.rasters.geometry import Grid, Raster, Window, apply, compose
 
 __all__ = ["Layer", "bring_to", "lay_over"]
@@ -119,19 +118,13 @@ def _window_below(target: Grid, source: Grid) -> Window | None:
     places = [
         apply(target.transform, x * target.width, y * target.height) for x, y in sides
     ]
-    try:
-        xs, ys = transform(
-            CRS.from_user_input(target.crs),
-            CRS.from_user_input(source.crs),
-            *zip(*places, strict=True),
-        )
-    except CRSError as error:
-        raise RasterError(
-            f"{target.crs} and {source.crs} cannot be brought together: {error}."
-        ) from None
+    xs, ys = move_points(target.crs, source.crs, *zip(*places, strict=True))
     back = ~source.transform
-    found = [apply(back, x, y) for x, y in zip(xs, ys, strict=True)]
-    columns, rows = zip(*(p for p in found if all(map(math.isfinite, p))), strict=True)
+    moved = [apply(back, x, y) for x, y in zip(xs, ys, strict=True)]
+    found = [place for place in moved if all(map(math.isfinite, place))]
+    if not found:
+        return None
+    columns, rows = zip(*found, strict=True)
     top = max(0, math.floor(min(rows)) - _MARGIN_PX)
     left = max(0, math.floor(min(columns)) - _MARGIN_PX)
     bottom = min(source.height, math.ceil(max(rows)) + _MARGIN_PX)
@@ -153,19 +146,17 @@ def _warp(raster: Raster, source: Grid, target: Grid) -> Layer:
         # The nearest positions, not those of a grid that differs between windows.
         "tolerance": 0,
     }
-    for i, (pixels, valid) in enumerate(zip(raster.pixels, raster.valid, strict=True)):
-        known = np.where(valid, pixels, np.float32(np.nan))
-        reproject(
-            known,
-            out[i],
-            src_nodata=np.nan,
-            dst_nodata=np.nan,
-            resampling=Resampling.cubic,
-            **places,
-        )
-        # Valid is what the nearest pixel is, as between bands of different size.
-        reproject(
-            valid.astype(np.uint8), seen[i], resampling=Resampling.nearest, **places
-        )
+    cubic = places | {"resampling": Resampling.cubic}
+    cubic |= {"src_nodata": np.nan, "dst_nodata": np.nan}
+    with reading(Path(raster.name)):
+        for i, (pixels, valid) in enumerate(
+            zip(raster.pixels, raster.valid, strict=True)
+        ):
+            known = np.where(valid, pixels, np.float32(np.nan))
+            reproject(known, out[i], **cubic)
+            # Valid is what the nearest pixel is, as between bands of different size.
+            reproject(
+                valid.astype(np.uint8), seen[i], resampling=Resampling.nearest, **places
+            )
     is_valid = (seen > 0) & np.isfinite(out)
     return np.where(is_valid, out, np.float32(0)), is_valid

@@ -12,19 +12,18 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterioWindow
 
 from spectralgpt import __version__
 from spectralgpt.atomic_files import folder_beside
 from spectralgpt.errors import ConfigError
-from spectralgpt.rasters.files import as_raster_error, open_raster, quiet_gdal
+from spectralgpt.rasters.files import open_raster, quiet_gdal
+from spectralgpt.rasters.gdal_errors import reading, writing
 from spectralgpt.rasters.geometry import Grid
 from spectralgpt.rasters.row_files import (
     LEGEND_SUFFIX,
     Layers,
     RowFile,
-    output_error,
 )
 
 __all__ = [
@@ -33,6 +32,7 @@ __all__ = [
     "NO_CLASS",
     "RowWriter",
     "class_layers",
+    "making_in_folder",
     "measure_layers",
     "move_map",
     "probability_layers",
@@ -142,6 +142,19 @@ def writing_probabilities(
         yield write
 
 
+@contextmanager
+def making_in_folder(path: Path) -> Iterator[Path]:
+    """Give a hidden folder beside a map, which goes in the end; see `folder_beside`.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    with contextlib.ExitStack() as stack:
+        with writing(path):
+            folder = stack.enter_context(folder_beside(path))
+        yield folder
+
+
 def move_map(made: Path, path: Path) -> None:
     """Move a whole map, with the names of its classes, to where it is wanted.
 
@@ -149,12 +162,10 @@ def move_map(made: Path, path: Path) -> None:
         OutputError: it cannot be moved.
     """
     legend = made.with_name(made.name + LEGEND_SUFFIX)
-    try:
+    with writing(path):
         if legend.is_file():
             legend.replace(path.with_name(path.name + LEGEND_SUFFIX))
         made.replace(path)
-    except OSError as error:
-        raise output_error(path, error) from None
 
 
 def read_class_rows(path: Path) -> Iterator[tuple[int, NDArray[np.uint8]]]:
@@ -167,19 +178,14 @@ def read_class_rows(path: Path) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         for row in range(0, dataset.height, _ROWS):
             rows = min(_ROWS, dataset.height - row)
             place = RasterioWindow(0, row, dataset.width, rows)
-            try:
-                yield row, dataset.read(1, window=place)
-            except RasterioError as error:
-                raise as_raster_error(path, error) from None
+            with reading(path):
+                classes = dataset.read(1, window=place)
+            yield row, classes
 
 
 @contextmanager
 def _writing(path: Path, grid: Grid, layers: Layers) -> Iterator[RowWriter]:
-    with contextlib.ExitStack() as stack:
-        try:
-            folder = stack.enter_context(folder_beside(path))
-        except OSError as error:
-            raise output_error(path, error) from None
+    with making_in_folder(path) as folder:
         made = folder / path.name
         with RowFile(folder / f"{path.name}.rows", grid, layers) as rows:
             yield rows.write

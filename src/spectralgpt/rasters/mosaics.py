@@ -12,7 +12,6 @@ from typing import Any
 
 from rasterio import Affine
 from rasterio.crs import CRS
-from rasterio.errors import CRSError
 from rasterio.warp import transform_bounds
 
 from spectralgpt.errors import ConfigError, RasterError
@@ -24,6 +23,7 @@ from spectralgpt.rasters.alignment import (
 )
 from spectralgpt.rasters.archives import check_text
 from spectralgpt.rasters.footprints import LONLAT
+from spectralgpt.rasters.gdal_errors import GDAL_ERRORS
 from spectralgpt.rasters.geometry import Grid, apply
 from spectralgpt.rasters.items import RasterItem
 from spectralgpt.sensors import Band
@@ -67,7 +67,7 @@ class Bounds:
             )
         try:
             CRS.from_user_input(self.crs)
-        except CRSError:
+        except GDAL_ERRORS:
             raise ConfigError(
                 f"bounds: '{self.crs}' is no reference system. Use one like EPSG:4326."
             ) from None
@@ -84,7 +84,7 @@ class Bounds:
         try:
             found = transform_bounds(self.crs, crs, *sides, densify_pts=_EDGE_POINTS)
             return Bounds(found[0], found[1], found[2], found[3], crs)
-        except (CRSError, ConfigError):
+        except (*GDAL_ERRORS, ConfigError):
             raise ConfigError(
                 f"bounds {sides} of {self.crs} have no place in {crs}."
             ) from None

@@ -9,12 +9,11 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from rasterio import Affine
-from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
-from spectralgpt.errors import RasterError
 from spectralgpt.rasters.files import quiet_gdal
 from spectralgpt.rasters.geometry import Grid
+from spectralgpt.rasters.writing import making_tiff
 
 __all__ = ["NorthUpPlace", "write_numbers", "write_strips"]
 
@@ -68,33 +67,30 @@ def write_numbers(
         colours: (red, green, blue) of each number, 0..255, for one layer of uint8.
 
     Raises:
-        RasterError: the file cannot be written.
+        OutputError: the file cannot be written.
     """
     count, height, width = numbers.shape
-    path.parent.mkdir(parents=True, exist_ok=True)
     grid = place if isinstance(place, Grid) else place.grid(height, width)
-    try:
-        with (
-            quiet_gdal(),
-            _create(
-                path,
-                grid,
-                count,
-                numbers.dtype,
-                nodata=nodata,
-                predictor=2,
-                interleave="band",
-            ) as dataset,
-        ):
-            if colours is not None:
-                dataset.write_colormap(1, dict(colours))
-            dataset.write(numbers)
-            dataset.descriptions = tuple(descriptions)
-            dataset.scales = (scale[0],) * count
-            dataset.offsets = (scale[1],) * count
-            dataset.update_tags(**dict(tags or {}))
-    except (RasterioError, OSError) as error:
-        raise RasterError(f"{path} cannot be written: {error}") from None
+    with (
+        making_tiff(path) as made,
+        quiet_gdal(),
+        _create(
+            made,
+            grid,
+            count,
+            numbers.dtype,
+            nodata=nodata,
+            predictor=2,
+            interleave="band",
+        ) as dataset,
+    ):
+        if colours is not None:
+            dataset.write_colormap(1, dict(colours))
+        dataset.write(numbers)
+        dataset.descriptions = tuple(descriptions)
+        dataset.scales = (scale[0],) * count
+        dataset.offsets = (scale[1],) * count
+        dataset.update_tags(**dict(tags or {}))
     return path
 
 
@@ -107,20 +103,18 @@ def write_strips(path: Path, grid: Grid, strips: Iterable[NDArray[np.uint8]]) ->
         strips: (h, W) each; their heights sum to that of the grid.
 
     Raises:
-        RasterError: the file cannot be written.
+        OutputError: the file cannot be written.
     """
     row = 0
-    try:
-        with (
-            quiet_gdal(),
-            _create(path, grid, 1, "uint8") as dataset,
-        ):
-            for strip in strips:
-                window = Window(0, row, grid.width, len(strip))
-                dataset.write(strip, 1, window=window)
-                row += len(strip)
-    except (RasterioError, OSError) as error:
-        raise RasterError(f"{path} cannot be written: {error}") from None
+    with (
+        making_tiff(path) as made,
+        quiet_gdal(),
+        _create(made, grid, 1, "uint8") as dataset,
+    ):
+        for strip in strips:
+            window = Window(0, row, grid.width, len(strip))
+            dataset.write(strip, 1, window=window)
+            row += len(strip)
     return path
 
 

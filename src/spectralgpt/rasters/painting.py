@@ -12,16 +12,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import rasterio
-from rasterio.crs import CRS
-from rasterio.errors import CRSError, RasterioError
 from rasterio.features import rasterize
-from rasterio.warp import transform as reproject
 from rasterio.windows import Window as RasterioWindow
 
 from spectralgpt.errors import RasterError
+from spectralgpt.rasters.alignment import is_same_system
 from spectralgpt.rasters.codes import read_code_window, to_codes
 from spectralgpt.rasters.files import read_header
 from spectralgpt.rasters.footprints import move_near, turn_of
+from spectralgpt.rasters.gdal_errors import move_points
 from spectralgpt.rasters.geometry import Grid, Window, apply
 
 __all__ = ["find_codes", "paint_shapes", "read_codes_at", "rows_of"]
@@ -170,17 +169,16 @@ def _to_pixels(
             "gdal_edit.py -a_srs."
         )
     xs, ys = _apply(grid.transform, columns, rows)
-    try:
-        source, target = CRS.from_user_input(grid.crs), CRS.from_user_input(layer.crs)
-        if source != target:
-            # In lists, as rasterio takes and gives them.
-            found = reproject(source, target, xs.ravel(), ys.ravel())
-            xs, ys = (np.asarray(line).reshape(xs.shape) for line in found)
-    except (CRSError, RasterioError) as error:
-        reason = " ".join(str(error).split())
-        raise RasterError(f"{path} cannot be laid on a scene: {reason}") from None
+    if not is_same_system(grid.crs, layer.crs):
+        try:
+            found = move_points(grid.crs, layer.crs, xs.ravel(), ys.ravel())
+        except RasterError as error:
+            raise RasterError(f"{path} cannot be laid on a scene: {error}") from None
+        xs, ys = (np.asarray(line).reshape(xs.shape) for line in found)
     middle = apply(layer.transform, layer.width / 2, layer.height / 2)[0]
-    return _apply(~layer.transform, move_near(xs, layer.crs, middle), ys)
+    # Points without a place are infinite.
+    with np.errstate(invalid="ignore"):
+        return _apply(~layer.transform, move_near(xs, layer.crs, middle), ys)
 
 
 def _spans(columns: _Places, layer: Grid) -> list[tuple[int, int]]:

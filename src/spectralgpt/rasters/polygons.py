@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rasterio import Affine
-from rasterio.errors import RasterioError
 from rasterio.features import shapes
 from rasterio.windows import Window as RasterioWindow
 
 from spectralgpt.errors import RasterError
-from spectralgpt.rasters.files import as_raster_error, open_raster, quiet_gdal
-from spectralgpt.rasters.row_files import output_error
+from spectralgpt.rasters.files import open_raster, quiet_gdal
+from spectralgpt.rasters.gdal_errors import output_error, reading
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
@@ -92,10 +91,8 @@ def _read_shapes(
 ) -> Iterator[_Shape]:
     from shapely.geometry import shape
 
-    try:
+    with reading(source):
         classes = dataset.read(1, window=place)
-    except RasterioError as error:
-        raise as_raster_error(source, error) from None
     moved = Affine.translation(place.col_off, place.row_off)
     for outline, value in shapes(classes, classes != dataset.nodata, transform=moved):
         yield shape(outline), int(value)

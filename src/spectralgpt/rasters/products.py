@@ -11,17 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from rasterio.errors import RasterioError
 
 from spectralgpt.errors import ConfigError, RasterError, UnitError
 from spectralgpt.rasters.facts import Facts, day_in
 from spectralgpt.rasters.files import (
     Header,
-    as_raster_error,
     open_raster,
     quiet_gdal,
     read_masks,
 )
+from spectralgpt.rasters.gdal_errors import reading
 from spectralgpt.rasters.items import BandFile, RasterItem
 from spectralgpt.rasters.layers import find_bands, find_stated_bands
 from spectralgpt.rasters.locations import Location
@@ -296,16 +295,11 @@ def _sample_bands(
         masks = dict.fromkeys(mask for file in own for mask in file.masks)
         height = min(header.grid.height, _SAMPLE_SIDE)
         width = min(header.grid.width, _SAMPLE_SIDE)
-        try:
-            with quiet_gdal(), open_raster(path) as dataset:
-                numbers = dataset.read(indices, out_shape=(len(indices), height, width))
-                known = np.isfinite(numbers)
-                if masks:
-                    known &= read_masks(
-                        dataset, indices, list(masks), size=(height, width)
-                    )
-        except RasterioError as error:
-            raise as_raster_error(path, error) from None
+        with quiet_gdal(), open_raster(path) as dataset, reading(path):
+            numbers = dataset.read(indices, out_shape=(len(indices), height, width))
+            known = np.isfinite(numbers)
+            if masks:
+                known &= read_masks(dataset, indices, list(masks), size=(height, width))
         for value in (*invalid, header.nodata):
             if value is not None:
                 known &= numbers != value

@@ -7,14 +7,13 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 from rasterio import Affine
-from rasterio.errors import RasterioError
 
 from spectralgpt.errors import RasterError, ShapeError, UnitError
 from spectralgpt.rasters.files import (
     OpenFiles,
-    as_raster_error,
     quiet_gdal,
 )
+from spectralgpt.rasters.gdal_errors import GDAL_ERRORS, as_raster_error
 from spectralgpt.rasters.geometry import Grid, Raster, Window, compose
 from spectralgpt.rasters.items import BandFile, RasterItem, StoredLayers
 from spectralgpt.rasters.joining import Layer, bring_to, lay_over
@@ -276,7 +275,7 @@ def _read_file(
             out[:, start:stop], valid[:, start:stop] = resample(
                 scaled, known, part, columns
             )
-    except (RasterioError, IndexError) as error:
+    except (*GDAL_ERRORS, IndexError) as error:
         raise as_raster_error(file.path, error) from None
     finally:
         if files is None:

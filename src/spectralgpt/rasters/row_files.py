@@ -20,13 +20,14 @@ import rasterio
 import rasterio.shutil
 from numpy.typing import NDArray
 from rasterio.crs import CRS
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import NotGeoreferencedWarning
 
-from spectralgpt.errors import OutputError
 from spectralgpt.rasters.files import quiet_gdal
+from spectralgpt.rasters.gdal_errors import writing
 from spectralgpt.rasters.geometry import Grid
+from spectralgpt.rasters.writing import check_whole
 
-__all__ = ["LEGEND_SUFFIX", "Layers", "RowFile", "copy_as_cog", "output_error"]
+__all__ = ["LEGEND_SUFFIX", "Layers", "RowFile", "copy_as_cog"]
 
 LEGEND_SUFFIX = ".aux.xml"
 """Of the file beside a map that holds the names of its classes."""
@@ -61,11 +62,6 @@ class Layers:
     tags: dict[str, str] = field(default_factory=dict)
 
 
-def output_error(path: Path, error: Exception) -> OutputError:
-    """Say in one line that a file cannot be written, and why."""
-    return OutputError(f"{path} cannot be written: {' '.join(str(error).split())}")
-
-
 def copy_as_cog(
     source: rasterio.DatasetReader | Path,
     path: Path,
@@ -83,7 +79,8 @@ def copy_as_cog(
         **options: further creation options of GDAL's driver.
 
     Raises:
-        RasterioError: it cannot be written.
+        RasterioError: it cannot be written; or one of the other `GDAL_ERRORS`.
+        OSError: the disk holds less of it than was written.
     """
     rasterio.shutil.copy(
         source,
@@ -96,6 +93,7 @@ def copy_as_cog(
         num_threads="ALL_CPUS",
         **options,
     )
+    check_whole(path)
 
 
 class RowFile:
@@ -116,17 +114,15 @@ class RowFile:
             len(layers.names) * grid.width * np.dtype(layers.dtype).itemsize
         )
         size = grid.height * self._row_bytes
-        try:
+        with writing(path):
             path.touch()
             self._file = path.open("r+b")
-        except OSError as error:
-            raise output_error(path, error) from None
-        try:
-            if path.stat().st_size != size:
-                _reserve(self._file.fileno(), size)
-        except OSError as error:
-            self.close()
-            raise output_error(path, error) from None
+            try:
+                if path.stat().st_size != size:
+                    _reserve(self._file.fileno(), size)
+            except OSError:
+                self.close()
+                raise
 
     def write(self, row: int, numbers: NDArray[Any]) -> None:
         """Write rows (layers, rows, W), the first of them `row`.
@@ -134,12 +130,10 @@ class RowFile:
         Raises:
             OutputError: they cannot be written, such as on a full disk.
         """
-        try:
+        rows = numbers.astype(self.layers.dtype).swapaxes(0, 1)
+        with writing(self.path):
             self._file.seek(row * self._row_bytes)
-            rows = numbers.astype(self.layers.dtype).swapaxes(0, 1)
             self._file.write(np.ascontiguousarray(rows).data)
-        except OSError as error:
-            raise output_error(self.path, error) from None
 
     def read(self) -> Iterator[tuple[int, NDArray[Any]]]:
         """Yield the first row, and rows (layers, rows, W), from the top down.
@@ -152,12 +146,9 @@ class RowFile:
         rows = max(1, _READ_BYTES // self._row_bytes)
         for row in range(0, self.grid.height, rows):
             size = min(rows, self.grid.height - row) * self._row_bytes
-            try:
-                with self.path.open("rb") as file:
-                    file.seek(row * self._row_bytes)
-                    numbers = np.frombuffer(file.read(size), self.layers.dtype)
-            except OSError as error:
-                raise output_error(self.path, error) from None
+            with writing(self.path), self.path.open("rb") as file:
+                file.seek(row * self._row_bytes)
+                numbers = np.frombuffer(file.read(size), self.layers.dtype)
             yield row, numbers.reshape(shape).swapaxes(0, 1)
 
     def flush(self) -> None:
@@ -166,11 +157,9 @@ class RowFile:
         Raises:
             OutputError: it cannot be written.
         """
-        try:
+        with writing(self.path):
             self._file.flush()
             os.fsync(self._file.fileno())
-        except OSError as error:
-            raise output_error(self.path, error) from None
 
     def export(self, path: Path, block_px: int = 512) -> None:
         """Write a Cloud-Optimized GeoTIFF, the same bytes for the same numbers.
@@ -185,21 +174,18 @@ class RowFile:
             OutputError: it cannot be written.
         """
         self.flush()
-        try:
-            with quiet_gdal(), warnings.catch_warnings():
-                warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                with self._open() as source:
-                    copy_as_cog(
-                        source,
-                        path,
-                        self.layers.overviews,
-                        _PREDICTORS[self.layers.dtype],
-                        blocksize=block_px,
-                    )
+        with writing(path), quiet_gdal(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with self._open() as source:
+                copy_as_cog(
+                    source,
+                    path,
+                    self.layers.overviews,
+                    _PREDICTORS[self.layers.dtype],
+                    blocksize=block_px,
+                )
             if self.layers.categories:
                 _write_legend(path, self.layers.categories)
-        except (RasterioError, OSError) as error:
-            raise output_error(path, error) from None
 
     def close(self) -> None:
         """Close the file; may be called twice."""

@@ -13,20 +13,17 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 from rasterio import Affine
-from rasterio.crs import CRS
-from rasterio.errors import CRSError, RasterioError
-from rasterio.warp import transform
 from rasterio.windows import Window as RasterioWindow
 
 from spectralgpt.errors import RasterError
 from spectralgpt.rasters.alignment import is_same_system
 from spectralgpt.rasters.files import (
     OpenFiles,
-    as_raster_error,
     quiet_gdal,
     read_masks,
 )
-from spectralgpt.rasters.geometry import Grid, Raster, Window, compose
+from spectralgpt.rasters.gdal_errors import move_points, reading
+from spectralgpt.rasters.geometry import Grid, Raster, Window, apply, compose
 from spectralgpt.rasters.items import RasterItem
 from spectralgpt.rasters.locations import Location
 from spectralgpt.rasters.mosaics import Mosaic
@@ -84,13 +81,8 @@ def lay_under(base: Grid, source: Grid) -> Grid:
         raise RasterError(f"{which} has no georeference, so its place is not known.")
     if is_same_system(base.crs, source.crs):
         return replace(source, crs=base.crs)
-    try:
-        for text in (base.crs, source.crs):
-            CRS.from_user_input(text)
-    except CRSError:
-        raise RasterError(
-            f"{base.crs} and {source.crs} cannot be brought together."
-        ) from None
+    x, y = apply(source.transform, source.width / 2, source.height / 2)
+    move_points(source.crs, base.crs, [x], [y])
     return source
 
 
@@ -144,13 +136,11 @@ def sample_layers(
     def read(window: Window, size: tuple[int, int]) -> Numbers:
         at = RasterioWindow(window.column, window.row, window.width, window.height)
         shape = (len(indices), *size)
-        try:
+        with reading(path):
             if masks:
                 return read_masks(files.get(path), indices, masks, at, size)
             found = files.get(path).read(list(indices), window=at, out_shape=shape)
-        except (RasterioError, ValueError, IndexError) as error:
-            raise as_raster_error(path, error) from None
-        return np.asarray(found)
+            return np.asarray(found)
 
     return read
 
@@ -226,14 +216,11 @@ def _positions(
         at_columns, at_rows = _apply(step, columns, rows)
     else:
         xs, ys = _apply(shown.transform, columns, rows)
-        found = transform(
-            CRS.from_user_input(shown.crs),
-            CRS.from_user_input(source.crs),
-            xs.ravel(),
-            ys.ravel(),
-        )
-        xs, ys = (np.reshape(each, xs.shape) for each in found[:2])
-        at_columns, at_rows = _apply(~source.transform, xs, ys)
+        found = move_points(shown.crs, source.crs, xs.ravel(), ys.ravel())
+        xs, ys = (np.reshape(each, xs.shape) for each in found)
+        # Points without a place are infinite.
+        with np.errstate(invalid="ignore"):
+            at_columns, at_rows = _apply(~source.transform, xs, ys)
     with np.errstate(invalid="ignore"):
         there = (at_rows >= 0) & (at_rows < source.height)
         there &= (at_columns >= 0) & (at_columns < source.width)

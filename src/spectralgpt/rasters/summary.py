@@ -1,15 +1,14 @@
 """What can be said of a scene at a glance: facts by name, and its share of nodata."""
 
 import numpy as np
-from rasterio.errors import RasterioError
 
 from spectralgpt.rasters.files import (
-    as_raster_error,
     open_raster,
     quiet_gdal,
     read_masks,
 )
 from spectralgpt.rasters.footprints import pixel_size_m
+from spectralgpt.rasters.gdal_errors import reading
 from spectralgpt.rasters.geometry import apply
 from spectralgpt.rasters.items import RasterItem
 from spectralgpt.rasters.mosaics import Mosaic
@@ -67,14 +66,11 @@ def nodata_share(item: RasterItem) -> float:
         min(file.grid.height, _SAMPLE_SIDE),
         min(file.grid.width, _SAMPLE_SIDE),
     )
-    try:
-        with quiet_gdal(), open_raster(file.path) as dataset:
-            numbers = dataset.read([file.index], out_shape=shape)
-            valid = find_valid(numbers, item)
-            if file.masks:
-                valid &= read_masks(dataset, [file.index], file.masks, size=shape[1:])
-    except RasterioError as error:
-        raise as_raster_error(file.path, error) from None
+    with quiet_gdal(), open_raster(file.path) as dataset, reading(file.path):
+        numbers = dataset.read([file.index], out_shape=shape)
+        valid = find_valid(numbers, item)
+        if file.masks:
+            valid &= read_masks(dataset, [file.index], file.masks, size=shape[1:])
     return float(1 - np.mean(valid))
 
 

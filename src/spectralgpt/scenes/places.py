@@ -17,6 +17,7 @@ from spectralgpt.errors import (
     RasterError,
 )
 from spectralgpt.rasters.footprints import move_near
+from spectralgpt.rasters.gdal_errors import move_shapes
 from spectralgpt.rasters.geometry import Grid, Window, apply
 from spectralgpt.rasters.painting import paint_shapes
 
@@ -81,7 +82,7 @@ def cell_of_point(grid: Grid, x: float, y: float, crs: str) -> tuple[int, int]:
         raise ConfigError(
             f"there is no reference system {crs!r}: name one such as EPSG:4326."
         ) from None
-    moved = point.to_crs(grid.crs).iloc[0]
+    moved = move_shapes(point, grid.crs).iloc[0]
     if not np.isfinite([moved.x, moved.y]).all():
         raise RasterError(
             f"point {x:.10g},{y:.10g} ({crs}) does not exist in {grid.crs}."
@@ -155,7 +156,7 @@ def read_shapes(path: Path, grid: Grid) -> list[Any]:
             f"{path} has no shapes, or no reference system: set one with ogr2ogr "
             "-a_srs."
         )
-    shapes = frame.geometry.dropna().make_valid().to_crs(grid.crs)
+    shapes = move_shapes(frame.geometry.dropna().make_valid(), grid.crs)
     assert grid.transform is not None
     corners = [(0, 0), (grid.width, 0), (grid.width, grid.height), (0, grid.height)]
     outline = shapely.Polygon([apply(grid.transform, *corner) for corner in corners])
@@ -214,7 +215,7 @@ def labelled_cells(
             labelled with two.
     """
     found = read_vectors(LabelSource(labels, column, layer=layer), [grid])
-    named = found.frame[found.frame["value"] != ""].to_crs(grid.crs)
+    named = move_shapes(found.frame[found.frame["value"] != ""], grid.crs)
     names = tuple(sorted(set(named["value"])))
     if len(names) < 2:
         raise DataError(

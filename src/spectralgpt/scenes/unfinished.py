@@ -21,7 +21,7 @@ from spectralgpt.atomic_files import missing_folders, remove_if_empty
 from spectralgpt.errors import ConfigError, OutputError, SpectralGPTError
 from spectralgpt.json_files import parse_json
 from spectralgpt.rasters import Grid, Layers, RowFile, move_map
-from spectralgpt.rasters.row_files import output_error
+from spectralgpt.rasters.gdal_errors import output_error
 from spectralgpt.scenes.fingerprints import Fingerprint, digest_facts
 
 __all__ = [

@@ -16,6 +16,7 @@ from spectralgpt.data.labelling.config import UNLABELLED, LabelSource
 from spectralgpt.errors import ConfigError, DataError, DatasetNotFoundError
 from spectralgpt.rasters import Grid, Window
 from spectralgpt.rasters.footprints import move_near, turn_of
+from spectralgpt.rasters.gdal_errors import move_shapes
 from spectralgpt.rasters.geometry import apply
 from spectralgpt.rasters.painting import paint_shapes
 from spectralgpt.yaml_files import suggest
@@ -123,7 +124,7 @@ class VectorLabels:
             side = max(high_x - low_x, high_y - low_y)
             # Cut first: a polygon of a whole country would fall into many parts.
             shapes = shapes.clip_by_rect(*_grow(outline.bounds))
-            shapes = shapes.segmentize(side / _PARTS).to_crs(grid.crs)
+            shapes = move_shapes(shapes.segmentize(side / _PARTS), grid.crs)
         elif turns:
             shapes = shapes.translate(-turns)
         return near.set_geometry(shapes)
@@ -145,7 +146,8 @@ def _outlines(grids: Sequence[Grid], crs: Any) -> dict[float, list[Any]]:
     turn = turn_of(str(crs))
     found: dict[float, list[Any]] = {}
     for grid in grids:
-        shown = geopandas.GeoSeries([_outline(grid)], crs=grid.crs).to_crs(crs)
+        shown = geopandas.GeoSeries([_outline(grid)], crs=grid.crs)
+        shown = move_shapes(shown, crs)
         if not np.isfinite(shown.total_bounds).all():
             continue
         if math.isinf(turn):
