@@ -1,6 +1,7 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import geopandas
 import numpy as np
@@ -175,6 +176,59 @@ def test_evaluate_scores_a_classifier_with_intervals(
     assert interval["low"] <= found["test"]["accuracy"] <= interval["high"]
     assert (tmp_path / "confusion.png").is_file()
     assert (tmp_path / "report.html").is_file()
+
+
+def test_images_that_were_trained_on_are_counted_and_told(
+    archive: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    start = save_model(tmp_path / "start", tiny_model(), tiny_contract())
+    model, data = tmp_path / "model", ["--data.root", archive, "--data.offset", "0"]
+    words = ["finetune", "classification", "--model", start, "--output", model, *data]
+    words += ["--trainer.epochs", 1, "--trainer.batch_size", 6, "--trainer.workers", 0]
+    words += ["--optimizer.warmup_epochs", 0.5, "--data.split_seed", 5]
+    assert main([str(word) for word in words]) == 0
+    assert "trained on" not in caplog.text
+
+    def evaluate(name: str, *more: object) -> dict[str, Any]:
+        caplog.clear()
+        output = tmp_path / name
+        words = ["evaluate", "--model", model, *data, "--output", output, *more]
+        assert main([str(word) for word in words]) == 0
+        found: dict[str, Any] = json.loads((output / "metrics.json").read_text())
+        return found
+
+    tuned = ("--method", "finetuned", "--resamples", 10)
+    own = evaluate("own", *tuned)
+    assert own["seen_in_training"] == {"train": 0, "val": 0}
+    trained = json.loads((model / "metrics.json").read_text())
+    assert own["test"] == trained["test"]
+    assert "trained on" not in caplog.text
+    for more in (tuned, ("--method", "knn", "--k", 3)):
+        other = evaluate(f"other {more[1]}", *more, "--data.split_seed", 0)
+        seen = other["seen_in_training"]
+        assert seen["train"] > 0
+        images = other["images"] if more is tuned else other["images"]["test"]
+        line = f"{seen['train']} of the {images} scored images were trained on"
+        assert line in caplog.text
+    # What starts from it has seen what it has seen.
+    words = ["finetune", "classification", "--model", model, *data]
+    words += ["--trainer.epochs", 1, "--trainer.batch_size", 6, "--trainer.workers", 0]
+    words += ["--optimizer.warmup_epochs", 0.5, "--output", tmp_path / "next"]
+    caplog.clear()
+    assert main([str(word) for word in words]) == 0
+    found = json.loads((tmp_path / "next" / "metrics.json").read_text())
+    assert found["seen_in_training"] == seen
+    assert "scored images were trained on" in caplog.text
+
+
+def test_models_that_do_not_say_what_they_saw_are_told(
+    archive: Path, classifier: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = ["evaluate", "--model", classifier, "--method", "finetuned"]
+    data = ["--data.root", archive, "--data.offset", "0", "--resamples", "10"]
+    assert main([str(w) for w in (*words, *data, "--output", tmp_path)]) == 0
+    assert "does not say which images it was trained on" in caplog.text
+    assert "cannot be told" in (tmp_path / "report.html").read_text()
 
 
 def test_weights_of_8_bits_predict_nearly_the_same(

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,11 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_places(tmp_path_factory.mktemp("places"))
 
 
-def finetuned(places: Path, folder: Path, task: str) -> Path:
+def finetuned(places: Path, folder: Path, task: str, **data: Any) -> Path:
     start = save_model(folder / "start", tiny_model(), tiny_contract())
     config = DenseFinetuneConfig(
         model=str(start),
-        data=places_config(places, task),
+        data=replace(places_config(places, task), **data),
         head="linear",
         optimizer=OptimizerConfig(base_lr=0.1, warmup_epochs=0.5, beta2=0.999),
         trainer=TrainerConfig(epochs=20, batch_size=3, accelerator="cpu", workers=0),
@@ -114,6 +115,27 @@ def test_split_and_flips_change_what_is_scored(
     assert scores(tmp_path / "train")["places"] == 6
     assert scores(tmp_path / "flips")["places"] == 2
     assert scores(tmp_path / "flips")["test"] != scores(cover)["test"]
+
+
+def test_a_split_that_is_not_stated_is_that_of_the_training(
+    places: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = finetuned(places, tmp_path / "model", "segmentation", split_seed=3)
+    masks = describe(tmp_path, places)
+    words = ("evaluate", "--model", model, "--masks", masks, "--resamples", 20)
+    assert run(*words, "--output", tmp_path / "own") == 0
+    assert "trained on" not in caplog.text
+    found = scores(tmp_path / "own")
+    assert found["test"] == scores(model)["test"]
+    assert found["seen_in_training"] == {"train": 0, "val": 0}
+    masks.write_text(masks.read_text() + "split_seed: 2\n")
+    assert run(*words, "--output", tmp_path / "other") == 0
+    found = scores(tmp_path / "other")
+    seen = found["seen_in_training"]
+    assert seen["train"] > 0
+    line = f"{seen['train']} of the 2 scored images were trained on"
+    assert line in caplog.text
+    assert line in (tmp_path / "other" / "report.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """`spectralgpt evaluate`: measure a model on labelled images."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
@@ -12,6 +13,17 @@ from spectralgpt.errors import ConfigError
 
 __all__ = ["HELP", "add_arguments", "run"]
 
+_OF_SPLIT = (
+    "split",
+    "fractions",
+    "block_m",
+    "gap_m",
+    "split_seed",
+    "train_fraction",
+    "tile_px",
+    "eurosat_split",
+)
+
 HELP = (
     "Measure a model: a fine-tuned one on labelled images (--data) or on images with "
     "masks (--masks), or its frozen features by a linear probe or nearest neighbours, "
@@ -21,8 +33,6 @@ HELP = (
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the options of this command."""
-    from spectralgpt.data.labelled import LabelledDataConfig
-
     parser.add_argument(
         "--model",
         type=str,
@@ -37,7 +47,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "ridge least squares; finetuned (with --masks the default) scores the model's "
         "own classes on held-out images",
     )
-    parser.add_class_arguments(LabelledDataConfig, "data", skip={"root"})
+    _add_data(parser)
     parser.add_argument(
         "--data.root", type=str | None, default=None, help="folder of the data set"
     )
@@ -97,6 +107,22 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_arithmetic(parser)
 
 
+def _add_data(parser: ArgumentParser) -> None:
+    """Add the options of labelled images; those of the split are null by default."""
+    from spectralgpt.data.labelled import LabelledDataConfig
+
+    parser.add_class_arguments(LabelledDataConfig, "data", skip={"root", *_OF_SPLIT})
+    hints = get_type_hints(LabelledDataConfig)
+    for name in _OF_SPLIT:
+        parser.add_argument(
+            f"--data.{name}",
+            type=hints[name] | None,
+            default=None,
+            help="as for finetune; null takes what the fine-tuned model was trained "
+            "with, so that its test images are the ones that are scored",
+        )
+
+
 def run(args: Namespace) -> Path:
     """Measure; returns the folder with metrics.json, table.csv and report.html."""
     from spectralgpt.cli.images import prepare_output
@@ -140,11 +166,17 @@ def _choose_method(args: Namespace) -> str:
     return method
 
 
-def _read_config(args: Namespace) -> Any:
+def _read_config(args: Namespace, usual: Mapping[str, Any] | None = None) -> Any:
+    """Read what is stated of the data; `usual` is for what is left out of the split."""
     from spectralgpt.data.labelled import LabelledDataConfig
     from spectralgpt.training.configuration import build_config
 
-    return build_config(plain_values(args.data), LabelledDataConfig, "data")
+    stated = {
+        name: value
+        for name, value in plain_values(args.data).items()
+        if name not in _OF_SPLIT or value is not None
+    }
+    return build_config({**(usual or {}), **stated}, LabelledDataConfig, "data")
 
 
 def _score(args: Namespace, loaded: Any, console: Console) -> None:
@@ -152,10 +184,12 @@ def _score(args: Namespace, loaded: Any, console: Console) -> None:
     from spectralgpt.data.labelled import read_labelled
     from spectralgpt.tasks.classification import check_classifier
     from spectralgpt.training.scoring import evaluate_classifier
+    from spectralgpt.training.seen import split_settings
 
     names, _ = check_classifier(loaded.model, loaded.extra, args.model)
     sensor = loaded.preprocessing.sensor if loaded.preprocessing else None
-    test = read_labelled(_read_config(args), names, sensor).select(args.split)
+    config = _read_config(args, split_settings(loaded.extra, _OF_SPLIT))
+    test = read_labelled(config, names, sensor).select(args.split)
     with counting(console, "classifying", len(test.chips)) as progress:
         evaluate_classifier(
             loaded,

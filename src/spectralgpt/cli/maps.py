@@ -58,14 +58,21 @@ def map_images(args: Namespace, loaded: "LoadedModel", console: Console) -> Path
 def score_masks(args: Namespace, loaded: "LoadedModel", console: Console) -> None:
     """Score a model that makes maps on the images with masks of `evaluate --masks`."""
     from spectralgpt.cli.images import counting
-    from spectralgpt.data.dense import DenseDataset, read_dense, read_dense_config
+    from spectralgpt.data.dense import (
+        DenseDataConfig,
+        DenseDataset,
+        read_dense,
+        read_dense_config,
+    )
     from spectralgpt.scenes.loading import stated_contract
     from spectralgpt.tasks.dense import check_mapper
     from spectralgpt.training.dense_scoring import evaluate_dense
+    from spectralgpt.training.seen import split_settings
 
     names, task = check_mapper(loaded.model, loaded.extra, args.model)
     contract = stated_contract(loaded, args.model)
-    config = read_dense_config(args.masks)
+    usual = split_settings(loaded.extra, tuple(DenseDataConfig.__dataclass_fields__))
+    config = read_dense_config(args.masks, usual=usual)
     if config.task != task:
         raise ConfigError(
             f"{args.masks} describes {config.task}, but {args.model} was fine-tuned "

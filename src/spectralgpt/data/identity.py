@@ -71,25 +71,23 @@ class SeenImages:
             CheckpointError: it is something else.
         """
         try:
-            text = str(values["whole"])
+            text, parts = values["whole"], values["parts"]
             whole = [text[i : i + _TEXT] for i in range(0, len(text), _TEXT)]
-            parts = {
-                str(digest): tuple(
-                    (int(a), int(b), int(c), int(d)) for a, b, c, d in boxes
-                )
-                for digest, boxes in values["parts"].items()
-            }
+            windows = {digest: _read_boxes(line) for digest, line in parts.items()}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(
-                f"what the checkpoint says of its training images is damaged ({error})."
+                f"what a checkpoint says of its training images is damaged: {error}. "
+                "Copy it again."
             ) from error
-        return cls(dict.fromkeys(whole, _WHOLE) | parts)
+        return cls(dict.fromkeys(whole, _WHOLE) | windows)
 
     def to_dict(self) -> dict[str, Any]:
         """Give plain values, some 8 bytes an image."""
-        whole = sorted(d for d, boxes in self.windows.items() if not boxes)
+        whole = sorted(digest for digest, boxes in self.windows.items() if not boxes)
         parts = {
-            d: [list(b) for b in boxes] for d, boxes in self.windows.items() if boxes
+            digest: "; ".join(" ".join(map(str, box)) for box in boxes)
+            for digest, boxes in self.windows.items()
+            if boxes
         }
         return {"whole": "".join(whole), "parts": parts}
 
@@ -162,6 +160,14 @@ def _sample(path: Path) -> bytes:
             file.seek(start)
             parts.append(file.read(_SAMPLE))
     return b"".join(parts)
+
+
+def _read_boxes(line: str) -> tuple[_Box, ...]:
+    boxes = []
+    for text in line.split(";"):
+        row, column, height, width = map(int, text.split())
+        boxes.append((row, column, height, width))
+    return tuple(boxes)
 
 
 def _box(window: Window) -> _Box:

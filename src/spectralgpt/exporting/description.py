@@ -27,7 +27,7 @@ METADATA_KEY = "spectralgpt.json"
 INPUT_NAME = "reflectance"
 _FORMAT = "spectralgpt-export"
 _FORMAT_VERSION = 1
-_CARRIED = ("task", "class_names", "colours")
+_CARRIED = ("task", "class_names", "positive", "colours")
 _LIMIT_BYTES = 16 * 2**20
 
 

@@ -32,6 +32,7 @@ from spectralgpt.tasks.features import (
     predict_ridge,
 )
 from spectralgpt.training.scoring import write_class_table, write_json
+from spectralgpt.training.seen import count_seen
 
 __all__ = ["PRETRAINED", "Comparison", "compare_features", "write_comparison"]
 
@@ -52,12 +53,15 @@ class Comparison:
         scores: kind -> scores in the order of the seeds; the model comes first.
         sizes: images in each split, for the first seed.
         source: the labelled set.
+        seen: test images of any seed that the model was fine-tuned on, by split of that
+            training; None if its checkpoint does not say.
     """
 
     method: str
     scores: Mapping[str, tuple[Scores, ...]]
     sizes: Mapping[str, int]
     source: str
+    seen: Mapping[str, int] | None = None
 
     def values(self, kind: str, metric: str) -> NDArray[np.float64]:
         """Return a metric of one kind, one value a seed."""
@@ -130,7 +134,11 @@ def compare_features(
         for kind, compute in kinds.items()
     }
     sizes = {name: len(indices) for name, indices in splits[0].items()}
-    return Comparison(method, scores, sizes, labelled.source)
+    tested = np.unique(np.concatenate([split["test"] for split in splits]))
+    seen = count_seen(
+        loaded.extra, "the model", [labelled.chips[i] for i in tested.tolist()]
+    )
+    return Comparison(method, scores, sizes, labelled.source, seen)
 
 
 @dataclass(frozen=True)
@@ -202,6 +210,7 @@ def write_comparison(comparison: Comparison, folder: Path, model: str) -> Path:
             "method": comparison.method,
             "seeds": seeds,
             "images": dict(comparison.sizes),
+            "seen_in_training": comparison.seen,
             "features": comparison.summary(),
         },
     )

@@ -33,7 +33,9 @@ from spectralgpt.tasks.dense import (
     leading_metric,
 )
 from spectralgpt.training.finetune_job import FinetuneJob, run_job
+from spectralgpt.training.seen import note_seen
 from spectralgpt.training.transfer import (
+    Start,
     TransferConfig,
     choose_contract,
     load_start,
@@ -114,7 +116,7 @@ def finetune_dense(
         config,
         lambda bands: dense_statistics(dense.select("train"), bands, seed=config.seed),
     )
-    job = _job(config, start.encoder, dense, preprocessing, output)
+    job = _job(config, start, dense, preprocessing, output)
     return run_job(
         job, config, output, overwrite=overwrite, resume=resume, callbacks=callbacks
     )
@@ -139,7 +141,7 @@ def build_dense_model(
 
 def _job(
     config: DenseFinetuneConfig,
-    encoder: SpectralEncoder,
+    start: Start,
     dense: DenseSet,
     preprocessing: Preprocessing,
     output: Path,
@@ -155,7 +157,7 @@ def _job(
         _check_labelled(dataset, split)
 
     def build() -> DenseModel:
-        return build_dense_model(encoder, len(names), config)
+        return build_dense_model(start.encoder, len(names), config)
 
     def evaluate(loaded: LoadedModel) -> Any:
         from spectralgpt.training.dense_scoring import evaluate_dense
@@ -186,6 +188,9 @@ def _job(
             "trained_on": dense.source,
             # Maps of scenes are made from windows like the images seen in training.
             "window_px": train.shared_side,
+            "seen": note_seen(
+                {"train": train.dense.chips, "val": val.dense.chips}, start.seen
+            ),
         },
         evaluate,
         lower_is_better=metric == HELD_OUT_LOSS,

@@ -40,6 +40,7 @@ from spectralgpt.training.scoring import (
     write_class_table,
     write_json,
 )
+from spectralgpt.training.seen import count_seen, describe_seen
 
 __all__ = [
     "DenseScores",
@@ -222,13 +223,15 @@ def evaluate_dense(
         progress=progress,
     )
     chosen = loaded.extra.get("chosen")
+    seen = count_seen(loaded.extra, name, test.chips)
     folder.mkdir(parents=True, exist_ok=True)
-    _write_metrics(folder, name, test, found, chosen)
+    facts = {"chosen": chosen, "seen_in_training": seen}
+    _write_metrics(folder, name, test, found, facts)
     write_class_table(folder / "table.csv", found.scores)
     text = (
         f"Labels: {test.source}. Scored on {len(test.chips)} images of "
         f"{len(found.places)} places.{_describe_scores(found.scores)}"
-        f"{describe_choice(chosen)}"
+        f"{describe_seen(seen, len(test.chips))}{describe_choice(chosen)}"
     )
     write_map_report(
         folder,
@@ -256,7 +259,11 @@ def _describe_scores(scores: Scores) -> str:
 
 
 def _write_metrics(
-    folder: Path, name: str, test: DenseSet, found: DenseScores, chosen: Any
+    folder: Path,
+    name: str,
+    test: DenseSet,
+    found: DenseScores,
+    facts: Mapping[str, Any],
 ) -> None:
     values = {
         "model": name,
@@ -266,7 +273,7 @@ def _write_metrics(
         "intervals": {key: asdict(value) for key, value in found.intervals.items()},
         "images": len(test.chips),
         "places": len(found.places),
-        "chosen": chosen,
+        **facts,
     }
     write_json(folder / "metrics.json", values)
 
@@ -331,5 +338,5 @@ def evaluate_forest(
     found = counts.scores(seed, resamples)
     folder.mkdir(parents=True, exist_ok=True)
     write_class_table(folder / "table.csv", found.scores)
-    _write_metrics(folder, "random forest on single pixels", test.dense, found, None)
+    _write_metrics(folder, "random forest on single pixels", test.dense, found, {})
     return found.scores

@@ -27,7 +27,9 @@ from spectralgpt.tasks.classification import (
     main_metric,
 )
 from spectralgpt.training.finetune_job import FinetuneJob, run_job
+from spectralgpt.training.seen import note_seen
 from spectralgpt.training.transfer import (
+    Start,
     TransferConfig,
     choose_contract,
     load_start,
@@ -124,7 +126,7 @@ def finetune(
         config,
         lambda bands: train_statistics(labelled, bands),
     )
-    job = _job(config, start.encoder, labelled, preprocessing, output)
+    job = _job(config, start, labelled, preprocessing, output)
     return run_job(
         job, config, output, overwrite=overwrite, resume=resume, callbacks=callbacks
     )
@@ -146,7 +148,7 @@ def build_classifier(
 
 def _job(
     config: FinetuneConfig,
-    encoder: SpectralEncoder,
+    start: Start,
     labelled: LabelledSet,
     preprocessing: Preprocessing,
     output: Path,
@@ -155,7 +157,7 @@ def _job(
     names, augmentation = labelled.class_names, config.augmentation
 
     def build() -> ClassificationModel:
-        return build_classifier(encoder, len(names), config)
+        return build_classifier(start.encoder, len(names), config)
 
     def evaluate(loaded: LoadedModel) -> Any:
         from spectralgpt.training.scoring import evaluate_classifier
@@ -183,6 +185,7 @@ def _job(
             "class_names": list(names),
             "trained_on": labelled.source,
             "chip_px": _chip_size(labelled),
+            "seen": note_seen({"train": train.chips, "val": val.chips}, start.seen),
         },
         evaluate,
     )

@@ -22,6 +22,7 @@ from spectralgpt.tasks.classification import (
     predict_probabilities,
     score,
 )
+from spectralgpt.training.seen import count_seen, describe_seen
 
 if TYPE_CHECKING:
     from spectralgpt.reports.results import Examples
@@ -123,13 +124,14 @@ def evaluate_classifier(
         progress=progress,
     )
     chosen = loaded.extra.get("chosen")
-    _write_scores(folder, name, test, scores, intervals, chosen)
+    seen = count_seen(loaded.extra, name, test.chips)
+    _write_scores(folder, name, test, scores, intervals, chosen, seen)
     write_classification_report(
         folder,
         f"Classification: {name}",
         {"test": scores},
         summary=f"Labels: {test.source}. Scored on {len(test.chips)} images."
-        f"{describe_choice(chosen)}",
+        f"{describe_seen(seen, len(test.chips))}{describe_choice(chosen)}",
         intervals=intervals,
         examples=choose_examples(loaded, test, probabilities, seed),
     )
@@ -143,6 +145,7 @@ def _write_scores(
     scores: Scores,
     intervals: Mapping[str, Interval],
     chosen: Mapping[str, Any] | None,
+    seen: Mapping[str, int] | None,
 ) -> None:
     from spectralgpt.reports.classification import plot_confusion
 
@@ -152,6 +155,7 @@ def _write_scores(
         "intervals": {score: asdict(interval) for score, interval in intervals.items()},
         "images": len(test.chips),
         "chosen": chosen,
+        "seen_in_training": seen,
     }
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "metrics.json", values)

@@ -1,7 +1,7 @@
 """Where a fine-tuning starts: settings that all tasks share, weights and contract."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 
 from spectralgpt.checkpoints import LoadedModel, load_model, move_model
+from spectralgpt.data.identity import SeenImages
 from spectralgpt.errors import CheckpointError, ConfigError
 from spectralgpt.models.adapters import add_adapters
 from spectralgpt.models.encoder import SpectralEncoder
@@ -23,6 +24,7 @@ from spectralgpt.preprocessing import (
 from spectralgpt.sensors import Band, find_sensor
 from spectralgpt.training.fit import TrainerConfig, check_seed, processes
 from spectralgpt.training.optim import OptimizerConfig
+from spectralgpt.training.seen import read_seen
 
 __all__ = [
     "Start",
@@ -132,11 +134,13 @@ class Start:
         preprocessing: their contract; scaled per image where the statistics that the
             wanted scaling needs are not known yet.
         scaling: that of the checkpoint, to be taken up again with statistics.
+        seen: images that it was fine-tuned on before, by split.
     """
 
     encoder: SpectralEncoder
     preprocessing: Preprocessing
     scaling: Scaling
+    seen: Mapping[str, SeenImages] = field(default_factory=dict)
 
 
 def load_start(config: TransferConfig) -> Start:
@@ -202,7 +206,8 @@ def _start_at(
     loaded = replace(loaded, preprocessing=replace(contract, others=()))
     moved = move_model(loaded, image_size=image_size, bands=bands)
     assert moved.preprocessing is not None
-    return Start(moved.encoder, moved.preprocessing, scaling)
+    seen = read_seen(loaded.extra, name)
+    return Start(moved.encoder, moved.preprocessing, scaling, seen or {})
 
 
 def choose_contract(

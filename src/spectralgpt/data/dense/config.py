@@ -180,7 +180,11 @@ class DenseDataConfig:
         )
 
 
-def read_dense_config(path: Path | str, root: str | None = None) -> DenseDataConfig:
+def read_dense_config(
+    path: Path | str,
+    root: str | None = None,
+    usual: Mapping[str, Any] | None = None,
+) -> DenseDataConfig:
     """Read a description of images with masks from a YAML file.
 
     A relative `root` or sensor file is relative to the folder of the YAML file.
@@ -188,12 +192,14 @@ def read_dense_config(path: Path | str, root: str | None = None) -> DenseDataCon
     Args:
         path: keys are those of `DenseDataConfig`.
         root: folder of the data set, in place of the one in the file.
+        usual: values of keys that the file leaves out, in place of the defaults.
 
     Raises:
         ConfigError: names the file and what is wrong.
     """
     path = Path(path)
-    values = dict(read_mapping(path)) | ({"root": root} if root else {})
+    stated = dict(read_mapping(path)) | ({"root": root} if root else {})
+    values = {**(usual or {}), **stated}
     config = parse_settings(values, DenseDataConfig, str(path))
     return _place_paths(config, path.parent, root is None)
 

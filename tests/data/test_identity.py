@@ -1,0 +1,76 @@
+"""Images are recognised wherever a copy of them lies, and parts of them by pixels."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spectralgpt.data.dense import DenseSet, read_dense
+from spectralgpt.data.dense.division import cut_tiles
+from spectralgpt.data.identity import SeenImages, digest_data
+from spectralgpt.errors import CheckpointError
+from tests.dense_places import dense_places, places_config
+from tests.toy import SENSOR, write_chip
+
+
+@pytest.fixture
+def dense(tmp_path: Path) -> DenseSet:
+    return dense_places(tmp_path / "places", "segmentation")
+
+
+def test_a_copy_elsewhere_is_the_same_images(dense: DenseSet, tmp_path: Path) -> None:
+    seen = SeenImages.of(dense.select("train").chips)
+    assert seen.count(dense.chips) == len(dense.select("train").chips) == 6
+    assert seen.count(dense.select("test").chips) == 0
+    copy = Path(shutil.copytree(dense.source, tmp_path / "elsewhere"))
+    again = read_dense(places_config(copy), assumed_sensor=SENSOR)
+    assert seen.count(again.chips) == 6
+
+
+def test_names_alone_do_not_make_images_the_same(tmp_path: Path) -> None:
+    dense = dense_places(tmp_path / "one", "segmentation")
+    seen = SeenImages.of(dense.chips)
+    for path in (tmp_path / "one" / "after").glob("*.tif"):
+        pixels = np.full((32, 32), 2000 + len(path.name), np.uint16)
+        write_chip(path, dict.fromkeys(dense.chips[0].item.files, pixels))
+    assert seen.count(dense.chips) == 0
+
+
+def test_parts_are_seen_where_pixels_are_shared(dense: DenseSet) -> None:
+    tiles = cut_tiles(dense, 16).chips
+    seen = SeenImages.of(tiles[:1])
+    assert seen.count(tiles) == 1
+    assert seen.count(cut_tiles(dense, 12).chips) == 4
+    assert seen.count(dense.chips) == 1
+    assert SeenImages.of(dense.chips[:1]).count(tiles) == 4
+    both = seen.joined(SeenImages.of(tiles[3:4]))
+    assert both.count(tiles) == 2
+    assert both.joined(SeenImages.of(dense.chips[:1])).count(tiles) == 4
+
+
+def test_what_a_checkpoint_keeps_is_small_and_reads_back(dense: DenseSet) -> None:
+    for chips in (dense.chips, cut_tiles(dense, 16).chips):
+        seen = SeenImages.of(chips)
+        text = json.dumps(seen.to_dict())
+        assert SeenImages.from_dict(json.loads(text)) == seen
+        assert len(text) < 30 + 40 * len(chips)
+    for damaged in (
+        {},
+        {"whole": 3, "parts": {}},
+        {"whole": "", "parts": {"a": "1 2"}},
+    ):
+        with pytest.raises(CheckpointError, match="is damaged"):
+            SeenImages.from_dict(damaged)
+
+
+def test_data_are_others_once_a_mask_or_a_split_changes(dense: DenseSet) -> None:
+    before = digest_data(dense.chips)
+    assert digest_data(dense.chips[::-1]) == before
+    assert digest_data(dense.chips[1:]) != before
+    moved = (replace(dense.chips[0], split="x"), *dense.chips[1:])
+    assert digest_data(moved) != before
+    dense.chips[0].mask.path.touch()
+    assert digest_data(dense.chips) != before
