@@ -51,7 +51,7 @@ def test_scene_is_read_from_north_to_south() -> None:
     pixels = read_pixels(imagery, contract)
     assert pixels.shape == (2, 640, 640)
     assert np.isfinite(pixels).all()
-    assert imagery.pixel_size_m == pytest.approx(10, rel=0.01)
+    assert imagery.pixel_width_m == pytest.approx(10, rel=0.01)
     # Neighbouring rows are alike across strips: each joins the one that follows it.
     steps = np.abs(np.diff(pixels[1], axis=0)).mean(axis=1)
     assert max(steps[191], steps[383]) < 2 * np.median(steps)

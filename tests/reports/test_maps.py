@@ -41,7 +41,7 @@ def test_class_map_covers_the_same_ground_as_the_picture() -> None:
     picture = np.zeros((16, 32, 3), np.float32)
     classes = np.array([[0, 1, 1, -1], [1, 1, 0, 0]])
     figure = plot_class_map(
-        picture, classes, ["a", "b"], title="clusters", pixel_size_m=10
+        picture, classes, ["a", "b"], title="clusters", pixel_width_m=10
     )
     left, right = figure.axes
     assert left.get_images()[0].get_extent() == right.get_images()[0].get_extent()

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+from rasterio import Affine
 
 from spectralgpt.rasters import NO_CLASS
 from spectralgpt.reports import quick_looks
@@ -71,3 +72,24 @@ def test_colours_as_text_are_those_of_the_reports(count: int) -> None:
     found = [to_rgba(colour) for colour in hex_colours(count)]
     wanted = [to_rgba(colour) for colour in category_colours(count)]
     np.testing.assert_allclose(found, wanted, atol=1 / 255)
+
+
+@pytest.mark.parametrize("latitude", [0.0, 60.0])
+def test_the_scale_bar_is_ground_along_the_picture_in_degrees_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, latitude: float
+) -> None:
+    stated: dict[str, float] = {}
+    monkeypatch.setattr(
+        quick_looks,
+        "plot_class_map",
+        lambda *_, **options: stated.update(width=options["pixel_width_m"]) or Figure(),
+    )
+    classes = blobs(40, 60, 0, 3)
+    step = Affine(1e-4, 0, 10.0, 0, -1e-4, latitude + 20e-4)
+    path = write_scene(tmp_path / "a.tif", classes, crs="EPSG:4326", transform=step)
+    made = SceneMap(
+        tmp_path / "map.tif", (describe(path),), np.array([10, 60, 30]), classes
+    )
+    quick_looks.write_quick_look(made, rule_mapper(tmp_path), COLOURS)
+    metres = 1e-4 * 111_195 * np.cos(np.radians(latitude))
+    assert stated["width"] == pytest.approx(metres, rel=1e-3)

@@ -38,7 +38,7 @@ def comparison_sections(found: Findings) -> list[Section]:
                 found.classes,
                 labels.class_names,
                 title="classes by the linear probe",
-                pixel_size_m=found.imagery.pixel_size_m,
+                pixel_width_m=found.imagery.pixel_width_m,
                 dashed_rows=found.borders,
             ),
             "The scene in true colour, beside the linear probe's class of each cell.",

@@ -61,10 +61,10 @@ class Imagery:
     labels: Path | None = None
 
     @property
-    def pixel_size_m(self) -> float | None:
-        """Side of a pixel of the scene, None without georeference."""
+    def pixel_width_m(self) -> float | None:
+        """Width of a pixel of the scene on the ground, None without georeference."""
         size = pixel_size_m(self.strips[0].item.grid())
-        return None if size is None else size[0]
+        return None if size is None else size[1]
 
 
 def shipped_imagery(patch_px: int = 8) -> Imagery:

@@ -69,7 +69,7 @@ def _imagery_section(found: Findings) -> Section:
         labels.classes,
         labels.class_names,
         title="labelled cells",
-        pixel_size_m=imagery.pixel_size_m,
+        pixel_width_m=imagery.pixel_width_m,
         dashed_rows=found.borders,
     )
     text = (
@@ -160,7 +160,7 @@ def _cluster_section(found: Findings) -> Section:
         clusters.index,
         clusters.names,
         title="clusters of embeddings",
-        pixel_size_m=found.imagery.pixel_size_m,
+        pixel_width_m=found.imagery.pixel_width_m,
         dashed_rows=found.borders,
     )
     naming = (

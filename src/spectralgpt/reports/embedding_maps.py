@@ -104,7 +104,7 @@ def write_class_picture(
         np.where(shown == NO_CLASS, -1, shown),
         names,
         title=title,
-        pixel_size_m=None if size is None else size[0] * thinned.step,
+        pixel_width_m=None if size is None else size[1] * thinned.step,
         colours=colours,
         picture_title=thinned.title,
         shares=(counts / max(1, counts.sum())).tolist(),

@@ -104,7 +104,7 @@ def plot_class_map(
     names: Sequence[str],
     *,
     title: str,
-    pixel_size_m: float | None = None,
+    pixel_width_m: float | None = None,
     dashed_rows: Sequence[int] = (),
     colours: Sequence[Any] | None = None,
     before: NDArray[np.float32] | None = None,
@@ -118,7 +118,8 @@ def plot_class_map(
         classes: (h, w) indices into `names`; below 0 is left blank.
         names: what each class is called.
         title: of the map.
-        pixel_size_m: side of a pixel of `picture`, for a scale bar; None draws none.
+        pixel_width_m: ground that a pixel of `picture` covers from left to right, for a
+            scale bar; None draws none.
         dashed_rows: rows of `picture` to draw a dashed line above.
         colours: one a class; None chooses them.
         before: (H, W, 3), the scene at an earlier date, drawn first.
@@ -152,8 +153,8 @@ def plot_class_map(
         hide_ticks(axes)
         for row in dashed_rows:
             axes.axhline(row - 0.5, color=colour, linestyle="--", linewidth=1)
-    if pixel_size_m is not None:
-        _draw_scale_bar(scenes[0], picture.shape[1], pixel_size_m)
+    if pixel_width_m is not None:
+        _draw_scale_bar(scenes[0], picture.shape[1], pixel_width_m)
     return figure
 
 
@@ -206,15 +207,18 @@ def _extent(picture: NDArray[np.float32]) -> tuple[float, float, float, float]:
     return (-0.5, width - 0.5, height - 0.5, -0.5)
 
 
-def _draw_scale_bar(axes: "Axes", width_px: int, pixel_size_m: float) -> None:
+def _draw_scale_bar(axes: "Axes", width_px: int, pixel_width_m: float) -> None:
     """Draw a bar of 1, 2 or 5 times a power of ten, about a quarter of the width."""
-    wanted_m = width_px * pixel_size_m / 4
+    wanted_m = width_px * pixel_width_m / 4
     power = 10 ** np.floor(np.log10(wanted_m))
     length_m = max(step * power for step in (1, 2, 5) if step * power <= wanted_m)
     left = 0.04 * width_px
     bottom = axes.get_ylim()[0] - 0.05 * width_px
     axes.plot(
-        [left, left + length_m / pixel_size_m], [bottom] * 2, color="white", linewidth=4
+        [left, left + length_m / pixel_width_m],
+        [bottom] * 2,
+        color="white",
+        linewidth=4,
     )
     label = f"{length_m / 1000:g} km" if length_m >= 1000 else f"{length_m:g} m"
     axes.text(

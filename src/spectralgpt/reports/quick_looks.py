@@ -44,7 +44,7 @@ def write_quick_look(made: SceneMap, mapper: Mapper, colours: Sequence[str]) -> 
         np.where(classes == NO_CLASS, -1, classes),
         mapper.class_names,
         title="map",
-        pixel_size_m=None if size is None else size[0] * grid.height / shape[0],
+        pixel_width_m=None if size is None else size[1] * grid.width / shape[1],
         colours=colours,
         before=pictures[0] if len(pictures) > 1 else None,
         picture_title=title,

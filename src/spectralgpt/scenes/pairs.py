@@ -69,7 +69,7 @@ def on_same_pixels(
     """
     if len(items) == 1:
         return tuple(items)
-    cut = cut_to_common(*items, *bands)
+    cut = cut_to_common(items[0], items[1], bands[0], bands[1])
     if cut[0] is not items[0]:
         grid = cut[0].grid(bands[0])
         logger.warning(

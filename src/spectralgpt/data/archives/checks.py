@@ -166,8 +166,8 @@ def _from_file(path: Path, root: Path | None, options: CheckOptions) -> _Found:
         config = _stated(mask_config(table, str(where), str(path)), options)
         if "sensor" in table and options.sensor is None:
             config = replace(config, sensor=source.sensor)
-        load = functools.partial(read_dense, config)
-        return _Found(path.stem, where, source, list_masks(config), load)
+        read = functools.partial(read_dense, config)
+        return _Found(path.stem, where, source, list_masks(config), read)
     labelled = parse_settings(
         dict(table) | {"root": str(where)}, LabelledDataConfig, str(path)
     )
@@ -176,7 +176,7 @@ def _from_file(path: Path, root: Path | None, options: CheckOptions) -> _Found:
         source = replace(
             read_source(PREFIX + archive.name), folders=archive.folders, name=path.stem
         )
-    load = None
+    load: Callable[[], object] | None = None
     if table["layout"] in _OWN_LAYOUTS:
         load = functools.partial(read_labelled, _stated(labelled, options))
     inventory = take_inventory(archive, source, where, table)

@@ -190,7 +190,7 @@ def _fit(
 ) -> tuple[DenseChip, Header]:
     """Lay dates and masks over each other."""
     if len(items) > 1:
-        items = _fit_dates(*items, config.align)
+        items = _fit_dates(items[0], items[1], config.align)
     grid = items[0].grid()
     described = [
         describe_mask(path, config.mask_index, config.align) for path in entry.masks

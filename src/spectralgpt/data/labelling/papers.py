@@ -137,7 +137,8 @@ def _readme(
 ) -> str:
     layout, rules, labels = papers.layout, papers.rules, papers.labels
     bands = papers.labelled.scenes[0].item.bands
-    pixel_m = papers.labelled.scenes[0].pixel_m[0]
+    height_m, width_m = papers.labelled.scenes[0].pixel_m
+    pixel = f"{height_m:g}" if height_m == width_m else f"{height_m:g} x {width_m:g}"
     scenes = [
         [s.path.resolve().name, s.date, _crs(s), f"{s.shape[0]} x {s.shape[1]}"]
         for s in papers.labelled.scenes
@@ -150,7 +151,7 @@ Tiles with a class for every pixel, made by spectralgpt {__version__}.
 ![Scene, blocks, labels and sample tiles](overview.png)
 
 - Licence: {papers.licence or "not stated"}
-- Tiles: {len(papers.tiles)} of {rules.tile_px} x {rules.tile_px} px, {pixel_m:g} m each
+- Tiles: {len(papers.tiles)} of {rules.tile_px} x {rules.tile_px} px, {pixel} m each
 - Images: float32 reflectance, NaN where nothing was measured
 - Sensor: {papers.labelled.scenes[0].item.sensor.title}
 - Bands: {", ".join(band.name for band in bands)}; each file names them
