@@ -1,6 +1,7 @@
 """What the server answers, and what it refuses."""
 
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,32 @@ def test_maps_come_with_their_own_colours(
     legend = state["maps"][id]["classes"]
     assert [each["name"] for each in legend] == list(NAMES)
     assert legend[1]["colour"].lower() == "#00aa00"
+
+
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_tiles_of_scene_and_map_lie_on_each_other_to_the_pixel(
+    client: TestClient, view: str, state: dict[str, Any], level: int
+) -> None:
+    (id,) = [i for i, m in state["maps"].items() if m["kind"] == "classes"]
+    place = f"/tiles/{level}/0/0"
+    scene = picture_of(client, view + place, bands="B08").astype(int)
+    classes = picture_of(client, f"{view}/maps/{id}{place}").astype(int)
+    assert scene.shape == classes.shape == (256, 256, 4)
+    # Brightness and class change at the same two columns.
+    row, width = 40 >> level, WIDTH >> level
+    steps = np.diff(scene[row, :width, 0])
+    edges = np.flatnonzero(np.diff(classes[row, :width, :3], axis=0).any(axis=-1))
+    assert sorted(np.argsort(steps)[-2:]) == edges.tolist()
+    assert edges.tolist() == [(40 >> level) - 1, (80 >> level) - 1]
+
+
+def test_the_page_leaves_tiles_the_size_that_leaflet_gives_them(
+    client: TestClient,
+) -> None:
+    style = client.get("/static/viewer.css").text
+    rules = re.findall(r"([^{}]*leaflet-tile[^{}]*)\{([^{}]*)\}", style)
+    assert not [rule for _, rule in rules if "width" in rule or "height" in rule]
+    assert "tileSize: TILE" in client.get("/static/scene_map.js").text
 
 
 def test_measures_have_layers_and_a_range(

@@ -98,6 +98,28 @@ def test_the_scene_is_shown_whole_and_bands_are_chosen(page: Any) -> None:
     assert screen(page).shape == true_colour.shape
 
 
+def tile_boxes(page: Any, layer: str) -> dict[str, list[float]]:
+    """Left, top, width and height of each tile of a layer, by level, row and column."""
+    found: dict[str, list[float]] = page.evaluate(
+        """(layer) => Object.fromEntries([...document.querySelectorAll(`.${layer} img`)]
+          .map((tile) => [tile.src.match(/tiles.([^?]*)/)[1],
+                          tile.getBoundingClientRect()])
+          .map(([at, box]) => [at, [box.x, box.y, box.width, box.height]]))""",
+        layer,
+    )
+    return found
+
+
+def test_tiles_of_scene_and_map_have_one_geometry_at_any_zoom(page: Any) -> None:
+    for _ in range(3):
+        settle(page)
+        scene, overlay = (tile_boxes(page, name) for name in ("picture", "overlay"))
+        assert set(scene) & set(overlay)
+        for at in set(scene) & set(overlay):
+            assert scene[at] == pytest.approx(overlay[at], abs=1e-3)
+        page.locator(".leaflet-control-zoom-in").click()
+
+
 def test_the_map_has_a_legend_layers_and_an_opacity(page: Any) -> None:
     settle(page)
     expect(page.locator("#legend li")).to_have_text(["water", "trees", "fields"])

@@ -9,6 +9,8 @@ import pytest
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.errors import ConfigError, RasterError
 from spectralgpt.viewer import Viewer, open_sources, take_models
+from spectralgpt.viewer.descriptions import describe_viewer
+from spectralgpt.viewer.sources import name_files
 from tests.embedding_files import three_kinds, write_embeddings
 from tests.raster_files import numbered, write_band_folder, write_tiff
 from tests.tiny import tiny_contract
@@ -121,3 +123,54 @@ def test_embeddings_alone_show_their_reflectance(tmp_path: Path) -> None:
     assert valid.all()
     assert pixels[0, :, 25] == pytest.approx(np.full(24, 0.31), abs=1e-3)
     assert len(view.likenesses) == 1
+
+
+def test_our_maps_are_maps_whatever_is_said_of_bands(tmp_path: Path) -> None:
+    stated = ImageFormat(
+        sensor="sentinel-2-l1c", bands=tuple(b.name for b in tiny_contract().bands)
+    )
+    scene = write_scene(tmp_path / "scene.tif")
+    maps = [write_classes(tmp_path / "c.tif"), write_measures(tmp_path / "m.tif")]
+    found = open_sources([scene, *maps], stated)
+    assert [Path(item.name).name for item in found.scenes] == ["scene.tif"]
+    assert [each.path for each in found.maps] == maps
+    # A class map of three codes is none of a scene's bands either.
+    one = ImageFormat(sensor="sentinel-2-l1c", bands=("B04",), offset=0.0)
+    assert [each.path for each in open_sources(maps, one).maps] == maps
+    band = write_tiff(tmp_path / "b.tif", np.full((1, 32, 32), 900, np.uint16))
+    assert len(open_sources([band], one).scenes) == 1
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (("/a/one.tif", "/a/two.tif"), ["one.tif", "two.tif"]),
+        (("/a/2019/s.tif", "/a/2020/s.tif"), ["2019/s.tif", "2020/s.tif"]),
+        (("/a/19/img/s.tif", "/a/20/img/s.tif"), ["19/…/s.tif", "20/…/s.tif"]),
+        (
+            ("/a/1/m/s.tif", "/a/1/n/s.tif", "/b/1/m/s.tif"),
+            ["a/…/m/s.tif", "n/s.tif", "b/…/m/s.tif"],
+        ),
+        (("/s.tif", "/a/s.tif"), ["/s.tif", "a/s.tif"]),
+    ],
+)
+def test_files_of_one_name_are_told_apart(
+    paths: tuple[str, ...], names: list[str]
+) -> None:
+    assert list(name_files([Path(path) for path in paths]).values()) == names
+
+
+def test_the_page_names_scenes_and_maps_apart(tmp_path: Path) -> None:
+    for folder in ("2019", "2020", "ours", "theirs"):
+        (tmp_path / folder).mkdir()
+    paths = [write_scene(tmp_path / year / "scene.tif") for year in ("2019", "2020")]
+    paths += [write_classes(tmp_path / kind / "map.tif") for kind in ("ours", "theirs")]
+    told = describe_viewer(Viewer(open_sources(paths)))
+    assert [view["name"] for view in told["views"]] == [
+        "2019/scene.tif",
+        "2020/scene.tif",
+    ]
+    assert {each["name"] for each in told["maps"].values()} == {
+        "ours/map.tif",
+        "theirs/map.tif",
+    }

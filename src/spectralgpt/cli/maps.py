@@ -19,8 +19,8 @@ def map_images(args: Namespace, loaded: "LoadedModel", console: Console) -> Path
     """Map the inputs of `predict`; returns the table of what was made."""
     from spectralgpt.cli.images import counting, prepare_output
     from spectralgpt.cli.results import print_failures
+    from spectralgpt.data.colours import class_colours
     from spectralgpt.reports.quick_looks import write_quick_look
-    from spectralgpt.reports.style import hex_colours
     from spectralgpt.scenes.loading import build_mapper
     from spectralgpt.scenes.maps import MapOptions, map_files
 
@@ -29,7 +29,7 @@ def map_images(args: Namespace, loaded: "LoadedModel", console: Console) -> Path
     mapper, task = build_mapper(loaded, args.model, args.test_flips, args.precision)
     inputs, image_format = _list_inputs(args, loaded, task)
     stated = loaded.extra.get("colours")
-    colours = tuple(stated or hex_colours(len(mapper.class_names)))
+    colours = tuple(stated or class_colours(mapper.class_names).values())
     options = MapOptions(
         colours,
         args.probabilities,

@@ -1,7 +1,9 @@
 """Colours of classes: in the colour tables of masks, and in every figure."""
 
 import colorsys
-from collections.abc import Sequence
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
 
 __all__ = ["CATEGORY_COLOURS", "class_colours", "to_rgb"]
 
@@ -17,36 +19,109 @@ CATEGORY_COLOURS = (
     "#F0E442",
     "#000000",
 )
-_BY_WORD = {
-    "#0072B2": ("water", "river", "lake", "sea"),
-    "#009E73": ("tree", "forest", "wood", "vegetation"),
-    "#E69F00": ("crop", "field", "farm", "agri", "arable"),
-    "#D55E00": ("built", "urban", "town", "building", "road"),
-    "#F0E442": ("grass", "meadow", "pasture"),
-    "#56B4E9": ("snow", "ice", "wetland"),
-    "#CC79A7": ("bare", "soil", "rock", "sand"),
-}
-"""Colours that a reader expects of a cover."""
+_COVERS = (
+    # What is not there, and what a mask calls the rest.
+    (("#D9DCDE", "#C2BDB3"), "no", "non", "not", "without", "unchanged", "undamaged",
+     "unburn", "intact", "background", "other", "nothing", "unclassified"),
+    (("#3D1A12", "#7F2704", "#000000"), "burn", "fire", "wildfire", "char"),
+    (("#D55E00", "#E7298A"), "change", "damage", "dead", "dieback", "deforest", "loss"),
+    (("#5B6067",), "shadow"),
+    (("#A8ABB0", "#85898F"), "cloud", "cirrus", "haze", "fog", "smoke"),
+    (("#F4F9FC", "#C7E9F5"), "snow", "ice", "glacier", "firn"),
+    (("#44AA99", "#117A65", "#88CCBB"), "wetland", "marsh", "swamp", "bog", "mangrove",
+     "peat", "moor", "flooded"),
+    (("#CC3311", "#7D858C", "#EE99AA", "#882255"), "built", "build", "urban", "town",
+     "city", "road", "highway", "street", "settlement", "house", "roof", "residential",
+     "industrial", "commercial", "impervious", "artificial", "sealed", "airport",
+     "rail", "port", "bridge"),
+    (("#F0C420", "#FFF0A0", "#C2A60A", "#E69F00"), "crop", "field", "farm", "agri",
+     "arable", "cultivat", "rice", "paddy", "vineyard", "orchard", "wheat", "maize"),
+    (("#A6D854", "#DDEB9A"), "grass", "meadow", "pasture", "herbaceous", "lawn"),
+    (("#7F8C1F", "#B5BD61"), "shrub", "scrub", "bush", "heath"),
+    (("#009E73", "#00572F", "#66BD63", "#2E8B2E"), "tree", "forest", "wood",
+     "vegetation", "plant", "canopy", "healthy",
+     "healthy"),
+    (("#0072B2", "#56B4E9", "#08306B", "#9ECAE1"), "water", "river", "lake", "sea",
+     "ocean", "pond", "lagoon", "reservoir", "flood", "stream", "canal", "estuary"),
+    (("#A6703F", "#DDB98A", "#6B4423", "#CDA434"), "bare", "barren", "soil", "rock",
+     "sand", "beach", "dune", "desert", "mine", "dump", "quarry", "gravel", "mud",
+     "sediment", "land", "ground", "dry", "open"),
+)  # fmt: skip
+"""Colours that a reader expects of a cover, and words that such names begin with.
+
+The first group with a fitting word counts: burnt forest is burnt, sea ice is ice.
+"""
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
+_WHOLE = 4
+"""Words shorter than this must be there whole: ice is no part of a name, nor is no."""
 _LEVELS = 255
 _LIGHTNESS, _SATURATION = (0.38, 0.55, 0.72), 0.65
+_APART = 75.0
+"""Least distance of colours that are told apart, see `_distance`."""
+_WHEEL = 96
 
 
-def class_colours(names: Sequence[str]) -> dict[str, str]:
-    """Give each class a different colour such as "#0072B2".
+def class_colours(
+    names: Sequence[str], stated: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Give each class a different colour such as "#0072B2", one that fits its name.
 
-    Few classes get colours that everyone tells apart: those that fit a cover's name
-    first, the others in order.
+    Classes whose names say nothing get colours that everyone tells apart.
+
+    Args:
+        names: of the classes.
+        stated: colours that are fixed, by name.
     """
-    if len(names) > len(CATEGORY_COLOURS):
-        return {n: _on_wheel(i, len(names)) for i, n in enumerate(names)}
-    chosen: dict[str, str] = {}
-    for colour, words in _BY_WORD.items():
-        fitting = [name for name in names if any(w in name.lower() for w in words)]
-        free = [name for name in fitting if name not in chosen]
+    chosen = {name: (stated or {})[name] for name in names if name in (stated or {})}
+    for name in names:
+        shades = _shades(name) if name not in chosen else ()
+        free = [shade for shade in shades if _is_free(shade, chosen.values())]
         if free:
-            chosen[free[0]] = colour
-    left = [colour for colour in CATEGORY_COLOURS if colour not in chosen.values()]
-    return {name: chosen.get(name) or left.pop(0) for name in names}
+            chosen[name] = free[0]
+    for name in names:
+        if name not in chosen:
+            chosen[name] = _next_free(list(chosen.values()))
+    return {name: chosen[name] for name in names}
+
+
+def _shades(name: str) -> tuple[str, ...]:
+    words = [word.lower() for word in _WORD.findall(name)]
+    for shades, *starts in _COVERS:
+        for start in starts:
+            if any(_fits(word, start) for word in words):
+                return shades
+    return ()
+
+
+def _fits(word: str, start: str) -> bool:
+    if len(start) < _WHOLE:
+        return word in (start, f"{start}s")
+    return word.startswith(start)
+
+
+def _is_free(colour: str, others: Iterable[str]) -> bool:
+    return all(_distance(colour, other) >= _APART for other in others)
+
+
+def _next_free(others: Sequence[str]) -> str:
+    """Return a colour apart from others, or as far from them as there is one."""
+    every = [*CATEGORY_COLOURS, *(_on_wheel(i, _WHEEL) for i in range(_WHEEL))]
+    for colour in every:
+        if _is_free(colour, others):
+            return colour
+    return max(every, key=lambda c: min(_distance(c, other) for other in others))
+
+
+def _distance(first: str, second: str) -> float:
+    """Weigh red, green and blue as eyes do, 0 to about 765.
+
+    Source: T. Riemersma, Colour metric, https://www.compuphase.com/cmetric.htm
+    """
+    one, two = to_rgb(first), to_rgb(second)
+    red = (one[0] + two[0]) / 2
+    weights = (2 + red / 256, 4.0, 2 + (_LEVELS - red) / 256)
+    squares = [w * (a - b) ** 2 for w, a, b in zip(weights, one, two, strict=True)]
+    return math.sqrt(sum(squares))
 
 
 def _on_wheel(index: int, count: int) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from spectralgpt.data.colours import class_colours
 from spectralgpt.data.dense import CHANGE
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.models.quantization import Quantization
@@ -16,7 +17,6 @@ from spectralgpt.rasters.embeddings import NumberType
 from spectralgpt.rasters.maps import LEGEND_SUFFIX
 from spectralgpt.reports.embedding_maps import write_component_picture
 from spectralgpt.reports.quick_looks import write_quick_look
-from spectralgpt.reports.style import hex_colours
 from spectralgpt.scenes.cells import CellOptions
 from spectralgpt.scenes.embedding_rasters import (
     RasterOptions,
@@ -112,7 +112,7 @@ class PredictJob:
         loaded = load_on_device(self.model, self.device, quantize=self.quantize)
         mapper, task = build_mapper(loaded, self.model, self.test_flips, self.precision)
         stated = loaded.extra.get("colours")
-        colours = tuple(stated or hex_colours(len(mapper.class_names)))
+        colours = tuple(stated or class_colours(mapper.class_names).values())
         options = MapOptions(
             colours,
             self.probabilities,

@@ -22,7 +22,7 @@ from spectralgpt.rasters.geometry import Grid
 from spectralgpt.rasters.products import SENSOR_TAG, UNIT_TAG
 from spectralgpt.rasters.sampling import lay_under, sample, sample_layers
 
-__all__ = ["MapClass", "MapFile", "open_map", "sample_map"]
+__all__ = ["MapClass", "MapFile", "open_map", "read_palette", "sample_map"]
 
 _CLASS = "CLASS_"
 _SOFTWARE = "TIFFTAG_SOFTWARE"
@@ -57,6 +57,8 @@ class MapFile:
         nodata: number that means nothing was mapped.
         scales: (scale, offset) of each layer of measures.
         masks: of each layer, see `spectralgpt.rasters.files.read_masks`.
+        is_certain: whether names, colours or this package say that it is a map; else it
+            is one for having one layer alone.
     """
 
     path: Path
@@ -67,6 +69,7 @@ class MapFile:
     nodata: float | None
     scales: tuple[tuple[float, float], ...]
     masks: tuple[tuple[int, ...], ...]
+    is_certain: bool
 
 
 def open_map(path: Path) -> MapFile | None:
@@ -83,8 +86,12 @@ def open_map(path: Path) -> MapFile | None:
         is_whole = np.dtype(dataset.dtypes[0]).kind in "iu"
         table = _colour_table(dataset) if dataset.count == 1 and is_whole else {}
         names = _class_names(tags) if is_whole else {}
-        is_map = dataset.count == 1 or tags.get(_SOFTWARE, "").startswith(_OURS)
-        if not is_map or SENSOR_TAG in tags or UNIT_TAG in tags:
+        is_ours = tags.get(_SOFTWARE, "").startswith(_OURS)
+        if (
+            not (is_ours or dataset.count == 1)
+            or SENSOR_TAG in tags
+            or UNIT_TAG in tags
+        ):
             return None
         codes = sorted(names) if names else sorted(table)
         return MapFile(
@@ -98,7 +105,18 @@ def open_map(path: Path) -> MapFile | None:
             dataset.nodata,
             tuple(zip(dataset.scales, dataset.offsets, strict=True)),
             find_masks(dataset),
+            is_ours or bool(codes),
         )
+
+
+def read_palette(path: Path) -> dict[int, str]:
+    """Return the colours that a raster gives its codes; empty without a table.
+
+    Raises:
+        RasterError: the file is missing, or no raster.
+    """
+    with quiet_gdal(), open_raster(path) as dataset:
+        return _colour_table(dataset)
 
 
 def sample_map(

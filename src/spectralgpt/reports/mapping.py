@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spectralgpt.data.colours import class_colours
 from spectralgpt.metrics import POSITIVE_SCORES, Interval, Scores
 from spectralgpt.reports.composites import choose_composites, measure_stretch
 from spectralgpt.reports.curves import plot_curves
 from spectralgpt.reports.html import Picture, Section, Table, write_report
-from spectralgpt.reports.style import category_colours, hide_ticks, new_figure
+from spectralgpt.reports.style import hide_ticks, new_figure
 from spectralgpt.sensors import Band
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def plot_maps(
     titles += ["labels", "map", "errors"]
     figure = new_figure(2.1 * len(titles), 2.15 * len(examples) + 0.6)
     grid = figure.subplots(len(examples), len(titles), squeeze=False)
-    palette = list(colours or category_colours(len(names)))
+    palette = list(colours or class_colours(names).values())
     for row, example in zip(grid, examples, strict=True):
         for axes, panel in zip(row, _panels(example, palette), strict=True):
             axes.imshow(panel, interpolation="nearest")

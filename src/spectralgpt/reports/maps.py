@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spectralgpt.data.colours import class_colours
 from spectralgpt.errors import ShapeError
-from spectralgpt.reports.style import category_colours, hide_ticks, new_figure
+from spectralgpt.reports.style import hide_ticks, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -133,7 +134,7 @@ def plot_class_map(
         raise ShapeError(
             f"the map has class {classes.max()}, but only {len(names)} names are given."
         )
-    colours = category_colours(len(names)) if colours is None else colours
+    colours = list(class_colours(names).values()) if colours is None else colours
     pictures = [(picture_title, picture)]
     if before is not None:
         pictures = [("before", before), ("after", picture)]
@@ -185,7 +186,13 @@ def _draw_legend(
     from matplotlib.patches import Patch
 
     handles = [
-        Patch(color=colour, label=f"{name} ({share:.0%})")
+        # An edge, for snow is white.
+        Patch(
+            facecolor=colour,
+            edgecolor="#8a9199",
+            linewidth=0.4,
+            label=f"{name} ({share:.0%})",
+        )
         for name, colour, share in zip(names, colours, shares, strict=True)
     ]
     figure.legend(

@@ -21,7 +21,7 @@ from spectralgpt.viewer.layers import CellFile, MapLayer, SceneFiles, take_cells
 from spectralgpt.viewer.likeness import Likeness
 from spectralgpt.viewer.model import Rebuilt, ViewModel
 from spectralgpt.viewer.pictures import BandPictures, thin_grid
-from spectralgpt.viewer.sources import Sources
+from spectralgpt.viewer.sources import Sources, name_files
 from spectralgpt.viewer.work import OneAtATime, Recent
 
 __all__ = ["GoneError", "View", "Viewer"]
@@ -72,6 +72,13 @@ class Viewer:
 
     def __init__(self, sources: Sources, model: ViewModel | None = None) -> None:
         self.model = model
+        self.names = name_files(
+            [
+                *(Path(item.name) for item in sources.scenes),
+                *(raster.path for raster in sources.embeddings),
+                *(found.path for found in sources.maps),
+            ]
+        )
         self.views: dict[str, View] = {}
         self.maps: dict[str, MapLayer] = {}
         self.heavy = OneAtATime()
@@ -159,7 +166,8 @@ class Viewer:
         pictures = BandPictures(item.bands, base, files.read)
         # A file that cannot be read is told now, and not by empty tiles.
         pictures.stretch(pictures.choose(pictures.composites[0].band_names))
-        self._add(View(_new_id(), Path(item.name).name, base, pictures, item))
+        name = self.names[Path(item.name)]
+        self._add(View(_new_id(), name, base, pictures, item))
 
     def _add_embeddings(self, raster: EmbeddingRaster) -> None:
         id, cells = _new_id(), CellFile(raster)
@@ -168,7 +176,7 @@ class Viewer:
             bands = raster.source.bands
             read = partial(_read_reflectance, cells, raster.grid)
             pictures = BandPictures(bands, raster.grid, read) if bands else None
-            covered = [View(_new_id(), raster.path.name, raster.grid, pictures)]
+            covered = [View(_new_id(), self.names[raster.path], raster.grid, pictures)]
             self._add(covered[0])
         for view in covered:
             view.likenesses[id] = Likeness(cells, view.base)
@@ -178,7 +186,7 @@ class Viewer:
         self.maps[id] = layer
         covered = [view for view in self.views.values() if _covers(view, grid)]
         if not covered:
-            covered = [View(_new_id(), layer.map.path.name, grid)]
+            covered = [View(_new_id(), self.names[layer.map.path], grid)]
             self._add(covered[0])
         for view in covered:
             view.maps.append(id)

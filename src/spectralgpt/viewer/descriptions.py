@@ -30,7 +30,7 @@ def describe_viewer(viewer: Viewer) -> dict[str, Any]:
         "model": None if model is None else Path(model.name).name,
         "can_rebuild": model is not None and model.can_rebuild,
         "views": [_describe_view(viewer, view) for view in viewer.views.values()],
-        "maps": {id: _describe_map(layer) for id, layer in viewer.maps.items()},
+        "maps": {id: _describe_map(viewer, layer) for id, layer in viewer.maps.items()},
         "legends": {
             "likeness": _ramp(LIKENESS_COLOURS, LIKENESS_LIMITS),
             "angle": _ramp(ERROR_COLOURS, ANGLE_LIMITS),
@@ -60,7 +60,7 @@ def _describe_view(viewer: Viewer, view: View) -> dict[str, Any]:
         "embeddings": [
             {
                 "id": id,
-                "name": likeness.cells.raster.path.name,
+                "name": viewer.names[likeness.cells.raster.path],
                 "level": likeness.level,
             }
             for id, likeness in view.likenesses.items()
@@ -78,9 +78,9 @@ def _refusal(view: View, viewer: Viewer) -> str:
     return viewer.model.refuses(view.item) or ""
 
 
-def _describe_map(layer: MapLayer) -> dict[str, Any]:
+def _describe_map(viewer: Viewer, layer: MapLayer) -> dict[str, Any]:
     return {
-        "name": layer.map.path.name,
+        "name": viewer.names[layer.map.path],
         "kind": layer.map.kind,
         "layers": layer.map.layers,
         "classes": [

@@ -72,8 +72,9 @@ class MapLayer:
 
     def __init__(self, found: MapFile) -> None:
         self._files, self._lock = OpenFiles(), threading.Lock()
-        colours = class_colours([each.name for each in found.classes])
-        # Only what the file leaves open is chosen here.
+        stated = {each.name: each.colour for each in found.classes if each.colour}
+        colours = class_colours([each.name for each in found.classes], stated)
+        # Two codes may share a name, and yet have colours of their own.
         classes = (
             replace(each, colour=each.colour or colours[each.name])
             for each in found.classes

@@ -17,7 +17,7 @@ from spectralgpt.rasters.embeddings import (
 from spectralgpt.rasters.map_files import MapFile, open_map
 from spectralgpt.scenes.inputs import describe_input
 
-__all__ = ["Sources", "open_sources", "take_models"]
+__all__ = ["Sources", "name_files", "open_sources", "take_models"]
 
 _WEIGHTS = (".safetensors", ".pth", ".pt", ".ckpt")
 _RUN_FILES = ("config.yaml", "checkpoints")
@@ -37,6 +37,40 @@ class Sources:
     scenes: tuple[RasterItem, ...] = ()
     maps: tuple[MapFile, ...] = ()
     embeddings: tuple[EmbeddingRaster, ...] = ()
+
+
+def name_files(paths: Sequence[Path]) -> dict[Path, str]:
+    """Name files for people: by their own names, and by folders where those are alike.
+
+    Args:
+        paths: each once.
+
+    Returns:
+        A different name for each path that is different, such as `2019/…/scene.tif`.
+    """
+    names: dict[Path, str] = {}
+    for path in paths:
+        alike = [each for each in paths if each.name == path.name and each != path]
+        names[path] = _name_among(path, alike)
+    return names
+
+
+def _name_among(path: Path, others: Sequence[Path]) -> str:
+    """Return a file's name, with the nearest folders that no other one shares."""
+    folders = path.absolute().parts[:-1]
+    shown, last = path.name, 0
+    for up in range(1, len(folders) + 1):
+        left = [each for each in others if _folder_above(each, up) == folders[-up]]
+        if len(left) < len(others):
+            gap = "" if up == last + 1 else "…/"
+            shown, last = f"{folders[-up].rstrip('/')}/{gap}{shown}", up
+        others = left
+    return shown
+
+
+def _folder_above(path: Path, up: int) -> str | None:
+    folders = path.absolute().parts[:-1]
+    return folders[-up] if up <= len(folders) else None
 
 
 def take_models(
@@ -113,9 +147,10 @@ def _open(
     if path.is_file() and path.suffix.lower() in _MAP_LIKE:
         if is_embeddings(path):
             return open_embeddings(path)
-        # What the user says of bands is said of scenes.
-        found = None if image_format.bands is not None else open_map(path)
-        if found is not None:
+        found = open_map(path)
+        # One layer may be a scene of one band, where the user names one.
+        is_scene = image_format.bands is not None and len(image_format.bands) == 1
+        if found is not None and (found.is_certain or not is_scene):
             return found
     try:
         return _open_scene(path, image_format, contract)

@@ -2,7 +2,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 
+from spectralgpt.data.colours import class_colours
 from spectralgpt.data.dense import (
     DenseDataConfig,
     count_classes,
@@ -144,3 +146,19 @@ def test_more_than_two_classes_count_alike_unless_one_is_stated() -> None:
     assert find_positive(names, "segmentation", "forest") == "forest"
     assert find_positive(("no change", "changed", "same"), "change") == "changed"
     assert find_positive(("built", "felled", "unchanged"), "change") is None
+
+
+def test_colours_are_stated_or_the_masks_or_follow_the_names(tmp_path: Path) -> None:
+    classes = {"water": 0, "land": 3, "mud": [5, 9]}
+    dense = read_all_dense(config(write(tmp_path), classes=classes))
+    by_name = tuple(class_colours(tuple(classes)).values())
+    assert dense.colours == by_name
+    some = config(tmp_path, classes=classes, colours={"land": "#123456"})
+    assert read_all_dense(some).colours == tuple(
+        class_colours(tuple(classes), {"land": "#123456"}).values()
+    )
+    with rasterio.open(tmp_path / "masks" / "a.tif", "r+") as mask:
+        mask.write_colormap(1, {0: (1, 2, 3, 255), 3: (250, 0, 1, 255)})
+    found = read_all_dense(config(tmp_path, classes=classes)).colours
+    assert found is not None
+    assert found[:2] == ("#010203", "#fa0001")

@@ -1,5 +1,7 @@
+import colorsys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from spectralgpt.data.colours import class_colours, to_rgb
@@ -89,10 +91,69 @@ def test_colours_differ() -> None:
     assert to_rgb("#0072B2") == (0, 114, 178)
 
 
-def test_covers_get_the_colours_that_readers_expect() -> None:
-    names = ["Forest", "deep water", "water", "other"]
-    colours = class_colours(names)
-    assert colours["deep water"] == "#0072B2"
-    assert colours["Forest"] == "#009E73"
-    assert len(set(colours.values())) == 4
-    assert list(colours) == names
+def hue(colour: str) -> str:
+    """What a reader calls a colour."""
+    parts = [part / 255 for part in to_rgb(colour)]
+    turn, lightness, saturation = colorsys.rgb_to_hls(*parts)
+    if lightness < 0.2:
+        return "dark"
+    if lightness > 0.9 or saturation < 0.15:
+        return "white" if lightness > 0.9 else "grey"
+    names = ("red", "brown", "yellow", "green", "blue", "red")
+    ends = (0.05, 0.115, 0.17, 0.47, 0.72, 1.0)
+    return next(name for name, end in zip(names, ends, strict=True) if turn <= end)
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("Forest", "green"),
+        ("broad-leaved trees", "green"),
+        ("deep water", "blue"),
+        ("SeaLake", "blue"),
+        ("sea ice", "white"),
+        ("snow", "white"),
+        ("built-up", "red"),
+        ("Urban fabric", "red"),
+        ("AnnualCrop", "yellow"),
+        ("rice paddy", "yellow"),
+        ("bare soil", "brown"),
+        ("land", "brown"),
+        ("burnt", "dark"),
+        ("unburnt", "grey"),
+        ("no water", "grey"),
+        ("background", "grey"),
+        ("cloud", "grey"),
+    ],
+)
+def test_covers_get_the_colours_that_readers_expect(name: str, wanted: str) -> None:
+    for names in ([name], ["something", name, "else"], [name, "class 1", "class 2"]):
+        assert hue(class_colours(names)[name]) == wanted
+
+
+@pytest.mark.parametrize("word", ["police", "broad", "season", "thousand"])
+def test_words_inside_of_others_are_no_covers(word: str) -> None:
+    assert class_colours([word])[word] == class_colours(["something"])["something"]
+
+
+def test_colours_of_a_set_are_told_apart() -> None:
+    sets = [
+        ["Forest", "deep water", "water", "other"],
+        ["tree", "shrub", "grass", "crop", "built", "bare", "snow", "water", "wetland",
+         "mangrove", "moss"],
+        ["AnnualCrop", "Forest", "HerbaceousVegetation", "Highway", "Industrial",
+         "Pasture", "PermanentCrop", "Residential", "River", "SeaLake"],
+    ]  # fmt: skip
+    for names in sets:
+        colours = class_colours(names)
+        assert list(colours) == names
+        rgb = np.array([to_rgb(colour) for colour in colours.values()], float)
+        apart = np.abs(rgb[:, None] - rgb).sum(axis=-1)
+        assert apart[~np.eye(len(names), dtype=bool)].min() > 50
+
+
+def test_stated_colours_stay_and_others_keep_away() -> None:
+    colours = class_colours(["water", "land"], {"land": "#0072B2"})
+    assert colours["land"] == "#0072B2"
+    assert hue(colours["water"]) == "blue"
+    assert colours["water"] != colours["land"]

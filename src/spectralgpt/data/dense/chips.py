@@ -94,7 +94,7 @@ class DenseSet:
         codes: class index of each code in the masks.
         ignored: codes in the masks that are no label.
         source: where it came from, for messages and reports.
-        colours: a colour a class, such as "#1b7837"; None leaves them to the reports.
+        colours: a colour a class, such as "#1b7837"; None takes those of the names.
         positive: what is stated of the class that scores are about; see
             `find_positive`.
 

@@ -75,7 +75,8 @@ class DenseDataConfig:
             or the like, and refuses names that do not tell.
         ignored: codes that are no label. The masks' own nodata value is none either,
             unless it is the code of a class.
-        colours: colour of each class by its name, such as "#1b7837".
+        colours: colours of classes by name, such as "#1b7837"; others follow from the
+            masks' own table, or from the names.
         allow_unlabelled: leave out images without a mask instead of refusing.
         tile_px: cut images into tiles of this side, px, before they are split; for few
             large images and split blocks. Null keeps them whole.

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from spectralgpt.data.colours import class_colours
 from spectralgpt.data.dense.chips import DenseChip, DenseSet
 from spectralgpt.data.dense.classes import ClassTable, find_classes, name_classes
 from spectralgpt.data.dense.config import DenseDataConfig
@@ -20,6 +21,7 @@ from spectralgpt.errors import ConfigError, DataError, RasterError, SpectralGPTE
 from spectralgpt.rasters import Align, Mosaic, RasterItem, cut_to_common, quiet_gdal
 from spectralgpt.rasters.codes import overlay
 from spectralgpt.rasters.files import Header
+from spectralgpt.rasters.map_files import read_palette
 
 __all__ = ["Entry", "FitError", "build_set", "describe_entries", "first_names"]
 
@@ -90,7 +92,7 @@ def build_set(
         table.codes,
         config.ignored,
         source,
-        _colours(config.colours, table.names),
+        _colours(config, table, chips[0].mask.path),
         config.positive,
     )
 
@@ -247,14 +249,18 @@ def _place_of(name: str, pattern: str) -> str:
     return match.group("place")
 
 
-def _colours(
-    colours: Mapping[str, str] | None, names: Sequence[str]
-) -> tuple[str, ...] | None:
-    if colours is None:
-        return None
-    if set(colours) != set(names):
+def _colours(config: DenseDataConfig, table: ClassTable, mask: Path) -> tuple[str, ...]:
+    """Colours of the classes: stated, else those of the masks, else after the names."""
+    stated = dict(config.colours or {})
+    unknown = [name for name in stated if name not in table.names]
+    if unknown:
         raise ConfigError(
-            f"data.colours are given for {', '.join(colours)}; the classes are "
-            f"{', '.join(names)}."
+            f"data.colours are given for {', '.join(unknown)}; the classes are "
+            f"{', '.join(table.names)}."
         )
-    return tuple(colours[name] for name in names)
+    if config.colours is None and config.class_masks is None:
+        for code, colour in read_palette(mask).items():
+            if code in table.codes:
+                stated.setdefault(table.names[table.codes[code]], colour)
+    colours = class_colours(table.names, stated)
+    return tuple(colours[name] for name in table.names)
