@@ -271,6 +271,7 @@ def test_probe_maps_from_few_labels_and_again_from_its_file(
         (("similar", "{raster}"), "either --point or --polygon"),
         (("similar", "{raster}", "--point", "9"), "two numbers such as"),
         (("similar", "{raster}", "--point", "9,4"), "is outside of the image"),
+        (("similar", "{raster}", "--point", "-60,-3"), "is outside of the image"),
         (
             ("similar", "{raster}", "--point", "9,4", "--crs", "mars"),
             "no reference system 'mars'",

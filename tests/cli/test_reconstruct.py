@@ -54,6 +54,7 @@ def test_page_and_pictures_are_written(
         ("--pixels", "here"): "'here' is no place: write --pixels row,column",
         ("--pixels", "1.5,2"): "--pixels 1.5,2: rows and columns are whole",
         ("--points", "0,0"): "point 0,0 is outside of the image",
+        ("--points", "-60,-3 -61,-.4"): "point -60,-3 is outside of the image",
     }
     for options, message in wrong.items():
         assert main([*words, "--overwrite", *options]) == 1

@@ -7,6 +7,7 @@ import pytest
 from spectralgpt.errors import ConfigError, RasterError
 from spectralgpt.rasters import (
     Bounds,
+    RasterItem,
     Window,
     describe_raster,
     make_mosaic,
@@ -115,8 +116,8 @@ def test_what_cannot_be_laid_over_an_area_is_one_line(tmp_path: Path) -> None:
         Bounds(2, 0, 1, 1)
     with pytest.raises(ConfigError, match="no reference system"):
         Bounds(0, 0, 1, 1, "EPSG:0")
-    with pytest.raises(ConfigError, match="no place in"):
-        make_mosaic([item], Bounds(0, 91, 1, 95))
+    with pytest.raises(ConfigError, match="beyond a pole"):
+        Bounds(0, 91, 1, 95)
     other = describe_raster(
         write(tmp_path / "b.tif", random()), sensor="sentinel-2-l1c", offset=0
     )
@@ -134,3 +135,65 @@ def test_the_area_of_a_geojson_file_is_around_its_shapes(tmp_path: Path) -> None
         path.write_text(text)
         with pytest.raises(ConfigError, match=message):
             read_area(path)
+
+
+def test_an_area_wider_than_the_scenes_is_cut_to_them(tmp_path: Path) -> None:
+    item = describe(write(tmp_path / "a.tif", random()))
+    right = describe(write(tmp_path / "b.tif", random(), corner=(LEFT + 400, TOP)))
+    for area in (
+        Bounds(-180, -90, 180, 90),
+        Bounds(-180, -85, 179, 85),
+        Bounds(LEFT - 1e6, TOP - 1e6, LEFT + 1e6, TOP + 1e6, UTM),
+        Bounds(-2e7, -2e7, 2e7, 2e7, "EPSG:3857"),
+    ):
+        assert make_mosaic([item], area).grid() == item.grid()
+        assert make_mosaic([item, right], area).shape() == (40, 80)
+    half = Bounds(LEFT + 200, TOP - 1e5, LEFT + 1e5, TOP + 1e5, UTM)
+    assert make_mosaic([item], half).shape() == (40, 20)
+
+
+def across_180(tmp_path: Path) -> tuple[np.ndarray, RasterItem]:
+    """Two kilometres on both sides of 180 degrees, 17 degrees south."""
+    from rasterio.warp import transform
+
+    (x,), (y,) = transform("EPSG:4326", "EPSG:32701", [180.0], [-17.0])
+    pixels = random(side=100)
+    place = {"crs": "EPSG:32701", "res": 20.0, "corner": (x - 1000, y + 1000)}
+    return pixels, describe(write(tmp_path / "fiji.tif", pixels, **place))
+
+
+@pytest.mark.parametrize(
+    ("west", "east"), [(179.996, -179.996), (179.996, 180.004), (-180.004, -179.996)]
+)
+def test_an_area_across_180_degrees_is_read(
+    tmp_path: Path, west: float, east: float
+) -> None:
+    pixels, item = across_180(tmp_path)
+    area = Bounds(west, -17.002, east, -16.998)
+    with open_scene(item, area=area) as scene:
+        # 0.008 and 0.004 degrees are 852 and 443 m.
+        assert scene.shape == pytest.approx((23, 43), abs=2)
+        row, column = (
+            round((item.grid().transform.f - scene.transform.f) / 20),
+            round((scene.transform.c - item.grid().transform.c) / 20),
+        )
+        found = scene.read().pixels
+    height, width = scene.shape
+    wanted = pixels[:, row : row + height, column : column + width] / 1e4
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+def test_shapes_across_180_degrees_are_an_area_there(tmp_path: Path) -> None:
+    _, item = across_180(tmp_path)
+    rings = [
+        [[[179.99, -17.01], [180, -17.01], [180, -16.99], [179.99, -17.01]]],
+        [[[-180, -17.01], [-179.99, -17.01], [-180, -16.99], [-180, -17.01]]],
+    ]
+    path = tmp_path / "a.geojson"
+    path.write_text(json.dumps({"type": "MultiPolygon", "coordinates": rings}))
+    area = read_area(path)
+    assert (area.left, area.right) == pytest.approx((179.99, 180.01))
+    # The scene is 2 km wide and the shapes are 2.1 km.
+    assert make_mosaic([item], area).grid() == item.grid()
+    with pytest.raises(RasterError, match="none of the 1 products"):
+        make_mosaic([item], Bounds(179.9, -17.01, 179.95, -16.99))

@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,7 @@ from rasterio import Affine
 
 from spectralgpt.errors import ConfigError, DataError, OutputError
 from spectralgpt.models.quantization import plain_parts, quantize_encoder
-from spectralgpt.rasters import Grid, Layers, class_layers, read_class_rows
+from spectralgpt.rasters import Grid, Layers, class_layers, read_class_rows, row_files
 from spectralgpt.scenes.fingerprints import digest_model
 from spectralgpt.scenes.unfinished import making_maps
 from tests.tiny import tiny_model
@@ -139,3 +141,38 @@ def test_a_digest_tells_weights_and_settings_apart() -> None:
     with torch.no_grad():
         plain_parts(model.encoder.blocks[0].attn.qkv.weight)[1].mul_(2)
     assert digest_model(model, True) != of_integers
+
+
+def test_a_map_that_the_disk_has_no_room_for_reserves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reserved: list[int] = []
+    monkeypatch.setattr(
+        row_files, "_reserve", lambda _file, size: reserved.append(size)
+    )
+    huge = Grid(2_000_000_000, 2_000_000_000, GRID.transform, GRID.crs)
+    path = tmp_path / "new" / "map.tif"
+    with (
+        pytest.raises(OutputError, match=r"takes 4e\+09 GB\. Make room \(the disk has"),
+        making_maps({path: layers()}, huge, FACTS),
+    ):
+        raise AssertionError("begun")
+    assert reserved == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_room_that_runs_out_while_it_is_reserved_is_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int, size: int) -> None:
+        os.ftruncate(descriptor, size)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(row_files, "_reserve", full)
+    path = tmp_path / "map.tif"
+    with (
+        pytest.raises(OutputError, match="No space left"),
+        making_maps({path: layers()}, GRID, FACTS),
+    ):
+        raise AssertionError("begun")
+    assert list(tmp_path.iterdir()) == []

@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import logging
+import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -39,6 +40,9 @@ COMMANDS = {
     "benchmark": "measure speed and memory of training, inference and loading",
     "simulate": "make a simulated, labelled satellite archive",
 }
+_COORDINATES = re.compile(r"^-[\d.][^,]*,")
+"""Words such as -3.7,40.3 are values; argparse takes what has no space for an option.
+"""
 _INTERRUPTED = 130
 _USAGE_ERROR = 2
 
@@ -104,7 +108,7 @@ def _run(name: str, words: list[str]) -> int:
     module.add_arguments(parser)
     try:
         # Reading a configuration file can fail as the command itself can.
-        args = parser.parse_args(words)
+        args = parser.parse_args([_COORDINATES.sub(r" \g<0>", w) for w in words])
         level = logging.INFO if args.verbose else logging.WARNING
         logging.basicConfig(level=level, format="%(levelname)s: %(message)s")
         made = module.run(args)

@@ -110,7 +110,11 @@ def move_near(
         near: where they are to lie.
     """
     turn = turn_of(crs)
-    return x if math.isinf(turn) else x + turn * np.round((near - x) / turn)
+    if math.isinf(turn):
+        return x
+    # Points without a place are infinite.
+    with np.errstate(invalid="ignore"):
+        return np.asarray(x + turn * np.round((near - x) / turn))
 
 
 def centre_lonlat(

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from rasterio.warp import Resampling, reproject
 
 from spectralgpt.rasters.alignment import is_same_system
+from spectralgpt.rasters.footprints import move_near
 from spectralgpt.rasters.gdal_errors import move_points, reading
 from spectralgpt.rasters.geometry import Grid, Raster, Window, apply, compose
 
@@ -119,6 +120,8 @@ def _window_below(target: Grid, source: Grid) -> Window | None:
         apply(target.transform, x * target.width, y * target.height) for x, y in sides
     ]
     xs, ys = move_points(target.crs, source.crs, *zip(*places, strict=True))
+    middle = apply(source.transform, source.width / 2, source.height / 2)[0]
+    xs = move_near(np.asarray(xs), source.crs, middle).tolist()
     back = ~source.transform
     moved = [apply(back, x, y) for x, y in zip(xs, ys, strict=True)]
     found = [place for place in moved if all(map(math.isfinite, place))]

@@ -5,7 +5,7 @@ of each product only what lies under the window.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from spectralgpt.rasters.alignment import (
     is_same_system,
 )
 from spectralgpt.rasters.archives import check_text
-from spectralgpt.rasters.footprints import LONLAT
+from spectralgpt.rasters.footprints import LONLAT, turn_of
 from spectralgpt.rasters.gdal_errors import GDAL_ERRORS
 from spectralgpt.rasters.geometry import Grid, apply
 from spectralgpt.rasters.items import RasterItem
@@ -33,6 +33,8 @@ __all__ = ["Bounds", "Mosaic", "cut_to_common", "make_mosaic", "read_area"]
 _EDGE_POINTS = 21
 """Points along each side of a rectangle that is taken to another reference system."""
 _WHOLE_PX = 1e-3
+_SLACK = 1e-6
+"""Degrees that a latitude may lie beyond a pole, from rounding."""
 _LARGEST_PX = 2**31 - 1
 """Of a side, what GDAL counts."""
 
@@ -42,14 +44,16 @@ class Bounds:
     """A rectangle on the ground.
 
     Args:
-        left: smallest x or longitude.
+        left: smallest x, or western longitude.
         bottom: smallest y or latitude.
-        right: largest x or longitude.
+        right: largest x, or eastern longitude; of a rectangle across 180 degrees it may
+            be given below the western one, and is kept above 180.
         top: largest y or latitude.
         crs: reference system of the four, such as EPSG:32632.
 
     Raises:
-        ConfigError: it is empty, or the reference system is unknown.
+        ConfigError: it is empty, lies beyond a pole, or the reference system is
+            unknown.
     """
 
     left: float
@@ -59,6 +63,9 @@ class Bounds:
     crs: str = LONLAT
 
     def __post_init__(self) -> None:
+        turn = turn_of(self.crs)
+        if self.left - self.right > 0 and self.right + turn - self.left <= turn / 2:
+            object.__setattr__(self, "right", self.right + turn)
         sides = (self.left, self.bottom, self.right, self.top)
         is_filled = self.left < self.right and self.bottom < self.top
         if not is_filled or not all(map(math.isfinite, sides)):
@@ -71,6 +78,11 @@ class Bounds:
             raise ConfigError(
                 f"bounds: '{self.crs}' is no reference system. Use one like EPSG:4326."
             ) from None
+        if math.isfinite(turn) and max(-self.bottom, self.top) > turn / 4 + _SLACK:
+            raise ConfigError(
+                f"bounds {sides} lie beyond a pole: give minx,miny,maxx,maxy with "
+                "longitude before latitude, or name their reference system."
+            )
 
     def to(self, crs: str) -> "Bounds":
         """Return the rectangle in another system that covers this one.
@@ -83,11 +95,30 @@ class Bounds:
         sides = (self.left, self.bottom, self.right, self.top)
         try:
             found = transform_bounds(self.crs, crs, *sides, densify_pts=_EDGE_POINTS)
+            # West is above east across 180 degrees, and so are bounds.
             return Bounds(found[0], found[1], found[2], found[3], crs)
         except (*GDAL_ERRORS, ConfigError):
             raise ConfigError(
                 f"bounds {sides} of {self.crs} have no place in {crs}."
             ) from None
+
+    def common(self, other: "Bounds") -> "Bounds | None":
+        """Return the part of a rectangle that lies in this one, where the other is.
+
+        In degrees the two may be whole turns apart.
+
+        Args:
+            other: of the same reference system.
+        """
+        turn = turn_of(self.crs)
+        found = []
+        for by in (0.0,) if math.isinf(turn) else (-turn, 0.0, turn):
+            left = max(self.left, other.left + by) - by
+            right = min(self.right, other.right + by) - by
+            bottom, top = max(self.bottom, other.bottom), min(self.top, other.top)
+            if left < right and bottom < top:
+                found.append(Bounds(left, bottom, right, top, self.crs))
+        return _around(found, self.crs) if found else None
 
 
 @dataclass(frozen=True)
@@ -105,7 +136,9 @@ class Mosaic(RasterItem):
     area: Bounds | None = None
 
     def grid(self, bands: Sequence[Band] | None = None) -> Grid:
-        """The pixels of the first product's grid, continued, that touch the area.
+        """The pixels of the first product's grid, continued, that show the area.
+
+        What no product shows of the area is left out.
 
         Raises:
             BandError: a product lacks a band.
@@ -114,18 +147,12 @@ class Mosaic(RasterItem):
         used = self.require(bands)
         base = _placed(self.parts[0], self.parts[0].grid(used))
         assert base.crs is not None
-        if self.area is not None:
-            return _snap(base, self.area.to(base.crs), self.name)
         grids = [_placed(part, part.grid(used)) for part in self.parts]
-        covers = [_bounds_of(grid).to(base.crs) for grid in grids]
-        whole = Bounds(
-            min(bounds.left for bounds in covers),
-            min(bounds.bottom for bounds in covers),
-            max(bounds.right for bounds in covers),
-            max(bounds.top for bounds in covers),
-            base.crs,
-        )
-        return _snap(base, whole, self.name)
+        shown = [_shown(grid, self.area, base.crs) for grid in grids]
+        covers = [bounds for bounds in shown if bounds is not None]
+        if not covers:
+            raise RasterError(f"{self.name}: these bands do not show the area.")
+        return _snap(base, _around(covers, base.crs), self.name)
 
     def shape(self, bands: Sequence[Band] | None = None) -> tuple[int, int]:
         """(H, W) of `grid`."""
@@ -160,7 +187,11 @@ def make_mosaic(items: Sequence[RasterItem], area: Bounds | None = None) -> Rast
             f"a mosaic is of one sensor: {items[0].name} is of "
             f"{items[0].sensor.name}, others of {', '.join(sorted(others))}."
         )
-    touching = [item for item in items if area is None or _touches(item, area)]
+    touching = [
+        item
+        for item in items
+        if area is None or _shown(_placed(item, item.grid()), area) is not None
+    ]
     if area is not None and not touching:
         reach = _bounds_of(_placed(items[0], items[0].grid())).to(area.crs)
         raise RasterError(
@@ -222,13 +253,29 @@ def read_area(path: Path) -> Bounds:
     try:
         with path.open("rb") as file:
             content = parse_json(check_text(str(path), file.read(2**26 + 1)), str(path))
-        points = list(_positions(content))
+        lines = [line for line in _lines(content) if line]
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read as GeoJSON: {error}.") from None
-    if not points:
+    if not lines:
         raise ConfigError(f"{path} holds no shape.")
-    xs, ys = zip(*points, strict=True)
-    return Bounds(min(xs), min(ys), max(xs), max(ys), _system_of(content))
+    ends = [(min(x), max(x)) for x in ([x for x, _ in line] for line in lines)]
+    crs = _system_of(content)
+    west, east = _narrowest(ends, turn_of(crs))
+    latitudes = [y for line in lines for _, y in line]
+    return Bounds(west, min(latitudes), east, max(latitudes), crs)
+
+
+def _narrowest(ends: Sequence[tuple[float, float]], turn: float) -> tuple[float, float]:
+    """Return what is around lines, given by their ends, across 180 degrees if narrower.
+
+    Shapes across 180 degrees are cut in two there (RFC 7946, section 3.1.9).
+    """
+    plain = min(west for west, _ in ends), max(east for _, east in ends)
+    if math.isinf(turn):
+        return plain
+    moved = [(w + turn, e + turn) if e <= 0 else (w, e) for w, e in ends]
+    across = min(west for west, _ in moved), max(east for _, east in moved)
+    return min(plain, across, key=lambda each: each[1] - each[0])
 
 
 def _system_of(content: Mapping[str, Any]) -> str:
@@ -240,17 +287,34 @@ def _system_of(content: Mapping[str, Any]) -> str:
     return LONLAT
 
 
-def _positions(node: Any) -> Any:
+def _lines(node: Any) -> Iterator[list[tuple[float, float]]]:
+    """Yield the lines, rings and points of GeoJSON as (x, y)."""
     if isinstance(node, dict):
         for key in ("features", "geometry", "geometries", "coordinates"):
             if node.get(key) is not None:
-                yield from _positions(node[key])
+                yield from _lines(node[key])
+    elif _is_position(node):
+        yield [_position(node)]
+    elif isinstance(node, list) and all(map(_is_position, node)):
+        yield [_position(each) for each in node]
     elif isinstance(node, list):
-        if len(node) > 1 and all(isinstance(n, int | float) for n in node[:2]):
-            yield float(node[0]), float(node[1])
-        else:
-            for each in node:
-                yield from _positions(each)
+        for each in node:
+            yield from _lines(each)
+
+
+def _is_position(node: Any) -> bool:
+    return (
+        isinstance(node, list)
+        and len(node) > 1
+        and all(isinstance(number, int | float) for number in node[:2])
+    )
+
+
+def _position(node: list[float]) -> tuple[float, float]:
+    x, y = float(node[0]), float(node[1])
+    if not (math.isfinite(x) and math.isfinite(y)):
+        raise ValueError(f"a position of {node[0]}, {node[1]}")
+    return x, y
 
 
 def _placed(item: RasterItem, grid: Grid) -> Grid:
@@ -273,16 +337,34 @@ def _bounds_of(grid: Grid) -> Bounds:
     return Bounds(min(xs), min(ys), max(xs), max(ys), grid.crs)
 
 
-def _touches(item: RasterItem, area: Bounds) -> bool:
-    grid = _placed(item, item.grid())
+def _shown(grid: Grid, area: Bounds | None, crs: str | None = None) -> Bounds | None:
+    """Return what a product shows of an area, None for nothing.
+
+    It is cut in the area's system first: other systems may not know all of the area.
+
+    Args:
+        grid: of the product.
+        area: None for everything.
+        crs: reference system of what is returned; the product's own if None.
+    """
     own = _bounds_of(grid)
-    wanted = area.to(own.crs)
-    return (
-        own.left < wanted.right
-        and wanted.left < own.right
-        and own.bottom < wanted.top
-        and wanted.bottom < own.top
-    )
+    crs = crs or own.crs
+    if area is None:
+        return own.to(crs)
+    part = area.common(own.to(area.crs))
+    return None if part is None else part.to(crs).common(own.to(crs))
+
+
+def _around(parts: Sequence[Bounds], crs: str) -> Bounds:
+    """Return the rectangle around others, next to the first of them."""
+    turn = turn_of(crs)
+    moved = []
+    for part in parts:
+        apart = parts[0].left - part.left
+        by = 0.0 if math.isinf(turn) else turn * round(apart / turn)
+        moved.append((part.left + by, part.bottom, part.right + by, part.top))
+    lefts, bottoms, rights, tops = zip(*moved, strict=True)
+    return Bounds(min(lefts), min(bottoms), max(rights), max(tops), crs)
 
 
 def _snap(base: Grid, area: Bounds, name: str) -> Grid:

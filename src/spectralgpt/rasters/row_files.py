@@ -7,6 +7,7 @@ written stays usable; GDAL turns it into a Cloud-Optimized GeoTIFF when it is wh
 
 import contextlib
 import os
+import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +38,7 @@ _PREDICTORS = {"uint8": "NO", "float32": "FLOATING_POINT"}
 _READ_BYTES = 64 * 2**20
 _OPAQUE = 255
 _HEX = 16
+_GIGABYTE = 1e9
 
 
 @dataclass(frozen=True)
@@ -119,9 +121,12 @@ class RowFile:
             self._file = path.open("r+b")
             try:
                 if path.stat().st_size != size:
+                    _check_room(path, size)
                     _reserve(self._file.fileno(), size)
             except OSError:
                 self.close()
+                # What was reserved of it holds nothing.
+                path.unlink(missing_ok=True)
                 raise
 
     def write(self, row: int, numbers: NDArray[Any]) -> None:
@@ -245,6 +250,12 @@ def _write_legend(path: Path, categories: Sequence[str]) -> None:
     ElementTree.indent(root)
     text = ElementTree.tostring(root, encoding="unicode")
     path.with_name(path.name + LEGEND_SUFFIX).write_text(f"{text}\n", encoding="utf-8")
+
+
+def _check_room(path: Path, size: int) -> None:
+    """Refuse a file that the disk has no room for, before a part of it is reserved."""
+    if size > shutil.disk_usage(path.parent).free + path.stat().st_size:
+        raise OSError(f"it takes {size / _GIGABYTE:.3g} GB")
 
 
 def _reserve(descriptor: int, size: int) -> None:

@@ -22,6 +22,7 @@ from spectralgpt.rasters.files import (
     quiet_gdal,
     read_masks,
 )
+from spectralgpt.rasters.footprints import move_near
 from spectralgpt.rasters.gdal_errors import move_points, reading
 from spectralgpt.rasters.geometry import Grid, Raster, Window, apply, compose
 from spectralgpt.rasters.items import RasterItem
@@ -218,6 +219,8 @@ def _positions(
         xs, ys = _apply(shown.transform, columns, rows)
         found = move_points(shown.crs, source.crs, xs.ravel(), ys.ravel())
         xs, ys = (np.reshape(each, xs.shape) for each in found)
+        middle = apply(source.transform, source.width / 2, source.height / 2)[0]
+        xs = move_near(xs, source.crs, middle)
         # Points without a place are infinite.
         with np.errstate(invalid="ignore"):
             at_columns, at_rows = _apply(~source.transform, xs, ys)

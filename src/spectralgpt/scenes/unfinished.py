@@ -102,7 +102,8 @@ def making_maps(
     """Begin maps, or go on with them where an earlier run was stopped.
 
     The folder is removed when the maps are published, and after errors of the image or
-    the model. It stays when the process is stopped, or when the disk is full.
+    the model. It stays when the process is stopped, or when the disk is full and any
+    row is finished.
 
     Args:
         maps: where to, and what they hold; the folder is named after the first.
@@ -136,6 +137,7 @@ def making_maps(
             may_go_on=fingerprint is not None,
             restart=restart or fingerprint is None,
         )
+        made: UnfinishedMaps | None = None
         try:
             files = {
                 path: stack.enter_context(
@@ -143,8 +145,13 @@ def making_maps(
                 )
                 for path, layers in maps.items()
             }
-            yield UnfinishedMaps(folder, next_row, files, journal)
+            made = UnfinishedMaps(folder, next_row, files, journal)
+            yield made
         except OutputError as error:
+            if not (made.next_row if made else next_row):
+                shutil.rmtree(folder, ignore_errors=True)
+                remove_if_empty(new)
+                raise
             raise OutputError(
                 f"{error} What is finished stays in {folder}: make room and run the "
                 "same command to go on, or delete it."
