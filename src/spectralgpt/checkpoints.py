@@ -438,6 +438,10 @@ def _check_contract(
         raise CheckpointError(
             f"it has {len(names)} class_names for {known} classes: copy it again."
         )
+    for name in ("window_px", "chip_px"):
+        side = extra.get(name)
+        if side is not None and (not isinstance(side, int) or not 0 < side < 2**16):
+            raise CheckpointError(f"its {name} is {side!r:.40}: copy it again.")
 
 
 def _published(path: Path) -> LoadedModel:

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from spectralgpt.errors import BandError
+from spectralgpt.errors import BandError, ConfigError
 from spectralgpt.sensors import Band
 
 __all__ = [
@@ -36,6 +36,7 @@ SCALINGS: tuple[Scaling, ...] = get_args(Scaling)
 
 RANGE_EPS = 1e-10  # Source: the published fMoW reader; guards constant bands.
 UINT8_LEVELS = 255
+_LARGEST = 1e6
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,9 @@ class BandStatistics:
         low: first percentile.
         high: ninety-ninth percentile.
         source: the data they were measured on.
+
+    Raises:
+        ConfigError: a table holds something else than numbers in reflectance.
     """
 
     mean: Mapping[str, float]
@@ -55,6 +59,18 @@ class BandStatistics:
     low: Mapping[str, float]
     high: Mapping[str, float]
     source: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "std", "low", "high"):
+            table = getattr(self, name)
+            values = list(table.values()) if isinstance(table, Mapping) else [None]
+            for value in values:
+                # NaN stands for a band without a valid pixel.
+                if not isinstance(value, int | float) or abs(value) > _LARGEST:
+                    raise ConfigError(
+                        f"band statistics: {name} must be a table of numbers in "
+                        f"reflectance, found {value!r:.40}."
+                    )
 
     def column(self, name: str, bands: Sequence[Band]) -> FloatArray:
         """Return one statistic for each band as an array (C, 1, 1).
