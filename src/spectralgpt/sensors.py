@@ -51,6 +51,8 @@ class Band:
     gsd_m: float
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise ConfigError(f"{self.name!r:.40} is no name of a band.")
         for field in ("wavelength_nm", "width_nm", "gsd_m"):
             value = getattr(self, field)
             if not isinstance(value, int | float) or not 0 < value < math.inf:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from spectralgpt.data.chips import MULTI_LABEL, SPLITS, Chip, LabelledSet
 from spectralgpt.data.formats import ImageFormat
+from spectralgpt.data.tables import read_parquet
 from spectralgpt.errors import ConfigError, DataError, DatasetNotFoundError
 from spectralgpt.json_files import read_json
 
@@ -196,19 +197,15 @@ def _read_v2(root: Path, num_classes: int) -> LabelledSet:
 
 
 def _rows_v2(path: Path) -> list[dict[str, Any]]:
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        table = parquet.read_table(path, columns=["patch_id", "labels", "split"])
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-    rows: list[dict[str, Any]] = table.to_pylist()
+    _, rows = read_parquet(path, ("patch_id", "labels", "split"))
+    if not all(isinstance(row["labels"], list) for row in rows):
+        raise DataError(f"{path} has a row without a list of labels.")
     known = set(class_names(19))
-    labels = {name for row in rows for name in row["labels"]} - known
-    splits = {row["split"] for row in rows} - set(_SPLIT_V2)
+    labels = {str(name) for row in rows for name in row["labels"]} - known
+    splits = {str(row["split"]) for row in rows} - set(_SPLIT_V2)
     # Names become paths, which may not leave the folder.
-    patches = {n for n in (row["patch_id"] for row in rows) if not _PATCH_ID.match(n)}
+    names = {str(row["patch_id"]) for row in rows}
+    patches = {name for name in names if not _PATCH_ID.match(name)}
     for what, unknown in (
         ("labels", labels),
         ("splits", splits),

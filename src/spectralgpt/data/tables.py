@@ -10,7 +10,7 @@ from typing import Any
 from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.yaml_files import check_keys, suggest, take_text
 
-__all__ = ["Index", "check_table", "read_column", "read_rows"]
+__all__ = ["Index", "check_table", "read_column", "read_parquet", "read_rows"]
 
 _COLUMN = re.compile(r"\{(\w+)\}")
 
@@ -94,7 +94,7 @@ def read_rows(
     """
     if not path.is_file():
         raise DataError(f"{path} does not exist. Check the path or the description.")
-    names, rows = _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
+    names, rows = read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
     for column in columns:
         if column not in names:
             raise DataError(
@@ -119,15 +119,30 @@ def _read_csv(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
         raise DataError(f"{path} cannot be read as CSV: {error}") from error
 
 
-def _read_parquet(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
+def read_parquet(
+    path: Path, columns: Sequence[str] | None = None
+) -> tuple[list[str], list[dict[str, Any]]]:
+    """Read a Parquet file; returns the columns' names, and a table for each row.
+
+    Args:
+        path: the file.
+        columns: those that are read; None reads all.
+
+    Raises:
+        DataError: it is missing, damaged, or lacks a column.
+    """
     import pyarrow
     from pyarrow import parquet
 
     try:
-        table = parquet.read_table(path)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path} cannot be read as Parquet: {error}") from error
-    return list(table.column_names), table.to_pylist()
+        table = parquet.read_table(path, columns=columns and list(columns))
+        missing = [name for name in columns or () if name not in table.column_names]
+        if missing:
+            raise DataError(f"no column {', '.join(missing)}.")
+        return list(table.column_names), table.to_pylist()
+    except (pyarrow.ArrowException, OSError, ValueError, LookupError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path} cannot be read as Parquet: {reason}") from error
 
 
 def check_table(

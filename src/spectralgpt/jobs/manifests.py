@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from spectralgpt.atomic_files import replace_file
+from spectralgpt.errors import DataError
 from spectralgpt.jobs.records import RecordFolder
 from spectralgpt.json_files import read_json
 
@@ -61,6 +62,12 @@ def _replace_text(path: Path, text: str) -> None:
 def _read_item(path: Path) -> dict[str, Any]:
     """Read an item that a scene's work wrote, with addresses from one folder above."""
     item: dict[str, Any] = read_json(path)
-    for asset in item["assets"].values():
-        asset["href"] = f"./{path.parent.name}/{asset['href'].removeprefix('./')}"
+    try:
+        for asset in item["assets"].values():
+            asset["href"] = f"./{path.parent.name}/{asset['href'].removeprefix('./')}"
+    except (LookupError, TypeError, AttributeError):
+        raise DataError(
+            f"{path} is not the item that was written: its assets have no addresses. "
+            "Delete it, and the next run makes it again."
+        ) from None
     return item

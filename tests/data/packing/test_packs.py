@@ -288,6 +288,8 @@ def test_no_path_of_a_manifest_is_followed(
 ) -> None:
     own = copy_of(pack, tmp_path / "own")
     table = json.loads((own / MANIFEST).read_text())
+    # Whoever means harm leaves out the checksum, or writes a fitting one.
+    del table["sha256"]
     for change in (table["shards"][0], table["index"]):
         before = change["file"]
         change["file"] = name
@@ -313,9 +315,30 @@ def test_manifest_is_read_strictly(
 ) -> None:
     own = copy_of(pack, tmp_path / "own")
     table = json.loads((own / MANIFEST).read_text()) | {key: value}
+    del table["sha256"]
     (own / MANIFEST).write_text(json.dumps(table))
     with pytest.raises(DataError, match=says):
         open_pack(own)
+
+
+def test_a_changed_number_of_a_manifest_is_found(pack: Path, tmp_path: Path) -> None:
+    own = copy_of(pack, tmp_path / "own")
+    text = (own / MANIFEST).read_text()
+    changed = text.replace('"quantification": 10000.0', '"quantification": 10001.0')
+    assert changed != text
+    (own / MANIFEST).write_text(changed)
+    with pytest.raises(DataError, match="its checksum is not the one that was written"):
+        open_pack(own)
+
+
+def test_pack_from_before_checksums_of_manifests_opens(
+    pack: Path, tmp_path: Path
+) -> None:
+    own = copy_of(pack, tmp_path / "own")
+    table = json.loads((own / MANIFEST).read_text())
+    del table["sha256"]
+    (own / MANIFEST).write_text(json.dumps(table))
+    same_images(open_pack(own).items(), open_pack(pack).items())
 
 
 def test_pack_is_read_from_object_storage(

@@ -25,7 +25,8 @@ from spectralgpt.data.chips import SPLITS
 from spectralgpt.data.fmow import FmowRow, categories, read_fmow_rows
 from spectralgpt.data.listings import Candidate
 from spectralgpt.data.sources import Source, find_root
-from spectralgpt.errors import DataError, DatasetNotFoundError
+from spectralgpt.data.tables import read_parquet
+from spectralgpt.errors import DatasetNotFoundError
 from spectralgpt.json_files import read_json
 from spectralgpt.rasters import walk
 
@@ -220,14 +221,8 @@ def _rows_of_version_2(
     if not path.is_file():
         fault = Fault(FaultKind.NO_TABLE, _METADATA_V2, "labels and splits are unknown")
         return [(name, (), "") for name in there], [fault]
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        table = parquet.read_table(path, columns=["patch_id", "labels", "split"])
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from None
+    _, table = read_parquet(path, ("patch_id", "labels", "split"))
     return [
         (str(row["patch_id"]), tuple(row["labels"] or ()), str(row["split"]))
-        for row in table.to_pylist()
+        for row in table
     ], []

@@ -1,5 +1,6 @@
 """What a pack says of itself: read strictly, for it may come from anywhere."""
 
+import hashlib
 import json
 import math
 import re
@@ -37,8 +38,14 @@ DTYPES = (
     *("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64"),
     *("float32", "float64"),
 )
+_LARGEST = 1e38
 _NO_NUMBER = "nan"
 """JSON has no NaN, which can be the number that means no measurement."""
+
+
+def _check_count(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise DataError(f"{name} is {value!r:.40}, which is no count.")
 
 
 @dataclass(frozen=True)
@@ -62,9 +69,13 @@ class PackFile:
 
     def __post_init__(self) -> None:
         if not _FILE_NAME.fullmatch(self.file):
-            raise DataError(f"'{self.file}' is no name of a file in a pack's folder.")
-        if not _DIGEST.fullmatch(self.sha256) or self.bytes < 1 or self.images < 0:
-            raise DataError(f"size or checksum of {self.file} make no sense.")
+            raise DataError(
+                f"{self.file!r:.80} is no name of a file in a pack's folder."
+            )
+        if not _DIGEST.fullmatch(self.sha256):
+            raise DataError(f"the checksum of {self.file} makes no sense.")
+        _check_count(f"size of {self.file}", self.bytes, 1)
+        _check_count(f"images in {self.file}", self.images, 0)
 
 
 @dataclass(frozen=True)
@@ -84,8 +95,10 @@ class BandStack:
     dtype: str
 
     def __post_init__(self) -> None:
-        if not self.bands or min(self.height, self.width) < 1:
+        if not self.bands or not all(isinstance(band, str) for band in self.bands):
             raise DataError("a stack of bands is empty.")
+        for name in ("height", "width"):
+            _check_count(name, getattr(self, name), 1)
         if self.dtype not in DTYPES:
             raise DataError(f"numbers of type '{self.dtype}' cannot be packed.")
 
@@ -107,6 +120,19 @@ class Layout:
     other_invalid: tuple[float, ...]
     holdout: str
     weight: float
+
+    def __post_init__(self) -> None:
+        for name in ("quantification", "offset", "weight"):
+            _check_number(
+                name, getattr(self, name), -math.inf if name == "offset" else 0
+            )
+        if self.quantification == 0:
+            raise DataError("quantification is 0.")
+        if self.nodata is not None and not math.isnan(self.nodata):
+            _check_number("nodata", self.nodata)
+        for name in ("sensor", "unit", "offset_source", "holdout"):
+            if not isinstance(getattr(self, name), str):
+                raise DataError(f"{name} of images is no text.")
 
     @classmethod
     def of(cls, item: RasterItem, stacks: tuple[BandStack, ...]) -> "Layout":
@@ -150,6 +176,12 @@ class Layout:
         )
 
 
+def _check_number(name: str, value: Any, least: float = -math.inf) -> None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not least <= value or abs(value) > _LARGEST:
+        raise DataError(f"{name} is {value!r:.40}, which is no number that can be.")
+
+
 def _to_json(value: float | None) -> float | str | None:
     return _NO_NUMBER if value is not None and math.isnan(value) else value
 
@@ -186,8 +218,7 @@ class Manifest:
         """Return it as text."""
         series = self.series
         table = {
-            "format": _FORMAT,
-            "version": _VERSION,
+            **_MADE_BY,
             "name": self.name,
             "images": self.images,
             "sensors": {name: _plain(sensor) for name, sensor in self.sensors.items()},
@@ -198,6 +229,7 @@ class Manifest:
             "series": series and {"dates": series.dates, "at_least": series.at_least},
             "left_out": list(self.left_out),
         }
+        table[_OWN_DIGEST] = _digest_of(table)
         return json.dumps(table, indent=1, allow_nan=False) + "\n"
 
     @classmethod
@@ -217,9 +249,16 @@ class Manifest:
                 raise DataError("this is no pack.")
             if table.pop("version", None) != _VERSION:
                 raise DataError("it was made by another version of this package.")
+            # Packs from before have none.
+            stated = table.pop(_OWN_DIGEST, None)
+            if stated is not None and stated != _digest_of(table | _MADE_BY):
+                raise DataError(
+                    "its checksum is not the one that was written, so it was damaged "
+                    "or edited. Copy or fetch it again."
+                )
             check_keys(table, MANIFEST, required=_KEYS)
             return _build(table)
-        except (SpectralGPTError, ValueError, TypeError, KeyError) as error:
+        except (SpectralGPTError, *_DAMAGE) as error:
             reason = " ".join(str(error).split())
             raise DataError(
                 f"{where} is no sound manifest of a pack: {reason} Pack the images "
@@ -227,6 +266,16 @@ class Manifest:
             ) from None
 
 
+def _digest_of(table: Mapping[str, Any]) -> str:
+    """SHA-256 of what a manifest says, whatever its layout as text."""
+    text = json.dumps(table, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+_OWN_DIGEST = "sha256"
+_MADE_BY = {"format": _FORMAT, "version": _VERSION}
+# What values of the wrong kind raise where they are put together.
+_DAMAGE = (ValueError, TypeError, LookupError, AttributeError, OverflowError)
 _KEYS = (
     *("name", "images", "sensors", "layouts", "index", "shards", "series"),
     "left_out",
@@ -241,13 +290,17 @@ def _build(table: Mapping[str, Any]) -> Manifest:
         for stack in layout.stacks:
             sensor.select(stack.bands)
     series = table["series"]
+    shards = tuple(PackFile(**shard) for shard in table["shards"])
+    _check_count("images", table["images"], 0)
+    if table["images"] > sum(shard.bytes for shard in shards):
+        raise DataError("there are more images than bytes in its shards.")
     return Manifest(
         name=str(table["name"]),
-        images=int(table["images"]),
+        images=table["images"],
         sensors=sensors,
         layouts=layouts,
         index=PackFile(**table["index"]),
-        shards=tuple(PackFile(**shard) for shard in table["shards"]),
+        shards=shards,
         series=None if series is None else SeriesRule(**series),
         left_out=tuple(map(str, table["left_out"])),
     )

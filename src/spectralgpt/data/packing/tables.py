@@ -140,9 +140,9 @@ class ImageTable:
                 "Copy or fetch it again, or pack the images again."
             )
         try:
-            table = _read(content)
+            table = _read(content, manifest.images)
             table._check(manifest)
-        except (pa.ArrowException, ValueError, KeyError) as error:
+        except (pa.ArrowException, *_DAMAGE) as error:
             reason = " ".join(str(error).split())
             raise DataError(f"{where} is no table of a pack: {reason}") from None
         return table
@@ -164,10 +164,18 @@ class ImageTable:
             raise ValueError("a row has a transform too many or too few.")
 
 
-def _read(content: bytes) -> ImageTable:
+# What pyarrow raises on damaged headers and pages, beside errors of its own.
+_DAMAGE = (OSError, ValueError, LookupError, TypeError, OverflowError, MemoryError)
+
+
+def _read(content: bytes, images: int) -> ImageTable:
     import pyarrow as pa
     from pyarrow import parquet
 
+    found = parquet.read_metadata(io.BytesIO(content)).num_rows
+    if found != images:
+        # Before reading: a few bytes can stand for any number of equal rows.
+        raise ValueError(f"{found} rows for {images} images.")
     table = parquet.read_table(io.BytesIO(content)).combine_chunks()
     kinds = _columns(pa)
     if table.schema.names != list(kinds):
