@@ -1,3 +1,5 @@
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -6,8 +8,10 @@ from sklearn.metrics import average_precision_score, f1_score
 from spectralgpt.errors import DataError
 from spectralgpt.metrics import (
     bootstrap_intervals,
+    multi_label_summary,
     score_multi_label,
     score_single_label,
+    single_label_summary,
 )
 
 NAMES = ("field", "forest", "water")
@@ -61,8 +65,8 @@ def test_a_label_that_does_not_occur_is_left_out_of_map() -> None:
 def test_bootstrap_interval_covers_like_the_normal_approximation() -> None:
     right = torch.rand(400, generator=torch.Generator().manual_seed(1)) < 0.8
 
-    def accuracy(chosen: torch.Tensor) -> dict[str, float]:
-        return {"accuracy": float(right[chosen].float().mean())}
+    def accuracy(times: np.ndarray) -> dict[str, float]:
+        return {"accuracy": float((times * right.numpy()).sum() / 400)}
 
     found = bootstrap_intervals(
         accuracy, 400, resamples=2000, generator=torch.Generator().manual_seed(0)
@@ -71,6 +75,68 @@ def test_bootstrap_interval_covers_like_the_normal_approximation() -> None:
     half = 1.96 * (mean * (1 - mean) / 400) ** 0.5
     assert found.low == pytest.approx(mean - half, abs=0.01)
     assert found.high == pytest.approx(mean + half, abs=0.01)
+
+
+@pytest.mark.parametrize("levels", [1000, 4])
+@pytest.mark.parametrize("share", [0.3, 0.02])
+def test_resampled_scores_are_those_of_the_images_that_were_drawn(
+    levels: int, share: float
+) -> None:
+    generator = torch.Generator().manual_seed(levels)
+    truth = (torch.rand(100, 3, generator=generator) < share).float()
+    # Few levels, so that many images share a score.
+    noise = torch.randint(levels, (100, 3), generator=generator) / levels
+    probabilities = 0.3 * truth + 0.7 * noise
+    multi = multi_label_summary(probabilities, truth)
+    labels = torch.randint(3, (100,), generator=generator)
+    single = single_label_summary(probabilities, labels)
+    for _ in range(20):
+        drawn = torch.randint(100, (100,), generator=generator)
+        times = np.bincount(drawn.numpy(), minlength=100)
+        whole = score_single_label(probabilities[drawn], labels[drawn], NAMES)
+        assert single(times) == pytest.approx(whole.summary, abs=1e-6)
+        y, p = truth[drawn].numpy(), probabilities[drawn].numpy()
+        found, there = multi(times), y.any(axis=0)
+        if not there.any():
+            assert found == {}
+            continue
+        assert found["micro_map"] == pytest.approx(
+            average_precision_score(y, p, average="micro"), abs=1e-6
+        )
+        assert found["macro_map"] == pytest.approx(
+            average_precision_score(y[:, there], p[:, there], average="macro"), abs=1e-6
+        )
+        assert found["macro_f1"] == pytest.approx(
+            f1_score(y[:, there], p[:, there] >= 0.5, average="macro"), abs=1e-6
+        )
+
+
+def test_few_labels_give_intervals_from_the_resamples_that_have_any() -> None:
+    truth = torch.zeros(12, 3)
+    truth[4, 1] = 1
+    probabilities = torch.rand(12, 3, generator=torch.Generator().manual_seed(0))
+    summarise = multi_label_summary(probabilities, truth)
+    found = bootstrap_intervals(
+        summarise, 12, resamples=60, generator=torch.Generator().manual_seed(0)
+    )
+    assert set(found) == {"macro_map", "micro_map", "macro_f1", "micro_f1"}
+    assert 0 <= found["macro_map"].low <= found["macro_map"].high <= 1
+    assert multi_label_summary(probabilities, truth * 0)(np.ones(12, int)) == {}
+
+
+@pytest.mark.slow
+def test_a_large_test_set_is_resampled_in_seconds() -> None:
+    generator = torch.Generator().manual_seed(0)
+    truth = (torch.rand(119_825, 19, generator=generator) < 0.15).float()
+    probabilities = torch.rand(119_825, 19, generator=generator)
+    begun = time.process_time()
+    bootstrap_intervals(
+        multi_label_summary(probabilities, truth),
+        len(truth),
+        resamples=10,
+        generator=generator,
+    )
+    assert time.process_time() - begun < 20
 
 
 def test_shapes_that_do_not_fit_are_refused() -> None:

@@ -120,6 +120,42 @@ def test_resumed_run_equals_uninterrupted_run(
         assert torch.equal(value, ends[1][name])
 
 
+def few_labels(archive: Path, pretrained: Path, table: Path) -> FinetuneConfig:
+    """Multi-label: six images to learn from, and one label each in val and test."""
+    rows = ["image,labels,split"]
+    for number in range(4):
+        rows += [f"{kind}/{kind}_{number:03d}.tif,{kind},train" for kind in CLASSES]
+    for split, first in (("val", 4), ("test", 7)):
+        rows.append(f"field/field_{first:03d}.tif,field,{split}")
+        rows += [f"water/water_{first + n:03d}.tif,,{split}" for n in (0, 1)]
+    table.write_text("\n".join(rows) + "\n")
+    base = config(archive, pretrained)
+    changed = {"layout": "csv", "labels": str(table), "allow_unlisted": True}
+    return replace(base, data=replace(base.data, split="given", **changed))  # type: ignore[arg-type]
+
+
+def test_few_labels_are_scored_with_intervals(
+    archive: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    wanted = few_labels(archive, pretrained, archive / "few.csv")
+    run = finetune(wanted, tmp_path / "run")
+    found = json.loads((run / "metrics.json").read_text())
+    assert found["images"] == 3
+    assert set(found["test"]) == set(found["intervals"])
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_split_without_any_label_is_found_before_the_first_step(
+    archive: Path, pretrained: Path, tmp_path: Path, split: str
+) -> None:
+    table = archive / f"few_{split}.csv"
+    wanted = few_labels(archive, pretrained, table)
+    table.write_text(table.read_text().replace(f",field,{split}", f",,{split}"))
+    with pytest.raises(DataError, match=f"no image of split {split} has any label"):
+        finetune(wanted, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_random_weights_need_a_sensor(archive: Path) -> None:
     with pytest.raises(ConfigError, match="set sensor"):
         load_start(config(archive, "tiny"))

@@ -31,8 +31,10 @@ def print_test_scores(folder: Path, console: Console) -> None:
     title = f"{found['images']} images"
     table = Table("score", "value", "95 % interval", title=title)
     for name, value in found["test"].items():
-        interval = found["intervals"][name]
-        between = f"{interval['low']:.4f} to {interval['high']:.4f}"
+        interval = found["intervals"].get(name)
+        between = "unknown"
+        if interval is not None:
+            between = f"{interval['low']:.4f} to {interval['high']:.4f}"
         table.add_row(_spell(name, found.get("positive")), f"{value:.4f}", between)
     console.print(table)
 

@@ -1,7 +1,8 @@
 """Scores of single- and multi-label classification.
 
-The counting is torchmetrics'. This module only decides which scores are reported, and
-over which classes.
+Each kind of score is a function of how often each image counts: once each for a test
+set, as often as it was drawn for a resampled one. What does not depend on that, such as
+the ranking of the images, is worked out once.
 """
 
 from collections.abc import Sequence
@@ -12,9 +13,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spectralgpt.errors import DataError
-from spectralgpt.metrics.scores import ClassScore, Scores
+from spectralgpt.metrics.scores import ClassScore, Scores, Summarise
 
-__all__ = ["score_multi_label", "score_single_label"]
+__all__ = [
+    "multi_label_summary",
+    "score_multi_label",
+    "score_single_label",
+    "single_label_summary",
+]
+
+_THRESHOLD = 0.5
+"""Probability from which a label counts as predicted."""
 
 
 def score_single_label(
@@ -33,70 +42,168 @@ def score_single_label(
     Raises:
         DataError: nothing to score, or the shapes do not fit.
     """
-    from torchmetrics.functional.classification import multiclass_confusion_matrix
-
     _check(probabilities, targets, class_names, target_dims=1)
-    num_classes = len(class_names)
-    predicted = probabilities.argmax(dim=1)
-    confusion = multiclass_confusion_matrix(
-        predicted, targets, num_classes=num_classes
-    ).numpy()
+    pairs, classes = _pairs(probabilities, targets), len(class_names)
+    confusion = _confusion(pairs, classes, None).astype(np.int64)
     per_class = _per_class(
         class_names,
         found=np.diag(confusion),
         support=confusion.sum(axis=1),
         predicted=confusion.sum(axis=0),
     )
-    occurring = [entry for entry in per_class if entry.support]
-    summary = {
-        "accuracy": _accuracy(predicted, targets, num_classes),
-        "macro_accuracy": float(np.mean([entry.recall for entry in occurring])),
-        "macro_f1": float(np.mean([entry.f1 for entry in occurring])),
-    }
-    return Scores(summary, per_class, confusion)
+    return Scores(_summarise_confusion(confusion), per_class, confusion)
+
+
+def single_label_summary(probabilities: Tensor, targets: Tensor) -> Summarise:
+    """Return what gives the summary of `score_single_label` for images that recur.
+
+    Args:
+        probabilities: (N, C).
+        targets: (N,).
+    """
+    pairs, classes = _pairs(probabilities, targets), probabilities.shape[1]
+    return lambda times: _summarise_confusion(_confusion(pairs, classes, times))
 
 
 def score_multi_label(
-    probabilities: Tensor,
-    targets: Tensor,
-    class_names: Sequence[str],
-    threshold: float = 0.5,
+    probabilities: Tensor, targets: Tensor, class_names: Sequence[str]
 ) -> Scores:
     """Score any number of classes an image, over the whole data set at once.
 
     Average precision is no mean over batches: the ranking is over all images. The macro
-    mean is over the classes that occur in `targets`.
+    mean is over the classes that occur in `targets`. From a probability of one half a
+    class counts as predicted, for F1.
 
     Args:
         probabilities: (N, C), 0..1.
         targets: (N, C), 0 or 1.
         class_names: C names.
-        threshold: probability from which a class counts as predicted, for F1.
 
     Raises:
         DataError: nothing to score, no class occurs, or the shapes do not fit.
     """
     _check(probabilities, targets, class_names, target_dims=2)
-    truth = targets.long()
-    occurs = truth.any(dim=0)
-    if not occurs.any():
+    truth, predicted = targets.numpy() > 0, probabilities.numpy() >= _THRESHOLD
+    if not truth.any():
         raise DataError("No image of the scored split has any label.")
-    predicted = probabilities >= threshold
-    average_precision = _average_precision(probabilities, truth, occurs)
+    once = np.ones(len(truth), np.int64)
     per_class = _per_class(
         class_names,
-        found=(predicted & truth.bool()).sum(dim=0).numpy(),
-        support=truth.sum(dim=0).numpy(),
-        predicted=predicted.sum(dim=0).numpy(),
-        average_precision=average_precision,
+        found=(predicted & truth).sum(axis=0),
+        support=truth.sum(axis=0),
+        predicted=predicted.sum(axis=0),
+        average_precision=np.array(
+            [_Ranking(p, t)(once) for p, t in _columns(probabilities, truth)]
+        ),
     )
-    summary = {
-        "macro_map": float(np.nanmean(average_precision)),
-        "micro_map": _micro_average_precision(probabilities, truth),
-        "macro_f1": float(np.mean([c.f1 for c in per_class if c.support])),
-        "micro_f1": _micro_f1(predicted, truth),
+    return Scores(multi_label_summary(probabilities, targets)(once), per_class)
+
+
+def multi_label_summary(probabilities: Tensor, targets: Tensor) -> Summarise:
+    """Return what gives the summary of `score_multi_label` for images that recur.
+
+    It ranks once, so that a resample costs one pass. Where no image that counts has a
+    label, there is nothing to summarise: it gives nothing.
+
+    Args:
+        probabilities: (N, C).
+        targets: (N, C).
+    """
+    truth, predicted = targets.numpy() > 0, probabilities.numpy() >= _THRESHOLD
+    rankings = [_Ranking(p, t) for p, t in _columns(probabilities, truth)]
+    together = _Ranking(probabilities.numpy().ravel(), truth.ravel(), truth.shape[1])
+    # Of float32, which counts whole numbers up to 2**24 and is multiplied fast.
+    parts = (predicted & truth, truth, predicted)
+    found, support, said = (part.astype(np.float32) for part in parts)
+
+    def summarise(times: NDArray[np.int64]) -> dict[str, float]:
+        weights = times.astype(np.float32)
+        hits, has = weights @ found, weights @ support
+        total = has + weights @ said
+        occurs = has > 0
+        if not occurs.any():
+            return {}
+        f1 = 2 * hits / np.maximum(total, 1)
+        precisions = [
+            r(times) for r, there in zip(rankings, occurs, strict=True) if there
+        ]
+        return {
+            "macro_map": float(np.mean(precisions)),
+            "micro_map": together(times),
+            "macro_f1": float(f1[occurs].mean()),
+            "micro_f1": float(2 * hits.sum() / total.sum()),
+        }
+
+    return summarise
+
+
+class _Ranking:
+    """Average precision of one ranking, for images that count several times or not.
+
+    Equal scores are one threshold, as in scikit-learn and torchmetrics.
+
+    Args:
+        scores: (M,), higher is more likely.
+        truth: (M,) bool.
+        each: entries in a row that belong to one image.
+    """
+
+    def __init__(
+        self, scores: NDArray[np.float32], truth: NDArray[np.bool_], each: int = 1
+    ) -> None:
+        order = np.argsort(-scores, kind="stable")
+        ranked, hits = scores[order], truth[order]
+        ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
+        where = np.flatnonzero(hits)
+        # For each true entry the last one of its score, among all and among the true.
+        last = ends[np.searchsorted(ends, where)]
+        self._image_of = (order // each).astype(np.int32)
+        self._true_of = self._image_of[where]
+        self._last = last
+        self._last_true = np.searchsorted(where, last, side="right") - 1
+
+    def __call__(self, times: NDArray[np.int64]) -> float:
+        """Return it for images that count so often, (N,); NaN if none is true."""
+        counts = times.astype(np.int32)
+        ranked = np.cumsum(counts[self._image_of])[self._last]
+        weights = counts[self._true_of]
+        true = np.cumsum(weights)
+        if not len(true) or not true[-1]:
+            return float("nan")
+        precision = true[self._last_true] / np.maximum(ranked, 1)
+        return float((weights * precision).sum() / true[-1])
+
+
+def _columns(
+    probabilities: Tensor, truth: NDArray[np.bool_]
+) -> list[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
+    return list(zip(probabilities.numpy().T, truth.T, strict=True))
+
+
+def _pairs(probabilities: Tensor, targets: Tensor) -> NDArray[np.int64]:
+    """Number the pair of true and predicted class of each image."""
+    pairs = targets * probabilities.shape[1] + probabilities.argmax(dim=1)
+    found: NDArray[np.int64] = pairs.numpy()
+    return found
+
+
+def _confusion(
+    pairs: NDArray[np.int64], classes: int, times: NDArray[np.int64] | None
+) -> NDArray[Any]:
+    """Count pairs, (C, C); each as often as its image counts."""
+    counts = np.bincount(pairs, weights=times, minlength=classes**2)
+    return counts.reshape(classes, classes)
+
+
+def _summarise_confusion(confusion: NDArray[Any]) -> dict[str, float]:
+    found, support = np.diag(confusion), confusion.sum(axis=1)
+    occurs = support > 0
+    f1 = 2 * found / np.maximum(support + confusion.sum(axis=0), 1)
+    return {
+        "accuracy": float(found.sum() / support.sum()),
+        "macro_accuracy": float((found[occurs] / support[occurs]).mean()),
+        "macro_f1": float(f1[occurs].mean()),
     }
-    return Scores(summary, per_class)
 
 
 def _check(
@@ -116,41 +223,6 @@ def _check(
             f"Predictions {tuple(probabilities.shape)} and targets "
             f"{tuple(targets.shape)} do not fit {len(class_names)} classes."
         )
-
-
-def _accuracy(predicted: Tensor, targets: Tensor, num_classes: int) -> float:
-    from torchmetrics.functional.classification import multiclass_accuracy
-
-    return float(
-        multiclass_accuracy(
-            predicted, targets, num_classes=num_classes, average="micro"
-        )
-    )
-
-
-def _average_precision(
-    probabilities: Tensor, truth: Tensor, occurs: Tensor
-) -> NDArray[np.float64]:
-    from torchmetrics.functional.classification import binary_average_precision
-
-    values = np.full(probabilities.shape[1], np.nan)
-    for index in occurs.nonzero().flatten().tolist():
-        values[index] = float(
-            binary_average_precision(probabilities[:, index], truth[:, index])
-        )
-    return values
-
-
-def _micro_average_precision(probabilities: Tensor, truth: Tensor) -> float:
-    from torchmetrics.functional.classification import binary_average_precision
-
-    return float(binary_average_precision(probabilities.flatten(), truth.flatten()))
-
-
-def _micro_f1(predicted: Tensor, truth: Tensor) -> float:
-    from torchmetrics.functional.classification import binary_f1_score
-
-    return float(binary_f1_score(predicted.long().flatten(), truth.flatten()))
 
 
 def _per_class(

@@ -6,15 +6,18 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 __all__ = [
     "POSITIVE_SCORES",
     "ClassScore",
     "Interval",
     "Scores",
+    "Summarise",
     "bootstrap_intervals",
 ]
+
+Summarise = Callable[[NDArray[np.int64]], dict[str, float]]
+"""Takes how often each of N images counts, (N,); gives scores by name."""
 
 POSITIVE_SCORES = ("f1", "iou", "precision", "recall")
 """Scores of a summary that are about one class, which `Scores.positive` names."""
@@ -76,7 +79,7 @@ class Interval:
 
 
 def bootstrap_intervals(
-    scored: Callable[[Tensor], dict[str, float]],
+    summarise: Summarise,
     num_images: int,
     *,
     resamples: int = 500,
@@ -86,18 +89,22 @@ def bootstrap_intervals(
     """Percentile bootstrap over images.
 
     Args:
-        scored: takes (N,) image indices with repetition, returns the scores.
+        summarise: gives the scores, or none where nothing can be scored.
         num_images: N.
         resamples: number of resampled test sets.
         level: coverage of the interval, 0..1.
         generator: source of randomness.
+
+    Returns:
+        The interval of each score over the resamples that have it.
 
     Source: Efron 1979, percentile method.
     """
     drawn: dict[str, list[float]] = {}
     for _ in range(resamples):
         indices = torch.randint(num_images, (num_images,), generator=generator)
-        for name, value in scored(indices).items():
+        times = np.bincount(indices.numpy(), minlength=num_images)
+        for name, value in summarise(times).items():
             drawn.setdefault(name, []).append(value)
     tail = (1.0 - level) / 2
     return {

@@ -16,7 +16,14 @@ from spectralgpt.data.chips import MULTI_LABEL, TASKS, LabelledSet
 from spectralgpt.data.labelled import LabelledDataset
 from spectralgpt.errors import CheckpointError, ConfigError, DataError
 from spectralgpt.losses import balanced_class_weights
-from spectralgpt.metrics import Scores, score_multi_label, score_single_label
+from spectralgpt.metrics import (
+    Scores,
+    Summarise,
+    multi_label_summary,
+    score_multi_label,
+    score_single_label,
+    single_label_summary,
+)
 from spectralgpt.models.building import check_output
 from spectralgpt.models.heads import ClassificationModel
 from spectralgpt.models.segmentation import DenseModel
@@ -31,6 +38,7 @@ __all__ = [
     "main_metric",
     "predict_probabilities",
     "score",
+    "summary_of",
     "to_probabilities",
 ]
 
@@ -267,6 +275,12 @@ def score(
     if task == MULTI_LABEL:
         return score_multi_label(probabilities, targets, class_names)
     return score_single_label(probabilities, targets, class_names)
+
+
+def summary_of(task: str, probabilities: Tensor, targets: Tensor) -> Summarise:
+    """Return what scores resampled images of either task."""
+    kind = multi_label_summary if task == MULTI_LABEL else single_label_summary
+    return kind(probabilities, targets)
 
 
 def to_probabilities(logits: Tensor, task: str) -> Tensor:

@@ -172,7 +172,7 @@ class PlaceCounts:
         whole = scored(self._counts.sum(axis=0))
         labelled = self._counts[self._counts.sum(axis=(1, 2)) > 0]
         intervals = bootstrap_intervals(
-            lambda chosen: scored(labelled[chosen.numpy()].sum(axis=0)).summary,
+            lambda times: scored(np.tensordot(times, labelled, axes=1)).summary,
             len(labelled),
             resamples=resamples,
             generator=torch.Generator().manual_seed(seed),

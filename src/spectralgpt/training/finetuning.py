@@ -16,7 +16,7 @@ from spectralgpt.data.labelled import (
     read_labelled,
     train_statistics,
 )
-from spectralgpt.errors import ConfigError
+from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.models.heads import ClassificationModel, Pooling
 from spectralgpt.preprocessing import Preprocessing
@@ -154,6 +154,12 @@ def _job(
     output: Path,
 ) -> FinetuneJob:
     train, val, test = (labelled.select(split) for split in SPLITS)
+    for part, split in zip((train, val, test), SPLITS, strict=True):
+        if not any(chip.labels for chip in part.chips):
+            raise DataError(
+                f"{labelled.source}: no image of split {split} has any label. Split "
+                "otherwise (data.split, data.fractions, data.split_seed)."
+            )
     names, augmentation = labelled.class_names, config.augmentation
 
     def build() -> ClassificationModel:

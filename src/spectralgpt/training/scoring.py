@@ -21,6 +21,7 @@ from spectralgpt.tasks.classification import (
     check_classifier,
     predict_probabilities,
     score,
+    summary_of,
 )
 from spectralgpt.training.seen import count_seen, describe_seen
 
@@ -73,9 +74,7 @@ def score_classifier(
     )
     targets = labelled.targets()
     intervals = bootstrap_intervals(
-        lambda chosen: (
-            score(task, probabilities[chosen], targets[chosen], names).summary
-        ),
+        summary_of(task, probabilities, targets),
         len(targets),
         resamples=resamples,
         generator=torch.Generator().manual_seed(seed),
