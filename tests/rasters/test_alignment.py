@@ -3,7 +3,8 @@ from dataclasses import replace
 import pytest
 from rasterio import Affine
 
-from spectralgpt.rasters import Grid, describe_difference
+from spectralgpt.rasters import Grid
+from spectralgpt.rasters.alignment import describe_difference
 
 UTM = Affine(10.0, 0.0, 500_000.0, 0.0, -10.0, 4_000_000.0)
 GRID = Grid(20, 30, UTM, "EPSG:32632")
