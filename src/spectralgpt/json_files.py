@@ -4,8 +4,10 @@ Whatever the text holds, it gives plain values or one error: depth, size and num
 bounded before they can cost anything.
 """
 
+import hashlib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,12 @@ import numpy as np
 
 from spectralgpt.errors import DataError
 
-__all__ = ["parse_json", "read_json"]
+__all__ = ["checked_line", "parse_checked", "parse_json", "read_json"]
 
 _MOST_BYTES = 2**28
 _MOST_DEPTH = 100
+_CHECK = "check"
+_DIGITS = 16
 # Beyond what a float holds; Python's own limit is for what it turns into text.
 _MOST_DIGITS = 308
 _LONG_NUMBER = re.compile(rb"\d{%d}" % (_MOST_DIGITS + 1))
@@ -70,6 +74,28 @@ def parse_json(text: str | bytes, where: str) -> Any:
     if _may_be_deep(raw) and _is_deeper(values, _MOST_DEPTH):
         raise DataError(_too_deep(where))
     return values
+
+
+def checked_line(values: Mapping[str, Any]) -> str:
+    """Return an entry of a journal or a record as one line, with its own checksum."""
+    checked = {**values, _CHECK: _checksum(values)}
+    return json.dumps(checked, ensure_ascii=False) + "\n"
+
+
+def parse_checked(line: bytes) -> dict[str, Any] | None:
+    """Return what `checked_line` wrote; None if the line is not as it was written."""
+    try:
+        values = parse_json(line, "an entry")
+    except DataError:
+        return None
+    if not isinstance(values, dict) or values.pop(_CHECK, None) != _checksum(values):
+        return None
+    return values
+
+
+def _checksum(values: Mapping[str, Any]) -> str:
+    text = json.dumps(values, sort_keys=True)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()[:_DIGITS]
 
 
 def _bounded_int(digits: str) -> int:

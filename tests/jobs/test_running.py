@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from spectralgpt.errors import ConfigError
+from spectralgpt.jobs.manifests import write_items
 from spectralgpt.jobs.plans import Plan
 from spectralgpt.jobs.records import RecordFolder, SceneRecord
 from spectralgpt.jobs.running import JobOutcome, plan_job, run_job
@@ -207,5 +208,23 @@ def test_what_ended_a_process_before_is_done_last(
 
 def test_a_line_is_one_line() -> None:
     record = SceneRecord("a", "/x/a.tif", error="one\ntwo", versions={"torch": "2"})
-    assert record.to_line().count("\n") == 0
+    assert len(record.to_line().splitlines()) == 1
     assert json.loads(record.to_line())["error"] == "one\ntwo"
+
+
+def test_a_damaged_item_is_named_and_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = RecordFolder(tmp_path)
+    good = '{"id": "a", "assets": {"classes": {"href": "./a.tif"}}}'
+    texts = {"a": good, "b": good[:20], "c": '{"assets": [1]}', "d": "[]"}
+    (tmp_path / "scenes").mkdir()
+    with store.registering():
+        for name, text in texts.items():
+            outputs = (f"scenes/{name}.json",)
+            (tmp_path / outputs[0]).write_text(text)
+            store.write(SceneRecord(name, f"/{name}.tif", "done", outputs=outputs))
+    assert write_items(tmp_path) == 1
+    assert [text.count("is damaged") for text in caplog.messages] == [1, 1, 1]
+    (item,) = json.loads((tmp_path / "items.json").read_text())["features"]
+    assert item["assets"]["classes"]["href"] == "./scenes/a.tif"

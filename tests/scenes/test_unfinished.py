@@ -126,7 +126,8 @@ def test_the_journal_can_be_read_by_people(tmp_path: Path) -> None:
     text = (folder_of(path) / "journal.jsonl").read_text()
     first, last = (json.loads(line) for line in text.split("\n") if line)
     assert first["fingerprint"]["model"] == "a"
-    assert last == {"next_row": 4}
+    assert (last["row"], last["next_row"]) == (0, 4)
+    assert list(last["rows"]) == ["map.tif"]
 
 
 def test_a_digest_tells_weights_and_settings_apart() -> None:
@@ -176,3 +177,63 @@ def test_room_that_runs_out_while_it_is_reserved_is_given_back(
     ):
         raise AssertionError("begun")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_and_entries_that_are_damaged_are_made_anew(tmp_path: Path) -> None:
+    path = tmp_path / "map.tif"
+
+    def make(first_row: int) -> list[int]:
+        done = []
+        with making_maps({path: layers()}, GRID, FACTS) as made:
+            assert made.next_row == first_row
+            for row in range(made.next_row, 6, 2):
+                made.write(row, [ROWS[None, row : row + 2]])
+                done.append(row)
+                if row == 2 and not first_row:
+                    raise KeyboardInterrupt
+            made.export()
+            made.publish()
+        return done
+
+    journal, rows = (folder_of(path) / n for n in ("journal.jsonl", "map.tif.rows"))
+
+    def swap_rows() -> None:
+        lines = journal.read_bytes().splitlines(keepends=True)
+        journal.write_bytes(b"".join([lines[0], lines[2], lines[1]]))
+
+    def claim_more() -> None:
+        journal.write_text(
+            journal.read_text().replace('"next_row": 4', '"next_row": 6')
+        )
+
+    def lose_rows() -> None:
+        rows.write_bytes(rows.read_bytes()[:12] + bytes(18))
+
+    def flip_row() -> None:
+        content = bytearray(rows.read_bytes())
+        content[3] ^= 1
+        rows.write_bytes(content)
+
+    for damage, whole in (
+        (swap_rows, 0),
+        (claim_more, 2),
+        (lose_rows, 2),
+        (flip_row, 0),
+        (rows.unlink, 0),
+        (lambda: journal.write_bytes(b"\xff\xfe" * 9), 0),
+    ):
+        with pytest.raises(KeyboardInterrupt):
+            make(0)
+        damage()
+        if not whole:
+            # All six rows are written in one run, which is stopped by none.
+            with making_maps({path: layers()}, GRID, FACTS) as made:
+                assert made.next_row == 0
+                made.write(0, [ROWS[None]])
+                made.export()
+                made.publish()
+        else:
+            assert make(whole) == list(range(whole, 6, 2))
+        found = np.concatenate([rows for _, rows in read_class_rows(path)])
+        np.testing.assert_array_equal(found, ROWS)
+        path.unlink()

@@ -1,6 +1,7 @@
 """What a job has made: a manifest with a line a scene, and a STAC item collection."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from spectralgpt.json_files import read_json
 
 __all__ = ["MANIFEST", "write_items", "write_manifest"]
 
+logger = logging.getLogger(__name__)
 MANIFEST = "manifest.jsonl"
 _ITEMS = "items.json"
 
@@ -24,7 +26,7 @@ def write_manifest(output: Path) -> None:
     store = RecordFolder(output)
     # Of several runs none may put back what it read before another one wrote.
     with store.registering():
-        lines = [record.to_line() + "\n" for record in store.read_all()]
+        lines = [record.to_line() for record in store.read_all()]
         _replace_text(output / MANIFEST, "".join(lines))
 
 
@@ -49,7 +51,8 @@ def write_items(output: Path) -> int:
             if name.endswith(".json")
         ]
         # What someone has deleted is done again by the next run.
-        items = [_read_item(path) for path in paths if path.is_file()]
+        read = (_read_item(path) for path in paths if path.is_file())
+        items = [item for item in read if item is not None]
         collection = {"type": "FeatureCollection", "features": items}
         _replace_text(output / _ITEMS, json.dumps(collection, ensure_ascii=False))
     return len(items)
@@ -59,15 +62,17 @@ def _replace_text(path: Path, text: str) -> None:
     replace_file(path, lambda made: made.write_text(text, encoding="utf-8"))
 
 
-def _read_item(path: Path) -> dict[str, Any]:
+def _read_item(path: Path) -> dict[str, Any] | None:
     """Read an item that a scene's work wrote, with addresses from one folder above."""
-    item: dict[str, Any] = read_json(path)
     try:
+        item: dict[str, Any] = read_json(path)
         for asset in item["assets"].values():
             asset["href"] = f"./{path.parent.name}/{asset['href'].removeprefix('./')}"
-    except (LookupError, TypeError, AttributeError):
-        raise DataError(
-            f"{path} is not the item that was written: its assets have no addresses. "
-            "Delete it, and the next run makes it again."
-        ) from None
+    except (DataError, KeyError, TypeError, AttributeError):
+        logger.warning(
+            "%s is damaged, so %s lacks it: delete it and run the job again.",
+            path,
+            _ITEMS,
+        )
+        return None
     return item

@@ -7,22 +7,21 @@ interrupted.
 """
 
 import contextlib
-import json
 import os
 import re
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from filelock import FileLock, Timeout
 
 from spectralgpt.atomic_files import replace_file
 from spectralgpt.errors import ConfigError
-from spectralgpt.json_files import read_json
+from spectralgpt.json_files import checked_line, parse_checked
 from spectralgpt.rasters import RASTER_SUFFIXES, STAC_SUFFIXES, ZIP_SUFFIX
 
 __all__ = ["RecordFolder", "SceneRecord", "Status", "this_process"]
@@ -78,8 +77,8 @@ class SceneRecord:
         return tuple(Path(each) for each in (self.scene, self.after) if each)
 
     def to_line(self) -> str:
-        """Return the record as JSON in one line."""
-        return json.dumps(asdict(self), ensure_ascii=False)
+        """Return the record as JSON in one line that holds its own checksum."""
+        return checked_line(asdict(self))
 
 
 class RecordFolder:
@@ -94,13 +93,16 @@ class RecordFolder:
         self._folder = output / _FOLDER
 
     def read(self, name: str) -> SceneRecord | None:
-        """Read what is known of a scene; None if that is nothing."""
+        """Read what is known of a scene; None if that is nothing, or is damaged."""
         return _parse(self._path(name))
 
     def read_all(self) -> list[SceneRecord]:
         """Read the records of all scenes, by id; says which were interrupted."""
+        return [self._with_truth(record) for record in self._read_whole()]
+
+    def _read_whole(self) -> list[SceneRecord]:
         found = [_parse(path) for path in sorted(self._folder.glob("*.json"))]
-        return [self._with_truth(record) for record in found if record is not None]
+        return [record for record in found if record is not None]
 
     def write(self, record: SceneRecord) -> None:
         """Replace what is known of a scene.
@@ -108,7 +110,7 @@ class RecordFolder:
         Raises:
             OSError: it cannot be written.
         """
-        text = record.to_line() + "\n"
+        text = record.to_line()
         replace_file(
             self._path(record.id),
             lambda path: path.write_text(text, encoding="utf-8"),
@@ -161,12 +163,15 @@ class RecordFolder:
             ConfigError: a scene finds no name of its own.
             OSError: a record cannot be written.
         """
-        # Names that differ in case alone are one file on some systems.
-        taken = {path.stem.lower() for path in self._folder.glob("*.json")}
+        # Names that differ in case alone are one file on some systems. A record that is
+        # not as it was written is none: its scene is done anew.
+        taken = {record.id.lower() for record in self._read_whole()}
         found = [self._find(dates, taken) for dates in scenes]
         new = [record for record, is_new in found if is_new]
         for record in new:
-            check(record.id)
+            # Where a damaged record lies, the outputs are this job's.
+            if not self._path(record.id).exists():
+                check(record.id)
         for record in new:
             self.write(record)
         return [record for record, _ in found]
@@ -178,10 +183,12 @@ class RecordFolder:
         scene, *others = map(str, dates)
         plain, after = _name_of(scene), "".join(others)
         digest = sha256(os.fsencode(scene + after)).hexdigest()[:_DIGITS]
-        for name in (plain, f"{plain}_{digest}"):
+        names = (plain, f"{plain}_{digest}")
+        for name in names:
             known = self.read(name)
             if known is not None and (known.scene, known.after) == (scene, after):
                 return known, False
+        for name in names:
             if name.lower() not in taken:
                 taken.add(name.lower())
                 return SceneRecord(name, scene, after=after), True
@@ -213,10 +220,9 @@ def _name_of(scene: str) -> str:
 
 
 def _parse(path: Path) -> SceneRecord | None:
-    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
-        values: Any = read_json(path)
-        known = {each.name for each in fields(SceneRecord)}
-        values = {key: value for key, value in values.items() if key in known}
-        outputs = tuple(map(str, values.pop("outputs", ())))
-        return SceneRecord(**values, outputs=outputs)
+    with contextlib.suppress(OSError, TypeError):
+        values = parse_checked(path.read_bytes())
+        if values is not None:
+            outputs = tuple(map(str, values.pop("outputs")))
+            return SceneRecord(**values, outputs=outputs)
     return None

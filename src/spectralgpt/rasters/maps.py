@@ -43,7 +43,7 @@ __all__ = [
 
 NO_CLASS = 255
 """What a map of classes holds where the image shows nothing."""
-RowWriter = Callable[[int, NDArray[Any]], None]
+RowWriter = Callable[[int, NDArray[Any]], object]
 """Takes the first row and the numbers (layers, rows, W)."""
 MODEL_TAG = "SPECTRALGPT_MODEL"
 _ROWS = 512

@@ -6,6 +6,7 @@ written stays usable; GDAL turns it into a Cloud-Optimized GeoTIFF when it is wh
 """
 
 import contextlib
+import hashlib
 import os
 import shutil
 import warnings
@@ -129,16 +130,36 @@ class RowFile:
                 path.unlink(missing_ok=True)
                 raise
 
-    def write(self, row: int, numbers: NDArray[Any]) -> None:
+    def write(self, row: int, numbers: NDArray[Any]) -> str:
         """Write rows (layers, rows, W), the first of them `row`.
+
+        Returns:
+            Their checksum, see `digest`.
 
         Raises:
             OutputError: they cannot be written, such as on a full disk.
         """
         rows = numbers.astype(self.layers.dtype).swapaxes(0, 1)
+        data = np.ascontiguousarray(rows).data
         with writing(self.path):
             self._file.seek(row * self._row_bytes)
-            self._file.write(np.ascontiguousarray(rows).data)
+            self._file.write(data)
+        return hashlib.sha256(data).hexdigest()
+
+    def digest(self, row: int, below: int) -> str:
+        """Return the checksum of the rows from `row` to above `below` in the file.
+
+        Raises:
+            OutputError: they cannot be read.
+        """
+        found = hashlib.sha256()
+        with writing(self.path), self.path.open("rb") as file:
+            file.seek(row * self._row_bytes)
+            left = (below - row) * self._row_bytes
+            while left > 0 and (part := file.read(min(left, _READ_BYTES))):
+                found.update(part)
+                left -= len(part)
+        return found.hexdigest()
 
     def read(self) -> Iterator[tuple[int, NDArray[Any]]]:
         """Yield the first row, and rows (layers, rows, W), from the top down.

@@ -2,16 +2,17 @@
 
 The folder holds the rows that are finished and a journal of them. Whatever kills the
 process, even the machine, the next run with the same model, image and settings goes on
-behind the last row of the journal.
+behind the last row of the journal. Entries and rows have checksums: what is not as it
+was written is made anew, with all that comes after it.
 """
 
 import contextlib
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,9 +20,9 @@ from numpy.typing import NDArray
 
 from spectralgpt.atomic_files import missing_folders, remove_if_empty
 from spectralgpt.errors import ConfigError, OutputError, SpectralGPTError
-from spectralgpt.json_files import parse_json
+from spectralgpt.json_files import checked_line, parse_checked
 from spectralgpt.rasters import Grid, Layers, RowFile, move_map
-from spectralgpt.rasters.gdal_errors import output_error
+from spectralgpt.rasters.gdal_errors import reading, writing
 from spectralgpt.scenes.fingerprints import Fingerprint, digest_facts
 
 __all__ = [
@@ -48,7 +49,7 @@ class UnfinishedMaps:
     folder: Path
     next_row: int
     _files: dict[Path, RowFile]
-    _journal: IO[str]
+    _journal: "_Journal"
 
     def write(self, row: int, numbers: Sequence[NDArray[Any]]) -> None:
         """Write the next rows (layers, rows, W) of each map, and note that they are.
@@ -56,11 +57,13 @@ class UnfinishedMaps:
         Raises:
             OutputError: they cannot be written.
         """
-        for file, part in zip(self._files.values(), numbers, strict=True):
-            file.write(row, part)
+        digests = {}
+        for (path, file), part in zip(self._files.items(), numbers, strict=True):
+            digests[path.name] = file.write(row, part)
             file.flush()
         self.next_row = row + numbers[0].shape[1]
-        _append(self._journal, {"next_row": self.next_row})
+        entry = {"row": row, "next_row": self.next_row, "rows": digests}
+        self._journal.append(entry)
 
     def export(self) -> list[Path]:
         """Make the maps of what was written, still in the folder; in their order.
@@ -122,21 +125,16 @@ def making_maps(
         "maps": digest_facts(*[(path.name, layers) for path, layers in maps.items()]),
     }
     new = missing_folders(folder.parent)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        journal = (folder / _JOURNAL).open("a+", encoding="utf-8")
-    except OSError as error:
-        raise output_error(first, error) from None
     with contextlib.ExitStack() as stack:
-        stack.enter_context(contextlib.closing(journal))
-        _lock(journal, first)
-        next_row = _find_start(
-            journal,
-            first,
-            stated,
-            may_go_on=fingerprint is not None,
-            restart=restart or fingerprint is None,
-        )
+        with writing(first):
+            folder.mkdir(parents=True, exist_ok=True)
+            journal = stack.enter_context(_Journal(folder / _JOURNAL))
+            journal.lock(first)
+        may_begin_anew = restart or fingerprint is None
+        entries = journal.read_entries(first, stated, may_begin_anew)
+        if not entries or fingerprint is None:
+            entries = journal.begin(stated)
+        next_row = entries[-1].get("next_row", 0)
         made: UnfinishedMaps | None = None
         try:
             files = {
@@ -145,6 +143,9 @@ def making_maps(
                 )
                 for path, layers in maps.items()
             }
+            kept = _find_whole(entries, files)
+            journal.keep(len(kept))
+            next_row = kept[-1].get("next_row", 0)
             made = UnfinishedMaps(folder, next_row, files, journal)
             yield made
         except OutputError as error:
@@ -172,9 +173,10 @@ def read_finished(folder: Path) -> dict[str, str]:
     path = folder / _FINISHED
     if not path.is_file():
         return {}
-    with path.open(encoding="utf-8") as file:
-        entries = list(_read_entries(file))
-    return {str(entry.get("map")): str(entry.get("digest")) for entry in entries}
+    with reading(path):
+        lines = path.read_bytes().splitlines()
+    entries = [entry for line in lines if (entry := parse_checked(line))]
+    return {str(entry["map"]): str(entry["digest"]) for entry in entries}
 
 
 def note_finished(folder: Path, name: str, digest: str) -> None:
@@ -183,11 +185,9 @@ def note_finished(folder: Path, name: str, digest: str) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    try:
-        with (folder / _FINISHED).open("a", encoding="utf-8") as file:
-            _append(file, {"map": name, "digest": digest})
-    except OSError as error:
-        raise output_error(folder / _FINISHED, error) from None
+    path = folder / _FINISHED
+    with writing(path), path.open("ab") as file:
+        _append(file, {"map": name, "digest": digest})
 
 
 def forget_finished(folder: Path) -> None:
@@ -195,19 +195,60 @@ def forget_finished(folder: Path) -> None:
     (folder / _FINISHED).unlink(missing_ok=True)
 
 
-def _find_start(
-    journal: IO[str],
-    path: Path,
-    stated: Fingerprint,
-    *,
-    may_go_on: bool,
-    restart: bool,
-) -> int:
-    """Return the first row to do; a journal of something else is refused or emptied."""
-    journal.seek(0)
-    entries = list(_read_entries(journal))
-    found = entries[0].get("fingerprint") if entries else None
-    if isinstance(found, dict) and found != stated and not restart:
+class _Journal:
+    """The file that says of which maps which rows are finished; a context manager.
+
+    The first entry says what the maps depend on, each further one which rows were
+    written next, and the checksum of them in each map.
+
+    Args:
+        path: the file, which is made if it is missing.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = path.open("a+b")
+
+    def __enter__(self) -> "_Journal":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with contextlib.suppress(OSError):
+            self._file.close()
+
+    def lock(self, path: Path) -> None:
+        """Refuse to write what another process is writing; its end frees the lock."""
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            return
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(
+                f"{path} is being made by another process: wait."
+            ) from None
+
+    def read_entries(
+        self, path: Path, stated: Fingerprint, may_begin_anew: bool
+    ) -> list[dict[str, Any]]:
+        """Return the entries up to the first that is not as it was written.
+
+        Returns:
+            None at all if it tells of something else and `may_begin_anew`.
+
+        Raises:
+            ConfigError: it tells of something else.
+        """
+        self._file.seek(0)
+        read = map(parse_checked, self._file)
+        entries = [entry for entry in takewhile(bool, read) if entry]
+        found = entries[0].get("fingerprint") if entries else None
+        if found == stated or not isinstance(found, dict) or may_begin_anew:
+            return entries if found == stated else []
         keys = {**stated, **found}
         differing = [key for key in keys if stated.get(key) != found.get(key)]
         raise ConfigError(
@@ -215,45 +256,46 @@ def _find_start(
             f"{' and '.join(differing)}: pass --overwrite to begin anew, or name "
             "another --output."
         )
-    if found == stated and may_go_on:
-        rows = [entry.get("next_row") for entry in entries[1:]]
-        return max([row for row in rows if isinstance(row, int)], default=0)
-    journal.truncate(0)
-    for old in Path(journal.name).parent.iterdir():
-        if old.name != _JOURNAL:
-            old.unlink()
-    _append(journal, {"fingerprint": dict(stated)})
-    return 0
+
+    def begin(self, stated: Fingerprint) -> list[dict[str, Any]]:
+        """Empty the journal and its folder; returns the one entry that it then has."""
+        with writing(self._path):
+            for old in self._path.parent.iterdir():
+                if old != self._path:
+                    old.unlink()
+        self.keep(0)
+        entry = {"fingerprint": dict(stated)}
+        self.append(entry)
+        return [entry]
+
+    def keep(self, count: int) -> None:
+        """Drop all but the first entries."""
+        self._file.seek(0)
+        size = sum(map(len, islice(self._file, count)))
+        with writing(self._path):
+            self._file.truncate(size)
+
+    def append(self, entry: Mapping[str, Any]) -> None:
+        """Add an entry, and make sure that it is on the disk."""
+        with writing(self._path):
+            _append(self._file, entry)
 
 
-def _read_entries(journal: IO[str]) -> Iterator[dict[str, Any]]:
-    for line in journal:
-        try:
-            entry = parse_json(line, "an entry")
-        except ValueError:
-            # Blank, or the run was stopped while it wrote this line.
-            continue
-        if isinstance(entry, dict):
-            yield entry
+def _find_whole(
+    entries: Sequence[dict[str, Any]], files: Mapping[Path, RowFile]
+) -> list[dict[str, Any]]:
+    """Return the first entry, and those whose rows are as they were written."""
+    kept = [entries[0]]
+    for entry in entries[1:]:
+        row, next_row = entry["row"], entry["next_row"]
+        found = {path.name: file.digest(row, next_row) for path, file in files.items()}
+        if row != kept[-1].get("next_row", 0) or entry["rows"] != found:
+            break
+        kept.append(entry)
+    return kept
 
 
-def _append(journal: IO[str], entry: dict[str, Any]) -> None:
-    try:
-        # Begins a line of its own even where the last one was cut off.
-        journal.write("\n" + json.dumps(entry))
-        journal.flush()
-        os.fsync(journal.fileno())
-    except OSError as error:
-        raise output_error(Path(journal.name), error) from None
-
-
-def _lock(journal: IO[str], path: Path) -> None:
-    """Refuse to write what another process is writing; its end frees the lock."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return
-    try:
-        fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise ConfigError(f"{path} is being made by another process: wait.") from None
+def _append(file: IO[bytes], entry: Mapping[str, Any]) -> None:
+    file.write(checked_line(entry).encode())
+    file.flush()
+    os.fsync(file.fileno())
