@@ -81,7 +81,7 @@ def check_images(
         dict(Counter(look.size for look in described).most_common()),
         dict(Counter(", ".join(look.bands) for look in described).most_common()),
         _count_overlaps(looks),
-        count_within([look.footprint for look in looks if not look.entry.split]),
+        _count_unsplit(looks),
         statistics,
         tuple(sorted([*faults, *more], key=lambda fault: (fault.kind, fault.name))),
         inventory.notes,
@@ -177,6 +177,18 @@ def _count_overlaps(looks: Sequence[Look]) -> dict[str, int]:
             (look.entry.split, look.entry.place, look.footprint)
             for look in looks
             if look.entry.split
+        ]
+    )
+
+
+def _count_unsplit(looks: Sequence[Look]) -> int:
+    """Count labelled images without a split that show ground of another place's."""
+    entries = [(look.entry, look.footprint) for look in looks]
+    return count_within(
+        [
+            (entry.place, area)
+            for entry, area in entries
+            if not entry.split and (entry.labels or entry.mask is not None)
         ]
     )
 

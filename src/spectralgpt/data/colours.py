@@ -36,7 +36,7 @@ _COVERS = (
      "rail", "port", "bridge"),
     (("#F0C420", "#FFF0A0", "#C2A60A", "#E69F00"), "crop", "field", "farm", "agri",
      "arable", "cultivat", "rice", "paddy", "vineyard", "orchard", "wheat", "maize"),
-    (("#A6D854", "#DDEB9A"), "grass", "meadow", "pasture", "herbaceous", "lawn"),
+    (("#A6D854", "#DDEB9A"), "grass", "range", "meadow", "pasture", "herbaceous", "lawn"),
     (("#7F8C1F", "#B5BD61"), "shrub", "scrub", "bush", "heath"),
     (("#009E73", "#00572F", "#66BD63", "#2E8B2E"), "tree", "forest", "wood",
      "vegetation", "plant", "canopy", "healthy",

@@ -38,7 +38,7 @@ class ArchiveCheck:
         sizes: images by "height x width" of their finest band.
         bands: images by the names of their bands.
         overlaps: images of a split that lie on places of another, by "train / test".
-        num_overlapping: images in no split that show ground of another image.
+        num_overlapping: labelled images in no split that show ground of another place.
         statistics: reflectance by band over a sample; None if no image is sound.
         faults: all of them, sorted by kind.
         notes: what is worth knowing and no fault.

@@ -95,11 +95,17 @@ def count_overlaps(
     return counts
 
 
-def count_within(footprints: Sequence[Footprint | None]) -> int:
-    """Count images that show ground of another one of the same set."""
-    known = [area for area in footprints if area is not None]
-    first, second = _shared(known, known)
-    return len(np.unique(first[first != second]))
+def count_within(images: Sequence[tuple[str, Footprint | None]]) -> int:
+    """Count images that show ground of another one, which is not of their place.
+
+    Args:
+        images: (name of the place or "", footprint or None) of each image.
+    """
+    known = [(place, area) for place, area in images if area is not None]
+    areas = [area for _, area in known]
+    first, second = _shared(areas, areas)
+    places = np.array([place or number for number, (place, _) in enumerate(known)], str)
+    return len(np.unique(first[places[first] != places[second]]))
 
 
 def _rank(split: str) -> tuple[int, str]:

@@ -490,7 +490,10 @@ def test_pairs_that_training_refuses_are_faults_and_others_are_not(
     assert named(found, FaultKind.APART) == ["c", "e"]
     assert "up to 2.4 px apart" in found.faults[0].detail
     sound = dict.fromkeys("abcd", 2.0)
-    assert check_archive(str(write_pairs(tmp_path / "sound", sound))).faults == ()
+    checked = check_archive(str(write_pairs(tmp_path / "sound", sound)))
+    assert checked.faults == ()
+    # Two dates of a place are meant to show the same ground.
+    assert checked.num_overlapping == 0
 
 
 def test_what_training_refuses_of_a_whole_set_is_a_fault(tmp_path: Path) -> None:

@@ -121,10 +121,16 @@ def _split_folds(dense: DenseSet, config: DenseDataConfig, seed: int) -> DenseSe
     if config.num_folds is not None:
         np.random.default_rng(seed).shuffle(order)
     fold_of = {place: rank % count for rank, place in enumerate(order)}
-    split_of = {config.fold: "test", (config.fold + 1) % count: "val"}
-    return _with_splits(
-        dense, {place: split_of.get(fold, "train") for place, fold in fold_of.items()}
+    named = {config.fold: "test", (config.fold + 1) % count: "val"}
+    split_of = {place: named.get(fold, "train") for place, fold in fold_of.items()}
+    counts = count_places(dense)
+    report_missing(
+        [split_of[place] for place in places],
+        [_classes_in(counts[place]) for place in places],
+        dense.class_names,
+        dense.source,
     )
+    return _with_splits(dense, split_of)
 
 
 def _split_stratified(dense: DenseSet, fractions: Fractions, seed: int) -> DenseSet:
