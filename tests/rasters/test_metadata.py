@@ -240,6 +240,17 @@ def test_a_stac_item_leads_nowhere_else(
     refuses(RasterError, message, path)
 
 
+def test_an_item_may_name_what_its_owner_linked(tmp_path: Path) -> None:
+    cogs(tmp_path / "elsewhere")
+    (tmp_path / "item").mkdir()
+    (tmp_path / "item" / "assets").symlink_to(tmp_path / "elsewhere")
+    row = {"scale": 0.0001, "offset": -0.1, "nodata": 0}
+    assets = {"blue": {"href": "assets/B02.tif", "raster:bands": [row]}}
+    path = write_item(tmp_path / "item" / "item.json", assets)
+    with open_scene(path) as scene:
+        np.testing.assert_allclose(scene.read().pixels[:, 0, 0], [0.05])
+
+
 @pytest.fixture
 def address(tmp_path: Path) -> Iterator[str]:
     """Serve the folder from another process: GDAL holds ours while it opens files."""

@@ -16,6 +16,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 from spectralgpt.errors import BandError, ConfigError, RasterError
 from spectralgpt.rasters.facts import Facts, Scale, common_scale, day_in, percent_in
+from spectralgpt.rasters.folders import path_below
 from spectralgpt.rasters.layers import warn_of_coarser
 from spectralgpt.rasters.locations import Location, http_file
 from spectralgpt.rasters.stac_lists import features_of, is_stac_member, read_json
@@ -182,9 +183,8 @@ def _locate(path: Path, item: _Table, key: str, asset: _Table) -> Location:
             "or fetch the file beside the item."
         )
     own = path.parent if is_stac_member(path) else path
-    folder = own.absolute().parent.resolve()
-    file = (folder / unquote(urlsplit(href).path)).resolve()
-    if "\0" in href or not file.is_relative_to(folder):
+    file = path_below(own.absolute().parent, unquote(urlsplit(href).path))
+    if file is None:
         raise RasterError(
             f"{path}, asset '{key}': '{href}' leads out of the item's folder. Put the "
             "item beside or above its files."

@@ -19,7 +19,7 @@ from spectralgpt.data.statistics import band_statistics
 from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.models.tokens import TokenGrid
 from spectralgpt.preprocessing import Preprocessing, sensor_preprocessing
-from spectralgpt.rasters import RasterItem
+from spectralgpt.rasters import RasterItem, glob_folder
 from spectralgpt.scaling import BandStatistics
 from spectralgpt.training.overrides import DatasetConfig, datasets_of
 from spectralgpt.training.pretrain_config import DataConfig, PretrainConfig
@@ -126,7 +126,7 @@ def _descriptions(sources: Sequence[str]) -> list[str]:
         if is_pack(source) or not Path(source).is_dir():
             paths.append(source)
             continue
-        found = sorted(map(str, Path(source).glob("*.yaml")))
+        found = [str(path) for path in glob_folder(Path(source), "*.yaml")]
         if not found:
             raise ConfigError(
                 f"data.sources: {source} holds no .yaml description and is no pack."

@@ -28,7 +28,7 @@ from spectralgpt.data.sources import Source, find_root
 from spectralgpt.data.tables import read_parquet
 from spectralgpt.errors import DatasetNotFoundError
 from spectralgpt.json_files import read_json
-from spectralgpt.rasters import walk
+from spectralgpt.rasters import glob_folder, walk
 
 __all__ = ["take_inventory"]
 
@@ -182,10 +182,10 @@ def _list_bigearthnet_1(root: Path) -> Inventory:
 
 def _list_bigearthnet_2(root: Path, source: Source) -> Inventory:
     folder = find_root(source, root)
-    there = {path.name: path for path in sorted(folder.glob("*/*")) if path.is_dir()}
+    there = {path.name: path for path in glob_folder(folder, "*/*") if path.is_dir()}
     maps = {
         path.name.removesuffix("_reference_map.tif"): path
-        for path in sorted((root / _MAPS).glob("*/*/*_reference_map.tif"))
+        for path in glob_folder(root / _MAPS, "*/*/*_reference_map.tif")
     }
     rows, faults = _rows_of_version_2(root, list(there))
     entries: list[Entry] = []
