@@ -8,6 +8,7 @@ import rasterio
 
 from spectralgpt.data.dense import DenseDataConfig, DenseSet, read_dense
 from spectralgpt.data.splits import Fractions
+from spectralgpt.rasters import Stated
 from tests.toy import BANDS, SENSOR, write_chip
 
 SIZE = 32
@@ -53,4 +54,6 @@ def places_config(root: Path, task: Any = "segmentation") -> DenseDataConfig:
 
 def dense_places(root: Path, task: str) -> DenseSet:
     """Write places, and read them back with their splits."""
-    return read_dense(places_config(write_places(root), task), assumed_sensor=SENSOR)
+    return read_dense(
+        places_config(write_places(root), task), assumed=Stated(sensor=SENSOR)
+    )

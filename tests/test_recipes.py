@@ -32,7 +32,9 @@ def test_pretraining_recipe_names_the_bands_of_its_sensors(name: str) -> None:
     for config in stages(name):
         for each in datasets_of(config.data):
             data = each.data
-            contract = sensor_preprocessing(data.sensor, data.bands, data.exclude_bands)
+            contract = sensor_preprocessing(
+                data.sensor, data.use_bands, data.exclude_bands
+            )
             assert len(contract.bands) == BANDS[data.sensor]
             assert contract.sensor == "enmap-l2a" or "B10" not in contract.band_names
             contract = replace(contract, image_size=data.image_size)

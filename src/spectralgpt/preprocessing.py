@@ -6,13 +6,13 @@ rasters into model input through `Preprocessing.prepare`, and nowhere else.
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from spectralgpt.errors import BandError, ConfigError, DataError, SpectralGPTError
-from spectralgpt.rasters import Raster, check_reflectance
+from spectralgpt.rasters import Raster, Stated, check_reflectance
 from spectralgpt.scaling import (
     SCALINGS,
     BandStatistics,
@@ -119,6 +119,9 @@ class Preprocessing:
         offset_rule: how reflectance was computed from digital numbers, in words.
         unit: what `bands` hold before scaling.
         others: the same for each further sensor that the weights were trained on.
+        stated: what was stated of the images of a fine-tuning, where their files did
+            not say it: so it is of images like them.
+        seen: reflectance of those images by band, to tell what lies far from it.
 
     Raises:
         ConfigError: no bands, an unknown scaling or unit, or statistics are missing.
@@ -134,6 +137,8 @@ class Preprocessing:
     offset_rule: str = ""
     unit: str = "reflectance"
     others: tuple["Preprocessing", ...] = ()
+    stated: Stated = field(default_factory=Stated)
+    seen: BandStatistics | None = None
 
     def __post_init__(self) -> None:
         for name in ("image_size", "patch_size", "bands_per_token"):
@@ -168,6 +173,23 @@ class Preprocessing:
     def wavelengths_nm(self) -> tuple[float, ...]:
         """Centre wavelengths of the bands in model order, nm."""
         return tuple(band.wavelength_nm for band in self.bands)
+
+    @property
+    def assumed(self) -> Stated:
+        """What is so where files do not say: the sensor, and what was stated."""
+        return replace(self.stated, sensor=self.sensor)
+
+    def trained_on(self, stated: Stated, seen: BandStatistics) -> "Preprocessing":
+        """Return the contract of a model that was fine-tuned on images.
+
+        Args:
+            stated: what was stated of them.
+            seen: their reflectance.
+        """
+        facts = {name: v for name, v in stated.facts.items() if name != "sensor"}
+        kept = Stated.of(facts)
+        rule = _rule_of(kept, self.offset_rule)
+        return replace(self, stated=kept, seen=seen, offset_rule=rule)
 
     def match(self, bands: Sequence[Band]) -> list[int]:
         """Return where each band of the contract is in `bands`; see `match_bands`."""
@@ -317,11 +339,12 @@ class Preprocessing:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        values = asdict(self)
-        if not self.others:
-            # As checkpoints of a single sensor have always been.
-            del values["others"]
-        return values
+        values = asdict(replace(self, others=()))
+        values["others"] = [other.to_dict() for other in self.others]
+        values["stated"] = self.stated.facts
+        # As checkpoints without them have always been.
+        late = ("others", "stated", "seen")
+        return {k: v for k, v in values.items() if v or k not in late}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Preprocessing":
@@ -340,6 +363,7 @@ class Preprocessing:
             statistics = values["statistics"]
             if statistics is not None:
                 statistics = BandStatistics(**statistics)
+            seen = values.get("seen")
             others = tuple(cls.from_dict(other) for other in values.get("others", ()))
             return cls(
                 **{
@@ -347,12 +371,24 @@ class Preprocessing:
                     "bands": bands,
                     "statistics": statistics,
                     "others": others,
+                    "stated": Stated.of(values.get("stated", {})),
+                    "seen": None if seen is None else BandStatistics(**seen),
                 }
             )
         except (TypeError, ValueError, AttributeError) as error:
             if isinstance(error, SpectralGPTError):
                 raise
             raise ConfigError(f"preprocessing cannot be read: {error}.") from error
+
+
+def _rule_of(stated: Stated, usual: str) -> str:
+    """Say how reflectance is computed from what is stated; else as it is usually."""
+    if stated.unit == "reflectance":
+        return "the files hold reflectance"
+    offset = "offset" if stated.offset == "auto" else f"{stated.offset:g}"
+    if stated.quantification != "auto":
+        return f"reflectance = (DN + {offset}) / {stated.quantification:g}"
+    return usual.replace("DN + offset", f"DN + {offset}")
 
 
 def sensor_preprocessing(

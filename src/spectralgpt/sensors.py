@@ -125,15 +125,15 @@ class Sensor:
     @functools.cached_property
     def _by_spelling(self) -> dict[str, Band]:
         by_name = {band.name: band for band in self.bands}
-        spellings = {spelling: by_name[name] for spelling, name in self.aliases}
-        return spellings | {name.lower(): band for name, band in by_name.items()}
+        spellings = {plain_name(s): by_name[name] for s, name in self.aliases}
+        return spellings | {plain_name(name): band for name, band in by_name.items()}
 
     def find(self, name: str) -> Band | None:
         """Return the band called `name` in any known spelling, or None."""
-        return self._by_spelling.get(name.strip().lower())
+        return self._by_spelling.get(plain_name(name))
 
     def band(self, name: str) -> Band:
-        """Return the band called `name`; case, spaces and aliases do not matter.
+        """Return the band called `name`; case, separators and aliases do not matter.
 
         Raises:
             BandError: the sensor has no such band.
@@ -190,6 +190,11 @@ class Sensor:
         if not taken:
             raise BandError(f"{self.name}: no band is left after the selection.")
         return tuple(sorted(taken, key=lambda band: (band.wavelength_nm, band.name)))
+
+
+def plain_name(name: str) -> str:
+    """Return a band's name as it is compared: "Red Edge_1" is rededge1."""
+    return re.sub(r"[\s_-]+", "", name).lower()
 
 
 def list_sensors() -> list[str]:
@@ -286,7 +291,7 @@ def _read_bands(
         name = take_text(row, "name", place)
         bands.append(Band(name, *(take_number(row, key, place) for key in numbers)))
         for spelling in (name, *row.get("aliases", ())):
-            if aliases.setdefault(str(spelling).lower(), name) != name:
+            if aliases.setdefault(plain_name(str(spelling)), name) != name:
                 raise ConfigError(f"{place}: '{spelling}' already names another band.")
     if len({band.name for band in bands}) != len(bands):
         raise ConfigError(f"{where}: two bands have the same name.")

@@ -37,7 +37,11 @@ def test_check_prints_and_writes(
         (tmp_path / "data" / "fmow-sentinel" / name_of(row)).unlink()
     path = tmp_path / "data" / "fmow-sentinel" / name_of(rows[7])
     path.write_bytes(path.read_bytes()[:500])
+    before = (tmp_path / "out" / "check.json").read_text()
     assert main([*words, "--limit", "30"]) == 1
+    assert "is there already: pass --overwrite" in capsys.readouterr().err
+    assert (tmp_path / "out" / "check.json").read_text() == before
+    assert main([*words, "--limit", "30", "--overwrite"]) == 1
     captured = capsys.readouterr()
     lines = captured.out.splitlines()
     (missing,) = [line for line in lines if line.startswith("label without image: 5: ")]

@@ -3,12 +3,14 @@
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from jsonargparse import ArgumentParser
 
 from spectralgpt.cli import finetune
 from spectralgpt.cli.main import main
-from spectralgpt.cli.options import file_of, plain_values
+from spectralgpt.cli.options import file_of, plain_values, spell_lists
+from tests.raster_files import constant, write_tiff
 
 
 @pytest.fixture
@@ -78,3 +80,54 @@ def test_hostile_configurations_are_one_line(
     assert line.startswith("error: ")
     assert time.monotonic() - began < 10
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "spelled"),
+    [
+        (["--bands", "B1,-,B2"], ['--bands=["B1", "-", "B2"]']),
+        (["--bands", "B1 B2"], ['--bands=["B1", "B2"]']),
+        (["--bands=B1, B2", "x.tif"], ['--bands=["B1", "B2"]', "x.tif"]),
+        (["--bands", "[B1,B2]"], ["--bands=[B1,B2]"]),
+        (["--data.bands", "null"], ["--data.bands=null"]),
+        (["--use_bands", "B1"], ['--use_bands=["B1"]']),
+        (["--data.nodata", "-9999,1"], ["--data.nodata=[-9999, 1]"]),
+        (["--nodata", "auto"], ["--nodata=auto"]),
+        (["--all_bands", "x.tif"], ["--all_bands", "x.tif"]),
+    ],
+)
+def test_lists_may_be_written_as_people_do(
+    words: list[str], spelled: list[str]
+) -> None:
+    assert spell_lists(words) == spelled
+
+
+def test_bands_and_nodata_reach_the_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pixels = constant([1500, 1600, 1700], dtype="int16")
+    pixels[:, :4] = -9999
+    path = write_tiff(tmp_path / "a.tif", pixels)
+    words = ["--sensor", "sentinel-2-l2a", "--bands", "B02,-,B04", "--offset", "0"]
+    assert main(["info", str(path), *words, "--nodata", "-9999"]) == 0
+    shown = capsys.readouterr().out
+    assert "nodata: 25.0% of the pixels" in shown
+    assert "2 bands" in shown
+
+
+def test_a_check_tells_of_undeclared_fill_unless_it_is_stated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        pixels = rng.integers(300, 3000, (4, 64, 64)).astype("int16")
+        pixels[:, :8] = 1
+        bands = ["B02", "B03", "B04", "B08"]
+        write_tiff(tmp_path / "set" / "x" / f"{name}.tif", pixels, descriptions=bands)
+    words = ["data", "check", "folder", str(tmp_path / "set")]
+    words += ["--sensor", "sentinel-2-l2a", "--offset", "0"]
+    assert main([*words, "--output", str(tmp_path / "one")]) == 1
+    assert "fill that nobody declared: 2: " in capsys.readouterr().out
+    words += ["--nodata", "1", "--quantification", "20000"]
+    assert main([*words, "--output", str(tmp_path / "two")]) == 0
+    assert "no faults" in capsys.readouterr().out

@@ -12,6 +12,7 @@ from spectralgpt.data.dense import DenseSet, read_dense
 from spectralgpt.data.dense.division import cut_tiles
 from spectralgpt.data.identity import SeenImages, digest_data
 from spectralgpt.errors import CheckpointError
+from spectralgpt.rasters import Stated
 from tests.dense_places import dense_places, places_config
 from tests.toy import SENSOR, write_chip
 
@@ -26,7 +27,7 @@ def test_a_copy_elsewhere_is_the_same_images(dense: DenseSet, tmp_path: Path) ->
     assert seen.count(dense.chips) == len(dense.select("train").chips) == 6
     assert seen.count(dense.select("test").chips) == 0
     copy = Path(shutil.copytree(dense.source, tmp_path / "elsewhere"))
-    again = read_dense(places_config(copy), assumed_sensor=SENSOR)
+    again = read_dense(places_config(copy), assumed=Stated(sensor=SENSOR))
     assert seen.count(again.chips) == 6
 
 

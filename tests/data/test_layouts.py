@@ -40,7 +40,7 @@ def patches(**changes: object) -> Source:
         "name": "patches",
         "sensor": "sentinel-2-l2a",
         "items": "*",
-        "offset": (("*", 0.0),),
+        "offset": 0.0,
         "sizes": SIZES,
     }
     return Source(**fields | changes)
@@ -133,7 +133,7 @@ def test_sizes_that_make_no_sense(tmp_path: Path, sizes: object, message: str) -
 
 def test_offset_in_doubt_is_taken_from_the_pixels(tmp_path: Path) -> None:
     write_patch(tmp_path / "patch", 120)
-    (item,) = find_items([patches(offset=(("*", "auto"),))], tmp_path)
+    (item,) = find_items([patches(offset="auto")], tmp_path)
     assert (item.offset, item.offset_source) == (
         0,
         "pixels darker than the offset allows",

@@ -26,7 +26,7 @@ def source(**changes):
         "sensor": "sentinel-2-l2a",
         "items": "*.tif",
         "bands": S2_L2A,
-        "offset": (("*", 0.0),),
+        "offset": 0.0,
     }
     return Source(**fields | changes)
 
@@ -135,7 +135,7 @@ def test_missing_root_and_empty_glob_are_named(tmp_path):
 def test_offset_pattern_that_fits_nothing_is_an_error(tmp_path):
     stacks(tmp_path, 1)
     with pytest.raises(ConfigError, match=r"no offset pattern fits 'chip_00\.tif'"):
-        find_items([source(offset=(("other*", 0.0),))], tmp_path)
+        find_items([source(offsets=(("other*", 0.0),))], tmp_path)
 
 
 def test_automatic_layout_finds_stacks_and_band_folders(tmp_path):

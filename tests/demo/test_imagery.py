@@ -10,7 +10,7 @@ from spectralgpt.demo.imagery import own_imagery, read_pixels, shipped_imagery
 from spectralgpt.demo.training import demo_config
 from spectralgpt.errors import BandError, DatasetNotFoundError
 from spectralgpt.preprocessing import sensor_preprocessing
-from spectralgpt.rasters import Raster, write_geotiff
+from spectralgpt.rasters import Raster, Stated, write_geotiff
 from spectralgpt.sensors import load_sensor
 
 
@@ -27,7 +27,7 @@ def test_training_never_draws_from_the_held_out_strip(tmp_path: Path) -> None:
     imagery = shipped_imagery()
     config = demo_config(imagery, tmp_path, 0)
     contract = sensor_preprocessing(
-        config.data.sensor, config.data.bands, image_size=config.data.image_size
+        config.data.sensor, config.data.use_bands, image_size=config.data.image_size
     )
     names = {}
     for split in ("train", "val"):
@@ -40,9 +40,9 @@ def test_training_never_draws_from_the_held_out_strip(tmp_path: Path) -> None:
 
 def test_demo_leaves_out_the_band_that_sees_no_ground(tmp_path: Path) -> None:
     config = demo_config(shipped_imagery(), tmp_path, 0)
-    assert config.data.bands is not None
-    assert len(config.data.bands) == 12
-    assert "B10" not in config.data.bands
+    assert config.data.use_bands is not None
+    assert len(config.data.use_bands) == 12
+    assert "B10" not in config.data.use_bands
 
 
 def test_scene_is_read_from_north_to_south() -> None:
@@ -63,24 +63,24 @@ def test_own_folder_is_described_and_its_largest_image_mapped(tmp_path: Path) ->
     names = ["B2", "B3", "B4", "B5"]
     write_image(folder / "small.tif", "landsat-8-9-l2", names, 64)
     write_image(folder / "large.tif", "landsat-8-9-l2", names, 100)
-    imagery = own_imagery(folder, "landsat-8-9-l2")
+    imagery = own_imagery(folder, Stated(sensor="landsat-8-9-l2"))
     [strip] = imagery.strips
     assert "large" in strip.item.name
     assert (strip.window.height, strip.window.width) == (96, 96)
     assert imagery.labels is None
     config = demo_config(imagery, tmp_path / "out", 3)
     assert config.data.sensor == "landsat-8-9-l2"
-    assert config.data.bands == ("B2", "B3", "B4", "B5")
+    assert config.data.use_bands == ("B2", "B3", "B4", "B5")
     assert (config.data.root, config.seed) == (folder, 3)
 
 
 def test_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetNotFoundError, match="is no folder"):
-        own_imagery(tmp_path / "nowhere", None)
+        own_imagery(tmp_path / "nowhere", Stated())
 
 
 def test_folder_of_two_sensors_is_refused(tmp_path: Path) -> None:
     write_image(tmp_path / "a.tif", "landsat-8-9-l2", ["B2", "B3"])
     write_image(tmp_path / "b.tif", "sentinel-2-l2a", ["B02", "B03"])
     with pytest.raises(BandError, match=r"landsat-8-9-l2, sentinel-2-l2a"):
-        own_imagery(tmp_path, None)
+        own_imagery(tmp_path, Stated())

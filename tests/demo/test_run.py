@@ -8,6 +8,7 @@ import pytest
 from spectralgpt.checkpoints import load_model
 from spectralgpt.cli.main import main
 from spectralgpt.errors import ConfigError
+from spectralgpt.rasters import Stated
 from tests.demo.test_imagery import write_image
 
 MINUTES = 0.02  # So little that the least number of epochs is run.
@@ -67,5 +68,5 @@ def test_budget_and_sensor_are_checked(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="above 0"):
         run_demo(tmp_path, minutes=0)
     with pytest.raises(ConfigError, match="only together with data"):
-        run_demo(tmp_path, sensor="sentinel-2-l2a")
+        run_demo(tmp_path, stated=Stated(sensor="sentinel-2-l2a"))
     assert not list(tmp_path.iterdir())

@@ -45,11 +45,75 @@ def test_file_order_of_eurosat_drops_b10_and_keeps_b11(tmp_path):
 
 
 def test_band_descriptions_name_the_layers_in_any_order(tmp_path):
-    names = ["B8A", "blue", "SCL", "B4 (665 nm)", "1610 nm"]
-    path = write_tiff(tmp_path / "a.tif", constant([1, 2, 3, 4, 5]), descriptions=names)
+    names = ["B8A", "blue", "B4 (665 nm)", "1610 nm"]
+    path = write_tiff(tmp_path / "a.tif", constant([1, 2, 3, 4]), descriptions=names)
     item = describe_raster(path, sensor="sentinel-2-l2a", offset=0)
     indices = {name: file.index for name, file in item.files.items()}
-    assert indices == {"B8A": 1, "B02": 2, "B04": 4, "B11": 5}
+    assert indices == {"B8A": 1, "B02": 2, "B04": 3, "B11": 4}
+
+
+def test_layers_of_unknown_names_are_named_and_refused(tmp_path):
+    names = ["blue", "SCL", "B4", ""]
+    path = write_tiff(tmp_path / "a.tif", constant([1, 2, 3, 4]), descriptions=names)
+    message = r"layers 2 \(SCL\), 4 \(no name\) .* --bands B02,-,B04,- takes those"
+    refuses(BandError, message, path, sensor="sentinel-2-l2a", offset=0)
+    item = describe_raster(
+        path, sensor="sentinel-2-l2a", bands=["blue", "-", "B4", "-"], offset=0
+    )
+    assert {n: f.index for n, f in item.files.items()} == {"B02": 1, "B04": 3}
+
+
+@pytest.mark.parametrize(
+    ("sensor", "names", "bands"),
+    [
+        (
+            "landsat-8-9-l2",
+            ["coastal", "blue", "green", "red", "nir", "swir1", "swir2"],
+            ["B1", "B2", "B3", "B4", "B5", "B6", "B7"],
+        ),
+        ("landsat-8-9-l2", ["nir08", "swir16", "swir_22"], ["B5", "B6", "B7"]),
+        ("sentinel-2-l2a", ["nir", "nir08", "SWIR 1"], ["B08", "B8A", "B11"]),
+        (
+            "sentinel-2-l2a",
+            ["red", "Red Edge 1", "red_edge_2", "rededge078", "re1 again: B09"],
+            None,
+        ),
+        ("sentinel-2-l2a", ["red", "red edge"], None),
+        ("sentinel-2-l2a", ["nir", "narrow nir"], None),
+        ("sentinel-2-l2a", ["nir 1", "nir 2"], None),
+        ("landsat-8-9-l2", ["rededge", "infra red"], None),
+    ],
+)
+def test_common_names_are_known_and_ambiguous_ones_refused(
+    tmp_path, sensor, names, bands
+):
+    pixels = constant([9000 + i for i in range(len(names))])
+    path = write_tiff(tmp_path / "a.tif", pixels, descriptions=names)
+    if bands is None:
+        with pytest.raises(BandError, match=r"are no known bands|does not say which"):
+            describe_raster(path, sensor=sensor, offset=0)
+        return
+    item = describe_raster(path, sensor=sensor, offset=0)
+    assert sorted(item.files, key=lambda name: item.files[name].index) == bands
+
+
+@pytest.mark.parametrize(
+    ("name", "band"),
+    [
+        ("tile_B1_1.tif", "B01"),
+        ("scene_red_edge_1.tif", "B05"),
+        ("scene_red.tif", "B04"),
+        ("site_b_1.tif", None),
+        ("scene_red_edge.tif", None),
+    ],
+)
+def test_words_of_a_file_name_are_a_band_only_as_a_whole(tmp_path, name, band):
+    path = write_tiff(tmp_path / name, constant([1000]))
+    if band is None:
+        refuses(BandError, "does not say", path, sensor="sentinel-2-l2a", offset=0)
+        return
+    item = describe_raster(path, sensor="sentinel-2-l2a", offset=0)
+    assert list(item.files) == [band]
 
 
 def test_wavelengths_in_descriptions_name_the_layers(tmp_path):
@@ -254,4 +318,4 @@ def test_file_without_a_valid_pixel_is_said_to_have_none(tmp_path):
 def test_quantification_that_is_not_above_0_is_refused(tmp_path, quantification):
     path = stack(tmp_path / "a.tif")
     options = {"sensor": "sentinel-2-l2a", "quantification": quantification}
-    refuses(UnitError, f"is {quantification}; .* must be above 0", path, **options)
+    refuses(UnitError, f"is {quantification} .* must be above 0", path, **options)

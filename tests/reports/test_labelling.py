@@ -35,7 +35,7 @@ def test_the_picture_names_splits_and_classes(tmp_path: Path) -> None:
 
     make_labelled_set(
         [scene],
-        ImageFormat(SENSOR, offset=0.0),
+        ImageFormat(sensor=SENSOR, offset=0.0),
         LabelSource(path, "cover"),
         TileRules(tile_px=16, gap_m=40.0),
         tmp_path / "out",

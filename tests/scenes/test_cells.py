@@ -12,7 +12,7 @@ from spectralgpt.scenes.cells import CellOptions, _starts, cell_grid, embed_stri
 from tests.tiny import tiny_contract, tiny_encoder
 from tests.toy import SENSOR, chip_pixels, write_chip
 
-FORMAT = ImageFormat(SENSOR, offset=0.0)
+FORMAT = ImageFormat(sensor=SENSOR, offset=0.0)
 
 
 def embed(path: Path, cell_px: int | None) -> tuple[np.ndarray, ...]:

@@ -18,7 +18,7 @@ from spectralgpt.scenes.runs import embed_files
 from tests.tiny import tiny_contract, tiny_model
 from tests.toy import BANDS, SENSOR, chip_pixels, write_chip
 
-FORMAT = ImageFormat(SENSOR, offset=0.0)
+FORMAT = ImageFormat(sensor=SENSOR, offset=0.0)
 
 
 def scene(path: Path, size: int = 80, kind: str = "forest", **options: object) -> Path:

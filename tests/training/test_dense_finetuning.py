@@ -15,6 +15,7 @@ from spectralgpt.data.dense import read_dense
 from spectralgpt.errors import CheckpointError, DataError
 from spectralgpt.models.adapters import has_adapters
 from spectralgpt.models.segmentation import ChangeModel, SegmentationModel
+from spectralgpt.rasters import Stated
 from spectralgpt.training.configuration import read_config
 from spectralgpt.training.dense_finetuning import (
     DenseFinetuneConfig,
@@ -111,7 +112,7 @@ def test_validation_without_the_class_is_said_and_its_loss_chooses(
 ) -> None:
     root = write_places(tmp_path / "places")
     wanted = config(root, pretrained, trainer=replace(TRAINER, epochs=3))
-    dense = read_dense(wanted.data, assumed_sensor="sentinel-2-l1c")
+    dense = read_dense(wanted.data, assumed=Stated(sensor="sentinel-2-l1c"))
     table = tmp_path / "splits.csv"
     splits = "".join(f"{chip.place},{chip.split}\n" for chip in dense.chips)
     table.write_text("place,split\n" + splits)
@@ -139,7 +140,7 @@ def test_a_split_without_labels_is_found_before_the_first_step(
     root = write_places(tmp_path / "places")
     wanted = config(root, pretrained)
     data = replace(wanted.data, ignored=(7,))
-    dense = read_dense(data, assumed_sensor="sentinel-2-l1c")
+    dense = read_dense(data, assumed=Stated(sensor="sentinel-2-l1c"))
     for chip in dense.select(split).chips:
         with rasterio.open(chip.mask.path, "r+") as mask:
             mask.write(np.full((1, *mask.shape), 7, np.uint8))
@@ -187,7 +188,8 @@ def test_a_model_for_one_task_is_refused_for_another(
 ) -> None:
     run = finetune_dense(config(places, pretrained), tmp_path / "run")
     change = read_dense(
-        config(places, pretrained, "change").data, assumed_sensor="sentinel-2-l1c"
+        config(places, pretrained, "change").data,
+        assumed=Stated(sensor="sentinel-2-l1c"),
     )
     with pytest.raises(DataError, match="fine-tuned for segmentation"):
         score_dense(load_model(run), "the model", change, seed=0)

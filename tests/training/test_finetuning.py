@@ -12,6 +12,7 @@ from spectralgpt.data.labelled import LabelledDataConfig, read_all
 from spectralgpt.errors import CheckpointError, ConfigError, DataError
 from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.models.heads import ClassificationModel
+from spectralgpt.rasters import Stated
 from spectralgpt.recipes import find_recipe
 from spectralgpt.tasks.classification import RegularizationConfig
 from spectralgpt.training.comparison import PRETRAINED, compare_features
@@ -244,7 +245,7 @@ def test_comparison_probes_all_kinds_on_the_same_splits(
     archive: Path, pretrained: Path
 ) -> None:
     data = config(archive, pretrained).data
-    labelled = read_all(data, assumed_sensor=SENSOR)
+    labelled = read_all(data, assumed=Stated(sensor=SENSOR))
     found = compare_features(
         load_model(pretrained),
         labelled,
@@ -271,7 +272,7 @@ def test_labels_of_the_other_kind_are_refused(archive: Path, pretrained: Path) -
     model = ClassificationModel(loaded.encoder, 3)
     extra = {"class_names": list(CLASSES), "task": "multi-label"}
     tuned = replace(loaded, model=model, extra=extra)
-    labelled = read_all(config(archive, pretrained).data, assumed_sensor=SENSOR)
+    labelled = read_all(config(archive, pretrained).data, assumed=Stated(sensor=SENSOR))
     with pytest.raises(DataError, match="single-label labels, but m was fine-tuned"):
         score_classifier(tuned, "m", labelled, seed=0)
 

@@ -9,6 +9,7 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
 
+from spectralgpt.cli.images import add_format_options, prepare_output, stated_of
 from spectralgpt.cli.options import counting
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["HELP", "add_arguments", "run"]
 
 _MOST_BANDS = 16
+_TABLE = "check.json"
 HELP = (
     "Open every image of an archive: what is there, missing or corrupt, classes, band "
     "statistics, splits and their overlap. Writes check.json and chips.png. The exit "
@@ -41,23 +43,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
     parser.add_argument("--workers", type=int, default=2, help="threads that read")
-    parser.add_argument(
-        "--sensor", type=str | None, default=None, help="if the files do not say it"
-    )
-    parser.add_argument(
-        "--bands",
-        type=list[str] | None,
-        default=None,
-        help="names of the layers of your own files, if they do not say them",
-    )
-    parser.add_argument(
-        "--offset",
-        type=float | None,
-        default=None,
-        help="of your own files' digital numbers, if nothing says it",
-    )
+    add_format_options(parser)
     parser.add_argument(
         "--labels", type=str | None, default=None, help="table of layout csv"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a check in the output folder"
     )
 
 
@@ -78,14 +69,15 @@ def run(args: Namespace) -> Path:
         args.limit,
         args.seed,
         args.workers,
-        args.sensor,
-        None if args.bands is None else tuple(args.bands),
-        args.offset,
+        stated_of(args),
         args.labels,
     )
+    if args.output is not None:
+        prepare_output(args.output, _TABLE, args.overwrite)
     with counting("reading images") as report:
         found = check_archive(args.target, args.root, options, report)
     folder = args.output or Path(f"check-{found.name}")
+    prepare_output(folder, _TABLE, args.overwrite)
     _write(found, folder)
     _print(found)
     lines = fault_lines(found.faults)
@@ -94,7 +86,7 @@ def run(args: Namespace) -> Path:
     if lines:
         raise DataError(
             f"{len(found.faults)} faults of {len(lines)} kinds in {found.root}; "
-            f"{folder / 'check.json'} has all of them."
+            f"{folder / _TABLE} has all of them."
         )
     print("no faults")
     return folder
@@ -127,7 +119,7 @@ def _write(found: "ArchiveCheck", folder: Path) -> None:
 
     make_folder(folder)
     text = json.dumps(found.as_table(), indent=2, ensure_ascii=False)
-    (folder / "check.json").write_text(text + "\n", encoding="utf-8")
+    (folder / _TABLE).write_text(text + "\n", encoding="utf-8")
     picture = folder / "chips.png"
     picture.unlink(missing_ok=True)
     if found.examples:

@@ -28,7 +28,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="rasters, or folders with one file a band; with --sensor also folders of "
         "scenes",
     )
-    add_format_options(parser, "the files or their names say")
+    add_format_options(parser)
     parser.add_class_arguments(LabelSource, as_group=False)
     parser.add_class_arguments(TileRules, as_group=False)
     parser.add_argument(

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
+from spectralgpt.cli.images import add_format_options, stated_of
 from spectralgpt.cli.options import counting
 
 __all__ = ["HELP", "add_arguments", "run"]
@@ -28,9 +29,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "root", type=Path, nargs="?", default=Path(), help="the data folder"
     )
     parser.add_argument("--output", type=Path, required=True, help="folder to make")
-    parser.add_argument(
-        "--sensor", type=str | None, default=None, help="of a folder of images"
-    )
+    add_format_options(parser)
     for option, kind, text in (
         ("shard_mb", float, "numbers in a shard, MiB"),
         ("workers", int, "threads that read"),
@@ -52,7 +51,7 @@ def run(args: Namespace) -> Path:
         pack_images,
     )
 
-    source, root = find_source(args.source, args.root, args.sensor)
+    source, root = find_source(args.source, args.root, stated_of(args))
     options = PackOptions(args.shard_mb, args.workers, args.max_bad_share)
     with counting("packing images") as report:
         made = pack_images(

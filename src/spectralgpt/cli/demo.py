@@ -5,6 +5,8 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
+from spectralgpt.cli.images import add_format_options, stated_of
+
 HELP = "Pretrain a tiny model, rebuild, compare and map, and write a report on it."
 
 
@@ -26,12 +28,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="folder of your own imagery of one sensor; default: what ships with the "
         "package",
     )
-    parser.add_argument(
-        "--sensor",
-        type=str | None,
-        default=None,
-        help="sensor of your imagery, if its files do not tell (see spectralgpt info)",
-    )
+    add_format_options(parser)
     parser.add_argument(
         "--minutes", type=float, default=3.0, help="time for pretraining, minutes"
     )
@@ -67,7 +64,7 @@ def run(args: Namespace) -> Path:
     made = run_demo(
         args.output,
         data=args.data,
-        sensor=args.sensor,
+        stated=stated_of(args),
         minutes=args.minutes,
         seed=args.seed,
         callbacks=[ProgressDisplay(console)],

@@ -182,14 +182,19 @@ def _read_config(args: Namespace, usual: Mapping[str, Any] | None = None) -> Any
 def _score(args: Namespace, loaded: Any, console: Console) -> None:
     from spectralgpt.cli.images import counting
     from spectralgpt.data.labelled import read_labelled
+    from spectralgpt.data.statistics import tell_if_far
     from spectralgpt.tasks.classification import check_classifier
     from spectralgpt.training.scoring import evaluate_classifier
     from spectralgpt.training.seen import split_settings
 
     names, _ = check_classifier(loaded.model, loaded.extra, args.model)
-    sensor = loaded.preprocessing.sensor if loaded.preprocessing else None
+    assumed = loaded.preprocessing.assumed if loaded.preprocessing else None
     config = _read_config(args, split_settings(loaded.extra, _OF_SPLIT))
-    test = read_labelled(config, names, sensor).select(args.split)
+    test = read_labelled(config, names, assumed).select(args.split)
+    if loaded.preprocessing is not None:
+        tell_if_far(
+            [chip.item for chip in test.chips], loaded.preprocessing, test.source
+        )
     with counting(console, "classifying", len(test.chips)) as progress:
         evaluate_classifier(
             loaded,
@@ -211,8 +216,8 @@ def _compare(args: Namespace, method: Any, loaded: Any, console: Console) -> Non
     from spectralgpt.training.comparison import compare_features, write_comparison
 
     config = _read_config(args)
-    sensor = loaded.preprocessing.sensor if loaded.preprocessing else None
-    labelled = read_all(config, assumed_sensor=sensor)
+    assumed = loaded.preprocessing.assumed if loaded.preprocessing else None
+    labelled = read_all(config, assumed=assumed)
     with Progress(console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("features", total=len(labelled.chips))
         comparison = compare_features(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,7 +14,7 @@ from spectralgpt.errors import ConfigError
 
 if TYPE_CHECKING:
     from spectralgpt.data.formats import ImageFormat
-    from spectralgpt.rasters import Bounds
+    from spectralgpt.rasters import Bounds, Stated
 
 __all__ = [
     "add_area_options",
@@ -27,6 +28,7 @@ __all__ = [
     "format_of",
     "prepare_output",
     "prepare_outputs",
+    "stated_of",
 ]
 
 
@@ -94,7 +96,7 @@ def add_image_options(parser: ArgumentParser, inputs: str = "+") -> None:
     parser.add_argument(
         "inputs", type=Path, nargs=inputs, help="image files, or folders of them"
     )
-    add_format_options(parser, "the files say, or it is the model's")
+    add_format_options(parser)
     add_area_options(parser)
     parser.add_argument(
         "--fit",
@@ -131,58 +133,26 @@ def add_area_options(parser: ArgumentParser) -> None:
     )
 
 
-def add_format_options(parser: ArgumentParser, otherwise: str) -> None:
-    """Add what may be stated about images; `format_of` reads it.
+def add_format_options(parser: ArgumentParser) -> None:
+    """Add what may be stated about images; `stated_of` and `format_of` read it."""
+    from spectralgpt.rasters import Stated
 
-    Args:
-        parser: gets the options.
-        otherwise: what tells the sensor if it is not stated.
-    """
-    parser.add_argument(
-        "--sensor",
-        type=str | None,
-        default=None,
-        help=f"sensor of the images; without it {otherwise}",
-    )
-    parser.add_argument(
-        "--bands",
-        type=tuple[str, ...] | None,
-        default=None,
-        help="band names of the files' layers in order, such as [B02,B03]; without "
-        "it the files say",
-    )
-    parser.add_argument(
-        "--unit",
-        type=Literal["auto", "digital-numbers", "reflectance"],
-        default="auto",
-        help="unit of the numbers in the files",
-    )
-    parser.add_argument(
-        "--offset",
-        type=float | Literal["auto"],
-        default="auto",
-        help="added to digital numbers before scaling; auto: files or sensor say",
-    )
-    parser.add_argument(
-        "--quantification",
-        type=float | Literal["auto"],
-        default="auto",
-        help="digital numbers per unit of reflectance; auto: the files or sensor say",
-    )
+    parser.add_class_arguments(Stated, as_group=False)
+
+
+def stated_of(args: Namespace) -> "Stated":
+    """Return what the options of `add_format_options` state."""
+    from spectralgpt.rasters import Stated
+
+    return Stated(**{each.name: args[each.name] for each in fields(Stated)})
 
 
 def format_of(args: Namespace) -> "ImageFormat":
-    """Return what the options state about the images."""
+    """Return what the options state about the images, and their area."""
     from spectralgpt.data.formats import ImageFormat
 
-    return ImageFormat(
-        args.sensor,
-        args.bands,
-        args.unit,
-        args.offset,
-        args.quantification,
-        area=_area_of(args) if "bounds" in args else None,
-    )
+    area = _area_of(args) if "bounds" in args else None
+    return ImageFormat(**stated_of(args).facts, area=area)
 
 
 def _area_of(args: Namespace) -> "Bounds | None":

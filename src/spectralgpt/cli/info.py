@@ -19,7 +19,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="a sensor's name, an image file or folder, or a checkpoint (folder, "
         ".safetensors, .pth, Hub name, size), or an exported .onnx or .pt2",
     )
-    add_format_options(parser, "the files say")
+    add_format_options(parser)
     add_area_options(parser)
 
 
@@ -97,6 +97,8 @@ def _print_model(target: str) -> None:
         return
     print(f"sensor {contract.sensor}, scaling {contract.scaling}")
     print(contract.offset_rule)
+    for fact, value in contract.stated.facts.items():
+        print(f"images like those that it learned from: {fact} {value}")
     _print_bands("bands", contract.bands)
 
 

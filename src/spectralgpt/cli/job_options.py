@@ -47,7 +47,7 @@ def add_job_options(parser: ArgumentParser, inputs: str = "+") -> None:
         help="scenes, folders of them, text files (.txt) with a path a line, or STAC "
         "collections and item collections (.json)",
     )
-    add_format_options(parser, "the files say, or it is the model's")
+    add_format_options(parser)
     parser.add_argument(
         "--retries",
         type=NonNegativeInt,

@@ -11,7 +11,7 @@ from importlib import import_module
 from jsonargparse import ArgumentError, ArgumentParser
 
 from spectralgpt import __version__
-from spectralgpt.cli.options import bound_yaml
+from spectralgpt.cli.options import bound_yaml, spell_lists
 from spectralgpt.errors import SpectralGPTError
 
 __all__ = ["COMMANDS", "main"]
@@ -108,7 +108,8 @@ def _run(name: str, words: list[str]) -> int:
     module.add_arguments(parser)
     try:
         # Reading a configuration file can fail as the command itself can.
-        args = parser.parse_args([_COORDINATES.sub(r" \g<0>", w) for w in words])
+        spelled = [_COORDINATES.sub(r" \g<0>", word) for word in spell_lists(words)]
+        args = parser.parse_args(spelled)
         level = logging.INFO if args.verbose else logging.WARNING
         logging.basicConfig(level=level, format="%(levelname)s: %(message)s")
         made = module.run(args)

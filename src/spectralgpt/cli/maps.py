@@ -64,6 +64,7 @@ def score_masks(args: Namespace, loaded: "LoadedModel", console: Console) -> Non
         read_dense,
         read_dense_config,
     )
+    from spectralgpt.data.statistics import tell_if_far
     from spectralgpt.scenes.loading import stated_contract
     from spectralgpt.tasks.dense import check_mapper
     from spectralgpt.training.dense_scoring import evaluate_dense
@@ -78,7 +79,9 @@ def score_masks(args: Namespace, loaded: "LoadedModel", console: Console) -> Non
             f"{args.masks} describes {config.task}, but {args.model} was fine-tuned "
             f"for {task}: set 'task: {task}' if its images and masks are for that."
         )
-    dense = read_dense(config, names, contract.sensor).select(args.split)
+    dense = read_dense(config, names, contract.assumed).select(args.split)
+    items = [item for chip in dense.chips for item in chip.items]
+    tell_if_far(items, contract, dense.source)
     total = len(DenseDataset(dense, contract))
     with counting(console, "mapping", total) as progress:
         evaluate_dense(

@@ -2,7 +2,9 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -27,11 +29,15 @@ __all__ = [
     "counting",
     "file_of",
     "plain_values",
+    "spell_lists",
 ]
 
 # Options of a run that are no part of its configuration.
 _RUN_OPTIONS = ("config", "output", "overwrite", "resume", "debug", "verbose")
 _FILE_NOTE = "__path__"
+_LIST_OPTION = re.compile(
+    r"(?P<name>--([\w.]+\.)?(bands|use_bands|exclude_bands|nodata))(=(?P<value>.*))?"
+)
 
 
 class ConfigFile(ActionConfigFile):
@@ -97,6 +103,27 @@ def counting(text: str) -> Iterator[Callable[[int, int], None]]:
     ) as bar:
         task = bar.add_task(text, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def spell_lists(words: Sequence[str]) -> list[str]:
+    """Write lists of bands and numbers as YAML does: `--bands B1,B2` as `[B1, B2]`.
+
+    Numbers below zero are then no options of their own, either.
+    """
+    spelled: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        found = _LIST_OPTION.fullmatch(word)
+        value = None if found is None else found["value"] or next(rest, None)
+        if found is None or value is None:
+            spelled.append(word)
+            continue
+        if not (value.startswith("[") or value in ("auto", "null", "None")):
+            items = [item for item in re.split(r"[,\s]+", value) if item]
+            numbers = found["name"].endswith("nodata")
+            value = f"[{', '.join(items)}]" if numbers else json.dumps(items)
+        spelled.append(f"{found['name']}={value}")
+    return spelled
 
 
 def plain_values(args: Namespace) -> dict[str, Any]:

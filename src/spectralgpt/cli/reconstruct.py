@@ -31,7 +31,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         required=True,
         help="pretrained checkpoint: a run folder, a file or a Hub name",
     )
-    add_format_options(parser, "the files say, or it is the model's")
+    add_format_options(parser)
     add_area_options(parser)
     parser.add_argument(
         "--size_px",

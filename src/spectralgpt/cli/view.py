@@ -36,7 +36,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--no-open", action="store_true", help="open no browser, print the address"
     )
-    add_format_options(parser, "the files say, or it is the model's")
+    add_format_options(parser)
     add_device(parser)
 
 

@@ -126,7 +126,8 @@ def _read_v1(root: Path, num_classes: int) -> LabelledSet:
             len(patches),
             num_classes,
         )
-    return LabelledSet(tuple(chips), names, MULTI_LABEL, f"BigEarthNet v1 at {root}")
+    source = f"BigEarthNet v1 at {root}"
+    return LabelledSet(tuple(chips), names, MULTI_LABEL, source, _FORMAT.of_files)
 
 
 def patches_of_version_1(root: Path, with_labels: bool = True) -> list[Path]:
@@ -193,7 +194,8 @@ def _read_v2(root: Path, num_classes: int) -> LabelledSet:
         for row in rows
         if row["patch_id"] not in absent
     )
-    return LabelledSet(chips, names, MULTI_LABEL, f"BigEarthNet v2 at {root}")
+    source = f"BigEarthNet v2 at {root}"
+    return LabelledSet(chips, names, MULTI_LABEL, source, _FORMAT.of_files)
 
 
 def _rows_v2(path: Path) -> list[dict[str, Any]]:

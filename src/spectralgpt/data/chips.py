@@ -7,7 +7,7 @@ reads pixels.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from spectralgpt.data.splits import (
     wanted_splits,
 )
 from spectralgpt.errors import ConfigError, DataError
-from spectralgpt.rasters import RasterItem, Window
+from spectralgpt.rasters import RasterItem, Stated, Window
 
 __all__ = [
     "MULTI_LABEL",
@@ -83,12 +83,14 @@ class LabelledSet:
         class_names: names in the order of the class indices.
         task: "single-label" or "multi-label".
         source: where it came from, for messages and reports.
+        stated: what was stated of its images.
     """
 
     chips: tuple[Chip, ...]
     class_names: tuple[str, ...]
     task: str
     source: str
+    stated: Stated = field(default_factory=Stated)
 
     def __post_init__(self) -> None:
         """Check the task, and that every chip fits it."""

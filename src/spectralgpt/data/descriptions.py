@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from spectralgpt.data.archives.registry import PREFIX, load_archive
 from spectralgpt.data.dates import SeriesRule
@@ -19,6 +19,7 @@ from spectralgpt.data.packing.manifest import is_pack
 from spectralgpt.data.packing.reading import read_manifest
 from spectralgpt.data.packing.storage import Storage
 from spectralgpt.errors import ConfigError
+from spectralgpt.rasters import Stated
 from spectralgpt.yaml_files import check_keys, read_mapping, take_number, take_text
 
 __all__ = ["HOLDOUTS", "Source", "read_source", "source_from_table"]
@@ -29,26 +30,24 @@ _Table = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Source:
-    """The description of a data set of unlabelled images.
+class Source(Stated):
+    """The description of a data set of unlabelled images: what is stated, and more.
+
+    In its YAML file `band_pattern` is called `pattern`, and `offset` may be a mapping,
+    which is `offsets`.
 
     Args:
         name: for messages and item names.
-        sensor: name in the registry, or path of a sensor's YAML file; None takes it
-            from the files.
         root: folder, relative to the user's data folder.
         items: glob under `root` of the files or folders that are images; `auto` takes
             every raster, and every folder with one file a band.
         index: CSV or Parquet file that lists the images, instead of `items`.
         exclude: globs of items to leave out.
         keep: only items whose id is listed.
-        bands: see `spectralgpt.rasters.describe_raster`.
-        pattern: regular expression with a group `band` for names of one-band files;
-            with a group `item` too, files of one folder are grouped into images.
-        unit: `auto`, `digital-numbers` or `reflectance`.
-        quantification: digital numbers per unit of reflectance, or `auto`.
-        offset: (glob, offset or `auto`) pairs; the first glob that fits an item counts.
-        nodata: numbers that mean no measurement, or `auto`.
+        band_pattern: regular expression with a group `band` for names of one-band
+            files; with a group `item` too, files of one folder are grouped into images.
+        offsets: (glob, offset or `auto`) pairs in place of `offset`; the first glob
+            that fits an item counts, and one must.
         place: regular expression with a group `place`; images of one place share it.
         holdout: `auto`, `place` (whole places), `block` (a part of each image) or
             `never`.
@@ -65,18 +64,12 @@ class Source:
     """
 
     name: str
-    sensor: str | None = None
     root: str = "."
     items: str = "auto"
     index: Index | None = None
     exclude: tuple[str, ...] = ()
     keep: Selection | None = None
-    bands: tuple[str, ...] | None = None
-    pattern: str | None = None
-    unit: str = "auto"
-    quantification: float | str = "auto"
-    offset: tuple[tuple[str, float | str], ...] = (("*", "auto"),)
-    nodata: tuple[float, ...] | str = "auto"
+    offsets: tuple[tuple[str, float | Literal["auto"]], ...] = ()
     place: str | None = None
     holdout: str = "auto"
     weight: float = 1.0
@@ -86,6 +79,7 @@ class Source:
     pack: str | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.sizes is not None and self.sensor is None:
             raise ConfigError(f"{self.name}: sizes need the sensor. State it.")
         if self.holdout not in HOLDOUTS:
@@ -96,16 +90,23 @@ class Source:
         if not self.weight > 0:
             raise ConfigError(f"{self.name}: weight must be above 0: {self.weight}.")
         _check_pattern(self.name, "place", self.place, "place")
-        _check_pattern(self.name, "pattern", self.pattern, "band")
+        _check_pattern(self.name, "pattern", self.band_pattern, "band")
 
-    def offset_of(self, item: str) -> float | str:
-        """Return the offset stated for an item, by its path under the root."""
-        for glob, offset in self.offset:
+    def stated_of(self, item: str) -> Stated:
+        """Return what is stated of an item, by its path under the root.
+
+        Raises:
+            ConfigError: offsets are stated, and none for it.
+        """
+        stated = Stated.of(self.facts)
+        if not self.offsets:
+            return stated
+        for glob, offset in self.offsets:
             if fnmatch.fnmatchcase(item, glob):
-                return offset
+                return replace(stated, offset=offset)
         raise ConfigError(
             f"{self.name}: no offset pattern fits '{item}' "
-            f"(patterns: {', '.join(glob for glob, _ in self.offset)}). Add one."
+            f"(patterns: {', '.join(glob for glob, _ in self.offsets)}). Add one."
         )
 
 
@@ -148,7 +149,13 @@ def source_from_table(table: _Table, where: str, name: str, folder: Path) -> Sou
         ConfigError: names the key that is wrong.
     """
     check_keys(table, where, optional=tuple(_TAKE))
-    values = {key: _TAKE[key](table, key, where) for key in table}
+    values = {
+        _FIELDS.get(key, key): _TAKE[key](table, key, where)
+        for key in table
+        if not (key == "offset" and isinstance(table[key], Mapping))
+    }
+    if isinstance(table.get("offset"), Mapping):
+        values["offsets"] = _take_offsets(table["offset"], where)
     if str(values.get("sensor", "")).endswith(".yaml"):
         values["sensor"] = str(folder / values["sensor"])
     return Source(**{"name": name} | values)
@@ -187,13 +194,9 @@ def _take_numbers(table: _Table, key: str, where: str) -> tuple[float, ...] | st
     return tuple(take_number({key: value}, key, where) for value in values)
 
 
-def _take_offset(
-    table: _Table, key: str, where: str
-) -> tuple[tuple[str, float | str], ...]:
-    value = table[key]
-    pairs = value if isinstance(value, Mapping) else {"*": value}
+def _take_offsets(pairs: _Table, where: str) -> tuple[tuple[str, float | str], ...]:
     return tuple(
-        (str(glob), _take_number_or_auto({key: entry}, key, where))
+        (str(glob), _take_number_or_auto({"offset": entry}, "offset", where))
         for glob, entry in pairs.items()
     )
 
@@ -225,7 +228,7 @@ _TAKE: dict[str, Callable[[_Table, str, str], Any]] = {
     "pattern": take_text,
     "unit": take_text,
     "quantification": _take_number_or_auto,
-    "offset": _take_offset,
+    "offset": _take_number_or_auto,
     "nodata": _take_numbers,
     "place": take_text,
     "holdout": take_text,
@@ -234,3 +237,5 @@ _TAKE: dict[str, Callable[[_Table, str, str], Any]] = {
     "series": lambda t, key, where: SeriesRule.from_table(t[key], f"{where}, {key}"),
 }
 """How each key of a description is read: strictly."""
+_FIELDS = {"pattern": "band_pattern"}
+"""Keys that are called otherwise here."""

@@ -70,7 +70,8 @@ def read_eurosat(
             )
             for path, label in listed.samples
         ]
-    return LabelledSet(tuple(chips), names, SINGLE_LABEL, f"EuroSAT at {root}")
+    source = f"EuroSAT at {root}"
+    return LabelledSet(tuple(chips), names, SINGLE_LABEL, source, _FORMAT.of_files)
 
 
 def _archive_class(lists: str) -> Any:

@@ -177,7 +177,8 @@ def read_fmow(root: Path) -> LabelledSet:
             chip = Chip(item, (index[row.category],), row.split, place=row.place)
             chips.append(chip)
     refuse_if_bad(f"fMoW-Sentinel at {root}", problems, len(there), _MAX_BAD_SHARE)
-    return LabelledSet(tuple(chips), names, SINGLE_LABEL, f"fMoW-Sentinel at {root}")
+    source = f"fMoW-Sentinel at {root}"
+    return LabelledSet(tuple(chips), names, SINGLE_LABEL, source, _FORMAT.of_files)
 
 
 def _first(names: Sequence[str]) -> str:

@@ -21,6 +21,7 @@ from spectralgpt.data.dense import (
     read_dense_config,
 )
 from spectralgpt.errors import ConfigError, DataError
+from spectralgpt.rasters import Stated
 
 __all__ = ["read_from_masks"]
 
@@ -32,7 +33,7 @@ def read_from_masks(
     root: Path,
     label_share: float | None = None,
     tile_px: int | None = None,
-    assumed_sensor: str | None = None,
+    assumed: Stated | None = None,
 ) -> LabelledSet:
     """Label images, or tiles of them, by the classes of their pixels.
 
@@ -44,7 +45,7 @@ def read_from_masks(
         label_share: share of the labelled pixels that makes a class a label, 0..1; None
             gives each image one label, the class of most of its pixels.
         tile_px: side of the tiles that images are cut into; None does as the file says.
-        assumed_sensor: sensor of files that do not say theirs.
+        assumed: what is so where the files do not say.
 
     Raises:
         ConfigError: the share is out of range, or masks show change.
@@ -60,7 +61,7 @@ def read_from_masks(
             f"{description} describes {config.task}; layout masks takes the classes of "
             "single images: use one of segmentation."
         )
-    dense = read_dense(config, assumed_sensor=assumed_sensor)
+    dense = read_dense(config, assumed=assumed)
     counted = count_chips(dense)
     chips: list[Chip] = []
     for chip, counts in zip(dense.chips, counted, strict=True):
@@ -75,7 +76,8 @@ def read_from_masks(
         raise DataError(f"{dense.source}: no mask holds a labelled pixel.")
     _report_lost(chips, counted, dense)
     task = SINGLE_LABEL if label_share is None else MULTI_LABEL
-    return LabelledSet(tuple(chips), dense.class_names, task, f"masks of {root}")
+    source = f"masks of {root}"
+    return LabelledSet(tuple(chips), dense.class_names, task, source, dense.stated)
 
 
 def _report_lost(

@@ -21,7 +21,13 @@ from spectralgpt.data.chips import (
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.data.splits import split_folders, split_named
 from spectralgpt.errors import DataError, DatasetNotFoundError
-from spectralgpt.rasters import RASTER_SUFFIXES, list_folder, path_below, walk
+from spectralgpt.rasters import (
+    RASTER_SUFFIXES,
+    Stated,
+    list_folder,
+    path_below,
+    walk,
+)
 
 __all__ = [
     "ClassFolders",
@@ -71,7 +77,8 @@ def read_folder(
         Chip(image_format.describe(path), (index[label],), split)
         for split, label, path in listed.images
     )
-    return LabelledSet(chips, names, SINGLE_LABEL, str(root))
+    stated = Stated.of(image_format.facts)
+    return LabelledSet(chips, names, SINGLE_LABEL, str(root), stated)
 
 
 @dataclass(frozen=True)
@@ -201,7 +208,7 @@ def read_csv(
         )
         for row, path in zip(rows, paths, strict=True)
     )
-    return LabelledSet(chips, names, task, source)
+    return LabelledSet(chips, names, task, source, Stated.of(image_format.facts))
 
 
 def _read_rows(table: Path) -> tuple[list[_Row], str]:

@@ -35,7 +35,7 @@ from spectralgpt.data.splits import report_missing
 from spectralgpt.data.statistics import part_statistics
 from spectralgpt.errors import DataError, DatasetNotFoundError
 from spectralgpt.preprocessing import BandStatistics, Preprocessing
-from spectralgpt.rasters import Raster, Window, read_raster
+from spectralgpt.rasters import Raster, Stated, Window, read_raster
 from spectralgpt.sensors import Band
 
 __all__ = [
@@ -53,7 +53,7 @@ _MEGABYTE = 2**20
 
 
 @dataclass(frozen=True)
-class LabelledDataConfig:
+class LabelledDataConfig(Stated):
     """Where labelled images are and how they are split.
 
     Args:
@@ -69,11 +69,6 @@ class LabelledDataConfig:
             layout masks; null gives each image one label.
         tile_px: side of the tiles that layout masks cuts images into, px; null does as
             the YAML file says.
-        sensor: sensor of the images, such as sentinel-2-l2a; null finds it out.
-        bands: names of the bands in the order of the files; null reads them there.
-        unit: digital-numbers, reflectance or auto.
-        offset: number added to the pixel values before scaling, or auto.
-        quantification: digital numbers per unit of reflectance, or auto.
         class_names: the classes in order; null takes those that occur, sorted.
         allow_unlisted: layout csv: leave out images without a row instead of refusing.
         split: `given` by the archive, `stratified` (whole images and places at random,
@@ -98,11 +93,6 @@ class LabelledDataConfig:
     labels: str = "labels.csv"
     label_share: float | None = None
     tile_px: int | None = None
-    sensor: str | None = None
-    bands: tuple[str, ...] | None = None
-    unit: str = "auto"
-    offset: float | Literal["auto"] = "auto"
-    quantification: float | Literal["auto"] = "auto"
     class_names: tuple[str, ...] | None = None
     allow_unlisted: bool = False
     split: Literal["auto", "given", "stratified", "blocks"] = "auto"
@@ -115,16 +105,9 @@ class LabelledDataConfig:
     num_classes: Literal[19, 43] = 19
     download: bool = False
 
-    def image_format(self, assumed_sensor: str | None = None) -> ImageFormat:
+    def image_format(self, assumed: Stated | None = None) -> ImageFormat:
         """Return what is stated about the images."""
-        return ImageFormat(
-            self.sensor,
-            self.bands,
-            self.unit,
-            self.offset,
-            self.quantification,
-            assumed_sensor,
-        )
+        return ImageFormat(**self.facts).assuming(assumed or Stated())
 
 
 class LabelledDataset(Dataset[dict[str, Tensor]]):
@@ -226,7 +209,7 @@ class LabelledDataset(Dataset[dict[str, Tensor]]):
 def read_labelled(
     config: LabelledDataConfig,
     class_names: Sequence[str] | None = None,
-    assumed_sensor: str | None = None,
+    assumed: Stated | None = None,
 ) -> LabelledSet:
     """Find the images and labels of a data set and split them.
 
@@ -234,28 +217,26 @@ def read_labelled(
         config: what to read.
         class_names: classes of a fine-tuned model, in its order; they go before those
             of the config, and labels are matched to them by name.
-        assumed_sensor: sensor of files that do not say theirs, such as the model's.
+        assumed: what is so where the files do not say, such as the model's sensor.
 
     Raises:
         DatasetNotFoundError: nothing is there.
         DataError: labels and images contradict each other, or a class is unknown.
     """
-    return divide(
-        read_all(config, class_names, assumed_sensor), config, config.split_seed
-    )
+    return divide(read_all(config, class_names, assumed), config, config.split_seed)
 
 
 def read_all(
     config: LabelledDataConfig,
     class_names: Sequence[str] | None = None,
-    assumed_sensor: str | None = None,
+    assumed: Stated | None = None,
 ) -> LabelledSet:
     """Find the images and labels of a data set, with the splits it states itself."""
     root = Path(config.root)
     if not root.exists() and not config.download:
         raise DatasetNotFoundError(f"There is no folder {root} (option data.root).")
     names = class_names or config.class_names
-    return _read_layout(config, root, names, config.image_format(assumed_sensor))
+    return _read_layout(config, root, names, config.image_format(assumed))
 
 
 def divide(labelled: LabelledSet, config: LabelledDataConfig, seed: int) -> LabelledSet:
@@ -311,7 +292,7 @@ def _read_layout(
             root,
             config.label_share,
             config.tile_px,
-            image_format.assumed_sensor,
+            image_format.assumed,
         )
         return _use_names(labelled, class_names)
     if config.layout == "csv":

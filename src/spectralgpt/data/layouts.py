@@ -10,7 +10,7 @@ import functools
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from spectralgpt.errors import BandError, ConfigError, RasterError
@@ -21,8 +21,9 @@ from spectralgpt.rasters import (
     BandFile,
     Grid,
     RasterItem,
+    Stated,
     band_in_file_name,
-    describe_raster,
+    describe_file,
     is_litter,
     offset_from_texts,
     read_size,
@@ -46,13 +47,8 @@ class StatedLayout:
         sensor: whose bands the images have.
         sizes: side of an image in px: one number for all bands, or one for each ground
             sampling distance in m, or `file` for that in each file's own first bytes.
-        bands: names of a file's layers in their order; for a folder of band files, the
-            bands to take, or None for those that are there.
-        quantification: digital numbers per unit of reflectance; None is the sensor's.
-        offset: added to digital numbers before scaling, or `auto`: from the name or the
-            metadata beside the image.
-        nodata: numbers that mean no measurement; None takes the sensor's.
-        pattern: regular expression with a group `band` for file names in a folder.
+        stated: the rest; its sensor does not count, and of a folder of band files its
+            bands are those to take.
 
     Raises:
         ConfigError: the sensor's scale is unknown, or a size is no positive number.
@@ -60,20 +56,27 @@ class StatedLayout:
 
     sensor: Sensor
     sizes: Sizes
-    bands: tuple[str, ...] | None = None
-    quantification: float | None = None
-    offset: float | str = "auto"
-    nodata: tuple[float, ...] | None = None
-    pattern: str | None = None
+    stated: Stated = field(default_factory=Stated)
 
     def __post_init__(self) -> None:
-        if self.quantification is None and self.sensor.quantification is None:
+        if self.stated.unit == "reflectance":
+            raise ConfigError(
+                "sizes are for archives of digital numbers, the unit of these images "
+                "is reflectance. Leave the sizes out."
+            )
+        if self.quantification is None:
             raise ConfigError(
                 f"{self.sensor.name} has no fixed scale: state the quantification."
             )
         sides = self.sizes.values() if isinstance(self.sizes, Mapping) else [self.sizes]
         if any(side != FILE_SIZES and not _is_side(side) for side in sides):
             raise ConfigError(f"sizes must be positive whole numbers: {self.sizes}.")
+
+    @property
+    def quantification(self) -> float | None:
+        """Digital numbers per unit of reflectance, stated or the sensor's."""
+        stated = self.stated.quantification
+        return self.sensor.quantification if stated == "auto" else stated
 
     def side_of(self, band: str) -> int | None:
         """Return the stated side of a band in px, None where each file says its own.
@@ -169,9 +172,7 @@ def describe_stated(
         name=name,
         sensor=layout.sensor,
         files=files,
-        quantification=float(
-            layout.quantification or layout.sensor.quantification or 0
-        ),
+        quantification=float(layout.quantification or 0),
         offset=offset[0],
         nodata=invalid[0] if invalid else None,
         offset_source=offset[1],
@@ -196,7 +197,7 @@ def _find_in_folder(
                 )
             if band is not None:
                 found[band] = name
-    wanted = [layout.sensor.band(band).name for band in layout.bands or found]
+    wanted = [layout.sensor.band(band).name for band in layout.stated.bands or found]
     missing = [band for band in wanted if band not in found]
     if missing or not found:
         raise BandError(
@@ -213,16 +214,16 @@ def _find_in_folder(
 
 
 def _band_of(file_name: str, layout: StatedLayout) -> str | None:
-    if layout.pattern is None:
+    if layout.stated.band_pattern is None:
         band = band_in_file_name(os.path.splitext(file_name)[0], layout.sensor)
     else:
-        match = re.search(layout.pattern, file_name)
+        match = re.search(layout.stated.band_pattern, file_name)
         band = layout.sensor.find(match.group("band")) if match else None
     return None if band is None else band.name
 
 
 def _layers_of_file(path: Path, layout: StatedLayout) -> _Layers:
-    names = layout.bands or (IN_SENSOR_ORDER,)
+    names = layout.stated.bands or (IN_SENSOR_ORDER,)
     if names == (IN_SENSOR_ORDER,):
         names = layout.sensor.band_names
     if layout.sizes == FILE_SIZES:
@@ -253,8 +254,8 @@ def _find_offset(
     path: Path, inside: Location, layout: StatedLayout
 ) -> tuple[float, str] | None:
     rule = layout.sensor.baseline
-    if layout.offset != "auto":
-        return float(layout.offset), "stated"
+    if layout.stated.offset != "auto":
+        return float(layout.stated.offset), "stated"
     if rule is None:
         return layout.sensor.offset, f"{layout.sensor.name} always"
     return offset_from_texts(path, inside, rule)
@@ -264,23 +265,12 @@ def _describe_by_pixels(
     path: Path, layout: StatedLayout, members: Sequence[Path] | None, name: str
 ) -> RasterItem:
     """Describe an image whose offset neither its name nor its metadata tell."""
-    return describe_raster(
-        path,
-        sensor=layout.sensor,
-        bands=layout.bands,
-        unit="digital-numbers",
-        quantification=layout.quantification or "auto",
-        nodata=layout.nodata or "auto",
-        pattern=layout.pattern,
-        members=members,
-        name=name,
-    )
+    stated = replace(layout.stated, unit="digital-numbers")
+    return describe_file(path, stated, layout.sensor, members=members, name=name)
 
 
 def _invalid_numbers(layout: StatedLayout) -> list[float]:
-    stated = list(layout.nodata or ())
-    if not stated and layout.sensor.nodata is not None:
-        stated = [layout.sensor.nodata]
-    if layout.sensor.saturated is not None:
-        stated.append(layout.sensor.saturated)
-    return stated
+    nodata, sensor = layout.stated.nodata, layout.sensor
+    usual = () if sensor.nodata is None else (sensor.nodata,)
+    invalid = [*(usual if nodata == "auto" else nodata)]
+    return invalid if sensor.saturated is None else [*invalid, sensor.saturated]

@@ -1,16 +1,17 @@
 """Looking at one image of an archive: it is opened, read to its end and measured."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from spectralgpt.data.archives.inventory import Entry, Fault, FaultKind
 from spectralgpt.data.overlaps import Footprint, footprint_of
 from spectralgpt.data.sources import Source, describe_image
 from spectralgpt.errors import BandError, RasterError, SpectralGPTError
-from spectralgpt.rasters import RasterItem, read_numbers
+from spectralgpt.rasters import RasterItem, find_fill, read_numbers
 from spectralgpt.rasters.files import read_header, read_known
 from spectralgpt.rasters.reading import find_valid
 
@@ -72,7 +73,7 @@ def look_at(entry: Entry, source: Source) -> Look:
         return Look(entry, faults=(Fault(kind_of(error), name, shorten(error)),))
     faults = _compare_sizes(item, source, name)
     digest = hashlib.blake2b(digest_size=16)
-    num_valid = 0
+    num_valid, seen = 0, []
     for path in dict.fromkeys(file.path for file in item.files.values()):
         layers = [file for file in item.files.values() if file.path == path]
         try:
@@ -82,9 +83,14 @@ def look_at(entry: Entry, source: Source) -> Look:
             faults.append(Fault(FaultKind.UNREADABLE, name, shorten(error)))
             continue
         digest.update(np.ascontiguousarray(numbers).tobytes())
-        for file, known in zip(layers, masks, strict=True):
-            valid = find_valid(numbers[file.index - 1], item)
-            num_valid += int((valid if known is None else valid & known[0]).sum())
+        numbers = numbers[[file.index - 1 for file in layers]]
+        known = find_valid(numbers, item, layers)
+        for valid, mask in zip(known, masks, strict=True):
+            if mask is not None:
+                valid &= mask[0]
+        num_valid += int(np.count_nonzero(known))
+        seen.append((numbers, known))
+    faults += _find_fill(seen, name)
     if num_valid == 0 and not faults:
         faults.append(Fault(FaultKind.EMPTY, name))
     mask_pixels: dict[int, int] = {}
@@ -137,6 +143,18 @@ def _compare_sizes(item: RasterItem, source: Source, name: str) -> list[Fault]:
     return []
 
 
+def _find_fill(
+    seen: Sequence[tuple[npt.NDArray[np.generic], npt.NDArray[np.bool_]]], name: str
+) -> list[Fault]:
+    """Return the fault of fill that nobody declared, of files (C, H, W) each."""
+    fill = find_fill(seen)
+    if not fill:
+        return []
+    numbers = ",".join(f"{value:g}" for value in fill)
+    detail = f"{numbers} at the edge; state nodata (--nodata {numbers}) if it is none"
+    return [Fault(FaultKind.UNDECLARED, name, detail)]
+
+
 def _look_at_mask(entry: Entry, item: RasterItem) -> tuple[dict[int, int], list[Fault]]:
     """Return pixels by code, and what is wrong with a mask."""
     assert entry.mask is not None
@@ -156,7 +174,9 @@ def _look_at_mask(entry: Entry, item: RasterItem) -> tuple[dict[int, int], list[
     labelled = codes if known is None else codes[known]
     values, counts = np.unique(labelled, return_counts=True)
     pixels = {int(v): int(n) for v, n in zip(values, counts, strict=True)}
-    unknown = sorted(set(pixels) - (entry.mask_codes or set(pixels)) - {header.nodata})
+    unknown = sorted(
+        set(pixels) - (entry.mask_codes or set(pixels)) - {header.nodata[0]}
+    )
     if unknown:
         shown = ", ".join(map(str, unknown[:_SHOWN]))
         faults.append(

@@ -28,7 +28,7 @@ from spectralgpt.errors import (
     DatasetNotFoundError,
     SpectralGPTError,
 )
-from spectralgpt.rasters import RasterItem, describe_raster, quiet_gdal
+from spectralgpt.rasters import RasterItem, describe_file, quiet_gdal
 from spectralgpt.sensors import Sensor, find_sensor
 
 __all__ = [
@@ -77,8 +77,8 @@ def list_images(source: Source, root: Path) -> list[Candidate]:
         DataError: there is none, or an index is wrong.
     """
     candidates = list_candidates(
-        root, source.items, source.index, source.exclude, source.keep, source.pattern,
-        _load_sensor(source.sensor),
+        root, source.items, source.index, source.exclude, source.keep,
+        source.band_pattern, _load_sensor(source.sensor),
     )  # fmt: skip
     if not candidates:
         raise DataError(
@@ -147,7 +147,7 @@ def _describe_all(
 ) -> list[RasterItem]:
     def describe(candidate: Candidate) -> RasterItem | str:
         # A description that says nothing of an image is wrong, not the image.
-        source.offset_of(candidate.name)
+        source.stated_of(candidate.name)
         try:
             return describe_image(source, candidate)
         except SpectralGPTError as error:
@@ -170,24 +170,14 @@ def describe_image(source: Source, candidate: Candidate) -> RasterItem:
     Raises:
         SpectralGPTError: the image or the description is wrong.
     """
-    sensor = _load_sensor(source.sensor)
-    offset = source.offset_of(candidate.name)
+    sensor, stated = _load_sensor(source.sensor), source.stated_of(candidate.name)
     name = f"{source.name}/{candidate.name}"
-    if source.sizes is not None:
-        layout = _stated_layout(source, offset)
+    if source.sizes is not None and sensor is not None:
+        layout = StatedLayout(sensor, source.sizes, stated)
         item = describe_stated(candidate.path, layout, candidate.members, name)
     else:
-        item = describe_raster(
-            candidate.path,
-            sensor=sensor,
-            bands=source.bands,
-            unit=source.unit,
-            offset=offset,
-            quantification=source.quantification,
-            nodata=source.nodata,
-            pattern=source.pattern,
-            members=candidate.members,
-            name=name,
+        item = describe_file(
+            candidate.path, stated, sensor, members=candidate.members, name=name
         )
     return replace(
         item,
@@ -212,27 +202,6 @@ def place_of(source: Source, name: str) -> str:
             "Change it."
         )
     return match.group("place")
-
-
-def _stated_layout(source: Source, offset: float | str) -> StatedLayout:
-    sensor = _load_sensor(source.sensor)
-    if sensor is None or source.sizes is None:
-        raise ConfigError(f"{source.name}: sizes need the sensor. State it.")
-    if source.unit == "reflectance":
-        raise ConfigError(
-            f"{source.name}: sizes are for archives of digital numbers, the unit is "
-            "reflectance. Leave the sizes out."
-        )
-    scale, nodata = source.quantification, source.nodata
-    return StatedLayout(
-        sensor,
-        source.sizes,
-        source.bands,
-        None if isinstance(scale, str) else scale,
-        offset,
-        None if isinstance(nodata, str) else nodata,
-        source.pattern,
-    )
 
 
 @functools.cache

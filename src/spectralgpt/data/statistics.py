@@ -1,19 +1,32 @@
 """Statistics of reflectance by band, measured on a sample of a data set."""
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from spectralgpt.data.parts import part_on
-from spectralgpt.errors import BandError, DataError
-from spectralgpt.preprocessing import BandStatistics, match_bands, match_some_bands
+from spectralgpt.errors import BandError, DataError, SpectralGPTError
+from spectralgpt.preprocessing import (
+    BandStatistics,
+    Preprocessing,
+    match_bands,
+    match_some_bands,
+)
 from spectralgpt.rasters import OpenFiles, RasterItem, Window, read_raster
 from spectralgpt.sensors import Band
 
-__all__ = ["band_statistics", "part_statistics"]
+__all__ = ["band_statistics", "part_statistics", "tell_if_far"]
+
+_LOG = logging.getLogger(__name__)
 
 _LOW_PERCENT, _HIGH_PERCENT = 1.0, 99.0
+_LOOK_PX = 64
+_MOST_LOOKS = 16
+# Windows of images that are held against what a model was trained on, at most.
+_FAR = 2.0
+_LEAST = 1e-4
 # Values of all bands held at once (256 MiB): windows of many bands are thinned.
 _MOST_VALUES = 2**26
 
@@ -141,3 +154,54 @@ def _summarise(
         high=percentiles(_HIGH_PERCENT),
         source=source,
     )
+
+
+def tell_if_far(
+    items: Sequence[RasterItem], contract: Preprocessing, name: str
+) -> bool:
+    """Warn where reflectance lies far from that of a model's training images.
+
+    Another quantification or offset moves all bands; so may a scene of water alone.
+
+    Args:
+        items: images, some windows of which are looked at.
+        contract: of the model; says nothing if it has not `seen` any images.
+        name: of the images.
+
+    Returns:
+        Whether it warned.
+    """
+    seen = contract.seen
+    if seen is None:
+        return False
+    try:
+        area = sum(h * w for h, w in (item.shape() for item in items))
+        looks = min(_MOST_LOOKS, 1 + area // _LOOK_PX**2)
+        found = band_statistics(items, contract.bands, name, looks, _LOOK_PX)
+    except SpectralGPTError:
+        # Whoever reads the images says it better.
+        return False
+    names = [band.name for band in contract.bands if band.name in seen.mean]
+    if not names or not _is_far(found, seen, names):
+        return False
+    one, other = (np.median([each.mean[n] for n in names]) for each in (found, seen))
+    _LOG.warning(
+        "%s has a median reflectance of %.3g over the bands, the images that the model "
+        "was trained on %.3g: check quantification, offset and unit, or expect wrong "
+        "results.",
+        name,
+        one,
+        other,
+    )
+    return True
+
+
+def _is_far(found: BandStatistics, seen: BandStatistics, names: Sequence[str]) -> bool:
+    """Whether most bands are shifted, or darker or brighter in mean and spread."""
+    std = np.array([max(seen.std[name], _LEAST) for name in names])
+    mean = np.array([max(seen.mean[name], _LEAST) for name in names])
+    shift = [found.mean[name] - seen.mean[name] for name in names]
+    stretch = float(np.median([found.std[name] for name in names] / std))
+    level = float(np.median([found.mean[name] for name in names] / mean))
+    is_scaled = max(stretch, level) < 1 / _FAR or min(stretch, level) > _FAR
+    return is_scaled or float(np.median(np.abs(shift / std))) > _FAR

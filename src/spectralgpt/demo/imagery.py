@@ -4,7 +4,7 @@ Either way there are images to train on, parts that training never sees, and a s
 map.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from spectralgpt.data.sources import Source, find_items, read_source
 from spectralgpt.errors import BandError, DatasetNotFoundError
 from spectralgpt.preprocessing import Preprocessing
-from spectralgpt.rasters import RasterItem, Window, read_raster
+from spectralgpt.rasters import RasterItem, Stated, Window, read_raster
 from spectralgpt.rasters.footprints import pixel_size_m
 from spectralgpt.scenes.windows import choose_bands
 
@@ -51,6 +51,7 @@ class Imagery:
         strips: the scene to map, from north to south.
         descriptions: YAML descriptions of the images; none for a plain folder.
         labels: GeoJSON of known land cover; None if there is none.
+        stated: what was stated of the images of a plain folder.
     """
 
     title: str
@@ -59,6 +60,7 @@ class Imagery:
     strips: tuple[Strip, ...]
     descriptions: tuple[Path, ...] = ()
     labels: Path | None = None
+    stated: Stated = field(default_factory=Stated)
 
     @property
     def pixel_width_m(self) -> float | None:
@@ -95,14 +97,14 @@ def shipped_imagery(patch_px: int = 8) -> Imagery:
     )
 
 
-def own_imagery(folder: Path, sensor: str | None, patch_px: int = 8) -> Imagery:
+def own_imagery(folder: Path, stated: Stated, patch_px: int = 8) -> Imagery:
     """Return a user's folder as the demo's imagery.
 
     The largest image is mapped, its north-western part if it is very large.
 
     Args:
         folder: of rasters; searched with its sub-folders.
-        sensor: name of a known sensor; None takes it from the files.
+        stated: what its files do not say.
         patch_px: side of a token, px.
 
     Raises:
@@ -112,7 +114,7 @@ def own_imagery(folder: Path, sensor: str | None, patch_px: int = 8) -> Imagery:
     """
     if not folder.is_dir():
         raise DatasetNotFoundError(f"{folder} is no folder: name one with images.")
-    source = Source(folder.resolve().name, sensor)
+    source = Source(folder.resolve().name, **stated.facts)
     items = find_items([source], folder)
     sensors = sorted({item.sensor.name for item in items})
     if len(sensors) > 1:
@@ -123,7 +125,7 @@ def own_imagery(folder: Path, sensor: str | None, patch_px: int = 8) -> Imagery:
     largest = max(items, key=lambda item: item.shape()[0] * item.shape()[1])
     strip = Strip(largest, _whole_patches(largest, patch_px), is_held_out=False)
     title = f"{folder.resolve().name} ({sensors[0]})"
-    return Imagery(title, folder, tuple(items), (strip,))
+    return Imagery(title, folder, tuple(items), (strip,), stated=stated)
 
 
 def read_pixels(imagery: Imagery, contract: Preprocessing) -> NDArray[np.float32]:

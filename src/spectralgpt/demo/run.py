@@ -27,6 +27,7 @@ from spectralgpt.demo.training import (
     using_threads,
 )
 from spectralgpt.errors import CheckpointError, ConfigError
+from spectralgpt.rasters import Stated
 from spectralgpt.tasks.baselines import random_encoder
 from spectralgpt.training.pretrain_config import PretrainConfig
 
@@ -52,7 +53,7 @@ def run_demo(
     output: Path,
     *,
     data: Path | None = None,
-    sensor: str | None = None,
+    stated: Stated | None = None,
     minutes: float = 3.0,
     seed: int = 0,
     callbacks: Sequence["Callback"] = (),
@@ -63,7 +64,7 @@ def run_demo(
     Args:
         output: folder for the run (`pretraining/`) and `report.html`.
         data: the user's folder of imagery; None takes what ships with the package.
-        sensor: of the user's imagery; None takes it from the files.
+        stated: of the user's imagery, where its files do not say.
         minutes: wall-clock time for pretraining.
         seed: of everything random.
         callbacks: given to the training, such as a progress display.
@@ -73,16 +74,19 @@ def run_demo(
         The report.
 
     Raises:
-        ConfigError: the time is not positive, or a sensor is given without data.
+        ConfigError: the time is not positive, or imagery is described without data.
         DataError: there are no usable images.
     """
-    if minutes <= 0 or (sensor is not None and data is None):
+    facts = {} if stated is None else stated.facts
+    if minutes <= 0 or (facts and data is None):
         raise ConfigError(
-            f"found {minutes} minutes, sensor {sensor}, data {data}: give a time above "
-            "0, and a sensor only together with data."
+            f"found {minutes} minutes, {facts or 'nothing'} stated, data {data}: give "
+            "a time above 0, and state sensor and the like only together with data."
         )
     on_step(0, str(data) if data else "ships with the package")
-    imagery = shipped_imagery() if data is None else own_imagery(data, sensor)
+    imagery = (
+        shipped_imagery() if data is None else own_imagery(data, stated or Stated())
+    )
     config = demo_config(imagery, output, seed)
     speed = measure_speed(config, imagery)
     config = fit_to_time(config, speed.seconds, minutes)

@@ -55,7 +55,7 @@ def demo_config(imagery: Imagery, folder: Path, seed: int) -> PretrainConfig:
         root=imagery.root,
         sources=_write_sources(imagery, folder),
         sensor=imagery.strips[0].item.sensor.name,
-        bands=bands,
+        use_bands=bands,
         exclude_bands=(),
     )
     return replace(recipe, data=data, seed=seed)
@@ -83,7 +83,13 @@ def _write_sources(imagery: Imagery, folder: Path) -> tuple[str, ...]:
         return tuple(str(path) for path in imagery.descriptions)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "imagery.yaml"
-    content = {"sensor": imagery.strips[0].item.sensor.name, "holdout": "auto"}
+    facts = {"sensor": imagery.strips[0].item.sensor.name} | imagery.stated.facts
+    if facts["sensor"].endswith(".yaml"):
+        facts["sensor"] = str(Path(facts["sensor"]).absolute())
+    content = {
+        {"band_pattern": "pattern"}.get(name, name): list(v) if type(v) is tuple else v
+        for name, v in facts.items()
+    } | {"holdout": "auto"}
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
     return (str(path),)
 
@@ -112,7 +118,7 @@ def measure_speed(config: PretrainConfig, imagery: Imagery) -> Speed:
         imagery: what it trains on.
     """
     contract = sensor_preprocessing(
-        config.data.sensor, config.data.bands, image_size=config.data.image_size
+        config.data.sensor, config.data.use_bands, image_size=config.data.image_size
     )
     dataset = PretrainingDataset(imagery.items, contract, crops=config.data.crops)
     batch = config.trainer.batch_size

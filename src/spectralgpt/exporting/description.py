@@ -74,6 +74,7 @@ def describe(
             "wavelengths_nm": list(contract.wavelengths_nm),
             "unit": contract.unit,
             "offset_rule": contract.offset_rule,
+            "files": contract.stated.facts,
             "no_data": "NaN; filled with the mean of the band's other pixels",
             "scaling": f"in the graph ({contract.scaling}): do not scale before",
         },

@@ -49,9 +49,10 @@ from spectralgpt.rasters.mosaics import (
 )
 from spectralgpt.rasters.offsets import offset_from_texts
 from spectralgpt.rasters.polygons import write_polygons
-from spectralgpt.rasters.products import describe_raster
+from spectralgpt.rasters.products import describe_file, describe_raster
 from spectralgpt.rasters.reading import check_reflectance, read_raster
 from spectralgpt.rasters.row_files import Layers, RowFile
+from spectralgpt.rasters.samples import find_fill
 from spectralgpt.rasters.scenes import Scene, open_scene
 from spectralgpt.rasters.sizes import read_size
 from spectralgpt.rasters.stac_lists import (
@@ -59,6 +60,7 @@ from spectralgpt.rasters.stac_lists import (
     is_stac_member,
     list_stac_items,
 )
+from spectralgpt.rasters.stated import Stated
 from spectralgpt.rasters.summary import summarise
 from spectralgpt.rasters.writing import write_geotiff
 
@@ -83,13 +85,16 @@ __all__ = [
     "RowFile",
     "RowWriter",
     "Scene",
+    "Stated",
     "StoredLayers",
     "Window",
     "band_in_file_name",
     "check_reflectance",
     "class_layers",
     "cut_to_common",
+    "describe_file",
     "describe_raster",
+    "find_fill",
     "glob_folder",
     "is_litter",
     "is_product",

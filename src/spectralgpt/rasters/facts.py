@@ -1,6 +1,7 @@
 """What the metadata of a product say of it, in one shape for all kinds of products."""
 
 import datetime
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from xml.etree import ElementTree
 
 from spectralgpt.errors import RasterError, UnitError
 from spectralgpt.rasters.locations import Location
+from spectralgpt.rasters.stated import check_scale
 
 __all__ = ["Facts", "Scale", "common_scale", "day_in", "parse_xml", "percent_in"]
 
@@ -25,11 +27,18 @@ class Scale:
         quantification: numbers per unit of reflectance.
         offset: added before dividing.
         source: what says so, for people.
+
+    Raises:
+        UnitError: the quantification is not above 0, or one of both not finite.
     """
 
     quantification: float
     offset: float
     source: str
+
+    def __post_init__(self) -> None:
+        """Check both numbers."""
+        check_scale(self.source, self.quantification, self.offset)
 
 
 @dataclass(frozen=True)
@@ -120,6 +129,6 @@ def common_scale(
             f"{', '.join(f'{m:g} * DN + {a:g}' for m, a in factors.values())}. Convert "
             "it to reflectance first."
         )
-    if not gain > 0:
+    if not (math.isfinite(gain) and gain > 0):
         raise UnitError(f"{shown} states a scale of {gain:g}; it must be above 0.")
     return Scale(1 / gain, added / gain, source)

@@ -6,6 +6,7 @@ each kind is reported once in a process.
 
 import contextlib
 import logging
+import math
 import re
 import threading
 import warnings
@@ -185,8 +186,9 @@ class Header:
         grid: where its pixels lie.
         dtypes: numpy type name of each layer.
         descriptions: one text a layer, "" where there is none.
-        nodata: number that means no measurement.
-        scales: (scale, offset) of each layer in GDAL's own metadata, (1, 0) if not set.
+        nodata: number that means no measurement, one a layer; None if not set.
+        scales: (scale, offset) that the file states of each layer, (1, 0) if it does
+            not.
         tags: text by key.
         alpha: layers, from 1, that say how opaque a pixel is.
         masks: what says which pixels of each layer are measurements, see `read_masks`.
@@ -196,7 +198,7 @@ class Header:
     grid: Grid
     dtypes: tuple[str, ...]
     descriptions: tuple[str, ...]
-    nodata: float | None
+    nodata: tuple[float | None, ...]
     scales: tuple[tuple[float, float], ...]
     tags: dict[str, str]
     alpha: tuple[int, ...] = ()
@@ -307,8 +309,8 @@ def read_header(path: Location) -> Header:
             grid=_grid_of(dataset),
             dtypes=tuple(map(str, dataset.dtypes)),
             descriptions=tuple(text or "" for text in dataset.descriptions),
-            nodata=dataset.nodata,
-            scales=tuple(zip(dataset.scales, dataset.offsets, strict=True)),
+            nodata=tuple(dataset.nodatavals),
+            scales=_scales_of(dataset),
             tags=dict(dataset.tags()),
             alpha=_alpha_of(dataset),
             masks=find_masks(dataset),
@@ -378,6 +380,21 @@ def read_known(
         return None
     with quiet_gdal(), open_raster(path) as dataset, reading(path):
         return read_masks(dataset, indices, masks)
+
+
+def _scales_of(dataset: rasterio.DatasetReader) -> tuple[tuple[float, float], ...]:
+    """Return the scale and offset that each layer of a file states."""
+    scales = tuple(zip(dataset.scales, dataset.offsets, strict=True))
+    if dataset.driver != "ENVI":
+        return scales
+    factor = dataset.tags(ns="ENVI").get("reflectance_scale_factor")
+    if factor is None:
+        return scales
+    try:
+        return ((1 / float(factor), 0.0),) * len(scales)
+    except (ValueError, ZeroDivisionError):
+        # What is no scale is refused by whoever needs one.
+        return ((math.nan, 0.0),) * len(scales)
 
 
 def read_numbers(path: Location) -> npt.NDArray[np.generic]:

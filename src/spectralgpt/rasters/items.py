@@ -41,6 +41,8 @@ class BandFile:
             the header is read, and held against it, when the place or pixels are.
         masks: what says which pixels are measurements, see `files.read_masks`.
         store: holds the layer instead of a raster file; `path` then names it to people.
+        nodata: number that means no measurement in this layer alone, where that differs
+            from band to band.
     """
 
     path: Location
@@ -49,6 +51,7 @@ class BandFile:
     is_stated: bool = False
     masks: tuple[int, ...] = ()
     store: StoredLayers | None = None
+    nodata: float | None = None
 
     def located(self, files: OpenFiles | None = None) -> "BandFile":
         """Return it with the grid and masks that the file's header states.
@@ -102,7 +105,7 @@ class RasterItem:
         files: where each band lies, by canonical band name.
         quantification: numbers per unit of reflectance.
         offset: added before dividing, in the unit of the file's numbers.
-        nodata: number that means no measurement, None if there is none.
+        nodata: number that means no measurement in all bands, None if there is none.
         unit: what the file holds, `digital-numbers` or `reflectance`.
         offset_source: what the offset was taken from, for reports.
         other_invalid: further numbers that mean no measurement, such as saturation.

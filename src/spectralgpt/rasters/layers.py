@@ -31,6 +31,13 @@ _WAVELENGTH = re.compile(
 )
 _NM_PER_UM = 1000
 _SEPARATORS = re.compile(r"[^A-Za-z0-9]+")
+_LONGEST_NAME = 3
+"""Words, as in "red edge 1"."""
+_QUALIFIERS = {"edge", "infra", "narrow", "broad", "deep", "ultra", "vegetation"}
+"""Beside the name of a colour they make another band of it."""
+_WORD = re.compile(r"[A-Za-z]{2,}")
+_NUMBER = re.compile(r"[1-9]")
+_SHOWN = 6
 
 
 def find_bands(
@@ -148,11 +155,34 @@ def warn_of_coarser(
 
 def band_in_file_name(stem: str, sensor: Sensor) -> Band | None:
     """Return the band that a file name says: the last of its words that is one."""
-    for word in reversed(_SEPARATORS.split(stem)):
-        band = sensor.find(word)
-        if band is not None:
-            return band
-    return None
+    found = _bands_in_words(stem, sensor)
+    return found[-1][0] if found else None
+
+
+def _bands_in_words(text: str, sensor: Sensor) -> list[tuple[Band, str]]:
+    """Return the bands in a text, each with the word after it, "" at the end.
+
+    The longest run of words that is a band counts: "red edge 1" is not red.
+    """
+    words = [word for word in _SEPARATORS.split(text) if word]
+    found, at = [], 0
+    while at < len(words):
+        for stop in range(min(len(words), at + _LONGEST_NAME), at, -1):
+            band = sensor.find("".join(words[at:stop]))
+            # Letters alone belong to what follows: "B1 1" and "b 1" are no names.
+            if band is not None and all(map(_WORD.fullmatch, words[at : stop - 1])):
+                around = {
+                    word.lower() for word in (*words[at - 1 : at], *words[stop:][:1])
+                }
+                if not (
+                    stop - at == 1 and words[at].isalpha() and around & _QUALIFIERS
+                ):
+                    found.append((band, "".join(words[stop:][:1])))
+                at = stop
+                break
+        else:
+            at += 1
+    return found
 
 
 def _stated_layers(
@@ -186,7 +216,32 @@ def _described_layers(header: Header, sensor: Sensor) -> list[str | None]:
             "pass bands."
         )
     names = [None if band is None else band.name for band in found]
+    _refuse_unknown(header, sensor, names)
     return _refuse_doubles(header.path, names)
+
+
+def _refuse_unknown(header: Header, sensor: Sensor, names: list[str | None]) -> None:
+    """Refuse layers that are no band, which only the user can leave out.
+
+    Raises:
+        BandError: there are some; names them.
+    """
+    unknown = [
+        f"{index} ({text or 'no name'})"
+        for index, (text, name) in enumerate(
+            zip(header.descriptions, names, strict=True), start=1
+        )
+        # Opacity (alpha) is no band, so it need not be named.
+        if name is None and index not in header.alpha
+    ]
+    if unknown:
+        shown = ", ".join(unknown[:_SHOWN]) + (", ..." if unknown[_SHOWN:] else "")
+        all_names = ",".join(name or NO_BAND for name in names)
+        raise BandError(
+            f"{header.path}: layers {shown} are no known bands of {sensor.name}. Name "
+            f"all layers ('{NO_BAND}' leaves one out): --bands {all_names} takes those "
+            "that are known."
+        )
 
 
 def _band_in_description(text: str, sensor: Sensor) -> Band | None:
@@ -197,8 +252,10 @@ def _band_in_description(text: str, sensor: Sensor) -> Band | None:
     if match:
         is_um = match.group(2).lower()[0] in "µu" or "micro" in match.group(2).lower()
         return sensor.nearest(float(match.group(1)) * (_NM_PER_UM if is_um else 1))
-    words = {sensor.find(word) for word in _SEPARATORS.split(text)} - {None}
-    return words.pop() if len(words) == 1 else None
+    found = _bands_in_words(text, sensor)
+    # A number after a word that is no band with it says that there are several.
+    bands = {band for band, after in found if not _NUMBER.fullmatch(after)}
+    return bands.pop() if len(bands) == len({b for b, _ in found}) == 1 else None
 
 
 def _refuse_doubles(path: Location, names: list[str | None]) -> list[str | None]:

@@ -3,53 +3,42 @@
 Nothing is guessed: what neither the files nor the caller say is an error that asks.
 """
 
+import contextlib
 import datetime
+import functools
+import logging
+import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from spectralgpt.errors import ConfigError, RasterError, UnitError
-from spectralgpt.rasters.facts import Facts, day_in
-from spectralgpt.rasters.files import (
-    Header,
-    open_raster,
-    quiet_gdal,
-    read_masks,
-)
-from spectralgpt.rasters.gdal_errors import reading
+from spectralgpt.errors import BandError, ConfigError, RasterError, UnitError
+from spectralgpt.rasters.facts import Facts, Scale, day_in
+from spectralgpt.rasters.files import Header, open_raster, quiet_gdal
 from spectralgpt.rasters.items import BandFile, RasterItem
 from spectralgpt.rasters.layers import find_bands, find_stated_bands
 from spectralgpt.rasters.locations import Location
 from spectralgpt.rasters.metadata import read_facts
 from spectralgpt.rasters.offsets import offset_from_pixels, offset_from_texts
+from spectralgpt.rasters.reading import check_brightness
+from spectralgpt.rasters.samples import Sample, read_sample
 from spectralgpt.rasters.stac_lists import is_stac_member
+from spectralgpt.rasters.stated import Stated
 from spectralgpt.sensors import Sensor, find_sensor, list_sensors, load_sensor
 
-__all__ = ["SENSOR_TAG", "UNITS", "UNIT_TAG", "describe_raster"]
+__all__ = ["SENSOR_TAG", "UNIT_TAG", "describe_file", "describe_raster"]
 
-UNITS = ("auto", "digital-numbers", "reflectance")
+_LOG = logging.getLogger(__name__)
 UNIT_TAG = "SPECTRALGPT_UNIT"
 SENSOR_TAG = "SPECTRALGPT_SENSOR"
-_SAMPLE_SIDE = 128
-"""Pixels a side of the thinned-out sample that decides what the header does not."""
 _REFLECTANCE_BELOW = 2.0
 _NUMBERS_ABOVE = 20.0
 """Between the two, a 99th percentile of float values could be either unit."""
 _BRIGHT_PERCENT = 99.0
-
-
-@dataclass(frozen=True)
-class _Scale:
-    """What `RasterItem` says of the same names."""
-
-    unit: str
-    quantification: float
-    offset: float
-    offset_source: str
 
 
 def describe_raster(
@@ -93,54 +82,93 @@ def describe_raster(
         UnitError: the unit or offset is in doubt or contradicts the file.
         ConfigError: the sensor is in doubt.
     """
-    path = Path(path)
+    facts = {
+        "sensor": None if isinstance(sensor, Sensor) else sensor,
+        "bands": None if bands is None else tuple(bands),
+        "unit": unit,
+        "offset": offset,
+        "quantification": quantification,
+        "nodata": nodata if isinstance(nodata, str) else tuple(nodata),
+        "band_pattern": pattern,
+    }
+    try:
+        stated = Stated.of(facts)
+    except UnitError as error:
+        raise UnitError(f"{path}: {error}") from None
+    known = sensor if isinstance(sensor, Sensor) else None
+    return describe_file(path, stated, known, members=members, name=name)
+
+
+def describe_file(
+    path: Path | str,
+    stated: Stated,
+    sensor: Sensor | None = None,
+    *,
+    assumed: Stated | None = None,
+    members: Sequence[Path] | None = None,
+    name: str | None = None,
+) -> RasterItem:
+    """Describe an image of which this is stated; see `describe_raster`.
+
+    Args:
+        path: see `describe_raster`.
+        stated: what is so whatever the files say; what contradicts them is an error.
+        sensor: in place of the one stated by name.
+        assumed: what is so where the files do not say, such as what was stated of the
+            images that a model was trained on.
+        members: see `describe_raster`.
+        name: see `describe_raster`.
+
+    Raises:
+        RasterError: see `describe_raster`, as for the other errors.
+        BandError: bands are in doubt.
+        UnitError: the unit or offset is in doubt or contradicts the file.
+        ConfigError: the sensor is in doubt.
+    """
+    path, assumed = Path(path), assumed or Stated()
     if not path.exists() and not is_stac_member(path):
         raise RasterError(f"{path} does not exist. Check the path.")
-    is_described = pattern is not None or members is not None
+    is_described = stated.band_pattern is not None or members is not None
     facts = None if is_described else read_facts(path)
-    sensor = _resolve_sensor(path, sensor, facts)
+    sensor = sensor or _resolve_sensor(path, stated, assumed, facts)
     if facts is not None and facts.sensor != sensor.name:
         # What the user states wins: then the metadata are those of something else.
         facts = None
+    if assumed.sensor not in (None, sensor.name):
+        # It is of images of another sensor.
+        assumed = Stated()
+    bands = stated.bands
     if facts is not None and not (path.is_file() and bands is not None):
         files, headers = find_stated_bands(path, sensor, facts.files, bands)
     else:
-        files, headers = find_bands(path, sensor, bands, pattern, members)
-    scale = _resolve_scale(
-        path, sensor, files, headers, unit, quantification, offset, facts
-    )
-    if nodata == "auto" and facts is not None and facts.nodata is not None:
-        nodata = facts.nodata
-    invalid = _resolve_nodata(sensor, headers, nodata, scale.unit)
-    return RasterItem(
-        name=name or str(path),
-        sensor=sensor,
-        files=files,
-        quantification=scale.quantification,
-        offset=scale.offset,
-        nodata=invalid[0] if invalid else None,
-        unit=scale.unit,
-        offset_source=scale.offset_source,
-        other_invalid=tuple(invalid[1:]),
-        place=name or str(path),
-        date=facts.date if facts is not None else _date_in_names(path),
-        cloud_percent=None if facts is None else facts.cloud_percent,
-    )
+        files, headers = _find_bands(path, sensor, stated, assumed, members)
+    image = _Image(path, sensor, files, headers, stated, assumed, facts)
+    return image.describe(name or str(path))
 
 
-def _date_in_names(path: Path) -> datetime.date | None:
-    """The date in a file's name, or that of its folder; names of products have one."""
-    absolute = path.absolute()
-    return day_in(absolute.name) or day_in(absolute.parent.name)
+def _find_bands(
+    path: Path,
+    sensor: Sensor,
+    stated: Stated,
+    assumed: Stated,
+    members: Sequence[Path] | None,
+) -> tuple[dict[str, BandFile], dict[Location, Header]]:
+    try:
+        return find_bands(path, sensor, stated.bands, stated.band_pattern, members)
+    except BandError:
+        if stated.bands is not None or stated.band_pattern is not None:
+            raise
+        if assumed.bands is None and assumed.band_pattern is None:
+            raise
+    # The files do not say their bands.
+    return find_bands(path, sensor, assumed.bands, assumed.band_pattern, members)
 
 
 def _resolve_sensor(
-    path: Path, sensor: Sensor | str | None, facts: Facts | None
+    path: Path, stated: Stated, assumed: Stated, facts: Facts | None
 ) -> Sensor:
-    if isinstance(sensor, Sensor):
-        return sensor
-    if sensor is not None:
-        return find_sensor(sensor)
+    if stated.sensor is not None:
+        return find_sensor(stated.sensor)
     if facts is not None:
         return load_sensor(facts.sensor)
     if path.is_file():
@@ -151,177 +179,288 @@ def _resolve_sensor(
     for known in map(load_sensor, list_sensors()):
         if known.product_name and re.search(known.product_name, str(path.absolute())):
             return known
+    if assumed.sensor in list_sensors():
+        return load_sensor(assumed.sensor)
     raise ConfigError(
         f"{path} does not say which sensor took it. State one of: "
         f"{', '.join(list_sensors())}."
     )
 
 
-def _resolve_scale(
-    path: Path,
-    sensor: Sensor,
-    files: Mapping[str, BandFile],
-    headers: Mapping[Location, Header],
-    unit: str,
-    quantification: float | str,
-    offset: float | str,
-    facts: Facts | None,
-) -> _Scale:
-    unit = _resolve_unit(path, files, headers, unit)
-    is_stated = quantification != "auto" or (offset != "auto" and offset != 0)
-    if unit == "reflectance":
-        if is_stated:
-            raise UnitError(
-                f"{path} already holds reflectance: a stated quantification "
-                f"({quantification}) or offset ({offset}) would be a twice-applied "
-                "offset. Leave both out."
-            )
-        return _Scale(unit, 1.0, 0.0, "the file holds reflectance")
-    own = _own_scale(path, files, headers)
-    if own is not None:
-        if is_stated:
-            raise UnitError(
-                f"{path} states its own scale and offset {own}: a stated "
-                f"quantification ({quantification}) or offset ({offset}) would be a "
-                "twice-applied offset. Leave both out."
-            )
-        return _Scale(unit, 1 / own[0], own[1] / own[0], "the file's own scale")
-    known = None if facts is None else facts.scale
-    if known is not None and quantification == "auto" and offset == "auto":
-        return _Scale(unit, known.quantification, known.offset, known.source)
-    per_unit = sensor.quantification if quantification == "auto" else quantification
-    if per_unit is None:
-        raise UnitError(
-            f"{path}: {sensor.name} has no fixed scale. State the quantification: "
-            "digital numbers per unit of reflectance."
+@dataclass(frozen=True)
+class _Image:
+    """What is known of an image whose bands are found, and what follows from it.
+
+    Args:
+        path: the image.
+        sensor: that took it.
+        files: where its bands lie.
+        headers: of its files.
+        stated: see `describe_file`.
+        assumed: see `describe_file`.
+        facts: what its product's metadata say.
+    """
+
+    path: Path
+    sensor: Sensor
+    files: Mapping[str, BandFile]
+    headers: Mapping[Location, Header]
+    stated: Stated
+    assumed: Stated
+    facts: Facts | None
+
+    def describe(self, name: str) -> RasterItem:
+        """Describe it; see `describe_file`."""
+        facts, unit = self.facts, self.unit()
+        scale = self.scale(unit)
+        invalid, own = self.nodata(unit)
+        item = RasterItem(
+            name=name,
+            sensor=self.sensor,
+            files={n: replace(f, nodata=own.get(n)) for n, f in self.files.items()}
+            if own
+            else self.files,
+            quantification=scale.quantification,
+            offset=scale.offset,
+            nodata=invalid[0] if invalid else None,
+            unit=unit,
+            offset_source=scale.source,
+            other_invalid=tuple(invalid[1:]),
+            place=name,
+            date=facts.date if facts is not None else _date_in_names(self.path),
+            cloud_percent=None if facts is None else facts.cloud_percent,
         )
-    if not float(per_unit) > 0:
-        raise UnitError(
-            f"{path}: quantification is {per_unit}; digital numbers per unit of "
-            "reflectance must be above 0."
+        if facts is None and not self._is_tagged:
+            # What cannot be read to its end is told by whoever reads it.
+            with contextlib.suppress(RasterError):
+                self.look_at_numbers(item)
+        return item
+
+    def look_at_numbers(self, item: RasterItem) -> None:
+        """Hold what was assumed against some numbers of a plain file.
+
+        Raises:
+            RasterError: they cannot be read.
+            UnitError: the usual scale does not fit them.
+        """
+        known = (self.stated.quantification, self.assumed.quantification)
+        is_usual = item.unit != "reflectance" and self._own_scale() is None
+        if is_usual and known == ("auto", "auto"):
+            check_brightness(item, self.numbers)
+        self.tell_fill(item.unit)
+
+    def unit(self) -> str:
+        """Return what the files hold: stated, tagged, or told by type and values."""
+        stated = self.stated.unit
+        if self._is_tagged:
+            if stated == "digital-numbers":
+                raise UnitError(
+                    f"{self.path} is tagged as reflectance: read as digital numbers it "
+                    "would get a twice-applied offset. Leave the unit out."
+                )
+            return "reflectance"
+        if stated != "auto":
+            return stated
+        is_whole = all(
+            self.headers[file.path].dtypes[file.index - 1].startswith(("int", "uint"))
+            for file in self.files.values()
         )
-    if offset != "auto":
-        return _Scale(unit, float(per_unit), float(offset), "stated")
-    found = _find_offset(path, sensor, files, headers)
-    return _Scale(unit, float(per_unit), *found)
+        if is_whole or self._own_scale() is not None:
+            return "digital-numbers"
+        if self.assumed.unit != "auto":
+            return self.assumed.unit
+        values = np.concatenate(self.numbers).astype(np.float64)
+        bright = float(np.percentile(values, _BRIGHT_PERCENT)) if values.size else 0.0
+        if bright <= _REFLECTANCE_BELOW:
+            return "reflectance"
+        if bright >= _NUMBERS_ABOVE:
+            return "digital-numbers"
+        raise UnitError(
+            f"{self.path} holds float values whose {_BRIGHT_PERCENT:g}th percentile is "
+            f"{bright:.4g}: neither clearly reflectance nor digital numbers. State the "
+            "unit."
+        )
 
+    def scale(self, unit: str) -> Scale:
+        """Return how numbers become reflectance.
 
-def _resolve_unit(
-    path: Path,
-    files: Mapping[str, BandFile],
-    headers: Mapping[Location, Header],
-    unit: str,
-) -> str:
-    if unit not in UNITS:
-        raise UnitError(f"unknown unit '{unit}' (known: {', '.join(UNITS)}).")
-    tags = {header.tags.get(UNIT_TAG, "") for header in headers.values()}
-    if tags == {"reflectance"}:
-        if unit == "digital-numbers":
+        What is stated counts, then what the files and the product's metadata say, then
+        what is assumed, then the sensor's rule.
+        """
+        stated, own = self.stated, self._own_scale()
+        is_stated = stated.quantification != "auto" or stated.offset not in ("auto", 0)
+        said = f"quantification ({stated.quantification}) or offset ({stated.offset})"
+        if unit == "reflectance":
+            if is_stated or own is not None:
+                other = f"a stated {said}" if is_stated else f"its own scale {own}"
+                raise UnitError(
+                    f"{self.path} already holds reflectance: {other} would be a "
+                    "twice-applied offset. Leave out one of the two."
+                )
+            return Scale(1.0, 0.0, "the file holds reflectance")
+        if own is not None:
+            if is_stated:
+                raise UnitError(
+                    f"{self.path} states its own scale and offset {own}: a stated "
+                    f"{said} would be a twice-applied offset. Leave both out."
+                )
+            return Scale(1 / own[0], own[1] / own[0], "the file's own scale")
+        known = None if self.facts is None else self.facts.scale
+        if known is not None and stated.quantification == stated.offset == "auto":
+            return known
+        return self._stated_scale(known)
+
+    def _stated_scale(self, known: Scale | None) -> Scale:
+        per_unit: float | str | None = self.stated.quantification
+        if per_unit == "auto" and known is not None:
+            per_unit = known.quantification
+        if per_unit == "auto":
+            per_unit = self.assumed.quantification
+        if per_unit == "auto":
+            per_unit = self.sensor.quantification
+        if per_unit is None:
             raise UnitError(
-                f"{path} is tagged as reflectance: read as digital numbers it would "
-                "get a twice-applied offset. Leave the unit out."
+                f"{self.path}: {self.sensor.name} has no fixed scale. State the "
+                "quantification: digital numbers per unit of reflectance."
             )
-        return "reflectance"
-    if unit != "auto":
-        return unit
-    kinds = {headers[file.path].dtypes[file.index - 1] for file in files.values()}
-    if all(kind.startswith(("int", "uint")) for kind in kinds):
-        return "digital-numbers"
-    values = np.concatenate(_sample_bands(files, headers)).astype(np.float64)
-    bright = float(np.percentile(values, _BRIGHT_PERCENT)) if values.size else 0.0
-    if bright <= _REFLECTANCE_BELOW:
-        return "reflectance"
-    if bright >= _NUMBERS_ABOVE:
-        return "digital-numbers"
-    raise UnitError(
-        f"{path} holds float values whose {_BRIGHT_PERCENT:g}th percentile is "
-        f"{bright:.4g}: neither clearly reflectance nor digital numbers. State the "
-        "unit."
-    )
+        if self.stated.offset != "auto":
+            offset, source = float(self.stated.offset), "stated"
+        elif known is not None:
+            offset, source = known.offset, known.source
+        else:
+            offset, source = self._find_offset()
+        return Scale(float(per_unit), offset, source)
 
-
-def _own_scale(
-    path: Path, files: Mapping[str, BandFile], headers: Mapping[Location, Header]
-) -> tuple[float, float] | None:
-    """Return the scale of the layers that are bands; others may have their own."""
-    scales = {headers[file.path].scales[file.index - 1] for file in files.values()}
-    if len(scales) > 1:
-        raise UnitError(f"{path}: bands state different scales {sorted(scales)}.")
-    own = scales.pop()
-    return None if own == (1.0, 0.0) else own
-
-
-def _find_offset(
-    path: Path,
-    sensor: Sensor,
-    files: Mapping[str, BandFile],
-    headers: Mapping[Location, Header],
-) -> tuple[float, str]:
-    rule = sensor.baseline
-    if rule is None:
-        return sensor.offset, f"{sensor.name} always"
-    inside = next(iter(files.values())).path
-    found = offset_from_texts(path, inside, rule)
-    if found is None:
-        invalid = [v for v in (sensor.nodata, sensor.saturated) if v is not None]
-        samples = _sample_bands(files, headers, invalid)
-        if not any(numbers.size for numbers in samples):
+    def _find_offset(self) -> tuple[float, str]:
+        rule, assumed = self.sensor.baseline, self.assumed.offset
+        kept = None
+        if assumed != "auto":
+            kept = float(assumed), "stated for the images that the model learned from"
+        if rule is None:
+            return kept or (self.sensor.offset, f"{self.sensor.name} always")
+        inside = next(iter(self.files.values())).path
+        found = offset_from_texts(self.path, inside, rule)
+        if found is not None:
+            return found
+        if not any(numbers.size for numbers in self.numbers):
             raise UnitError(
-                f"{path}: no pixel that was looked at is valid, and no processing "
+                f"{self.path}: no pixel that was looked at is valid, and no processing "
                 "baseline in its name or metadata tells the offset. Leave the file "
                 "out, or state the offset."
             )
-        found = offset_from_pixels(samples, rule)
-    if found is None:
+        found = offset_from_pixels(self.numbers, rule) or kept
+        if found is not None:
+            return found
+        fill = self.sample.fill(self.nodata("digital-numbers")[0])
+        but = f" (but for {_join(fill)} at the edge)" if fill else ""
         raise UnitError(
-            f"{path}: the offset is in doubt: no processing baseline in its name or "
-            f"metadata, and no pixel dark enough to tell. State the offset: "
+            f"{self.path}: the offset is in doubt: no processing baseline in its name "
+            f"or metadata, and no pixel dark enough to tell{but}. State the offset: "
             f"{rule.offset:g} from baseline 04.00 (January 2022) on, "
             f"{rule.offset_before:g} before."
         )
-    return found
+
+    def nodata(self, unit: str) -> tuple[list[float], dict[str, float | None]]:
+        """Return which numbers are no measurement: in all bands, and by band."""
+        is_scaled = unit != "reflectance" and self.sensor.saturated is not None
+        more = [float(self.sensor.saturated or 0)] if is_scaled else []
+        if self.stated.nodata != "auto":
+            return [*map(float, self.stated.nodata), *more], {}
+        assumed = self.assumed.nodata
+        kept = [] if assumed == "auto" else [*map(float, assumed)]
+        if self.facts is not None and self.facts.nodata is not None:
+            return list(dict.fromkeys([*self.facts.nodata, *kept, *more])), {}
+        usual = self.sensor.nodata if unit != "reflectance" and not kept else None
+        own = {
+            name: usual if value is None or np.isnan(value) else value
+            for name, value in self._own_nodata().items()
+        }
+        if len(set(own.values())) == 1:
+            common = [value for value in list(own.values())[:1] if value is not None]
+            return list(dict.fromkeys([*common, *kept, *more])), {}
+        return [*kept, *more], own
+
+    def tell_fill(self, unit: str) -> None:
+        """Say aloud that there is fill which nobody declared.
+
+        Raises:
+            RasterError: the numbers cannot be read.
+        """
+        is_said = self.stated.nodata != "auto" or self.assumed.nodata != "auto"
+        declared = self._own_nodata().values()
+        if is_said or None not in declared:
+            return
+        fill = self.sample.fill(self.nodata(unit)[0])
+        told = (self.path.parent, *fill)
+        if fill and told not in _TOLD:
+            _TOLD.add(told)
+            numbers = _join(fill)
+            _LOG.warning(
+                "%s holds %s at its edge, which looks like fill that nobody declared "
+                "and counts as reflectance: state nodata (--nodata %s) if nothing was "
+                "measured there. Others of its folder are not told of.",
+                self.path,
+                numbers,
+                numbers,
+            )
+
+    @functools.cached_property
+    def sample(self) -> Sample:
+        """Some numbers of each band, read at most once."""
+        is_stated = self.stated.nodata != "auto"
+        declared: dict[Location, Sequence[float | None]] = {
+            path: [None] * header.count if is_stated else header.nodata
+            for path, header in self.headers.items()
+        }
+        return read_sample(self.files, declared)
+
+    @functools.cached_property
+    def numbers(self) -> list[npt.NDArray[np.generic]]:
+        """Those that are measured, by band: not even fill that nobody declared."""
+        invalid, _ = self.nodata("digital-numbers")
+        return self.sample.valid([*invalid, *self.sample.fill(invalid)])
+
+    @property
+    def _is_tagged(self) -> bool:
+        tags = {header.tags.get(UNIT_TAG, "") for header in self.headers.values()}
+        return tags == {"reflectance"}
+
+    def _own_nodata(self) -> dict[str, float | None]:
+        return {
+            name: self.headers[file.path].nodata[file.index - 1]
+            for name, file in self.files.items()
+        }
+
+    def _own_scale(self) -> tuple[float, float] | None:
+        """Return the scale of the layers that are bands; others may have their own."""
+        scales = {
+            self.headers[file.path].scales[file.index - 1]
+            for file in self.files.values()
+        }
+        for scale, offset in scales:
+            if not (math.isfinite(scale) and math.isfinite(offset) and scale > 0):
+                raise UnitError(
+                    f"{self.path} states a scale of {scale:g} and an offset of "
+                    f"{offset:g}: a scale must be above 0, and both finite. Correct "
+                    "its header."
+                )
+        if len(scales) > 1:
+            raise UnitError(
+                f"{self.path}: bands state different scales {sorted(scales)}."
+            )
+        own = scales.pop()
+        return None if own == (1.0, 0.0) else own
 
 
-def _sample_bands(
-    files: Mapping[str, BandFile],
-    headers: Mapping[Location, Header],
-    invalid: Sequence[float] = (),
-) -> list[npt.NDArray[np.generic]]:
-    """Read some valid numbers of each band, thinned out without interpolation."""
-    samples = []
-    for path, header in headers.items():
-        own = [file for file in files.values() if file.path == path]
-        indices = [file.index for file in own]
-        masks = dict.fromkeys(mask for file in own for mask in file.masks)
-        height = min(header.grid.height, _SAMPLE_SIDE)
-        width = min(header.grid.width, _SAMPLE_SIDE)
-        with quiet_gdal(), open_raster(path) as dataset, reading(path):
-            numbers = dataset.read(indices, out_shape=(len(indices), height, width))
-            known = np.isfinite(numbers)
-            if masks:
-                known &= read_masks(dataset, indices, list(masks), size=(height, width))
-        for value in (*invalid, header.nodata):
-            if value is not None:
-                known &= numbers != value
-        samples += [layer[seen] for layer, seen in zip(numbers, known, strict=True)]
-    return samples
+_TOLD: set[tuple[object, ...]] = set()
+"""Folders and numbers of fill that were told of: one line is enough for a data set."""
 
 
-def _resolve_nodata(
-    sensor: Sensor,
-    headers: Mapping[Location, Header],
-    nodata: Sequence[float] | str,
-    unit: str,
-) -> list[float]:
-    if not isinstance(nodata, str):
-        stated = [float(value) for value in nodata]
-    elif nodata == "auto":
-        own = {h.nodata for h in headers.values() if h.nodata is not None}
-        stated = sorted(value for value in own if not np.isnan(value))
-        if not stated and sensor.nodata is not None and unit != "reflectance":
-            stated = [sensor.nodata]
-    else:
-        raise ConfigError(f"nodata must be numbers or 'auto', found '{nodata}'.")
-    if sensor.saturated is not None and unit != "reflectance":
-        stated.append(sensor.saturated)
-    return stated
+def _join(numbers: Sequence[float]) -> str:
+    return ",".join(f"{number:g}" for number in numbers)
+
+
+def _date_in_names(path: Path) -> datetime.date | None:
+    """The date in a file's name, or that of its folder; names of products have one."""
+    absolute = path.absolute()
+    return day_in(absolute.name) or day_in(absolute.parent.name)

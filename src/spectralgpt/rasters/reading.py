@@ -22,7 +22,14 @@ from spectralgpt.rasters.mosaics import Mosaic
 from spectralgpt.rasters.resampling import Axis, resample
 from spectralgpt.sensors import Band
 
-__all__ = ["check_reflectance", "find_valid", "read_raster", "to_reflectance"]
+__all__ = [
+    "check_brightness",
+    "check_reflectance",
+    "find_valid",
+    "is_measured",
+    "read_raster",
+    "to_reflectance",
+]
 
 _BLOCK = 2**25
 """Numbers held at once while shrinking a large raster."""
@@ -32,6 +39,12 @@ BRIGHTEST = 2.0
 """No surface or cloud has a median reflectance above this (clouds reach about 1.6)."""
 DARKEST = -0.04
 """Water after atmospheric correction stays above this; an offset too many does not."""
+DIMMEST = 0.03
+"""Images that are darker in all bands are hardly ever land; 8-bit numbers and percent
+that are taken for ten-thousandths are."""
+_GREATEST_8_BIT = 255
+_BRIGHT_PERCENT = 99.0
+_LEAST_DISTINCT = 32
 _DARK_BANDS = 2
 """Bands with such a median before the unit is refused: one alone may be noise."""
 
@@ -79,11 +92,11 @@ def read_raster(
     with contextlib.nullcontext() if is_stored else quiet_gdal():
         for at in _group_by_file(item, bands):
             first = item.files[bands[at[0]].name]
-            indices = [item.files[bands[i].name].index for i in at]
+            layers = [item.files[bands[i].name] for i in at]
             if first.grid not in axes_of:
                 axes_of[first.grid] = _axes(grid, first.grid, place, size)
             axes = axes_of[first.grid]
-            pixels[at], valid[at] = _read_file(item, first, indices, axes, files)
+            pixels[at], valid[at] = _read_file(item, layers, axes, files)
     raster = Raster(
         pixels, valid, bands, grid.crs, _transform(grid, place, size), item.name
     )
@@ -176,8 +189,42 @@ def check_reflectance(raster: Raster) -> None:
     if len(dark) >= min(_DARK_BANDS, len(raster.bands)):
         raise UnitError(
             f"{raster.name}: median reflectance is negative in {', '.join(dark[:4])}: "
-            "this looks like a twice-applied offset. State the right offset (0 if it "
-            "was already applied)."
+            "this looks like a twice-applied offset, or another quantification. State "
+            "the right offset (0 if it was already applied) and quantification."
+        )
+
+
+def check_brightness(
+    item: RasterItem, numbers: Sequence[npt.NDArray[np.generic]]
+) -> None:
+    """Refuse an image that would be far too dark in all of its bands.
+
+    A window, or some of the bands, may well be dark: deep water is. So this is for a
+    sample of a whole image whose scale nobody stated.
+
+    Args:
+        item: the image.
+        numbers: measured numbers of each of its bands.
+
+    Raises:
+        UnitError: the numbers look like 8-bit ones or percent.
+    """
+    # A few numbers alone, as of a made image, are no evidence; 8 bits are.
+    is_8_bit = all(band.dtype.itemsize == 1 for band in numbers)
+    if not is_8_bit and sum(len(np.unique(b)) for b in numbers) < _LEAST_DISTINCT:
+        return
+    bright = [
+        float(np.percentile(b.astype(float), _BRIGHT_PERCENT))
+        for b in numbers
+        if b.size
+    ]
+    most = (max(bright, default=np.inf) + item.offset) / item.quantification
+    if bright and max(bright) <= _GREATEST_8_BIT and most < DIMMEST:
+        raise UnitError(
+            f"{item.name}: reflectance would be below {most:.4g} in all bands: numbers "
+            f"up to {max(bright):g} look like 8-bit ones or percent. State the "
+            "quantification (such as 255 or 100) and offset; those assumed were "
+            f"{item.quantification:g} and {item.offset:g}."
         )
 
 
@@ -242,13 +289,13 @@ def _axes(
 
 def _read_file(
     item: RasterItem,
-    file: BandFile,
-    indices: list[int],
+    layers: Sequence[BandFile],
     axes: tuple[Axis, Axis],
     files: OpenFiles | None,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
     """Read layers of one file onto the output grid, in strips if it is large."""
     rows, columns = axes
+    file, indices = layers[0], [layer.index for layer in layers]
     out = np.empty((len(indices), len(rows), len(columns)), np.float32)
     valid = np.empty(out.shape, dtype=np.bool_)
     (top, bottom), (left, right) = rows.span, columns.span
@@ -264,7 +311,7 @@ def _read_file(
                 numbers = file.store.read(indices, window)
             else:
                 numbers = store.read(file.path, indices, window)
-            scaled, known = to_reflectance(numbers, item)
+            scaled, known = to_reflectance(numbers, item, layers)
             if file.masks:
                 known &= store.known(file.path, indices, file.masks, window)
             if not known.all():
@@ -289,22 +336,39 @@ def _span_window(rows: Axis, columns: Axis) -> Window:
 
 
 def to_reflectance(
-    numbers: npt.NDArray[np.generic], item: RasterItem
+    numbers: npt.NDArray[np.generic], item: RasterItem, layers: Sequence[BandFile]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-    """Turn numbers of an image's file into reflectance, and say which are valid."""
+    """Turn numbers of an image's file into reflectance, and say which are valid.
+
+    Args:
+        numbers: (C, ...) of the file.
+        item: says what they mean.
+        layers: the C layers that they are of.
+    """
     scaled = numbers.astype(np.float32)
     scaled += np.float32(item.offset)
     scaled /= np.float32(item.quantification)
-    return scaled, find_valid(numbers, item)
+    return scaled, find_valid(numbers, item, layers)
 
 
 def find_valid(
-    numbers: npt.NDArray[np.generic], item: RasterItem
+    numbers: npt.NDArray[np.generic], item: RasterItem, layers: Sequence[BandFile]
 ) -> npt.NDArray[np.bool_]:
-    """Return which numbers of an image's file are measurements, in their shape."""
+    """Return which numbers are measurements, in their shape; see `to_reflectance`."""
+    valid = is_measured(numbers, (item.nodata, *item.other_invalid))
+    for known, layer, file in zip(valid, numbers, layers, strict=True):
+        if file.nodata is not None:
+            known &= is_measured(layer, [file.nodata])
+    return valid
+
+
+def is_measured(
+    numbers: npt.NDArray[np.generic], invalid: Sequence[float | None]
+) -> npt.NDArray[np.bool_]:
+    """Return which numbers are finite and none of the invalid ones, in their shape."""
     is_whole = numbers.dtype.kind in "iu"
     valid = np.ones(numbers.shape, np.bool_) if is_whole else np.isfinite(numbers)
-    for value in (item.nodata, *item.other_invalid):
+    for value in invalid:
         if value is not None and not np.isnan(value):
             # Whole numbers are compared as such, without a copy of all as floats.
             same = is_whole and float(value).is_integer()

@@ -182,7 +182,7 @@ def sample_scene(
             found = sample(shown, under, sample_layers(path, indices, files))
             if found is None:
                 continue
-            values, known = to_reflectance(found[0], item)
+            values, known = to_reflectance(found[0], item, chosen)
             pixels[places], valid[places] = values, known & found[1]
             if masks:
                 seen = sample(shown, under, sample_layers(path, indices, files, masks))

@@ -68,7 +68,7 @@ def nodata_share(item: RasterItem) -> float:
     )
     with quiet_gdal(), open_raster(file.path) as dataset, reading(file.path):
         numbers = dataset.read([file.index], out_shape=shape)
-        valid = find_valid(numbers, item)
+        valid = find_valid(numbers, item, [file])
         if file.masks:
             valid &= read_masks(dataset, [file.index], file.masks, size=shape[1:])
     return float(1 - np.mean(valid))

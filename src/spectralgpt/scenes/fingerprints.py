@@ -54,6 +54,7 @@ def _item_facts(item: RasterItem) -> list[Any]:
         return [*facts, repr(item.area), *map(_item_facts, item.parts)]
     for band, file in sorted(item.files.items()):
         facts.append([band, file.index, *_file_facts(Path(str(file.path)))])
+        facts += [] if file.nodata is None else [str(file.nodata)]
     return facts
 
 

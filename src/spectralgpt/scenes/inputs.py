@@ -1,11 +1,13 @@
 """Files and folders that a user hands in, one after the other, bad ones counted."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.data.listings import list_candidates
+from spectralgpt.data.statistics import tell_if_far
 from spectralgpt.errors import DataError, RasterError, SpectralGPTError
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import (
@@ -129,15 +131,30 @@ def describe_input(
     """
     if not path.exists() and not is_stac_member(path):
         raise RasterError(f"{path} does not exist.")
-    assumed = replace(image_format, assumed_sensor=_known_sensor(preprocessing))
-    item = assumed.describe(path)
+    item = image_format.assuming(preprocessing.assumed).describe(path)
     # Of a part of a scene the whole does not tell.
     if image_format.area is None and (item.cloud_percent or 0) >= _ALL_CLOUD:
         raise DataError(
             f"{path} shows no ground: its metadata call {item.cloud_percent:.1f} % of "
             "it cloud. Leave it out, or name a part of it with --bounds."
         )
+    _hold_against(item, path.parent, preprocessing)
     return item
+
+
+_LOOKED_AT: Counter[tuple[Path, float]] = Counter()
+_MOST_LOOKED_AT = 16
+"""Images of a folder that are held against what the model was trained on."""
+
+
+def _hold_against(item: RasterItem, folder: Path, preprocessing: Preprocessing) -> None:
+    """Warn, once a folder and scale, where reflectance is not what the model knows."""
+    key = folder, item.quantification
+    if preprocessing.seen is None or _LOOKED_AT[key] >= _MOST_LOOKED_AT:
+        return
+    _LOOKED_AT[key] += 1
+    if tell_if_far([item], preprocessing, item.name):
+        _LOOKED_AT[key] = _MOST_LOOKED_AT
 
 
 def _known_sensor(preprocessing: Preprocessing | None) -> str | None:

@@ -26,6 +26,7 @@ from spectralgpt.models.dense_heads import HeadKind
 from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.models.segmentation import ChangeModel, DenseModel, SegmentationModel
 from spectralgpt.preprocessing import Preprocessing
+from spectralgpt.rasters import Stated
 from spectralgpt.tasks.dense import (
     HELD_OUT_LOSS,
     DenseLossConfig,
@@ -110,10 +111,11 @@ def finetune_dense(
         DataError: masks or images are unusable.
     """
     start = load_start(config)
-    dense = read_dense(config.data, assumed_sensor=start.preprocessing.sensor)
+    dense = read_dense(config.data, assumed=Stated(sensor=start.preprocessing.sensor))
     preprocessing = choose_contract(
         start,
         config,
+        dense.stated,
         lambda bands: dense_statistics(dense.select("train"), bands, seed=config.seed),
     )
     job = _job(config, start, dense, preprocessing, output)

@@ -30,6 +30,7 @@ from spectralgpt.metrics import (
 )
 from spectralgpt.models.segmentation import DenseModel
 from spectralgpt.preprocessing import Preprocessing
+from spectralgpt.rasters import Stated
 from spectralgpt.reports.mapping import MapExample, write_map_report
 from spectralgpt.tasks.dense import check_mapper, flipped_probabilities
 from spectralgpt.tasks.pixel_forest import fit_pixel_forest, map_pixels
@@ -326,7 +327,7 @@ def evaluate_forest(
         seed: of pixels, trees and bootstrap.
         resamples: bootstrap test sets, of whole places.
     """
-    dense = read_dense(data, assumed_sensor=sensor)
+    dense = read_dense(data, assumed=Stated(sensor=sensor))
     item = dense.chips[0].item
     # Only which bands are read is taken from it: the forest sees reflectance.
     contract = Preprocessing(item.sensor.name, item.bands)

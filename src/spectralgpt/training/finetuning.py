@@ -20,6 +20,7 @@ from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.models.heads import ClassificationModel, Pooling
 from spectralgpt.preprocessing import Preprocessing
+from spectralgpt.rasters import Stated
 from spectralgpt.tasks.classification import (
     ClassificationTask,
     RegularizationConfig,
@@ -120,10 +121,13 @@ def finetune(
         DataError: labels or images are unusable.
     """
     start = load_start(config)
-    labelled = read_labelled(config.data, assumed_sensor=start.preprocessing.sensor)
+    labelled = read_labelled(
+        config.data, assumed=Stated(sensor=start.preprocessing.sensor)
+    )
     preprocessing = choose_contract(
         start,
         config,
+        labelled.stated,
         lambda bands: train_statistics(labelled, bands),
     )
     job = _job(config, start, labelled, preprocessing, output)

@@ -9,6 +9,7 @@ from spectralgpt.errors import ConfigError
 from spectralgpt.models.limits import check_settings
 from spectralgpt.models.masking import MaskStyle
 from spectralgpt.preprocessing import Scaling
+from spectralgpt.rasters import Stated
 from spectralgpt.training.fit import TrainerConfig, check_seed
 from spectralgpt.training.optim import OptimizerConfig
 
@@ -85,8 +86,11 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Stated):
     """Which images are trained on, and how they become model input.
+
+    What is stated of images is of those of one folder; descriptions and packs state it
+    themselves.
 
     Args:
         root: folder that holds the images, or that the descriptions' roots are in.
@@ -96,7 +100,7 @@ class DataConfig:
             descriptions; null looks for rasters.
         index_column: column of the index that holds paths under root.
         sensor: sensor whose bands the model takes, by name.
-        bands: names of the bands to use; null takes all of the sensor.
+        use_bands: names of the bands to use; null takes all of the sensor.
         exclude_bands: names of bands to leave out.
         image_size: side of the crops that the model takes, px.
         scaling: image-minmax (each band of each image to 0..1), fixed-range (first and
@@ -123,7 +127,7 @@ class DataConfig:
     index: str | None = None
     index_column: str = "path"
     sensor: str = "sentinel-2-l1c"
-    bands: tuple[str, ...] | None = None
+    use_bands: tuple[str, ...] | None = None
     exclude_bands: tuple[str, ...] = ()
     image_size: int = 96
     scaling: Scaling = "image-minmax"
@@ -138,6 +142,13 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         """Check what no other component does."""
+        super().__post_init__()
+        stated = [name for name in self.facts if name != "sensor"]
+        if stated and self.sources:
+            raise ConfigError(
+                f"data.{stated[0]} is of files in one folder (the bands to use are "
+                "use_bands), but data.sources are set: state it in the description."
+            )
         if self.sources and self.index:
             raise ConfigError(
                 "data.index and data.sources are both set; a description names its own "

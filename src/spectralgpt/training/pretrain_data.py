@@ -108,9 +108,14 @@ def _sources(data: DataConfig) -> list[Source]:
     sources = [read_source(path) for path in _descriptions(data.sources)]
     if not sources and not data.index and is_pack(data.root):
         sources = [read_source(data.root)]
+        if stated := [name for name in data.facts if name != "sensor"]:
+            raise ConfigError(
+                f"data.{stated[0]} is of files in one folder, and {data.root} is a "
+                "pack, which says it itself. Leave it out."
+            )
     if not sources:
         index = Index(data.index, data.index_column) if data.index else None
-        sources = [Source(name="images", sensor=data.sensor, index=index)]
+        sources = [Source(name="images", index=index, **data.facts)]
     return sources
 
 
@@ -192,7 +197,7 @@ def _plain_contract(config: PretrainConfig, data: DataConfig) -> Preprocessing:
     """
     contract = sensor_preprocessing(
         data.sensor,
-        data.bands,
+        data.use_bands,
         data.exclude_bands,
         image_size=data.image_size,
         patch_size=config.model.patch_size,

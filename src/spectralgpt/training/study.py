@@ -23,6 +23,7 @@ from spectralgpt.data.labelled import read_all
 from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.json_files import read_json
 from spectralgpt.metrics import POSITIVE_SCORES
+from spectralgpt.rasters import Stated
 from spectralgpt.training.configuration import build_config, changed_settings
 from spectralgpt.training.overrides import merge_sections
 from spectralgpt.training.run_folder import RunFolder
@@ -201,12 +202,12 @@ def _name_of_data(config: Any, settings: Mapping[str, Any]) -> str:
 
 def _digest_data(config: Any, settings: Mapping[str, Any]) -> str:
     if isinstance(config, DenseDataConfig):
-        found = read_all_dense(config, assumed_sensor=settings.get("sensor"))
+        found = read_all_dense(config, assumed=Stated(sensor=settings.get("sensor")))
         return digest_data(found.chips)
-    sensor = load_start(config).preprocessing.sensor
+    assumed = Stated(sensor=load_start(config).preprocessing.sensor)
     if isinstance(config.data, DenseDataConfig):
-        return digest_data(read_all_dense(config.data, assumed_sensor=sensor).chips)
-    return digest_data(read_all(config.data, assumed_sensor=sensor).chips)
+        return digest_data(read_all_dense(config.data, assumed=assumed).chips)
+    return digest_data(read_all(config.data, assumed=assumed).chips)
 
 
 def _check_record(folder: Path, record: Mapping[str, Any]) -> None:

@@ -21,6 +21,7 @@ from spectralgpt.preprocessing import (
     Scaling,
     sensor_preprocessing,
 )
+from spectralgpt.rasters import Stated
 from spectralgpt.sensors import Band, find_sensor
 from spectralgpt.training.fit import TrainerConfig, check_seed, processes
 from spectralgpt.training.optim import OptimizerConfig
@@ -62,7 +63,8 @@ class TransferConfig:
         adapter_alpha: an adapter's product counts adapter_alpha / adapter_rank.
         sensor: sensor of the model's bands. Needed for random weights; given with a
             checkpoint, its spectral positions are interpolated to the new bands.
-        bands: bands of the sensor to use; null takes all.
+        use_bands: bands of the sensor to use; null takes all. (What the layers of
+            files are called is `data.bands`.)
         exclude_bands: bands of the sensor to leave out, such as B10.
         image_size: side of the model's images, px; null keeps the checkpoint's.
         patch_size: side of a token of random weights, px; a checkpoint brings its own.
@@ -83,7 +85,7 @@ class TransferConfig:
     adapter_rank: int = 8
     adapter_alpha: int = 16
     sensor: str | None = None
-    bands: tuple[str, ...] | None = None
+    use_bands: tuple[str, ...] | None = None
     exclude_bands: tuple[str, ...] = ()
     image_size: int | None = None
     patch_size: int | None = None
@@ -115,8 +117,10 @@ class TransferConfig:
         if self.patch_size is not None and self.patch_size < 1:
             raise ConfigError(f"patch_size is {self.patch_size}; use at least 1.")
         check_seed(self.seed)
-        if self.sensor is None and (self.bands is not None or self.exclude_bands):
-            raise ConfigError("bands and exclude_bands need a sensor: set it as well.")
+        if self.sensor is None and (self.use_bands is not None or self.exclude_bands):
+            raise ConfigError(
+                "use_bands and exclude_bands need a sensor: set it as well."
+            )
 
     @property
     def effective_batch(self) -> int:
@@ -151,12 +155,13 @@ def load_start(config: TransferConfig) -> Start:
             checkpoint.
         CheckpointError: the checkpoint has no contract and no sensor is given.
     """
-    names = config.bands
+    names = config.use_bands
     if config.model in SIZES and not Path(config.model).exists():
         if config.sensor is None:
             raise ConfigError(
                 f"model {config.model!r} has random weights, so its bands are up to "
-                "you: set sensor (and bands or exclude_bands), or name a checkpoint."
+                "you: set sensor (and use_bands or exclude_bands), or name a "
+                "checkpoint."
             )
         contract = sensor_preprocessing(config.sensor, names, config.exclude_bands)
         contract = contract.for_images(config.image_size)
@@ -213,6 +218,7 @@ def _start_at(
 def choose_contract(
     start: Start,
     config: TransferConfig,
+    stated: Stated,
     measure: Callable[[Sequence[Band]], BandStatistics],
 ) -> Preprocessing:
     """Return the contract of the fine-tuned model.
@@ -220,13 +226,14 @@ def choose_contract(
     Args:
         start: the weights it starts from.
         config: may ask for another scaling or other statistics.
-        measure: statistics of the training images, for scalings that need them.
+        stated: what was stated of the images, kept with the model.
+        measure: statistics of the training images.
     """
-    contract = start.preprocessing
     scaling = config.scaling or start.scaling
+    measured = measure(start.preprocessing.bands)
+    contract = start.preprocessing.trained_on(stated, measured)
     if scaling == "image-minmax":
         return replace(contract, scaling=scaling, statistics=None)
-    measured = measure(contract.bands)
     if scaling != contract.scaling or config.statistics == "training":
         return replace(contract, scaling=scaling, statistics=measured)
     assert contract.statistics is not None

@@ -16,6 +16,7 @@ from spectralgpt.data.archives.inventory import FaultKind
 from spectralgpt.data.findings import ArchiveCheck, fault_lines
 from spectralgpt.data.sources import find_items, read_source
 from spectralgpt.errors import ConfigError, DatasetNotFoundError
+from spectralgpt.rasters import Stated
 from spectralgpt.sensors import load_sensor
 from tests.fmow import name_of, write_fmow, write_image, write_tables
 from tests.raster_files import S2_L2A, write_tiff
@@ -259,7 +260,7 @@ def test_maps_of_version_2(shared: Path, tmp_path: Path) -> None:
 
 def test_ones_own_folders_of_classes(tmp_path: Path) -> None:
     root = write_archive(tmp_path / "own", per_class=4)
-    options = CheckOptions(sensor=SENSOR, offset=0)
+    options = CheckOptions(stated=Stated(sensor=SENSOR, offset=0.0))
     assert check_archive("folder", root, options).faults == ()
     field = sorted((root / "field").iterdir())
     shutil.copyfile(field[0], root / "loose.tif")
@@ -286,7 +287,9 @@ def test_ones_own_table(tmp_path: Path) -> None:
     rows += ["../../secret.tif,field,train", "water/water_000.tif,,test"]
     rows += ["forest/forest_000.tif,forest,holiday"]
     (root / "labels.csv").write_text("\n".join(["image,label,split", *rows]))
-    found = check_archive("csv", root, CheckOptions(sensor=SENSOR, offset=0))
+    found = check_archive(
+        "csv", root, CheckOptions(stated=Stated(sensor=SENSOR, offset=0.0))
+    )
     assert named(found, FaultKind.NO_IMAGE) == ["field/field_007.tif"]
     assert named(found, FaultKind.OUTSIDE) == ["../../secret.tif"]
     assert named(found, FaultKind.UNKNOWN_SPLIT) == ["forest/forest_000.tif"]
@@ -324,7 +327,7 @@ def write_tiles(root: Path) -> None:
 def test_segmunich(tmp_path: Path) -> None:
     write_tiles(tmp_path)
     bands = tuple(name for name in S2_L2A if name not in ("B01", "B09"))
-    options = CheckOptions(bands=bands)
+    options = CheckOptions(stated=Stated(bands=bands))
     found = check_archive("segmunich", tmp_path, options)
     assert found.faults == ()
     assert sum(found.pixel_counts["train"].values()) == 2 * 128 * 128
@@ -390,7 +393,7 @@ def test_ones_own_masks(tmp_path: Path) -> None:
         codes = rng.integers(0, 2, (1, 24, 24)).astype(np.uint8)
         write_tiff(tmp_path / "images" / f"{number}.tif", pixels, descriptions=S2_L2A)
         write_tiff(tmp_path / "masks" / f"{number}.tif", codes)
-    options = CheckOptions(sensor="sentinel-2-l2a", offset=0)
+    options = CheckOptions(stated=Stated(sensor="sentinel-2-l2a", offset=0.0))
     found = check_archive("masks", tmp_path, options)
     assert found.faults == ()
     assert sum(found.pixel_counts[""].values()) == 3 * 24 * 24
@@ -443,7 +446,7 @@ def test_litter_is_no_fault_and_other_names_of_splits_are_known(tmp_path: Path) 
         write_archive(tmp_path / split, per_class=2, size=16)
     (tmp_path / "train" / ".ipynb_checkpoints").mkdir()
     shutil.copytree(tmp_path / "train" / "water", tmp_path / "__MACOSX" / "water")
-    options = CheckOptions(sensor=SENSOR, offset=0)
+    options = CheckOptions(stated=Stated(sensor=SENSOR, offset=0.0))
     found = check_archive("folder", tmp_path, options)
     assert found.split_counts == {"train": 6, "val": 6}
     assert set(found.class_counts["val"]) == {"field", "forest", "water"}
@@ -454,7 +457,9 @@ def test_litter_is_no_fault_and_other_names_of_splits_are_known(tmp_path: Path) 
 
 def test_chips_that_overlap_are_counted_before_they_are_split(tmp_path: Path) -> None:
     write_archive(tmp_path, per_class=3, size=16, spread_m=100.0)
-    found = check_archive("folder", tmp_path, CheckOptions(sensor=SENSOR, offset=0))
+    found = check_archive(
+        "folder", tmp_path, CheckOptions(stated=Stated(sensor=SENSOR, offset=0.0))
+    )
     assert found.num_overlapping == 9
     table = found.as_table()
     assert table["images_on_ground_of_another_without_split"] == 9

@@ -44,7 +44,7 @@ from tests.label_files import (
 )
 from tests.raster_files import LEFT, TOP, write_tiff
 
-FORMAT = ImageFormat(SENSOR, offset=0.0)
+FORMAT = ImageFormat(sensor=SENSOR, offset=0.0)
 RULES = TileRules(tile_px=16, block_m=320.0, gap_m=40.0)
 
 
@@ -304,7 +304,7 @@ def test_a_sensor_of_ones_own_travels_with_the_set(tmp_path: Path) -> None:
     scene = write_tiff(tmp_path / "s.tif", image_of(mask), res=10.0)
     labels = halves_of(tmp_path)
     names = ("violet", "blue", "green", "red", "edge", "near", "far")
-    stated = ImageFormat(sensor, bands=names)
+    stated = ImageFormat(sensor=sensor, bands=names)
     made = make(tmp_path, labels, scenes=[scene], image_format=stated)
     Path(sensor).unlink()
     dense = read_dense(read_dense_config(made.folder / "labels.yaml"))

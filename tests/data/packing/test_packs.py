@@ -37,7 +37,7 @@ from tests.raster_files import S2_L2A, write_tiff
 
 SIDES = {"B01": 4, "B09": 4} | dict.fromkeys(("B02", "B03", "B04", "B08"), 24)
 CHIPS = Source(
-    "chips", "sentinel-2-l2a", items="*/*", unit="digital-numbers", offset=(("*", 0.0),)
+    "chips", sensor="sentinel-2-l2a", items="*/*", unit="digital-numbers", offset=0.0
 )
 
 
@@ -148,7 +148,7 @@ def test_any_numbers_come_back(
         written.append(np.frombuffer(raw, dtype).reshape(2, *shape))
         path = root / "in" / f"{number}.tif"
         write_tiff(path, written[-1], descriptions=["B04", "B08"])
-    source = Source("any", "sentinel-2-l2a", offset=(("*", 0.0),), unit="reflectance")
+    source = Source("any", sensor="sentinel-2-l2a", offset=0.0, unit="reflectance")
     pack_images(source, root / "in", root / "out", PackOptions(shard_kb / 1024))
     items = open_pack(root / "out").items()
     for item, numbers in zip(items, written, strict=True):

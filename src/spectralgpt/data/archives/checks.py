@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,13 +22,12 @@ from spectralgpt.data.descriptions import Source, read_source, source_from_table
 from spectralgpt.data.findings import ArchiveCheck
 from spectralgpt.data.labelled import LabelledDataConfig, read_labelled
 from spectralgpt.errors import ConfigError, SpectralGPTError
+from spectralgpt.rasters import Stated
 from spectralgpt.yaml_files import read_mapping
 
 __all__ = ["CheckOptions", "check_archive"]
 
 _OWN_LAYOUTS = ("folder", "csv", "masks")
-_IMAGE_KEYS = ("sensor", "bands", "unit", "offset", "quantification", "nodata")
-"""Settings of labelled data that say how its images are read."""
 
 
 @dataclass(frozen=True)
@@ -39,18 +38,14 @@ class CheckOptions:
         limit: open this many images, drawn with the seed; None opens all.
         seed: of that draw, of the statistics and of the picture.
         workers: threads that read.
-        sensor: of one's own images, if their files do not say it.
-        bands: names of the layers of one's own images, if their files do not say them.
-        offset: of the digital numbers of one's own images, if nothing says it.
+        stated: of one's own images, where their files do not say it.
         labels: table of layout csv, relative to the root.
     """
 
     limit: int | None = None
     seed: int = 0
     workers: int = 2
-    sensor: str | None = None
-    bands: tuple[str, ...] | None = None
-    offset: float | None = None
+    stated: Stated = field(default_factory=Stated)
     labels: str | None = None
 
     def __post_init__(self) -> None:
@@ -139,12 +134,8 @@ def _from_registry(name: str, root: Path | None, options: CheckOptions) -> _Foun
     if options.labels is not None:
         labels["labels"] = options.labels
     if has_masks(labels):
-        images = {"sensor": options.sensor, "bands": options.bands}
-        stated = {key: value for key, value in images.items() if value is not None}
-        config = mask_config(labels | stated, str(root), archive.name)
-        if options.offset is not None:
-            config = replace(config, offset=options.offset)
-        inventory = list_masks(config)
+        values = labels | options.stated.facts
+        inventory = list_masks(mask_config(values, str(root), archive.name))
     else:
         inventory = take_inventory(archive, source, root, labels)
     return _Found(archive.name, root, source, inventory)
@@ -159,12 +150,10 @@ def _from_file(path: Path, root: Path | None, options: CheckOptions) -> _Found:
         return _Found(source.name, data_root, source, inventory)
     # As fine-tuning reads the same file: a root lies beside it.
     where = root or path.parent / str(table.get("root", "."))
-    images = {key: table[key] for key in _IMAGE_KEYS if table.get(key) is not None}
-    source = source_from_table(images, str(path), path.stem, path.parent)
-    source = _with_options(source, options)
+    source = _with_options(_images_of(table, path), options)
     if has_masks(table):
         config = _stated(mask_config(table, str(where), str(path)), options)
-        if "sensor" in table and options.sensor is None:
+        if "sensor" in table and options.stated.sensor is None:
             config = replace(config, sensor=source.sensor)
         read = functools.partial(read_dense, config)
         return _Found(path.stem, where, source, list_masks(config), read)
@@ -183,17 +172,15 @@ def _from_file(path: Path, root: Path | None, options: CheckOptions) -> _Found:
     return _Found(path.stem, where, source, inventory, load)
 
 
-_Stated = TypeVar("_Stated", DenseDataConfig, LabelledDataConfig)
+_Settings = TypeVar("_Settings", DenseDataConfig, LabelledDataConfig)
 
 
-def _stated(config: _Stated, options: CheckOptions) -> _Stated:
+def _stated(config: _Settings, options: CheckOptions) -> _Settings:
     """Put what the options say of the images over what the file says."""
-    return replace(
-        config,
-        sensor=options.sensor or config.sensor,
-        bands=options.bands or config.bands,
-        offset=config.offset if options.offset is None else options.offset,
-    )
+    facts = options.stated.facts
+    if isinstance(config, DenseDataConfig) and "offset" in facts:
+        config = replace(config, offsets=None)
+    return replace(config, **facts)
 
 
 def _archive_of(table: Mapping[str, Any], root: Path) -> str:
@@ -206,9 +193,18 @@ def _archive_of(table: Mapping[str, Any], root: Path) -> str:
 
 
 def _with_options(source: Source, options: CheckOptions) -> Source:
-    return replace(
-        source,
-        sensor=options.sensor or source.sensor,
-        bands=options.bands or source.bands,
-        offset=source.offset if options.offset is None else (("*", options.offset),),
-    )
+    facts = options.stated.facts
+    if "offset" in facts:
+        source = replace(source, offsets=())
+    return replace(source, **facts)
+
+
+def _images_of(table: Mapping[str, Any], path: Path) -> Source:
+    """Return how the settings of labelled data say that its images are read."""
+    known = {each.name for each in fields(Stated)}
+    values = {k: v for k, v in table.items() if k in known and v is not None}
+    if "band_pattern" in values:
+        values["pattern"] = values.pop("band_pattern")
+    if table.get("offsets"):
+        values["offset"] = {**table["offsets"], "*": values.get("offset", "auto")}
+    return source_from_table(values, str(path), path.stem, path.parent)

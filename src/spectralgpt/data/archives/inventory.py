@@ -42,6 +42,7 @@ class FaultKind(StrEnum):
     WRONG_SIZE = "wrong size"
     MISALIGNED = "bands that do not lie on each other"
     EMPTY = "no valid pixel"
+    UNDECLARED = "fill that nobody declared"
     IMPLAUSIBLE = "values that are no reflectance"
     IN_DOUBT = "unit or offset in doubt"
     UNKNOWN_CLASS = "unknown class"

@@ -5,13 +5,13 @@ A `DenseChip` is one image, or two dates of a place, with the file of its mask; 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from spectralgpt.data.splits import part_name, select_split
 from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.losses import IGNORE
-from spectralgpt.rasters import Align, Grid, RasterItem, Window
+from spectralgpt.rasters import Align, Grid, RasterItem, Stated, Window
 
 __all__ = [
     "CHANGE",
@@ -97,6 +97,7 @@ class DenseSet:
         colours: a colour a class, such as "#1b7837"; None takes those of the names.
         positive: what is stated of the class that scores are about; see
             `find_positive`.
+        stated: what was stated of its images.
 
     Raises:
         ConfigError: codes or colours do not fit the classes, or the task is unknown.
@@ -111,6 +112,7 @@ class DenseSet:
     source: str = ""
     colours: tuple[str, ...] | None = None
     positive: str | None = None
+    stated: Stated = field(default_factory=Stated)
 
     def __post_init__(self) -> None:
         """Check that the parts fit each other."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.data.splits import Fractions
 from spectralgpt.errors import ConfigError
-from spectralgpt.rasters import Align
+from spectralgpt.rasters import Align, Stated
 from spectralgpt.yaml_files import check_keys, read_mapping
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 
 
 @dataclass(frozen=True)
-class DenseDataConfig:
+class DenseDataConfig(Stated):
     r"""Where images and masks are, what the codes mean, and how they are split.
 
     Folders of the images, of the two dates and of the masks are named by their path
@@ -54,16 +54,8 @@ class DenseDataConfig:
             the splits where layout folders does not.
         place: regular expression with a group `place` for the names that images are
             matched by; images of one place stay in one split. Null: each name is one.
-        sensor: sensor of the images, such as sentinel-2-l2a, or a YAML file that
-            describes one; null finds it out.
-        bands: names of the bands in the order of the files; null reads them there.
-        band_pattern: regular expression with a group `band` for files of one band.
-        unit: digital-numbers, reflectance or auto.
-        offset: number added to the pixel values before scaling, or auto.
         offsets: offsets of images whose path under root fits a glob, in place of
             `offset`; the first glob that fits counts.
-        quantification: digital numbers per unit of reflectance, or auto.
-        nodata: numbers that mean no measurement, or auto.
         align: how masks lie on images: `auto` goes by georeference where both have one
             and by equal shape otherwise; `georeference` and `shape` insist.
         classes: code, or list of codes, of each class by its name, in the order of the
@@ -110,14 +102,7 @@ class DenseDataConfig:
     table: str = "labels.csv"
     split_table: str | None = None
     place: str | None = None
-    sensor: str | None = None
-    bands: tuple[str, ...] | None = None
-    band_pattern: str | None = None
-    unit: str = "auto"
-    offset: float | Literal["auto"] = "auto"
     offsets: dict[str, float] | None = None
-    quantification: float | Literal["auto"] = "auto"
-    nodata: tuple[float, ...] | Literal["auto"] = "auto"
     align: Align = "auto"
     classes: dict[str, int | list[int]] | None = None
     positive: str | None = None
@@ -137,6 +122,7 @@ class DenseDataConfig:
 
     def __post_init__(self) -> None:
         """Check what can be seen without the data."""
+        super().__post_init__()
         if not 0 < self.train_fraction <= 1:
             raise ConfigError(
                 f"data.train_fraction must be in (0, 1] (found: {self.train_fraction})."
@@ -167,18 +153,9 @@ class DenseDataConfig:
                 return offset
         return self.offset
 
-    def image_format(self, assumed_sensor: str | None = None) -> ImageFormat:
+    def image_format(self, assumed: Stated | None = None) -> ImageFormat:
         """Return what is stated about the images."""
-        return ImageFormat(
-            self.sensor,
-            self.bands,
-            self.unit,
-            self.offset,
-            self.quantification,
-            assumed_sensor,
-            nodata=self.nodata,
-            pattern=self.band_pattern,
-        )
+        return ImageFormat(**self.facts).assuming(assumed or Stated())
 
 
 def read_dense_config(

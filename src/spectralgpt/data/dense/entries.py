@@ -18,7 +18,14 @@ from spectralgpt.data.dense.config import DenseDataConfig
 from spectralgpt.data.dense.masks import check_mask, describe_mask
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.errors import ConfigError, DataError, RasterError, SpectralGPTError
-from spectralgpt.rasters import Align, Mosaic, RasterItem, cut_to_common, quiet_gdal
+from spectralgpt.rasters import (
+    Align,
+    Mosaic,
+    RasterItem,
+    Stated,
+    cut_to_common,
+    quiet_gdal,
+)
 from spectralgpt.rasters.codes import overlay
 from spectralgpt.rasters.files import Header
 from spectralgpt.rasters.map_files import read_palette
@@ -82,6 +89,7 @@ def build_set(
     if not entries:
         raise DataError(f"{source} holds no images with masks. Check the layout.")
     chips, headers = _describe_all(entries, config, image_format)
+    stated = Stated.of(image_format.facts)
     table = _table_of(chips, headers[0].tags, config, known)
     if class_names is not None:
         table = table.renumbered(class_names, source)
@@ -94,6 +102,8 @@ def build_set(
         source,
         _colours(config, table, chips[0].mask.path),
         config.positive,
+        # What differs from image to image is of none of them in particular.
+        replace(stated, offset="auto") if config.offsets else stated,
     )
 
 

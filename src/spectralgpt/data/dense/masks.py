@@ -32,7 +32,7 @@ def describe_mask(
             f"{path} has {header.count} layers, number {index} was asked for. Set "
             "data.mask_index."
         )
-    return MaskFile(path, index, header.grid, header.nodata, align), header
+    return MaskFile(path, index, header.grid, header.nodata[index - 1], align), header
 
 
 def lay_mask(mask: MaskFile, image: Grid, name: str) -> Overlay:

@@ -19,6 +19,7 @@ from spectralgpt.data.dense.segmunich import (
 from spectralgpt.data.dense.tables import list_table
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.errors import ConfigError, DatasetNotFoundError
+from spectralgpt.rasters import Stated
 
 __all__ = ["divide_dense", "read_all_dense", "read_dense"]
 
@@ -26,7 +27,7 @@ __all__ = ["divide_dense", "read_all_dense", "read_dense"]
 def read_dense(
     config: DenseDataConfig,
     class_names: Sequence[str] | None = None,
-    assumed_sensor: str | None = None,
+    assumed: Stated | None = None,
 ) -> DenseSet:
     """Find the images and masks of a data set and split them.
 
@@ -34,27 +35,27 @@ def read_dense(
         config: what to read.
         class_names: classes of a fine-tuned model, in its order; those of the data set
             are matched to them by name.
-        assumed_sensor: sensor of files that do not say theirs, such as the model's.
+        assumed: what is so where the files do not say, such as the model's sensor.
 
     Raises:
         DatasetNotFoundError: nothing is there.
         DataError: images and masks contradict each other, or a class is unknown.
         ConfigError: the description is wrong.
     """
-    dense = read_all_dense(config, class_names, assumed_sensor)
+    dense = read_all_dense(config, class_names, assumed)
     return divide_dense(dense, config, config.split_seed)
 
 
 def read_all_dense(
     config: DenseDataConfig,
     class_names: Sequence[str] | None = None,
-    assumed_sensor: str | None = None,
+    assumed: Stated | None = None,
 ) -> DenseSet:
     """Find the images and masks of a data set, with the splits it states itself."""
     root = Path(config.root)
     if not root.is_dir() and not config.download:
         raise DatasetNotFoundError(f"There is no folder {root} (option data.root).")
-    dense = _read_layout(root, config, class_names, assumed_sensor)
+    dense = _read_layout(root, config, class_names, assumed)
     return dense if config.tile_px is None else cut_tiles(dense, config.tile_px)
 
 
@@ -62,9 +63,9 @@ def _read_layout(
     root: Path,
     config: DenseDataConfig,
     class_names: Sequence[str] | None,
-    assumed_sensor: str | None,
+    assumed: Stated | None,
 ) -> DenseSet:
-    image_format = config.image_format(assumed_sensor)
+    image_format = config.image_format(assumed)
     if config.layout == "segmunich":
         return _read_segmunich(root, config, class_names)
     if config.layout == "oscd":
@@ -87,7 +88,7 @@ def _read_segmunich(
             "disagree: the bands of 10 and 20 m (B02 B03 B04 B05 B06 B07 B08 B8A B11 "
             "B12), or B01 B02 B03 B04 B05 B06 B07 B8A B11 B12. State data.bands."
         )
-    stated = config.image_format(SEGMUNICH_SENSOR)
+    stated = config.image_format(Stated(sensor=SEGMUNICH_SENSOR))
     dense = build_set(entries, config, stated, class_names, segmunich_classes())
     for chip in dense.chips:
         check_tile(chip.item)
@@ -105,7 +106,7 @@ def _read_oscd(
         offset=0.0 if config.offset == "auto" else config.offset,
         quantification=config.quantification,
         nodata=config.nodata,
-        pattern=config.band_pattern,
+        band_pattern=config.band_pattern,
     )
     if config.align == "auto":
         # Its dates and masks were registered to each other pixel by pixel.

@@ -1,5 +1,6 @@
 """The folder that is made: whole or not at all, and the command that makes it again."""
 
+import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +27,9 @@ def command_of(
     """Return the command line that does the same."""
     words = ["spectralgpt", "data", "label", "--scenes", *map(str, scenes)]
     words += ["--output", str(output)]
-    for values in (image_format, labels, rules, rules.fractions):
+    for name, value in image_format.facts.items():
+        words += [f"--{name}", _word(value)]
+    for values in (labels, rules, rules.fractions):
         prefix = "fractions." if values is rules.fractions else ""
         for field in fields(values):
             value = getattr(values, field.name)
@@ -38,7 +41,7 @@ def command_of(
 def _word(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    return f"[{','.join(map(str, value))}]" if isinstance(value, tuple) else str(value)
+    return json.dumps(value) if isinstance(value, tuple) else str(value)
 
 
 def check_target(output: Path, own_files: Sequence[str], overwrite: bool) -> None:

@@ -87,12 +87,14 @@ class BandStack:
         height: rows.
         width: columns.
         dtype: NumPy's name of the type.
+        nodata: see `spectralgpt.rasters.BandFile`.
     """
 
     bands: tuple[str, ...]
     height: int
     width: int
     dtype: str
+    nodata: float | None = None
 
     def __post_init__(self) -> None:
         if not self.bands or not all(isinstance(band, str) for band in self.bands):
@@ -155,6 +157,10 @@ class Layout:
         values = asdict(self)
         values["nodata"] = _to_json(self.nodata)
         values["other_invalid"] = [_to_json(value) for value in self.other_invalid]
+        for stack in values["stacks"]:
+            if stack["nodata"] is None:
+                # As packs have always been.
+                del stack["nodata"]
         return values
 
     @classmethod

@@ -288,5 +288,5 @@ def _files_of(table: ImageTable, shards: _Shards, number: int) -> dict[str, Band
         grid = Grid.at(stack.height, stack.width, place, crs)
         store = _StoredStack(shards, shard, layout, at, int(table.rows[number]))
         for index, band in enumerate(stack.bands, start=1):
-            found[band] = BandFile(path, index, grid, store=store)
+            found[band] = BandFile(path, index, grid, store=store, nodata=stack.nodata)
     return found

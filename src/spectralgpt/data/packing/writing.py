@@ -35,7 +35,14 @@ from spectralgpt.data.sources import (
     refuse_if_bad,
 )
 from spectralgpt.errors import ConfigError, DataError, RasterError, SpectralGPTError
-from spectralgpt.rasters import BandFile, Grid, RasterItem, Window, read_numbers
+from spectralgpt.rasters import (
+    BandFile,
+    Grid,
+    RasterItem,
+    Stated,
+    Window,
+    read_numbers,
+)
 from spectralgpt.rasters.files import read_known
 from spectralgpt.rasters.locations import Location
 
@@ -45,6 +52,7 @@ _MEBIBYTE = 2**20
 _AHEAD = 8
 """Images that each thread reads before they are written."""
 _Numbers = npt.NDArray[np.generic]
+_Kind = tuple[Grid, str, float | None]
 
 
 @dataclass(frozen=True)
@@ -81,29 +89,28 @@ class _Planned:
     day: float = math.nan
 
 
-def find_source(
-    source: str, root: Path, sensor: str | None = None
-) -> tuple[Source, Path]:
+def find_source(source: str, root: Path, stated: Stated) -> tuple[Source, Path]:
     """Find what is to be packed.
 
     Args:
         source: what `spectralgpt.data.sources.read_source` takes, or a folder of
             images.
         root: the data folder.
-        sensor: of a folder of images.
+        stated: of a folder of images.
 
     Returns:
         The description, and the folder that its root is relative to.
 
     Raises:
-        ConfigError: it is no description, or a sensor is stated twice.
+        ConfigError: it is no description, or says what is stated, too.
     """
     folder = Path(source)
     if folder.is_dir() and not is_pack(folder):
         # As pretraining names the images of a folder.
-        return Source(name="images", sensor=sensor), folder
-    if sensor is not None:
-        raise ConfigError("--sensor is for folders: a description states its own.")
+        return Source(name="images", **stated.facts), folder
+    if stated.facts:
+        given = ", ".join(f"--{name}" for name in stated.facts)
+        raise ConfigError(f"{given} is for folders: a description states its own.")
     return read_source(source), root
 
 
@@ -350,28 +357,30 @@ def _read(planned: _Planned) -> "_Read":
     """
     item = planned.item.located()
     # The bands in the order of the files, so that the pack lists them alike.
-    layers: dict[tuple[Grid, str], tuple[list[str], list[_Numbers]]] = {}
+    layers: dict[_Kind, tuple[list[str], list[_Numbers]]] = {}
     whole: dict[Location, _Numbers] = {}
     for band, file in item.files.items():
-        layer = _without_masked(_read_layer(file, whole), file, item.nodata)
+        nodata = item.nodata if file.nodata is None else file.nodata
+        layer = _without_masked(_read_layer(file, whole), file, nodata)
         if layer.shape != (file.grid.height, file.grid.width):
             raise RasterError(f"{file.path} changed its size while it was packed.")
         if layer.dtype.name not in DTYPES:
             raise RasterError(f"{file.path} holds {layer.dtype}: it cannot be packed.")
-        names, numbers = layers.setdefault((file.grid, layer.dtype.name), ([], []))
+        kind = file.grid, layer.dtype.name, file.nodata
+        names, numbers = layers.setdefault(kind, ([], []))
         names.append(band)
         numbers.append(layer)
-    crs = {grid.crs for grid, _ in layers}
-    has_place = {grid.transform is None for grid, _ in layers}
+    crs = {grid.crs for grid, *_ in layers}
+    has_place = {grid.transform is None for grid, *_ in layers}
     if len(crs) > 1 or len(has_place) > 1:
         raise RasterError(f"{item.name}: bands differ in reference system.")
     return _Read(
         planned,
         tuple(
-            BandStack(tuple(names), grid.height, grid.width, dtype)
-            for (grid, dtype), (names, _) in layers.items()
+            BandStack(tuple(names), grid.height, grid.width, dtype, nodata)
+            for (grid, dtype, nodata), (names, _) in layers.items()
         ),
-        tuple(grid for grid, _ in layers),
+        tuple(grid for grid, *_ in layers),
         tuple(np.stack(numbers) for _, numbers in layers.values()),
     )
 

@@ -1,0 +1,221 @@
+"""A look at some numbers of an image, where its headers say too little.
+
+It decides what the numbers are, and finds fill that nobody declared: one number in all
+bands at a scene's edge.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import rasterio
+from rasterio.windows import Window as RasterioWindow
+
+from spectralgpt.rasters.files import open_raster, quiet_gdal, read_masks
+from spectralgpt.rasters.gdal_errors import reading
+from spectralgpt.rasters.items import BandFile
+from spectralgpt.rasters.locations import Location
+from spectralgpt.rasters.reading import is_measured
+
+__all__ = ["Sample", "find_fill", "read_sample"]
+
+_Numbers = npt.NDArray[np.generic]
+_Known = npt.NDArray[np.bool_]
+_SIDE = 128
+"""Numbers a side of the sample."""
+_LARGE_PX = 2048
+"""Side from which a file without overviews is looked at in patches."""
+_PATCHES = 8
+_PATCH_PX = _SIDE // _PATCHES
+"""Patches a side: each is some of the tiles of a file, all of which are not decoded."""
+_SAME_BANDS = 3
+"""So many bands have one number at one pixel only where nothing was measured."""
+_LEAST_SHARE = 0.002
+_LEAST_COUNT = 4
+"""Of the pixels: what is rarer may be chance."""
+_USUAL = (-9999.0, -99999.0, -32768.0, 32767.0, 65535.0)
+"""Numbers that people fill with."""
+_LEAST_DISTINCT = 32
+"""Other numbers of a band, from which their spread can be told."""
+_GAP = 0.1
+"""Least distance of fill from all other numbers, as a share of their spread."""
+_SPREAD_PERCENT = (1.0, 99.0)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Some numbers of each band.
+
+    Args:
+        layers: of each file (C, h, w), which of them its masks call measurements, and
+            its C bands' own nodata.
+    """
+
+    layers: tuple[tuple[_Numbers, _Known, tuple[float | None, ...]], ...]
+
+    def _known(self, invalid: Sequence[float]) -> list[_Known]:
+        """Which numbers are measurements as far as anybody declared, by file."""
+        found = []
+        for numbers, seen, own in self.layers:
+            valid = is_measured(numbers, invalid) & seen
+            for known, layer, nodata in zip(valid, numbers, own, strict=True):
+                known &= is_measured(layer, [nodata])
+            found.append(valid)
+        return found
+
+    def fill(self, invalid: Sequence[float] = ()) -> tuple[float, ...]:
+        """Return numbers that look like fill that nobody declared; see `find_fill`.
+
+        Args:
+            invalid: what is declared to be no measurement, in all bands.
+        """
+        numbers = [numbers for numbers, *_ in self.layers]
+        return find_fill(list(zip(numbers, self._known(invalid), strict=True)))
+
+    def valid(self, invalid: Sequence[float] = ()) -> list[_Numbers]:
+        """Return the measured numbers of each band; see `fill`."""
+        found: list[_Numbers] = []
+        for (numbers, *_), known in zip(self.layers, self._known(invalid), strict=True):
+            found += [band[there] for band, there in zip(numbers, known, strict=True)]
+        return found
+
+
+def read_sample(
+    files: Mapping[str, BandFile],
+    nodata: Mapping[Location, Sequence[float | None]],
+) -> Sample:
+    """Read some numbers of each band, thinned out without interpolation.
+
+    Args:
+        files: where the bands lie.
+        nodata: what the layers of each file declare.
+
+    Raises:
+        RasterError: a file cannot be read.
+    """
+    layers = []
+    for path, declared in nodata.items():
+        own = [file for file in files.values() if file.path == path]
+        if not own:
+            continue
+        indices = [file.index for file in own]
+        with quiet_gdal(), open_raster(path) as dataset, reading(path):
+            numbers, known = _read_some(dataset, own)
+        nodata_of = tuple(declared[index - 1] for index in indices)
+        layers.append((numbers, known, nodata_of))
+    return Sample(tuple(layers))
+
+
+def find_fill(files: Sequence[tuple[_Numbers, _Known]]) -> tuple[float, ...]:
+    """Return numbers that look like fill that nobody declared.
+
+    Fill is the least or greatest number of a band, lies at the edge, and is either the
+    same in several bands at once or far from all other numbers. Files of one band each
+    are laid over each other where they are of one shape.
+
+    Args:
+        files: (C, h, w) as they are in a file, and which of them are measurements as
+            far as anybody declared.
+    """
+    stacks: dict[tuple[int, ...], tuple[list[_Numbers], list[_Known]]] = {}
+    for numbers, known in files:
+        stack = stacks.setdefault(numbers.shape[1:], ([], []))
+        stack[0].append(numbers)
+        stack[1].append(known)
+    found = [
+        _fill_of(np.concatenate(numbers), np.concatenate(known))
+        for numbers, known in stacks.values()
+    ]
+    return tuple(sorted(set().union(*found)))
+
+
+def _fill_of(numbers: _Numbers, known: _Known) -> set[float]:
+    found: set[float] = set()
+    for band, there in zip(numbers, known, strict=True):
+        if not there.any() or band[there].min() == band[there].max():
+            continue
+        for value in (band[there].min(), band[there].max()):
+            same = (band == value) & there
+            is_least = value == band[there].min()
+            if same.sum() < max(_LEAST_COUNT, _LEAST_SHARE * same.size):
+                continue
+            if not _is_at_edge(same, there):
+                continue
+            if _stands_apart(band, there, value) or (
+                is_least and _is_in_all(numbers, known, same, value)
+            ):
+                found.add(float(value))
+    return found
+
+
+def _is_at_edge(same: _Known, known: _Known) -> bool:
+    """Whether pixels touch the border, or what is declared to be nothing."""
+    outside = ~known
+    outside[[0, -1], :] = True
+    outside[:, [0, -1]] = True
+    near = outside.copy()
+    near[1:] |= outside[:-1]
+    near[:-1] |= outside[1:]
+    return bool((same & near).any())
+
+
+def _stands_apart(band: _Numbers, known: _Known, value: np.generic) -> bool:
+    others = band[known & (band != value)].astype(np.float64)
+    if float(value) not in _USUAL and len(np.unique(others)) < _LEAST_DISTINCT:
+        return False
+    low, high = np.percentile(others, _SPREAD_PERCENT)
+    gap = float(np.abs(others - float(value)).min())
+    return gap > max(high - low, abs(low), abs(high)) * _GAP
+
+
+def _is_in_all(
+    numbers: _Numbers,
+    known: _Known,
+    same: _Known,
+    value: np.generic,
+) -> bool:
+    """Whether most pixels that hold a number in one band hold it in all bands."""
+    if len(numbers) < _SAME_BANDS:
+        return False
+    everywhere = ((numbers == value) | ~known).all(axis=0) & same
+    return bool(2 * everywhere.sum() > same.sum())
+
+
+def _read_some(
+    dataset: rasterio.DatasetReader, layers: Sequence[BandFile]
+) -> tuple[_Numbers, _Known]:
+    """Read the thinned-out image, or patches of a large one, and its masks."""
+    indices = [layer.index for layer in layers]
+    masks = list(dict.fromkeys(mask for layer in layers for mask in layer.masks))
+    height, width = dataset.height, dataset.width
+
+    def read(
+        window: RasterioWindow | None, size: tuple[int, int]
+    ) -> tuple[_Numbers, _Known]:
+        shape = (len(indices), *size)
+        numbers = np.asarray(dataset.read(indices, window=window, out_shape=shape))
+        if not masks:
+            return numbers, np.ones(numbers.shape, np.bool_)
+        return numbers, read_masks(dataset, indices, masks, window, size)
+
+    if max(height, width) <= _LARGE_PX or dataset.overviews(indices[0]):
+        return read(None, (min(height, _SIDE), min(width, _SIDE)))
+    rows, columns = (
+        np.linspace(0, length - min(length, _PATCH_PX), _PATCHES).astype(int).tolist()
+        for length in (height, width)
+    )
+    size = min(height, _PATCH_PX), min(width, _PATCH_PX)
+    found = [
+        [
+            read(RasterioWindow(column, row, size[1], size[0]), size)
+            for column in columns
+        ]
+        for row in rows
+    ]
+    # Beside each other, as if they were a small image.
+    numbers, known = (
+        np.concatenate([np.concatenate([p[of] for p in row], 2) for row in found], 1)
+        for of in (0, 1)
+    )
+    return numbers, known

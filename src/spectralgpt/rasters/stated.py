@@ -1,0 +1,104 @@
+"""What people state of image files: one value, shared by all that read imagery."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from spectralgpt.errors import UnitError
+
+__all__ = ["UNITS", "Stated", "check_scale"]
+
+_NUMERIC = ("bands", "unit", "offset", "quantification", "nodata")
+UNITS = ("auto", "digital-numbers", "reflectance")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stated:
+    """What is stated of image files; None and auto ask the files.
+
+    Args:
+        sensor: sensor of the images, such as sentinel-2-l2a, or the path of a YAML file
+            that describes one.
+        bands: names of the files' layers in their order ("-" leaves one out,
+            "sensor-order" alone names all); for a folder with one file a band, the
+            bands to take.
+        unit: `digital-numbers`, `reflectance` or `auto`.
+        offset: added to digital numbers before scaling, or `auto`.
+        quantification: digital numbers per unit of reflectance, or `auto`.
+        nodata: all numbers that mean no measurement, or `auto`.
+        band_pattern: regular expression with a group `band` for the names of files of
+            one band.
+
+    Raises:
+        UnitError: the unit is unknown, or a number cannot be what it is stated to be.
+    """
+
+    sensor: str | None = None
+    bands: tuple[str, ...] | None = None
+    unit: Literal["auto", "digital-numbers", "reflectance"] = "auto"
+    offset: float | Literal["auto"] = "auto"
+    quantification: float | Literal["auto"] = "auto"
+    nodata: tuple[float, ...] | Literal["auto"] = "auto"
+    band_pattern: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check what can be seen without the files."""
+        for name in ("bands", "nodata"):
+            if isinstance(getattr(self, name), list):
+                # As YAML and JSON have them.
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.unit not in UNITS:
+            raise UnitError(f"unknown unit '{self.unit}' (known: {', '.join(UNITS)}).")
+        quantification = 1.0 if self.quantification == "auto" else self.quantification
+        offset = 0.0 if self.offset == "auto" else self.offset
+        check_scale("what is stated", quantification, offset)
+        if isinstance(self.nodata, str) and self.nodata != "auto":
+            raise UnitError(f"nodata must be numbers or 'auto', found '{self.nodata}'.")
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What is stated and not left to the files, by name."""
+        usual = Stated()
+        named = {each.name: getattr(self, each.name) for each in fields(Stated)}
+        return {name: v for name, v in named.items() if v != getattr(usual, name)}
+
+    def contradicts(self, other: "Stated") -> list[str]:
+        """Say which facts both state, and otherwise; sensor and names left out."""
+        own, others = self.facts, other.facts
+        both = [name for name in _NUMERIC if name in own and name in others]
+        return [
+            f"{name} {own[name]} where {others[name]} was stated"
+            for name in both
+            if own[name] != others[name]
+        ]
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> "Stated":
+        """Build from `facts`, as JSON may have kept them.
+
+        Raises:
+            UnitError: a fact is unknown or of the wrong kind.
+        """
+        try:
+            return Stated(**facts)
+        except TypeError as error:
+            raise UnitError(f"what is stated cannot be read: {error}.") from None
+
+
+def check_scale(where: str, quantification: float, offset: float) -> None:
+    """Refuse what cannot turn numbers into reflectance.
+
+    Raises:
+        UnitError: the quantification is not above 0, or one of both not finite.
+    """
+    try:
+        usable = math.isfinite(quantification) and math.isfinite(offset)
+    except TypeError:
+        usable = False
+    if not usable or not quantification > 0:
+        raise UnitError(
+            f"{where}: the quantification is {quantification} and the offset {offset}; "
+            "digital numbers per unit of reflectance must be above 0, and both finite. "
+            "State the right ones."
+        )
