@@ -18,7 +18,11 @@ from tests.fuzz.mutate import bounded, mutate_bytes, mutate_value, refusal, roun
 from tests.raster_files import S2_L2A, write_tiff
 
 CHIPS = Source(
-    "chips", "sentinel-2-l2a", items="*/*", unit="digital-numbers", offset=(("*", 0.0),)
+    "chips",
+    sensor="sentinel-2-l2a",
+    items="*/*",
+    unit="digital-numbers",
+    offset=0.0,
 )
 VALUES: list[Any] = [
     *(None, True, 0, -1, 1, 2, 1.5, 10**9, 10**18, 10**300, float("nan")),
