@@ -60,16 +60,16 @@ def report_overlaps(chips: Sequence[_Placed], source: str) -> None:
         source: what they are of, for messages.
     """
     images = [(chip.split, "", footprint_of(chip.item, chip.window)) for chip in chips]
-    for pair, count in count_overlaps(images, partly=True).items():
-        if count:
-            logger.warning(
-                "%s, %s: %d images show ground of both splits, so that scores tell "
-                "what was seen in training. Set data.split blocks with data.gap_m as "
-                "large as an image, or state places.",
-                source,
-                pair,
-                count,
-            )
+    counts = count_overlaps(images, partly=True)
+    shared = [f"{pair}: {count}" for pair, count in counts.items() if count]
+    if shared:
+        logger.warning(
+            "%s: images show ground of other splits (%s), so that scores tell what was "
+            "seen in training. Set data.split blocks with data.gap_m as large as an "
+            "image, or state places.",
+            source,
+            ", ".join(shared),
+        )
 
 
 def count_overlaps(

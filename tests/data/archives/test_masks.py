@@ -1,0 +1,62 @@
+"""What a check finds of images with masks before training does."""
+
+from pathlib import Path
+
+import numpy as np
+
+from spectralgpt.data.archives.checks import check_archive
+from spectralgpt.data.archives.inventory import FaultKind
+from tests.raster_files import S2_L2A, write_tiff
+from tests.toy import SENSOR, write_archive
+
+
+def write_pairs(root: Path, shifts: dict[str, float]) -> Path:
+    """Pairs of dates; the second lies so many of its pixels further right."""
+    rng = np.random.default_rng(0)
+    for number, (name, shift) in enumerate(shifts.items()):
+        for folder, moved in (("before", 0.0), ("after", 10.0 * shift)):
+            pixels = rng.integers(200, 3000, (12, 24, 24)).astype(np.uint16)
+            path = root / folder / f"{name}.tif"
+            corner = (500_000 + 9000.0 * number + moved, 4_000_000)
+            write_tiff(path, pixels, descriptions=S2_L2A, corner=corner)
+        codes = np.zeros((1, 24, 60), np.uint8)
+        codes[:, :12] = 1
+        corner = (500_000 + 9000.0 * number, 4_000_000)
+        write_tiff(root / "masks" / f"{name}.tif", codes, corner=corner)
+    described = root / "pairs.yaml"
+    described.write_text(
+        "task: change\nroot: .\nsensor: sentinel-2-l2a\noffset: 0\n"
+        "classes: {same: 0, changed: 1}\n"
+    )
+    return described
+
+
+def test_pairs_that_training_refuses_are_faults_and_others_are_not(
+    tmp_path: Path,
+) -> None:
+    shifts = {"a": 0, "b": 3, "c": 2.4, "d": 0, "e": 6.7, "f": 1}
+    found = check_archive(str(write_pairs(tmp_path, shifts)))
+    assert [(fault.kind, fault.name) for fault in found.faults] == [
+        (FaultKind.APART, "c"),
+        (FaultKind.APART, "e"),
+    ]
+    assert "up to 2.4 px apart" in found.faults[0].detail
+    sound = dict.fromkeys("abcd", 2.0)
+    checked = check_archive(str(write_pairs(tmp_path / "sound", sound)))
+    assert checked.faults == ()
+    # Two dates of a place are meant to show the same ground.
+    assert checked.num_overlapping == 0
+
+
+def test_what_training_refuses_of_a_whole_set_is_a_fault(tmp_path: Path) -> None:
+    described = write_pairs(tmp_path, {"a": 0, "b": 0})
+    (fault,) = check_archive(str(described)).faults
+    assert fault.kind == FaultKind.REFUSED
+    assert "2 places, too few for the splits" in fault.detail
+    root = write_archive(tmp_path / "own", per_class=4)
+    own = tmp_path / "own.yaml"
+    own.write_text(
+        f"layout: folder\nroot: {root}\nsensor: {SENSOR}\noffset: 0\nsplit: given\n"
+    )
+    (fault,) = check_archive(str(own)).faults
+    assert "12 of 12 images have no split" in fault.detail
