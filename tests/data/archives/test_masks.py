@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from spectralgpt.data.archives.checks import check_archive
+from spectralgpt.data.archives.checks import CheckOptions, check_archive
 from spectralgpt.data.archives.inventory import FaultKind
+from spectralgpt.rasters import Stated
 from tests.raster_files import S2_L2A, write_tiff
 from tests.toy import SENSOR, write_archive
 
@@ -60,3 +61,14 @@ def test_what_training_refuses_of_a_whole_set_is_a_fault(tmp_path: Path) -> None
     )
     (fault,) = check_archive(str(own)).faults
     assert "12 of 12 images have no split" in fault.detail
+
+
+def test_what_training_refuses_is_found_without_a_file_of_settings(
+    tmp_path: Path,
+) -> None:
+    root = write_archive(tmp_path, per_class=1)
+    for kind in ("water", "forest"):
+        (root / kind / f"{kind}_000.tif").unlink()
+    options = CheckOptions(stated=Stated(sensor=SENSOR, offset=0.0))
+    (fault,) = check_archive("folder", root, options).faults
+    assert "too few for the splits" in fault.detail

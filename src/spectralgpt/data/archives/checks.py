@@ -136,9 +136,14 @@ def _from_registry(name: str, root: Path | None, options: CheckOptions) -> _Foun
     if has_masks(labels):
         values = labels | options.stated.facts
         inventory = list_masks(mask_config(values, str(root), archive.name))
-    else:
-        inventory = take_inventory(archive, source, root, labels)
-    return _Found(archive.name, root, source, inventory)
+        return _Found(archive.name, root, source, inventory)
+    inventory = take_inventory(archive, source, root, labels)
+    load: Callable[[], object] | None = None
+    if archive.name in _OWN_LAYOUTS:
+        values = labels | options.stated.facts | {"root": str(root)}
+        labelled = parse_settings(values, LabelledDataConfig, archive.name)
+        load = functools.partial(read_labelled, labelled)
+    return _Found(archive.name, root, source, inventory, load)
 
 
 def _from_file(path: Path, root: Path | None, options: CheckOptions) -> _Found:
