@@ -78,7 +78,6 @@ BESIDE_ANOTHER: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda folder: bad(folder, crs="EPSG:32633"),
         "differ in reference system: EPSG:32632 against EPSG:32633",
     ),
-    "extent": (lambda folder: bad(folder, side=36), "differ in size: 48 x 48 px"),
 }
 
 
