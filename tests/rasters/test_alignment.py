@@ -4,7 +4,8 @@ import pytest
 from rasterio import Affine
 
 from spectralgpt.rasters import Grid
-from spectralgpt.rasters.alignment import describe_difference
+from spectralgpt.rasters.alignment import common_windows, describe_difference
+from spectralgpt.rasters.geometry import apply
 
 UTM = Affine(10.0, 0.0, 500_000.0, 0.0, -10.0, 4_000_000.0)
 GRID = Grid(20, 30, UTM, "EPSG:32632")
@@ -37,3 +38,27 @@ def test_how_two_grids_differ_is_said(other: Grid, message: str) -> None:
     found = describe_difference(GRID, other)
     assert found is not None
     assert message in found
+
+
+@pytest.mark.parametrize("shift", [(0, 0), (3, 5), (-4, 2), (19, -29), (-1, -1)])
+def test_common_windows_show_the_same_ground(shift: tuple[int, int]) -> None:
+    rows, columns = shift
+    corner = apply(UTM, columns, rows)
+    step = Affine(10.0, 0, corner[0], 0, -10.0, corner[1])
+    other = Grid(25, 30, step, "EPSG:32632")
+    windows = common_windows(GRID, other)
+    assert windows is not None
+    parts = [grid.part(w) for grid, w in zip((GRID, other), windows, strict=True)]
+    assert parts[0] == parts[1]
+    assert GRID.contains(windows[0])
+    assert other.contains(windows[1])
+    covered = range(max(0, rows), min(20, 25 + rows))
+    assert windows[0].height == len(covered)
+
+
+@pytest.mark.parametrize("moved", [(300.0, 0.0), (4.0, 0.0), (0.0, 203.0)])
+def test_grids_without_common_pixels_have_no_common_windows(
+    moved: tuple[float, float],
+) -> None:
+    step = Affine(10.0, 0, 500_000.0 + moved[0], 0, -10.0, 4e6 - moved[1])
+    assert common_windows(GRID, replace(GRID, transform=step)) is None

@@ -382,6 +382,15 @@ def test_dates_that_lie_whole_pixels_apart_are_read_where_both_show_ground(
     assert find_faults(dense) == ()
 
 
+def test_dates_that_lie_parts_of_a_pixel_apart_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = write_shifted(tmp_path / "set", {"a": (0, 0), "b": (0, 0.3)})
+    dense = read_all_dense(config(root, task="change"))
+    assert [c.item.shape() for c in dense.chips] == [(24, 24)] * 2
+    assert "the dates of 1 places lie parts of a pixel apart" in caplog.text
+
+
 def test_every_pair_that_does_not_fit_is_named(tmp_path: Path) -> None:
     shifts = {"a": (0, 0), "b": (3.7, 0), "c": (0, 0), "d": (0, 4.6), "e": (1, 1)}
     root = write_shifted(tmp_path / "set", shifts)

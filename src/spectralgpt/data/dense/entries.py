@@ -26,6 +26,7 @@ from spectralgpt.rasters import (
     cut_to_common,
     quiet_gdal,
 )
+from spectralgpt.rasters.alignment import describe_difference
 from spectralgpt.rasters.codes import overlay
 from spectralgpt.rasters.files import Header
 from spectralgpt.rasters.map_files import read_palette
@@ -166,19 +167,34 @@ def _describe_all(
         )
     good = [result for result in results if not isinstance(result, SpectralGPTError)]
     chips = [chip for chip, _ in good]
-    _report_cut(chips, config.root)
+    _report_dates(chips, config)
     return chips, [header for _, header in good]
 
 
-def _report_cut(chips: Sequence[DenseChip], source: str) -> None:
+def _report_dates(chips: Sequence[DenseChip], config: DenseDataConfig) -> None:
+    """Say aloud of which places the two dates did not lie on each other as they are."""
     cut = [chip.name for chip in chips if isinstance(chip.item, Mosaic)]
     if cut:
         logger.warning(
             "%s: the dates of %d places lie whole pixels apart; what both show is used "
             "(%s).",
-            source,
+            config.root,
             len(cut),
             first_names(cut),
+        )
+    near = [
+        chip.name
+        for chip in chips
+        if len(chip.items) > 1 and config.align != "shape"
+        if describe_difference(*(item.grid() for item in chip.items)) is not None
+    ]
+    if near:
+        logger.warning(
+            "%s: the dates of %d places lie parts of a pixel apart, or only one has a "
+            "place; they are read pixel by pixel (%s).",
+            config.root,
+            len(near),
+            first_names(near),
         )
 
 
