@@ -8,24 +8,38 @@ from pathlib import Path
 
 import pytest
 
-from spectralgpt.atomic_files import folder_beside
+from spectralgpt.atomic_files import claiming, folder_beside, replace_file
+from spectralgpt.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPT = """
+HEAD = """
 import sys, time
 from pathlib import Path
-from spectralgpt.atomic_files import folder_beside
-
+from spectralgpt.atomic_files import claiming, folder_beside, replace_file
+"""
+SCRIPT = """
 with folder_beside(Path(sys.argv[1])) as folder:
     (folder / "half").write_text("half")
     print(folder, flush=True)
     time.sleep(300)
 """
+REPLACE = """
+def write(path):
+    path.write_text("half")
+    print(path.parent, flush=True)
+    time.sleep(300)
+replace_file(Path(sys.argv[1]), write)
+"""
+CLAIM = """
+with claiming(Path(sys.argv[1])):
+    print(sys.argv[1], flush=True)
+    time.sleep(300)
+"""
 
 
-def start(path: Path) -> tuple[subprocess.Popen[str], Path]:
+def start(path: Path, script: str = SCRIPT) -> tuple[subprocess.Popen[str], Path]:
     process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(path)],
+        [sys.executable, "-c", HEAD + script, str(path)],
         env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
         text=True,
         stdout=subprocess.PIPE,
@@ -63,3 +77,60 @@ def test_a_failure_leaves_no_new_folder_and_no_old_one_is_removed(
         with pytest.raises(ZeroDivisionError), folder_beside(path) as folder:
             (folder / "half").write_text(str(1 / 0))
     assert list(tmp_path.rglob("*")) == [tmp_path / "old"]
+
+
+def test_a_file_of_a_killed_process_is_cleaned_up_at_the_next_write(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "last.ckpt"
+    path.write_text("old")
+    dead, left = start(path, REPLACE)
+    dead.send_signal(signal.SIGKILL)
+    dead.communicate()
+    assert left.is_dir()
+    assert path.read_text() == "old"
+    replace_file(path, lambda to: to.write_text("new"))
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_one_process_makes_a_result_until_it_ends_or_is_killed(
+    tmp_path: Path, is_there: bool
+) -> None:
+    result = tmp_path / "new" / "result"
+    if is_there:
+        result.mkdir(parents=True)
+    other, _ = start(result, CLAIM)
+    try:
+        # The same folder by another name.
+        by_link = tmp_path / "link"
+        by_link.symlink_to(tmp_path / "new")
+        message = "is being made by another process"
+        with pytest.raises(ConfigError, match=message), claiming(by_link / "result"):
+            pass
+    finally:
+        other.send_signal(signal.SIGKILL)
+        other.communicate()
+    with claiming(result):
+        pass
+    kept = {by_link, result.parent, *([result] if is_there else [])}
+    assert kept == set(tmp_path.rglob("*"))
+
+
+def test_a_claim_removes_what_killed_processes_left_in_the_folder(
+    tmp_path: Path,
+) -> None:
+    living, used = start(tmp_path / "out" / "scenes" / "a.png")
+    dead, left = start(tmp_path / "out" / "scenes" / "b.png")
+    dead.send_signal(signal.SIGKILL)
+    dead.communicate()
+    (tmp_path / "out" / ".mine.partial").write_text("mine")
+    try:
+        with claiming(tmp_path / "out"):
+            assert not left.exists()
+            assert used.exists()
+            assert (tmp_path / "out" / ".mine.partial").exists()
+    finally:
+        living.send_signal(signal.SIGKILL)
+        living.communicate()

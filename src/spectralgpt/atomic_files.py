@@ -1,11 +1,16 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and which process may write them.
+
+What is being made lies in a hidden, locked folder beside its place. The system frees a
+lock when its process ends, however it ends: what nobody has locked was left by one that
+was killed, and goes.
+"""
 
 import contextlib
 import glob
 import os
+import re
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,19 +18,27 @@ from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
+from spectralgpt.errors import ConfigError
+
 __all__ = [
-    "PARTIAL_SUFFIX",
+    "appearing",
+    "check_replaceable",
+    "claiming",
+    "drop_temporaries",
     "folder_beside",
+    "make_folder",
     "missing_folders",
     "remove_if_empty",
+    "remove_leftovers",
     "replace_file",
     "sync_file",
 ]
 
-PARTIAL_SUFFIX = ".partial"
-"""Of hidden files that a killed process left behind; they may be removed."""
 _MAKING_SUFFIX = ".making"
+_LEFT = re.compile(r"\..+\.[0-9a-zA-Z_]{8,32}\.(making|partial)")
 _LOCK = "lock"
+_TEMPORARY: set[Path] = set()
+"""What this process removes before it ends, also where no `finally` is reached."""
 
 
 def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
@@ -33,24 +46,22 @@ def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
 
     Args:
         path: the file to make, in a folder that is made if it is missing.
-        write: writes to the path that it is given, in the same folder.
+        write: writes to the path that it is given, of the same name, on the same disk.
 
     Raises:
         OSError: it cannot be written (disk full, no permission); the old file stays.
     """
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}{PARTIAL_SUFFIX}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch(exist_ok=False)
-        mode = temporary.stat().st_mode
-        write(temporary)
-        # safetensors makes files anew that only their owner may read.
-        temporary.chmod(mode)
-        sync_file(temporary)
-        os.replace(temporary, path)
+        with folder_beside(path) as folder:
+            temporary = folder / path.name
+            temporary.touch(exist_ok=False)
+            mode = temporary.stat().st_mode
+            write(temporary)
+            # safetensors makes files anew that only their owner may read.
+            temporary.chmod(mode)
+            sync_file(temporary)
+            os.replace(temporary, path)
     except BaseException as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         # safetensors and torch wrap the system's error in their own.
         if "os error" in str(error).lower() and not isinstance(error, OSError):
             raise OSError(str(error)) from error
@@ -80,19 +91,161 @@ def folder_beside(path: Path) -> Iterator[Path]:
     """
     new = missing_folders(path.parent)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_stale(path)
-    prefix = f".{path.name}."
-    folder = Path(tempfile.mkdtemp(_MAKING_SUFFIX, prefix, path.parent))
-    lock = FileLock(folder / _LOCK)
+    _remove_unlocked(path.parent.glob(f".{glob.escape(path.name)}.*{_MAKING_SUFFIX}"))
+    folder = path.with_name(f".{path.name}.{uuid4().hex}{_MAKING_SUFFIX}")
+    _TEMPORARY.add(folder)
     try:
-        with lock:
+        folder.mkdir()
+        with FileLock(folder / _LOCK):
             # Beside the lock, so that all that it holds may be moved out.
             made = folder / "made"
             made.mkdir()
             yield made
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        _TEMPORARY.discard(folder)
         remove_if_empty(new)
+
+
+@contextmanager
+def appearing(
+    output: Path,
+    what: str,
+    own_files: Sequence[str],
+    *,
+    overwrite: bool,
+    inputs: Sequence[str | Path] = (),
+) -> Iterator[Path]:
+    """Yield a folder to fill, which becomes the output if nothing goes wrong.
+
+    Args:
+        output: folder to make; an empty one may be there.
+        what: it is, such as `labelled set`.
+        own_files: what tells a folder that was made so before.
+        overwrite: replace such a one.
+        inputs: what is read, which must not lie in it.
+
+    Raises:
+        ConfigError: the folder is there, and may not be replaced.
+        OSError: it cannot be made.
+    """
+    output = output.absolute()
+    found = [path.name for path in output.iterdir()] if output.is_dir() else []
+    if found and not overwrite:
+        raise ConfigError(
+            f"{output} exists. Name another --output, or replace it with --overwrite."
+        )
+    is_ours = all((output / name).is_file() for name in own_files)
+    check_replaceable(output, what, [] if is_ours else found, inputs)
+    with folder_beside(output) as beside:
+        folder = beside / output.name
+        folder.mkdir()
+        yield folder
+        if output.exists():
+            shutil.rmtree(output)
+        folder.replace(output)
+
+
+@contextmanager
+def claiming(result: Path) -> Iterator[None]:
+    """Keep a file or folder that is to be made from other processes while it is made.
+
+    What killed processes left half-made in the folder is removed. The lock lies beside
+    the result, or in it where nothing can be written beside it.
+
+    Raises:
+        ConfigError: another process is at work on it, or nothing can be written there.
+    """
+    result = result.resolve()
+    new = missing_folders(result.parent)
+    make_folder(result.parent)
+    is_inside = result.is_dir() and not os.access(result.parent, os.W_OK)
+    path = (result if is_inside else result.parent) / f".{result.name}.{_LOCK}"
+    try:
+        lock = _lock(path)
+    except Timeout:
+        raise ConfigError(
+            f"{result} is being made by another process: wait for it, or name another "
+            "--output."
+        ) from None
+    except OSError as error:
+        raise ConfigError(
+            f"nothing can be written in {path.parent}: {error.strerror}. Name another "
+            "--output."
+        ) from None
+    _TEMPORARY.add(path)
+    try:
+        remove_leftovers(result)
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        _TEMPORARY.discard(path)
+        lock.release()
+        remove_if_empty(new)
+
+
+def _lock(path: Path) -> FileLock:
+    """Lock a file that whoever holds it removes in the end.
+
+    Raises:
+        Timeout: another process holds it.
+    """
+    while True:
+        make_folder(path.parent)
+        with contextlib.suppress(FileNotFoundError):
+            path.touch()
+            inode = path.stat().st_ino
+            lock = FileLock(path)
+            lock.acquire(timeout=0)
+            with contextlib.suppress(FileNotFoundError):
+                # Else it was removed before it was locked, and others see another one.
+                if path.stat().st_ino == inode:
+                    return lock
+            lock.release()
+
+
+def check_replaceable(
+    folder: Path, what: str, strange: Sequence[str], inputs: Iterable[str | Path] = ()
+) -> None:
+    """Refuse to empty a folder that is not known, or that holds what is still needed.
+
+    Args:
+        folder: to be emptied.
+        what: it may be, such as `pack`.
+        strange: what is in it, where it is nothing of the kind; empty where it is.
+        inputs: what is read for the new one; what is no path on this machine is passed.
+
+    Raises:
+        ConfigError: it is something else, or an input lies in it.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file. Name another --output.")
+    if strange:
+        raise ConfigError(
+            f"{folder} is not empty and holds no {what} (found: {min(strange)}), so "
+            "not even --overwrite replaces it. Name another --output."
+        )
+    for each in map(Path, inputs):
+        if each.exists() and each.resolve().is_relative_to(folder.resolve()):
+            raise ConfigError(
+                f"{each} is to be read, and lies in {folder}, which is to be replaced. "
+                "Name another --output."
+            )
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for output, with those above it, if it is not there.
+
+    Raises:
+        ConfigError: it cannot be made, or is a file.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot make the output folder {folder}: {error.strerror} "
+            f"({error.filename}). Name another --output."
+        ) from error
 
 
 def missing_folders(folder: Path) -> list[Path]:
@@ -107,11 +260,36 @@ def remove_if_empty(folders: Sequence[Path]) -> None:
             folder.rmdir()
 
 
-def _remove_stale(path: Path) -> None:
-    """Remove folders of `folder_beside` whose process is dead: none has the lock."""
-    for folder in path.parent.glob(f".{glob.escape(path.name)}.*{_MAKING_SUFFIX}"):
-        lock = folder / _LOCK
-        if not lock.is_file():
-            continue
-        with contextlib.suppress(Timeout, OSError), FileLock(lock, timeout=0):
-            shutil.rmtree(folder, ignore_errors=True)
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes left half-made in a folder, and in those in it."""
+    with contextlib.suppress(OSError):
+        for each in (folder, *(path for path in folder.iterdir() if path.is_dir())):
+            hidden = [path for path in each.iterdir() if _LEFT.fullmatch(path.name)]
+            _remove_unlocked(hidden)
+
+
+def drop_temporaries(result: Path) -> None:
+    """Remove what this process has in the making, and those that it has killed.
+
+    Args:
+        result: the file or folder that they worked on.
+    """
+    remove_leftovers(result)
+    for path in list(_TEMPORARY):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+def _remove_unlocked(paths: Iterable[Path]) -> None:
+    """Remove half-made files and folders whose process is dead: none has the lock."""
+    for path in paths:
+        lock = path / _LOCK
+        with contextlib.suppress(Timeout, OSError):
+            if not path.is_dir():
+                path.unlink()
+            elif lock.is_file():
+                with FileLock(lock, timeout=0):
+                    shutil.rmtree(path, ignore_errors=True)

@@ -1,10 +1,15 @@
-"""How many threads numpy's products take where something else uses the processor's."""
+"""Worker processes: the threads of numpy's products in them, and when they end."""
 
+import os
+import signal
+import sys
+import threading
 from contextlib import AbstractContextManager
+from multiprocessing import connection, parent_process
 
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["one_thread_a_product", "start_worker"]
+__all__ = ["follow_parent", "one_thread_a_product", "start_worker"]
 
 
 def one_thread_a_product() -> AbstractContextManager[object]:
@@ -19,4 +24,28 @@ def one_thread_a_product() -> AbstractContextManager[object]:
 
 def start_worker(_: int) -> None:
     """Prepare a loader's process, as torch does for its own threads."""
+    follow_parent()
     one_thread_a_product()
+
+
+def follow_parent() -> None:
+    """Leave Ctrl-C to the process that started this one, and end when that has ended.
+
+    A terminal sends Ctrl-C to all processes; what is killed can end no other. Errors of
+    what is asked for go to the process that asked; what its end breaks off is none.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.excepthook = _say_nothing
+    parent = parent_process()
+    if parent is not None:
+        ended = parent.sentinel
+        threading.Thread(target=_end_after, args=(ended,), daemon=True).start()
+
+
+def _say_nothing(*_: object) -> None:
+    pass
+
+
+def _end_after(ended: int) -> None:
+    connection.wait([ended])
+    os._exit(1)

@@ -44,5 +44,6 @@ def test_simulate_explains_mistakes_in_one_line(
 def test_simulate_does_not_overwrite_unasked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (tmp_path / "mine").write_text("x")
     assert main(["simulate", "--output", str(tmp_path)]) == 1
     assert "exists" in capsys.readouterr().err

@@ -87,4 +87,4 @@ def test_it_serves_until_it_is_interrupted(tmp_path: Path) -> None:
         finally:
             process.send_signal(signal.SIGINT)
             out, err = process.communicate(timeout=60)
-    assert (process.returncode, out, err) == (0, "ended\n", "")
+    assert (process.returncode, out, err) == (130, "", "interrupted by SIGINT\n")

@@ -327,23 +327,6 @@ def test_run_says_nothing_on_the_terminal(
     assert not caplog.records
 
 
-def test_existing_run_is_not_overwritten_unasked(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path / "run")
-    folder.prepare(overwrite=False, resume=False)
-    folder.config.write_text("model: {}\n")
-    folder.last.parent.mkdir()
-    folder.last.write_text("x")
-    (folder.root / "notes.txt").write_text("mine")
-    with pytest.raises(ConfigError, match=r"holds a run already.*--resume.*--overw"):
-        folder.prepare(overwrite=False, resume=False)
-    with pytest.raises(ConfigError, match="not both"):
-        folder.prepare(overwrite=True, resume=True)
-    folder.prepare(overwrite=False, resume=True)
-    assert folder.last.exists()
-    folder.prepare(overwrite=True, resume=False)
-    assert [file.name for file in folder.root.iterdir()] == ["notes.txt"]
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -389,26 +372,3 @@ def test_devices_that_are_not_there_are_refused(
         with pytest.raises(ConfigError, match=r"devices is 3, and this machine has 2"):
             check_machine(TrainerConfig(accelerator=accelerator, devices=3))  # type: ignore[arg-type]
     check_machine(TrainerConfig(accelerator="cpu", devices=3))
-
-
-def test_resume_without_a_checkpoint_says_so(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    folder = RunFolder(tmp_path / "run")
-    folder.prepare(overwrite=False, resume=False)
-    assert not caplog.records
-    folder.prepare(overwrite=False, resume=True)
-    assert caplog.messages == [f"no checkpoint in {folder.root}, starting anew"]
-    stage = RunFolder(folder.root / "stage-1-a")
-    stage.last.parent.mkdir(parents=True)
-    stage.last.write_text("x")
-    folder.prepare(overwrite=False, resume=True)
-    assert len(caplog.messages) == 1
-
-
-@pytest.mark.parametrize("name", ["file", "file/below"])
-def test_output_that_cannot_be_made_is_explained(tmp_path: Path, name: str) -> None:
-    (tmp_path / "file").write_text("mine")
-    with pytest.raises(ConfigError, match=f"cannot make the output folder .*{name}: "):
-        RunFolder(tmp_path / name).prepare(overwrite=True, resume=False)
-    assert (tmp_path / "file").read_text() == "mine"

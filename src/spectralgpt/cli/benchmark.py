@@ -1,5 +1,8 @@
 """`spectralgpt benchmark`: measure speed and memory on this machine."""
 
+import argparse
+import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -8,12 +11,27 @@ from rich.console import Console
 
 from spectralgpt.errors import ConfigError
 
-__all__ = ["HELP", "add_arguments", "run"]
+__all__ = ["HELP", "add_arguments", "check_words", "run"]
 
 HELP = (
     "Measure training, inference or loading on this machine, beside the fastest "
     "product of matrices that it gives."
 )
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Refuse a file that cannot be written, before seconds go into imports.
+
+    Raises:
+        ConfigError: it is there already, or cannot be made.
+    """
+    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--overwrite", action="store_true")
+    # Whatever is wrong with them, the command's own parser says.
+    with contextlib.suppress(argparse.ArgumentError):
+        known, _ = parser.parse_known_args(words)
+        _check_output(known.json, known.overwrite)
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -76,7 +94,6 @@ def run(args: Namespace) -> str:
 
         one, two = (read_result(path) for path in args.compare)
         return print_comparison(one, two, [p.stem for p in args.compare], console)
-    _check_output(args.json, args.overwrite)
     result = _measure(args)
     if args.json is not None:
         from spectralgpt.benchmarks.results import write_result
@@ -86,7 +103,6 @@ def run(args: Namespace) -> str:
 
 
 def _check_output(path: Path | None, overwrite: bool) -> None:
-    """Refuse a file that cannot be written before minutes are spent."""
     if path is None:
         return
     if path.is_dir():

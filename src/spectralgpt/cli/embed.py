@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HELP", "add_arguments", "add_raster_options", "run"]
 
+_RASTER_TABLE = "embeddings.csv"
 HELP = (
     "Write embeddings of images, with coordinates, to GeoParquet or npz, or of every "
     "token of scenes to GeoTIFFs with a layer a dimension."
@@ -90,16 +91,20 @@ def run(args: Namespace) -> Path:
     from spectralgpt.scenes.tables import table_path
 
     console = Console(stderr=True)
+    is_raster = args.format == "geotiff"
+    if is_raster and (args.level != "image" or args.fit != "auto"):
+        raise ConfigError(
+            "--level and --fit are for tables: leave them out of rasters."
+        )
+    if not is_raster and args.cell_px is not None:
+        raise ConfigError("--cell_px is for rasters: add --format geotiff.")
+    table = _RASTER_TABLE if is_raster else table_path(args.output, args.format).name
+    prepare_output(args.output, table, args.overwrite)
     loaded = load_on_device(
         args.model, args.device, args.sensor, quantize=args.quantize
     )
-    if args.format == "geotiff":
+    if is_raster:
         return _to_rasters(args, loaded, console)
-    if args.cell_px is not None:
-        raise ConfigError("--cell_px is for rasters: add --format geotiff.")
-    prepare_output(
-        args.output, table_path(args.output, args.format).name, args.overwrite
-    )
     paths, stated = over_area(
         list_inputs(args.inputs, args.sensor, loaded.preprocessing), format_of(args)
     )
@@ -125,7 +130,7 @@ def run(args: Namespace) -> Path:
 
 
 def _to_rasters(args: Namespace, loaded: "LoadedModel", console: "Console") -> Path:
-    from spectralgpt.cli.images import counting, format_of, prepare_output
+    from spectralgpt.cli.images import counting, format_of
     from spectralgpt.cli.results import print_failures
     from spectralgpt.reports.embedding_maps import write_component_picture
     from spectralgpt.scenes.cells import CellOptions
@@ -133,11 +138,6 @@ def _to_rasters(args: Namespace, loaded: "LoadedModel", console: "Console") -> P
     from spectralgpt.scenes.inputs import list_inputs, over_area
     from spectralgpt.scenes.loading import in_precision
 
-    if args.level != "image" or args.fit != "auto":
-        raise ConfigError(
-            "--level and --fit are for tables: leave them out of rasters."
-        )
-    prepare_output(args.output, "embeddings.csv", args.overwrite)
     paths, stated = over_area(
         list_inputs(args.inputs, args.sensor, loaded.preprocessing), format_of(args)
     )

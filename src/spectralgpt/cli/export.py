@@ -73,16 +73,16 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> Path:
     """Export; returns the file."""
+    path: Path = args.output
+    if path.is_dir():
+        raise ConfigError(f"--output {path} is a folder: name a file, .onnx or .pt2.")
+    if path.exists() and not args.overwrite:
+        raise ConfigError(f"{path} is there already: pass --overwrite.")
     from spectralgpt.checkpoints import load_model
     from spectralgpt.exporting import ExportOptions, export_model
     from spectralgpt.exporting.writing import choose_format
 
-    path: Path = args.output
-    if path.is_dir():
-        raise ConfigError(f"--output {path} is a folder: name a file, .onnx or .pt2.")
     choose_format(path, args.format)
-    if path.exists() and not args.overwrite:
-        raise ConfigError(f"{path} is there already: pass --overwrite.")
     batch = None if args.batch == "dynamic" else args.batch
     options = ExportOptions(args.what, batch, args.tolerance)
     loaded = load_model(args.model, image_size=args.image_size, sensor=args.sensor)

@@ -5,7 +5,12 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from spectralgpt.cli.options import add_run_options, file_of, plain_values
+from spectralgpt.cli.options import (
+    CommandParser,
+    add_run_options,
+    file_of,
+    plain_values,
+)
 
 __all__ = ["HELP", "add_arguments", "data_values", "run"]
 
@@ -80,7 +85,7 @@ def data_values(options: Namespace) -> dict[str, Any]:
 
 
 def _task_parser(task: str) -> ArgumentParser:
-    parser = ArgumentParser(
+    parser = CommandParser(
         prog=f"spectralgpt finetune {task}",
         description=f"Fine-tune a model for {_TASKS[task]}: the best weights on val "
         "are kept, test is scored once.",

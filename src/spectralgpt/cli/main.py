@@ -6,13 +6,17 @@ import logging
 import re
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib import import_module
-
-from jsonargparse import ArgumentError, ArgumentParser
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from spectralgpt import __version__
-from spectralgpt.cli.options import bound_yaml, spell_lists
+from spectralgpt.cli.signals import StopSignals
 from spectralgpt.errors import SpectralGPTError
+
+if TYPE_CHECKING:
+    from jsonargparse import Namespace
 
 __all__ = ["COMMANDS", "main"]
 
@@ -43,12 +47,22 @@ COMMANDS = {
 _COORDINATES = re.compile(r"^-[\d.][^,]*,")
 """Words such as -3.7,40.3 are values; argparse takes what has no space for an option.
 """
+_SHARED = ("batch",)
+"""Commands of which any number may work in one folder."""
+_RESUMED = (
+    *(".*.unfinished", ".finished.jsonl"),  # maps
+    *("unfinished.json", ".records"),  # packs, jobs
+    "*/labels-*/seed-*",  # studies
+)
+"""What is left of results that the same command goes on with."""
 _INTERRUPTED = 130
 _USAGE_ERROR = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
+
+    SIGINT and SIGTERM end the process, with a line and status 130 or 143.
 
     Args:
         arguments: words after `spectralgpt`; None takes those of the process.
@@ -57,6 +71,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit status: 0 on success, 1 for errors that have been explained, 2 for misuse.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    # Before all that is slow to import.
+    with StopSignals(is_process=arguments is None) as signals:
+        return _main(words, signals)
+
+
+def _main(words: list[str], signals: StopSignals) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(_overview())
         return 0 if words else _USAGE_ERROR
@@ -69,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = f"did you mean {near[0]!r}?" if near else "see spectralgpt --help."
         print(f"error: unknown command {name!r}: {hint}", file=sys.stderr)
         return _USAGE_ERROR
-    return _run(name, words[1:])
+    return _explained(name, words[1:], signals)
 
 
 def _overview() -> str:
@@ -90,29 +110,12 @@ def _overview() -> str:
     )
 
 
-def _run(name: str, words: list[str]) -> int:
-    module = import_module(_PREFIX + name)
-    bound_yaml()
-    parser = ArgumentParser(
-        prog=f"spectralgpt {name}",
-        description=module.HELP,
-        default_env=False,
-        exit_on_error=False,
-    )
-    parser.add_argument(
-        "--debug", action="store_true", help="show the traceback of an error"
-    )
-    parser.add_argument(
-        "-v", "--verbose", action="store_true", help="report each step on stderr"
-    )
-    module.add_arguments(parser)
+def _explained(name: str, words: list[str], signals: StopSignals) -> int:
+    """Run a command; its errors are a line, and a status."""
+    from jsonargparse import ArgumentError
+
     try:
-        # Reading a configuration file can fail as the command itself can.
-        spelled = [_COORDINATES.sub(r" \g<0>", word) for word in spell_lists(words)]
-        args = parser.parse_args(spelled)
-        level = logging.INFO if args.verbose else logging.WARNING
-        logging.basicConfig(level=level, format="%(levelname)s: %(message)s")
-        made = module.run(args)
+        made = _run(name, words, signals)
     except ArgumentError as error:
         # Without the usage, which is longer than the screen.
         reason = " ".join(str(error).split())
@@ -129,3 +132,61 @@ def _run(name: str, words: list[str]) -> int:
     with contextlib.suppress(BrokenPipeError):
         print(made)
     return 0
+
+
+def _run(name: str, words: list[str], signals: StopSignals) -> object:
+    from spectralgpt.atomic_files import claiming, drop_temporaries
+    from spectralgpt.cli.options import CommandParser, bound_yaml, spell_lists
+    from spectralgpt.training.run_folder import is_first_process
+
+    signals.is_shown = is_first_process()
+    module = import_module(_PREFIX + name)
+    if hasattr(module, "check_words"):
+        module.check_words(words)
+    bound_yaml()
+    parser = CommandParser(
+        prog=f"spectralgpt {name}",
+        description=module.HELP,
+        default_env=False,
+        exit_on_error=False,
+    )
+    parser.add_argument(
+        "--debug", action="store_true", help="show the traceback of an error"
+    )
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", help="report each step on stderr"
+    )
+    module.add_arguments(parser)
+    # Reading a configuration file can fail as the command itself can.
+    spelled = [_COORDINATES.sub(r" \g<0>", word) for word in spell_lists(words)]
+    args = parser.parse_args(spelled)
+    level = logging.INFO if args.verbose else logging.WARNING
+    logging.basicConfig(level=level, format="%(levelname)s: %(message)s")
+    options = _options_of(args)
+    output = options.get("output") or options.get("json")
+    if output is not None:
+        signals.clean = partial(drop_temporaries, output)
+        signals.describe = partial(_describe_rest, output, "resume" in options)
+    signals.unwinds = True
+    with contextlib.ExitStack() as stack:
+        if output is not None and name not in _SHARED and signals.is_shown:
+            stack.enter_context(claiming(output))
+        return module.run(args)
+
+
+def _options_of(args: "Namespace") -> "Namespace":
+    """Return the options of a command, or of the part of it that was named."""
+    action = args.get("action") or args.get("task")
+    own = args.get(action) if isinstance(action, str) else None
+    return args if own is None else own
+
+
+def _describe_rest(output: Path, is_run: bool) -> str:
+    """Say how a command that was stopped goes on, if it left what it can go on with."""
+    from spectralgpt.training.run_folder import RunFolder
+
+    if is_run:
+        return RunFolder(output).describe_rest()
+    if not any(any(output.glob(pattern)) for pattern in _RESUMED):
+        return ""
+    return f"what is finished stays in {output}, and the same command goes on"

@@ -17,7 +17,7 @@ __all__ = ["map_images", "score_masks"]
 
 def map_images(args: Namespace, loaded: "LoadedModel", console: Console) -> Path:
     """Map the inputs of `predict`; returns the table of what was made."""
-    from spectralgpt.cli.images import counting, prepare_output
+    from spectralgpt.cli.images import counting
     from spectralgpt.cli.results import print_failures
     from spectralgpt.data.colours import class_colours
     from spectralgpt.reports.quick_looks import write_quick_look
@@ -38,7 +38,6 @@ def map_images(args: Namespace, loaded: "LoadedModel", console: Console) -> Path
         args.overwrite,
         args.overlap,
     )
-    prepare_output(args.output, "maps.csv", args.overwrite)
     with counting(console, "mapping", len(inputs)) as progress:
         made = map_files(
             mapper,

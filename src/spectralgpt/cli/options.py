@@ -22,6 +22,7 @@ from spectralgpt.recipes import find_recipe
 from spectralgpt.yaml_files import VALUE_ERRORS, check_keys, check_yaml, read_mapping
 
 __all__ = [
+    "CommandParser",
     "ConfigFile",
     "add_actions",
     "add_run_options",
@@ -38,6 +39,49 @@ _FILE_NOTE = "__path__"
 _LIST_OPTION = re.compile(
     r"(?P<name>--([\w.]+\.)?(bands|use_bands|exclude_bands|nodata))(=(?P<value>.*))?"
 )
+
+
+class CommandParser(ArgumentParser):
+    """A parser to which single options say more than files, wherever they stand.
+
+    jsonargparse takes words in turn, so that a file would undo what stands before it.
+    """
+
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str], *more: Any, **options: Any
+    ) -> Namespace:
+        """Parse words, those of files first."""
+        return super().parse_args(self._files_first(list(args)), *more, **options)
+
+    def _files_first(self, words: list[str]) -> list[str]:
+        known = self.get_defaults(skip_validation=True)
+        sections = [
+            name
+            for name in known.keys(branches=True)
+            if isinstance(known[name], Namespace)
+        ]
+        # A file of a section says more than one of all, of a smaller one still more.
+        sections.sort(key=lambda name: name.count("."))
+        files = [
+            word
+            for name in (*(["config"] if "config" in known else []), *sections)
+            for word in _take(words, f"--{name}")
+        ]
+        return files + words
+
+
+def _take(words: list[str], option: str) -> list[str]:
+    """Take an option, each time with its value, out of the words of a command."""
+    taken: list[str] = []
+    at = 0
+    while at < len(words):
+        following = words[at + 1 :] or ["--"]
+        is_pair = words[at] == option and not following[0].startswith("--")
+        size = 2 if is_pair else int(words[at].startswith(f"{option}="))
+        taken += words[at : at + size]
+        del words[at : at + size]
+        at += not size
+    return taken
 
 
 class ConfigFile(ActionConfigFile):
@@ -163,7 +207,7 @@ def add_actions(
     added = parser.add_subcommands(dest="action")
     for name, text in actions.items():
         module = import_module(prefix + name)
-        sub = ArgumentParser(description=module.HELP, exit_on_error=False)
+        sub = CommandParser(description=module.HELP, exit_on_error=False)
         module.add_arguments(sub)
         added.add_subcommand(name, sub, help=text)
 

@@ -25,6 +25,7 @@ HELP = (
     "and change a GeoTIFF of classes on each image's own pixels."
 )
 _TABLE = "predictions.csv"
+_MAP_TABLE = "maps.csv"
 _OVERLAP = 0.5
 
 
@@ -91,10 +92,13 @@ def run(args: Namespace) -> Path:
     """Classify or map the inputs; returns the table."""
     from rich.console import Console
 
+    from spectralgpt.cli.images import prepare_output
     from spectralgpt.cli.maps import map_images
     from spectralgpt.models.segmentation import DenseModel
     from spectralgpt.scenes.loading import in_precision, load_on_device
 
+    for table in (_TABLE, _MAP_TABLE):
+        prepare_output(args.output, table, args.overwrite)
     console = Console(stderr=True)
     loaded = load_on_device(args.model, args.device, quantize=args.quantize)
     work = map_images if isinstance(loaded.model, DenseModel) else _classify
@@ -103,7 +107,7 @@ def run(args: Namespace) -> Path:
 
 
 def _classify(args: Namespace, loaded: "LoadedModel", console: "Console") -> Path:
-    from spectralgpt.cli.images import counting, format_of, prepare_output
+    from spectralgpt.cli.images import counting, format_of
     from spectralgpt.cli.results import print_failures
     from spectralgpt.scenes.inputs import list_inputs, over_area
     from spectralgpt.scenes.runs import predict_files
@@ -118,7 +122,6 @@ def _classify(args: Namespace, loaded: "LoadedModel", console: "Console") -> Pat
         )
     if not args.inputs:
         raise ConfigError("name image files, or folders of them.")
-    prepare_output(args.output, _TABLE, args.overwrite)
     paths, stated = over_area(
         list_inputs(args.inputs, args.sensor, loaded.preprocessing), format_of(args)
     )

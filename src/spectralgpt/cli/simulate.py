@@ -48,7 +48,6 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> Path:
     """Simulate the archive; returns its folder."""
     from spectralgpt.data.simulation import SimulationConfig, simulate_archive
-    from spectralgpt.training.run_folder import make_folder
 
     config = SimulationConfig(
         tasks=tuple(task.strip() for task in args.tasks.split(",") if task.strip()),
@@ -63,5 +62,4 @@ def run(args: Namespace) -> Path:
         label_share=args.label_share,
         workers=args.workers,
     )
-    make_folder(args.output.parent)
     return simulate_archive(args.output, config, overwrite=args.overwrite)

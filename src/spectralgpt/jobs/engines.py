@@ -8,9 +8,11 @@ in a wheel of many times the size, and scenes go from files to files.
 
 import logging
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Engine", "Lost", "in_this_process", "on_dask"]
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_SILENT = logging.CRITICAL
 _SPAWN = "distributed.nanny.pre-spawn-environ"
 _SETTINGS = {
     # A scene that ends its process is tried again by the job, not by Dask.
@@ -94,26 +97,43 @@ def on_dask(workers: int, scheduler: str | None) -> Iterator[Engine]:
         raise ConfigError(
             "several processes need Dask: pip install 'spectralgpt[dask]'."
         ) from None
-    # It tells of every connection.
-    if not logging.getLogger().isEnabledFor(logging.INFO):
-        logging.getLogger("distributed").setLevel(logging.WARNING)
+    # It tells of every connection, and of each process that it ends in the middle.
+    level = logging.INFO if logging.getLogger().isEnabledFor(logging.INFO) else _SILENT
+    logging.getLogger("distributed").setLevel(level)
     with ExitStack() as stack:
         if scheduler is None:
             threads = str(max(1, (os.cpu_count() or 1) // workers))
             variables = dict.fromkeys(_THREAD_VARIABLES, threads)
             stack.enter_context(dask.config.set(_SETTINGS | {_SPAWN: variables}))
             # Who may talk to a scheduler may run any code: only this process may.
-            cluster = LocalCluster(
-                n_workers=workers,
-                threads_per_worker=1,
-                protocol="tls://",
-                security=True,
-                dashboard_address="127.0.0.1:0",
-            )
+            with _without_ctrl_c():
+                cluster = LocalCluster(
+                    n_workers=workers,
+                    threads_per_worker=1,
+                    protocol="tls://",
+                    security=True,
+                    dashboard_address="127.0.0.1:0",
+                    silence_logs=level,
+                )
             client = stack.enter_context(Client(stack.enter_context(cluster)))
         else:
             client = stack.enter_context(_connect(scheduler))
         yield partial(_attempt_on, client)
+
+
+@contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    """Start processes that leave Ctrl-C, which a terminal sends to all, to this one."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    # It would let Ctrl-C through where it is started.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _connect(scheduler: str) -> "Client":

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from spectralgpt.atomic_files import remove_leftovers
 from spectralgpt.errors import ConfigError
 from spectralgpt.jobs.attempts import Attempt, is_done
 from spectralgpt.jobs.engines import Engine, Lost, in_this_process
@@ -130,6 +131,7 @@ def _register(
     with store.registering():
         if not overwrite:
             check_plan(plan)
+        remove_leftovers(plan.output)
         records = store.register(scenes, check)
         folder.mkdir(exist_ok=True)
         write_plan(plan)

@@ -4,19 +4,17 @@ On a full disk GDAL does not always say that blocks are missing, so that what wa
 written is checked before it gets its name.
 """
 
-import contextlib
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
-from uuid import uuid4
 
 import numpy as np
 import rasterio
 from rasterio.enums import Interleaving
 
-from spectralgpt.atomic_files import PARTIAL_SUFFIX, sync_file
+from spectralgpt.atomic_files import folder_beside, sync_file
 from spectralgpt.errors import RasterError
 from spectralgpt.rasters.files import quiet_gdal
 from spectralgpt.rasters.gdal_errors import writing
@@ -28,23 +26,18 @@ __all__ = ["check_whole", "making_tiff", "write_geotiff"]
 
 @contextmanager
 def making_tiff(path: Path) -> Iterator[Path]:
-    """Give a hidden name beside a GeoTIFF, which gets its own name when it is whole.
+    """Give a hidden place beside a GeoTIFF, which is moved there when it is whole.
 
     Raises:
         OutputError: it cannot be written.
     """
-    made = path.with_name(f".{path.name}.{uuid4().hex}{PARTIAL_SUFFIX}")
-    try:
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # GDAL does not say why it can make no file.
-            made.touch()
-            yield made
-            check_whole(made)
-            made.replace(path)
-    finally:
-        with contextlib.suppress(OSError):
-            made.unlink(missing_ok=True)
+    with writing(path), folder_beside(path) as folder:
+        made = folder / path.name
+        # GDAL does not say why it can make no file.
+        made.touch()
+        yield made
+        check_whole(made)
+        made.replace(path)
 
 
 def check_whole(path: Path) -> None:

@@ -6,7 +6,6 @@ modules that write one.
 
 import base64
 import html
-import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from spectralgpt import __version__
+from spectralgpt.atomic_files import replace_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -87,11 +87,8 @@ def write_report(
     Returns:
         `path`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
     page = render_report(title, sections, summary=summary, facts=facts)
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, path)
+    replace_file(path, lambda to: to.write_text(page, encoding="utf-8"))
     return path
 
 

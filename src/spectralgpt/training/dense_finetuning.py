@@ -34,6 +34,8 @@ from spectralgpt.tasks.dense import (
     leading_metric,
 )
 from spectralgpt.training.finetune_job import FinetuneJob, run_job
+from spectralgpt.training.fit import check_machine
+from spectralgpt.training.run_folder import RunFolder, plain_config
 from spectralgpt.training.seen import note_seen
 from spectralgpt.training.transfer import (
     Start,
@@ -110,6 +112,8 @@ def finetune_dense(
         ConfigError: settings contradict each other.
         DataError: masks or images are unusable.
     """
+    check_machine(config.trainer)
+    RunFolder(output).check(plain_config(config), overwrite=overwrite, resume=resume)
     start = load_start(config)
     dense = read_dense(config.data, assumed=Stated(sensor=start.preprocessing.sensor))
     preprocessing = choose_contract(

@@ -1,6 +1,8 @@
-"""How a model's transformer blocks are run in training: recomputed, or compiled."""
+"""How training is run: blocks recomputed or compiled, and who hears of signals."""
 
 import logging
+import signal
+import threading
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -8,7 +10,7 @@ from torch import nn
 
 from spectralgpt.models.transformer import Block, BlockStack
 
-__all__ = ["CompileBlocks", "compile_blocks", "recompute_activations"]
+__all__ = ["CompileBlocks", "KeepSignals", "compile_blocks", "recompute_activations"]
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +49,21 @@ def compile_blocks(model: nn.Module, device: torch.device) -> bool:
         for block in stack:
             block.compile()
     return True
+
+
+class KeepSignals(Callback):
+    """Leave SIGTERM to whoever had it before the Trainer, which waits for a step's end.
+
+    It then ends the process as if all were done.
+    """
+
+    def __init__(self) -> None:
+        self._handler = signal.getsignal(signal.SIGTERM)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take back what the Trainer has set before."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._handler)
 
 
 class CompileBlocks(Callback):

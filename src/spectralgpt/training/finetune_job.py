@@ -3,9 +3,8 @@
 The val split chooses the weights; the test split is scored once, at the end.
 """
 
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +14,13 @@ from torch import nn
 from spectralgpt.checkpoints import LoadedModel, load_model, save_model
 from spectralgpt.models.adapters import merge_adapters
 from spectralgpt.preprocessing import Preprocessing
-from spectralgpt.training.fit import TrainerConfig, check_machine, fit, processes
-from spectralgpt.training.run_folder import RunFolder, is_first_process
+from spectralgpt.training.fit import (
+    TrainerConfig,
+    check_checkpoint,
+    fit,
+    processes,
+)
+from spectralgpt.training.run_folder import RunFolder, plain_config
 from spectralgpt.training.transfer import TransferConfig
 
 if TYPE_CHECKING:
@@ -84,10 +88,6 @@ def run_job(
     from spectralgpt.training.module import TrainingModule
 
     trainer, folder = config.trainer, RunFolder(output)
-    check_machine(trainer)
-    folder.prepare(overwrite=overwrite, resume=resume)
-    if is_first_process():
-        _write_config(folder, config)
     batches = _batches(job, config)
     fixed = FixedBatchSampler(len(job.held_out), trainer.batch_size, config.seed)
     module = TrainingModule(
@@ -98,6 +98,9 @@ def run_job(
         batches,
         trainer.log_every_steps,
     )
+    if resume:
+        check_checkpoint(module, folder)
+    folder.prepare(plain_config(config), overwrite=overwrite, resume=resume)
     ran = fit(
         module,
         build_loader(job.train, batches, trainer.workers, trainer.on_gpu),
@@ -136,7 +139,7 @@ def _best_callback(
 ) -> "Callback":
     from spectralgpt.training.best import BestModel
 
-    extra = {**job.extra, "config": json.loads(json.dumps(asdict(config)))}
+    extra = {**job.extra, "config": plain_config(config)}
 
     def export(state: dict[str, torch.Tensor], chosen: dict[str, Any]) -> None:
         model = job.build()
@@ -156,11 +159,3 @@ def _last_callback(folder: RunFolder, trainer: TrainerConfig) -> "Callback":
     from spectralgpt.training.checkpointing import LastCheckpoint
 
     return LastCheckpoint(folder.last, trainer.checkpoint_every_steps)
-
-
-def _write_config(folder: RunFolder, config: TransferConfig) -> None:
-    import yaml
-
-    plain = json.loads(json.dumps(asdict(config)))
-    text = yaml.safe_dump(plain, sort_keys=False)
-    folder.config.write_text(text, encoding="utf-8")

@@ -28,6 +28,8 @@ from spectralgpt.tasks.classification import (
     main_metric,
 )
 from spectralgpt.training.finetune_job import FinetuneJob, run_job
+from spectralgpt.training.fit import check_machine
+from spectralgpt.training.run_folder import RunFolder, plain_config
 from spectralgpt.training.seen import note_seen
 from spectralgpt.training.transfer import (
     Start,
@@ -120,6 +122,8 @@ def finetune(
         ConfigError: settings contradict each other.
         DataError: labels or images are unusable.
     """
+    check_machine(config.trainer)
+    RunFolder(output).check(plain_config(config), overwrite=overwrite, resume=resume)
     start = load_start(config)
     labelled = read_labelled(
         config.data, assumed=Stated(sensor=start.preprocessing.sensor)

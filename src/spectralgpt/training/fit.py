@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "RunFolder",
     "TrainerConfig",
+    "check_checkpoint",
     "check_machine",
     "check_seed",
     "fit",
@@ -168,6 +169,18 @@ def check_machine(config: TrainerConfig) -> None:
         )
 
 
+def check_checkpoint(module: "TrainingModule", folder: RunFolder) -> None:
+    """Refuse to go on from a checkpoint that does not fit; nothing is changed.
+
+    Raises:
+        CheckpointError: it cannot be read, or is of a run split into other batches.
+    """
+    from spectralgpt.training.checkpointing import read_resumable
+
+    if folder.last.exists():
+        module.on_load_checkpoint(read_resumable(folder.last))
+
+
 def fit(
     module: "TrainingModule",
     train: "DataLoader[dict[str, Any]]",
@@ -195,7 +208,11 @@ def fit(
         CheckpointError: the checkpoint cannot be read, or not be written.
     """
     from spectralgpt.training.checkpointing import read_resumable
-    from spectralgpt.training.execution import CompileBlocks, recompute_activations
+    from spectralgpt.training.execution import (
+        CompileBlocks,
+        KeepSignals,
+        recompute_activations,
+    )
     from spectralgpt.training.loading import WholeSteps
     from spectralgpt.training.logs import quiet_lightning
 
@@ -203,6 +220,7 @@ def fit(
         recompute_activations(module)
     if config.compile:
         callbacks = [CompileBlocks(), *callbacks]
+    callbacks = [KeepSignals(), *callbacks]
     if not config.on_gpu and keep_freed_memory():
         _log.info("freed memory is kept for the next tensors, which is faster.")
     resumed = folder.last if resume and folder.last.exists() else None

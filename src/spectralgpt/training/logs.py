@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import logging
-import os
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import Any
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
+
+from spectralgpt.atomic_files import replace_file
 
 __all__ = ["MetricsTable", "quiet_lightning", "read_metrics"]
 
@@ -91,13 +92,13 @@ class MetricsTable(Logger):
         return self._rows
 
     def _rewrite(self, rows: Mapping[int, Mapping[str, str]]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f".{self.path.name}.tmp")
-        with temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self._columns)
-            writer.writeheader()
-            writer.writerows(rows.values())
-        os.replace(temporary, self.path)
+        def write(path: Path) -> None:
+            with path.open("w", newline="") as file:
+                writer = csv.DictWriter(file, self._columns)
+                writer.writeheader()
+                writer.writerows(rows.values())
+
+        replace_file(self.path, write)
 
 
 def _text(value: float) -> str:

@@ -4,9 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import yaml
+from typing import TYPE_CHECKING
 
 from spectralgpt.checkpoints import save_model, write_atomically
 from spectralgpt.data.mixing import MixedDataset
@@ -16,10 +14,9 @@ from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.tasks.pretraining import PretrainingTask, score_reconstructions
 from spectralgpt.training.fit import (
     RunFolder,
-    check_machine,
+    check_checkpoint,
     fit,
     full_state_dict,
-    is_first_process,
     processes,
 )
 from spectralgpt.training.loading import build_loader
@@ -31,6 +28,7 @@ from spectralgpt.training.pretrain_data import (
     spread,
 )
 from spectralgpt.training.pretrain_model import build_model
+from spectralgpt.training.run_folder import plain_config
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, Trainer
@@ -42,9 +40,7 @@ __all__ = [
     "build_training_module",
     "check_data",
     "check_schedule",
-    "plain_values",
     "run_stage",
-    "write_config",
 ]
 
 
@@ -73,7 +69,6 @@ def run_stage(
         CheckpointError: weights cannot be read or written.
         TrainingError: the loss is not finite.
     """
-    check_machine(config.trainer)
     check_schedule(config)
     data = data or load_pretraining_data(config)
     check_data(config, data)
@@ -90,9 +85,9 @@ def run_stage(
     )
     drawn = _figures(config, folder, task, data)
     # Only now, so that a configuration that cannot work leaves nothing behind.
-    folder.prepare(overwrite=overwrite, resume=resume)
-    if is_first_process():
-        write_config(config, folder)
+    if resume:
+        check_checkpoint(module, folder)
+    folder.prepare(plain_config(config), overwrite=overwrite, resume=resume)
     _run(config, folder, module, data, resume, [*callbacks, *drawn])
 
 
@@ -289,26 +284,5 @@ def _conclude(
     write_pretraining_report(folder.root)
 
 
-def write_config(config: PretrainConfig, folder: RunFolder) -> None:
-    """Write the resolved configuration into the folder of the run."""
-    text = yaml.safe_dump(plain_values(config), sort_keys=False)
-    write_atomically(folder.config, lambda path: _write_text(path, text))
-
-
-def plain_values(config: PretrainConfig) -> dict[str, Any]:
-    """Return a configuration as YAML has it."""
-    plain: dict[str, Any] = _plain(asdict(config))
-    return plain
-
-
 def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
-
-
-def _plain(value: Any) -> Any:
-    """Turn tuples into lists and paths into text, as YAML has them."""
-    if isinstance(value, dict):
-        return {name: _plain(entry) for name, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    return str(value) if isinstance(value, Path) else value

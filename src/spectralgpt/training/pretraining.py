@@ -4,9 +4,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spectralgpt.training.fit import RunFolder
+from spectralgpt.training.fit import RunFolder, check_machine
 from spectralgpt.training.pretrain_config import PretrainConfig
 from spectralgpt.training.pretrain_stage import run_stage
+from spectralgpt.training.run_folder import plain_config
 from spectralgpt.training.stages import run_stages
 
 if TYPE_CHECKING:
@@ -47,7 +48,9 @@ def pretrain(
         CheckpointError: weights cannot be read or written.
         TrainingError: the loss is not finite.
     """
+    check_machine(config.trainer)
     folder = RunFolder(output)
+    folder.check(plain_config(config), overwrite=overwrite, resume=resume)
     if config.stages:
         run_stages(
             config,

@@ -1,16 +1,47 @@
 """Where a run keeps its things, and which process may write them."""
 
+import json
 import logging
 import os
 import shutil
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+import yaml
+
+from spectralgpt.atomic_files import (
+    check_replaceable,
+    make_folder,
+    remove_if_empty,
+    remove_leftovers,
+    replace_file,
+)
 from spectralgpt.errors import ConfigError
+from spectralgpt.yaml_files import read_mapping
 
-__all__ = ["RunFolder", "is_first_process", "make_folder"]
+__all__ = ["RunFolder", "is_first_process", "plain_config"]
 
 _log = logging.getLogger(__name__)
+_SECTIONS = {"model", "data", "optimizer", "trainer", "seed"}
+_FOLDERS = ("checkpoints", "figures", "tensorboard")
+_FILES = (
+    "metrics.csv",
+    "metrics.json",
+    "validation.json",
+    "table.csv",
+    "classes.csv",
+    "confusion.png",
+    "report.html",
+)
+_MACHINE = (
+    *("batch_size", "accumulate", "accelerator", "devices", "num_nodes", "strategy"),
+    *("workers", "recompute_activations", "compile"),
+    *("log_every_steps", "checkpoint_every_steps", "export_every_epochs"),
+)
+_FREE = {*(f"trainer.{name}" for name in _MACHINE), "data.memory_mb"}
+"""Settings that a resumed run takes from the call, and that change no weight."""
 
 
 @dataclass(frozen=True)
@@ -63,64 +94,175 @@ class RunFolder:
         """The self-contained report."""
         return self.root / "report.html"
 
-    def prepare(self, *, overwrite: bool, resume: bool) -> None:
-        """Make the folder ready to be written to.
+    def check(
+        self,
+        config: Mapping[str, Any],
+        *,
+        overwrite: bool,
+        resume: bool,
+    ) -> None:
+        """Refuse a run that is in the way, or that is not the one to go on with.
 
-        Files that are not a run's are never removed.
-
-        Raises:
-            ConfigError: there is a run already, and neither flag is given, or both, or
-                the folder cannot be made.
-        """
-        self.check(overwrite=overwrite, resume=resume)
-        if not is_first_process():
-            return
-        make_folder(self.root)
-        if overwrite:
-            self._clear()
-        runs = (self, *map(RunFolder, self.stages))
-        if resume and not any(run.last.exists() for run in runs):
-            _log.warning("no checkpoint in %s, starting anew", self.root)
-
-    def check(self, *, overwrite: bool, resume: bool) -> None:
-        """Refuse a run that is in the way.
+        Args:
+            config: of the run that is to begin or to go on, as `plain_config` gives it.
+            overwrite: replace a run in the folder.
+            resume: go on with a run in the folder.
 
         Raises:
-            ConfigError: there is a run already, and neither flag is given, or both.
+            ConfigError: both flags are given; there is a run and neither is, or it has
+                other settings; or there is what no run of ours has left.
         """
         if overwrite and resume:
             raise ConfigError("give --overwrite or --resume, not both.")
-        if is_first_process() and self.config.exists() and not (overwrite or resume):
+        if not is_first_process():
+            return
+        if resume and self.config.exists():
+            self._check_same(config)
+        elif self._is_ours() and not overwrite:
             raise ConfigError(
                 f"{self.root} holds a run already (found: {self.config.name}). Go on "
                 "with --resume, replace it with --overwrite, or name another --output."
             )
+        elif not resume:
+            results = [path.name for path in self._results() if path.exists()]
+            strange = [] if self._is_ours() else results
+            check_replaceable(self.root, "run of this package", strange)
+            self._check_inputs(config)
+
+    def prepare(
+        self, config: Mapping[str, Any], *, overwrite: bool, resume: bool
+    ) -> None:
+        """Make the folder ready to be written to, and write the configuration.
+
+        Files that are not a run's are never removed. Comes after all that can go wrong
+        before the training, for the results of an earlier run go.
+
+        Args:
+            config: of the run, as `plain_config` gives it.
+            overwrite: replace a run in the folder.
+            resume: go on with a run in the folder.
+
+        Raises:
+            ConfigError: the folder cannot be made.
+            OSError: it cannot be written.
+        """
+        if not is_first_process():
+            return
+        make_folder(self.root)
+        for folder in (self.root, self.model.parent):
+            remove_leftovers(folder)
+        if not resume:
+            self._clear()
+        text = yaml.safe_dump(dict(config), sort_keys=False)
+        replace_file(self.config, lambda path: path.write_text(text, encoding="utf-8"))
+        runs = (self, *map(RunFolder, self.stages))
+        if resume and not any(run.last.exists() for run in runs):
+            _log.warning("no checkpoint in %s, starting anew", self.root)
+
+    def describe_rest(self) -> str:
+        """Say from which checkpoint a run that was stopped goes on."""
+        runs = (*map(RunFolder, reversed(self.stages)), self)
+        for run in runs:
+            if run.last.exists():
+                return f"--resume goes on from {run.last}"
+        if not self.config.exists():
+            return ""
+        return f"{self.root} has no checkpoint yet: begin anew with --overwrite"
+
+    def _is_ours(self) -> bool:
+        """Tell a run of ours from what other programs call config.yaml."""
+        try:
+            config = read_mapping(self.config)
+        except ConfigError:
+            return False
+        trainer = config.get("trainer")
+        return (
+            config.keys() >= _SECTIONS
+            and isinstance(trainer, dict)
+            and ("checkpoint_every_steps" in trainer)
+        )
+
+    def _check_same(self, config: Mapping[str, Any]) -> None:
+        """Refuse to go on with settings that the run was not begun with.
+
+        Raises:
+            ConfigError: some differ; names them.
+        """
+        found = dict(_leaves(read_mapping(self.config)))
+        differing = [
+            f"{name} {found[name]!r} (now {value!r})"
+            for name, value in _leaves(config)
+            if name in found and name not in _FREE and not _alike(value, found[name])
+        ]
+        if differing:
+            raise ConfigError(
+                f"{self.root} was begun with other settings: {', '.join(differing)}. "
+                "Resume with those of its config.yaml, or name another --output."
+            )
+
+    def _check_inputs(self, config: Mapping[str, Any]) -> None:
+        """Refuse to remove what the run begins with.
+
+        Raises:
+            ConfigError: it is in this folder.
+        """
+        root = self.root.resolve()
+        gone = [path.resolve() for path in self._results() if path.exists()]
+        for name, value in _leaves(config):
+            if not isinstance(value, str) or value in ("", ".") or not gone:
+                continue
+            path = Path(value)
+            if path.exists() and (
+                path.resolve() == root or any(map(path.resolve().is_relative_to, gone))
+            ):
+                raise ConfigError(
+                    f"{name} {value} lies in {self.root}, which --overwrite empties. "
+                    "Name another --output."
+                )
+
+    def _results(self) -> list[Path]:
+        """Return all that a run may leave here, its configuration last."""
+        names = (*_FOLDERS, *_FILES, self.config.name)
+        return [*self.stages, *(self.root / name for name in names)]
 
     def _clear(self) -> None:
-        """Remove what a run leaves here, that of its stages first."""
+        """Remove what a run leaves here; its configuration is to be replaced."""
         for stage in self.stages:
-            RunFolder(stage)._clear()
-            if not any(stage.iterdir()):
-                stage.rmdir()
-        for name in ("checkpoints", "figures", "tensorboard"):
+            run = RunFolder(stage)
+            run._clear()
+            run.config.unlink(missing_ok=True)
+            remove_if_empty([stage])
+        for name in _FOLDERS:
             shutil.rmtree(self.root / name, ignore_errors=True)
-        for path in (self.config, self.metrics, self.scores, self.report):
-            path.unlink(missing_ok=True)
+        for name in _FILES:
+            (self.root / name).unlink(missing_ok=True)
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder for output, with those above it, if it is not there.
+def plain_config(config: Any) -> dict[str, Any]:
+    """Turn a configuration into what YAML has: lists for tuples, text for paths."""
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(config), default=str))
+    return plain
 
-    Raises:
-        ConfigError: it cannot be made, or is a file.
+
+def _leaves(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the settings of a configuration by their names, such as `trainer.epochs`.
+
+    Entries of lists of sections are numbered.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot make the output folder {folder}: {error.strerror} "
-            f"({error.filename}). Name another --output."
-        ) from error
+    if isinstance(values, list) and any(isinstance(each, Mapping) for each in values):
+        yield f"{prefix}entries", len(values)
+        values = {str(number): each for number, each in enumerate(values, start=1)}
+    if not isinstance(values, Mapping) or not values:
+        yield prefix.rstrip("."), values
+        return
+    for name, value in values.items():
+        yield from _leaves(value, f"{prefix}{name}.")
+
+
+def _alike(one: Any, other: Any) -> bool:
+    if isinstance(one, str) and isinstance(other, str):
+        return one == other or Path(one).resolve() == Path(other).resolve()
+    return bool(one == other)
 
 
 def is_first_process() -> bool:

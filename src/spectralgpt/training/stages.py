@@ -22,17 +22,16 @@ from spectralgpt.errors import (
     DatasetNotFoundError,
 )
 from spectralgpt.training.configuration import changed_settings
-from spectralgpt.training.fit import RunFolder, check_machine, is_first_process
+from spectralgpt.training.fit import RunFolder, is_first_process
 from spectralgpt.training.overrides import StageConfig, stages_of
 from spectralgpt.training.pretrain_config import PretrainConfig
 from spectralgpt.training.pretrain_data import PretrainingData, load_pretraining_data
 from spectralgpt.training.pretrain_stage import (
     check_data,
     check_schedule,
-    plain_values,
     run_stage,
-    write_config,
 )
+from spectralgpt.training.run_folder import plain_config
 from spectralgpt.yaml_files import read_mapping
 
 if TYPE_CHECKING:
@@ -73,18 +72,13 @@ def run_stages(
         TrainingError: the loss is not finite.
     """
     stages = stages_of(config)
-    folder.check(overwrite=overwrite, resume=resume)
-    check_machine(config.trainer)
     due = [s for s in stages if overwrite or not _of(s, folder).report.exists()]
     for stage in stages:
         if stage not in due:
             _check_finished(stage, _of(stage, folder))
     # A mistake in the last stage is not to be found after days of the first.
     data = {stage.number: _load(stage) for stage in due}
-    folder.prepare(overwrite=overwrite, resume=resume)
-    if is_first_process():
-        _refuse_other_stages(stages, folder)
-        write_config(config, folder)
+    folder.prepare(plain_config(config), overwrite=overwrite, resume=resume)
     start = config.model.start_from
     for stage in stages:
         own = _of(stage, folder)
@@ -138,7 +132,7 @@ def _check_finished(stage: StageConfig, folder: RunFolder) -> None:
             f"{folder.root} is finished, but its {folder.config.name} is gone, so "
             "nothing says what it learned. Train anew with --overwrite."
         )
-    before, now = dict(read_mapping(folder.config)), plain_values(stage.config)
+    before, now = dict(read_mapping(folder.config)), plain_config(stage.config)
     for plain in (before, now):
         plain.pop("report", None)
         plain["model"] = {**plain.get("model", {}), "start_from": None}
@@ -150,17 +144,6 @@ def _check_finished(stage: StageConfig, folder: RunFolder) -> None:
             f"stage {stage.name!r} was finished with other settings: "
             f"{', '.join(changed[:_SHOWN])}. Resume with those it was trained with, "
             "or train anew with --overwrite."
-        )
-
-
-def _refuse_other_stages(stages: Sequence[StageConfig], folder: RunFolder) -> None:
-    wanted = [stage.folder for stage in stages]
-    found = sorted(path.name for path in folder.stages if path.name not in wanted)
-    if found:
-        raise ConfigError(
-            f"{folder.root} holds a run of other stages (found: {', '.join(found)}; "
-            f"wanted: {', '.join(wanted)}). Resume with the stages it was started "
-            "with, or name another --output."
         )
 
 

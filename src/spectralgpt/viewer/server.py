@@ -36,8 +36,7 @@ class PageServer:
 
     def run(self) -> None:
         """Answer until `stop` is called or the user interrupts."""
-        with contextlib.suppress(KeyboardInterrupt):
-            self.server.run(sockets=[self.listener])
+        self.server.run(sockets=[self.listener])
 
     def stop(self) -> None:
         """End `run`, from another thread."""

@@ -398,11 +398,11 @@ def test_scenes_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
 def test_only_a_labelled_set_is_overwritten(tmp_path: Path) -> None:
     labels = halves_of(tmp_path)
     make(tmp_path, labels)
-    with pytest.raises(DataError, match="pass --overwrite"):
+    with pytest.raises(ConfigError, match="replace it with --overwrite"):
         make(tmp_path, labels)
     make(tmp_path, labels, overwrite=True)
     (tmp_path / "out" / "labels.yaml").unlink()
-    with pytest.raises(DataError, match="is no labelled set and is not replaced"):
+    with pytest.raises(ConfigError, match=r"no labelled set .*replaces it"):
         make(tmp_path, labels, overwrite=True)
 
 

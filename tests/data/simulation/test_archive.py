@@ -9,7 +9,7 @@ import rasterio
 from spectralgpt.data.simulation import SimulationConfig, simulate_archive
 from spectralgpt.data.simulation.materials import Cover
 from spectralgpt.data.sources import find_items, read_source
-from spectralgpt.errors import ConfigError, DataError
+from spectralgpt.errors import ConfigError
 from spectralgpt.rasters import describe_raster, read_raster
 
 SPLITS = ("train", "val", "test")
@@ -160,13 +160,13 @@ def test_an_archive_is_the_same_for_the_same_seed(tmp_path: Path, workers: int) 
 def test_nothing_but_a_simulated_archive_is_replaced(tmp_path: Path) -> None:
     config = SimulationConfig(tasks=("scenes",), images=3, image_size=8)
     made = simulate_archive(tmp_path / "archive", config)
-    with pytest.raises(DataError, match=r"exists.*overwrite"):
+    with pytest.raises(ConfigError, match=r"exists.*overwrite"):
         simulate_archive(made, config)
     assert simulate_archive(made, config, overwrite=True) == made
     precious = tmp_path / "mine"
     precious.mkdir()
     (precious / "thesis.txt").write_text("years of work")
-    with pytest.raises(DataError, match=r"no dataset\.json"):
+    with pytest.raises(ConfigError, match=r"no simulated archive .*thesis\.txt"):
         simulate_archive(precious, config, overwrite=True)
     assert (precious / "thesis.txt").read_text() == "years of work"
 

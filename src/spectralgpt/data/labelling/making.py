@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from spectralgpt.atomic_files import appearing
 from spectralgpt.data.colours import class_colours
 from spectralgpt.data.dense import read_dense, read_dense_config
 from spectralgpt.data.formats import ImageFormat
@@ -19,7 +20,7 @@ from spectralgpt.data.labelling.blocks import (
 from spectralgpt.data.labelling.classes import LabelClasses
 from spectralgpt.data.labelling.config import LabelSource, TileRules
 from spectralgpt.data.labelling.layers import open_labels, write_scene_masks
-from spectralgpt.data.labelling.output import appearing, check_target, command_of
+from spectralgpt.data.labelling.output import command_of
 from spectralgpt.data.labelling.overview import Overview
 from spectralgpt.data.labelling.papers import (
     Papers,
@@ -80,13 +81,19 @@ def make_labelled_set(
         progress: called with what is done, how much of it, and of how much.
 
     Raises:
-        DataError: the folder is there, labels do not fit, or splits cannot be filled.
+        ConfigError: the folder is there, and may not be replaced.
+        DataError: labels do not fit, or splits cannot be filled.
         SpectralGPTError: scenes or labels cannot be read, or are in doubt.
     """
-    check_target(output, _OWN_FILES, overwrite)
-    found = list_scenes(scenes, image_format)
-    layer, classes = open_labels(labels, [scene.grid for scene in found])
-    with appearing(output) as folder:
+    with appearing(
+        output,
+        "labelled set",
+        _OWN_FILES,
+        overwrite=overwrite,
+        inputs=[*scenes, labels.labels],
+    ) as folder:
+        found = list_scenes(scenes, image_format)
+        layer, classes = open_labels(labels, [scene.grid for scene in found])
         work = folder / ".work"
         work.mkdir()
         masks = [work / f"{number}.tif" for number in range(len(found))]

@@ -1,19 +1,15 @@
-"""The folder that is made: whole or not at all, and the command that makes it again."""
+"""The command that makes a labelled set again."""
 
 import json
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from spectralgpt.atomic_files import folder_beside
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.data.labelling.config import LabelSource, TileRules
-from spectralgpt.errors import DataError
 
-__all__ = ["appearing", "check_target", "command_of"]
+__all__ = ["command_of"]
 
 
 def command_of(
@@ -42,40 +38,3 @@ def _word(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return json.dumps(value) if isinstance(value, tuple) else str(value)
-
-
-def check_target(output: Path, own_files: Sequence[str], overwrite: bool) -> None:
-    """Refuse a folder that is there, unless it may be replaced.
-
-    Args:
-        output: folder to make.
-        own_files: what tells a folder that was made here before.
-        overwrite: replace such a one.
-
-    Raises:
-        DataError: the folder is there.
-    """
-    if not output.exists():
-        return
-    if output.is_dir() and not any(output.iterdir()):
-        return
-    if not overwrite:
-        raise DataError(f"{output} exists. Choose another folder, or pass --overwrite.")
-    if not all((output / name).is_file() for name in own_files):
-        raise DataError(
-            f"{output} lacks {' or '.join(own_files)}, so it is no labelled set and "
-            "is not replaced. Choose another folder."
-        )
-
-
-@contextmanager
-def appearing(output: Path) -> Iterator[Path]:
-    """Yield a folder to fill, which becomes the output if nothing goes wrong."""
-    output = output.absolute()
-    with folder_beside(output) as beside:
-        folder = beside / output.name
-        folder.mkdir()
-        yield folder
-        if output.exists():
-            shutil.rmtree(output)
-        folder.replace(output)

@@ -1,7 +1,7 @@
 """The folder of a pack while it is made: whole files, and notes of what is done."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from spectralgpt.atomic_files import PARTIAL_SUFFIX, replace_file
+from spectralgpt.atomic_files import (
+    check_replaceable,
+    make_folder,
+    remove_leftovers,
+    replace_file,
+)
 from spectralgpt.data.packing.manifest import INDEX, MANIFEST, Manifest, PackFile
 from spectralgpt.data.packing.storage import digest_of
 from spectralgpt.errors import ConfigError, DataError
@@ -18,7 +23,7 @@ from spectralgpt.json_files import read_json
 __all__ = ["Note", "PackFolder"]
 
 _PLAN = "unfinished.json"
-_PARTIAL = f".*{PARTIAL_SUFFIX}"
+_PARTIAL = ".*.partial"
 _SHARD = "shard-{:05}.safetensors"
 _OURS = ("shard-?????.safetensors", "shard-?????.json", INDEX, _PLAN, _PARTIAL)
 
@@ -52,44 +57,46 @@ class PackFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def refuse_or_clear(self, overwrite: bool) -> None:
-        """Remove a pack that may be replaced; refuse what may not be touched.
+    def check(self, overwrite: bool, inputs: Sequence[Path]) -> None:
+        """Refuse what may not be touched; nothing is changed.
+
+        Args:
+            overwrite: replace a pack, finished or not.
+            inputs: what is packed.
 
         Raises:
-            ConfigError: the folder holds a finished pack, or files of another kind.
+            ConfigError: the folder holds a finished pack, files of another kind, or
+                what is to be packed.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise ConfigError(f"{self.path} is a file. Name another --output.")
         is_finished = (self.path / MANIFEST).is_file()
         if is_finished and not overwrite:
             raise ConfigError(
                 f"{self.path} holds a pack already. Name another --output, or replace "
                 "it with --overwrite."
             )
-        is_begun = (self.path / _PLAN).is_file()
-        if not (is_finished or is_begun) and self.path.is_dir():
-            others = [p.name for p in self.path.iterdir() if p.suffix != PARTIAL_SUFFIX]
-            if others:
-                raise ConfigError(
-                    f"{self.path} is not empty and holds no pack (found: "
-                    f"{sorted(others)[0]}). Name another --output."
-                )
-        if overwrite and (is_finished or is_begun):
-            # The manifest first: what is left is no pack if this is interrupted.
-            (self.path / MANIFEST).unlink(missing_ok=True)
-            self._remove(*_OURS)
+        strange = []
+        if self.path.is_dir() and not (is_finished or (self.path / _PLAN).is_file()):
+            hidden = (".partial", ".making")
+            strange = [p.name for p in self.path.iterdir() if p.suffix not in hidden]
+        check_replaceable(self.path, "pack", strange, inputs)
 
-    def begin(self, digest: str) -> None:
+    def begin(self, digest: str, overwrite: bool) -> None:
         """Note what is to be packed, or go on with the same.
+
+        Args:
+            digest: of the plan.
+            overwrite: remove a pack that is there.
 
         Raises:
             ConfigError: the folder holds the beginning of another pack.
             DataError: it cannot be written.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"cannot make {self.path}: {error.strerror}.") from None
+        make_folder(self.path)
+        remove_leftovers(self.path)
+        if overwrite:
+            # The manifest first: what is left is no pack if this is interrupted.
+            (self.path / MANIFEST).unlink(missing_ok=True)
+            self._remove(*_OURS)
         plan = self.path / _PLAN
         if plan.is_file():
             if _read_json(plan).get("plan") != digest:

@@ -5,13 +5,12 @@ of their checksums: images are drawn in any order, and a request for each would 
 more than its bytes.
 """
 
-import contextlib
 import hashlib
 import os
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
+from spectralgpt.atomic_files import replace_file
 from spectralgpt.data.packing.manifest import PackFile, is_remote
 from spectralgpt.errors import DataError, DatasetNotFoundError
 
@@ -101,23 +100,21 @@ class Storage:
         path = self._cache / f"{file.sha256}{Path(file.file).suffix}"
         if path.is_file() and path.stat().st_size == file.bytes:
             return path
-        # Loader processes may fetch one at the same time: each under its own name.
-        temporary = path.with_name(f".{path.name}.{uuid4().hex}")
-        try:
-            self._cache.mkdir(parents=True, exist_ok=True)
+
+        def write(temporary: Path) -> None:
             system, folder = self._system()
             system.get_file(f"{folder}/{file.file}", str(temporary))
             if digest_of(temporary) != file.sha256:
                 raise self._corrupt(file)
-            os.replace(temporary, path)
+
+        try:
+            # Loader processes may fetch one at the same time: each in its own place.
+            replace_file(path, write)
         except DataError:
             raise
         except Exception as error:
             # Each file system has errors of its own.
             raise self._failed(file.file, error) from None
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
         return path
 
     def _system(self) -> tuple[Any, str]:

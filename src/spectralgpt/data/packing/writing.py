@@ -31,6 +31,7 @@ from spectralgpt.data.places import find_series
 from spectralgpt.data.sources import (
     Source,
     find_items,
+    find_root,
     read_source,
     refuse_if_bad,
 )
@@ -143,9 +144,10 @@ def pack_images(
     """
     options = options or PackOptions()
     folder = PackFolder(output)
-    folder.refuse_or_clear(overwrite)
+    packed = find_root(source, data_root) if source.pack is None else Path(source.pack)
+    folder.check(overwrite, [packed])
     planned = _plan(source, data_root, options)
-    folder.begin(_digest(source, planned, options))
+    folder.begin(_digest(source, planned, options), overwrite)
     done = _Writer(folder)
     for read in _read_all(planned[done.position :], options.workers):
         done.add(read, options.shard_mb * _MEBIBYTE)

@@ -13,7 +13,6 @@ Layout below the output folder:
 Splits hold different regions. Every file says that it is simulated.
 """
 
-import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from spectralgpt.atomic_files import appearing
 from spectralgpt.data.simulation.cards import write_cards, write_label_table
 from spectralgpt.data.simulation.files import (
     IGNORED,
@@ -41,9 +41,10 @@ from spectralgpt.data.simulation.scenes import (
     paint_scene,
 )
 from spectralgpt.data.simulation.sensor_response import optical_bands
-from spectralgpt.errors import ConfigError, DataError
+from spectralgpt.errors import ConfigError
 from spectralgpt.rasters.numbers import NorthUpPlace
 from spectralgpt.sensors import load_sensor
+from spectralgpt.threads import follow_parent
 
 __all__ = ["TASKS", "SimulationConfig", "simulate_archive"]
 
@@ -182,44 +183,27 @@ def simulate_archive(
         The folder.
 
     Raises:
-        DataError: the folder exists.
+        ConfigError: the folder exists, and may not be replaced.
         BandError: the sensor has no optical band.
     """
     config = config or SimulationConfig()
-    _check_target(output, overwrite)
-    building = output.with_name(output.name + ".partial")
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir(parents=True)
-    for task in config.tasks:
-        jobs = [_Job(config, building, task, n) for n in range(config.images)]
-        rows = list(_run(jobs, config.workers))
-        if task == "multilabel":
-            write_label_table(building / task / "labels.csv", rows)
-    write_cards(building, config, SPLITS)
-    if output.exists():
-        shutil.rmtree(output)
-    building.replace(output)
+    with appearing(
+        output, "simulated archive", ["dataset.json"], overwrite=overwrite
+    ) as building:
+        for task in config.tasks:
+            jobs = [_Job(config, building, task, n) for n in range(config.images)]
+            rows = list(_run(jobs, config.workers))
+            if task == "multilabel":
+                write_label_table(building / task / "labels.csv", rows)
+        write_cards(building, config, SPLITS)
     return output
-
-
-def _check_target(output: Path, overwrite: bool) -> None:
-    if not output.exists():
-        return
-    if not overwrite:
-        raise DataError(f"{output} exists. Choose another folder, or pass overwrite.")
-    is_empty = output.is_dir() and not any(output.iterdir())
-    if not is_empty and not (output / "dataset.json").is_file():
-        raise DataError(
-            f"{output} holds no dataset.json, so it is no simulated archive and is not "
-            "replaced. Choose another folder."
-        )
 
 
 def _run(jobs: Sequence[_Job], workers: int) -> Iterator[tuple[str, str, str]]:
     if workers == 1:
         yield from map(_simulate, jobs)
         return
-    with ProcessPoolExecutor(workers) as pool:
+    with ProcessPoolExecutor(workers, initializer=follow_parent) as pool:
         yield from pool.map(_simulate, jobs, chunksize=_CHUNK)
 
 

@@ -1,0 +1,198 @@
+"""Real signals to real commands: one line, a status, nothing left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from spectralgpt.checkpoints import save_model
+from tests.cli.test_pretrain import SMALL
+from tests.imagery import write_archive
+from tests.raster_files import write_tiff
+from tests.tiny import tiny_contract, tiny_model
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+TIMEOUT_S = 240
+
+
+def interrupt(
+    words: Sequence[object],
+    when: Callable[[], bool],
+    number: signal.Signals,
+    to_group: bool = False,
+) -> tuple[int, list[str]]:
+    """Run a command, signal it when it is time; its status and lines on stderr."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "spectralgpt", *map(str, words)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    try:
+        deadline = time.monotonic() + TIMEOUT_S
+        while not when() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert process.poll() is None, process.communicate()[1]
+        (os.killpg if to_group else os.kill)(process.pid, number)
+        errors = process.communicate(timeout=60)[1]
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert running_in(process.pid) == []
+    return process.returncode, errors.splitlines()
+
+
+def running_in(session: int) -> list[str]:
+    """Return the command lines of what still runs in a session."""
+    listed = subprocess.run(
+        ["ps", "-eo", "sid,stat,args"], check=True, capture_output=True, text=True
+    )
+    rows = (line.split(maxsplit=2) for line in listed.stdout.splitlines()[1:])
+    return [row[2] for row in rows if row[0] == str(session) and row[1][0] != "Z"]
+
+
+def after(seconds: float) -> Callable[[], bool]:
+    begun = time.monotonic()
+    return lambda: time.monotonic() > begun + seconds
+
+
+def write_config(tmp_path: Path) -> Path:
+    trainer = {**SMALL["trainer"], "epochs": 50, "workers": 1}
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump({**SMALL, "trainer": trainer}))
+    return path
+
+
+def write_big(path: Path, side: int = 640) -> Path:
+    rng = np.random.default_rng(0)
+    names = tiny_contract().band_names
+    numbers = rng.integers(200, 4000, (len(names), side, side), dtype=np.uint16)
+    write_tiff(path, numbers, descriptions=names)
+    return path
+
+
+@pytest.mark.parametrize("seconds", [0.4, 1.2])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_it_imports_is_a_line(
+    tmp_path: Path, number: signal.Signals, seconds: float
+) -> None:
+    words = ["pretrain", "--config", write_config(tmp_path), "--output", tmp_path / "o"]
+    status, lines = interrupt(words, after(seconds), number, to_group=True)
+    assert (status, lines) == (128 + number, [f"interrupted by {number.name}"])
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "to_group"), [(signal.SIGINT, True), (signal.SIGTERM, False)]
+)
+def test_training_names_the_checkpoint_that_a_resume_goes_on_from(
+    tmp_path: Path, number: signal.Signals, to_group: bool
+) -> None:
+    run = tmp_path / "run"
+    words = ["pretrain", "--config", write_config(tmp_path), "--output", run]
+    last = run / "checkpoints" / "last.ckpt"
+    status, lines = interrupt(words, last.exists, number, to_group)
+    assert status == 128 + number
+    assert lines[-1] == f"interrupted by {number.name}: --resume goes on from {last}"
+    # The loss is shown once in a while.
+    assert not "\n".join(line for line in lines[:-1] if line[:5] != "step ")
+    assert not list(tmp_path.rglob(".*"))
+
+
+def test_packing_says_that_it_goes_on(tmp_path: Path) -> None:
+    source = write_archive(tmp_path, "scenes", "sentinel-2-l2a", count=400)
+    out = tmp_path / "pack"
+    words = ["data", "pack", source, tmp_path, "--output", out, "--shard-mb", "0.2"]
+    note = out / "shard-00001.json"
+    status, lines = interrupt(words, note.exists, signal.SIGINT)
+    assert status == 130
+    assert lines == [
+        f"interrupted by SIGINT: what is finished stays in {out}, and the same "
+        "command goes on"
+    ]
+    assert not list(out.glob(".*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_simulating_leaves_no_process_and_no_file(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    words = ["simulate", "--output", tmp_path / "out", "--workers", 2]
+    begun = lambda: any(tmp_path.rglob("*.tif"))  # noqa: E731
+    status, lines = interrupt([*words, "--images", 5000], begun, number)
+    assert (status, lines) == (128 + number, [f"interrupted by {number.name}"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_embedding_leaves_no_file(tmp_path: Path) -> None:
+    scene = write_big(tmp_path / "scene.tif", side=4000)
+    out = tmp_path / "out"
+    words = ["embed", scene, "--model", "tiny", "--format", "geotiff", "--cell_px", 2]
+    words += ["--output", out, "--sensor", "sentinel-2-l1c", "--offset", 0]
+    making = lambda: any(out.glob(".*.making"))  # noqa: E731
+    status, lines = interrupt(words, making, signal.SIGTERM)
+    assert (status, lines) == (143, ["interrupted by SIGTERM"])
+    assert not out.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_job_on_dask_ends_without_a_word_of_its_workers(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    pytest.importorskip("distributed", reason="spectralgpt[dask]")
+    model = save_model(tmp_path / "model", tiny_model(), tiny_contract())
+    scene = write_big(tmp_path / "scene.tif", side=3000)
+    out = tmp_path / "out"
+    words = ["batch", "embed", scene, "--model", model, "--workers", 2]
+    words += ["--output", out, "--sensor", "sentinel-2-l1c", "--offset", 0]
+    making = lambda: any(out.glob("scenes/.*.making"))  # noqa: E731
+    status, lines = interrupt(words, making, number, to_group=True)
+    assert status == 128 + number
+    assert [line.partition(":")[0] for line in lines] == [
+        f"interrupted by {number.name}"
+    ]
+    assert not list(out.glob("scenes/.*"))
+
+
+@pytest.mark.slow
+def test_two_training_processes_end_together(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    words = ["pretrain", "--config", write_config(tmp_path), "--output", run]
+    words += ["--trainer.devices", 2, "--trainer.batch_size", 4]
+    last = run / "checkpoints" / "last.ckpt"
+    status, lines = interrupt(words, last.exists, signal.SIGTERM)
+    assert status == 143
+    assert lines[-1] == f"interrupted by SIGTERM: --resume goes on from {last}"
+
+
+def test_the_second_of_two_at_once_gets_a_line(tmp_path: Path) -> None:
+    scene = write_big(tmp_path / "scene.tif", side=4000)
+    out = tmp_path / "out"
+    words = ["embed", scene, "--model", "tiny", "--format", "geotiff", "--cell_px", 2]
+    words += ["--output", out, "--sensor", "sentinel-2-l1c", "--offset", 0]
+    seen: list[subprocess.CompletedProcess[str]] = []
+
+    def second() -> bool:
+        if any(out.glob(".*.making")):
+            command = [sys.executable, "-m", "spectralgpt", *map(str, words)]
+            seen.append(
+                subprocess.run(command, check=False, capture_output=True, text=True)
+            )
+        return bool(seen)
+
+    assert interrupt(words, second, signal.SIGINT)[0] == 130
+    assert seen[0].returncode == 1
+    assert seen[0].stderr == (
+        f"error: {out} is being made by another process: wait for it, or name another "
+        "--output.\n"
+    )
