@@ -8,9 +8,11 @@ from spectralgpt.data.cubes import check_token_budget
 from spectralgpt.errors import ConfigError
 from spectralgpt.preprocessing import sensor_preprocessing
 from spectralgpt.recipes import describe_recipe, find_recipe, list_recipes
-from spectralgpt.training.configuration import read_config
+from spectralgpt.training.configuration import build_config, read_config
+from spectralgpt.training.dense_finetuning import DenseFinetuneConfig
 from spectralgpt.training.overrides import datasets_of, stages_of
 from spectralgpt.training.pretrain_config import PretrainConfig
+from spectralgpt.yaml_files import read_mapping
 
 PRETRAINING = [name for name in list_recipes() if name.startswith(("pretrain", "demo"))]
 BANDS = {
@@ -59,6 +61,23 @@ def test_sensors_recipe_adds_one_sensor_a_stage() -> None:
     ]
     assert [len(found) for found in sensors] == [1, 2, 3, 4]
     assert sensors[-1][0] == "enmap-l2a"
+
+
+@pytest.mark.parametrize("task", ["segmentation", "change"])
+def test_recipes_of_maps_are_the_best_that_is_known(task: str) -> None:
+    values = dict(read_mapping(find_recipe(f"finetune_{task}")))
+    data = {"root": "x", "task": task}
+    config = build_config(
+        {**values, "model": "x", "data": data}, DenseFinetuneConfig, "test"
+    )
+    assert (config.scaling, config.loss.dice_weight) == ("z-score", 1.0)
+    assert config.pixel_detail
+    assert config.test_flips
+    assert config.samples_per_epoch is not None
+    steps = config.samples_per_epoch // config.trainer.batch_size
+    assert steps * config.trainer.epochs == 300
+    rate = config.optimizer.base_lr * config.trainer.batch_size / 256
+    assert rate == pytest.approx(1e-3)
 
 
 @pytest.mark.parametrize("name", list_recipes())

@@ -70,6 +70,13 @@ def test_a_run_writes_scores_maps_and_a_model_that_loads(
     assert "damaged" in (run / "table.csv").read_text()
     page = (run / "report.html").read_text()
     assert page.count("data:image/png") == 2
+    forest = found["floors"]["random forest on pixels"]
+    assert forest["scores"].keys() == found["test"].keys()
+    assert f"{forest['scores']['iou']:.4f}" in page
+    without = finetune_dense(
+        config(places, pretrained, task, floors=False), tmp_path / "without"
+    )
+    assert json.loads((without / "metrics.json").read_text())["floors"] == {}
     loaded = load_model(run)
     kind = ChangeModel if task == "change" else SegmentationModel
     assert isinstance(loaded.model, kind)

@@ -70,6 +70,13 @@ def add_arguments(parser: ArgumentParser) -> None:
         default=False,
         help="for maps: average over mirror images, four times the work",
     )
+    parser.add_argument(
+        "--floors",
+        type=bool,
+        default=True,
+        help="for maps: what a forest on pixels and the best index reach beside the "
+        "scores, learnt from pixels of the file's training places",
+    )
     parser.add_argument("--k", type=int, default=20, help="neighbours of knn")
     parser.add_argument(
         "--baselines",

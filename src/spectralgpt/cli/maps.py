@@ -10,6 +10,7 @@ from spectralgpt.errors import ConfigError
 
 if TYPE_CHECKING:
     from spectralgpt.checkpoints import LoadedModel
+    from spectralgpt.data.dense import DenseSet
     from spectralgpt.data.formats import ImageFormat
 
 __all__ = ["map_images", "score_masks"]
@@ -78,7 +79,8 @@ def score_masks(args: Namespace, loaded: "LoadedModel", console: Console) -> Non
             f"{args.masks} describes {config.task}, but {args.model} was fine-tuned "
             f"for {task}: set 'task: {task}' if its images and masks are for that."
         )
-    dense = read_dense(config, names, contract.assumed).select(args.split)
+    whole = read_dense(config, names, contract.assumed)
+    dense = whole.select(args.split)
     items = [item for chip in dense.chips for item in chip.items]
     tell_if_far(items, contract, dense.source)
     total = len(DenseDataset(dense, contract))
@@ -93,8 +95,17 @@ def score_masks(args: Namespace, loaded: "LoadedModel", console: Console) -> Non
             batch_size=args.batch_size,
             num_workers=args.workers,
             resamples=args.resamples,
+            train=_learned_from(whole, args),
             progress=progress,
         )
+
+
+def _learned_from(dense: "DenseSet", args: Namespace) -> "DenseSet | None":
+    """Return the training places, for the floors; None without any, or if scored."""
+    is_there = any(chip.split == "train" for chip in dense.chips)
+    if not args.floors or args.split == "train" or not is_there:
+        return None
+    return dense.select("train")
 
 
 def _list_inputs(

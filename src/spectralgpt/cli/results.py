@@ -29,13 +29,19 @@ def print_test_scores(folder: Path, console: Console) -> None:
     """Print the scores of metrics.json with their intervals."""
     found = _read(folder)
     title = f"{found['images']} images"
-    table = Table("score", "value", "95 % interval", title=title)
+    floors = found.get("floors", {})
+    table = Table("score", "value", "95 % interval", *floors, title=title)
     for name, value in found["test"].items():
         interval = found["intervals"].get(name)
         between = "unknown"
         if interval is not None:
             between = f"{interval['low']:.4f} to {interval['high']:.4f}"
-        table.add_row(_spell(name, found.get("positive")), f"{value:.4f}", between)
+        beside = [
+            f"{floor['scores'][name]:.4f}" if name in floor["scores"] else ""
+            for floor in floors.values()
+        ]
+        label = _spell(name, found.get("positive"))
+        table.add_row(label, f"{value:.4f}", between, *beside)
     console.print(table)
 
 

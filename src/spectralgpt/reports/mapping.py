@@ -15,6 +15,7 @@ from spectralgpt.reports.curves import plot_curves
 from spectralgpt.reports.html import Picture, Section, Table, write_report
 from spectralgpt.reports.style import hide_ticks, new_figure
 from spectralgpt.sensors import Band
+from spectralgpt.tasks.floors import Floor
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,6 +55,7 @@ def write_map_report(
     *,
     summary: str,
     intervals: Mapping[str, Interval],
+    floors: Sequence[Floor] = (),
     examples: Sequence[MapExample],
     colours: Sequence[str] | None = None,
 ) -> Path:
@@ -65,6 +67,7 @@ def write_map_report(
         scores: over all labelled pixels.
         summary: paragraphs on what was trained on what, and scored on what.
         intervals: of the summary scores.
+        floors: what simple methods reach on the same images.
         examples: windows to show.
         colours: of the classes; None chooses them.
 
@@ -73,7 +76,7 @@ def write_map_report(
     """
     names = [entry.name for entry in scores.per_class]
     sections = [
-        _scores_section(scores, intervals),
+        _scores_section(scores, intervals, floors),
         Section("Each class", tables=[_class_table(scores)]),
     ]
     if examples:
@@ -162,18 +165,36 @@ def _paint(classes: NDArray[np.int64], palette: Sequence[Any]) -> NDArray[np.flo
     return np.asarray(table[np.where(classes < 0, len(palette), classes)])
 
 
-def _scores_section(scores: Scores, intervals: Mapping[str, Interval]) -> Section:
+def _scores_section(
+    scores: Scores, intervals: Mapping[str, Interval], floors: Sequence[Floor]
+) -> Section:
     rows = []
     for name, value in scores.summary.items():
         of = _of_class(name, scores)
         between = intervals.get(name)
         interval = "" if between is None else f"{between.low:.4f} to {between.high:.4f}"
-        rows.append([_spell(name) + of, f"{value:.4f}", interval])
+        beside = [
+            f"{floor.scores[name]:.4f}" if name in floor.scores else ""
+            for floor in floors
+        ]
+        rows.append([_spell(name) + of, f"{value:.4f}", interval, *beside])
+    header = ["score", "value", "95 % interval", *(floor.name for floor in floors)]
     return Section(
         "Scores",
         "Intervals come from resampling whole places: they hold for other places like "
-        "these, not for other regions or seasons.",
-        tables=[Table(["score", "value", "95 % interval"], rows)],
+        "these, not for other regions or seasons." + _describe_floors(floors),
+        tables=[Table(header, rows)],
+    )
+
+
+def _describe_floors(floors: Sequence[Floor]) -> str:
+    if not floors:
+        return ""
+    first = floors[0]
+    return (
+        " Beside them is what methods reach that see single pixels: they learned from "
+        f"{first.learned_from:,} drawn pixels of the training places and are scored on "
+        f"{first.scored_on:,} of the same images."
     )
 
 

@@ -33,6 +33,7 @@ from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import Stated
 from spectralgpt.reports.mapping import MapExample, write_map_report
 from spectralgpt.tasks.dense import check_mapper, flipped_probabilities
+from spectralgpt.tasks.floors import Floor, find_floors
 from spectralgpt.tasks.pixel_forest import fit_pixel_forest, map_pixels
 from spectralgpt.threads import start_worker
 from spectralgpt.training.scoring import (
@@ -192,6 +193,7 @@ def evaluate_dense(
     batch_size: int = 16,
     num_workers: int = 0,
     resamples: int = 500,
+    train: DenseSet | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Scores:
     """Score a fine-tuned model; write metrics.json, table.csv and report.html.
@@ -206,6 +208,7 @@ def evaluate_dense(
         batch_size: windows mapped at once.
         num_workers: processes that read images.
         resamples: bootstrap test sets, of whole places.
+        train: what floors beside the scores learn from; None leaves them out.
         progress: called with the number of windows done in each batch.
 
     Raises:
@@ -226,7 +229,14 @@ def evaluate_dense(
     chosen = loaded.extra.get("chosen")
     seen = count_seen(loaded.extra, name, test.chips)
     folder.mkdir(parents=True, exist_ok=True)
-    facts = {"chosen": chosen, "seen_in_training": seen}
+    floors: tuple[Floor, ...] = ()
+    if train is not None:
+        floors = find_floors(train, test, found.scores.positive, seed)
+    facts = {
+        "chosen": chosen,
+        "seen_in_training": seen,
+        "floors": {floor.name: asdict(floor) for floor in floors},
+    }
     _write_metrics(folder, name, test, found, facts)
     write_class_table(folder / "table.csv", found.scores)
     text = (
@@ -240,6 +250,7 @@ def evaluate_dense(
         found.scores,
         summary=text,
         intervals=found.intervals,
+        floors=floors,
         examples=_examples(loaded, test, seed, flips),
         colours=test.colours,
     )

@@ -269,6 +269,8 @@ def _settings(
         data["root"] = str(data["root"])
     if config.task != "classification":
         data["task"] = config.task
+        # A study compares with a forest of its own, which is fitted once.
+        merged = {"floors": False, **merged}
     return {**merged, "data": data, "seed": seed}
 
 

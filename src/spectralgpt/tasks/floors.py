@@ -1,0 +1,285 @@
+"""What a map must beat to be worth a network: a forest on pixels, and an index.
+
+Both see calibrated reflectance of single pixels and learn from the training places
+alone. They work on drawn pixels, so that they cost seconds beside minutes.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spectralgpt.data.dense import DenseDataset, DenseSet
+from spectralgpt.errors import SpectralGPTError
+from spectralgpt.metrics import POSITIVE_SCORES, score_pixels
+from spectralgpt.preprocessing import Preprocessing, match_some_bands
+from spectralgpt.sensors import Band
+
+__all__ = ["Floor", "best_index", "find_floors"]
+
+logger = logging.getLogger(__name__)
+
+FOREST = "random forest on pixels"
+_TREES = 100
+_LEAST_LEAF = 3
+_MOST_IMAGES = 400
+_LEARNED, _SCORED = 20_000, 100_000
+"""Most pixels that are learnt from, and that are scored."""
+
+_PARTS_NM = {
+    "green": (520.0, 560.0, 600.0),
+    "red": (620.0, 665.0, 690.0),
+    "nir": (780.0, 842.0, 900.0),
+    "swir1": (1550.0, 1610.0, 1750.0),
+    "swir2": (2080.0, 2200.0, 2350.0),
+}
+"""Parts of the spectrum: where a band's centre may lie at least, best and at most."""
+_INDICES = {
+    # McFeeters 1996, Xu 2006, Tucker 1979, Key and Benson 2006.
+    "NDWI": ("green", "nir"),
+    "MNDWI": ("green", "swir1"),
+    "NDVI": ("nir", "red"),
+    "NBR": ("nir", "swir2"),
+}
+_Values = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Floor:
+    """What a simple method reaches on the same images.
+
+    Args:
+        name: what it is, such as "dNBR > 0.27".
+        scores: by the names of the model's own.
+        learned_from: pixels.
+        scored_on: pixels, drawn at random from all that are scored.
+    """
+
+    name: str
+    scores: dict[str, float]
+    learned_from: int
+    scored_on: int
+
+
+@dataclass(frozen=True)
+class _Pixels:
+    """Labelled pixels: reflectance (N, T, C) of each date, and classes (N,)."""
+
+    values: _Values
+    targets: NDArray[np.int64]
+    bands: tuple[Band, ...]
+
+
+def find_floors(
+    train: DenseSet, scored: DenseSet, positive: str | None, seed: int
+) -> tuple[Floor, ...]:
+    """Fit a forest and the best index on train, and score them.
+
+    The forest weighs classes or not, whichever is better on the pixels that its trees
+    have not seen. The index, for two classes or a stated one, is the one of those that
+    the bands allow with the best F1 on train; for change it is that before minus after.
+
+    Args:
+        train: learnt from.
+        scored: what the model is scored on.
+        positive: the class that scores are about; None if all count alike.
+        seed: of the drawn pixels and the trees.
+
+    Returns:
+        None at all where the pixels do not allow it, which is logged.
+    """
+    try:
+        bands = _shared_bands((*train.chips, *scored.chips))
+        contract = Preprocessing(train.chips[0].item.sensor.name, bands)
+        learned = _draw(DenseDataset(train, contract), _LEARNED, seed)
+        tested = _draw(DenseDataset(scored, contract), _SCORED, seed)
+    except SpectralGPTError as error:
+        logger.warning("no floors beside the scores: %s", error)
+        return ()
+    if len(np.unique(learned.targets)) < 2 or not len(tested.targets):
+        logger.warning("no floors beside the scores: train shows one class only.")
+        return ()
+    names = scored.class_names
+    floors = [_forest(learned, tested, names, positive, seed)]
+    if positive is not None:
+        floors += _index(learned, tested, names, positive)
+    return tuple(floors)
+
+
+def best_index(
+    values: dict[str, _Values], is_positive: NDArray[np.bool_]
+) -> tuple[str, bool, float] | None:
+    """Choose an index and its threshold by F1.
+
+    Args:
+        values: of each index, (N,), NaN where it has none.
+        is_positive: (N,).
+
+    Returns:
+        Its name, whether the class lies above the threshold (else below), and that.
+    """
+    best: tuple[float, tuple[str, bool, float]] | None = None
+    for name, found in values.items():
+        for above in (True, False):
+            f1, threshold = _tune(found if above else -found, is_positive)
+            if best is None or f1 > best[0]:
+                best = f1, (name, above, threshold if above else -threshold)
+    return None if best is None else best[1]
+
+
+def _tune(values: _Values, is_positive: NDArray[np.bool_]) -> tuple[float, float]:
+    """Return the best F1 of "above a threshold", and the threshold."""
+    known = np.isfinite(values)
+    order = np.argsort(-values[known], kind="stable")
+    ranked, hits = values[known][order], is_positive[known][order]
+    if not len(ranked) or not is_positive.any():
+        return 0.0, 0.0
+    ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
+    f1 = 2 * np.cumsum(hits)[ends] / (ends + 1 + is_positive.sum())
+    at = int(f1.argmax())
+    last = ranked[ends[at]]
+    following = ranked[ends[at] + 1] if at + 1 < len(ends) else last - 1.0
+    return float(f1[at]), float((last + following) / 2)
+
+
+def _shared_bands(chips: Sequence[Any]) -> tuple[Band, ...]:
+    """Bands of the first image that all have."""
+    bands = tuple(chips[0].item.bands)
+    for chip in chips:
+        for item in chip.items:
+            there = match_some_bands(bands, item.bands)
+            bands = tuple(b for b, i in zip(bands, there, strict=True) if i is not None)
+    return bands
+
+
+def _draw(dataset: DenseDataset, most: int, seed: int) -> _Pixels:
+    """Draw labelled pixels that all bands show, each with the same chance."""
+    rng = np.random.default_rng(seed)
+    share, values, targets = 1.0, [], []
+    count = len(dataset.dense.chips)
+    for number in rng.permutation(count)[:_MOST_IMAGES].tolist():
+        patch = dataset.chip(number)
+        is_valid = np.all(
+            [raster.valid.all(axis=0) for raster in patch.rasters], axis=0
+        )
+        usable = (patch.target >= 0) & is_valid
+        chosen = usable & (rng.random(usable.shape) < share)
+        dates = [raster.pixels[:, chosen].T for raster in patch.rasters]
+        values.append(np.stack(dates, axis=1))
+        targets.append(patch.target[chosen])
+        if sum(map(len, targets)) > 2 * most:
+            share, values, targets = _halve(share, values, targets, rng)
+    drawn, classes = np.concatenate(values), np.concatenate(targets)
+    kept = rng.permutation(len(classes))[:most]
+    return _Pixels(drawn[kept], classes[kept], dataset.preprocessing.bands)
+
+
+def _halve(
+    share: float,
+    values: list[_Values],
+    targets: list[NDArray[np.int64]],
+    rng: np.random.Generator,
+) -> tuple[float, list[_Values], list[NDArray[np.int64]]]:
+    drawn, classes = np.concatenate(values), np.concatenate(targets)
+    kept = rng.random(len(classes)) < 1 / 2
+    return share / 2, [drawn[kept]], [classes[kept]]
+
+
+def _forest(
+    learned: _Pixels,
+    tested: _Pixels,
+    names: Sequence[str],
+    positive: str | None,
+    seed: int,
+) -> Floor:
+    from sklearn.ensemble import RandomForestClassifier
+
+    best: tuple[float, Any] | None = None
+    for weights in (None, "balanced_subsample"):
+        forest = RandomForestClassifier(
+            _TREES,
+            min_samples_leaf=_LEAST_LEAF,
+            class_weight=weights,
+            oob_score=True,
+            random_state=seed,
+        )
+        forest.fit(_features(learned), learned.targets)
+        unseen = forest.classes_[forest.oob_decision_function_.argmax(axis=1)]
+        found = _score(unseen, learned.targets, names, positive)
+        value = found["mean_iou" if positive is None else "f1"]
+        if best is None or value > best[0]:
+            best = value, forest
+    assert best is not None
+    predicted = best[1].predict(_features(tested))
+    scores = _score(predicted, tested.targets, names, positive)
+    return Floor(FOREST, scores, len(learned.targets), len(tested.targets))
+
+
+def _index(
+    learned: _Pixels, tested: _Pixels, names: Sequence[str], positive: str
+) -> list[Floor]:
+    number = list(names).index(positive)
+    chosen = best_index(_index_values(learned), learned.targets == number)
+    if chosen is None:
+        return []
+    name, above, threshold = chosen
+    values = _index_values(tested)[name]
+    is_found = values > threshold if above else values < threshold
+    if len(names) == 2:
+        predicted = np.where(is_found, number, 1 - number)
+        scores = _score(predicted, tested.targets, names, positive)
+    else:
+        both = ("the rest", positive)
+        truth = (tested.targets == number).astype(np.int64)
+        scores = _score(is_found.astype(np.int64), truth, both, positive)
+        scores = {name: scores[name] for name in POSITIVE_SCORES}
+    label = f"{name} {'>' if above else '<'} {threshold:.3g}"
+    return [Floor(label, scores, len(learned.targets), len(tested.targets))]
+
+
+def _index_values(pixels: _Pixels) -> dict[str, _Values]:
+    """Give each index that the bands allow, (N,); of two dates, before minus after."""
+    at = {name: _band_at(pixels.bands, name) for name in _PARTS_NM}
+    found = {}
+    for name, (first, second) in _INDICES.items():
+        one, other = at[first], at[second]
+        if one is None or other is None:
+            continue
+        a, b = pixels.values[:, :, one], pixels.values[:, :, other]
+        total = a + b
+        with np.errstate(invalid="ignore", divide="ignore"):
+            dates = np.where(total > 0, (a - b) / total, np.nan)
+        if dates.shape[1] == 2:
+            found[f"d{name}"] = dates[:, 0] - dates[:, 1]
+        else:
+            found[name] = dates[:, 0]
+    return found
+
+
+def _band_at(bands: Sequence[Band], name: str) -> int | None:
+    """Return which band shows a part of the spectrum, the nearest to its usual one."""
+    low, centre, high = _PARTS_NM[name]
+    inside = [i for i, b in enumerate(bands) if low <= b.wavelength_nm <= high]
+    return min(inside, key=lambda i: abs(bands[i].wavelength_nm - centre), default=None)
+
+
+def _features(pixels: _Pixels) -> _Values:
+    """Reflectance of each date, and of two also their difference, (N, features)."""
+    dates = [pixels.values[:, date] for date in range(pixels.values.shape[1])]
+    if len(dates) == 2:
+        dates.append(dates[1] - dates[0])
+    return np.concatenate(dates, axis=1)
+
+
+def _score(
+    predicted: NDArray[np.int64],
+    targets: NDArray[np.int64],
+    names: Sequence[str],
+    positive: str | None,
+) -> dict[str, float]:
+    pairs = targets * len(names) + predicted
+    counts = np.bincount(pairs, minlength=len(names) ** 2)
+    return score_pixels(counts.reshape(len(names), -1), names, positive).summary
