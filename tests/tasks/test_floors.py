@@ -8,6 +8,7 @@ import pytest
 import rasterio
 
 from spectralgpt.data.dense import DenseDataConfig, DenseSet, read_dense
+from spectralgpt.rasters import Stated
 from spectralgpt.tasks.floors import best_index, find_floors
 from tests.toy import BANDS, SENSOR, write_chip
 
@@ -47,7 +48,7 @@ def write_scenes(root: Path, task: str, seed: int = 0) -> DenseSet:
         offset=0.0,
         classes={"burnt or water": 1, "other": 0},
     )
-    return read_dense(config, assumed_sensor=SENSOR)
+    return read_dense(config, assumed=Stated(sensor=SENSOR))
 
 
 @pytest.mark.parametrize(

@@ -204,6 +204,9 @@ def test_settings_that_contradict_each_other_are_refused(
         config(archive, pretrained, trainer=trainer, regularization=mixing)
     with pytest.raises(ConfigError, match=r"warmup_epochs \(1\) must be below"):
         config(archive, pretrained, epochs=1)
+    rarely = TrainerConfig(epochs=2, batch_size=6, validate_every_epochs=3)
+    with pytest.raises(ConfigError, match=r"validate_every_epochs \(3\) is above"):
+        config(archive, pretrained, trainer=rarely)
     with pytest.raises(ConfigError, match="need a sensor"):
         config(archive, pretrained, exclude_bands=("B10",))
 

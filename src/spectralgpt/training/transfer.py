@@ -110,6 +110,12 @@ class TransferConfig:
                 "trainer.validate_every_epochs must be at least 1: the val split "
                 "chooses the weights that are kept."
             )
+        if self.trainer.validate_every_epochs > epochs:
+            raise ConfigError(
+                f"trainer.validate_every_epochs ({self.trainer.validate_every_epochs}) "
+                f"is above trainer.epochs ({epochs}): no weights would ever be kept. "
+                "Lower it."
+            )
         if self.samples_per_epoch is not None and self.samples_per_epoch < 1:
             raise ConfigError(
                 f"samples_per_epoch is {self.samples_per_epoch}; use at least 1."
