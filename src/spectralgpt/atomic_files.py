@@ -6,6 +6,7 @@ was killed, and goes.
 """
 
 import contextlib
+import errno
 import glob
 import os
 import re
@@ -21,10 +22,12 @@ from filelock import FileLock, Timeout
 from spectralgpt.errors import ConfigError
 
 __all__ = [
+    "UNWRITABLE",
     "appearing",
     "check_replaceable",
     "claiming",
     "drop_temporaries",
+    "explain_failure",
     "folder_beside",
     "make_folder",
     "missing_folders",
@@ -36,6 +39,10 @@ __all__ = [
 
 _MAKING_SUFFIX = ".making"
 _LEFT = re.compile(r"\..+\.[0-9a-zA-Z_]{8,32}\.(making|partial)")
+_MEBIBYTE = 2**20
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, *_REFUSED)
+"""Numbers of the system's errors of a place in which nothing can be written."""
 _LOCK = "lock"
 _TEMPORARY: set[Path] = set()
 """What this process removes before it ends, also where no `finally` is reached."""
@@ -65,7 +72,36 @@ def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
         # safetensors and torch wrap the system's error in their own.
         if "os error" in str(error).lower() and not isinstance(error, OSError):
             raise OSError(str(error)) from error
+        # The user knows nothing of the folder beside it.
+        if isinstance(error, OSError) and error.errno is not None:
+            named = Path(error.filename or path)
+            error.filename = str(path if path.parent in named.parents else named)
         raise
+
+
+def explain_failure(path: Path, error: Exception) -> str:
+    """Say in one line why something cannot be written, and what to do.
+
+    Args:
+        path: what was to be written.
+        error: the system's, or one of a library that hides it.
+    """
+    reason, todo = " ".join(str(error).split()), "Allow writing there"
+    number = error.errno if isinstance(error, OSError) else None
+    if isinstance(error, OSError) and error.strerror:
+        reason = " ".join(str(error.strerror).split())
+    if number not in (*_REFUSED, errno.EISDIR, errno.ENOENT, errno.ENAMETOOLONG):
+        todo = f"Make room{_say_free(path)}"
+    return f"{reason.rstrip('.')}. {todo}, or choose another --output."
+
+
+def _say_free(path: Path) -> str:
+    there = next((each for each in path.parents if each.is_dir()), None)
+    try:
+        free = shutil.disk_usage(there or path).free
+    except OSError:
+        return ""
+    return f" (the disk has {free / _MEBIBYTE:.1f} MiB left)"
 
 
 def sync_file(path: Path) -> None:

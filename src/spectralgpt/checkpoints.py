@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from spectralgpt import __version__
-from spectralgpt.atomic_files import replace_file
+from spectralgpt.atomic_files import explain_failure, replace_file
 from spectralgpt.errors import BandError, CheckpointError, ConfigError, DataError
 from spectralgpt.json_files import parse_json
 from spectralgpt.models.adapters import has_adapters
@@ -104,7 +104,8 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         replace_file(path, write)
     except OSError as error:
         raise CheckpointError(
-            f"cannot write {path}: {error}. What was there before is unchanged."
+            f"cannot write {path}: {explain_failure(path, error)} What was there is "
+            "unchanged."
         ) from error
 
 

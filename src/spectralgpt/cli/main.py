@@ -110,6 +110,16 @@ def _overview() -> str:
     )
 
 
+def _say(error: Exception) -> str:
+    """Return an error as one line, the system's with what to do."""
+    from spectralgpt.atomic_files import UNWRITABLE, explain_failure
+
+    if isinstance(error, OSError) and error.errno in UNWRITABLE:
+        where = error.filename or "the output"
+        return f"{where} cannot be used: {explain_failure(Path(where), error)}"
+    return " ".join(str(error).split())
+
+
 def _explained(name: str, words: list[str], signals: StopSignals) -> int:
     """Run a command; its errors are a line, and a status."""
     from jsonargparse import ArgumentError
@@ -124,7 +134,7 @@ def _explained(name: str, words: list[str], signals: StopSignals) -> int:
     except (SpectralGPTError, OSError) as error:
         if "--debug" in words:
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {_say(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -5,7 +5,9 @@ import threading
 import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 
+from spectralgpt.atomic_files import UNWRITABLE, explain_failure
 from spectralgpt.errors import (
     BandError,
     CheckpointError,
@@ -143,4 +145,7 @@ def _attempt(
 def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
     is_ours = type(error).__module__.startswith("spectralgpt.")
+    if isinstance(error, OSError) and error.errno in UNWRITABLE:
+        where = error.filename or "the output"
+        return f"{where} cannot be used: {explain_failure(Path(where), error)}"
     return text if is_ours and text else f"{type(error).__name__}: {text}"

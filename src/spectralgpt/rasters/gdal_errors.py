@@ -5,10 +5,8 @@ they share no base. Who calls either does it inside of `reading` or `writing`, a
 coordinates by `move_points` or `move_shapes`.
 """
 
-import errno
 import math
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +21,7 @@ from rasterio.crs import CRS
 from rasterio.errors import CRSError, RasterioError
 from rasterio.warp import transform
 
+from spectralgpt.atomic_files import explain_failure
 from spectralgpt.errors import OutputError, RasterError, SpectralGPTError
 from spectralgpt.rasters.locations import Location
 
@@ -38,11 +37,6 @@ __all__ = [
 
 GDAL_ERRORS = (RasterioError, CRSError, CPLE_BaseError, SystemError)
 """rasterio raises SystemError where GDAL failed without a word."""
-_REFUSED = (
-    *(errno.EACCES, errno.EPERM, errno.EROFS),
-    *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.ENAMETOOLONG),
-)
-_MEBIBYTE = 2**20
 _NAME = re.compile(r'"([^"]+)"')
 
 
@@ -88,17 +82,7 @@ def as_raster_error(path: Location, error: Exception) -> RasterError:
 
 def output_error(path: Path, error: Exception) -> OutputError:
     """Say in one line that a file cannot be written, why, and what to do."""
-    reason, todo = _one_line(error), "Allow writing there"
-    if isinstance(error, OSError) and error.strerror:
-        reason = error.strerror
-    # GDAL speaks of lines and blocks that it could not write, not of the disk.
-    number = error.errno if isinstance(error, OSError) else None
-    if number not in _REFUSED:
-        todo = f"Make room{_say_free(path)}"
-    return OutputError(
-        f"{path} cannot be written: {reason.rstrip('.')}. {todo}, or choose another "
-        "--output."
-    )
+    return OutputError(f"{path} cannot be written: {explain_failure(path, error)}")
 
 
 def move_points(
@@ -158,14 +142,6 @@ def _apart(source: Any, target: Any) -> RasterError:
         f"there is no way from the reference system '{names[0]}' to '{names[1]}': one "
         "of them is local or unknown. Assign the right one with gdal_edit.py -a_srs."
     )
-
-
-def _say_free(path: Path) -> str:
-    try:
-        free = shutil.disk_usage(path.parent).free
-    except OSError:
-        return ""
-    return f" (the disk has {free / _MEBIBYTE:.1f} MiB left)"
 
 
 def _one_line(error: BaseException) -> str:

@@ -85,18 +85,22 @@ def copy_as_cog(
         RasterioError: it cannot be written; or one of the other `GDAL_ERRORS`.
         OSError: the disk holds less of it than was written.
     """
-    rasterio.shutil.copy(
-        source,
-        path,
-        driver="COG",
-        compress="DEFLATE",
-        predictor=predictor,
-        overview_resampling=overviews.upper(),
-        bigtiff="IF_SAFER",
-        num_threads="ALL_CPUS",
-        **options,
-    )
-    check_whole(path)
+    try:
+        rasterio.shutil.copy(
+            source,
+            path,
+            driver="COG",
+            compress="DEFLATE",
+            predictor=predictor,
+            overview_resampling=overviews.upper(),
+            bigtiff="IF_SAFER",
+            num_threads="ALL_CPUS",
+            **options,
+        )
+        check_whole(path)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 class RowFile:
