@@ -11,7 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from spectralgpt.errors import BandError, ConfigError, DataError, SpectralGPTError
+from spectralgpt.errors import (
+    BandError,
+    ConfigError,
+    DataError,
+    SpectralGPTError,
+    UnitError,
+)
 from spectralgpt.rasters import Raster, Stated, check_reflectance
 from spectralgpt.scaling import (
     SCALINGS,
@@ -41,6 +47,7 @@ __all__ = [
     "sensor_preprocessing",
 ]
 
+_KEPT = ("bands", "unit", "offset", "quantification", "nodata")
 _FORMAT_KEYS = ("sensor", "bands", "scaling", "statistics", "image_size", "patch_size")
 
 
@@ -186,8 +193,7 @@ class Preprocessing:
             stated: what was stated of them.
             seen: their reflectance.
         """
-        facts = {name: v for name, v in stated.facts.items() if name != "sensor"}
-        kept = Stated.of(facts)
+        kept = Stated.of({n: v for n, v in stated.facts.items() if n in _KEPT})
         rule = _rule_of(kept, self.offset_rule)
         return replace(self, stated=kept, seen=seen, offset_rule=rule)
 
@@ -371,7 +377,7 @@ class Preprocessing:
                     "bands": bands,
                     "statistics": statistics,
                     "others": others,
-                    "stated": Stated.of(values.get("stated", {})),
+                    "stated": _read_stated(values.get("stated", {})),
                     "seen": None if seen is None else BandStatistics(**seen),
                 }
             )
@@ -379,6 +385,20 @@ class Preprocessing:
             if isinstance(error, SpectralGPTError):
                 raise
             raise ConfigError(f"preprocessing cannot be read: {error}.") from error
+
+
+def _read_stated(facts: Any) -> Stated:
+    """Read the facts that a checkpoint keeps; it names no path and no expression.
+
+    Raises:
+        ConfigError: there is another fact, or one is of the wrong kind.
+    """
+    if not isinstance(facts, Mapping) or not set(facts) <= set(_KEPT):
+        raise ConfigError(f"preprocessing: stated facts cannot be {facts!r:.80}.")
+    try:
+        return Stated.of(facts)
+    except UnitError as error:
+        raise ConfigError(f"preprocessing: {error}") from None
 
 
 def _rule_of(stated: Stated, usual: str) -> str:

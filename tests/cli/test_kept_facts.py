@@ -10,6 +10,8 @@ import rasterio
 
 from spectralgpt.checkpoints import load_model, save_model
 from spectralgpt.cli.main import main
+from spectralgpt.errors import ConfigError
+from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.training.dense_finetuning import DenseFinetuneConfig, finetune_dense
 from spectralgpt.training.fit import TrainerConfig
 from spectralgpt.training.optim import OptimizerConfig
@@ -106,3 +108,13 @@ def test_models_without_facts_load(tmp_path: Path) -> None:
     assert contract is not None
     assert contract.stated.facts == {}
     assert contract.seen is None
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [{"sensor": "/etc/x.yaml"}, {"band_pattern": "(a+)+"}, {"bands": [1]}, ["x"], 3],
+)
+def test_facts_of_a_checkpoint_are_not_trusted(facts: object) -> None:
+    values = tiny_contract().to_dict() | {"stated": facts}
+    with pytest.raises(ConfigError, match="preprocessing: "):
+        Preprocessing.from_dict(values)

@@ -119,15 +119,17 @@ def test_a_check_tells_of_undeclared_fill_unless_it_is_stated(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rng = np.random.default_rng(0)
-    for name in ("a", "b"):
+    bands = ["B02", "B03", "B04", "B08"]
+    for number in range(12):
         pixels = rng.integers(300, 3000, (4, 64, 64)).astype("int16")
         pixels[:, :8] = 1
-        bands = ["B02", "B03", "B04", "B08"]
-        write_tiff(tmp_path / "set" / "x" / f"{name}.tif", pixels, descriptions=bands)
+        path = tmp_path / "set" / f"class_{number % 2}" / f"{number}.tif"
+        place = (500_000.0, 4_000_000.0 + 5_000 * number)
+        write_tiff(path, pixels, descriptions=bands, corner=place)
     words = ["data", "check", "folder", str(tmp_path / "set")]
     words += ["--sensor", "sentinel-2-l2a", "--offset", "0"]
     assert main([*words, "--output", str(tmp_path / "one")]) == 1
-    assert "fill that nobody declared: 2: " in capsys.readouterr().out
+    assert "fill that nobody declared: 12: " in capsys.readouterr().out
     words += ["--nodata", "1", "--quantification", "20000"]
     assert main([*words, "--output", str(tmp_path / "two")]) == 0
     assert "no faults" in capsys.readouterr().out

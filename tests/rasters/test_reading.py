@@ -204,7 +204,9 @@ def test_unscaled_numbers_are_refused_by_file_and_band(tmp_path):
 def test_offset_applied_twice_is_refused(tmp_path):
     path = stack(tmp_path / "twice.tif", constant([400, 500, 700, 3000]))
     item = dataclasses.replace(describe(path), offset=-1000.0)
-    with pytest.raises(UnitError, match=r"negative in B01 -0\.060, .*twice-applied"):
+    with pytest.raises(
+        UnitError, match=r"negative in B01 -0\.060, .*twice-applied.*and quantification"
+    ):
         read_raster(item)
 
 

@@ -163,6 +163,10 @@ def test_scales_that_are_none_are_one_line(
         {"offset": float("nan")},
         {"unit": "percent"},
         {"nodata": "none"},
+        {"nodata": ["none"]},
+        {"bands": "B02"},
+        {"bands": [2, 3]},
+        {"sensors": "x"},
     ],
 )
 def test_what_cannot_be_is_not_stated(facts: dict[str, object]) -> None:
@@ -227,3 +231,28 @@ def test_what_files_say_counts_before_what_is_assumed(tmp_path: Path) -> None:
     landsat = write_tiff(tmp_path / "c.tif", constant([15000]), descriptions=["B3"])
     item = describe_file(landsat, other, assumed=assumed)
     assert item.offset < -1000
+
+
+def test_other_files_of_a_folder_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_band_folder(
+        tmp_path / "x", {"B02": 1500, "SCL": 4, "nir": 1600, "swir": 1}
+    )
+    with caplog.at_level(logging.WARNING):
+        assert set(describe(folder, offset=0).files) == {"B02", "B08"}
+        assert set(describe(folder, offset=0, bands=["B02"]).files) == {"B02"}
+    (record,) = caplog.records
+    assert "files swir are no known bands" in record.getMessage()
+
+
+def test_a_scale_that_is_stated_as_the_file_states_it_is_no_contradiction(
+    tmp_path: Path,
+) -> None:
+    path = write_tiff(tmp_path / "a.tif", constant([1500]), descriptions=["B02"])
+    with rasterio.open(path, "r+") as dataset:
+        dataset.scales, dataset.offsets = (1e-4,), (-0.1,)
+    item = describe(path, quantification=10_000, offset=-1000)
+    np.testing.assert_allclose(read_raster(item).pixels, 0.05, rtol=1e-6)
+    with pytest.raises(UnitError, match="twice-applied"):
+        describe(path, quantification=20_000)

@@ -8,7 +8,7 @@ from torch import Tensor
 from spectralgpt.data.dense import DenseDataset, read_dense
 from spectralgpt.errors import BandError, DataError, ShapeError
 from spectralgpt.models.segmentation import SegmentationModel
-from spectralgpt.rasters import NO_CLASS, describe_raster, read_raster
+from spectralgpt.rasters import NO_CLASS, Stated, describe_raster, read_raster
 from spectralgpt.scenes.mapping import Mapper, map_scene
 from spectralgpt.tasks.dense import predict_map
 from tests.dense_files import blobs
@@ -137,7 +137,8 @@ def test_windows_of_a_scene_moved_by_one_window_leave_its_inside_as_it_was(
 
 def test_maps_of_chips_agree_with_what_is_scored(tmp_path: Path) -> None:
     mapper, model = tiny_mapper()
-    dense = read_dense(places_config(write_places(tmp_path)), None, SENSOR)
+    config = places_config(write_places(tmp_path))
+    dense = read_dense(config, None, Stated(sensor=SENSOR))
     dataset = DenseDataset(dense, mapper.preprocessing)
     assert len(dataset) == len(dense.chips)
     for number, chip_ in enumerate(dense.chips[:4]):

@@ -181,7 +181,8 @@ def tell_if_far(
     except SpectralGPTError:
         # Whoever reads the images says it better.
         return False
-    names = [band.name for band in contract.bands if band.name in seen.mean]
+    both = seen.mean.keys() & seen.std.keys()
+    names = [band.name for band in contract.bands if band.name in both]
     if not names or not _is_far(found, seen, names):
         return False
     one, other = (np.median([each.mean[n] for n in names]) for each in (found, seen))

@@ -4,7 +4,7 @@ import datetime
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from xml.etree import ElementTree
 
 from spectralgpt.errors import RasterError, UnitError
@@ -14,6 +14,7 @@ from spectralgpt.rasters.stated import check_scale
 __all__ = ["Facts", "Scale", "common_scale", "day_in", "parse_xml", "percent_in"]
 
 _ALL_PERCENT = 100
+_SAME_SCALE = 1e-6
 
 _DATE = re.compile(r"(?<!\d)(\d{4})([-_]?)(\d{2})\2(\d{2})(?=T\d{2,}|\D|$)")
 """20200813, 2020-08-13 or 2020_08_13, alone or before a time of day."""
@@ -40,6 +41,14 @@ class Scale:
         """Check both numbers."""
         check_scale(self.source, self.quantification, self.offset)
 
+    def agrees(self, quantification: float | str, offset: float | str) -> bool:
+        """Whether it is what was stated; `auto` states nothing."""
+        pairs = ((quantification, self.quantification), (offset, self.offset))
+        return all(
+            one == "auto" or math.isclose(float(one), other, rel_tol=_SAME_SCALE)
+            for one, other in pairs
+        )
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -50,7 +59,7 @@ class Facts:
         files: file and layer (from 1) of each band, by canonical name.
         scale: what its numbers mean, None if the metadata do not say.
         date: day it was taken, None if nothing says.
-        nodata: numbers that mean no measurement, None if nothing says.
+        nodata: number that means no measurement by band, where they say one.
         expected: bands that the metadata list; those without a file are missing.
         cloud_percent: share of the scene that the metadata call cloud, 0 to 100, None
             if they do not say.
@@ -60,7 +69,7 @@ class Facts:
     files: Mapping[str, tuple[Location, int]]
     scale: Scale | None = None
     date: datetime.date | None = None
-    nodata: tuple[float, ...] | None = None
+    nodata: Mapping[str, float] = field(default_factory=dict)
     expected: tuple[str, ...] = ()
     cloud_percent: float | None = None
 

@@ -1,5 +1,6 @@
 """Which layer of which file is which band: by name or wavelength, never by position."""
 
+import logging
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ __all__ = [
     "warn_of_coarser",
 ]
 
+_LOG = logging.getLogger(__name__)
 NO_BAND = "-"
 """Stands for a layer that is no band, such as a cloud mask, in a list of bands."""
 IN_SENSOR_ORDER = "sensor-order"
@@ -36,6 +38,15 @@ _LONGEST_NAME = 3
 _QUALIFIERS = {"edge", "infra", "narrow", "broad", "deep", "ultra", "vegetation"}
 """Beside the name of a colour they make another band of it."""
 _WORD = re.compile(r"[A-Za-z]{2,}")
+_COMPANIONS = {
+    *("scl", "aot", "wvp", "tci", "pvi", "msk", "cld", "snw", "cldprb", "snwprb"),
+    *("mask", "masks", "cloud", "clouds", "shadow", "quality", "angle", "dem", "ql"),
+    *("bqa", "qa", "pixel", "radsat", "aerosol", "vaa", "vza", "saa", "sza", "st"),
+    *("b8", "b10", "b11", "pan", "thumb", "thumbnail", "preview", "browse"),
+}
+"""Words in names of files that lie beside bands: quality, angles, thermal bands."""
+_TOLD: set[tuple[Path, str]] = set()
+"""Folders and sensors whose unknown files were told of: one line is enough."""
 _NUMBER = re.compile(r"[1-9]")
 _SHOWN = 6
 
@@ -278,10 +289,15 @@ def _find_in_folder(
 ) -> tuple[dict[str, BandFile], dict[Location, Header]]:
     wanted = None if bands is None else {sensor.band(name).name for name in bands}
     headers: dict[str, list[Header]] = {}
+    unknown = []
     for file in candidates:
         band = _match_name(file, sensor, pattern)
         if band is not None and (wanted is None or band.name in wanted):
             headers.setdefault(band.name, []).append(read_header(file))
+        if band is None:
+            unknown.append(file.stem)
+    if wanted is None and pattern is None and headers:
+        _tell_unknown(folder, sensor, unknown)
     missing = sorted((wanted or set()) - set(headers))
     if missing or not headers:
         raise BandError(
@@ -293,6 +309,26 @@ def _find_in_folder(
     files = {n: _layer_of(h, h.measured[0], h.measured) for n, h in chosen.items()}
     warn_of_coarser(folder, sensor, {n: (f.path, 1) for n, f in files.items()})
     return files, {header.path: header for header in chosen.values()}
+
+
+def _tell_unknown(folder: Path, sensor: Sensor, names: Sequence[str]) -> None:
+    """Say once which files beside those of bands are none, but for known companions."""
+    unknown = [
+        name
+        for name in names
+        if not _COMPANIONS & {word.lower() for word in _SEPARATORS.split(name)}
+    ]
+    told = (folder.parent, sensor.name)
+    if unknown and told not in _TOLD:
+        _TOLD.add(told)
+        shown = ", ".join(unknown[:_SHOWN]) + (", ..." if unknown[_SHOWN:] else "")
+        _LOG.warning(
+            "%s: files %s are no known bands of %s and are left out: rename them, or "
+            "state bands or band_pattern. Others beside it are not told of.",
+            folder,
+            shown,
+            sensor.name,
+        )
 
 
 def _raster_files(folder: Path) -> list[Path]:

@@ -299,12 +299,13 @@ class _Image:
                 )
             return Scale(1.0, 0.0, "the file holds reflectance")
         if own is not None:
-            if is_stated:
+            found = Scale(1 / own[0], own[1] / own[0], "the file's own scale")
+            if is_stated and not found.agrees(stated.quantification, stated.offset):
                 raise UnitError(
                     f"{self.path} states its own scale and offset {own}: a stated "
                     f"{said} would be a twice-applied offset. Leave both out."
                 )
-            return Scale(1 / own[0], own[1] / own[0], "the file's own scale")
+            return found
         known = None if self.facts is None else self.facts.scale
         if known is not None and stated.quantification == stated.offset == "auto":
             return known
@@ -368,8 +369,6 @@ class _Image:
             return [*map(float, self.stated.nodata), *more], {}
         assumed = self.assumed.nodata
         kept = [] if assumed == "auto" else [*map(float, assumed)]
-        if self.facts is not None and self.facts.nodata is not None:
-            return list(dict.fromkeys([*self.facts.nodata, *kept, *more])), {}
         usual = self.sensor.nodata if unit != "reflectance" and not kept else None
         own = {
             name: usual if value is None or np.isnan(value) else value
@@ -426,8 +425,9 @@ class _Image:
         return tags == {"reflectance"}
 
     def _own_nodata(self) -> dict[str, float | None]:
+        stated = {} if self.facts is None else self.facts.nodata
         return {
-            name: self.headers[file.path].nodata[file.index - 1]
+            name: stated.get(name, self.headers[file.path].nodata[file.index - 1])
             for name, file in self.files.items()
         }
 

@@ -49,7 +49,7 @@ def read_stac_item(path: Path) -> Facts:
     sensor = _find_sensor(path, item)
     files: dict[str, tuple[Location, int]] = {}
     factors: dict[str, tuple[float, float]] = {}
-    nodata: set[float] = set()
+    nodata: dict[str, float] = {}
     # COGs come first: catalogues list the JPEG 2000 original beside them.
     for key, asset in sorted(item["assets"].items(), key=lambda each: _rank(each[1])):
         for layer, band, row in _bands_of(key, asset, sensor):
@@ -60,7 +60,7 @@ def read_stac_item(path: Path) -> Facts:
                 scale, offset = row.get("scale", 1), row.get("offset", 0)
                 factors[band.name] = _number(path, scale), _number(path, offset)
             if isinstance(row.get("nodata"), int | float):
-                nodata.add(float(row["nodata"]))
+                nodata[band.name] = float(row["nodata"])
     if not files:
         raise BandError(
             f"{path} has no asset that is a band of {sensor.name} (assets: "
@@ -73,7 +73,7 @@ def read_stac_item(path: Path) -> Facts:
         scale=_find_scale(path, properties, sensor, factors),
         date=day_in(str(properties.get("datetime") or ""))
         or day_in(str(properties.get("start_datetime") or "")),
-        nodata=tuple(sorted(nodata)) or None,
+        nodata=nodata,
         cloud_percent=percent_in(properties.get("eo:cloud_cover")),
     )
 

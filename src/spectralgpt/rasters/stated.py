@@ -44,17 +44,26 @@ class Stated:
 
     def __post_init__(self) -> None:
         """Check what can be seen without the files."""
-        for name in ("bands", "nodata"):
-            if isinstance(getattr(self, name), list):
+        for name, kind in (("bands", str), ("nodata", int | float)):
+            value = getattr(self, name)
+            if isinstance(value, list):
                 # As YAML and JSON have them.
-                object.__setattr__(self, name, tuple(getattr(self, name)))
+                value = tuple(value)
+                object.__setattr__(self, name, value)
+            is_tuple = isinstance(value, tuple)
+            if is_tuple and not all(isinstance(each, kind) for each in value):
+                raise UnitError(f"{name} cannot be {value!r:.80}.")
         if self.unit not in UNITS:
             raise UnitError(f"unknown unit '{self.unit}' (known: {', '.join(UNITS)}).")
         quantification = 1.0 if self.quantification == "auto" else self.quantification
         offset = 0.0 if self.offset == "auto" else self.offset
         check_scale("what is stated", quantification, offset)
-        if isinstance(self.nodata, str) and self.nodata != "auto":
-            raise UnitError(f"nodata must be numbers or 'auto', found '{self.nodata}'.")
+        if self.nodata != "auto" and not isinstance(self.nodata, tuple):
+            raise UnitError(
+                f"nodata must be numbers or 'auto', found {self.nodata!r:.80}."
+            )
+        if self.bands is not None and not isinstance(self.bands, tuple):
+            raise UnitError(f"bands must be a list of names, found {self.bands!r:.80}.")
 
     @property
     def facts(self) -> dict[str, Any]:
