@@ -3,14 +3,17 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import geopandas
 import numpy as np
 import pytest
+import rasterio
 
 from spectralgpt.checkpoints import save_model
 from spectralgpt.cli.main import main
 from spectralgpt.models.segmentation import ChangeModel, SegmentationModel
 from tests.product_files import GSD_M, SAFE, write_safe
 from tests.tiny import tiny_contract, tiny_model
+from tests.toy import chip_pixels, write_chip
 
 BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09")
 BANDS += ("B11", "B12")
@@ -156,3 +159,38 @@ def test_a_bad_scene_among_many(
     assert {path.name.partition(".")[0] for path in (out / "scenes").iterdir()} == {
         SAFE.removesuffix(".SAFE")
     }
+
+
+SITE = 'LOCAL_CS["building site",UNIT["metre",1]]'
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("predict", "--polygons"), ("embed", "--format", "geotiff"), ("embed",)],
+    ids=" ".join,
+)
+def test_a_scene_of_a_local_system_loses_no_later_scene(
+    command: tuple[str, ...],
+    models: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    scenes = []
+    for name in ("local", "later"):
+        pixels = chip_pixels("forest", 40, np.random.default_rng(0))
+        scenes.append(write_chip(tmp_path / "in" / f"{name}_20210701.tif", pixels))
+    with rasterio.open(scenes[0], "r+") as dataset:
+        dataset.crs = SITE
+    name, *more = command
+    out = ("--model", models / "segmentation", "--output", tmp_path / "out")
+    assert run(name, *scenes, *more, *out, "--offset", "0") == 0
+    assert "Traceback" not in capsys.readouterr().err
+    if command == ("embed",):
+        table = geopandas.read_parquet(tmp_path / "out/embeddings.parquet")
+        assert list(table["longitude"].isna()) == [True, False]
+        return
+    items = {path.name for path in (tmp_path / "out").glob("*.json")}
+    rasters = {path.name for path in (tmp_path / "out").glob("*.tif")}
+    assert {"local_20210701.tif", "later_20210701.tif"} <= rasters
+    # It lies nowhere on the globe.
+    assert items == {"later_20210701.json"}

@@ -351,3 +351,29 @@ def test_a_probe_is_not_applied_to_another_encoder(
     assert run("probe", other, "--probe", probe, "--output", tmp_path / "no") == 1
     assert "encoder two, the probe was fitted on one" in capsys.readouterr().err
     assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        ("geoparquet",),
+        ("npz",),
+        ("geotiff", "--cell_px", "4"),
+        ("geotiff", "--dtype", "int8"),
+    ],
+)
+def test_the_same_embed_twice_gives_the_same_bytes(
+    form: tuple[str, ...], tmp_path: Path
+) -> None:
+    model = save_model(tmp_path / "model", tiny_model(), tiny_contract())
+    pixels = chip_pixels("forest", 50, np.random.default_rng(0))
+    scene = write_chip(tmp_path / "in" / "scene_20210701.tif", pixels)
+    words = ("embed", scene, "--model", model, "--offset", "0", "--device", "cpu")
+    made = []
+    for out in (tmp_path / "a", tmp_path / "b"):
+        assert run(*words, "--format", *form, "--output", out) == 0
+        made.append({path.name: path.read_bytes() for path in out.iterdir()})
+        # Of what holds a time of writing, another one.
+        time.sleep(2.1 if form == ("npz",) else 0)
+    assert made[0] == made[1]
+    assert len(made[0]) == (4 if form[0] == "geotiff" else 1)
