@@ -9,7 +9,7 @@ SOURCE = Path(__file__).resolve().parent.parent / "src" / "spectralgpt"
 # A module imports from its own row only within one package, and from rows below.
 ROWS = [
     {"errors", "allocator", "threads"},
-    {"atomic_files", "json_files", "recipes", "yaml_files"},
+    {"atomic_files", "json_files", "recipes", "text_files", "yaml_files"},
     {"sensors"},
     {"rasters", "scaling"},
     {"preprocessing", "models", "losses", "metrics"},

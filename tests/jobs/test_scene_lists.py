@@ -22,8 +22,8 @@ def test_lists_folders_and_files_are_joined_each_scene_once(tmp_path: Path) -> N
     ("content", "message"),
     [
         (b"# nothing\n", "names no scenes"),
-        (b"\xff\xfe\x00", "no text with a path a line"),
-        (b"a\0b.tif\n", "names no scenes"),
+        (b"\xff\xfe\x00", "not UTF-8"),
+        (b"a\0b.tif\n", "byte of 0"),
     ],
 )
 def test_lists_that_are_none_are_refused(

@@ -343,3 +343,39 @@ def test_a_band_that_is_there_in_a_coarser_copy_only_is_said(
     caplog.clear()
     describe_raster(path)
     assert caplog.text == ""  # said once
+
+
+def test_a_zip_may_hold_litter_and_folders_around_the_product(tmp_path: Path) -> None:
+    product = write_safe(tmp_path / "in", numbers())
+    plain = read_raster(describe_raster(product)).pixels
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(".DS_Store", b"x")
+        archive.writestr("__MACOSX/._x.SAFE", b"x")
+        archive.writestr("folder/.DS_Store", b"x")
+        for file in sorted(product.rglob("*")):
+            name = file.relative_to(product.parent).as_posix()
+            archive.write(file, f"folder/{name}")
+    np.testing.assert_array_equal(read_raster(describe_raster(path)).pixels, plain)
+
+
+def test_a_zip_of_two_products_is_one_line(tmp_path: Path) -> None:
+    names = (SAFE, SAFE.replace("20240223T032739", "20240304T032739"))
+    path = tmp_path / "two.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
+            product = write_safe(tmp_path / "in", numbers(), name=name)
+            for file in sorted(product.rglob("*")):
+                archive.write(file, file.relative_to(product.parent).as_posix())
+    refuses(RasterError, f"two.zip holds 2 products, {names[0]} and", path)
+
+
+@pytest.mark.parametrize("change", [str.lower, lambda n: n.replace(".TIF", ".tiff")])
+def test_renamed_landsat_files_are_found(tmp_path: Path, change) -> None:
+    product = write_landsat(tmp_path, mtl())
+    plain = read_raster(describe_raster(product))
+    for file in list(product.glob("*.TIF")):
+        file.rename(file.with_name(change(file.name)))
+    raster = read_raster(describe_raster(product))
+    assert raster.band_names == plain.band_names
+    np.testing.assert_array_equal(raster.pixels, plain.pixels)

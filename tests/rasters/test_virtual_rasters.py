@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from spectralgpt.errors import RasterError
-from spectralgpt.rasters import describe_raster, read_raster
+from spectralgpt.rasters import describe_raster, read_numbers, read_raster
 from tests.raster_files import constant, write_tiff
 
 _BAND = (
@@ -74,3 +74,27 @@ def test_it_opens_nothing_else(
     with pytest.raises(RasterError, match=message) as caught:
         describe_raster(path, sensor="sentinel-2-l2a", offset=0)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        b'<?xml version="1.0" encoding="UTF-8"?>\n',
+        b"\xef\xbb\xbf",
+        b"\n <!-- made by hand -->\n",
+        b'<?xml version="1.0" encoding="ISO-8859-1"?>',
+    ],
+)
+def test_what_xml_may_begin_with_is_no_hindrance(tmp_path: Path, start: bytes) -> None:
+    name = "forêt.tif"
+    write_tiff(tmp_path / name, constant([900], 4))
+    text = (
+        '<VRTDataset rasterXSize="4" rasterYSize="4"><VRTRasterBand dataType="UInt16" '
+        f'band="1"><SimpleSource><SourceFilename relativeToVRT="1">{name}'
+        "</SourceFilename><SourceBand>1</SourceBand></SimpleSource></VRTRasterBand>"
+        "</VRTDataset>"
+    )
+    path = tmp_path / "a.vrt"
+    encoding = "latin-1" if b"8859" in start else "utf-8"
+    path.write_bytes(start + text.encode(encoding))
+    assert (read_numbers(path) == 900).all()

@@ -224,3 +224,9 @@ def test_a_run_that_was_stopped_does_no_image_twice(tmp_path: Path) -> None:
     assert not [p for p in (tmp_path / "maps").iterdir() if p.name.startswith(".")]
     with pytest.raises(ConfigError, match="is there already"):
         run(tmp_path, *scenes, digest="rule")
+
+
+def test_items_whose_ids_have_dots_have_maps_of_their_own(tmp_path: Path) -> None:
+    items = [tmp_path / "items.json" / name for name in ("S2.A.1", "S2.A.2")]
+    named = name_maps(items, tmp_path)
+    assert [named[item].name for item in items] == ["S2.A.1.tif", "S2.A.2.tif"]

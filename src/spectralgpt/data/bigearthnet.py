@@ -16,6 +16,7 @@ from spectralgpt.data.formats import ImageFormat
 from spectralgpt.data.tables import read_parquet
 from spectralgpt.errors import ConfigError, DataError, DatasetNotFoundError
 from spectralgpt.json_files import read_json
+from spectralgpt.text_files import read_text
 
 __all__ = [
     "SENSOR",
@@ -154,8 +155,8 @@ def splits_of_version_1(root: Path) -> dict[str, str]:
     for split in SPLITS:
         table = root / f"bigearthnet-{split}.csv"
         if table.is_file():
-            with table.open(newline="", encoding="utf-8") as file:
-                splits.update({row[0]: split for row in csv.reader(file) if row})
+            rows = csv.reader(read_text(table).splitlines())
+            splits.update({row[0]: split for row in rows if row})
     return splits
 
 

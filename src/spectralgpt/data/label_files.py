@@ -4,7 +4,6 @@ Both readers return all images with their labels and the split that the files st
 `labelled` splits the rest.
 """
 
-import csv
 import logging
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
@@ -28,6 +27,7 @@ from spectralgpt.rasters import (
     path_below,
     walk,
 )
+from spectralgpt.text_files import read_table
 
 __all__ = [
     "ClassFolders",
@@ -214,22 +214,20 @@ def read_csv(
 def _read_rows(table: Path) -> tuple[list[_Row], str]:
     if not table.is_file():
         raise DatasetNotFoundError(f"There is no table of labels at {table}.")
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        columns = reader.fieldnames or []
-        if "image" not in columns or ("label" in columns) == ("labels" in columns):
-            raise DataError(
-                f"{table} needs the columns image and either label or labels (found: "
-                f"{', '.join(columns) or 'none'})."
-            )
-        task = SINGLE_LABEL if "label" in columns else MULTI_LABEL
-        rows = [_parse_row(row, task, table) for row in reader]
+    columns, found = read_table(table)
+    if "image" not in columns or ("label" in columns) == ("labels" in columns):
+        raise DataError(
+            f"{table} needs the columns image and either label or labels (found: "
+            f"{', '.join(columns) or 'none'})."
+        )
+    task = SINGLE_LABEL if "label" in columns else MULTI_LABEL
+    rows = [_parse_row(row, task, table) for row in found]
     if not rows:
         raise DataError(f"{table} has no rows.")
     return rows, task
 
 
-def _parse_row(row: dict[str, str | None], task: str, table: Path) -> _Row:
+def _parse_row(row: dict[str, str], task: str, table: Path) -> _Row:
     image = (row.get("image") or "").strip()
     if task == SINGLE_LABEL:
         names = [(row.get("label") or "").strip()]

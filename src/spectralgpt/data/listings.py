@@ -17,6 +17,7 @@ from spectralgpt.rasters import (
     walk,
 )
 from spectralgpt.sensors import Sensor
+from spectralgpt.text_files import read_text
 from spectralgpt.yaml_files import take_text
 
 __all__ = [
@@ -136,11 +137,7 @@ def list_candidates(
 
 
 def _read_lines(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-    return [line.strip() for line in lines if line.strip()]
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
 
 
 def _from_index(root: Path, index: Index) -> list[Candidate]:

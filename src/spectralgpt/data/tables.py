@@ -1,6 +1,5 @@
 """Tables that list images: CSV and Parquet files, read strictly and as text."""
 
-import csv
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from spectralgpt.errors import ConfigError, DataError
+from spectralgpt.text_files import read_table
 from spectralgpt.yaml_files import check_keys, suggest, take_text
 
 __all__ = ["Index", "check_table", "read_column", "read_parquet", "read_rows"]
@@ -94,7 +94,10 @@ def read_rows(
     """
     if not path.is_file():
         raise DataError(f"{path} does not exist. Check the path or the description.")
-    names, rows = read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
+    names: Sequence[str]
+    rows: Sequence[Mapping[str, Any]]
+    is_parquet = path.suffix == ".parquet"
+    names, rows = read_parquet(path) if is_parquet else read_table(path)
     for column in columns:
         if column not in names:
             raise DataError(
@@ -108,15 +111,6 @@ def read_rows(
         | {name: "" if row.get(name) is None else str(row[name]) for name in there}
         for row in rows
     ]
-
-
-def _read_csv(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            return list(reader.fieldnames or ()), list(reader)
-    except (UnicodeDecodeError, csv.Error, OSError) as error:
-        raise DataError(f"{path} cannot be read as CSV: {error}") from error
 
 
 def read_parquet(

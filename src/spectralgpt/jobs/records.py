@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from spectralgpt.atomic_files import replace_file
 from spectralgpt.errors import ConfigError
 from spectralgpt.json_files import checked_line, parse_checked
-from spectralgpt.rasters import RASTER_SUFFIXES, STAC_SUFFIXES, ZIP_SUFFIX
+from spectralgpt.scenes.map_names import SCENE_SUFFIXES
 
 __all__ = ["RecordFolder", "SceneRecord", "Status", "this_process"]
 
@@ -30,7 +30,6 @@ Status = Literal["waiting", "running", "done", "failed", "interrupted"]
 _FOLDER = ".records"
 _NOT_IN_NAMES = re.compile(r"[^\w.+-]+", re.ASCII)
 _LONGEST_NAME = 150
-_ENDINGS = {*RASTER_SUFFIXES, *STAC_SUFFIXES, ZIP_SUFFIX, ".vrt", ".safe"}
 _DIGITS = 8
 
 
@@ -215,7 +214,7 @@ def this_process() -> str:
 def _name_of(scene: str) -> str:
     """Return the scene's own name as a file name, without the ending of a raster."""
     path = Path(scene)
-    name = path.stem if path.suffix.lower() in _ENDINGS else path.name
+    name = path.stem if path.suffix.lower() in SCENE_SUFFIXES else path.name
     return _NOT_IN_NAMES.sub("_", name).strip("._")[:_LONGEST_NAME] or "scene"
 
 

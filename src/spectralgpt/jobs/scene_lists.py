@@ -11,6 +11,7 @@ from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import STAC_SUFFIXES, list_stac_items
 from spectralgpt.scenes.inputs import list_inputs
 from spectralgpt.scenes.pairs import match_pairs
+from spectralgpt.text_files import read_text
 
 __all__ = ["LIST_SUFFIX", "list_pairs", "list_scenes"]
 
@@ -86,12 +87,8 @@ def list_pairs(
 
 def _read_list(path: Path) -> list[Path]:
     """Read a path a line; blank lines and those after # say nothing."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is no text with a path a line: {error}.") from None
-    named = [line.strip() for line in lines]
+    named = [line.strip() for line in read_text(path).splitlines()]
     found = [path.parent / name for name in named if name and name[0] != _COMMENT]
-    if not found or any("\0" in name for name in named):
+    if not found:
         raise DataError(f"{path} names no scenes: write a path a line.")
     return found

@@ -10,15 +10,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from spectralgpt.errors import RasterError
+from spectralgpt.errors import DataError, RasterError
 from spectralgpt.rasters.folders import is_litter, list_folder
 from spectralgpt.rasters.locations import Location, zip_member
+from spectralgpt.text_files import decode_text
 
-__all__ = ["ZIP_SUFFIX", "ProductFiles", "check_text", "list_product"]
+__all__ = ["SAFE_SUFFIX", "ZIP_SUFFIX", "ProductFiles", "check_text", "list_product"]
 
 ZIP_SUFFIX = ".zip"
+SAFE_SUFFIX = ".SAFE"
+_MTL = re.compile(r"_MTL\.(json|txt)$", re.IGNORECASE)
 _LARGEST_TEXT = 64 * 2**20
 """Bytes of metadata that are read; Sentinel-2 has 0.1 MB, EnMAP 1 MB."""
+_XML_ENCODING = re.compile(rb"\s*<\?xml[^>]*?encoding=[\"']([\w-]+)[\"']")
+_ENCODINGS = (b"iso-8859-1", b"windows-1252")
+"""That XML may state, besides those that `decode_text` knows."""
 _MOST_MEMBERS = 20_000
 
 
@@ -76,13 +82,20 @@ def check_text(shown: str, content: bytes) -> str:
         content: its bytes.
 
     Raises:
-        RasterError: it is too large, or XML that declares entities, which can make a
-            small file expand without end.
+        RasterError: it is too large, in an encoding that it does not state, or XML
+            that declares entities, which can make a small file expand without end.
     """
     if len(content) > _LARGEST_TEXT:
         raise RasterError(f"{shown} is too large for metadata. State what it says.")
-    text = content.decode("utf-8", errors="replace")
     is_xml = shown.lower().endswith(".xml")
+    stated = _XML_ENCODING.match(content) if is_xml else None
+    try:
+        if stated is not None and stated[1].lower() in _ENCODINGS:
+            text = content.decode("latin-1" if b"8859" in stated[1] else "cp1252")
+        else:
+            text = decode_text(content, shown)
+    except (DataError, UnicodeDecodeError) as error:
+        raise RasterError(str(error)) from None
     if is_xml and re.search(r"<!(DOCTYPE|ENTITY)", text, re.IGNORECASE):
         raise RasterError(f"{shown} declares entities and is not read. Remove them.")
     return text
@@ -125,13 +138,24 @@ def _list_archive(path: Path) -> ProductFiles:
         )
     for info in infos:
         _check_member(path, info)
-    names = [info.filename for info in infos if not info.is_dir()]
+    names = [
+        info.filename
+        for info in infos
+        if not info.is_dir()
+        if not any(map(is_litter, PurePosixPath(info.filename).parts))
+    ]
+    products = sorted(set(filter(None, map(_product_folder, names))))
+    if len(products) > 1:
+        raise RasterError(
+            f"{path} holds {len(products)} products, {products[0]} and {products[1]} "
+            "among them: unpack it, or zip each of them alone."
+        )
     root = _common_folder(names)
     name = PurePosixPath(root).name if root else path.stem
     files = {
         name.removeprefix(root): zip_member(path, name)
         for name in sorted(names)
-        if not name.startswith("__MACOSX/")
+        if name.startswith(root)
     }
     return ProductFiles(path, name, files, root)
 
@@ -148,9 +172,22 @@ def _check_member(path: Path, info: zipfile.ZipInfo) -> None:
         raise RasterError(f"{path} is encrypted. Unpack it first.")
 
 
+def _product_folder(name: str) -> str | None:
+    """Return the folder that makes a member part of a product, by its names."""
+    parts = PurePosixPath(name).parts
+    for depth, part in enumerate(parts, start=1):
+        if part.upper().endswith(SAFE_SUFFIX) and depth < len(parts):
+            return "/".join(parts[:depth])
+    return "/".join(parts[:-1]) or None if _MTL.search(name) else None
+
+
 def _common_folder(names: list[str]) -> str:
-    """Return the one folder that all members lie in, with a slash, or ""."""
-    tops = {name.partition("/")[0] for name in names if "/" in name}
-    tops -= {"__MACOSX"}
-    loose = any("/" not in name for name in names)
-    return f"{tops.pop()}/" if len(tops) == 1 and not loose else ""
+    """Return the folder of the product with a slash, or ""."""
+    root = ""
+    while True:
+        inside = [name.removeprefix(root) for name in names]
+        tops = {name.partition("/")[0] for name in inside}
+        is_product = root.upper().endswith(f"{SAFE_SUFFIX}/")
+        if is_product or len(tops) != 1 or any("/" not in name for name in inside):
+            return root
+        root += f"{tops.pop()}/"

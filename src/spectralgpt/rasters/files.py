@@ -30,8 +30,8 @@ from spectralgpt.rasters.gdal_errors import GDAL_ERRORS, as_raster_error, readin
 from spectralgpt.rasters.geometry import Grid, Window
 from spectralgpt.rasters.locations import Location, VirtualFile
 from spectralgpt.rasters.virtual_rasters import (
-    VIRTUAL_START,
     describe_virtual,
+    is_virtual,
     sources_of,
 )
 
@@ -64,7 +64,8 @@ _DRIVER_BY_START = {
     ARRAY_START: _ARRAY,
 }
 """By the first bytes, whatever the name says; the bytes of BigTIFF come with a plus."""
-_START_LENGTH = max(map(len, (*_DRIVER_BY_START, VIRTUAL_START)))
+_START_LENGTH = 1024
+"""Bytes that tell the kind of a file; comments may come before a virtual raster."""
 _PICTURE_DRIVER_BY_START = {b"\x89PNG\r\n\x1a\n": "PNG", b"BM": "BMP"}
 """Masks are often pictures."""
 _MEBIBYTE = 2**20
@@ -279,7 +280,7 @@ def _find_driver(path: Path) -> str:
         if start.startswith(beginning):
             return driver
     # What names other files may not come under the name of something else.
-    if start.startswith(VIRTUAL_START) and path.suffix.lower() == ".vrt":
+    if path.suffix.lower() == ".vrt" and is_virtual(start):
         return _VIRTUAL
     headers = (path.with_suffix(s) for s in (".hdr", ".HDR"))
     appended = (path.with_name(path.name + s) for s in (".hdr", ".HDR"))

@@ -7,6 +7,7 @@ Handbook, section 5.2.
 """
 
 import math
+import re
 from collections.abc import Mapping
 
 from spectralgpt.errors import ConfigError, RasterError
@@ -83,7 +84,7 @@ def read_landsat(product: ProductFiles) -> Facts | None:
 
 
 def _read_groups(shown: str, text: str) -> _Groups:
-    if shown.endswith(".json"):
+    if shown.lower().endswith(".json"):
         try:
             content = parse_json(text, shown)["LANDSAT_METADATA_FILE"]
             return {
@@ -112,6 +113,9 @@ def _find_files(
     """Files of the bands by what MTL lists; it names files of the product alone."""
     files: dict[str, tuple[Location, int]] = {}
     listed = set()
+    # People rename .TIF to .tif, and whole products to lower case.
+    there = {_plain(name): file for name, file in product.files.items()}
+    there |= product.files
     for key, name in contents.items():
         number = key.removeprefix("FILE_NAME_BAND_")
         band = sensor.find(f"B{number}") if number != key else None
@@ -119,9 +123,15 @@ def _find_files(
             continue
         listed.add(band.name)
         by_name = band_in_file_name(name.rpartition(".")[0], sensor)
-        if name in product.files and by_name == band:
-            files[band.name] = (product.files[name], 1)
+        file = there.get(name) or there.get(_plain(name))
+        if file is not None and by_name == band:
+            files[band.name] = (file, 1)
     return files, listed
+
+
+def _plain(name: str) -> str:
+    """Return the name of a GeoTIFF as it is in all spellings."""
+    return re.sub(r"\.tiff?$", ".tif", name.lower())
 
 
 def _find_scale(

@@ -20,8 +20,9 @@ from xml.etree import ElementTree
 import numpy as np
 import numpy.typing as npt
 
-from spectralgpt.errors import UnitError
+from spectralgpt.errors import RasterError, UnitError
 from spectralgpt.json_files import parse_json
+from spectralgpt.rasters.archives import check_text
 from spectralgpt.rasters.locations import Location, VirtualFile
 from spectralgpt.sensors import BaselineRule
 
@@ -146,15 +147,11 @@ def _metadata_files(path: Path) -> Iterator[Path]:
 
 
 def _read_text(path: Path) -> str:
-    if path.stat().st_size > _LARGEST_METADATA:
-        raise UnitError(f"{path} is too large for metadata. State the offset instead.")
-    text = path.read_text(encoding="utf-8", errors="replace")
-    # Entities can make a small file expand without end.
-    if path.suffix == ".xml" and re.search(r"<!(DOCTYPE|ENTITY)", text, re.IGNORECASE):
-        raise UnitError(
-            f"{path} declares entities and is not read. State the offset instead."
-        )
-    return text
+    try:
+        with path.open("rb") as file:
+            return check_text(str(path), file.read(_LARGEST_METADATA + 1))
+    except (RasterError, OSError) as error:
+        raise UnitError(f"{error} Or state the offset.") from None
 
 
 def _from_json(text: str, rule: BaselineRule) -> float | None:

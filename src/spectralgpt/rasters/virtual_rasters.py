@@ -7,6 +7,7 @@ description in which each of them is named by its whole path.
 Source: GDAL documentation, "VRT -- GDAL Virtual Format".
 """
 
+import re
 from collections.abc import Collection
 from pathlib import Path
 from xml.etree import ElementTree
@@ -14,9 +15,11 @@ from xml.etree import ElementTree
 from spectralgpt.errors import RasterError
 from spectralgpt.rasters.archives import check_text
 
-__all__ = ["VIRTUAL_START", "describe_virtual", "sources_of"]
+__all__ = ["describe_virtual", "is_virtual", "sources_of"]
 
-VIRTUAL_START = b"<VRTDataset"
+_START = re.compile(
+    rb"(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*|<!--.*?-->\s*)*<VRTDataset", re.DOTALL
+)
 _LARGEST = 16 * 2**20
 _REFUSED = {
     "KernelFilteredSource",
@@ -31,6 +34,11 @@ _REFUSED = {
     "SourceDataset",
 }
 """What warps, computes or opens in other ways than by one file name."""
+
+
+def is_virtual(start: bytes) -> bool:
+    """Whether a file is a virtual raster, by its first bytes."""
+    return _START.match(start) is not None
 
 
 def describe_virtual(path: Path, masked: Collection[Path] = ()) -> str:

@@ -4,8 +4,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from spectralgpt.errors import ConfigError
+from spectralgpt.rasters import RASTER_SUFFIXES, STAC_SUFFIXES, ZIP_SUFFIX
 
-__all__ = ["name_maps", "polygons_path", "probabilities_path"]
+__all__ = ["SCENE_SUFFIXES", "name_maps", "polygons_path", "probabilities_path"]
+
+SCENE_SUFFIXES = frozenset(
+    (
+        *(*RASTER_SUFFIXES, *STAC_SUFFIXES, ZIP_SUFFIX, ".vrt", ".npy", ".safe"),
+        *(".img", ".dat", ".bsq", ".bil", ".bip", ".raw", ".png", ".bmp"),
+    )
+)
+"""Endings that are no part of a scene's name."""
 
 
 def name_maps(paths: Sequence[Path], output: Path) -> dict[Path, Path]:
@@ -34,9 +43,13 @@ def name_maps(paths: Sequence[Path], output: Path) -> dict[Path, Path]:
 
 
 def _plain(path: Path) -> Path:
-    """Return the absolute path without the drive, and the ending of a file."""
+    """Return the absolute path without the drive, and the ending of a raster.
+
+    Other dots are part of a name, as in the ids of STAC items.
+    """
     path = path.absolute()
-    return (path if path.is_dir() else path.with_suffix("")).relative_to(path.anchor)
+    is_ending = not path.is_dir() and path.suffix.lower() in SCENE_SUFFIXES
+    return (path.with_suffix("") if is_ending else path).relative_to(path.anchor)
 
 
 def probabilities_path(path: Path) -> Path:

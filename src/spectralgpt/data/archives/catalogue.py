@@ -29,6 +29,7 @@ from spectralgpt.data.tables import read_parquet
 from spectralgpt.errors import DatasetNotFoundError
 from spectralgpt.json_files import read_json
 from spectralgpt.rasters import glob_folder, walk
+from spectralgpt.text_files import read_text
 
 __all__ = ["take_inventory"]
 
@@ -98,7 +99,7 @@ def _read_eurosat_lists(root: Path) -> dict[str, str]:
     for split in SPLITS:
         path = root / f"eurosat-{split}.txt"
         if path.is_file():
-            lines = path.read_text(encoding="utf-8").split()
+            lines = read_text(path).split()
             splits |= {Path(line).stem: split for line in lines}
     return splits
 
@@ -110,7 +111,7 @@ def _read_hyspecnet_lists(root: Path) -> dict[str, str]:
         for split in SPLITS:
             path = folder / "hard" / f"{split}.csv"
             if path.is_file():
-                lines = path.read_text(encoding="utf-8").split()
+                lines = read_text(path).split()
                 splits |= {Path(line).parent.name: split for line in lines}
     return splits
 

@@ -1,6 +1,5 @@
 """One's own folders of images and masks, matched by name or by patterns."""
 
-import csv
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from spectralgpt.data.label_files import list_images
 from spectralgpt.data.splits import SPLITS, split_folders, split_named
 from spectralgpt.errors import ConfigError, DataError, DatasetNotFoundError
 from spectralgpt.rasters import RASTER_SUFFIXES, list_folder, walk
+from spectralgpt.text_files import read_table
 
 __all__ = ["list_folders"]
 
@@ -272,20 +272,12 @@ def _entry(
 
 def _assign(entries: Sequence[Entry], table: Path) -> list[Entry]:
     """Take the splits from a table of places."""
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            columns = reader.fieldnames or []
-            rows = list(reader) if {"place", "split"} <= set(columns) else None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{table} cannot be read (data.split_table): {error}") from None
-    if rows is None:
+    columns, rows = read_table(table)
+    if not {"place", "split"} <= set(columns):
         raise DataError(
             f"{table} needs the columns place and split (found: {', '.join(columns)})."
         )
-    stated = {
-        (row["place"] or "").strip(): (row["split"] or "").strip() for row in rows
-    }
+    stated = {row["place"].strip(): row["split"].strip() for row in rows}
     wrong = {split for split in stated.values() if split_named(split) is None}
     missing = [e.name for e in entries if (e.place or e.name) not in stated]
     if wrong or missing:

@@ -14,6 +14,7 @@ from spectralgpt.data.dense.classes import ClassTable, name_classes
 from spectralgpt.data.dense.entries import Entry, first_names
 from spectralgpt.errors import DataError, DatasetNotFoundError
 from spectralgpt.rasters import RasterItem
+from spectralgpt.text_files import read_text
 
 __all__ = [
     "SEGMUNICH_SENSOR",
@@ -104,15 +105,12 @@ def check_tile(item: RasterItem) -> None:
 
 
 def _read_list(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").split()
-    except FileNotFoundError:
+    if not path.is_file():
         raise DatasetNotFoundError(
             f"SegMunich's list {path} is missing. Unpack the archive again, or use "
             "layout folders."
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from None
+        )
+    lines = read_text(path).split()
     names = [line.removesuffix(".tif") for line in lines]
     outside = [
         n for n in names if "/" in n or "\\" in n or "\0" in n or n in ("", "..")

@@ -1,6 +1,5 @@
 """Images and masks listed in a CSV file."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from spectralgpt.data.dense.entries import Entry, first_names
 from spectralgpt.data.splits import SPLITS, split_named
 from spectralgpt.errors import ConfigError, DataError, DatasetNotFoundError
 from spectralgpt.rasters import path_below
+from spectralgpt.text_files import read_table
 
 __all__ = ["list_table"]
 
@@ -43,16 +43,8 @@ def list_table(root: Path, config: DenseDataConfig) -> list[Entry]:
 
 
 def _read_rows(table: Path, needed: Sequence[str]) -> list[dict[str, str]]:
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            columns = list(reader.fieldnames or [])
-            rows = [
-                {k: (v or "").strip() for k, v in row.items() if isinstance(k, str)}
-                for row in reader
-            ]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{table} cannot be read as CSV: {error}") from None
+    columns, found = read_table(table)
+    rows = [{name: value.strip() for name, value in row.items()} for row in found]
     missing = [name for name in needed if name not in columns]
     if missing:
         raise DataError(

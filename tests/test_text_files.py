@@ -1,0 +1,77 @@
+"""Texts from outside: what works whatever wrote it, and one line for the rest."""
+
+import codecs
+from pathlib import Path
+
+import pytest
+
+from spectralgpt.data.label_files import read_csv
+from spectralgpt.errors import DataError
+from spectralgpt.jobs.scene_lists import list_scenes
+from spectralgpt.text_files import decode_text, read_table, read_text
+
+NAMES = "image,label\nforêt.tif,forêt\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_a_text_that_says_its_encoding_is_read(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(NAMES.encode(encoding))
+    assert read_text(path) == NAMES
+    assert read_table(path) == (
+        ["image", "label"],
+        [{"image": "forêt.tif", "label": "forêt"}],
+    )
+    path.write_bytes(codecs.BOM_UTF16_BE + NAMES.encode("utf-16-be"))
+    assert read_text(path) == NAMES
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (NAMES.encode("latin-1"), r"not UTF-8 \(byte 0xea in line 2\)"),
+        (NAMES.encode("utf-16-le"), "byte of 0 in line 1"),
+        (b"image,label\na\0.tif,x\n", "byte of 0 in line 2"),
+        (b"image,label,image\n", "two columns called 'image'"),
+        (b"image,label\na.tif,x,y\n", "row 1 has more values than the 2 columns"),
+        (b"image\n" + b"x" * 200_000, r"cannot be read as CSV: field larger"),
+        (codecs.BOM_UTF16_LE + b"a", "not UTF-8"),
+    ],
+)
+def test_what_is_no_table_is_one_line(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=message) as caught:
+        read_table(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_labels_and_lists_in_any_encoding_are_read_alike(tmp_path: Path) -> None:
+    (tmp_path / "forêt.tif").touch()
+    for encoding in ("latin-1", "utf-16-le"):
+        table = tmp_path / "labels.csv"
+        table.write_bytes(NAMES.encode(encoding))
+        with pytest.raises(DataError, match=r"labels\.csv .*save it as UTF-8"):
+            read_csv(table)
+        scenes = tmp_path / "scenes.txt"
+        scenes.write_bytes("forêt.tif\n".encode(encoding))
+        with pytest.raises(DataError, match=r"scenes\.txt .*save it as UTF-8"):
+            list_scenes([scenes], None, None)
+    for encoding in ("utf-8-sig", "utf-16"):
+        scenes.write_bytes("forêt.tif\n".encode(encoding))
+        assert list_scenes([scenes], None, None) == [tmp_path / "forêt.tif"]
+
+
+def test_what_is_not_there_or_too_large_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"none\.csv cannot be read: No such file"):
+        read_text(tmp_path / "none.csv")
+    with pytest.raises(DataError, match="embedded null byte"):
+        read_text(tmp_path / "a\0b.csv")
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"x" * 100)
+    with pytest.raises(DataError, match="is it the right file"):
+        read_text(path, most_bytes=99)
+    assert decode_text(b"", "a") == ""
