@@ -1,6 +1,8 @@
 """The command: its options as documented, its table, its errors in one line."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,20 @@ def test_a_result_is_not_replaced_unasked(
     assert main([*RUN, "--json", str(file)]) == 1
     assert "pass --overwrite" in capsys.readouterr().err
     assert file.read_text() == "mine"
+
+
+def test_a_file_that_is_there_is_refused_before_anything_slow(tmp_path: Path) -> None:
+    file = tmp_path / "made-by-mktemp.json"
+    file.touch()
+    code = (
+        "import sys; from spectralgpt.cli.main import main; "
+        f"status = main(['benchmark', '--json', {str(file)!r}]); "
+        "sys.exit(9 if 'torch' in sys.modules else status)"
+    )
+    words = [sys.executable, "-c", code]
+    found = subprocess.run(words, check=False, capture_output=True, text=True)
+    assert found.returncode == 1
+    assert found.stderr == f"error: {file} is there already: pass --overwrite.\n"
 
 
 def test_quantized_inference_holds_fewer_bytes(tmp_path: Path) -> None:

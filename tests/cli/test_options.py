@@ -9,7 +9,7 @@ from jsonargparse import ArgumentParser
 
 from spectralgpt.cli import finetune
 from spectralgpt.cli.main import main
-from spectralgpt.cli.options import file_of, plain_values, spell_lists
+from spectralgpt.cli.options import CommandParser, file_of, plain_values, spell_lists
 from tests.raster_files import constant, write_tiff
 
 
@@ -133,3 +133,23 @@ def test_a_check_tells_of_undeclared_fill_unless_it_is_stated(
     words += ["--nodata", "1", "--quantification", "20000"]
     assert main([*words, "--output", str(tmp_path / "two")]) == 0
     assert "no faults" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_options_say_more_than_files_wherever_they_stand(
+    tmp_path: Path, first: bool
+) -> None:
+    whole, part = tmp_path / "all.yaml", tmp_path / "trainer.yaml"
+    whole.write_text("trainer: {epochs: 9, batch_size: 4}\noptimizer: {base_lr: 0.5}\n")
+    part.write_text("epochs: 8\nworkers: 0\n")
+    single = ["--trainer.epochs", "3", "--optimizer.beta2=0.9"]
+    files = [f"--trainer={part}", "--config", str(whole), "--model", "tiny"]
+    parser = CommandParser(exit_on_error=False)
+    finetune.add_arguments(parser)
+    more = [*single, *files] if first else [*files, *single]
+    words = ["classification", "--output", "o", "--data.root", "d", *more]
+    found = parser.parse_args(words)["classification"]
+    trainer = found.trainer
+    # Of the option, of the section's file, and of the file of all.
+    assert (trainer.epochs, trainer.workers, trainer.batch_size) == (3, 0, 4)
+    assert (found.optimizer.base_lr, found.optimizer.beta2) == (0.5, 0.9)
