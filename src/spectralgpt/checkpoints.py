@@ -6,7 +6,6 @@ as JSON, and `config.json`, a copy of that for people. Nothing is ever unpickled
 
 import json
 import logging
-import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -31,7 +30,12 @@ from spectralgpt.models.building import (
 from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.models.heads import ClassificationModel
 from spectralgpt.models.segmentation import DenseModel, SegmentationModel
-from spectralgpt.models.sizes import SIZES, build_encoder
+from spectralgpt.models.sizes import (
+    SIZES,
+    WEIGHTS_FILE,
+    build_encoder,
+    find_weights,
+)
 from spectralgpt.preprocessing import Preprocessing, sensor_preprocessing
 from spectralgpt.published import (
     PUBLISHED_CONFIG_KEY,
@@ -58,13 +62,10 @@ __all__ = [
     "write_atomically",
 ]
 
-WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
+_log = logging.getLogger(__name__)
 _FORMAT = "spectralgpt"
 _FORMAT_VERSION = 1
-_HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-# A missing file of these is no Hub name, which may have a dot in it, as in v1.5.
-_WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt")
 
 
 @dataclass(frozen=True)
@@ -307,43 +308,25 @@ def load(
 
 def _read(name_or_path: str | Path) -> LoadedModel:
     name = str(name_or_path)
-    path = Path(name_or_path)
-    if path.is_dir():
-        return _read_ours(_weights_in(path))
-    if path.is_file():
+    path = find_weights(name_or_path)
+    if path is not None:
         # By what it holds: downloads are often named otherwise.
         return _read_ours(path) if _is_ours(path) else _published(path)
-    if name in SIZES:
-        contract = _sentinel2_contract(96)
-        encoder = build_encoder(name, wavelengths_nm=contract.wavelengths_nm)
-        return LoadedModel(encoder, contract)
-    if _HUB_NAME.fullmatch(name) and path.suffix not in _WEIGHTS_SUFFIXES:
+    if name not in SIZES:
         return _read_ours(_download(name))
-    raise CheckpointError(
-        f"no model at {name}: give a checkpoint folder or file, a Hub name "
-        f"owner/name, or a size ({', '.join(SIZES)})."
+    _log.warning(
+        "model %r has random weights: what it gives means nothing, but for comparison. "
+        "Name a checkpoint for a trained one.",
+        name,
     )
+    contract = _sentinel2_contract(96)
+    encoder = build_encoder(name, wavelengths_nm=contract.wavelengths_nm)
+    return LoadedModel(encoder, contract)
 
 
 def _is_ours(path: Path) -> bool:
     check_is_weights(path)
     return is_safetensors(path) or path.suffix == ".safetensors"
-
-
-def find_weights(name_or_path: str | Path) -> Path | None:
-    """Return the file that a model's weights are in; None for Hub names and sizes."""
-    path = Path(name_or_path)
-    if path.is_dir():
-        return _weights_in(path)
-    return path if path.is_file() else None
-
-
-def _weights_in(folder: Path) -> Path:
-    # A run folder holds its exported model in checkpoints/model.
-    for candidate in (folder, folder / "checkpoints" / "model"):
-        if (candidate / WEIGHTS_FILE).is_file():
-            return candidate / WEIGHTS_FILE
-    raise CheckpointError(f"folder {folder} holds no {WEIGHTS_FILE}: is it a model?")
 
 
 def _download(name: str) -> Path:

@@ -127,3 +127,48 @@ def test_output_that_is_a_file_is_explained(
     assert "Errno" not in error
     assert str(tmp_path / "file") in error
     assert (tmp_path / "file").read_text() == "mine"
+
+
+QUICK = [
+    ["embed", "gone.tif", "--model", "tiny", "--output", "o"],
+    ["embed", "here.tif", "--model", "gone", "--output", "o"],
+    ["embed", "here.tif", "--model", "tiny", "--output", "o", "--sensor", "sentinel"],
+    ["embed", "here.tif", "--model", "tiny", "--output", "o", "--bogus"],
+    ["predict", "gone.tif", "--model", "gone", "--output", "o"],
+    ["predict", "--before", "gone.tif", "--model", "tiny", "--output", "o"],
+    ["reconstruct", "gone.tif", "--model", "tiny", "--output", "o"],
+    ["batch", "predict", "gone", "--model", "gone", "--output", "o"],
+    ["export", "gone", "--output", "o.onnx"],
+    ["convert", "gone.pth", "--output", "o"],
+    ["similar", "gone.tif", "--point", "1,2", "--output", "o"],
+    ["cluster", "gone.tif", "--output", "o"],
+    ["view", "gone.tif"],
+]
+
+
+@pytest.mark.parametrize("words", QUICK, ids=" ".join)
+def test_errors_that_need_no_model_are_found_before_torch_is_imported(
+    tmp_path: Path, words: list[str]
+) -> None:
+    (tmp_path / "here.tif").write_bytes(b"")
+    code = (
+        "import sys\nfrom spectralgpt.cli.main import main\n"
+        f"status = main({words!r})\n"
+        "heavy = {'torch', 'torchvision', 'lightning', 'sklearn'} & set(sys.modules)\n"
+        "assert not heavy, heavy\nsys.exit(status)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode in (1, 2), done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+
+
+def test_size_as_a_model_says_that_its_weights_are_random(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    from spectralgpt.checkpoints import load_model
+
+    load_model("tiny")
+    assert "'tiny' has random weights" in caplog.text

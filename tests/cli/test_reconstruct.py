@@ -100,6 +100,8 @@ def test_encoder_alone_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = save_model(tmp_path / "model", tiny_model().encoder, tiny_contract())
-    words = ["reconstruct", "scene.tif", "--model", str(model)]
+    scene = tmp_path / "scene.tif"
+    scene.touch()
+    words = ["reconstruct", str(scene), "--model", str(model)]
     assert main([*words, "--output", str(tmp_path / "out")]) == 1
     assert "cannot rebuild images" in capsys.readouterr().err

@@ -146,7 +146,12 @@ def _explained(name: str, words: list[str], signals: StopSignals) -> int:
 
 def _run(name: str, words: list[str], signals: StopSignals) -> object:
     from spectralgpt.atomic_files import claiming, drop_temporaries
-    from spectralgpt.cli.options import CommandParser, bound_yaml, spell_lists
+    from spectralgpt.cli.options import (
+        CommandParser,
+        bound_yaml,
+        check_stated,
+        spell_lists,
+    )
     from spectralgpt.training.run_folder import is_first_process
 
     signals.is_shown = is_first_process()
@@ -173,6 +178,9 @@ def _run(name: str, words: list[str], signals: StopSignals) -> object:
     level = logging.INFO if args.verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(levelname)s: %(message)s")
     options = _options_of(args)
+    if name != "data":
+        # Its paths may lie under a folder that another option names.
+        check_stated(options)
     output = options.get("output") or options.get("json")
     if output is not None:
         signals.clean = partial(drop_temporaries, output)

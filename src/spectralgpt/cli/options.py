@@ -18,7 +18,10 @@ from jsonargparse import (  # type: ignore[attr-defined]
     set_loader,
 )
 
+from spectralgpt.errors import DataError
+from spectralgpt.models.sizes import find_weights
 from spectralgpt.recipes import find_recipe
+from spectralgpt.sensors import find_sensor
 from spectralgpt.yaml_files import VALUE_ERRORS, check_keys, check_yaml, read_mapping
 
 __all__ = [
@@ -27,6 +30,7 @@ __all__ = [
     "add_actions",
     "add_run_options",
     "bound_yaml",
+    "check_stated",
     "counting",
     "file_of",
     "plain_values",
@@ -39,6 +43,8 @@ _FILE_NOTE = "__path__"
 _LIST_OPTION = re.compile(
     r"(?P<name>--([\w.]+\.)?(bands|use_bands|exclude_bands|nodata))(=(?P<value>.*))?"
 )
+# Options that name files to be read.
+_FILES = ("input", "inputs", "scenes", "paths", "before", "after", "masks")
 
 
 class CommandParser(ArgumentParser):
@@ -230,3 +236,37 @@ def add_run_options(parser: ArgumentParser) -> None:
         action="store_true",
         help="go on from the last checkpoint in the output folder, if there is one",
     )
+
+
+def check_stated(options: Namespace) -> None:
+    """Find wrong names of models, sensors and files before anything slow is imported.
+
+    What needs to be opened is left to the commands.
+
+    Args:
+        options: of any command; what it does not have is not looked at.
+
+    Raises:
+        CheckpointError: there is no such model.
+        ConfigError: there is no such sensor.
+        DataError: none of the files that are to be read exists.
+    """
+    for name in ("model", "source"):
+        if isinstance(options.get(name), str):
+            find_weights(options[name])
+    named = [path for name in _FILES for path in _paths_in(options.get(name))]
+    if named and isinstance(options.get("sensor"), str):
+        find_sensor(options.sensor)
+    # Of several, those that are there are done, and the others reported.
+    if named and not any(map(_may_exist, named)):
+        raise DataError(f"{named[0]} does not exist. Check the path.")
+
+
+def _paths_in(value: Any) -> list[Path]:
+    values = value if isinstance(value, list) else [value]
+    return [path for path in values if isinstance(path, Path)]
+
+
+def _may_exist(path: Path) -> bool:
+    # Parts of a file are named below it, as in COLLECTION.json/ITEM.
+    return path.exists() or any(parent.is_file() for parent in path.parents)

@@ -11,7 +11,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import FeaturePyramidNetwork
 
 __all__ = ["FPNHead", "HeadKind", "PixelHead", "UPerNetHead", "head_width"]
 
@@ -202,6 +201,9 @@ class FPNHead(nn.Module):
             nn.ConvTranspose2d(in_channels, channels, upsampling, upsampling)
             for upsampling in _UPSAMPLINGS[1:]
         )
+        # torchvision takes seconds to import, and other heads need none of it.
+        from torchvision.ops import FeaturePyramidNetwork
+
         self.pyramid = FeaturePyramidNetwork(
             [channels] * len(self.levels), channels, norm_layer=_fuse_norm
         )

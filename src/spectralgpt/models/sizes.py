@@ -1,13 +1,33 @@
-"""The named sizes of the model, as values."""
+"""What the name of a model stands for: a named size, or a file of weights.
 
+Importing this is quick, so that a wrong name is found before torch is imported.
+"""
+
+import re
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from spectralgpt.errors import ConfigError
-from spectralgpt.models.encoder import SpectralEncoder
-from spectralgpt.models.mae import MaskedAutoencoder
+from spectralgpt.errors import CheckpointError, ConfigError
 
-__all__ = ["SIZES", "ModelSize", "build_autoencoder", "build_encoder", "model_size"]
+if TYPE_CHECKING:
+    from spectralgpt.models.encoder import SpectralEncoder
+    from spectralgpt.models.mae import MaskedAutoencoder
+
+__all__ = [
+    "SIZES",
+    "WEIGHTS_FILE",
+    "ModelSize",
+    "build_autoencoder",
+    "build_encoder",
+    "find_weights",
+    "model_size",
+]
+
+WEIGHTS_FILE = "model.safetensors"
+_HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+# A missing file of these is no Hub name, which may have a dot in it, as in v1.5.
+_WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt")
 
 
 @dataclass(frozen=True)
@@ -44,23 +64,54 @@ def model_size(name: str) -> ModelSize:
     return _SIZES[name]
 
 
-def build_autoencoder(size: str, **overrides: Any) -> MaskedAutoencoder:
+def find_weights(name_or_path: str | Path) -> Path | None:
+    """Return the file that a model's weights are in, which is not read.
+
+    Returns:
+        None for sizes and Hub names.
+
+    Raises:
+        CheckpointError: there is no such model, or a folder holds none.
+    """
+    name, path = str(name_or_path), Path(name_or_path)
+    if path.is_dir():
+        # A run folder holds its exported model in checkpoints/model.
+        for candidate in (path, path / "checkpoints" / "model"):
+            if (candidate / WEIGHTS_FILE).is_file():
+                return candidate / WEIGHTS_FILE
+        raise CheckpointError(f"folder {path} holds no {WEIGHTS_FILE}: is it a model?")
+    if path.is_file():
+        return path
+    is_hub_name = _HUB_NAME.fullmatch(name) and path.suffix not in _WEIGHTS_SUFFIXES
+    if name not in SIZES and not is_hub_name:
+        raise CheckpointError(
+            f"no model at {name}: give a checkpoint folder or file, a Hub name "
+            f"owner/name, or a size ({', '.join(SIZES)})."
+        )
+    return None
+
+
+def build_autoencoder(size: str, **overrides: Any) -> "MaskedAutoencoder":
     """Build a masked autoencoder of a named size with random weights.
 
     Args:
         size: tiny, small, base, large or huge.
         **overrides: any other argument of `MaskedAutoencoder`.
     """
+    from spectralgpt.models.mae import MaskedAutoencoder
+
     return MaskedAutoencoder(**(asdict(model_size(size)) | overrides))
 
 
-def build_encoder(size: str, **overrides: Any) -> SpectralEncoder:
+def build_encoder(size: str, **overrides: Any) -> "SpectralEncoder":
     """Build an encoder of a named size with random weights.
 
     Args:
         size: tiny, small, base, large or huge.
         **overrides: any other argument of `SpectralEncoder`.
     """
+    from spectralgpt.models.encoder import SpectralEncoder
+
     chosen = model_size(size)
     own = {"embed_dim": chosen.embed_dim, "depth": chosen.depth}
     own["num_heads"] = chosen.num_heads

@@ -173,6 +173,7 @@ def load_start(config: TransferConfig) -> Start:
         contract = contract.for_images(config.image_size)
         if config.patch_size is not None:
             contract = replace(contract, patch_size=config.patch_size)
+        _log.warning("model %r has random weights: it starts untrained.", config.model)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             encoder = build_encoder(
