@@ -143,21 +143,15 @@ def making_maps(
                 )
                 for path, layers in maps.items()
             }
-            kept = _find_whole(entries, files)
-            journal.keep(len(kept))
-            next_row = kept[-1].get("next_row", 0)
+            next_row = journal.keep_whole(entries, files)
             made = UnfinishedMaps(folder, next_row, files, journal)
             yield made
-        except OutputError as error:
-            if not (made.next_row if made else next_row):
-                shutil.rmtree(folder, ignore_errors=True)
-                remove_if_empty(new)
-                raise
-            raise OutputError(
-                f"{error} What is finished stays in {folder}: make room and run the "
-                "same command to go on, or delete it."
-            ) from None
-        except SpectralGPTError:
+        except SpectralGPTError as error:
+            if isinstance(error, OutputError) and (made.next_row if made else next_row):
+                raise OutputError(
+                    f"{error} What is finished stays in {folder}: make room and run "
+                    "the same command to go on, or delete it."
+                ) from None
             shutil.rmtree(folder, ignore_errors=True)
             remove_if_empty(new)
             raise
@@ -274,6 +268,19 @@ class _Journal:
         size = sum(map(len, islice(self._file, count)))
         with writing(self._path):
             self._file.truncate(size)
+
+    def keep_whole(
+        self, entries: Sequence[dict[str, Any]], files: Mapping[Path, RowFile]
+    ) -> int:
+        """Drop entries whose rows are not as they were written, and all after them.
+
+        Returns:
+            The first row that is not finished.
+        """
+        kept = _find_whole(entries, files)
+        self.keep(len(kept))
+        next_row: int = kept[-1].get("next_row", 0)
+        return next_row
 
     def append(self, entry: Mapping[str, Any]) -> None:
         """Add an entry, and make sure that it is on the disk."""
