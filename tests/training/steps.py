@@ -108,7 +108,7 @@ def make_step(
     optimizer = OptimizerConfig(base_lr=1e-3, warmup_epochs=0, clip_grad_norm=None)
     module = TrainingModule(build_task(kind), optimizer, 1, SAMPLES, batches)
     noted, folder = Noted(), RunFolder(output)
-    folder.prepare(overwrite=True, resume=False)
+    folder.root.mkdir(parents=True, exist_ok=True)
     loader = build_loader(Uneven(kind), batches, 0)
     fit(module, loader, None, config, folder, callbacks=[noted])
     return {"gradients": noted.gradients, "terms": noted.terms}

@@ -27,7 +27,8 @@ def check_alike(step: dict[str, Any], whole: dict[str, Any]) -> None:
 def test_micro_batches_give_the_step_of_one_batch(kind: str, tmp_path: Path) -> None:
     whole = make_step(kind, tmp_path / "whole", SAMPLES, 1)
     for accumulate in (2, SAMPLES):
-        parts = make_step(kind, tmp_path / "parts", SAMPLES // accumulate, accumulate)
+        folder = tmp_path / f"parts{accumulate}"
+        parts = make_step(kind, folder, SAMPLES // accumulate, accumulate)
         check_alike(parts, whole)
 
 
