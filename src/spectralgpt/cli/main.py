@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["COMMANDS", "main"]
 
 _PREFIX = "spectralgpt.cli."
+_LONGEST_LINE = 2000
 # Help stands here so that listing the commands imports none of them.
 COMMANDS = {
     "demo": "pretrain, compare and map on the imagery that ships with the package",
@@ -117,7 +118,7 @@ def _say(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno in UNWRITABLE:
         where = error.filename or "the output"
         return f"{where} cannot be used: {explain_failure(Path(where), error)}"
-    return " ".join(str(error).split())
+    return _one_line(error)
 
 
 def _explained(name: str, words: list[str], signals: StopSignals) -> int:
@@ -128,7 +129,7 @@ def _explained(name: str, words: list[str], signals: StopSignals) -> int:
         made = _run(name, words, signals)
     except ArgumentError as error:
         # Without the usage, which is longer than the screen.
-        reason = " ".join(str(error).split())
+        reason = _one_line(error)
         print(f"error: {reason} (see spectralgpt {name} --help)", file=sys.stderr)
         return _USAGE_ERROR
     except (SpectralGPTError, OSError) as error:
@@ -190,6 +191,12 @@ def _run(name: str, words: list[str], signals: StopSignals) -> object:
         if output is not None and name not in _SHARED and signals.is_shown:
             stack.enter_context(claiming(output))
         return module.run(args)
+
+
+def _one_line(error: BaseException) -> str:
+    # A value that a file holds may be as long as the file.
+    text = " ".join(str(error).split())
+    return text if len(text) <= _LONGEST_LINE else f"{text[:_LONGEST_LINE]} ..."
 
 
 def _options_of(args: "Namespace") -> "Namespace":
