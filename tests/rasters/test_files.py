@@ -14,7 +14,13 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.rpc import RPC
 
 from spectralgpt.errors import RasterError
-from spectralgpt.rasters import Window, describe_raster, quiet_gdal, read_raster
+from spectralgpt.rasters import (
+    Window,
+    describe_raster,
+    quiet_gdal,
+    read_codes,
+    read_raster,
+)
 from spectralgpt.rasters import files as files_module
 from spectralgpt.rasters.files import OpenFiles, read_header
 from tests.raster_files import LEFT, S2_L2A, TOP, constant, write_tiff
@@ -261,3 +267,36 @@ def test_rational_polynomials_are_said(tmp_path, caplog):
         dataset.rpcs = RPC(0.0, 1.0, 0.0, 1.0, ones, ones, 0.0, 1.0, *line, 0.0, 1.0)
     assert read_header(path).grid.transform is None
     assert "RPCs" in caplog.text
+
+
+def write_claim(path, side=1_000_000):
+    """A TIFF of a few hundred bytes that claims a million times a million pixels."""
+    profile = {"height": side, "width": side, "count": 1, "dtype": "uint16"}
+    options = {"tiled": True, "sparse_ok": True, "bigtiff": "YES", "blockxsize": 65536}
+    with rasterio.open(
+        path,
+        "w",
+        driver="GTiff",
+        crs="EPSG:32632",
+        transform=Affine(10, 0, LEFT, 0, -10, TOP),
+        blockysize=65536,
+        **profile,
+        **options,
+    ) as dataset:
+        dataset.descriptions = ["B04"]
+    return path
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda path: read_raster(describe_raster(path, "sentinel-2-l2a", offset=0)),
+        files_module.read_numbers,
+        lambda path: read_codes(path, 1, np.arange(10**6), np.arange(10**6)),
+    ],
+)
+def test_a_header_that_claims_more_than_the_memory_is_one_line(tmp_path, read):
+    path = write_claim(tmp_path / "claim.tif")
+    with pytest.raises(RasterError, match=r"takes [\d.e+]+ GB of memory") as caught:
+        read(path)
+    assert "\n" not in str(caught.value)

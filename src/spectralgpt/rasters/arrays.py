@@ -8,6 +8,7 @@ GDAL's ENVI driver, which reads the rows of a map in the making, knows neither 8
 numbers with a sign nor several bands at several dates; its raw virtual rasters do.
 """
 
+import math
 import tempfile
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -63,17 +64,23 @@ def _describe(path: Path) -> str:
         with path.open("rb") as file:
             shape, is_fortran, dtype = _read_header(file)
             start = file.tell()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, SyntaxError, RecursionError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise RasterError(f"{path} has a broken NumPy header: {reason}") from None
     kind = _TYPES.get(dtype.str[1:])
-    if kind is None or not 2 <= len(shape) <= _MOST_AXES or 0 in shape or is_fortran:
+    if (
+        kind is None
+        or not 2 <= len(shape) <= _MOST_AXES
+        or min(shape) < 1
+        or is_fortran
+    ):
         order = ", columns first" if is_fortran else ""
         raise RasterError(
             f"{path} holds an array of shape {shape} and type {dtype}{order}: a raster "
             "has 2 to 4 axes (dates, rows, columns, bands) of numbers, in C order."
         )
-    needed = start + int(np.prod(shape)) * dtype.itemsize
+    # Not numpy's product, which wraps around.
+    needed = start + math.prod(shape) * dtype.itemsize
     if path.stat().st_size < needed:
         raise RasterError(
             f"{path} is truncated: {path.stat().st_size} bytes of {needed}. Fetch it "

@@ -16,6 +16,7 @@ from rasterio.windows import Window as RasterioWindow
 from spectralgpt.errors import RasterError
 from spectralgpt.rasters.alignment import is_same_system
 from spectralgpt.rasters.files import (
+    check_memory,
     find_masks,
     open_raster,
     quiet_gdal,
@@ -34,6 +35,8 @@ __all__ = [
 ]
 
 Align = Literal["auto", "georeference", "shape"]
+_CODE_BYTES = 10
+"""Of a code, what stands in the file, and a flag."""
 _SLACK = 1e-6
 """Relative to a pixel; georeferences are rounded where they are written."""
 _Line = tuple[float, float]
@@ -121,6 +124,7 @@ def read_codes(
     Raises:
         RasterError: the file cannot be read, has no such layer, or holds fractions.
     """
+    check_memory(path, len(rows) * len(columns) * _CODE_BYTES)
     there = (rows >= 0)[:, None] & (columns >= 0)
     if not there.any():
         return np.zeros(there.shape, np.int64), there
@@ -176,6 +180,7 @@ def read_code_window(
                 f"{path} has {dataset.count} layers, number {index} was asked for."
             )
         with reading(path):
+            check_memory(path, round(window.width * window.height) * _CODE_BYTES)
             numbers = np.asarray(dataset.read(index, window=window))
             known = np.isfinite(numbers)
             masks = find_masks(dataset)[index - 1]

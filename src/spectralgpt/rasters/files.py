@@ -40,6 +40,7 @@ __all__ = [
     "FILE_MASK",
     "Header",
     "OpenFiles",
+    "check_memory",
     "find_masks",
     "open_place",
     "open_raster",
@@ -69,6 +70,7 @@ _START_LENGTH = 1024
 _PICTURE_DRIVER_BY_START = {b"\x89PNG\r\n\x1a\n": "PNG", b"BM": "BMP"}
 """Masks are often pictures."""
 _MEBIBYTE = 2**20
+_GIGABYTE = 1e9
 CACHE_MB = 512
 """Memory for decoded tiles of all open files, MiB: two rows of JPEG 2000 tiles across a
 Sentinel-2 product of 12 bands. GDAL itself would take a share of the machine's memory.
@@ -405,7 +407,38 @@ def read_numbers(path: Location) -> npt.NDArray[np.generic]:
         RasterError: the file cannot be read to its end.
     """
     with quiet_gdal(), open_raster(path) as dataset, reading(path):
+        itemsize = max(np.dtype(dtype).itemsize for dtype in dataset.dtypes)
+        pixels = dataset.count * dataset.height * dataset.width
+        check_memory(path, pixels * itemsize)
         return np.asarray(dataset.read())
+
+
+def check_memory(path: Location | str, needed: int) -> None:
+    """Refuse to read more than the machine has memory for: a header may claim anything.
+
+    Args:
+        path: what is read, for messages.
+        needed: bytes.
+
+    Raises:
+        RasterError: that many are not free; says how many are.
+    """
+    free = _free_memory()
+    if free is not None and needed > free:
+        raise RasterError(
+            f"{path} takes {needed / _GIGABYTE:.3g} GB of memory, of which "
+            f"{free / _GIGABYTE:.3g} GB are free: read a part of it (--bounds), or see "
+            "whether its header is right."
+        )
+
+
+def _free_memory() -> int | None:
+    """Return the bytes that can be taken without swapping; None if nothing says."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return None
 
 
 def open_place(

@@ -11,6 +11,7 @@ from rasterio import Affine
 from spectralgpt.errors import RasterError, ShapeError, UnitError
 from spectralgpt.rasters.files import (
     OpenFiles,
+    check_memory,
     quiet_gdal,
 )
 from spectralgpt.rasters.gdal_errors import GDAL_ERRORS, as_raster_error
@@ -33,6 +34,8 @@ __all__ = [
 
 _BLOCK = 2**25
 """Numbers held at once while shrinking a large raster."""
+_BYTES_PER_VALUE = 5
+"""Of float32 and a flag, which one number becomes."""
 _SAMPLES = 2**13
 """Pixels a band that the check of units looks at."""
 BRIGHTEST = 2.0
@@ -85,6 +88,7 @@ def read_raster(
     grid = item.grid(bands)
     place = _place(item, grid, window)
     size = _as_size(out_size, place)
+    check_memory(item.name, len(bands) * size[0] * size[1] * _BYTES_PER_VALUE)
     pixels = np.empty((len(bands), *size), dtype=np.float32)
     valid = np.empty(pixels.shape, dtype=np.bool_)
     axes_of: dict[Grid, tuple[Axis, Axis]] = {}
