@@ -122,8 +122,8 @@ def finetune_dense(
     preprocessing = choose_contract(
         start,
         config,
-        dense.stated,
         lambda bands: dense_statistics(dense.select("train"), bands, seed=config.seed),
+        dense.stated,
     )
     job = _job(config, start, dense, preprocessing, output)
     return run_job(

@@ -131,8 +131,8 @@ def finetune(
     preprocessing = choose_contract(
         start,
         config,
-        labelled.stated,
         lambda bands: train_statistics(labelled, bands),
+        labelled.stated,
     )
     job = _job(config, start, labelled, preprocessing, output)
     return run_job(

@@ -225,20 +225,20 @@ def _start_at(
 def choose_contract(
     start: Start,
     config: TransferConfig,
-    stated: Stated,
     measure: Callable[[Sequence[Band]], BandStatistics],
+    stated: Stated | None = None,
 ) -> Preprocessing:
     """Return the contract of the fine-tuned model.
 
     Args:
         start: the weights it starts from.
         config: may ask for another scaling or other statistics.
-        stated: what was stated of the images, kept with the model.
         measure: statistics of the training images.
+        stated: what was stated of the images, kept with the model.
     """
     scaling = config.scaling or start.scaling
     measured = measure(start.preprocessing.bands)
-    contract = start.preprocessing.trained_on(stated, measured)
+    contract = start.preprocessing.trained_on(stated or Stated(), measured)
     if scaling == "image-minmax":
         return replace(contract, scaling=scaling, statistics=None)
     if scaling != contract.scaling or config.statistics == "training":
