@@ -186,7 +186,7 @@ def test_what_a_killed_embedding_left_is_removed_by_the_next(tmp_path: Path) -> 
     command = [sys.executable, "-m", "spectralgpt", *map(str, (*words, *more))]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 200
-    while not list((tmp_path / "out").glob(".scene.tif.*.making/made/rows.tif")):
+    while not list((tmp_path / "out").glob(".scene.tif.*.making/made/scene.tif.rows")):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
