@@ -230,10 +230,12 @@ class TrainingModule(LightningModule):
         tensors = dict(self.model.state_dict())
         for index, state in enumerate(self._raw_optimizer().state.values()):
             tensors |= {f"optimizer {index} {name}": v for name, v in state.items()}
+        # A process may hold no row of a sharded tensor.
+        parts = {name: _local(v) for name, v in tensors.items() if isinstance(v, Tensor)}
         norms = {
-            name: torch.linalg.vector_norm(_local(value).float(), torch.inf)
-            for name, value in tensors.items()
-            if isinstance(value, Tensor) and value.is_floating_point() and value.numel()
+            name: torch.linalg.vector_norm(part.float(), torch.inf)
+            for name, part in parts.items()
+            if part.is_floating_point() and part.numel()
         }
         device = self.device
         found = torch.stack([norm.to(device) for norm in norms.values()])
