@@ -231,7 +231,9 @@ class TrainingModule(LightningModule):
         for index, state in enumerate(self._raw_optimizer().state.values()):
             tensors |= {f"optimizer {index} {name}": v for name, v in state.items()}
         # A process may hold no row of a sharded tensor.
-        parts = {name: _local(v) for name, v in tensors.items() if isinstance(v, Tensor)}
+        parts = {
+            name: _local(v) for name, v in tensors.items() if isinstance(v, Tensor)
+        }
         norms = {
             name: torch.linalg.vector_norm(part.float(), torch.inf)
             for name, part in parts.items()
