@@ -1,7 +1,9 @@
 import datetime
 import re
+import socket
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ from spectralgpt.rasters import (
     Window,
     describe_raster,
     is_product,
+    locations,
     open_scene,
     read_raster,
 )
@@ -282,6 +285,25 @@ def test_assets_are_read_over_http(tmp_path: Path, address: str) -> None:
         describe_raster(path)
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_server_that_says_nothing_is_given_up_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locations, "NO_ANSWER_S", 1)
+    # The system takes calls that nobody answers.
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        server = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        assets = {"B02": {"href": f"{server}/B02.tif?token=secret"}}
+        path = write_item(tmp_path / "item.json", assets)
+        start = time.monotonic()
+        with pytest.raises(RasterError) as caught:
+            describe_raster(path)
+    assert time.monotonic() - start < 10
+    assert str(caught.value) == (
+        f"{server}/B02.tif cannot be read: the server at {server} did not answer "
+        "within 1 s. Try again later, or fetch the files to this machine."
+    )
 
 
 def test_what_is_no_item_is_one_line(tmp_path: Path) -> None:

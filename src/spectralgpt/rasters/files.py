@@ -28,7 +28,7 @@ from spectralgpt.errors import RasterError
 from spectralgpt.rasters.arrays import ARRAY_START, open_array
 from spectralgpt.rasters.gdal_errors import GDAL_ERRORS, as_raster_error, reading
 from spectralgpt.rasters.geometry import Grid, Window
-from spectralgpt.rasters.locations import Location, VirtualFile
+from spectralgpt.rasters.locations import Location, VirtualFile, http_settings
 from spectralgpt.rasters.virtual_rasters import (
     describe_virtual,
     is_virtual,
@@ -83,7 +83,6 @@ _LEAST_POINTS = 3
 _POINTS_PX = 0.1
 """Ground control points that lie this near to a transform, px, are explained by it."""
 _SIDECARS = (".msk", ".ovr")
-_HTTP_TIMEOUT_S = 30
 _SMALL_FILE = 2 * _MEBIBYTE
 
 
@@ -135,10 +134,7 @@ def quiet_gdal() -> Iterator[None]:
             CPL_DEBUG="OFF",
             # rasterio takes bytes, where GDAL itself takes MiB.
             GDAL_CACHEMAX=CACHE_MB * _MEBIBYTE,
-            GDAL_HTTP_TIMEOUT=_HTTP_TIMEOUT_S,
-            GDAL_HTTP_CONNECTTIMEOUT=_HTTP_TIMEOUT_S,
-            GDAL_HTTP_MAX_RETRY=3,
-            CPL_VSIL_CURL_USE_HEAD="NO",
+            **http_settings(),
         ):
             yield
     finally:

@@ -23,7 +23,7 @@ from rasterio.warp import transform
 
 from spectralgpt.atomic_files import explain_failure
 from spectralgpt.errors import OutputError, RasterError, SpectralGPTError
-from spectralgpt.rasters.locations import Location
+from spectralgpt.rasters.locations import Location, VirtualFile, no_answer
 
 __all__ = [
     "GDAL_ERRORS",
@@ -38,6 +38,11 @@ __all__ = [
 GDAL_ERRORS = (RasterioError, CRSError, CPLE_BaseError, SystemError)
 """rasterio raises SystemError where GDAL failed without a word."""
 _NAME = re.compile(r'"([^"]+)"')
+_NO_ANSWER = re.compile(
+    r"operation too slow|(operation|connection|resolving) timed out|timeout was",
+    re.IGNORECASE,
+)
+"""How curl says that a server is silent."""
 
 
 @contextmanager
@@ -74,10 +79,23 @@ def as_raster_error(path: Location, error: Exception) -> RasterError:
     """Say in one line that a file cannot be read, and why."""
     reason = _one_line(error)
     cause = f" ({_one_line(error.__cause__)})" if error.__cause__ else ""
+    if isinstance(path, VirtualFile) and path.is_remote:
+        if _NO_ANSWER.search(" ".join(map(str, _causes(error)))):
+            return RasterError(f"{path} cannot be read: {no_answer(str(path))}")
+        return RasterError(
+            f"{path} cannot be read as a raster: {reason}{cause}. Its server broke "
+            "off or has no raster there: check address and network, or fetch the file."
+        )
     return RasterError(
         f"{path} cannot be read as a raster: {reason}{cause}. The file is corrupt, "
         "truncated or of another kind: fetch it again, or leave it out."
     )
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def output_error(path: Path, error: Exception) -> OutputError:

@@ -5,6 +5,7 @@ import math
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -22,6 +23,8 @@ from spectralgpt.data.crops import CropConfig
 from spectralgpt.data.descriptions import Source
 from spectralgpt.data.packing import MANIFEST, open_pack, verify_pack
 from spectralgpt.data.packing.manifest import DTYPES
+from spectralgpt.data.packing.reading import read_manifest
+from spectralgpt.data.packing.storage import Storage
 from spectralgpt.data.packing.writing import PackOptions, pack_images
 from spectralgpt.data.pretraining import PretrainingDataset
 from spectralgpt.data.sources import find_items, read_source
@@ -32,7 +35,7 @@ from spectralgpt.errors import (
     SpectralGPTError,
 )
 from spectralgpt.preprocessing import sensor_preprocessing
-from spectralgpt.rasters import Window, read_raster
+from spectralgpt.rasters import Window, locations, read_raster
 from tests.raster_files import S2_L2A, write_tiff
 
 SIDES = {"B01": 4, "B09": 4} | dict.fromkeys(("B02", "B03", "B04", "B08"), 24)
@@ -362,6 +365,23 @@ def test_pack_is_read_from_object_storage(
     with pytest.raises(SpectralGPTError, match="is corrupt: its checksum"):
         read_raster(first)
     assert list((tmp_path / "spectralgpt" / "packs").iterdir()) == []
+
+
+def test_a_server_that_says_nothing_is_given_up_and_named(
+    pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locations, "NO_ANSWER_S", 1)
+    shard = read_manifest(Storage(pack)).shards[0]
+    # The system takes calls that nobody answers.
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        server = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        remote = Storage(f"{server}/pack", tmp_path / "cache")
+        start = time.monotonic()
+        for ask in (lambda: open_pack(f"{server}/pack"), lambda: remote.fetch(shard)):
+            with pytest.raises(DataError, match=f"{server} did not answer within 1 s"):
+                ask()
+    assert time.monotonic() - start < 10
+    assert not list(tmp_path.rglob("*.*"))
 
 
 def test_pack_keeps_what_masks_of_files_hide(tmp_path: Path) -> None:

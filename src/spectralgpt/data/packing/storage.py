@@ -13,6 +13,7 @@ from typing import Any
 from spectralgpt.atomic_files import replace_file
 from spectralgpt.data.packing.manifest import PackFile, is_remote
 from spectralgpt.errors import DataError, DatasetNotFoundError
+from spectralgpt.rasters import locations
 
 __all__ = ["Storage", "digest_of"]
 
@@ -120,7 +121,17 @@ class Storage:
     def _system(self) -> tuple[Any, str]:
         import fsspec
 
-        system, path = fsspec.core.url_to_fs(self.location)
+        options = {}
+        for scheme in ("http", "https"):
+            if f"{scheme}://" in self.location:
+                import aiohttp
+
+                # Its own limit is the time of a whole file, however large.
+                wait_s = locations.NO_ANSWER_S
+                limits = {"sock_connect": wait_s, "sock_read": wait_s}
+                timeout = aiohttp.ClientTimeout(total=None, **limits)
+                options[scheme] = {"client_kwargs": {"timeout": timeout}}
+        system, path = fsspec.core.url_to_fs(self.location, **options)
         return system, path
 
     def _corrupt(self, file: PackFile) -> DataError:
@@ -130,6 +141,9 @@ class Storage:
         )
 
     def _failed(self, file: str, error: Exception) -> DataError:
+        if self.is_remote and isinstance(error, TimeoutError):
+            silent = locations.no_answer(self.location)
+            return DataError(f"{self.where(file)} cannot be read: {silent}")
         reason = " ".join(str(error).split()) or type(error).__name__
         return DataError(f"{self.where(file)} cannot be read: {reason}")
 
