@@ -77,3 +77,79 @@ def test_broken_files_are_named(tmp_path: Path) -> None:
     path.write_bytes(whole[:40])
     with pytest.raises(RasterError, match="broken NumPy header"):
         read_numbers(path)
+
+
+WHOLE = "'descr': '<u2', 'fortran_order': False, "
+
+
+def write_header(path: Path, header: str, length: int | None = None) -> Path:
+    """Write a header of version 1.0 and the numbers of 4 x 4 pixels."""
+    content = header.encode("latin-1")
+    stated = (len(content) if length is None else length).to_bytes(2, "little")
+    path.write_bytes(b"\x93NUMPY\1\0" + stated + content + bytes(32))
+    return path
+
+
+def test_headers_of_other_writers_are_read(tmp_path: Path) -> None:
+    for header in (
+        "{" + WHOLE + "'shape': (4, 4), }   \n",
+        "{'shape':(4L,4L),'descr':\"<u2\",'fortran_order':False}",
+    ):
+        path = write_header(tmp_path / "a.npy", header)
+        assert read_numbers(path).shape == (1, 4, 4)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{" + WHOLE + "'shape': (4, 4), 'more': __import__('os')}",
+        "{" + WHOLE + "'shape': tuple([4, 4])}",
+        "{" + WHOLE + "'shape': (-4, 4)}",
+        "{" + WHOLE + "'shape': (True, 4)}",
+        "{" + WHOLE + "'shape': (4.0, 4)}",
+        "{" + WHOLE + "'shape': (" + "9" * 5000 + ", 4)}",
+        "{" + WHOLE + "'shape': (999999999999, 999999999999)}",
+        "{" + WHOLE + "'shape': (4, 4)",
+        "{" + WHOLE + "'shape': (4, 4)}\0",
+        "{" + WHOLE + "}",
+        "{" + WHOLE + "'shape': (4, 4), 'shape': (4, 4)}",
+        "{'descr': '<u2:', 'fortran_order': False, 'shape': (4, 4)}",
+        "{'descr': 'O', 'fortran_order': False, 'shape': (4, 4)}",
+        "{'descr': [('a', '<u2')], 'fortran_order': False, 'shape': (4, 4)}",
+        "{'descr': '', 'fortran_order': False, 'shape': (4, 4)}",
+        "(" * 9000,
+        "[" * 60_000,
+        "9" * 60_000,
+        "'" * 60_000,
+        "\\d",
+        "\0",
+        "",
+    ],
+    ids=lambda header: header[-50:-20] or header,
+)
+def test_hostile_headers_are_one_line(tmp_path: Path, header: str) -> None:
+    path = write_header(tmp_path / "a.npy", header)
+    with pytest.raises(
+        RasterError, match=r"a\.npy (has a broken|holds an|is trunc)"
+    ) as e:
+        read_numbers(path)
+    assert "\n" not in str(e.value)
+    assert len(str(e.value)) < len(str(path)) + 400
+
+
+def test_headers_longer_than_their_file_are_one_line(tmp_path: Path) -> None:
+    header = "{" + WHOLE + "'shape': (4, 4)}"
+    path = write_header(tmp_path / "a.npy", header, 60_000)
+    with pytest.raises(RasterError, match="60000 bytes are stated"):
+        read_numbers(path)
+    path.write_bytes(path.read_bytes().replace(b"NUMPY\1\0", b"NUMPY\7\0"))
+    with pytest.raises(RasterError, match="broken NumPy header"):
+        read_numbers(path)
+
+
+def test_an_axis_out_of_its_place_is_refused_before_it_is_described(
+    tmp_path: Path,
+) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((2, 2, 500_000), np.uint8))
+    with pytest.raises(RasterError, match="500000 layers of 2 x 2 px"):
+        read_numbers(tmp_path / "a.npy")

@@ -2,6 +2,7 @@ import concurrent.futures
 import contextlib
 import logging
 import struct
+import time
 import warnings
 from pathlib import Path
 
@@ -13,12 +14,13 @@ from rasterio.control import GroundControlPoint
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.rpc import RPC
 
-from spectralgpt.errors import RasterError
+from spectralgpt.errors import BandError, RasterError
 from spectralgpt.rasters import (
     Window,
     describe_raster,
     quiet_gdal,
     read_codes,
+    read_numbers,
     read_raster,
 )
 from spectralgpt.rasters import files as files_module
@@ -300,3 +302,79 @@ def test_a_header_that_claims_more_than_the_memory_is_one_line(tmp_path, read):
     with pytest.raises(RasterError, match=r"takes [\d.e+]+ GB of memory") as caught:
         read(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("driver", ["GTiff", "ENVI"])
+def test_descriptions_that_are_not_utf_8_are_one_line(tmp_path, driver, capfd):
+    names = ["B02 moor", "B03"]
+    pixels = constant([900, 901])
+    path = write_tiff(tmp_path / "a.bin", pixels, driver=driver, descriptions=names)
+    # Which has the descriptions, too.
+    (tmp_path / "a.bin.aux.xml").unlink(missing_ok=True)
+    holder = path if driver == "GTiff" else path.with_suffix(".hdr")
+    whole = holder.read_bytes()
+    assert b"B02 moor" in whole
+    holder.write_bytes(whole.replace(b"B02 moor", b"B02 m\xf6\xf6r"))
+    for read in (
+        read_header,
+        read_numbers,
+        lambda path: describe_raster(path, sensor="sentinel-2-l2a"),
+        lambda path: describe_raster(path, bands=["B02", "B03"]),
+    ):
+        with pytest.raises(RasterError, match=r"a\.bin has band .* not UTF-8") as e:
+            read(path)
+        assert "\n" not in str(e.value)
+    assert capfd.readouterr().err == ""
+
+
+def test_tags_that_are_not_utf_8_are_left_out_or_one_line(tmp_path, capfd):
+    tags = {"note": "the meadow", "other": "x"}
+    path = write_tiff(tmp_path / "a.tif", constant([900]), tags=tags)
+    path.write_bytes(path.read_bytes().replace(b"meadow", b"me\xe4dow"))
+    # By the version of rasterio.
+    with contextlib.suppress(RasterError):
+        assert read_header(path).tags == {"other": "x", "AREA_OR_POINT": "Area"}
+    assert "rasterio" not in capfd.readouterr().err
+
+
+def test_messages_of_gdal_that_are_no_text_print_nothing(tmp_path, capfd):
+    path = write_tiff(tmp_path / "a.bin", constant([900]), driver="ENVI")
+    header = path.with_suffix(".hdr")
+    text = header.read_bytes().replace(b"interleave = bsq", b"interleave = b\xf6q")
+    header.write_bytes(text)
+    with quiet_gdal(), contextlib.suppress(RasterError):
+        read_header(path)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("where", ["file", "beside", "source"])
+def test_overviews_that_lie_elsewhere_are_not_followed(tmp_path, where):
+    path = write_tiff(tmp_path / "a.tif", constant([900], 400), descriptions=["B02"])
+    # GDAL would open any address, with any driver.
+    address = "/vsicurl/http://127.0.0.1:9/x.tif"
+    if where == "beside":
+        (tmp_path / "a.tif.aux.xml").write_text(
+            '<PAMDataset><Metadata domain="OVERVIEWS"><MDI key="OVERVIEW_FILE">'
+            f"{address}</MDI></Metadata></PAMDataset>"
+        )
+    else:
+        with rasterio.open(path, "r+") as dataset:
+            dataset.update_tags(ns="OVERVIEWS", OVERVIEW_FILE=address)
+    if where == "source":
+        path = tmp_path / "scene.vrt"
+        path.write_text(
+            '<VRTDataset rasterXSize="400" rasterYSize="400"><VRTRasterBand band="1" '
+            'dataType="UInt16"><SimpleSource><SourceFilename relativeToVRT="1">a.tif'
+            "</SourceFilename></SimpleSource></VRTRasterBand></VRTDataset>"
+        )
+    with pytest.raises(RasterError, match=r"a\.tif says that its overviews are in"):
+        read_header(path)
+
+
+def test_long_descriptions_take_no_longer(tmp_path):
+    names = ["9" * 60_000, "B03"]
+    path = write_tiff(tmp_path / "a.tif", constant([900, 901]), descriptions=names)
+    begun = time.monotonic()
+    with pytest.raises(BandError, match="no known bands"):
+        describe_raster(path, sensor="sentinel-2-l2a", offset=0)
+    assert time.monotonic() - begun < 5

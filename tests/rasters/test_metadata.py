@@ -21,6 +21,7 @@ from spectralgpt.rasters import (
     read_raster,
 )
 from spectralgpt.rasters import files as files_module
+from spectralgpt.rasters.files import open_raster, quiet_gdal
 from tests.product_files import (
     SAFE,
     mtl,
@@ -365,6 +366,34 @@ def test_a_band_that_is_there_in_a_coarser_copy_only_is_said(
     caplog.clear()
     describe_raster(path)
     assert caplog.text == ""  # said once
+
+
+def test_what_lies_beside_a_raster_in_a_zip_is_not_opened(tmp_path: Path) -> None:
+    product = write_landsat(tmp_path, mtl())
+    band = next(product.glob("*_SR_B2.TIF"))
+    (band.parent / f"{band.name}.ovr").write_text(
+        '<VRTDataset rasterXSize="4" rasterYSize="4"><VRTRasterBand dataType="UInt16" '
+        'band="1"><SimpleSource><SourceFilename>/vsicurl/http://127.0.0.1:9/x.tif'
+        "</SourceFilename></SimpleSource></VRTRasterBand></VRTDataset>"
+    )
+    item = describe_raster(zip_folder(product, tmp_path / "a.zip"))
+    with quiet_gdal(), open_raster(item.files["B2"].path) as dataset:
+        assert dataset.overviews(1) == []
+    (band.parent / f"{band.name}.msk").write_bytes(band.read_bytes())
+    path = zip_folder(product, tmp_path / "masked.zip")
+    refuses(RasterError, r"masked\.zip holds a mask, .*\.msk, which is not read", path)
+
+
+def test_damaged_members_of_a_zip_are_one_line(tmp_path: Path) -> None:
+    path = zip_folder(write_safe(tmp_path, numbers()), tmp_path / "a.zip")
+    whole = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        member = next(i for i in archive.infolist() if i.filename.endswith(".xml"))
+    at = member.header_offset + 30 + len(member.filename)
+    for name, damage in (("bits", b"\xff" * 8), ("zeros", bytes(member.compress_size))):
+        broken = tmp_path / f"{name}.zip"
+        broken.write_bytes(whole[:at] + damage + whole[at + len(damage) :])
+        refuses(RasterError, r"MTD_MSIL2A\.xml cannot be read", broken)
 
 
 def test_a_zip_may_hold_litter_and_folders_around_the_product(tmp_path: Path) -> None:

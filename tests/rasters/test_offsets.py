@@ -76,6 +76,14 @@ def test_metadata_with_entities_is_not_read(tmp_path):
         describe(folder)
 
 
+def test_an_offset_that_is_no_number_is_one_line(tmp_path):
+    folder = write_band_folder(tmp_path / "x", BRIGHT)
+    text = XML.format("<BOA_ADD_OFFSET>minus 1000</BOA_ADD_OFFSET>")
+    (folder / "MTD_MSIL2A.xml").write_text(text)
+    with pytest.raises(UnitError, match=r"MTD_MSIL2A\.xml is broken: .*minus 1000"):
+        describe(folder)
+
+
 def test_offsets_that_differ_by_band_are_refused(tmp_path):
     folder = write_band_folder(tmp_path / "x", BRIGHT)
     both = "<BOA_ADD_OFFSET>-1000</BOA_ADD_OFFSET><BOA_ADD_OFFSET>0</BOA_ADD_OFFSET>"

@@ -152,6 +152,31 @@ def test_nodata_saturated_and_not_finite_are_invalid(tmp_path):
     assert np.isfinite(raster.pixels).all()
 
 
+def test_numbers_beyond_32_bits_are_invalid_and_spread_nowhere(tmp_path):
+    fine = np.full((1, 16, 16), 0.2)
+    coarse = np.full((1, 8, 8), 0.3)
+    coarse[0, 4, 4] = 1e300
+    write_tiff(tmp_path / "B04.tif", fine)
+    write_tiff(tmp_path / "B11.tif", coarse, res=20)
+    item = describe_raster(tmp_path, sensor="sentinel-2-l2a", unit="reflectance")
+    raster = read_raster(item)
+    assert raster.valid.sum(axis=(1, 2)).tolist() == [256, 256 - 4]
+    np.testing.assert_allclose(raster.pixels[0], 0.2, rtol=1e-6)
+    np.testing.assert_allclose(raster.pixels[1][raster.valid[1]], 0.3, rtol=1e-6)
+
+
+def test_bands_of_other_places_are_refused(tmp_path):
+    write_tiff(tmp_path / "B02.tif", constant([900]))
+    write_tiff(tmp_path / "B04.tif", constant([900]))
+    for corner in ((LEFT + 160, TOP), (LEFT, TOP + 1e5), (1e60, TOP)):
+        write_tiff(tmp_path / "B03.tif", constant([900]), corner=corner)
+        with pytest.raises(RasterError, match="bands lie apart from each other"):
+            read_raster(describe(tmp_path))
+    write_tiff(tmp_path / "B03.tif", constant([900]), corner=(LEFT + 150, TOP))
+    raster = read_raster(describe(tmp_path))
+    assert raster.valid.sum(axis=(1, 2)).tolist() == [256, 32, 256]
+
+
 def test_image_without_any_valid_pixel_is_refused(tmp_path):
     item = describe(stack(tmp_path / "empty.tif", constant([0, 0])))
     with pytest.raises(RasterError, match=r"empty\.tif holds no valid pixel") as caught:

@@ -4,8 +4,11 @@ Zip archives are read in place: nothing is unpacked, and names that lead out of 
 archive, as in `../x`, make it refused.
 """
 
+import lzma
 import re
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -15,7 +18,14 @@ from spectralgpt.rasters.folders import is_litter, list_folder
 from spectralgpt.rasters.locations import Location, zip_member
 from spectralgpt.text_files import decode_text
 
-__all__ = ["SAFE_SUFFIX", "ZIP_SUFFIX", "ProductFiles", "check_text", "list_product"]
+__all__ = [
+    "SAFE_SUFFIX",
+    "ZIP_SUFFIX",
+    "ProductFiles",
+    "check_text",
+    "list_product",
+    "read_metadata",
+]
 
 ZIP_SUFFIX = ".zip"
 SAFE_SUFFIX = ".SAFE"
@@ -26,6 +36,12 @@ _XML_ENCODING = re.compile(rb"\s*<\?xml[^>]*?encoding=[\"']([\w-]+)[\"']")
 _ENCODINGS = (b"iso-8859-1", b"windows-1252")
 """That XML may state, besides those that `decode_text` knows."""
 _MOST_MEMBERS = 20_000
+_MASK_SUFFIX = (".tif.msk", ".tiff.msk", ".jp2.msk")
+_BROKEN = (
+    *(OSError, RuntimeError, ValueError, EOFError, OverflowError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+)
+"""What zipfile raises of broken archives, by what of them is broken."""
 
 
 @dataclass(frozen=True)
@@ -59,19 +75,31 @@ class ProductFiles:
         file = self.files[name]
         try:
             if isinstance(file, Path):
-                with file.open("rb") as stream:
-                    content = stream.read(_LARGEST_TEXT + 1)
-            else:
-                with (
-                    zipfile.ZipFile(self.path) as archive,
-                    archive.open(self.root + name) as stream,
-                ):
-                    content = stream.read(_LARGEST_TEXT + 1)
-        except (OSError, RuntimeError, zipfile.BadZipFile, NotImplementedError) as why:
+                return read_metadata(file)
+            with (
+                zipfile.ZipFile(self.path) as archive,
+                archive.open(self.root + name) as stream,
+            ):
+                content = stream.read(_LARGEST_TEXT + 1)
+        except _BROKEN as why:
             raise RasterError(
                 f"{file} cannot be read: {why}. Fetch the product again."
             ) from None
         return check_text(str(file), content)
+
+
+def read_metadata(path: Path) -> str:
+    """Read a text file that describes rasters.
+
+    Raises:
+        RasterError: it cannot be read; see `check_text`.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(_LARGEST_TEXT + 1)
+    except OSError as error:
+        raise RasterError(f"{path} cannot be read: {error.strerror}.") from None
+    return check_text(str(path), content)
 
 
 def check_text(shown: str, content: bytes) -> str:
@@ -126,7 +154,7 @@ def _list_archive(path: Path) -> ProductFiles:
     try:
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
-    except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
+    except _BROKEN as error:
         raise RasterError(
             f"{path} cannot be read as a zip archive: {error}. It is corrupt or "
             "truncated: fetch it again."
@@ -167,6 +195,11 @@ def _check_member(path: Path, info: zipfile.ZipInfo) -> None:
         raise RasterError(
             f"{path} is refused: its member {name!r} leads out of the archive. Fetch "
             "the product from where it was published."
+        )
+    if name.lower().endswith(_MASK_SUFFIX):
+        raise RasterError(
+            f"{path} holds a mask, {name}, which is not read inside of archives. "
+            "Unpack it first."
         )
     if info.flag_bits & 1:
         raise RasterError(f"{path} is encrypted. Unpack it first.")

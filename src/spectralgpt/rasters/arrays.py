@@ -9,9 +9,11 @@ numbers with a sign nor several bands at several dates; its raw virtual rasters 
 """
 
 import math
+import re
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import rasterio
@@ -35,6 +37,22 @@ _TYPES = {
 }
 """GDAL's names of NumPy's types."""
 _MOST_AXES = 4
+_MOST_LAYERS = 65_536
+"""As many as GDAL takes; each is some 300 bytes of its description."""
+_LONGEST_SIDE = 2**31 - 1
+_VERSIONS = {(1, 0): 2, (2, 0): 4, (3, 0): 4}
+"""Bytes that state the header's length.
+
+Source: NumPy documentation, numpy.lib.format, "Format Version 1.0" and later.
+"""
+_LONGEST_HEADER = 65_535
+_MOST_DIGITS = 15
+_KEYS = {"descr", "fortran_order", "shape"}
+_PAIR = r"""['"](\w+)['"]:(\([\dL,]*\)|\[[^\]]*\]|'[^']*'|"[^"]*"|True|False),?"""
+_ENTRY = re.compile(_PAIR)
+_HEADER = re.compile(r"\{(?:" + _PAIR + r"){3}\}")
+"""What NumPy writes, without its blanks."""
+_SHOWN = 60
 _LINK, _DESCRIPTION = "numbers", "array.vrt"
 
 
@@ -58,55 +76,118 @@ def open_array(path: Path) -> rasterio.DatasetReader:
         return rasterio.open(description, driver="VRT")
 
 
+@dataclass(frozen=True)
+class _Layout:
+    """How the numbers of an array lie in its file.
+
+    Args:
+        shape: length of each axis.
+        is_fortran: whether the first axis varies fastest, not the last.
+        dtype: NumPy's short name, such as "<u2".
+        start: first byte of the numbers.
+    """
+
+    shape: tuple[int, ...]
+    is_fortran: bool
+    dtype: str
+    start: int
+
+
 def _describe(path: Path) -> str:
     """Describe where each layer lies; nothing of the file but the header is read."""
     try:
         with path.open("rb") as file:
-            shape, is_fortran, dtype = _read_header(file)
-            start = file.tell()
-    except (ValueError, OSError, SyntaxError, RecursionError, TypeError) as error:
+            layout = _read_layout(file)
+    except (ValueError, OSError) as error:
         reason = " ".join(str(error).split())
-        raise RasterError(f"{path} has a broken NumPy header: {reason}") from None
-    kind = _TYPES.get(dtype.str[1:])
+        raise RasterError(
+            f"{path} has a broken NumPy header: {reason}. Fetch it again."
+        ) from None
+    shape, kind = layout.shape, _TYPES.get(layout.dtype[1:])
     if (
         kind is None
         or not 2 <= len(shape) <= _MOST_AXES
         or min(shape) < 1
-        or is_fortran
+        or layout.is_fortran
     ):
-        order = ", columns first" if is_fortran else ""
+        order = ", columns first" if layout.is_fortran else ""
         raise RasterError(
-            f"{path} holds an array of shape {shape} and type {dtype}{order}: a raster "
-            "has 2 to 4 axes (dates, rows, columns, bands) of numbers, in C order."
+            f"{path} holds an array of shape {shape} and type "
+            f"{_type_name(layout.dtype)}{order}: a raster has 2 to 4 axes (dates, "
+            "rows, columns, bands) of numbers, in C order."
         )
     # Not numpy's product, which wraps around.
-    needed = start + math.prod(shape) * dtype.itemsize
+    needed = layout.start + math.prod(shape) * int(layout.dtype[2:])
     if path.stat().st_size < needed:
         raise RasterError(
             f"{path} is truncated: {path.stat().st_size} bytes of {needed}. Fetch it "
             "again."
         )
-    return _virtual_raster(shape, dtype, kind, start)
+    dates, height, width, bands = _four_axes(shape)
+    if dates * bands > _MOST_LAYERS or max(height, width) > _LONGEST_SIDE:
+        raise RasterError(
+            f"{path} holds {dates * bands} layers of {height} x {width} px: at most "
+            f"{_MOST_LAYERS} layers are read. Is an axis out of its place?"
+        )
+    return _virtual_raster(layout, kind)
 
 
-def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+def _read_layout(file: BinaryIO) -> _Layout:
+    """Read a header without evaluating it, as NumPy itself does.
+
+    Raises:
+        ValueError: it is no header, or not whole.
+    """
     version = npy.read_magic(file)
-    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    return read(file)
+    if version not in _VERSIONS:
+        raise ValueError(f"version {version} is not known")
+    size = _VERSIONS[version]
+    length = int.from_bytes(file.read(size), "little")
+    content = file.read(min(length, _LONGEST_HEADER))
+    if len(content) < length:
+        raise ValueError(f"{length} bytes are stated, {len(content)} were found")
+    text = "".join(content.decode("latin-1").split())
+    found = dict(_ENTRY.findall(text))
+    if not _HEADER.fullmatch(text) or set(found) != _KEYS:
+        raise ValueError(f"it reads {text[:_SHOWN]!r}")
+    lengths = [each.rstrip("L") for each in found["shape"][1:-1].split(",") if each]
+    if not all(each.isdecimal() and len(each) <= _MOST_DIGITS for each in lengths):
+        raise ValueError(f"its shape is {found['shape'][:_SHOWN]}")
+    return _Layout(
+        tuple(map(int, lengths)),
+        found["fortran_order"] == "True",
+        found["descr"].strip("'\""),
+        file.tell(),
+    )
 
 
-def _virtual_raster(
-    shape: tuple[int, ...], dtype: np.dtype[Any], kind: str, start: int
-) -> str:
+def _type_name(short: str) -> str:
+    """Return a type's name for messages, as far as it is one of NumPy's own."""
+    if not re.fullmatch(r"[<>|=][?bBhiufcOSUVmM]\d{0,3}", short):
+        return short[:_SHOWN]
+    try:
+        return str(np.dtype(short))
+    except TypeError:
+        return short
+
+
+def _four_axes(shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """Return the numbers of dates, rows, columns and bands."""
     if len(shape) == 2:
         shape = (*shape, 1)
     dates, height, width, bands = (1, *shape)[-_MOST_AXES:]
-    order = "MSB" if dtype.str[0] == ">" else "LSB"
-    pixel = bands * dtype.itemsize
+    return dates, height, width, bands
+
+
+def _virtual_raster(layout: _Layout, kind: str) -> str:
+    dates, height, width, bands = _four_axes(layout.shape)
+    order = "MSB" if layout.dtype[0] == ">" else "LSB"
+    itemsize = int(layout.dtype[2:])
+    pixel = bands * itemsize
     layers = []
     for layer in range(dates * bands):
         date, band = divmod(layer, bands)
-        offset = start + date * height * width * pixel + band * dtype.itemsize
+        offset = layout.start + date * height * width * pixel + band * itemsize
         layers.append(
             f'<VRTRasterBand dataType="{kind}" band="{layer + 1}" '
             f'subClass="VRTRawRasterBand">'

@@ -9,7 +9,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from spectralgpt.errors import BandError, RasterError
-from spectralgpt.rasters.archives import ProductFiles, check_text
+from spectralgpt.rasters.archives import ProductFiles, read_metadata
 from spectralgpt.rasters.facts import Facts, common_scale, day_in, parse_xml
 from spectralgpt.rasters.files import read_header
 from spectralgpt.rasters.locations import Location
@@ -53,7 +53,7 @@ def read_enmap_image(path: Path) -> Facts | None:
     for ending in ("-METADATA.XML", "-METADATA.xml"):
         file = path.with_name(match["start"] + ending)
         if file.is_file():
-            return _facts(path, str(file), check_text(str(file), file.read_bytes()))
+            return _facts(path, str(file), read_metadata(file))
     return _by_numbers(path)
 
 

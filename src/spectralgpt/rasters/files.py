@@ -8,6 +8,7 @@ import contextlib
 import logging
 import math
 import re
+import sys
 import threading
 import warnings
 from collections import Counter, OrderedDict
@@ -53,7 +54,13 @@ __all__ = [
 ]
 
 _LOG = logging.getLogger(__name__)
-_GDAL_LOGGERS = ("rasterio._env", "rasterio._err", "rasterio._io", "rasterio.env")
+_GDAL_LOGGERS = (
+    "rasterio._base",
+    "rasterio._env",
+    "rasterio._err",
+    "rasterio._io",
+    "rasterio.env",
+)
 _ARRAY, _VIRTUAL = "array", "VRT"
 _DRIVER_BY_START = {
     b"II*\0": "GTiff",
@@ -84,7 +91,9 @@ _POINTS_PX = 0.1
 """Ground control points that lie this near to a transform, px, are explained by it."""
 _SIDECARS = (".msk", ".ovr")
 _SMALL_FILE = 2 * _MEBIBYTE
-
+_SHOWN = 60
+_LONGEST_NAME = 1000
+"""Characters of a layer's description that are read."""
 
 _VARIABLE = re.compile(r"^(CPLE_\w+ in )?(.*?\.\w+(, band \d+)?: )?|\d+")
 """What differs between messages of one kind: file names, band numbers, counts."""
@@ -156,11 +165,35 @@ def warn_once(kind: str, message: str) -> None:
 def _start_collecting() -> None:
     _Quiet.restore = contextlib.ExitStack()
     _Quiet.restore.enter_context(warnings.catch_warnings())
+    _Quiet.restore.enter_context(_dropping_undecoded())
     warnings.simplefilter("ignore", NotGeoreferencedWarning)
     for name in _GDAL_LOGGERS:
         logger = logging.getLogger(name)
         logger.addFilter(_Quiet.collector)
         _Quiet.restore.callback(logger.removeFilter, _Quiet.collector)
+
+
+@contextlib.contextmanager
+def _dropping_undecoded() -> Iterator[None]:
+    """Drop what rasterio prints where GDAL's own message quotes bytes of no text.
+
+    It cannot raise there. What GDAL says is raised all the same.
+    """
+    before = sys.excepthook, sys.unraisablehook
+
+    def show(kind: type[BaseException], *more: Any) -> None:
+        if not issubclass(kind, UnicodeDecodeError):
+            before[0](kind, *more)
+
+    def show_unraisable(unraisable: Any) -> None:
+        if not issubclass(unraisable.exc_type, UnicodeDecodeError):
+            before[1](unraisable)
+
+    sys.excepthook, sys.unraisablehook = show, show_unraisable
+    try:
+        yield
+    finally:
+        sys.excepthook, sys.unraisablehook = before
 
 
 def _report_collected() -> None:
@@ -225,7 +258,9 @@ def open_raster(path: Location) -> rasterio.DatasetReader:
         raise RasterError(f"{path} does not exist. Check the path.")
     try:
         if isinstance(path, VirtualFile):
-            dataset = rasterio.open(path.address, driver=path.driver)
+            # What lies beside it could be anything, and is not asked for.
+            with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):
+                dataset = rasterio.open(path.address, driver=path.driver)
         else:
             dataset = _open_local(path)
     except (*GDAL_ERRORS, OSError, ValueError) as error:
@@ -233,7 +268,31 @@ def open_raster(path: Location) -> rasterio.DatasetReader:
     if dataset.count == 0:
         dataset.close()
         raise RasterError(f"{path} has no bands. Fetch it again, or leave it out.")
+    _check_texts(path, dataset)
     return dataset
+
+
+def _check_texts(path: Location, dataset: rasterio.DatasetReader) -> None:
+    """Refuse texts that fail wherever they are read, or that GDAL would follow.
+
+    Raises:
+        RasterError: they are in another encoding, or lead to another file.
+    """
+    try:
+        _ = dataset.descriptions, dataset.tags()
+        overviews = dataset.tags(ns="OVERVIEWS").get("OVERVIEW_FILE")
+    except UnicodeDecodeError as error:
+        dataset.close()
+        raise RasterError(
+            f"{path} has band descriptions or tags that are not UTF-8, such as "
+            f"{error.object[:_SHOWN]!r}. Write them anew, or fetch the file again."
+        ) from None
+    if overviews is not None:
+        dataset.close()
+        raise RasterError(
+            f"{path} says that its overviews are in '{overviews[:_SHOWN]}', which is "
+            "not followed. Take that out of its metadata."
+        )
 
 
 def _open_local(path: Path) -> rasterio.DatasetReader:
@@ -252,6 +311,7 @@ def _is_masked(path: Path, source: Path) -> bool:
     if _find_driver(source) in (_VIRTUAL, _ARRAY):
         raise RasterError(f"{path} names {source}, which is no raster of its own.")
     with _open_local(source) as dataset:
+        _check_texts(source, dataset)
         return any(flags not in _NO_MASK for flags in dataset.mask_flag_enums)
 
 
@@ -299,7 +359,7 @@ def read_header(path: Location) -> Header:
     Raises:
         RasterError: the file is missing, corrupt, or holds complex numbers.
     """
-    with quiet_gdal(), open_raster(path) as dataset:
+    with quiet_gdal(), open_raster(path) as dataset, reading(path):
         if any("complex" in str(dtype) for dtype in dataset.dtypes):
             raise RasterError(f"{path} holds complex numbers. Write their magnitude.")
         _say_lost_place(path, dataset)
@@ -307,7 +367,9 @@ def read_header(path: Location) -> Header:
             path=path,
             grid=_grid_of(dataset),
             dtypes=tuple(map(str, dataset.dtypes)),
-            descriptions=tuple(text or "" for text in dataset.descriptions),
+            descriptions=tuple(
+                (text or "")[:_LONGEST_NAME] for text in dataset.descriptions
+            ),
             nodata=tuple(dataset.nodatavals),
             scales=_scales_of(dataset),
             tags=dict(dataset.tags()),
@@ -451,7 +513,7 @@ def open_place(
     """
     if files is not None:
         return files.place(path)
-    with open_raster(path) as dataset:
+    with open_raster(path) as dataset, reading(path):
         return _grid_of(dataset), find_masks(dataset)
 
 

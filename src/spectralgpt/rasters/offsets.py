@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from spectralgpt.errors import RasterError, UnitError
 from spectralgpt.json_files import parse_json
-from spectralgpt.rasters.archives import check_text
+from spectralgpt.rasters.archives import read_metadata
 from spectralgpt.rasters.locations import Location, VirtualFile
 from spectralgpt.sensors import BaselineRule
 
@@ -37,7 +37,6 @@ _BASELINE = re.compile(r"_MSIL\d[AC]_\d{8}T\d{6}_N(\d{4})_")
 _LEVELS_UP = 5
 """Folders above a band file that may carry its name: x.SAFE/GRANULE/y/IMG_DATA/R10m."""
 _METADATA_LEVELS_UP = 4
-_LARGEST_METADATA = 64 * 2**20
 _DARK_SHARE_PERCENT = 1.0
 _DARK_MARGIN = 300.0
 """Digital numbers below the added offset that noise and correction do not reach."""
@@ -148,9 +147,8 @@ def _metadata_files(path: Path) -> Iterator[Path]:
 
 def _read_text(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return check_text(str(path), file.read(_LARGEST_METADATA + 1))
-    except (RasterError, OSError) as error:
+        return read_metadata(path)
+    except RasterError as error:
         raise UnitError(f"{error} Or state the offset.") from None
 
 
@@ -182,11 +180,14 @@ def _from_xml(path: Path, text: str, rule: BaselineRule) -> float | None:
     except ElementTree.ParseError:
         return None
     elements = [(node.tag.rpartition("}")[2], node.text or "") for node in root.iter()]
-    stated = {
-        float(text)
-        for tag, text in elements
-        if tag in ("BOA_ADD_OFFSET", "RADIO_ADD_OFFSET")
-    }
+    try:
+        stated = {
+            float(text)
+            for tag, text in elements
+            if tag in ("BOA_ADD_OFFSET", "RADIO_ADD_OFFSET")
+        }
+    except ValueError as error:
+        raise UnitError(f"{path} is broken: {error}. State the offset.") from None
     if len(stated) > 1:
         raise UnitError(
             f"{path} states different offsets a band ({sorted(stated)}). State one."

@@ -349,10 +349,15 @@ def to_reflectance(
         item: says what they mean.
         layers: the C layers that they are of.
     """
-    scaled = numbers.astype(np.float32)
-    scaled += np.float32(item.offset)
-    scaled /= np.float32(item.quantification)
-    return scaled, find_valid(numbers, item, layers)
+    # Broken files hold signalling NaN and numbers beyond 32 bits.
+    with np.errstate(invalid="ignore", over="ignore"):
+        scaled = numbers.astype(np.float32)
+        scaled += np.float32(item.offset)
+        scaled /= np.float32(item.quantification)
+    valid = find_valid(numbers, item, layers)
+    if numbers.dtype.kind == "f":
+        valid &= np.isfinite(scaled)
+    return scaled, valid
 
 
 def find_valid(

@@ -1,6 +1,5 @@
 """What people state of image files: one value, shared by all that read imagery."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
@@ -10,6 +9,8 @@ from spectralgpt.errors import UnitError
 __all__ = ["UNITS", "Stated", "check_scale"]
 
 _NUMERIC = ("bands", "unit", "offset", "quantification", "nodata")
+_LEAST, _MOST = 1e-30, 1e30
+"""What pixels in 32 bits can be added to and divided by."""
 UNITS = ("auto", "digital-numbers", "reflectance")
 
 
@@ -102,12 +103,12 @@ def check_scale(where: str, quantification: float, offset: float) -> None:
         UnitError: the quantification is not above 0, or one of both not finite.
     """
     try:
-        usable = math.isfinite(quantification) and math.isfinite(offset)
+        usable = _LEAST < quantification < _MOST and abs(offset) < _MOST
     except TypeError:
         usable = False
-    if not usable or not quantification > 0:
+    if not usable:
         raise UnitError(
             f"{where}: the quantification is {quantification} and the offset {offset}; "
-            "digital numbers per unit of reflectance must be above 0, and both finite. "
-            "State the right ones."
+            "digital numbers per unit of reflectance must be above 0, and both finite "
+            "and no further than 1e30. State the right ones."
         )
