@@ -318,6 +318,31 @@ def test_what_is_no_item_is_one_line(tmp_path: Path) -> None:
         describe_raster(path)
 
 
+@pytest.mark.parametrize(
+    ("assets", "message"),
+    [
+        (["B02.tif"], "is no STAC item"),
+        ("B02.tif", "is no STAC item"),
+        ({"B02": "B02.tif"}, "asset 'B02' is not an object"),
+        ({"B02": None}, "asset 'B02' is not an object"),
+        ({"B02": {"href": ["B02.tif"]}}, "whose href is a text"),
+        (
+            {"B02": {"href": "B02.tif", "roles": True}},
+            "whose roles, if any, are a list",
+        ),
+        ({"B02": {"href": "http://[B02.tif"}}, "is no address"),
+        ({"B02": {"href": "x" * 5000 + ".tif"}}, "leads out of the item's folder"),
+        ({"B02": {"href": "B02.tif", "raster:bands": [{"scale": "1"}]}}, "a number is"),
+        ({"B02": {"href": "B02.tif", "raster:bands": [{"nodata": True}]}}, "a number"),
+    ],
+)
+def test_assets_of_another_type_are_one_line(
+    assets: object, message: str, tmp_path: Path
+) -> None:
+    cogs(tmp_path)
+    refuses(RasterError, message, write_item(tmp_path / "item.json", assets))
+
+
 def test_a_folder_of_several_images_is_no_product(tmp_path: Path) -> None:
     stem = "GF1_PMS1_E116.5_N39.4_20160501_L1A0001557543"
     write_tiff(tmp_path / f"{stem}-MSS1.tiff", constant([1, 2, 3, 4]))

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import geopandas
@@ -7,7 +8,12 @@ from shapely.geometry import Point, box
 
 from spectralgpt.errors import DataError, RasterError
 from spectralgpt.rasters.geometry import Grid
-from spectralgpt.scenes.places import cell_of_point, cells_of_shapes, labelled_cells
+from spectralgpt.scenes.places import (
+    cell_of_point,
+    cells_of_shapes,
+    labelled_cells,
+    read_shapes,
+)
 from tests.embedding_files import UTM
 
 GRID = Grid(20, 30, UTM, "EPSG:32632")
@@ -51,6 +57,57 @@ def test_labels_become_cells_of_their_polygons(tmp_path: Path) -> None:
     assert any("name no class" in note for note in found.notes)
     with pytest.raises(DataError, match=r"labels of 1 class on the raster \(b\)"):
         labelled_cells(tmp_path / "a.gpkg", "kind", "second", GRID)
+
+
+def geojson(first: object) -> str:
+    """Return two shapes on the grid, the first with other coordinates."""
+    frame = geopandas.GeoDataFrame(
+        {"kind": ["a", "b"]},
+        geometry=[square(0, 0, 3, 2), square(9, 9, 2, 2)],
+        crs="EPSG:32632",
+    )
+    table = json.loads(frame.to_crs("EPSG:4326").to_json())
+    if first is not None:
+        table["features"][0]["geometry"]["coordinates"] = first
+    return json.dumps(table)
+
+
+RING = [[9.0, 41.5], [9.1, 41.5], [9.1, 41.6], [9.0, 41.5]]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (geojson([RING[:3]]), "do not form a closed"),
+        (geojson([RING, RING[:3]]), "do not form a closed"),
+        (geojson([[[9.004, 41.5484]]]), "point array must contain"),
+        (geojson([[*RING[:3], [9.0, 95.0], RING[0]]]), "lie nowhere in WGS 84"),
+        ("<OGRVRTDataSource></OGRVRTDataSource>", "is neither GeoJSON in UTF-8"),
+        ("", "is neither GeoJSON in UTF-8"),
+        ("{", "cannot be read as a layer of shapes"),
+    ],
+)
+def test_what_is_no_shape_is_one_line(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "labels.geojson"
+    path.write_text(text)
+    for read in (
+        lambda: labelled_cells(path, "kind", None, GRID),
+        lambda: read_shapes(path, GRID),
+    ):
+        with pytest.raises(DataError, match=message) as caught:
+            read()
+        assert "\n" not in str(caught.value)
+        assert "labels.geojson" in str(caught.value)
+
+
+def test_labels_with_a_byte_order_mark_are_those_without(tmp_path: Path) -> None:
+    path = tmp_path / "labels.geojson"
+    path.write_text(geojson(None), encoding="utf-8-sig")
+    assert labelled_cells(path, "kind", None, GRID).rows.tolist() == [
+        *(0, 0, 0, 1, 1, 1),
+        *(9, 9, 10, 10),
+    ]
+    assert len(read_shapes(path, GRID)) == 2
 
 
 def test_a_cell_of_two_classes_is_refused(tmp_path: Path) -> None:

@@ -11,7 +11,14 @@ from pathlib import Path
 
 from spectralgpt.errors import RasterError
 
-__all__ = ["glob_folder", "is_litter", "list_folder", "path_below", "walk"]
+__all__ = [
+    "glob_folder",
+    "is_litter",
+    "is_path",
+    "list_folder",
+    "path_below",
+    "walk",
+]
 
 _LITTER = frozenset(
     {
@@ -24,6 +31,8 @@ _LITTER = frozenset(
     }
 )
 """Folders of programs, beside all hidden ones such as .ipynb_checkpoints."""
+_LONGEST_NAME, _LONGEST_PATH = 255, 4096
+"""Bytes that systems allow."""
 
 
 def is_litter(name: str) -> bool:
@@ -81,6 +90,17 @@ def glob_folder(root: Path, pattern: str) -> list[Path]:
     )
 
 
+def is_path(text: str) -> bool:
+    """Whether a file can be called so; the system fails on what is no name or long."""
+    try:
+        raw = os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    names = raw.split(b"/")
+    is_short = len(raw) < _LONGEST_PATH and max(map(len, names)) <= _LONGEST_NAME
+    return is_short and b"\0" not in raw
+
+
 def path_below(folder: Path, text: str) -> Path | None:
     """Return the path that a file names relative to its folder, None if it leads out.
 
@@ -91,7 +111,7 @@ def path_below(folder: Path, text: str) -> Path | None:
         folder: of the file.
         text: as it stands there.
     """
-    if not text or "\0" in text or "\\" in text or "://" in text:
+    if not text or not is_path(text) or "\\" in text or "://" in text:
         return None
     for base in (os.path.abspath(folder), os.path.realpath(folder)):
         path = Path(os.path.normpath(Path(base) / text))

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from spectralgpt.errors import BandError, ConfigError, RasterError, UnitError
 from spectralgpt.rasters.facts import Facts, Scale, day_in
 from spectralgpt.rasters.files import Header, open_raster, quiet_gdal
+from spectralgpt.rasters.folders import is_path
 from spectralgpt.rasters.items import BandFile, RasterItem
 from spectralgpt.rasters.layers import find_bands, find_stated_bands
 from spectralgpt.rasters.locations import Location
@@ -126,7 +127,7 @@ def describe_file(
         ConfigError: the sensor is in doubt.
     """
     path, assumed = Path(path), assumed or Stated()
-    if not path.exists() and not is_stac_member(path):
+    if not is_path(str(path)) or not (path.exists() or is_stac_member(path)):
         raise RasterError(f"{path} does not exist. Check the path.")
     is_described = stated.band_pattern is not None or members is not None
     facts = None if is_described else read_facts(path)

@@ -19,7 +19,12 @@ from spectralgpt.rasters.facts import Facts, Scale, common_scale, day_in, percen
 from spectralgpt.rasters.folders import path_below
 from spectralgpt.rasters.layers import warn_of_coarser
 from spectralgpt.rasters.locations import Location, http_file
-from spectralgpt.rasters.stac_lists import features_of, is_stac_member, read_json
+from spectralgpt.rasters.stac_lists import (
+    features_of,
+    is_stac_member,
+    read_json,
+    split_address,
+)
 from spectralgpt.sensors import Band, Sensor, list_sensors, load_sensor
 
 __all__ = ["read_stac_item"]
@@ -60,7 +65,7 @@ def read_stac_item(path: Path) -> Facts:
                 scale, offset = row.get("scale", 1), row.get("offset", 0)
                 factors[band.name] = _number(path, scale), _number(path, offset)
             if isinstance(row.get("nodata"), int | float):
-                nodata[band.name] = float(row["nodata"])
+                nodata[band.name] = _number(path, row["nodata"])
     if not files:
         raise BandError(
             f"{path} has no asset that is a band of {sensor.name} (assets: "
@@ -89,12 +94,23 @@ def _read_item(path: Path) -> dict[str, Any]:
         item.get("type") == "Feature"
         and isinstance(item.get("properties"), dict)
         and isinstance(item.get("assets"), dict)
-        and all(isinstance(asset, dict) for asset in item["assets"].values())
     )
     if not is_item:
         raise RasterError(
             f"{path} is no STAC item: a GeoJSON feature with properties and assets."
         )
+    for key, asset in item["assets"].items():
+        is_asset = (
+            isinstance(asset, dict)
+            and isinstance(asset.get("href", ""), str)
+            and isinstance(asset.get("roles") or [], list)
+        )
+        if not is_asset:
+            raise RasterError(
+                f"{path}, asset '{key}' is not an object whose href is a text and "
+                "whose roles, if any, are a list. Correct the item, or fetch it again."
+            )
+        split_address(path, asset.get("href", ""))
     return item
 
 
@@ -190,18 +206,20 @@ def _locate(path: Path, item: _Table, key: str, asset: _Table) -> Location:
             "item beside or above its files."
         )
     if not file.exists():
-        origin = _origin(item)
+        origin = _origin(path, item)
         if origin is not None and not scheme:
             return http_file(urljoin(origin, href))
         raise RasterError(f"{path}, asset '{key}': {file} does not exist.")
     return file
 
 
-def _origin(item: _Table) -> str | None:
+def _origin(path: Path, item: _Table) -> str | None:
     """Where the item was published: relative addresses may be meant from there."""
     for link in _tables(item.get("links")):
         href = str(link.get("href", ""))
-        if link.get("rel") == "self" and urlsplit(href).scheme in ("http", "https"):
+        if link.get("rel") != "self":
+            continue
+        if split_address(path, href).scheme in ("http", "https"):
             return href
     return None
 

@@ -9,11 +9,12 @@ Source: STAC specification 1.0 and 1.1; item collections are feature collections
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from spectralgpt.errors import RasterError
 from spectralgpt.json_files import parse_json
 from spectralgpt.rasters.archives import check_text
+from spectralgpt.rasters.folders import is_path
 
 __all__ = [
     "STAC_SUFFIXES",
@@ -21,6 +22,7 @@ __all__ = [
     "is_stac_member",
     "list_stac_items",
     "read_json",
+    "split_address",
 ]
 
 STAC_SUFFIXES = (".json", ".geojson")
@@ -83,6 +85,20 @@ def read_json(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def split_address(path: Path, href: str) -> SplitResult:
+    """Return the parts of an address that a file names.
+
+    Raises:
+        RasterError: it is none.
+    """
+    try:
+        return urlsplit(href)
+    except ValueError as error:
+        raise RasterError(
+            f"{path} names '{href}', which is no address: {error}."
+        ) from None
+
+
 def _open(path: Path, root: Path) -> tuple[list[Path], list[Path]]:
     """Return the items that a file names, and its child catalogs."""
     document = read_json(path)
@@ -109,7 +125,7 @@ def _open(path: Path, root: Path) -> tuple[list[Path], list[Path]]:
 def _members(path: Path, document: Mapping[str, Any]) -> list[Path]:
     names = [str(feature.get("id") or "") for feature in features_of(document)]
     for name in names:
-        if not name or name in (".", "..") or "/" in name or "\0" in name:
+        if not name or name in (".", "..") or "/" in name or not is_path(name):
             raise RasterError(f"{path} has an item whose id is no name: {name!r}.")
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
@@ -118,12 +134,13 @@ def _members(path: Path, document: Mapping[str, Any]) -> list[Path]:
 
 
 def _follow(path: Path, href: str, root: Path) -> Path:
-    if urlsplit(href).scheme or "\0" in href or not href:
+    parts = split_address(path, href)
+    if parts.scheme or not href or not is_path(unquote(parts.path)):
         raise RasterError(
             f"{path} links to '{href}': only files beside it are followed. Fetch the "
             "items, or save them as one item collection."
         )
-    target = path.parent / unquote(urlsplit(href).path)
+    target = path.parent / unquote(parts.path)
     if not target.absolute().resolve().is_relative_to(root):
         raise RasterError(
             f"{path} links to '{href}', which leads out of the folder {root}."

@@ -1,5 +1,6 @@
 """Places that a user names: points and shapes, brought onto the cells of a raster."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spectralgpt.data.labelling.config import LabelSource
-from spectralgpt.data.labelling.vectors import read_vectors
+from spectralgpt.data.labelling.vectors import (
+    check_places,
+    read_vectors,
+    reading_layer,
+)
 from spectralgpt.errors import (
     ConfigError,
     DataError,
@@ -29,6 +34,8 @@ __all__ = [
     "labelled_cells",
     "read_shapes",
 ]
+
+logger = logging.getLogger(__name__)
 
 _POINTS = ("Point", "MultiPoint")
 
@@ -142,21 +149,22 @@ def read_shapes(path: Path, grid: Grid) -> list[Any]:
     """
     import geopandas
     import shapely
-    from pyogrio.errors import DataSourceError
 
     if not path.is_file():
         raise DatasetNotFoundError(f"there are no shapes at {path}.")
-    try:
+    with reading_layer(path) as odd:
         frame = geopandas.read_file(path)
-    except (DataSourceError, OSError, RuntimeError, UnicodeError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{path} cannot be read as shapes: {reason}") from None
     if not isinstance(frame, geopandas.GeoDataFrame) or frame.crs is None:
         raise DataError(
             f"{path} has no shapes, or no reference system: set one with ogr2ogr "
             "-a_srs."
         )
+    for note in odd:
+        logger.warning("%s: %s", path, note)
+    check_places(path, frame.geometry)
     shapes = move_shapes(frame.geometry.dropna().make_valid(), grid.crs)
+    # What lies on the other side of the globe has no place in the raster's system.
+    shapes = shapes[np.isfinite(shapes.bounds).all(axis=1)]
     assert grid.transform is not None
     corners = [(0, 0), (grid.width, 0), (grid.width, grid.height), (0, grid.height)]
     outline = shapely.Polygon([apply(grid.transform, *corner) for corner in corners])
@@ -216,6 +224,11 @@ def labelled_cells(
     """
     found = read_vectors(LabelSource(labels, column, layer=layer), [grid])
     named = move_shapes(found.frame[found.frame["value"] != ""], grid.crs)
+    if not np.isfinite(named.bounds).all(axis=None):
+        raise DataError(
+            f"{labels} has shapes on the raster that reach further than {grid.crs} "
+            "does: cut them around the raster."
+        )
     names = tuple(sorted(set(named["value"])))
     if len(names) < 2:
         raise DataError(

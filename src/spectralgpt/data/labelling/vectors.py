@@ -1,9 +1,11 @@
 """Layers of polygons: read where the scenes lie, repaired, and painted on a grid."""
 
+import codecs
 import math
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +15,12 @@ from numpy.typing import NDArray
 
 from spectralgpt.data.labelling.classes import LabelClasses, value_text
 from spectralgpt.data.labelling.config import UNLABELLED, LabelSource
-from spectralgpt.errors import ConfigError, DataError, DatasetNotFoundError
+from spectralgpt.errors import (
+    ConfigError,
+    DataError,
+    DatasetNotFoundError,
+    SpectralGPTError,
+)
 from spectralgpt.rasters import Grid, Window
 from spectralgpt.rasters.footprints import move_near, turn_of
 from spectralgpt.rasters.gdal_errors import move_shapes
@@ -22,9 +29,16 @@ from spectralgpt.rasters.painting import paint_shapes
 from spectralgpt.yaml_files import suggest
 
 if TYPE_CHECKING:
-    from geopandas import GeoDataFrame
+    from geopandas import GeoDataFrame, GeoSeries
 
-__all__ = ["VECTOR_SUFFIXES", "PaintedScene", "VectorLabels", "read_vectors"]
+__all__ = [
+    "VECTOR_SUFFIXES",
+    "PaintedScene",
+    "VectorLabels",
+    "check_places",
+    "read_vectors",
+    "reading_layer",
+]
 
 VECTOR_SUFFIXES = (".gpkg", ".geojson", ".json", ".shp", ".fgb")
 _PARTS = 256
@@ -33,6 +47,12 @@ lines of one reference system are curved in another."""
 _MARGIN = 0.05
 _WHOLE_SHAPES = (1, 3)
 """Line and polygon by shapely's numbers: shapes of several parts may lie apart."""
+_STARTS = (b"SQLite format 3\0", b"\0\0\x27\x0a", b"fgb")
+"""First bytes of a GeoPackage, a Shapefile and FlatGeobuf."""
+_START_LENGTH = 1024
+_POLE = 90.000001
+_FURTHEST = 1e9
+"""No reference system has coordinates beyond, whatever their unit."""
 
 
 @dataclass(frozen=True)
@@ -184,23 +204,76 @@ def read_vectors(labels: LabelSource, grids: Sequence[Grid]) -> VectorLabels:
         ConfigError: the layer or column is not there, or not said.
         DataError: the file cannot be read, has no reference system, or lies elsewhere.
     """
-    from pyogrio.errors import DataSourceError
-
     path = labels.labels
     if not path.exists():
         raise DatasetNotFoundError(f"There is no layer of labels at {path}.")
+    with reading_layer(path) as odd:
+        frame, notes = _load(labels, grids)
+    notes += odd
+    return VectorLabels(frame.reset_index(drop=True), labels, tuple(notes))
+
+
+@contextmanager
+def reading_layer(path: Path) -> Iterator[list[str]]:
+    """Read a file of shapes inside of it: what is wrong with the file is our error.
+
+    Yields:
+        A list that in the end holds what GDAL found odd, for people.
+
+    Raises:
+        DataError: the file is of another kind, or cannot be read.
+    """
+    from shapely.errors import ShapelyError
+
+    notes: list[str] = []
     try:
-        # What GDAL finds odd of a file becomes a note, or part of the error.
+        _check_kind(path)
         with warnings.catch_warnings(record=True) as odd:
             warnings.simplefilter("always", RuntimeWarning)
-            frame, notes = _load(labels, grids)
-    except (DataSourceError, OSError, RuntimeError, UnicodeError) as error:
-        reason = " ".join(str(error).split())
+            warnings.simplefilter("always", UserWarning)
+            yield notes
+    except SpectralGPTError:
+        raise
+    except (ShapelyError, OSError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
         raise DataError(
-            f"{path} cannot be read as a layer of shapes: {reason}"
+            f"{path} cannot be read as a layer of shapes: {reason}. Mend the file, for "
+            "example with ogr2ogr -makevalid, or in QGIS."
         ) from None
     notes += sorted({" ".join(str(warning.message).split()) for warning in odd})
-    return VectorLabels(frame.reset_index(drop=True), labels, tuple(notes))
+
+
+def _check_kind(path: Path) -> None:
+    """Refuse files of other kinds: virtual ones make GDAL open any file or address."""
+    with path.open("rb") as file:
+        start = file.read(_START_LENGTH)
+    is_json = start.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"{")
+    if not is_json and not start.startswith(_STARTS):
+        raise DataError(
+            f"{path} is neither GeoJSON in UTF-8 nor a GeoPackage, Shapefile or "
+            "FlatGeobuf: save it as one of these."
+        )
+
+
+def check_places(path: Path, shapes: "GeoSeries") -> None:
+    """Refuse coordinates that are no place in the shapes' own reference system.
+
+    Raises:
+        DataError: they are not finite, out of all bounds, or latitudes beyond a pole.
+    """
+    import shapely
+
+    points, shape_of = shapely.get_coordinates(shapes.to_numpy(), return_index=True)
+    is_of_degrees = np.isfinite(turn_of(str(shapes.crs)))
+    most = (_FURTHEST, _POLE if is_of_degrees else _FURTHEST)
+    is_wrong = ~(np.abs(points) <= most).all(axis=1)
+    if is_wrong.any():
+        x, y = points[is_wrong][0]
+        raise DataError(
+            f"{path}: {len(np.unique(shape_of[is_wrong]))} shapes have points that lie "
+            f"nowhere in {shapes.crs.name}, such as {x:.7g}, {y:.7g}. Correct or "
+            "remove them."
+        )
 
 
 def _load(
@@ -233,6 +306,7 @@ def _load(
         values = [value_text(value) for value in frame[column]]
         shapes = frame.geometry.to_numpy()
         found = geopandas.GeoDataFrame({"value": values}, geometry=shapes, crs=crs)
+        check_places(path, found.geometry)
         found, notes = _repair(found)
         every = shapely.union_all([o for near in outlines.values() for o in near])
         found = found[found.intersects(every)]
