@@ -108,7 +108,9 @@ def test_damaged_geojson(
 
 
 def test_damaged_geopackages(grid: Grid, tmp_path: Path) -> None:
-    whole = write_labels(tmp_path / "whole.gpkg", *halves(SIDE)).read_bytes()
+    path = write_labels(tmp_path / "whole.gpkg", *halves(SIDE))
+    assert try_shapes(path, grid) == 3
+    whole = path.read_bytes()
     for seed in rounds():
         path = tmp_path / f"{seed}.gpkg"
         path.write_bytes(mutate_bytes(whole, seed, 4096))
