@@ -129,6 +129,25 @@ def test_labels_on_both_sides_of_180_degrees_are_painted(
     assert columns["palm"][[0, -1]] == pytest.approx([76, 91], abs=1)
 
 
+@pytest.mark.parametrize("turn", [0.0, 360.0])
+def test_labels_west_of_greenwich_are_painted_from_either_count(
+    tmp_path: Path, turn: float
+) -> None:
+    (x,), (y,) = transform("EPSG:4326", "EPSG:32630", [-4.0], [40.0])
+    grid = Grid(SIDE, SIDE, Affine(20, 0, x - 1000, 0, -20, y + 1000), "EPSG:32630")
+    shapes = [box(turn - 4.002, 39.9, turn - 3.998, 40.1), box(0, 0, 1, 1)]
+    frame = geopandas.GeoDataFrame(
+        {"kind": ["road", "sea"]}, geometry=shapes, crs="EPSG:4326"
+    )
+    path = tmp_path / "labels.gpkg"
+    frame.to_file(path)
+    layer, classes = open_labels(LabelSource(path, "kind"), [grid])
+    painted, _ = layer.on(grid, classes).paint(Window(0, 0, SIDE, SIDE))
+    columns = np.flatnonzero((painted == classes.code_of["road"]).any(axis=0))
+    # A degree of longitude is 85.4 km there: 0.002 degrees are 171 m, 8.5 px.
+    assert columns[[0, -1]] == pytest.approx([41, 58], abs=1)
+
+
 @pytest.mark.parametrize("west", [-180.0, 0.0, 170.0])
 def test_codes_of_a_layer_in_degrees_are_found_on_both_sides(
     tmp_path: Path, west: float

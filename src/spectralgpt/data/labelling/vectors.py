@@ -116,14 +116,13 @@ class VectorLabels:
         """Bring the shapes that lie on a scene to its reference system."""
         import pandas
 
-        near = pandas.concat(
-            [
-                self._near(grid, outline, turns)
-                for turns, outlines in _outlines([grid], self.frame.crs).items()
-                for outline in outlines
-            ]
-            or [self.frame[:0]]
+        found = (
+            self._near(grid, outline, turns)
+            for turns, outlines in _outlines([grid], self.frame.crs).items()
+            for outline in outlines
         )
+        # Where nothing was found, nothing was moved to the scene's reference system.
+        near = pandas.concat([part for part in found if len(part)] or [self.frame[:0]])
         # Later shapes of the layer lie on top, wherever they were found.
         near = near[~near.geometry.is_empty].sort_index(kind="stable")
         codes = [classes.code_of[value] for value in near["value"]]
