@@ -85,7 +85,9 @@ def run(args: Namespace) -> Path:
     choose_format(path, args.format)
     batch = None if args.batch == "dynamic" else args.batch
     options = ExportOptions(args.what, batch, args.tolerance)
-    loaded = load_model(args.model, image_size=args.image_size, sensor=args.sensor)
+    # Older PyTorch traces plain integers only.
+    size = None if args.image_size is None else int(args.image_size)
+    loaded = load_model(args.model, image_size=size, sensor=args.sensor)
     parity = export_model(loaded, path, options)
     sizes = " and ".join(map(str, parity.batches))
     Console(stderr=True).print(
