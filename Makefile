@@ -33,12 +33,13 @@ fuzz: $(INSTALLED)
 
 # The fast tests with the lowest versions that pyproject.toml claims. Old libraries warn
 # of what newer ones will change: warnings are errors only with the newest.
+TESTS ?= tests
 lowest:
 	$(PYTHON) -m venv --clear $(VENV)-lowest
 	$(VENV)-lowest/bin/python -m pip install --quiet uv
 	$(VENV)-lowest/bin/uv pip install --quiet --no-cache --resolution lowest-direct \
 		--python $(VENV)-lowest/bin/python --editable ".[dev]"
-	$(VENV)-lowest/bin/python -m pytest -m "not slow" -W default
+	$(VENV)-lowest/bin/python -m pytest -m "not slow" -W default $(TESTS)
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv --clear $(VENV)
