@@ -75,7 +75,12 @@ def test_fine_tuning_learns_the_archive(
     assert isinstance(loaded.model, ClassificationModel)
     assert loaded.extra["class_names"] == list(CLASSES)
     assert loaded.extra["chip_px"] == 32
-    assert loaded.preprocessing == tiny_contract()
+    # What was stated of the images is kept beside what the encoder was trained with.
+    kept, before = loaded.preprocessing, tiny_contract()
+    facts = {"offset_rule": before.offset_rule, "stated": None, "seen": None}
+    assert replace(kept, **facts) == replace(before, **facts)
+    assert kept.stated is not None
+    assert kept.stated.offset == 0
     assert (run / "report.html").stat().st_size > 10_000
     assert read_config(run / "config.yaml", FinetuneConfig).model == str(pretrained)
 

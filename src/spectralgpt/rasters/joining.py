@@ -113,7 +113,7 @@ def _window_below(target: Grid, source: Grid) -> Window | None:
     """Return the window of the source that a grid lies on, with a margin."""
     assert target.transform is not None
     assert source.transform is not None
-    along = np.linspace(0, 1, _EDGE_POINTS)
+    along: list[float] = np.linspace(0, 1, _EDGE_POINTS).tolist()
     sides = [(t, 0.0) for t in along] + [(t, 1.0) for t in along]
     sides += [(0.0, t) for t in along] + [(1.0, t) for t in along]
     places = [

@@ -107,7 +107,7 @@ def write_class_picture(
         pixel_width_m=None if size is None else size[1] * thinned.step,
         colours=colours,
         picture_title=thinned.title,
-        shares=(counts / max(1, counts.sum())).tolist(),
+        shares=(counts / max(1, int(counts.sum()))).tolist(),
     )
     return _write(figure, path)
 

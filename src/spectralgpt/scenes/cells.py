@@ -289,7 +289,7 @@ def _cells_of(
 def _block_sums(pixels: NDArray[np.generic], cell: int) -> NDArray[np.float64]:
     bands, height, width = pixels.shape
     blocks = pixels.reshape(bands, height // cell, cell, width // cell, cell)
-    return np.asarray(blocks.sum(axis=(2, 4), dtype=np.float64))
+    return np.asarray(np.add.reduce(blocks, axis=(2, 4), dtype=np.float64))
 
 
 def _encode(encoder: SpectralEncoder, images: Tensor) -> FloatArray:

@@ -83,8 +83,8 @@ class Probe:
         """Return the probabilities (..., K) of features (..., D)."""
         logits = (values - self.mean) / self.scale @ self.weight.T + self.bias
         powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        shares: FloatArray = powers / powers.sum(axis=-1, keepdims=True)
-        return shares
+        shares = powers / powers.sum(axis=-1, keepdims=True)
+        return shares.astype(np.float32, copy=False)
 
 
 @dataclass(frozen=True)

@@ -47,5 +47,5 @@ class Overview:
 def _variety(tile: WrittenTile) -> float:
     """Probability that two labelled pixels differ in class."""
     counts = tile.tile.counts
-    shares = counts / max(1, counts.sum())
+    shares = counts / max(1, int(counts.sum()))
     return float(1 - (shares**2).sum())

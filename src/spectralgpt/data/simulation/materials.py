@@ -9,6 +9,7 @@ two dates has the same fields and trees.
 
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -273,6 +274,6 @@ def paved(site: Site) -> int:
     )
 
 
-def shadow(site: Site, depth: Field) -> Layer:
+def shadow(site: Site, depth: NDArray[np.floating[Any]]) -> Layer:
     """Make a layer of shadow; `depth` is the share of light that it takes, 0..1."""
     return Layer(None, site.palette.add(spectra.shade()), depth.astype(np.float32))

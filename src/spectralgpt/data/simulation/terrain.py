@@ -165,8 +165,8 @@ def band_along(
         course += np.float32(size) * np.sin(frequency * u + phase)
         slope += np.float32(size * frequency) * np.cos(frequency * u + phase)
     distance = np.abs(v - course - np.float32(offset_m)) / np.sqrt(1.0 + slope**2)
-    inside: Field = np.float32(width_m / 2.0) - distance
-    return inside
+    inside = np.float32(width_m / 2.0) - distance
+    return inside.astype(np.float32, copy=False)
 
 
 @dataclass(frozen=True)
