@@ -30,11 +30,6 @@ from tests.raster_files import LEFT, S2_L2A, TOP, constant, write_tiff
 SAMPLES_PER_PIXEL, PHOTOMETRIC = 277, 262
 
 
-@pytest.fixture(autouse=True)
-def nothing_reported_yet(monkeypatch):
-    monkeypatch.setattr(files_module._Quiet, "reported", set())
-
-
 def patch_tag(path, tag, value):
     """Change a SHORT tag in the first directory of a little-endian TIFF."""
     content = bytearray(path.read_bytes())

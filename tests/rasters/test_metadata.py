@@ -20,7 +20,6 @@ from spectralgpt.rasters import (
     open_scene,
     read_raster,
 )
-from spectralgpt.rasters import files as files_module
 from spectralgpt.rasters.files import open_raster, quiet_gdal
 from tests.product_files import (
     SAFE,
@@ -376,10 +375,8 @@ def test_a_safe_folder_without_metadata_is_incomplete(tmp_path: Path) -> None:
 def test_a_band_that_is_there_in_a_coarser_copy_only_is_said(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
     is_zip: bool,
 ) -> None:
-    monkeypatch.setattr(files_module._Quiet, "reported", set())
     bands = numbers()
     product = write_safe(tmp_path, bands)
     copy = next(product.rglob("*B04_10m.jp2"))

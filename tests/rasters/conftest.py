@@ -1,0 +1,11 @@
+"""What tests of rasters share."""
+
+import pytest
+
+from spectralgpt.rasters import files
+
+
+@pytest.fixture(autouse=True)
+def nothing_reported_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each test hear what a process says once."""
+    monkeypatch.setattr(files._Quiet, "reported", set())
