@@ -75,3 +75,14 @@ def test_data_are_others_once_a_mask_or_a_split_changes(dense: DenseSet) -> None
     assert digest_data(moved) != before
     dense.chips[0].mask.path.touch()
     assert digest_data(dense.chips) != before
+
+
+def test_data_are_others_once_other_numbers_are_no_measurement(dense: DenseSet) -> None:
+    before = digest_data(dense.chips)
+    chip = dense.chips[0]
+    more = replace(chip.item, other_invalid=(*chip.item.other_invalid, 7.0))
+    name, file = next(iter(chip.item.files.items()))
+    own = chip.item.files | {name: replace(file, nodata=7.0)}
+    for item in (more, replace(chip.item, files=own)):
+        items = (*chip.items[:-1], item)
+        assert digest_data([replace(chip, items=items), *dense.chips[1:]]) != before

@@ -197,11 +197,11 @@ def _mask_facts(mask: MaskFile) -> list[Any]:
 
 def _item_facts(item: RasterItem) -> list[Any]:
     meaning = (item.sensor.name, item.quantification, item.offset, item.nodata)
-    files = sorted(item.files.items())
-    return [
-        *map(str, meaning),
-        [[name, file.index, _file_facts(Path(str(file.path)))] for name, file in files],
+    files = [
+        [name, file.index, str(file.nodata), _file_facts(Path(str(file.path)))]
+        for name, file in sorted(item.files.items())
     ]
+    return [*map(str, (*meaning, item.other_invalid)), files]
 
 
 def _file_facts(path: Path) -> list[Any]:

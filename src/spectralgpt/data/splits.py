@@ -263,6 +263,15 @@ def _cover(order: Sequence[int], held: Sequence[Held]) -> set[int]:
     return chosen
 
 
+def _lacking(
+    split: str, splits: Sequence[str], held: Sequence[Held], names: Sequence[str]
+) -> list[str]:
+    """Name the classes that others show and a split does not."""
+    shown = {c for own, h in zip(splits, held, strict=True) if own == split for c in h}
+    every = set().union(*held)
+    return [names[index] for index in sorted(every - shown)]
+
+
 def report_missing(
     splits: Sequence[str], held: Sequence[Held], names: Sequence[str], source: str
 ) -> None:
@@ -274,12 +283,8 @@ def report_missing(
         names: of the classes.
         source: what is split, for messages.
     """
-    shown: dict[str, set[int]] = {}
-    for split, classes in zip(splits, held, strict=True):
-        shown.setdefault(split, set()).update(classes)
-    every = set().union(*shown.values())
-    for split in [name for name in SPLITS if name in shown]:
-        lacking = [names[index] for index in sorted(every - shown[split])]
+    for split in [name for name in SPLITS if name in splits]:
+        lacking = _lacking(split, splits, held, names)
         if lacking:
             logger.warning(
                 "%s: split %s shows nothing of %s, which other splits do.",
@@ -308,12 +313,7 @@ def refuse_untaught(
     Raises:
         DataError: names the classes.
     """
-    learned: set[int] = set()
-    every: set[int] = set()
-    for split, classes in zip(splits, held, strict=True):
-        every |= set(classes)
-        learned |= set(classes) if split == SPLITS[0] else set()
-    lacking = [names[index] for index in sorted(every - learned)]
+    lacking = _lacking(SPLITS[0], splits, held, names)
     if lacking and fractions.train > 0:
         raise DataError(
             f"{source}: too little shows {', '.join(lacking)}, so that this split "

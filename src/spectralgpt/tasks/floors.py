@@ -17,6 +17,8 @@ from spectralgpt.errors import SpectralGPTError
 from spectralgpt.metrics import POSITIVE_SCORES, score_pixels
 from spectralgpt.preprocessing import Preprocessing, match_some_bands
 from spectralgpt.sensors import Band
+from spectralgpt.tasks.dense import leading_metric
+from spectralgpt.tasks.pixel_forest import fit_better_forest
 
 __all__ = ["Floor", "best_index", "find_floors"]
 
@@ -24,7 +26,6 @@ logger = logging.getLogger(__name__)
 
 FOREST = "random forest on pixels"
 _TREES = 100
-_LEAST_LEAF = 3
 _MOST_IMAGES = 400
 _LEARNED, _SCORED = 20_000, 100_000
 """Most pixels that are learnt from, and that are scored."""
@@ -195,25 +196,20 @@ def _forest(
     positive: str | None,
     seed: int,
 ) -> Floor:
-    from sklearn.ensemble import RandomForestClassifier
-
-    best: tuple[float, Any] | None = None
-    for weights in (None, "balanced_subsample"):
-        forest = RandomForestClassifier(
-            _TREES,
-            min_samples_leaf=_LEAST_LEAF,
-            class_weight=weights,
-            oob_score=True,
-            random_state=seed,
-        )
-        forest.fit(_features(learned), learned.targets)
+    def score_unseen(forest: Any) -> float:
         unseen = forest.classes_[forest.oob_decision_function_.argmax(axis=1)]
         found = _score(unseen, learned.targets, names, positive)
-        value = found["mean_iou" if positive is None else "f1"]
-        if best is None or value > best[0]:
-            best = value, forest
-    assert best is not None
-    predicted = best[1].predict(_features(tested))
+        return found[leading_metric(positive)]
+
+    forest = fit_better_forest(
+        _features(learned),
+        learned.targets,
+        score_unseen,
+        n_estimators=_TREES,
+        oob_score=True,
+        random_state=seed,
+    )
+    predicted = forest.predict(_features(tested))
     scores = _score(predicted, tested.targets, names, positive)
     return Floor(FOREST, scores, len(learned.targets), len(tested.targets))
 

@@ -5,7 +5,7 @@ both dates and their difference.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from spectralgpt.errors import DataError
 from spectralgpt.metrics import confusion_counts, score_pixels
 from spectralgpt.tasks.dense import leading_metric
 
-__all__ = ["fit_pixel_forest", "map_pixels"]
+__all__ = ["fit_better_forest", "fit_pixel_forest", "map_pixels"]
 
 logger = logging.getLogger(__name__)
 
@@ -50,26 +50,42 @@ def fit_pixel_forest(
     Raises:
         DataError: the training pixels are of fewer than two classes.
     """
-    from sklearn.ensemble import RandomForestClassifier
-
     features, targets = _labelled_pixels(train, seed)
     if len(np.unique(targets)) < 2:
         raise DataError(f"{train.dense.source}: train has pixels of one class only.")
-    best: tuple[float, Any] | None = None
-    for weights in (None, "balanced_subsample"):
-        forest = RandomForestClassifier(
-            _TREES,
-            min_samples_leaf=_LEAST_LEAF,
-            class_weight=weights,
-            random_state=seed,
-            n_jobs=num_jobs,
-        )
-        forest.fit(features, targets)
-        score = _score(forest, val, positive)
-        if best is None or score > best[0]:
-            best = (score, forest)
-    assert best is not None
-    return best[1]
+    return fit_better_forest(
+        features,
+        targets,
+        lambda forest: _score(forest, val, positive),
+        n_estimators=_TREES,
+        random_state=seed,
+        n_jobs=num_jobs,
+    )
+
+
+def fit_better_forest(
+    features: NDArray[np.float32],
+    targets: NDArray[np.int64],
+    score: Callable[[Any], float],
+    **options: Any,
+) -> Any:
+    """Fit forests with and without class weights; return the one that scores higher.
+
+    Args:
+        features: (N, features) of single pixels.
+        targets: (N,) classes.
+        score: of a fitted forest.
+        **options: of `sklearn.ensemble.RandomForestClassifier`.
+    """
+    from sklearn.ensemble import RandomForestClassifier
+
+    forests = [
+        RandomForestClassifier(
+            min_samples_leaf=_LEAST_LEAF, class_weight=weights, **options
+        ).fit(features, targets)
+        for weights in (None, "balanced_subsample")
+    ]
+    return max(forests, key=score)
 
 
 def map_pixels(
