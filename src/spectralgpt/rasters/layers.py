@@ -1,6 +1,5 @@
 """Which layer of which file is which band: by name or wavelength, never by position."""
 
-import logging
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +21,6 @@ __all__ = [
     "warn_of_coarser",
 ]
 
-_LOG = logging.getLogger(__name__)
 NO_BAND = "-"
 """Stands for a layer that is no band, such as a cloud mask, in a list of bands."""
 IN_SENSOR_ORDER = "sensor-order"
@@ -45,8 +43,6 @@ _COMPANIONS = {
     *("b8", "b10", "b11", "pan", "thumb", "thumbnail", "preview", "browse"),
 }
 """Words in names of files that lie beside bands: quality, angles, thermal bands."""
-_TOLD: set[tuple[Path, str]] = set()
-"""Folders and sensors whose unknown files were told of: one line is enough."""
 _NUMBER = re.compile(r"[1-9]")
 _SHOWN = 6
 
@@ -318,16 +314,12 @@ def _tell_unknown(folder: Path, sensor: Sensor, names: Sequence[str]) -> None:
         for name in names
         if not _COMPANIONS & {word.lower() for word in _SEPARATORS.split(name)}
     ]
-    told = (folder.parent, sensor.name)
-    if unknown and told not in _TOLD:
-        _TOLD.add(told)
+    if unknown:
         shown = ", ".join(unknown[:_SHOWN]) + (", ..." if unknown[_SHOWN:] else "")
-        _LOG.warning(
-            "%s: files %s are no known bands of %s and are left out: rename them, or "
-            "state bands or band_pattern. Others beside it are not told of.",
-            folder,
-            shown,
-            sensor.name,
+        warn_once(
+            f"no bands of {sensor.name} in {folder.parent}",
+            f"{folder}: files {shown} are no known bands of {sensor.name} and are left "
+            "out: rename them, or state bands or band_pattern.",
         )
 
 

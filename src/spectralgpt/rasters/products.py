@@ -6,7 +6,6 @@ Nothing is guessed: what neither the files nor the caller say is an error that a
 import contextlib
 import datetime
 import functools
-import logging
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ import numpy.typing as npt
 
 from spectralgpt.errors import BandError, ConfigError, RasterError, UnitError
 from spectralgpt.rasters.facts import Facts, Scale, day_in
-from spectralgpt.rasters.files import Header, open_raster, quiet_gdal
+from spectralgpt.rasters.files import Header, open_raster, quiet_gdal, warn_once
 from spectralgpt.rasters.folders import is_path
 from spectralgpt.rasters.items import BandFile, RasterItem
 from spectralgpt.rasters.layers import find_bands, find_stated_bands
@@ -33,7 +32,6 @@ from spectralgpt.sensors import Sensor, find_sensor, list_sensors, load_sensor
 
 __all__ = ["SENSOR_TAG", "UNIT_TAG", "describe_file", "describe_raster"]
 
-_LOG = logging.getLogger(__name__)
 UNIT_TAG = "SPECTRALGPT_UNIT"
 SENSOR_TAG = "SPECTRALGPT_SENSOR"
 _REFLECTANCE_BELOW = 2.0
@@ -391,17 +389,13 @@ class _Image:
         if is_said or None not in declared:
             return
         fill = self.sample.fill(self.nodata(unit)[0])
-        told = (self.path.parent, *fill)
-        if fill and told not in _TOLD:
-            _TOLD.add(told)
+        if fill:
             numbers = _join(fill)
-            _LOG.warning(
-                "%s holds %s at its edge, which looks like fill that nobody declared "
-                "and counts as reflectance: state nodata (--nodata %s) if nothing was "
-                "measured there. Others of its folder are not told of.",
-                self.path,
-                numbers,
-                numbers,
+            warn_once(
+                f"fill {numbers} in {self.path.parent}",
+                f"{self.path} holds {numbers} at its edge, which looks like fill that "
+                "nobody declared and counts as reflectance: state nodata (--nodata "
+                f"{numbers}) if nothing was measured there.",
             )
 
     @functools.cached_property
@@ -451,10 +445,6 @@ class _Image:
             )
         own = scales.pop()
         return None if own == (1.0, 0.0) else own
-
-
-_TOLD: set[tuple[object, ...]] = set()
-"""Folders and numbers of fill that were told of: one line is enough for a data set."""
 
 
 def _join(numbers: Sequence[float]) -> str:
