@@ -30,7 +30,7 @@ from spectralgpt.data.packing import open_pack
 from spectralgpt.data.packing.writing import pack_images
 from spectralgpt.data.pretraining import PretrainingDataset
 from spectralgpt.data.sources import find_items, read_source
-from spectralgpt.models.sizes import build_autoencoder
+from spectralgpt.models.building import build_autoencoder
 from spectralgpt.preprocessing import sensor_preprocessing
 from spectralgpt.rasters import RasterItem, Window, read_raster
 from spectralgpt.training.loading import EpochBatchSampler, build_loader

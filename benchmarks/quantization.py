@@ -20,8 +20,8 @@ from torch.nn import functional as F
 from spectralgpt.benchmarks.machine import describe_machine, git_commit
 from spectralgpt.checkpoints import LoadedModel, load_model
 from spectralgpt.data.labelled import LabelledDataConfig, LabelledDataset, read_labelled
+from spectralgpt.models.building import quantize_encoder, weight_bytes
 from spectralgpt.models.heads import ClassificationModel
-from spectralgpt.models.quantization import quantize_encoder, weight_bytes
 from spectralgpt.tasks.classification import check_classifier
 from spectralgpt.tasks.features import prepared_batches
 from spectralgpt.training.configuration import build_config

@@ -31,7 +31,8 @@ from spectralgpt.benchmarks.machine import (
     peak_rss_bytes,
 )
 from spectralgpt.benchmarks.steps import measure_steps
-from spectralgpt.models.sizes import SIZES, build_autoencoder
+from spectralgpt.models.building import build_autoencoder
+from spectralgpt.models.sizes import SIZES
 from spectralgpt.models.tokens import TokenGrid
 
 USUAL = {"batch_size": 8, "steps": 5, "warmup": 2}

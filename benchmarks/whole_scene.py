@@ -27,8 +27,8 @@ import torch
 
 from spectralgpt import __version__
 from spectralgpt.checkpoints import LoadedModel, load_model, save_model
-from spectralgpt.models.segmentation import SegmentationModel
-from spectralgpt.models.sizes import build_encoder
+from spectralgpt.models.building import build_encoder
+from spectralgpt.models.heads import SegmentationModel
 from spectralgpt.preprocessing import sensor_preprocessing
 from spectralgpt.rasters import describe_raster
 from spectralgpt.scenes.loading import in_precision, load_on_device

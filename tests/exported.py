@@ -3,8 +3,7 @@
 import torch
 
 from spectralgpt.checkpoints import LoadedModel
-from spectralgpt.models.heads import ClassificationModel
-from spectralgpt.models.segmentation import ChangeModel, SegmentationModel
+from spectralgpt.models.heads import ChangeModel, ClassificationModel, SegmentationModel
 from spectralgpt.preprocessing import Preprocessing, sensor_preprocessing
 from spectralgpt.scaling import BandStatistics, Scaling
 from tests.tiny import tiny_encoder, tiny_model

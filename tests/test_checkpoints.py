@@ -22,9 +22,8 @@ from spectralgpt.checkpoints import (
 from spectralgpt.errors import CheckpointError, ConfigError
 from spectralgpt.models.building import resize_model
 from spectralgpt.models.encoder import SpectralEncoder
-from spectralgpt.models.heads import ClassificationModel
+from spectralgpt.models.heads import ChangeModel, ClassificationModel, SegmentationModel
 from spectralgpt.models.mae import MaskedAutoencoder
-from spectralgpt.models.segmentation import ChangeModel, SegmentationModel
 from spectralgpt.published import load_published_state_dict, to_published
 from spectralgpt.sensors import load_sensor
 from tests.tiny import tiny_contract, tiny_encoder, tiny_model

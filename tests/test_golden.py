@@ -10,11 +10,10 @@ from torch.nn import functional as F
 
 import spectralgpt
 from spectralgpt.losses import normalize_tokens, token_loss
+from spectralgpt.models.building import build_autoencoder
 from spectralgpt.models.encoder import SpectralEncoder
-from spectralgpt.models.heads import ClassificationModel
+from spectralgpt.models.heads import ChangeModel, ClassificationModel, SegmentationModel
 from spectralgpt.models.mae import MaskedAutoencoder, MaskedAutoencoderOutput
-from spectralgpt.models.segmentation import ChangeModel, SegmentationModel
-from spectralgpt.models.sizes import build_autoencoder
 from spectralgpt.models.tokens import patchify
 from spectralgpt.preprocessing import scale_image_minmax, scale_two_std_uint8
 from spectralgpt.published import (

@@ -11,9 +11,12 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from spectralgpt.checkpoints import load, load_model, save_model
     from spectralgpt.models.encoder import SpectralEncoder
-    from spectralgpt.models.heads import ClassificationModel
+    from spectralgpt.models.heads import (
+        ChangeModel,
+        ClassificationModel,
+        SegmentationModel,
+    )
     from spectralgpt.models.mae import MaskedAutoencoder
-    from spectralgpt.models.segmentation import ChangeModel, SegmentationModel
     from spectralgpt.preprocessing import Preprocessing
     from spectralgpt.published import load_published_state_dict
 
@@ -31,11 +34,11 @@ __all__ = [
 ]
 
 _HOMES = {
-    "ChangeModel": "spectralgpt.models.segmentation",
+    "ChangeModel": "spectralgpt.models.heads",
     "ClassificationModel": "spectralgpt.models.heads",
     "MaskedAutoencoder": "spectralgpt.models.mae",
     "Preprocessing": "spectralgpt.preprocessing",
-    "SegmentationModel": "spectralgpt.models.segmentation",
+    "SegmentationModel": "spectralgpt.models.heads",
     "SpectralEncoder": "spectralgpt.models.encoder",
     "load": "spectralgpt.checkpoints",
     "load_model": "spectralgpt.checkpoints",

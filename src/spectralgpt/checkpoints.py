@@ -21,6 +21,7 @@ from spectralgpt.json_files import parse_json
 from spectralgpt.models.adapters import has_adapters
 from spectralgpt.models.building import (
     Model,
+    build_encoder,
     build_model,
     check_finite,
     load_weights,
@@ -28,14 +29,8 @@ from spectralgpt.models.building import (
     resize_model,
 )
 from spectralgpt.models.encoder import SpectralEncoder
-from spectralgpt.models.heads import ClassificationModel
-from spectralgpt.models.segmentation import DenseModel, SegmentationModel
-from spectralgpt.models.sizes import (
-    SIZES,
-    WEIGHTS_FILE,
-    build_encoder,
-    find_weights,
-)
+from spectralgpt.models.heads import ClassificationModel, DenseModel, SegmentationModel
+from spectralgpt.models.sizes import SIZES, WEIGHTS_FILE, find_weights
 from spectralgpt.preprocessing import Preprocessing, sensor_preprocessing
 from spectralgpt.published import (
     PUBLISHED_CONFIG_KEY,

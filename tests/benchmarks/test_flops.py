@@ -13,8 +13,8 @@ from spectralgpt.benchmarks.flops import (
     count_encoder,
     count_pretraining,
 )
+from spectralgpt.models.building import build_autoencoder
 from spectralgpt.models.mae import DecoderKind, MaskedAutoencoder
-from spectralgpt.models.sizes import build_autoencoder
 from spectralgpt.models.tokens import TokenGrid
 from tests.tiny import TINY
 

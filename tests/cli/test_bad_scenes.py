@@ -10,7 +10,7 @@ import rasterio
 
 from spectralgpt.checkpoints import save_model
 from spectralgpt.cli.main import main
-from spectralgpt.models.segmentation import ChangeModel, SegmentationModel
+from spectralgpt.models.heads import ChangeModel, SegmentationModel
 from tests.product_files import GSD_M, SAFE, write_safe
 from tests.tiny import tiny_contract, tiny_model
 from tests.toy import chip_pixels, write_chip

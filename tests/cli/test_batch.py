@@ -10,8 +10,7 @@ import rasterio
 
 from spectralgpt.checkpoints import save_model
 from spectralgpt.cli.main import main
-from spectralgpt.models.heads import ClassificationModel
-from spectralgpt.models.segmentation import ChangeModel, SegmentationModel
+from spectralgpt.models.heads import ChangeModel, ClassificationModel, SegmentationModel
 from spectralgpt.rasters.embeddings import open_embeddings
 from tests.product_files import write_item
 from tests.tiny import tiny_contract, tiny_model

@@ -9,7 +9,7 @@ import pytest
 
 from spectralgpt.checkpoints import save_model
 from spectralgpt.cli.main import main
-from spectralgpt.models.segmentation import SegmentationModel
+from spectralgpt.models.heads import SegmentationModel
 from spectralgpt.rasters import read_numbers
 from tests.small_disks import small_disk
 from tests.tiny import tiny_contract, tiny_model

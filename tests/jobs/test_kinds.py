@@ -8,7 +8,7 @@ import pytest
 from spectralgpt.checkpoints import save_model
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.jobs.kinds import PredictJob
-from spectralgpt.models.segmentation import SegmentationModel
+from spectralgpt.models.heads import SegmentationModel
 from tests.tiny import tiny_contract, tiny_model
 from tests.toy import chip_pixels, write_chip
 

@@ -9,8 +9,7 @@ from torch import nn
 from spectralgpt.checkpoints import load_model, save_model
 from spectralgpt.errors import CheckpointError, ConfigError
 from spectralgpt.models.adapters import add_adapters, has_adapters, merge_adapters
-from spectralgpt.models.heads import ClassificationModel
-from spectralgpt.models.segmentation import SegmentationModel
+from spectralgpt.models.heads import ClassificationModel, SegmentationModel
 from spectralgpt.training.optim import layer_decay_groups, parameter_groups
 from tests.tiny import tiny_contract, tiny_encoder
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from spectralgpt.models.band_groups import (
+from spectralgpt.models.dense_heads import (
     GroupProjection,
     GroupSum,
     resize_group_weights,

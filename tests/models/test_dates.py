@@ -11,11 +11,11 @@ from torch import Tensor
 from spectralgpt.errors import ConfigError, ShapeError
 from spectralgpt.losses import spectral_loss
 from spectralgpt.models.building import build_model, model_config
-from spectralgpt.models.dates import DateEmbedding, date_features
 from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.models.heads import ClassificationModel
 from spectralgpt.models.mae import MaskedAutoencoder, MaskedAutoencoderOutput
 from spectralgpt.models.masking import MaskStyle, draw_noise
+from spectralgpt.models.positions import DateEmbedding, date_features
 from tests.tiny import TINY, tiny_model
 
 ENCODER = {key: TINY[key] for key in ("embed_dim", "depth", "num_heads")}

@@ -2,9 +2,8 @@ import pytest
 import torch
 
 from spectralgpt.errors import ConfigError
+from spectralgpt.models.building import build_encoder, quantize_encoder, weight_bytes
 from spectralgpt.models.heads import ClassificationModel
-from spectralgpt.models.quantization import quantize_encoder, weight_bytes
-from spectralgpt.models.sizes import build_encoder
 from tests.tiny import tiny_encoder, tiny_model
 
 pytest.importorskip("torchao", reason="spectralgpt[quantize]")

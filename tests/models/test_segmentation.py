@@ -4,10 +4,14 @@ from torch import nn
 
 from spectralgpt.errors import CheckpointError, ConfigError, ShapeError
 from spectralgpt.losses import pixel_cross_entropy
-from spectralgpt.models.building import build_model, model_config, resize_model
+from spectralgpt.models.building import (
+    build_encoder,
+    build_model,
+    model_config,
+    resize_model,
+)
 from spectralgpt.models.encoder import SpectralEncoder
-from spectralgpt.models.segmentation import ChangeModel, SegmentationModel
-from spectralgpt.models.sizes import build_encoder
+from spectralgpt.models.heads import ChangeModel, SegmentationModel
 from tests.tiny import tiny_contract, tiny_encoder
 
 HEADS = ("upernet", "fpn", "linear")

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from spectralgpt.data.dense import DenseDataset, read_dense
 from spectralgpt.errors import BandError, DataError, ShapeError
-from spectralgpt.models.segmentation import SegmentationModel
+from spectralgpt.models.heads import SegmentationModel
 from spectralgpt.rasters import NO_CLASS, Stated, describe_raster, read_raster
 from spectralgpt.scenes.mapping import Mapper, map_scene
 from spectralgpt.tasks.dense import predict_map

@@ -9,7 +9,7 @@ import torch
 from rasterio import Affine
 
 from spectralgpt.errors import ConfigError, DataError, OutputError
-from spectralgpt.models.quantization import plain_parts, quantize_encoder
+from spectralgpt.models.building import plain_parts, quantize_encoder
 from spectralgpt.rasters import Grid, Layers, class_layers, read_class_rows, row_files
 from spectralgpt.scenes.fingerprints import digest_model
 from spectralgpt.scenes.unfinished import making_maps

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 
 from spectralgpt.errors import ConfigError
-from spectralgpt.models.quantization import Quantization
+from spectralgpt.models.building import Quantization
 from spectralgpt.models.sizes import model_size
 from spectralgpt.training.pretrain_config import ModelConfig
 

@@ -31,10 +31,9 @@ from spectralgpt.benchmarks.timing import (
     StepTimer,
     watch_parts,
 )
+from spectralgpt.models.building import build_encoder, quantize_encoder, weight_bytes
 from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.models.heads import ClassificationModel
-from spectralgpt.models.quantization import quantize_encoder, weight_bytes
-from spectralgpt.models.sizes import build_encoder
 from spectralgpt.models.tokens import TokenGrid
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.tasks.classification import ClassificationTask

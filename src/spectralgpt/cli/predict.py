@@ -94,7 +94,7 @@ def run(args: Namespace) -> Path:
 
     from spectralgpt.cli.images import prepare_output
     from spectralgpt.cli.maps import map_images
-    from spectralgpt.models.segmentation import DenseModel
+    from spectralgpt.models.heads import DenseModel
     from spectralgpt.scenes.loading import in_precision, load_on_device
 
     for table in (_TABLE, _MAP_TABLE):

@@ -14,7 +14,7 @@ import yaml
 from spectralgpt.data.pretraining import PretrainingDataset
 from spectralgpt.demo.imagery import Imagery
 from spectralgpt.errors import BandError, ConfigError
-from spectralgpt.models.sizes import build_autoencoder
+from spectralgpt.models.building import build_autoencoder
 from spectralgpt.preprocessing import sensor_preprocessing
 from spectralgpt.recipes import find_recipe
 from spectralgpt.training.configuration import read_config

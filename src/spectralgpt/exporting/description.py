@@ -19,7 +19,7 @@ from spectralgpt.exporting.graphs import (
 )
 from spectralgpt.json_files import parse_json
 from spectralgpt.models.building import model_config
-from spectralgpt.models.segmentation import DenseModel
+from spectralgpt.models.heads import DenseModel
 
 __all__ = ["INPUT_NAME", "METADATA_KEY", "describe", "output_axes", "read_description"]
 

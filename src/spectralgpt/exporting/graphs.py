@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from spectralgpt.checkpoints import LoadedModel
 from spectralgpt.errors import ConfigError
 from spectralgpt.models.encoder import SpectralEncoder
-from spectralgpt.models.heads import ClassificationModel
+from spectralgpt.models.heads import ChangeModel, ClassificationModel, DenseModel
 from spectralgpt.models.mae import MaskedAutoencoder
-from spectralgpt.models.segmentation import ChangeModel, DenseModel
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.scaling import RANGE_EPS, UINT8_LEVELS
 

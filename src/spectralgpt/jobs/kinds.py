@@ -11,7 +11,7 @@ from typing import Any
 from spectralgpt.data.colours import class_colours
 from spectralgpt.data.dense import CHANGE
 from spectralgpt.data.formats import ImageFormat
-from spectralgpt.models.quantization import Quantization
+from spectralgpt.models.building import Quantization
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters.embeddings import NumberType
 from spectralgpt.rasters.maps import LEGEND_SUFFIX

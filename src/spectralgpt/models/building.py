@@ -1,34 +1,48 @@
-"""Models as plain values: building one again, its weights, other images and bands."""
+"""Models built: of a named size, again from plain values, and changed as a whole.
+
+Weights are put in, moved to other images and bands, or held in fewer bits.
+"""
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import asdict
+from itertools import chain
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from spectralgpt.errors import CheckpointError, ConfigError, DataError
-from spectralgpt.models.band_groups import resize_group_weights
+from spectralgpt.models.dense_heads import resize_group_weights
 from spectralgpt.models.encoder import SpectralEncoder
-from spectralgpt.models.heads import ClassificationModel
-from spectralgpt.models.limits import check_settings
+from spectralgpt.models.heads import (
+    ChangeModel,
+    ClassificationModel,
+    SegmentationModel,
+)
 from spectralgpt.models.mae import MaskedAutoencoder
 from spectralgpt.models.positions import (
     group_wavelengths,
     resize_spatial,
     resize_spectral,
 )
-from spectralgpt.models.segmentation import ChangeModel, SegmentationModel
+from spectralgpt.models.sizes import check_settings, model_size
 
 __all__ = [
     "Model",
+    "Quantization",
+    "build_autoencoder",
+    "build_encoder",
     "build_model",
     "check_finite",
     "check_output",
     "load_weights",
     "model_config",
     "plain_names",
+    "plain_parts",
+    "quantize_encoder",
     "resize_model",
+    "weight_bytes",
 ]
 
 _log = logging.getLogger(__name__)
@@ -40,6 +54,8 @@ Model = (
     | SegmentationModel
     | ChangeModel
 )
+
+Quantization = Literal["none", "int8"]
 
 _TASK_MODELS: dict[
     str, type[ClassificationModel] | type[SegmentationModel] | type[ChangeModel]
@@ -53,6 +69,29 @@ _MAX_LISTED = 8
 # What torch.compile and parallel training put before names, on all or within them.
 _COMPILED = "_orig_mod."
 _WRAPPERS = ("module.", "model.")
+
+
+def build_autoencoder(size: str, **overrides: Any) -> MaskedAutoencoder:
+    """Build a masked autoencoder of a named size with random weights.
+
+    Args:
+        size: tiny, small, base, large or huge.
+        **overrides: any other argument of `MaskedAutoencoder`.
+    """
+    return MaskedAutoencoder(**(asdict(model_size(size)) | overrides))
+
+
+def build_encoder(size: str, **overrides: Any) -> SpectralEncoder:
+    """Build an encoder of a named size with random weights.
+
+    Args:
+        size: tiny, small, base, large or huge.
+        **overrides: any other argument of `SpectralEncoder`.
+    """
+    chosen = model_size(size)
+    own = {"embed_dim": chosen.embed_dim, "depth": chosen.depth}
+    own["num_heads"] = chosen.num_heads
+    return SpectralEncoder(**(own | overrides))
 
 
 def model_config(model: Model) -> dict[str, Any]:
@@ -286,3 +325,57 @@ def _resize_fusion(
     if weights.ndim == 2:  # (1, G), one weight a group.
         return resize_group_weights(weights[0], *bands)[None]
     return resize_group_weights(weights, *bands)
+
+
+def quantize_encoder(model: Model, quantization: Quantization = "int8") -> None:
+    """Hold the weights of a model's encoder in fewer bits, in place.
+
+    The model can then run in less memory, but neither be trained nor saved. Each row of
+    a block's matrix has a scale of its own; activations stay as they are. All that is
+    small, or that answers depend on most, keeps its numbers: the token embedding,
+    positions, norms and heads.
+
+    Args:
+        model: any of ours; an autoencoder's decoder stays as it is.
+        quantization: int8, or none, which does nothing.
+
+    Raises:
+        ConfigError: torchao is not installed, or the quantization is unknown.
+    """
+    if quantization not in get_args(Quantization):
+        raise ConfigError(
+            f"quantization {quantization!r} is unknown: use "
+            f"{' or '.join(get_args(Quantization))}."
+        )
+    if quantization == "none":
+        return
+    # On import it warns of torch's own future.
+    log = logging.getLogger("torch.utils._pytree")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        from torchao.quantization import Int8WeightOnlyConfig, quantize_
+    except ImportError:
+        raise ConfigError(
+            "int8 weights need torchao: pip install 'spectralgpt[quantize]'."
+        ) from None
+    finally:
+        log.setLevel(level)
+    encoder = model if isinstance(model, SpectralEncoder) else model.encoder
+    quantize_(
+        encoder.blocks, Int8WeightOnlyConfig(set_inductor_config=False, version=2)
+    )
+    # Gradients would flow through weights that cannot be trained.
+    encoder.blocks.requires_grad_(False)
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Return the memory of a model's weights, bytes."""
+    values = chain(model.parameters(), model.buffers())
+    return sum(part.nbytes for value in values for part in plain_parts(value))
+
+
+def plain_parts(value: Tensor) -> list[Tensor]:
+    """Return the plain tensors that a weight consists of: integers and their scales."""
+    names = getattr(value, "tensor_data_names", None)
+    return [value] if names is None else [getattr(value, name) for name in names]

@@ -1,4 +1,11 @@
-"""Heads for maps: a feature map on the patch grid in, class logits in pixels out.
+"""What makes maps of tokens: band groups joined, a head on them, detail from pixels.
+
+A dense head needs one feature map, the encoder gives one for each band group. The maps
+that join them are learned on the groups of the model's own bands. For other bands their
+weights are read as samples of a function of wavelength: interpolated linearly between
+the mean wavelengths of the groups, and scaled by old groups over new, as in an
+integral, so that features equal in all groups give the same sum however finely the
+spectrum is cut.
 
 All heads normalise by groups of channels, never over the batch: a batch of one image,
 and a pooled map of one pixel, train as any other.
@@ -6,15 +13,31 @@ and a pooled map of one pixel, train as any other.
 
 import math
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["FPNHead", "HeadKind", "PixelHead", "UPerNetHead", "head_width"]
+from spectralgpt.models.positions import group_wavelengths, resize_spectral
+
+__all__ = [
+    "FPNHead",
+    "GroupPlaces",
+    "GroupProjection",
+    "GroupSum",
+    "HeadKind",
+    "PixelDetail",
+    "PixelHead",
+    "UPerNetHead",
+    "head_width",
+    "resize_group_weights",
+]
 
 HeadKind = Literal["upernet", "fpn", "linear"]
+# Mean wavelengths (nm) of the groups that weights were learned on, and of those wanted.
+GroupPlaces = tuple[tuple[float, ...], tuple[float, ...]]
 
 _LEVEL_NORM_GROUPS = 32  # Source: the published weights, PUBLISHED.md section 4.
 _FUSE_NORM_GROUPS = 16  # Source: as above.
@@ -24,6 +47,92 @@ _LEVEL_WIDTHS = (1, 2, 4, 8)  # In units of the head's width, finest level first
 _CLASSIFIER_STD = 0.01
 _PUBLISHED_SHARE = 3  # Encoder width over head width: 768 / 256.
 _SMALLEST_WIDTH, _LARGEST_WIDTH = 64, 256
+_DETAIL_WIDTH = 64
+_DETAIL_NORM_GROUPS = 8
+
+
+def resize_group_weights(
+    weights: Tensor,
+    wavelengths_nm: Sequence[float],
+    new_wavelengths_nm: Sequence[float],
+    bands_per_token: int,
+) -> Tensor:
+    """Move weights of band groups to the groups of other bands.
+
+    Args:
+        weights: (G, ...), one row a band group.
+        wavelengths_nm: centre of each band that the weights were learned on, nm.
+        new_wavelengths_nm: centre of each new band, nm.
+        bands_per_token: bands S in a group.
+
+    Returns:
+        (new G, ...); the weights themselves if the bands are the same.
+    """
+    known = group_wavelengths(wavelengths_nm, bands_per_token)
+    wanted = group_wavelengths(new_wavelengths_nm, bands_per_token)
+    return _resize(weights, (known, wanted))
+
+
+def _resize(weights: Tensor, places: GroupPlaces | None) -> Tensor:
+    if places is None:
+        return weights
+    known, wanted = places
+    share = len(known) / len(wanted)
+    resized = resize_spectral(weights, known, wanted)
+    return resized if share == 1 else resized * share
+
+
+class GroupSum(nn.Module):
+    """One weight a band group: the weighted sum of their feature maps, plus a bias.
+
+    It starts as the mean over the groups.
+
+    Args:
+        groups: band groups G.
+
+    Source: Hong et al. 2024, arXiv:2311.07113, the map from 4 spectral cubes to 1.
+    """
+
+    def __init__(self, groups: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((1, groups), 1 / groups))
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def forward(self, tokens: Tensor, places: GroupPlaces | None = None) -> Tensor:
+        """Sum tokens (B, G, Hp, Wp, D) to a feature map (B, D, Hp, Wp).
+
+        Args:
+            tokens: one feature vector a band group and position.
+            places: wavelengths of the own and of the given groups; None if equal.
+        """
+        weights = _resize(self.weight[0], places)
+        return torch.einsum("bghwd,g->bdhw", tokens, weights) + self.bias
+
+
+class GroupProjection(nn.Module):
+    """One linear map a band group, summed: all that is linear in a position's tokens.
+
+    Args:
+        groups: band groups G.
+        embed_dim: width D of the tokens.
+        channels: width of the output.
+    """
+
+    def __init__(self, groups: int, embed_dim: int, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(groups, channels, embed_dim))
+        # Small, so that training starts from even odds: variance 1 % of the input's.
+        nn.init.trunc_normal_(self.weight, std=0.1 * (groups * embed_dim) ** -0.5)
+
+    def forward(self, tokens: Tensor, places: GroupPlaces | None = None) -> Tensor:
+        """Map tokens (B, G, Hp, Wp, D) to (B, channels, Hp, Wp).
+
+        Args:
+            tokens: one feature vector a band group and position.
+            places: wavelengths of the own and of the given groups; None if equal.
+        """
+        weights = _resize(self.weight, places)
+        return torch.einsum("bghwd,gcd->bchw", tokens, weights)
 
 
 def head_width(embed_dim: int) -> int:
@@ -242,3 +351,48 @@ class PixelHead(nn.Module):
     def forward(self, scores: Tensor) -> Tensor:
         """Lay out scores (B, K * P * P, Hp, Wp) as logits (B, K, H, W)."""
         return F.pixel_shuffle(scores, self.patch_size) + self.bias
+
+
+class PixelDetail(nn.Module):
+    """Join what a head says of the surroundings with the spectrum of each pixel.
+
+    A patch is the finest thing an encoder of tokens tells apart. Where borders matter,
+    and where the spectrum of one pixel says much, a map gains from the pixels as well.
+
+    Args:
+        num_bands: bands of the image, or of both dates together.
+        context: channels of the head's map.
+        num_classes: classes K.
+
+    Source: a skip connection from the image to the last layer, as in U-Nets;
+        Hatamizadeh et al. 2022, arXiv:2103.10504, has one around a transformer.
+    """
+
+    def __init__(self, num_bands: int, context: int, num_classes: int) -> None:
+        super().__init__()
+        self.pixels = nn.Sequential(
+            nn.Conv2d(num_bands, _DETAIL_WIDTH, 1),
+            nn.GELU(),
+            nn.Conv2d(_DETAIL_WIDTH, _DETAIL_WIDTH, 3, padding=1),
+            nn.GroupNorm(_DETAIL_NORM_GROUPS, _DETAIL_WIDTH),
+            nn.GELU(),
+        )
+        self.joined = nn.Sequential(
+            nn.Conv2d(_DETAIL_WIDTH + context, _DETAIL_WIDTH, 1), nn.GELU()
+        )
+        self.classifier = nn.Conv2d(_DETAIL_WIDTH, num_classes, 1)
+        nn.init.normal_(self.classifier.weight, std=_CLASSIFIER_STD)
+
+    def forward(self, images: Tensor, context: Tensor) -> Tensor:
+        """Classify pixels.
+
+        Args:
+            images: (B, bands, H, W), scaled as the encoder sees them.
+            context: (B, context, H, W), from a head, brought to the image's size.
+
+        Returns:
+            Logits (B, K, H, W).
+        """
+        seen = torch.cat([self.pixels(images), context], dim=1)
+        logits: Tensor = self.classifier(self.joined(seen))
+        return logits

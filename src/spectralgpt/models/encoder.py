@@ -7,10 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from spectralgpt.errors import ConfigError
-from spectralgpt.models.dates import add_dates, check_dates, dates_of_tokens
-from spectralgpt.models.limits import check_settings, check_wavelengths
-from spectralgpt.models.parts import split_batch
-from spectralgpt.models.positions import JointPositions, SeparablePositions
+from spectralgpt.models.cpu.memory import split_batch
+from spectralgpt.models.positions import (
+    JointPositions,
+    SeparablePositions,
+    add_dates,
+    check_dates,
+    dates_of_tokens,
+)
+from spectralgpt.models.sizes import check_settings, check_wavelengths
 from spectralgpt.models.tokens import TokenEmbedding, TokenGrid, patchify
 from spectralgpt.models.transformer import MLP_RATIO, NORM_EPS, build_blocks
 
@@ -40,7 +45,7 @@ class SpectralEncoder(nn.Module):
         date_embedding: whether dates can be told apart; zero at the start.
 
     Raises:
-        ConfigError: a setting is out of range, see `spectralgpt.models.limits`.
+        ConfigError: a setting is out of range, see `check_settings`.
     """
 
     def __init__(

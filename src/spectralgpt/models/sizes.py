@@ -1,25 +1,27 @@
-"""What the name of a model stands for: a named size, or a file of weights.
+"""What models there may be: by name, a size or a file of weights, and by settings.
 
-Importing this is quick, so that a wrong name is found before torch is imported.
+Settings come from recipes, from Python and from checkpoints that strangers wrote: all
+of them are checked here, by the names that the constructors' arguments have, before
+anything is built. Importing this is quick, so that a wrong name is found before torch
+is imported.
 """
 
+import math
 import re
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NoReturn
 
 from spectralgpt.errors import CheckpointError, ConfigError
-
-if TYPE_CHECKING:
-    from spectralgpt.models.encoder import SpectralEncoder
-    from spectralgpt.models.mae import MaskedAutoencoder
 
 __all__ = [
     "SIZES",
     "WEIGHTS_FILE",
     "ModelSize",
-    "build_autoencoder",
-    "build_encoder",
+    "check_settings",
+    "check_wavelengths",
     "find_weights",
     "model_size",
 ]
@@ -28,6 +30,33 @@ WEIGHTS_FILE = "model.safetensors"
 _HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 # A missing file of these is no Hub name, which may have a dot in it, as in v1.5.
 _WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt")
+
+# Least and most; far beyond all models that are known, and within what can be built.
+_COUNTS = {
+    "image_size": (1, 16_384),
+    "num_bands": (1, 10_000),
+    "patch_size": (1, 1024),
+    "bands_per_token": (1, 10_000),
+    "embed_dim": (1, 65_536),
+    "depth": (1, 1000),
+    "num_heads": (1, 1024),
+    "decoder_embed_dim": (1, 65_536),
+    "decoder_depth": (0, 1000),
+    "decoder_num_heads": (1, 1024),
+    "num_classes": (1, 65_536),
+    "head_channels": (1, 65_536),
+}
+_SHARES = ("drop_path", "head_dropout")
+_WEIGHTS = ("token_loss_weight", "spectral_loss_weight")
+_FLAGS = (
+    *("date_embedding", "normalize_targets", "skip_first_token"),
+    *("apply_norm", "pixel_detail"),
+)
+_LONGEST = 10**40
+_OPTIONAL = ("head_channels",)
+_MOST_PARAMETERS = 100e9
+# From the far ultraviolet to radar.
+_WAVELENGTHS_NM = (100.0, 1e10)
 
 
 @dataclass(frozen=True)
@@ -91,28 +120,91 @@ def find_weights(name_or_path: str | Path) -> Path | None:
     return None
 
 
-def build_autoencoder(size: str, **overrides: Any) -> "MaskedAutoencoder":
-    """Build a masked autoencoder of a named size with random weights.
+def check_settings(settings: Mapping[str, Any], section: str = "") -> None:
+    """Refuse settings of a model that are of another type or out of range.
 
     Args:
-        size: tiny, small, base, large or huge.
-        **overrides: any other argument of `MaskedAutoencoder`.
+        settings: by the constructors' names; others are not looked at.
+        section: put before names in messages, such as `model.`.
+
+    Raises:
+        ConfigError: names the setting, its value and what it may be.
     """
-    from spectralgpt.models.mae import MaskedAutoencoder
+    _check_counts(settings, section)
+    for name in (*_SHARES, *_WEIGHTS):
+        value = settings.get(name, 0)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            _refuse(section + name, value, "a number")
+        if name in _SHARES and not 0 <= value < 1:
+            _refuse(section + name, value, "0 up to below 1")
+        if not 0 <= value < math.inf:
+            _refuse(section + name, value, "at least 0")
+    for name in _FLAGS:
+        if not isinstance(settings.get(name, False), bool):
+            _refuse(section + name, settings[name], "true or false")
+    for prefix in ("", "decoder_"):
+        _check_stack(settings, section, prefix)
 
-    return MaskedAutoencoder(**(asdict(model_size(size)) | overrides))
+
+def _check_counts(settings: Mapping[str, Any], section: str) -> None:
+    for name, (least, most) in _COUNTS.items():
+        value = settings.get(name, least)
+        if value is None and name in _OPTIONAL:
+            continue
+        if isinstance(value, bool) or not isinstance(value, Integral):
+            _refuse(section + name, value, "a whole number")
+        value = int(value)
+        if value < least:
+            _refuse(section + name, value, f"at least {least}")
+        if value > most:
+            _refuse(section + name, value, f"at most {most}")
 
 
-def build_encoder(size: str, **overrides: Any) -> "SpectralEncoder":
-    """Build an encoder of a named size with random weights.
+def _check_stack(settings: Mapping[str, Any], section: str, prefix: str) -> None:
+    """Check width, heads and depth of a stack of blocks against each other."""
+    width = settings.get(f"{prefix}embed_dim", 1)
+    heads = settings.get(f"{prefix}num_heads", 1)
+    if f"{prefix}embed_dim" in settings and width % heads:
+        raise ConfigError(
+            f"{section}{prefix}embed_dim {width} is no multiple of "
+            f"{prefix}num_heads {heads}."
+        )
+    # Twelve squares of the width make a block: 4 in attention, 8 in the MLP.
+    parameters = 12 * width**2 * settings.get(f"{prefix}depth", 1)
+    if parameters > _MOST_PARAMETERS:
+        raise ConfigError(
+            f"{section}{prefix}embed_dim {width} and {prefix}depth make "
+            f"{parameters:.2g} weights, more than {_MOST_PARAMETERS:.0g}: lower one of "
+            "them."
+        )
 
-    Args:
-        size: tiny, small, base, large or huge.
-        **overrides: any other argument of `SpectralEncoder`.
+
+def _refuse(name: str, value: Any, wanted: str) -> NoReturn:
+    # A whole number of thousands of digits cannot even be printed.
+    is_huge = isinstance(value, Integral) and abs(int(value)) > _LONGEST
+    shown = "enormous" if is_huge else repr(value)[:40]
+    raise ConfigError(f"{name} is {shown}; it must be {wanted}.")
+
+
+def check_wavelengths(wavelengths_nm: Any, num_bands: int) -> tuple[float, ...] | None:
+    """Return the wavelengths as a tuple of `num_bands` numbers, nm; None stays None.
+
+    Raises:
+        ConfigError: they are no numbers, another count, or out of range (a unit slip).
     """
-    from spectralgpt.models.encoder import SpectralEncoder
-
-    chosen = model_size(size)
-    own = {"embed_dim": chosen.embed_dim, "depth": chosen.depth}
-    own["num_heads"] = chosen.num_heads
-    return SpectralEncoder(**(own | overrides))
+    if wavelengths_nm is None:
+        return None
+    try:
+        values = tuple(float(value) for value in wavelengths_nm)
+    except (TypeError, ValueError, OverflowError):
+        raise ConfigError(
+            f"wavelengths_nm must be a list of numbers, found "
+            f"{str(wavelengths_nm)[:40]}."
+        ) from None
+    if len(values) != num_bands:
+        raise ConfigError(f"{len(values)} wavelengths for {num_bands} bands.")
+    low, high = _WAVELENGTHS_NM
+    for value in values:
+        if not low <= value <= high:
+            raise ConfigError(f"wavelength {value} is not in nm: 0.49 um is 490 nm.")
+    return values

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from spectralgpt.errors import ConfigError
-from spectralgpt.models.products import Linear, attend
+from spectralgpt.models.cpu.kernels import Linear, attend
 
 __all__ = [
     "MLP",

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from spectralgpt import __version__
-from spectralgpt.models.quantization import plain_parts
+from spectralgpt.models.building import plain_parts
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import Mosaic, RasterItem
 

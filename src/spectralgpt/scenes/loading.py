@@ -8,7 +8,7 @@ import torch
 
 from spectralgpt.checkpoints import LoadedModel, load_model, move_model
 from spectralgpt.errors import CheckpointError, ConfigError
-from spectralgpt.models.quantization import Quantization, quantize_encoder
+from spectralgpt.models.building import Quantization, quantize_encoder
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.scenes.fingerprints import digest_model
 from spectralgpt.scenes.mapping import Mapper

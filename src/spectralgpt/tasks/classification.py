@@ -25,8 +25,7 @@ from spectralgpt.metrics import (
     single_label_summary,
 )
 from spectralgpt.models.building import check_output
-from spectralgpt.models.heads import ClassificationModel
-from spectralgpt.models.segmentation import DenseModel
+from spectralgpt.models.heads import ClassificationModel, DenseModel
 from spectralgpt.tasks.features import prepared_batches
 from spectralgpt.tasks.seeding import Gather, own_sums, seeded
 

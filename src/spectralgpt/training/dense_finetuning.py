@@ -24,7 +24,7 @@ from spectralgpt.data.dense import (
 from spectralgpt.errors import DataError
 from spectralgpt.models.dense_heads import HeadKind
 from spectralgpt.models.encoder import SpectralEncoder
-from spectralgpt.models.segmentation import ChangeModel, DenseModel, SegmentationModel
+from spectralgpt.models.heads import ChangeModel, DenseModel, SegmentationModel
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import Stated
 from spectralgpt.tasks.dense import (

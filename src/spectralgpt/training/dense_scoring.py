@@ -28,7 +28,7 @@ from spectralgpt.metrics import (
     confusion_counts,
     score_pixels,
 )
-from spectralgpt.models.segmentation import DenseModel
+from spectralgpt.models.heads import DenseModel
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import Stated
 from spectralgpt.reports.mapping import MapExample, write_map_report

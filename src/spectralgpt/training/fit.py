@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from spectralgpt.allocator import keep_freed_memory
 from spectralgpt.errors import ConfigError
+from spectralgpt.models.cpu.memory import keep_freed_memory
 from spectralgpt.training.run_folder import RunFolder, is_first_process
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from spectralgpt.data.crops import CropConfig
 from spectralgpt.errors import ConfigError
-from spectralgpt.models.limits import check_settings
 from spectralgpt.models.masking import MaskStyle
+from spectralgpt.models.sizes import check_settings
 from spectralgpt.preprocessing import Scaling
 from spectralgpt.rasters import Stated
 from spectralgpt.training.fit import TrainerConfig, check_seed

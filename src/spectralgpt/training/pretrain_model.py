@@ -4,8 +4,9 @@ import torch
 
 from spectralgpt.checkpoints import load_model
 from spectralgpt.errors import CheckpointError, ConfigError
+from spectralgpt.models.building import build_autoencoder
 from spectralgpt.models.mae import MaskedAutoencoder
-from spectralgpt.models.sizes import build_autoencoder, model_size
+from spectralgpt.models.sizes import model_size
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.training.pretrain_config import ModelConfig, PretrainConfig
 

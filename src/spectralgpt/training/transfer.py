@@ -13,8 +13,9 @@ from spectralgpt.checkpoints import LoadedModel, load_model, move_model
 from spectralgpt.data.identity import SeenImages
 from spectralgpt.errors import CheckpointError, ConfigError
 from spectralgpt.models.adapters import add_adapters
+from spectralgpt.models.building import build_encoder
 from spectralgpt.models.encoder import SpectralEncoder
-from spectralgpt.models.sizes import SIZES, build_encoder
+from spectralgpt.models.sizes import SIZES
 from spectralgpt.preprocessing import (
     BandStatistics,
     Preprocessing,

@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from spectralgpt.models import mae, parts
+from spectralgpt.models import mae
+from spectralgpt.models.building import build_encoder
+from spectralgpt.models.cpu import memory
+from spectralgpt.models.cpu.memory import loss_in_parts, part_size, split_batch
 from spectralgpt.models.mae import MaskedAutoencoder
-from spectralgpt.models.parts import loss_in_parts, part_size, split_batch
-from spectralgpt.models.sizes import build_encoder
 
 
 def run(size: int, scale: float = 1.0) -> tuple[Tensor, list[Tensor], list[Tensor]]:
@@ -77,7 +78,7 @@ def test_the_model_trains_alike_in_parts(
     decoder: mae.DecoderKind, normalize: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def gradients(values: int) -> tuple[Tensor, list[Tensor]]:
-        monkeypatch.setattr(parts, "_PART_VALUES", values)
+        monkeypatch.setattr(memory, "_PART_VALUES", values)
         torch.manual_seed(0)
         model = MaskedAutoencoder(
             16, 6, embed_dim=24, depth=1, num_heads=2, decoder_embed_dim=16,
@@ -119,6 +120,6 @@ def test_split_or_not_an_encoder_gives_the_same(
     images = torch.rand(5, 12, 32, 32)
     with torch.no_grad():
         whole = encoder(images)
-        monkeypatch.setattr(parts, "_BLOCK_BYTES", 1)
+        monkeypatch.setattr(memory, "_BLOCK_BYTES", 1)
         apart = encoder(images)
     torch.testing.assert_close(apart, whole, rtol=1e-4, atol=1e-5)

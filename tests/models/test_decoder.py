@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from spectralgpt.errors import ConfigError
-from spectralgpt.models.building import build_model, model_config
+from spectralgpt.models.building import build_autoencoder, build_model, model_config
 from spectralgpt.models.mae import MaskedAutoencoder
-from spectralgpt.models.sizes import build_autoencoder
 from spectralgpt.models.tokens import patchify
 
 SMALL = {

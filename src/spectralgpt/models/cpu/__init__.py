@@ -1,0 +1,1 @@
+"""What makes processors fast: kernels, parts of batches, memory that is kept."""
