@@ -17,7 +17,7 @@ from spectralgpt.exporting import (
     writing,
 )
 from spectralgpt.exporting.graphs import ReflectanceScaling
-from spectralgpt.exporting.parity import open_exported
+from spectralgpt.exporting.writing import open_exported
 from spectralgpt.preprocessing import Preprocessing
 from tests.exported import CLASSES, contract, loaded
 from tests.tiny import tiny_encoder

@@ -79,8 +79,7 @@ def run(args: Namespace) -> Path:
     if path.exists() and not args.overwrite:
         raise ConfigError(f"{path} is there already: pass --overwrite.")
     from spectralgpt.checkpoints import load_model
-    from spectralgpt.exporting import ExportOptions, export_model
-    from spectralgpt.exporting.writing import choose_format
+    from spectralgpt.exporting import ExportOptions, choose_format, export_model
 
     choose_format(path, args.format)
     batch = None if args.batch == "dynamic" else args.batch

@@ -1,23 +1,50 @@
 """What is exported: a model with its scaling, reflectance in and answers out.
 
 The scaling is part of the graph, and so is the filling of pixels without data: whoever
-runs the file cannot leave them out, or apply another model's statistics.
+runs the file cannot leave them out, or apply another model's statistics. A description
+travels along: what the model takes, what it gives, how it was made. ONNX holds it as a
+metadata property, `.pt2` as an extra file, both under `METADATA_KEY`; a copy for people
+lies beside the file. Reading it runs nothing.
 """
+
+import zipfile
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from spectralgpt import __version__
 from spectralgpt.checkpoints import LoadedModel
-from spectralgpt.errors import ConfigError
+from spectralgpt.errors import CheckpointError, ConfigError
+from spectralgpt.json_files import parse_json
+from spectralgpt.models.building import model_config
 from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.models.heads import ChangeModel, ClassificationModel, DenseModel
 from spectralgpt.models.mae import MaskedAutoencoder
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.scaling import RANGE_EPS, UINT8_LEVELS
 
-__all__ = ["ExportGraph", "ReflectanceScaling", "choose_contract", "choose_output"]
+__all__ = [
+    "EMBEDDINGS",
+    "INPUT_NAME",
+    "METADATA_KEY",
+    "ExportGraph",
+    "choose_contract",
+    "choose_output",
+    "describe",
+    "input_shape",
+    "output_axes",
+    "read_description",
+]
 
-LOGITS, EMBEDDINGS = "logits", "embeddings"
+_LOGITS, EMBEDDINGS = "logits", "embeddings"
+METADATA_KEY = "spectralgpt.json"
+INPUT_NAME = "reflectance"
+_FORMAT = "spectralgpt-export"
+_FORMAT_VERSION = 1
+_CARRIED = ("task", "class_names", "positive", "colours")
+_LIMIT_BYTES = 16 * 2**20
 
 
 class ReflectanceScaling(nn.Module):
@@ -141,8 +168,8 @@ def choose_output(loaded: LoadedModel, what: str) -> str:
     """
     is_finetuned = isinstance(loaded.model, ClassificationModel | DenseModel)
     if what == "auto":
-        return LOGITS if is_finetuned else EMBEDDINGS
-    if what == LOGITS and not is_finetuned:
+        return _LOGITS if is_finetuned else EMBEDDINGS
+    if what == _LOGITS and not is_finetuned:
         kind = (
             "autoencoder" if isinstance(loaded.model, MaskedAutoencoder) else "encoder"
         )
@@ -157,5 +184,107 @@ def input_shape(loaded: LoadedModel, output: str) -> tuple[int, ...]:
     """Return the axes of the input after the batch."""
     contract = choose_contract(loaded)
     image = (len(contract.bands), contract.image_size, contract.image_size)
-    is_pair = output == LOGITS and isinstance(loaded.model, ChangeModel)
+    is_pair = output == _LOGITS and isinstance(loaded.model, ChangeModel)
     return (2, *image) if is_pair else image
+
+
+def output_axes(loaded: LoadedModel, output: str) -> dict[str, str]:
+    """Return the names of the outputs in order, each with its axes in words."""
+    if output == EMBEDDINGS:
+        return {
+            "embedding": "(B, D): mean of the tokens, as spectralgpt embed gives it",
+            "tokens": "(B, band groups, patch rows, patch columns, D), normalised",
+        }
+    is_map = isinstance(loaded.model, DenseModel)
+    return {"logits": "(B, classes, rows, columns)" if is_map else "(B, classes)"}
+
+
+def describe(
+    loaded: LoadedModel, what: str = "auto", batch: int | None = None
+) -> dict[str, Any]:
+    """Describe what an exported model takes and gives, in plain values.
+
+    Args:
+        loaded: the model.
+        what: logits, embeddings or auto.
+        batch: images it takes at once; None for any number.
+
+    Raises:
+        ConfigError: the model has no contract, or no such output.
+    """
+    output = choose_output(loaded, what)
+    contract = choose_contract(loaded)
+    axes = ["bands", "rows", "columns"]
+    shape = input_shape(loaded, output)
+    if len(shape) > len(axes):
+        axes = ["dates: before, after", *axes]
+    return {
+        "format": _FORMAT,
+        "format_version": _FORMAT_VERSION,
+        "package_version": __version__,
+        "input": {
+            "name": INPUT_NAME,
+            "dtype": "float32",
+            "shape": ["batch" if batch is None else batch, *shape],
+            "axes": ["batch", *axes],
+            "bands": list(contract.band_names),
+            "wavelengths_nm": list(contract.wavelengths_nm),
+            "unit": contract.unit,
+            "offset_rule": contract.offset_rule,
+            "files": contract.stated.facts,
+            "no_data": "NaN; filled with the mean of the band's other pixels",
+            "scaling": f"in the graph ({contract.scaling}): do not scale before",
+        },
+        "output": output,
+        "outputs": output_axes(loaded, output),
+        **{name: loaded.extra[name] for name in _CARRIED if loaded.extra.get(name)},
+        "preprocessing": contract.to_dict(),
+        "model": model_config(loaded.model),
+    }
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """Read what `describe` gave from an exported file; the model is not run.
+
+    Raises:
+        CheckpointError: the file is damaged, or was not exported by this package.
+    """
+    read = _read_onnx if path.suffix == ".onnx" else _read_pt2
+    try:
+        text = read(path)
+        found = parse_json(text, "its description")
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}.") from error
+    except (ValueError, KeyError, zipfile.BadZipFile, RuntimeError) as error:
+        raise CheckpointError(
+            f"{path} carries no SpectralGPT description ({error}): it is damaged, or "
+            "was not made by spectralgpt export."
+        ) from error
+    if not isinstance(found, dict) or found.get("format") != _FORMAT:
+        raise CheckpointError(f"{path} was not made by spectralgpt export.")
+    return found
+
+
+def _read_onnx(path: Path) -> str:
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load_model(path, load_external_data=False)
+    except DecodeError as error:
+        raise ValueError(str(error)) from error
+    texts = {entry.key: entry.value for entry in model.metadata_props}
+    return texts[METADATA_KEY]
+
+
+def _read_pt2(path: Path) -> str:
+    # As a plain archive: torch's own reader would load the weights as well.
+    with zipfile.ZipFile(path) as archive:
+        entries = [
+            entry
+            for entry in archive.infolist()
+            if entry.filename.endswith(f"/{METADATA_KEY}")
+        ]
+        if not entries or entries[0].file_size > _LIMIT_BYTES:
+            raise KeyError(METADATA_KEY)
+        return archive.read(entries[0]).decode("utf-8")

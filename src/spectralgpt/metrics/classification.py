@@ -1,29 +1,140 @@
-"""Scores of single- and multi-label classification.
+"""Scores of classes, of images and of pixels, and how sure they are.
 
-Each kind of score is a function of how often each image counts: once each for a test
-set, as often as it was drawn for a resampled one. What does not depend on that, such as
-the ranking of the images, is worked out once.
+Each kind of score of images is a function of how often each image counts: once each for
+a test set, as often as it was drawn for a resampled one. What does not depend on that,
+such as the ranking of the images, is worked out once. Counts of the pixels of single
+places add up, so that a bootstrap resamples whole places: neighbouring pixels say
+little that is new. Nothing here knows models or files.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from spectralgpt.errors import DataError
-from spectralgpt.metrics.scores import ClassScore, Scores, Summarise
 
 __all__ = [
+    "POSITIVE_SCORES",
+    "ClassScore",
+    "Interval",
+    "Scores",
+    "Summarise",
+    "bootstrap_intervals",
+    "confusion_counts",
     "multi_label_summary",
     "score_multi_label",
+    "score_pixels",
     "score_single_label",
     "single_label_summary",
 ]
 
+Summarise = Callable[[NDArray[np.int64]], dict[str, float]]
+"""Takes how often each of N images counts, (N,); gives scores by name."""
+
 _THRESHOLD = 0.5
 """Probability from which a label counts as predicted."""
+
+POSITIVE_SCORES = ("f1", "iou", "precision", "recall")
+"""Scores of a summary that are about one class, which `Scores.positive` names."""
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """How well one class was found.
+
+    Args:
+        name: class name.
+        support: images, or pixels, that truly have the class.
+        predicted: images, or pixels, for which the class was predicted.
+        precision: share of `predicted` that is right, 0..1; 0 where none was predicted.
+        recall: share of `support` that was found, 0..1; 0 where there is none.
+        f1: harmonic mean of precision and recall, 0..1.
+        average_precision: area under precision over recall, 0..1; NaN where the class
+            does not occur, and for single-label tasks.
+        iou: intersection over union, 0..1; NaN where the class neither occurs nor was
+            predicted, and where whole images are classified.
+    """
+
+    name: str
+    support: int
+    predicted: int
+    precision: float
+    recall: float
+    f1: float
+    average_precision: float = float("nan")
+    iou: float = float("nan")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of one set of predictions.
+
+    Args:
+        summary: score name -> value, 0..1.
+        per_class: one entry a class, in the order of the class names.
+        confusion: (C, C) counts, rows are truth, columns are prediction; None for
+            multi-label tasks.
+        positive: the class that precision, recall, F1 and IoU of the summary are about;
+            None if the summary has no such scores.
+    """
+
+    summary: dict[str, float]
+    per_class: tuple[ClassScore, ...]
+    confusion: NDArray[np.int64] | None = None
+    positive: str | None = None
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A percentile interval of a score; `level` is its nominal coverage, 0..1."""
+
+    low: float
+    high: float
+    level: float
+
+
+def bootstrap_intervals(
+    summarise: Summarise,
+    num_images: int,
+    *,
+    resamples: int = 500,
+    level: float = 0.95,
+    generator: torch.Generator | None = None,
+) -> dict[str, Interval]:
+    """Percentile bootstrap over images.
+
+    Args:
+        summarise: gives the scores, or none where nothing can be scored.
+        num_images: N.
+        resamples: number of resampled test sets.
+        level: coverage of the interval, 0..1.
+        generator: source of randomness.
+
+    Returns:
+        The interval of each score over the resamples that have it.
+
+    Source: Efron 1979, percentile method.
+    """
+    drawn: dict[str, list[float]] = {}
+    for _ in range(resamples):
+        indices = torch.randint(num_images, (num_images,), generator=generator)
+        times = np.bincount(indices.numpy(), minlength=num_images)
+        for name, value in summarise(times).items():
+            drawn.setdefault(name, []).append(value)
+    tail = (1.0 - level) / 2
+    return {
+        name: Interval(
+            float(np.quantile(values, tail)),
+            float(np.quantile(values, 1 - tail)),
+            level,
+        )
+        for name, values in drawn.items()
+    }
 
 
 def score_single_label(
@@ -206,6 +317,65 @@ def _summarise_confusion(confusion: NDArray[Any]) -> dict[str, float]:
     }
 
 
+def confusion_counts(
+    predicted: Tensor, targets: Tensor, num_classes: int
+) -> NDArray[np.int64]:
+    """Count pixels by true class (rows) and predicted class (columns).
+
+    Args:
+        predicted: class indices, any shape.
+        targets: class indices of the same shape; negative where a pixel counts nowhere.
+        num_classes: K.
+
+    Returns:
+        (K, K).
+    """
+    counted = targets >= 0
+    pairs = targets[counted].long() * num_classes + predicted[counted].long()
+    counts = torch.bincount(pairs.flatten(), minlength=num_classes**2)
+    found: NDArray[np.int64] = counts.reshape(num_classes, num_classes).cpu().numpy()
+    return found
+
+
+def score_pixels(
+    counts: NDArray[np.int64], class_names: Sequence[str], positive: str | None = None
+) -> Scores:
+    """Score a map from its counts.
+
+    Means over classes take those that occur or were predicted: a class that is neither
+    can be neither found nor missed.
+
+    Args:
+        counts: (K, K), rows are truth, columns are prediction.
+        class_names: K names.
+        positive: the class whose own precision, recall, F1 and IoU lead the summary,
+            such as "changed"; None where all classes count alike.
+
+    Raises:
+        DataError: no labelled pixel.
+    """
+    if not counts.any():
+        raise DataError("There is no labelled pixel to score.")
+    found, support, predicted = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
+    union = support + predicted - found
+    iou = np.where(union > 0, found / np.maximum(union, 1), np.nan)
+    per_class = _per_class(class_names, found, support, predicted, iou=iou)
+    known = [entry for entry in per_class if entry.support or entry.predicted]
+    occurring = [entry for entry in per_class if entry.support]
+    summary = {
+        "overall_accuracy": float(np.trace(counts) / counts.sum()),
+        "mean_iou": float(np.mean([entry.iou for entry in known])),
+        "macro_accuracy": float(np.mean([entry.recall for entry in occurring])),
+        "macro_f1": float(np.mean([entry.f1 for entry in known])),
+    }
+    if positive is not None:
+        own = per_class[list(class_names).index(positive)]
+        leading = {name: getattr(own, name) for name in POSITIVE_SCORES}
+        leading = {k: 0.0 if np.isnan(v) else v for k, v in leading.items()}
+        summary = leading | summary
+    return Scores(summary, per_class, counts, positive)
+
+
 def _check(
     probabilities: Tensor, targets: Tensor, class_names: Sequence[str], target_dims: int
 ) -> None:
@@ -230,22 +400,21 @@ def _per_class(
     found: NDArray[Any],
     support: NDArray[Any],
     predicted: NDArray[Any],
-    average_precision: NDArray[np.float64] | None = None,
+    **more: NDArray[np.float64],
 ) -> tuple[ClassScore, ...]:
-    precision = found / np.maximum(predicted, 1)
-    recall = found / np.maximum(support, 1)
-    f1 = 2 * found / np.maximum(predicted + support, 1)
-    if average_precision is None:
-        average_precision = np.full(len(class_names), np.nan)
+    """Score each class from its counts; `more` are scores that stand beside, (C,)."""
+    ratios = {
+        "precision": found / np.maximum(predicted, 1),
+        "recall": found / np.maximum(support, 1),
+        "f1": 2 * found / np.maximum(predicted + support, 1),
+        **more,
+    }
     return tuple(
         ClassScore(
-            name=name,
-            support=int(support[i]),
-            predicted=int(predicted[i]),
-            precision=float(precision[i]),
-            recall=float(recall[i]),
-            f1=float(f1[i]),
-            average_precision=float(average_precision[i]),
+            name,
+            int(support[i]),
+            int(predicted[i]),
+            **{score: float(values[i]) for score, values in ratios.items()},
         )
         for i, name in enumerate(class_names)
     )

@@ -9,9 +9,10 @@ from spectralgpt.published.files import (
 )
 from spectralgpt.published.models import (
     build_published_model,
+    from_published,
     load_published_state_dict,
+    to_published,
 )
-from spectralgpt.published.names import from_published, to_published
 
 __all__ = [
     "PUBLISHED_CONFIG_KEY",
