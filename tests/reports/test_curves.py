@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from spectralgpt.errors import DataError, DatasetNotFoundError
-from spectralgpt.reports.curves import plot_curves, read_metrics
+from spectralgpt.reports.curves import describe_divergence, plot_curves, read_metrics
 
 METRICS = """step,epoch,loss,lr,val_loss
 1,0.5,2.0,0.1,
@@ -73,3 +73,22 @@ def test_a_single_step_has_a_tick_of_its_own(tmp_path: Path) -> None:
 def test_steps_are_whole_numbers(tmp_path: Path) -> None:
     figure = plot_curves(write(tmp_path), ["loss"])
     assert all(float(tick).is_integer() for tick in figure.axes[0].get_xticks())
+
+
+def told_of(*losses: float, name: str = "loss") -> str:
+    return describe_divergence({name: (list(range(len(losses))), list(losses))})
+
+
+def test_a_loss_that_ends_far_above_its_best_is_told(tmp_path: Path) -> None:
+    falling = [2.0 / (1 + step) for step in range(40)]
+    assert told_of(*falling) == ""
+    assert told_of(*falling, 0.1) == "", "a single step scatters"
+    # Back where it began: what it had learned is gone.
+    assert "0.052 at its best and 1.9 at the end" in told_of(*falling, *[1.9] * 8)
+    assert "1.1 at the first step" in told_of(1.1, 900.0, 700.0)
+    assert told_of(1.1, 1.2, 1.0) == ""
+    # The sets of a mixture differ in level; each is compared with its own beginning.
+    mixed = {"loss": ([1, 2], [0.01, 5.0]), "loss_s1": ([2], [5.0])}
+    assert describe_divergence({**mixed, "loss_s2": ([1], [0.01])}) == ""
+    assert "loss s1 was 1 at" in told_of(1.0, 99.0, name="loss_s1")
+    assert describe_divergence(tmp_path / "metrics.csv") == "", "there is no file"

@@ -162,6 +162,18 @@ def test_a_split_without_any_label_is_found_before_the_first_step(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_training_that_diverged_with_finite_losses_says_so(
+    archive: Path,
+    pretrained: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    wild = OptimizerConfig(base_lr=1e3, warmup_epochs=0.0)
+    run = finetune(config(archive, pretrained, 3, optimizer=wild), tmp_path / "run")
+    assert "The training diverged: loss was 1." in caplog.text
+    assert "The training diverged" in (run / "report.html").read_text()
+
+
 def test_random_weights_need_a_sensor(archive: Path) -> None:
     with pytest.raises(ConfigError, match="set sensor"):
         load_start(config(archive, "tiny"))

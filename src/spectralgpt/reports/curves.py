@@ -19,7 +19,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Series", "metric_title", "plot_curves", "plot_lines", "read_metrics"]
+__all__ = [
+    "Series",
+    "describe_divergence",
+    "metric_title",
+    "plot_curves",
+    "plot_lines",
+    "read_metrics",
+]
 
 # Steps and values of one column, without the rows where it is empty.
 Series = tuple[list[int], list[float]]
@@ -30,6 +37,12 @@ _COLUMNS = 2
 # On a linear axis a range this wide hides the later, smaller values.
 _LOG_RANGE = 4.0
 _SMOOTHED_POINTS = 60
+# The end of a curve is a mean over this part of it, and so many steps: single steps
+# scatter.
+_END_PART = 10
+_END_STEPS = 4
+_FAR = 2.0
+_FAR_FROM_ONE_STEP = 10.0
 _TITLES = {"lr": "learning rate", "images_per_s": "images/s"}
 
 
@@ -61,6 +74,39 @@ def read_metrics(path: Path) -> dict[str, Series]:
                     series[name][0].append(step)
                     series[name][1].append(value)
     return dict(series)
+
+
+def describe_divergence(metrics: Path | Mapping[str, Series]) -> str:
+    """Say in a sentence, with a blank before, that the training loss went up for good.
+
+    Args:
+        metrics: a metrics file, or what `read_metrics` gave.
+
+    Returns:
+        Nothing if it did not, or if there is no file. Of a mixture each data set's own
+        loss counts, for their levels differ.
+    """
+    if isinstance(metrics, Path):
+        metrics = read_metrics(metrics) if metrics.is_file() else {}
+    own = {name: each for name, each in metrics.items() if name.startswith("loss_")}
+    for name, (_, values) in (own or metrics).items():
+        if name not in ("loss", *own):
+            continue
+        size = max(_END_STEPS, len(values) // _END_PART)
+        ends = range(len(values), size - 1, -size)
+        means = [sum(values[end - size : end]) / size for end in ends]
+        first = values[0]
+        last = means[0] if means else sum(values) / len(values)
+        best = min(means, default=last)
+        is_lost = last > _FAR * best and last - best > (first - best) / 2
+        if is_lost or last > _FAR_FROM_ONE_STEP * first:
+            return (
+                f" The training diverged: {metric_title(name)} was {first:.3g} at the "
+                f"first step, {min(best, first):.3g} at its best and {last:.3g} at the "
+                "end. Scores of such weights mean little: lower optimizer.base_lr, or "
+                "set optimizer.clip_grad_norm."
+            )
+    return ""
 
 
 def metric_title(name: str) -> str:

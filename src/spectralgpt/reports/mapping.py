@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from spectralgpt.data.colours import class_colours
 from spectralgpt.metrics import POSITIVE_SCORES, Interval, Scores
 from spectralgpt.reports.composites import choose_composites, measure_stretch
-from spectralgpt.reports.curves import plot_curves
+from spectralgpt.reports.curves import describe_divergence, plot_curves
 from spectralgpt.reports.html import Picture, Section, Table, write_report
 from spectralgpt.reports.style import hide_ticks, new_figure
 from spectralgpt.sensors import Band
@@ -98,6 +98,7 @@ def write_map_report(
         (f"{value:.1%}", _spell(name) + _of_class(name, scores))
         for name, value in scores.summary.items()
     ]
+    summary += describe_divergence(run / "metrics.csv")
     return write_report(
         run / "report.html", title, sections, summary=summary, facts=facts[:4]
     )

@@ -14,6 +14,7 @@ from spectralgpt.errors import DataError
 from spectralgpt.json_files import read_json
 from spectralgpt.reports.curves import (
     Series,
+    describe_divergence,
     metric_title,
     plot_curves,
     plot_lines,
@@ -80,7 +81,8 @@ def write_pretraining_report(run: Path) -> Path:
         sections,
         summary="A masked autoencoder was trained to rebuild the hidden parts of "
         "images. A low error says that hidden pixels can be predicted, not yet that "
-        "the embeddings are useful: for that, evaluate them on labels.",
+        "the embeddings are useful: for that, evaluate them on labels."
+        + describe_divergence(series),
         facts=_facts(series, by_name.get("", {})),
     )
 

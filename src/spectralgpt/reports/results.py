@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from spectralgpt.metrics import Interval, Scores
 from spectralgpt.reports.classification import plot_confusion, plot_predictions
-from spectralgpt.reports.curves import plot_curves
+from spectralgpt.reports.curves import describe_divergence, plot_curves
 from spectralgpt.reports.html import Picture, Section, Table, write_report
 from spectralgpt.sensors import Band
 
@@ -71,6 +71,7 @@ def write_classification_report(
         )
         sections.append(Section("Training curves", figures=[curves]))
     facts = [(f"{value:.1%}", _spell(name)) for name, value in first.summary.items()]
+    summary += describe_divergence(run / "metrics.csv")
     return write_report(
         run / "report.html", title, sections, summary=summary, facts=facts[:4]
     )

@@ -193,6 +193,8 @@ def fit(
 ) -> "Trainer":
     """Train to the end, or from the last checkpoint to the end.
 
+    A loss that went up for good, but stayed finite, is warned of.
+
     Args:
         module: what is trained.
         train: batches of this process, from an `EpochBatchSampler`.
@@ -207,6 +209,7 @@ def fit(
             is from before that.
         CheckpointError: the checkpoint cannot be read, or not be written.
     """
+    from spectralgpt.reports.curves import describe_divergence
     from spectralgpt.training.checkpointing import read_resumable
     from spectralgpt.training.execution import (
         CompileBlocks,
@@ -232,6 +235,8 @@ def fit(
     with quiet_lightning():
         trainer = _build_trainer(config, folder, first_step, callbacks, held_out)
         trainer.fit(module, batches, held_out, ckpt_path=resumed)
+    if trainer.is_global_zero and (found := describe_divergence(folder.metrics)):
+        _log.warning("%s:%s", folder.root, found)
     return trainer
 
 
