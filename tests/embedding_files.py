@@ -36,6 +36,7 @@ def write_embeddings(
     transform: Affine | None = UTM,
     bands: bool = True,
     noise: float = 0.05,
+    trained_on: str = "",
 ) -> EmbeddingRaster:
     """Write vectors that tell the class of each cell; -1 is nodata."""
     path.parent.mkdir(exist_ok=True)
@@ -48,7 +49,7 @@ def write_embeddings(
         values = np.concatenate([values, shown], axis=-1)
     values[classes < 0] = np.nan
     grid = Grid(*classes.shape, transform, "EPSG:32632" if transform else None)
-    source = EmbeddingSource(encoder, path.stem, WIDTH, 8, 4, used, "0")
+    source = EmbeddingSource(encoder, path.stem, WIDTH, 8, 4, used, "0", trained_on)
     layers = np.moveaxis(values, -1, 0)
     with writing_embeddings(path, grid, source, number_type) as write:
         for row in range(0, len(classes), 7):

@@ -261,6 +261,25 @@ def test_probe_maps_from_few_labels_and_again_from_its_file(
         assert np.array_equal(made.read(1), found)
 
 
+def test_probe_says_that_the_encoder_learned_from_labels(
+    labels: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    facts = {"class_names": ["a", "b"], "trained_on": "the fields of Ohio"}
+    model = save_model(tmp_path / "model", tiny_model().encoder, tiny_contract(), facts)
+    scene = write_chip(
+        tmp_path / "in/scene.tif", chip_pixels("forest", 50, np.random.default_rng(0))
+    )
+    words = ("embed", scene, "--model", model, "--format", "geotiff", "--offset", "0")
+    assert run(*words, "--device", "cpu", "--output", tmp_path / "out") == 0
+    made = open_embeddings(tmp_path / "out/scene.tif").source
+    assert made.trained_on == "the fields of Ohio"
+    raster = tmp_path / "raster.tif"
+    write_embeddings(raster, three_kinds(), trained_on=made.trained_on)
+    words = ("probe", raster, "--labels", labels, "--class_column", "kind")
+    assert run(*words, "--block_m", "300", "--output", tmp_path / "map") == 0
+    assert "was fine-tuned on the fields of Ohio" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

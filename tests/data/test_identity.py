@@ -7,14 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 
+from spectralgpt.data.chips import Chip
 from spectralgpt.data.dense import DenseSet, read_dense
 from spectralgpt.data.dense.division import cut_tiles
-from spectralgpt.data.identity import SeenImages, digest_data
+from spectralgpt.data.identity import SeenImages, digest_data, find_copies
 from spectralgpt.errors import CheckpointError
-from spectralgpt.rasters import Stated
+from spectralgpt.rasters import Stated, describe_raster
 from tests.dense_places import dense_places, places_config
-from tests.toy import SENSOR, write_chip
+from tests.toy import BANDS, SENSOR, write_chip
 
 
 @pytest.fixture
@@ -29,6 +31,41 @@ def test_a_copy_elsewhere_is_the_same_images(dense: DenseSet, tmp_path: Path) ->
     copy = Path(shutil.copytree(dense.source, tmp_path / "elsewhere"))
     again = read_dense(places_config(copy), assumed=Stated(sensor=SENSOR))
     assert seen.count(again.chips) == 6
+
+
+def test_copies_are_known_by_other_names_compressions_and_types(
+    dense: DenseSet, tmp_path: Path
+) -> None:
+    chips = [dense.chips[0], dense.chips[1]]
+    seen = SeenImages.of(chips)
+    path = Path(str(chips[0].item.files["B02"].path))
+    with rasterio.open(path) as file:
+        numbers, profile = file.read(), file.profile
+        names = file.descriptions
+    profile |= {"dtype": "float32", "compress": "deflate", "tiled": True}
+    profile |= {"blockxsize": 16, "blockysize": 16}
+    with rasterio.open(tmp_path / "other.tif", "w", **profile) as file:
+        file.write(numbers.astype(np.float32))
+        file.descriptions = names
+    shutil.copy(path, tmp_path / "renamed.tif")
+    found = [
+        describe_raster(tmp_path / "other.tif", SENSOR, offset=0),
+        describe_raster(tmp_path / "renamed.tif", SENSOR, offset=0),
+    ]
+    copies = [Chip(item, (0,)) for item in found]
+    assert seen.count(copies) == 2
+    assert SeenImages.of(copies).count(dense.chips) == 1
+    names_of = dict(find_copies(copies, chips))
+    assert set(names_of.values()) == {chips[0].name}
+
+
+def test_blank_images_are_not_one_image(tmp_path: Path) -> None:
+    blank = dict.fromkeys(BANDS, np.full((32, 32), 900, np.uint16))
+    chips = []
+    for name, corner in (("a", 5e5), ("b", 6e5)):
+        path = write_chip(tmp_path / f"{name}.tif", blank, origin=(corner, 4e6))
+        chips.append(Chip(describe_raster(path, SENSOR, offset=0), (0,)))
+    assert SeenImages.of(chips[:1]).count(chips) == 1
 
 
 def test_names_alone_do_not_make_images_the_same(tmp_path: Path) -> None:

@@ -77,3 +77,24 @@ def test_neighbours_on_a_turned_grid_do_not_overlap(tmp_path: Path) -> None:
         area = footprint_of(describe_raster(path, "sentinel-2-l2a", offset=0))
         images.append((("train", "test")[number], "", area))
     assert count_overlaps(images) == {"train / test": 0}
+
+
+def test_copies_without_a_place_in_two_splits_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(20):
+        pixels = rng.integers(900, 2000, (1, 16, 16)).astype(np.uint16)
+        for part in (
+            ("train", "test") if number == 3 else (("train", "test")[number % 2],)
+        ):
+            name = f"{part}_{number}.tif"
+            path = tmp_path / part / "ab"[number % 3 > 0] / name
+            write_tiff(path, pixels, crs=None, descriptions=["B04"])
+    config = LabelledDataConfig(root=str(tmp_path), sensor="sentinel-2-l2a", offset=0.0)
+    read_labelled(config)
+    told = [r.getMessage() for r in caplog.records if "have the pixels" in r.message]
+    assert len(told) == 1
+    assert "1 images of other splits have the pixels of images of" in told[0]
+    assert "test_3" in told[0]
+    assert "train_3" in told[0]

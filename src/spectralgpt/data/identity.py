@@ -1,10 +1,13 @@
 """Which images a model has seen, and whether a data set is still the same.
 
-Images are known by the name, size and a sample of the bytes of their first file, so
-that a copy of a data set elsewhere is recognised, and archives are not read whole.
+Images are known by the numbers in the middle of their first layer, so that copies are
+recognised by other names, in other folders and formats. Of archives whose files
+are not opened to list them, and of blank images, a sample of the bytes stands for that.
 """
 
 import base64
+import contextlib
+import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -12,18 +15,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from spectralgpt.data.dense.chips import DenseChip, MaskFile
 from spectralgpt.data.splits import Located
-from spectralgpt.errors import CheckpointError
-from spectralgpt.rasters import RasterItem, Window
+from spectralgpt.errors import CheckpointError, RasterError
+from spectralgpt.rasters import BandFile, RasterItem, Window
+from spectralgpt.rasters.files import OpenFiles, quiet_gdal
+from spectralgpt.rasters.gdal_errors import GDAL_ERRORS
 
-__all__ = ["SeenImages", "digest_data", "digest_file"]
+__all__ = ["SeenImages", "digest_data", "digest_file", "find_copies"]
 
 _DIGEST_BYTES = 6
 """Of a million images, two have the same digest with a chance of 0.2 %."""
 _TEXT = 8  # Characters of a digest.
 _SAMPLE = 16_384
 """Bytes read at the beginning, in the middle and at the end of a file."""
+_MIDDLE_PX = 128
+_KEPT = 65_536
+"""Digests that are not made twice: of a split, then of its training images."""
 _WHOLE: tuple["_Box", ...] = ()  # In place of windows: all of an image.
 
 _Box = tuple[int, int, int, int]
@@ -51,11 +61,10 @@ class SeenImages:
     @classmethod
     def of(cls, chips: Sequence[Located]) -> "SeenImages":
         """Note what chips show; of several dates, each."""
-        known: dict[str, str] = {}
         whole: set[str] = set()
         parts: dict[str, set[_Box]] = {}
         for chip in chips:
-            for digest in _digests(chip, known):
+            for digest in _digests(chip):
                 if chip.window is None:
                     whole.add(digest)
                 else:
@@ -101,13 +110,13 @@ class SeenImages:
 
     def count(self, chips: Sequence[Located]) -> int:
         """Count chips of which any part was seen."""
-        known: dict[str, str] = {}
         return sum(
-            any(self._has(digest, chip.window) for digest in _digests(chip, known))
+            any(self.has(digest, chip.window) for digest in _digests(chip))
             for chip in chips
         )
 
-    def _has(self, digest: str, window: Window | None) -> bool:
+    def has(self, digest: str, window: Window | None) -> bool:
+        """Tell whether any part of a window of an image was seen."""
         boxes = self.windows.get(digest)
         if boxes is None or not boxes or window is None:
             return boxes is not None
@@ -130,26 +139,62 @@ def digest_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _digests(chip: Located, known: dict[str, str]) -> list[str]:
-    """Digest each image of a chip; `known` holds those of files that were read."""
+def find_copies(
+    chips: Sequence[Located], others: Sequence[Located]
+) -> list[tuple[str, str]]:
+    """Return the names of chips that show pixels of others, each with one of these."""
+    seen = SeenImages.of(others)
+    names = {digest: chip.name for chip in others for digest in _digests(chip)}
+    found = [
+        (chip.name, names[digest])
+        for chip in chips
+        for digest in _digests(chip)
+        if seen.has(digest, chip.window)
+    ]
+    return list(dict(found).items())
+
+
+def _digests(chip: Located) -> list[str]:
+    """Digest each image of a chip."""
     items = chip.items if isinstance(chip, DenseChip) else (chip.item,)
-    return [_digest_image(item, known) for item in items]
+    return [_digest_image(item) for item in items]
 
 
-def _digest_image(item: RasterItem, known: dict[str, str]) -> str:
-    name = min(item.files)
-    path = item.files[name].path
-    key = str(path)
-    if key not in known:
-        digest = hashlib.sha256(path.name.encode())
-        if isinstance(path, Path) and path.is_file():
-            digest.update(_sample(path))
-        else:
-            # In an archive or a pack, an image's name tells it from the others.
-            digest.update(item.name.encode())
-        short = digest.digest()[:_DIGEST_BYTES]
-        known[key] = base64.urlsafe_b64encode(short).decode()
-    return known[key]
+def _digest_image(item: RasterItem) -> str:
+    file = item.files[min(item.files)]
+    changed: int | None = None
+    with contextlib.suppress(OSError):
+        changed = Path(str(file.path)).stat().st_mtime_ns
+    return _digest_layer(file, item.name, changed)
+
+
+@functools.lru_cache(_KEPT)
+def _digest_layer(file: BandFile, name: str, changed: int | None) -> str:
+    digest = hashlib.sha256()
+    middle = None if file.is_stated else _middle(file)
+    if middle is not None:
+        digest.update(middle)
+    elif isinstance(file.path, Path) and file.path.is_file():
+        digest.update(_sample(file.path))
+    else:
+        # In an archive, an image's name tells it from the others.
+        digest.update(f"{file.path.name} {name}".encode())
+    return base64.urlsafe_b64encode(digest.digest()[:_DIGEST_BYTES]).decode()
+
+
+def _middle(file: BandFile) -> bytes | None:
+    """Read the middle of a layer; None if it is blank, or cannot be read."""
+    height, width = file.grid.height, file.grid.width
+    rows, columns = min(_MIDDLE_PX, height), min(_MIDDLE_PX, width)
+    place = Window((height - rows) // 2, (width - columns) // 2, rows, columns)
+    try:
+        with quiet_gdal(), contextlib.closing(OpenFiles()) as files:
+            numbers = files.read(file.path, [file.index], place)
+    except (*GDAL_ERRORS, RasterError):
+        return None
+    if (numbers == numbers.flat[0]).all() or not np.isfinite(numbers).any():
+        return None
+    return f"{height} {width}".encode() + numbers.astype("<f4").tobytes()
 
 
 def _sample(path: Path) -> bytes:

@@ -29,6 +29,7 @@ Footprint = tuple[tuple[float, float], ...]
 """Corners in turn, see `spectralgpt.rasters.footprints.footprint_lonlat`."""
 _SHARED = 0.02
 """Share of the smaller image that two must have in common: neighbours share edges."""
+_SHOWN = 3
 
 
 class _Placed(Located, Protocol):
@@ -41,8 +42,7 @@ class _Placed(Located, Protocol):
 
 def footprint_of(item: RasterItem, window: Window | None = None) -> Footprint | None:
     """Return where an image, or a part of it, lies; None if its headers do not say."""
-    if any(file.is_stated for file in item.files.values()):
-        # Opening every file only for this would take hours for large archives.
+    if _is_stated(item):
         return None
     try:
         return footprint_lonlat(item.grid(), window)
@@ -50,10 +50,17 @@ def footprint_of(item: RasterItem, window: Window | None = None) -> Footprint | 
         return None
 
 
+def _is_stated(item: RasterItem) -> bool:
+    """Tell whether a layout stands for headers, which would take hours to open."""
+    return any(file.is_stated for file in item.files.values())
+
+
 def report_overlaps(chips: Sequence[_Placed], source: str) -> None:
     """Say aloud where images of one split show ground of another.
 
     Only georeferences count: names of places may be the same in two splits by chance.
+    Images without one are held against each other by their pixels; what they share in
+    part stays unseen.
 
     Args:
         chips: with splits.
@@ -70,6 +77,33 @@ def report_overlaps(chips: Sequence[_Placed], source: str) -> None:
             source,
             ", ".join(shared),
         )
+    unplaced = [
+        chip
+        for chip, (_, _, area) in zip(chips, images, strict=True)
+        if area is None and not _is_stated(chip.item)
+    ]
+    _report_copies(unplaced, source)
+
+
+def _report_copies(chips: Sequence[_Placed], source: str) -> None:
+    """Say aloud which images lie in two splits at once, by whatever names."""
+    # It imports what divides images with masks, which imports this.
+    from spectralgpt.data.identity import find_copies
+
+    by_split = {name: [c for c in chips if c.split == name] for name in SPLITS}
+    for number, split in enumerate(SPLITS[:-1]):
+        later = [chip for name in SPLITS[number + 1 :] for chip in by_split[name]]
+        copies = find_copies(later, by_split[split]) if by_split[split] else []
+        if copies:
+            some = (f"{name} is {other}" for name, other in copies[:_SHOWN])
+            logger.warning(
+                "%s: %d images of other splits have the pixels of images of %s (%s), "
+                "so that scores tell what was seen in training. Remove the copies.",
+                source,
+                len(copies),
+                split,
+                ", ".join(some),
+            )
 
 
 def count_overlaps(

@@ -63,6 +63,7 @@ class EmbeddingSource:
         cell_px: side of a cell of the raster in pixels of the scene.
         bands: whose mean reflectance follows the dimensions; may be empty.
         version: of this package.
+        trained_on: labelled images that the encoder was fine-tuned on; may be empty.
     """
 
     encoder: str
@@ -72,6 +73,7 @@ class EmbeddingSource:
     cell_px: int
     bands: tuple[Band, ...]
     version: str
+    trained_on: str = ""
 
     @property
     def layer_names(self) -> tuple[str, ...]:

@@ -168,6 +168,7 @@ def embed_to_raster(
         cell_px=side,
         bands=choose_bands(contract, item) if options.reflectance else (),
         version=__version__,
+        trained_on=str(loaded.extra.get("trained_on", "")),
     )
     grid = cell_grid(item, contract, None, side)
     some = False

@@ -1,6 +1,7 @@
 """From a few labelled places to a map: probes on rasters of embeddings."""
 
 import json
+import logging
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,6 +36,9 @@ __all__ = [
     "probe_labels",
     "write_few_labels",
 ]
+
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,12 @@ def probe_labels(
         raise ConfigError(f"blocks of {block_m:g} m: give --block_m above 0.")
     groups = blocks_of(centres, block_m)[cells.shapes]
     _refuse_single_blocks(cells, groups, block_m)
+    if raster.source.trained_on:
+        _log.warning(
+            "the encoder was fine-tuned on %s: where that shows ground or labels of "
+            "these, the scores flatter the probe.",
+            raster.source.trained_on,
+        )
     scores = score_by_blocks(values, cells.classes, cells.shapes, centres, block_m)
     colours = class_colours(cells.names)
     facts = ProbeFacts(
