@@ -2,6 +2,9 @@
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from spectralgpt.errors import ShapeError
 from spectralgpt.reports.maps import pca_colours, plot_class_map, plot_embedding_map
@@ -65,3 +68,40 @@ def test_embedding_map_has_a_panel_for_each() -> None:
         np.zeros((8, 8, 3), np.float32), [("one", values), ("two", -values)]
     )
     assert [axes.get_title() for axes in figure.axes] == ["true colour", "one", "two"]
+
+
+def test_the_scale_bar_is_drawn_as_long_as_the_ground_that_it_names() -> None:
+    picture = np.zeros((400, 400, 3), np.float32)
+    figure = plot_class_map(
+        picture, np.zeros((4, 4), int), ["a"], title="map", pixel_width_m=10
+    )
+    drawn = _pixels(figure)
+    scene = figure.axes[0].get_window_extent()
+    rows = len(drawn) - np.arange(int(scene.y0) + 4, int(scene.y1) - 4)
+    left, right = int(scene.x0) + 4, int(scene.x1) - 4
+    is_white = (drawn[rows, left:right] > 200).all(axis=2)
+    bar_px = is_white.sum(axis=1).max()
+    assert "1 km" in [text.get_text() for text in figure.axes[0].texts]
+    assert bar_px / scene.width * 4 == pytest.approx(1, abs=0.03)
+
+
+@pytest.mark.parametrize("length", [3, 30, 60])
+def test_no_legend_is_cut_off(length: int) -> None:
+    names = [f"{i}" * length for i in range(6)]
+    figure = plot_class_map(
+        np.zeros((8, 8, 3), np.float32), np.arange(6)[None], names, title="map"
+    )
+    _pixels(figure)
+    (legend,) = figure.legends
+    extent, whole = legend.get_window_extent(), figure.bbox
+    assert extent.x0 >= whole.x0
+    assert extent.x1 <= whole.x1
+    assert extent.y0 >= whole.y0
+    assert extent.y1 <= figure.axes[0].get_window_extent().y0
+
+
+def _pixels(figure: Figure) -> NDArray[np.uint8]:
+    canvas = figure.canvas
+    assert isinstance(canvas, FigureCanvasAgg)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3]

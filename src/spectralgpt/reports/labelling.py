@@ -14,7 +14,7 @@ from spectralgpt.rasters import RasterItem, Window, read_codes, read_raster
 from spectralgpt.rasters.files import read_numbers
 from spectralgpt.rasters.products import describe_raster
 from spectralgpt.reports.composites import choose_composites, measure_stretch
-from spectralgpt.reports.style import hide_ticks, new_figure
+from spectralgpt.reports.style import hide_ticks, legend_below, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,14 +82,7 @@ def _draw_scene(figure: Any, overview: Overview) -> None:
     for axes in (left, right):
         _outline(axes, overview, number)
         hide_ticks(axes)
-    handles = _legend(overview)
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=min(len(handles), 8),
-        frameon=False,
-        fontsize=9,
-    )
+    legend_below(figure, _legend(overview), 8)
 
 
 def _legend(overview: Overview) -> list[Any]:

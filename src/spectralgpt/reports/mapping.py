@@ -13,7 +13,7 @@ from spectralgpt.metrics import POSITIVE_SCORES, Interval, Scores
 from spectralgpt.reports.composites import choose_composites, measure_stretch
 from spectralgpt.reports.curves import describe_divergence, plot_curves
 from spectralgpt.reports.html import Picture, Section, Table, write_report
-from spectralgpt.reports.style import hide_ticks, new_figure
+from spectralgpt.reports.style import hide_ticks, legend_below, new_figure
 from spectralgpt.sensors import Band
 from spectralgpt.tasks.floors import Floor
 
@@ -132,13 +132,7 @@ def plot_maps(
         axes.set_title(title, fontsize=11)
     handles = [Patch(color=c, label=n) for n, c in zip(names, palette, strict=True)]
     handles += [Patch(color=_RIGHT, label="right"), Patch(color=_WRONG, label="wrong")]
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=min(len(handles), 5),
-        frameon=False,
-        fontsize=9,
-    )
+    legend_below(figure, handles, 5)
     return figure
 
 

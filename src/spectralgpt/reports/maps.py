@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from spectralgpt.data.colours import class_colours
 from spectralgpt.errors import ShapeError
-from spectralgpt.reports.style import hide_ticks, new_figure
+from spectralgpt.reports.style import hide_ticks, legend_below, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,7 +21,6 @@ _MOST_CELLS = 20_000
 _PANEL_IN = 4.6
 _TITLE_IN = 0.35
 _LEGEND_COLUMNS = 3
-_LEGEND_ROW_IN = 0.3
 _LOW_PERCENT, _HIGH_PERCENT = 1.0, 99.0
 
 
@@ -138,8 +137,7 @@ def plot_class_map(
     pictures = [(picture_title, picture)]
     if before is not None:
         pictures = [("before", before), ("after", picture)]
-    legend_rows = -(-len(names) // _LEGEND_COLUMNS)
-    height_in = _PANEL_IN + _TITLE_IN + _LEGEND_ROW_IN * legend_rows
+    height_in = _PANEL_IN + _TITLE_IN
     figure = new_figure(_PANEL_IN * (len(pictures) + 1), height_in)
     *scenes, right = figure.subplots(1, len(pictures) + 1)
     for axes, (scene_title, scene) in zip(scenes, pictures, strict=True):
@@ -149,7 +147,7 @@ def plot_class_map(
     right.set_title(title, fontsize=11)
     if shares is None:
         shares = _count_shares(classes, len(names))
-    _draw_legend(figure, names, colours, shares)
+    figure.set_figheight(height_in + _draw_legend(figure, names, colours, shares))
     for axes, colour in (*((scene, "white") for scene in scenes), (right, "#1c2329")):
         hide_ticks(axes)
         for row in dashed_rows:
@@ -182,7 +180,7 @@ def _draw_legend(
     names: Sequence[str],
     colours: Sequence[Any],
     shares: Sequence[float],
-) -> None:
+) -> float:
     from matplotlib.patches import Patch
 
     handles = [
@@ -195,13 +193,7 @@ def _draw_legend(
         )
         for name, colour, share in zip(names, colours, shares, strict=True)
     ]
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=min(len(names), _LEGEND_COLUMNS),
-        frameon=False,
-        fontsize=9,
-    )
+    return legend_below(figure, handles, _LEGEND_COLUMNS)
 
 
 def _count_shares(classes: NDArray[np.int64], number: int) -> list[float]:
@@ -226,6 +218,7 @@ def _draw_scale_bar(axes: "Axes", width_px: int, pixel_width_m: float) -> None:
         [bottom] * 2,
         color="white",
         linewidth=4,
+        solid_capstyle="butt",  # Other ends would lengthen it.
     )
     label = f"{length_m / 1000:g} km" if length_m >= 1000 else f"{length_m:g} m"
     axes.text(

@@ -18,6 +18,7 @@ __all__ = [
     "category_colours",
     "hex_colours",
     "hide_ticks",
+    "legend_below",
     "new_figure",
     "tidy",
 ]
@@ -33,6 +34,32 @@ def new_figure(width_in: float, height_in: float) -> "Figure":
     figure = Figure(figsize=(width_in, height_in), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def legend_below(figure: Any, handles: Sequence[Any], most_columns: int) -> float:
+    """Draw a legend below the panels of a figure or a part of one.
+
+    Args:
+        figure: the figure.
+        handles: patches with labels.
+        most_columns: fewer are taken where labels are too long to stand side by side.
+
+    Returns:
+        Its height in inches.
+    """
+    for columns in range(min(len(handles), most_columns), 0, -1):
+        legend = figure.legend(
+            handles=handles,
+            loc="outside lower center",
+            ncols=columns,
+            frameon=False,
+            fontsize=9,
+        )
+        extent = legend.get_window_extent()
+        if columns == 1 or extent.width <= figure.bbox.width:
+            break
+        legend.remove()
+    return float(extent.height / figure.dpi)
 
 
 def category_colours(count: int) -> Sequence[Any]:
