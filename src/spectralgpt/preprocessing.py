@@ -67,9 +67,11 @@ def match_bands(wanted: Sequence[Band], found: Sequence[Band]) -> list[int]:
     indices = match_some_bands(wanted, found)
     missing = [b for b, index in zip(wanted, indices, strict=True) if index is None]
     if missing:
+        there = [b.name for b, i in zip(wanted, indices, strict=True) if i is not None]
+        how = f", by use_bands {','.join(there)} where it is trained" if there else ""
         raise BandError(
             f"missing band {_describe(missing)}; found {_describe(found) or 'none'}. "
-            "Add the band, or load the model for the bands that you have."
+            f"Add the band, or take a model of the bands that you have{how}."
         )
     return [index for index in indices if index is not None]
 

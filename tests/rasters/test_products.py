@@ -278,6 +278,18 @@ def test_floats_in_between_are_asked_about(tmp_path):
     refuses(UnitError, "neither clearly reflectance nor", path, sensor="sentinel-2-l2a")
 
 
+def test_a_stated_quantification_settles_floats_in_between(tmp_path):
+    path = stack(tmp_path / "percent.tif", [5.0, 12.0], "float32")
+    item = describe_raster(path, sensor="landsat-8-9-l2", quantification=100, offset=0)
+    np.testing.assert_allclose(read_raster(item).pixels[:, 0, 0], [0.05, 0.12])
+
+
+def test_a_scale_that_changes_nothing_may_be_stated_of_reflectance(tmp_path):
+    path = stack(tmp_path / "f.tif", [0.05, 0.3], "float32")
+    item = describe_raster(path, sensor="sentinel-2-l2a", quantification=1, offset=0)
+    np.testing.assert_allclose(read_raster(item).pixels[:, 0, 0], [0.05, 0.3])
+
+
 def test_unknown_unit_is_refused(tmp_path):
     path = stack(tmp_path / "f.tif")
     with pytest.raises(UnitError, match="unknown unit 'percent'"):

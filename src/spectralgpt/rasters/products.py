@@ -272,7 +272,8 @@ class _Image:
         bright = float(np.percentile(values, _BRIGHT_PERCENT)) if values.size else 0.0
         if bright <= _REFLECTANCE_BELOW:
             return "reflectance"
-        if bright >= _NUMBERS_ABOVE:
+        per_unit = (self.stated.quantification, self.assumed.quantification)
+        if bright >= _NUMBERS_ABOVE or per_unit != ("auto", "auto"):
             return "digital-numbers"
         raise UnitError(
             f"{self.path} holds float values whose {_BRIGHT_PERCENT:g}th percentile is "
@@ -287,14 +288,15 @@ class _Image:
         what is assumed, then the sensor's rule.
         """
         stated, own = self.stated, self._own_scale()
-        is_stated = stated.quantification != "auto" or stated.offset not in ("auto", 0)
+        is_stated = not Scale(1.0, 0.0, "").agrees(stated.quantification, stated.offset)
         said = f"quantification ({stated.quantification}) or offset ({stated.offset})"
         if unit == "reflectance":
             if is_stated or own is not None:
                 other = f"a stated {said}" if is_stated else f"its own scale {own}"
                 raise UnitError(
                     f"{self.path} already holds reflectance: {other} would be a "
-                    "twice-applied offset. Leave out one of the two."
+                    "twice-applied offset. Leave out one of the two, or state the unit "
+                    "digital-numbers if that is what they are."
                 )
             return Scale(1.0, 0.0, "the file holds reflectance")
         if own is not None:
