@@ -69,7 +69,9 @@ def test_broken_files_are_one_line(
 
 @pytest.mark.slow
 def test_it_serves_until_it_is_interrupted(tmp_path: Path) -> None:
-    paths = [*write_all(tmp_path), write_model(tmp_path)]
+    (tmp_path / "other").mkdir()
+    other = write_scene(tmp_path / "other" / "scene.tif")
+    paths = [*write_all(tmp_path), other, write_model(tmp_path)]
     words = [sys.executable, "-m", "spectralgpt", "view", *map(str, paths)]
     words += ["--port", "0", "--no-open", "--device", "cpu"]
     pipe = subprocess.PIPE
@@ -79,6 +81,7 @@ def test_it_serves_until_it_is_interrupted(tmp_path: Path) -> None:
             line = process.stdout.readline()
             assert line.startswith("http://127.0.0.1:")
             url = line.split()[0]
+            assert f"{tmp_path.name}/scene.tif, other/scene.tif, " in line
             with urllib.request.urlopen(f"{url}api/state", timeout=60) as answer:
                 state = json.load(answer)
             assert state["model"] == "run"

@@ -63,8 +63,9 @@ def run(args: Namespace) -> str:
         model = ViewModel(loaded, name, args.batch_size)
     contract = None if model is None else model.contract
     sources = open_sources(paths, format_of(args), contract)
-    with serving(Viewer(sources, model), args.port) as page:
-        names = ", ".join(path.name for path in paths)
+    viewer = Viewer(sources, model)
+    with serving(viewer, args.port) as page:
+        names = ", ".join(viewer.names.values())
         print(f"{page.url} shows {names}. Ctrl-C ends it.", flush=True)
         if not args.no_open:
             webbrowser.open(page.url)

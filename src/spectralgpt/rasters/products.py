@@ -182,7 +182,7 @@ def _resolve_sensor(
         return load_sensor(assumed.sensor)
     raise ConfigError(
         f"{path} does not say which sensor took it. State one of: "
-        f"{', '.join(list_sensors())}."
+        f"{', '.join(list_sensors())}, or the path of a YAML file that describes yours."
     )
 
 
