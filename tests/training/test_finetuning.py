@@ -310,3 +310,27 @@ def test_what_cannot_run_leaves_the_run_before_alone(
     with pytest.raises(ConfigError, match="accelerator is 'gpu', and this machine has"):
         finetune(gpu, tmp_path, overwrite=True)
     assert (tmp_path / "config.yaml").read_text() == "of the run before"
+
+
+def test_a_run_does_not_go_on_with_other_labels_or_pixels(
+    pretrained: Path, tmp_path: Path
+) -> None:
+    archive = write_archive(tmp_path / "data", per_class=10)
+    settings = config(archive, pretrained, epochs=3)
+    run = finetune(settings, tmp_path / "run")
+    before = (run / "metrics.csv").read_bytes()
+    finetune(settings, run, resume=True)
+    field, water = archive / "field", archive / "water"
+    for first, second in (
+        (field / "field_001.tif", water / "water_002.tif"),
+        (field / "field_001.tif", field / "field_002.tif"),
+    ):
+        own, other = first.read_bytes(), second.read_bytes()
+        first.write_bytes(other)
+        second.write_bytes(own)
+        with pytest.raises(CheckpointError, match="sample of images and labels"):
+            finetune(settings, run, resume=True)
+        assert (run / "metrics.csv").read_bytes() == before
+        first.write_bytes(own)
+        second.write_bytes(other)
+    finetune(settings, run, resume=True)

@@ -285,3 +285,26 @@ def test_stage_s_own_configuration_runs_alone(whole: Path, tmp_path: Path) -> No
     saved = json.loads((run / "checkpoints" / "model" / "config.json").read_text())
     assert "others" not in saved["preprocessing"]
     assert yaml.safe_load((run / "config.yaml").read_text())["stages"] == []
+
+
+@pytest.mark.parametrize("what", ["changed", "gone"])
+def test_a_stage_that_was_finished_with_other_images_is_not_taken_over(
+    whole: Path, root: Path, tmp_path: Path, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    image = min((root / "s2").rglob("*.tif"))
+    kept, hidden = image.read_bytes(), root / "hidden"
+    try:
+        if what == "changed":
+            image.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+            with pytest.raises(ConfigError, match=r"'s2-16' was finished with other im"):
+                pretrain(two_stages(root), run, resume=True)
+        else:
+            (root / "s2.yaml").rename(hidden)
+            pretrain(two_stages(root), run, resume=True)
+            assert "whether its images are still the same cannot be told" in caplog.text
+    finally:
+        image.write_bytes(kept)
+        if hidden.exists():
+            hidden.rename(root / "s2.yaml")
+    pretrain(two_stages(root), run, resume=True)

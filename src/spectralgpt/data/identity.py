@@ -24,13 +24,21 @@ from spectralgpt.rasters import BandFile, RasterItem, Window
 from spectralgpt.rasters.files import OpenFiles, quiet_gdal
 from spectralgpt.rasters.gdal_errors import GDAL_ERRORS
 
-__all__ = ["SeenImages", "digest_data", "digest_file", "find_copies"]
+__all__ = [
+    "SeenImages",
+    "digest_data",
+    "digest_file",
+    "find_copies",
+    "sample_data",
+]
 
 _DIGEST_BYTES = 6
 """Of a million images, two have the same digest with a chance of 0.2 %."""
 _TEXT = 8  # Characters of a digest.
 _SAMPLE = 16_384
 """Bytes read at the beginning, in the middle and at the end of a file."""
+_SAMPLED = 2_000
+"""Images whose bytes are looked at before a run goes on."""
 _MIDDLE_PX = 128
 _KEPT = 65_536
 """Digests that are not made twice: of a split, then of its training images."""
@@ -131,6 +139,31 @@ def digest_data(chips: Sequence[_Labelled]) -> str:
     """
     rows = sorted(json.dumps(_facts(chip), default=str) for chip in chips)
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
+
+
+def sample_data(images: Sequence[RasterItem] | Sequence[_Labelled]) -> str:
+    """Tell images, labels and masks from others, in 16 hexadecimal digits.
+
+    All names and labels count, and of up to 2,000 images what their numbers stand for
+    and a sample of the bytes of their files; neither times nor folders do.
+    """
+    digest = hashlib.sha256()
+    every = -(-len(images) // _SAMPLED)
+    for number, image in enumerate(images):
+        items, paths, facts = [image], set[Path](), [image.name]
+        if not isinstance(image, RasterItem):
+            items = list(image.items if isinstance(image, DenseChip) else [image.item])
+            facts += [image.split, image.window, getattr(image, "labels", ())]
+        if number % every == 0:
+            if isinstance(image, DenseChip):
+                paths |= {mask.path for mask in (image.mask, *image.mask.others)}
+            for item in items:
+                facts.append(_meaning(item))
+                paths |= {Path(str(file.path)) for file in item.files.values()}
+        digest.update(repr(facts).encode())
+        for path in sorted(paths):
+            digest.update(_sample(path) if path.is_file() else path.name.encode())
+    return digest.hexdigest()[:16]
 
 
 def digest_file(path: Path) -> str:
@@ -241,12 +274,16 @@ def _mask_facts(mask: MaskFile) -> list[Any]:
 
 
 def _item_facts(item: RasterItem) -> list[Any]:
-    meaning = (item.sensor.name, item.quantification, item.offset, item.nodata)
     files = [
         [name, file.index, str(file.nodata), _file_facts(Path(str(file.path)))]
         for name, file in sorted(item.files.items())
     ]
-    return [*map(str, (*meaning, item.other_invalid)), files]
+    return [*_meaning(item), files]
+
+
+def _meaning(item: RasterItem) -> list[str]:
+    meaning = (item.sensor.name, item.quantification, item.offset, item.nodata)
+    return [*map(str, (*meaning, item.other_invalid))]
 
 
 def _file_facts(path: Path) -> list[Any]:

@@ -21,6 +21,7 @@ from spectralgpt.data.dense import (
     find_positive,
     read_dense,
 )
+from spectralgpt.data.identity import sample_data
 from spectralgpt.errors import DataError
 from spectralgpt.models.dense_heads import HeadKind
 from spectralgpt.models.encoder import SpectralEncoder
@@ -205,6 +206,7 @@ def _job(
         evaluate,
         lower_is_better=metric == HELD_OUT_LOSS,
         positive=None if metric == HELD_OUT_LOSS else positive,
+        data=sample_data(dense.chips),
     )
 
 

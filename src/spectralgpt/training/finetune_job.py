@@ -47,6 +47,7 @@ class FinetuneJob:
         evaluate: scores the exported model on the test split and writes it down.
         lower_is_better: whether the metric is a loss.
         positive: the class that the metric is about; None if it is about all.
+        data: tells images and labels from others.
     """
 
     task: "Task"
@@ -59,6 +60,7 @@ class FinetuneJob:
     evaluate: Callable[[LoadedModel], Any]
     lower_is_better: bool = False
     positive: str | None = None
+    data: str = ""
 
 
 def run_job(
@@ -97,6 +99,7 @@ def run_job(
         config.effective_batch,
         batches,
         trainer.log_every_steps,
+        job.data,
     )
     if resume:
         check_checkpoint(module, folder)

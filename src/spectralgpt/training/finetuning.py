@@ -10,6 +10,7 @@ import torch
 
 from spectralgpt.checkpoints import LoadedModel
 from spectralgpt.data.chips import SPLITS, LabelledSet
+from spectralgpt.data.identity import sample_data
 from spectralgpt.data.labelled import (
     LabelledDataConfig,
     LabelledDataset,
@@ -202,6 +203,7 @@ def _job(
             "seen": note_seen({"train": train.chips, "val": val.chips}, start.seen),
         },
         evaluate,
+        data=sample_data(labelled.chips),
     )
 
 

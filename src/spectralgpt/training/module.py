@@ -20,11 +20,13 @@ from spectralgpt.training.optim import (
     set_learning_rate,
 )
 
-__all__ = ["Batch", "Task", "TrainingModule"]
+__all__ = ["DATA", "PROGRESS", "Batch", "Task", "TrainingModule"]
 
 Batch = dict[str, Any]
 
-_PROGRESS_KEY = "spectralgpt"
+PROGRESS = "spectralgpt"
+DATA = "sample of images and labels"
+"""Entries of a checkpoint, and of its progress."""
 _WHAT_TO_DO = (
     "Lower optimizer.base_lr, train in bf16 or fp32, or set optimizer.clip_grad_norm."
 )
@@ -78,6 +80,7 @@ class TrainingModule(LightningModule):
         effective_batch: samples in one optimizer step over all processes.
         batches: the training batches, put back to the right place on resume.
         log_every_steps: optimizer steps between logged rows.
+        data: tells the data from others, see `spectralgpt.data.identity.sample_data`.
     """
 
     def __init__(
@@ -88,6 +91,7 @@ class TrainingModule(LightningModule):
         effective_batch: int,
         batches: EpochBatchSampler,
         log_every_steps: int = 1,
+        data: str = "",
     ) -> None:
         super().__init__()
         self.model = task.model
@@ -97,6 +101,7 @@ class TrainingModule(LightningModule):
         self.effective_batch = effective_batch
         self.batches = batches
         self.log_every_steps = log_every_steps
+        self.data = data
         self.lr = scale_learning_rate(optimizer.base_lr, effective_batch)
         self.last_terms: dict[str, float] = {}
         self._micro_terms: list[dict[str, Tensor]] = []
@@ -333,17 +338,17 @@ class TrainingModule(LightningModule):
         epoch = self.trainer.current_epoch
         if done >= len(self.batches):
             epoch, done = epoch + 1, 0
-        checkpoint[_PROGRESS_KEY] = {"epoch": epoch, "batch": done, **self._layout()}
+        checkpoint[PROGRESS] = {"epoch": epoch, "batch": done, **self._layout()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Start the sampler where the checkpoint was written.
 
         Raises:
-            CheckpointError: the run was split into other batches.
+            CheckpointError: the run was split into other batches, or had other data.
         """
-        progress = checkpoint.get(_PROGRESS_KEY, {})
+        progress = checkpoint.get(PROGRESS, {})
         for name, value in self._layout().items():
-            if progress.get(name) != value:
+            if progress.get(name) != value and not (name == DATA and not value):
                 raise CheckpointError(
                     f"the run cannot be resumed with {name} {value}: its checkpoint "
                     f"was written with {progress.get(name)}. Resume with the settings "
@@ -358,6 +363,7 @@ class TrainingModule(LightningModule):
             "epochs": self.epochs,
             "seed": self.batches.seed,
             "images": self.batches.num_items,
+            DATA: self.data,
         }
 
     def _raw_optimizer(self) -> torch.optim.Optimizer:

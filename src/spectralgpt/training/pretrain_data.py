@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from spectralgpt.data.identity import sample_data
 from spectralgpt.data.listings import Index
 from spectralgpt.data.mixing import MixedDataset, NamedDataset, join_contracts
 from spectralgpt.data.packing import is_pack
@@ -44,6 +45,7 @@ class PretrainingData:
         held_out: fixed crops for scoring; None if nothing is held out.
         scored: for each held-out data set the indices of the crops that are scored.
         has_series: whether a data set's samples are series of dates.
+        sample: tells the images from others.
     """
 
     preprocessing: Preprocessing
@@ -51,6 +53,7 @@ class PretrainingData:
     held_out: MixedDataset | None
     scored: tuple[tuple[int, ...], ...]
     has_series: bool = False
+    sample: str = ""
 
 
 def load_pretraining_data(config: PretrainConfig) -> PretrainingData:
@@ -78,7 +81,12 @@ def load_pretraining_data(config: PretrainConfig) -> PretrainingData:
     mixed = MixedDataset(held_out) if held_out else None
     has_series = any(isinstance(found[0], Series) for found in images)
     return PretrainingData(
-        joined, MixedDataset(train), mixed, tuple(scored), has_series
+        joined,
+        MixedDataset(train),
+        mixed,
+        tuple(scored),
+        has_series,
+        sample_data([item for found in items for item in found]),
     )
 
 

@@ -81,7 +81,10 @@ def run_stage(
         primary.groups if len(data.train.parts) > 1 else None,
     )
     module = build_training_module(
-        config, task, build_batches(config, data.train.sizes, data.train.weights)
+        config,
+        task,
+        build_batches(config, data.train.sizes, data.train.weights),
+        data.sample,
     )
     drawn = _figures(config, folder, task, data)
     # Only now, so that a configuration that cannot work leaves nothing behind.
@@ -116,7 +119,10 @@ def check_data(config: PretrainConfig, data: PretrainingData) -> None:
 
 
 def build_training_module(
-    config: PretrainConfig, task: PretrainingTask, batches: MixedBatchSampler
+    config: PretrainConfig,
+    task: PretrainingTask,
+    batches: MixedBatchSampler,
+    data: str = "",
 ) -> "TrainingModule":
     """Build what `fit` trains: the task with its optimizer, schedule and batches."""
     from spectralgpt.training.module import TrainingModule
@@ -129,6 +135,7 @@ def build_training_module(
         settings.batch_size * settings.accumulate * processes(settings),
         batches,
         settings.log_every_steps,
+        data,
     )
 
 

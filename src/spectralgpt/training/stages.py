@@ -20,6 +20,7 @@ from spectralgpt.errors import (
     ConfigError,
     DataError,
     DatasetNotFoundError,
+    SpectralGPTError,
 )
 from spectralgpt.training.configuration import changed_settings
 from spectralgpt.training.fit import RunFolder, is_first_process
@@ -76,6 +77,7 @@ def run_stages(
     for stage in stages:
         if stage not in due:
             _check_finished(stage, _of(stage, folder))
+            _check_same_data(stage, _of(stage, folder))
     # A mistake in the last stage is not to be found after days of the first.
     data = {stage.number: _load(stage) for stage in due}
     folder.prepare(plain_config(config), overwrite=overwrite, resume=resume)
@@ -144,6 +146,33 @@ def _check_finished(stage: StageConfig, folder: RunFolder) -> None:
             f"stage {stage.name!r} was finished with other settings: "
             f"{', '.join(changed[:_SHOWN])}. Resume with those it was trained with, "
             "or train anew with --overwrite."
+        )
+
+
+def _check_same_data(stage: StageConfig, folder: RunFolder) -> None:
+    """Refuse to go on from a stage that learned from other images than are there now.
+
+    Raises:
+        ConfigError: some of them changed.
+    """
+    from spectralgpt.training.checkpointing import read_checkpoint
+    from spectralgpt.training.module import DATA, PROGRESS
+
+    try:
+        before = read_checkpoint(folder.last, mmap=True)[PROGRESS][DATA]
+        now = _load(stage).sample
+    except (SpectralGPTError, KeyError, TypeError) as error:
+        _log.warning(
+            "stage %r is finished, and whether its images are still the same cannot be "
+            "told (%s).",
+            stage.name,
+            error,
+        )
+        return
+    if now != before:
+        raise ConfigError(
+            f"stage {stage.name!r} was finished with other images than are there now. "
+            "Put those back, or train anew with --overwrite."
         )
 
 
