@@ -19,6 +19,7 @@ from spectralgpt.checkpoints import (
     save_published,
     write_atomically,
 )
+from spectralgpt.cli.main import main
 from spectralgpt.errors import CheckpointError, ConfigError
 from spectralgpt.models.building import resize_model
 from spectralgpt.models.encoder import SpectralEncoder
@@ -585,14 +586,36 @@ def test_weights_of_other_precision_are_cast(
         assert torch.allclose(loaded.state_dict()[name], value, atol=5e-3), name
 
 
-def test_published_decoder_of_unknown_width_is_refused(tmp_path: Path) -> None:
+def test_published_widths_that_are_unknown_need_their_number_of_heads(
+    tmp_path: Path,
+) -> None:
     model = MaskedAutoencoder(
-        embed_dim=768, depth=1, decoder_embed_dim=256, decoder_depth=1
-    )
-    state = to_published(model.state_dict(), 8, 3)
-    torch.save({"model": state}, tmp_path / "model.pth")
-    with pytest.raises(CheckpointError, match=r"decoder width 256 .*heads is in doubt"):
-        load_model(tmp_path / "model.pth")
+        embed_dim=96, depth=1, num_heads=6,
+        decoder_embed_dim=256, decoder_depth=1, decoder_num_heads=4,
+    )  # fmt: skip
+    path = tmp_path / "model.pth"
+    torch.save({"model": to_published(model.state_dict(), 8, 3)}, path)
+    with pytest.raises(CheckpointError, match=r"^width 96 .*convert --num_heads N"):
+        load_model(path)
+    six = {"num_heads": 6}
+    with pytest.raises(
+        CheckpointError, match=r"decoder width 256 .* in doubt.* --decoder_num_heads N"
+    ):
+        load_model(path, heads=six)
+    out = tmp_path / "out"
+    words = ("convert", path, "--output", out, "--num_heads", 6)
+    assert main([*map(str, words), "--decoder_num_heads", "4"]) == 0
+    loaded = load_model(out).model
+    images, noise = torch.rand(1, 12, 96, 96), torch.rand(1, 4 * 144)
+    assert torch.equal(loaded(images, 0.5, noise).loss, model(images, 0.5, noise).loss)
+    for heads, error, what in (
+        ({**six, "decoder_num_heads": 7}, CheckpointError, "decoder_num_heads"),
+        ({**six, "decoder_num_heads": 0}, CheckpointError, "decoder_num_heads"),
+    ):
+        with pytest.raises(error, match=what):
+            load_model(path, heads=heads)
+    with pytest.raises(ConfigError, match="says its number of heads itself"):
+        load_model(out, heads=six)
 
 
 @pytest.mark.parametrize("prefix", ["_orig_mod.", "module._orig_mod.", "model."])

@@ -219,6 +219,7 @@ def load_model(
     image_size: int | None = None,
     bands: Sequence[Band] | None = None,
     sensor: str | None = None,
+    heads: Mapping[str, int] | None = None,
 ) -> LoadedModel:
     """Load a model and its contract.
 
@@ -231,13 +232,15 @@ def load_model(
         bands: bands for which the spectral tables are interpolated; None keeps them.
         sensor: one of the sensors that the weights were trained on: its bands, image
             size and scaling; None takes the first.
+        heads: of published files of unknown width, see `build_published_model`.
 
     Raises:
-        ConfigError: the weights were not trained on this sensor.
+        ConfigError: the weights were not trained on this sensor, or say their number of
+            heads themselves.
         CheckpointError: nothing is found, or it cannot be used; says which and why.
     """
     return move_model(
-        _read(name_or_path), image_size=image_size, bands=bands, sensor=sensor
+        _read(name_or_path, heads), image_size=image_size, bands=bands, sensor=sensor
     )
 
 
@@ -301,12 +304,19 @@ def load(
     return encoder.eval()
 
 
-def _read(name_or_path: str | Path) -> LoadedModel:
+def _read(
+    name_or_path: str | Path, heads: Mapping[str, int] | None = None
+) -> LoadedModel:
     name = str(name_or_path)
     path = find_weights(name_or_path)
+    if heads and (path is None or _is_ours(path)):
+        raise ConfigError(
+            f"{name} is no published file, and says its number of heads itself: leave "
+            f"out {min(heads)}."
+        )
     if path is not None:
         # By what it holds: downloads are often named otherwise.
-        return _read_ours(path) if _is_ours(path) else _published(path)
+        return _read_ours(path) if _is_ours(path) else _published(path, heads)
     if name not in SIZES:
         return _read_ours(_download(name))
     _log.warning(
@@ -423,8 +433,8 @@ def _check_contract(
             raise CheckpointError(f"its {name} is {side!r:.40}: copy it again.")
 
 
-def _published(path: Path) -> LoadedModel:
-    model = build_published_model(read_published_file(path))
+def _published(path: Path, heads: Mapping[str, int] | None) -> LoadedModel:
+    model = build_published_model(read_published_file(path), heads)
     bare = LoadedModel(model, None)
     encoder = bare.encoder
     # Published maps of land cover took ten bands and two fillers: nothing fits them.

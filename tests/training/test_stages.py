@@ -297,7 +297,9 @@ def test_a_stage_that_was_finished_with_other_images_is_not_taken_over(
     try:
         if what == "changed":
             image.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
-            with pytest.raises(ConfigError, match=r"'s2-16' was finished with other im"):
+            with pytest.raises(
+                ConfigError, match=r"'s2-16' was finished with other im"
+            ):
                 pretrain(two_stages(root), run, resume=True)
         else:
             (root / "s2.yaml").rename(hidden)

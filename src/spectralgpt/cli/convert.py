@@ -35,6 +35,14 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="interpolate the spatial positions for images of this side, px; "
         "without it they stay as they are",
     )
+    for name, part in (("num_heads", "encoder"), ("decoder_num_heads", "decoder")):
+        parser.add_argument(
+            f"--{name}",
+            type=int | None,
+            default=None,
+            help=f"attention heads of the {part} of a published file whose width is "
+            "not one of the published; no file says them",
+        )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a checkpoint in the folder"
     )
@@ -52,7 +60,9 @@ def run(args: Namespace) -> Path:
 
     name = PUBLISHED_FILE if args.to == "published" else WEIGHTS_FILE
     prepare_output(args.output, name, args.overwrite)
-    loaded = load_model(args.source, image_size=args.image_size)
+    stated = {name: args[name] for name in ("num_heads", "decoder_num_heads")}
+    heads = {name: number for name, number in stated.items() if number is not None}
+    loaded = load_model(args.source, image_size=args.image_size, heads=heads)
     if args.to == "published":
         return save_published(args.output / name, loaded.model)
     return save_model(args.output, loaded.model, loaded.preprocessing, loaded.extra)

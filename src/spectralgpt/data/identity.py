@@ -141,7 +141,7 @@ def digest_data(chips: Sequence[_Labelled]) -> str:
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 
-def sample_data(images: Sequence[RasterItem] | Sequence[_Labelled]) -> str:
+def sample_data(images: Sequence["RasterItem | _Labelled"]) -> str:
     """Tell images, labels and masks from others, in 16 hexadecimal digits.
 
     All names and labels count, and of up to 2,000 images what their numbers stand for
@@ -150,15 +150,18 @@ def sample_data(images: Sequence[RasterItem] | Sequence[_Labelled]) -> str:
     digest = hashlib.sha256()
     every = -(-len(images) // _SAMPLED)
     for number, image in enumerate(images):
-        items, paths, facts = [image], set[Path](), [image.name]
-        if not isinstance(image, RasterItem):
-            items = list(image.items if isinstance(image, DenseChip) else [image.item])
-            facts += [image.split, image.window, getattr(image, "labels", ())]
+        paths, facts = set[Path](), [image.name]
+        if isinstance(image, RasterItem):
+            items: tuple[RasterItem, ...] = (image,)
+        else:
+            items = image.items if isinstance(image, DenseChip) else (image.item,)
+            labels = getattr(image, "labels", ())
+            facts.append(repr((image.split, image.window, labels)))
         if number % every == 0:
             if isinstance(image, DenseChip):
                 paths |= {mask.path for mask in (image.mask, *image.mask.others)}
             for item in items:
-                facts.append(_meaning(item))
+                facts += _meaning(item)
                 paths |= {Path(str(file.path)) for file in item.files.values()}
         digest.update(repr(facts).encode())
         for path in sorted(paths):

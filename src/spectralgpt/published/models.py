@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spectralgpt.errors import CheckpointError
+from spectralgpt.errors import CheckpointError, ConfigError
 from spectralgpt.models.building import Model, build_model, load_weights
 from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.published.files import PUBLISHED_CONFIG_KEY, weights_of
@@ -100,7 +100,9 @@ def _load(model: nn.Module, weights: Mapping[str, Tensor], assign: bool) -> None
     load_weights(model, ours, assign)
 
 
-def build_published_model(checkpoint: Mapping[str, Any]) -> Model:
+def build_published_model(
+    checkpoint: Mapping[str, Any], heads: Mapping[str, int] | None = None
+) -> Model:
     """Build the model that a published checkpoint was saved from, and load it.
 
     Which of the models it is follows from the keys. Segmentation and change detection
@@ -109,12 +111,20 @@ def build_published_model(checkpoint: Mapping[str, Any]) -> Model:
 
     Args:
         checkpoint: from `read_published_file`.
+        heads: `num_heads` and `decoder_num_heads` of the attention, as far as they are
+            other than published.
 
     Raises:
         CheckpointError: keys or shapes are not those of a published model.
+        ConfigError: heads are stated, and the checkpoint says its own.
     """
     weights = weights_of(checkpoint)
-    config = checkpoint.get(PUBLISHED_CONFIG_KEY) or _infer_config(weights)
+    own = checkpoint.get(PUBLISHED_CONFIG_KEY)
+    if own and heads:
+        raise ConfigError(
+            f"the checkpoint says its number of heads itself: leave out {min(heads)}."
+        )
+    config = own or _infer_config(weights, heads or {})
     if not isinstance(config, dict):
         raise CheckpointError(f"{PUBLISHED_CONFIG_KEY} in the checkpoint is no table.")
     # Without storage: random weights would be drawn only to be replaced.
@@ -124,9 +134,11 @@ def build_published_model(checkpoint: Mapping[str, Any]) -> Model:
     return model.requires_grad_()
 
 
-def _infer_config(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+def _infer_config(
+    weights: Mapping[str, Tensor], heads: Mapping[str, int]
+) -> dict[str, Any]:
     """Read kind and sizes from the keys and shapes of a published state dict."""
-    encoder = _infer_encoder(weights)
+    encoder = _infer_encoder(weights, heads)
     if "decoder_embed.weight" in weights:
         width = _shape(weights, "decoder_embed.weight", 2)[0]
         return {
@@ -134,8 +146,10 @@ def _infer_config(weights: Mapping[str, Tensor]) -> dict[str, Any]:
             **encoder,
             "decoder_embed_dim": width,
             "decoder_depth": _count_blocks(weights, "decoder_blocks."),
-            "decoder_num_heads": _heads_of(width, _DECODER_HEADS, "decoder width"),
+            "decoder_num_heads": _heads_of(width, _DECODER_HEADS, heads, "decoder_"),
         }
+    if "decoder_num_heads" in heads:
+        raise ConfigError("the checkpoint has no decoder: leave out decoder_num_heads.")
     if "cls_seg.0.weight" in weights:
         return _infer_dense(weights) | {"encoder": encoder}
     if "head.weight" not in weights:
@@ -149,15 +163,18 @@ def _infer_config(weights: Mapping[str, Tensor]) -> dict[str, Any]:
     return {"kind": "classifier", "encoder": encoder, **own}
 
 
-def _heads_of(width: int, known: Mapping[int, int], what: str) -> int:
-    if width not in known:
+def _heads_of(
+    width: int, known: Mapping[int, int], stated: Mapping[str, int], part: str = ""
+) -> int:
+    name = f"{part}num_heads"
+    if name not in stated and width not in known:
         raise CheckpointError(
-            f"{what} {width} is none of the published {', '.join(map(str, known))}, so "
-            "the number of heads is in doubt, and another one gives other numbers. In "
-            "Python, build the model with the heads that it was trained with and use "
-            "load_published_state_dict."
+            f"{part.replace('_', ' ')}width {width} is none of the published "
+            f"{', '.join(map(str, known))}, so the number of heads is in doubt, and "
+            "another one gives other numbers. Convert it first, with the number that "
+            f"it was trained with: spectralgpt convert --{name} N."
         )
-    return known[width]
+    return stated[name] if name in stated else known[width]
 
 
 def _infer_dense(weights: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -174,10 +191,12 @@ def _infer_dense(weights: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def _infer_encoder(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+def _infer_encoder(
+    weights: Mapping[str, Tensor], heads: Mapping[str, int]
+) -> dict[str, Any]:
     shape = _shape(weights, _CONVOLUTION, 5)
     embed_dim, _, bands_per_token, patch_size, _ = shape
-    num_heads = _heads_of(embed_dim, _HEADS, "width")
+    num_heads = _heads_of(embed_dim, _HEADS, heads)
     if "pos_embed_spatial" in weights and "pos_embed_temporal" in weights:
         kind = "separable"
         positions = _shape(weights, "pos_embed_spatial", 3)[1]

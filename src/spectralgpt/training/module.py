@@ -356,7 +356,7 @@ class TrainingModule(LightningModule):
                 )
         self.batches.start_at(progress["epoch"], progress["batch"])
 
-    def _layout(self) -> dict[str, int]:
+    def _layout(self) -> dict[str, Any]:
         return {
             "effective_batch": self.effective_batch,
             "batches_per_epoch": len(self.batches),
