@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from spectralgpt.benchmarks.machine import describe_machine, git_commit
+from spectralgpt.benchmarks.measurement import describe_machine, git_commit
 from spectralgpt.checkpoints import LoadedModel, load_model
 from spectralgpt.data.labelled import LabelledDataConfig, LabelledDataset, read_labelled
 from spectralgpt.models.building import quantize_encoder, weight_bytes

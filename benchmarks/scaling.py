@@ -21,17 +21,15 @@ from typing import Any
 
 import torch
 
-from spectralgpt.benchmarks.config import BenchmarkConfig
-from spectralgpt.benchmarks.flops import count_pretraining
-from spectralgpt.benchmarks.machine import (
+from spectralgpt.benchmarks.measurement import (
     describe_machine,
-    fastest_product,
+    fastest_gflops,
     git_commit,
     measure_products,
-    peak_rss_bytes,
 )
-from spectralgpt.benchmarks.steps import measure_steps
-from spectralgpt.models.building import build_autoencoder
+from spectralgpt.benchmarks.settings import BenchmarkConfig, count_flops
+from spectralgpt.benchmarks.steps import measure_steps, peak_rss_bytes
+from spectralgpt.models.building import build_autoencoder, model_config
 from spectralgpt.models.sizes import SIZES
 from spectralgpt.models.tokens import TokenGrid
 
@@ -129,8 +127,9 @@ def plans() -> list[dict[str, Any]]:
     """Compute what whole runs take: operations and bytes, and hours as an estimate."""
     rows = []
     for size in ("base", "large", "huge"):
-        config = build_autoencoder(size, image_size=SIDE, num_bands=BANDS).config
-        flops = count_pretraining(config, TokenGrid(BANDS, SIDE, SIDE), 0.9).training
+        model = build_autoencoder(size, image_size=SIDE, num_bands=BANDS)
+        grid = TokenGrid(BANDS, SIDE, SIDE)
+        _, flops = count_flops(model_config(model), grid, 0.9)
         for name, images in WORK.items():
             total = flops * images * PASSES
             rows.append(
@@ -165,7 +164,7 @@ def measure(path: Path, only: str | None) -> None:
     result |= {"communication": communication(), "plans": plans()}
     if "peak_bf16_gflops" not in result:
         products = measure_products("bf16", torch.device("cpu"), (1024, 2048))
-        result["peak_bf16_gflops"] = fastest_product(products).gflops
+        result["peak_bf16_gflops"] = fastest_gflops(products)
     for curve, points in CURVES.items():
         if only not in (None, curve):
             continue

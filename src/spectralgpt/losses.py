@@ -18,8 +18,6 @@ __all__ = [
     "dice_areas",
     "dice_loss",
     "normalize_tokens",
-    "pixel_cross_entropy",
-    "soft_dice",
     "spectral_loss",
     "sum_weights",
     "token_loss",
@@ -184,13 +182,13 @@ def balanced_class_weights(
     return tuple(weights.tolist())
 
 
-def pixel_cross_entropy(
+def cross_entropy_sums(
     logits: Tensor,
     target: Tensor,
     class_weights: Tensor | None = None,
     label_smoothing: float = 0.0,
-) -> Tensor:
-    """Compare class logits with a map, over its labelled pixels.
+) -> tuple[Tensor, Tensor]:
+    """Compare class logits with a map: a sum over its labelled pixels, and its divisor.
 
     Args:
         logits: (B, K, H, W).
@@ -199,33 +197,8 @@ def pixel_cross_entropy(
         label_smoothing: share of a target that is spread over all classes, 0..1.
 
     Returns:
-        0-d: the mean over labelled pixels, weighted by the class of each; 0, with a
-        gradient of 0, if no pixel is labelled.
-
-    Raises:
-        ShapeError: logits, target and weights do not fit each other.
-    """
-    summed, total = cross_entropy_sums(logits, target, class_weights, label_smoothing)
-    # Divided by hand: torch's mean is 0 / 0 where no pixel is labelled.
-    return summed / torch.where(total > 0, total, 1)
-
-
-def cross_entropy_sums(
-    logits: Tensor,
-    target: Tensor,
-    class_weights: Tensor | None = None,
-    label_smoothing: float = 0.0,
-) -> tuple[Tensor, Tensor]:
-    """Give the sum that `pixel_cross_entropy` is the mean of, and its divisor.
-
-    Args:
-        logits: (B, K, H, W).
-        target: (B, H, W) int64, 0..K-1 or `IGNORE`.
-        class_weights: (K,), or None.
-        label_smoothing: 0..1.
-
-    Returns:
-        The weighted sum over labelled pixels, and the sum of their weights, both 0-d.
+        The sum over labelled pixels, weighted by the class of each, and the sum of
+        their weights, both 0-d. Both are 0 if no pixel is labelled.
 
     Raises:
         ShapeError: logits, target and weights do not fit each other.
@@ -253,27 +226,8 @@ def sum_weights(target: Tensor, class_weights: Tensor | None = None) -> Tensor:
     return (weights[target.clamp(min=0)] * is_labelled).sum()
 
 
-def soft_dice(logits: Tensor, target: Tensor) -> Tensor:
-    """Measure how little predicted and labelled areas overlap, each class alike.
-
-    Args:
-        logits: (B, K, H, W).
-        target: (B, H, W) int64, 0..K-1 or `IGNORE`.
-
-    Returns:
-        0-d, 0..1: the mean of 1 - Dice over the classes that the batch's labels hold,
-        areas summed over the batch; 0 if no pixel is labelled.
-
-    Raises:
-        ShapeError: logits and target do not fit each other.
-
-    Source: Milletari et al. 2016, arXiv:1606.04797, with areas instead of squares.
-    """
-    return dice_loss(dice_areas(logits, target))
-
-
 def dice_areas(logits: Tensor, target: Tensor) -> Tensor:
-    """Sum the areas that `soft_dice` compares; those of several batches add up.
+    """Sum the areas that `dice_loss` compares; those of several batches add up.
 
     Args:
         logits: (B, K, H, W).
@@ -296,7 +250,17 @@ def dice_areas(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def dice_loss(areas: Tensor) -> Tensor:
-    """Give `soft_dice` of areas (3, K), 0-d."""
+    """Measure how little predicted and labelled areas overlap, each class alike.
+
+    Args:
+        areas: (3, K), from `dice_areas`.
+
+    Returns:
+        0-d, 0..1: the mean of 1 - Dice over the classes that the labels hold, areas
+        summed over the batch; 0 if no pixel is labelled.
+
+    Source: Milletari et al. 2016, arXiv:1606.04797, with areas instead of squares.
+    """
     overlap, predicted, labelled = areas
     both = predicted + labelled
     dice = (2 * overlap + _DICE_SMOOTHING) / (both + _DICE_SMOOTHING)

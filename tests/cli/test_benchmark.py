@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from spectralgpt.benchmarks import machine
+from spectralgpt.benchmarks import measurement
 from spectralgpt.cli.main import main
 
 RUN = [
@@ -18,8 +18,8 @@ RUN = [
 
 @pytest.fixture(autouse=True)
 def small_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "MATMUL_SIZES", (128,))
-    monkeypatch.setattr(machine, "_COPIED_BYTES", 2**20)
+    monkeypatch.setattr(measurement, "_MATMUL_SIZES", (128,))
+    monkeypatch.setattr(measurement, "_COPIED_BYTES", 2**20)
 
 
 def test_two_results_are_written_and_compared(

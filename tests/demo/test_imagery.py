@@ -7,7 +7,7 @@ import pytest
 
 from spectralgpt.data.pretraining import PretrainingDataset
 from spectralgpt.demo.imagery import own_imagery, read_pixels, shipped_imagery
-from spectralgpt.demo.training import demo_config
+from spectralgpt.demo.run import demo_config
 from spectralgpt.errors import BandError, DatasetNotFoundError
 from spectralgpt.preprocessing import sensor_preprocessing
 from spectralgpt.rasters import Raster, Stated, write_geotiff

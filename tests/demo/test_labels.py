@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spectralgpt.demo.imagery import Imagery, shipped_imagery
-from spectralgpt.demo.labels import read_labels
+from spectralgpt.demo.imagery import Imagery, read_labels, shipped_imagery
 from spectralgpt.errors import DataError
 
 
@@ -61,7 +60,7 @@ def test_a_rectangle_is_in_one_split_only(imagery: Imagery) -> None:
 def test_labels_agree_with_what_pixels_must_show(imagery: Imagery) -> None:
     """Water is darker in the near infrared than anything, sand brightest in red."""
     from spectralgpt.demo.imagery import read_pixels
-    from spectralgpt.demo.probing import mean_spectra
+    from spectralgpt.demo.run import mean_spectra
     from spectralgpt.preprocessing import sensor_preprocessing
 
     assert imagery.labels is not None

@@ -36,7 +36,7 @@ def test_group_projection_equals_one_linear_map_of_all_tokens() -> None:
 
 def test_weights_are_interpolated_over_wavelength() -> None:
     weights = torch.tensor([1.0, 3.0])
-    found = resize_group_weights(weights, (500, 700), (500, 600, 700, 900), 1)
+    found = resize_group_weights(weights, PLACES)
     # Between, at and beyond the known groups; half as much each, there are twice as
     # many.
     assert found.tolist() == [0.5, 1.0, 1.5, 1.5]
@@ -44,7 +44,8 @@ def test_weights_are_interpolated_over_wavelength() -> None:
 
 def test_same_bands_give_the_same_weights() -> None:
     weights = torch.rand(2, 7, 6)
-    assert resize_group_weights(weights, (500, 700), (500, 700), 1) is weights
+    assert resize_group_weights(weights, ((500, 700), (500, 700))) is weights
+    assert resize_group_weights(weights, None) is weights
 
 
 @pytest.mark.parametrize("fusion", [GroupSum(2), GroupProjection(2, 6, 7)])

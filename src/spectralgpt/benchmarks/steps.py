@@ -1,37 +1,39 @@
-"""The steps that are measured, run by the code that users run."""
+"""The steps that are measured, run by the code that users run, and clocks on them.
 
+Whole steps are timed first; then some are split into parts, in steps of their own,
+because the boundaries of parts wait for the device.
+"""
+
+import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import Callback
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from spectralgpt.benchmarks.config import BenchmarkConfig
-from spectralgpt.benchmarks.flops import (
-    count_classifier,
-    count_encoder,
-    count_pretraining,
-)
-from spectralgpt.benchmarks.inputs import (
+from spectralgpt.benchmarks.settings import (
+    BenchmarkConfig,
     RandomImages,
+    count_flops,
     pretrain_config,
     random_contract,
     trainer_config,
 )
-from spectralgpt.benchmarks.machine import synchronize
-from spectralgpt.benchmarks.timing import (
-    SPLIT_STEPS,
-    Measured,
-    PartClock,
-    StepTimer,
-    watch_parts,
+from spectralgpt.models.building import (
+    build_encoder,
+    model_config,
+    quantize_encoder,
+    weight_bytes,
 )
-from spectralgpt.models.building import build_encoder, quantize_encoder, weight_bytes
 from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.models.heads import ClassificationModel
 from spectralgpt.models.tokens import TokenGrid
@@ -39,12 +41,8 @@ from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.tasks.classification import ClassificationTask
 from spectralgpt.tasks.pretraining import PretrainingTask
 from spectralgpt.training.fit import RunFolder, TrainerConfig, fit
-from spectralgpt.training.loading import (
-    EpochBatchSampler,
-    KeyedDataset,
-    build_loader,
-)
-from spectralgpt.training.mixing import KeyedMixture
+from spectralgpt.training.loading import EpochBatchSampler, KeyedDataset, build_loader
+from spectralgpt.training.mixing import KeyedMixture, MixedBatchSampler
 from spectralgpt.training.module import TrainingModule
 from spectralgpt.training.pretrain_config import PretrainConfig
 from spectralgpt.training.pretrain_data import load_pretraining_data
@@ -52,19 +50,71 @@ from spectralgpt.training.pretrain_model import build_model
 from spectralgpt.training.pretrain_stage import build_batches, build_training_module
 from spectralgpt.training.transfer import TransferConfig, start_encoder
 
-__all__ = ["measure_steps", "total_steps"]
+__all__ = ["Measured", "measure_steps", "peak_rss_bytes", "synchronize", "total_steps"]
 
 OnStep = Callable[[int], None]
+_SPLIT_STEPS = 5
 _CLASSES = 10  # Of EuroSAT; their number is next to nothing in time.
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done all it was given; the CPU always has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_rss_bytes() -> int | None:
+    """Return the most memory that this process has held so far; None on Windows."""
+    if sys.platform == "win32":
+        return None
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # What getrusage gives on Linux is at least what the parent held at the start.
+        for line in status.read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+@dataclass
+class Measured:
+    """What was measured of steps.
+
+    Attributes:
+        seconds: of each whole step.
+        parts: median seconds of each part of a step, backward included.
+        backward: the same of the backward pass alone.
+        peak_rss: most memory of the process after the whole steps, bytes.
+        peak_device: most memory on the accelerator in the whole steps, bytes.
+        weights: memory of the weights, bytes; of inference only.
+    """
+
+    seconds: list[float] = field(default_factory=list)
+    parts: dict[str, float] = field(default_factory=dict)
+    backward: dict[str, float] = field(default_factory=dict)
+    peak_rss: int | None = None
+    peak_device: int | None = None
+    weights: int | None = None
+
+    def note_memory(self, device: torch.device) -> None:
+        """Take the peaks, before anything else is measured."""
+        self.peak_rss = peak_rss_bytes()
+        if device.type == "cuda":
+            self.peak_device = torch.cuda.max_memory_allocated(device)
 
 
 def total_steps(config: BenchmarkConfig) -> int:
     """Count all steps that a measurement runs."""
-    return config.warmup + config.steps + (SPLIT_STEPS if config.mode != "data" else 0)
+    return config.warmup + config.steps + _SPLIT_STEPS * (config.mode != "data")
 
 
 def measure_steps(
-    config: BenchmarkConfig, device: torch.device, on_step: OnStep | None = None
+    config: BenchmarkConfig,
+    device: torch.device,
+    on_step: OnStep = lambda done: None,
 ) -> tuple[Measured, int | None]:
     """Run and time the steps.
 
@@ -86,70 +136,33 @@ def measure_steps(
         return _measure_finetuning(config, device, on_step)
     if config.mode == "inference":
         return _measure_inference(config, device, on_step)
-    return _measure_loading(config, device, on_step), None
+    images = _find_images(config, pretrain_config(config, device, total_steps(config)))
+    loader = iter(images.loader)
+    return _time_steps(config, device, lambda: next(loader), on_step), None
 
 
 @dataclass(frozen=True)
 class _Images:
-    """What pretraining runs on: samples, their contract and the shares of data sets."""
+    """What pretraining runs on."""
 
-    samples: KeyedDataset
+    loader: DataLoader[dict[str, Any]]
+    batches: MixedBatchSampler
     contract: Preprocessing
-    sizes: tuple[int, ...]
-    weights: tuple[float, ...] = (1.0,)
     has_series: bool = False
 
 
 def _find_images(config: BenchmarkConfig, run: PretrainConfig) -> _Images:
     if config.data is None:
-        contract = random_contract(config)
-        images = RandomImages(contract, config.batch_size)
-        return _Images(KeyedDataset(images), contract, (len(images),))
-    data = load_pretraining_data(run)
-    train = data.train
-    return _Images(
-        KeyedMixture(train),
-        data.preprocessing,
-        train.sizes,
-        train.weights,
-        data.has_series,
-    )
-
-
-def _measure_pretraining(
-    config: BenchmarkConfig, device: torch.device, on_step: OnStep | None
-) -> tuple[Measured, int]:
-    run = pretrain_config(config, device, total_steps(config))
-    images = _find_images(config, run)
-    grid = _grid_of(images.contract)
-    model = build_model(run, images.contract, images.has_series)
-    task = PretrainingTask(model, run.masking.ratio, run.masking.style)
-    batches = build_batches(run, images.sizes, images.weights)
-    timer = StepTimer(
-        device,
-        config.warmup,
-        config.steps,
-        lambda clock: watch_parts(clock, model.encoder, model.decoder, "decoder"),
-        on_step,
-    )
-    _fit(
-        build_training_module(run, task, batches),
-        build_loader(images.samples, batches, config.workers),
-        run.trainer,
-        timer,
-    )
-    flops = count_pretraining(model.config, grid, config.mask_ratio)
-    return timer.measured, flops.training
-
-
-def _fit(
-    module: TrainingModule,
-    loader: DataLoader[dict[str, Any]],
-    trainer: TrainerConfig,
-    timer: StepTimer,
-) -> None:
-    with tempfile.TemporaryDirectory(prefix="spectralgpt-benchmark-") as folder:
-        fit(module, loader, None, trainer, RunFolder(Path(folder)), callbacks=[timer])
+        contract, has_series = random_contract(config), False
+        samples = KeyedDataset(RandomImages(contract, config.batch_size))
+        batches = build_batches(run, [len(samples)], [1.0])
+    else:
+        data = load_pretraining_data(run)
+        contract, has_series = data.preprocessing, data.has_series
+        samples = KeyedMixture(data.train)
+        batches = build_batches(run, data.train.sizes, data.train.weights)
+    loader = build_loader(samples, batches, config.workers)
+    return _Images(loader, batches, contract, has_series)
 
 
 def _grid_of(contract: Preprocessing) -> TokenGrid:
@@ -160,57 +173,53 @@ def _grid_of(contract: Preprocessing) -> TokenGrid:
     )
 
 
+def _measure_pretraining(
+    config: BenchmarkConfig, device: torch.device, on_step: OnStep
+) -> tuple[Measured, int]:
+    run = pretrain_config(config, device, total_steps(config))
+    images = _find_images(config, run)
+    grid = _grid_of(images.contract)
+    model = build_model(run, images.contract, images.has_series)
+    task = PretrainingTask(model, run.masking.ratio, run.masking.style)
+    module = build_training_module(run, task, images.batches)
+    marks = (model.encoder, model.decoder, "decoder")
+    timer = _StepTimer(device, config, marks, on_step)
+    measured = _fit(module, images.loader, run.trainer, timer)
+    return measured, count_flops(model_config(model), grid, config.mask_ratio)[1]
+
+
 def _measure_finetuning(
-    config: BenchmarkConfig, device: torch.device, on_step: OnStep | None
+    config: BenchmarkConfig, device: torch.device, on_step: OnStep
 ) -> tuple[Measured, int]:
     contract = random_contract(config)
     grid = _grid_of(contract)
-    run = _transfer_config(config, device)
-    model = ClassificationModel(
-        start_encoder(_random_encoder(config, contract), run), _CLASSES
-    )
+    usual = TransferConfig(model=config.model)
+    optimizer = replace(usual.optimizer, warmup_epochs=0)
+    trainer = trainer_config(config, device)
+    run = replace(usual, optimizer=optimizer, trainer=trainer)
+    encoder = start_encoder(_random_encoder(config, contract), run)
+    model = ClassificationModel(encoder, _CLASSES)
     names = [f"class {number}" for number in range(_CLASSES)]
     images = _LabelledImages(contract, config.batch_size)
-    batches = EpochBatchSampler(
-        len(images), total_steps(config) * config.batch_size, config.batch_size, 1, 0
-    )
+    samples = total_steps(config) * config.batch_size
+    batches = EpochBatchSampler(len(images), samples, config.batch_size, 1, 0)
     module = TrainingModule(
         ClassificationTask(model, names, "single-label"),
-        run.optimizer,
-        run.trainer.epochs,
+        optimizer,
+        trainer.epochs,
         run.effective_batch,
         batches,
     )
-    timer = StepTimer(
-        device,
-        config.warmup,
-        config.steps,
-        lambda clock: watch_parts(clock, model.encoder, model.head, "head"),
-        on_step,
-    )
-    _fit(module, build_loader(images, batches, 0), run.trainer, timer)
-    return timer.measured, count_classifier(
-        model.encoder.config, grid, _CLASSES
-    ).training
-
-
-def _transfer_config(config: BenchmarkConfig, device: torch.device) -> TransferConfig:
-    usual = TransferConfig(model=config.model)
-    return replace(
-        usual,
-        optimizer=replace(usual.optimizer, warmup_epochs=0),
-        trainer=trainer_config(config, device),
-    )
+    timer = _StepTimer(device, config, (encoder, model.head, "head"), on_step)
+    measured = _fit(module, build_loader(images, batches, 0), trainer, timer)
+    return measured, count_flops(model_config(model), grid)[1]
 
 
 class _LabelledImages(RandomImages):
     """Random images with classes, as `LabelledDataset` gives them."""
 
     def draw(self, index: int, generator: torch.Generator) -> dict[str, Any]:
-        return {
-            "image": self.images[index],
-            "target": torch.tensor(index % _CLASSES),
-        }
+        return {"image": self.images[index], "target": torch.tensor(index % _CLASSES)}
 
 
 def _random_encoder(
@@ -224,70 +233,253 @@ def _random_encoder(
     )
 
 
+def _fit(
+    module: TrainingModule,
+    loader: DataLoader[dict[str, Any]],
+    trainer: TrainerConfig,
+    timer: "_StepTimer",
+) -> Measured:
+    with tempfile.TemporaryDirectory(prefix="spectralgpt-benchmark-") as folder:
+        fit(module, loader, None, trainer, RunFolder(Path(folder)), callbacks=[timer])
+    return timer.measured
+
+
 def _measure_inference(
-    config: BenchmarkConfig, device: torch.device, on_step: OnStep | None
+    config: BenchmarkConfig, device: torch.device, on_step: OnStep
 ) -> tuple[Measured, int]:
     contract = random_contract(config)
     grid = _grid_of(contract)
     encoder = _random_encoder(config, contract).to(device).eval()
     quantize_encoder(encoder, config.quantize)
     images = RandomImages(contract, config.batch_size).images.to(device)
-    clock, measured = PartClock(device), Measured()
 
     @torch.inference_mode()
     def step() -> None:
-        with _precision(config.precision, device):
+        is_half = config.precision == "bf16"
+        with torch.autocast(device.type, torch.bfloat16) if is_half else nullcontext():
             encoder(images)
 
-    for number in range(config.warmup + config.steps):
-        seconds = _time(step, device)
-        if number >= config.warmup:
-            measured.seconds.append(seconds)
-        _report(on_step, number + 1)
-    measured.note_memory(device)
+    measured, clock = _time_steps(config, device, step, on_step), PartClock(device)
     with watch_parts(clock, encoder, None):
-        for number in range(SPLIT_STEPS):
+        for number in range(_SPLIT_STEPS):
             clock.start()
             step()
             clock.end_part("encoder")
             clock.end_step()
-            _report(on_step, config.warmup + config.steps + number + 1)
+            on_step(config.warmup + config.steps + number + 1)
     measured.parts, _ = clock.medians()
     measured.weights = weight_bytes(encoder)
-    return measured, count_encoder(encoder.config, grid).forward
+    return measured, count_flops(model_config(encoder), grid)[0]
 
 
-def _precision(name: str, device: torch.device) -> AbstractContextManager[Any]:
-    if name == "fp32":
-        return nullcontext()
-    return torch.autocast(device.type, torch.bfloat16)
-
-
-def _measure_loading(
-    config: BenchmarkConfig, device: torch.device, on_step: OnStep | None
+def _time_steps(
+    config: BenchmarkConfig,
+    device: torch.device,
+    step: Callable[[], object],
+    on_step: OnStep,
 ) -> Measured:
-    run = pretrain_config(config, device, total_steps(config))
-    images = _find_images(config, run)
-    batches = build_batches(run, images.sizes, images.weights)
-    loader = iter(build_loader(images.samples, batches, config.workers))
+    """Time whole steps that are nothing but a call."""
     measured = Measured()
-    for number in range(total_steps(config)):
-        seconds = _time(lambda: next(loader), device)
+    for number in range(config.warmup + config.steps):
+        synchronize(device)
+        start = time.perf_counter()
+        step()
+        synchronize(device)
         if number >= config.warmup:
-            measured.seconds.append(seconds)
-        _report(on_step, number + 1)
+            measured.seconds.append(time.perf_counter() - start)
+        on_step(number + 1)
     measured.note_memory(device)
     return measured
 
 
-def _time(call: Callable[[], object], device: torch.device) -> float:
-    synchronize(device)
-    start = time.perf_counter()
-    call()
-    synchronize(device)
-    return time.perf_counter() - start
+class PartClock:
+    """Split steps into parts that follow each other without gaps.
+
+    Args:
+        device: is waited for at each boundary.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.is_backward = False
+        self.has_reached_head = False
+        self._last: float | None = None
+        self._step: dict[tuple[str, bool], float] = defaultdict(float)
+        self._steps: list[dict[tuple[str, bool], float]] = []
+
+    def start(self) -> None:
+        """Begin a step here."""
+        synchronize(self.device)
+        self._step = defaultdict(float)
+        self.is_backward = self.has_reached_head = False
+        self._last = time.perf_counter()
+
+    def end_part(self, part: str, of_gradient: bool = False) -> None:
+        """Give the time since the last boundary to a part.
+
+        Args:
+            part: its name.
+            of_gradient: it was spent on gradients, also if the whole step's backward
+                pass has not begun.
+        """
+        if self._last is None:
+            return
+        synchronize(self.device)
+        now = time.perf_counter()
+        self._step[part, self.is_backward or of_gradient] += now - self._last
+        self._last = now
+
+    def end_step(self) -> None:
+        """Keep the step."""
+        if self._last is not None:
+            self._steps.append(dict(self._step))
+        self._last = None
+
+    def medians(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Return median seconds by part, of all and of the backward pass alone."""
+
+        def median(part: str, *kinds: bool) -> float:
+            return statistics.median(
+                sum(step.get((part, kind), 0.0) for kind in kinds)
+                for step in self._steps
+            )
+
+        every = dict.fromkeys(key for step in self._steps for key in step)
+        both = {part: median(part, False, True) for part, _ in every}
+        return both, {part: median(part, True) for part, is_back in every if is_back}
 
 
-def _report(on_step: OnStep | None, done: int) -> None:
-    if on_step is not None:
-        on_step(done)
+@contextmanager
+def watch_parts(
+    clock: PartClock, encoder: SpectralEncoder, head: nn.Module | None, name: str = ""
+) -> Iterator[None]:
+    """Mark where the encoder begins, and where the head begins and ends.
+
+    What comes before the encoder's blocks (masking, cutting, embedding) is the part
+    `embedding`; what follows the head is the caller's. A model that runs a part without
+    calling its module has that part's time in the next one. The head may be called more
+    than once a step, for some images each time, with its gradients taken in between.
+
+    Args:
+        clock: gets the boundaries.
+        encoder: its blocks are watched.
+        head: decoder or classifier; None if there is none.
+        name: of the part that it is.
+    """
+    block: Any = encoder.blocks[0]
+    hooks = [_mark_inputs(block, clock, lambda: "embedding", "encoder")]
+    if head is not None:
+
+        def before() -> str:
+            was_reached, clock.has_reached_head = clock.has_reached_head, True
+            # What follows its gradients is their sum over the parts of a batch.
+            return name if was_reached else "encoder"
+
+        def after(module: nn.Module, inputs: Any, output: Any) -> None:
+            _end_forward(clock, name)
+            _mark_gradient(output, clock, "loss")
+
+        hooks.append(_mark_inputs(head, clock, before, name))
+        hooks.append(head.register_forward_hook(after))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _mark_inputs(
+    module: nn.Module, clock: PartClock, before: Callable[[], str], own: str
+) -> Any:
+    def at_entry(module: nn.Module, args: Any, kwargs: Any) -> None:
+        _end_forward(clock, before())
+        _mark_gradient([*args, *kwargs.values()], clock, own)
+
+    return module.register_forward_pre_hook(at_entry, with_kwargs=True)
+
+
+def _end_forward(clock: PartClock, part: str) -> None:
+    # Blocks run once more in the backward pass where activations are recomputed.
+    if not clock.is_backward:
+        clock.end_part(part)
+
+
+def _mark_gradient(values: Any, clock: PartClock, part: str) -> None:
+    """End a part of the backward pass when the gradient of a tensor is there."""
+    found: Sequence[Any] = values if isinstance(values, list | tuple) else [values]
+    for value in found:
+        if clock.is_backward or not isinstance(value, Tensor):
+            continue
+        if value.requires_grad:
+            value.register_hook(lambda gradient: clock.end_part(part, True))
+            return
+
+
+class _StepTimer(Callback):
+    """Time training steps from the end of one to the end of the next; then split some.
+
+    Args:
+        device: where the steps run.
+        config: how many steps are measured, and how many before them are not.
+        marks: encoder, head and its name, see `watch_parts`.
+        on_step: called after each step with the number done.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        config: BenchmarkConfig,
+        marks: tuple[SpectralEncoder, nn.Module, str],
+        on_step: OnStep,
+    ) -> None:
+        self.measured = Measured()
+        self._clock = PartClock(device)
+        self._device, self._on_step = device, on_step
+        self._warmup, self._whole = config.warmup, config.warmup + config.steps
+        self._watching = watch_parts(self._clock, *marks)
+        self._done = 0
+        self._last = 0.0
+
+    # The clock ends no part before the whole steps are over and it is started.
+
+    def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
+        """The batch is there."""
+        self._clock.end_part("data")
+
+    def on_before_zero_grad(self, *args: Any, **kwargs: Any) -> None:
+        """The loss is there."""
+        self._clock.end_part("loss")
+
+    def on_before_backward(self, *args: Any, **kwargs: Any) -> None:
+        """The old gradients are gone."""
+        self._clock.end_part("optimizer")
+        self._clock.is_backward = True
+
+    def on_after_backward(self, *args: Any, **kwargs: Any) -> None:
+        """The last gradients, those of the embedding, are there."""
+        self._clock.end_part("embedding")
+        self._clock.is_backward = False
+
+    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """The weights are updated."""
+        self._clock.end_part("optimizer")
+        self._clock.end_step()
+        synchronize(self._device)
+        now, before = time.perf_counter(), self._last
+        self._done += 1
+        if self._warmup < self._done <= self._whole:
+            self.measured.seconds.append(now - before)
+        if self._done == self._warmup and self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+        if self._done == self._whole:
+            self.measured.note_memory(self._device)
+            self._watching.__enter__()
+        self._on_step(self._done)
+        if self._done >= self._whole:
+            self._clock.start()
+        self._last = time.perf_counter()
+
+    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
+        """Take the split, and the marks off the model."""
+        self._watching.__exit__(None, None, None)
+        self.measured.parts, self.measured.backward = self._clock.medians()

@@ -36,7 +36,7 @@ def check_words(words: Sequence[str]) -> None:
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the options of this command."""
-    from spectralgpt.benchmarks.config import BenchmarkConfig, Mode
+    from spectralgpt.benchmarks.settings import BenchmarkConfig, Mode
     from spectralgpt.models.sizes import SIZES
 
     kinds = {
@@ -90,13 +90,13 @@ def run(args: Namespace) -> str:
 
     console = Console()
     if args.compare:
-        from spectralgpt.benchmarks.results import read_result
+        from spectralgpt.benchmarks.measurement import read_result
 
         one, two = (read_result(path) for path in args.compare)
         return print_comparison(one, two, [p.stem for p in args.compare], console)
     result = _measure(args)
     if args.json is not None:
-        from spectralgpt.benchmarks.results import write_result
+        from spectralgpt.benchmarks.measurement import write_result
 
         write_result(result, args.json)
     return print_result(result, args.json, console)
@@ -118,8 +118,8 @@ def _measure(args: Namespace) -> dict[str, object]:
 
     from rich.progress import Progress
 
-    from spectralgpt.benchmarks.config import BenchmarkConfig
-    from spectralgpt.benchmarks.results import run_benchmark
+    from spectralgpt.benchmarks.measurement import run_benchmark
+    from spectralgpt.benchmarks.settings import BenchmarkConfig
     from spectralgpt.benchmarks.steps import total_steps
 
     config = BenchmarkConfig(

@@ -7,8 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from spectralgpt.benchmarks.machine import PROBE_SIZE
-from spectralgpt.benchmarks.results import Result, differing_settings
+from spectralgpt.benchmarks.measurement import PROBE_SIZE, Result, differing_settings
 
 __all__ = ["print_comparison", "print_result"]
 

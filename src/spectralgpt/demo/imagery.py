@@ -1,32 +1,44 @@
 """The demo's imagery: the scene in the package, or a folder of the user's.
 
 Either way there are images to train on, parts that training never sees, and a scene to
-map.
+map. Of the scene in the package some land cover is known, cell by cell; a cell is a
+token's patch.
 """
 
+import json
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spectralgpt.data.sources import Source, find_items, read_source
-from spectralgpt.errors import BandError, DatasetNotFoundError
+from spectralgpt.errors import BandError, DataError, DatasetNotFoundError
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import RasterItem, Stated, Window, read_raster
 from spectralgpt.rasters.footprints import pixel_size_m
 from spectralgpt.scenes.windows import choose_bands
 
-__all__ = ["Imagery", "Strip", "own_imagery", "read_pixels", "shipped_imagery"]
+__all__ = [
+    "CellLabels",
+    "Imagery",
+    "own_imagery",
+    "read_labels",
+    "read_pixels",
+    "shipped_imagery",
+]
 
 _LARGEST_MAP_PX = 640
 _SHIPPED = ("scene", "held-out", "bigearthnet")
 _STRIPS = ("scene/north", "held-out/middle", "scene/south")
+# Every third rectangle of a class chooses the strength of the probe's penalty.
+_VAL_EVERY = 3
 
 
 @dataclass(frozen=True)
-class Strip:
+class _Strip:
     """A part of the mapped scene, as wide as the scene.
 
     Args:
@@ -57,7 +69,7 @@ class Imagery:
     title: str
     root: Path
     items: tuple[RasterItem, ...]
-    strips: tuple[Strip, ...]
+    strips: tuple[_Strip, ...]
     descriptions: tuple[Path, ...] = ()
     labels: Path | None = None
     stated: Stated = field(default_factory=Stated)
@@ -67,6 +79,12 @@ class Imagery:
         """Width of a pixel of the scene on the ground, None without georeference."""
         size = pixel_size_m(self.strips[0].item.grid())
         return None if size is None else size[1]
+
+    @property
+    def borders(self) -> list[int]:
+        """Rows of the scene where training and held-out parts meet."""
+        heights = [strip.window.height for strip in self.strips]
+        return [int(row) for row in np.cumsum(heights)[:-1]]
 
 
 def shipped_imagery(patch_px: int = 8) -> Imagery:
@@ -80,21 +98,13 @@ def shipped_imagery(patch_px: int = 8) -> Imagery:
     items = find_items([read_source(path) for path in descriptions], root)
     by_name = {item.name: item for item in items}
     strips = tuple(
-        Strip(
-            by_name[name],
-            _whole_patches(by_name[name], patch_px),
-            is_held_out=name == _STRIPS[1],
+        _Strip(
+            by_name[name], _whole_patches(by_name[name], patch_px), name == _STRIPS[1]
         )
         for name in _STRIPS
     )
-    return Imagery(
-        "Virginia's Eastern Shore, Sentinel-2 L1C",
-        root,
-        tuple(items),
-        strips,
-        descriptions,
-        root / "labels.geojson",
-    )
+    title, labels = "Virginia's Eastern Shore, Sentinel-2 L1C", root / "labels.geojson"
+    return Imagery(title, root, tuple(items), strips, descriptions, labels)
 
 
 def own_imagery(folder: Path, stated: Stated, patch_px: int = 8) -> Imagery:
@@ -123,7 +133,7 @@ def own_imagery(folder: Path, stated: Stated, patch_px: int = 8) -> Imagery:
             "Name it with --sensor, or give a folder with one."
         )
     largest = max(items, key=lambda item: item.shape()[0] * item.shape()[1])
-    strip = Strip(largest, _whole_patches(largest, patch_px), is_held_out=False)
+    strip = _Strip(largest, _whole_patches(largest, patch_px), is_held_out=False)
     title = f"{folder.resolve().name} ({sensors[0]})"
     return Imagery(title, folder, tuple(items), (strip,), stated=stated)
 
@@ -143,3 +153,83 @@ def _whole_patches(item: RasterItem, patch_px: int) -> Window:
         min(side, _LARGEST_MAP_PX) // patch_px * patch_px for side in item.shape()
     )
     return Window(0, 0, max(height, 1), max(width, 1))
+
+
+@dataclass(frozen=True)
+class CellLabels:
+    """Labels of the cells of a scene, and their split.
+
+    Which cells train and which test is decided by strip: the middle one, which
+    pretraining never saw, tests.
+
+    Args:
+        class_names: names of the classes.
+        classes: (rows, columns) class of each cell, -1 where it is not known.
+        rectangles: (rows, columns) number of the rectangle a cell is in, -1 for none.
+        split: (rows, columns) of `train`, `val`, `test`, and `` where not known.
+    """
+
+    class_names: tuple[str, ...]
+    classes: NDArray[np.int64]
+    rectangles: NDArray[np.int64]
+    split: NDArray[np.str_]
+
+    def count(self, split: str, name: str | None = None) -> tuple[int, int]:
+        """Count cells and rectangles of a split, of one class or of all."""
+        chosen = self.split == split
+        if name is not None:
+            chosen &= self.classes == self.class_names.index(name)
+        return int(chosen.sum()), len(np.unique(self.rectangles[chosen]))
+
+
+def read_labels(path: Path, imagery: Imagery, cell_px: int) -> CellLabels:
+    """Read rectangles of land cover onto the cells of a scene.
+
+    Args:
+        path: GeoJSON of rectangles with a property `class`, in the scene's coordinates.
+        imagery: the scene; its strips lie below each other.
+        cell_px: side of a cell, px.
+
+    Raises:
+        DataError: a rectangle is not on the grid of cells, or crosses strips.
+    """
+    features = json.loads(path.read_text(encoding="utf-8"))["features"]
+    class_names = tuple(sorted({f["properties"]["class"] for f in features}))
+    held_out = np.repeat(
+        [strip.is_held_out for strip in imagery.strips],
+        [strip.window.height // cell_px for strip in imagery.strips],
+    )
+    shape = (len(held_out), imagery.strips[0].window.width // cell_px)
+    classes, rectangles = (np.full(shape, -1, dtype=np.int64) for _ in range(2))
+    split = np.full(shape, "", dtype="<U5")
+    seen = dict.fromkeys(class_names, 0)
+    for number, feature in enumerate(features):
+        rows, columns = _cells(feature, imagery, cell_px)
+        name = feature["properties"]["class"]
+        is_test = bool(held_out[rows].all())
+        if held_out[rows].any() != is_test or (classes[rows, columns] >= 0).any():
+            raise DataError(
+                f"{path}: rectangle {number} crosses strips or another one."
+            )
+        classes[rows, columns] = class_names.index(name)
+        rectangles[rows, columns] = number
+        seen[name] += not is_test
+        is_val = seen[name] % _VAL_EVERY == 0
+        split[rows, columns] = "test" if is_test else "val" if is_val else "train"
+    return CellLabels(class_names, classes, rectangles, split)
+
+
+def _cells(
+    feature: dict[str, Any], imagery: Imagery, cell_px: int
+) -> tuple[slice, slice]:
+    """Return the rows and columns of cells that a rectangle covers."""
+    transform = imagery.strips[0].item.grid().transform
+    corners = feature["geometry"]["coordinates"][0]
+    assert transform is not None, "the scene of the package has a georeference"
+    origin = np.array([transform.c, transform.f])
+    cell = np.array([transform.a, transform.e]) * cell_px
+    positions = (np.array(corners) - origin) / cell
+    if not np.allclose(positions, positions.round(), atol=1e-6):
+        raise DataError(f"{corners} is not on the grid of {cell_px} px cells.")
+    (left, top), (right, bottom) = positions.min(axis=0), positions.max(axis=0)
+    return slice(round(top), round(bottom)), slice(round(left), round(right))

@@ -1,34 +1,51 @@
 """The demo from imagery to report: six steps, each on what the one before made."""
 
+import contextlib
 import json
-from collections.abc import Callable, Sequence
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spectralgpt.checkpoints import load_model
-from spectralgpt.demo.clusters import find_clusters
-from spectralgpt.demo.findings import Findings
-from spectralgpt.demo.imagery import Imagery, own_imagery, read_pixels, shipped_imagery
-from spectralgpt.demo.labels import read_labels
-from spectralgpt.demo.probing import (
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+
+from spectralgpt.checkpoints import LoadedModel, load_model
+from spectralgpt.data.pretraining import PretrainingDataset
+from spectralgpt.demo.imagery import (
+    CellLabels,
+    Imagery,
+    own_imagery,
+    read_labels,
+    read_pixels,
+    shipped_imagery,
+)
+from spectralgpt.demo.story import (
+    NEIGHBOURS,
     Compared,
-    compare,
-    embed_cells,
-    map_classes,
-    mean_spectra,
+    Findings,
+    write_demo_report,
 )
-from spectralgpt.demo.rebuild import rebuild_held_out
-from spectralgpt.demo.story import write_demo_report
-from spectralgpt.demo.training import (
-    demo_config,
-    fit_to_time,
-    measure_speed,
-    run_pretraining,
-    using_threads,
-)
-from spectralgpt.errors import CheckpointError, ConfigError
-from spectralgpt.rasters import Stated
+from spectralgpt.errors import BandError, CheckpointError, ConfigError
+from spectralgpt.metrics import Scores, score_single_label
+from spectralgpt.models.building import build_autoencoder
+from spectralgpt.models.encoder import SpectralEncoder
+from spectralgpt.models.mae import MaskedAutoencoder
+from spectralgpt.preprocessing import Preprocessing, sensor_preprocessing
+from spectralgpt.rasters import Raster, Stated
+from spectralgpt.recipes import find_recipe
+from spectralgpt.reports.composites import choose_composites
+from spectralgpt.reports.reconstructions import Reconstruction
+from spectralgpt.scenes.embedding import embed_scene
+from spectralgpt.sensors import Band
 from spectralgpt.tasks.baselines import random_encoder
+from spectralgpt.tasks.features import Features, predict_knn, predict_linear
+from spectralgpt.tasks.pretraining import PretrainingTask, pixel_mask
+from spectralgpt.training.configuration import read_config
 from spectralgpt.training.pretrain_config import PretrainConfig
 
 if TYPE_CHECKING:
@@ -47,6 +64,13 @@ STEPS = (
 _SHOWN_CROPS = 3
 _RANDOM_SEEDS = 5
 _MAP_OVERLAP = 0.25
+_TIMED_CALLS = 4
+_WARMUP_SHARE = 0.1
+_CIRRUS_NM = (1360.0, 1400.0)
+_CLUSTERS = 6
+_STARTS = 4
+
+FloatArray = NDArray[np.float32]
 
 
 def run_demo(
@@ -83,17 +107,147 @@ def run_demo(
             f"found {minutes} minutes, {facts or 'nothing'} stated, data {data}: give "
             "a time above 0, and state sensor and the like only together with data."
         )
+    from spectralgpt.training.pretraining import pretrain
+
     on_step(0, str(data) if data else "ships with the package")
     imagery = (
         shipped_imagery() if data is None else own_imagery(data, stated or Stated())
     )
     config = demo_config(imagery, output, seed)
-    speed = measure_speed(config, imagery)
-    config = fit_to_time(config, speed.seconds, minutes)
-    with using_threads(speed.threads):
+    seconds, threads = measure_speed(config, imagery)
+    config = _fit_to_time(config, seconds, minutes)
+    with _using_threads(threads):
         on_step(1, f"{config.trainer.epochs} epochs, about {minutes:g} min")
-        run = run_pretraining(config, output / "pretraining", callbacks)
+        run = pretrain(
+            config, output / "pretraining", overwrite=True, callbacks=callbacks
+        )
         return _examine(output, imagery, config, run, on_step)
+
+
+def demo_config(imagery: Imagery, folder: Path, seed: int) -> PretrainConfig:
+    """Return the recipe `demo` on this imagery.
+
+    Args:
+        imagery: what is trained on.
+        folder: gets the descriptions of the images, so that the run can be repeated.
+        seed: of weights, order, crops and masks.
+
+    Raises:
+        BandError: the images have no band in common.
+    """
+    item = imagery.strips[0].item
+    # Within these wavelengths water vapour hides the ground: a cirrus band is empty.
+    low, high = _CIRRUS_NM
+    seen = [band for band in item.bands if not low <= band.wavelength_nm <= high]
+    if not seen:
+        raise BandError(f"{imagery.title} has no band that sees the ground.")
+    recipe = read_config(find_recipe("demo"), PretrainConfig)
+    data = replace(
+        recipe.data,
+        root=imagery.root,
+        sources=_write_sources(imagery, folder),
+        sensor=item.sensor.name,
+        use_bands=tuple(band.name for band in seen),
+        exclude_bands=(),
+    )
+    return replace(recipe, data=data, seed=seed)
+
+
+def _write_sources(imagery: Imagery, folder: Path) -> tuple[str, ...]:
+    """Write descriptions for the run; those that ship with the package stay there."""
+    if imagery.descriptions:
+        return tuple(str(path) for path in imagery.descriptions)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "imagery.yaml"
+    facts = {"sensor": imagery.strips[0].item.sensor.name} | imagery.stated.facts
+    if facts["sensor"].endswith(".yaml"):
+        facts["sensor"] = str(Path(facts["sensor"]).absolute())
+    content = {
+        {"band_pattern": "pattern"}.get(name, name): list(v) if type(v) is tuple else v
+        for name, v in facts.items()
+    } | {"holdout": "auto"}
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return (str(path),)
+
+
+def measure_speed(config: PretrainConfig, imagery: Imagery) -> tuple[float, int]:
+    """Time a few training steps with all of torch's threads, and with one.
+
+    On a machine shared with others, or in a container with fewer processors than it
+    shows, many threads wait for each other and one alone is faster.
+
+    Args:
+        config: the run; one worker reads ahead of it.
+        imagery: what it trains on.
+
+    Returns:
+        The seconds of an optimizer step, reading included, and the number of threads
+        with which a step is fastest.
+    """
+    contract = sensor_preprocessing(
+        config.data.sensor, config.data.use_bands, image_size=config.data.image_size
+    )
+    dataset = PretrainingDataset(imagery.items, contract, crops=config.data.crops)
+    chosen = [index % len(dataset) for index in range(config.trainer.batch_size)]
+    stacked = torch.stack([dataset[index]["images"] for index in chosen])
+    reading = _time(lambda: [dataset[index] for index in chosen])
+    with torch.random.fork_rng(devices=[]):
+        model = build_autoencoder(
+            config.model.size,
+            image_size=config.data.image_size,
+            num_bands=len(contract.bands),
+            wavelengths_nm=contract.wavelengths_nm,
+        )
+    generator = torch.Generator().manual_seed(config.seed)
+
+    def step() -> None:
+        output = model(stacked, config.masking.ratio, generator=generator)
+        output.loss.backward()
+
+    found = []
+    for threads in sorted({torch.get_num_threads(), 1}):
+        with _using_threads(threads):
+            step()  # Pays for starting up.
+            computing = _time(step)
+        # With a core to spare the worker reads meanwhile; else both take turns.
+        alone = threads < (os.cpu_count() or 1)
+        seconds = max(computing, reading) if alone else computing + reading
+        found.append((seconds, threads))
+    return min(found)
+
+
+def _time(action: Callable[[], object]) -> float:
+    """Return the mean wall-clock time of a few calls, seconds."""
+    started = time.monotonic()
+    for _ in range(_TIMED_CALLS):
+        action()
+    return (time.monotonic() - started) / _TIMED_CALLS
+
+
+@contextlib.contextmanager
+def _using_threads(threads: int) -> Iterator[None]:
+    """Let torch use this many threads while the block runs."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _fit_to_time(
+    config: PretrainConfig, seconds: float, minutes: float
+) -> PretrainConfig:
+    """Set the epochs so that steps of so many seconds take about so many minutes."""
+    crops = config.data.samples_per_epoch
+    assert crops is not None, "the recipe says how long an epoch is"
+    per_epoch = crops // config.trainer.batch_size * seconds
+    epochs = max(2, round(60 * minutes / per_epoch))
+    return replace(
+        config,
+        trainer=replace(config.trainer, epochs=epochs),
+        optimizer=replace(config.optimizer, warmup_epochs=_WARMUP_SHARE * epochs),
+    )
 
 
 def _examine(
@@ -109,22 +263,21 @@ def _examine(
     if contract is None:
         raise CheckpointError(f"{run} was saved without its contract.")
     on_step(2, f"{config.masking.ratio:.0%} of each crop hidden")
-    crops = rebuild_held_out(loaded, config, imagery, _SHOWN_CROPS)
+    crops = _rebuild_held_out(loaded, contract, config, imagery)
     on_step(3, imagery.title)
     encoder = loaded.encoder
-    cells = embed_cells(encoder, contract, imagery, _MAP_OVERLAP)
+    cells = _embed_cells(encoder, contract, imagery, _MAP_OVERLAP)
     untrained = random_encoder(encoder, config.seed)
-    random_cells = embed_cells(untrained, contract, imagery, _MAP_OVERLAP)
+    random_cells = _embed_cells(untrained, contract, imagery, _MAP_OVERLAP)
     pixels = read_pixels(imagery, contract)
     spectra = mean_spectra(pixels, encoder.patch_size)
     labels = None
     if imagery.labels is not None:
         labels = read_labels(imagery.labels, imagery, encoder.patch_size)
     on_step(4, f"{_RANDOM_SEEDS} seeds" if labels else "left out: there are no labels")
-    compared: tuple[Compared, ...] = ()
+    compared: Compared = {}
     if labels is not None:
-        seeds = range(config.seed, config.seed + _RANDOM_SEEDS)
-        compared = compare(encoder, contract, imagery, labels, pixels, seeds)
+        compared = _compare(encoder, contract, imagery, labels, spectra, config.seed)
     on_step(5, str(output / "report.html"))
     findings = Findings(
         imagery=imagery,
@@ -142,3 +295,186 @@ def _examine(
         classes=None if labels is None else map_classes(labels, cells),
     )
     return write_demo_report(output / "report.html", findings)
+
+
+def _rebuild_held_out(
+    loaded: LoadedModel,
+    contract: Preprocessing,
+    config: PretrainConfig,
+    imagery: Imagery,
+) -> list[Reconstruction]:
+    """Rebuild the most varied held-out crops, each under a mask of its own.
+
+    They are in reflectance, the most varied first.
+    """
+    assert isinstance(loaded.model, MaskedAutoencoder), "what pretraining trains"
+    dataset = PretrainingDataset(imagery.items, contract, "val", config.data.crops)
+    samples = [dataset[index] for index in range(len(dataset))]
+    # Variety of the crop, not quality of the result, decides what is shown.
+    variety = [float(s["images"].std(dim=(1, 2)).mean()) for s in samples]
+    chosen = sorted(range(len(samples)), key=lambda i: -variety[i])[:_SHOWN_CROPS]
+    task = PretrainingTask(loaded.model, config.masking.ratio, config.masking.style)
+    batch = {
+        "images": torch.stack([samples[i]["images"] for i in chosen]),
+        "valid": torch.stack([samples[i]["valid"] for i in chosen]),
+        "seed": torch.tensor([config.seed + i for i in chosen]),
+    }
+    with torch.no_grad():
+        output = task.forward(batch)
+    rebuilt = loaded.model.reconstruct(output).numpy()
+    masked = pixel_mask(output.mask, output.grid).numpy()
+    found = []
+    for number, index in enumerate(chosen):
+        image, valid = (batch[name][number].numpy() for name in ("images", "valid"))
+        # Of a fixed range, which no pixels of the image change.
+        scaled_from = Raster(image, valid, contract.bands)
+        found.append(
+            Reconstruction(
+                contract.restore(image, scaled_from),
+                contract.restore(rebuilt[number], scaled_from),
+                masked[number],
+                contract.bands,
+                f"Held-out crop {index} of {Path(dataset.item_of(index).name).name}",
+                "reflectance",
+            )
+        )
+    return found
+
+
+def _embed_cells(
+    encoder: SpectralEncoder,
+    contract: Preprocessing,
+    imagery: Imagery,
+    overlap: float = 0.0,
+) -> FloatArray:
+    """Embed the cells of the mapped scene: (rows, columns, D).
+
+    Each strip is embedded for itself, so that none sees pixels of another.
+    """
+    parts = [
+        embed_scene(
+            encoder, contract, strip.item, overlap=overlap, window=strip.window
+        ).values
+        for strip in imagery.strips
+    ]
+    return np.concatenate(parts)
+
+
+def mean_spectra(pixels: FloatArray, cell_px: int) -> FloatArray:
+    """Average reflectance (C, H, W) over cells: (rows, columns, C)."""
+    C, height, width = pixels.shape
+    blocks = pixels.reshape(C, height // cell_px, cell_px, width // cell_px, cell_px)
+    means: FloatArray = np.nanmean(blocks, axis=(2, 4))
+    return np.ascontiguousarray(np.moveaxis(means, 0, -1))
+
+
+def _compare(
+    encoder: SpectralEncoder,
+    contract: Preprocessing,
+    imagery: Imagery,
+    labels: CellLabels,
+    spectra: FloatArray,
+    seed: int,
+) -> Compared:
+    """Score pretrained embeddings, random encoders and mean spectra on one split."""
+    contenders = {
+        "pretrained encoder": [_embed_cells(encoder, contract, imagery)],
+        "same encoder, random weights": [
+            _embed_cells(random_encoder(encoder, seed + number), contract, imagery)
+            for number in range(_RANDOM_SEEDS)
+        ],
+        "mean spectrum of the cell": [spectra],
+    }
+    return {
+        name: {
+            method: [_score(labels, cells, method) for cells in runs]
+            for method in ("knn", "probe")
+        }
+        for name, runs in contenders.items()
+    }
+
+
+def _score(labels: CellLabels, cells: FloatArray, method: str) -> Scores:
+    train, val, test = (_features(labels, cells, s) for s in ("train", "val", "test"))
+    if method == "knn":
+        probabilities = predict_knn(train, test, NEIGHBOURS)
+    else:
+        probabilities = predict_linear(train, val, test)
+    return score_single_label(probabilities, test.targets, labels.class_names)
+
+
+def _features(labels: CellLabels, cells: FloatArray, split: str) -> Features:
+    chosen = labels.split == split
+    targets = torch.from_numpy(labels.classes[chosen])
+    return Features(cells[chosen], targets, len(labels.class_names))
+
+
+def map_classes(labels: CellLabels, cells: FloatArray) -> NDArray[np.int64]:
+    """Classify every cell of the scene with the linear probe: (rows, columns)."""
+    rows, columns, width = cells.shape
+    unknown = torch.zeros(rows * columns, dtype=torch.long)
+    everything = Features(cells.reshape(-1, width), unknown, len(labels.class_names))
+    train, val = _features(labels, cells, "train"), _features(labels, cells, "val")
+    best = predict_linear(train, val, everything).argmax(dim=1)
+    return best.numpy().reshape(rows, columns)
+
+
+def find_clusters(
+    cells: FloatArray,
+    spectra: FloatArray,
+    bands: Sequence[Band],
+    labels: CellLabels | None,
+    seed: int,
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Group cells by k-means on their embeddings.
+
+    Groups are named afterwards: by the labelled class found most often in them, or
+    without labels by their vegetation index. The names take no part in the grouping.
+
+    Args:
+        cells: (rows, columns, D) embeddings.
+        spectra: (rows, columns, C) mean reflectance.
+        bands: the C bands.
+        labels: known cells; None if there are none.
+        seed: of the first centres.
+
+    Returns:
+        The group of each cell (rows, columns), the largest first, and their names.
+    """
+    from sklearn.cluster import KMeans
+
+    rows, columns, width = cells.shape
+    count = min(_CLUSTERS, rows * columns)
+    grouping = KMeans(count, n_init=_STARTS, random_state=seed)
+    raw = grouping.fit_predict(cells.reshape(-1, width)).reshape(rows, columns)
+    order = np.argsort(-np.bincount(raw.ravel(), minlength=count))
+    index = np.argsort(order)[raw].astype(np.int64)
+    greenness = _vegetation_index(spectra, bands)
+    names = [_name(index == number, labels, greenness) for number in range(count)]
+    return index, tuple(f"{number}: {name}" for number, name in enumerate(names, 1))
+
+
+def _name(
+    members: NDArray[np.bool_], labels: CellLabels | None, greenness: FloatArray | None
+) -> str:
+    if labels is not None:
+        known = labels.classes[members & (labels.classes >= 0)]
+        if not known.size:
+            return "no labelled cell in it"
+        counts = np.bincount(known, minlength=len(labels.class_names))
+        best = int(counts.argmax())
+        return f"{labels.class_names[best]} in {counts[best]} of {known.size} labelled"
+    if greenness is None:
+        return "cluster"
+    return f"NDVI {np.nanmedian(greenness[members]):.2f}"
+
+
+def _vegetation_index(spectra: FloatArray, bands: Sequence[Band]) -> FloatArray | None:
+    """Return (near infrared - red) / (near infrared + red), None without the bands."""
+    for composite in choose_composites(bands):
+        if composite.name == "false colour":
+            near_infrared, red = (spectra[..., i] for i in composite.indices[:2])
+            total = np.maximum(near_infrared + red, np.float32(1e-6))
+            result: FloatArray = (near_infrared - red) / total
+            return result
+    return None

@@ -32,10 +32,8 @@ from spectralgpt.rasters import Raster
 __all__ = [
     "ExportOptions",
     "Parity",
-    "check_parity",
     "choose_format",
     "export_model",
-    "open_exported",
 ]
 
 ExportFormat = Literal["onnx", "torch-export"]
@@ -151,7 +149,7 @@ def export_model(
             made = folder / path.name
             write = _write_onnx if file_format == "onnx" else _write_pt2
             write(program, made, text, tuple(output_axes(loaded, output)))
-            parity = check_parity(made, loaded, output, batches)
+            parity = _check_parity(made, loaded, output, batches)
             if not parity.difference <= options.tolerance:
                 raise CheckpointError(
                     f"{path.name} was not kept: it differs from the model by "
@@ -215,7 +213,7 @@ def _write_onnx(
     written.save(path)
 
 
-def check_parity(
+def _check_parity(
     path: Path, loaded: LoadedModel, output: str, batches: Sequence[int]
 ) -> Parity:
     """Run an exported file and the model on random images, some pixels without data.

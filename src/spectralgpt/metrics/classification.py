@@ -20,7 +20,6 @@ from spectralgpt.errors import DataError
 
 __all__ = [
     "POSITIVE_SCORES",
-    "ClassScore",
     "Interval",
     "Scores",
     "Summarise",

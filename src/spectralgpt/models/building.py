@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from spectralgpt.errors import CheckpointError, ConfigError, DataError
-from spectralgpt.models.dense_heads import resize_group_weights
+from spectralgpt.models.dense_heads import GroupPlaces, resize_group_weights
 from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.models.heads import (
     ChangeModel,
@@ -276,8 +276,16 @@ def resize_model(
         target["wavelengths_nm"] = tuple(wavelengths_nm)
     target["image_size"] = image_size or old["image_size"]
     resized = build_model(config)
+    places = None
+    if old["wavelengths_nm"] != target["wavelengths_nm"]:
+        known, wanted = (
+            group_wavelengths(each["wavelengths_nm"], old["bands_per_token"])
+            for each in (old, target)
+        )
+        places = known, wanted
+    sides = [each["image_size"] // old["patch_size"] for each in (old, target)]
     weights = {
-        name: _resize_table(name, value, old, target)
+        name: _resize_table(name, value, sides, places)
         for name, value in model.state_dict().items()
     }
     resized.load_state_dict(weights)
@@ -285,46 +293,33 @@ def resize_model(
 
 
 def _resize_table(
-    name: str, table: Tensor, old: Mapping[str, Any], new: Mapping[str, Any]
+    name: str, table: Tensor, sides: Sequence[int], places: GroupPlaces | None
 ) -> Tensor:
-    """Interpolate what belongs to places or band groups; return others unchanged."""
+    """Interpolate what belongs to places or band groups; return others unchanged.
+
+    Args:
+        name: of the parameter.
+        table: its values.
+        sides: patches along a side of the image, before and after.
+        places: wavelengths of the band groups, before and after; None if equal.
+    """
     if name == "fusion.weight":
-        return _resize_fusion(table, old, new)
+        if table.ndim == 2:  # (1, G), one weight a group.
+            return resize_group_weights(table[0], places)[None]
+        return resize_group_weights(table, places)
     kind = name.rpartition("positions.")[2]
-    sides = [config["image_size"] // config["patch_size"] for config in (old, new)]
+    size, new_size = ((side, side) for side in sides)
     if kind == "spatial":
-        return resize_spatial(table, (sides[0], sides[0]), (sides[1], sides[1]))
-    if kind == "spectral":
-        return _resize_groups(table[0], old, new)[None]
+        return resize_spatial(table, size, new_size)
+    if kind == "spectral" and places is not None:
+        return resize_spectral(table[0], *places)[None]
     if kind == "joint":
         by_group = table.reshape(-1, sides[0] ** 2, table.shape[-1])
-        by_group = resize_spatial(by_group, (sides[0],) * 2, (sides[1],) * 2)
-        return _resize_groups(by_group, old, new).flatten(0, 1)[None]
+        by_group = resize_spatial(by_group, size, new_size)
+        if places is not None:
+            by_group = resize_spectral(by_group, *places)
+        return by_group.flatten(0, 1)[None]
     return table
-
-
-def _resize_groups(
-    table: Tensor, old: Mapping[str, Any], new: Mapping[str, Any]
-) -> Tensor:
-    if old["wavelengths_nm"] == new["wavelengths_nm"]:
-        return table
-    S = old["bands_per_token"]
-    return resize_spectral(
-        table,
-        group_wavelengths(old["wavelengths_nm"], S),
-        group_wavelengths(new["wavelengths_nm"], S),
-    )
-
-
-def _resize_fusion(
-    weights: Tensor, old: Mapping[str, Any], new: Mapping[str, Any]
-) -> Tensor:
-    if old["wavelengths_nm"] == new["wavelengths_nm"]:
-        return weights
-    bands = (old["wavelengths_nm"], new["wavelengths_nm"], old["bands_per_token"])
-    if weights.ndim == 2:  # (1, G), one weight a group.
-        return resize_group_weights(weights[0], *bands)[None]
-    return resize_group_weights(weights, *bands)
 
 
 def quantize_encoder(model: Model, quantization: Quantization = "int8") -> None:

@@ -13,14 +13,13 @@ and a pooled map of one pixel, train as any other.
 
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spectralgpt.models.positions import group_wavelengths, resize_spectral
+from spectralgpt.models.positions import resize_spectral
 
 __all__ = [
     "FPNHead",
@@ -51,29 +50,17 @@ _DETAIL_WIDTH = 64
 _DETAIL_NORM_GROUPS = 8
 
 
-def resize_group_weights(
-    weights: Tensor,
-    wavelengths_nm: Sequence[float],
-    new_wavelengths_nm: Sequence[float],
-    bands_per_token: int,
-) -> Tensor:
+def resize_group_weights(weights: Tensor, places: GroupPlaces | None) -> Tensor:
     """Move weights of band groups to the groups of other bands.
 
     Args:
         weights: (G, ...), one row a band group.
-        wavelengths_nm: centre of each band that the weights were learned on, nm.
-        new_wavelengths_nm: centre of each new band, nm.
-        bands_per_token: bands S in a group.
+        places: mean wavelengths of the groups that they were learned on, and of the
+            wanted ones; None if they are the same.
 
     Returns:
-        (new G, ...); the weights themselves if the bands are the same.
+        (new G, ...); the weights themselves if the groups are the same.
     """
-    known = group_wavelengths(wavelengths_nm, bands_per_token)
-    wanted = group_wavelengths(new_wavelengths_nm, bands_per_token)
-    return _resize(weights, (known, wanted))
-
-
-def _resize(weights: Tensor, places: GroupPlaces | None) -> Tensor:
     if places is None:
         return weights
     known, wanted = places
@@ -105,7 +92,7 @@ class GroupSum(nn.Module):
             tokens: one feature vector a band group and position.
             places: wavelengths of the own and of the given groups; None if equal.
         """
-        weights = _resize(self.weight[0], places)
+        weights = resize_group_weights(self.weight[0], places)
         return torch.einsum("bghwd,g->bdhw", tokens, weights) + self.bias
 
 
@@ -131,7 +118,7 @@ class GroupProjection(nn.Module):
             tokens: one feature vector a band group and position.
             places: wavelengths of the own and of the given groups; None if equal.
         """
-        weights = _resize(self.weight, places)
+        weights = resize_group_weights(self.weight, places)
         return torch.einsum("bghwd,gcd->bchw", tokens, weights)
 
 

@@ -19,9 +19,9 @@ from spectralgpt.models.sizes import check_settings, check_wavelengths
 from spectralgpt.models.tokens import TokenEmbedding, TokenGrid, patchify
 from spectralgpt.models.transformer import MLP_RATIO, NORM_EPS, build_blocks
 
-__all__ = ["PositionKind", "SpectralEncoder", "mean_by_group"]
+__all__ = ["SpectralEncoder", "mean_by_group"]
 
-PositionKind = Literal["separable", "joint"]
+_PositionKind = Literal["separable", "joint"]
 
 
 class SpectralEncoder(nn.Module):
@@ -59,7 +59,7 @@ class SpectralEncoder(nn.Module):
         num_heads: int = 12,
         wavelengths_nm: Sequence[float] | None = None,
         drop_path: float = 0.0,
-        positions: PositionKind = "separable",
+        positions: _PositionKind = "separable",
         date_embedding: bool = False,
     ) -> None:
         super().__init__()

@@ -154,7 +154,7 @@ class DenseModel(nn.Module):
 
     Args:
         encoder: a pretrained or random encoder.
-        num_classes: classes K, at least 2.
+        num_classes: classes K, at least 2; changed or not, unless stated.
         head: `upernet`, as published; `fpn`, a lighter one; `linear`, one linear map
             from all tokens at a position to the pixels of its patch.
         head_channels: width of a convolutional head, a multiple of 32; None follows the
@@ -175,7 +175,7 @@ class DenseModel(nn.Module):
     def __init__(
         self,
         encoder: SpectralEncoder,
-        num_classes: int,
+        num_classes: int = 2,
         head: HeadKind = "upernet",
         head_channels: int | None = None,
         head_dropout: float = 0.1,
@@ -322,26 +322,6 @@ class ChangeModel(DenseModel):
     """
 
     num_dates = 2
-
-    def __init__(
-        self,
-        encoder: SpectralEncoder,
-        num_classes: int = 2,
-        head: HeadKind = "upernet",
-        head_channels: int | None = None,
-        head_dropout: float = 0.1,
-        apply_norm: bool = True,
-        pixel_detail: bool = False,
-    ) -> None:
-        super().__init__(
-            encoder,
-            num_classes,
-            head,
-            head_channels,
-            head_dropout,
-            apply_norm,
-            pixel_detail,
-        )
 
     def forward(
         self, images: Tensor, wavelengths: Sequence[float] | Tensor | None = None

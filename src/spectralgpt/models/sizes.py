@@ -19,7 +19,6 @@ from spectralgpt.errors import CheckpointError, ConfigError
 __all__ = [
     "SIZES",
     "WEIGHTS_FILE",
-    "ModelSize",
     "check_settings",
     "check_wavelengths",
     "find_weights",
@@ -60,7 +59,7 @@ _WAVELENGTHS_NM = (100.0, 1e10)
 
 
 @dataclass(frozen=True)
-class ModelSize:
+class _ModelSize:
     """Width, depth and heads of encoder and decoder."""
 
     embed_dim: int
@@ -73,16 +72,16 @@ class ModelSize:
 
 # base, large and huge: Hong et al. 2024; tiny and small are ours, for laptops.
 _SIZES = {
-    "tiny": ModelSize(192, 6, 3, 128, 2, 4),
-    "small": ModelSize(384, 8, 6, 256, 3, 8),
-    "base": ModelSize(768, 12, 12),
-    "large": ModelSize(1024, 24, 16),
-    "huge": ModelSize(1280, 32, 16),
+    "tiny": _ModelSize(192, 6, 3, 128, 2, 4),
+    "small": _ModelSize(384, 8, 6, 256, 3, 8),
+    "base": _ModelSize(768, 12, 12),
+    "large": _ModelSize(1024, 24, 16),
+    "huge": _ModelSize(1280, 32, 16),
 }
 SIZES = tuple(_SIZES)
 
 
-def model_size(name: str) -> ModelSize:
+def model_size(name: str) -> _ModelSize:
     """Return a size by name.
 
     Raises:

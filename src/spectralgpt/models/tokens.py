@@ -241,12 +241,11 @@ class TokenEmbedding(nn.Module):
             ShapeError: the tokens are of another type than the weights.
         """
         # Autocast brings all floating types together, but for float64.
-        is_cast = (
+        if tokens.dtype != self.weight.dtype and not (
             torch.is_autocast_enabled(tokens.device.type)
             and tokens.is_floating_point()
             and tokens.dtype != torch.float64
-        )
-        if tokens.dtype != self.weight.dtype and not is_cast:
+        ):
             raise ShapeError(
                 f"images are {tokens.dtype}, the weights {self.weight.dtype}: convert "
                 f"scaled images with .to({self.weight.dtype})."

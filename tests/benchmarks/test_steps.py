@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from spectralgpt.benchmarks.timing import PartClock, watch_parts
+from spectralgpt.benchmarks.steps import PartClock, watch_parts
 from tests.tiny import tiny_encoder
 
 CPU = torch.device("cpu")

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from spectralgpt.benchmarks.config import BenchmarkConfig, find_device
+from spectralgpt.benchmarks.measurement import find_device
+from spectralgpt.benchmarks.settings import BenchmarkConfig
 from spectralgpt.errors import ConfigError
 
 

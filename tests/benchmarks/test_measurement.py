@@ -10,14 +10,14 @@ import pytest
 import torch
 
 import spectralgpt
-from spectralgpt.benchmarks import machine, results, steps
-from spectralgpt.benchmarks.config import BenchmarkConfig
-from spectralgpt.benchmarks.results import (
+from spectralgpt.benchmarks import measurement, steps
+from spectralgpt.benchmarks.measurement import (
     differing_settings,
     read_result,
     run_benchmark,
     write_result,
 )
+from spectralgpt.benchmarks.settings import BenchmarkConfig
 from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.training.fit import fit
 
@@ -48,21 +48,21 @@ NAMES = {
 
 @pytest.fixture(autouse=True)
 def small_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "MATMUL_SIZES", (128,))
-    monkeypatch.setattr(machine, "_COPIED_BYTES", 2**20)
-    monkeypatch.setattr(results, "PROBE_SIZE", 128)
+    monkeypatch.setattr(measurement, "_MATMUL_SIZES", (128,))
+    monkeypatch.setattr(measurement, "_COPIED_BYTES", 2**20)
+    monkeypatch.setattr(measurement, "PROBE_SIZE", 128)
 
 
 def test_the_probe_is_not_part_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    measured, clock = machine.measure_products, time.perf_counter
+    measured, clock = measurement.measure_products, time.perf_counter
     hours = 0
 
-    def slow(*args: Any) -> list[machine.Product]:
+    def slow(*args: Any) -> list[dict[str, Any]]:
         nonlocal hours
         hours += 1
         return measured(*args)
 
-    monkeypatch.setattr(results, "measure_products", slow)
+    monkeypatch.setattr(measurement, "measure_products", slow)
     monkeypatch.setattr(time, "perf_counter", lambda: clock() + 3600 * hours)
     for mode in ("pretrain", "inference"):
         result = run_benchmark(replace(TINY, mode=mode))
@@ -194,7 +194,7 @@ def test_settings_and_machines_are_compared() -> None:
 
 
 def test_the_median_is_not_moved_by_one_slow_step() -> None:
-    from spectralgpt.benchmarks.timing import Measured
+    from spectralgpt.benchmarks.steps import Measured
 
-    speed = results._speed(TINY, Measured(seconds=[1.0, 1.0, 1.0, 1.0, 60.0]))
+    speed = measurement._speed(TINY, Measured(seconds=[1.0, 1.0, 1.0, 1.0, 60.0]))
     assert speed["images_per_second"] == 2.0

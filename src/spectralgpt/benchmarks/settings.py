@@ -1,0 +1,259 @@
+"""What is measured, as plain values: the step, its images, its operations."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from spectralgpt.data.crops import CropConfig
+from spectralgpt.errors import ConfigError
+from spectralgpt.models.building import Quantization, build_model
+from spectralgpt.models.mae import MaskedAutoencoder
+from spectralgpt.models.sizes import model_size
+from spectralgpt.models.tokens import TokenGrid
+from spectralgpt.preprocessing import Preprocessing
+from spectralgpt.sensors import Band
+from spectralgpt.training.fit import TrainerConfig
+from spectralgpt.training.optim import OptimizerConfig
+from spectralgpt.training.pretrain_config import (
+    DataConfig,
+    MaskingConfig,
+    ModelConfig,
+    PretrainConfig,
+)
+
+__all__ = [
+    "BenchmarkConfig",
+    "Mode",
+    "RandomImages",
+    "count_flops",
+    "pretrain_config",
+    "random_contract",
+    "trainer_config",
+]
+
+Mode = Literal["pretrain", "finetune", "inference", "data"]
+_MODES: tuple[Mode, ...] = ("pretrain", "finetune", "inference", "data")
+_LEAST = {
+    **dict.fromkeys(("image_size", "num_bands", "batch_size", "warmup", "threads"), 1),
+    "steps": 5,
+    "workers": 0,
+}
+# Options that only some modes have, and what is said of the others.
+_BELONGS: dict[str, tuple[tuple[Mode, ...], str]] = {
+    "data": (("pretrain", "data"), "runs on random images"),
+    "quantize": (("inference",), "has no weights in fewer bits"),
+    "recompute_activations": (("pretrain", "finetune"), "trains nothing"),
+    "compile": (("pretrain", "finetune"), "trains nothing"),
+    "decoder": (("pretrain",), "has no decoder"),
+}
+_RANGE_NM = (400.0, 2500.0)
+_GSD_M = 10.0
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """One measurement.
+
+    Args:
+        mode: pretrain, finetune (a classifier, all weights trained), inference (the
+            encoder on all tokens) or data (loading for pretraining, no model).
+        model: size of the model, with random weights.
+        image_size: side of the images, px.
+        num_bands: bands of the random images; those of `data` have their own.
+        batch_size: images in a step.
+        precision: bf16 (autocast, weights stay fp32) or fp32 arithmetic.
+        decoder: full, as published, or cross; pretrain only.
+        mask_ratio: share of masked tokens, 0..1; pretrain only.
+        steps: measured steps; their median is reported, so at least 5.
+        warmup: steps before them that are not measured.
+        threads: CPU threads of torch; None keeps what torch chooses.
+        device: auto (CUDA if there is any), cpu, cuda or cuda:1.
+        data: description of a data set in YAML, folder of such files, or folder of
+            images; needed by mode data, taken instead of random images by pretrain.
+        data_root: folder that the descriptions' own roots are in.
+        sensor: whose bands the model takes of `data`.
+        exclude_bands: bands of that sensor to leave out.
+        workers: loader processes for `data`; 0 loads in the measured process.
+        quantize: int8 holds the encoder's weights so; inference only.
+        recompute_activations: run blocks again in the backward pass; training only.
+        compile: compile blocks with torch.compile; training only.
+
+    Raises:
+        ConfigError: a value out of range, or options that do not go together.
+    """
+
+    mode: Mode = "pretrain"
+    model: str = "base"
+    image_size: int = 96
+    num_bands: int = 12
+    batch_size: int = 16
+    precision: Literal["bf16", "fp32"] = "bf16"
+    decoder: Literal["full", "cross"] = "full"
+    mask_ratio: float = 0.9
+    steps: int = 10
+    warmup: int = 3
+    threads: int | None = None
+    device: str = "auto"
+    data: Path | None = None
+    data_root: Path = Path()
+    sensor: str = "sentinel-2-l1c"
+    exclude_bands: tuple[str, ...] = ()
+    workers: int = 0
+    quantize: Quantization = "none"
+    recompute_activations: bool = False
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the ranges, and that the options go together."""
+        model_size(self.model)
+        if self.mode not in _MODES:
+            raise ConfigError(
+                f"mode {self.mode!r} is unknown: use {', '.join(_MODES)}."
+            )
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ConfigError(
+                    f"{_option(name)} is {value}; it must be at least {least}."
+                )
+        if self.mode == "data" and self.data is None:
+            raise ConfigError(
+                "mode data measures the loading of a data set: name it with --data."
+            )
+        for name, (modes, why) in _BELONGS.items():
+            if self.mode not in modes and getattr(self, name) != getattr(
+                BenchmarkConfig, name
+            ):
+                raise ConfigError(
+                    f"mode {self.mode} {why}: leave out {_option(name)}, or use mode "
+                    f"{' or '.join(modes)}."
+                )
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def random_contract(config: BenchmarkConfig) -> Preprocessing:
+    """Return a contract for random images: bands evenly over the solar spectrum."""
+    centres = np.linspace(*_RANGE_NM, config.num_bands + 1)[:-1]
+    width = (_RANGE_NM[1] - _RANGE_NM[0]) / config.num_bands
+    bands = tuple(
+        Band(f"R{number:03d}", float(centre), width, _GSD_M)
+        for number, centre in enumerate(centres, start=1)
+    )
+    return Preprocessing("random", bands, image_size=config.image_size)
+
+
+class RandomImages:
+    """Images as `PretrainingDataset` gives them: uniform in 0..1, as scaled ones are.
+
+    They are made once, so that drawing one costs next to nothing.
+
+    Args:
+        contract: bands and image size.
+        count: how many.
+    """
+
+    def __init__(self, contract: Preprocessing, count: int) -> None:
+        size = contract.image_size
+        generator = torch.Generator().manual_seed(0)
+        self.images = torch.rand(
+            count, len(contract.bands), size, size, generator=generator
+        )
+        self.wavelengths_nm = torch.tensor(contract.wavelengths_nm)
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self.images)
+
+    def draw(self, index: int, generator: torch.Generator) -> dict[str, Any]:
+        """Give one image; nothing is drawn anew."""
+        image = self.images[index]
+        return {
+            "images": image,
+            "valid": torch.ones_like(image, dtype=torch.bool),
+            "wavelengths_nm": self.wavelengths_nm,
+            "gsd_m": torch.tensor(_GSD_M),
+            "item": index,
+        }
+
+
+def trainer_config(config: BenchmarkConfig, device: torch.device) -> TrainerConfig:
+    """Return one epoch that writes nothing but its metrics."""
+    return TrainerConfig(
+        epochs=1,
+        batch_size=config.batch_size,
+        precision=config.precision,
+        accelerator="gpu" if device.type == "cuda" else "cpu",
+        devices=1,
+        workers=config.workers,
+        checkpoint_every_steps=0,
+        export_every_epochs=0,
+        validate_every_epochs=1,  # There is nothing to validate on.
+        recompute_activations=config.recompute_activations,
+        compile=config.compile,
+    )
+
+
+def pretrain_config(
+    config: BenchmarkConfig, device: torch.device, steps: int
+) -> PretrainConfig:
+    """Return the configuration of the pretraining run that is measured."""
+    root, sources = config.data_root, (str(config.data),) if config.data else ()
+    if config.data and config.data.is_dir() and not any(config.data.glob("*.yaml")):
+        # A folder of images needs no description.
+        root, sources = config.data, ()
+    return PretrainConfig(
+        model=ModelConfig(cast(Any, config.model), decoder=config.decoder),
+        data=DataConfig(
+            root=root,
+            sources=sources,
+            sensor=config.sensor,
+            exclude_bands=config.exclude_bands,
+            image_size=config.image_size,
+            crops=CropConfig(val_share=0),
+        ),
+        masking=MaskingConfig(config.mask_ratio),
+        optimizer=OptimizerConfig(warmup_epochs=0),
+        trainer=trainer_config(config, device),
+        steps=steps,
+    )
+
+
+def count_flops(
+    config: Mapping[str, Any], grid: TokenGrid, mask_ratio: float = 0.0
+) -> tuple[int, int]:
+    """Count the floating-point operations of a model on one image.
+
+    Counted are the products of the published form of the mathematics, by torch's own
+    counter: two operations a multiplication and addition, all tokens embedded before
+    the masked ones are dropped. Whatever an implementation saves or wastes,
+    recomputation for one, is not in the count, so that it shows in the speed.
+
+    Args:
+        config: `model_config` of the model.
+        grid: token grid of the image.
+        mask_ratio: share of tokens that an autoencoder masks, 0..1.
+
+    Returns:
+        Those of the forward pass, and of forward and backward. Each product has two
+        gradients of its own size, but for the embedding's: its input, the image, needs
+        none.
+    """
+    with torch.device("meta"), torch.no_grad():
+        model = build_model(config)
+        images = torch.empty(1, *grid.image_shape)
+        with FlopCounterMode(display=False) as counter:
+            is_masked = isinstance(model, MaskedAutoencoder)
+            output = model(images, mask_ratio) if is_masked else model(images)
+    width = config.get("encoder", config)["embed_dim"]
+    token = 2 * grid.token_dim * width
+    unseen = grid.num_tokens - output.latent.shape[1] if is_masked else 0
+    forward = counter.get_total_flops() + token * unseen
+    return forward, 3 * forward - token * grid.num_tokens
