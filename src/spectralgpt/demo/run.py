@@ -285,7 +285,6 @@ def _examine(
         run=run,
         scores=json.loads((run / "validation.json").read_text(encoding="utf-8")),
         crops=crops,
-        bands=contract.bands,
         pixels=pixels,
         cells=cells,
         random_cells=random_cells,

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +21,10 @@ from spectralgpt.reports.reconstructions import (
     plot_reconstruction,
     plot_spectra,
 )
-from spectralgpt.sensors import Band
 from spectralgpt.training.pretrain_config import PretrainConfig
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["NEIGHBOURS", "Compared", "Findings", "write_demo_report"]
 
@@ -41,7 +44,6 @@ class Findings:
         run: folder of the pretraining.
         scores: held-out errors of the model and of simple fillers.
         crops: held-out crops, rebuilt.
-        bands: of the model.
         pixels: (C, H, W) reflectance of the mapped scene, NaN without data.
         cells: (rows, columns, D) embeddings of the scene.
         random_cells: the same from random weights.
@@ -56,7 +58,6 @@ class Findings:
     run: Path
     scores: dict[str, float]
     crops: list[Reconstruction]
-    bands: tuple[Band, ...]
     pixels: NDArray[np.float32]
     cells: NDArray[np.float32]
     random_cells: NDArray[np.float32]
@@ -73,7 +74,7 @@ class Findings:
     @property
     def picture(self) -> NDArray[np.float32]:
         """The scene in true colour, or in grey where the sensor sees none."""
-        composite = choose_composites(self.bands)[0]
+        composite = choose_composites(self.crops[0].bands)[0]
         picture = self.stretch.apply(np.nan_to_num(self.pixels), composite)
         return picture if picture.shape[-1] > 1 else picture.repeat(3, axis=-1)
 
@@ -106,10 +107,8 @@ def _facts(found: Findings) -> list[tuple[str, str]]:
     steps = series["loss"][0][-1]
     images = steps * found.config.trainer.batch_size
     facts = [(f"{images:,}", f"crops seen in {steps:,} optimizer steps")]
-    model, others = found.scores["model"], dict(found.scores)
-    for name in ("model", "images"):
-        others.pop(name, None)
-    ratio = model / min(others.values())
+    fillers = found.scores.keys() - {"model", "images"}
+    ratio = found.scores["model"] / min(found.scores[name] for name in fillers)
     facts.append((f"{ratio:.2f}", "times the held-out error of the best simple filler"))
     if found.compared:
         ours, untrained, _ = (
@@ -118,6 +117,20 @@ def _facts(found: Findings) -> list[tuple[str, str]]:
         facts.append((ours[0], "accuracy of a linear probe on the frozen encoder"))
         facts.append((untrained[0], f"the same with random weights ({untrained[1]})"))
     return facts
+
+
+def _map(
+    found: Findings, classes: NDArray[np.int64], names: Sequence[str], title: str
+) -> "Figure":
+    """Draw classes of cells (rows, columns) beside the scene."""
+    return plot_class_map(
+        found.picture,
+        classes,
+        names,
+        title=title,
+        pixel_width_m=found.imagery.pixel_width_m,
+        dashed_rows=found.imagery.borders,
+    )
 
 
 def _imagery_section(found: Findings) -> Section:
@@ -131,14 +144,7 @@ def _imagery_section(found: Findings) -> Section:
             "both."
         )
         return Section("The imagery", text)
-    figure = plot_class_map(
-        found.picture,
-        labels.classes,
-        labels.class_names,
-        title="labelled cells",
-        pixel_width_m=imagery.pixel_width_m,
-        dashed_rows=found.imagery.borders,
-    )
+    figure = _map(found, labels.classes, labels.class_names, "labelled cells")
     text = (
         "Farmland, forest, tidal marsh, a lagoon and a barrier beach on the coast of "
         "Virginia: a cloud-free Sentinel-2 scene of 2015 or 2016, 12 of its 13 bands "
@@ -222,14 +228,7 @@ def _embedding_section(found: Findings) -> Section:
 
 def _cluster_section(found: Findings) -> Section:
     index, names = found.clusters
-    figure = plot_class_map(
-        found.picture,
-        index,
-        names,
-        title="clusters of embeddings",
-        pixel_width_m=found.imagery.pixel_width_m,
-        dashed_rows=found.imagery.borders,
-    )
+    figure = _map(found, index, names, "clusters of embeddings")
     naming = (
         "by the known land cover found most often in it"
         if found.labels
@@ -265,13 +264,8 @@ def _comparison_section(found: Findings) -> Section:
             f"Linear probe on the pretrained encoder, {cells} held-out cells.",
         ),
         Picture(
-            plot_class_map(
-                found.picture,
-                found.classes,
-                labels.class_names,
-                title="classes by the linear probe",
-                pixel_width_m=found.imagery.pixel_width_m,
-                dashed_rows=found.imagery.borders,
+            _map(
+                found, found.classes, labels.class_names, "classes by the linear probe"
             ),
             "The scene in true colour, beside the linear probe's class of each cell.",
             "The same probe on every cell. It knows only these classes: villages, "
