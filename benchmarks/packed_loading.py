@@ -25,10 +25,9 @@ import torch
 from rasterio.enums import Resampling
 
 from spectralgpt.data.crops import CropConfig
-from spectralgpt.data.mixing import MixedDataset, NamedDataset
 from spectralgpt.data.packing import open_pack
 from spectralgpt.data.packing.writing import pack_images
-from spectralgpt.data.pretraining import PretrainingDataset
+from spectralgpt.data.pretraining import MixedDataset, NamedDataset, PretrainingDataset
 from spectralgpt.data.sources import find_items, read_source
 from spectralgpt.models.building import build_autoencoder
 from spectralgpt.preprocessing import sensor_preprocessing

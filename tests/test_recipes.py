@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from spectralgpt.data.cubes import check_token_budget
+from spectralgpt.data.crops import check_token_budget
 from spectralgpt.errors import ConfigError
 from spectralgpt.preprocessing import sensor_preprocessing
 from spectralgpt.recipes import describe_recipe, find_recipe, list_recipes

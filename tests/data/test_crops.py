@@ -5,12 +5,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spectralgpt.data.crops import CropConfig, draw_crop, grid_crops, split_region
+from spectralgpt.data.crops import (
+    Crop,
+    CropConfig,
+    check_token_budget,
+    draw_bands,
+    draw_crop,
+    grid_crops,
+    split_region,
+)
 from spectralgpt.errors import ConfigError
+from spectralgpt.preprocessing import sensor_preprocessing
 from spectralgpt.rasters import RasterItem, Window
 from spectralgpt.sensors import load_sensor
 
 SENSOR = load_sensor("sentinel-2-l2a")
+ENMAP = load_sensor("enmap-l2a").select()
 
 
 def item(place="a", holdout="auto"):
@@ -19,7 +29,7 @@ def item(place="a", holdout="auto"):
 
 def draw(region, size, seed=0, **config):
     generator = torch.Generator().manual_seed(seed)
-    return draw_crop(0, region, size, CropConfig(**config), generator)
+    return draw_crop(Crop(0, region), size, CropConfig(**config), generator)
 
 
 @settings(max_examples=200)
@@ -75,7 +85,7 @@ def test_flips_happen_half_of_the_time_if_asked():
 @settings(max_examples=100)
 @given(height=st.integers(1, 300), width=st.integers(1, 300), size=st.integers(8, 128))
 def test_grid_crops_do_not_overlap_and_stay_inside(height, width, size):
-    crops = grid_crops(0, Window(11, 5, height, width), size)
+    crops = grid_crops(Crop(0, Window(11, 5, height, width)), size)
     side = min(size, height, width)
     assert len(crops) == (height // side) * (width // side)
     top, left = crops[0].window.row, crops[0].window.column
@@ -158,3 +168,36 @@ def test_holdout_can_be_forbidden_or_kept_whole():
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(ConfigError):
         CropConfig(**wrong)
+
+
+def test_drawn_bands_are_whole_groups_of_the_spectrum_in_order() -> None:
+    whole = {ENMAP[i : i + 3] for i in range(0, 224, 3)}
+    for seed in range(20):
+        drawn = draw_bands(ENMAP, 3, 12, seed)
+        groups = {drawn[i : i + 3] for i in range(0, len(drawn), 3)}
+        assert len(groups) == 12
+        assert groups <= whole
+        wavelengths = [band.wavelength_nm for band in drawn]
+        assert wavelengths == sorted(wavelengths)
+
+
+def test_draw_is_that_of_the_seed_and_reaches_every_group() -> None:
+    assert draw_bands(ENMAP, 3, 12, 5) == draw_bands(ENMAP, 3, 12, 5)
+    seen = {band for seed in range(60) for band in draw_bands(ENMAP, 3, 12, seed)}
+    assert seen == set(ENMAP)
+
+
+@pytest.mark.parametrize(
+    ("budget", "groups"), [(None, None), (144, 1), (1727, 11), (10800, None)]
+)
+def test_budget_holds_whole_band_groups(budget: int | None, groups: int | None) -> None:
+    contract = sensor_preprocessing("enmap-l2a", image_size=96)
+    assert check_token_budget(budget, contract) == groups
+
+
+def test_budget_below_one_band_group_is_refused() -> None:
+    contract = sensor_preprocessing("enmap-l2a", image_size=96)
+    with pytest.raises(
+        ConfigError, match=r"token_budget is 143.* 96 px has 144 tokens"
+    ):
+        check_token_budget(143, contract)

@@ -9,7 +9,7 @@ SENSOR = load_sensor("sentinel-2-l2a")
 
 
 def names(root, items="*.tif", index=None, exclude=(), keep=None, pattern=None):
-    found = list_candidates(root, items, index, exclude, keep, pattern, SENSOR)
+    found = list_candidates(root, SENSOR, items, index, exclude, keep, pattern)
     return [candidate.name for candidate in found]
 
 
@@ -90,7 +90,7 @@ def test_absolute_paths_need_permission_and_a_real_file(tmp_path):
     real = write_tiff(tmp_path / "far" / "a.tif", constant([1]))
     (tmp_path / "index.csv").write_text(f"path\n{real}\n")
     index = Index("index.csv", allow_absolute=True)
-    (found,) = list_candidates(tmp_path, "auto", index, (), None, None, SENSOR)
+    (found,) = list_candidates(tmp_path, SENSOR, index=index)
     assert found.path == real
     (tmp_path / "index.csv").write_text("path\n/vsicurl/http://127.0.0.1/x.tif\n")
     with pytest.raises(DataError, match="absolute path '/vsicurl"):
@@ -115,7 +115,7 @@ def test_broken_index_is_one_line(tmp_path):
 def test_pattern_groups_files_of_one_folder_into_images(tmp_path):
     touch(tmp_path, "x/one_B02.tif", "x/one_B03.tif", "x/two_B02.tif", "x/odd.tif")
     pattern = r"(?P<item>\w+)_(?P<band>B\d\d)\.tif"
-    found = list_candidates(tmp_path, "*/*.tif", None, (), None, pattern, SENSOR)
+    found = list_candidates(tmp_path, SENSOR, "*/*.tif", pattern=pattern)
     assert {c.name: [m.name for m in c.members] for c in found} == {
         "x/one": ["one_B02.tif", "one_B03.tif"],
         "x/two": ["two_B02.tif"],

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spectralgpt.data.descriptions import Source
 from spectralgpt.data.packing import MANIFEST, open_pack, verify_pack
 from spectralgpt.data.packing.manifest import INDEX
 from spectralgpt.data.packing.writing import PackOptions, pack_images
+from spectralgpt.data.sources import Source
 from spectralgpt.errors import SpectralGPTError
 from spectralgpt.rasters import read_raster
 from tests.fuzz.mutate import bounded, mutate_bytes, mutate_value, refusal, rounds

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from spectralgpt.data.descriptions import read_source
+from spectralgpt.data.sources import read_source
 from spectralgpt.errors import SpectralGPTError
 from spectralgpt.sensors import read_sensor
 from spectralgpt.yaml_files import read_mapping

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from spectralgpt.data.crops import CropConfig
-from spectralgpt.data.mixing import MixedDataset, NamedDataset
-from spectralgpt.data.pretraining import PretrainingDataset
+from spectralgpt.data.pretraining import MixedDataset, NamedDataset, PretrainingDataset
 from spectralgpt.data.sources import find_items, read_source
 from spectralgpt.errors import ConfigError
 from spectralgpt.preprocessing import sensor_preprocessing

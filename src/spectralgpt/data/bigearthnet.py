@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from spectralgpt.data.chips import MULTI_LABEL, SPLITS, Chip, LabelledSet
 from spectralgpt.data.formats import ImageFormat
-from spectralgpt.data.tables import read_parquet
+from spectralgpt.data.listings import read_parquet
 from spectralgpt.errors import ConfigError, DataError, DatasetNotFoundError
 from spectralgpt.json_files import read_json
 from spectralgpt.text_files import read_text

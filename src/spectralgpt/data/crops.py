@@ -1,18 +1,41 @@
-"""Where crops lie: random resized crops, fixed grids, and what is held out.
+"""Where crops lie and which bands they take; what of an image is held out.
 
-Geometry only; nothing here reads a file.
+Geometry only; no pixels are read here. A cube is a band group: the neighbouring bands
+that share a token. Of images with more cubes than a token budget allows, all samples of
+a batch take the same ones, a function of the batch's seed alone, so that their shapes
+and wavelengths are equal.
 """
 
 import math
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from spectralgpt.errors import ConfigError
-from spectralgpt.rasters import RasterItem, Window
+from spectralgpt.errors import (
+    BandError,
+    ConfigError,
+    DataError,
+    ShapeError,
+    SpectralGPTError,
+)
+from spectralgpt.preprocessing import Preprocessing, match_bands, match_some_bands
+from spectralgpt.rasters import Grid, RasterItem, Window
+from spectralgpt.sensors import Band
 
-__all__ = ["Crop", "CropConfig", "draw_crop", "grid_crops", "split_region"]
+__all__ = [
+    "Crop",
+    "CropConfig",
+    "check_token_budget",
+    "draw_bands",
+    "draw_crop",
+    "find_parts",
+    "grid_crops",
+    "own_bands",
+    "part_on",
+    "split_region",
+]
 
 _TRIES = 10
 """Shapes tried before the largest square that fits is taken."""
@@ -22,6 +45,8 @@ pixel of a coarse band reaches that far when it is interpolated."""
 _WINDOWS_FOR_BLOCK = 6
 """An image needs this many base windows before a strip of it is held out."""
 _HASH_LEVELS = 2**32
+_WHOLE_PX = 0.01
+"""An edge this near to a pixel's is taken for it."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +100,7 @@ class CropConfig:
 
 @dataclass(frozen=True)
 class Crop:
-    """A window of an image, and how it is turned.
+    """A window of an image, and how it is turned; also the part that crops lie in.
 
     Args:
         item: index of the image.
@@ -91,27 +116,23 @@ class Crop:
 
 
 def draw_crop(
-    item: int,
-    region: Window,
-    image_size: int,
-    config: CropConfig,
-    generator: torch.Generator,
+    part: Crop, image_size: int, config: CropConfig, generator: torch.Generator
 ) -> Crop:
-    """Draw a crop inside a region of an image.
+    """Draw a crop inside a part of an image.
 
     Args:
-        item: index of the image.
-        region: where crops may lie.
+        part: where it may lie.
         image_size: side in px that the crop is resized to.
         config: how crops are cut.
         generator: all randomness comes from it.
     """
+    region = part.window
     height, width = _draw_shape(region, image_size, config, generator)
     row = region.row + _draw_whole(region.height - height, generator)
     column = region.column + _draw_whole(region.width - width, generator)
     flips = torch.rand(2, generator=generator) < 0.5
     return Crop(
-        item,
+        part.item,
         Window(row, column, height, width),
         flip_columns=config.horizontal_flip and bool(flips[0]),
         flip_rows=config.vertical_flip and bool(flips[1]),
@@ -139,17 +160,18 @@ def _draw_whole(largest: int, generator: torch.Generator) -> int:
     return int(torch.randint(largest + 1, (), generator=generator))
 
 
-def grid_crops(item: int, region: Window, image_size: int) -> list[Crop]:
-    """Cut a region into squares of the model's size side by side, around its centre.
+def grid_crops(part: Crop, image_size: int) -> list[Crop]:
+    """Cut a part into squares of the model's size side by side, around its centre.
 
-    A region smaller than that gives the largest square in its centre.
+    A part smaller than that gives the largest square in its centre.
     """
+    region = part.window
     side = min(image_size, region.height, region.width)
     rows, columns = region.height // side, region.width // side
     top = region.row + (region.height - rows * side) // 2
     left = region.column + (region.width - columns * side) // 2
     return [
-        Crop(item, Window(top + i * side, left + j * side, side, side))
+        Crop(part.item, Window(top + i * side, left + j * side, side, side))
         for i in range(rows)
         for j in range(columns)
     ]
@@ -207,3 +229,167 @@ def _strip_side(
     fits = min(height, width) >= image_size and longer >= 2 * strip + _GAP_PX
     asked = item.holdout == "block" or (item.holdout == "auto" and is_large)
     return strip if asked and fits else None
+
+
+def find_parts(
+    items: Sequence[RasterItem],
+    preprocessing: Preprocessing,
+    split: str,
+    crops: CropConfig,
+    allow_missing: bool = False,
+) -> tuple[list[Crop], dict[int, str]]:
+    """Find what of each image belongs to a split.
+
+    Args:
+        items: the images.
+        preprocessing: bands, image size and patch.
+        split: `train` or `val`.
+        crops: says how much is held out.
+        allow_missing: take images that lack some of the bands.
+
+    Returns:
+        The parts that crops may lie in, and what is wrong with each image that cannot
+        be used, by index.
+    """
+    parts: list[Crop] = []
+    bad: dict[int, str] = {}
+    for number, item in enumerate(items):
+        try:
+            height, width = _shape(item, preprocessing, allow_missing)
+        except SpectralGPTError as error:
+            bad[number] = str(error)
+            continue
+        region = split_region(
+            item, height, width, preprocessing.image_size, split, crops
+        )
+        if region is not None:
+            parts.append(Crop(number, region))
+    return parts, bad
+
+
+def _shape(
+    item: RasterItem, preprocessing: Preprocessing, allow_missing: bool
+) -> tuple[int, int]:
+    bands = own_bands(item, preprocessing.bands, allow_missing)
+    if not bands:
+        raise BandError(
+            f"{item.name} has none of the bands that are asked for (found: "
+            f"{', '.join(band.name for band in item.bands)}). Leave it out."
+        )
+    height, width = item.shape(list(bands.values()))
+    least = preprocessing.patch_size
+    if min(height, width) < least:
+        raise DataError(
+            f"{item.name} has {height} x {width} px, smaller than a token of {least} "
+            "px. Leave it out."
+        )
+    return height, width
+
+
+def own_bands(
+    item: RasterItem, bands: Sequence[Band], allow_missing: bool = False
+) -> dict[str, Band]:
+    """Return an image's own bands by the names of those that are asked for.
+
+    Args:
+        item: the image.
+        bands: asked for, such as those of a contract.
+        allow_missing: leave out the bands that the image lacks; there may be none.
+
+    Raises:
+        BandError: a band is missing; names the image.
+    """
+    found = item.bands
+    try:
+        indices = (match_some_bands if allow_missing else match_bands)(bands, found)
+    except BandError as error:
+        raise BandError(f"{item.name}: {error}") from None
+    return {
+        band.name: found[index]
+        for band, index in zip(bands, indices, strict=True)
+        if index is not None
+    }
+
+
+def part_on(
+    item: RasterItem, window: Window | None, bands: Sequence[Band]
+) -> tuple[Grid, Window]:
+    """Return the grid of the bands that are read, and a part of an image in its pixels.
+
+    Args:
+        item: the image.
+        window: pixels of the finest grid of all its bands; None is all of it.
+        bands: those that are read.
+
+    Raises:
+        ShapeError: the part has no whole pixels in these bands.
+    """
+    used = item.grid(bands)
+    if window is None:
+        return used, Window(0, 0, used.height, used.width)
+    stated = item.grid()
+    if stated == used:
+        return used, window
+    (row_scale, row_shift), (column_scale, column_shift) = stated.map_to(used)
+    edges = [
+        window.row * row_scale + row_shift,
+        window.column * column_scale + column_shift,
+        (window.row + window.height) * row_scale + row_shift,
+        (window.column + window.width) * column_scale + column_shift,
+    ]
+    top, left, bottom, right = (round(edge) for edge in edges)
+    exact = all(abs(edge - round(edge)) < _WHOLE_PX for edge in edges)
+    if not exact or bottom <= top or right <= left:
+        raise ShapeError(
+            f"{window} of an image of {stated.height} x {stated.width} px has no whole "
+            f"pixels in the bands of {used.height} x {used.width} px. Choose windows, "
+            "such as data.tile_px, that are a multiple of the coarsest band's pixels."
+        )
+    return used, Window(top, left, bottom - top, right - left)
+
+
+def check_token_budget(budget: int | None, contract: Preprocessing) -> int | None:
+    """Return how many band groups fit the budget, None if all of them do.
+
+    Args:
+        budget: most tokens of one sample; None for no limit.
+        contract: fixes image size, patch and bands.
+
+    Raises:
+        ConfigError: not even one band group fits.
+    """
+    if budget is None:
+        return None
+    positions = (contract.image_size // contract.patch_size) ** 2
+    if budget < positions:
+        raise ConfigError(
+            f"token_budget is {budget}, but one band group at {contract.image_size} px "
+            f"has {positions} tokens. Raise it, or lower image_size."
+        )
+    groups = -(-len(contract.bands) // contract.bands_per_token)
+    fitting = budget // positions
+    return None if fitting >= groups else fitting
+
+
+def draw_bands(
+    bands: Sequence[Band], bands_per_token: int, groups: int, seed: int
+) -> tuple[Band, ...]:
+    """Draw band groups without replacement and return their bands in order.
+
+    Groups are those of the whole spectrum, so that a token holds the same bands whether
+    or not others were drawn.
+
+    Args:
+        bands: all bands, sorted by wavelength.
+        bands_per_token: neighbouring bands S in a group.
+        groups: how many are drawn.
+        seed: of the draw.
+    """
+    starts = range(0, len(bands), bands_per_token)
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(len(starts), generator=generator)[:groups].sort().values
+    return tuple(
+        band
+        for group in chosen.tolist()
+        for band in bands[starts[group] : starts[group] + bands_per_token]
+    )

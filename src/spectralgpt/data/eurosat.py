@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from spectralgpt.data.chips import SINGLE_LABEL, SPLITS, Chip, LabelledSet
-from spectralgpt.data.formats import ImageFormat
+from spectralgpt.data.formats import FILE_SIZES, ImageFormat
 from spectralgpt.data.label_files import read_folder
-from spectralgpt.data.layouts import FILE_SIZES
 from spectralgpt.errors import DatasetNotFoundError
 from spectralgpt.rasters import list_folder
 

@@ -12,10 +12,9 @@ from pathlib import Path
 
 from spectralgpt.data.archives.registry import load_archive
 from spectralgpt.data.chips import SINGLE_LABEL, Chip, LabelledSet
-from spectralgpt.data.formats import ImageFormat
-from spectralgpt.data.layouts import FILE_SIZES
+from spectralgpt.data.formats import FILE_SIZES, ImageFormat
+from spectralgpt.data.listings import read_rows
 from spectralgpt.data.sources import refuse_if_bad
-from spectralgpt.data.tables import read_rows
 from spectralgpt.errors import DataError, DatasetNotFoundError, SpectralGPTError
 
 __all__ = [

@@ -24,13 +24,13 @@ from spectralgpt.data.chips import (
     split_blocks,
     split_stratified,
 )
+from spectralgpt.data.crops import part_on
 from spectralgpt.data.eurosat import read_eurosat
 from spectralgpt.data.fmow import read_fmow
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.data.from_masks import read_from_masks
 from spectralgpt.data.label_files import match_classes, read_csv, read_folder
 from spectralgpt.data.overlaps import report_overlaps
-from spectralgpt.data.parts import part_on
 from spectralgpt.data.splits import report_missing
 from spectralgpt.data.statistics import part_statistics
 from spectralgpt.errors import DataError, DatasetNotFoundError

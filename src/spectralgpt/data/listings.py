@@ -1,13 +1,16 @@
-"""Which files and folders of a data set are images: by glob, index, or looking."""
+"""Which files and folders of a data set are images: by glob, table, or looking.
+
+Tables are CSV and Parquet files, read strictly and as text. What one lists is not
+trusted: its paths must stay under the data set's root.
+"""
 
 import fnmatch
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from spectralgpt.data.tables import Index, check_table, read_column
 from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.rasters import (
     RASTER_SUFFIXES,
@@ -17,18 +20,21 @@ from spectralgpt.rasters import (
     walk,
 )
 from spectralgpt.sensors import Sensor
-from spectralgpt.text_files import read_text
-from spectralgpt.yaml_files import take_text
+from spectralgpt.text_files import read_table, read_text
+from spectralgpt.yaml_files import check_keys, suggest, take_text
 
 __all__ = [
     "Candidate",
     "Index",
     "Selection",
     "list_candidates",
+    "read_parquet",
+    "read_rows",
 ]
 
 _BAND_FILES = 2
 """A folder with at least this many files named after bands is one image."""
+_COLUMN = re.compile(r"\{(\w+)\}")
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,60 @@ class Candidate:
     name: str
     path: Path
     members: tuple[Path, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Index:
+    """A CSV or Parquet file that lists images.
+
+    Args:
+        file: path under the data set's root.
+        column: column that holds paths under the root.
+        paths: instead of such a column: how a path is made of the row's values, such as
+            `{category}/{image_id}.tif`; of several ways the first counts whose first
+            folder exists.
+        allow_absolute: whether the index may also name files anywhere on the machine.
+    """
+
+    file: str
+    column: str = "path"
+    paths: tuple[str, ...] = ()
+    allow_absolute: bool = False
+
+    @classmethod
+    def from_table(cls, table: Any, where: str) -> "Index":
+        """Read it from a description: the file's name alone, or keys with values."""
+        if isinstance(table, str):
+            return cls(take_text({"file": table}, "file", where))
+        optional = ("column", "paths", "allow_absolute")
+        _check_table(table, where, required=("file",), optional=optional)
+        allow_absolute = table.get("allow_absolute", False)
+        if not isinstance(allow_absolute, bool):
+            raise ConfigError(f"{where}: 'allow_absolute' must be true or false.")
+        paths = table.get("paths", [])
+        if not isinstance(paths, list) or not all(isinstance(p, str) for p in paths):
+            raise ConfigError(f"{where}: 'paths' must be a list of texts.")
+        texts = {
+            k: take_text(table, k, where) for k in ("file", "column") if k in table
+        }
+        return cls(**texts, paths=tuple(paths), allow_absolute=allow_absolute)
+
+    def read(self, root: Path) -> list[str]:
+        """Return what the index lists, as it stands there.
+
+        Raises:
+            DataError: the file, or a column that is needed, is missing.
+        """
+        if not self.paths:
+            return _read_column(root / self.file, self.column)
+        fitting = [p for p in self.paths if (root / p.split("/")[0]).is_dir()]
+        template = (fitting or self.paths)[0]
+        columns = _COLUMN.findall(template)
+        return [_fill(template, row) for row in read_rows(root / self.file, columns)]
+
+
+def _fill(template: str, row: Mapping[str, str | None]) -> str:
+    return _COLUMN.sub(lambda match: row[match.group(1)] or "", template)
 
 
 @dataclass(frozen=True)
@@ -75,7 +135,7 @@ class Selection:
     def from_table(cls, table: Any, where: str) -> "Selection":
         """Read it from a description."""
         optional = ("files", "list", "column", "id")
-        check_table(table, where, required=("item",), optional=optional)
+        _check_table(table, where, required=("item",), optional=optional)
         return cls(**{key: take_text(table, key, where) for key in table})
 
     def read_ids(self, root: Path) -> set[str]:
@@ -87,7 +147,7 @@ class Selection:
         if self.files is not None:
             lines = [path.name for path in glob_folder(root, self.files)]
         elif self.column is not None:
-            lines = read_column(root / str(self.list), self.column)
+            lines = _read_column(root / str(self.list), self.column)
         else:
             lines = _read_lines(root / str(self.list))
         matches = [re.search(self.id, line) for line in lines]
@@ -104,17 +164,23 @@ class Selection:
 
 def list_candidates(
     root: Path,
-    items: str,
-    index: Index | None,
-    exclude: Sequence[str],
-    keep: Selection | None,
-    pattern: str | None,
-    sensor: Sensor | None,
+    sensor: Sensor | None = None,
+    items: str = "auto",
+    index: Index | None = None,
+    exclude: Sequence[str] = (),
+    keep: Selection | None = None,
+    pattern: str | None = None,
 ) -> list[Candidate]:
-    """List what should be images, sorted by name.
+    """List what should be images, sorted by name; opens none.
 
-    The arguments are those of `spectralgpt.data.sources.Source`, with the root and the
-    sensor resolved.
+    Args:
+        root: the folder.
+        sensor: whose band names tell folders of band files; None takes files alone.
+        items: see `spectralgpt.data.sources.Source`, as for the rest.
+        index: lists the images, instead of `items`.
+        exclude: globs of items to leave out.
+        keep: only items whose id is listed.
+        pattern: `band_pattern`.
 
     Raises:
         DataError: an index or list is missing, or a path in it leaves the root.
@@ -199,3 +265,82 @@ def _group(candidates: Sequence[Candidate], pattern: str) -> list[Candidate]:
         Candidate(name, folder, tuple(members))
         for (name, folder), members in groups.items()
     ]
+
+
+def _read_column(path: Path, column: str) -> list[str]:
+    """Read a column of a CSV or Parquet file as text, without empty rows.
+
+    Raises:
+        DataError: the file or the column is missing, or the file cannot be read.
+    """
+    values = [row[column] for row in read_rows(path, [column])]
+    return [value for value in values if value]
+
+
+def read_rows(
+    path: Path, columns: Sequence[str], optional: Sequence[str] = ()
+) -> list[dict[str, str | None]]:
+    """Read columns of a CSV or Parquet file as text; an empty cell is "".
+
+    Args:
+        path: the file.
+        columns: which.
+        optional: further ones; None in all rows where the file has no such column.
+
+    Raises:
+        DataError: the file or a column is missing, or the file cannot be read.
+    """
+    if not path.is_file():
+        raise DataError(f"{path} does not exist. Check the path or the description.")
+    names: Sequence[str]
+    rows: Sequence[Mapping[str, Any]]
+    is_parquet = path.suffix == ".parquet"
+    names, rows = read_parquet(path) if is_parquet else read_table(path)
+    for column in columns:
+        if column not in names:
+            raise DataError(
+                f"{path} has no column '{column}'{suggest(column, names)} "
+                f"(found: {', '.join(names)})."
+            )
+    there = [name for name in (*columns, *optional) if name in names]
+    absent: dict[str, str | None] = dict.fromkeys(set(optional) - set(there))
+    return [
+        absent
+        | {name: "" if row.get(name) is None else str(row[name]) for name in there}
+        for row in rows
+    ]
+
+
+def read_parquet(
+    path: Path, columns: Sequence[str] | None = None
+) -> tuple[list[str], list[dict[str, Any]]]:
+    """Read a Parquet file; returns the columns' names, and a table for each row.
+
+    Args:
+        path: the file.
+        columns: those that are read; None reads all.
+
+    Raises:
+        DataError: it is missing, damaged, or lacks a column.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        table = parquet.read_table(path, columns=columns and list(columns))
+        missing = [name for name in columns or () if name not in table.column_names]
+        if missing:
+            raise DataError(f"no column {', '.join(missing)}.")
+        return list(table.column_names), table.to_pylist()
+    except (pyarrow.ArrowException, OSError, ValueError, LookupError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path} cannot be read as Parquet: {reason}") from error
+
+
+def _check_table(
+    table: Any, where: str, required: Sequence[str], optional: Sequence[str]
+) -> None:
+    """Refuse what is no table, and unknown and missing keys."""
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{where}: expected keys with values, found {table!r}.")
+    check_keys(table, where, required=required, optional=optional)

@@ -1,240 +1,219 @@
-"""Series: several dates of one place, cut by the same window and turned alike.
+"""Series: several dates of one place, and when images were taken.
 
-Crops, splits and reading are those of single images; which images are the dates of one
-place is found by `spectralgpt.data.places`.
+A date comes from an image's name or the metadata beside it, or is stated in the
+description; it is never guessed. Days count from 1 January 1970.
 """
 
+import datetime
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
-import torch
-from torch.utils.data import Dataset
+from spectralgpt.errors import ConfigError, DataError
+from spectralgpt.json_files import read_json
+from spectralgpt.rasters import RasterItem
+from spectralgpt.yaml_files import check_keys, take_text
 
-from spectralgpt.data.crops import Crop, CropConfig
-from spectralgpt.data.parts import own_bands
-from spectralgpt.data.places import Series
-from spectralgpt.data.pretraining import PretrainingDataset, ground_distance
-from spectralgpt.errors import ConfigError, DataError, RasterError, SpectralGPTError
-from spectralgpt.preprocessing import Preprocessing
-from spectralgpt.rasters import Grid, Raster, RasterItem
+__all__ = ["Series", "SeriesRule", "day_of", "find_day", "items_of"]
 
-__all__ = ["SeriesDataset"]
-
-_DRAWS = 32
-"""Crops tried for one sample before giving up."""
-_SHIFT_PX = 0.5
-"""Dates whose pixels lie further apart do not show the same ground."""
+_EPOCH = datetime.date(1970, 1, 1).toordinal()
+_DATE = re.compile(r"(?<!\d)(\d{4})([-_]?)(\d{2})\2(\d{2})(?=T\d{4}|\D|$)")
+"""20200813, 2020-08-13 or 2020_08_13, alone or before a time of day."""
+_METADATA_KEYS = ("datetime", "acquisition_date", "date", "PRODUCT_ID", "system:index")
+"""STAC, BigEarthNet, plain files, and Sentinel-2 from Earth Engine as in SSL4EO-S12."""
+_FILE = "metadata.json"
 
 
-class SeriesDataset(Dataset[dict[str, Any]]):
-    """Crops of series: T dates of one place, cut by one window and turned alike.
-
-    Each index stands for a window of one date of a place, as in `PretrainingDataset`.
-    In training T usable dates of that place are drawn without replacement, in
-    validation those from that date on, round the series; they come sorted by date. A
-    date is usable if its crop can be read and has few enough invalid pixels. Each date
-    is scaled as an image by itself.
+@dataclass(frozen=True)
+class SeriesRule:
+    """How the images of a data set form series of dates of one place.
 
     Args:
-        series: as `find_series` gives them; those of one data set have samples of the
-            same number of dates.
-        preprocessing: bands, scaling and image size.
-        split: `train` or `val`; a place belongs to one, or its strips do.
-        crops: how crops are cut.
-        max_bad_share: largest share of images that may turn out bad, 0..1.
-        allow_missing: take images that lack some of the bands; those are invalid.
-        token_budget: most tokens of one sample, all dates together; None for no limit.
-        memory_mb: see `PretrainingDataset`.
+        dates: dates T of a sample.
+        at_least: fewest usable dates of a sample; those that it lacks are invalid.
+            None asks for all T.
+        date: regular expression with a group `date` (a day as 2020-08-13 or 20200813)
+            for an image's path under the root; None takes the first date in its name
+            (the day of acquisition in names of Sentinel-2, Landsat and EnMAP
+            products), in that of a folder above it, or in its metadata.
+        stack: days of the dates that each file holds one after another (NaN where
+            unknown), all bands of the first date first; none for a date an image.
 
     Raises:
-        ConfigError: unknown split, the budget holds no band group, or series of
-            different numbers of dates.
-        DataError: too many images lack bands, or no place is left in the split.
+        ConfigError: a count makes no sense, or the expression is wrong.
     """
 
-    def __init__(
-        self,
-        series: Sequence[Series],
-        preprocessing: Preprocessing,
-        split: str = "train",
-        crops: CropConfig | None = None,
-        max_bad_share: float = 0.1,
-        allow_missing: bool = False,
-        token_budget: int | None = None,
-        memory_mb: float = 0.0,
-    ) -> None:
-        self.series = tuple(series)
-        self.num_dates = _num_dates(self.series)
-        self.preprocessing = preprocessing
-        # All dates as single images: where crops lie, and how they are read.
-        self.images = PretrainingDataset(
-            [item for one in series for item in one.items],
-            preprocessing,
-            split,
-            crops,
-            max_bad_share,
-            allow_missing,
-            None if token_budget is None else token_budget // self.num_dates,
-            memory_mb,
-        )
-        self._owners = [n for n, one in enumerate(series) for _ in one.items]
-        counts = [len(one.items) for one in series]
-        self._first = [sum(counts[:number]) for number in range(len(counts))]
+    dates: int
+    at_least: int | None = None
+    date: str | None = None
+    stack: tuple[float, ...] = ()
 
-    @property
-    def items(self) -> tuple[RasterItem, ...]:
-        """All dates of all places."""
-        return self.images.items
-
-    @property
-    def groups(self) -> int:
-        """Band groups of one date of a sample."""
-        return self.images.groups
-
-    def __len__(self) -> int:
-        """Number of windows, over all dates of all places."""
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """Draw with a generator that the index alone seeds."""
-        return self.draw(index, torch.Generator().manual_seed(index))
-
-    def item_of(self, index: int) -> RasterItem:
-        """The image an index stands for."""
-        return self.images.item_of(index)
-
-    def contract_of(self, batch_seed: int) -> Preprocessing:
-        """Return the contract of one batch; see `PretrainingDataset.contract_of`."""
-        return self.images.contract_of(batch_seed)
-
-    def draw(
-        self, index: int, generator: torch.Generator, batch_seed: int = 0
-    ) -> dict[str, Any]:
-        """Give one sample; all that is random in it comes from the arguments.
-
-        Args:
-            index: 0 .. len - 1.
-            generator: on the CPU.
-            batch_seed: chooses the spectral cubes, the same for a batch.
-
-        Returns:
-            `images` (T, C, S, S) float32 scaled, `valid` (T, C, S, S) bool, `days`
-            (T,) float32 since 1 January 1970 (NaN if unknown, or where `at_least`
-            dates are padded), and the rest as `PretrainingDataset.draw`.
-
-        Raises:
-            DataError: too many images are bad, or no place has enough usable dates.
-        """
-        contract = self.contract_of(batch_seed)
-        for attempt in range(_DRAWS):
-            crop = self.images.choose_crop(index, attempt, generator)
-            dates = self._read_dates(crop, contract, generator)
-            if len(dates) >= self._series_of(crop).rule.fewest:
-                return self._arrange(crop, contract, dates)
-        raise DataError(
-            f"{_DRAWS} crops in turn have too few usable dates of {self.num_dates}: "
-            "they cannot be read, lie apart, or hold more than the share of "
-            f"{self.images.crops.max_invalid_share:g} invalid pixels. Ask for fewer "
-            "dates, or allow a larger share."
-        )
-
-    def _series_of(self, crop: Crop) -> Series:
-        return self.series[self._owners[crop.item]]
-
-    def _read_dates(
-        self, crop: Crop, contract: Preprocessing, generator: torch.Generator
-    ) -> list[tuple[float, Raster]]:
-        """Read up to T usable dates of a crop's place, sorted by date."""
-        one, first = self._series_of(crop), self._first[self._owners[crop.item]]
-        count = len(one.items)
-        if self.images.split == "train":
-            order = torch.randperm(count, generator=generator).tolist()
-        else:
-            order = [(crop.item - first + step) % count for step in range(count)]
-        chosen: dict[int, Raster] = {}
-        for date in order:
-            if not self._lies_on(first, first + date, contract):
-                continue
-            raster = self.images.read_crop(replace(crop, item=first + date), contract)
-            if raster is None or not self.images.is_usable(raster):
-                continue
-            chosen[date] = raster
-            if len(chosen) == self.num_dates:
-                break
-        return [(one.days[date], chosen[date]) for date in sorted(chosen)]
-
-    def _lies_on(self, first: int, other: int, contract: Preprocessing) -> bool:
-        """Whether a date's pixels lie on those of its place's first date."""
-        one, two = (self.images.items[item] for item in (first, other))
-        missing = self.images.allow_missing
+    def __post_init__(self) -> None:
+        if self.dates < 1 or not 1 <= self.fewest <= self.dates:
+            raise ConfigError(
+                f"series of {self.dates} dates, at least {self.fewest}: use 1 or more "
+                "dates, and at_least from 1 to that."
+            )
+        if self.stack and len(self.stack) < self.fewest:
+            raise ConfigError(
+                f"series of at least {self.fewest} dates from files that stack "
+                f"{len(self.stack)}. Ask for fewer."
+            )
+        if self.date is not None and self.stack:
+            raise ConfigError("series: give either 'date' or 'stack'.")
         try:
-            grids = [
-                item.grid(own_bands(item, contract, missing)) for item in (one, two)
-            ]
-            _check_together(two.name, *grids)
-        except SpectralGPTError as error:
-            self.images.set_aside(other, error)
-            return False
-        return True
-
-    def _arrange(
-        self, crop: Crop, contract: Preprocessing, dates: list[tuple[float, Raster]]
-    ) -> dict[str, Any]:
-        size = contract.image_size
-        shape = (self.num_dates, len(contract.bands), size, size)
-        images, valid = np.zeros(shape, np.float32), np.zeros(shape, np.bool_)
-        days = [math.nan] * self.num_dates
-        for at, (day, raster) in enumerate(dates):
-            prepared = contract.prepare(
-                raster, self.images.allow_missing, is_checked=True
+            groups = re.compile(self.date or "(?P<date>)").groupindex
+        except re.error as error:
+            raise ConfigError(
+                f"series: 'date' is no regular expression: {error}."
+            ) from None
+        if "date" not in groups:
+            raise ConfigError(
+                f"series: 'date' needs a group (?P<date>...): {self.date}"
             )
-            images[at], valid[at] = prepared
-            days[at] = day
-        flipped = [crop.flip_rows, crop.flip_columns]
-        axes = [axis for axis, flip in zip((-2, -1), flipped, strict=True) if flip]
-        return {
-            "images": torch.from_numpy(images).flip(axes),
-            "valid": torch.from_numpy(valid).flip(axes),
-            "days": torch.tensor(days, dtype=torch.float32),
-            "wavelengths_nm": torch.tensor(contract.wavelengths_nm),
-            "gsd_m": ground_distance(crop, dates[0][1], size),
-            "item": crop.item,
+
+    @property
+    def fewest(self) -> int:
+        """Fewest usable dates of a sample."""
+        return self.dates if self.at_least is None else self.at_least
+
+    @classmethod
+    def from_table(cls, table: Any, where: str) -> "SeriesRule":
+        """Read it from a description: a number of dates, or a table of the arguments.
+
+        `stack` is a list of days, or how many there are, if they are not known.
+        """
+        if not isinstance(table, Mapping):
+            return cls(_take_count(table, "dates", where))
+        optional = ("at_least", "date", "stack")
+        check_keys(table, where, required=("dates",), optional=optional)
+        values: dict[str, Any] = {
+            key: _take_count(table[key], key, where)
+            for key in ("dates", "at_least")
+            if key in table
         }
+        if "date" in table:
+            values["date"] = take_text(table, "date", where)
+        if "stack" in table:
+            values["stack"] = _take_stack(table["stack"], where)
+        return cls(**values)
 
 
-def _num_dates(series: Sequence[Series]) -> int:
-    counts = sorted({one.rule.dates for one in series})
-    if not counts:
-        raise DataError("no series to draw samples from.")
-    if len(counts) > 1:
-        raise ConfigError(
-            f"series of {' and '.join(map(str, counts))} dates cannot make one data "
-            "set. Give their descriptions the same number, or mix several data sets."
-        )
-    return counts[0]
+@dataclass(frozen=True)
+class Series:
+    """The dates of one place.
+
+    Args:
+        items: one image a date, sorted by date.
+        days: their days since 1 January 1970, NaN if unknown.
+        rule: how many of them a sample has.
+    """
+
+    items: tuple[RasterItem, ...]
+    days: tuple[float, ...]
+    rule: SeriesRule
+
+    @property
+    def place(self) -> str:
+        """What the images show."""
+        return self.items[0].place
 
 
-def _check_together(name: str, first: Grid, other: Grid) -> None:
-    """Refuse a date whose pixels do not lie on those of its place's first date.
+def items_of(images: Sequence[RasterItem] | Sequence[Series]) -> tuple[RasterItem, ...]:
+    """Return all images, those of series one after the other."""
+    return tuple(
+        item
+        for one in images
+        for item in (one.items if isinstance(one, Series) else (one,))
+    )
+
+
+def day_of(text: str) -> int | None:
+    """Return the first date in a text as days since 1 January 1970, None without one.
+
+    Eight digits that are no day of the calendar are no date.
+    """
+    for match in _DATE.finditer(text):
+        year, month, day = (int(match[group]) for group in (1, 3, 4))
+        try:
+            return datetime.date(year, month, day).toordinal() - _EPOCH
+        except ValueError:
+            continue
+    return None
+
+
+def find_day(name: str, path: Path, rule: SeriesRule) -> int:
+    """Find when an image was taken.
+
+    Args:
+        name: its path under the data set's root, with forward slashes.
+        path: the file or folder.
+        rule: may state where in the name the date is.
+
+    Returns:
+        Days since 1 January 1970.
 
     Raises:
-        RasterError: it differs in size or reference system, or is shifted.
+        DataError: neither the name nor metadata beside the image hold a date.
     """
-    apart = math.inf
-    if (first.height, first.width) == (other.height, other.width):
-        apart = max(
-            abs(scale * place + shift - place)
-            for (scale, shift), size in zip(
-                first.map_to(other), (first.height, first.width), strict=True
+    if rule.date is not None:
+        match = re.search(rule.date, name)
+        day = day_of(match.group("date")) if match else None
+        if day is None:
+            raise DataError(
+                f"{name}: 'date' pattern '{rule.date}' finds no date. Change it."
             )
-            for place in (0, size)
+        return day
+    for part in reversed(PurePosixPath(name).parts):
+        day = day_of(part)
+        if day is not None:
+            return day
+    day = _day_in_metadata(path)
+    if day is None:
+        raise DataError(
+            f"{name} has no date in its name or metadata. Name it after its day "
+            "(2020-08-13), or say in the description where the date is."
         )
-    if apart > _SHIFT_PX:
-        raise RasterError(
-            f"{name} does not lie on the first date of its place: {other.height} x "
-            f"{other.width} px against {first.height} x {first.width}, up to "
-            f"{apart:.1f} px apart. Resample it, or correct 'place'."
+    return day
+
+
+def _day_in_metadata(path: Path) -> int | None:
+    """Read the JSON file in an image's folder, or beside an image's file."""
+    file = path / _FILE if path.is_dir() else path.with_suffix(".json")
+    if not file.is_file():
+        return None
+    try:
+        content = read_json(file)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        return None
+    properties = content.get("properties")
+    table = {**(properties if isinstance(properties, dict) else {}), **content}
+    days = [day_of(str(table[key])) for key in _METADATA_KEYS if key in table]
+    return next((day for day in days if day is not None), None)
+
+
+def _take_count(value: Any, key: str, where: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ConfigError(f"{where}: '{key}' must be a whole number, found {value!r}.")
+    return value
+
+
+def _take_stack(value: Any, where: str) -> tuple[float, ...]:
+    if not isinstance(value, list):
+        count = _take_count(value, "stack", where)
+        if count < 1:
+            raise ConfigError(f"{where}: 'stack' is {count}: use at least 1.")
+        return (math.nan,) * count
+    # YAML reads 2020-08-13 as a date.
+    days = [day_of(str(entry)) for entry in value]
+    wrong = [entry for entry, day in zip(value, days, strict=True) if day is None]
+    if wrong or not days:
+        raise ConfigError(
+            f"{where}: 'stack' must list days such as 2020-08-13, found {wrong}."
         )
+    return tuple(float(day) for day in days if day is not None)

@@ -1,42 +1,42 @@
-"""The images of data sets that are described in YAML.
+"""Descriptions of data sets, read strictly from YAML, and the images that they mean.
 
-A description (see `spectralgpt.data.descriptions`) says which files are images and what
-their numbers mean. What an index file lists is not trusted: its paths must stay under
-the data set's root.
+A description states facts about an archive: which files are images, what their numbers
+mean, and whether they are dates of places. Another archive needs another YAML file and
+no code. Paths in it are relative to a data folder that the user names.
 """
 
+import fnmatch
 import functools
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Literal
 
-from spectralgpt.data.descriptions import (
-    HOLDOUTS,
-    Source,
-    read_source,
-    source_from_table,
-)
-from spectralgpt.data.layouts import StatedLayout, describe_stated
-from spectralgpt.data.listings import Candidate, list_candidates
-from spectralgpt.data.packing.reading import open_pack
+from spectralgpt.data.archives.registry import PREFIX, load_archive
+from spectralgpt.data.formats import FILE_SIZES, Sizes, describe_stated
+from spectralgpt.data.listings import Candidate, Index, Selection, list_candidates
+from spectralgpt.data.packing.manifest import is_pack
+from spectralgpt.data.packing.reading import Storage, open_pack
+from spectralgpt.data.series import Series, SeriesRule, find_day
 from spectralgpt.errors import (
     ConfigError,
     DataError,
     DatasetNotFoundError,
     SpectralGPTError,
 )
-from spectralgpt.rasters import RasterItem, describe_file, quiet_gdal
+from spectralgpt.rasters import NO_BAND, RasterItem, Stated, quiet_gdal
 from spectralgpt.sensors import Sensor, find_sensor
+from spectralgpt.yaml_files import check_keys, read_mapping, take_number, take_text
 
 __all__ = [
-    "HOLDOUTS",
     "Source",
     "describe_image",
     "find_items",
     "find_root",
+    "find_series",
     "list_images",
     "place_of",
     "read_source",
@@ -47,6 +47,221 @@ __all__ = [
 _LOG = logging.getLogger(__name__)
 _READERS = 4
 """Headers read at once; more gains little and loads shared file systems."""
+_HOLDOUTS = ("auto", "place", "block", "never")
+_AUTO = "auto"
+_Table = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Source(Stated):
+    """The description of a data set of unlabelled images: what is stated, and more.
+
+    In its YAML file `band_pattern` is called `pattern`, and `offset` may be a mapping,
+    which is `offsets`.
+
+    Args:
+        name: for messages and item names.
+        root: folder, relative to the user's data folder.
+        items: glob under `root` of the files or folders that are images; `auto` takes
+            every raster, and every folder with one file a band.
+        index: CSV or Parquet file that lists the images, instead of `items`.
+        exclude: globs of items to leave out.
+        keep: only items whose id is listed.
+        band_pattern: regular expression with a group `band` for names of one-band
+            files; with a group `item` too, files of one folder are grouped into images.
+        offsets: (glob, offset or `auto`) pairs in place of `offset`; the first glob
+            that fits an item counts, and one must.
+        place: regular expression with a group `place`; images of one place share it.
+        holdout: `auto`, `place` (whole places), `block` (a part of each image) or
+            `never`.
+        weight: how often images are drawn, relative to their size.
+        sizes: side of all images in px, if all have the same: one number, or one for
+            each ground sampling distance in m; `file` where every file tells its own in
+            its first bytes. Images are then listed without opening them; `sensor` and,
+            for files of many layers, `bands` must be stated.
+        folders: where the root may lie, the first that exists counts; for archives.
+        series: the images are dates of places; how they form series. None takes each
+            image by itself.
+        pack: folder or address of a pack, which says all the rest itself (see
+            `spectralgpt.data.packing`); None for files.
+    """
+
+    name: str
+    root: str = "."
+    items: str = "auto"
+    index: Index | None = None
+    exclude: tuple[str, ...] = ()
+    keep: Selection | None = None
+    offsets: tuple[tuple[str, float | Literal["auto"]], ...] = ()
+    place: str | None = None
+    holdout: str = "auto"
+    weight: float = 1.0
+    sizes: Sizes | None = None
+    folders: tuple[str, ...] = ()
+    series: SeriesRule | None = None
+    pack: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.sizes is not None and self.sensor is None:
+            raise ConfigError(f"{self.name}: sizes need the sensor. State it.")
+        if self.holdout not in _HOLDOUTS:
+            raise ConfigError(
+                f"{self.name}: holdout must be one of {', '.join(_HOLDOUTS)}, "
+                f"found '{self.holdout}'."
+            )
+        if not self.weight > 0:
+            raise ConfigError(f"{self.name}: weight must be above 0: {self.weight}.")
+        _check_pattern(self.name, "place", self.place, "place")
+        _check_pattern(self.name, "pattern", self.band_pattern, "band")
+
+    def stated_of(self, item: str) -> Stated:
+        """Return what is stated of an item, by its path under the root.
+
+        Raises:
+            ConfigError: offsets are stated, and none for it.
+        """
+        stated = Stated.of(self.facts)
+        if not self.offsets:
+            return stated
+        for glob, offset in self.offsets:
+            if fnmatch.fnmatchcase(item, glob):
+                return replace(stated, offset=offset)
+        raise ConfigError(
+            f"{self.name}: no offset pattern fits '{item}' "
+            f"(patterns: {', '.join(glob for glob, _ in self.offsets)}). Add one."
+        )
+
+
+def read_source(path: Path | str) -> Source:
+    """Read a data set's description.
+
+    Args:
+        path: a YAML file; or `archive:NAME` for an archive of the registry, which lies
+            in the folder NAME of the user's data folder, or is that folder; or a pack,
+            by its folder or address.
+
+    Raises:
+        ConfigError: names the file and the key that is wrong, or an unknown archive.
+        DataError: a pack is broken.
+    """
+    if is_pack(path):
+        manifest = Storage(path).manifest()
+        return Source(manifest.name, series=manifest.series, pack=str(path))
+    if str(path).startswith(PREFIX):
+        archive = load_archive(str(path).removeprefix(PREFIX))
+        where = f"archive {archive.name}"
+        source = source_from_table(archive.imagery, where, archive.name, Path())
+        below = archive.folders
+        folders = [f"{archive.name}/{folder}" for folder in below] + [*below]
+        return replace(source, folders=tuple(folders))
+    path = Path(path)
+    return source_from_table(read_mapping(path), str(path), path.stem, path.parent)
+
+
+def source_from_table(table: _Table, where: str, name: str, folder: Path) -> Source:
+    """Make a description from its keys and values.
+
+    Args:
+        table: as read from YAML.
+        where: file and place, for messages.
+        name: of the data set, if the table says none.
+        folder: that the path of a sensor's YAML file is relative to.
+
+    Raises:
+        ConfigError: names the key that is wrong.
+    """
+    check_keys(table, where, optional=tuple(_TAKE))
+    values = {
+        _FIELDS.get(key, key): _TAKE[key](table, key, where)
+        for key in table
+        if not (key == "offset" and isinstance(table[key], Mapping))
+    }
+    if isinstance(table.get("offset"), Mapping):
+        values["offsets"] = _take_offsets(table["offset"], where)
+    if str(values.get("sensor", "")).endswith(".yaml"):
+        values["sensor"] = str(folder / values["sensor"])
+    return Source(**{"name": name} | values)
+
+
+def _check_pattern(name: str, key: str, pattern: str | None, group: str) -> None:
+    if pattern is None:
+        return
+    try:
+        groups = re.compile(pattern).groupindex
+    except re.error as error:
+        raise ConfigError(
+            f"{name}: '{key}' is no regular expression: {error}."
+        ) from None
+    if group not in groups:
+        raise ConfigError(f"{name}: '{key}' needs a group (?P<{group}>...): {pattern}")
+
+
+def _take_texts(table: _Table, key: str, where: str) -> tuple[str, ...]:
+    values = [table[key]] if isinstance(table[key], str) else table[key]
+    if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
+        raise ConfigError(f"{where}: '{key}' must be a list of texts: {values!r}.")
+    return tuple(values)
+
+
+def _take_number_or_auto(table: _Table, key: str, where: str) -> float | str:
+    return _AUTO if table[key] == _AUTO else take_number(table, key, where)
+
+
+def _take_numbers(table: _Table, key: str, where: str) -> tuple[float, ...] | str:
+    values = table[key]
+    if values == _AUTO:
+        return _AUTO
+    if not isinstance(values, list):
+        raise ConfigError(f"{where}: '{key}' must be a list or auto: {values!r}.")
+    return tuple(take_number({key: value}, key, where) for value in values)
+
+
+def _take_offsets(pairs: _Table, where: str) -> tuple[tuple[str, float | str], ...]:
+    return tuple(
+        (str(glob), _take_number_or_auto({"offset": entry}, "offset", where))
+        for glob, entry in pairs.items()
+    )
+
+
+def _take_sizes(table: _Table, key: str, where: str) -> Sizes:
+    value = table[key]
+    if isinstance(value, Mapping):
+        return {float(gsd_m): _take_side(side, where) for gsd_m, side in value.items()}
+    return FILE_SIZES if value == FILE_SIZES else _take_side(value, where)
+
+
+def _take_side(value: Any, where: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ConfigError(
+            f"{where}: 'sizes' must be whole numbers of pixels, found {value!r}."
+        )
+    return value
+
+
+_TAKE: dict[str, Callable[[_Table, str, str], Any]] = {
+    "name": take_text,
+    "sensor": take_text,
+    "root": take_text,
+    "items": take_text,
+    "index": lambda t, key, where: Index.from_table(t[key], f"{where}, {key}"),
+    "exclude": _take_texts,
+    "keep": lambda t, key, where: Selection.from_table(t[key], f"{where}, {key}"),
+    "bands": _take_texts,
+    "pattern": take_text,
+    "unit": take_text,
+    "quantification": _take_number_or_auto,
+    "offset": _take_number_or_auto,
+    "nodata": _take_numbers,
+    "place": take_text,
+    "holdout": take_text,
+    "weight": take_number,
+    "sizes": _take_sizes,
+    "series": lambda t, key, where: SeriesRule.from_table(t[key], f"{where}, {key}"),
+}
+"""How each key of a description is read: strictly."""
+_FIELDS = {"pattern": "band_pattern"}
+"""Keys that are called otherwise here."""
 
 
 def find_root(source: Source, data_root: Path | str) -> Path:
@@ -77,8 +292,8 @@ def list_images(source: Source, root: Path) -> list[Candidate]:
         DataError: there is none, or an index is wrong.
     """
     candidates = list_candidates(
-        root, source.items, source.index, source.exclude, source.keep,
-        source.band_pattern, _load_sensor(source.sensor),
+        root, _load_sensor(source.sensor), source.items, source.index, source.exclude,
+        source.keep, source.band_pattern,
     )  # fmt: skip
     if not candidates:
         raise DataError(
@@ -170,15 +385,14 @@ def describe_image(source: Source, candidate: Candidate) -> RasterItem:
     Raises:
         SpectralGPTError: the image or the description is wrong.
     """
-    sensor, stated = _load_sensor(source.sensor), source.stated_of(candidate.name)
-    name = f"{source.name}/{candidate.name}"
-    if source.sizes is not None and sensor is not None:
-        layout = StatedLayout(sensor, source.sizes, stated)
-        item = describe_stated(candidate.path, layout, candidate.members, name)
-    else:
-        item = describe_file(
-            candidate.path, stated, sensor, members=candidate.members, name=name
-        )
+    item = describe_stated(
+        candidate.path,
+        source.stated_of(candidate.name),
+        source.sizes,
+        _load_sensor(source.sensor),
+        members=candidate.members,
+        name=f"{source.name}/{candidate.name}",
+    )
     return replace(
         item,
         place=f"{source.name}/{place_of(source, candidate.name)}",
@@ -207,3 +421,121 @@ def place_of(source: Source, name: str) -> str:
 @functools.cache
 def _load_sensor(name: str | None) -> Sensor | None:
     return None if name is None else find_sensor(name)
+
+
+_Dated = tuple[float, str, RasterItem]
+"""Day, name that settles the order within a day, image."""
+
+
+def find_series(
+    sources: Iterable[Source], data_root: Path | str, max_bad_share: float = 0.1
+) -> list[Series]:
+    """Find the series of data sets whose descriptions have the key `series`.
+
+    Args:
+        sources: descriptions.
+        data_root: the folder that their roots are relative to.
+        max_bad_share: largest share of images, and of places, of one data set that may
+            be bad, 0..1. A place with too few dates is bad.
+
+    Raises:
+        DatasetNotFoundError: a root does not exist.
+        DataError: too many images have no date or cannot be read, or too many places
+            too few dates.
+        ConfigError: a description does not fit the files, or has no key `series`.
+    """
+    found: list[Series] = []
+    for source in sources:
+        rule = source.series
+        if rule is None:
+            raise ConfigError(
+                f"{source.name} has no key 'series'. Add it, with the number of dates."
+            )
+        if source.pack is not None:
+            series = [
+                Series(tuple(items), tuple(days), rule)
+                for items, days in open_pack(source.pack).series()
+            ]
+        elif rule.stack:
+            series = _unstack(source, rule, data_root, max_bad_share)
+        else:
+            series = _group(source, rule, data_root, max_bad_share)
+        problems = [text for one in series if (text := _problem(one))]
+        refuse_if_bad(f"{source.name}, places", problems, len(series), max_bad_share)
+        found += [one for one in series if not _problem(one)]
+    return found
+
+
+def _group(
+    source: Source, rule: SeriesRule, data_root: Path | str, max_bad_share: float
+) -> list[Series]:
+    root = find_root(source, data_root)
+    items = find_items([source], data_root, max_bad_share)
+    places: dict[str, list[_Dated]] = {}
+    problems = []
+    for item in items:
+        name = item.name.removeprefix(f"{source.name}/")
+        try:
+            day = find_day(name, root / name, rule)
+        except SpectralGPTError as error:
+            problems.append(str(error))
+            continue
+        places.setdefault(item.place, []).append((day, name, item))
+    refuse_if_bad(source.name, problems, len(items), max_bad_share)
+    return [_in_order(dates, rule) for dates in places.values()]
+
+
+def _unstack(
+    source: Source, rule: SeriesRule, data_root: Path | str, max_bad_share: float
+) -> list[Series]:
+    """Take each file as a place, and runs of its layers as dates."""
+    if source.bands is None:
+        raise ConfigError(f"{source.name}: 'stack' needs the bands of one date.")
+    candidates = list_images(source, find_root(source, data_root))
+    series, problems = [], []
+    for candidate in candidates:
+        try:
+            series.append(_layers_of_dates(source, source.bands, rule, candidate))
+        except SpectralGPTError as error:
+            problems.append(str(error))
+    refuse_if_bad(source.name, problems, len(candidates), max_bad_share)
+    return series
+
+
+def _layers_of_dates(
+    source: Source, bands: tuple[str, ...], rule: SeriesRule, candidate: Candidate
+) -> Series:
+    place = f"{source.name}/{place_of(source, candidate.name)}"
+    count = len(rule.stack)
+    dates: list[_Dated] = []
+    for number, day in enumerate(rule.stack):
+        before = (NO_BAND,) * len(bands) * number
+        after = (NO_BAND,) * len(bands) * (count - 1 - number)
+        layers = (*before, *bands, *after)
+        item = describe_image(replace(source, bands=layers), candidate)
+        name = f"{item.name}, date {number + 1}"
+        dates.append((day, f"{number:06}", replace(item, name=name, place=place)))
+    return _in_order(dates, rule)
+
+
+def _in_order(dates: Sequence[_Dated], rule: SeriesRule) -> Series:
+    ordered = sorted(dates, key=lambda date: date[:2])
+    days = tuple(float(day) for day, _, _ in ordered)
+    return Series(tuple(item for _, _, item in ordered), days, rule)
+
+
+def _problem(series: Series) -> str:
+    """Say what is wrong with a place, "" if nothing is."""
+    fewest = series.rule.fewest
+    if len(series.items) < fewest:
+        return (
+            f"{series.place} has {len(series.items)} date(s), {fewest} were asked for."
+        )
+    first = series.items[0].shape()
+    for item in series.items[1:]:
+        if item.shape() != first:
+            return (
+                f"{item.name} has {item.shape()[0]} x {item.shape()[1]} px, another "
+                f"date of its place {first[0]} x {first[1]}: they cannot be cut alike."
+            )
+    return ""

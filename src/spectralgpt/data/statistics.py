@@ -6,14 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from spectralgpt.data.parts import part_on
-from spectralgpt.errors import BandError, DataError, SpectralGPTError
-from spectralgpt.preprocessing import (
-    BandStatistics,
-    Preprocessing,
-    match_bands,
-    match_some_bands,
-)
+from spectralgpt.data.crops import own_bands, part_on
+from spectralgpt.errors import DataError, SpectralGPTError
+from spectralgpt.preprocessing import BandStatistics, Preprocessing
 from spectralgpt.rasters import OpenFiles, RasterItem, Window, read_raster
 from spectralgpt.sensors import Band
 
@@ -62,27 +57,27 @@ def band_statistics(
         raise DataError("no images to measure band statistics on.")
     files = OpenFiles()
     rng = np.random.default_rng(seed)
-    indices = [_match(item, bands, allow_missing) for item in items]
+    own = [own_bands(item, bands, allow_missing) for item in items]
     parts = regions or [
-        Window(0, 0, *item.shape(_own(item, found)))
-        for item, found in zip(items, indices, strict=True)
+        Window(0, 0, *item.shape(list(found.values())))
+        for item, found in zip(items, own, strict=True)
     ]
     areas = np.array([part.height * part.width for part in parts], dtype=np.float64)
-    seen: list[list[npt.NDArray[np.float32]]] = [[] for _ in bands]
+    seen: dict[str, list[npt.NDArray[np.float32]]] = {band.name: [] for band in bands}
     for number in rng.choice(len(items), size=num_windows, p=areas / areas.sum()):
-        part, found = parts[number], indices[number]
+        part, found = parts[number], own[number]
         height, width = min(window_px, part.height), min(window_px, part.width)
         row = part.row + int(rng.integers(part.height - height + 1))
         column = part.column + int(rng.integers(part.width - width + 1))
         window = Window(row, column, height, width)
-        item = items[number]
-        raster = read_raster(item, _own(item, found), window, files=files)
-        there = [at for at, index in enumerate(found) if index is not None]
+        raster = read_raster(items[number], list(found.values()), window, files=files)
         step = -(-height * width * len(bands) * num_windows // _MOST_VALUES)
-        for at, pixels, valid in zip(there, raster.pixels, raster.valid, strict=True):
-            seen[at].append(pixels[valid][::step])
+        for name, pixels, valid in zip(found, raster.pixels, raster.valid, strict=True):
+            seen[name].append(pixels[valid][::step])
     files.close()
-    return _summarise(bands, [_join(values) for values in seen], source)
+    empty = np.empty(0, np.float32)
+    joined = {name: np.concatenate([empty, *values]) for name, values in seen.items()}
+    return _summarise(joined, source)
 
 
 def part_statistics(
@@ -108,7 +103,7 @@ def part_statistics(
         ShapeError: a part has no whole pixels in these bands.
     """
     regions = [
-        part_on(item, window, _own(item, _match(item, bands, allow_missing=False)))[1]
+        part_on(item, window, list(own_bands(item, bands).values()))[1]
         for item, window in parts
     ]
     items = [item for item, _ in parts]
@@ -117,32 +112,12 @@ def part_statistics(
     )
 
 
-def _match(
-    item: RasterItem, bands: Sequence[Band], allow_missing: bool
-) -> list[int | None]:
-    if allow_missing:
-        return match_some_bands(bands, item.bands)
-    try:
-        return list(match_bands(bands, item.bands))
-    except BandError as error:
-        raise BandError(f"{item.name}: {error}") from None
-
-
-def _own(item: RasterItem, found: Sequence[int | None]) -> list[Band]:
-    return [item.bands[index] for index in found if index is not None]
-
-
-def _join(values: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
-    return np.concatenate([np.empty(0, np.float32), *values])
-
-
 def _summarise(
-    bands: Sequence[Band], values: Sequence[npt.NDArray[np.float32]], source: str
+    named: dict[str, npt.NDArray[np.float32]], source: str
 ) -> BandStatistics:
-    empty = [band.name for band, v in zip(bands, values, strict=True) if not v.size]
+    empty = [name for name, values in named.items() if not values.size]
     if empty:
         raise DataError(f"{source}: no valid pixel in band {', '.join(empty)}.")
-    named = {band.name: v for band, v in zip(bands, values, strict=True)}
 
     def percentiles(percent: float) -> dict[str, float]:
         return {name: float(np.percentile(v, percent)) for name, v in named.items()}

@@ -64,7 +64,7 @@ def list_inputs(
     for path in paths:
         if path.is_dir() and not is_product(path):
             products = _products_in(path)
-            candidates = list_candidates(path, "auto", None, (), None, None, known)
+            candidates = list_candidates(path, known)
             found += products + [
                 candidate.path
                 for candidate in candidates

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import default_collate
 
-from spectralgpt.data.mixing import MixedDataset
+from spectralgpt.data.pretraining import MixedDataset
 from spectralgpt.reports.reconstructions import Reconstruction
 from spectralgpt.tasks.pretraining import PretrainingTask, pixel_mask
 from spectralgpt.training.loading import SampleKey, sample_seed

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
-from spectralgpt.data.mixing import MixedDataset
+from spectralgpt.data.pretraining import MixedDataset
 from spectralgpt.errors import ConfigError
 from spectralgpt.training.loading import (
     EpochBatchSampler,

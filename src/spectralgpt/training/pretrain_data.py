@@ -3,19 +3,21 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from spectralgpt.data.crops import find_parts
 from spectralgpt.data.identity import sample_data
 from spectralgpt.data.listings import Index
-from spectralgpt.data.mixing import MixedDataset, NamedDataset, join_contracts
 from spectralgpt.data.packing import is_pack
-from spectralgpt.data.parts import find_parts
-from spectralgpt.data.places import Series, find_series
-from spectralgpt.data.pretraining import PretrainingDataset
-from spectralgpt.data.series import SeriesDataset
-from spectralgpt.data.sources import Source, find_items, read_source
+from spectralgpt.data.pretraining import (
+    MixedDataset,
+    NamedDataset,
+    PretrainingDataset,
+    join_contracts,
+)
+from spectralgpt.data.series import Series, items_of
+from spectralgpt.data.sources import Source, find_items, find_series, read_source
 from spectralgpt.data.statistics import band_statistics
 from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.models.tokens import TokenGrid
@@ -65,7 +67,7 @@ def load_pretraining_data(config: PretrainConfig) -> PretrainingData:
     """
     datasets = datasets_of(config.data)
     images = [_find_images(each.data) for each in datasets]
-    items = [_items_of(found) for found in images]
+    items = [items_of(found) for found in images]
     contracts = _contracts(config, datasets, items)
     joined = join_contracts(contracts)
     train, held_out, scored, first = [], [], [], 0
@@ -79,7 +81,7 @@ def load_pretraining_data(config: PretrainConfig) -> PretrainingData:
             scored.append(tuple(spread(indices, each.data.max_held_out)))
             first += count
     mixed = MixedDataset(held_out) if held_out else None
-    has_series = any(isinstance(found[0], Series) for found in images)
+    has_series = any(part.dataset.num_dates is not None for part in train)
     return PretrainingData(
         joined,
         MixedDataset(train),
@@ -101,15 +103,6 @@ def _find_images(data: DataConfig) -> _Images:
     if any(source.series for source in sources):
         return find_series(sources, data.root, data.max_bad_share)
     return find_items(sources, data.root, data.max_bad_share)
-
-
-def _items_of(images: _Images) -> list[RasterItem]:
-    """Return all images, those of series one after the other."""
-    return [
-        item
-        for found in images
-        for item in (found.items if isinstance(found, Series) else (found,))
-    ]
 
 
 def _sources(data: DataConfig) -> list[Source]:
@@ -156,9 +149,8 @@ def _named(
     split: str,
 ) -> NamedDataset:
     data = each.data
-    build: Any = SeriesDataset if isinstance(images[0], Series) else PretrainingDataset
     try:
-        dataset = build(
+        dataset = PretrainingDataset(
             images,
             preprocessing,
             split,
@@ -233,7 +225,7 @@ def _measure(
             found, contract, "train", each.data.crops, each.data.allow_missing_bands
         )
         images += [found[part.item] for part in parts]
-        regions += [part.region for part in parts]
+        regions += [part.window for part in parts]
     roots = ", ".join(dict.fromkeys(str(each.data.root) for each in datasets))
     return band_statistics(
         images,

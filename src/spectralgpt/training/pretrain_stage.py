@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spectralgpt.checkpoints import save_model, write_atomically
-from spectralgpt.data.mixing import MixedDataset
+from spectralgpt.data.pretraining import MixedDataset
 from spectralgpt.errors import ConfigError
 from spectralgpt.models.mae import MaskedAutoencoder
 from spectralgpt.preprocessing import Preprocessing

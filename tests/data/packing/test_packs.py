@@ -20,14 +20,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from spectralgpt.data.crops import CropConfig
-from spectralgpt.data.descriptions import Source
 from spectralgpt.data.packing import MANIFEST, open_pack, verify_pack
 from spectralgpt.data.packing.manifest import DTYPES
-from spectralgpt.data.packing.reading import read_manifest
-from spectralgpt.data.packing.storage import Storage
+from spectralgpt.data.packing.reading import Storage
 from spectralgpt.data.packing.writing import PackOptions, pack_images
 from spectralgpt.data.pretraining import PretrainingDataset
-from spectralgpt.data.sources import find_items, read_source
+from spectralgpt.data.sources import Source, find_items, read_source
 from spectralgpt.errors import (
     ConfigError,
     DataError,
@@ -371,7 +369,7 @@ def test_a_server_that_says_nothing_is_given_up_and_named(
     pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(locations, "NO_ANSWER_S", 1)
-    shard = read_manifest(Storage(pack)).shards[0]
+    shard = Storage(pack).manifest().shards[0]
     # The system takes calls that nobody answers.
     with socket.create_server(("127.0.0.1", 0)) as silent:
         server = f"http://127.0.0.1:{silent.getsockname()[1]}"

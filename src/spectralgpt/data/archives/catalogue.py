@@ -23,9 +23,8 @@ from spectralgpt.data.bigearthnet import (
 )
 from spectralgpt.data.chips import SPLITS
 from spectralgpt.data.fmow import FmowRow, categories, read_fmow_rows
-from spectralgpt.data.listings import Candidate
+from spectralgpt.data.listings import Candidate, read_parquet
 from spectralgpt.data.sources import Source, find_root
-from spectralgpt.data.tables import read_parquet
 from spectralgpt.errors import DatasetNotFoundError
 from spectralgpt.json_files import read_json
 from spectralgpt.rasters import glob_folder, walk

@@ -18,9 +18,9 @@ from spectralgpt.data.archives.registry import PREFIX, load_archive
 from spectralgpt.data.checking import check_images
 from spectralgpt.data.dense import DenseDataConfig, read_dense
 from spectralgpt.data.dense.config import parse_settings
-from spectralgpt.data.descriptions import Source, read_source, source_from_table
 from spectralgpt.data.findings import ArchiveCheck
 from spectralgpt.data.labelled import LabelledDataConfig, read_labelled
+from spectralgpt.data.sources import Source, read_source, source_from_table
 from spectralgpt.errors import ConfigError, SpectralGPTError
 from spectralgpt.rasters import Stated
 from spectralgpt.yaml_files import read_mapping

@@ -11,11 +11,10 @@ from enum import StrEnum
 from pathlib import Path
 
 from spectralgpt.data.label_files import list_class_folders, list_unlisted
-from spectralgpt.data.listings import Candidate
+from spectralgpt.data.listings import Candidate, read_rows
 from spectralgpt.data.sources import Source, find_root, place_of
 from spectralgpt.data.sources import list_images as list_source
 from spectralgpt.data.splits import split_named
-from spectralgpt.data.tables import read_rows
 from spectralgpt.errors import ConfigError, DataError, DatasetNotFoundError
 from spectralgpt.rasters import path_below
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from spectralgpt.data.crops import part_on
 from spectralgpt.data.dense.chips import IGNORE, SEGMENTATION, DenseSet
 from spectralgpt.data.dense.geometry import (
     DenseAugmentationConfig,
@@ -27,7 +28,6 @@ from spectralgpt.data.dense.windows import (
     draw_window,
     padded_side,
 )
-from spectralgpt.data.parts import part_on
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import Grid, Raster, RasterItem, Window, read_raster
 from spectralgpt.sensors import Band

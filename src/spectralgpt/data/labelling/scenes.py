@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from spectralgpt.data.dates import SeriesRule, find_day
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.data.listings import list_candidates
+from spectralgpt.data.series import SeriesRule, find_day
 from spectralgpt.errors import DataError, DatasetNotFoundError, RasterError
 from spectralgpt.rasters import Grid, RasterItem
 from spectralgpt.rasters.footprints import pixel_size_m
@@ -109,7 +109,7 @@ def _list(path: Path, sensor: str | None) -> list[Path]:
     if path.is_file() or sensor is None or path.suffix == ".SAFE":
         return [path]
     known = find_sensor(sensor)
-    candidates = list_candidates(path, "auto", None, (), None, None, known)
+    candidates = list_candidates(path, known)
     return [candidate.path for candidate in candidates]
 
 

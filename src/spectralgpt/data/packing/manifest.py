@@ -1,15 +1,22 @@
-"""What a pack says of itself: read strictly, for it may come from anywhere."""
+"""What a pack says of itself and its images: read strictly, as from anywhere.
+
+The manifest is JSON; the table of the images is Parquet, one row an image.
+"""
 
 import hashlib
+import io
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from spectralgpt.data.dates import SeriesRule
+import numpy as np
+import numpy.typing as npt
+
+from spectralgpt.data.series import SeriesRule
 from spectralgpt.errors import DataError, SpectralGPTError
 from spectralgpt.json_files import parse_json
 from spectralgpt.rasters import RasterItem
@@ -17,14 +24,18 @@ from spectralgpt.sensors import Band, Sensor
 from spectralgpt.yaml_files import check_keys
 
 __all__ = [
+    "DTYPES",
     "INDEX",
     "MANIFEST",
+    "NO_SERIES",
     "BandStack",
-    "Layout",
+    "ImageKind",
+    "ImageTable",
     "Manifest",
     "PackFile",
     "is_pack",
     "is_remote",
+    "write_rows",
 ]
 
 MANIFEST = "pack.json"
@@ -106,80 +117,79 @@ class BandStack:
 
 
 @dataclass(frozen=True)
-class Layout:
+class ImageKind:
     """What images have in common: all but name, place, position and numbers.
 
-    The arguments are those of `spectralgpt.rasters.RasterItem`.
+    Args:
+        item: an image of this kind, without name, place and files.
+        stacks: its bands.
     """
 
-    sensor: str
+    item: RasterItem
     stacks: tuple[BandStack, ...]
-    quantification: float
-    offset: float
-    nodata: float | None
-    unit: str
-    offset_source: str
-    other_invalid: tuple[float, ...]
-    holdout: str
-    weight: float
-
-    def __post_init__(self) -> None:
-        for name in ("quantification", "offset", "weight"):
-            _check_number(
-                name, getattr(self, name), -math.inf if name == "offset" else 0
-            )
-        if self.quantification == 0:
-            raise DataError("quantification is 0.")
-        if self.nodata is not None and not math.isnan(self.nodata):
-            _check_number("nodata", self.nodata)
-        for name in ("sensor", "unit", "offset_source", "holdout"):
-            if not isinstance(getattr(self, name), str):
-                raise DataError(f"{name} of images is no text.")
 
     @classmethod
-    def of(cls, item: RasterItem, stacks: tuple[BandStack, ...]) -> "Layout":
+    def of(cls, item: RasterItem, stacks: tuple[BandStack, ...]) -> "ImageKind":
         """Return that of an image."""
-        return cls(
-            sensor=item.sensor.name,
-            stacks=stacks,
-            quantification=item.quantification,
-            offset=item.offset,
-            nodata=item.nodata,
-            unit=item.unit,
-            offset_source=item.offset_source,
-            other_invalid=item.other_invalid,
-            holdout=item.holdout,
-            weight=item.weight,
-        )
+        common = {name: getattr(item, name) for name in _COMMON}
+        return cls(RasterItem("", item.sensor, {}, **common), stacks)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        values = asdict(self)
-        values["nodata"] = _to_json(self.nodata)
-        values["other_invalid"] = [_to_json(value) for value in self.other_invalid]
-        for stack in values["stacks"]:
+        stacks = [asdict(stack) for stack in self.stacks]
+        for stack in stacks:
             if stack["nodata"] is None:
                 # As packs have always been.
                 del stack["nodata"]
-        return values
+        common = {name: getattr(self.item, name) for name in _COMMON}
+        return {
+            "sensor": self.item.sensor.name,
+            "stacks": stacks,
+            **common,
+            "nodata": _to_json(self.item.nodata),
+            "other_invalid": [_to_json(value) for value in self.item.other_invalid],
+        }
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Layout":
-        """Build from `to_dict`'s values."""
+    def from_dict(
+        cls, values: Mapping[str, Any], sensors: Mapping[str, Sensor]
+    ) -> "ImageKind":
+        """Build from `to_dict`'s values.
+
+        Raises:
+            DataError: a value cannot be.
+            ConfigError: a key is missing or unknown.
+        """
+        check_keys(values, "layout", required=("sensor", "stacks", *_COMMON))
+        for name in ("quantification", "offset", "weight"):
+            _check_number(name, values[name], -math.inf if name == "offset" else 0)
+        if values["quantification"] == 0:
+            raise DataError("quantification is 0.")
+        for name in ("unit", "offset_source", "holdout"):
+            if not isinstance(values[name], str):
+                raise DataError(f"{name} of images is no text.")
+        nodata = None if values["nodata"] is None else _from_json(values["nodata"])
+        if nodata is not None and not math.isnan(nodata):
+            _check_number("nodata", nodata)
+        common = {name: values[name] for name in _COMMON} | {
+            "nodata": nodata,
+            "other_invalid": tuple(map(_from_json, values["other_invalid"])),
+        }
+        sensor = sensors[values["sensor"]]
         stacks = tuple(
             BandStack(**stack | {"bands": tuple(stack["bands"])})
             for stack in values["stacks"]
         )
-        others = tuple(_from_json(value) for value in values["other_invalid"])
-        nodata = None if values["nodata"] is None else _from_json(values["nodata"])
-        return cls(
-            **{
-                **values,
-                "stacks": stacks,
-                "other_invalid": others,
-                "nodata": nodata,
-            }
-        )
+        for stack in stacks:
+            sensor.select(stack.bands)
+        return cls(RasterItem("", sensor, {}, **common), stacks)
+
+
+_COMMON = (
+    *("quantification", "offset", "nodata", "unit", "offset_source"),
+    *("other_invalid", "holdout", "weight"),
+)
+"""Arguments of `RasterItem` that images of a kind share."""
 
 
 def _check_number(name: str, value: Any, least: float = -math.inf) -> None:
@@ -204,7 +214,8 @@ class Manifest:
         name: of the data set.
         images: how many.
         sensors: by name, with their bands, so that a pack needs no other file.
-        layouts: of the images; rows of the index name them by number.
+        kinds: of images; rows of the index name them by number. In the file they are
+            called layouts.
         index: the table of the images.
         shards: the numbers.
         series: how images form series of dates, None if they do not.
@@ -214,7 +225,7 @@ class Manifest:
     name: str
     images: int
     sensors: Mapping[str, Sensor]
-    layouts: tuple[Layout, ...]
+    kinds: tuple[ImageKind, ...]
     index: PackFile
     shards: tuple[PackFile, ...]
     series: SeriesRule | None = None
@@ -228,7 +239,7 @@ class Manifest:
             "name": self.name,
             "images": self.images,
             "sensors": {name: _plain(sensor) for name, sensor in self.sensors.items()},
-            "layouts": [layout.to_dict() for layout in self.layouts],
+            "layouts": [kind.to_dict() for kind in self.kinds],
             "index": asdict(self.index),
             "shards": [asdict(shard) for shard in self.shards],
             # Days are in the index.
@@ -290,11 +301,7 @@ _KEYS = (
 
 def _build(table: Mapping[str, Any]) -> Manifest:
     sensors = {name: _sensor(values) for name, values in table["sensors"].items()}
-    layouts = tuple(Layout.from_dict(values) for values in table["layouts"])
-    for layout in layouts:
-        sensor = sensors[layout.sensor]
-        for stack in layout.stacks:
-            sensor.select(stack.bands)
+    kinds = tuple(ImageKind.from_dict(each, sensors) for each in table["layouts"])
     series = table["series"]
     shards = tuple(PackFile(**shard) for shard in table["shards"])
     _check_count("images", table["images"], 0)
@@ -304,7 +311,7 @@ def _build(table: Mapping[str, Any]) -> Manifest:
         name=str(table["name"]),
         images=table["images"],
         sensors=sensors,
-        layouts=layouts,
+        kinds=kinds,
         index=PackFile(**table["index"]),
         shards=shards,
         series=None if series is None else SeriesRule(**series),
@@ -339,3 +346,173 @@ def is_remote(location: str | Path) -> bool:
 def is_pack(location: str | Path) -> bool:
     """Whether a place holds a pack; an address is taken to be one."""
     return is_remote(location) or (Path(location) / MANIFEST).is_file()
+
+
+_NUMBERS = 6
+"""Numbers of a transform from (column, row) to coordinates."""
+NO_SERIES = -1
+
+
+_MAY_LACK = ("crs", "transforms")
+
+
+def write_rows(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Return the table as Parquet.
+
+    Args:
+        rows: of each image its name, place, the number of its layout (its kind), of the
+            shard and the row among that one's images of the kind; `crs` as text and
+            `transforms`, six numbers for each stack of bands one after the other, both
+            None without georeference; the number of its series, -1 if none, and `day`,
+            days since 1 January 1970, NaN if unknown.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    schema = pa.schema([(name, kind()) for name, kind in _columns(pa).items()])
+    table = pa.Table.from_pylist(rows, schema=schema)
+    # Shards are written by number; no compression codec but the usual one is needed.
+    stream = io.BytesIO()
+    parquet.write_table(table, stream, compression="zstd")
+    return stream.getvalue()
+
+
+def _columns(pa: Any) -> Mapping[str, Any]:
+    return {
+        "name": pa.string,
+        "place": pa.string,
+        "layout": pa.int32,
+        "shard": pa.int32,
+        "row": pa.int32,
+        "crs": pa.string,
+        "transforms": lambda: pa.list_(pa.float64()),
+        "series": pa.int32,
+        "day": pa.float64,
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class ImageTable:
+    """The columns of the table, for N images.
+
+    Args:
+        names: see `write_rows`, as for the others.
+        places: what they show.
+        kinds: (N,) numbers of kinds.
+        shards: (N,) numbers of shards.
+        rows: (N,) places in the shards.
+        crs: coordinate reference systems.
+        transforms: all of them, one after the other.
+        starts: (N + 1,) where those of each image start and end.
+        series: (N,) numbers of series.
+        days: (N,) days.
+    """
+
+    names: list[str]
+    places: list[str]
+    kinds: npt.NDArray[np.int32]
+    shards: npt.NDArray[np.int32]
+    rows: npt.NDArray[np.int32]
+    crs: list[str | None]
+    transforms: npt.NDArray[np.float64]
+    starts: npt.NDArray[np.int64]
+    series: npt.NDArray[np.int32]
+    days: npt.NDArray[np.float64]
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self.names)
+
+    def transforms_of(self, number: int, stacks: int) -> list[list[float] | None]:
+        """Return the transform of each stack of bands of an image."""
+        start, stop = self.starts[number : number + 2]
+        if start == stop:
+            return [None] * stacks
+        table = self.transforms[start:stop].reshape(stacks, _NUMBERS)
+        return [[float(value) for value in row] for row in table]
+
+    @classmethod
+    def from_parquet(
+        cls, content: bytes, manifest: Manifest, where: str
+    ) -> "ImageTable":
+        """Read the table and hold it against the manifest.
+
+        Args:
+            content: of the file.
+            manifest: of the pack.
+            where: for messages.
+
+        Raises:
+            DataError: the checksum differs, or a row says what cannot be.
+        """
+        import pyarrow as pa
+
+        if hashlib.sha256(content).hexdigest() != manifest.index.sha256:
+            raise DataError(
+                f"{where} is corrupt: its checksum is not the one that was written. "
+                "Copy or fetch it again, or pack the images again."
+            )
+        try:
+            table = _read_table(content, manifest.images)
+            table._check(manifest)
+        except (pa.ArrowException, OSError, MemoryError, *_DAMAGE) as error:
+            reason = " ".join(str(error).split())
+            raise DataError(f"{where} is no table of a pack: {reason}") from None
+        return table
+
+    def _check(self, manifest: Manifest) -> None:
+        if len(self) != manifest.images:
+            raise ValueError(f"{len(self)} rows for {manifest.images} images.")
+        counts = np.array([len(kind.stacks) for kind in manifest.kinds])
+        for numbers, most in (
+            (self.kinds, len(counts)),
+            (self.shards, len(manifest.shards)),
+        ):
+            if numbers.size and not 0 <= numbers.min() <= numbers.max() < most:
+                raise ValueError("a row names a layout or shard that there is not.")
+        if self.rows.size and self.rows.min() < 0:
+            raise ValueError("a row has a negative place in its shard.")
+        lengths = np.diff(self.starts)
+        if np.any((lengths != 0) & (lengths != counts[self.kinds] * _NUMBERS)):
+            raise ValueError("a row has a transform too many or too few.")
+
+
+def _read_table(content: bytes, images: int) -> ImageTable:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    found = parquet.read_metadata(io.BytesIO(content)).num_rows
+    if found != images:
+        # Before reading: a few bytes can stand for any number of equal rows.
+        raise ValueError(f"{found} rows for {images} images.")
+    table = parquet.read_table(io.BytesIO(content)).combine_chunks()
+    kinds = _columns(pa)
+    if table.schema.names != list(kinds):
+        raise ValueError(f"columns {table.schema.names}.")
+    for name, kind in kinds.items():
+        if table.schema.field(name).type != kind():
+            raise ValueError(f"type of column {name}.")
+    columns = {name: table.column(name).combine_chunks() for name in kinds}
+    if any(columns[name].null_count for name in kinds if name not in _MAY_LACK):
+        raise ValueError("a value is missing.")
+    lengths = columns["transforms"].value_lengths().fill_null(0)
+    starts = np.concatenate([[0], np.cumsum(lengths.to_numpy(zero_copy_only=False))])
+    return ImageTable(
+        names=columns["name"].to_pylist(),
+        places=_shared(columns["place"]),
+        kinds=columns["layout"].to_numpy(),
+        shards=columns["shard"].to_numpy(),
+        rows=columns["row"].to_numpy(),
+        crs=_shared(columns["crs"]),
+        transforms=columns["transforms"].flatten().to_numpy(zero_copy_only=False),
+        starts=starts.astype(np.int64),
+        series=columns["series"].to_numpy(),
+        days=columns["day"].to_numpy(),
+    )
+
+
+def _shared(column: Any) -> list[Any]:
+    """Return texts of which most are the same, each of them once in memory."""
+    encoded = column.dictionary_encode()
+    values = [*encoded.dictionary.to_pylist(), None]
+    return [values[-1 if i is None else i] for i in encoded.indices.to_pylist()]

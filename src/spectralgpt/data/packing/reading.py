@@ -1,21 +1,184 @@
-"""Reading packs: images that look to the rest of the package like files on disk."""
+"""Reading packs: images that look to the rest of the package like files on disk.
+
+The files of a pack lie on disk, or in object storage through fsspec. There shards are
+fetched whole, once, into a folder on disk, under the names of their checksums: images
+are drawn in any order, and a request for each would cost more than its bytes.
+"""
 
 import functools
+import hashlib
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from spectralgpt.data.packing.manifest import MANIFEST, Layout, Manifest
-from spectralgpt.data.packing.storage import Storage
-from spectralgpt.data.packing.tables import ImageTable
-from spectralgpt.errors import DataError, RasterError
-from spectralgpt.rasters import BandFile, Grid, RasterItem, Window
+from spectralgpt.atomic_files import replace_file
+from spectralgpt.data.packing.manifest import (
+    MANIFEST,
+    ImageKind,
+    ImageTable,
+    Manifest,
+    PackFile,
+    is_remote,
+)
+from spectralgpt.errors import DataError, DatasetNotFoundError, RasterError
+from spectralgpt.rasters import BandFile, Grid, RasterItem, Window, locations
 
-__all__ = ["Pack", "open_pack", "read_manifest", "tensor_name", "verify_pack"]
+__all__ = ["Pack", "Storage", "digest_of", "open_pack", "tensor_name", "verify_pack"]
+
+_FETCH_AGAIN = "Copy or fetch it again, or pack the images again."
+
+
+class Storage:
+    """The folder of a pack.
+
+    Args:
+        location: a path, or an address that fsspec understands, such as
+            `s3://bucket/pack` (its own package, such as s3fs, must be installed).
+        cache: folder for shards fetched from an address; None takes
+            `spectralgpt/packs` in the user's folder for caches.
+    """
+
+    def __init__(self, location: str | Path, cache: Path | None = None) -> None:
+        self.location = str(location).rstrip("/")
+        self._cache = cache or _default_cache()
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it is an address."""
+        return is_remote(self.location)
+
+    def where(self, file: str) -> str:
+        """Return the path or address of a file, for messages."""
+        return f"{self.location}/{file}"
+
+    def read(self, file: str) -> bytes:
+        """Read a small file whole.
+
+        Raises:
+            DatasetNotFoundError: there is none.
+            DataError: it cannot be read.
+        """
+        try:
+            if not self.is_remote:
+                return Path(self.location, file).read_bytes()
+            system, path = self._system()
+            return bytes(system.cat_file(f"{path}/{file}"))
+        except FileNotFoundError:
+            raise DatasetNotFoundError(
+                f"{self.where(file)} does not exist. Give the folder of a pack."
+            ) from None
+        except Exception as error:
+            raise self._failed(file, error) from None
+
+    def manifest(self) -> Manifest:
+        """Read what the pack says of itself.
+
+        Raises:
+            DatasetNotFoundError: there is no pack.
+            DataError: the manifest is broken.
+        """
+        return Manifest.from_json(self.read(MANIFEST), self.where(MANIFEST))
+
+    def check(self, file: PackFile) -> None:
+        """Refuse a file on disk that is missing or has another size; reads nothing.
+
+        Raises:
+            DataError: it does.
+        """
+        if self.is_remote:
+            return
+        path = Path(self.location, file.file)
+        if not path.is_file():
+            raise DataError(f"{path} is missing. {_FETCH_AGAIN}")
+        if path.stat().st_size != file.bytes:
+            raise DataError(
+                f"{path} is truncated or changed: {path.stat().st_size} bytes where "
+                f"{file.bytes} were written. {_FETCH_AGAIN}"
+            )
+
+    def verify(self, file: PackFile) -> None:
+        """Read a file to its end and compare its checksum.
+
+        Raises:
+            DataError: it differs.
+        """
+        self.check(file)
+        path = Path(self.fetch(file))
+        if not self.is_remote and digest_of(path) != file.sha256:
+            raise self._corrupt(file)
+
+    def fetch(self, file: PackFile) -> Path:
+        """Return a file's path on disk; from an address it is fetched if need be.
+
+        Raises:
+            DataError: it cannot be fetched, or what came has another checksum.
+        """
+        if not self.is_remote:
+            return Path(self.location, file.file)
+        path = self._cache / f"{file.sha256}{Path(file.file).suffix}"
+        if path.is_file() and path.stat().st_size == file.bytes:
+            return path
+
+        def write(temporary: Path) -> None:
+            system, folder = self._system()
+            system.get_file(f"{folder}/{file.file}", str(temporary))
+            if digest_of(temporary) != file.sha256:
+                raise self._corrupt(file)
+
+        try:
+            # Loader processes may fetch one at the same time: each in its own place.
+            replace_file(path, write)
+        except DataError:
+            raise
+        except Exception as error:
+            # Each file system has errors of its own.
+            raise self._failed(file.file, error) from None
+        return path
+
+    def _system(self) -> tuple[Any, str]:
+        import fsspec
+
+        options = {}
+        for scheme in ("http", "https"):
+            if f"{scheme}://" in self.location:
+                import aiohttp
+
+                # Its own limit is the time of a whole file, however large.
+                wait_s = locations.NO_ANSWER_S
+                limits = {"sock_connect": wait_s, "sock_read": wait_s}
+                timeout = aiohttp.ClientTimeout(total=None, **limits)
+                options[scheme] = {"client_kwargs": {"timeout": timeout}}
+        system, path = fsspec.core.url_to_fs(self.location, **options)
+        return system, path
+
+    def _corrupt(self, file: PackFile) -> DataError:
+        return DataError(
+            f"{self.where(file.file)} is corrupt: its checksum is not the one that was "
+            f"written. {_FETCH_AGAIN}"
+        )
+
+    def _failed(self, file: str, error: Exception) -> DataError:
+        if self.is_remote and isinstance(error, TimeoutError):
+            silent = locations.no_answer(self.location)
+            return DataError(f"{self.where(file)} cannot be read: {silent}")
+        reason = " ".join(str(error).split()) or type(error).__name__
+        return DataError(f"{self.where(file)} cannot be read: {reason}")
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _default_cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "spectralgpt" / "packs"
 
 
 class Pack:
@@ -60,20 +223,12 @@ class Pack:
         return list(found.values())
 
     def _item(self, number: int) -> RasterItem:
-        layout = self.manifest.layouts[self._table.layouts[number]]
-        return RasterItem(
+        kind = self.manifest.kinds[self._table.kinds[number]]
+        return replace(
+            kind.item,
             name=self._table.names[number],
-            sensor=self.manifest.sensors[layout.sensor],
-            files=_PackedBands(self._table, layout, self._shards, number),
-            quantification=layout.quantification,
-            offset=layout.offset,
-            nodata=layout.nodata,
-            unit=layout.unit,
-            offset_source=layout.offset_source,
-            other_invalid=layout.other_invalid,
             place=self._table.places[number],
-            holdout=layout.holdout,
-            weight=layout.weight,
+            files=_PackedBands(self._table, kind, self._shards, number),
         )
 
 
@@ -89,7 +244,7 @@ def open_pack(location: str | Path, cache: Path | None = None) -> Pack:
         DataError: the manifest or table is broken, or a shard is missing or truncated.
     """
     storage = Storage(location, cache)
-    manifest = read_manifest(storage)
+    manifest = storage.manifest()
     for file in (manifest.index, *manifest.shards):
         storage.check(file)
     table = ImageTable.from_parquet(
@@ -98,16 +253,6 @@ def open_pack(location: str | Path, cache: Path | None = None) -> Pack:
         storage.where(manifest.index.file),
     )
     return Pack(storage, manifest, table)
-
-
-def read_manifest(storage: Storage) -> Manifest:
-    """Read what a pack says of itself.
-
-    Raises:
-        DatasetNotFoundError: there is no pack.
-        DataError: the manifest is broken.
-    """
-    return Manifest.from_json(storage.read(MANIFEST), storage.where(MANIFEST))
 
 
 def verify_pack(
@@ -130,7 +275,7 @@ def verify_pack(
         DataError: the manifest is broken.
     """
     storage = Storage(location, cache)
-    manifest = read_manifest(storage)
+    manifest = storage.manifest()
     files = (manifest.index, *manifest.shards)
     faults = []
     for done, file in enumerate(files, start=1):
@@ -145,9 +290,9 @@ def verify_pack(
     return manifest, faults
 
 
-def tensor_name(layout: int, stack: int) -> str:
-    """Name of the array in a shard that holds a stack of bands of a layout."""
-    return f"{layout}.{stack}"
+def tensor_name(kind: int, stack: int) -> str:
+    """Name of the array in a shard that holds a stack of bands of a kind."""
+    return f"{kind}.{stack}"
 
 
 class _Shards:
@@ -167,18 +312,18 @@ class _Shards:
         """Return the path of a shard, for messages and as a name of its images."""
         return Path(self.storage.where(self.manifest.shards[shard].file))
 
-    def tensor(self, shard: int, layout: int, stack: int) -> Any:
+    def tensor(self, shard: int, kind: int, stack: int) -> Any:
         """Return an array (images, C, H, W) of a shard, to be sliced.
 
         Raises:
             DataError: the shard cannot be read, or holds no such array.
         """
-        key = (shard, layout, stack)
+        key = (shard, kind, stack)
         if key not in self._tensors:
             self._tensors[key] = self._open_tensor(*key)
         return self._tensors[key]
 
-    def _open_tensor(self, shard: int, layout: int, stack: int) -> Any:
+    def _open_tensor(self, shard: int, kind: int, stack: int) -> Any:
         from safetensors import SafetensorError, safe_open
 
         file = self.manifest.shards[shard]
@@ -187,14 +332,14 @@ class _Shards:
             if shard not in self._opened:
                 path = self.storage.fetch(file)
                 self._opened[shard] = safe_open(str(path), framework="numpy")
-            tensor = self._opened[shard].get_slice(tensor_name(layout, stack))
+            tensor = self._opened[shard].get_slice(tensor_name(kind, stack))
         except (SafetensorError, OSError) as error:
             reason = " ".join(str(error).split())
             raise DataError(
                 f"{where} is corrupt: {reason}. Copy or fetch it again, or pack the "
                 "images again."
             ) from None
-        wanted = self.manifest.layouts[layout].stacks[stack]
+        wanted = self.manifest.kinds[kind].stacks[stack]
         shape = (len(wanted.bands), wanted.height, wanted.width)
         found = (tuple(tensor.get_shape()[1:]), tensor.get_dtype())
         if found != (shape, _NAMES[wanted.dtype]):
@@ -216,7 +361,7 @@ class _StoredStack:
 
     shards: _Shards
     shard: int
-    layout: int
+    kind: int
     stack: int
     row: int
 
@@ -231,7 +376,7 @@ class _StoredStack:
         rows = slice(window.row, window.row + window.height)
         columns = slice(window.column, window.column + window.width)
         try:
-            tensor = self.shards.tensor(self.shard, self.layout, self.stack)
+            tensor = self.shards.tensor(self.shard, self.kind, self.stack)
             numbers = np.asarray(tensor[self.row, :, rows, columns])
         except (DataError, SafetensorError, IndexError) as error:
             where = self.shards.path(self.shard)
@@ -247,18 +392,18 @@ class _PackedBands(Mapping[str, BandFile]):
 
     Args:
         table: of the images.
-        layout: of this image.
+        kind: of this image.
         shards: hold the numbers.
         number: of the image.
     """
 
-    __slots__ = ("_layout", "_number", "_shards", "_table")
+    __slots__ = ("_kind", "_number", "_shards", "_table")
 
     def __init__(
-        self, table: ImageTable, layout: Layout, shards: _Shards, number: int
+        self, table: ImageTable, kind: ImageKind, shards: _Shards, number: int
     ) -> None:
         self._table = table
-        self._layout = layout
+        self._kind = kind
         self._shards = shards
         self._number = number
 
@@ -266,10 +411,10 @@ class _PackedBands(Mapping[str, BandFile]):
         return _files_of(self._table, self._shards, self._number)[band]
 
     def __iter__(self) -> Iterator[str]:
-        return (band for stack in self._layout.stacks for band in stack.bands)
+        return (band for stack in self._kind.stacks for band in stack.bands)
 
     def __len__(self) -> int:
-        return sum(len(stack.bands) for stack in self._layout.stacks)
+        return sum(len(stack.bands) for stack in self._kind.stacks)
 
 
 _KEPT = 64
@@ -278,15 +423,15 @@ _KEPT = 64
 
 @functools.lru_cache(_KEPT)
 def _files_of(table: ImageTable, shards: _Shards, number: int) -> dict[str, BandFile]:
-    layout, shard = int(table.layouts[number]), int(table.shards[number])
-    stacks = shards.manifest.layouts[layout].stacks
+    kind, shard = int(table.kinds[number]), int(table.shards[number])
+    stacks = shards.manifest.kinds[kind].stacks
     path, crs = shards.path(shard), table.crs[number]
     found: dict[str, BandFile] = {}
     for at, (stack, place) in enumerate(
         zip(stacks, table.transforms_of(number, len(stacks)), strict=True)
     ):
         grid = Grid.at(stack.height, stack.width, place, crs)
-        store = _StoredStack(shards, shard, layout, at, int(table.rows[number]))
+        store = _StoredStack(shards, shard, kind, at, int(table.rows[number]))
         for index, band in enumerate(stack.bands, start=1):
             found[band] = BandFile(path, index, grid, store=store, nodata=stack.nodata)
     return found

@@ -8,7 +8,7 @@ call goes on with.
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,25 +17,35 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from spectralgpt.data.packing.folders import Note, PackFolder
+from spectralgpt.atomic_files import (
+    check_replaceable,
+    make_folder,
+    remove_leftovers,
+    replace_file,
+)
 from spectralgpt.data.packing.manifest import (
     DTYPES,
+    INDEX,
+    MANIFEST,
+    NO_SERIES,
     BandStack,
-    Layout,
+    ImageKind,
     Manifest,
+    PackFile,
     is_pack,
+    write_rows,
 )
-from spectralgpt.data.packing.reading import tensor_name
-from spectralgpt.data.packing.tables import NO_SERIES, ImageRow, write_rows
-from spectralgpt.data.places import find_series
+from spectralgpt.data.packing.reading import digest_of, tensor_name
 from spectralgpt.data.sources import (
     Source,
     find_items,
     find_root,
+    find_series,
     read_source,
     refuse_if_bad,
 )
 from spectralgpt.errors import ConfigError, DataError, RasterError, SpectralGPTError
+from spectralgpt.json_files import read_json
 from spectralgpt.rasters import (
     BandFile,
     Grid,
@@ -46,14 +56,21 @@ from spectralgpt.rasters import (
 )
 from spectralgpt.rasters.files import read_known
 from spectralgpt.rasters.locations import Location
+from spectralgpt.sensors import Sensor
 
 __all__ = ["PackOptions", "find_source", "pack_images"]
 
 _MEBIBYTE = 2**20
 _AHEAD = 8
 """Images that each thread reads before they are written."""
+_PLAN = "unfinished.json"
+_PARTIAL = ".*.partial"
+_SHARD = "shard-{:05}.safetensors"
+_NOTES = "shard-?????.json"
+_OURS = ("shard-?????.safetensors", _NOTES, INDEX, _PLAN, _PARTIAL)
 _Numbers = npt.NDArray[np.generic]
-_Kind = tuple[Grid, str, float | None]
+_Row = dict[str, Any]
+"""What the table says of an image, see `write_rows`."""
 
 
 @dataclass(frozen=True)
@@ -143,34 +160,21 @@ def pack_images(
         DataError: there are no images, too many are bad, or the disk is full.
     """
     options = options or PackOptions()
-    folder = PackFolder(output)
     packed = find_root(source, data_root) if source.pack is None else Path(source.pack)
-    folder.check(overwrite, [packed])
+    _check_folder(output, overwrite, packed)
     planned = _plan(source, data_root, options)
-    folder.begin(_digest(source, planned, options), overwrite)
-    done = _Writer(folder)
-    for read in _read_all(planned[done.position :], options.workers):
-        done.add(read, options.shard_mb * _MEBIBYTE)
+    sensors = {one.item.sensor.name: one.item.sensor for one in planned}
+    _begin(output, _digest(source, planned, options), overwrite)
+    pack = _PackInMaking(output, sensors)
+    for read in _read_all(planned[pack.position :], options.workers):
+        pack.add(read, options.shard_mb * _MEBIBYTE)
         if report is not None:
-            report(done.position, len(planned))
-    done.flush()
-    refuse_if_bad(source.name, done.left_out, len(planned), options.max_bad_share)
-    if not done.rows:
+            report(pack.position, len(planned))
+    pack.flush()
+    refuse_if_bad(source.name, pack.left_out, len(planned), options.max_bad_share)
+    if not pack.rows:
         raise DataError(f"{source.name}: no image could be read.")
-    rule = source.series
-    manifest = Manifest(
-        name=source.name,
-        images=len(done.rows),
-        sensors={one.item.sensor.name: one.item.sensor for one in planned},
-        layouts=tuple(done.layouts),
-        index=folder.write_index(write_rows(done.rows)),
-        shards=tuple(note.file for note in folder.notes()),
-        # Each date is an image now, with its day in the table.
-        series=rule and replace(rule, date=None, stack=()),
-        left_out=tuple(done.left_out),
-    )
-    folder.finish(manifest)
-    return manifest
+    return pack.finish(source)
 
 
 def _plan(
@@ -205,20 +209,19 @@ def _digest(source: Source, planned: Sequence[_Planned], options: PackOptions) -
     """Tell one plan from another: a pack is only gone on with if they are the same."""
     digest = hashlib.sha256(f"{source.name}\n{options.shard_mb!r}\n".encode())
     for one in planned:
-        layout = Layout.of(one.item, ())
+        kind = ImageKind.of(one.item, ())
         bands = [band.name for band in one.item.bands]
         about = (one.item.name, one.item.place, one.series, repr(one.day), bands)
-        digest.update(json.dumps([*about, layout.to_dict()]).encode())
+        digest.update(json.dumps([*about, kind.to_dict()]).encode())
     return digest.hexdigest()
 
 
 @dataclass(frozen=True)
 class _Read:
-    """An image in memory: the stacks of its bands and their numbers."""
+    """An image in memory: its kind, its row of the table so far, its bands' numbers."""
 
-    planned: _Planned
-    stacks: tuple[BandStack, ...]
-    grids: tuple[Grid, ...]
+    kind: ImageKind
+    row: _Row
     numbers: tuple[_Numbers, ...]
 
     @property
@@ -227,33 +230,97 @@ class _Read:
         return sum(numbers.nbytes for numbers in self.numbers)
 
 
-class _Writer:
-    """What is done so far, and the shard that is being filled.
+def _check_folder(path: Path, overwrite: bool, packed: Path) -> None:
+    """Refuse a folder that may not be touched; nothing is changed.
+
+    Raises:
+        ConfigError: it holds a finished pack, files of another kind, or what is to be
+            packed.
+    """
+    is_finished = (path / MANIFEST).is_file()
+    if is_finished and not overwrite:
+        raise ConfigError(
+            f"{path} holds a pack already. Name another --output, or replace it with "
+            "--overwrite."
+        )
+    strange = []
+    if path.is_dir() and not (is_finished or (path / _PLAN).is_file()):
+        hidden = (".partial", ".making")
+        strange = [p.name for p in path.iterdir() if p.suffix not in hidden]
+    check_replaceable(path, "pack", strange, [packed])
+
+
+def _begin(path: Path, digest: str, overwrite: bool) -> None:
+    """Note what is to be packed in a folder, or go on with the same.
 
     Args:
-        folder: that the shards go to; what is done there is taken over.
+        path: of the folder.
+        digest: of the plan.
+        overwrite: remove a pack that is there.
+
+    Raises:
+        ConfigError: the folder holds the beginning of another pack.
+        DataError: it cannot be written.
+    """
+    make_folder(path)
+    remove_leftovers(path)
+    if overwrite:
+        # The manifest first: what is left is no pack if this is interrupted.
+        (path / MANIFEST).unlink(missing_ok=True)
+        _remove(path, *_OURS)
+    plan = path / _PLAN
+    if not plan.is_file():
+        _write(plan, lambda file: file.write_text(json.dumps({"plan": digest})))
+    elif _read_json(plan).get("plan") != digest:
+        raise ConfigError(
+            f"{path} holds the beginning of a pack of other images or settings. Repeat "
+            "the command that began it, or replace it with --overwrite."
+        )
+
+
+class _PackInMaking:
+    """The folder of a pack, what is done so far, and the shard that is being filled.
+
+    A note beside each shard keeps what is known of its images: their rows of the table,
+    all kinds so far, what was wrong with images before its last one, and how many
+    images of the plan are done with it.
+
+    Args:
+        path: of the folder; what is done there is taken over.
+        sensors: by name.
     """
 
-    def __init__(self, folder: PackFolder) -> None:
-        self.folder = folder
-        self.rows: list[ImageRow] = []
-        self.layouts: list[Layout] = []
+    def __init__(self, path: Path, sensors: Mapping[str, Sensor]) -> None:
+        self.path = path
+        self.sensors = sensors
+        self.shards: list[PackFile] = []
+        self.rows: list[_Row] = []
+        self.kinds: list[ImageKind] = []
         self.left_out: list[str] = []
         self.position = 0
-        notes = folder.notes()
-        for note in notes:
-            self.rows += [_row_of(row) for row in note.rows]
-            self.layouts = [Layout.from_dict(layout) for layout in note.layouts]
-            self.left_out += note.left_out
-            self.position = note.stop
-        self._shard = len(notes)
+        while self._note.is_file() and self._take(_read_json(self._note)):
+            pass
         self._noted = len(self.left_out)
         self._kept: list[_Read] = []
 
     @property
-    def size(self) -> int:
-        """Bytes that wait to be written."""
-        return sum(read.bytes for read in self._kept)
+    def _note(self) -> Path:
+        """The note of the shard that is being filled."""
+        name = _SHARD.format(len(self.shards))
+        return (self.path / name).with_suffix(".json")
+
+    def _take(self, note: Mapping[str, Any]) -> bool:
+        """Take over a shard that is done, if it is all there."""
+        file = PackFile(**note["file"])
+        shard = self.path / file.file
+        if not shard.is_file() or shard.stat().st_size != file.bytes:
+            return False
+        self.shards.append(file)
+        self.rows += note["rows"]
+        self.kinds = [ImageKind.from_dict(v, self.sensors) for v in note["layouts"]]
+        self.left_out += note["left_out"]
+        self.position = note["stop"]
+        return True
 
     def add(self, read: "_Read | str", most: float) -> None:
         """Take the next image of the plan, or what is wrong with it.
@@ -265,74 +332,108 @@ class _Writer:
         if isinstance(read, str):
             self.left_out.append(read)
         else:
-            if self._kept and self.size + read.bytes > most:
+            kept = sum(each.bytes for each in self._kept)
+            if self._kept and kept + read.bytes > most:
                 self.flush()
             self._kept.append(read)
         self.position += 1
 
     def flush(self) -> None:
-        """Write what waits as a shard."""
+        """Write what waits as a shard, and then the note that it is done.
+
+        Raises:
+            DataError: it cannot be written.
+        """
         if not self._kept:
             return
+        from safetensors.numpy import save_file
+
         stacked: dict[str, list[_Numbers]] = {}
         rows = []
         for read in self._kept:
-            layout = self._number_of(Layout.of(read.planned.item, read.stacks))
-            names = [tensor_name(layout, at) for at in range(len(read.stacks))]
-            row = len(stacked.get(names[0], ()))
+            kind = self._number_of(read.kind)
+            names = [tensor_name(kind, at) for at in range(len(read.numbers))]
+            place = {"layout": kind, "shard": len(self.shards)}
+            rows.append(read.row | place | {"row": len(stacked.get(names[0], ()))})
             for name, numbers in zip(names, read.numbers, strict=True):
                 stacked.setdefault(name, []).append(numbers)
-            rows.append(_make_row(read, layout, self._shard, row))
         tensors = {name: np.stack(numbers) for name, numbers in stacked.items()}
-        self.folder.write_shard(
-            self._shard,
-            tensors,
-            len(rows),
-            lambda file: Note(
-                file,
-                self.position,
-                [asdict(row) for row in rows],
-                [layout.to_dict() for layout in self.layouts],
-                self.left_out[self._noted :],
-            ),
-        )
+        shard = self.path / _SHARD.format(len(self.shards))
+        _write(shard, lambda path: save_file(tensors, str(path)))
+        file = _as_pack_file(shard, len(rows))
+        note = {
+            "file": asdict(file),
+            "stop": self.position,
+            "rows": rows,
+            "layouts": [kind.to_dict() for kind in self.kinds],
+            "left_out": self.left_out[self._noted :],
+        }
+        _write(self._note, lambda path: path.write_text(json.dumps(note)))
+        self.shards.append(file)
         self.rows += rows
-        self._shard, self._noted, self._kept = self._shard + 1, len(self.left_out), []
+        self._noted, self._kept = len(self.left_out), []
 
-    def _number_of(self, layout: Layout) -> int:
+    def _number_of(self, kind: ImageKind) -> int:
         # Compared as JSON, for NaN does not equal itself.
-        key = layout.to_dict()
-        for number, known in enumerate(self.layouts):
+        key = kind.to_dict()
+        for number, known in enumerate(self.kinds):
             if known.to_dict() == key:
                 return number
-        self.layouts.append(layout)
-        return len(self.layouts) - 1
+        self.kinds.append(kind)
+        return len(self.kinds) - 1
+
+    def finish(self, source: Source) -> Manifest:
+        """Write the table and the manifest, which makes the folder a pack; tidy up."""
+        rule, index = source.series, self.path / INDEX
+        _write(index, lambda path: path.write_bytes(write_rows(self.rows)))
+        manifest = Manifest(
+            name=source.name,
+            images=len(self.rows),
+            sensors=self.sensors,
+            kinds=tuple(self.kinds),
+            index=_as_pack_file(index, 0),
+            shards=tuple(self.shards),
+            # Each date is an image now, with its day in the table.
+            series=rule and replace(rule, date=None, stack=()),
+            left_out=tuple(self.left_out),
+        )
+        text = manifest.to_json()
+        _write(
+            self.path / MANIFEST, lambda path: path.write_text(text, encoding="utf-8")
+        )
+        _remove(self.path, _NOTES, _PLAN, _PARTIAL)
+        return manifest
 
 
-def _row_of(values: dict[str, Any]) -> ImageRow:
-    """Read a row from a note; JSON knows no tuples."""
-    numbers = values["transforms"]
-    return ImageRow(
-        **values | {"transforms": None if numbers is None else tuple(numbers)}
-    )
+def _remove(folder: Path, *patterns: str) -> None:
+    for pattern in patterns:
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
 
 
-def _make_row(read: "_Read", layout: int, shard: int, row: int) -> ImageRow:
-    places = [grid.numbers for grid in read.grids]
-    is_placed = all(place is not None for place in places)
-    return ImageRow(
-        name=read.planned.item.name,
-        place=read.planned.item.place,
-        layout=layout,
-        shard=shard,
-        row=row,
-        crs=read.grids[0].crs,
-        transforms=tuple(n for place in places for n in place or ())
-        if is_placed
-        else None,
-        series=read.planned.series,
-        day=read.planned.day,
-    )
+def _write(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write a file so that it is there whole or not at all."""
+    try:
+        replace_file(path, write)
+    except OSError as error:
+        raise DataError(
+            f"cannot write {path}: {error}. Make room, then repeat the command: it "
+            "goes on with what is done."
+        ) from error
+
+
+def _as_pack_file(path: Path, images: int) -> PackFile:
+    return PackFile(path.name, path.stat().st_size, digest_of(path), images)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        table = read_json(path)
+        if isinstance(table, dict):
+            return table
+    except (OSError, ValueError):
+        pass
+    raise ConfigError(f"{path} cannot be read. Begin anew with --overwrite.")
 
 
 def _read_all(planned: Sequence[_Planned], workers: int) -> Iterator["_Read | str"]:
@@ -359,7 +460,7 @@ def _read(planned: _Planned) -> "_Read":
     """
     item = planned.item.located()
     # The bands in the order of the files, so that the pack lists them alike.
-    layers: dict[_Kind, tuple[list[str], list[_Numbers]]] = {}
+    layers: dict[tuple[Grid, str, float | None], tuple[list[str], list[_Numbers]]] = {}
     whole: dict[Location, _Numbers] = {}
     for band, file in item.files.items():
         nodata = item.nodata if file.nodata is None else file.nodata
@@ -376,15 +477,23 @@ def _read(planned: _Planned) -> "_Read":
     has_place = {grid.transform is None for grid, *_ in layers}
     if len(crs) > 1 or len(has_place) > 1:
         raise RasterError(f"{item.name}: bands differ in reference system.")
-    return _Read(
-        planned,
-        tuple(
-            BandStack(tuple(names), grid.height, grid.width, dtype, nodata)
-            for (grid, dtype, nodata), (names, _) in layers.items()
-        ),
-        tuple(grid for grid, *_ in layers),
-        tuple(np.stack(numbers) for _, numbers in layers.values()),
+    stacks = tuple(
+        BandStack(tuple(names), grid.height, grid.width, dtype, nodata)
+        for (grid, dtype, nodata), (names, _) in layers.items()
     )
+    places = [grid.numbers for grid, *_ in layers]
+    row = {
+        "name": item.name,
+        "place": item.place,
+        "crs": next(iter(crs)),
+        "transforms": None
+        if None in places
+        else [number for place in places for number in place or ()],
+        "series": planned.series,
+        "day": planned.day,
+    }
+    stacked = tuple(np.stack(numbers) for _, numbers in layers.values())
+    return _Read(ImageKind.of(item, stacks), row, stacked)
 
 
 def _read_layer(file: BandFile, whole: dict[Location, _Numbers]) -> _Numbers:

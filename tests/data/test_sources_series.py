@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import yaml
 
-from spectralgpt.data.places import Series, find_series
-from spectralgpt.data.sources import read_source
+from spectralgpt.data.series import Series
+from spectralgpt.data.sources import find_series, read_source
 from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.rasters import read_raster
 from tests.raster_files import S2_L2A, constant, numbered, write_band_folder, write_tiff
