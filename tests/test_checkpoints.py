@@ -586,6 +586,30 @@ def test_weights_of_other_precision_are_cast(
         assert torch.allclose(loaded.state_dict()[name], value, atol=5e-3), name
 
 
+def test_weights_of_8_bits_and_published_ones_that_are_not_finite_are_refused(
+    tmp_path: Path,
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    model = tiny_model()
+    path = save_model(tmp_path, model, tiny_contract()) / "model.safetensors"
+    weights = load_file(path)
+    weights["decoder.mask_token"] = weights["decoder.mask_token"].to(
+        torch.float8_e4m3fn
+    )
+    save_file(weights, path, {"config": (tmp_path / "config.json").read_text()})
+    with pytest.raises(
+        CheckpointError, match=r"decoder\.mask_token holds torch\.float8"
+    ):
+        load_model(path)
+    published = save_published(tmp_path / "other.pth", model)
+    checkpoint = torch.load(published, weights_only=True)
+    checkpoint["model"]["mask_token"][:] = torch.inf
+    torch.save(checkpoint, published)
+    with pytest.raises(CheckpointError, match=r"other\.pth: .*decoder\.mask_token"):
+        load_model(published)
+
+
 def test_published_widths_that_are_unknown_need_their_number_of_heads(
     tmp_path: Path,
 ) -> None:
@@ -595,7 +619,9 @@ def test_published_widths_that_are_unknown_need_their_number_of_heads(
     )  # fmt: skip
     path = tmp_path / "model.pth"
     torch.save({"model": to_published(model.state_dict(), 8, 3)}, path)
-    with pytest.raises(CheckpointError, match=r"^width 96 .*convert --num_heads N"):
+    with pytest.raises(
+        CheckpointError, match=r"model\.pth: width 96 .*convert --num_heads N"
+    ):
         load_model(path)
     six = {"num_heads": 6}
     with pytest.raises(

@@ -434,7 +434,11 @@ def _check_contract(
 
 
 def _published(path: Path, heads: Mapping[str, int] | None) -> LoadedModel:
-    model = build_published_model(read_published_file(path), heads)
+    checkpoint = read_published_file(path)
+    try:
+        model = build_published_model(checkpoint, heads)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
     bare = LoadedModel(model, None)
     encoder = bare.encoder
     # Published maps of land cover took ten bands and two fillers: nothing fits them.

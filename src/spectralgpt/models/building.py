@@ -184,7 +184,9 @@ def _check_fit(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Non
 def _cast(name: str, value: Tensor, wanted: Tensor) -> Tensor:
     if value.dtype == wanted.dtype:
         return value
-    if not (value.is_floating_point() and wanted.is_floating_point()):
+    # Numbers of 8 bits come with scales that lie elsewhere.
+    is_cast = value.is_floating_point() and value.element_size() > 1
+    if not (is_cast and wanted.is_floating_point()):
         raise CheckpointError(
             f"{name} holds {value.dtype}, needs {wanted.dtype}: these are no weights "
             "of the model. Export them as float32."
