@@ -30,8 +30,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> Path:
     """Cluster the inputs; returns the first map."""
     from spectralgpt.cli.images import prepare_outputs
-    from spectralgpt.reports.embedding_maps import write_class_picture
-    from spectralgpt.reports.style import hex_colours
+    from spectralgpt.reports.scene_pictures import write_class_picture
+    from spectralgpt.reports.style import category_colours
     from spectralgpt.scenes.clustering import fit_clusters, write_map
     from spectralgpt.scenes.embedding_rasters import name_results, open_alike
 
@@ -39,7 +39,7 @@ def run(args: Namespace) -> Path:
     prepare_outputs(args.output, targets, args.overwrite)
     rasters = open_alike(args.inputs)
     clustering = fit_clusters(rasters, args.classes, args.seed)
-    colours = hex_colours(args.classes)
+    colours = category_colours(args.classes)
     for raster, path in zip(rasters, targets, strict=True):
         classes = write_map(raster, clustering, path, colours)
         picture = path.with_suffix(".png")

@@ -115,7 +115,7 @@ def _check_pack(location: str) -> Path:
 
 def _write(found: "ArchiveCheck", folder: Path) -> None:
     from spectralgpt.atomic_files import make_folder
-    from spectralgpt.reports.contact_sheet import plot_contact_sheet
+    from spectralgpt.reports.data_sets import plot_contact_sheet
 
     make_folder(folder)
     text = json.dumps(found.as_table(), indent=2, ensure_ascii=False)

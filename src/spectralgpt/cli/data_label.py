@@ -43,7 +43,7 @@ def run(args: Namespace) -> Path:
 
     from spectralgpt.data.labelling import LabelSource, TileRules, make_labelled_set
     from spectralgpt.data.splits import Fractions
-    from spectralgpt.reports.labelling import write_overview
+    from spectralgpt.reports.data_sets import write_overview
 
     values = args.as_dict()
     sources = {name: values[name] for name in LabelSource.__dataclass_fields__}

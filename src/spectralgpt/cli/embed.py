@@ -132,7 +132,7 @@ def run(args: Namespace) -> Path:
 def _to_rasters(args: Namespace, loaded: "LoadedModel", console: "Console") -> Path:
     from spectralgpt.cli.images import counting, format_of
     from spectralgpt.cli.results import print_failures
-    from spectralgpt.reports.embedding_maps import write_component_picture
+    from spectralgpt.reports.scene_pictures import write_component_picture
     from spectralgpt.scenes.cells import CellOptions
     from spectralgpt.scenes.embedding_rasters import RasterOptions, embed_to_rasters
     from spectralgpt.scenes.inputs import list_inputs, over_area

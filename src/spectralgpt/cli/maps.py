@@ -21,7 +21,7 @@ def map_images(args: Namespace, loaded: "LoadedModel", console: Console) -> Path
     from spectralgpt.cli.images import counting
     from spectralgpt.cli.results import print_failures
     from spectralgpt.data.colours import class_colours
-    from spectralgpt.reports.quick_looks import write_quick_look
+    from spectralgpt.reports.scene_pictures import write_quick_look
     from spectralgpt.scenes.loading import build_mapper
     from spectralgpt.scenes.maps import MapOptions, map_files
 

@@ -60,7 +60,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> Path:
     """Fit or read a probe and map the inputs; returns the first map."""
     from spectralgpt.cli.images import prepare_outputs
-    from spectralgpt.reports.embedding_maps import write_class_picture
+    from spectralgpt.reports.scene_pictures import write_class_picture
     from spectralgpt.scenes.embedding_rasters import name_results, open_alike
     from spectralgpt.scenes.few_labels import apply_probe, check_probe
 

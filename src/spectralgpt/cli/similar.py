@@ -57,7 +57,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> Path:
     """Search the inputs; returns the file of places."""
     from spectralgpt.cli.images import prepare_outputs
-    from spectralgpt.reports.embedding_maps import write_similarity_picture
+    from spectralgpt.reports.scene_pictures import write_similarity_picture
     from spectralgpt.scenes.embedding_rasters import name_results, open_alike
     from spectralgpt.scenes.similarity import (
         find_places,

@@ -38,8 +38,8 @@ from spectralgpt.models.mae import MaskedAutoencoder
 from spectralgpt.preprocessing import Preprocessing, sensor_preprocessing
 from spectralgpt.rasters import Raster, Stated
 from spectralgpt.recipes import find_recipe
-from spectralgpt.reports.composites import choose_composites
 from spectralgpt.reports.reconstructions import Reconstruction
+from spectralgpt.reports.style import choose_composites
 from spectralgpt.scenes.embedding import embed_scene
 from spectralgpt.sensors import Band
 from spectralgpt.tasks.baselines import random_encoder

@@ -10,16 +10,21 @@ from numpy.typing import NDArray
 
 from spectralgpt.demo.imagery import CellLabels, Imagery
 from spectralgpt.metrics import Scores
-from spectralgpt.reports.classification import plot_confusion
-from spectralgpt.reports.composites import Stretch, choose_composites, measure_stretch
-from spectralgpt.reports.curves import plot_curves, read_metrics
 from spectralgpt.reports.html import Picture, Section, Table, write_report
-from spectralgpt.reports.maps import plot_class_map, plot_embedding_map
-from spectralgpt.reports.pretraining import READING, describe_fillers, scores_table
 from spectralgpt.reports.reconstructions import (
     Reconstruction,
     plot_reconstruction,
     plot_spectra,
+)
+from spectralgpt.reports.scene_pictures import plot_class_map, plot_embedding_map
+from spectralgpt.reports.score_reports import plot_confusion
+from spectralgpt.reports.style import Stretch, choose_composites, measure_stretch
+from spectralgpt.reports.training_reports import (
+    READING,
+    describe_fillers,
+    plot_curves,
+    read_metrics,
+    scores_table,
 )
 from spectralgpt.training.pretrain_config import PretrainConfig
 
@@ -75,8 +80,7 @@ class Findings:
     def picture(self) -> NDArray[np.float32]:
         """The scene in true colour, or in grey where the sensor sees none."""
         composite = choose_composites(self.crops[0].bands)[0]
-        picture = self.stretch.apply(np.nan_to_num(self.pixels), composite)
-        return picture if picture.shape[-1] > 1 else picture.repeat(3, axis=-1)
+        return self.stretch.apply(np.nan_to_num(self.pixels), composite.indices)
 
 
 def write_demo_report(path: Path, found: Findings) -> Path:

@@ -15,8 +15,7 @@ from spectralgpt.models.building import Quantization
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters.embeddings import NumberType
 from spectralgpt.rasters.maps import LEGEND_SUFFIX
-from spectralgpt.reports.embedding_maps import write_component_picture
-from spectralgpt.reports.quick_looks import write_quick_look
+from spectralgpt.reports.scene_pictures import write_component_picture, write_quick_look
 from spectralgpt.scenes.cells import CellOptions
 from spectralgpt.scenes.embedding_rasters import (
     RasterOptions,

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spectralgpt.reports.html import Picture, Section, Table, write_report
-from spectralgpt.reports.rebuilt_bands import plot_bands, spread_bands
-from spectralgpt.reports.rebuilt_maps import plot_marked_spectra, plot_score_maps
 from spectralgpt.reports.reconstructions import (
     Reconstruction,
+    plot_bands,
+    plot_marked_spectra,
     plot_reconstruction,
+    plot_score_maps,
+    spread_bands,
     varied_pixels,
 )
 from spectralgpt.scenes.rebuilt_scores import (

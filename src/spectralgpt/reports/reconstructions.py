@@ -2,19 +2,25 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spectralgpt.errors import ShapeError
-from spectralgpt.reports.composites import (
-    Composite,
+from spectralgpt.reports.style import (
+    ERROR_COLOURS,
+    INK,
     Stretch,
     choose_composites,
+    draw_legend,
+    hide_ticks,
     measure_stretch,
+    new_figure,
+    paint_bands,
+    tidy,
 )
-from spectralgpt.reports.style import ERROR_COLOURS, hide_ticks, new_figure, tidy
+from spectralgpt.scenes.rebuilt_scores import BandScore, WindowScores
 from spectralgpt.sensors import Band
 
 if TYPE_CHECKING:
@@ -23,23 +29,42 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Reconstruction",
-    "draw_spectrum",
     "error_picture",
+    "plot_bands",
+    "plot_marked_spectra",
     "plot_reconstruction",
+    "plot_score_maps",
     "plot_spectra",
-    "show_picture",
+    "spread_bands",
     "varied_pixels",
     "visible_picture",
 ]
 
-_HIDDEN_GREY = 0.5
+_Picture = NDArray[np.float32]
+"""(H, W, 3), 0..1."""
+_TITLES = ("input", "visible to the model", "rebuilt", "error where hidden")
+_STRIP_TITLES = ("input", "visible", "rebuilt", "error")
+_HIDDEN_GREY = (0.5, 0.5, 0.5)
+# A tint that no grey picture holds, so that hidden is not mistaken for bright or dark.
+_HIDDEN_BLUE = (0.78, 0.87, 0.93)
+_NO_ERROR = (0.85, 0.85, 0.85)
+_MAP_LOW_PERCENT, _MAP_HIGH_PERCENT = 2.0, 98.0
+_ERROR_HIGH_PERCENT = 99.0
+_WIDE_IN = 12.4
+_LONGEST_SHEET = 24
+_STRIPS_A_ROW = 2
+_MARGIN_IN, _HEAD_IN, _TITLE_IN, _FOOT_IN = 0.1, 0.25, 0.33, 0.75
+_GAP_SHARE = 0.03
+_PANELS = len(_STRIP_TITLES) + _GAP_SHARE * (len(_STRIP_TITLES) - 1)
+"""Width of a strip, in panels."""
+_POINTS_PER_INCH = 72
 _SPECTRA = 4
-_INK = "#1c2329"
+_SPECTRA_A_ROW = 2
 _MARKER_PT, _SMALL_MARKER_PT = 6.0, 2.4
 # Above this, a spectrum is a curve rather than a row of points.
 _MANY_BANDS = 40
 _ENOUGH = 0.9
-_TITLES = ("input", "visible to the model", "rebuilt", "error where hidden")
+_MARK = "#ffd400"
 
 
 @dataclass(frozen=True)
@@ -70,9 +95,8 @@ class Reconstruction:
 
     def __post_init__(self) -> None:
         """Check that pixels, predictions, masks and bands fit each other."""
-        shapes = {self.image.shape, self.rebuilt.shape, self.is_masked.shape}
-        if self.valid is not None:
-            shapes.add(self.valid.shape)
+        arrays = (self.image, self.rebuilt, self.is_masked, self.known)
+        shapes = {array.shape for array in arrays}
         if len(shapes) > 1 or self.image.ndim != 3:
             raise ShapeError(
                 f"reconstruction of {self.name}: found shapes {sorted(shapes)}; image, "
@@ -85,49 +109,87 @@ class Reconstruction:
             )
 
     @property
-    def pasted(self) -> NDArray[np.float32]:
-        """The image with only its masked pixels replaced by the prediction."""
-        return np.where(self.is_masked, self.rebuilt, self.image)
+    def known(self) -> NDArray[np.bool_]:
+        """Where the image holds data: (C, H, W)."""
+        return np.ones_like(self.is_masked) if self.valid is None else self.valid
 
     @property
     def counted(self) -> NDArray[np.bool_]:
         """Where the model had something to predict: hidden pixels that hold data."""
-        return self.is_masked if self.valid is None else self.is_masked & self.valid
+        return self.is_masked & self.known
 
-    def is_blank(self, indices: Sequence[int]) -> NDArray[np.bool_]:
-        """Where any of these bands holds no data: (H, W)."""
-        if self.valid is None:
-            return np.zeros(self.image.shape[1:], dtype=bool)
-        return np.logical_not(self.valid[list(indices)].all(axis=0))
+    @property
+    def pasted(self) -> NDArray[np.float32]:
+        """The image with only its masked pixels replaced by the prediction."""
+        return np.where(self.is_masked, self.rebuilt, self.image)
 
 
 def visible_picture(
-    reconstruction: Reconstruction, composite: Composite, stretch: Stretch
-) -> NDArray[np.float32]:
-    """Return the composite with every hidden band of every pixel at mid grey.
+    reconstruction: Reconstruction,
+    indices: Sequence[int],
+    stretch: Stretch,
+    hidden: tuple[float, float, float] = _HIDDEN_GREY,
+) -> _Picture:
+    """Return a picture with every hidden band of every pixel at one level.
 
-    A pixel is plain grey only where all bands of the composite are hidden; where some
-    are visible they keep their values, and the tint says so. (H, W, 1 or 3).
+    A pixel is plain grey only where all bands shown are hidden; where some are visible
+    they keep their values, and the tint says so.
+
+    Args:
+        reconstruction: the image and its prediction.
+        indices: three bands, or one for a grey picture.
+        stretch: values shown darkest and brightest.
+        hidden: red, green and blue of what is hidden, 0..1.
+
+    Returns:
+        (H, W, 3), 0..1.
     """
-    picture = stretch.apply(reconstruction.image, composite)
-    hidden = reconstruction.is_masked[list(composite.indices)]
-    return np.where(np.moveaxis(hidden, 0, -1), np.float32(_HIDDEN_GREY), picture)
+    picture = stretch.apply(reconstruction.image, indices)
+    is_hidden = np.moveaxis(reconstruction.is_masked[list(indices)], 0, -1)
+    return np.where(is_hidden, np.array(hidden, np.float32), picture)
 
 
 def error_picture(
-    reconstruction: Reconstruction, composite: Composite
+    reconstruction: Reconstruction, indices: Sequence[int]
 ) -> NDArray[np.float32]:
-    """Return the mean absolute error over the hidden bands of the composite: (H, W).
+    """Return the mean absolute error over the hidden ones of some bands: (H, W).
 
-    NaN where all its bands are visible: there was nothing to predict.
+    NaN where all of them are visible: there was nothing to predict.
     """
-    chosen = list(composite.indices)
+    chosen = list(indices)
     hidden = reconstruction.counted[chosen]
     error = np.abs(reconstruction.rebuilt[chosen] - reconstruction.image[chosen])
     counts = hidden.sum(axis=0)
     sums = np.where(hidden, error, 0).sum(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(counts > 0, sums / counts, np.nan).astype(np.float32)
+
+
+def _three_pictures(
+    reconstruction: Reconstruction,
+    indices: Sequence[int],
+    stretch: Stretch,
+    hidden: tuple[float, float, float],
+) -> list[_Picture]:
+    """Return input, visible part and rebuilt, white where a band holds no data."""
+    pictures = [
+        stretch.apply(reconstruction.image, indices),
+        visible_picture(reconstruction, indices, stretch, hidden),
+        stretch.apply(reconstruction.pasted, indices),
+    ]
+    for picture in pictures:
+        picture[~reconstruction.known[list(indices)].all(axis=0)] = 1
+    return pictures
+
+
+def _highest(errors: Sequence[NDArray[np.float32]]) -> float:
+    known = np.concatenate([error[np.isfinite(error)] for error in errors])
+    return float(np.percentile(known, _ERROR_HIGH_PERCENT)) if known.size else 1.0
+
+
+def _name_bar(bar: Any, label: str) -> None:
+    bar.set_label(label, fontsize=9)
+    bar.ax.tick_params(labelsize=8)
 
 
 def plot_reconstruction(
@@ -140,23 +202,20 @@ def plot_reconstruction(
         stretch: values shown darkest and brightest; None measures them on the image.
             Input and rebuilt always share it.
     """
-    stretch = stretch or measure_stretch(reconstruction.image, reconstruction.valid)
+    stretch = stretch or measure_stretch(reconstruction.image, reconstruction.known)
     composites = choose_composites(reconstruction.bands)
     figure = new_figure(9.2, 2.05 * len(composites) + 0.6)
     grid = figure.subplots(len(composites), len(_TITLES), squeeze=False)
-    errors = [error_picture(reconstruction, composite) for composite in composites]
+    errors = [error_picture(reconstruction, each.indices) for each in composites]
     highest = _highest(errors)
     for row, composite, error in zip(grid, composites, errors, strict=True):
-        pictures = (
-            stretch.apply(reconstruction.image, composite),
-            visible_picture(reconstruction, composite, stretch),
-            stretch.apply(reconstruction.pasted, composite),
+        pictures = _three_pictures(
+            reconstruction, composite.indices, stretch, _HIDDEN_GREY
         )
         for axes, picture in zip(row, pictures, strict=False):
-            picture[reconstruction.is_blank(composite.indices)] = 1.0
-            show_picture(axes, picture)
+            axes.imshow(picture)
         shown = row[-1].imshow(error, cmap=ERROR_COLOURS, vmin=0, vmax=highest)
-        row[-1].set_facecolor("#d9d9d9")
+        row[-1].set_facecolor(_NO_ERROR)
         for axes in row:
             hide_ticks(axes)
         names = ", ".join(composite.band_names)
@@ -164,23 +223,182 @@ def plot_reconstruction(
     for axes, title in zip(grid[0], _TITLES, strict=True):
         axes.set_title(title, fontsize=10.5)
     bar = figure.colorbar(shown, ax=grid[:, -1].tolist(), shrink=0.8, pad=0.03)
-    bar.set_label(f"absolute error ({reconstruction.unit})", fontsize=9)
-    bar.ax.tick_params(labelsize=8)
+    _name_bar(bar, f"absolute error ({reconstruction.unit})")
     figure.suptitle(reconstruction.name, fontsize=11.5, x=0.01, ha="left")
     return figure
 
 
-def _highest(errors: Sequence[NDArray[np.float32]]) -> float:
-    known = np.concatenate([error[np.isfinite(error)] for error in errors])
-    return float(np.percentile(known, 99)) if known.size else 1.0
+def spread_bands(count: int, show_all: bool = False) -> list[list[int]]:
+    """Choose which of `count` bands, ordered by wavelength, go on which sheet.
+
+    Args:
+        count: bands there are.
+        show_all: draw all of them, on several sheets if need be; otherwise one sheet,
+            with bands evenly spread where there are too many.
+
+    Returns:
+        Indices of the bands, sheet by sheet.
+    """
+    if show_all:
+        starts = range(0, count, _LONGEST_SHEET)
+        return [
+            list(range(start, min(start + _LONGEST_SHEET, count))) for start in starts
+        ]
+    places = np.linspace(0, count - 1, min(count, _LONGEST_SHEET))
+    return [[int(place) for place in places.round()]]
 
 
-def show_picture(axes: "Axes", picture: NDArray[np.float32]) -> None:
-    """Draw a picture (H, W, 1 or 3) of 0..1, in grey if it has one channel."""
-    if picture.shape[-1] == 1:
-        axes.imshow(picture[..., 0], cmap="gray", vmin=0, vmax=1)
+def plot_bands(
+    reconstruction: Reconstruction,
+    scores: Sequence[BandScore],
+    chosen: Sequence[int],
+    highest: float | None = None,
+) -> "Figure":
+    """Draw bands, each as a strip: input, visible part, rebuilt and error.
+
+    Errors are absolute, as shares of the band's range, so that bands can be compared.
+
+    Args:
+        reconstruction: the image and its prediction, in reflectance.
+        scores: of each of its bands.
+        chosen: indices of the bands to draw.
+        highest: error of the brightest colour; None takes the 99th percentile.
+    """
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    stretch = measure_stretch(reconstruction.image, reconstruction.known)
+    errors = {}
+    for k in chosen:
+        # Without a range there is no share of it.
+        peak = scores[k].peak or np.nan
+        errors[k] = (error_picture(reconstruction, [k]) / peak).astype(np.float32)
+    highest = highest or _highest(list(errors.values()))
+    colours = ScalarMappable(Normalize(0, highest), ERROR_COLOURS)
+    columns = min(_STRIPS_A_ROW, len(chosen))
+    rows = -(-len(chosen) // columns)
+    figure, boxes = _lay_out(rows, columns, reconstruction.image.shape[1:])
+    for number, (k, box) in enumerate(zip(chosen, boxes, strict=False)):
+        axes = figure.add_axes(box)
+        pictures = _three_pictures(reconstruction, [k], stretch, _HIDDEN_BLUE)
+        error = colours.to_rgba(np.nan_to_num(errors[k]))[..., :3]
+        error[np.isnan(errors[k])] = _NO_ERROR
+        error[~reconstruction.known[k]] = 1
+        axes.imshow(_join([*pictures, error]), aspect="auto")
+        hide_ticks(axes)
+        axes.set_title(_strip_title(scores[k]), loc="left", fontsize=10, pad=3)
+        if number < columns:
+            _name_panels(axes)
+    height = figure.get_figheight()
+    bar_axes = figure.add_axes((0.3, 0.42 / height, 0.4, 0.12 / height))
+    bar = figure.colorbar(colours, cax=bar_axes, orientation="horizontal", extend="max")
+    _name_bar(bar, "absolute error, share of the band's range")
+    return figure
+
+
+def _strip_title(score: BandScore) -> str:
+    if score.peak == 0:
+        # Without any valid pixel the range is zero, too.
+        result = "no data, or all the same"
+    elif np.isnan(score.psnr_db):
+        result = "nothing hidden"
     else:
-        axes.imshow(picture)
+        result = f"PSNR {score.psnr_db:.1f} dB"
+    return f"{score.band.name}   {score.band.wavelength_nm:.0f} nm   {result}"
+
+
+def _name_panels(axes: "Axes") -> None:
+    """Write what the panels are above a strip and its title."""
+    for number, name in enumerate(_STRIP_TITLES):
+        axes.annotate(
+            name,
+            ((0.5 + number * (1 + _GAP_SHARE)) / _PANELS, 1.0),
+            xycoords="axes fraction",
+            xytext=(0, _TITLE_IN * _POINTS_PER_INCH),
+            textcoords="offset points",
+            ha="center",
+            va="center",
+            fontsize=9.5,
+            color="#56616b",
+        )
+
+
+def _lay_out(
+    rows: int, columns: int, size: tuple[int, ...]
+) -> tuple["Figure", list[tuple[float, float, float, float]]]:
+    """Return a figure, and a box (left, bottom, width, height) for each strip."""
+    width_in = _WIDE_IN * columns / _STRIPS_A_ROW
+    strip_in = (width_in - _MARGIN_IN * (columns + 1)) / columns
+    strip_height_in = strip_in / _PANELS * size[0] / size[1]
+    step_in = strip_height_in + _TITLE_IN
+    height_in = _HEAD_IN + rows * step_in + _FOOT_IN
+    figure = new_figure(width_in, height_in)
+    # Boxes of their own: solving the layout of so many pictures takes minutes.
+    figure.set_layout_engine("none")
+    boxes = [
+        (
+            (_MARGIN_IN + column * (strip_in + _MARGIN_IN)) / width_in,
+            1 - (_HEAD_IN + (row + 1) * step_in) / height_in,
+            strip_in / width_in,
+            strip_height_in / height_in,
+        )
+        for row in range(rows)
+        for column in range(columns)
+    ]
+    return figure, boxes
+
+
+def _join(pictures: Sequence[_Picture]) -> _Picture:
+    """Join pictures side by side with gaps between them: (H, W', 3)."""
+    height, width, _ = pictures[0].shape
+    gap = np.ones((height, max(1, round(_GAP_SHARE * width)), 3), np.float32)
+    parts = [part for picture in pictures for part in (picture, gap)][:-1]
+    return np.concatenate(parts, axis=1).astype(np.float32)
+
+
+def plot_score_maps(reconstruction: Reconstruction, scores: WindowScores) -> "Figure":
+    """Draw the picture beside its maps of spectral angle and PSNR.
+
+    In both maps yellow is worse.
+
+    Args:
+        reconstruction: the image and its prediction.
+        scores: of the same window.
+    """
+    height, width = reconstruction.image.shape[1:]
+    figure = new_figure(_WIDE_IN, 0.9 + 3.7 * min(height / width, 2.0))
+    picture, angle, ratio = figure.subplots(1, 3)
+    _draw_input(picture, reconstruction)
+    for axes, values, title, unit, colours in (
+        (angle, scores.angle, "spectral angle", "degrees", ERROR_COLOURS),
+        (ratio, scores.psnr_map, "PSNR of each patch", "dB", f"{ERROR_COLOURS}_r"),
+    ):
+        known = values[np.isfinite(values)]
+        percents = (_MAP_LOW_PERCENT, _MAP_HIGH_PERCENT)
+        low, high = np.percentile(known, percents) if known.size else (0, 1)
+        shown = axes.imshow(
+            np.where(np.isposinf(values), high, values),
+            cmap=colours,
+            vmin=low,
+            vmax=high,
+            extent=(-0.5, width - 0.5, height - 0.5, -0.5),
+            interpolation="nearest",
+        )
+        axes.set_facecolor(_NO_ERROR)
+        axes.set_title(title, fontsize=10.5)
+        hide_ticks(axes)
+        bar = figure.colorbar(shown, ax=axes, shrink=0.85, pad=0.03, extend="both")
+        _name_bar(bar, unit)
+    return figure
+
+
+def _draw_input(axes: "Axes", reconstruction: Reconstruction) -> None:
+    bands = reconstruction.bands
+    axes.imshow(paint_bands(reconstruction.image, reconstruction.known, bands))
+    composite = choose_composites(bands)[0]
+    names = ", ".join(composite.band_names)
+    axes.set_title(f"input, {composite.name} ({names})", fontsize=10.5)
+    hide_ticks(axes)
 
 
 def plot_spectra(
@@ -194,17 +412,77 @@ def plot_spectra(
             brightness.
     """
     pixels = list(pixels or varied_pixels(reconstruction))
-    figure = new_figure(9.2, 2.9 * ((len(pixels) + 1) // 2))
-    grid = figure.subplots((len(pixels) + 1) // 2, 2, squeeze=False, sharex=True)
+    rows = -(-len(pixels) // _SPECTRA_A_ROW)
+    figure = new_figure(9.2, 2.9 * rows)
+    grid = figure.subplots(rows, _SPECTRA_A_ROW, squeeze=False, sharex=True)
     for axes, (row, column) in zip(grid.flat, pixels, strict=False):
-        draw_spectrum(axes, reconstruction, row, column)
-    for axes in list(grid.flat)[len(pixels) :]:
-        axes.set_visible(False)
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=9
-    )
+        _draw_spectrum(axes, reconstruction, row, column)
+        axes.set_title(f"row {row}, column {column}", loc="left", fontsize=10)
+    for other in list(grid.flat)[len(pixels) :]:
+        other.set_visible(False)
+    handles, _ = axes.get_legend_handles_labels()
+    draw_legend(figure, handles, 3, "outside upper center")
     return figure
+
+
+def plot_marked_spectra(
+    reconstruction: Reconstruction,
+    pixels: Sequence[tuple[int, int]],
+    names: Sequence[str],
+) -> "Figure":
+    """Draw spectra of pixels beside a picture in which they are marked.
+
+    Args:
+        reconstruction: the image and its prediction, in reflectance.
+        pixels: (row, column) of each in the image.
+        names: what each is called.
+    """
+    columns = min(_SPECTRA_A_ROW, len(pixels))
+    rows = -(-len(pixels) // columns)
+    figure = new_figure(_WIDE_IN, max(4.4, 2.6 * rows + 0.4))
+    shares = (1.15, *[_SPECTRA_A_ROW / columns] * columns)
+    grid = figure.add_gridspec(rows, 1 + columns, width_ratios=shares)
+    picture = figure.add_subplot(grid[:2, 0])
+    _draw_input(picture, reconstruction)
+    for number, ((row, column), name) in enumerate(zip(pixels, names, strict=True)):
+        _mark(picture, row, column, str(number + 1))
+        axes = figure.add_subplot(grid[number // columns, 1 + number % columns])
+        _draw_spectrum(axes, reconstruction, row, column)
+        axes.set_title(f"{number + 1}   {name}", loc="left", fontsize=10)
+    handles, _ = axes.get_legend_handles_labels()
+    draw_legend(figure, handles, 3, "outside upper right")
+    return figure
+
+
+def _mark(axes: "Axes", row: int, column: int, label: str) -> None:
+    """Mark a pixel with a ring and a number that can be read on any ground."""
+    from matplotlib.patheffects import withStroke
+
+    outline = [withStroke(linewidth=2.5, foreground=INK)]
+    axes.plot(
+        column,
+        row,
+        marker="o",
+        markersize=9,
+        markerfacecolor="none",
+        markeredgecolor=_MARK,
+        markeredgewidth=1.6,
+        path_effects=outline,
+    )
+    right, bottom = axes.get_xlim()[1], axes.get_ylim()[0]
+    is_right, is_top = column > 0.9 * right, row < 0.1 * bottom
+    axes.annotate(
+        label,
+        (column, row),
+        xytext=(-7 if is_right else 7, -7 if is_top else 5),
+        textcoords="offset points",
+        ha="right" if is_right else "left",
+        va="top" if is_top else "bottom",
+        color=_MARK,
+        fontsize=11,
+        fontweight="bold",
+        path_effects=outline,
+    )
 
 
 def varied_pixels(reconstruction: Reconstruction) -> list[tuple[int, int]]:
@@ -214,31 +492,29 @@ def varied_pixels(reconstruction: Reconstruction) -> list[tuple[int, int]]:
     """
     brightness = reconstruction.image.mean(axis=0)
     order = np.argsort(brightness, axis=None)
-    if reconstruction.valid is not None:
-        count = reconstruction.valid.sum(axis=0).ravel()
-        order = order[count[order] >= _ENOUGH * count.max()]
+    count = reconstruction.known.sum(axis=0).ravel()
+    order = order[count[order] >= _ENOUGH * count.max()]
     ranks = np.linspace(0.02, 0.98, _SPECTRA) * (order.size - 1)
     found = np.unravel_index(order[ranks.astype(int)], brightness.shape)
     return [(int(row), int(column)) for row, column in zip(*found, strict=True)]
 
 
-def draw_spectrum(
+def _draw_spectrum(
     axes: "Axes", reconstruction: Reconstruction, row: int, column: int
 ) -> None:
     """Draw the spectrum of one pixel, measured and rebuilt, over wavelength."""
     order = np.argsort([band.wavelength_nm for band in reconstruction.bands])
     wavelengths = np.array([reconstruction.bands[at].wavelength_nm for at in order])
-    true = reconstruction.image[order, row, column]
-    if reconstruction.valid is not None:
-        true = np.where(reconstruction.valid[order, row, column], true, np.nan)
+    known = reconstruction.known[order, row, column]
+    true = np.where(known, reconstruction.image[order, row, column], np.nan)
     rebuilt = reconstruction.rebuilt[order, row, column]
     hidden = reconstruction.counted[order, row, column]
     size = _MARKER_PT if len(order) <= _MANY_BANDS else _SMALL_MARKER_PT
-    axes.plot(wavelengths, true, color=_INK, linewidth=1.3, label="measured")
+    axes.plot(wavelengths, true, color=INK, linewidth=1.3, label="measured")
     axes.plot(
         wavelengths,
         np.where(hidden, true, np.nan),
-        color=_INK,
+        color=INK,
         linestyle="",
         marker="o",
         markersize=size,
@@ -246,7 +522,7 @@ def draw_spectrum(
         markeredgewidth=size / _MARKER_PT,
         label="measured, hidden from the model",
     )
-    axes.plot(wavelengths[~hidden], true[~hidden], "o", color=_INK, markersize=size)
+    axes.plot(wavelengths[~hidden], true[~hidden], "o", color=INK, markersize=size)
     axes.plot(
         wavelengths,
         np.where(hidden, rebuilt, np.nan),
@@ -256,7 +532,6 @@ def draw_spectrum(
         markersize=size * 2 / 3,
         label="rebuilt",
     )
-    axes.set_title(f"row {row}, column {column}", loc="left", fontsize=10)
     axes.set_xlabel("wavelength (nm)", fontsize=9)
     axes.set_ylabel(reconstruction.unit, fontsize=9)
     tidy(axes)

@@ -197,8 +197,10 @@ class _Extractor:
 
 def write_comparison(comparison: Comparison, folder: Path, model: str) -> Path:
     """Write metrics.json, table.csv, classes.csv, confusion.png and report.html."""
-    from spectralgpt.reports.classification import plot_confusion
-    from spectralgpt.reports.results import write_classification_report
+    from spectralgpt.reports.score_reports import (
+        plot_confusion,
+        write_classification_report,
+    )
 
     folder.mkdir(parents=True, exist_ok=True)
     first = {kind: scores[0] for kind, scores in comparison.scores.items()}

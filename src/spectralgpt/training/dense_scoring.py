@@ -31,7 +31,7 @@ from spectralgpt.metrics import (
 from spectralgpt.models.heads import DenseModel
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import Stated
-from spectralgpt.reports.mapping import MapExample, write_map_report
+from spectralgpt.reports.score_reports import MapExample, write_map_report
 from spectralgpt.tasks.dense import check_mapper, flipped_probabilities
 from spectralgpt.tasks.floors import Floor, find_floors
 from spectralgpt.tasks.pixel_forest import fit_pixel_forest, map_pixels
@@ -310,7 +310,6 @@ def _examples(
         shown = sample["image"]
         examples.append(
             MapExample(
-                name=test.chips[dataset.windows[index].chip].name,
                 images=shown.numpy() if shown.ndim == 4 else shown[None].numpy(),
                 valid=sample["valid"].numpy().reshape(-1, *shown.shape[-3:]),
                 bands=loaded.preprocessing.bands,

@@ -209,7 +209,7 @@ def fit(
             is from before that.
         CheckpointError: the checkpoint cannot be read, or not be written.
     """
-    from spectralgpt.reports.curves import describe_divergence
+    from spectralgpt.reports.training_reports import describe_divergence
     from spectralgpt.training.checkpointing import read_resumable
     from spectralgpt.training.execution import (
         CompileBlocks,

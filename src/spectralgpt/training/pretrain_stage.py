@@ -274,7 +274,7 @@ def _conclude(
     batches: HeldOutBatches,
 ) -> None:
     """Score the held-out images against simple fillers, and write the report."""
-    from spectralgpt.reports.pretraining import write_pretraining_report
+    from spectralgpt.reports.training_reports import write_pretraining_report
 
     if held_out is not None and model is not None:
         final = PretrainingTask(model, config.masking.ratio, config.masking.style)

@@ -26,7 +26,7 @@ from spectralgpt.tasks.classification import (
 from spectralgpt.training.seen import count_seen, describe_seen
 
 if TYPE_CHECKING:
-    from spectralgpt.reports.results import Examples
+    from spectralgpt.reports.score_reports import Examples
 
 __all__ = [
     "describe_choice",
@@ -110,7 +110,7 @@ def evaluate_classifier(
     Raises:
         CheckpointError: the model is not fine-tuned.
     """
-    from spectralgpt.reports.results import write_classification_report
+    from spectralgpt.reports.score_reports import write_classification_report
 
     scores, intervals, probabilities = score_classifier(
         loaded,
@@ -146,7 +146,7 @@ def _write_scores(
     chosen: Mapping[str, Any] | None,
     seen: Mapping[str, int] | None,
 ) -> None:
-    from spectralgpt.reports.classification import plot_confusion
+    from spectralgpt.reports.score_reports import plot_confusion
 
     values = {
         "model": name,
@@ -188,7 +188,7 @@ def choose_examples(
     loaded: LoadedModel, labelled: LabelledSet, probabilities: Tensor, seed: int
 ) -> "Examples":
     """Pick images at random and say what was predicted for them."""
-    from spectralgpt.reports.results import Examples
+    from spectralgpt.reports.score_reports import Examples
 
     names, task = check_classifier(loaded.model, loaded.extra, "the model")
     assert loaded.preprocessing is not None

@@ -178,7 +178,7 @@ def _check_same_data(stage: StageConfig, folder: RunFolder) -> None:
 
 def _hand_over(stage: RunFolder, run: RunFolder) -> None:
     """Make a finished stage's model that of the run, and write the run's report."""
-    from spectralgpt.reports.stages import write_stages_report
+    from spectralgpt.reports.training_reports import write_stages_report
 
     for name in (WEIGHTS_FILE, CONFIG_FILE):
         _copy(stage.model / name, run.model / name)

@@ -12,8 +12,7 @@ from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import RasterItem, Window
 from spectralgpt.rasters.geometry import Grid
 from spectralgpt.rasters.sampling import shown_grid
-from spectralgpt.reports.composites import Stretch
-from spectralgpt.reports.style import ERROR_COLOURS
+from spectralgpt.reports.style import ERROR_COLOURS, Stretch
 from spectralgpt.scenes.embedding import embed_scene
 from spectralgpt.scenes.loading import stated_contract
 from spectralgpt.scenes.rebuilt_scores import WindowScores, score_window

@@ -11,8 +11,7 @@ from spectralgpt.errors import BandError
 from spectralgpt.rasters.geometry import Grid
 from spectralgpt.rasters.map_files import MapClass
 from spectralgpt.rasters.sampling import shown_grid
-from spectralgpt.reports.composites import (
-    Composite,
+from spectralgpt.reports.style import (
     Stretch,
     choose_composites,
     measure_stretch,
@@ -117,7 +116,7 @@ def draw_bands(
         stretch: of these bands.
     """
     indices = tuple(range(len(pixels)))
-    shown = stretch.apply(pixels, Composite("", indices, ()))
+    shown = stretch.apply(pixels, indices)
     rgb = np.broadcast_to(shown, (*shown.shape[:2], 3))
     return _join(rgb, np.asarray(valid.all(axis=0)))
 

@@ -1,4 +1,4 @@
-"""The picture of a labelled set: a scene with its blocks, its labels, sample tiles."""
+"""Pictures of data sets: many images side by side; a scene with blocks and labels."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,21 +10,29 @@ from numpy.typing import NDArray
 from spectralgpt.data.colours import to_rgb
 from spectralgpt.data.labelling import UNLABELLED, Overview
 from spectralgpt.data.labelling.lattice import Cell
-from spectralgpt.rasters import RasterItem, Window, read_codes, read_raster
+from spectralgpt.errors import DataError
+from spectralgpt.rasters import Raster, Window, read_codes
 from spectralgpt.rasters.files import read_numbers
 from spectralgpt.rasters.products import describe_raster
-from spectralgpt.reports.composites import choose_composites, measure_stretch
-from spectralgpt.reports.style import hide_ticks, legend_below, new_figure
+from spectralgpt.reports.style import (
+    draw_legend,
+    hide_ticks,
+    new_figure,
+    paint_bands,
+    read_picture,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["plot_overview", "write_overview"]
+__all__ = ["plot_contact_sheet", "plot_overview", "write_overview"]
 
-_Picture = NDArray[np.float32]
+_SHEET_COLUMNS = 6
+_IMAGE_IN, _HEADING_IN = 1.7, 0.5
+_LONGEST_LABEL, _LONGEST_NAME = 24, 40
 _SIDE_PX = 900
-_MOST_NAMED, _LONGEST = 20, 40
+_MOST_NAMED, _LEGEND_COLUMNS = 20, 8
 _EACH = 3
 """Sample tiles of each split."""
 _WIDTH_IN, _PANEL_IN, _HIGHEST_IN = 12.0, 5.8, 9.0
@@ -32,6 +40,40 @@ _WIDTH_IN, _PANEL_IN, _HIGHEST_IN = 12.0, 5.8, 9.0
 _SPLIT_COLOURS = {"train": "#19C3FF", "val": "#FFC400", "test": "#FF2FB0"}
 _BLANK = 0.93
 _SHADE = "#10151A"
+
+
+def plot_contact_sheet(images: Sequence[tuple[Raster, str]], heading: str) -> "Figure":
+    """Draw images in true colour, or in grey where the sensor sees no colours.
+
+    Args:
+        images: rasters and what is written above them.
+        heading: of the figure.
+
+    Raises:
+        DataError: there are no images.
+    """
+    if not images:
+        raise DataError("there is no image to draw.")
+    columns = min(_SHEET_COLUMNS, len(images))
+    rows = -(-len(images) // columns)
+    figure = new_figure(
+        max(columns, 3) * _IMAGE_IN, rows * (_IMAGE_IN + 0.25) + _HEADING_IN
+    )
+    figure.suptitle(heading, fontsize=10)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        hide_ticks(axes)
+        axes.set_visible(False)
+    for axes, (raster, title) in zip(grid.flat, images, strict=False):
+        picture = paint_bands(raster.pixels, raster.valid, raster.bands)
+        axes.set_visible(True)
+        axes.imshow(picture, interpolation="nearest")
+        axes.set_title(_cut(title, _LONGEST_LABEL), fontsize=7, pad=2)
+    return figure
+
+
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
 def write_overview(overview: Overview, path: Path) -> None:
@@ -56,11 +98,15 @@ def plot_overview(overview: Overview) -> "Figure":
         folder = overview.folder / tile.split
         image = describe_raster(folder / "images" / f"{tile.name}.tif", sensor)
         mask = read_numbers(folder / "masks" / f"{tile.name}.tif")[0]
-        column[0].imshow(_true_colour(image, None), interpolation="nearest")
+        picture = read_picture(image, image.bands, None)[1]
+        column[0].imshow(picture, interpolation="nearest")
         column[1].imshow(_paint(mask, overview), interpolation="nearest")
         column[0].set_title(tile.split, fontsize=9)
         for axes in column:
-            _frame(axes, _SPLIT_COLOURS[tile.split])
+            axes.set_xticks([])
+            axes.set_yticks([])
+            for spine in axes.spines.values():
+                spine.set(edgecolor=_SPLIT_COLOURS[tile.split], linewidth=3)
     return figure
 
 
@@ -74,18 +120,19 @@ def _draw_scene(figure: Any, overview: Overview) -> None:
     codes, _ = read_codes(overview.labelled.masks[number], 1, rows, columns)
     left, right = figure.subplots(1, 2)
     extent = (0.0, float(width), float(height), 0.0)
-    left.imshow(_true_colour(scene.item, size), extent=extent)
+    shown, picture = read_picture(scene.item, scene.item.bands, size)
+    left.imshow(picture, extent=extent)
     right.imshow(_paint(codes, overview), extent=extent, interpolation="nearest")
-    shown = choose_composites(scene.item.bands)[0].name
-    left.set_title(f"{_shorten(scene.name)}, {shown}, {scene.date}", fontsize=9)
+    name = _cut(scene.name, _LONGEST_NAME)
+    left.set_title(f"{name}, {shown}, {scene.date}", fontsize=9)
     right.set_title("labels", fontsize=9)
     for axes in (left, right):
         _outline(axes, overview, number)
         hide_ticks(axes)
-    legend_below(figure, _legend(overview), 8)
+    draw_legend(figure, _legend_handles(overview), _LEGEND_COLUMNS)
 
 
-def _legend(overview: Overview) -> list[Any]:
+def _legend_handles(overview: Overview) -> list[Any]:
     from matplotlib.patches import Patch
 
     splits = [tile.split for tile in overview.tiles]
@@ -136,30 +183,8 @@ def _draw_edge(
     )
 
 
-def _true_colour(item: RasterItem, size: tuple[int, int] | None) -> _Picture:
-    composite = choose_composites(item.bands)[0]
-    bands = [item.bands[index] for index in composite.indices]
-    raster = read_raster(item, bands, out_size=size)
-    shown = choose_composites(bands)[0]
-    picture = measure_stretch(raster.pixels, raster.valid).apply(raster.pixels, shown)
-    picture = np.broadcast_to(picture, (*picture.shape[:2], 3)).copy()
-    picture[~raster.valid.all(axis=0)] = 1
-    return picture
-
-
-def _paint(codes: NDArray[Any], overview: Overview) -> _Picture:
+def _paint(codes: NDArray[Any], overview: Overview) -> NDArray[np.float32]:
     table = np.full((UNLABELLED + 1, 3), _BLANK, np.float32)
     for code, colour in enumerate(overview.labelled.colours.values()):
         table[code] = np.array(to_rgb(colour)) / UNLABELLED
     return table[codes]
-
-
-def _shorten(name: str) -> str:
-    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
-
-
-def _frame(axes: "Axes", colour: str) -> None:
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set(edgecolor=colour, linewidth=3)

@@ -1,15 +1,17 @@
 """Bands become colours by their wavelength, whatever the sensor."""
 
+import re
+
 import numpy as np
 import pytest
 
 from spectralgpt.errors import BandError
-from spectralgpt.reports.composites import (
+from spectralgpt.reports.style import (
     Composite,
     Stretch,
+    category_colours,
     choose_composites,
     measure_stretch,
-    nearest_band,
 )
 from spectralgpt.sensors import Band, load_sensor
 
@@ -70,14 +72,14 @@ def test_one_band_near_two_colours_makes_no_composite() -> None:
 
 def test_no_bands_are_refused() -> None:
     with pytest.raises(BandError, match="no bands"):
-        nearest_band([], 500)
+        choose_composites([])
 
 
 def test_stretch_maps_percentiles_to_black_and_white() -> None:
     pixels = np.linspace(0, 1, 101, dtype=np.float32).reshape(1, 1, 101)
     stretch = measure_stretch(pixels)
-    picture = stretch.apply(pixels, Composite("one", (0,), ("A",)))
-    assert picture.shape == (1, 101, 1)
+    picture = stretch.apply(pixels, [0])
+    assert picture.shape == (1, 101, 3)
     np.testing.assert_allclose(stretch.low, [0.02], atol=1e-6)
     np.testing.assert_allclose(stretch.high, [0.98], atol=1e-6)
     np.testing.assert_allclose(picture[0, 50, 0], 0.5, atol=1e-6)
@@ -95,5 +97,12 @@ def test_stretch_ignores_pixels_without_data() -> None:
 def test_picture_takes_bands_in_the_order_red_green_blue() -> None:
     pixels = np.stack([np.full((2, 2), value, np.float32) for value in (0.1, 0.5, 0.9)])
     stretch = Stretch(np.zeros(3, np.float32), np.ones(3, np.float32))
-    picture = stretch.apply(pixels, Composite("c", (2, 0, 1), ("c", "a", "b")))
+    picture = stretch.apply(pixels, (2, 0, 1))
     np.testing.assert_allclose(picture[0, 0], [0.9, 0.1, 0.5])
+
+
+def test_colours_are_all_different_texts() -> None:
+    for count in (2, 12):
+        found = category_colours(count)
+        assert len(set(found)) == count
+        assert all(re.fullmatch("#[0-9A-Fa-f]{6}", colour) for colour in found)

@@ -1,0 +1,425 @@
+"""The report of a model that classifies or maps: scores, classes, examples, curves."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spectralgpt.data.colours import class_colours
+from spectralgpt.errors import ShapeError
+from spectralgpt.metrics import POSITIVE_SCORES, Interval, Scores
+from spectralgpt.reports.html import Picture, Section, Table, write_report
+from spectralgpt.reports.style import (
+    INK,
+    draw_legend,
+    hide_ticks,
+    new_figure,
+    paint_bands,
+)
+from spectralgpt.reports.training_reports import describe_divergence, plot_curves
+from spectralgpt.sensors import Band
+from spectralgpt.tasks.floors import Floor
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "Examples",
+    "MapExample",
+    "plot_confusion",
+    "write_classification_report",
+    "write_map_report",
+]
+
+_NUMBERED_CLASSES = 20
+_COLUMNS = 4
+_LEGEND_COLUMNS = 5
+_FACTS = 4
+_RIGHT, _WRONG = "#0072B2", "#D55E00"
+_BLANK, _UNREMARKABLE = "#ffffff", "#d8dcdf"
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Some images with what was predicted for them.
+
+    Args:
+        images: (B, C, H, W), any unit.
+        bands: the C bands.
+        true_labels: B texts; empty where the truth is not known.
+        predicted_labels: B texts.
+        confidences: B probabilities of the predicted label, 0..1.
+
+    Raises:
+        ShapeError: there is no image, or the lists are not equally long.
+    """
+
+    images: NDArray[np.float32]
+    bands: Sequence[Band]
+    true_labels: Sequence[str]
+    predicted_labels: Sequence[str]
+    confidences: Sequence[float]
+
+    def __post_init__(self) -> None:
+        """Check that there is as much of each."""
+        lists = (self.images, self.true_labels, self.predicted_labels, self.confidences)
+        lengths = [len(each) for each in lists]
+        if len(set(lengths)) > 1 or not len(self.images):
+            raise ShapeError(
+                f"found {lengths} images, true labels, predictions and confidences: "
+                "give equally many of each, at least one."
+            )
+
+
+@dataclass(frozen=True)
+class MapExample:
+    """A window with its labels and its map.
+
+    Args:
+        images: (T, C, H, W), one date, or before and after; any unit.
+        valid: (T, C, H, W).
+        bands: the C bands.
+        truth: (H, W) class indices, negative where there is no label.
+        predicted: (H, W) class indices.
+    """
+
+    images: NDArray[np.float32]
+    valid: NDArray[np.bool_]
+    bands: Sequence[Band]
+    truth: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+
+
+def write_classification_report(
+    run: Path,
+    title: str,
+    scores: Mapping[str, Scores],
+    *,
+    summary: str = "",
+    intervals: Mapping[str, Interval] | None = None,
+    examples: Examples | None = None,
+) -> Path:
+    """Write `report.html` of a fine-tuning or an evaluation.
+
+    Args:
+        run: folder of the run; its metrics.csv is drawn if there is one.
+        title: heading.
+        scores: scores by what was scored, such as `test` or `linear probe`; the first
+            one is shown in detail.
+        summary: paragraphs on what was trained on what, and scored on what.
+        intervals: intervals of the first one's summary scores, by score name.
+        examples: images to show.
+
+    Returns:
+        The path of the report.
+    """
+    first = next(iter(scores.values()))
+    sections = [_classification_scores(scores, intervals or {})]
+    if first.confusion is not None:
+        names = [entry.name for entry in first.per_class]
+        picture = Picture(
+            plot_confusion(first.confusion, names),
+            "Confusion matrix: true classes in rows, predicted ones in columns.",
+            "Left: numbers of images. Right: the same, as a share of each true class.",
+        )
+        sections.append(Section("What is taken for what", figures=[picture]))
+    sections.append(_class_section(first, "images", "average_precision"))
+    if examples is not None:
+        picture = Picture(
+            plot_predictions(examples),
+            "Example images with predicted labels and confidence: "
+            + "; ".join(examples.predicted_labels)
+            + ".",
+            "Each title is the prediction and its probability; a tick is right, a "
+            "cross wrong, with the true class below. Each image is stretched for "
+            "itself, so brightness cannot be compared between them.",
+        )
+        sections.append(Section("Example predictions", figures=[picture]))
+    facts = {_spell(name): value for name, value in first.summary.items()}
+    return _write(run, title, sections, summary, facts)
+
+
+def write_map_report(
+    run: Path,
+    title: str,
+    scores: Scores,
+    *,
+    summary: str,
+    intervals: Mapping[str, Interval],
+    floors: Sequence[Floor] = (),
+    examples: Sequence[MapExample],
+    colours: Sequence[str] | None = None,
+) -> Path:
+    """Write `report.html` of a fine-tuning or an evaluation of maps.
+
+    Args:
+        run: folder of the run; its metrics.csv is drawn if there is one.
+        title: heading.
+        scores: over all labelled pixels.
+        summary: paragraphs on what was trained on what, and scored on what.
+        intervals: of the summary scores.
+        floors: what simple methods reach on the same images.
+        examples: windows to show.
+        colours: of the classes; None chooses them.
+
+    Returns:
+        The path of the report.
+    """
+    names = [entry.name for entry in scores.per_class]
+    facts = {_spell_of_map(name, scores): v for name, v in scores.summary.items()}
+    sections = [
+        _map_scores(scores, intervals, floors),
+        _class_section(scores, "pixels", "iou"),
+    ]
+    if examples:
+        picture = Picture(
+            plot_maps(examples, names, colours),
+            "Windows of the test split with their labels, the map, and its errors.",
+            "White has no label. Each image is stretched for itself, so brightness "
+            "cannot be compared between them. Of some windows drawn at random, those "
+            "with the most classes are shown.",
+        )
+        sections.append(Section("Maps beside the labels", figures=[picture]))
+    return _write(run, title, sections, summary, facts)
+
+
+def _write(
+    run: Path,
+    title: str,
+    sections: list[Section],
+    summary: str,
+    scores: Mapping[str, float],
+) -> Path:
+    """Write the page, with the run's curves below and its first scores above."""
+    if (run / "metrics.csv").is_file():
+        curves = Picture(
+            plot_curves(run / "metrics.csv"),
+            "Training and validation curves over optimizer steps.",
+        )
+        sections.append(Section("Training curves", figures=[curves]))
+    facts = [(f"{value:.1%}", name) for name, value in scores.items()]
+    return write_report(
+        run / "report.html",
+        title,
+        sections,
+        summary=summary + describe_divergence(run / "metrics.csv"),
+        facts=facts[:_FACTS],
+    )
+
+
+def _spell(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _spell_of_map(name: str, scores: Scores) -> str:
+    """Spell a score of the summary, and the class that it is about."""
+    is_own = name in POSITIVE_SCORES and scores.positive is not None
+    spelled = _spell(name).replace("iou", "IoU").replace("f1", "F1")
+    return spelled + (f" of {scores.positive}" if is_own else "")
+
+
+def _classification_scores(
+    scores: Mapping[str, Scores], intervals: Mapping[str, Interval]
+) -> Section:
+    label, first = next(iter(scores.items()))
+    rows = [
+        [label, *(f"{entry.summary.get(name, np.nan):.4f}" for name in first.summary)]
+        for label, entry in scores.items()
+    ]
+    text = ""
+    if intervals:
+        text = "Intervals come from resampling the images: they hold for other images "
+        text += "like these, not for other places or seasons."
+        level = next(iter(intervals.values())).level
+        for end in ("low", "high"):
+            values = [
+                f"{getattr(intervals[name], end):.4f}" if name in intervals else ""
+                for name in first.summary
+            ]
+            rows.append([f"{label}: {end} end of {level:.0%} interval", *values])
+    table = Table(["", *map(_spell, first.summary)], rows)
+    return Section("Scores", text, tables=[table])
+
+
+def _map_scores(
+    scores: Scores, intervals: Mapping[str, Interval], floors: Sequence[Floor]
+) -> Section:
+    rows = []
+    for name, value in scores.summary.items():
+        between = intervals.get(name)
+        interval = "" if between is None else f"{between.low:.4f} to {between.high:.4f}"
+        beside = [
+            f"{floor.scores[name]:.4f}" if name in floor.scores else ""
+            for floor in floors
+        ]
+        rows.append([_spell_of_map(name, scores), f"{value:.4f}", interval, *beside])
+    header = ["score", "value", "95 % interval", *(floor.name for floor in floors)]
+    text = "Intervals come from resampling whole places: they hold for other places "
+    text += "like these, not for other regions or seasons."
+    if floors:
+        text += (
+            " Beside them is what methods reach that see single pixels: they learned "
+            f"from {floors[0].learned_from:,} drawn pixels of the training places and "
+            f"are scored on {floors[0].scored_on:,} of the same images."
+        )
+    return Section("Scores", text, tables=[Table(header, rows)])
+
+
+def _class_section(scores: Scores, counted: str, last: str) -> Section:
+    """Return the table of classes; its last column is there if a class has a score."""
+    header = ["class", counted, "predicted", "precision", "recall", "F1"]
+    rows = [
+        [
+            entry.name,
+            f"{entry.support}",
+            f"{entry.predicted}",
+            *(f"{v:.3f}" for v in (entry.precision, entry.recall, entry.f1)),
+        ]
+        for entry in scores.per_class
+    ]
+    values = [getattr(entry, last) for entry in scores.per_class]
+    if np.isfinite(values).any():
+        header.append("IoU" if last == "iou" else _spell(last))
+        for row, value in zip(rows, values, strict=True):
+            row.append("" if np.isnan(value) else f"{value:.3f}")
+    return Section("Each class", tables=[Table(header, rows)])
+
+
+def plot_confusion(counts: NDArray[np.int64], class_names: Sequence[str]) -> "Figure":
+    """Draw a confusion matrix twice: as counts, and as shares of each true class.
+
+    Args:
+        counts: (K, K), rows are truth, columns are prediction.
+        class_names: K names.
+
+    Raises:
+        ShapeError: the matrix does not fit the names.
+    """
+    counts = np.asarray(counts)
+    if counts.shape != (len(class_names), len(class_names)):
+        raise ShapeError(
+            f"the confusion matrix has shape {counts.shape}, but there are "
+            f"{len(class_names)} class names."
+        )
+    totals = counts.sum(axis=1, keepdims=True)
+    shares = np.divide(
+        counts, totals, where=totals > 0, out=np.full(counts.shape, np.nan)
+    )
+    side = 2.2 + 0.42 * len(class_names)
+    figure = new_figure(2 * side, side)
+    left, right = figure.subplots(1, 2)
+    _draw_matrix(left, counts.astype(float), class_names, "{:.0f}", "counts")
+    _draw_matrix(right, shares, class_names, "{:.2f}", "share of the true class")
+    right.set_yticklabels([])
+    right.set_ylabel("")
+    return figure
+
+
+def _draw_matrix(
+    axes: "Axes",
+    values: NDArray[np.float64],
+    names: Sequence[str],
+    form: str,
+    title: str,
+) -> None:
+    top = max(float(np.nanmax(values)), 1e-9) if np.isfinite(values).any() else 1.0
+    axes.imshow(values, cmap="Blues", vmin=0, vmax=top)
+    ticks = range(len(names))
+    axes.set_xticks(ticks, names, rotation=45, ha="right", fontsize=9)
+    axes.set_yticks(ticks, names, fontsize=9)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.set_title(title, fontsize=11)
+    if len(names) > _NUMBERED_CLASSES:
+        return
+    for (row, column), value in np.ndenumerate(values):
+        if np.isfinite(value) and value > 0:
+            colour = "white" if value > top / 2 else INK
+            text = form.format(value)
+            axes.text(
+                column, row, text, ha="center", va="center", color=colour, fontsize=8.5
+            )
+
+
+def plot_predictions(examples: Examples) -> "Figure":
+    """Draw images with what they are, what was predicted, and how sure the model was.
+
+    Each image is stretched for itself.
+    """
+    rows = math.ceil(len(examples.images) / _COLUMNS)
+    figure = new_figure(9.2, 2.85 * rows)
+    grid = figure.subplots(rows, _COLUMNS, squeeze=False)
+    for axes in grid.flat:
+        hide_ticks(axes)
+    for axes, image, truth, predicted, confidence in zip(
+        grid.flat,
+        examples.images,
+        examples.true_labels,
+        examples.predicted_labels,
+        examples.confidences,
+        strict=False,
+    ):
+        axes.imshow(paint_bands(image, np.isfinite(image), examples.bands))
+        title, colour = f"{predicted} {confidence:.0%}", INK
+        if truth:
+            # The sign says it too: colour alone would not reach every reader.
+            is_right = truth == predicted
+            title = f"✓ {title}" if is_right else f"✗ {title}\ntrue: {truth}"
+            colour = _RIGHT if is_right else _WRONG
+        axes.set_title(title, fontsize=9, color=colour, loc="left")
+    return figure
+
+
+def plot_maps(
+    examples: Sequence[MapExample],
+    names: Sequence[str],
+    colours: Sequence[str] | None = None,
+) -> "Figure":
+    """Draw each window's image or images, labels, map and errors in a row.
+
+    Args:
+        examples: at least one; all with the same number of dates.
+        names: of the classes.
+        colours: of the classes; None chooses them.
+    """
+    from matplotlib.patches import Patch
+
+    dates = len(examples[0].images)
+    titles = ["image"] if dates == 1 else ["before", "after"]
+    titles += ["labels", "map", "errors"]
+    figure = new_figure(2.1 * len(titles), 2.15 * len(examples) + 0.6)
+    grid = figure.subplots(len(examples), len(titles), squeeze=False)
+    palette = list(colours or class_colours(names).values())
+    for row, example in zip(grid, examples, strict=True):
+        pictures: list[NDArray[Any]] = [
+            paint_bands(image, valid, example.bands)
+            for image, valid in zip(example.images, example.valid, strict=True)
+        ]
+        verdict = np.where(example.truth == example.predicted, 0, 1)
+        verdict[example.truth < 0] = -1
+        pictures.append(_paint(example.truth, palette))
+        pictures.append(_paint(example.predicted, palette))
+        pictures.append(_paint(verdict, (_UNREMARKABLE, _WRONG)))
+        for axes, picture in zip(row, pictures, strict=True):
+            axes.imshow(picture, interpolation="nearest")
+            hide_ticks(axes)
+    for axes, title in zip(grid[0], titles, strict=True):
+        axes.set_title(title, fontsize=11)
+    handles = [Patch(color=c, label=n) for n, c in zip(names, palette, strict=True)]
+    handles.append(Patch(color=_UNREMARKABLE, label="right"))
+    handles.append(Patch(color=_WRONG, label="wrong"))
+    draw_legend(figure, handles, _LEGEND_COLUMNS)
+    return figure
+
+
+def _paint(classes: NDArray[np.int64], palette: Sequence[str]) -> NDArray[np.float64]:
+    """Turn class indices into colours (H, W, 3); negative ones are blank."""
+    from matplotlib.colors import to_rgb
+
+    table = np.array([*map(to_rgb, palette), to_rgb(_BLANK)])
+    return np.asarray(table[np.where(classes < 0, len(palette), classes)])
