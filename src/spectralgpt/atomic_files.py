@@ -31,6 +31,7 @@ __all__ = [
     "folder_beside",
     "make_folder",
     "missing_folders",
+    "name_openly",
     "remove_if_empty",
     "remove_leftovers",
     "replace_file",
@@ -38,6 +39,7 @@ __all__ = [
 ]
 
 _MAKING_SUFFIX = ".making"
+_HIDDEN = re.compile(rf"/\.[^/]+\.[0-9a-f]{{32}}\{_MAKING_SUFFIX}/made(?=/)")
 _LEFT = re.compile(r"\..+\.[0-9a-zA-Z_]{8,32}\.(making|partial)")
 _MEBIBYTE = 2**20
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
@@ -93,6 +95,11 @@ def explain_failure(path: Path, error: Exception) -> str:
     if number not in (*_REFUSED, errno.EISDIR, errno.ENOENT, errno.ENAMETOOLONG):
         todo = f"Make room{_say_free(path)}"
     return f"{reason.rstrip('.')}. {todo}, or choose another --output."
+
+
+def name_openly(text: str) -> str:
+    """Name what is in the making in a hidden folder by where it is to be."""
+    return _HIDDEN.sub("", text)
 
 
 def _say_free(path: Path) -> str:
