@@ -46,6 +46,8 @@ _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, *_REFUSED)
 """Numbers of the system's errors of a place in which nothing can be written."""
 _LOCK = "lock"
+_LOCK_TRIES = 100
+"""Other processes remove a lock, and its folder, as often in a row at most."""
 _TEMPORARY: set[Path] = set()
 """What this process removes before it ends, also where no `finally` is reached."""
 
@@ -232,10 +234,12 @@ def _lock(path: Path) -> FileLock:
 
     Raises:
         Timeout: another process holds it.
+        OSError: it cannot be made, or does not stay.
     """
-    while True:
+    error = OSError(errno.ENOLCK, "a lock is lost as soon as it is made")
+    for _ in range(_LOCK_TRIES):
         make_folder(path.parent)
-        with contextlib.suppress(FileNotFoundError):
+        try:
             path.touch()
             inode = path.stat().st_ino
             lock = FileLock(path)
@@ -245,6 +249,10 @@ def _lock(path: Path) -> FileLock:
                 if path.stat().st_ino == inode:
                     return lock
             lock.release()
+        except FileNotFoundError as lost:
+            # The folder went meanwhile, or is none for files, as in /proc.
+            error = lost
+    raise error
 
 
 def check_replaceable(
