@@ -20,7 +20,7 @@ ROWS = [
     {"reports"},
     {"jobs"},
     {"training"},
-    {"demo", "benchmarks", "viewer"},
+    {"demo", "benchmarks", "viewer", "simulation"},
     {"cli"},
 ]
 ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}
@@ -60,6 +60,15 @@ def test_imports_point_to_rows_below(path: Path) -> None:
     for other in imported_packages(path):
         below = ROW_OF[other] < ROW_OF[own]
         assert below or other == own or (own, other) in ALLOWED, f"{path} -> {other}"
+
+
+def test_only_its_command_imports_the_simulation() -> None:
+    users = {
+        path.relative_to(SOURCE).as_posix()
+        for path in MODULES
+        if package_of(path) != "simulation" and "simulation" in imported_packages(path)
+    }
+    assert users == {"cli/simulate.py"}
 
 
 def test_only_rasters_reads_through_rasterio() -> None:

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from spectralgpt.cli.main import main
+from spectralgpt.data.sources import find_items, read_source
 
 
 def test_simulate_makes_a_folder_of_classes_and_prints_it(
@@ -18,6 +19,9 @@ def test_simulate_makes_a_folder_of_classes_and_prints_it(
     assert folders[0] == "AnnualCrop"
     assert len(list((output / "classification").rglob("*.tif"))) == 30
     assert len(list((output / "scenes").rglob("*.tif"))) == 30
+    described = find_items([read_source(output / "classification.yaml")], output)
+    assert len(described) == 10
+    assert all("train" in item.name for item in described)
 
 
 @pytest.mark.parametrize(

@@ -1,34 +1,19 @@
-from functools import partial
-
 import numpy as np
 import pytest
 
-from spectralgpt.data.simulation.materials import Cover
-from spectralgpt.data.simulation.observation import PixelGrid
-from spectralgpt.data.simulation.places import make_region, make_season
-from spectralgpt.data.simulation.rendering import Picture, View, render, render_pair
-from spectralgpt.data.simulation.scenes import (
-    SCENE_CLASSES,
-    paint_landscape,
-    paint_scene,
-)
-from spectralgpt.data.simulation.sensor_response import optical_bands
 from spectralgpt.errors import ConfigError
 from spectralgpt.sensors import list_sensors, load_sensor
+from spectralgpt.simulation.canvas import Cover
+from spectralgpt.simulation.observation import Camera, Picture, render
+from spectralgpt.simulation.painters import SCENE_CLASSES
+from spectralgpt.simulation.regions import make_region
+
+CAMERA = Camera(load_sensor("sentinel-2-l2a"), 32)
+NAMES = [band.name for band in CAMERA.bands]
 
 
-def make_view(sensor: str = "sentinel-2-l2a", size: int = 32) -> View:
-    pixels = PixelGrid(optical_bands(load_sensor(sensor)), size)
-    return View(pixels, False, cloudy_share=0.0, snow_share=0.0)
-
-
-VIEW = make_view()
-NAMES = [band.name for band in VIEW.pixels.bands]
-
-
-def scene(name: str, number: int) -> Picture:
-    painter = partial(paint_scene, name=name)
-    return render(VIEW, make_region(0, number), (0, number), painter)
+def scene(name: str, number: int, **options: float) -> Picture:
+    return render(CAMERA, make_region(0, number), (0, number), name, **options)[0]
 
 
 def mean_of(picture: Picture, band: str, where: np.ndarray) -> float:
@@ -72,10 +57,8 @@ def test_masks_align_with_pixels_of_water() -> None:
 
 
 def test_forest_in_summer_is_green() -> None:
-    region = make_region(0, 5)
-    rng = np.random.default_rng(0)
-    assert make_season(region, rng, days=(180, 190)).plant_day > 140
-    picture = scene("Forest", 5)
+    pictures = [scene("Forest", number) for number in range(12)]
+    picture = next(p for p in pictures if 150 < p.season.plant_day < 250)
     trees = picture.covers[Cover.TREES] > 0.95
     red, infrared = (mean_of(picture, band, trees) for band in ("B04", "B08"))
     assert (infrared - red) / (infrared + red) > 0.5
@@ -95,9 +78,9 @@ def test_unknown_class_names_the_known_ones() -> None:
 
 @pytest.mark.parametrize("name", list_sensors())
 def test_every_sensor_renders(name: str) -> None:
-    view = make_view(name, 16)
-    picture = render(view, make_region(0, 0), (0, 0), paint_landscape)
-    assert picture.reflectance.shape == (len(view.pixels.bands), 16, 16)
+    camera = Camera(load_sensor(name), 16)
+    picture = render(camera, make_region(0, 0), (0, 0))[0]
+    assert picture.reflectance.shape == (len(camera.bands), 16, 16)
     assert np.isfinite(picture.reflectance).all()
     assert 0.02 < picture.reflectance.mean() < 0.6
 
@@ -105,9 +88,9 @@ def test_every_sensor_renders(name: str) -> None:
 def test_two_dates_show_one_place_and_differ_where_it_changed() -> None:
     found = 0
     for number in range(8):
-        before, after, changed = render_pair(
-            VIEW, make_region(0, number), (1, number), paint_landscape
-        )
+        before, after = render(CAMERA, make_region(0, number), (1, number), dates=2)
+        changed = after.is_changed
+        assert not before.is_changed.any()
         assert before.season.day != after.season.day
         # Land cover is the same wherever nothing changed.
         drift = np.abs(before.covers - after.covers).sum(axis=0)
@@ -127,12 +110,21 @@ def _grown(mask: np.ndarray) -> np.ndarray:
     return np.any([padded[i : i + size, j : j + size] for i, j in shifts], axis=0)
 
 
-def test_seasons_green_broadleaf_forest_and_dry_grass() -> None:
-    region = make_region(0, 3)
-    dates = [
-        make_season(region, np.random.default_rng(n), days=(75, 310)) for n in range(30)
-    ]
-    assert all(75 <= season.day.timetuple().tm_yday <= 310 for season in dates)
-    summer = [s.sun_elevation_deg for s in dates if s.day.month in (6, 7)]
-    autumn = [s.sun_elevation_deg for s in dates if s.day.month in (10, 11)]
-    assert min(summer) > max(autumn)
+def test_snow_lies_where_a_cold_date_has_it() -> None:
+    pictures = [scene("Pasture", number, snow_share=1.0) for number in range(30)]
+    snowy = [p for p in pictures if p.covers[Cover.SNOW].mean() > 0.3]
+    assert len(snowy) >= 1
+    assert all(p.season.snow > 0.0 for p in snowy)
+    for picture in snowy:
+        white = picture.covers[Cover.SNOW] > 0.8
+        if white.any():
+            assert mean_of(picture, "B03", white) > 2 * mean_of(picture, "B11", white)
+
+
+def test_clouds_come_as_often_as_asked_for() -> None:
+    def cloudy(share: float) -> list[bool]:
+        made = [scene("Pasture", n, cloudy_share=share) for n in range(8)]
+        return [bool((picture.cloud > 0.1).any()) for picture in made]
+
+    assert not any(cloudy(0.0))
+    assert sum(cloudy(1.0)) >= 7

@@ -4,48 +4,37 @@ from datetime import date
 import numpy as np
 import pytest
 
-from spectralgpt.data.simulation.composition import Composition
-from spectralgpt.data.simulation.materials import Cover
-from spectralgpt.data.simulation.observation import (
-    Clouds,
-    PixelGrid,
-    draw_clouds,
-    observe,
-    to_numbers,
-)
-from spectralgpt.data.simulation.places import Season
-from spectralgpt.data.simulation.sensor_response import optical_bands
-from spectralgpt.data.simulation.spectra import WAVELENGTHS_NM
-from spectralgpt.sensors import load_sensor
+from spectralgpt.errors import BandError
+from spectralgpt.sensors import Band, load_sensor
+from spectralgpt.simulation.canvas import Canvas
+from spectralgpt.simulation.observation import Camera, draw_clouds, observe
+from spectralgpt.simulation.reflectance import WAVELENGTHS_NM, to_bands
+from spectralgpt.simulation.regions import Season, make_region
 
 SENSOR = load_sensor("sentinel-2-l2a")
-PIXELS = PixelGrid(optical_bands(SENSOR), 32)
-NAMES = [band.name for band in PIXELS.bands]
+CAMERA = Camera(SENSOR, 32)
+L1C = Camera(load_sensor("sentinel-2-l1c"), 32)
+NAMES = [band.name for band in CAMERA.bands]
 CLEAR_DAY = Season(date(2021, 6, 1), 150.0, 0.2, 0.0, 0.0, 0.0, 55.0, 155.0, 1.0)
+
+
+def make_sky(season: Season = CLEAR_DAY, seed: int = 0) -> Canvas:
+    rng = np.random.default_rng(seed)
+    return Canvas(CAMERA.size, CAMERA.gsd_m, make_region(0, 0), season, rng)
 
 
 def observe_spectrum(
     spectrum: np.ndarray,
-    shares: np.ndarray | None = None,
+    share: np.ndarray | None = None,
     season: Season = CLEAR_DAY,
     cloud: float = 0.0,
-    *,
-    top_of_atmosphere: bool = False,
+    camera: Camera = CAMERA,
 ) -> np.ndarray:
-    size = PIXELS.size
-    if shares is None:
-        shares = np.ones((1, size, size), dtype=np.float32)
-    covers = np.zeros((len(Cover), size, size), dtype=np.float32)
-    sky = np.full((size, size), cloud, dtype=np.float32)
-    return observe(
-        Composition(shares, covers),
-        [spectrum],
-        PIXELS,
-        season,
-        Clouds(sky, 0.0 * sky),
-        np.random.default_rng(0),
-        top_of_atmosphere=top_of_atmosphere,
-    )
+    if share is None:
+        share = np.ones((camera.size, camera.size), dtype=np.float32)
+    surface = to_bands(spectrum, camera.bands)[:, None, None] * share
+    sky = np.full_like(share, cloud)
+    return observe(camera, surface, make_sky(season), sky, 0.0 * sky)
 
 
 FLAT = np.full_like(WAVELENGTHS_NM, 0.3)
@@ -60,9 +49,9 @@ def test_a_flat_surface_under_clear_air_comes_back_in_every_band() -> None:
 
 
 def test_coarse_bands_are_blurred_and_stay_in_place() -> None:
-    shares = np.zeros((1, PIXELS.size, PIXELS.size), dtype=np.float32)
-    shares[:, :, PIXELS.margin + 16 :] = 1.0
-    image = observe_spectrum(FLAT, shares)
+    share = np.zeros((CAMERA.size, CAMERA.size), dtype=np.float32)
+    share[:, (CAMERA.size - 32) // 2 + 16 :] = 1.0
+    image = observe_spectrum(FLAT, share)
     fine, middle, coarse = (
         image[NAMES.index(name)].mean(axis=0) for name in ("B04", "B11", "B09")
     )
@@ -83,11 +72,14 @@ def test_haze_brightens_blue_most() -> None:
 
 
 def test_top_of_atmosphere_holds_sky_light_and_loses_water_vapour() -> None:
-    image = observe_spectrum(FLAT, top_of_atmosphere=True).mean(axis=(1, 2))
-    dark = observe_spectrum(0.0 * FLAT, top_of_atmosphere=True).mean(axis=(1, 2))
-    assert dark[NAMES.index("B01")] > 0.05
-    assert dark[NAMES.index("B11")] < 0.005
-    assert image[NAMES.index("B09")] < 0.7 * image[NAMES.index("B8A")]
+    image, dark = (
+        observe_spectrum(share * FLAT, camera=L1C).mean(axis=(1, 2))
+        for share in (1.0, 0.0)
+    )
+    names = [band.name for band in L1C.bands]
+    assert dark[names.index("B01")] > 0.05
+    assert dark[names.index("B11")] < 0.005
+    assert image[names.index("B09")] < 0.7 * image[names.index("B8A")]
 
 
 def test_thick_clouds_hide_the_ground() -> None:
@@ -97,13 +89,12 @@ def test_thick_clouds_hide_the_ground() -> None:
 
 
 def test_clouds_cover_the_share_asked_for_and_cast_shadow_to_the_north() -> None:
-    clouds = draw_clouds(PIXELS, CLEAR_DAY, np.random.default_rng(3), 0.2)
-    assert (clouds.opacity > 0).mean() == pytest.approx(0.2, abs=0.02)
-    assert clouds.opacity.max() > 0.3
-    assert clouds.shadow.max() == pytest.approx(0.65 * clouds.opacity.max(), rel=1e-5)
-    assert np.abs(clouds.shadow - 0.65 * clouds.opacity).max() > 0.1
-    none = draw_clouds(PIXELS, CLEAR_DAY, np.random.default_rng(3), 0.0)
-    assert not none.opacity.any()
+    opacity, shadow = draw_clouds(make_sky(seed=3), 0.2)
+    assert (opacity > 0).mean() == pytest.approx(0.2, abs=0.02)
+    assert opacity.max() > 0.3
+    assert shadow.max() == pytest.approx(0.65 * opacity.max(), rel=1e-5)
+    assert np.abs(shadow - 0.65 * opacity).max() > 0.1
+    assert not draw_clouds(make_sky(seed=3), 0.0)[0].any()
 
 
 @pytest.mark.parametrize(
@@ -116,11 +107,17 @@ def test_clouds_cover_the_share_asked_for_and_cast_shadow_to_the_north() -> None
     ],
 )
 def test_numbers_are_those_of_the_sensor(name: str, dtype: str, number: int) -> None:
-    numbers = to_numbers(np.array([0.25], dtype=np.float32), load_sensor(name))
+    numbers = Camera(load_sensor(name), 8).to_numbers(np.float32([0.25]))
     assert numbers.dtype == dtype
     assert numbers[0] == number
 
 
 def test_dark_pixels_never_become_nodata_and_bright_ones_saturate() -> None:
     extreme = np.array([-1.0, 0.0, 50.0], dtype=np.float32)
-    assert to_numbers(extreme, SENSOR).tolist() == [1, 1, 65535]
+    assert CAMERA.to_numbers(extreme).tolist() == [1, 1, 65535]
+
+
+def test_a_sensor_without_optical_bands_is_refused() -> None:
+    thermal = replace(SENSOR, bands=(Band("B10", 10_900.0, 600.0, 100.0),))
+    with pytest.raises(BandError, match="no band within 400 to 2500 nm"):
+        _ = Camera(thermal, 32).bands

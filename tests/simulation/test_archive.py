@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import rasterio
 
-from spectralgpt.data.simulation import SimulationConfig, simulate_archive
-from spectralgpt.data.simulation.materials import Cover
 from spectralgpt.data.sources import find_items, read_source
 from spectralgpt.errors import ConfigError
 from spectralgpt.rasters import describe_raster, read_raster
+from spectralgpt.simulation import SimulationConfig, simulate_archive
+from spectralgpt.simulation.canvas import Cover
 
 SPLITS = ("train", "val", "test")
 ALL = ("multilabel", "segmentation", "change", "scenes")

@@ -1,0 +1,8 @@
+"""A simulated satellite archive, for labelled tasks at any size with any sensor.
+
+Wherever its images or results on them are shown, they are said to be simulated.
+"""
+
+from spectralgpt.simulation.archive import TASKS, SimulationConfig, simulate_archive
+
+__all__ = ["TASKS", "SimulationConfig", "simulate_archive"]

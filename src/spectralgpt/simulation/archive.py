@@ -1,0 +1,349 @@
+"""A simulated satellite archive on disk: images of any sensor, labels for all tasks.
+
+`_TASKS` says what lies where below the output folder. Beside it stand dataset.json,
+README.md, <task>.yaml to pretrain on its images, and <task>_labels.yaml to fine-tune on
+images with masks. Splits hold different regions. Every file says that it is simulated.
+"""
+
+import csv
+import json
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from spectralgpt import __version__
+from spectralgpt.atomic_files import appearing
+from spectralgpt.errors import ConfigError
+from spectralgpt.rasters.numbers import NorthUpPlace, write_numbers
+from spectralgpt.rasters.products import SENSOR_TAG
+from spectralgpt.sensors import load_sensor
+from spectralgpt.simulation.canvas import Cover
+from spectralgpt.simulation.observation import Camera, Picture, render
+from spectralgpt.simulation.painters import SCENE_CLASSES
+from spectralgpt.simulation.regions import make_region
+from spectralgpt.threads import follow_parent
+
+__all__ = ["TASKS", "SimulationConfig", "simulate_archive"]
+
+# What the README says of each task.
+_TASKS: Final = {
+    "classification": "`classification/<split>/<Class>/`: one scene class an image "
+    "(folder layout).",
+    "multilabel": "`multilabel/labels.csv` (columns image, labels parted by `;`, "
+    "split) and `multilabel/images/`.",
+    "segmentation": "`segmentation/<split>/images/` and `masks/` of the same names: "
+    "land cover of each pixel, 255 where clouds hide it. `segmentation_labels.yaml` "
+    "describes them for fine-tuning.",
+    "change": "`change/<split>/before/`, `after/` and `masks/` of the same names: 1 "
+    "where land cover was replaced, 0 elsewhere (season, light and haze differ too and "
+    "are no change), 255 where clouds hide it. `change_labels.yaml` describes them for "
+    "fine-tuning.",
+    "scenes": "`scenes/<split>/`: mixed landscapes without labels, for pretraining.",
+}
+TASKS: Final = tuple(_TASKS)
+_COVERS: Final = [cover.name.lower() for cover in Cover]
+_MASK_CLASSES: Final = {"segmentation": _COVERS, "change": ["unchanged", "changed"]}
+# For `spectralgpt pretrain`: the training regions only. Each file states its own scale.
+_IMAGES_YAML: Final = """# SIMULATED. Paths are relative to the folder of this file.
+name: simulated-{task}
+sensor: {sensor}
+root: {task}
+items: "{items}"
+exclude: [train/masks/*]
+unit: digital-numbers
+place: "(?P<place>region[0-9]+)"
+holdout: place
+"""
+_LABELS_YAML: Final = """# SIMULATED. For spectralgpt.data.dense.read_dense_config.
+root: {task}
+task: {task}
+layout: folders
+place: "(?P<place>region[0-9]+)"
+split: given
+classes:
+{classes}
+"""
+_SPLITS: Final = ("train", "val", "test")
+# Value of masks under clouds of some opacity, where the ground cannot be seen.
+_IGNORED, _OPAQUE = 255, 0.5
+_FEWEST, _SPLIT_STREAM, _SNOW_SHARE = 3, 7, 0.3
+_COLUMNS, _SPACING, _CHUNK = 100, 1.25, 8
+
+
+@dataclass(frozen=True)
+class SimulationConfig:
+    """What to simulate.
+
+    Args:
+        tasks: any of classification, multilabel, segmentation, change and scenes
+            (unlabelled, for pretraining).
+        sensor: name of a sensor in the registry.
+        images: images of each task, over all splits (pairs for change).
+        image_size: side of an image in pixels of the sensor's finest band.
+        seed: fixes every number of the archive.
+        regions: number of simulated regions, each in one split only.
+        train_share: share of images and regions for training, 0..1.
+        val_share: the same for validation; the rest is for testing.
+        cloudy_share: share of images with clouds, 0..1.
+        label_share: least share of an image for a cover to be a label, 0..1.
+        workers: processes to use.
+    """
+
+    tasks: tuple[str, ...] = ("classification",)
+    sensor: str = "sentinel-2-l2a"
+    images: int = 1000
+    image_size: int = 64
+    seed: int = 0
+    regions: int = 40
+    train_share: float = 0.6
+    val_share: float = 0.2
+    cloudy_share: float = 0.1
+    label_share: float = 0.1
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        unknown = [task for task in self.tasks if task not in TASKS]
+        if unknown or not self.tasks or len(set(self.tasks)) != len(self.tasks):
+            raise ConfigError(
+                f"tasks must be some of {', '.join(TASKS)}, each once (found: "
+                f"{', '.join(self.tasks) or 'none'})."
+            )
+        counts = {"image_size": 8, "seed": 0, "regions": _FEWEST, "workers": 1}
+        counts["images"] = _FEWEST * max(map(_num_kinds, self.tasks))
+        for name, least in counts.items():
+            found = getattr(self, name)
+            if found < least:
+                raise ConfigError(f"{name} must be at least {least}, found {found}.")
+        for name in ("train_share", "val_share", "cloudy_share", "label_share"):
+            found = getattr(self, name)
+            if not 0.0 <= found <= 1.0:
+                raise ConfigError(f"{name} must lie in 0..1, found {found}.")
+        if self.train_share <= 0.0 or self.train_share + self.val_share > 1.0:
+            raise ConfigError(
+                f"train_share {self.train_share} must be above 0, and with val_share "
+                f"{self.val_share} sum to 1 at most."
+            )
+
+    @property
+    def camera(self) -> Camera:
+        """The sensor over one image."""
+        return Camera(load_sensor(self.sensor), self.image_size)
+
+    def regions_of(self, split: str) -> list[int]:
+        """Numbers of the regions of a split; splits share none."""
+        rng = np.random.default_rng((self.seed, _SPLIT_STREAM))
+        parts = np.split(rng.permutation(self.regions), self._cuts(self.regions))
+        return [int(number) for number in parts[_SPLITS.index(split)]]
+
+    def split_of(self, task: str, number: int) -> str:
+        """Split of an image; each scene class is split in the same shares."""
+        kinds = _num_kinds(task)
+        cuts = self._cuts(self.images // kinds)
+        return _SPLITS[int(np.searchsorted(cuts, number // kinds, side="right"))]
+
+    def _cuts(self, count: int) -> tuple[int, int]:
+        """Where validation and testing begin; each split gets one at least."""
+        first = min(max(1, round(self.train_share * count)), count - 2)
+        second = first + max(1, round(self.val_share * count))
+        return first, min(second, count - 1)
+
+
+def simulate_archive(
+    output: Path, config: SimulationConfig | None = None, *, overwrite: bool = False
+) -> Path:
+    """Simulate an archive; the same configuration gives the same pixels.
+
+    Args:
+        output: folder to make. It appears whole or not at all.
+        config: what to simulate; the defaults if None.
+        overwrite: replace a folder that `simulate_archive` made before.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ConfigError: the folder exists, and may not be replaced.
+        BandError: the sensor has no optical band.
+    """
+    config = config or SimulationConfig()
+    with (
+        appearing(
+            output, "simulated archive", ["dataset.json"], overwrite=overwrite
+        ) as building,
+        ProcessPoolExecutor(config.workers, initializer=follow_parent) as pool,
+    ):
+        several = partial(pool.map, chunksize=_CHUNK)
+        for task in config.tasks:
+            simulate = partial(_simulate, config, building, task)
+            one_by_one = map if config.workers == 1 else several
+            rows = list(one_by_one(simulate, range(config.images)))
+            if task == "multilabel":
+                table = building / task / "labels.csv"
+                with table.open("w", newline="", encoding="utf-8") as file:
+                    csv.writer(file).writerows([("image", "labels", "split"), *rows])
+        _write_cards(building, config)
+    return output
+
+
+def _num_kinds(task: str) -> int:
+    """Scene classes that the images of a task take turns in."""
+    return len(SCENE_CLASSES) if task == "classification" else 1
+
+
+def _simulate(
+    config: SimulationConfig, output: Path, task: str, number: int
+) -> tuple[str, str, str]:
+    """Simulate and write one image; returns its row in the table of labels."""
+    camera, split = config.camera, config.split_of(task, number)
+    turn, kind = divmod(number, _num_kinds(task))
+    regions = config.regions_of(split)
+    region = make_region(config.seed, regions[turn % len(regions)])
+    folder, name = output / task / split, f"{region.name}_{number:06d}.tif"
+    folders, scene_class = [folder], None
+    if task == "classification":
+        scene_class = SCENE_CLASSES[kind]
+        folders, name = [folder / scene_class], f"{scene_class}_{name}"
+    elif task == "change":
+        folders = [folder / "before", folder / "after"]
+    elif task != "scenes":
+        folders = [(folder if task == "segmentation" else folder.parent) / "images"]
+    pictures = render(
+        camera,
+        region,
+        (config.seed, TASKS.index(task), number),
+        scene_class,
+        dates=len(folders),
+        cloudy_share=config.cloudy_share,
+        snow_share=0.0 if task == "change" else _SNOW_SHARE,
+    )
+    # Each image has a place of its own in its region; tasks take turns going south.
+    row, column = divmod(number, _COLUMNS)
+    spacing_m = _SPACING * config.image_size * camera.gsd_m
+    west_m = region.easting_m + column * spacing_m
+    north_m = region.northing_m - (row * len(TASKS) + TASKS.index(task)) * spacing_m
+    place = NorthUpPlace(region.epsg, west_m, north_m, camera.gsd_m)
+    tags = {
+        "SIMULATED": "yes",
+        "GENERATOR": f"spectralgpt {__version__} simulate",
+        "REGION": region.name,
+        "SEED": str(config.seed),
+    }
+    for path, picture in zip(folders, pictures, strict=True):
+        _write_image(path / name, picture, camera, place, tags)
+    if task in _MASK_CLASSES:
+        _write_mask(folder / "masks" / name, task, pictures, place, tags)
+    # Covers that hold a share of the image, the largest one in any case.
+    shares = pictures[0].covers.mean(axis=(1, 2))
+    is_label = shares >= min(config.label_share, shares.max())
+    labels = [_COVERS[cover] for cover in np.flatnonzero(is_label)]
+    return f"images/{name}", ";".join(labels), split
+
+
+def _write_image(
+    path: Path,
+    picture: Picture,
+    camera: Camera,
+    place: NorthUpPlace,
+    tags: dict[str, str],
+) -> None:
+    # Files state their own scale and offset, so that readers need no rule.
+    season, scale = picture.season, camera.quantification
+    write_numbers(
+        path,
+        camera.to_numbers(picture.reflectance),
+        place,
+        [band.name for band in camera.bands],
+        nodata=camera.sensor.nodata,
+        scale=(1.0 / scale, camera.sensor.offset / scale),
+        tags=tags
+        | {
+            SENSOR_TAG: camera.sensor.name,
+            "ACQUISITION": season.day.isoformat(),
+            "SUN_ELEVATION_DEG": f"{season.sun_elevation_deg:.2f}",
+        },
+    )
+
+
+def _write_mask(
+    path: Path,
+    task: str,
+    pictures: list[Picture],
+    place: NorthUpPlace,
+    tags: dict[str, str],
+) -> None:
+    last = pictures[-1]
+    classes = last.is_changed if task == "change" else last.covers.argmax(axis=0)
+    is_hidden = np.max([picture.cloud for picture in pictures], axis=0) > _OPAQUE
+    numbers = np.where(is_hidden, _IGNORED, classes)[None].astype(np.uint8)
+    names = {f"CLASS_{i}": name for i, name in enumerate(_MASK_CLASSES[task])}
+    write_numbers(path, numbers, place, ["class"], nodata=_IGNORED, tags=tags | names)
+
+
+def _write_cards(folder: Path, config: SimulationConfig) -> None:
+    """Write dataset.json, README.md and the descriptions of each task."""
+    camera, sensor = config.camera, config.camera.sensor
+    facts = {
+        "simulated": True,
+        "generator": f"spectralgpt {__version__} simulate",
+        "config": asdict(config),
+        "sensor": sensor.name,
+        "bands": {band.name: band.wavelength_nm for band in camera.bands},
+        "gsd_m": camera.gsd_m,
+        "quantification": camera.quantification,
+        "quantification_is_stated": sensor.quantification is None,
+        "offset": sensor.offset,
+        "scene_classes": SCENE_CLASSES,
+        "covers": _COVERS,
+    }
+    facts["regions"] = {
+        split: [asdict(make_region(config.seed, n)) for n in config.regions_of(split)]
+        for split in _SPLITS
+    }
+    files = {
+        "dataset.json": json.dumps(facts, indent=2) + "\n",
+        "README.md": _readme(config),
+    }
+    for task in config.tasks:
+        items = "train/*.tif" if task == "scenes" else "train/*/*.tif"
+        names = _MASK_CLASSES.get(task, [])
+        rows = "\n".join(f"  {name}: {i}" for i, name in enumerate(names))
+        # The images of `multilabel` lie in one folder: no glob keeps its test set out.
+        if task != "multilabel":
+            text = _IMAGES_YAML.format(task=task, sensor=sensor.name, items=items)
+            files[f"{task}.yaml"] = text
+        if names:
+            text = _LABELS_YAML.format(task=task, classes=rows)
+            files[f"{task}_labels.yaml"] = text
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+def _readme(config: SimulationConfig) -> str:
+    camera, sensor = config.camera, config.camera.sensor
+    tasks = "\n".join(f"- {_TASKS[task]}" for task in config.tasks)
+    covers = ", ".join(f"{i} {name}" for i, name in enumerate(_COVERS))
+    scale = f"{camera.quantification:g}"
+    chosen = " (chosen here: products have none)" if not sensor.quantification else ""
+    return f"""# SIMULATED imagery of {sensor.title}
+
+No satellite took these images. They were computed by spectralgpt {__version__}
+(`spectralgpt simulate`, seed {config.seed}) from formulas of reflectance, drawn
+landscapes and a model of air and sensor. Say so wherever they or results on them are
+shown.
+
+- Sensor: {sensor.name}; {len(camera.bands)} bands in the order of
+  wavelength, named in each file, on pixels of {camera.gsd_m:g} m.
+- Reflectance = (digital number + {sensor.offset:g}) / {scale}{chosen}, which
+  each file states as its scale and offset. State no offset of your own when reading.
+- Splits hold different regions, each with soils, crops, roofs, waters, haze and growing
+  season of its own. `dataset.json` lists them.
+- Rows of permanent crops are spaced as wide plantings, so that they show at 10 m.
+
+{tasks}
+
+Covers: {covers}.
+"""
