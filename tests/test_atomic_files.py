@@ -8,14 +8,24 @@ from pathlib import Path
 
 import pytest
 
-from spectralgpt.atomic_files import claiming, folder_beside, replace_file
+from spectralgpt.atomic_files import (
+    claiming,
+    drop_temporaries,
+    folder_beside,
+    replace_file,
+)
 from spectralgpt.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAD = """
 import sys, time
 from pathlib import Path
-from spectralgpt.atomic_files import claiming, folder_beside, replace_file
+from spectralgpt.atomic_files import (
+    claiming,
+    drop_temporaries,
+    folder_beside,
+    replace_file,
+)
 """
 SCRIPT = """
 with folder_beside(Path(sys.argv[1])) as folder:
@@ -116,6 +126,27 @@ def test_one_process_makes_a_result_until_it_ends_or_is_killed(
         pass
     kept = {by_link, result.parent, *([result] if is_there else [])}
     assert kept == set(tmp_path.rglob("*"))
+
+
+def test_a_lock_that_a_signal_found_half_made_goes_and_one_that_is_held_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, _ = start(tmp_path / "held", CLAIM)
+    try:
+        monkeypatch.setattr(FileLock, "acquire", interrupt)
+        with pytest.raises(KeyboardInterrupt), claiming(tmp_path / "out"):
+            pass
+        monkeypatch.undo()
+        for name in ("out", "held"):
+            drop_temporaries(tmp_path / name)
+        assert [path.name for path in tmp_path.iterdir()] == [".held.lock"]
+    finally:
+        held.kill()
+        held.communicate()
+
+
+def interrupt(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_a_claim_removes_what_killed_processes_left_in_the_folder(

@@ -194,9 +194,7 @@ def claiming(result: Path) -> Iterator[None]:
     """
     result = result.resolve()
     new = missing_folders(result.parent)
-    make_folder(result.parent)
-    is_inside = result.is_dir() and not os.access(result.parent, os.W_OK)
-    path = (result if is_inside else result.parent) / f".{result.name}.{_LOCK}"
+    path = _lock_path(result)
     try:
         lock = _lock(path)
     except Timeout:
@@ -218,6 +216,11 @@ def claiming(result: Path) -> Iterator[None]:
         _TEMPORARY.discard(path)
         lock.release()
         remove_if_empty(new)
+
+
+def _lock_path(result: Path) -> Path:
+    is_inside = result.is_dir() and not os.access(result.parent, os.W_OK)
+    return (result if is_inside else result.parent) / f".{result.name}.{_LOCK}"
 
 
 def _lock(path: Path) -> FileLock:
@@ -311,6 +314,7 @@ def drop_temporaries(result: Path) -> None:
         result: the file or folder that they worked on.
     """
     remove_leftovers(result)
+    _remove_unlocked([_lock_path(result.resolve())])
     for path in list(_TEMPORARY):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -320,12 +324,10 @@ def drop_temporaries(result: Path) -> None:
 
 
 def _remove_unlocked(paths: Iterable[Path]) -> None:
-    """Remove half-made files and folders whose process is dead: none has the lock."""
+    """Remove locks and what is half-made, if its process is dead: none has the lock."""
     for path in paths:
-        lock = path / _LOCK
+        lock = path / _LOCK if path.is_dir() else path
         with contextlib.suppress(Timeout, OSError):
-            if not path.is_dir():
-                path.unlink()
-            elif lock.is_file():
+            if lock.is_file():
                 with FileLock(lock, timeout=0):
-                    shutil.rmtree(path, ignore_errors=True)
+                    path.unlink() if lock == path else shutil.rmtree(path)

@@ -3,10 +3,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 import spectralgpt
 from spectralgpt.checkpoints import load_model, save_model
 from spectralgpt.cli.main import COMMANDS, main
+from tests.cli.test_pretrain import SMALL
 from tests.tiny import tiny_contract, tiny_model
 
 
@@ -143,6 +145,23 @@ QUICK = [
     ["similar", "gone.tif", "--point", "1,2", "--output", "o"],
     ["cluster", "gone.tif", "--output", "o"],
     ["view", "gone.tif"],
+    ["pretrain", "--config", "gone", "--output", "o"],
+    ["pretrain", "--config", "wrong.yaml", "--output", "o"],
+    ["pretrain", "--data.root", "gone", "--output", "o"],
+    ["pretrain", "--model.start_from", "gone", "--output=o"],
+    ["pretrain", "--output", "run"],
+    ["finetune", "change", "--model", "tiny", "--output", "run"],
+    ["finetune", "classification", "--model", "gone", "--output", "o"],
+    ["finetune", "segmentation", "--model", "tiny", "--output", "o", "--config", "no"],
+    ["evaluate", "--model", "gone", "--data.root", ".", "--output", "o"],
+    ["evaluate", "--model", "tiny", "--masks", "gone.yaml", "--output", "o"],
+    ["evaluate", "--model", "tiny", "--data.root", ".", "--output", "scored"],
+    ["evaluate", "--model", "tiny", "--data.root", ".", "--output", "here.tif"],
+    ["compare", "--config", "gone", "--output", "o"],
+    ["benchmark", "--model", "tiny", "--json", "here.tif"],
+    ["data", "label", "--scenes", "a.tif", "b.tif", "--labels", "x", "--output", "o"],
+    ["demo", "--output", "shown"],
+    ["demo", "--output", "used"],
 ]
 
 
@@ -151,6 +170,15 @@ def test_errors_that_need_no_model_are_found_before_torch_is_imported(
     tmp_path: Path, words: list[str]
 ) -> None:
     (tmp_path / "here.tif").write_bytes(b"")
+    (tmp_path / "wrong.yaml").write_text("model: [")
+    for name in (
+        "run/config.yaml",
+        "scored/metrics.json",
+        "shown/report.html",
+        "used/pretraining/config.yaml",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(yaml.safe_dump(SMALL | {"seed": 0}))
     code = (
         "import sys\nfrom spectralgpt.cli.main import main\n"
         f"status = main({words!r})\n"

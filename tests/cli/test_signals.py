@@ -14,10 +14,13 @@ import pytest
 import yaml
 
 from spectralgpt.checkpoints import save_model
+from spectralgpt.models.segmentation import SegmentationModel
 from tests.cli.test_pretrain import SMALL
+from tests.dense_places import write_places
 from tests.imagery import write_archive
 from tests.raster_files import write_tiff
 from tests.tiny import tiny_contract, tiny_model
+from tests.toy import write_archive as write_archive_of_classes
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 TIMEOUT_S = 240
@@ -125,6 +128,150 @@ def test_training_names_the_checkpoint_that_a_resume_goes_on_from(
     # The loss is shown once in a while.
     assert not "\n".join(line for line in lines[:-1] if line[:5] != "step ")
     assert not list(tmp_path.rglob(".*"))
+
+
+def finetuning(tmp_path: Path, *words: object) -> list[object]:
+    """Fine-tune for maps, without an output."""
+    model = tmp_path / "model"
+    if not model.exists():
+        save_model(model, tiny_model(), tiny_contract())
+        write_places(tmp_path / "places")
+    return [
+        *("finetune", "segmentation", "--model", model, "--head", "linear"),
+        *("--data.root", tmp_path / "places", "--data.images", "after"),
+        *("--data.offset", 0, "--data.classes", "{intact: 0, damaged: 1}"),
+        *("--trainer.accelerator", "cpu", "--trainer.workers", 0),
+        *("--trainer.batch_size", 2, "--trainer.checkpoint_every_steps", 2, *words),
+    ]
+
+
+def test_fine_tuning_names_the_checkpoint_that_a_resume_goes_on_from(
+    tmp_path: Path,
+) -> None:
+    run = tmp_path / "run"
+    words = finetuning(tmp_path, "--output", run, "--trainer.epochs", 500)
+    last = run / "checkpoints" / "last.ckpt"
+    status, lines = interrupt(words, last.exists, signal.SIGTERM)
+    assert status == 143
+    assert lines[-1] == f"interrupted by SIGTERM: --resume goes on from {last}"
+    assert not "\n".join(line for line in lines[:-1] if line[:5] != "step ")
+    assert not list(tmp_path.rglob(".*"))
+
+
+def test_a_study_says_that_it_goes_on(tmp_path: Path) -> None:
+    write_archive_of_classes(tmp_path / "classes", per_class=6)
+    model = save_model(tmp_path / "model", tiny_model(), tiny_contract())
+    trainer = {"accelerator": "cpu", "workers": 0, "epochs": 500, "batch_size": 4}
+    data = {"root": str(tmp_path / "classes"), "offset": 0.0}
+    study = {
+        "task": "classification",
+        "starts": {"random": {"model": str(model)}},
+        "finetune": {"data": data, "trainer": trainer},
+    }
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
+    out = tmp_path / "out"
+    words = ["compare", "--config", tmp_path / "study.yaml", "--output", out]
+    begun = lambda: any(out.rglob("last.ckpt"))  # noqa: E731
+    status, lines = interrupt(words, begun, signal.SIGINT)
+    assert status == 130
+    assert lines[-1] == (
+        f"interrupted by SIGINT: what is finished stays in {out}, and the same "
+        "command goes on"
+    )
+    assert not list(tmp_path.rglob(".*"))
+
+
+@pytest.mark.slow
+def test_the_demo_says_what_it_leaves_and_how_to_begin_anew(tmp_path: Path) -> None:
+    out = tmp_path / "demo"
+    words = ["demo", "--output", out]
+    status, lines = interrupt(words, (out / "pretraining").exists, signal.SIGINT)
+    assert status == 130
+    assert lines[-1] == (
+        f"interrupted by SIGINT: {out} holds a part of the demo: begin anew with "
+        "--overwrite"
+    )
+
+
+def run_whole(words: Sequence[object]) -> None:
+    command = [sys.executable, "-m", "spectralgpt", *map(str, words)]
+    done = subprocess.run(
+        command,
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    found = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+
+
+@pytest.mark.slow
+def test_fine_tuning_that_is_killed_and_resumed_gives_the_same_bytes(
+    tmp_path: Path,
+) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    words = finetuning(tmp_path, "--trainer.epochs", 6)
+    run_whole([*words, "--output", whole])
+    last = killed / "checkpoints" / "last.ckpt"
+    words += ["--output", killed]
+    assert interrupt(words, last.exists, signal.SIGKILL)[0] == -signal.SIGKILL
+    assert not (killed / "metrics.json").exists()
+    run_whole([*words, "--resume"])
+    one, other = files_in(whole), files_in(killed)
+    weights, scores = "checkpoints/model/model.safetensors", "metrics.json"
+    assert one[weights] == other[weights]
+    # They name the model's folder.
+    assert one[scores] == other[scores].replace(b"/killed/", b"/whole/")
+
+
+@pytest.mark.slow
+def test_a_map_that_is_killed_and_made_again_has_the_same_bytes(
+    tmp_path: Path,
+) -> None:
+    model = SegmentationModel(tiny_model().encoder, 2, head="linear")
+    extra = {"class_names": ["field", "forest"], "task": "segmentation"}
+    save_model(tmp_path / "model", model, tiny_contract(), extra | {"window_px": 32})
+    scene = write_big(tmp_path / "scene.tif", side=400)
+    words: list[object] = ["predict", scene, "--model", tmp_path / "model"]
+    words += ["--sensor", "sentinel-2-l1c", "--offset", 0, "--probabilities"]
+    words += ["--device", "cpu"]
+    run_whole([*words, "--output", tmp_path / "whole"])
+    killed = tmp_path / "killed"
+    journal = killed / ".scene.tif.unfinished" / "journal.jsonl"
+    begun = lambda: journal.exists() and len(journal.read_text().splitlines()) > 2  # noqa: E731
+    words += ["--output", killed]
+    assert interrupt(words, begun, signal.SIGKILL)[0] == -signal.SIGKILL
+    assert journal.exists()
+    run_whole(words)
+    assert files_in(killed) == files_in(tmp_path / "whole")
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_signal_in_the_middle_of_an_import_ends_at_once(tmp_path: Path) -> None:
+    # As libraries of C++ do that meet an exception where they expect none.
+    (tmp_path / "aborting.py").write_text(
+        "import os, signal\n"
+        "try:\n    os.kill(os.getpid(), signal.SIGTERM)\n    import time\n"
+        "    time.sleep(60)\nexcept BaseException:\n    os.abort()\n"
+    )
+    code = (
+        "from spectralgpt.cli.signals import StopSignals\n"
+        "with StopSignals(is_process=True) as signals:\n"
+        "    signals.unwinds = True\n    import aborting\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+    )
+    assert (done.returncode, done.stderr) == (143, "interrupted by SIGTERM\n")
 
 
 def test_packing_says_that_it_goes_on(tmp_path: Path) -> None:

@@ -1,17 +1,15 @@
 """`spectralgpt benchmark`: measure speed and memory on this machine."""
 
-import argparse
-import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
 from spectralgpt.errors import ConfigError
 
-__all__ = ["HELP", "add_arguments", "check_words", "run"]
+__all__ = ["HELP", "add_arguments", "check_early", "run"]
 
 HELP = (
     "Measure training, inference or loading on this machine, beside the fastest "
@@ -19,19 +17,21 @@ HELP = (
 )
 
 
-def check_words(words: Sequence[str]) -> None:
+def check_early(early: Mapping[str, Any] | Namespace) -> None:
     """Refuse a file that cannot be written, before seconds go into imports.
 
     Raises:
         ConfigError: it is there already, or cannot be made.
     """
-    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--overwrite", action="store_true")
-    # Whatever is wrong with them, the command's own parser says.
-    with contextlib.suppress(argparse.ArgumentError):
-        known, _ = parser.parse_known_args(words)
-        _check_output(known.json, known.overwrite)
+    path = early["json"]
+    if path is None:
+        return
+    if path.is_dir():
+        raise ConfigError(f"--json {path} is a folder: name a file.")
+    if path.exists() and not early["overwrite"]:
+        raise ConfigError(f"{path} is there already: pass --overwrite.")
+    if not path.parent.is_dir():
+        raise ConfigError(f"--json {path}: there is no folder {path.parent}. Make it.")
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -94,23 +94,13 @@ def run(args: Namespace) -> str:
 
         one, two = (read_result(path) for path in args.compare)
         return print_comparison(one, two, [p.stem for p in args.compare], console)
+    check_early(args)
     result = _measure(args)
     if args.json is not None:
         from spectralgpt.benchmarks.measurement import write_result
 
         write_result(result, args.json)
     return print_result(result, args.json, console)
-
-
-def _check_output(path: Path | None, overwrite: bool) -> None:
-    if path is None:
-        return
-    if path.is_dir():
-        raise ConfigError(f"--json {path} is a folder: name a file.")
-    if path.exists() and not overwrite:
-        raise ConfigError(f"{path} is there already: pass --overwrite.")
-    if not path.parent.is_dir():
-        raise ConfigError(f"--json {path}: there is no folder {path.parent}. Make it.")
 
 
 def _measure(args: Namespace) -> dict[str, object]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from spectralgpt.cli.images import add_format_options, stated_of
+from spectralgpt.cli.images import add_format_options, prepare_output, stated_of
 
 HELP = "Pretrain a tiny model, rebuild, compare and map, and write a report on it."
 
@@ -41,16 +41,13 @@ def run(args: Namespace) -> Path:
     """Run all steps; returns the report."""
     from rich.console import Console
 
+    for name in ("report.html", "pretraining"):
+        prepare_output(args.output, name, args.overwrite)
+
     from spectralgpt.demo.run import STEPS, run_demo
-    from spectralgpt.errors import ConfigError
     from spectralgpt.training.progress import ProgressDisplay
 
     console = Console(stderr=True)
-    report: Path = args.output / "report.html"
-    if report.exists() and not args.overwrite:
-        raise ConfigError(
-            f"{report} exists: replace it with --overwrite, or choose another --output."
-        )
     started = time.monotonic()
 
     def announce(number: int, note: str) -> None:

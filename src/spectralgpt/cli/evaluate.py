@@ -7,11 +7,16 @@ from typing import Any, Literal, get_type_hints
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
-from spectralgpt.cli.images import add_arithmetic, add_device, add_output
+from spectralgpt.cli.images import (
+    add_arithmetic,
+    add_device,
+    add_output,
+    prepare_output,
+)
 from spectralgpt.cli.options import plain_values
 from spectralgpt.errors import ConfigError
 
-__all__ = ["HELP", "add_arguments", "run"]
+__all__ = ["HELP", "add_arguments", "check_early", "run"]
 
 _OF_SPLIT = (
     "split",
@@ -29,6 +34,16 @@ HELP = (
     "masks (--masks), or its frozen features by a linear probe or nearest neighbours, "
     "beside baselines that learned nothing."
 )
+
+
+def check_early(early: Mapping[str, Any] | Namespace) -> None:
+    """Refuse an output that is there already, or cannot be made.
+
+    Raises:
+        ConfigError: it is one of them.
+    """
+    if early["output"] is not None:
+        prepare_output(early["output"], "metrics.json", early["overwrite"])
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -132,14 +147,13 @@ def _add_data(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> Path:
     """Measure; returns the folder with metrics.json, table.csv and report.html."""
-    from spectralgpt.cli.images import prepare_output
     from spectralgpt.cli.maps import score_masks
     from spectralgpt.cli.results import print_comparison, print_test_scores
     from spectralgpt.scenes.loading import in_precision, load_on_device
 
     console = Console(stderr=True)
     method = _choose_method(args)
-    prepare_output(args.output, "metrics.json", args.overwrite)
+    check_early(args)
     loaded = load_on_device(
         args.model, args.device, image_size=args.image_size, quantize=args.quantize
     )

@@ -8,11 +8,12 @@ from jsonargparse import ArgumentParser, Namespace
 from spectralgpt.cli.options import (
     CommandParser,
     add_run_options,
+    check_run,
     file_of,
     plain_values,
 )
 
-__all__ = ["HELP", "add_arguments", "data_values", "run"]
+__all__ = ["HELP", "add_arguments", "check_early", "data_values", "run"]
 
 HELP = "Train a pretrained encoder for a task, from labels."
 _TASKS = {
@@ -20,6 +21,9 @@ _TASKS = {
     "segmentation": "a class for every pixel",
     "change": "what changed between two dates, for every pixel",
 }
+
+
+check_early = check_run
 
 
 def add_arguments(parser: ArgumentParser) -> None:

@@ -50,6 +50,8 @@ _COORDINATES = re.compile(r"^-[\d.][^,]*,")
 """
 _SHARED = ("batch",)
 """Commands of which any number may work in one folder."""
+_RUNS = ("pretrain", "finetune")
+"""Commands that go on by --resume."""
 _RESUMED = (
     *(".*.unfinished", ".finished.jsonl"),  # maps
     *("unfinished.json", ".records"),  # packs, jobs
@@ -151,14 +153,18 @@ def _run(name: str, words: list[str], signals: StopSignals) -> object:
         CommandParser,
         bound_yaml,
         check_stated,
+        read_early,
         spell_lists,
     )
     from spectralgpt.training.run_folder import is_first_process
 
     signals.is_shown = is_first_process()
+    # Before a parser is made, which costs some commands seconds of imports.
+    early = read_early(name, words)
+    check_stated(early)
     module = import_module(_PREFIX + name)
-    if hasattr(module, "check_words"):
-        module.check_words(words)
+    if hasattr(module, "check_early") and early:
+        module.check_early(early)
     bound_yaml()
     parser = CommandParser(
         prog=f"spectralgpt {name}",
@@ -185,7 +191,7 @@ def _run(name: str, words: list[str], signals: StopSignals) -> object:
     output = options.get("output") or options.get("json")
     if output is not None:
         signals.clean = partial(drop_temporaries, output)
-        signals.describe = partial(_describe_rest, output, "resume" in options)
+        signals.describe = partial(_describe_rest, name, output)
     signals.unwinds = True
     with contextlib.ExitStack() as stack:
         if output is not None and name not in _SHARED and signals.is_shown:
@@ -206,12 +212,14 @@ def _options_of(args: "Namespace") -> "Namespace":
     return args if own is None else own
 
 
-def _describe_rest(output: Path, is_run: bool) -> str:
+def _describe_rest(name: str, output: Path) -> str:
     """Say how a command that was stopped goes on, if it left what it can go on with."""
     from spectralgpt.training.run_folder import RunFolder
 
-    if is_run:
+    if name in _RUNS:
         return RunFolder(output).describe_rest()
+    if name == "demo" and output.exists():
+        return f"{output} holds a part of the demo: begin anew with --overwrite"
     if not any(any(output.glob(pattern)) for pattern in _RESUMED):
         return ""
     return f"what is finished stays in {output}, and the same command goes on"

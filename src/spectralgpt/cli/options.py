@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+import argparse
 import contextlib
 import functools
 import json
@@ -30,10 +31,12 @@ __all__ = [
     "add_actions",
     "add_run_options",
     "bound_yaml",
+    "check_run",
     "check_stated",
     "counting",
     "file_of",
     "plain_values",
+    "read_early",
     "spell_lists",
 ]
 
@@ -238,8 +241,52 @@ def add_run_options(parser: ArgumentParser) -> None:
     )
 
 
-def check_stated(options: Namespace) -> None:
-    """Find wrong names of models, sensors and files before anything slow is imported.
+def read_early(name: str, words: Sequence[str]) -> dict[str, Any]:
+    """Read what can be checked before a command's own parser is there.
+
+    Args:
+        name: of the command.
+        words: after it.
+
+    Returns:
+        Options by name; nothing if help is asked for, or the words are wrong.
+    """
+    parser = argparse.ArgumentParser(
+        add_help=False, allow_abbrev=False, exit_on_error=False
+    )
+    # What pretraining calls model is a section.
+    model = "--model.start_from" if name == "pretrain" else "--model"
+    parser.add_argument(model, dest="model")
+    parser.add_argument("--config")
+    for option in ("output", "json", "masks", "data.root"):
+        parser.add_argument(f"--{option}", type=Path)
+    parser.add_argument("--scenes", type=Path, nargs="+")
+    for option in ("overwrite", "resume"):
+        parser.add_argument(f"--{option}", action="store_true")
+    if {"-h", "--help"} & set(words):
+        return {}
+    try:
+        return vars(parser.parse_known_args(list(words))[0])
+    except argparse.ArgumentError:
+        # The command's own parser says what is wrong.
+        return {}
+
+
+def check_run(early: Mapping[str, Any]) -> None:
+    """Refuse a folder of a run that is in the way; `early` is what `read_early` gives.
+
+    Raises:
+        ConfigError: it holds a run that is neither to be replaced nor to go on.
+    """
+    from spectralgpt.training.run_folder import RunFolder
+
+    if early["output"] is not None:
+        run = RunFolder(early["output"])
+        run.check_free(overwrite=early["overwrite"], resume=early["resume"])
+
+
+def check_stated(options: Namespace | Mapping[str, Any]) -> None:
+    """Find wrong names of models, sensors and files before anything slow is done.
 
     What needs to be opened is left to the commands.
 
@@ -248,18 +295,23 @@ def check_stated(options: Namespace) -> None:
 
     Raises:
         CheckpointError: there is no such model.
-        ConfigError: there is no such sensor.
+        ConfigError: there is no such sensor, or no such recipe or file of settings.
         DataError: none of the files that are to be read exists.
     """
+    if isinstance(options.get("config"), str):
+        read_mapping(find_recipe(options["config"]))
     for name in ("model", "source"):
         if isinstance(options.get(name), str):
             find_weights(options[name])
     named = [path for name in _FILES for path in _paths_in(options.get(name))]
     if named and isinstance(options.get("sensor"), str):
-        find_sensor(options.sensor)
+        find_sensor(options["sensor"])
     # Of several, those that are there are done, and the others reported.
     if named and not any(map(_may_exist, named)):
         raise DataError(f"{named[0]} does not exist. Check the path.")
+    root = options.get("data.root")
+    if isinstance(root, Path) and not root.exists():
+        raise DataError(f"{root} does not exist (option data.root). Check the path.")
 
 
 def _paths_in(value: Any) -> list[Path]:

@@ -4,14 +4,20 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from spectralgpt.cli.options import add_run_options, plain_values
-from spectralgpt.training.pretrain_config import PretrainConfig
+from spectralgpt.cli.options import add_run_options, check_run, plain_values
+
+__all__ = ["HELP", "add_arguments", "check_early", "run"]
 
 HELP = "Pretrain a masked autoencoder on unlabelled imagery."
 
 
+check_early = check_run
+
+
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the options of this command."""
+    from spectralgpt.training.pretrain_config import PretrainConfig
+
     add_run_options(parser)
     parser.add_class_arguments(PretrainConfig, as_group=False)
 
@@ -22,6 +28,7 @@ def run(args: Namespace) -> Path:
 
     from spectralgpt.training.configuration import build_config
     from spectralgpt.training.fit import is_first_process
+    from spectralgpt.training.pretrain_config import PretrainConfig
     from spectralgpt.training.pretraining import pretrain
     from spectralgpt.training.progress import ProgressDisplay
 

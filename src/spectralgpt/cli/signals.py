@@ -101,7 +101,7 @@ class StopSignals:
             return
         self.received = signal.Signals(number)
         self._hush()
-        if not self.unwinds:
+        if not self.unwinds or _is_importing(frame):
             self.end()
         raise Stopped
 
@@ -144,6 +144,15 @@ class StopSignals:
             with contextlib.suppress(OSError):
                 os.write(self._stderr, f"{line}\n".encode(errors="replace"))
         os._exit(_ENDED + self.received)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    """Tell whether a module is being imported: code of C++ aborts at an exception."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib."):
+            return True
+        frame = frame.f_back
+    return False
 
 
 @functools.cache

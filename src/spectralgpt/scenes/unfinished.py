@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from numpy.typing import NDArray
 
-from spectralgpt.atomic_files import missing_folders, remove_if_empty
+from spectralgpt.atomic_files import claiming, missing_folders, remove_if_empty
 from spectralgpt.errors import ConfigError, OutputError, SpectralGPTError
 from spectralgpt.json_files import checked_line, parse_checked
 from spectralgpt.rasters import Grid, Layers, RowFile, move_map
@@ -126,10 +126,10 @@ def making_maps(
     }
     new = missing_folders(folder.parent)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(claiming(first))
         with writing(first):
             folder.mkdir(parents=True, exist_ok=True)
             journal = stack.enter_context(_Journal(folder / _JOURNAL))
-            journal.lock(first)
         may_begin_anew = restart or fingerprint is None
         entries = journal.read_entries(first, stated, may_begin_anew)
         if not entries or fingerprint is None:
@@ -212,19 +212,6 @@ class _Journal:
     def __exit__(self, *error: object) -> None:
         with contextlib.suppress(OSError):
             self._file.close()
-
-    def lock(self, path: Path) -> None:
-        """Refuse to write what another process is writing; its end frees the lock."""
-        try:
-            import fcntl
-        except ImportError:  # Windows
-            return
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(
-                f"{path} is being made by another process: wait."
-            ) from None
 
     def read_entries(
         self, path: Path, stated: Fingerprint, may_begin_anew: bool

@@ -94,6 +94,24 @@ class RunFolder:
         """The self-contained report."""
         return self.root / "report.html"
 
+    def check_free(self, *, overwrite: bool, resume: bool) -> None:
+        """Refuse a run that is in the way.
+
+        Args:
+            overwrite: replace a run in the folder.
+            resume: go on with a run in the folder.
+
+        Raises:
+            ConfigError: both flags are given; or there is a run and neither is.
+        """
+        if overwrite and resume:
+            raise ConfigError("give --overwrite or --resume, not both.")
+        if is_first_process() and not overwrite and not resume and self._is_ours():
+            raise ConfigError(
+                f"{self.root} holds a run already (found: {self.config.name}). Go on "
+                "with --resume, replace it with --overwrite, or name another --output."
+            )
+
     def check(
         self,
         config: Mapping[str, Any],
@@ -112,17 +130,11 @@ class RunFolder:
             ConfigError: both flags are given; there is a run and neither is, or it has
                 other settings; or there is what no run of ours has left.
         """
-        if overwrite and resume:
-            raise ConfigError("give --overwrite or --resume, not both.")
+        self.check_free(overwrite=overwrite, resume=resume)
         if not is_first_process():
             return
         if resume and self.config.exists():
             self._check_same(config)
-        elif self._is_ours() and not overwrite:
-            raise ConfigError(
-                f"{self.root} holds a run already (found: {self.config.name}). Go on "
-                "with --resume, replace it with --overwrite, or name another --output."
-            )
         elif not resume:
             results = [path.name for path in self._results() if path.exists()]
             strange = [] if self._is_ours() else results
