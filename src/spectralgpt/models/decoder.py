@@ -16,9 +16,8 @@ from spectralgpt.models.cpu.kernels import Linear, attend
 from spectralgpt.models.positions import SeparablePositions, add_dates, dates_of_tokens
 from spectralgpt.models.tokens import TokenGrid
 from spectralgpt.models.transformer import (
-    MLP,
     NORM_EPS,
-    BlockStack,
+    Attention,
     build_blocks,
     initialise_linear,
     split_heads,
@@ -42,6 +41,8 @@ class _Decoder(nn.Module):
         wavelengths_nm: centre wavelength of each band, nm; None if unknown.
     """
 
+    attention: type[nn.Module] = Attention
+
     def __init__(
         self,
         grid: TokenGrid,
@@ -55,7 +56,9 @@ class _Decoder(nn.Module):
         self.embedding = Linear(encoder_dim, embed_dim)
         self.mask_token = nn.Parameter(torch.empty(1, 1, embed_dim))
         self.positions = SeparablePositions(grid, embed_dim, wavelengths_nm)
-        self.blocks = self._build_blocks(embed_dim, depth, num_heads)
+        self.blocks = build_blocks(
+            embed_dim, depth, num_heads, attention=self.attention
+        )
         self.norm = nn.LayerNorm(embed_dim, eps=NORM_EPS)
         self.prediction = Linear(embed_dim, grid.token_dim)
         nn.init.normal_(self.mask_token, std=_MASK_TOKEN_STD)
@@ -64,15 +67,9 @@ class _Decoder(nn.Module):
         # Pixels lie in 0..1: predictions of Xavier's size would cost the first steps.
         nn.init.trunc_normal_(self.prediction.weight, std=_PREDICTION_STD)
 
-    def _build_blocks(self, embed_dim: int, depth: int, num_heads: int) -> BlockStack:
-        raise NotImplementedError
-
 
 class ReconstructionDecoder(_Decoder):
     """A small transformer that rebuilds every token from the visible ones."""
-
-    def _build_blocks(self, embed_dim: int, depth: int, num_heads: int) -> BlockStack:
-        return build_blocks(embed_dim, depth, num_heads)
 
     def forward(
         self,
@@ -104,6 +101,26 @@ class ReconstructionDecoder(_Decoder):
         return prediction
 
 
+class _CrossAttention(nn.Module):
+    """Multi-head attention from tokens to a memory."""
+
+    def __init__(self, embed_dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.q = Linear(embed_dim, embed_dim)
+        self.kv = Linear(embed_dim, 2 * embed_dim)
+        self.proj = Linear(embed_dim, embed_dim)
+        initialise_linear(self.q)
+        initialise_linear(self.kv, parts=2)
+        initialise_linear(self.proj)
+
+    def forward(self, x: Tensor, memory: Tensor) -> Tensor:
+        """Mix a memory (B, K, D) into tokens (B, M, D) -> (B, M, D)."""
+        (q,) = split_heads(self.q(x), 1, self.num_heads)
+        k, v = split_heads(self.kv(memory), 2, self.num_heads)
+        return self.proj(attend(q, k, v).transpose(1, 2).flatten(2))
+
+
 class CrossDecoder(_Decoder):
     """A small transformer that rebuilds masked tokens from the visible ones.
 
@@ -118,6 +135,8 @@ class CrossDecoder(_Decoder):
     Source: Fu et al. 2024, arXiv:2401.14391 (cross-attention and partial targets).
     """
 
+    attention = _CrossAttention
+
     def __init__(
         self,
         grid: TokenGrid,
@@ -129,9 +148,6 @@ class CrossDecoder(_Decoder):
     ) -> None:
         super().__init__(grid, encoder_dim, embed_dim, depth, num_heads, wavelengths_nm)
         self.memory_norm = nn.LayerNorm(embed_dim, eps=NORM_EPS)
-
-    def _build_blocks(self, embed_dim: int, depth: int, num_heads: int) -> BlockStack:
-        return BlockStack(_CrossBlock(embed_dim, num_heads) for _ in range(depth))
 
     def forward(
         self,
@@ -165,39 +181,3 @@ class CrossDecoder(_Decoder):
         x = self.blocks(x, self.memory_norm(memory))
         prediction: Tensor = self.prediction(self.norm(x))
         return prediction
-
-
-class _CrossBlock(nn.Module):
-    """Pre-norm attention to a memory, then an MLP."""
-
-    def __init__(self, embed_dim: int, num_heads: int) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(embed_dim, eps=NORM_EPS)
-        self.attn = _CrossAttention(embed_dim, num_heads)
-        self.norm2 = nn.LayerNorm(embed_dim, eps=NORM_EPS)
-        self.mlp = MLP(embed_dim)
-
-    def forward(self, x: Tensor, memory: Tensor) -> Tensor:
-        """Transform tokens (B, M, D) with a memory (B, K, D) -> (B, M, D)."""
-        x = x + self.attn(self.norm1(x), memory)
-        return x + self.mlp(self.norm2(x))
-
-
-class _CrossAttention(nn.Module):
-    """Multi-head attention from tokens to a memory."""
-
-    def __init__(self, embed_dim: int, num_heads: int) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.q = Linear(embed_dim, embed_dim)
-        self.kv = Linear(embed_dim, 2 * embed_dim)
-        self.proj = Linear(embed_dim, embed_dim)
-        initialise_linear(self.q)
-        initialise_linear(self.kv, parts=2)
-        initialise_linear(self.proj)
-
-    def forward(self, x: Tensor, memory: Tensor) -> Tensor:
-        """Mix a memory (B, K, D) into tokens (B, M, D) -> (B, M, D)."""
-        (q,) = split_heads(self.q(x), 1, self.num_heads)
-        k, v = split_heads(self.kv(memory), 2, self.num_heads)
-        return self.proj(attend(q, k, v).transpose(1, 2).flatten(2))

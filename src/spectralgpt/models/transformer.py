@@ -1,6 +1,6 @@
 """The transformer block that encoder and decoder share, and a stack of blocks."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -93,19 +93,26 @@ class Block(nn.Module):
         embed_dim: width D.
         num_heads: attention heads.
         drop_path: probability that a sample skips a branch in training, 0..1.
+        attention: kind of attention, built of width and heads.
     """
 
-    def __init__(self, embed_dim: int, num_heads: int, drop_path: float = 0.0) -> None:
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        drop_path: float = 0.0,
+        attention: Callable[[int, int], nn.Module] = Attention,
+    ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(embed_dim, eps=NORM_EPS)
-        self.attn = Attention(embed_dim, num_heads)
+        self.attn = attention(embed_dim, num_heads)
         self.norm2 = nn.LayerNorm(embed_dim, eps=NORM_EPS)
         self.mlp = MLP(embed_dim)
         self.drop_path = drop_path
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Transform tokens (B, N, D) -> (B, N, D)."""
-        x = x + self._drop(self.attn(self.norm1(x)))
+    def forward(self, x: Tensor, *memory: Tensor) -> Tensor:
+        """Transform tokens (B, N, D) -> (B, N, D); attention may look at a memory."""
+        x = x + self._drop(self.attn(self.norm1(x), *memory))
         return x + self._drop(self.mlp(self.norm2(x)))
 
     def _drop(self, branch: Tensor) -> Tensor:
@@ -140,8 +147,12 @@ class BlockStack(nn.ModuleList):
 
 
 def build_blocks(
-    embed_dim: int, depth: int, num_heads: int, drop_path: float = 0.0
+    embed_dim: int,
+    depth: int,
+    num_heads: int,
+    drop_path: float = 0.0,
+    attention: Callable[[int, int], nn.Module] = Attention,
 ) -> BlockStack:
     """Build `depth` blocks whose drop path rises linearly from 0 to `drop_path`."""
     rates = [drop_path * index / max(1, depth - 1) for index in range(depth)]
-    return BlockStack(Block(embed_dim, num_heads, rate) for rate in rates)
+    return BlockStack(Block(embed_dim, num_heads, rate, attention) for rate in rates)
