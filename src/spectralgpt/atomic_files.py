@@ -281,9 +281,11 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        in_the_way = [each for each in (folder, *folder.parents) if each.is_file()]
+        reason = f"{error.strerror} ({error.filename})"
+        reason = f"{in_the_way[0]} is a file" if in_the_way else reason
         raise ConfigError(
-            f"cannot make the output folder {folder}: {error.strerror} "
-            f"({error.filename}). Name another --output."
+            f"cannot make the output folder {folder}: {reason}. Name another --output."
         ) from error
 
 

@@ -8,6 +8,7 @@ offset rules applies to it, is decided in `spectralgpt.rasters`.
 import functools
 import math
 import re
+import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import as_file, files
@@ -316,8 +317,11 @@ def _read_pattern(table: Mapping[str, Any], where: str) -> str:
         return ""
     pattern = take_text(table, "product_name", where)
     try:
-        re.compile(pattern)
-    except re.error as error:
+        with warnings.catch_warnings():
+            # Patterns that are likely to mean something else.
+            warnings.simplefilter("error", FutureWarning)
+            re.compile(pattern)
+    except (re.error, FutureWarning, OverflowError, RecursionError) as error:
         raise ConfigError(
             f"{where}: 'product_name' is no regular expression: {error}."
         ) from None

@@ -53,6 +53,13 @@ def test_our_errors_are_one_line_and_status_1(
     assert error.count("\n") == 1
 
 
+def test_what_a_name_holds_does_not_move_the_cursor(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["info", "a\x1b[2Jb\u202e"]) == 1
+    assert "no model at a\\x1b[2Jb\\u202e:" in capsys.readouterr().err
+
+
 def test_debug_shows_the_traceback() -> None:
     with pytest.raises(spectralgpt.errors.CheckpointError):
         main(["info", "nowhere", "--debug"])

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from spectralgpt.checkpoints import save_model
-from spectralgpt.models.segmentation import SegmentationModel
+from spectralgpt.models.heads import SegmentationModel
 from tests.cli.test_pretrain import SMALL
 from tests.dense_places import write_places
 from tests.imagery import write_archive

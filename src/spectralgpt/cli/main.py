@@ -200,8 +200,11 @@ def _run(name: str, words: list[str], signals: StopSignals) -> object:
 
 
 def _one_line(error: BaseException) -> str:
-    # A value that a file holds may be as long as the file.
-    text = " ".join(str(error).split())
+    # A value that a file holds may be as long as the file, and move the cursor.
+    text = "".join(
+        letter if letter.isprintable() else repr(letter)[1:-1]
+        for letter in " ".join(str(error).split())
+    )
     return text if len(text) <= _LONGEST_LINE else f"{text[:_LONGEST_LINE]} ..."
 
 

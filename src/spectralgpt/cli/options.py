@@ -19,7 +19,7 @@ from jsonargparse import (  # type: ignore[attr-defined]
     set_loader,
 )
 
-from spectralgpt.errors import DataError
+from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.models.sizes import find_weights
 from spectralgpt.recipes import find_recipe
 from spectralgpt.sensors import find_sensor
@@ -59,8 +59,16 @@ class CommandParser(ArgumentParser):
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str], *more: Any, **options: Any
     ) -> Namespace:
-        """Parse words, those of files first."""
-        return super().parse_args(self._files_first(list(args)), *more, **options)
+        """Parse words, those of files first.
+
+        Raises:
+            ConfigError: a number is too large for any option.
+        """
+        words = self._files_first(list(args))
+        try:
+            return super().parse_args(words, *more, **options)
+        except OverflowError as error:
+            raise ConfigError(f"a number is out of all bounds: {error}.") from None
 
     def _files_first(self, words: list[str]) -> list[str]:
         known = self.get_defaults(skip_validation=True)
