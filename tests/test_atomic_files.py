@@ -166,3 +166,32 @@ def test_a_claim_removes_what_killed_processes_left_in_the_folder(
     finally:
         living.send_signal(signal.SIGKILL)
         living.communicate()
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs /proc")
+def test_a_folder_that_takes_no_files_ends_in_a_line_and_not_never() -> None:
+    # Who makes a file there is told that it does not exist, though the folder does.
+    with (
+        pytest.raises(ConfigError, match=r"nothing can be written in /proc: No such"),
+        claiming(Path("/proc/out")),
+    ):
+        pass
+
+
+def test_a_lock_that_is_another_file_each_time_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As on some network disks.
+    acquire = FileLock.acquire
+
+    def lose(lock: FileLock, timeout: float) -> None:
+        acquire(lock, timeout=timeout)
+        (tmp_path / "another").touch()
+        (tmp_path / "another").rename(lock.lock_file)
+
+    monkeypatch.setattr(FileLock, "acquire", lose)
+    with (
+        pytest.raises(ConfigError, match="a lock is lost as soon as it is made"),
+        claiming(tmp_path / "out"),
+    ):
+        pass

@@ -31,6 +31,7 @@ __all__ = [
     "folder_beside",
     "make_folder",
     "missing_folders",
+    "name_openly",
     "remove_if_empty",
     "remove_leftovers",
     "replace_file",
@@ -38,12 +39,15 @@ __all__ = [
 ]
 
 _MAKING_SUFFIX = ".making"
+_HIDDEN = re.compile(rf"/\.[^/]+\.[0-9a-f]{{32}}\{_MAKING_SUFFIX}/made(?=/)")
 _LEFT = re.compile(r"\..+\.[0-9a-zA-Z_]{8,32}\.(making|partial)")
 _MEBIBYTE = 2**20
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, *_REFUSED)
 """Numbers of the system's errors of a place in which nothing can be written."""
 _LOCK = "lock"
+_LOCK_TRIES = 100
+"""Other processes remove a lock, and its folder, as often in a row at most."""
 _TEMPORARY: set[Path] = set()
 """What this process removes before it ends, also where no `finally` is reached."""
 
@@ -93,6 +97,11 @@ def explain_failure(path: Path, error: Exception) -> str:
     if number not in (*_REFUSED, errno.EISDIR, errno.ENOENT, errno.ENAMETOOLONG):
         todo = f"Make room{_say_free(path)}"
     return f"{reason.rstrip('.')}. {todo}, or choose another --output."
+
+
+def name_openly(text: str) -> str:
+    """Name what is in the making in a hidden folder by where it is to be."""
+    return _HIDDEN.sub("", text)
 
 
 def _say_free(path: Path) -> str:
@@ -228,10 +237,12 @@ def _lock(path: Path) -> FileLock:
 
     Raises:
         Timeout: another process holds it.
+        OSError: it cannot be made, or does not stay.
     """
-    while True:
+    error = OSError(errno.ENOLCK, "a lock is lost as soon as it is made")
+    for _ in range(_LOCK_TRIES):
         make_folder(path.parent)
-        with contextlib.suppress(FileNotFoundError):
+        try:
             path.touch()
             inode = path.stat().st_ino
             lock = FileLock(path)
@@ -241,6 +252,10 @@ def _lock(path: Path) -> FileLock:
                 if path.stat().st_ino == inode:
                     return lock
             lock.release()
+        except FileNotFoundError as lost:
+            # The folder went meanwhile, or is none for files, as in /proc.
+            error = lost
+    raise error
 
 
 def check_replaceable(

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 from rasterio import Affine
 from rasterio.control import GroundControlPoint
 from rasterio.errors import NotGeoreferencedWarning
@@ -24,7 +25,7 @@ from spectralgpt.rasters import (
     read_raster,
 )
 from spectralgpt.rasters import files as files_module
-from spectralgpt.rasters.files import OpenFiles, read_header
+from spectralgpt.rasters.files import OpenFiles, free_memory, read_header
 from tests.raster_files import LEFT, S2_L2A, TOP, constant, write_tiff
 
 SAMPLES_PER_PIXEL, PHOTOMETRIC = 277, 262
@@ -58,6 +59,51 @@ def test_truncated_file_is_one_line(tmp_path, length):
     ) as caught:
         read_header(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("share", [0.99, 0.5, 0.1])
+def test_truncated_jpeg_2000_is_no_noise(tmp_path, share):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(1000, 3000, (1, 600, 600), dtype=np.uint16)
+    source = write_tiff(tmp_path / "a.tif", pixels)
+    path = tmp_path / "B04.jp2"
+    options = {"QUALITY": 100, "REVERSIBLE": "YES", "BLOCKXSIZE": 256}
+    rasterio.shutil.copy(source, path, driver="JP2OpenJPEG", BLOCKYSIZE=256, **options)
+    item = describe_raster(path, sensor="sentinel-2-l2a", offset=0)
+    np.testing.assert_allclose(read_raster(item).pixels, pixels / 1e4, rtol=1e-6)
+    content = path.read_bytes()
+    path.write_bytes(content[: round(share * len(content))])
+    # Decoded by several threads, GDAL's, it would be whatever lay in memory.
+    with pytest.raises(RasterError, match=r"B04\.jp2 cannot be read .* fetch it again"):
+        read_raster(describe_raster(path, sensor="sentinel-2-l2a", offset=0))
+
+
+@pytest.mark.parametrize("interleave", ["BSQ", "BIP"])
+def test_truncated_envi_is_refused(tmp_path, interleave):
+    pixels = constant([0.1, 0.2, 0.3], dtype="float32")
+    options = {"driver": "ENVI", "INTERLEAVE": interleave}
+    path = write_tiff(tmp_path / "a.img", pixels, **options)
+    assert read_header(path).count == 3
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(RasterError, match="truncated: 3068 bytes of 3072"):
+        read_header(path)
+
+
+def test_what_is_said_of_arrays_and_virtual_rasters_is_said_once(tmp_path):
+    broken = tmp_path / "a.npy"
+    broken.write_bytes(b"\x93NUMPY\x01\x00\x10\x00no header at all")
+    virtual = tmp_path / "a.vrt"
+    virtual.write_text(
+        '<VRTDataset rasterXSize="1" rasterYSize="1"><VRTRasterBand dataType="Byte">'
+        "<SimpleSource><SourceFilename>b.tif</SourceFilename></SimpleSource>"
+        "</VRTRasterBand></VRTDataset>"
+    )
+    for path in (broken, virtual):
+        with pytest.raises(RasterError) as caught:
+            read_header(path)
+        assert str(caught.value).count(path.name) == 1
+        assert ".." not in str(caught.value)
+        assert "cannot be read as a raster" not in str(caught.value)
 
 
 def test_file_without_bands_is_refused(tmp_path):
@@ -234,6 +280,21 @@ def unplaced():
         yield
 
 
+@pytest.mark.parametrize(
+    "transform",
+    [Affine(0, 0, 5e5, 0, 0, 4e6), Affine(10, 0, np.inf, 0, -10, 4e6)],
+    ids=["degenerate", "infinite"],
+)
+def test_a_transform_that_is_none_is_no_place(tmp_path, caplog, transform):
+    path = write_tiff(tmp_path / "a.tif", constant([1500]))
+    with rasterio.open(path, "r+") as dataset:
+        dataset.transform = transform
+    with caplog.at_level(logging.WARNING):
+        grid = read_header(path).grid
+    assert (grid.transform, grid.crs) == (None, None)
+    assert "has a transform that gives its pixels no place" in caplog.text
+
+
 def test_control_points_that_lie_on_the_pixels_are_a_place(tmp_path, caplog):
     turned, points = rotated([(0, 0), (0, 16), (16, 0), (16, 16), (5, 9)])
     header = read_header(write_points(tmp_path / "gcp.tif", points))
@@ -373,3 +434,51 @@ def test_long_descriptions_take_no_longer(tmp_path):
     with pytest.raises(BandError, match="no known bands"):
         describe_raster(path, sensor="sentinel-2-l2a", offset=0)
     assert time.monotonic() - begun < 5
+
+
+GIB = 2**30
+
+
+def system(root: Path, groups: str, **files: str) -> Path:
+    """Write what Linux says of memory; 8 GiB are available on the machine."""
+    texts = {
+        "proc/meminfo": f"MemTotal: 9 kB\nMemAvailable: {8 * 2**20} kB\nHugePages: 0\n",
+        "proc/self/cgroup": groups,
+        **files,
+    }
+    for name, text in texts.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+def test_free_memory_is_what_the_machine_and_containers_have_left(
+    tmp_path: Path,
+) -> None:
+    assert free_memory(tmp_path) is None
+    assert free_memory(system(tmp_path / "none", "0::/\n")) == 8 * GIB
+    stat = f"anon {GIB}\ninactive_file {GIB // 4}\nactive_file {GIB // 4}\n"
+    two = "sys/fs/cgroup/"
+    new = {
+        f"{two}pod/memory.max": f"{2 * GIB}\n",
+        f"{two}pod/memory.current": f"{GIB}\n",
+        f"{two}pod/memory.stat": stat,
+        f"{two}pod/job/memory.max": "max\n",
+        f"{two}pod/job/memory.current": f"{GIB}\n",
+        f"{two}pod/job/memory.stat": stat,
+    }
+    assert free_memory(system(tmp_path / "new", "0::/pod/job\n", **new)) == 1.5 * GIB
+    one = "sys/fs/cgroup/memory/"
+    old = {
+        f"{one}memory.limit_in_bytes": f"{3 * GIB}\n",
+        f"{one}memory.usage_in_bytes": f"{4 * GIB}\n",
+        f"{one}memory.stat": f"{stat}total_inactive_file {2 * GIB}\n"
+        f"total_active_file 0\n",
+    }
+    lines = "4:cpu,memory:/docker/abc\n2:cpuacct:/\n0::/\n"
+    assert free_memory(system(tmp_path / "old", lines, **old)) == GIB
+    old[f"{one}memory.usage_in_bytes"] = f"{9 * GIB}\n"
+    assert free_memory(system(tmp_path / "full", lines, **old)) == 0
+    old[f"{one}memory.limit_in_bytes"] = f"{2**63 - 4096}\n"
+    assert free_memory(system(tmp_path / "open", lines, **old)) == 8 * GIB

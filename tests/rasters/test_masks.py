@@ -189,3 +189,18 @@ def test_a_layer_of_another_scale_that_is_no_band_is_left_out(tmp_path):
     np.testing.assert_allclose(raster.pixels[:, 0, 0], [0.1, 0.2], atol=1e-7)
     with pytest.raises(UnitError, match="different scales"):
         describe_raster(path, "sentinel-2-l2a", ["B02", "B03", "B04"])
+
+
+@pytest.mark.parametrize("length", [8, 100, None])
+def test_a_mask_beside_a_file_that_is_none_is_refused(tmp_path, length):
+    path = write_masked(tmp_path, "sidecar")
+    mask = path.with_name("masked.tif.msk")
+    if length is None:
+        # Of another file: no flags say that it is a mask.
+        write_tiff(mask, constant([255], SIDE, "uint8"))
+    else:
+        mask.write_bytes(mask.read_bytes()[:length])
+    with pytest.raises(
+        RasterError, match=r"masked\.tif\.msk is no mask of masked\.tif"
+    ):
+        describe_raster(path, sensor="sentinel-2-l2a", offset=0)

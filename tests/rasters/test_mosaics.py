@@ -131,10 +131,33 @@ def test_the_area_of_a_geojson_file_is_around_its_shapes(tmp_path: Path) -> None
     rows = [{"type": "Feature", "properties": {}, "geometry": shape}]
     path.write_text(json.dumps({"type": "FeatureCollection", "features": rows}))
     assert read_area(path) == Bounds(9, 45, 10, 46)
-    for text, message in [("{", "as GeoJSON"), ('{"features": []}', "no shape")]:
+    for text, message in [("{", "is not JSON"), ('{"features": []}', "no shape")]:
         path.write_text(text)
         with pytest.raises(ConfigError, match=message):
             read_area(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_areas_are_read_in_encodings_that_say_so(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "a.geojson"
+    line = '{"type": "LineString", "coordinates": [[9, 45], [10, 46]]}'
+    text = f'{{"type": "Feature", "geometry": {line}, "name": "Gr\u00fcn"}}'
+    path.write_text(text, encoding=encoding)
+    assert read_area(path) == Bounds(9, 45, 10, 46)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "message"), [("latin-1", "is not UTF-8"), ("utf-16-be", "byte of 0")]
+)
+def test_areas_in_other_encodings_are_one_line(
+    tmp_path: Path, encoding: str, message: str
+) -> None:
+    path = tmp_path / "a.geojson"
+    path.write_text('{"name": "Gr\u00fcn"}', encoding=encoding)
+    with pytest.raises(ConfigError, match=message) as caught:
+        read_area(path)
+    assert str(caught.value).count(path.name) == 1
+    assert ".." not in str(caught.value)
 
 
 def test_an_area_wider_than_the_scenes_is_cut_to_them(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What is stated of files, what files state themselves, and what nobody declared."""
 
 import logging
+import re
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ def test_undeclared_fill_does_not_choose_the_offset(
     tmp_path: Path, fill: float
 ) -> None:
     path = write_tiff(tmp_path / "a.tif", scene(fill), descriptions=BANDS)
-    with pytest.raises(UnitError, match=rf"in doubt.*\(but for {fill} at the edge\)"):
+    with pytest.raises(UnitError, match=rf"in doubt.*\(but for {fill}, which"):
         describe(path)
     with pytest.raises(UnitError, match="in doubt"):
         describe(path, nodata=[fill])
@@ -70,6 +71,33 @@ def test_undeclared_fill_is_said_aloud(
     with caplog.at_level(logging.WARNING):
         describe(path, offset=-1000, nodata=[fill])
     assert not caplog.records
+
+
+@pytest.mark.parametrize("fill", [1, -9999])
+def test_undeclared_fill_amid_a_scene_is_found(
+    tmp_path: Path, fill: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    pixels = scene(1490, "int16")
+    pixels[:, 20:40, 20:40] = fill
+    path = write_tiff(tmp_path / "a.tif", pixels, descriptions=BANDS, nodata=0)
+    with pytest.raises(UnitError, match=rf"in doubt.*\(but for {fill}, which"):
+        describe(path)
+    with caplog.at_level(logging.WARNING):
+        describe(path, offset=-1000)
+    assert f"state nodata (--nodata {fill}) if" in caplog.text
+
+
+@pytest.mark.parametrize("fill", [2**31 - 1, -3.4028234663852886e38])
+def test_undeclared_fill_is_named_with_all_its_digits(
+    tmp_path: Path, fill: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    dtype = "float32" if isinstance(fill, float) else "int32"
+    path = write_tiff(tmp_path / "a.tif", scene(fill, dtype), descriptions=BANDS)
+    with caplog.at_level(logging.WARNING):
+        describe(path, offset=-1000, unit="digital-numbers")
+    (stated,) = re.findall(r"--nodata (\S+)\)", caplog.text)
+    item = describe(path, offset=-1000, unit="digital-numbers", nodata=[float(stated)])
+    assert not read_raster(item).valid[:, :, :8].any()
 
 
 def test_undeclared_fill_of_a_folder_of_band_files_is_said_aloud(
@@ -196,6 +224,37 @@ def test_percent_and_8_bit_are_not_divided_by_ten_thousand(
         describe(path, offset=offset)
     item = describe(path, offset=0, quantification=255)
     np.testing.assert_allclose(read_raster(item).pixels, stack / 255, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "stated"),
+    [
+        pytest.param(scene(60, "uint16", 0) // 40, {"quantification": 10_000}, id="DN"),
+        pytest.param(
+            (scene(60, "uint16", 0) // 40).astype("uint8"),
+            {"quantification": 10_000, "nodata": [0]},
+            id="8-bit, all stated",
+        ),
+        pytest.param(constant([25, 26, 27, 60]), {}, id="few numbers"),
+        pytest.param(scene(500, "float32", 0) / 1e8, {}, id="scaled twice"),
+    ],
+)
+def test_a_scale_that_makes_images_far_too_dark_is_said_aloud(
+    tmp_path: Path,
+    pixels: np.ndarray,
+    stated: dict[str, object],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stack = pixels.astype("float32" if pixels.dtype == "float64" else pixels.dtype)
+    files = [
+        write_tiff(tmp_path / f"{at}.tif", stack, descriptions=BANDS) for at in range(2)
+    ]
+    facts = stated | ({} if stack.dtype == "float32" else {"offset": 0})
+    with caplog.at_level(logging.WARNING):
+        for path in files:
+            describe(path, **facts)
+    (record,) = [r for r in caplog.records if "would be below" in r.getMessage()]
+    assert f"{files[0]}: reflectance would be below" in record.getMessage()
 
 
 def test_what_is_assumed_counts_where_files_do_not_say(tmp_path: Path) -> None:

@@ -85,8 +85,8 @@ def run(args: Namespace) -> Path:
         print(line)
     if lines:
         raise DataError(
-            f"{len(found.faults)} faults of {len(lines)} kinds in {found.root}; "
-            f"{folder / _TABLE} has all of them."
+            f"faults in {found.root}: {len(found.faults)}. {folder / _TABLE} has all "
+            "of them."
         )
     print("no faults")
     return folder

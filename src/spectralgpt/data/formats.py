@@ -93,8 +93,7 @@ def _tell_contradictions(stated: Stated, assumed: Stated) -> None:
     differing = stated.contradicts(assumed)
     if differing:
         _LOG.warning(
-            "stated are %s of the images that the model was trained on: what is stated "
-            "now counts.",
+            "what is stated now counts: %s of the images the model was trained on.",
             ", ".join(differing),
         )
 

@@ -14,6 +14,7 @@ from spectralgpt.errors import BandError, RasterError, SpectralGPTError
 from spectralgpt.rasters import RasterItem, find_fill, read_numbers
 from spectralgpt.rasters.files import read_header, read_known
 from spectralgpt.rasters.reading import find_valid
+from spectralgpt.rasters.samples import as_option
 
 __all__ = ["Look", "describe_entry", "kind_of", "look_at", "shorten"]
 
@@ -150,8 +151,8 @@ def _find_fill(
     fill = find_fill(seen)
     if not fill:
         return []
-    numbers = ",".join(f"{value:g}" for value in fill)
-    detail = f"{numbers} at the edge; state nodata (--nodata {numbers}) if it is none"
+    numbers = as_option(fill)
+    detail = f"{numbers}, which looks like it: if it is, state --nodata {numbers}"
     return [Fault(FaultKind.UNDECLARED, name, detail)]
 
 

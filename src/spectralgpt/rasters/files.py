@@ -27,7 +27,7 @@ from rasterio.windows import Window as RasterioWindow
 
 from spectralgpt.errors import RasterError
 from spectralgpt.rasters.arrays import ARRAY_START, open_array
-from spectralgpt.rasters.gdal_errors import GDAL_ERRORS, as_raster_error, reading
+from spectralgpt.rasters.gdal_errors import reading
 from spectralgpt.rasters.geometry import Grid, Window
 from spectralgpt.rasters.locations import Location, VirtualFile, http_settings
 from spectralgpt.rasters.virtual_rasters import (
@@ -43,6 +43,8 @@ __all__ = [
     "OpenFiles",
     "check_memory",
     "find_masks",
+    "free_memory",
+    "is_first",
     "open_place",
     "open_raster",
     "quiet_gdal",
@@ -78,6 +80,22 @@ _PICTURE_DRIVER_BY_START = {b"\x89PNG\r\n\x1a\n": "PNG", b"BM": "BMP"}
 """Masks are often pictures."""
 _MEBIBYTE = 2**20
 _GIGABYTE = 1e9
+_KIBIBYTE = 1024
+_GROUPS = (
+    ("", "sys/fs/cgroup", "memory.max", "memory.current"),
+    (
+        "memory",
+        "sys/fs/cgroup/memory",
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+    ),
+)
+"""Controller, folder, and files of the limit and of what is used, of either version.
+
+Source: Linux kernel documentation, cgroup-v1/memory.rst and cgroup-v2.rst.
+"""
+_CACHES = ("total_inactive_file", "total_active_file", "inactive_file", "active_file")
+"""Of what is used: copies of files, which make room where it is wanted."""
 CACHE_MB = 512
 """Memory for decoded tiles of all open files, MiB: two rows of JPEG 2000 tiles across a
 Sentinel-2 product of 12 bands. GDAL itself would take a share of the machine's memory.
@@ -89,8 +107,10 @@ _ALPHA_MASK = [MaskFlags.per_dataset, MaskFlags.alpha]
 _LEAST_POINTS = 3
 _POINTS_PX = 0.1
 """Ground control points that lie this near to a transform, px, are explained by it."""
-_SIDECARS = (".msk", ".ovr")
+_MASK_SUFFIX = ".msk"
+_SIDECARS = (_MASK_SUFFIX, ".ovr")
 _SMALL_FILE = 2 * _MEBIBYTE
+_SMALL = 64 * _MEBIBYTE
 _SHOWN = 60
 _LONGEST_NAME = 1000
 """Characters of a layer's description that are read."""
@@ -143,6 +163,9 @@ def quiet_gdal() -> Iterator[None]:
             CPL_DEBUG="OFF",
             # rasterio takes bytes, where GDAL itself takes MiB.
             GDAL_CACHEMAX=CACHE_MB * _MEBIBYTE,
+            # Several threads decode tiles of JPEG 2000 that are not whole as whatever
+            # lay in memory, without an error.
+            GDAL_NUM_THREADS="1",
             **http_settings(),
         ):
             yield
@@ -155,11 +178,17 @@ def quiet_gdal() -> Iterator[None]:
 
 def warn_once(kind: str, message: str) -> None:
     """Warn of the first file of a kind in a process: archives have thousands alike."""
+    if is_first(kind):
+        _LOG.warning("%s Further files of this kind are not named.", message)
+
+
+def is_first(kind: str) -> bool:
+    """Whether nothing of a kind came before in this process."""
     with _Quiet.lock:
         if kind in _Quiet.reported:
-            return
+            return False
         _Quiet.reported.add(kind)
-    _LOG.warning("%s Further files of this kind are not named.", message)
+        return True
 
 
 def _start_collecting() -> None:
@@ -256,15 +285,13 @@ def open_raster(path: Location) -> rasterio.DatasetReader:
     """
     if isinstance(path, Path) and not path.is_file():
         raise RasterError(f"{path} does not exist. Check the path.")
-    try:
+    with reading(path):
         if isinstance(path, VirtualFile):
             # What lies beside it could be anything, and is not asked for.
             with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):
                 dataset = rasterio.open(path.address, driver=path.driver)
         else:
             dataset = _open_local(path)
-    except (*GDAL_ERRORS, OSError, ValueError) as error:
-        raise as_raster_error(path, error) from None
     if dataset.count == 0:
         dataset.close()
         raise RasterError(f"{path} has no bands. Fetch it again, or leave it out.")
@@ -303,13 +330,43 @@ def _open_local(path: Path) -> rasterio.DatasetReader:
     if driver == _VIRTUAL:
         masked = [source for source in sources_of(path) if _is_masked(path, source)]
         return rasterio.open(describe_virtual(path, masked), driver="VRT")
-    return rasterio.open(path, driver=driver)
+    dataset = rasterio.open(path, driver=driver)
+    try:
+        _check_whole(path, dataset)
+    except RasterError:
+        dataset.close()
+        raise
+    return dataset
+
+
+def _check_whole(path: Path, dataset: rasterio.DatasetReader) -> None:
+    """Refuse what GDAL would pass over: masks that it cannot read, missing numbers."""
+    mask = path.with_name(path.name + _MASK_SUFFIX)
+    if mask.is_file() and any(f in _NO_MASK for f in dataset.mask_flag_enums):
+        raise RasterError(
+            f"{mask} is no mask of {path.name}, or is not whole. Fetch it again, or "
+            "remove it if nothing is to be masked."
+        )
+    header = dataset.tags(ns="ENVI") if dataset.driver == "ENVI" else {}
+    if dataset.driver == "ENVI" and header.get("file_compression", "0") == "0":
+        itemsize = sum(np.dtype(dtype).itemsize for dtype in dataset.dtypes)
+        needed = dataset.height * dataset.width * itemsize
+        needed += int(header.get("header_offset", 0))
+        found = path.stat().st_size
+        if found < needed:
+            raise RasterError(
+                f"{path} is truncated: {found} bytes of {needed}. Fetch it again, or "
+                "correct its header."
+            )
 
 
 def _is_masked(path: Path, source: Path) -> bool:
     """Whether GDAL knows a mask of a file that a virtual raster names."""
     if _find_driver(source) in (_VIRTUAL, _ARRAY):
-        raise RasterError(f"{path} names {source}, which is no raster of its own.")
+        raise RasterError(
+            f"{path} names {source}, which is no raster of its own. Turn that into a "
+            "GeoTIFF."
+        )
     with _open_local(source) as dataset:
         _check_texts(source, dataset)
         return any(flags not in _NO_MASK for flags in dataset.mask_flag_enums)
@@ -324,7 +381,7 @@ def _check_sidecars(path: Path) -> None:
         with sidecar.open("rb") as file:
             start = file.read(_START_LENGTH)
         if not start.startswith((b"II", b"MM")):
-            raise RasterError(f"{sidecar.name} beside it is no TIFF: remove it")
+            raise RasterError(f"{sidecar} is no TIFF. Fetch it again, or remove it.")
 
 
 def _find_driver(path: Path) -> str:
@@ -348,7 +405,7 @@ def _find_driver(path: Path) -> str:
     for beginning, driver in _PICTURE_DRIVER_BY_START.items():
         if start.startswith(beginning):
             return driver
-    raise RasterError(
+    raise ValueError(
         "not a GeoTIFF, JPEG 2000, VRT, ENVI, PNG or BMP file, nor a NumPy array"
     )
 
@@ -472,7 +529,7 @@ def read_numbers(path: Location) -> npt.NDArray[np.generic]:
 
 
 def check_memory(path: Location | str, needed: int) -> None:
-    """Refuse to read more than the machine has memory for: a header may claim anything.
+    """Refuse to read more than there is memory for: a header may claim anything.
 
     Args:
         path: what is read, for messages.
@@ -481,7 +538,8 @@ def check_memory(path: Location | str, needed: int) -> None:
     Raises:
         RasterError: that many are not free; says how many are.
     """
-    free = _free_memory()
+    # What is small is there; this runs for every crop of a training.
+    free = free_memory() if needed > _SMALL else None
     if free is not None and needed > free:
         raise RasterError(
             f"{path} takes {needed / _GIGABYTE:.3g} GB of memory, of which "
@@ -490,13 +548,50 @@ def check_memory(path: Location | str, needed: int) -> None:
         )
 
 
-def _free_memory() -> int | None:
-    """Return the bytes that can be taken without swapping; None if nothing says."""
+def free_memory(root: Path = Path("/")) -> int | None:
+    """Return the bytes that can be taken without swapping.
+
+    Args:
+        root: of the file system that says so.
+
+    Returns:
+        The least of what the machine and the groups of this process, such as a
+        container, have left; None if nothing says.
+    """
+    found = []
+    with contextlib.suppress(OSError, ValueError, KeyError, IndexError):
+        available = _numbered_lines(root / "proc/meminfo")["MemAvailable:"]
+        found.append(available * _KIBIBYTE)
     with contextlib.suppress(OSError, ValueError):
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return None
+        found += _left_to_groups(root)
+    return max(0, min(found)) if found else None
+
+
+def _left_to_groups(root: Path) -> Iterator[int]:
+    lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    for line in lines:
+        _, controllers, name = line.split(":", 2)
+        for controller, folder, limit, used in _GROUPS:
+            if controller not in controllers.split(","):
+                continue
+            group = Path(name)
+            # In a container its own group lies at the top, whatever it is called.
+            for place in (group, *group.parents):
+                own = root / folder / place.relative_to("/")
+                with contextlib.suppress(OSError, ValueError):
+                    # Where nothing is limited it says "max", or more than there is.
+                    most = int((own / limit).read_text(encoding="ascii"))
+                    taken = int((own / used).read_text(encoding="ascii"))
+                    kept = _numbered_lines(own / "memory.stat")
+                    # The first version counts what is below apart.
+                    names = [each for each in _CACHES if each in kept][:2]
+                    yield most - taken + sum(kept[each] for each in names)
+
+
+def _numbered_lines(path: Path) -> dict[str, int]:
+    """Read lines of a name and a number."""
+    lines = path.read_text(encoding="ascii").splitlines()
+    return {words[0]: int(words[1]) for words in map(str.split, lines)}
 
 
 def open_place(
@@ -519,8 +614,7 @@ def open_place(
 
 def _grid_of(dataset: rasterio.DatasetReader) -> Grid:
     transform, crs = dataset.transform, dataset.crs
-    if transform == Affine.identity():
-        # What GDAL says where a file does not; pixels of one degree lie nowhere.
+    if not _is_place(transform):
         transform, crs = _from_points(dataset) or (None, None)
     return Grid(
         height=dataset.height,
@@ -528,6 +622,14 @@ def _grid_of(dataset: rasterio.DatasetReader) -> Grid:
         transform=transform,
         crs=crs.to_string() if crs else None,
     )
+
+
+def _is_place(transform: Affine) -> bool:
+    """Whether pixels lie somewhere by it."""
+    if transform == Affine.identity():
+        # What GDAL says where a file does not; pixels of one degree lie nowhere.
+        return False
+    return bool(np.isfinite(transform).all()) and not transform.is_degenerate
 
 
 def _from_points(dataset: rasterio.DatasetReader) -> tuple[Affine, Any] | None:
@@ -556,7 +658,7 @@ def _from_points(dataset: rasterio.DatasetReader) -> tuple[Affine, Any] | None:
 
 def _say_lost_place(path: Location, dataset: rasterio.DatasetReader) -> None:
     """Warn of what a file says of its place that is not understood."""
-    if dataset.transform != Affine.identity() or _from_points(dataset) is not None:
+    if _is_place(dataset.transform) or _from_points(dataset) is not None:
         return
     if dataset.gcps[0]:
         what = (
@@ -567,6 +669,8 @@ def _say_lost_place(path: Location, dataset: rasterio.DatasetReader) -> None:
         what = "has rational polynomials (RPCs) in place of a georeference"
     elif dataset.tags(ns="GEOLOCATION"):
         what = "has geolocation arrays in place of a georeference"
+    elif dataset.transform != Affine.identity():
+        what = "has a transform that gives its pixels no place"
     elif dataset.crs is not None:
         what = "names a reference system, but not where its pixels lie in it"
     else:

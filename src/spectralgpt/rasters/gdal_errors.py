@@ -21,7 +21,7 @@ from rasterio.crs import CRS
 from rasterio.errors import CRSError, RasterioError
 from rasterio.warp import transform
 
-from spectralgpt.atomic_files import explain_failure
+from spectralgpt.atomic_files import explain_failure, name_openly
 from spectralgpt.errors import OutputError, RasterError, SpectralGPTError
 from spectralgpt.rasters.locations import Location, VirtualFile, no_answer
 
@@ -100,7 +100,8 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def output_error(path: Path, error: Exception) -> OutputError:
     """Say in one line that a file cannot be written, why, and what to do."""
-    return OutputError(f"{path} cannot be written: {explain_failure(path, error)}")
+    text = f"{path} cannot be written: {explain_failure(path, error)}"
+    return OutputError(name_openly(text))
 
 
 def move_points(

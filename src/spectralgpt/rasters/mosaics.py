@@ -14,7 +14,7 @@ from rasterio import Affine
 from rasterio.crs import CRS
 from rasterio.warp import transform_bounds
 
-from spectralgpt.errors import ConfigError, RasterError
+from spectralgpt.errors import ConfigError, RasterError, SpectralGPTError
 from spectralgpt.json_files import parse_json
 from spectralgpt.rasters.alignment import (
     common_windows,
@@ -254,6 +254,9 @@ def read_area(path: Path) -> Bounds:
         with path.open("rb") as file:
             content = parse_json(check_text(str(path), file.read(2**26 + 1)), str(path))
         lines = [line for line in _lines(content) if line]
+    except SpectralGPTError as error:
+        # It names the file.
+        raise ConfigError(str(error)) from None
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read as GeoJSON: {error}.") from None
     if not lines:

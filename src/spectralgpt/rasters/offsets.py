@@ -126,9 +126,9 @@ def offset_from_pixels(
     """
     limit = -rule.offset - _DARK_MARGIN
     for values in numbers:
-        if not values.size:
-            continue
-        if float(np.percentile(values.astype(float), _DARK_SHARE_PERCENT)) < limit:
+        # Counting costs a tenth of sorting, and this runs for each image of a list.
+        num_dark = np.count_nonzero(np.less(values, limit))
+        if 100 * num_dark > _DARK_SHARE_PERCENT * values.size:
             return rule.offset_before, "pixels darker than the offset allows"
     return None
 

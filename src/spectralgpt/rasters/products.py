@@ -17,15 +17,21 @@ import numpy.typing as npt
 
 from spectralgpt.errors import BandError, ConfigError, RasterError, UnitError
 from spectralgpt.rasters.facts import Facts, Scale, day_in
-from spectralgpt.rasters.files import Header, open_raster, quiet_gdal, warn_once
+from spectralgpt.rasters.files import (
+    Header,
+    is_first,
+    open_raster,
+    quiet_gdal,
+    warn_once,
+)
 from spectralgpt.rasters.folders import is_path
 from spectralgpt.rasters.items import BandFile, RasterItem
 from spectralgpt.rasters.layers import find_bands, find_stated_bands
 from spectralgpt.rasters.locations import Location
 from spectralgpt.rasters.metadata import read_facts
 from spectralgpt.rasters.offsets import offset_from_pixels, offset_from_texts
-from spectralgpt.rasters.reading import check_brightness
-from spectralgpt.rasters.samples import Sample, read_sample
+from spectralgpt.rasters.reading import find_darkness
+from spectralgpt.rasters.samples import Sample, as_option, read_sample
 from spectralgpt.rasters.stac_lists import is_stac_member
 from spectralgpt.rasters.stated import Stated
 from spectralgpt.sensors import Sensor, find_sensor, list_sensors, load_sensor
@@ -236,16 +242,30 @@ class _Image:
         return item
 
     def look_at_numbers(self, item: RasterItem) -> None:
-        """Hold what was assumed against some numbers of a plain file.
+        """Hold the scale against some numbers of a plain file, and look for fill.
 
         Raises:
             RasterError: they cannot be read.
             UnitError: the usual scale does not fit them.
         """
         known = (self.stated.quantification, self.assumed.quantification)
+        is_all_stated = "auto" not in (self.stated.quantification, self.stated.nodata)
+        # What is stated is right or wrong for all alike: one look is enough.
+        if is_all_stated and not is_first(f"stated in {self.path.parent}"):
+            return
         is_usual = item.unit != "reflectance" and self._own_scale() is None
-        if is_usual and known == ("auto", "auto"):
-            check_brightness(item, self.numbers)
+        dark, is_wrong = find_darkness(item, self.numbers)
+        if is_wrong and is_usual and known == ("auto", "auto"):
+            raise UnitError(
+                f"{dark} look like 8-bit ones or percent. State the quantification "
+                "(such as 255 or 100) and offset."
+            )
+        if dark:
+            warn_once(
+                f"dark in {self.path.parent}",
+                f"{dark}. Unless it shows deep water or night, state another scale: "
+                "8-bit numbers are divided by 255, percent by 100.",
+            )
         self.tell_fill(item.unit)
 
     def unit(self) -> str:
@@ -353,8 +373,8 @@ class _Image:
         found = offset_from_pixels(self.numbers, rule) or kept
         if found is not None:
             return found
-        fill = self.sample.fill(self.nodata("digital-numbers")[0])
-        but = f" (but for {_join(fill)} at the edge)" if fill else ""
+        fill = self.fill("digital-numbers")
+        but = f" (but for {as_option(fill)}, which looks like fill)" if fill else ""
         raise UnitError(
             f"{self.path}: the offset is in doubt: no processing baseline in its name "
             f"or metadata, and no pixel dark enough to tell{but}. State the offset: "
@@ -386,19 +406,27 @@ class _Image:
         Raises:
             RasterError: the numbers cannot be read.
         """
-        is_said = self.stated.nodata != "auto" or self.assumed.nodata != "auto"
-        declared = self._own_nodata().values()
-        if is_said or None not in declared:
-            return
-        fill = self.sample.fill(self.nodata(unit)[0])
-        if fill:
-            numbers = _join(fill)
+        fill = self.fill(unit)
+        if fill and self.stated.nodata == self.assumed.nodata == "auto":
+            numbers = as_option(fill)
             warn_once(
                 f"fill {numbers} in {self.path.parent}",
-                f"{self.path} holds {numbers} at its edge, which looks like fill that "
-                "nobody declared and counts as reflectance: state nodata (--nodata "
-                f"{numbers}) if nothing was measured there.",
+                f"{self.path} holds {numbers} at its edge or in all bands at once, "
+                "which looks like fill that nobody declared and counts as reflectance: "
+                f"state nodata (--nodata {numbers}) if nothing was measured there.",
             )
+
+    def fill(self, unit: str) -> tuple[float, ...]:
+        """Return numbers that look like fill that nobody declared."""
+        invalid = tuple(self.nodata(unit)[0])
+        if invalid not in self._fills:
+            self._fills[invalid] = self.sample.fill(invalid)
+        return self._fills[invalid]
+
+    @functools.cached_property
+    def _fills(self) -> dict[tuple[float, ...], tuple[float, ...]]:
+        """What was found, by what is declared."""
+        return {}
 
     @functools.cached_property
     def sample(self) -> Sample:
@@ -414,7 +442,7 @@ class _Image:
     def numbers(self) -> list[npt.NDArray[np.generic]]:
         """Those that are measured, by band: not even fill that nobody declared."""
         invalid, _ = self.nodata("digital-numbers")
-        return self.sample.valid([*invalid, *self.sample.fill(invalid)])
+        return self.sample.valid([*invalid, *self.fill("digital-numbers")])
 
     @property
     def _is_tagged(self) -> bool:
@@ -447,10 +475,6 @@ class _Image:
             )
         own = scales.pop()
         return None if own == (1.0, 0.0) else own
-
-
-def _join(numbers: Sequence[float]) -> str:
-    return ",".join(f"{number:g}" for number in numbers)
 
 
 def _date_in_names(path: Path) -> datetime.date | None:

@@ -24,8 +24,8 @@ from spectralgpt.rasters.resampling import Axis, resample
 from spectralgpt.sensors import Band
 
 __all__ = [
-    "check_brightness",
     "check_reflectance",
+    "find_darkness",
     "find_valid",
     "is_measured",
     "read_raster",
@@ -198,38 +198,45 @@ def check_reflectance(raster: Raster) -> None:
         )
 
 
-def check_brightness(
+def find_darkness(
     item: RasterItem, numbers: Sequence[npt.NDArray[np.generic]]
-) -> None:
-    """Refuse an image that would be far too dark in all of its bands.
+) -> tuple[str, bool]:
+    """Say whether an image would be far too dark in all of its bands.
 
     A window, or some of the bands, may well be dark: deep water is. So this is for a
-    sample of a whole image whose scale nobody stated.
+    sample of a whole image.
 
     Args:
         item: the image.
         numbers: measured numbers of each of its bands.
 
-    Raises:
-        UnitError: the numbers look like 8-bit ones or percent.
+    Returns:
+        What is too dark, "" if it is not; and whether the scale is the only
+        explanation, as of 8-bit numbers and percent that are taken for ten-thousandths.
     """
-    # A few numbers alone, as of a made image, are no evidence; 8 bits are.
-    is_8_bit = all(band.dtype.itemsize == 1 for band in numbers)
-    if not is_8_bit and sum(len(np.unique(b)) for b in numbers) < _LEAST_DISTINCT:
-        return
+    limit = DIMMEST * item.quantification - item.offset
+    for band in numbers:
+        # As for the median: in range are all but a few images, and these cost little.
+        num_bright = np.count_nonzero(np.greater(band, limit))
+        if 100 * num_bright > (100 - _BRIGHT_PERCENT) * band.size:
+            return "", False
     bright = [
         float(np.percentile(b.astype(float), _BRIGHT_PERCENT))
         for b in numbers
         if b.size
     ]
-    most = (max(bright, default=np.inf) + item.offset) / item.quantification
-    if bright and max(bright) <= _GREATEST_8_BIT and most < DIMMEST:
-        raise UnitError(
-            f"{item.name}: reflectance would be below {most:.4g} in all bands: numbers "
-            f"up to {max(bright):g} look like 8-bit ones or percent. State the "
-            "quantification (such as 255 or 100) and offset; those assumed were "
-            f"{item.quantification:g} and {item.offset:g}."
-        )
+    if not bright:
+        return "", False
+    most = (max(bright) + item.offset) / item.quantification
+    # A few numbers alone, as of a made image, are no evidence; 8 bits are.
+    is_8_bit = all(band.dtype.itemsize == 1 for band in numbers)
+    is_many = sum(len(np.unique(band)) for band in numbers) >= _LEAST_DISTINCT
+    return (
+        f"{item.name}: reflectance would be below {most:.4g} in all bands: numbers up "
+        f"to {max(bright):.6g} with a quantification of {item.quantification:g} and an "
+        f"offset of {item.offset:g}",
+        max(bright) <= _GREATEST_8_BIT and (is_8_bit or is_many),
+    )
 
 
 def _is_ordinary(pixels: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_]) -> bool:

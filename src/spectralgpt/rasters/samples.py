@@ -1,7 +1,7 @@
 """A look at some numbers of an image, where its headers say too little.
 
 It decides what the numbers are, and finds fill that nobody declared: one number in all
-bands at a scene's edge.
+bands, or at a scene's edge and unlike all others.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from spectralgpt.rasters.items import BandFile
 from spectralgpt.rasters.locations import Location
 from spectralgpt.rasters.reading import is_measured
 
-__all__ = ["Sample", "find_fill", "read_sample"]
+__all__ = ["Sample", "as_option", "find_fill", "read_sample"]
 
 _Numbers = npt.NDArray[np.generic]
 _Known = npt.NDArray[np.bool_]
@@ -41,6 +41,8 @@ _LEAST_DISTINCT = 32
 _GAP = 0.1
 """Least distance of fill from all other numbers, as a share of their spread."""
 _SPREAD_PERCENT = (1.0, 99.0)
+_SIGNS = 2
+"""Of fill, so many are seen: far from the others, in all bands at once, at the edge."""
 
 
 @dataclass(frozen=True)
@@ -110,9 +112,10 @@ def read_sample(
 def find_fill(files: Sequence[tuple[_Numbers, _Known]]) -> tuple[float, ...]:
     """Return numbers that look like fill that nobody declared.
 
-    Fill is the least or greatest number of a band, lies at the edge, and is either the
-    same in several bands at once or far from all other numbers. Files of one band each
-    are laid over each other where they are of one shape.
+    Fill is the least number of a band, or the greatest and far from all others, and
+    shows two signs: it lies at the edge, is the same in several bands at once, or is
+    far from all others. Files of one band each are laid over each other where they are
+    of one shape.
 
     Args:
         files: (C, h, w) as they are in a file, and which of them are measurements as
@@ -130,21 +133,35 @@ def find_fill(files: Sequence[tuple[_Numbers, _Known]]) -> tuple[float, ...]:
     return tuple(sorted(set().union(*found)))
 
 
+def as_option(numbers: Sequence[float]) -> str:
+    """Return numbers as they can be stated, with all their digits."""
+    return ",".join(repr(float(number)).removesuffix(".0") for number in numbers)
+
+
 def _fill_of(numbers: _Numbers, known: _Known) -> set[float]:
     found: set[float] = set()
     for band, there in zip(numbers, known, strict=True):
-        if not there.any() or band[there].min() == band[there].max():
+        # Sorted once, all that follows is cheap: this runs for each image of a list.
+        ordered = np.sort(band[there])
+        if not ordered.size or ordered[0] == ordered[-1]:
             continue
-        for value in (band[there].min(), band[there].max()):
+        above = int(np.searchsorted(ordered, ordered[0], side="right"))
+        below = int(np.searchsorted(ordered, ordered[-1], side="left"))
+        ends = (ordered[0], ordered[above:]), (ordered[-1], ordered[:below])
+        for is_least, (value, others) in zip((True, False), ends, strict=True):
+            count = ordered.size - others.size
+            if count < max(_LEAST_COUNT, _LEAST_SHARE * band.size):
+                continue
+            is_apart = _stands_apart(float(value), others)
+            if not (is_apart or is_least):
+                continue
             same = (band == value) & there
-            is_least = value == band[there].min()
-            if same.sum() < max(_LEAST_COUNT, _LEAST_SHARE * same.size):
-                continue
-            if not _is_at_edge(same, there):
-                continue
-            if _stands_apart(band, there, value) or (
-                is_least and _is_in_all(numbers, known, same, value)
-            ):
+            signs = (
+                is_apart,
+                _is_in_all(numbers, known, same, value),
+                _is_at_edge(same, there),
+            )
+            if sum(signs) >= _SIGNS:
                 found.add(float(value))
     return found
 
@@ -160,12 +177,14 @@ def _is_at_edge(same: _Known, known: _Known) -> bool:
     return bool((same & near).any())
 
 
-def _stands_apart(band: _Numbers, known: _Known, value: np.generic) -> bool:
-    others = band[known & (band != value)].astype(np.float64)
-    if float(value) not in _USUAL and len(np.unique(others)) < _LEAST_DISTINCT:
+def _stands_apart(value: float, others: _Numbers) -> bool:
+    """Whether a band's least or greatest number is far from the others, sorted."""
+    num_distinct = 1 + np.count_nonzero(others[1:] != others[:-1])
+    if value not in _USUAL and num_distinct < _LEAST_DISTINCT:
         return False
-    low, high = np.percentile(others, _SPREAD_PERCENT)
-    gap = float(np.abs(others - float(value)).min())
+    places = (len(others) - 1) * np.array(_SPREAD_PERCENT) / 100
+    low, high = others[places.round().astype(int)].astype(float).tolist()
+    gap = min(abs(float(others[0]) - value), abs(float(others[-1]) - value))
     return gap > max(high - low, abs(low), abs(high)) * _GAP
 
 

@@ -98,7 +98,9 @@ def _parse(path: Path) -> ElementTree.Element:
     try:
         root = ElementTree.fromstring(text)
     except ElementTree.ParseError as error:
-        raise RasterError(f"{path} is no valid virtual raster: {error}.") from None
+        raise RasterError(
+            f"{path} is no valid virtual raster: {error}. Write or fetch it again."
+        ) from None
     tags = {node.tag for node in root.iter()}
     kinds = {kind for node in root.iter() if (kind := node.get("subClass"))}
     refused = sorted((tags & _REFUSED) | kinds)
@@ -121,5 +123,7 @@ def _resolve(path: Path, node: ElementTree.Element) -> Path:
             "raster beside or above its files."
         )
     if not file.is_file():
-        raise RasterError(f"{path} names '{named}', which does not exist.")
+        raise RasterError(
+            f"{path} names '{named}', which does not exist. Fetch it, too."
+        )
     return file

@@ -124,7 +124,7 @@ def _draw_scene(figure: Any, overview: Overview) -> None:
     left.imshow(picture, extent=extent)
     right.imshow(_paint(codes, overview), extent=extent, interpolation="nearest")
     name = _cut(scene.name, _LONGEST_NAME)
-    left.set_title(f"{name}, {shown}, {scene.date}", fontsize=9)
+    left.set_title(f"{name}, {shown}, date {scene.date}", fontsize=9)
     right.set_title("labels", fontsize=9)
     for axes in (left, right):
         _outline(axes, overview, number)

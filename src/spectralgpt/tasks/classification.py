@@ -250,8 +250,8 @@ def check_classifier(
         )
     if not isinstance(model, ClassificationModel):
         raise CheckpointError(
-            f"{name} is not fine-tuned: it has no classes. Run `spectralgpt finetune "
-            "classification` first, or evaluate it with method linear-probe or knn."
+            f"{name} is not fine-tuned: it has no classes. Run `spectralgpt finetune` "
+            "first, or evaluate it with method linear-probe or knn."
         )
     names, task = extra.get("class_names"), extra.get("task")
     if not names or not task:

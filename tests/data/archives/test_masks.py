@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
+import yaml
 
 from spectralgpt.data.archives.checks import CheckOptions, check_archive
 from spectralgpt.data.archives.inventory import FaultKind
@@ -61,6 +63,25 @@ def test_what_training_refuses_of_a_whole_set_is_a_fault(tmp_path: Path) -> None
     )
     (fault,) = check_archive(str(own)).faults
     assert "12 of 12 images have no split" in fault.detail
+
+
+@pytest.mark.parametrize(
+    ("classes", "positive", "says"),
+    [
+        ("{a: 0, b: 1}", None, "cannot be told from their names"),
+        ("{same: 0, changed: 1}", "lake", "the classes are changed, same"),
+    ],
+)
+def test_a_class_of_scores_that_nobody_can_tell_is_a_fault(
+    tmp_path: Path, classes: str, positive: str | None, says: str
+) -> None:
+    described = write_pairs(tmp_path, dict.fromkeys("wxyz", 0.0))
+    settings = yaml.safe_load(described.read_text())
+    settings |= {"classes": yaml.safe_load(classes), "positive": positive}
+    described.write_text(yaml.safe_dump(settings))
+    (fault,) = check_archive(str(described)).faults
+    assert fault.kind == FaultKind.REFUSED
+    assert says in fault.detail
 
 
 def test_what_training_refuses_is_found_without_a_file_of_settings(

@@ -16,7 +16,7 @@ from spectralgpt.data.archives.inventory import (
 from spectralgpt.data.archives.masks import has_masks, list_masks, mask_config
 from spectralgpt.data.archives.registry import PREFIX, load_archive
 from spectralgpt.data.checking import check_images
-from spectralgpt.data.dense import DenseDataConfig, read_dense
+from spectralgpt.data.dense import DenseDataConfig, find_positive, read_dense
 from spectralgpt.data.dense.config import parse_settings
 from spectralgpt.data.findings import ArchiveCheck
 from spectralgpt.data.labelled import LabelledDataConfig, read_labelled
@@ -160,7 +160,7 @@ def _from_file(path: Path, root: Path | None, options: CheckOptions) -> _Found:
         config = _stated(mask_config(table, str(where), str(path)), options)
         if "sensor" in table and options.stated.sensor is None:
             config = replace(config, sensor=source.sensor)
-        read = functools.partial(read_dense, config)
+        read = functools.partial(_read_masks, config)
         return _Found(path.stem, where, source, list_masks(config), read)
     labelled = parse_settings(
         dict(table) | {"root": str(where)}, LabelledDataConfig, str(path)
@@ -178,6 +178,12 @@ def _from_file(path: Path, root: Path | None, options: CheckOptions) -> _Found:
 
 
 _Settings = TypeVar("_Settings", DenseDataConfig, LabelledDataConfig)
+
+
+def _read_masks(config: DenseDataConfig) -> None:
+    """Read images with masks as training does, to the class that scores are about."""
+    dense = read_dense(config)
+    find_positive(dense.class_names, dense.task, dense.positive)
 
 
 def _stated(config: _Settings, options: CheckOptions) -> _Settings:
