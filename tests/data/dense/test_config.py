@@ -11,10 +11,10 @@ from spectralgpt.data.dense import (
     read_dense,
     read_dense_config,
 )
-from spectralgpt.data.simulation import SimulationConfig, simulate_archive
 from spectralgpt.data.splits import Fractions
 from spectralgpt.errors import ConfigError
 from spectralgpt.preprocessing import sensor_preprocessing
+from spectralgpt.simulation import SimulationConfig, simulate_archive
 from spectralgpt.training.configuration import build_config
 from tests.dense_files import BANDS, SENSOR_TEXT, blobs, write_pair
 
