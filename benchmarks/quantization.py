@@ -19,12 +19,12 @@ from torch.nn import functional as F
 
 from spectralgpt.benchmarks.measurement import describe_machine, git_commit
 from spectralgpt.checkpoints import LoadedModel, load_model
+from spectralgpt.config import build_config
 from spectralgpt.data.labelled import LabelledDataConfig, LabelledDataset, read_labelled
 from spectralgpt.models.building import quantize_encoder, weight_bytes
 from spectralgpt.models.heads import ClassificationModel
 from spectralgpt.tasks.classification import check_classifier
 from spectralgpt.tasks.features import prepared_batches
-from spectralgpt.training.configuration import build_config
 
 
 def test_images(loaded: LoadedModel, root: Path | None) -> LabelledDataset:

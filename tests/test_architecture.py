@@ -10,7 +10,7 @@ SOURCE = Path(__file__).resolve().parent.parent / "src" / "spectralgpt"
 ROWS = [
     {"errors", "threads"},
     {"atomic_files", "json_files", "recipes", "text_files", "yaml_files"},
-    {"sensors"},
+    {"sensors", "config"},
     {"rasters", "scaling"},
     {"preprocessing", "models", "losses", "metrics"},
     {"data", "published"},

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
+from spectralgpt.config import build_config, read_config
 from spectralgpt.data.crops import check_token_budget
 from spectralgpt.errors import ConfigError
 from spectralgpt.preprocessing import sensor_preprocessing
 from spectralgpt.recipes import describe_recipe, find_recipe, list_recipes
-from spectralgpt.training.configuration import build_config, read_config
 from spectralgpt.training.dense_finetuning import DenseFinetuneConfig
 from spectralgpt.training.overrides import datasets_of, stages_of
 from spectralgpt.training.pretrain_config import PretrainConfig

@@ -15,10 +15,10 @@ import spectralgpt
 from spectralgpt.checkpoints import load_model
 from spectralgpt.cli import pretrain as command
 from spectralgpt.cli.main import main
+from spectralgpt.config import read_config
 from spectralgpt.errors import ConfigError
 from spectralgpt.models.mae import MaskedAutoencoder
 from spectralgpt.recipes import find_recipe, list_recipes
-from spectralgpt.training.configuration import read_config
 from spectralgpt.training.logs import read_metrics
 from spectralgpt.training.pretrain_config import PretrainConfig
 
@@ -80,7 +80,7 @@ def losses(root: Path) -> list[tuple[str, str]]:
 
 
 def parse(*options: str) -> PretrainConfig:
-    from spectralgpt.training.configuration import build_config
+    from spectralgpt.config import build_config
 
     parser = ArgumentParser(exit_on_error=False)
     command.add_arguments(parser)

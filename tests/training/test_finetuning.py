@@ -7,6 +7,7 @@ import torch
 import yaml
 
 from spectralgpt.checkpoints import load_model, save_model
+from spectralgpt.config import read_config
 from spectralgpt.data.chips import Fractions
 from spectralgpt.data.labelled import LabelledDataConfig, read_all
 from spectralgpt.errors import CheckpointError, ConfigError, DataError
@@ -16,7 +17,6 @@ from spectralgpt.rasters import Stated
 from spectralgpt.recipes import find_recipe
 from spectralgpt.tasks.classification import RegularizationConfig
 from spectralgpt.training.comparison import PRETRAINED, compare_features
-from spectralgpt.training.configuration import read_config
 from spectralgpt.training.finetuning import (
     FinetuneConfig,
     build_classifier,

@@ -11,11 +11,11 @@ import torch
 import yaml
 
 from spectralgpt.checkpoints import load_model
+from spectralgpt.config import build_config
 from spectralgpt.errors import ConfigError
 from spectralgpt.models.mae import MaskedAutoencoder
 from spectralgpt.rasters import read_raster
 from spectralgpt.tasks.pretraining import PretrainingTask
-from spectralgpt.training.configuration import build_config
 from spectralgpt.training.loading import build_loader
 from spectralgpt.training.logs import read_metrics
 from spectralgpt.training.mixing import KeyedMixture, MixedBatchSampler

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from spectralgpt.config import build_config
 from spectralgpt.errors import ConfigError
-from spectralgpt.training.configuration import build_config
 from spectralgpt.training.overrides import datasets_of, stages_of
 from spectralgpt.training.pretrain_config import DataConfig, PretrainConfig
 
@@ -86,9 +86,9 @@ def test_one_data_set_needs_no_mixture() -> None:
         ),
         (
             [{"name": "a", "data": {"image_size": "big"}}],
-            "stage 'a', data: image_size is 'big'; it must be int",
+            "stage 'a', data: 'image_size' must be a whole number, found 'big'",
         ),
-        ([{"name": "a", "masking": 3}], "masking is 3; it must be MaskingConfig"),
+        ([{"name": "a", "masking": 3}], "'masking' must be keys with values, found 3"),
         ([{"name": "a", "masking": {"ratio": 1.5}}], "masking.ratio is 1.5"),
         ([{"name": "a", "model": {"size": "base"}}], "unknown key 'model'"),
         (

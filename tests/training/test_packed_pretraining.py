@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from spectralgpt.checkpoints import load_model
+from spectralgpt.config import build_config
 from spectralgpt.data.packing.writing import PackOptions, pack_images
 from spectralgpt.data.sources import read_source
-from spectralgpt.training.configuration import build_config
 from spectralgpt.training.logs import read_metrics
 from spectralgpt.training.pretrain_config import PretrainConfig
 from spectralgpt.training.pretraining import pretrain

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from spectralgpt.checkpoints import load_model
+from spectralgpt.config import build_config
 from spectralgpt.models.mae import MaskedAutoencoder
-from spectralgpt.training.configuration import build_config
 from spectralgpt.training.logs import read_metrics
 from spectralgpt.training.pretrain_config import PretrainConfig
 from spectralgpt.training.pretrain_data import load_pretraining_data

@@ -12,8 +12,8 @@ import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from spectralgpt.checkpoints import load_model
+from spectralgpt.config import build_config, read_config
 from spectralgpt.errors import ConfigError, DatasetNotFoundError
-from spectralgpt.training.configuration import build_config, read_config
 from spectralgpt.training.logs import read_metrics
 from spectralgpt.training.pretrain_config import PretrainConfig
 from spectralgpt.training.pretraining import pretrain

@@ -62,7 +62,7 @@ def run(args: Namespace) -> Path:
     from rich.console import Console
 
     from spectralgpt.cli.results import print_study
-    from spectralgpt.training.configuration import build_config
+    from spectralgpt.config import build_config
     from spectralgpt.training.study import StudyConfig, run_study
 
     console = Console(stderr=True)

@@ -189,8 +189,8 @@ def _choose_method(args: Namespace) -> str:
 
 def _read_config(args: Namespace, usual: Mapping[str, Any] | None = None) -> Any:
     """Read what is stated of the data; `usual` is for what is left out of the split."""
+    from spectralgpt.config import build_config
     from spectralgpt.data.labelled import LabelledDataConfig
-    from spectralgpt.training.configuration import build_config
 
     stated = {
         name: value

@@ -38,7 +38,7 @@ def run(args: Namespace) -> Path:
     from rich.console import Console
 
     from spectralgpt.cli.results import print_test_scores
-    from spectralgpt.training.configuration import build_config
+    from spectralgpt.config import build_config
     from spectralgpt.training.dense_finetuning import finetune_dense
     from spectralgpt.training.finetuning import finetune
     from spectralgpt.training.progress import ProgressDisplay

@@ -26,7 +26,7 @@ def run(args: Namespace) -> Path:
     """Train; returns the folder of the run."""
     from rich.console import Console
 
-    from spectralgpt.training.configuration import build_config
+    from spectralgpt.config import build_config
     from spectralgpt.training.fit import is_first_process
     from spectralgpt.training.pretrain_config import PretrainConfig
     from spectralgpt.training.pretraining import pretrain

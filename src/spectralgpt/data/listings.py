@@ -21,7 +21,7 @@ from spectralgpt.rasters import (
 )
 from spectralgpt.sensors import Sensor
 from spectralgpt.text_files import read_table, read_text
-from spectralgpt.yaml_files import check_keys, suggest, take_text
+from spectralgpt.yaml_files import suggest
 
 __all__ = [
     "Candidate",
@@ -70,24 +70,6 @@ class Index:
     paths: tuple[str, ...] = ()
     allow_absolute: bool = False
 
-    @classmethod
-    def from_table(cls, table: Any, where: str) -> "Index":
-        """Read it from a description: the file's name alone, or keys with values."""
-        if isinstance(table, str):
-            return cls(take_text({"file": table}, "file", where))
-        optional = ("column", "paths", "allow_absolute")
-        _check_table(table, where, required=("file",), optional=optional)
-        allow_absolute = table.get("allow_absolute", False)
-        if not isinstance(allow_absolute, bool):
-            raise ConfigError(f"{where}: 'allow_absolute' must be true or false.")
-        paths = table.get("paths", [])
-        if not isinstance(paths, list) or not all(isinstance(p, str) for p in paths):
-            raise ConfigError(f"{where}: 'paths' must be a list of texts.")
-        texts = {
-            k: take_text(table, k, where) for k in ("file", "column") if k in table
-        }
-        return cls(**texts, paths=tuple(paths), allow_absolute=allow_absolute)
-
     def read(self, root: Path) -> list[str]:
         """Return what the index lists, as it stands there.
 
@@ -130,13 +112,6 @@ class Selection:
         for pattern in (self.item, self.id):
             if "id" not in re.compile(pattern).groupindex:
                 raise ConfigError(f"keep: '{pattern}' needs a group (?P<id>...).")
-
-    @classmethod
-    def from_table(cls, table: Any, where: str) -> "Selection":
-        """Read it from a description."""
-        optional = ("files", "list", "column", "id")
-        _check_table(table, where, required=("item",), optional=optional)
-        return cls(**{key: take_text(table, key, where) for key in table})
 
     def read_ids(self, root: Path) -> set[str]:
         """Return the ids to keep.
@@ -335,12 +310,3 @@ def read_parquet(
     except (pyarrow.ArrowException, OSError, ValueError, LookupError) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{path} cannot be read as Parquet: {reason}") from error
-
-
-def _check_table(
-    table: Any, where: str, required: Sequence[str], optional: Sequence[str]
-) -> None:
-    """Refuse what is no table, and unknown and missing keys."""
-    if not isinstance(table, Mapping):
-        raise ConfigError(f"{where}: expected keys with values, found {table!r}.")
-    check_keys(table, where, required=required, optional=optional)

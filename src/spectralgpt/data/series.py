@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from spectralgpt.config import build_config
 from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.json_files import read_json
 from spectralgpt.rasters import RasterItem
-from spectralgpt.yaml_files import check_keys, take_text
 
 __all__ = ["Series", "SeriesRule", "day_of", "find_day", "items_of"]
 
@@ -25,6 +25,7 @@ _DATE = re.compile(r"(?<!\d)(\d{4})([-_]?)(\d{2})\2(\d{2})(?=T\d{4}|\D|$)")
 _METADATA_KEYS = ("datetime", "acquisition_date", "date", "PRODUCT_ID", "system:index")
 """STAC, BigEarthNet, plain files, and Sentinel-2 from Earth Engine as in SSL4EO-S12."""
 _FILE = "metadata.json"
+_MOST_DATES = 10_000
 
 
 @dataclass(frozen=True)
@@ -86,20 +87,10 @@ class SeriesRule:
 
         `stack` is a list of days, or how many there are, if they are not known.
         """
-        if not isinstance(table, Mapping):
-            return cls(_take_count(table, "dates", where))
-        optional = ("at_least", "date", "stack")
-        check_keys(table, where, required=("dates",), optional=optional)
-        values: dict[str, Any] = {
-            key: _take_count(table[key], key, where)
-            for key in ("dates", "at_least")
-            if key in table
-        }
-        if "date" in table:
-            values["date"] = take_text(table, "date", where)
-        if "stack" in table:
-            values["stack"] = _take_stack(table["stack"], where)
-        return cls(**values)
+        values = table if isinstance(table, Mapping) else {"dates": table}
+        if "stack" in values:
+            values = {**values, "stack": _take_stack(values["stack"], where)}
+        return build_config(values, cls, where)
 
 
 @dataclass(frozen=True)
@@ -197,18 +188,14 @@ def _day_in_metadata(path: Path) -> int | None:
     return next((day for day in days if day is not None), None)
 
 
-def _take_count(value: Any, key: str, where: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ConfigError(f"{where}: '{key}' must be a whole number, found {value!r}.")
-    return value
-
-
 def _take_stack(value: Any, where: str) -> tuple[float, ...]:
+    if type(value) is int and 0 < value <= _MOST_DATES:
+        return (math.nan,) * value
     if not isinstance(value, list):
-        count = _take_count(value, "stack", where)
-        if count < 1:
-            raise ConfigError(f"{where}: 'stack' is {count}: use at least 1.")
-        return (math.nan,) * count
+        raise ConfigError(
+            f"{where}: 'stack' must be a list of days, or how many there are, from 1 "
+            f"to {_MOST_DATES}: found {value!r:.80}."
+        )
     # YAML reads 2020-08-13 as a date.
     days = [day_of(str(entry)) for entry in value]
     wrong = [entry for entry, day in zip(value, days, strict=True) if day is None]

@@ -9,14 +9,15 @@ import fnmatch
 import functools
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from spectralgpt.config import build_config
 from spectralgpt.data.archives.registry import PREFIX, load_archive
-from spectralgpt.data.formats import FILE_SIZES, Sizes, describe_stated
+from spectralgpt.data.formats import Sizes, describe_stated
 from spectralgpt.data.listings import Candidate, Index, Selection, list_candidates
 from spectralgpt.data.packing.manifest import is_pack
 from spectralgpt.data.packing.reading import Storage, open_pack
@@ -29,7 +30,7 @@ from spectralgpt.errors import (
 )
 from spectralgpt.rasters import NO_BAND, RasterItem, Stated, quiet_gdal
 from spectralgpt.sensors import Sensor, find_sensor
-from spectralgpt.yaml_files import check_keys, read_mapping, take_number, take_text
+from spectralgpt.yaml_files import check_keys, read_mapping
 
 __all__ = [
     "Source",
@@ -48,7 +49,6 @@ _LOG = logging.getLogger(__name__)
 _READERS = 4
 """Headers read at once; more gains little and loads shared file systems."""
 _HOLDOUTS = ("auto", "place", "block", "never")
-_AUTO = "auto"
 _Table = Mapping[str, Any]
 
 
@@ -171,17 +171,34 @@ def source_from_table(table: _Table, where: str, name: str, folder: Path) -> Sou
     Raises:
         ConfigError: names the key that is wrong.
     """
-    check_keys(table, where, optional=tuple(_TAKE))
-    values = {
-        _FIELDS.get(key, key): _TAKE[key](table, key, where)
-        for key in table
-        if not (key == "offset" and isinstance(table[key], Mapping))
-    }
-    if isinstance(table.get("offset"), Mapping):
-        values["offsets"] = _take_offsets(table["offset"], where)
+    check_keys(table, where, optional=_KEYS)
+    blank = [key for key, value in table.items() if value in (None, "")]
+    if blank:
+        raise ConfigError(
+            f"{where}: '{blank[0]}' is empty. Fill it in, or leave it out."
+        )
+    values = {"name": name, **table}
+    if "pattern" in values:
+        values["band_pattern"] = values.pop("pattern")
+    for key in ("bands", "exclude"):
+        if isinstance(values.get(key), str):
+            values[key] = [values[key]]
+    if isinstance(values.get("offset"), Mapping):
+        values["offsets"] = [list(pair) for pair in values.pop("offset").items()]
+    if isinstance(values.get("index"), str):
+        values["index"] = {"file": values["index"]}
+    if "series" in values:
+        values["series"] = SeriesRule.from_table(table["series"], f"{where}, series")
     if str(values.get("sensor", "")).endswith(".yaml"):
         values["sensor"] = str(folder / values["sensor"])
-    return Source(**{"name": name} | values)
+    return build_config(values, Source, where)
+
+
+_KEYS = (
+    *("name", "sensor", "root", "items", "index", "exclude", "keep", "bands"),
+    *("pattern", "unit", "quantification", "offset", "nodata", "place", "holdout"),
+    *("weight", "sizes", "series"),
+)
 
 
 def _check_pattern(name: str, key: str, pattern: str | None, group: str) -> None:
@@ -195,73 +212,6 @@ def _check_pattern(name: str, key: str, pattern: str | None, group: str) -> None
         ) from None
     if group not in groups:
         raise ConfigError(f"{name}: '{key}' needs a group (?P<{group}>...): {pattern}")
-
-
-def _take_texts(table: _Table, key: str, where: str) -> tuple[str, ...]:
-    values = [table[key]] if isinstance(table[key], str) else table[key]
-    if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
-        raise ConfigError(f"{where}: '{key}' must be a list of texts: {values!r}.")
-    return tuple(values)
-
-
-def _take_number_or_auto(table: _Table, key: str, where: str) -> float | str:
-    return _AUTO if table[key] == _AUTO else take_number(table, key, where)
-
-
-def _take_numbers(table: _Table, key: str, where: str) -> tuple[float, ...] | str:
-    values = table[key]
-    if values == _AUTO:
-        return _AUTO
-    if not isinstance(values, list):
-        raise ConfigError(f"{where}: '{key}' must be a list or auto: {values!r}.")
-    return tuple(take_number({key: value}, key, where) for value in values)
-
-
-def _take_offsets(pairs: _Table, where: str) -> tuple[tuple[str, float | str], ...]:
-    return tuple(
-        (str(glob), _take_number_or_auto({"offset": entry}, "offset", where))
-        for glob, entry in pairs.items()
-    )
-
-
-def _take_sizes(table: _Table, key: str, where: str) -> Sizes:
-    value = table[key]
-    if isinstance(value, Mapping):
-        return {float(gsd_m): _take_side(side, where) for gsd_m, side in value.items()}
-    return FILE_SIZES if value == FILE_SIZES else _take_side(value, where)
-
-
-def _take_side(value: Any, where: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise ConfigError(
-            f"{where}: 'sizes' must be whole numbers of pixels, found {value!r}."
-        )
-    return value
-
-
-_TAKE: dict[str, Callable[[_Table, str, str], Any]] = {
-    "name": take_text,
-    "sensor": take_text,
-    "root": take_text,
-    "items": take_text,
-    "index": lambda t, key, where: Index.from_table(t[key], f"{where}, {key}"),
-    "exclude": _take_texts,
-    "keep": lambda t, key, where: Selection.from_table(t[key], f"{where}, {key}"),
-    "bands": _take_texts,
-    "pattern": take_text,
-    "unit": take_text,
-    "quantification": _take_number_or_auto,
-    "offset": _take_number_or_auto,
-    "nodata": _take_numbers,
-    "place": take_text,
-    "holdout": take_text,
-    "weight": take_number,
-    "sizes": _take_sizes,
-    "series": lambda t, key, where: SeriesRule.from_table(t[key], f"{where}, {key}"),
-}
-"""How each key of a description is read: strictly."""
-_FIELDS = {"pattern": "band_pattern"}
-"""Keys that are called otherwise here."""
 
 
 def find_root(source: Source, data_root: Path | str) -> Path:

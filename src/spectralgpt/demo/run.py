@@ -15,6 +15,7 @@ import yaml
 from numpy.typing import NDArray
 
 from spectralgpt.checkpoints import LoadedModel, load_model
+from spectralgpt.config import read_config
 from spectralgpt.data.pretraining import PretrainingDataset
 from spectralgpt.demo.imagery import (
     CellLabels,
@@ -45,7 +46,6 @@ from spectralgpt.sensors import Band
 from spectralgpt.tasks.baselines import random_encoder
 from spectralgpt.tasks.features import Features, predict_knn, predict_linear
 from spectralgpt.tasks.pretraining import PretrainingTask, pixel_mask
-from spectralgpt.training.configuration import read_config
 from spectralgpt.training.pretrain_config import PretrainConfig
 
 if TYPE_CHECKING:

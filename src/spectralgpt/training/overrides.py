@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from spectralgpt.config import build_config
 from spectralgpt.errors import ConfigError
-from spectralgpt.training.configuration import build_config
 from spectralgpt.training.pretrain_config import DataConfig, PretrainConfig
 from spectralgpt.yaml_files import check_keys
 

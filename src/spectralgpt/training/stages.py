@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spectralgpt.checkpoints import CONFIG_FILE, WEIGHTS_FILE, write_atomically
+from spectralgpt.config import changed_settings
 from spectralgpt.errors import (
     BandError,
     ConfigError,
@@ -22,7 +23,6 @@ from spectralgpt.errors import (
     DatasetNotFoundError,
     SpectralGPTError,
 )
-from spectralgpt.training.configuration import changed_settings
 from spectralgpt.training.fit import RunFolder, is_first_process
 from spectralgpt.training.overrides import StageConfig, stages_of
 from spectralgpt.training.pretrain_config import PretrainConfig

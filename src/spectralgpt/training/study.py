@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from spectralgpt.checkpoints import find_weights, write_atomically
+from spectralgpt.config import build_config, changed_settings
 from spectralgpt.data.dense import DenseDataConfig, read_all_dense
 from spectralgpt.data.identity import digest_data, digest_file
 from spectralgpt.data.labelled import read_all
@@ -24,7 +25,6 @@ from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.json_files import read_json
 from spectralgpt.metrics import POSITIVE_SCORES
 from spectralgpt.rasters import Stated
-from spectralgpt.training.configuration import build_config, changed_settings
 from spectralgpt.training.overrides import merge_sections
 from spectralgpt.training.run_folder import RunFolder
 from spectralgpt.training.scoring import write_json

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from jsonargparse import ArgumentParser
 
+from spectralgpt.config import build_config
 from spectralgpt.data.dense import (
     DenseDataConfig,
     DenseDataset,
@@ -15,7 +16,6 @@ from spectralgpt.data.splits import Fractions
 from spectralgpt.errors import ConfigError
 from spectralgpt.preprocessing import sensor_preprocessing
 from spectralgpt.simulation import SimulationConfig, simulate_archive
-from spectralgpt.training.configuration import build_config
 from tests.dense_files import BANDS, SENSOR_TEXT, blobs, write_pair
 
 YAML = """

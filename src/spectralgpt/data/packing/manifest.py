@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from spectralgpt.config import build_config
 from spectralgpt.data.series import SeriesRule
 from spectralgpt.errors import DataError, SpectralGPTError
 from spectralgpt.json_files import parse_json
@@ -54,11 +55,6 @@ _NO_NUMBER = "nan"
 """JSON has no NaN, which can be the number that means no measurement."""
 
 
-def _check_count(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise DataError(f"{name} is {value!r:.40}, which is no count.")
-
-
 @dataclass(frozen=True)
 class PackFile:
     """A file of a pack.
@@ -85,8 +81,8 @@ class PackFile:
             )
         if not _DIGEST.fullmatch(self.sha256):
             raise DataError(f"the checksum of {self.file} makes no sense.")
-        _check_count(f"size of {self.file}", self.bytes, 1)
-        _check_count(f"images in {self.file}", self.images, 0)
+        if self.bytes < 1 or self.images < 0:
+            raise DataError(f"{self.file} has no size or number of images that can be.")
 
 
 @dataclass(frozen=True)
@@ -108,10 +104,8 @@ class BandStack:
     nodata: float | None = None
 
     def __post_init__(self) -> None:
-        if not self.bands or not all(isinstance(band, str) for band in self.bands):
+        if not self.bands or self.height < 1 or self.width < 1:
             raise DataError("a stack of bands is empty.")
-        for name in ("height", "width"):
-            _check_count(name, getattr(self, name), 1)
         if self.dtype not in DTYPES:
             raise DataError(f"numbers of type '{self.dtype}' cannot be packed.")
 
@@ -177,8 +171,7 @@ class ImageKind:
         }
         sensor = sensors[values["sensor"]]
         stacks = tuple(
-            BandStack(**stack | {"bands": tuple(stack["bands"])})
-            for stack in values["stacks"]
+            build_config(stack, BandStack, "stack") for stack in values["stacks"]
         )
         for stack in stacks:
             sensor.select(stack.bands)
@@ -303,18 +296,17 @@ def _build(table: Mapping[str, Any]) -> Manifest:
     sensors = {name: _sensor(values) for name, values in table["sensors"].items()}
     kinds = tuple(ImageKind.from_dict(each, sensors) for each in table["layouts"])
     series = table["series"]
-    shards = tuple(PackFile(**shard) for shard in table["shards"])
-    _check_count("images", table["images"], 0)
-    if table["images"] > sum(shard.bytes for shard in shards):
+    shards = tuple(build_config(each, PackFile, "shards") for each in table["shards"])
+    if not 0 <= table["images"] <= sum(shard.bytes for shard in shards):
         raise DataError("there are more images than bytes in its shards.")
     return Manifest(
         name=str(table["name"]),
         images=table["images"],
         sensors=sensors,
         kinds=kinds,
-        index=PackFile(**table["index"]),
+        index=build_config(table["index"], PackFile, "index"),
         shards=shards,
-        series=None if series is None else SeriesRule(**series),
+        series=None if series is None else build_config(series, SeriesRule, "series"),
         left_out=tuple(map(str, table["left_out"])),
     )
 

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from spectralgpt.config import build_config
 from spectralgpt.data.labelled import LabelledDataConfig
 from spectralgpt.errors import ConfigError
-from spectralgpt.training.configuration import build_config
 from spectralgpt.training.finetuning import FinetuneConfig
 
 
@@ -35,3 +35,9 @@ def test_a_section_keeps_what_the_configuration_around_it_gives_the_rest() -> No
     found = build_config(settings, FinetuneConfig, "start x")
     assert found.optimizer == replace(usual.optimizer, base_lr=1e-3)
     assert found.trainer == replace(usual.trainer, epochs=7)
+
+
+@pytest.mark.parametrize("value", [True, "fast", 10**400, [1.0]])
+def test_what_is_no_number_is_refused(value: object) -> None:
+    with pytest.raises(ConfigError, match="'gap_m' must be a number, found"):
+        build_config({"root": "x", "gap_m": value}, LabelledDataConfig, "data")

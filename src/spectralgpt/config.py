@@ -1,10 +1,14 @@
-"""From plain values, as YAML or the command line gives them, to configurations."""
+"""From plain values, as YAML or the command line gives them, to dataclasses: strictly.
+
+Recipes, runs, descriptions of data sets and manifests are all read here: by the names
+and types of the fields, so that no mistake becomes a default.
+"""
 
 import math
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from spectralgpt.errors import ConfigError
@@ -26,7 +30,7 @@ def read_config(path: Path, kind: type[Config]) -> Config:
 
 
 def build_config(
-    values: Mapping[str, Any],
+    values: Any,
     kind: type[Config],
     where: str,
     default: Config | None = None,
@@ -43,6 +47,8 @@ def build_config(
     Raises:
         ConfigError: an unknown key, or a value that the dataclass refuses.
     """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where}: expected keys with values, found {values!r:.80}.")
     hints: dict[str, Any] = get_type_hints(kind)
     kept = _defaults(kind, default)
     needed = [name for name in hints if name not in kept]
@@ -50,15 +56,17 @@ def build_config(
     made: dict[str, Any] = {}
     for name, value in values.items():
         hint = hints[name]
-        if isinstance(hint, type) and is_dataclass(hint) and isinstance(value, Mapping):
+        inner = next(filter(is_dataclass, (hint, *get_args(hint))), None)
+        if isinstance(inner, type) and isinstance(value, Mapping):
             section = kept.get(name)
-            usual = section if isinstance(section, hint) else None
-            made[name] = build_config(value, hint, f"{where}, {name}", usual)
+            usual = section if isinstance(section, inner) else None
+            made[name] = build_config(value, inner, f"{where}, {name}", usual)
             continue
         made[name] = _fit(value, hint)
         if made[name] is _WRONG:
-            wanted = getattr(hint, "__name__", str(hint)).replace("typing.", "")
-            raise ConfigError(f"{where}: {name} is {value!r}; it must be {wanted}.")
+            raise ConfigError(
+                f"{where}: '{name}' must be {_say(hint)}, found {value!r:.80}."
+            )
     try:
         return kind(**(kept | made))
     except TypeError as error:
@@ -139,10 +147,36 @@ def _fit_tuple(value: Any, choices: tuple[Any, ...]) -> Any:
 
 
 def _fit_number(value: Any) -> Any:
-    try:
-        number = _WRONG if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
         return _WRONG
-    if isinstance(value, int | float):
-        return value
-    return number if math.isfinite(number) else _WRONG
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return _WRONG
+    if isinstance(value, str):
+        return number if math.isfinite(number) else _WRONG
+    return value
+
+
+_WORDS: dict[Any, str] = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    Path: "a path",
+}
+
+
+def _say(hint: Any) -> str:
+    """Say in words what a value must be."""
+    origin, choices = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return " or ".join(_say(each) for each in choices if each is not NoneType)
+    if origin is Literal:
+        return " or ".join(map(str, choices))
+    if origin is tuple and choices[-1] is Ellipsis:
+        word = _say(choices[0]).removeprefix("a ")
+        return f"a list of {word}s"
+    if origin is tuple:
+        return f"a list of {len(choices)}: {', '.join(map(_say, choices))}"
+    return _WORDS.get(hint, "keys with values")
