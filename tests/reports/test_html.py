@@ -5,16 +5,29 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
-from spectralgpt.reports.html import (
-    Picture,
-    Section,
-    Table,
-    render_report,
-    write_report,
-)
+import pytest
+from jinja2 import UndefinedError
+
+from spectralgpt.reports.html import render_report, write_report
 from spectralgpt.reports.style import new_figure
 
 HOSTILE = "<script>alert(1)</script> & \"quotes\" 'n'"
+
+
+PAGE = """{% extends "page.html" %}
+{% from "parts.html" import figure, link, section, table with context %}
+{% block summary %}<p>{{ text }}</p>{% endblock %}
+{% block sections %}
+{% for title in titles %}
+{% call section(title) %}
+<p>{{ text }}</p>
+{{ link(path, text) }}
+{{ table(header, rows, text) }}
+{{ figure(image, text, text) }}
+{% endcall %}
+{% endfor %}
+{% endblock %}
+"""
 
 
 class Reader(HTMLParser):
@@ -38,17 +51,27 @@ class Reader(HTMLParser):
         self.text += data
 
 
-def hostile_page() -> str:
+@pytest.fixture
+def template(tmp_path: Path) -> Path:
+    path = tmp_path / "template.html"
+    path.write_text(PAGE)
+    new_figure(1, 1).savefig(tmp_path / "figure.png")
+    return path
+
+
+def render(template: Path, text: str = HOSTILE, **shown: object) -> str:
     figure = new_figure(1, 1)
     figure.subplots().plot([1, 2])
-    section = Section(
-        HOSTILE,
-        HOSTILE,
-        [Picture(figure, HOSTILE, HOSTILE)],
-        [Table([HOSTILE], [[HOSTILE, HOSTILE]], HOSTILE)],
-    )
-    facts = [(HOSTILE, HOSTILE)]
-    return render_report(HOSTILE, [section], summary=HOSTILE, facts=facts)
+    values: dict[str, object] = {
+        "titles": [text],
+        "text": text,
+        "path": text,
+        "header": [text],
+        "rows": [[text, text]],
+        "image": figure,
+    }
+    facts = [(text, text)]
+    return render_report(template, text, facts=facts, **(values | shown))
 
 
 def read(page: str) -> Reader:
@@ -58,72 +81,78 @@ def read(page: str) -> Reader:
     return reader
 
 
-def test_text_never_becomes_markup() -> None:
-    reader = read(hostile_page())
+def test_text_never_becomes_markup(template: Path) -> None:
+    reader = read(render(template))
     assert not reader.open
     assert "script" not in {tag for tag, _ in reader.tags}
-    # Title (twice), contents, heading, text, table x 4, caption, summary, fact x 2.
-    assert reader.text.count(HOSTILE) == 13
+    # Title x 2, contents, heading, text, link, table x 4, caption, summary, fact x 2.
+    assert reader.text.count(HOSTILE) == 14
     [image] = [attributes for tag, attributes in reader.tags if tag == "img"]
     assert image["alt"] == HOSTILE
 
 
-def test_nothing_is_loaded_from_elsewhere() -> None:
-    page = hostile_page()
-    for _, attributes in read(page).tags:
+def test_nothing_is_loaded_from_elsewhere(template: Path) -> None:
+    page = render(template)
+    for tag, attributes in read(page).tags:
         for name in ("src", "href"):
             target = attributes.get(name)
-            assert target is None or target.startswith(("data:", "#"))
+            is_link = tag == "a" and ":" not in (target or "")
+            assert target is None or target.startswith(("data:", "#")) or is_link
     assert "url(" not in page
     assert "@import" not in page
     assert "default-src 'none'" in page
 
 
-def test_page_serves_phones_and_both_colour_schemes() -> None:
-    page = hostile_page()
+def test_page_serves_phones_and_both_colour_schemes(template: Path) -> None:
+    page = render(template)
     assert "width=device-width" in page
     assert "prefers-color-scheme: dark" in page
     assert '<html lang="en">' in page
 
 
-def test_pictures_are_png_inside_the_page() -> None:
-    [data] = re.findall(r"data:image/png;base64,([^\"]+)", hostile_page())
+def test_pictures_are_png_inside_the_page(template: Path) -> None:
+    [data] = re.findall(r"data:image/png;base64,([^\"]+)", render(template))
     assert base64.b64decode(data).startswith(b"\x89PNG")
 
 
-def test_picture_from_a_file_is_embedded_unchanged(tmp_path: Path) -> None:
-    figure = new_figure(1, 1)
-    figure.savefig(tmp_path / "figure.png")
-    section = Section("s", figures=[Picture(tmp_path / "figure.png", "alt")])
-    [data] = re.findall(r"base64,([^\"]+)", render_report("t", [section]))
-    assert base64.b64decode(data) == (tmp_path / "figure.png").read_bytes()
+def test_picture_from_a_file_is_embedded_unchanged(template: Path) -> None:
+    path = template.parent / "figure.png"
+    [data] = re.findall(r"base64,([^\"]+)", render(template, image=path))
+    assert base64.b64decode(data) == path.read_bytes()
 
 
-def test_contents_link_to_their_sections() -> None:
-    page = render_report("t", [Section("one"), Section("two")])
-    reader = read(page)
-    links = [a["href"] for tag, a in reader.tags if tag == "a"]
+def test_contents_link_to_their_sections(template: Path) -> None:
+    reader = read(render(template, titles=["one", "two"]))
+    links = [str(a["href"]) for tag, a in reader.tags if tag == "a"]
     identities = [f"#{a['id']}" for tag, a in reader.tags if tag == "section"]
-    assert links == identities == ["#section-1", "#section-2"]
+    assert links[:2] == identities == ["#section-1", "#section-2"]
 
 
-def test_numbers_are_aligned_and_words_are_not() -> None:
-    table = Table(["", "", "", ""], [["row", "0.91 ± 0.02", "12 %", "a1 words"]])
-    page = render_report("t", [Section("s", tables=[table])])
+def test_numbers_are_aligned_and_words_are_not(template: Path) -> None:
+    rows = [["row", "0.91 ± 0.02", "12 %", "a1 words"]]
+    page = render(template, rows=rows)
     assert page.count('<td class="number">') == 2
     assert "<td>a1 words</td>" in page
 
 
-def test_write_replaces_the_old_report_and_leaves_nothing_else(tmp_path: Path) -> None:
+def test_write_replaces_the_old_report_and_leaves_nothing_else(
+    template: Path, tmp_path: Path
+) -> None:
+    template.write_text("{% extends 'page.html' %}")
     path = tmp_path / "run" / "report.html"
-    write_report(path, "old", [])
-    assert write_report(path, "new", []) == path
+    write_report(path, template, "old")
+    assert write_report(path, template, "new") == path
     assert "<h1>new</h1>" in path.read_text()
     assert [entry.name for entry in path.parent.iterdir()] == ["report.html"]
 
 
-def test_links_stay_relative_paths() -> None:
-    section = Section("Parts", links=[("one & two", "a b/x.html"), ("no", "js:x()")])
-    page = render_report("t", [section])
+def test_links_stay_relative_paths(template: Path) -> None:
+    page = render(template, text="one & two", path="a b/x.html")
     assert '<a href="a%20b/x.html">one &amp; two</a>' in page
-    assert '<a href="js%3Ax%28%29">no</a>' in page
+    assert '<a href="js%3Ax%28%29">no</a>' in render(template, "no", path="js:x()")
+
+
+def test_a_page_that_lacks_what_it_shows_is_not_written(template: Path) -> None:
+    with pytest.raises(UndefinedError, match="'titles' is undefined"):
+        write_report(template.parent / "report.html", template, "t", text="")
+    assert not (template.parent / "report.html").exists()

@@ -11,9 +11,9 @@ from spectralgpt.reports.style import new_figure
 from spectralgpt.reports.training_reports import (
     describe_divergence,
     describe_fillers,
+    filler_rows,
     plot_curves,
     read_metrics,
-    scores_table,
     write_pretraining_report,
 )
 
@@ -75,7 +75,7 @@ def test_a_model_that_loses_to_a_filler_is_said_to() -> None:
 
 
 def test_table_has_the_ratio_to_the_model() -> None:
-    rows = scores_table(SCORES).rows
+    rows = filler_rows(SCORES)
     assert [row[2] for row in rows] == ["1.00", "4.00", "2.00"]
     assert np.isclose(float(rows[1][1]), SCORES["band_mean"])
 

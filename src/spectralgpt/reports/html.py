@@ -1,16 +1,15 @@
 """Self-contained HTML: one file that opens from disk, with no script and no network.
 
-`templates/page.html` draws it and escapes all text. What a report says is left to the
-modules that write one.
+A page is a jinja2 template that extends `templates/page.html`; what it says stands
+there, what it shows is handed over. All text is escaped.
 """
 
 import base64
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from spectralgpt import __version__
 from spectralgpt.atomic_files import replace_file
@@ -18,101 +17,58 @@ from spectralgpt.atomic_files import replace_file
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Picture", "Section", "Table", "render_report", "write_report"]
+__all__ = ["TEMPLATES", "render_report", "write_report"]
 
+TEMPLATES = Path(__file__).parent / "templates"
 _DOTS_PER_INCH = 130
 _NUMBER = re.compile(r"[-+\u2212]?[\d.,]+(e[-+]?\d+)?( ?[%a-zµ/]*)?( ± [\d.,]+)?")
 
 
-@dataclass(frozen=True)
-class Picture:
-    """One figure of a report.
-
-    Args:
-        image: a matplotlib figure, or the path of a PNG file.
-        alt: what the figure shows, for those who cannot see it.
-        caption: text below the figure; how to read it.
-    """
-
-    image: "Figure | Path"
-    alt: str
-    caption: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A small table: a header and rows of text."""
-
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    caption: str = ""
-
-
-@dataclass(frozen=True)
-class Section:
-    """A heading, paragraphs (separated by empty lines), figures, tables and links.
-
-    A link is (its text, a path relative to the page); other pages cannot be named.
-    """
-
-    title: str
-    text: str = ""
-    figures: Sequence[Picture] = ()
-    tables: Sequence[Table] = ()
-    links: Sequence[tuple[str, str]] = ()
-
-
 def write_report(
     path: Path,
+    template: Path,
     title: str,
-    sections: Sequence[Section],
     *,
-    summary: str = "",
     facts: Sequence[tuple[str, str]] = (),
+    **shown: Any,
 ) -> Path:
     """Write a report, replacing the file only when it is complete.
 
     Args:
         path: the HTML file.
+        template: extends page.html, and may use the macros of parts.html.
         title: heading of the page.
-        sections: the parts of the page, in order.
-        summary: paragraphs below the heading.
         facts: (value, what it is) pairs shown large at the top.
+        **shown: what the template names: texts, rows of tables, and pictures, which are
+            matplotlib figures or paths of PNG files.
 
     Returns:
         `path`.
     """
-    page = render_report(title, sections, summary=summary, facts=facts)
+    page = render_report(template, title, facts=facts, **shown)
     replace_file(path, lambda to: to.write_text(page, encoding="utf-8"))
     return path
 
 
 def render_report(
-    title: str,
-    sections: Sequence[Section],
-    *,
-    summary: str = "",
-    facts: Sequence[tuple[str, str]] = (),
+    template: Path, title: str, *, facts: Sequence[tuple[str, str]] = (), **shown: Any
 ) -> str:
     """Return the page that `write_report` writes."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        loader=FileSystemLoader([template.parent, TEMPLATES]),
         autoescape=True,
         undefined=StrictUndefined,
+        extensions=["jinja2.ext.do"],
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
     environment.filters["png"] = _to_png
     environment.tests["numeric"] = lambda cell: _NUMBER.fullmatch(cell.strip())
-    return environment.get_template("page.html").render(
-        title=title,
-        sections=sections,
-        summary=summary,
-        facts=facts,
-        version=__version__,
+    return environment.get_template(template.name).render(
+        title=title, facts=facts, version=__version__, contents=[], **shown
     )
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from spectralgpt.data.colours import class_colours
 from spectralgpt.errors import ShapeError
 from spectralgpt.metrics import POSITIVE_SCORES, Interval, Scores
-from spectralgpt.reports.html import Picture, Section, Table, write_report
+from spectralgpt.reports.html import TEMPLATES, write_report
 from spectralgpt.reports.style import (
     INK,
     draw_legend,
@@ -119,29 +119,24 @@ def write_classification_report(
         The path of the report.
     """
     first = next(iter(scores.values()))
-    sections = [_classification_scores(scores, intervals or {})]
-    if first.confusion is not None:
-        names = [entry.name for entry in first.per_class]
-        picture = Picture(
-            plot_confusion(first.confusion, names),
-            "Confusion matrix: true classes in rows, predicted ones in columns.",
-            "Left: numbers of images. Right: the same, as a share of each true class.",
-        )
-        sections.append(Section("What is taken for what", figures=[picture]))
-    sections.append(_class_section(first, "images", "average_precision"))
-    if examples is not None:
-        picture = Picture(
-            plot_predictions(examples),
-            "Example images with predicted labels and confidence: "
-            + "; ".join(examples.predicted_labels)
-            + ".",
-            "Each title is the prediction and its probability; a tick is right, a "
-            "cross wrong, with the true class below. Each image is stretched for "
-            "itself, so brightness cannot be compared between them.",
-        )
-        sections.append(Section("Example predictions", figures=[picture]))
-    facts = {_spell(name): value for name, value in first.summary.items()}
-    return _write(run, title, sections, summary, facts)
+    class_header, class_rows = _class_table(first, "images", "average_precision")
+    names = [entry.name for entry in first.per_class]
+    confusion = first.confusion
+    return _write(
+        run,
+        "classification.html",
+        title,
+        {_spell(name): value for name, value in first.summary.items()},
+        summary=summary,
+        has_intervals=bool(intervals),
+        score_header=["", *map(_spell, first.summary)],
+        score_rows=_score_rows(scores, intervals or {}),
+        confusion=None if confusion is None else plot_confusion(confusion, names),
+        class_header=class_header,
+        class_rows=class_rows,
+        examples=None if examples is None else plot_predictions(examples),
+        predicted_labels=() if examples is None else examples.predicted_labels,
+    )
 
 
 def write_map_report(
@@ -171,44 +166,35 @@ def write_map_report(
         The path of the report.
     """
     names = [entry.name for entry in scores.per_class]
-    facts = {_spell_of_map(name, scores): v for name, v in scores.summary.items()}
-    sections = [
-        _map_scores(scores, intervals, floors),
-        _class_section(scores, "pixels", "iou"),
-    ]
-    if examples:
-        picture = Picture(
-            plot_maps(examples, names, colours),
-            "Windows of the test split with their labels, the map, and its errors.",
-            "White has no label. Each image is stretched for itself, so brightness "
-            "cannot be compared between them. Of some windows drawn at random, those "
-            "with the most classes are shown.",
-        )
-        sections.append(Section("Maps beside the labels", figures=[picture]))
-    return _write(run, title, sections, summary, facts)
+    class_header, class_rows = _class_table(scores, "pixels", "iou")
+    return _write(
+        run,
+        "mapping.html",
+        title,
+        {_spell_of_map(name, scores): v for name, v in scores.summary.items()},
+        summary=summary,
+        floors=floors,
+        score_rows=_map_score_rows(scores, intervals, floors),
+        class_header=class_header,
+        class_rows=class_rows,
+        examples=plot_maps(examples, names, colours) if examples else None,
+    )
 
 
 def _write(
-    run: Path,
-    title: str,
-    sections: list[Section],
-    summary: str,
-    scores: Mapping[str, float],
+    run: Path, template: str, title: str, scores: Mapping[str, float], **shown: Any
 ) -> Path:
-    """Write the page, with the run's curves below and its first scores above."""
-    if (run / "metrics.csv").is_file():
-        curves = Picture(
-            plot_curves(run / "metrics.csv"),
-            "Training and validation curves over optimizer steps.",
-        )
-        sections.append(Section("Training curves", figures=[curves]))
+    """Write the page, with the first scores above and the run's curves below."""
+    metrics = run / "metrics.csv"
     facts = [(f"{value:.1%}", name) for name, value in scores.items()]
     return write_report(
         run / "report.html",
+        TEMPLATES / template,
         title,
-        sections,
-        summary=summary + describe_divergence(run / "metrics.csv"),
         facts=facts[:_FACTS],
+        divergence=describe_divergence(metrics),
+        curves=plot_curves(metrics) if metrics.is_file() else None,
+        **shown,
     )
 
 
@@ -223,32 +209,27 @@ def _spell_of_map(name: str, scores: Scores) -> str:
     return spelled + (f" of {scores.positive}" if is_own else "")
 
 
-def _classification_scores(
+def _score_rows(
     scores: Mapping[str, Scores], intervals: Mapping[str, Interval]
-) -> Section:
+) -> list[list[str]]:
     label, first = next(iter(scores.items()))
     rows = [
-        [label, *(f"{entry.summary.get(name, np.nan):.4f}" for name in first.summary)]
-        for label, entry in scores.items()
+        [name, *(f"{entry.summary.get(each, np.nan):.4f}" for each in first.summary)]
+        for name, entry in scores.items()
     ]
-    text = ""
-    if intervals:
-        text = "Intervals come from resampling the images: they hold for other images "
-        text += "like these, not for other places or seasons."
+    for end in ("low", "high") if intervals else ():
         level = next(iter(intervals.values())).level
-        for end in ("low", "high"):
-            values = [
-                f"{getattr(intervals[name], end):.4f}" if name in intervals else ""
-                for name in first.summary
-            ]
-            rows.append([f"{label}: {end} end of {level:.0%} interval", *values])
-    table = Table(["", *map(_spell, first.summary)], rows)
-    return Section("Scores", text, tables=[table])
+        values = [
+            f"{getattr(intervals[name], end):.4f}" if name in intervals else ""
+            for name in first.summary
+        ]
+        rows.append([f"{label}: {end} end of {level:.0%} interval", *values])
+    return rows
 
 
-def _map_scores(
+def _map_score_rows(
     scores: Scores, intervals: Mapping[str, Interval], floors: Sequence[Floor]
-) -> Section:
+) -> list[list[str]]:
     rows = []
     for name, value in scores.summary.items():
         between = intervals.get(name)
@@ -258,20 +239,13 @@ def _map_scores(
             for floor in floors
         ]
         rows.append([_spell_of_map(name, scores), f"{value:.4f}", interval, *beside])
-    header = ["score", "value", "95 % interval", *(floor.name for floor in floors)]
-    text = "Intervals come from resampling whole places: they hold for other places "
-    text += "like these, not for other regions or seasons."
-    if floors:
-        text += (
-            " Beside them is what methods reach that see single pixels: they learned "
-            f"from {floors[0].learned_from:,} drawn pixels of the training places and "
-            f"are scored on {floors[0].scored_on:,} of the same images."
-        )
-    return Section("Scores", text, tables=[Table(header, rows)])
+    return rows
 
 
-def _class_section(scores: Scores, counted: str, last: str) -> Section:
-    """Return the table of classes; its last column is there if a class has a score."""
+def _class_table(
+    scores: Scores, counted: str, last: str
+) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows; the last column is there if a class has that score."""
     header = ["class", counted, "predicted", "precision", "recall", "F1"]
     rows = [
         [
@@ -287,7 +261,7 @@ def _class_section(scores: Scores, counted: str, last: str) -> Section:
         header.append("IoU" if last == "iou" else _spell(last))
         for row, value in zip(rows, values, strict=True):
             row.append("" if np.isnan(value) else f"{value:.3f}")
-    return Section("Each class", tables=[Table(header, rows)])
+    return header, rows
 
 
 def plot_confusion(counts: NDArray[np.int64], class_names: Sequence[str]) -> "Figure":

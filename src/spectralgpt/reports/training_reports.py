@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from spectralgpt.errors import DataError, DatasetNotFoundError
 from spectralgpt.json_files import read_json
-from spectralgpt.reports.html import Picture, Section, Table, write_report
+from spectralgpt.reports.html import TEMPLATES, write_report
 from spectralgpt.reports.style import category_colours, new_figure, tidy
 from spectralgpt.text_files import read_table
 from spectralgpt.yaml_files import read_yaml
@@ -25,24 +25,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
-    "READING",
     "describe_divergence",
     "describe_fillers",
+    "filler_rows",
     "plot_curves",
     "read_metrics",
-    "scores_table",
     "write_pretraining_report",
     "write_stages_report",
 ]
-
-READING = (
-    "Rows are band composites, chosen by wavelength. Columns: the input; what the "
-    "encoder saw (a hidden band is set to mid grey, so plain grey means that all bands "
-    "shown are hidden, and a tint that only some are); the rebuilt image, in which "
-    "visible pixels are the input's own; the absolute error of hidden bands, averaged "
-    "over those shown, light grey where nothing was hidden. Input and rebuilt share "
-    "one stretch."
-)
 
 # Steps and values of one column, without the rows where it is empty.
 _Series = tuple[list[int], list[float]]
@@ -265,16 +255,14 @@ def write_pretraining_report(run: Path) -> Path:
     """
     series = read_metrics(run / "metrics.csv")
     by_name = _read_scores(run / "validation.json")
-    sections = [_curves_section(series), *_datasets_section(series)]
-    for name, scores in by_name.items():
-        title = "Held-out images against simple fillers" + (name and f": {name}")
-        text = describe_fillers(scores)
-        sections.append(Section(title, text, tables=[scores_table(scores)]))
-    sections += _reconstruction_section(run / "figures")
-    if (run / "config.yaml").is_file():
-        settings = list(_flatten(read_yaml(run / "config.yaml") or {}))
-        table = Table(["setting", "value"], settings)
-        sections.append(Section("Configuration", tables=[table]))
+    known = [n for n in _CURVES if n in series or f"val_{n}" in series]
+    datasets = {
+        column.removeprefix(_OF_DATASET): values
+        for column, values in series.items()
+        if column.startswith(_OF_DATASET)
+    }
+    epoch, drawn = _find_figures(run / "figures")
+    config = run / "config.yaml"
     facts = []
     if "loss" in series:
         steps, values = series["loss"]
@@ -286,13 +274,26 @@ def write_pretraining_report(run: Path) -> Path:
         facts.append((f"{error:.4f}", "held-out error (mean squared)"))
     return write_report(
         run / "report.html",
+        TEMPLATES / "pretraining.html",
         f"Pretraining: {run.resolve().name}",
-        sections,
-        summary="A masked autoencoder was trained to rebuild the hidden parts of "
-        "images. A low error says that hidden pixels can be predicted, not yet that "
-        "the embeddings are useful: for that, evaluate them on labels."
-        + describe_divergence(series),
         facts=facts,
+        divergence=describe_divergence(series),
+        curves=plot_curves(series, known or None),
+        curve_names=[_title(name) for name in known],
+        dataset_rows=[
+            [name, str(len(values)), f"{values[0]:.4f}", f"{values[-1]:.4f}"]
+            for name, (_, values) in datasets.items()
+        ],
+        dataset_curves=_plot_lines(datasets, "training loss by data set")
+        if datasets
+        else None,
+        fillers=[
+            (name, describe_fillers(each), filler_rows(each), each.get("images"))
+            for name, each in by_name.items()
+        ],
+        epoch=epoch,
+        drawn=drawn,
+        settings=list(_flatten(read_yaml(config) or {})) if config.is_file() else [],
     )
 
 
@@ -318,22 +319,15 @@ def _read_scores(path: Path) -> dict[str, dict[str, float]]:
         raise DataError(f"{path} is no table of scores ({error}).") from error
 
 
-def scores_table(scores: Mapping[str, float]) -> Table:
-    """Return the errors of the model and of the fillers as a table."""
+def filler_rows(scores: Mapping[str, float]) -> list[list[str]]:
+    """Return what fills, its error, and that error over the model's, as texts."""
     model = scores.get("model", math.nan)
     rows = []
     for name, title in _FILLERS.items():
         if name in scores:
             ratio = scores[name] / model if model > 0 else math.nan
             rows.append([title, f"{scores[name]:.5f}", f"{ratio:.2f}"])
-    images = scores.get("images")
-    over = f" over {images:.0f} held-out images" if images else ""
-    return Table(
-        ["filled by", "mean squared error", "error / model's error"],
-        rows,
-        f"Mean squared error of hidden pixels{over}, in scaled reflectance. All fill "
-        "the same masks.",
-    )
+    return rows
 
 
 def describe_fillers(scores: Mapping[str, float]) -> str:
@@ -358,64 +352,14 @@ def describe_fillers(scores: Mapping[str, float]) -> str:
     )
 
 
-def _curves_section(series: Mapping[str, _Series]) -> Section:
-    known = [n for n in _CURVES if n in series or f"val_{n}" in series]
-    picture = Picture(
-        plot_curves(series, known or None),
-        "Curves of " + ", ".join(map(_title, known)) + ".",
-        "Of many steps, thin lines are single ones, thick lines a moving average. The "
-        "loss is the sum "
-        "of the token term (hidden tokens, value by value) and the spectral term (sums "
-        "over the spectrum at each position).",
-    )
-    return Section("Training curves", figures=[picture])
-
-
-def _datasets_section(series: Mapping[str, _Series]) -> list[Section]:
-    lines = {
-        column.removeprefix(_OF_DATASET): values
-        for column, values in series.items()
-        if column.startswith(_OF_DATASET)
-    }
-    if not lines:
-        return []
-    rows = [
-        [name, str(len(values)), f"{values[0]:.4f}", f"{values[-1]:.4f}"]
-        for name, (_, values) in lines.items()
-    ]
-    table = Table(["data set", "logged steps", "first loss", "last loss"], rows)
-    picture = Picture(
-        _plot_lines(lines, "training loss by data set"),
-        f"Training loss of {', '.join(lines)}.",
-        "Each batch is of one data set. Levels differ with bands and scaling: compare "
-        "a curve with its own beginning.",
-    )
-    return [Section("Losses by data set", figures=[picture], tables=[table])]
-
-
-def _reconstruction_section(folder: Path) -> list[Section]:
-    """Return a section with the figures of the last epoch drawn; empty if none was."""
+def _find_figures(folder: Path) -> tuple[int, list[tuple[int, str, Path]]]:
+    """Return the last epoch drawn, and its figures: image, kind and file of each."""
     found = defaultdict(list)
     for path in sorted(folder.glob("*.png")):
         if match := _FIGURE_NAME.fullmatch(path.stem):
             found[int(match[2])].append((int(match[3]), match[1], path))
-    if not found:
-        return []
-    epoch = max(found)
-    pictures = []
-    for image, kind, path in sorted(found[epoch]):
-        if kind == "reconstruction":
-            alt = f"Held-out image {image} after epoch {epoch}: input, visible part, "
-            alt += "rebuilt image and error, for each band composite."
-            caption = f"Held-out image {image}."
-        else:
-            alt = "Measured and rebuilt spectra of four pixels of held-out image "
-            alt += f"{image}."
-            caption = "Four of its pixels, from dark to bright. Open circles were "
-            caption += "hidden from the model; the rebuilt spectrum is drawn where it "
-            caption += "had to predict."
-        pictures.append(Picture(path, alt, caption))
-    return [Section(f"Reconstructions after epoch {epoch}", READING, pictures)]
+    last = max(found, default=0)
+    return last, sorted(found[last])
 
 
 def _flatten(content: object, prefix: str = "") -> Iterable[tuple[str, str]]:
@@ -467,27 +411,18 @@ def write_stages_report(run: Path) -> Path:
     stages = _read_stages(run)
     if not stages:
         raise DataError(f"{run} holds no stage that has begun.")
-    section = Section(
-        "Stages",
-        "Each stage starts from the weights of the one before; positions are "
-        "interpolated to its image size and bands. Losses of stages with other "
-        "images, bands or mask ratios do not compare.",
-        tables=[_stages_table(stages), _stage_datasets_table(stages)],
-        links=[
-            (f"Report of stage {stage.title}", f"{stage.folder.name}/report.html")
-            for stage in stages
-        ],
-    )
     return write_report(
         run / "report.html",
+        TEMPLATES / "stages.html",
         f"Progressive pretraining: {run.resolve().name}",
-        [section, _stage_curves_section(stages)],
-        summary="A masked autoencoder was trained in stages. The model of the last "
-        "one is in checkpoints/model.",
         facts=[
             (str(len(stages)), "stages"),
             (f"{sum(stage.steps for stage in stages):,}", "optimizer steps"),
         ],
+        stages=[(stage.title, stage.folder.name) for stage in stages],
+        rows=[_stage_row(stage) for stage in stages],
+        dataset_rows=[row for stage in stages for row in _dataset_rows(stage)],
+        curves=_plot_stages(stages),
     )
 
 
@@ -523,54 +458,38 @@ def _read_contracts(path: Path) -> dict[str, Mapping[str, Any]]:
         raise DataError(f"{path} is no model's configuration ({error}).") from error
 
 
-def _stages_table(stages: Sequence[_Stage]) -> Table:
-    rows = []
-    for stage in stages:
-        values = stage.loss[1]
-        last = values[-max(1, len(values) // _LAST_SHARE) :]
-        scores = _read_scores(stage.folder / "validation.json")
-        errors = [
-            f"{name} {each['model']:.4f}".strip()
-            for name, each in scores.items()
-            if "model" in each
-        ]
-        rows.append(
-            [
-                stage.title,
-                str(stage.config["masking"]["ratio"]),
-                str(stage.config["trainer"]["epochs"]),
-                f"{stage.steps:,}",
-                f"{stage.config['optimizer']['base_lr']:g}",
-                f"{values[0]:.4f}",
-                f"{sum(last) / len(last):.4f}",
-                ", ".join(errors) or "not scored",
-            ]
-        )
-    header = ["stage", "masked", "epochs", "steps", "base lr", "first loss"]
-    return Table(
-        [*header, "last loss", "held-out error"],
-        rows,
-        "The first loss is that of the first step, the last one the mean over the last "
-        "tenth. The held-out error is the mean square over hidden pixels.",
-    )
+def _stage_row(stage: _Stage) -> list[str]:
+    values = stage.loss[1]
+    last = values[-max(1, len(values) // _LAST_SHARE) :]
+    scores = _read_scores(stage.folder / "validation.json")
+    errors = [
+        f"{name} {each['model']:.4f}".strip()
+        for name, each in scores.items()
+        if "model" in each
+    ]
+    return [
+        stage.title,
+        str(stage.config["masking"]["ratio"]),
+        str(stage.config["trainer"]["epochs"]),
+        f"{stage.steps:,}",
+        f"{stage.config['optimizer']['base_lr']:g}",
+        f"{values[0]:.4f}",
+        f"{sum(last) / len(last):.4f}",
+        ", ".join(errors) or "not scored",
+    ]
 
 
-def _stage_datasets_table(stages: Sequence[_Stage]) -> Table:
-    rows = []
-    for stage in stages:
-        own = stage.config["data"]
-        for entry in own.get("mixture") or [{}]:
-            data = {**own, "name": stage.name, "weight": 1.0, **entry}
-            contract = stage.contracts.get(data["sensor"])
-            bands = tokens = "not saved yet"
-            if contract is not None:
-                bands = str(len(contract["bands"]))
-                tokens = f"{_count_tokens(data, contract):,}"
-            row = [stage.title, str(data["name"]), str(data["sensor"]), bands]
-            size, weight = f"{data['image_size']} px", f"{data['weight']:g}"
-            rows.append([*row, size, tokens, weight])
-    header = ["stage", "data set", "sensor", "bands", "images", "tokens a sample"]
-    return Table([*header, "weight"], rows)
+def _dataset_rows(stage: _Stage) -> Iterable[list[str]]:
+    own = stage.config["data"]
+    for entry in own.get("mixture") or [{}]:
+        data = {**own, "name": stage.name, "weight": 1.0, **entry}
+        contract = stage.contracts.get(data["sensor"])
+        bands = tokens = "not saved yet"
+        if contract is not None:
+            bands = str(len(contract["bands"]))
+            tokens = f"{_count_tokens(data, contract):,}"
+        row = [stage.title, str(data["name"]), str(data["sensor"]), bands]
+        yield [*row, f"{data['image_size']} px", tokens, f"{data['weight']:g}"]
 
 
 def _count_tokens(data: Mapping[str, Any], contract: Mapping[str, Any]) -> int:
@@ -583,7 +502,7 @@ def _count_tokens(data: Mapping[str, Any], contract: Mapping[str, Any]) -> int:
     return int(groups * positions)
 
 
-def _stage_curves_section(stages: Sequence[_Stage]) -> Section:
+def _plot_stages(stages: Sequence[_Stage]) -> "Figure":
     lines: dict[str, _Series] = {}
     before = 0
     boundaries = []
@@ -592,10 +511,4 @@ def _stage_curves_section(stages: Sequence[_Stage]) -> Section:
         lines[stage.title] = ([before + step for step in steps], values)
         before += stage.steps
         boundaries.append(before)
-    picture = Picture(
-        _plot_lines(lines, "training loss", boundaries[:-1]),
-        "Training loss over all stages: " + ", ".join(lines) + ".",
-        "Steps count on from stage to stage. Thin lines are single steps, thick ones a "
-        "moving average.",
-    )
-    return Section("Training loss, stage by stage", figures=[picture])
+    return _plot_lines(lines, "training loss", boundaries[:-1])
