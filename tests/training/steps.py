@@ -14,12 +14,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from spectralgpt.models.heads import ClassificationModel
+from spectralgpt.tasks import Task
 from spectralgpt.tasks.classification import ClassificationTask, RegularizationConfig
 from spectralgpt.tasks.dense import DenseLossConfig, DenseTask
 from spectralgpt.tasks.pretraining import PretrainingTask
 from spectralgpt.training.fit import RunFolder, TrainerConfig, fit
 from spectralgpt.training.loading import EpochBatchSampler, build_loader
-from spectralgpt.training.module import Task, TrainingModule
+from spectralgpt.training.module import TrainingModule
 from spectralgpt.training.optim import OptimizerConfig
 from tests.tiny import tiny_encoder, tiny_model
 

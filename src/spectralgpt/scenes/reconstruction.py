@@ -14,8 +14,13 @@ from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import RasterItem, Window, read_raster
 from spectralgpt.scenes.windows import check_size, choose_bands
 from spectralgpt.sensors import Band
-from spectralgpt.tasks.pretraining import PretrainingTask, pixel_mask, token_means
-from spectralgpt.tasks.reconstruction import ErrorSum, band_means
+from spectralgpt.tasks.pretraining import (
+    ErrorSum,
+    PretrainingTask,
+    band_means,
+    pixel_mask,
+    token_means,
+)
 
 __all__ = ["RebuiltWindow", "centre_window", "check_pixels", "rebuild_window"]
 

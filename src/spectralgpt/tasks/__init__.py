@@ -1,1 +1,86 @@
-"""Where a model, a loss and a metric meet."""
+"""Where a model, a loss and a metric meet, and what all such tasks have in common.
+
+A step is the same however it is cut: chance is drawn from seeds of samples, and losses
+average over sums of a whole step.
+"""
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Batch", "Gather", "Task", "own_sums", "seeded"]
+
+Batch = dict[str, Any]
+
+Gather = Callable[[Tensor], Tensor]
+"""Takes the sums of a micro-batch, gives those over its whole optimizer step."""
+
+_NUMPY_SEEDS = 2**32
+
+
+def own_sums(sums: Tensor) -> Tensor:
+    """Give the sums of a batch that is a step of its own."""
+    return sums
+
+
+class Task(Protocol):
+    """Where a model, a loss and its metrics meet.
+
+    A batch is a dict of tensors; `seed` (B,) int64 holds one seed a sample, from which
+    everything random about that sample is drawn, so that a step depends on nothing
+    before it.
+    """
+
+    @property
+    def model(self) -> nn.Module:
+        """What is trained and saved."""
+        ...
+
+    def sums(self, batch: Batch) -> Tensor:
+        """Sum up what the loss averages over; sums of micro-batches add up."""
+        ...
+
+    def loss(self, batch: Batch, gather: Gather = own_sums) -> dict[str, Tensor]:
+        """Give 0-d loss terms; `loss` is minimised, the others are logged beside it.
+
+        Args:
+            batch: a micro-batch.
+            gather: turns its `sums` into those of its optimizer step, so that the mean
+                of the terms over the step's micro-batches, and that of their gradients,
+                is what all of them as one batch would give.
+        """
+        ...
+
+    def validate(self, batch: Batch) -> None:
+        """Add one held-out batch to the metrics."""
+        ...
+
+    def metrics(self) -> dict[str, float]:
+        """Give the metrics over the batches since the last call, and start anew."""
+        ...
+
+
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed the global generators that timm draws from, and put them back after.
+
+    Args:
+        seed: such as that of the batch's first sample.
+        device: whose generator is seeded beside the processor's.
+    """
+    states = random.getstate(), np.random.get_state()
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        random.seed(seed)
+        np.random.seed(seed % _NUMPY_SEEDS)
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])

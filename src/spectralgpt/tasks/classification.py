@@ -26,8 +26,8 @@ from spectralgpt.metrics import (
 )
 from spectralgpt.models.building import check_output
 from spectralgpt.models.heads import ClassificationModel, DenseModel
+from spectralgpt.tasks import Gather, own_sums, seeded
 from spectralgpt.tasks.features import prepared_batches
-from spectralgpt.tasks.seeding import Gather, own_sums, seeded
 
 __all__ = [
     "ClassificationTask",

@@ -18,7 +18,7 @@ from spectralgpt.losses import (
 from spectralgpt.metrics import confusion_counts, score_pixels
 from spectralgpt.models.building import check_output
 from spectralgpt.models.heads import DenseModel
-from spectralgpt.tasks.seeding import Gather, own_sums, seeded
+from spectralgpt.tasks import Gather, own_sums, seeded
 
 __all__ = [
     "HELD_OUT_LOSS",

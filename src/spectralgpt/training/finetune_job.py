@@ -26,8 +26,8 @@ from spectralgpt.training.transfer import TransferConfig
 if TYPE_CHECKING:
     from lightning.pytorch import Callback
 
+    from spectralgpt.tasks import Task
     from spectralgpt.training.loading import Drawable, EpochBatchSampler
-    from spectralgpt.training.module import Task
 
 __all__ = ["FinetuneJob", "run_job"]
 

@@ -1,8 +1,8 @@
-"""One LightningModule for every task; what a task is, and what a step does."""
+"""One LightningModule for every task: what a step does, and where the run is."""
 
 import math
 import time
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from spectralgpt.errors import CheckpointError, ConfigError, TrainingError
-from spectralgpt.tasks.seeding import Gather, own_sums
+from spectralgpt.tasks import Batch, Gather, Task, own_sums
 from spectralgpt.training.loading import EpochBatchSampler
 from spectralgpt.training.optim import (
     OptimizerConfig,
@@ -20,9 +20,7 @@ from spectralgpt.training.optim import (
     set_learning_rate,
 )
 
-__all__ = ["DATA", "PROGRESS", "Batch", "Task", "TrainingModule"]
-
-Batch = dict[str, Any]
+__all__ = ["DATA", "PROGRESS", "TrainingModule"]
 
 PROGRESS = "spectralgpt"
 DATA = "sample of images and labels"
@@ -31,43 +29,6 @@ _WHAT_TO_DO = (
     "Lower optimizer.base_lr, train in bf16 or fp32, or set optimizer.clip_grad_norm."
 )
 _KEPT = "The last checkpoint is from before, and was kept."
-
-
-class Task(Protocol):
-    """Where a model, a loss and its metrics meet.
-
-    A batch is a dict of tensors; `seed` (B,) int64 holds one seed a sample, from which
-    everything random about that sample is drawn, so that a step depends on nothing
-    before it.
-    """
-
-    @property
-    def model(self) -> nn.Module:
-        """What is trained and saved."""
-        ...
-
-    def sums(self, batch: Batch) -> Tensor:
-        """Sum up what the loss averages over; sums of micro-batches add up."""
-        ...
-
-    def loss(self, batch: Batch, gather: Gather = own_sums) -> dict[str, Tensor]:
-        """Give 0-d loss terms; `loss` is minimised, the others are logged beside it.
-
-        Args:
-            batch: a micro-batch.
-            gather: turns its `sums` into those of its optimizer step, so that the mean
-                of the terms over the step's micro-batches, and that of their gradients,
-                is what all of them as one batch would give.
-        """
-        ...
-
-    def validate(self, batch: Batch) -> None:
-        """Add one held-out batch to the metrics."""
-        ...
-
-    def metrics(self) -> dict[str, float]:
-        """Give the metrics over the batches since the last call, and start anew."""
-        ...
 
 
 class TrainingModule(LightningModule):
