@@ -128,99 +128,42 @@ def write_papers(folder: Path, papers: Papers) -> None:
     rows = papers.class_rows()
     with (folder / "classes.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([heading, *rows])
-    text = _readme(papers, heading, rows)
+    text = _fill_card(papers, heading, rows)
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
-def _readme(
+def _fill_card(
     papers: Papers, heading: Sequence[str], rows: Sequence[Sequence[str]]
 ) -> str:
-    layout, rules, labels = papers.layout, papers.rules, papers.labels
-    bands = papers.labelled.scenes[0].item.bands
-    height_m, width_m = papers.labelled.scenes[0].pixel_m
-    pixel = f"{height_m:g}" if height_m == width_m else f"{height_m:g} x {width_m:g}"
-    scenes = [
-        [s.path.resolve().name, s.date, _crs(s), f"{s.shape[0]} x {s.shape[1]}"]
-        for s in papers.labelled.scenes
-    ]
-    notes = "".join(f"- {note}\n" for note in papers.notes)
-    return f"""# {papers.name}
+    from jinja2 import Environment, StrictUndefined
 
-Tiles with a class for every pixel, made by spectralgpt {__version__}.
-
-![Scene, blocks, labels and sample tiles](overview.png)
-
-- Licence: {papers.licence or "not stated"}
-- Tiles: {len(papers.tiles)} of {rules.tile_px} x {rules.tile_px} px, {pixel} m each
-- Images: float32 reflectance, NaN where nothing was measured
-- Sensor: {papers.labelled.scenes[0].item.sensor.title}
-- Bands: {", ".join(band.name for band in bands)}; each file names them
-- Masks: uint8 on the same pixels, {UNLABELLED} where there is no label
-
-## Scenes
-
-{_table(["scene", "date", "CRS", "pixels"], scenes)}
-## Labels
-
-From `{labels.labels.name}`{_which(labels)}.
-
-- A pixel takes the class {_rule(labels)}.
-- Of polygons that overlap, the later one in the file counts.
-- Where there is no label, {_rest(labels)}.
-{notes}
-## Classes
-
-{_table(heading, rows)}
-## Splits
-
-{_table(["split", "tiles", "blocks", "labelled pixels"], papers.split_rows())}
-- A block of {layout.block_m:g} m lies in one split, whole.
-- Tiles of different blocks are at least {layout.gap_m:g} m apart.
-- Of each tile, {rules.min_labelled:.0%} or more are labelled.
-
-Results hold for ground near these scenes, not for other regions or seasons.
-
-## Use
-
-```
-spectralgpt finetune segmentation --data {papers.name}/labels.yaml --model CHECKPOINT \\
-    --output runs/{papers.name}
-```
-
-`statistics.json` holds reflectance of the training tiles by band: mean, standard
-deviation, 1st and 99th percentile on windows drawn at random, and the extremes of all.
-
-## Made by
-
-```
-{shlex.join(papers.command)}
-```
-"""
-
-
-def _which(labels: LabelSource) -> str:
-    layer = f", layer {labels.layer}" if labels.layer is not None else ""
-    column = f", column `{labels.class_column}`" if labels.class_column else ""
-    return layer + column
-
-
-def _rule(labels: LabelSource) -> str:
-    if labels.all_touched:
-        return "of any polygon that touches it"
-    return "that lies at its centre"
-
-
-def _rest(labels: LabelSource) -> str:
-    if labels.background is not None:
-        return f"the class is {labels.background}"
-    return f"masks hold {UNLABELLED}, and nothing is scored"
+    first = papers.labelled.scenes[0]
+    height_m, width_m = first.pixel_m
+    environment = Environment(
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    card = Path(__file__).with_name("card.md").read_text(encoding="utf-8")
+    return environment.from_string(card).render(
+        papers=papers,
+        rules=papers.rules,
+        labels=papers.labels,
+        first=first,
+        pixel=f"{height_m:g}" + (f" x {width_m:g}" if height_m != width_m else ""),
+        scenes=[
+            [s.path.resolve().name, s.date, _crs(s), f"{s.shape[0]} x {s.shape[1]}"]
+            for s in papers.labelled.scenes
+        ],
+        class_heading=heading,
+        class_rows=rows,
+        unlabelled=UNLABELLED,
+        version=__version__,
+        command=shlex.join(papers.command),
+    )
 
 
 def _crs(scene: Scene) -> str:
     text = str(scene.grid.crs)
     return text if len(text) <= 40 else text.split('"')[1]
-
-
-def _table(heading: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    lines = [heading, ["---"] * len(heading), *rows]
-    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
