@@ -9,7 +9,7 @@ from torch import Tensor
 
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import RasterItem, describe_raster
-from spectralgpt.scenes.mapping import Mapper, MapStrip
+from spectralgpt.scenes.maps import Mapper, MapStrip
 from tests.dense_files import BANDS, contract, image_of, write_sensor
 from tests.raster_files import write_tiff
 

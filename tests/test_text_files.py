@@ -7,7 +7,7 @@ import pytest
 
 from spectralgpt.data.label_files import read_csv
 from spectralgpt.errors import DataError
-from spectralgpt.jobs.scene_lists import list_scenes
+from spectralgpt.scenes.inputs import list_scenes
 from spectralgpt.text_files import decode_text, read_table, read_text
 
 NAMES = "image,label\nforêt.tif,forêt\n"

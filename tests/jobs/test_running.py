@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from spectralgpt.errors import ConfigError
-from spectralgpt.jobs.manifests import write_items
-from spectralgpt.jobs.plans import Plan
-from spectralgpt.jobs.records import RecordFolder, SceneRecord
+from spectralgpt.jobs.kinds import Plan
+from spectralgpt.jobs.records import RecordFolder, SceneRecord, write_items
 from spectralgpt.jobs.running import JobOutcome, plan_job, run_job
 from tests.job_kinds import NotingJob, count_notes, of_one_date, write_scenes
 

@@ -18,8 +18,7 @@ from spectralgpt.reports.reconstructions import (
     visible_picture,
 )
 from spectralgpt.reports.style import Stretch
-from spectralgpt.scenes.rebuilt_scores import WindowScores, score_window
-from spectralgpt.scenes.reconstruction import RebuiltWindow
+from spectralgpt.scenes.reconstruction import RebuiltWindow, WindowScores, score_window
 from spectralgpt.sensors import load_sensor
 
 BANDS = load_sensor("sentinel-2-l2a").select(["B02", "B03", "B04", "B08"])

@@ -11,8 +11,7 @@ from rasterio import Affine
 from spectralgpt.errors import ConfigError, DataError, OutputError
 from spectralgpt.models.building import plain_parts, quantize_encoder
 from spectralgpt.rasters import Grid, Layers, class_layers, read_class_rows, row_files
-from spectralgpt.scenes.fingerprints import digest_model
-from spectralgpt.scenes.unfinished import making_maps
+from spectralgpt.scenes.unfinished import digest_model, making_maps
 from tests.tiny import tiny_model
 
 GRID = Grid(6, 5, Affine(10, 0, 0, 0, -10, 0), "EPSG:32632")

@@ -32,8 +32,8 @@ def run(args: Namespace) -> Path:
     from spectralgpt.cli.images import prepare_outputs
     from spectralgpt.reports.scene_pictures import write_class_picture
     from spectralgpt.reports.style import category_colours
-    from spectralgpt.scenes.clustering import fit_clusters, write_map
     from spectralgpt.scenes.embedding_rasters import name_results, open_alike
+    from spectralgpt.scenes.similarity import fit_clusters, write_map
 
     targets = name_results(args.inputs, args.output, "clusters")
     prepare_outputs(args.output, targets, args.overwrite)

@@ -87,8 +87,7 @@ def run(args: Namespace) -> Path:
     from spectralgpt.cli.results import print_failures
     from spectralgpt.scenes.inputs import list_inputs, over_area
     from spectralgpt.scenes.loading import in_precision, load_on_device
-    from spectralgpt.scenes.runs import embed_files
-    from spectralgpt.scenes.tables import table_path
+    from spectralgpt.scenes.tables import embed_files, table_path
 
     console = Console(stderr=True)
     is_raster = args.format == "geotiff"
@@ -133,7 +132,7 @@ def _to_rasters(args: Namespace, loaded: "LoadedModel", console: "Console") -> P
     from spectralgpt.cli.images import counting, format_of
     from spectralgpt.cli.results import print_failures
     from spectralgpt.reports.scene_pictures import write_component_picture
-    from spectralgpt.scenes.cells import CellOptions
+    from spectralgpt.scenes.embedding import CellOptions
     from spectralgpt.scenes.embedding_rasters import RasterOptions, embed_to_rasters
     from spectralgpt.scenes.inputs import list_inputs, over_area
     from spectralgpt.scenes.loading import in_precision

@@ -91,7 +91,7 @@ def run_and_report(job: "Job", args: Namespace) -> Path:
     Raises:
         DataError: scenes failed.
     """
-    from spectralgpt.jobs.plans import load_job
+    from spectralgpt.jobs.kinds import load_job
     from spectralgpt.jobs.running import plan_job, run_job
 
     console = Console(stderr=True)
@@ -122,7 +122,7 @@ def _list_scenes(args: Namespace, job: "ReadyJob") -> list[tuple[Path, ...]]:
     Raises:
         ConfigError: the job is for another number of dates.
     """
-    from spectralgpt.jobs.scene_lists import list_pairs, list_scenes
+    from spectralgpt.scenes.inputs import list_pairs, list_scenes
 
     check_dates(args.model, job.num_dates, args.scenes, args)
     if job.num_dates == 2:

@@ -113,8 +113,7 @@ def _list_inputs(
 ) -> tuple[list[tuple[Path, ...]], "ImageFormat"]:
     from spectralgpt.cli.images import check_dates, format_of
     from spectralgpt.data.dense import CHANGE
-    from spectralgpt.scenes.inputs import list_inputs, over_area
-    from spectralgpt.scenes.pairs import match_pairs
+    from spectralgpt.scenes.inputs import list_inputs, match_pairs, over_area
 
     check_dates(args.model, 2 if task == CHANGE else 1, args.inputs, args)
     if task != CHANGE:

@@ -110,7 +110,7 @@ def _classify(args: Namespace, loaded: "LoadedModel", console: "Console") -> Pat
     from spectralgpt.cli.images import counting, format_of
     from spectralgpt.cli.results import print_failures
     from spectralgpt.scenes.inputs import list_inputs, over_area
-    from spectralgpt.scenes.runs import predict_files
+    from spectralgpt.scenes.tables import predict_files
 
     of_maps = ("before", "after", "probabilities", "polygons", "test_flips")
     given = [f"--{name}" for name in of_maps if getattr(args, name)]

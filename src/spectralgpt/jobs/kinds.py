@@ -1,30 +1,38 @@
-"""The kinds of jobs: what is to be done with every scene, as plain values.
+"""The kinds of jobs, and the plan of one that all processes agree on, as plain values.
 
 A job travels to other processes and machines, which load its model themselves.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import json
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import cached_property, lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+from spectralgpt import __version__
+from spectralgpt.atomic_files import replace_file
 from spectralgpt.data.colours import class_colours
 from spectralgpt.data.dense import CHANGE
 from spectralgpt.data.formats import ImageFormat
+from spectralgpt.errors import ConfigError
+from spectralgpt.json_files import read_json
 from spectralgpt.models.building import Quantization
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters.embeddings import NumberType
 from spectralgpt.rasters.maps import LEGEND_SUFFIX
 from spectralgpt.reports.scene_pictures import write_component_picture, write_quick_look
-from spectralgpt.scenes.cells import CellOptions
+from spectralgpt.scenes.embedding import CellOptions
 from spectralgpt.scenes.embedding_rasters import (
     RasterOptions,
     embed_to_raster,
     fingerprint,
     write_embedding_item,
 )
-from spectralgpt.scenes.fingerprints import digest_model
-from spectralgpt.scenes.inputs import describe_input
+from spectralgpt.scenes.inputs import describe_input, polygons_path, probabilities_path
 from spectralgpt.scenes.loading import (
     Precision,
     build_mapper,
@@ -32,14 +40,27 @@ from spectralgpt.scenes.loading import (
     load_on_device,
     stated_contract,
 )
-from spectralgpt.scenes.map_names import polygons_path, probabilities_path
 from spectralgpt.scenes.maps import MapOptions, map_image, write_map_item
+from spectralgpt.scenes.unfinished import digest_facts, digest_model
 
-__all__ = ["EmbedJob", "Job", "PredictJob", "ReadyJob", "Worker"]
+__all__ = [
+    "EmbedJob",
+    "Job",
+    "Plan",
+    "PredictJob",
+    "ReadyJob",
+    "Worker",
+    "check_plan",
+    "load_job",
+    "versions",
+    "write_plan",
+]
 
 Progress = Callable[[float], None]
 Worker = Callable[[tuple[Path, ...], Path, Progress | None], list[Path]]
 """Does a scene: its dates, the raster to make, progress 0..1; returns what it made."""
+_FILE = "job.json"
+_OTHERS = ("torch", "rasterio")
 
 
 @dataclass(frozen=True)
@@ -215,3 +236,104 @@ class EmbedJob:
 
 Job = PredictJob | EmbedJob
 """What is to be done with every scene."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A job and where its outputs go.
+
+    Args:
+        job: what is done with every scene.
+        output: its folder, an absolute path.
+        weights: digest of the model.
+        run: id of this run, unlike those of all others.
+        version: of this package, which all processes must have.
+    """
+
+    job: Job
+    output: Path
+    weights: str
+    run: str = field(default_factory=lambda: uuid4().hex)
+    version: str = __version__
+
+    @cached_property
+    def configuration(self) -> str:
+        """Digest of model and options: outputs of the same are not made again."""
+        return digest_facts(self.facts)
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """Model and options, by the words that a user knows them by."""
+        plain = {name: _plain(value) for name, value in self.job.settings.items()}
+        return {"model": self.weights, **plain}
+
+    def target(self, name: str) -> Path:
+        """Return the raster that is made of a scene."""
+        return self.output / "scenes" / f"{name}.tif"
+
+
+def _plain(value: Any) -> str:
+    """Say a setting in words; of what is stated about images what is not as usual."""
+    if not isinstance(value, ImageFormat):
+        return str(value)
+    usual = ImageFormat()
+    rows = [(each.name, getattr(value, each.name)) for each in fields(value)]
+    return ", ".join(f"{k}={v}" for k, v in rows if v != getattr(usual, k))
+
+
+@lru_cache(maxsize=1)
+def load_job(job: Job) -> ReadyJob:
+    """Load the model of a job, once a process."""
+    return job.load()
+
+
+def check_plan(plan: Plan) -> None:
+    """Refuse a folder that another job was done in.
+
+    Raises:
+        ConfigError: it was; says what differs.
+    """
+    path = plan.output / _FILE
+    if not path.is_file():
+        return
+    try:
+        found = read_json(path)["facts"]
+        is_known = isinstance(found, Mapping)
+    except (OSError, ValueError, KeyError, TypeError):
+        is_known = False
+    if not is_known:
+        raise ConfigError(
+            f"{path} cannot be read: choose another --output, or pass --overwrite."
+        )
+    stated = plan.facts
+    differing = [
+        key for key in {**stated, **found} if stated.get(key) != found.get(key)
+    ]
+    if differing:
+        raise ConfigError(
+            f"{plan.output} holds scenes done with another {' and '.join(differing)}: "
+            "pass --overwrite to do the scenes again, or choose another --output."
+        )
+
+
+def write_plan(plan: Plan) -> None:
+    """Write the file that says what is done with every scene.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    said = {
+        "model": plan.job.model,
+        "configuration": plan.configuration,
+        "facts": plan.facts,
+        "versions": versions(),
+    }
+    text = json.dumps(said, indent=2, ensure_ascii=False) + "\n"
+    path = plan.output / _FILE
+    replace_file(path, lambda made: made.write_text(text, encoding="utf-8"))
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the programs that matter for the outputs."""
+    others = {name: version(name) for name in _OTHERS}
+    return {"spectralgpt": __version__, "python": platform.python_version(), **others}

@@ -3,10 +3,12 @@
 A record is changed only by the process that holds its scene's lock, and is replaced
 whole. The system frees the lock when a process ends, however it ends, so that a scene
 that is locked is being worked on and one that says `running` without a lock was
-interrupted.
+interrupted. Manifest and STAC item collection are made of the records, at any time.
 """
 
 import contextlib
+import json
+import logging
 import os
 import re
 import socket
@@ -15,22 +17,32 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
 from spectralgpt.atomic_files import replace_file
-from spectralgpt.errors import ConfigError
-from spectralgpt.json_files import checked_line, parse_checked
-from spectralgpt.scenes.map_names import SCENE_SUFFIXES
+from spectralgpt.errors import ConfigError, DataError
+from spectralgpt.json_files import checked_line, parse_checked, read_json
+from spectralgpt.scenes.inputs import SCENE_SUFFIXES
 
-__all__ = ["RecordFolder", "SceneRecord", "Status", "this_process"]
+__all__ = [
+    "MANIFEST",
+    "RecordFolder",
+    "SceneRecord",
+    "Status",
+    "this_process",
+    "write_items",
+    "write_manifest",
+]
 
 Status = Literal["waiting", "running", "done", "failed", "interrupted"]
 _FOLDER = ".records"
 _NOT_IN_NAMES = re.compile(r"[^\w.+-]+", re.ASCII)
 _LONGEST_NAME = 150
 _DIGITS = 8
+MANIFEST = "manifest.jsonl"
+_ITEMS = "items.json"
 
 
 @dataclass(frozen=True)
@@ -51,7 +63,7 @@ class SceneRecord:
         started: time of the last attempt, UTC.
         host: machine and process of the last attempt.
         run: id of the run that made it.
-        configuration: digest of model and options, see `spectralgpt.jobs.plans`.
+        configuration: digest of model and options, see `spectralgpt.jobs.kinds`.
         versions: of the programs that matter for the outputs.
     """
 
@@ -225,3 +237,67 @@ def _parse(path: Path) -> SceneRecord | None:
             outputs = tuple(map(str, values.pop("outputs")))
             return SceneRecord(**values, outputs=outputs)
     return None
+
+
+logger = logging.getLogger(__name__)
+
+
+def write_manifest(output: Path) -> None:
+    """Write manifest.jsonl: a line for each scene that the folder knows, by id.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    store = RecordFolder(output)
+    # Of several runs none may put back what it read before another one wrote.
+    with store.registering():
+        lines = [record.to_line() for record in store.read_all()]
+        _replace_text(output / MANIFEST, "".join(lines))
+
+
+def write_items(output: Path) -> int:
+    """Write items.json, a STAC item collection of the scenes that are done.
+
+    Scenes without a georeference or a day have no STAC item, and are left out.
+
+    Returns:
+        How many there are.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    store = RecordFolder(output)
+    with store.registering():
+        paths = [
+            output / name
+            for record in store.read_all()
+            if record.status == "done"
+            for name in record.outputs
+            if name.endswith(".json")
+        ]
+        # What someone has deleted is done again by the next run.
+        read = (_read_item(path) for path in paths if path.is_file())
+        items = [item for item in read if item is not None]
+        collection = {"type": "FeatureCollection", "features": items}
+        _replace_text(output / _ITEMS, json.dumps(collection, ensure_ascii=False))
+    return len(items)
+
+
+def _replace_text(path: Path, text: str) -> None:
+    replace_file(path, lambda made: made.write_text(text, encoding="utf-8"))
+
+
+def _read_item(path: Path) -> dict[str, Any] | None:
+    """Read an item that a scene's work wrote, with addresses from one folder above."""
+    try:
+        item: dict[str, Any] = read_json(path)
+        for asset in item["assets"].values():
+            asset["href"] = f"./{path.parent.name}/{asset['href'].removeprefix('./')}"
+    except (DataError, KeyError, TypeError, AttributeError):
+        logger.warning(
+            "%s is damaged, so %s lacks it: delete it and run the job again.",
+            path,
+            _ITEMS,
+        )
+        return None
+    return item

@@ -7,12 +7,15 @@ from pathlib import Path
 
 from spectralgpt.atomic_files import remove_leftovers
 from spectralgpt.errors import ConfigError
-from spectralgpt.jobs.attempts import Attempt, is_done
-from spectralgpt.jobs.engines import Engine, Lost, in_this_process
-from spectralgpt.jobs.kinds import Job, Progress
-from spectralgpt.jobs.manifests import MANIFEST, write_items, write_manifest
-from spectralgpt.jobs.plans import Plan, check_plan, load_job, write_plan
-from spectralgpt.jobs.records import RecordFolder, SceneRecord
+from spectralgpt.jobs.engines import Attempt, Engine, Lost, in_this_process, is_done
+from spectralgpt.jobs.kinds import Job, Plan, Progress, check_plan, load_job, write_plan
+from spectralgpt.jobs.records import (
+    MANIFEST,
+    RecordFolder,
+    SceneRecord,
+    write_items,
+    write_manifest,
+)
 
 __all__ = ["JobOutcome", "plan_job", "run_job"]
 
@@ -68,7 +71,7 @@ def run_job(
     Args:
         plan: what is done, and where.
         scenes: the dates of each, as many as the job takes; see
-            `spectralgpt.jobs.scene_lists`.
+            `spectralgpt.scenes.inputs`.
         retries: further attempts at a scene.
         pause_s: before the first further round; longer before those after it.
         overwrite: do all scenes again, also what was done with another model.

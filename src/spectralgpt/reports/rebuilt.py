@@ -16,8 +16,12 @@ from spectralgpt.reports.reconstructions import (
     spread_bands,
     varied_pixels,
 )
-from spectralgpt.scenes.rebuilt_scores import BandScore, score_window, write_scores
-from spectralgpt.scenes.reconstruction import RebuiltWindow
+from spectralgpt.scenes.reconstruction import (
+    BandScore,
+    RebuiltWindow,
+    score_window,
+    write_scores,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -20,7 +20,7 @@ from spectralgpt.reports.style import (
     paint_bands,
     tidy,
 )
-from spectralgpt.scenes.rebuilt_scores import BandScore, WindowScores
+from spectralgpt.scenes.reconstruction import BandScore, WindowScores
 from spectralgpt.sensors import Band
 
 if TYPE_CHECKING:

@@ -23,8 +23,7 @@ from spectralgpt.reports.style import (
     paint_bands,
     read_picture,
 )
-from spectralgpt.scenes.mapping import Mapper
-from spectralgpt.scenes.maps import SceneMap
+from spectralgpt.scenes.maps import Mapper, SceneMap
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,21 +1,101 @@
-"""Embeddings of whole scenes: one a window, or one a token cell without seams."""
+"""Embeddings of whole scenes: one a window, or one a token cell without seams.
+
+A cell is a patch, or a part of one: windows that lie between the patches of others show
+the encoder each place in several cuttings, and cells hold what the patches centred on
+them say. Memory follows the scene's width, not its size.
+"""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from math import gcd
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from spectralgpt.errors import ConfigError
 from spectralgpt.models.building import check_output
 from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.preprocessing import Preprocessing
-from spectralgpt.rasters import RasterItem, Window
+from spectralgpt.rasters import OpenFiles, Raster, RasterItem, Window, read_raster
+from spectralgpt.rasters.footprints import coarsen
 from spectralgpt.rasters.geometry import Grid
-from spectralgpt.scenes.cells import CellOptions, cell_grid, embed_strips
-from spectralgpt.scenes.windows import Fit, check_size, choose_bands, prepared_windows
+from spectralgpt.scenes.strips import RowBlender
+from spectralgpt.scenes.windows import (
+    Fit,
+    check_size,
+    choose_bands,
+    cover_axis,
+    prepared_windows,
+    stride_px,
+)
+from spectralgpt.sensors import Band
 
-__all__ = ["SceneEmbedding", "embed_scene", "embed_windows"]
+__all__ = [
+    "CellOptions",
+    "CellStrip",
+    "SceneEmbedding",
+    "cell_grid",
+    "embed_scene",
+    "embed_strips",
+    "embed_windows",
+    "position_response",
+]
+
+
+FloatArray = NDArray[np.float32]
+_FLAT_LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+@dataclass(frozen=True)
+class CellOptions:
+    """How a scene is embedded.
+
+    Args:
+        cell_px: side of a cell, px; divides the patch. None takes the patch.
+        overlap: share of a window that its neighbour covers again, 0 to below 1; cells
+            smaller than a patch may need more.
+        batch_size: windows encoded at once.
+    """
+
+    cell_px: int | None = None
+    overlap: float = 0.5
+    batch_size: int = 16
+
+    def side(self, patch: int) -> int:
+        """Return the side of a cell, px.
+
+        Raises:
+            ConfigError: it does not divide the patch.
+        """
+        side = patch if self.cell_px is None else self.cell_px
+        if side < 1 or patch % side:
+            fitting = [str(s) for s in range(1, patch + 1) if patch % s == 0]
+            raise ConfigError(
+                f"cells of {side} px do not divide the model's patches of {patch} px: "
+                f"use {', '.join(fitting)}."
+            )
+        return side
+
+
+@dataclass(frozen=True)
+class CellStrip:
+    """A few rows of cells, over the whole width of the scene.
+
+    Args:
+        row: the first of them.
+        values: (rows, columns, D); 0 where no window showed anything.
+        valid: (rows, columns), share of valid pixels in each cell, 0..1.
+        reflectance: (rows, columns, C), mean over each cell's valid pixels, 0 where
+            there is none.
+    """
+
+    row: int
+    values: FloatArray
+    valid: FloatArray
+    reflectance: FloatArray
 
 
 @dataclass(frozen=True)
@@ -49,7 +129,7 @@ def embed_scene(
     """Embed every token cell of a scene.
 
     Each cell is the mean over the windows it is in and over the spectral groups; see
-    `spectralgpt.scenes.cells.embed_strips`, which needs no more memory than a strip.
+    `embed_strips`, which needs no more memory than a strip.
 
     Args:
         encoder: its device is used.
@@ -93,7 +173,7 @@ def embed_windows(
         encoder: its device is used.
         preprocessing: the encoder's contract.
         item: the file.
-        fit: see `spectralgpt.scenes.windows.prepared_windows`.
+        fit: see `prepared_windows`.
         batch_size: windows encoded at once.
 
     Yields:
@@ -107,3 +187,223 @@ def embed_windows(
         with torch.inference_mode():
             pooled = check_output(encoder.pooled(images.to(device)).float().cpu())
         yield from zip(windows, pooled.numpy(), strict=True)
+
+
+def cell_grid(
+    item: RasterItem, preprocessing: Preprocessing, place: Window | None, side: int
+) -> Grid:
+    """Return the grid whose pixels are the cells of a scene, or of a part of it.
+
+    The last row and column may reach beyond the scene.
+    """
+    scene = item.grid(choose_bands(preprocessing, item))
+    return coarsen(scene, place or Window(0, 0, scene.height, scene.width), side)
+
+
+def embed_strips(
+    encoder: SpectralEncoder,
+    preprocessing: Preprocessing,
+    item: RasterItem,
+    options: CellOptions | None = None,
+    *,
+    place: Window | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[CellStrip]:
+    """Embed every cell of a scene, from the top down.
+
+    Windows of the model's image size overlap. A cell is the mean of the tokens whose
+    centre lies on it, or on its corner where patches have an even number of cells a
+    side, over all windows, weighted towards their centres, so that window borders leave
+    no seam. What only tells where in the window a token lies is subtracted (see
+    `position_response`). Beyond the scene's edge pixels are mirrored.
+
+    Args:
+        encoder: its device is used.
+        preprocessing: the encoder's contract.
+        item: the scene.
+        options: how.
+        place: part of the scene; None embeds all of it.
+        progress: called with (windows done, windows in all).
+
+    Yields:
+        Rows; together all cells of `cell_grid`.
+
+    Raises:
+        BandError: the scene lacks a band of the model.
+        ShapeError: the scene is smaller than a token.
+        ConfigError: the cells do not divide a patch.
+    """
+    options = options or CellOptions()
+    patch, size = encoder.patch_size, preprocessing.image_size
+    cell = options.side(patch)
+    bands = choose_bands(preprocessing, item)
+    check_size(item, bands, patch)
+    scene = item.grid(bands)
+    place = place or Window(0, 0, scene.height, scene.width)
+    grid = coarsen(scene, place, cell)
+    rows = _starts(grid.height * cell, size, patch, cell, options.overlap)
+    columns = _starts(grid.width * cell, size, patch, cell, options.overlap)
+    encode = _Encode(encoder, preprocessing, cell)
+    span = columns[-1] + size - columns[0]
+    blender = RowBlender(encode.width, span // cell, size // cell)
+    left, done = -columns[0] // cell, 0
+    files = OpenFiles()
+    try:
+        for row, below in pairwise([*rows, grid.height * cell]):
+            raster = _read_strip(
+                item, bands, place, (row, columns[0], size, span), files
+            )
+            for begin in range(0, len(columns), options.batch_size):
+                part = columns[begin : begin + options.batch_size]
+                encode.add(blender, raster, [start - columns[0] for start in part])
+                done += len(part)
+                if progress is not None:
+                    progress(done, len(rows) * len(columns))
+            strip = _cells_of(blender.take((below - row) // cell), raster, cell)
+            seen = np.s_[max(0, -row) // cell :, left : left + grid.width]
+            if below > 0:
+                yield CellStrip(max(0, row) // cell, *(part[seen] for part in strip))
+    finally:
+        files.close()
+
+
+def position_response(encoder: SpectralEncoder, size: int) -> FloatArray:
+    """Return what cells hold for where they lie in a window, whatever it shows.
+
+    A map of embeddings would show it as stripes that repeat with the windows. It is the
+    mean response to flat images, less its own mean over the cells, and so depends on
+    the encoder alone.
+
+    Args:
+        encoder: its device is used.
+        size: side of a window, px.
+
+    Returns:
+        (Hp, Wp, D).
+    """
+    levels = torch.tensor(_FLAT_LEVELS).reshape(-1, 1, 1, 1)
+    flat = levels.expand(-1, encoder.num_bands, size, size)
+    response = _encode(encoder, flat).mean(axis=0)
+    centred: FloatArray = response - response.mean(axis=(0, 1))
+    return centred
+
+
+class _Encode:
+    """Encodes windows of a strip and adds their tokens to a blender of cells."""
+
+    def __init__(
+        self,
+        encoder: SpectralEncoder,
+        preprocessing: Preprocessing,
+        cell: int,
+    ) -> None:
+        self._encoder, self._preprocessing = encoder, preprocessing
+        self._cell = cell
+        size, self._parts = preprocessing.image_size, encoder.patch_size // cell
+        self._by_place = position_response(encoder, size)
+        # Cells on, or beside, the centre of a token.
+        at = np.arange(size // cell) % self._parts
+        is_core = np.abs(2 * at + 1 - self._parts) <= 1
+        self._is_core = np.outer(is_core, is_core)
+
+    @property
+    def width(self) -> int:
+        """Numbers a cell."""
+        return int(self._by_place.shape[-1])
+
+    def add(self, blender: RowBlender, strip: Raster, starts: list[int]) -> None:
+        """Add the windows of a strip that begin at these of its columns, px."""
+        size = self._preprocessing.image_size
+        shown, images = [], []
+        for start in starts:
+            at = np.s_[..., start : start + size]
+            # A hole in a scene is no error: its cells are marked as not valid.
+            if strip.valid[at].any():
+                part = replace(strip, pixels=strip.pixels[at], valid=strip.valid[at])
+                shown.append(start)
+                images.append(torch.from_numpy(self._preprocessing.prepare(part)[0]))
+        if not images:
+            return
+        tokens = _encode(self._encoder, torch.stack(images))
+        tokens -= self._by_place
+        for start, values in zip(shown, tokens, strict=True):
+            cells = np.moveaxis(values, -1, 0)
+            cells = cells.repeat(self._parts, axis=1).repeat(self._parts, axis=2)
+            blender.add(start // self._cell, cells, self._is_core)
+
+
+def _starts(length: int, size: int, patch: int, cell: int, overlap: float) -> list[int]:
+    """Return the first pixels of windows along an axis; some lie before or beyond it.
+
+    With cells smaller than a patch, windows step so that each cell is met by patches in
+    every cutting: `patch // cell` windows in turn cover it, no two alike.
+    """
+    parts = patch // cell
+    if parts == 1:
+        return cover_axis(length, size, stride_px(size, overlap, patch))
+    most = min(stride_px(size, overlap, cell), size // parts)
+    stride = next(
+        step
+        for step in range(most // cell * cell, 0, -cell)
+        if gcd(step // cell, parts) == 1
+    )
+    return list(range(-(parts - 1) * stride, length, stride))
+
+
+def _read_strip(
+    item: RasterItem,
+    bands: tuple[Band, ...],
+    place: Window,
+    box: tuple[int, int, int, int],
+    files: OpenFiles,
+) -> Raster:
+    """Read (row, column, height, width) of `place`, mirrored beyond its edges."""
+    row, column, height, width = box
+    top, left = max(0, row), max(0, column)
+    bottom = min(row + height, place.height)
+    right = min(column + width, place.width)
+    window = Window(place.row + top, place.column + left, bottom - top, right - left)
+    raster = read_raster(item, bands, window, files=files)
+    missing = (
+        (0, 0),
+        (top - row, row + height - bottom),
+        (left - column, column + width - right),
+    )
+    return replace(
+        raster,
+        pixels=np.pad(raster.pixels, missing, mode="symmetric"),
+        valid=np.pad(raster.valid, missing, mode="symmetric"),
+    )
+
+
+def _cells_of(
+    values: FloatArray, strip: Raster, cell: int
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return values, valid shares and reflectance of the first rows of a strip."""
+    rows = values.shape[1]
+    top = np.s_[:, : rows * cell]
+    valid, pixels = strip.valid[top], strip.pixels[top]
+    counts = _block_sums(valid, cell)
+    sums = _block_sums(np.where(valid, pixels, 0), cell)
+    means = sums / np.maximum(counts, 1)
+    shares = counts.mean(axis=0) / cell**2
+    return (
+        np.ascontiguousarray(np.moveaxis(np.nan_to_num(values), 0, -1)),
+        shares.astype(np.float32),
+        np.moveaxis(means, 0, -1).astype(np.float32),
+    )
+
+
+def _block_sums(pixels: NDArray[np.generic], cell: int) -> NDArray[np.float64]:
+    bands, height, width = pixels.shape
+    blocks = pixels.reshape(bands, height // cell, cell, width // cell, cell)
+    return np.asarray(np.add.reduce(blocks, axis=(2, 4), dtype=np.float64))
+
+
+def _encode(encoder: SpectralEncoder, images: Tensor) -> FloatArray:
+    """Encode windows to tokens averaged over spectral groups, (B, h, w, D)."""
+    device = next(encoder.parameters()).device
+    with torch.inference_mode():
+        tokens = encoder(images.to(device))  # (B, G, Hp, Wp, D)
+        cells = check_output(tokens.mean(dim=1).float().cpu())  # (B, Hp, Wp, D)
+    return cells.numpy()

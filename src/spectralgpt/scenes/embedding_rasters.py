@@ -22,10 +22,8 @@ from spectralgpt.rasters.embeddings import (
     open_embeddings,
     writing_embeddings,
 )
-from spectralgpt.scenes.cells import CellOptions, cell_grid, embed_strips
-from spectralgpt.scenes.inputs import describe_input, for_each_input
-from spectralgpt.scenes.map_names import name_maps
-from spectralgpt.scenes.runs import Outcome
+from spectralgpt.scenes.embedding import CellOptions, cell_grid, embed_strips
+from spectralgpt.scenes.inputs import Outcome, describe_input, for_each_input, name_maps
 from spectralgpt.scenes.stac import embedding_asset, picture_asset, write_item
 from spectralgpt.scenes.windows import choose_bands
 

@@ -12,17 +12,16 @@ from spectralgpt.models.building import check_output
 from spectralgpt.models.mae import MaskedAutoencoder
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import MODEL_TAG, RasterItem, measure_layers
-from spectralgpt.scenes.fingerprints import digest_model, scene_facts
-from spectralgpt.scenes.prefetch import prefetch
 from spectralgpt.scenes.strips import (
     Layout,
     WindowBatch,
     blend,
     plan_windows,
+    prefetch,
     prepare_windows,
     read_batches,
 )
-from spectralgpt.scenes.unfinished import making_maps
+from spectralgpt.scenes.unfinished import digest_model, making_maps, scene_facts
 from spectralgpt.scenes.windows import check_size, choose_bands
 from spectralgpt.tasks.pretraining import PretrainingTask, pixel_mask
 

@@ -16,8 +16,8 @@ from spectralgpt.errors import ConfigError, DataError, RasterError
 from spectralgpt.rasters import NO_CLASS, Window, writing_class_map
 from spectralgpt.rasters.embeddings import EmbeddingRaster, EmbeddingSource
 from spectralgpt.rasters.footprints import pixel_size_m
-from spectralgpt.scenes.clustering import map_rows
 from spectralgpt.scenes.places import LabelledCells, labelled_cells
+from spectralgpt.scenes.similarity import map_rows
 from spectralgpt.tasks.probes import (
     BlockScores,
     Features,

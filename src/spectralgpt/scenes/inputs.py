@@ -1,5 +1,6 @@
-"""Files and folders that a user hands in, one after the other, bad ones counted."""
+"""The scenes that a user names, as they are listed, described, paired and done."""
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -8,29 +9,58 @@ from pathlib import Path
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.data.listings import list_candidates
 from spectralgpt.data.statistics import tell_if_far
-from spectralgpt.errors import DataError, RasterError, SpectralGPTError
+from spectralgpt.errors import ConfigError, DataError, RasterError, SpectralGPTError
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import (
+    RASTER_SUFFIXES,
+    STAC_SUFFIXES,
     ZIP_SUFFIX,
     RasterItem,
+    cut_to_common,
     is_product,
     is_stac_member,
     list_folder,
+    list_stac_items,
 )
-from spectralgpt.sensors import find_sensor, list_sensors
+from spectralgpt.sensors import Band, find_sensor, list_sensors
+from spectralgpt.text_files import read_text
 
 __all__ = [
+    "LIST_SUFFIX",
+    "SCENE_SUFFIXES",
     "Failure",
+    "Outcome",
     "describe_input",
     "find_input",
     "for_each_input",
     "list_inputs",
+    "list_pairs",
+    "list_scenes",
+    "match_pairs",
+    "name_maps",
+    "on_same_pixels",
     "over_area",
+    "polygons_path",
+    "probabilities_path",
 ]
 
+logger = logging.getLogger(__name__)
 
 _ALL_CLOUD = 99.95
 """Percent; what is written as 100.0."""
+SCENE_SUFFIXES = frozenset(
+    (
+        *(*RASTER_SUFFIXES, *STAC_SUFFIXES, ZIP_SUFFIX, ".vrt", ".npy", ".safe"),
+        *(".img", ".dat", ".bsq", ".bil", ".bip", ".raw", ".png", ".bmp"),
+    )
+)
+"""Endings that are no part of a scene's name."""
+_SHOWN = 5
+LIST_SUFFIX = ".txt"
+_COMMENT = "#"
+_LOOKED_AT: Counter[tuple[Path, float]] = Counter()
+_MOST_LOOKED_AT = 16
+"""Images of a folder that are held against what the model was trained on."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +69,21 @@ class Failure:
 
     path: Path
     reason: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was made of many files.
+
+    Args:
+        path: the file that was written.
+        rows: number of its rows.
+        failures: files that could not be used.
+    """
+
+    path: Path
+    rows: int
+    failures: list[Failure]
 
 
 def list_inputs(
@@ -142,11 +187,6 @@ def describe_input(
     return item
 
 
-_LOOKED_AT: Counter[tuple[Path, float]] = Counter()
-_MOST_LOOKED_AT = 16
-"""Images of a folder that are held against what the model was trained on."""
-
-
 def _hold_against(item: RasterItem, folder: Path, preprocessing: Preprocessing) -> None:
     """Warn, once a folder and scale, where reflectance is not what the model knows."""
     key = folder, item.quantification
@@ -203,3 +243,205 @@ def for_each_input(
             f"{failures[0].reason}"
         )
     return failures
+
+
+def match_pairs(
+    before: Path,
+    first: Sequence[Path],
+    after: Path,
+    second: Sequence[Path],
+) -> list[tuple[Path, ...]]:
+    """Match the images of two dates by their names.
+
+    Args:
+        before: the file or folder that the user named.
+        first: its images; they are matched by their path below the folder, without
+            the ending.
+        after: the same of the second date.
+        second: its images.
+
+    Returns:
+        (before, after), sorted by name; two single images need not have one name.
+
+    Raises:
+        DataError: a date is not there, an image has no partner, or two have the same
+            name; says which.
+    """
+    if len(first) == len(second) == 1:
+        return [(first[0], second[0])]
+    for root, paths in ((before, first), (after, second)):
+        # What is listed as itself is no folder.
+        if list(paths) == [root] and not (root.exists() or is_stac_member(root)):
+            raise DataError(f"{root} does not exist. Check the path.")
+    by_name, others = _by_name(before, first), _by_name(after, second)
+    lonely = [str(path) for name, path in by_name.items() if name not in others]
+    lonely += [str(path) for name, path in others.items() if name not in by_name]
+    if lonely:
+        more = ", ..." if len(lonely) > _SHOWN else ""
+        raise DataError(
+            f"{len(lonely)} images have no partner of the same name at the other date: "
+            f"{', '.join(lonely[:_SHOWN])}{more}. Name both dates alike."
+        )
+    return [(by_name[name], others[name]) for name in sorted(by_name)]
+
+
+def on_same_pixels(
+    items: Sequence[RasterItem], bands: Sequence[Sequence[Band]]
+) -> tuple[RasterItem, ...]:
+    """Cut dates to the ground that all of them show; says so where that is less.
+
+    Args:
+        items: the dates, one or two.
+        bands: of each, those that are read.
+
+    Raises:
+        RasterError: their pixels do not lie on each other; says how they differ.
+    """
+    if len(items) == 1:
+        return tuple(items)
+    cut = cut_to_common(items[0], items[1], bands[0], bands[1])
+    if cut[0] is not items[0]:
+        grid = cut[0].grid(bands[0])
+        logger.warning(
+            "%s and %s show %d x %d px of the same ground: these are mapped.",
+            items[0].name,
+            items[1].name,
+            grid.height,
+            grid.width,
+        )
+    return cut
+
+
+def _by_name(root: Path, paths: Sequence[Path]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in paths:
+        name = path.name if path == root else path.relative_to(root).as_posix()
+        if not path.is_dir():
+            name = name.removesuffix(path.suffix)
+        if name in found:
+            raise DataError(
+                f"{found[name]} and {path} have the same name, so that it is in doubt "
+                "which of them belongs to the other date. Give only one."
+            )
+        found[name] = path
+    return found
+
+
+def list_scenes(
+    sources: Sequence[Path], sensor: str | None, preprocessing: Preprocessing | None
+) -> list[Path]:
+    """List the scenes that a user names, each once, with absolute paths.
+
+    Args:
+        sources: scenes and folders of them, as in `scenes.inputs.list_inputs`; text
+            files with a path a line, which start at the list's folder; STAC items,
+            collections and item collections.
+        sensor: whose band names tell folders of band files; None takes the model's.
+        preprocessing: the model's contract.
+
+    Returns:
+        Paths, those of scenes that are not there, too: they are to fail one by one.
+
+    Raises:
+        DataError: no scene is named, or a list is no text.
+        RasterError: a STAC collection cannot be read, or leads out of its folder.
+    """
+    found: list[Path] = []
+    for source in sources:
+        suffix = source.suffix.lower()
+        if source.is_file() and suffix == LIST_SUFFIX:
+            found += _read_list(source)
+        elif source.is_file() and suffix in STAC_SUFFIXES:
+            found += list_stac_items(source)
+        else:
+            found += list_inputs([source], sensor, preprocessing)
+    return list(dict.fromkeys(path.absolute() for path in found))
+
+
+def list_pairs(
+    before: Path, after: Path, sensor: str | None, preprocessing: Preprocessing | None
+) -> list[tuple[Path, ...]]:
+    """List the places that a user names at two dates, each once.
+
+    Args:
+        before: the first date, as in `list_scenes`.
+        after: the second date. Lines of two text files belong together in their order,
+            all else by name, see `spectralgpt.scenes.inputs.match_pairs`.
+        sensor: see `list_scenes`.
+        preprocessing: see `list_scenes`.
+
+    Returns:
+        (before, after), absolute paths.
+
+    Raises:
+        DataError: no scene is named, or one has no partner.
+        RasterError: a STAC collection cannot be read, or leads out of its folder.
+    """
+    roots = (before.absolute(), after.absolute())
+    if not any(root.suffix.lower() == LIST_SUFFIX for root in roots):
+        first, second = (list_scenes([root], sensor, preprocessing) for root in roots)
+        return match_pairs(roots[0], first, roots[1], second)
+    for root in roots:
+        if root.suffix.lower() != LIST_SUFFIX:
+            raise DataError(f"{root} is no list: give lists of both dates, or of none.")
+    lines = [_read_list(root) for root in roots]
+    if len(lines[0]) != len(lines[1]):
+        raise DataError(
+            f"{before} names {len(lines[0])} scenes, {after} {len(lines[1])}: write "
+            "both dates of a place in the same line."
+        )
+    return list(dict.fromkeys(zip(*lines, strict=True)))
+
+
+def _read_list(path: Path) -> list[Path]:
+    """Read a path a line; blank lines and those after # say nothing."""
+    named = [line.strip() for line in read_text(path).splitlines()]
+    found = [path.parent / name for name in named if name and name[0] != _COMMENT]
+    if not found:
+        raise DataError(f"{path} names no scenes: write a path a line.")
+    return found
+
+
+def name_maps(paths: Sequence[Path], output: Path) -> dict[Path, Path]:
+    """Return the file of each image's map: its name, with folders if need be.
+
+    Raises:
+        ConfigError: two images would share a map.
+    """
+    most = max(len(path.absolute().parts) for path in paths)
+    for depth in range(1, most + 1):
+        names = ["_".join(_plain(path).parts[-depth:]) for path in paths]
+        if len(set(names)) == len(names):
+            return {
+                path: output / f"{name}.tif"
+                for path, name in zip(paths, names, strict=True)
+            }
+    twice = [
+        str(path)
+        for path, name in zip(paths, names, strict=True)
+        if names.count(name) > 1
+    ]
+    raise ConfigError(
+        f"{' and '.join(twice[:2])} would be mapped to the same file. Map them into "
+        "different folders."
+    )
+
+
+def _plain(path: Path) -> Path:
+    """Return the absolute path without the drive, and the ending of a raster.
+
+    Other dots are part of a name, as in the ids of STAC items.
+    """
+    path = path.absolute()
+    is_ending = not path.is_dir() and path.suffix.lower() in SCENE_SUFFIXES
+    return (path.with_suffix("") if is_ending else path).relative_to(path.anchor)
+
+
+def probabilities_path(path: Path) -> Path:
+    """Return the file of the probabilities beside a map of classes."""
+    return path.with_name(f"{path.stem}_probabilities.tif")
+
+
+def polygons_path(path: Path) -> Path:
+    """Return the file of the outlines beside a map of classes."""
+    return path.with_suffix(".gpkg")

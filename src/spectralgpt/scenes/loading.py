@@ -10,8 +10,8 @@ from spectralgpt.checkpoints import LoadedModel, load_model, move_model
 from spectralgpt.errors import CheckpointError, ConfigError
 from spectralgpt.models.building import Quantization, quantize_encoder
 from spectralgpt.preprocessing import Preprocessing
-from spectralgpt.scenes.fingerprints import digest_model
-from spectralgpt.scenes.mapping import Mapper
+from spectralgpt.scenes.maps import Mapper
+from spectralgpt.scenes.unfinished import digest_model
 from spectralgpt.tasks.dense import check_mapper, predict_map
 
 __all__ = [

@@ -1,33 +1,44 @@
-"""Read the windows that cover a scene, row by row, in batches for a model.
+"""Read the windows that cover a scene, row by row, and join what a model makes of them.
 
-Each pixel is read once: rows of pixels that the next windows show again are held.
+Each pixel is read once: rows of pixels that the next windows show again are held. What
+windows give is blended with weights that fade towards their borders, so that no seams
+show; reading and computing run ahead in threads of their own.
 """
 
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import Raster, RasterItem, Scene, Window
-from spectralgpt.scenes.blending import RowBlender
 from spectralgpt.scenes.windows import cover_axis, stride_px
 from spectralgpt.sensors import Band
+from spectralgpt.threads import one_thread_a_product
 
 __all__ = [
     "Layout",
+    "RowBlender",
     "WindowBatch",
     "blend",
     "plan_windows",
+    "prefetch",
     "prepare_windows",
     "read_batches",
+    "window_weight",
 ]
 
 FloatArray = NDArray[np.float32]
+_EDGE_WEIGHT = 0.05
+_HALF = 0.5
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -260,3 +271,106 @@ def _stack(parts: Sequence[Raster]) -> Raster:
         pixels=np.concatenate([part.pixels for part in parts], axis=1),
         valid=np.concatenate([part.valid for part in parts], axis=1),
     )
+
+
+def window_weight(side: int) -> NDArray[np.float64]:
+    """Weigh the cells of a window (side, side): a raised cosine, low at the borders.
+
+    With windows that overlap by half, weights add up to a constant. They are nowhere
+    zero, so that a scene's edge, which one window alone shows, keeps its value.
+    """
+    phase = (np.arange(side) + _HALF) / side
+    ramp = _EDGE_WEIGHT + (1 - _EDGE_WEIGHT) * np.sin(np.pi * phase) ** 2
+    return np.outer(ramp, ramp)
+
+
+class RowBlender:
+    """Weighted means of overlapping windows, finished from the top downwards.
+
+    Windows are added one row of windows after the other, and rows of pixels taken out
+    as soon as no window below reaches them. No more rows than a window has are held.
+
+    Args:
+        layers: numbers a pixel.
+        width: of the scene, px.
+        side: of a window, px.
+    """
+
+    def __init__(self, layers: int, width: int, side: int) -> None:
+        self._sums = np.zeros((layers, side, width), dtype=np.float32)
+        self._weights = np.zeros((side, width), dtype=np.float32)
+        self._window = window_weight(side).astype(np.float32)
+
+    def add(self, column: int, values: FloatArray, is_known: NDArray[np.bool_]) -> None:
+        """Add the known pixels of a window whose first row is the first not yet taken.
+
+        Args:
+            column: first column of the window.
+            values: (layers, h, w).
+            is_known: (h, w).
+        """
+        height, width = is_known.shape
+        at = np.s_[:height, column : column + width]
+        weight = self._window[:height, :width] * is_known
+        self._sums[:, *at] += values * weight
+        self._weights[at] += weight
+
+    def take(self, rows: int) -> FloatArray:
+        """Return the means of the first rows, (layers, rows, W), and go on below them.
+
+        Pixels that no window knew are NaN.
+        """
+        sums, weights = self._sums[:, :rows].copy(), self._weights[:rows].copy()
+        for held in (self._sums, self._weights):
+            rest = held[..., rows:, :].copy()
+            held[...] = 0
+            held[..., : rest.shape[-2], :] = rest
+        is_known = weights > 0
+        return np.where(
+            is_known, sums / np.where(is_known, weights, 1), np.float32("nan")
+        )
+
+
+def prefetch(items: Generator[T, None, Any], depth: int = 2) -> Iterator[T]:
+    """Yield what a generator yields, which runs ahead in a thread of its own.
+
+    The generator runs in that one thread from its beginning to its `finally`, so that
+    it may hold files that are for one thread, and computes in the precision of the
+    thread that asks. Its errors are raised here, in their turn. Meanwhile numpy's
+    products keep to one thread: several would wait in turn for the model's threads.
+
+    Args:
+        items: the generator.
+        depth: how many items it may be ahead.
+    """
+    end: Any = object()
+    with (
+        one_thread_a_product(),
+        ThreadPoolExecutor(1, initializer=_prepare_thread()) as pool,
+    ):
+        pending = deque(pool.submit(next, items, end) for _ in range(depth))
+        try:
+            while (item := pending.popleft().result()) is not end:
+                pending.append(pool.submit(next, items, end))
+                yield item
+        finally:
+            for waiting in pending:
+                waiting.cancel()
+            pool.submit(items.close).result()
+
+
+def _prepare_thread() -> Callable[[], None]:
+    """Return what gives another thread the autocast of this one, and few threads."""
+    states = [
+        (kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
+        for kind in ("cpu", "cuda")
+    ]
+
+    def prepare() -> None:
+        for kind, is_enabled, dtype in states:
+            torch.set_autocast_enabled(kind, is_enabled)
+            torch.set_autocast_dtype(kind, dtype)
+        # Where OpenBLAS runs on OpenMP, each thread has a limit of its own.
+        one_thread_a_product()
+
+    return prepare

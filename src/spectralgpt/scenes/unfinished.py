@@ -7,6 +7,8 @@ was written is made anew, with all that comes after it.
 """
 
 import contextlib
+import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,25 +18,34 @@ from itertools import islice, takewhile
 from pathlib import Path
 from typing import IO, Any
 
+import torch
 from numpy.typing import NDArray
 
+from spectralgpt import __version__
 from spectralgpt.atomic_files import claiming, missing_folders, remove_if_empty
 from spectralgpt.errors import ConfigError, OutputError, SpectralGPTError
 from spectralgpt.json_files import checked_line, parse_checked
-from spectralgpt.rasters import Grid, Layers, RowFile, move_map
+from spectralgpt.models.building import plain_parts
+from spectralgpt.preprocessing import Preprocessing
+from spectralgpt.rasters import Grid, Layers, Mosaic, RasterItem, RowFile, move_map
 from spectralgpt.rasters.gdal_errors import reading, writing
-from spectralgpt.scenes.fingerprints import Fingerprint, digest_facts
 
 __all__ = [
+    "Fingerprint",
     "UnfinishedMaps",
+    "digest_facts",
+    "digest_model",
     "forget_finished",
     "making_maps",
     "note_finished",
     "read_finished",
+    "scene_facts",
 ]
 
 _JOURNAL = "journal.jsonl"
 _FINISHED = ".finished.jsonl"
+Fingerprint = Mapping[str, str]
+"""What a map depends on, by the words that a user knows it by."""
 
 
 @dataclass
@@ -293,3 +304,56 @@ def _append(file: IO[bytes], entry: Mapping[str, Any]) -> None:
     file.write(checked_line(entry).encode())
     file.flush()
     os.fsync(file.fileno())
+
+
+def digest_facts(*facts: Any) -> str:
+    """Tell plain values from all others, in 64 hexadecimal digits."""
+    return _digest([repr(fact) for fact in facts])
+
+
+def digest_model(model: torch.nn.Module, *settings: object) -> str:
+    """Tell weights and settings from all others, in 64 hexadecimal digits."""
+    digest = hashlib.sha256(repr(settings).encode())
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        for part in plain_parts(value):
+            plain = part.detach().cpu().contiguous().flatten()
+            digest.update(plain.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def scene_facts(
+    items: Sequence[RasterItem], preprocessing: Preprocessing
+) -> dict[str, str]:
+    """Say what a map depends on of images and contract; files by size and time."""
+    contract = json.dumps(preprocessing.to_dict(), sort_keys=True, default=str)
+    return {
+        "image": _digest([_item_facts(item) for item in items]),
+        "contract": _digest([contract]),
+        "version": __version__,
+    }
+
+
+def _item_facts(item: RasterItem) -> list[Any]:
+    meaning = (item.quantification, item.offset, item.nodata, item.other_invalid)
+    facts: list[Any] = [item.sensor.name, *map(str, meaning)]
+    if isinstance(item, Mosaic):
+        return [*facts, repr(item.area), *map(_item_facts, item.parts)]
+    for band, file in sorted(item.files.items()):
+        facts.append([band, file.index, *_file_facts(Path(str(file.path)))])
+        facts += [] if file.nodata is None else [str(file.nodata)]
+    return facts
+
+
+def _file_facts(path: Path) -> list[Any]:
+    """Return name, size and time of a file, or of the archive that it is in."""
+    on_disk = next((p for p in (path, *path.parents) if p.is_file()), None)
+    if on_disk is None:
+        return [str(path)]
+    found = on_disk.stat()
+    return [str(path.absolute()), found.st_size, found.st_mtime_ns]
+
+
+def _digest(values: Any) -> str:
+    text = json.dumps(values, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

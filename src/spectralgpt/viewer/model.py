@@ -15,8 +15,12 @@ from spectralgpt.rasters.sampling import shown_grid
 from spectralgpt.reports.style import ERROR_COLOURS, Stretch
 from spectralgpt.scenes.embedding import embed_scene
 from spectralgpt.scenes.loading import stated_contract
-from spectralgpt.scenes.rebuilt_scores import WindowScores, score_window
-from spectralgpt.scenes.reconstruction import RebuiltWindow, rebuild_window
+from spectralgpt.scenes.reconstruction import (
+    RebuiltWindow,
+    WindowScores,
+    rebuild_window,
+    score_window,
+)
 from spectralgpt.scenes.windows import check_size, choose_bands
 from spectralgpt.sensors import Band
 from spectralgpt.viewer.layers import CellMemory

@@ -5,8 +5,13 @@ import pytest
 
 from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.rasters import embeddings
-from spectralgpt.scenes.clustering import fit_clusters, map_rows, sample_cells
-from spectralgpt.scenes.similarity import find_places, make_query
+from spectralgpt.scenes.similarity import (
+    find_places,
+    fit_clusters,
+    make_query,
+    map_rows,
+    sample_cells,
+)
 from tests.embedding_files import WIDTH, three_kinds, write_embeddings
 
 
