@@ -1,31 +1,37 @@
 """What a map must beat to be worth a network: a forest on pixels, and an index.
 
-Both see calibrated reflectance of single pixels and learn from the training places
-alone. They work on drawn pixels, so that they cost seconds beside minutes.
+Both see calibrated reflectance of single pixels, for change of both dates, and nothing
+of their surroundings, and learn from the training places alone. Floors beside scores
+work on drawn pixels, so that they cost seconds beside minutes; the forest of a study
+maps every pixel.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from spectralgpt.data.dense import DenseDataset, DenseSet
-from spectralgpt.errors import SpectralGPTError
-from spectralgpt.metrics import POSITIVE_SCORES, score_pixels
+from spectralgpt.data.dense.geometry import Patch
+from spectralgpt.errors import DataError, SpectralGPTError
+from spectralgpt.metrics import POSITIVE_SCORES, confusion_counts, score_pixels
 from spectralgpt.preprocessing import Preprocessing, match_some_bands
 from spectralgpt.sensors import Band
 from spectralgpt.tasks.dense import leading_metric
-from spectralgpt.tasks.pixel_forest import fit_better_forest
 
-__all__ = ["Floor", "best_index", "find_floors"]
+__all__ = ["Floor", "best_index", "find_floors", "fit_pixel_forest", "map_pixels"]
 
 logger = logging.getLogger(__name__)
 
-FOREST = "random forest on pixels"
-_TREES = 100
+_TREES, _TREES_OF_FLOOR = 200, 100
+_LEAST_LEAF = 3
+_MOST_PIXELS = 100_000
+"""Most pixels that the forest of a study learns from."""
 _MOST_IMAGES = 400
 _LEARNED, _SCORED = 20_000, 100_000
 """Most pixels that are learnt from, and that are scored."""
@@ -72,6 +78,11 @@ class _Pixels:
     values: _Values
     targets: NDArray[np.int64]
     bands: tuple[Band, ...]
+
+    @property
+    def features(self) -> _Values:
+        """What a forest sees, (N, features)."""
+        return _features(list(self.values.swapaxes(0, 1)))
 
 
 def find_floors(
@@ -201,17 +212,19 @@ def _forest(
         found = _score(unseen, learned.targets, names, positive)
         return found[leading_metric(positive)]
 
-    forest = fit_better_forest(
-        _features(learned),
+    forest = _fit_better_forest(
+        learned.features,
         learned.targets,
         score_unseen,
-        n_estimators=_TREES,
+        n_estimators=_TREES_OF_FLOOR,
         oob_score=True,
         random_state=seed,
     )
-    predicted = forest.predict(_features(tested))
+    predicted = forest.predict(tested.features)
     scores = _score(predicted, tested.targets, names, positive)
-    return Floor(FOREST, scores, len(learned.targets), len(tested.targets))
+    return Floor(
+        "random forest on pixels", scores, len(learned.targets), len(tested.targets)
+    )
 
 
 def _index(
@@ -262,12 +275,10 @@ def _band_at(bands: Sequence[Band], name: str) -> int | None:
     return min(inside, key=lambda i: abs(bands[i].wavelength_nm - centre), default=None)
 
 
-def _features(pixels: _Pixels) -> _Values:
-    """Reflectance of each date, and of two also their difference, (N, features)."""
-    dates = [pixels.values[:, date] for date in range(pixels.values.shape[1])]
-    if len(dates) == 2:
-        dates.append(dates[1] - dates[0])
-    return np.concatenate(dates, axis=1)
+def _features(dates: Sequence[_Values]) -> _Values:
+    """Join reflectance (N, C) of each date, and of two their difference, by pixel."""
+    changes = [dates[1] - dates[0]] if len(dates) == 2 else []
+    return np.concatenate([*dates, *changes], axis=1)
 
 
 def _score(
@@ -276,6 +287,119 @@ def _score(
     names: Sequence[str],
     positive: str | None,
 ) -> dict[str, float]:
-    pairs = targets * len(names) + predicted
-    counts = np.bincount(pairs, minlength=len(names) ** 2)
-    return score_pixels(counts.reshape(len(names), -1), names, positive).summary
+    found = torch.from_numpy(predicted), torch.from_numpy(targets)
+    counts = confusion_counts(*found, len(names))
+    return score_pixels(counts, names, positive).summary
+
+
+def fit_pixel_forest(
+    train: DenseDataset,
+    val: DenseDataset,
+    seed: int,
+    positive: str | None,
+) -> Any:
+    """Fit forests with and without class weights; keep the better one on val.
+
+    Args:
+        train: learnt from: up to 100,000 of its labelled pixels, drawn at random.
+        val: chooses.
+        seed: of the draw and the trees.
+        positive: the class that val is scored on; None takes all alike.
+
+    Returns:
+        A fitted `sklearn.ensemble.RandomForestClassifier`.
+
+    Raises:
+        DataError: the training pixels are of fewer than two classes.
+    """
+    features, targets = _labelled_pixels(train, seed)
+    if len(np.unique(targets)) < 2:
+        raise DataError(f"{train.dense.source}: train has pixels of one class only.")
+    return _fit_better_forest(
+        features,
+        targets,
+        lambda forest: _score_map(forest, val, positive),
+        n_estimators=_TREES,
+        random_state=seed,
+    )
+
+
+def _fit_better_forest(
+    features: NDArray[np.float32],
+    targets: NDArray[np.int64],
+    score: Callable[[Any], float],
+    **options: Any,
+) -> Any:
+    """Fit forests with and without class weights; return the one that scores higher.
+
+    Args:
+        features: (N, features) of single pixels.
+        targets: (N,) classes.
+        score: of a fitted forest.
+        **options: of `sklearn.ensemble.RandomForestClassifier`.
+    """
+    from sklearn.ensemble import RandomForestClassifier
+
+    forests = [
+        RandomForestClassifier(
+            min_samples_leaf=_LEAST_LEAF, class_weight=weights, **options
+        ).fit(features, targets)
+        for weights in (None, "balanced_subsample")
+    ]
+    return max(forests, key=score)
+
+
+def map_pixels(
+    forest: Any, dataset: DenseDataset
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Map every chip.
+
+    Yields:
+        The chip's number, its map and its labels, both (H, W) class indices.
+    """
+    for number in range(len(dataset.dense.chips)):
+        patch = dataset.chip(number)
+        predicted = forest.predict(_pixels_of(patch)).reshape(patch.target.shape)
+        yield number, torch.from_numpy(predicted), torch.from_numpy(patch.target)
+
+
+def _score_map(forest: Any, val: DenseDataset, positive: str | None) -> float:
+    dense = val.dense
+    counts = np.zeros((dense.num_classes, dense.num_classes), dtype=np.int64)
+    for _, predicted, target in map_pixels(forest, val):
+        counts += confusion_counts(predicted, target, dense.num_classes)
+    if positive is not None and not counts[dense.class_names.index(positive)].any():
+        logger.warning(
+            "split val has no pixel of class %r: the forest is chosen by its mean IoU.",
+            positive,
+        )
+        positive = None
+    scores = score_pixels(counts, dense.class_names, positive)
+    return scores.summary[leading_metric(positive)]
+
+
+def _labelled_pixels(
+    dataset: DenseDataset, seed: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Draw labelled pixels, from each chip in proportion to how many it has."""
+    patches = [dataset.chip(number) for number in range(len(dataset.dense.chips))]
+    total = sum(int((patch.target >= 0).sum()) for patch in patches)
+    share = min(1.0, _MOST_PIXELS / max(total, 1))
+    rng = np.random.default_rng(seed)
+    features, targets = [], []
+    for patch in patches:
+        target = patch.target.reshape(-1)
+        chosen = (target >= 0) & (rng.random(target.size) < share)
+        features.append(_pixels_of(patch)[chosen])
+        targets.append(target[chosen])
+    return np.concatenate(features), np.concatenate(targets)
+
+
+def _pixels_of(patch: Patch) -> _Values:
+    """Give the features of every pixel, (H * W, features); 0 where there is none."""
+    return _features(
+        [
+            np.where(raster.valid, raster.pixels, 0).reshape(len(raster.bands), -1).T
+            for raster in patch.rasters
+        ]
+    ).astype(np.float32)

@@ -33,8 +33,7 @@ from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import Stated
 from spectralgpt.reports.score_reports import MapExample, write_map_report
 from spectralgpt.tasks.dense import check_mapper, flipped_probabilities
-from spectralgpt.tasks.floors import Floor, find_floors
-from spectralgpt.tasks.pixel_forest import fit_pixel_forest, map_pixels
+from spectralgpt.tasks.floors import Floor, find_floors, fit_pixel_forest, map_pixels
 from spectralgpt.threads import start_worker
 from spectralgpt.training.scoring import (
     describe_choice,
