@@ -8,7 +8,7 @@ from rasterio import Affine
 from torch import Tensor
 
 from spectralgpt.preprocessing import Preprocessing
-from spectralgpt.rasters import RasterItem, describe_raster
+from spectralgpt.rasters import RasterItem, Stated, describe_raster
 from spectralgpt.scenes.maps import Mapper, MapStrip
 from tests.dense_files import BANDS, contract, image_of, write_sensor
 from tests.raster_files import write_tiff
@@ -55,7 +55,7 @@ def write_scene(
 
 
 def describe(path: Path) -> RasterItem:
-    return describe_raster(path, sensor=write_sensor(path.parent), bands=BANDS)
+    return describe_raster(path, write_sensor(path.parent), Stated(bands=BANDS))
 
 
 def join(strips: list[MapStrip]) -> np.ndarray:

@@ -72,7 +72,7 @@ def prepare_loss(image: Path, _: Path) -> Callable[[], object]:
 
     import spectralgpt
     from spectralgpt.preprocessing import sensor_preprocessing
-    from spectralgpt.rasters import Window, describe_raster, read_raster
+    from spectralgpt.rasters import Stated, Window, describe_raster, read_raster
 
     side = 32
     contract = sensor_preprocessing(SENSOR, image_size=side)
@@ -89,7 +89,7 @@ def prepare_loss(image: Path, _: Path) -> Callable[[], object]:
     )
 
     def travel() -> object:
-        item = describe_raster(image, SENSOR, offset=0)
+        item = describe_raster(image, SENSOR, Stated(offset=0))
         raster = read_raster(item, contract.bands, Window(0, 0, side, side))
         pixels, valid = (
             torch.from_numpy(part)[None] for part in contract.prepare(raster)
@@ -103,7 +103,7 @@ def prepare_map(image: Path, folder: Path) -> Callable[[], object]:
     """Return what maps a scene with a segmentation model, from its files to a file."""
     import spectralgpt
     from spectralgpt.preprocessing import sensor_preprocessing
-    from spectralgpt.rasters import describe_raster
+    from spectralgpt.rasters import Stated, describe_raster
     from spectralgpt.scenes.loading import build_mapper
     from spectralgpt.scenes.maps import MapOptions, map_image
 
@@ -125,7 +125,10 @@ def prepare_map(image: Path, folder: Path) -> Callable[[], object]:
     )
     options = MapOptions(("#1b7837", "#2b6cb0"))
     return lambda: map_image(
-        mapper, (describe_raster(image, SENSOR, offset=0),), folder / "map.tif", options
+        mapper,
+        (describe_raster(image, SENSOR, Stated(offset=0)),),
+        folder / "map.tif",
+        options,
     )
 
 

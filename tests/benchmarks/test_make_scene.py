@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.make_scene import main
-from spectralgpt.rasters import describe_raster, open_scene
+from spectralgpt.rasters import Stated, describe_raster, open_scene
 from spectralgpt.sensors import find_sensor
 from tests.raster_files import numbered, write_band_folder
 
@@ -19,7 +19,7 @@ def test_a_small_scene_becomes_a_large_one(tmp_path: Path, form: str) -> None:
     options = ["--format", form, "--size", "240", "--output", str(output)]
     made = describe_raster(main([str(source), *options]))
     assert made.sensor.name == "sentinel-2-l2a"
-    small = describe_raster(source, sensor="sentinel-2-l2a", offset=0)
+    small = describe_raster(source, "sentinel-2-l2a", Stated(offset=0))
     with open_scene(made, made.bands) as scene, open_scene(small, made.bands) as other:
         large, little = scene.read(), other.read()
     assert large.pixels.shape == (len(made.bands), 240, 240)

@@ -49,8 +49,8 @@ def test_copies_are_known_by_other_names_compressions_and_types(
         file.descriptions = names
     shutil.copy(path, tmp_path / "renamed.tif")
     found = [
-        describe_raster(tmp_path / "other.tif", SENSOR, offset=0),
-        describe_raster(tmp_path / "renamed.tif", SENSOR, offset=0),
+        describe_raster(tmp_path / "other.tif", SENSOR, Stated(offset=0)),
+        describe_raster(tmp_path / "renamed.tif", SENSOR, Stated(offset=0)),
     ]
     copies = [Chip(item, (0,)) for item in found]
     assert seen.count(copies) == 2
@@ -64,7 +64,7 @@ def test_blank_images_are_not_one_image(tmp_path: Path) -> None:
     chips = []
     for name, corner in (("a", 5e5), ("b", 6e5)):
         path = write_chip(tmp_path / f"{name}.tif", blank, origin=(corner, 4e6))
-        chips.append(Chip(describe_raster(path, SENSOR, offset=0), (0,)))
+        chips.append(Chip(describe_raster(path, SENSOR, Stated(offset=0)), (0,)))
     assert SeenImages.of(chips[:1]).count(chips) == 1
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from spectralgpt.data.labelled import LabelledDataConfig, read_labelled
 from spectralgpt.data.overlaps import Footprint, count_overlaps, footprint_of
-from spectralgpt.rasters import describe_raster
+from spectralgpt.rasters import Stated, describe_raster
 from tests.raster_files import LEFT, TOP, write_tiff
 
 
@@ -15,7 +15,7 @@ def square(tmp_path: Path, column: int, row: int = 0) -> Footprint | None:
     corner = (LEFT + 10 * column, TOP - 10 * row)
     pixels = np.ones((1, 16, 16), np.uint16)
     write_tiff(path, pixels, corner=corner, descriptions=["B04"])
-    return footprint_of(describe_raster(path, "sentinel-2-l2a", offset=0))
+    return footprint_of(describe_raster(path, "sentinel-2-l2a", Stated(offset=0)))
 
 
 def test_shared_pixels_count_and_neighbours_do_not(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_neighbours_on_a_turned_grid_do_not_overlap(tmp_path: Path) -> None:
         pixels = np.ones((1, 16, 16), np.uint16)
         path = tmp_path / f"{number}.tif"
         write_tiff(path, pixels, corner=corner, descriptions=["B04"])
-        area = footprint_of(describe_raster(path, "sentinel-2-l2a", offset=0))
+        area = footprint_of(describe_raster(path, "sentinel-2-l2a", Stated(offset=0)))
         images.append((("train", "test")[number], "", area))
     assert count_overlaps(images) == {"train / test": 0}
 

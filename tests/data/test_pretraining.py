@@ -13,7 +13,7 @@ from spectralgpt.data.crops import CropConfig
 from spectralgpt.data.pretraining import PretrainingDataset
 from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.preprocessing import sensor_preprocessing
-from spectralgpt.rasters import describe_raster
+from spectralgpt.rasters import Stated, describe_raster
 from tests.raster_files import S2_L2A, write_tiff
 
 
@@ -29,7 +29,7 @@ def chip(path, height=24, width=24, seed=0, bands=S2_L2A, fill=None):
     if fill is not None:
         pixels[:, fill] = 0
     write_tiff(path, pixels, descriptions=bands)
-    return describe_raster(path, sensor="sentinel-2-l2a", offset=0)
+    return describe_raster(path, "sentinel-2-l2a", Stated(offset=0))
 
 
 def chips(folder, count, **options):
@@ -103,7 +103,7 @@ def test_bands_are_matched_by_name_not_position(tmp_path):
     with rasterio.open(one.files["B01"].path) as dataset:
         pixels = dataset.read()
     write_tiff(tmp_path / "b.tif", pixels[::-1], descriptions=with_order)
-    two = describe_raster(tmp_path / "b.tif", sensor="sentinel-2-l2a", offset=0)
+    two = describe_raster(tmp_path / "b.tif", "sentinel-2-l2a", Stated(offset=0))
     samples = [
         PretrainingDataset([item], contract(), crops=keep_all())[0]
         for item in (one, two)

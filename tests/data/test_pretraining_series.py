@@ -19,7 +19,7 @@ from spectralgpt.preprocessing import (
     Preprocessing,
     sensor_preprocessing,
 )
-from spectralgpt.rasters import describe_raster
+from spectralgpt.rasters import Stated, describe_raster
 from spectralgpt.tasks.pretraining import PretrainingTask, score_reconstructions
 from spectralgpt.training.loading import KeyedDataset, SampleKey
 from tests.raster_files import LEFT, S2_L2A, TOP, write_tiff
@@ -56,7 +56,7 @@ def write_series(
         pixels = np.repeat(values[None] * 100 + 1, len(S2_L2A), 0).astype(np.uint16)
         path = folder / name / f"{date}.tif"
         write_tiff(path, pixels, descriptions=S2_L2A, **profile)
-        item = describe_raster(path, sensor="sentinel-2-l2a", offset=0)
+        item = describe_raster(path, "sentinel-2-l2a", Stated(offset=0))
         items.append(replace(item, place=name))
     return Series(
         tuple(items),

@@ -4,7 +4,7 @@ import pytest
 from spectralgpt.data import statistics
 from spectralgpt.data.statistics import band_statistics
 from spectralgpt.errors import BandError, DataError
-from spectralgpt.rasters import Window, describe_raster
+from spectralgpt.rasters import Stated, Window, describe_raster
 from spectralgpt.sensors import load_sensor
 from tests.raster_files import write_tiff
 
@@ -13,7 +13,7 @@ BANDS = load_sensor("sentinel-2-l2a").select(["B02", "B03"])
 
 def item(path, pixels):
     path = write_tiff(path, pixels, descriptions=["B03", "B02"][: len(pixels)])
-    return describe_raster(path, sensor="sentinel-2-l2a", offset=0)
+    return describe_raster(path, "sentinel-2-l2a", Stated(offset=0))
 
 
 def test_statistics_are_those_of_valid_reflectance_by_band(tmp_path):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from spectralgpt.errors import SpectralGPTError
-from spectralgpt.rasters import Window, describe_raster, read_raster
+from spectralgpt.rasters import Stated, Window, describe_raster, read_raster
 from spectralgpt.rasters.metadata import read_facts
 from spectralgpt.rasters.sizes import read_size
 from tests.fuzz.mutate import (
@@ -223,7 +223,7 @@ def try_scene(scene: Path, stated: dict[str, Any]) -> bool:
     """Read a scene as commands do; whether it was refused."""
     try:
         read_facts(scene)
-        item = describe_raster(scene, **stated)
+        item = describe_raster(scene, stated=Stated(**stated))
         bands = item.require(None)
         grid = item.grid(bands)
         # As commands read scenes whose headers say that they are large.

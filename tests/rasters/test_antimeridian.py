@@ -14,7 +14,7 @@ from shapely import Polygon, box, geometry
 from spectralgpt.data.labelling.config import LabelSource
 from spectralgpt.data.labelling.layers import open_labels
 from spectralgpt.data.overlaps import count_overlaps, footprint_of
-from spectralgpt.rasters import Grid, Window, describe_raster
+from spectralgpt.rasters import Grid, Stated, Window, describe_raster
 from spectralgpt.rasters.footprints import cut_at_180, footprint_lonlat
 from spectralgpt.rasters.painting import find_codes, read_codes_at
 from spectralgpt.scenes.places import cell_of_point
@@ -180,6 +180,6 @@ def test_images_that_overlap_there_are_counted(tmp_path: Path) -> None:
         place = {"res": 20, "corner": corner, "crs": ZONE_1}
         path = tmp_path / f"{name}.tif"
         write_tiff(path, pixels, descriptions=["B04"], **place)
-        item = describe_raster(path, "sentinel-2-l2a", offset=0)
+        item = describe_raster(path, "sentinel-2-l2a", Stated(offset=0))
         images.append((split, "", footprint_of(item)))
     assert count_overlaps(images) == {"train / test": 1}

@@ -6,6 +6,7 @@ import pytest
 from spectralgpt.errors import RasterError
 from spectralgpt.rasters import (
     NO_BAND,
+    Stated,
     Window,
     describe_raster,
     read_numbers,
@@ -34,7 +35,7 @@ def test_one_date_of_an_array_is_read_in_a_window(tmp_path: Path) -> None:
     array = np.random.default_rng(0).random((2, 12, 10, 3)).astype(np.float32)
     np.save(tmp_path / "a.npy", array)
     second = (*[NO_BAND] * 3, *BANDS)
-    item = describe_raster(tmp_path / "a.npy", "sentinel-2-l1c", second)
+    item = describe_raster(tmp_path / "a.npy", "sentinel-2-l1c", Stated(bands=second))
     assert item.unit == "reflectance"
     raster = read_raster(item, window=Window(2, 3, 5, 4))
     wanted = array[1, 2:7, 3:7].transpose(2, 0, 1)

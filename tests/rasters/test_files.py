@@ -17,6 +17,7 @@ from rasterio.rpc import RPC
 
 from spectralgpt.errors import BandError, RasterError
 from spectralgpt.rasters import (
+    Stated,
     Window,
     describe_raster,
     quiet_gdal,
@@ -69,13 +70,13 @@ def test_truncated_jpeg_2000_is_no_noise(tmp_path, share):
     path = tmp_path / "B04.jp2"
     options = {"QUALITY": 100, "REVERSIBLE": "YES", "BLOCKXSIZE": 256}
     rasterio.shutil.copy(source, path, driver="JP2OpenJPEG", BLOCKYSIZE=256, **options)
-    item = describe_raster(path, sensor="sentinel-2-l2a", offset=0)
+    item = describe_raster(path, "sentinel-2-l2a", Stated(offset=0))
     np.testing.assert_allclose(read_raster(item).pixels, pixels / 1e4, rtol=1e-6)
     content = path.read_bytes()
     path.write_bytes(content[: round(share * len(content))])
     # Decoded by several threads, GDAL's, it would be whatever lay in memory.
     with pytest.raises(RasterError, match=r"B04\.jp2 cannot be read .* fetch it again"):
-        read_raster(describe_raster(path, sensor="sentinel-2-l2a", offset=0))
+        read_raster(describe_raster(path, "sentinel-2-l2a", Stated(offset=0)))
 
 
 @pytest.mark.parametrize("interleave", ["BSQ", "BIP"])
@@ -158,7 +159,7 @@ def test_file_without_georeference_is_read_without_a_warning(tmp_path):
             ) as target,
         ):
             target.write(source.read())
-    raster = read_raster(describe_raster(plain, sensor="sentinel-2-l2a", offset=0))
+    raster = read_raster(describe_raster(plain, "sentinel-2-l2a", Stated(offset=0)))
     assert raster.transform is None
     assert (raster.pixels == np.float32(0.09)).all()
 
@@ -169,9 +170,9 @@ def test_gdal_warnings_are_summarised_once_and_not_printed(tmp_path, caplog, cap
     with caplog.at_level(logging.WARNING):
         with quiet_gdal():
             for path in paths:
-                describe_raster(path, **options)
+                describe_raster(path, stated=Stated(**options))
         for path in paths:
-            read_raster(describe_raster(path, **options))
+            read_raster(describe_raster(path, stated=Stated(**options)))
     records = [r for r in caplog.records if r.levelno >= logging.WARNING]
     assert [r.name for r in records] == ["spectralgpt.rasters.files"]
     assert "GDAL warned" in caplog.text
@@ -348,7 +349,9 @@ def write_claim(path, side=1_000_000):
 @pytest.mark.parametrize(
     "read",
     [
-        lambda path: read_raster(describe_raster(path, "sentinel-2-l2a", offset=0)),
+        lambda path: read_raster(
+            describe_raster(path, "sentinel-2-l2a", Stated(offset=0))
+        ),
         files_module.read_numbers,
         lambda path: read_codes(path, 1, np.arange(10**6), np.arange(10**6)),
     ],
@@ -375,7 +378,7 @@ def test_descriptions_that_are_not_utf_8_are_one_line(tmp_path, driver, capfd):
         read_header,
         read_numbers,
         lambda path: describe_raster(path, sensor="sentinel-2-l2a"),
-        lambda path: describe_raster(path, bands=["B02", "B03"]),
+        lambda path: describe_raster(path, stated=Stated(bands=["B02", "B03"])),
     ):
         with pytest.raises(RasterError, match=r"a\.bin has band .* not UTF-8") as e:
             read(path)
@@ -432,7 +435,7 @@ def test_long_descriptions_take_no_longer(tmp_path):
     path = write_tiff(tmp_path / "a.tif", constant([900, 901]), descriptions=names)
     begun = time.monotonic()
     with pytest.raises(BandError, match="no known bands"):
-        describe_raster(path, sensor="sentinel-2-l2a", offset=0)
+        describe_raster(path, "sentinel-2-l2a", Stated(offset=0))
     assert time.monotonic() - begun < 5
 
 

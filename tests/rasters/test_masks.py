@@ -11,6 +11,7 @@ from rasterio.enums import ColorInterp
 from spectralgpt.errors import BandError, RasterError, UnitError
 from spectralgpt.rasters import (
     OpenFiles,
+    Stated,
     Window,
     describe_raster,
     read_codes,
@@ -83,7 +84,7 @@ def write_vrt(path, source, count, has_mask=True):
 
 
 def describe(path, **stated):
-    return describe_raster(path, "sentinel-2-l2a", **({"offset": 0} | stated))
+    return describe_raster(path, "sentinel-2-l2a", Stated(**({"offset": 0} | stated)))
 
 
 @pytest.mark.parametrize("kind", ["internal", "sidecar", "alpha", "vrt"])
@@ -185,10 +186,12 @@ def test_a_layer_of_another_scale_that_is_no_band_is_left_out(tmp_path):
     path = write_tiff(tmp_path / "a.tif", numbers, descriptions=("B02", "B03", "QA"))
     with rasterio.open(path, "r+") as dataset:
         dataset.scales = (0.0001, 0.0001, 1.0)
-    raster = read_raster(describe_raster(path, "sentinel-2-l2a", ["B02", "B03", "-"]))
+    raster = read_raster(
+        describe_raster(path, "sentinel-2-l2a", Stated(bands=["B02", "B03", "-"]))
+    )
     np.testing.assert_allclose(raster.pixels[:, 0, 0], [0.1, 0.2], atol=1e-7)
     with pytest.raises(UnitError, match="different scales"):
-        describe_raster(path, "sentinel-2-l2a", ["B02", "B03", "B04"])
+        describe_raster(path, "sentinel-2-l2a", Stated(bands=["B02", "B03", "B04"]))
 
 
 @pytest.mark.parametrize("length", [8, 100, None])
@@ -203,4 +206,4 @@ def test_a_mask_beside_a_file_that_is_none_is_refused(tmp_path, length):
     with pytest.raises(
         RasterError, match=r"masked\.tif\.msk is no mask of masked\.tif"
     ):
-        describe_raster(path, sensor="sentinel-2-l2a", offset=0)
+        describe_raster(path, "sentinel-2-l2a", Stated(offset=0))

@@ -13,6 +13,7 @@ import pytest
 
 from spectralgpt.errors import BandError, RasterError, SpectralGPTError, UnitError
 from spectralgpt.rasters import (
+    Stated,
     Window,
     describe_raster,
     is_product,
@@ -166,7 +167,7 @@ def test_gaofen_has_no_scale_of_its_own(tmp_path: Path) -> None:
     assert is_product(folder)
     with pytest.raises(UnitError, match="State the quantification"):
         describe_raster(folder)
-    item = describe_raster(folder, quantification=1000)
+    item = describe_raster(folder, stated=Stated(quantification=1000))
     assert item.sensor.name == "gaofen-1-pms"
     assert item.date == datetime.date(2016, 5, 1)
     found = read_raster(item).pixels[:, 0, 0]

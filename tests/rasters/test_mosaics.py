@@ -8,6 +8,7 @@ from spectralgpt.errors import ConfigError, RasterError
 from spectralgpt.rasters import (
     Bounds,
     RasterItem,
+    Stated,
     Window,
     describe_raster,
     make_mosaic,
@@ -27,7 +28,7 @@ def write(path: Path, pixels: np.ndarray, **options: object) -> Path:
 
 
 def describe(path: Path, offset: float = 0):
-    return describe_raster(path, sensor="sentinel-2-l2a", offset=offset)
+    return describe_raster(path, "sentinel-2-l2a", Stated(offset=offset))
 
 
 def random(side: int = 40, seed: int = 0) -> np.ndarray:
@@ -119,7 +120,7 @@ def test_what_cannot_be_laid_over_an_area_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="beyond a pole"):
         Bounds(0, 91, 1, 95)
     other = describe_raster(
-        write(tmp_path / "b.tif", random()), sensor="sentinel-2-l1c", offset=0
+        write(tmp_path / "b.tif", random()), "sentinel-2-l1c", Stated(offset=0)
     )
     with pytest.raises(ConfigError, match="is of one sensor"):
         make_mosaic([item, other])

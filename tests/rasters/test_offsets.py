@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from spectralgpt.errors import UnitError
-from spectralgpt.rasters import describe_raster
+from spectralgpt.rasters import Stated, describe_raster
 from spectralgpt.rasters.offsets import offset_from_name, offset_from_pixels
 from spectralgpt.sensors import load_sensor
 from tests.raster_files import constant, numbered, write_band_folder, write_tiff
@@ -111,7 +111,7 @@ def test_bright_pixels_of_a_reprocessed_product_leave_it_in_doubt(tmp_path):
     folder = write_band_folder(tmp_path / PRODUCT.format("9999"), BRIGHT)
     with pytest.raises(UnitError, match=r"offset is in doubt.*State the offset: -1000"):
         describe(folder)
-    item = describe_raster(folder, sensor="sentinel-2-l2a", offset=-1000)
+    item = describe_raster(folder, "sentinel-2-l2a", Stated(offset=-1000))
     assert (item.offset, item.offset_source) == (-1000, "stated")
 
 

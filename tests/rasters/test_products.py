@@ -3,7 +3,7 @@ import pytest
 import rasterio
 
 from spectralgpt.errors import BandError, ConfigError, RasterError, UnitError
-from spectralgpt.rasters import describe_raster, read_raster, write_geotiff
+from spectralgpt.rasters import Stated, describe_raster, read_raster, write_geotiff
 from spectralgpt.sensors import load_sensor
 from tests.raster_files import (
     S2_L2A,
@@ -21,7 +21,7 @@ EUROSAT = [
 
 def refuses(error, message, path, **options):
     with pytest.raises(error, match=message) as caught:
-        describe_raster(path, **options)
+        describe_raster(path, stated=Stated(**options))
     assert "\n" not in str(caught.value)
     assert path.name in str(caught.value)
 
@@ -36,7 +36,7 @@ def stack(path, values=(900, 1800), dtype="uint16", **options):
 def test_file_order_of_eurosat_drops_b10_and_keeps_b11(tmp_path):
     values = numbered(EUROSAT)
     path = write_tiff(tmp_path / "AnnualCrop_1.tif", constant(list(values.values())))
-    item = describe_raster(path, sensor="sentinel-2-l1c", bands=EUROSAT, offset=0)
+    item = describe_raster(path, "sentinel-2-l1c", Stated(bands=EUROSAT, offset=0))
     bands = item.sensor.select(exclude=["B10"])
     raster = read_raster(item, bands)
     found = dict(zip(raster.band_names, raster.pixels[:, 0, 0], strict=True))
@@ -47,7 +47,7 @@ def test_file_order_of_eurosat_drops_b10_and_keeps_b11(tmp_path):
 def test_band_descriptions_name_the_layers_in_any_order(tmp_path):
     names = ["B8A", "blue", "B4 (665 nm)", "1610 nm"]
     path = write_tiff(tmp_path / "a.tif", constant([1, 2, 3, 4]), descriptions=names)
-    item = describe_raster(path, sensor="sentinel-2-l2a", offset=0)
+    item = describe_raster(path, "sentinel-2-l2a", Stated(offset=0))
     indices = {name: file.index for name, file in item.files.items()}
     assert indices == {"B8A": 1, "B02": 2, "B04": 3, "B11": 4}
 
@@ -58,7 +58,7 @@ def test_layers_of_unknown_names_are_named_and_refused(tmp_path):
     message = r"layers 2 \(SCL\), 4 \(no name\) .* --bands B02,-,B04,- takes those"
     refuses(BandError, message, path, sensor="sentinel-2-l2a", offset=0)
     item = describe_raster(
-        path, sensor="sentinel-2-l2a", bands=["blue", "-", "B4", "-"], offset=0
+        path, "sentinel-2-l2a", Stated(bands=["blue", "-", "B4", "-"], offset=0)
     )
     assert {n: f.index for n, f in item.files.items()} == {"B02": 1, "B04": 3}
 
@@ -91,9 +91,9 @@ def test_common_names_are_known_and_ambiguous_ones_refused(
     path = write_tiff(tmp_path / "a.tif", pixels, descriptions=names)
     if bands is None:
         with pytest.raises(BandError, match=r"are no known bands|does not say which"):
-            describe_raster(path, sensor=sensor, offset=0)
+            describe_raster(path, sensor, Stated(offset=0))
         return
-    item = describe_raster(path, sensor=sensor, offset=0)
+    item = describe_raster(path, sensor, Stated(offset=0))
     assert sorted(item.files, key=lambda name: item.files[name].index) == bands
 
 
@@ -112,7 +112,7 @@ def test_words_of_a_file_name_are_a_band_only_as_a_whole(tmp_path, name, band):
     if band is None:
         refuses(BandError, "does not say", path, sensor="sentinel-2-l2a", offset=0)
         return
-    item = describe_raster(path, sensor="sentinel-2-l2a", offset=0)
+    item = describe_raster(path, "sentinel-2-l2a", Stated(offset=0))
     assert list(item.files) == [band]
 
 
@@ -144,7 +144,7 @@ def test_wrong_number_of_stated_bands_is_refused(tmp_path):
 def test_a_dash_skips_a_layer_that_is_no_band(tmp_path):
     path = write_tiff(tmp_path / "a.tif", constant([5, 6, 7]))
     item = describe_raster(
-        path, sensor="sentinel-2-l2a", bands=["B04", "-", "B03"], offset=0
+        path, "sentinel-2-l2a", Stated(bands=["B04", "-", "B03"], offset=0)
     )
     assert {n: f.index for n, f in item.files.items()} == {"B04": 1, "B03": 3}
 
@@ -167,7 +167,7 @@ def test_bands_are_found_in_file_names(tmp_path, name):
     folder = write_band_folder(tmp_path / "x", numbered(S2_L2A), name)
     write_tiff(folder / "cloud_mask.tif", constant([1]))
     (folder / "thumbnail.png").write_bytes(b"no raster")
-    item = describe_raster(folder, sensor="sentinel-2-l2a", offset=0)
+    item = describe_raster(folder, "sentinel-2-l2a", Stated(offset=0))
     raster = read_raster(item)
     expected = [v / 1e4 for v in numbered(S2_L2A).values()]
     np.testing.assert_allclose(raster.pixels[:, 0, 0], expected, atol=1e-6)
@@ -207,7 +207,9 @@ def test_pattern_finds_bands_that_file_names_hide(tmp_path):
     folder = write_band_folder(tmp_path / "x", {"imgB2x": 8500, "imgB3x": 9500})
     options = {"sensor": "landsat-8-9-l1"}
     refuses(BandError, "no file named after band names", folder, **options)
-    item = describe_raster(folder, pattern=r"img(?P<band>B\d)x", **options)
+    item = describe_raster(
+        folder, stated=Stated(band_pattern=r"img(?P<band>B\d)x", **options)
+    )
     assert read_raster(item).pixels[:, 0, 0] == pytest.approx([0.07, 0.09])
 
 
@@ -236,7 +238,7 @@ def test_no_fixed_scale_is_asked_for(tmp_path):
     path = stack(tmp_path / "B2.tif", [500])
     options = {"sensor": "gaofen-1-wfv", "bands": ["B2"]}
     refuses(UnitError, "has no fixed scale", path, **options)
-    item = describe_raster(path, **options, quantification=2000)
+    item = describe_raster(path, stated=Stated(**options, quantification=2000))
     assert read_raster(item).pixels.max() == pytest.approx(0.25)
 
 
@@ -249,7 +251,7 @@ def test_landsat_offset_needs_no_baseline(tmp_path):
 
 def test_own_files_are_never_scaled_again(tmp_path):
     numbers = describe_raster(
-        stack(tmp_path / "a.tif", [1500, 2500]), sensor="sentinel-2-l2a", offset=-1000
+        stack(tmp_path / "a.tif", [1500, 2500]), "sentinel-2-l2a", Stated(offset=-1000)
     )
     path = write_geotiff(tmp_path / "b.tif", read_raster(numbers), "sentinel-2-l2a")
     item = describe_raster(path)
@@ -269,7 +271,7 @@ def test_small_floats_are_reflectance_and_take_no_offset(tmp_path):
 
 def test_large_floats_are_digital_numbers(tmp_path):
     path = stack(tmp_path / "f.tif", [500.0, 3000.0], "float32")
-    item = describe_raster(path, sensor="sentinel-2-l2a", offset=0)
+    item = describe_raster(path, "sentinel-2-l2a", Stated(offset=0))
     np.testing.assert_allclose(read_raster(item).pixels[:, 0, 0], [0.05, 0.3])
 
 
@@ -280,20 +282,20 @@ def test_floats_in_between_are_asked_about(tmp_path):
 
 def test_a_stated_quantification_settles_floats_in_between(tmp_path):
     path = stack(tmp_path / "percent.tif", [5.0, 12.0], "float32")
-    item = describe_raster(path, sensor="landsat-8-9-l2", quantification=100, offset=0)
+    item = describe_raster(path, "landsat-8-9-l2", Stated(quantification=100, offset=0))
     np.testing.assert_allclose(read_raster(item).pixels[:, 0, 0], [0.05, 0.12])
 
 
 def test_a_scale_that_changes_nothing_may_be_stated_of_reflectance(tmp_path):
     path = stack(tmp_path / "f.tif", [0.05, 0.3], "float32")
-    item = describe_raster(path, sensor="sentinel-2-l2a", quantification=1, offset=0)
+    item = describe_raster(path, "sentinel-2-l2a", Stated(quantification=1, offset=0))
     np.testing.assert_allclose(read_raster(item).pixels[:, 0, 0], [0.05, 0.3])
 
 
 def test_unknown_unit_is_refused(tmp_path):
     path = stack(tmp_path / "f.tif")
     with pytest.raises(UnitError, match="unknown unit 'percent'"):
-        describe_raster(path, sensor="sentinel-2-l2a", unit="percent")
+        describe_raster(path, "sentinel-2-l2a", Stated(unit="percent"))
 
 
 def test_scale_of_the_file_itself_is_used_and_not_doubled(tmp_path):
@@ -308,15 +310,15 @@ def test_scale_of_the_file_itself_is_used_and_not_doubled(tmp_path):
 
 def test_nodata_of_the_file_comes_before_that_of_the_sensor(tmp_path):
     path = stack(tmp_path / "a.tif", nodata=7)
-    item = describe_raster(path, sensor="sentinel-2-l2a", offset=0)
+    item = describe_raster(path, "sentinel-2-l2a", Stated(offset=0))
     assert (item.nodata, item.other_invalid) == (7, (65535,))
-    item = describe_raster(path, sensor="sentinel-2-l2a", offset=0, nodata=[1, 2])
+    item = describe_raster(path, "sentinel-2-l2a", Stated(offset=0, nodata=[1, 2]))
     assert (item.nodata, item.other_invalid) == (1, (2, 65535))
 
 
 def test_description_of_one_band_file_uses_its_name(tmp_path):
     path = write_tiff(tmp_path / "T33UUP_B03.tif", constant([1500]))
-    item = describe_raster(path, sensor=load_sensor("sentinel-2-l2a"), offset=0)
+    item = describe_raster(path, load_sensor("sentinel-2-l2a"), Stated(offset=0))
     assert list(item.files) == ["B03"]
 
 
@@ -327,7 +329,6 @@ def test_file_without_a_valid_pixel_is_said_to_have_none(tmp_path):
 
 
 @pytest.mark.parametrize("quantification", [0, -5.0])
-def test_quantification_that_is_not_above_0_is_refused(tmp_path, quantification):
-    path = stack(tmp_path / "a.tif")
-    options = {"sensor": "sentinel-2-l2a", "quantification": quantification}
-    refuses(UnitError, f"is {quantification} .* must be above 0", path, **options)
+def test_quantification_that_is_not_above_0_is_refused(quantification):
+    with pytest.raises(UnitError, match=f"is {quantification} .* must be above 0"):
+        Stated(quantification=quantification)

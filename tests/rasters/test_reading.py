@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from spectralgpt.errors import BandError, RasterError, ShapeError, UnitError
-from spectralgpt.rasters import OpenFiles, Window, describe_raster, read_raster
+from spectralgpt.rasters import OpenFiles, Stated, Window, describe_raster, read_raster
 from spectralgpt.rasters import reading as reading_module
 from tests.raster_files import (
     LEFT,
@@ -20,7 +20,7 @@ from tests.raster_files import (
 
 
 def describe(path, **changes):
-    return describe_raster(path, sensor="sentinel-2-l2a", offset=0, **changes)
+    return describe_raster(path, "sentinel-2-l2a", Stated(offset=0, **changes))
 
 
 def stack(path, pixels, **options):
@@ -158,7 +158,7 @@ def test_numbers_beyond_32_bits_are_invalid_and_spread_nowhere(tmp_path):
     coarse[0, 4, 4] = 1e300
     write_tiff(tmp_path / "B04.tif", fine)
     write_tiff(tmp_path / "B11.tif", coarse, res=20)
-    item = describe_raster(tmp_path, sensor="sentinel-2-l2a", unit="reflectance")
+    item = describe_raster(tmp_path, "sentinel-2-l2a", Stated(unit="reflectance"))
     raster = read_raster(item)
     assert raster.valid.sum(axis=(1, 2)).tolist() == [256, 256 - 4]
     np.testing.assert_allclose(raster.pixels[0], 0.2, rtol=1e-6)

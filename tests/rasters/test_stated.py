@@ -12,7 +12,6 @@ from spectralgpt.errors import UnitError
 from spectralgpt.rasters import (
     RasterItem,
     Stated,
-    describe_file,
     describe_raster,
     read_raster,
 )
@@ -32,7 +31,7 @@ def scene(fill: float, dtype: str = "int16", added: int = 1000) -> np.ndarray:
 
 
 def describe(path: Path, **changes: object) -> RasterItem:
-    return describe_raster(path, **({"sensor": SENSOR} | changes))  # type: ignore
+    return describe_raster(path, stated=Stated(**({"sensor": SENSOR} | changes)))  # type: ignore
 
 
 @pytest.mark.parametrize("fill", [1, -9999])
@@ -266,12 +265,12 @@ def test_what_is_assumed_counts_where_files_do_not_say(tmp_path: Path) -> None:
         nodata=(1.0,),
     )
     path = write_tiff(tmp_path / "a.tif", constant([1500, 1, 1600]))
-    item = describe_file(path, Stated(), assumed=assumed)
+    item = describe_raster(path, assumed=assumed)
     assert item.sensor.name == "landsat-8-9-l2"
     assert {name: file.index for name, file in item.files.items()} == {"B2": 1, "B4": 3}
     assert (item.quantification, item.offset, item.nodata) == (10_000, 0, 1)
     stated = Stated(quantification=20_000.0, bands=("B1", "B2", "B3"))
-    other = describe_file(path, stated, assumed=assumed)
+    other = describe_raster(path, stated=stated, assumed=assumed)
     assert (other.quantification, set(other.files)) == (20_000, {"B1", "B2", "B3"})
 
 
@@ -281,17 +280,17 @@ def test_what_files_say_counts_before_what_is_assumed(tmp_path: Path) -> None:
         tmp_path / "S2A_MSIL2A_20200706T085611_N0214_R007_T33NZA_20200706T153419",
         {"B03": 1500},
     )
-    item = describe_file(folder, Stated(), assumed=assumed)
+    item = describe_raster(folder, assumed=assumed)
     assert (set(item.files), item.offset) == ({"B03"}, 0)
     tagged = write_tiff(tmp_path / "b.tif", constant([1500]), descriptions=["B03"])
     with rasterio.open(tagged, "r+") as dataset:
         dataset.scales, dataset.offsets = (2e-4,), (0.0,)
-    item = describe_file(tagged, Stated(), assumed=assumed)
+    item = describe_raster(tagged, assumed=assumed)
     assert (set(item.files), item.quantification, item.offset) == ({"B03"}, 5000, 0)
     # Another sensor's images are none of those.
     other = Stated(sensor="landsat-8-9-l2", quantification=10_000.0)
     landsat = write_tiff(tmp_path / "c.tif", constant([15000]), descriptions=["B3"])
-    item = describe_file(landsat, other, assumed=assumed)
+    item = describe_raster(landsat, stated=other, assumed=assumed)
     assert item.offset < -1000
 
 

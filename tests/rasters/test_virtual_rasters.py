@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from spectralgpt.errors import RasterError
-from spectralgpt.rasters import describe_raster, read_numbers, read_raster
+from spectralgpt.rasters import Stated, describe_raster, read_numbers, read_raster
 from tests.raster_files import constant, write_tiff
 
 _BAND = (
@@ -39,7 +39,7 @@ def test_a_virtual_raster_puts_files_together(tmp_path: Path) -> None:
     write_tiff(tmp_path / "a" / "x.tif", constant([1500]))
     inside = write_tiff(tmp_path / "y.tif", constant([2500]))
     path = write_vrt(tmp_path / "scene.vrt", "a/x.tif", str(inside))
-    item = describe_raster(path, sensor="sentinel-2-l2a", offset=-1000)
+    item = describe_raster(path, "sentinel-2-l2a", Stated(offset=-1000))
     raster = read_raster(item)
     assert raster.band_names == ("B02", "B03")
     np.testing.assert_allclose(raster.pixels[:, 3, 3], [0.05, 0.15])
@@ -72,7 +72,7 @@ def test_it_opens_nothing_else(
     (folder / "link.tif").symlink_to(secret)
     path = write_vrt(folder / "scene.vrt", file, **options)
     with pytest.raises(RasterError, match=message) as caught:
-        describe_raster(path, sensor="sentinel-2-l2a", offset=0)
+        describe_raster(path, "sentinel-2-l2a", Stated(offset=0))
     assert "\n" not in str(caught.value)
 
 

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from spectralgpt.errors import RasterError
-from spectralgpt.rasters import Raster, describe_raster, read_raster, write_geotiff
+from spectralgpt.rasters import (
+    Raster,
+    Stated,
+    describe_raster,
+    read_raster,
+    write_geotiff,
+)
 from spectralgpt.sensors import load_sensor
 from tests.raster_files import constant, write_tiff
 
@@ -21,7 +27,7 @@ def raster():
 def test_what_is_written_reads_back_with_bands_unit_and_place(tmp_path):
     names = ["B02", "B03"]
     path = write_tiff(tmp_path / "a.tif", constant([900, 800], 6), descriptions=names)
-    one = read_raster(describe_raster(path, sensor=SENSOR, offset=0))
+    one = read_raster(describe_raster(path, SENSOR, Stated(offset=0)))
     two = read_raster(
         describe_raster(write_geotiff(tmp_path / "b.tif", one, SENSOR.name))
     )

@@ -6,7 +6,7 @@ import rasterio
 import torch
 from rio_cogeo import cog_validate
 
-from spectralgpt.rasters import RasterItem, describe_raster, read_raster
+from spectralgpt.rasters import RasterItem, Stated, describe_raster, read_raster
 from spectralgpt.scenes.error_maps import ErrorMapOptions, map_errors
 from tests.tiny import tiny_contract, tiny_model
 from tests.toy import SENSOR, chip_pixels, write_chip
@@ -17,7 +17,7 @@ def scene(path: Path, height: int = 70, width: int = 90) -> RasterItem:
     cut = {band: values[:height, :width] for band, values in pixels.items()}
     for values in cut.values():
         values[:5, :7] = 0
-    return describe_raster(write_chip(path, cut), SENSOR, offset=0)
+    return describe_raster(write_chip(path, cut), SENSOR, Stated(offset=0))
 
 
 def test_errors_are_measured_where_the_scene_holds_data(tmp_path: Path) -> None:

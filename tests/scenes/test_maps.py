@@ -137,7 +137,9 @@ def test_an_image_of_the_models_size_gets_what_the_model_predicts(
     tmp_path: Path,
 ) -> None:
     mapper, model = tiny_mapper()
-    item = describe_raster(chip(tmp_path / "a.tif", SIDE, SIDE), SENSOR, offset=0)
+    item = describe_raster(
+        chip(tmp_path / "a.tif", SIDE, SIDE), SENSOR, Stated(offset=0)
+    )
     (strip,) = map_scene(mapper, [item])
     bands = mapper.bands(item)
     image, _ = mapper.preprocessing.prepare(read_raster(item, bands))
@@ -155,7 +157,7 @@ def test_windows_of_a_scene_moved_by_one_window_leave_its_inside_as_it_was(
     for name, left in (("a", 0), ("b", SIDE)):
         part = {band: values[:, left:] for band, values in whole.items()}
         path = write_chip(tmp_path / f"{name}.tif", part)
-        item = describe_raster(path, SENSOR, offset=0)
+        item = describe_raster(path, SENSOR, Stated(offset=0))
         maps.append(join(list(map_scene(mapper, [item]))))
     assert len(np.unique(maps[0])) > 1
     inside = np.s_[:, SIDE // 2 :]
@@ -176,7 +178,9 @@ def test_maps_of_chips_agree_with_what_is_scored(tmp_path: Path) -> None:
 
 def test_what_cannot_be_mapped_is_said(tmp_path: Path) -> None:
     mapper, _ = tiny_mapper()
-    small = describe_raster(chip(tmp_path / "small.tif", 7, 40), SENSOR, offset=0)
+    small = describe_raster(
+        chip(tmp_path / "small.tif", 7, 40), SENSOR, Stated(offset=0)
+    )
     with pytest.raises(ShapeError, match=r"small.tif is 7 x 40 px, smaller than"):
         list(map_scene(mapper, [small]))
     other = describe(write_scene(tmp_path / "other.tif", blobs(40, 40, 0)))
@@ -218,7 +222,7 @@ def test_at_borders_of_windows_shares_go_over_from_one_to_the_other(
 
 
 def test_batches_of_any_size_give_the_same_map(tmp_path: Path) -> None:
-    item = describe_raster(chip(tmp_path / "a.tif", 80, 90), SENSOR, offset=0)
+    item = describe_raster(chip(tmp_path / "a.tif", 80, 90), SENSOR, Stated(offset=0))
     mapper, _ = tiny_mapper()
     one, many = (
         np.concatenate(

@@ -26,7 +26,7 @@ from spectralgpt.rasters import (
     RasterItem,
     Stated,
     band_in_file_name,
-    describe_file,
+    describe_raster,
     is_litter,
     make_mosaic,
     offset_from_texts,
@@ -118,7 +118,7 @@ def describe_stated(
             Then no file is opened; its bands are in the stated order, or in files named
             after them. None opens the files.
         sensor: in place of the one stated by name.
-        assumed: see `spectralgpt.rasters.describe_file`; does not count with sizes.
+        assumed: see `spectralgpt.rasters.describe_raster`; does not count with sizes.
         members: files of a folder that belong to it; all if None.
         name: for messages; the path if None.
 
@@ -132,8 +132,8 @@ def describe_stated(
     if sensor is None and stated.sensor is not None and sizes is not None:
         sensor = find_sensor(stated.sensor)
     if sizes is None or sensor is None:
-        return describe_file(
-            path, stated, sensor, assumed=assumed, members=members, name=name
+        return describe_raster(
+            path, sensor, stated, assumed=assumed, members=members, name=name
         )
     quantification = _check(stated, sizes, sensor)
     if path.is_dir():
@@ -153,7 +153,7 @@ def describe_stated(
     if offset is None:
         # Neither names nor metadata tell, so the pixels must.
         stated = replace(stated, unit="digital-numbers")
-        return describe_file(path, stated, sensor, members=members, name=name)
+        return describe_raster(path, sensor, stated, members=members, name=name)
     usual = () if sensor.nodata is None else (sensor.nodata,)
     invalid = [*(usual if stated.nodata == "auto" else stated.nodata)]
     if sensor.saturated is not None:

@@ -49,7 +49,7 @@ from spectralgpt.rasters.mosaics import (
 )
 from spectralgpt.rasters.offsets import offset_from_texts
 from spectralgpt.rasters.polygons import write_polygons
-from spectralgpt.rasters.products import describe_file, describe_raster
+from spectralgpt.rasters.products import describe_raster
 from spectralgpt.rasters.reading import check_reflectance, read_raster
 from spectralgpt.rasters.row_files import Layers, RowFile
 from spectralgpt.rasters.samples import find_fill
@@ -92,7 +92,6 @@ __all__ = [
     "check_reflectance",
     "class_layers",
     "cut_to_common",
-    "describe_file",
     "describe_raster",
     "find_fill",
     "glob_folder",

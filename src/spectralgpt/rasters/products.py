@@ -36,7 +36,7 @@ from spectralgpt.rasters.stac_lists import is_stac_member
 from spectralgpt.rasters.stated import Stated
 from spectralgpt.sensors import Sensor, find_sensor, list_sensors, load_sensor
 
-__all__ = ["SENSOR_TAG", "UNIT_TAG", "describe_file", "describe_raster"]
+__all__ = ["SENSOR_TAG", "UNIT_TAG", "describe_raster"]
 
 UNIT_TAG = "SPECTRALGPT_UNIT"
 SENSOR_TAG = "SPECTRALGPT_SENSOR"
@@ -49,35 +49,29 @@ _BRIGHT_PERCENT = 99.0
 def describe_raster(
     path: Path | str,
     sensor: Sensor | str | None = None,
-    bands: Sequence[str] | None = None,
-    unit: str = "auto",
-    offset: float | str = "auto",
-    quantification: float | str = "auto",
-    nodata: Sequence[float] | str = "auto",
-    pattern: str | None = None,
+    stated: Stated | None = None,
+    *,
+    assumed: Stated | None = None,
     members: Sequence[Path] | None = None,
     name: str | None = None,
 ) -> RasterItem:
     """Find out where the bands of an image lie and what its numbers mean.
 
+    What is stated counts; then what the files, product metadata and tags say (bands by
+    their descriptions, wavelengths or file names); then what is assumed; then the
+    sensor's rules, and the pixels where they leave no doubt. Saturation is invalid in
+    any case.
+
     Args:
         path: a raster file (GeoTIFF, JP2, VRT, ENVI, .npy), a folder with one file a
             band, a product of a known kind as folder or zip archive, or a STAC item
             (see `spectralgpt.rasters.metadata`).
-        sensor: from the registry, or the path of a YAML file like those in `sensors/`;
-            None takes it from the file's tag or the product's name.
-        bands: names of a file's layers in their order ("-" skips one, "sensor-order"
-            alone names all); for a folder, the bands to take. None reads band
-            descriptions, wavelengths in them, or file names.
-        unit: `reflectance`, `digital-numbers`, or `auto`: the file's own tag, or its
-            type and values.
-        offset: added to digital numbers, or `auto`: the file's own, or the sensor's
-            rule (see `spectralgpt.rasters.offsets`).
-        quantification: digital numbers per unit of reflectance, or `auto`: the file's
-            own, or the sensor's.
-        nodata: all numbers that mean no measurement, or `auto`: the file's own if it
-            states one, else the sensor's; saturation is invalid in any case.
-        pattern: regular expression with a group `band` for file names in a folder.
+        sensor: in place of the stated one: from the registry, or the path of a YAML
+            file like those in `sensors/`; without either, the file's tag or the
+            product's name tell.
+        stated: what is so whatever the files say; what contradicts them is an error.
+        assumed: what is so where the files do not say, such as what was stated of the
+            images that a model was trained on.
         members: the files of a folder that belong to the image; all if None.
         name: for messages; the path if None.
 
@@ -87,55 +81,13 @@ def describe_raster(
         UnitError: the unit or offset is in doubt or contradicts the file.
         ConfigError: the sensor is in doubt.
     """
-    facts = {
-        "sensor": None if isinstance(sensor, Sensor) else sensor,
-        "bands": None if bands is None else tuple(bands),
-        "unit": unit,
-        "offset": offset,
-        "quantification": quantification,
-        "nodata": nodata if isinstance(nodata, str) else tuple(nodata),
-        "band_pattern": pattern,
-    }
-    try:
-        stated = Stated.of(facts)
-    except UnitError as error:
-        raise UnitError(f"{path}: {error}") from None
-    known = sensor if isinstance(sensor, Sensor) else None
-    return describe_file(path, stated, known, members=members, name=name)
-
-
-def describe_file(
-    path: Path | str,
-    stated: Stated,
-    sensor: Sensor | None = None,
-    *,
-    assumed: Stated | None = None,
-    members: Sequence[Path] | None = None,
-    name: str | None = None,
-) -> RasterItem:
-    """Describe an image of which this is stated; see `describe_raster`.
-
-    Args:
-        path: see `describe_raster`.
-        stated: what is so whatever the files say; what contradicts them is an error.
-        sensor: in place of the one stated by name.
-        assumed: what is so where the files do not say, such as what was stated of the
-            images that a model was trained on.
-        members: see `describe_raster`.
-        name: see `describe_raster`.
-
-    Raises:
-        RasterError: see `describe_raster`, as for the other errors.
-        BandError: bands are in doubt.
-        UnitError: the unit or offset is in doubt or contradicts the file.
-        ConfigError: the sensor is in doubt.
-    """
-    path, assumed = Path(path), assumed or Stated()
+    path, stated, assumed = Path(path), stated or Stated(), assumed or Stated()
     if not is_path(str(path)) or not (path.exists() or is_stac_member(path)):
         raise RasterError(f"{path} does not exist. Check the path.")
     is_described = stated.band_pattern is not None or members is not None
     facts = None if is_described else read_facts(path)
-    sensor = sensor or _resolve_sensor(path, stated, assumed, facts)
+    if not isinstance(sensor, Sensor):
+        sensor = _resolve_sensor(path, sensor or stated.sensor, assumed, facts)
     if facts is not None and facts.sensor != sensor.name:
         # What the user states wins: then the metadata are those of something else.
         facts = None
@@ -170,10 +122,10 @@ def _find_bands(
 
 
 def _resolve_sensor(
-    path: Path, stated: Stated, assumed: Stated, facts: Facts | None
+    path: Path, stated: str | None, assumed: Stated, facts: Facts | None
 ) -> Sensor:
-    if stated.sensor is not None:
-        return find_sensor(stated.sensor)
+    if stated is not None:
+        return find_sensor(stated)
     if facts is not None:
         return load_sensor(facts.sensor)
     if path.is_file():
@@ -201,8 +153,8 @@ class _Image:
         sensor: that took it.
         files: where its bands lie.
         headers: of its files.
-        stated: see `describe_file`.
-        assumed: see `describe_file`.
+        stated: see `describe_raster`.
+        assumed: see `describe_raster`.
         facts: what its product's metadata say.
     """
 
@@ -215,7 +167,7 @@ class _Image:
     facts: Facts | None
 
     def describe(self, name: str) -> RasterItem:
-        """Describe it; see `describe_file`."""
+        """Describe it; see `describe_raster`."""
         facts, unit = self.facts, self.unit()
         scale = self.scale(unit)
         invalid, own = self.nodata(unit)

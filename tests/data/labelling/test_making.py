@@ -32,7 +32,7 @@ from spectralgpt.errors import (
     SpectralGPTError,
 )
 from spectralgpt.preprocessing import BandStatistics
-from spectralgpt.rasters import Window, describe_raster, read_raster
+from spectralgpt.rasters import Stated, Window, describe_raster, read_raster
 from tests.dense_files import contract, image_of, write_sensor
 from tests.label_files import (
     BANDS,
@@ -103,7 +103,7 @@ def test_masks_line_up_with_polygons_to_the_pixel(tmp_path: Path) -> None:
 
 def test_tiles_read_back_as_the_scene_in_the_same_place(tmp_path: Path) -> None:
     made = make(tmp_path, halves_of(tmp_path))
-    scene = describe_raster(tmp_path / "scene.tif", SENSOR, offset=0.0)
+    scene = describe_raster(tmp_path / "scene.tif", SENSOR, Stated(offset=0.0))
     images = sorted(made.folder.glob("*/images/*.tif"))
     assert len(images) == 25
     for path in images:
