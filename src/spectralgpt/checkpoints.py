@@ -15,9 +15,8 @@ from typing import Any
 import torch
 
 from spectralgpt import __version__
-from spectralgpt.atomic_files import explain_failure, replace_file
 from spectralgpt.errors import BandError, CheckpointError, ConfigError, DataError
-from spectralgpt.json_files import parse_json
+from spectralgpt.files import explain_failure, parse_json, replace_file
 from spectralgpt.models.adapters import has_adapters
 from spectralgpt.models.building import (
     Model,

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from spectralgpt.errors import SpectralGPTError
+from spectralgpt.files import checked_line, parse_checked
 from spectralgpt.jobs.records import RecordFolder, SceneRecord
 from spectralgpt.jobs.running import plan_job, run_job
-from spectralgpt.json_files import checked_line, parse_checked
 from spectralgpt.scenes.maps import MapOptions, map_image
 from spectralgpt.scenes.unfinished import note_finished, read_finished
 from tests.dense_files import blobs

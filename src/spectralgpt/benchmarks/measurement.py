@@ -22,7 +22,7 @@ from spectralgpt.benchmarks.settings import BenchmarkConfig
 from spectralgpt.benchmarks.steps import Measured, measure_steps, synchronize
 from spectralgpt.checkpoints import write_atomically
 from spectralgpt.errors import ConfigError, DataError
-from spectralgpt.json_files import read_json
+from spectralgpt.files import read_json
 
 __all__ = [
     "PROBE_SIZE",

@@ -114,7 +114,7 @@ def _check_pack(location: str) -> Path:
 
 
 def _write(found: "ArchiveCheck", folder: Path) -> None:
-    from spectralgpt.atomic_files import make_folder
+    from spectralgpt.outputs import make_folder
     from spectralgpt.reports.data_sets import plot_contact_sheet
 
     make_folder(folder)

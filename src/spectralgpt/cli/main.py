@@ -115,7 +115,7 @@ def _overview() -> str:
 
 def _say(error: Exception) -> str:
     """Return an error as one line, the system's with what to do."""
-    from spectralgpt.atomic_files import UNWRITABLE, explain_failure
+    from spectralgpt.files import UNWRITABLE, explain_failure
 
     if isinstance(error, OSError) and error.errno in UNWRITABLE:
         where = error.filename or "the output"
@@ -148,7 +148,6 @@ def _explained(name: str, words: list[str], signals: StopSignals) -> int:
 
 
 def _run(name: str, words: list[str], signals: StopSignals) -> object:
-    from spectralgpt.atomic_files import claiming, drop_temporaries
     from spectralgpt.cli.options import (
         CommandParser,
         bound_yaml,
@@ -156,6 +155,7 @@ def _run(name: str, words: list[str], signals: StopSignals) -> object:
         read_early,
         spell_lists,
     )
+    from spectralgpt.outputs import claiming, drop_temporaries
     from spectralgpt.training.run_folder import is_first_process
 
     signals.is_shown = is_first_process()

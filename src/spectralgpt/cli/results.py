@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from spectralgpt.checkpoints import write_atomically
-from spectralgpt.json_files import read_json
+from spectralgpt.files import read_json
 from spectralgpt.metrics import POSITIVE_SCORES
 from spectralgpt.scenes.inputs import Failure
 from spectralgpt.tasks.probes import BlockScores

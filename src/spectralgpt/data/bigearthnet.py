@@ -15,8 +15,7 @@ from spectralgpt.data.chips import MULTI_LABEL, SPLITS, Chip, LabelledSet
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.data.listings import read_parquet
 from spectralgpt.errors import ConfigError, DataError, DatasetNotFoundError
-from spectralgpt.json_files import read_json
-from spectralgpt.text_files import read_text
+from spectralgpt.files import read_json, read_text
 
 __all__ = [
     "SENSOR",

@@ -20,6 +20,7 @@ from spectralgpt.data.chips import (
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.data.splits import split_folders, split_named
 from spectralgpt.errors import DataError, DatasetNotFoundError
+from spectralgpt.files import read_table
 from spectralgpt.rasters import (
     RASTER_SUFFIXES,
     Stated,
@@ -27,7 +28,6 @@ from spectralgpt.rasters import (
     path_below,
     walk,
 )
-from spectralgpt.text_files import read_table
 
 __all__ = [
     "ClassFolders",

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from spectralgpt.errors import ConfigError, DataError
+from spectralgpt.files import read_table, read_text
 from spectralgpt.rasters import (
     RASTER_SUFFIXES,
     band_in_file_name,
@@ -20,7 +21,6 @@ from spectralgpt.rasters import (
     walk,
 )
 from spectralgpt.sensors import Sensor
-from spectralgpt.text_files import read_table, read_text
 from spectralgpt.yaml_files import suggest
 
 __all__ = [

@@ -14,7 +14,7 @@ from typing import Any
 
 from spectralgpt.config import build_config
 from spectralgpt.errors import ConfigError, DataError
-from spectralgpt.json_files import read_json
+from spectralgpt.files import read_json
 from spectralgpt.rasters import RasterItem
 
 __all__ = ["Series", "SeriesRule", "day_of", "find_day", "items_of"]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from spectralgpt import __version__
 from spectralgpt.checkpoints import LoadedModel
 from spectralgpt.errors import CheckpointError, ConfigError
-from spectralgpt.json_files import parse_json
+from spectralgpt.files import parse_json
 from spectralgpt.models.building import model_config
 from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.models.heads import ChangeModel, ClassificationModel, DenseModel

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spectralgpt.atomic_files import folder_beside
 from spectralgpt.checkpoints import LoadedModel
 from spectralgpt.errors import CheckpointError, ConfigError, OutputError
 from spectralgpt.exporting.graphs import (
@@ -26,6 +25,7 @@ from spectralgpt.exporting.graphs import (
     input_shape,
     output_axes,
 )
+from spectralgpt.outputs import folder_beside
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import Raster
 

@@ -20,7 +20,6 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from spectralgpt.atomic_files import UNWRITABLE, explain_failure
 from spectralgpt.errors import (
     BandError,
     CheckpointError,
@@ -29,6 +28,7 @@ from spectralgpt.errors import (
     ShapeError,
     UnitError,
 )
+from spectralgpt.files import UNWRITABLE, explain_failure
 from spectralgpt.jobs.kinds import Plan, Progress, load_job, versions
 from spectralgpt.jobs.records import RecordFolder, SceneRecord, this_process
 

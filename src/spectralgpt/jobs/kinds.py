@@ -14,12 +14,11 @@ from typing import Any
 from uuid import uuid4
 
 from spectralgpt import __version__
-from spectralgpt.atomic_files import replace_file
 from spectralgpt.data.colours import class_colours
 from spectralgpt.data.dense import CHANGE
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.errors import ConfigError
-from spectralgpt.json_files import read_json
+from spectralgpt.files import read_json, replace_file
 from spectralgpt.models.building import Quantization
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters.embeddings import NumberType

@@ -21,9 +21,8 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
-from spectralgpt.atomic_files import replace_file
 from spectralgpt.errors import ConfigError, DataError
-from spectralgpt.json_files import checked_line, parse_checked, read_json
+from spectralgpt.files import checked_line, parse_checked, read_json, replace_file
 from spectralgpt.scenes.inputs import SCENE_SUFFIXES
 
 __all__ = [

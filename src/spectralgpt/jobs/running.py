@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from spectralgpt.atomic_files import remove_leftovers
 from spectralgpt.errors import ConfigError
 from spectralgpt.jobs.engines import Attempt, Engine, Lost, in_this_process, is_done
 from spectralgpt.jobs.kinds import Job, Plan, Progress, check_plan, load_job, write_plan
@@ -16,6 +15,7 @@ from spectralgpt.jobs.records import (
     write_items,
     write_manifest,
 )
+from spectralgpt.outputs import remove_leftovers
 
 __all__ = ["JobOutcome", "plan_job", "run_job"]
 

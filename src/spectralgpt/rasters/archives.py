@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from spectralgpt.errors import DataError, RasterError
+from spectralgpt.files import decode_text
 from spectralgpt.rasters.folders import is_litter, list_folder
 from spectralgpt.rasters.locations import Location, zip_member
-from spectralgpt.text_files import decode_text
 
 __all__ = [
     "SAFE_SUFFIX",

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from rasterio.windows import Window as RasterioWindow
 
 from spectralgpt.errors import RasterError
-from spectralgpt.json_files import parse_json
+from spectralgpt.files import parse_json
 from spectralgpt.rasters.files import (
     open_place,
     open_raster,

@@ -21,8 +21,9 @@ from rasterio.crs import CRS
 from rasterio.errors import CRSError, RasterioError
 from rasterio.warp import transform
 
-from spectralgpt.atomic_files import explain_failure, name_openly
 from spectralgpt.errors import OutputError, RasterError, SpectralGPTError
+from spectralgpt.files import explain_failure
+from spectralgpt.outputs import name_openly
 from spectralgpt.rasters.locations import Location, VirtualFile, no_answer
 
 __all__ = [

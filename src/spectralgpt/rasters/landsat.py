@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 
 from spectralgpt.errors import ConfigError, RasterError
-from spectralgpt.json_files import parse_json
+from spectralgpt.files import parse_json
 from spectralgpt.rasters.archives import ProductFiles
 from spectralgpt.rasters.facts import (
     Facts,

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from rasterio.windows import Window as RasterioWindow
 
 from spectralgpt import __version__
-from spectralgpt.atomic_files import folder_beside
 from spectralgpt.errors import ConfigError
+from spectralgpt.outputs import folder_beside
 from spectralgpt.rasters.files import open_raster, quiet_gdal
 from spectralgpt.rasters.gdal_errors import reading, writing
 from spectralgpt.rasters.geometry import Grid

@@ -15,7 +15,7 @@ from rasterio.crs import CRS
 from rasterio.warp import transform_bounds
 
 from spectralgpt.errors import ConfigError, RasterError, SpectralGPTError
-from spectralgpt.json_files import parse_json
+from spectralgpt.files import parse_json
 from spectralgpt.rasters.alignment import (
     common_windows,
     describe_difference,

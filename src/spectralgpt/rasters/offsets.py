@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spectralgpt.errors import RasterError, UnitError
-from spectralgpt.json_files import parse_json
+from spectralgpt.files import parse_json
 from spectralgpt.rasters.archives import read_metadata
 from spectralgpt.rasters.locations import Location, VirtualFile
 from spectralgpt.sensors import BaselineRule

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from spectralgpt.errors import RasterError
-from spectralgpt.json_files import parse_json
+from spectralgpt.files import parse_json
 from spectralgpt.rasters.archives import check_text
 from spectralgpt.rasters.folders import is_path
 

@@ -14,8 +14,9 @@ import numpy as np
 import rasterio
 from rasterio.enums import Interleaving
 
-from spectralgpt.atomic_files import folder_beside, sync_file
 from spectralgpt.errors import RasterError
+from spectralgpt.files import sync_file
+from spectralgpt.outputs import folder_beside
 from spectralgpt.rasters.files import quiet_gdal
 from spectralgpt.rasters.gdal_errors import writing
 from spectralgpt.rasters.geometry import Raster

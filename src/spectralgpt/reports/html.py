@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spectralgpt import __version__
-from spectralgpt.atomic_files import replace_file
+from spectralgpt.files import replace_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spectralgpt.errors import DataError, DatasetNotFoundError
-from spectralgpt.json_files import read_json
+from spectralgpt.files import read_json, read_table
 from spectralgpt.reports.html import TEMPLATES, write_report
 from spectralgpt.reports.style import category_colours, new_figure, tidy
-from spectralgpt.text_files import read_table
 from spectralgpt.yaml_files import read_yaml
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from spectralgpt.data.formats import ImageFormat
 from spectralgpt.data.listings import list_candidates
 from spectralgpt.data.statistics import tell_if_far
 from spectralgpt.errors import ConfigError, DataError, RasterError, SpectralGPTError
+from spectralgpt.files import read_text
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import (
     RASTER_SUFFIXES,
@@ -23,7 +24,6 @@ from spectralgpt.rasters import (
     list_stac_items,
 )
 from spectralgpt.sensors import Band, find_sensor, list_sensors
-from spectralgpt.text_files import read_text
 
 __all__ = [
     "LIST_SUFFIX",

@@ -22,10 +22,10 @@ import torch
 from numpy.typing import NDArray
 
 from spectralgpt import __version__
-from spectralgpt.atomic_files import claiming, missing_folders, remove_if_empty
 from spectralgpt.errors import ConfigError, OutputError, SpectralGPTError
-from spectralgpt.json_files import checked_line, parse_checked
+from spectralgpt.files import checked_line, parse_checked
 from spectralgpt.models.building import plain_parts
+from spectralgpt.outputs import claiming, missing_folders, remove_if_empty
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import Grid, Layers, Mosaic, RasterItem, RowFile, move_map
 from spectralgpt.rasters.gdal_errors import reading, writing

@@ -16,8 +16,8 @@ from typing import Final
 import numpy as np
 
 from spectralgpt import __version__
-from spectralgpt.atomic_files import appearing
 from spectralgpt.errors import ConfigError
+from spectralgpt.outputs import appearing
 from spectralgpt.rasters.numbers import NorthUpPlace, write_numbers
 from spectralgpt.rasters.products import SENSOR_TAG
 from spectralgpt.sensors import load_sensor

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from spectralgpt import __version__
 from spectralgpt.checkpoints import write_atomically
 from spectralgpt.errors import CheckpointError, ConfigError, DataError
-from spectralgpt.json_files import parse_json
+from spectralgpt.files import parse_json
 
 __all__ = [
     "FEATURES",

@@ -12,7 +12,7 @@ from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from spectralgpt.atomic_files import replace_file
+from spectralgpt.files import replace_file
 
 __all__ = ["MetricsTable", "quiet_lightning", "read_metrics"]
 

@@ -11,14 +11,14 @@ from typing import Any
 
 import yaml
 
-from spectralgpt.atomic_files import (
+from spectralgpt.errors import ConfigError
+from spectralgpt.files import replace_file
+from spectralgpt.outputs import (
     check_replaceable,
     make_folder,
     remove_if_empty,
     remove_leftovers,
-    replace_file,
 )
-from spectralgpt.errors import ConfigError
 from spectralgpt.yaml_files import read_mapping
 
 __all__ = ["RunFolder", "is_first_process", "plain_config"]

@@ -22,7 +22,7 @@ from spectralgpt.data.dense import DenseDataConfig, read_all_dense
 from spectralgpt.data.identity import digest_data, digest_file
 from spectralgpt.data.labelled import read_all
 from spectralgpt.errors import ConfigError, DataError
-from spectralgpt.json_files import read_json
+from spectralgpt.files import read_json
 from spectralgpt.metrics import POSITIVE_SCORES
 from spectralgpt.rasters import Stated
 from spectralgpt.training.overrides import merge_sections

@@ -26,9 +26,8 @@ from spectralgpt.data.fmow import FmowRow, categories, read_fmow_rows
 from spectralgpt.data.listings import Candidate, read_parquet
 from spectralgpt.data.sources import Source, find_root
 from spectralgpt.errors import DatasetNotFoundError
-from spectralgpt.json_files import read_json
+from spectralgpt.files import read_json, read_text
 from spectralgpt.rasters import glob_folder, walk
-from spectralgpt.text_files import read_text
 
 __all__ = ["take_inventory"]
 

@@ -10,8 +10,8 @@ from spectralgpt.data.dense.entries import Entry, first_names
 from spectralgpt.data.label_files import list_images
 from spectralgpt.data.splits import SPLITS, split_folders, split_named
 from spectralgpt.errors import ConfigError, DataError, DatasetNotFoundError
+from spectralgpt.files import read_table
 from spectralgpt.rasters import RASTER_SUFFIXES, list_folder, walk
-from spectralgpt.text_files import read_table
 
 __all__ = ["list_folders"]
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from spectralgpt.data.dense.classes import ClassTable, name_classes
 from spectralgpt.data.dense.entries import Entry, first_names
 from spectralgpt.errors import DataError, DatasetNotFoundError
+from spectralgpt.files import read_text
 from spectralgpt.rasters import RasterItem
-from spectralgpt.text_files import read_text
 
 __all__ = [
     "SEGMUNICH_SENSOR",

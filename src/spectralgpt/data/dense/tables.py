@@ -7,8 +7,8 @@ from spectralgpt.data.dense.config import DenseDataConfig
 from spectralgpt.data.dense.entries import Entry, first_names
 from spectralgpt.data.splits import SPLITS, split_named
 from spectralgpt.errors import ConfigError, DataError, DatasetNotFoundError
+from spectralgpt.files import read_table
 from spectralgpt.rasters import path_below
-from spectralgpt.text_files import read_table
 
 __all__ = ["list_table"]
 

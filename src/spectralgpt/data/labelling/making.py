@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from spectralgpt.atomic_files import appearing
 from spectralgpt.data.colours import class_colours
 from spectralgpt.data.dense import read_dense, read_dense_config
 from spectralgpt.data.formats import ImageFormat
@@ -32,6 +31,7 @@ from spectralgpt.data.labelling.scenes import LabelledScenes, Scene, list_scenes
 from spectralgpt.data.labelling.tiles import WrittenTile, move_tiles, write_tiles
 from spectralgpt.data.splits import refuse_untaught, wanted_splits
 from spectralgpt.errors import DataError
+from spectralgpt.outputs import appearing
 from spectralgpt.sensors import list_sensors
 
 __all__ = ["MadeSet", "make_labelled_set"]

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from spectralgpt.config import build_config
 from spectralgpt.data.series import SeriesRule
 from spectralgpt.errors import DataError, SpectralGPTError
-from spectralgpt.json_files import parse_json
+from spectralgpt.files import parse_json
 from spectralgpt.rasters import RasterItem
 from spectralgpt.sensors import Band, Sensor
 from spectralgpt.yaml_files import check_keys

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from spectralgpt.atomic_files import replace_file
 from spectralgpt.data.packing.manifest import (
     MANIFEST,
     ImageKind,
@@ -26,6 +25,7 @@ from spectralgpt.data.packing.manifest import (
     is_remote,
 )
 from spectralgpt.errors import DataError, DatasetNotFoundError, RasterError
+from spectralgpt.files import replace_file
 from spectralgpt.rasters import BandFile, Grid, RasterItem, Window, locations
 
 __all__ = ["Pack", "Storage", "digest_of", "open_pack", "tensor_name", "verify_pack"]

@@ -17,12 +17,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from spectralgpt.atomic_files import (
-    check_replaceable,
-    make_folder,
-    remove_leftovers,
-    replace_file,
-)
 from spectralgpt.data.packing.manifest import (
     DTYPES,
     INDEX,
@@ -45,7 +39,8 @@ from spectralgpt.data.sources import (
     refuse_if_bad,
 )
 from spectralgpt.errors import ConfigError, DataError, RasterError, SpectralGPTError
-from spectralgpt.json_files import read_json
+from spectralgpt.files import read_json, replace_file
+from spectralgpt.outputs import check_replaceable, make_folder, remove_leftovers
 from spectralgpt.rasters import (
     BandFile,
     Grid,

@@ -9,24 +9,16 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from spectralgpt.atomic_files import (
-    claiming,
-    drop_temporaries,
-    folder_beside,
-    replace_file,
-)
 from spectralgpt.errors import ConfigError
+from spectralgpt.files import replace_file
+from spectralgpt.outputs import claiming, drop_temporaries, folder_beside
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAD = """
 import sys, time
 from pathlib import Path
-from spectralgpt.atomic_files import (
-    claiming,
-    drop_temporaries,
-    folder_beside,
-    replace_file,
-)
+from spectralgpt.files import replace_file
+from spectralgpt.outputs import claiming, drop_temporaries, folder_beside
 """
 SCRIPT = """
 with folder_beside(Path(sys.argv[1])) as folder:

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and which process may write them.
+"""Where results go: folders that appear whole, and which process may fill them.
 
 What is being made lies in a hidden, locked folder beside its place. The system frees a
 lock when its process ends, however it ends: what nobody has locked was left by one that
@@ -11,10 +11,9 @@ import glob
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 from filelock import FileLock, Timeout
@@ -22,29 +21,21 @@ from filelock import FileLock, Timeout
 from spectralgpt.errors import ConfigError
 
 __all__ = [
-    "UNWRITABLE",
     "appearing",
     "check_replaceable",
     "claiming",
     "drop_temporaries",
-    "explain_failure",
     "folder_beside",
     "make_folder",
     "missing_folders",
     "name_openly",
     "remove_if_empty",
     "remove_leftovers",
-    "replace_file",
-    "sync_file",
 ]
 
 _MAKING_SUFFIX = ".making"
 _HIDDEN = re.compile(rf"/\.[^/]+\.[0-9a-f]{{32}}\{_MAKING_SUFFIX}/made(?=/)")
 _LEFT = re.compile(r"\..+\.[0-9a-zA-Z_]{8,32}\.(making|partial)")
-_MEBIBYTE = 2**20
-_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
-UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, *_REFUSED)
-"""Numbers of the system's errors of a place in which nothing can be written."""
 _LOCK = "lock"
 _LOCK_TRIES = 100
 """Other processes remove a lock, and its folder, as often in a row at most."""
@@ -52,75 +43,9 @@ _TEMPORARY: set[Path] = set()
 """What this process removes before it ends, also where no `finally` is reached."""
 
 
-def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file so that `path` is either the old one or the whole new one.
-
-    Args:
-        path: the file to make, in a folder that is made if it is missing.
-        write: writes to the path that it is given, of the same name, on the same disk.
-
-    Raises:
-        OSError: it cannot be written (disk full, no permission); the old file stays.
-    """
-    try:
-        with folder_beside(path) as folder:
-            temporary = folder / path.name
-            temporary.touch(exist_ok=False)
-            mode = temporary.stat().st_mode
-            write(temporary)
-            # safetensors makes files anew that only their owner may read.
-            temporary.chmod(mode)
-            sync_file(temporary)
-            os.replace(temporary, path)
-    except BaseException as error:
-        # safetensors and torch wrap the system's error in their own.
-        if "os error" in str(error).lower() and not isinstance(error, OSError):
-            raise OSError(str(error)) from error
-        # The user knows nothing of the folder beside it.
-        if isinstance(error, OSError) and error.errno is not None:
-            named = Path(error.filename or path)
-            error.filename = str(path if path.parent in named.parents else named)
-        raise
-
-
-def explain_failure(path: Path, error: Exception) -> str:
-    """Say in one line why something cannot be written, and what to do.
-
-    Args:
-        path: what was to be written.
-        error: the system's, or one of a library that hides it.
-    """
-    reason, todo = " ".join(str(error).split()), "Allow writing there"
-    number = error.errno if isinstance(error, OSError) else None
-    if isinstance(error, OSError) and error.strerror:
-        reason = " ".join(str(error.strerror).split())
-    if number not in (*_REFUSED, errno.EISDIR, errno.ENOENT, errno.ENAMETOOLONG):
-        todo = f"Make room{_say_free(path)}"
-    return f"{reason.rstrip('.')}. {todo}, or choose another --output."
-
-
 def name_openly(text: str) -> str:
     """Name what is in the making in a hidden folder by where it is to be."""
     return _HIDDEN.sub("", text)
-
-
-def _say_free(path: Path) -> str:
-    there = next((each for each in path.parents if each.is_dir()), None)
-    try:
-        free = shutil.disk_usage(there or path).free
-    except OSError:
-        return ""
-    return f" (the disk has {free / _MEBIBYTE:.1f} MiB left)"
-
-
-def sync_file(path: Path) -> None:
-    """Wait until a file is on the disk.
-
-    Raises:
-        OSError: it does not get there.
-    """
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 @contextmanager
