@@ -26,7 +26,7 @@ def ask(url: str, limit_s: float = 120) -> tuple[int, bytes]:
 def test_fifty_requests_at_once_are_answered_or_refused(tmp_path: Path) -> None:
     viewer = make_viewer(tmp_path)
     (view,) = viewer.views.values()
-    (cells,) = view.likenesses
+    (cells,) = view.cells
     with served(viewer) as url:
         base = f"{url}api/views/{view.id}"
         seen = "top=0&left=0&height=96&width=120"

@@ -105,7 +105,7 @@ def test_maps_lie_over_the_scenes_that_they_show(tmp_path: Path) -> None:
         "classes.tif",
         "measures.tif",
     ]
-    assert len(scene.likenesses) == 1
+    assert len(scene.cells) == 1
     # What lies over no scene can be looked at by itself.
     assert other.name == "elsewhere.tif"
     assert other.pictures is None
@@ -122,7 +122,7 @@ def test_embeddings_alone_show_their_reflectance(tmp_path: Path) -> None:
     )
     assert valid.all()
     assert pixels[0, :, 25] == pytest.approx(np.full(24, 0.31), abs=1e-3)
-    assert len(view.likenesses) == 1
+    assert len(view.cells) == 1
 
 
 def test_our_maps_are_maps_whatever_is_said_of_bands(tmp_path: Path) -> None:

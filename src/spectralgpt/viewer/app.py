@@ -1,47 +1,69 @@
-"""The addresses that the page asks, and what they answer."""
+"""The addresses that the page asks, and what they answer; who may ask, and how.
 
+Numbers and names in addresses are believed within bounds only.
+"""
+
+import json
 import logging
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from functools import wraps
+from importlib.resources import files
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from spectralgpt.errors import SpectralGPTError
+from spectralgpt.rasters import Window
 from spectralgpt.rasters.geometry import Grid
 from spectralgpt.rasters.sampling import shown_grid
-from spectralgpt.viewer.contents import GoneError, View, Viewer
+from spectralgpt.viewer.contents import RequestError, View, Viewer
 from spectralgpt.viewer.descriptions import describe_pixel, describe_viewer
-from spectralgpt.viewer.guard import Guard, error_body
-from spectralgpt.viewer.likeness import Likeness
+from spectralgpt.viewer.layers import Cells, MapLayer
 from spectralgpt.viewer.model import KINDS, Rebuilt
-from spectralgpt.viewer.page import PageFiles
-from spectralgpt.viewer.parameters import (
-    RequestError,
-    integer,
-    names,
-    number,
-    pixel,
-    seen_window,
-)
 from spectralgpt.viewer.pictures import Picture, to_png
-from spectralgpt.viewer.work import BusyError
 
-__all__ = ["TILE_PX", "make_app"]
+__all__ = ["make_app"]
 
 _LOG = logging.getLogger(__name__)
-TILE_PX = 256
+_TILE_PX = 256
 _MOST_LEVELS = 16
 _MOST_SEED = 10**6
 _MOST_RATIO = 0.95
+_LONGEST_NUMBER = 12
+_LONGEST_LIST = 200
+_MOST_PX = 10**7
 _KEEP = {"cache-control": "private, max-age=3600"}
 """Ids differ between runs, so that what a browser keeps is never another file's."""
 _ASK = {"cache-control": "no-store"}
-_NOT_FOUND, _UNFIT, _INTERNAL, _BUSY = 404, 422, 500, 503
+_WRONG, _NOT_FOUND, _UNFIT, _INTERNAL = 400, 404, 422, 500
+_TYPES = {
+    ".html": "text/html",
+    ".css": "text/css",
+    ".js": "text/javascript",
+    ".svg": "image/svg+xml",
+}
+_HEADERS: Mapping[str, str] = {
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; "
+        "img-src 'self' data:; connect-src 'self'; base-uri 'none'; "
+        "form-action 'none'; frame-ancestors 'none'"
+    ),
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
+_OWN_HOSTS = ("127.0.0.1", "localhost")
+_METHODS = ("GET", "HEAD")
+_OWN_SITES = (b"same-origin", b"none")
+_MOST_REQUESTS = 64
+"""Answered at once."""
+_LONGEST_ADDRESS = 2048
 
 
 def make_app(viewer: Viewer, port: int) -> ASGIApp:
@@ -51,12 +73,10 @@ def make_app(viewer: Viewer, port: int) -> ASGIApp:
         viewer: what is shown.
         port: that it is served at; other Host headers are refused.
     """
-    return Guard(
+    return _Guard(
         Starlette(
             routes=_Answers(viewer).routes(),
-            exception_handlers={
-                HTTPException: _explain_route,
-            },
+            exception_handlers={HTTPException: _explain_route},
         ),
         port,
     )
@@ -66,7 +86,7 @@ class _Answers:
     """One method an address."""
 
     def __init__(self, viewer: Viewer) -> None:
-        self._viewer, self._files = viewer, PageFiles()
+        self._viewer, self._files = viewer, _page_files()
 
     def routes(self) -> list[Route]:
         view = "/api/views/{view}"
@@ -101,27 +121,22 @@ class _Answers:
         view = self._view(request)
         if view.pictures is None:
             raise RequestError(_NOT_FOUND, f"{view.name} has no bands.")
-        return _image(view.pictures.draw(names(request, "bands"), _tile(request, view)))
+        return _image(
+            view.pictures.draw(_names(request, "bands"), _tile(request, view))
+        )
 
     def map_tile(self, request: Request) -> Response:
         view = self._view(request)
-        id = request.path_params["map"]
-        if id not in view.maps:
-            raise RequestError(_NOT_FOUND, "there is no such map.")
-        layer = self._viewer.maps[id]
-        index = integer(request, "layer", 0, len(layer.map.layers) - 1, default=0)
+        layer, index = self._map(request, view, request.path_params["map"])
         return _image(layer.draw(index, _tile(request, view), view.base))
 
     def pixel(self, request: Request) -> Response:
         view = self._view(request)
-        at = pixel(request, view.base.height, view.base.width)
+        at = _pixel(request, view)
         layer, index = None, 0
         id = request.query_params.get("map")
         if id is not None:
-            if id not in view.maps:
-                raise RequestError(_NOT_FOUND, "there is no such map.")
-            layer = self._viewer.maps[id]
-            index = integer(request, "layer", 0, len(layer.map.layers) - 1, default=0)
+            layer, index = self._map(request, view, id)
         rebuilt = None
         if "rebuilt" in request.query_params:
             rebuilt = self._rebuilt(request.query_params["rebuilt"], view)[1]
@@ -130,9 +145,9 @@ class _Answers:
 
     def rebuild(self, request: Request) -> Response:
         view = self._view(request)
-        place = seen_window(request, view.base.height, view.base.width)
-        ratio = number(request, "mask_ratio", 0, _MOST_RATIO, 0.75)
-        seed = integer(request, "seed", 0, _MOST_SEED, default=0)
+        place = _seen_window(request, view)
+        ratio = _number(request, "mask_ratio", 0, _MOST_RATIO, 0.75)
+        seed = _integer(request, "seed", 0, _MOST_SEED, default=0)
         id = self._viewer.rebuild(view, place, ratio, seed)
         made = self._rebuilt(id, view)[1]
         window, scores = made.window.window, made.scores.as_dict()
@@ -151,31 +166,30 @@ class _Answers:
         if kind not in KINDS:
             raise RequestError(_NOT_FOUND, f"kinds are {', '.join(KINDS)}.")
         assert view.pictures is not None
-        bands = view.pictures.choose(names(request, "bands"))
+        bands = view.pictures.choose(_names(request, "bands"))
         return _image(made.draw(kind, bands, view.pictures.stretch(bands)))
 
     def embed(self, request: Request) -> Response:
         view = self._view(request)
-        place = seen_window(request, view.base.height, view.base.width)
-        picked = pixel(request, view.base.height, view.base.width)
+        place = _seen_window(request, view)
+        picked = _pixel(request, view)
         id, window = self._viewer.embed(view, place, picked)
-        level = self._viewer.likeness(view, id).level
+        level = self._viewer.cells(view, id).level
         answer = {"id": id, "window": vars(window), "level": level}
         return JSONResponse(answer, headers=_ASK)
 
     def similar(self, request: Request) -> Response:
         view = self._view(request)
-        row, column = pixel(request, view.base.height, view.base.width)
+        row, column = _pixel(request, view)
         # Told before a screen of tiles is asked for.
-        self._likeness(request, view).query_at(row, column)
+        self._cells(request, view).query_at(row, column)
         return JSONResponse({"row": row, "column": column}, headers=_ASK)
 
     def similar_tile(self, request: Request) -> Response:
         view = self._view(request)
-        row, column = pixel(request, view.base.height, view.base.width)
-        likeness = self._likeness(request, view)
-        query = likeness.query_at(row, column)
-        return _image(likeness.draw(query, _tile(request, view)))
+        row, column = _pixel(request, view)
+        cells = self._cells(request, view)
+        return _image(cells.draw(cells.query_at(row, column), _tile(request, view)))
 
     def _view(self, request: Request) -> View:
         found = self._viewer.views.get(request.path_params["view"])
@@ -183,8 +197,15 @@ class _Answers:
             raise RequestError(_NOT_FOUND, "there is no such scene: reload the page.")
         return found
 
-    def _likeness(self, request: Request, view: View) -> Likeness:
-        return self._viewer.likeness(view, request.path_params["source"])
+    def _cells(self, request: Request, view: View) -> Cells:
+        return self._viewer.cells(view, request.path_params["source"])
+
+    def _map(self, request: Request, view: View, id: str) -> tuple[MapLayer, int]:
+        if id not in view.maps:
+            raise RequestError(_NOT_FOUND, "there is no such map.")
+        layer = self._viewer.maps[id]
+        last = len(layer.map.layers) - 1
+        return layer, _integer(request, "layer", 0, last, default=0)
 
     def _rebuilt(self, id: str, view: View | None = None) -> tuple[View, Rebuilt]:
         found = self._viewer.rebuilt.get(id)
@@ -195,14 +216,14 @@ class _Answers:
 
 def _tile(request: Request, view: View) -> Grid:
     """Return the grid of the tile asked for; level 0 shows every pixel."""
-    level = integer(request, "level", 0, _MOST_LEVELS)
+    level = _integer(request, "level", 0, _MOST_LEVELS)
     step = 2**level
     sides = view.base.height, view.base.width
-    last = [-(-side // (step * TILE_PX)) - 1 for side in sides]
-    row = integer(request, "tile_row", 0, last[0])
-    column = integer(request, "tile_column", 0, last[1])
-    span = step * TILE_PX
-    return shown_grid(view.base, row * span, column * span, step, TILE_PX)
+    last = [-(-side // (step * _TILE_PX)) - 1 for side in sides]
+    row = _integer(request, "tile_row", 0, last[0])
+    column = _integer(request, "tile_column", 0, last[1])
+    span = step * _TILE_PX
+    return shown_grid(view.base, row * span, column * span, step, _TILE_PX)
 
 
 def _image(picture: Picture) -> Response:
@@ -210,7 +231,7 @@ def _image(picture: Picture) -> Response:
 
 
 def _error(status: int, message: str) -> Response:
-    body = error_body(message)
+    body = _error_body(message)
     return Response(body, status, media_type="application/json", headers=_ASK)
 
 
@@ -225,10 +246,6 @@ def _explained(
             return answer(request)
         except RequestError as error:
             return _error(error.status, str(error))
-        except GoneError as error:
-            return _error(_NOT_FOUND, str(error))
-        except BusyError as error:
-            return _error(_BUSY, str(error))
         except SpectralGPTError as error:
             return _error(_UNFIT, str(error))
         except Exception as error:  # A fault of ours must not end the server.
@@ -241,3 +258,154 @@ def _explained(
 def _explain_route(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return _error(error.status_code, f"there is nothing here: {error.detail}.")
+
+
+def _page_files() -> dict[str, tuple[bytes, str]]:
+    """Return bytes and type of each file of the page that ships, and of no others."""
+    folder = files(__package__) / "static"
+    return {
+        file.name: (file.read_bytes(), _TYPES[suffix])
+        for each in (folder, folder / "leaflet")
+        for file in each.iterdir()
+        for suffix in _TYPES
+        if file.name.endswith(suffix)
+    }
+
+
+def _integer(
+    request: Request, name: str, low: int, high: int, default: int | None = None
+) -> int:
+    """Read a whole number from the path or the query."""
+    text = _text(request, name)
+    if text is None and default is not None:
+        return default
+    digits = (text or "").removeprefix("-")
+    is_whole = (
+        digits.isascii() and digits.isdecimal() and len(digits) <= _LONGEST_NUMBER
+    )
+    if text is None or not is_whole or not low <= int(text) <= high:
+        raise RequestError(
+            _WRONG, f"{name} must be a whole number from {low} to {high}."
+        )
+    return int(text)
+
+
+def _number(
+    request: Request, name: str, low: float, high: float, default: float
+) -> float:
+    text = _text(request, name)
+    try:
+        value = default if text is None else float(text[:_LONGEST_NUMBER])
+    except ValueError:
+        value = math.nan
+    if not low <= value <= high:
+        raise RequestError(_WRONG, f"{name} must be a number from {low:g} to {high:g}.")
+    return value
+
+
+def _names(request: Request, name: str) -> list[str]:
+    """Read names with commas between."""
+    text = _text(request, name) or ""
+    if not 0 < len(text) <= _LONGEST_LIST:
+        raise RequestError(_WRONG, f"{name} must be names with commas between.")
+    return text.split(",")
+
+
+def _pixel(request: Request, view: View) -> tuple[int, int]:
+    """Read row and column of a pixel of the view."""
+    return (
+        _integer(request, "row", 0, view.base.height - 1),
+        _integer(request, "column", 0, view.base.width - 1),
+    )
+
+
+def _seen_window(request: Request, view: View) -> Window:
+    """Read which part of the view is looked at; it may reach beyond it."""
+    return Window(
+        _integer(request, "top", 0, view.base.height - 1),
+        _integer(request, "left", 0, view.base.width - 1),
+        _integer(request, "height", 1, _MOST_PX),
+        _integer(request, "width", 1, _MOST_PX),
+    )
+
+
+def _text(request: Request, name: str) -> str | None:
+    found = request.path_params.get(name, request.query_params.get(name))
+    return None if found is None else str(found)
+
+
+class _Guard:
+    """Refuses what a page of this machine would not ask.
+
+    A page of another site could reach this server by a name of its own that it lets
+    point to 127.0.0.1 (DNS rebinding): the Host header gives that away.
+
+    Args:
+        app: answers what passes.
+        port: of this server.
+    """
+
+    def __init__(self, app: ASGIApp, port: int) -> None:
+        self._app, self._answering = app, 0
+        self._hosts = {f"{host}:{port}".encode() for host in _OWN_HOSTS}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or pass it on."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        refusal = self._refuse(scope)
+        if refusal is not None:
+            await _answer(send, *refusal)
+            return
+        self._answering += 1
+        try:
+            await self._app(scope, receive, _with_headers(send))
+        finally:
+            self._answering -= 1
+
+    def _refuse(self, scope: Scope) -> tuple[int, str] | None:
+        headers = dict(scope["headers"])
+        if headers.get(b"host", b"").lower() not in self._hosts:
+            return 403, "this server answers 127.0.0.1 and localhost alone."
+        # Browsers say which site a request comes from; other programs say nothing.
+        if headers.get(b"sec-fetch-site", b"none") not in _OWN_SITES:
+            return 403, "this server answers its own page alone."
+        if scope["method"] not in _METHODS:
+            return 405, "this server is read-only: it answers GET alone."
+        address = len(scope.get("raw_path") or b"") + len(scope["query_string"])
+        if address > _LONGEST_ADDRESS:
+            return 414, f"the address is longer than {_LONGEST_ADDRESS} characters."
+        if self._answering >= _MOST_REQUESTS:
+            return 503, "too many requests at once: try again soon."
+        return None
+
+
+def _error_body(message: str) -> bytes:
+    """Return the one line of JSON that every error is."""
+    return json.dumps({"error": " ".join(message.split())}).encode() + b"\n"
+
+
+def _with_headers(send: Send) -> Send:
+    extra = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
+
+    async def with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message["headers"], *extra]}
+        await send(message)
+
+    return with_headers
+
+
+async def _answer(send: Send, status: int, text: str) -> None:
+    body, send = _error_body(text), _with_headers(send)
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+    ]
+    start = {"type": "http.response.start", "status": status, "headers": headers}
+    await send(start)
+    await send({"type": "http.response.body", "body": body})

@@ -1,11 +1,17 @@
-"""What the page shows, by opaque ids: nothing else can be asked for."""
+"""What the page shows, by opaque ids: nothing else can be asked for.
+
+One heavy job runs at a time, and memories are bounded: that keeps the server small.
+"""
 
 import hashlib
 import secrets
-from collections.abc import Sequence
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,22 +23,87 @@ from spectralgpt.rasters.geometry import Grid
 from spectralgpt.rasters.sampling import lay_under, reaches
 from spectralgpt.scenes.windows import choose_bands
 from spectralgpt.sensors import Band
-from spectralgpt.viewer.layers import CellFile, MapLayer, SceneFiles, take_cells
-from spectralgpt.viewer.likeness import Likeness
+from spectralgpt.viewer.layers import Cells, MapLayer, raster_cells, read_scene
 from spectralgpt.viewer.model import Rebuilt, ViewModel
 from spectralgpt.viewer.pictures import BandPictures, thin_grid
 from spectralgpt.viewer.sources import Sources, name_files
-from spectralgpt.viewer.work import OneAtATime, Recent
 
-__all__ = ["GoneError", "View", "Viewer"]
+__all__ = ["OneAtATime", "Recent", "RequestError", "View", "Viewer"]
 
 _ID_BYTES = 4
 _KEPT_WINDOWS = 6
 _CHECK_PX = 64
+_GONE, _BUSY = 404, 503
+Result = TypeVar("Result")
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
 
 
-class GoneError(Exception):
-    """Something that was asked for by id is not there, or no more."""
+class RequestError(Exception):
+    """A request that cannot be answered.
+
+    Args:
+        status: of the answer, as in HTTP.
+        message: what was wrong, and what to do.
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class OneAtATime:
+    """Runs heavy jobs one after the other, and refuses more than a few.
+
+    Args:
+        most: jobs that run or wait.
+    """
+
+    def __init__(self, most: int = 4) -> None:
+        self._places, self._lock = threading.Semaphore(most), threading.Lock()
+
+    def run(self, job: Callable[[], Result]) -> Result:
+        """Wait for those before, then run.
+
+        Raises:
+            RequestError: too many wait already.
+        """
+        if not self._places.acquire(blocking=False):
+            raise RequestError(
+                _BUSY, "the model is busy with earlier requests: try again soon."
+            )
+        try:
+            with self._lock:
+                return job()
+        finally:
+            self._places.release()
+
+
+class Recent(Generic[Key, Value]):
+    """The last few values by key; the one longest unused goes first.
+
+    Args:
+        most: values kept.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most, self._lock = most, threading.Lock()
+        self._values: OrderedDict[Key, Value] = OrderedDict()
+
+    def get(self, key: Key) -> Value | None:
+        """Return a value, None if it is not kept."""
+        with self._lock:
+            if key in self._values:
+                self._values.move_to_end(key)
+            return self._values.get(key)
+
+    def put(self, key: Key, value: Value) -> None:
+        """Keep a value."""
+        with self._lock:
+            self._values[key] = value
+            self._values.move_to_end(key)
+            while len(self._values) > self._most:
+                self._values.popitem(last=False)
 
 
 @dataclass(frozen=True)
@@ -46,7 +117,7 @@ class View:
         pictures: of its bands; None for a map alone.
         item: the scene; None for others.
         maps: ids of the maps that lie over it.
-        likenesses: of the embeddings that lie over it, by id.
+        cells: the embeddings that lie over it, by id.
     """
 
     id: str
@@ -55,7 +126,7 @@ class View:
     pictures: BandPictures | None = None
     item: RasterItem | None = None
     maps: list[str] = field(default_factory=list)
-    likenesses: dict[str, Likeness] = field(default_factory=dict)
+    cells: dict[str, Cells] = field(default_factory=dict)
 
 
 class Viewer:
@@ -83,7 +154,7 @@ class Viewer:
         self.maps: dict[str, MapLayer] = {}
         self.heavy = OneAtATime()
         self.rebuilt: Recent[str, tuple[View, Rebuilt]] = Recent(_KEPT_WINDOWS)
-        self.embedded: Recent[str, Likeness] = Recent(_KEPT_WINDOWS)
+        self.embedded: Recent[str, Cells] = Recent(_KEPT_WINDOWS)
         for item in sources.scenes:
             self._add_scene(item)
         for raster in sources.embeddings:
@@ -95,21 +166,15 @@ class Viewer:
         """Rebuild what is looked at, unless that is kept; returns the result's id.
 
         Raises:
-            BusyError: too many such jobs wait.
+            RequestError: too many such jobs wait.
             SpectralGPTError: the model cannot rebuild the scene.
         """
         model, item = self._able(view)
         window = model.rebuilt_window(item, place)
         id = _digest(view, window, ratio, seed)
-
-        def work() -> None:
-            # Who waited for the same finds it made.
-            if self.rebuilt.get(id) is None:
-                made = model.rebuild(item, window, ratio, seed)
-                self.rebuilt.put(id, (view, made))
-
-        if self.rebuilt.get(id) is None:
-            self.heavy.run(work)
+        self._make_once(
+            self.rebuilt, id, lambda: (view, model.rebuild(item, window, ratio, seed))
+        )
         return id
 
     def embed(
@@ -123,31 +188,35 @@ class Viewer:
             picked: (row, column) of a pixel that the window is to hold.
 
         Raises:
-            BusyError: too many such jobs wait.
+            RequestError: too many such jobs wait.
             SpectralGPTError: the model cannot embed the scene.
         """
         model, item = self._able(view)
         window = model.embedded_window(item, place, picked)
         id = _digest(view, window)
-
-        def work() -> None:
-            if self.embedded.get(id) is None:
-                cells = model.embed(item, window)
-                self.embedded.put(id, Likeness(cells, view.base))
-
-        if self.embedded.get(id) is None:
-            self.heavy.run(work)
+        self._make_once(self.embedded, id, lambda: model.embed(item, window))
         return id, window
 
-    def likeness(self, view: View, id: str) -> Likeness:
-        """Return a raster's or a window's likeness by id.
+    def _make_once(
+        self, kept: Recent[str, Any], id: str, make: Callable[[], Any]
+    ) -> None:
+        def work() -> None:
+            # Who waited for the same finds it made.
+            if kept.get(id) is None:
+                kept.put(id, make())
+
+        if kept.get(id) is None:
+            self.heavy.run(work)
+
+    def cells(self, view: View, id: str) -> Cells:
+        """Return the embeddings of a raster or a window by id.
 
         Raises:
-            GoneError: there is none, or it is kept no more.
+            RequestError: there are none, or they are kept no more.
         """
-        found = view.likenesses.get(id) or self.embedded.get(id)
+        found = view.cells.get(id) or self.embedded.get(id)
         if found is None:
-            raise GoneError("these embeddings are gone: click again.")
+            raise RequestError(_GONE, "these embeddings are gone: click again.")
         return found
 
     def _able(self, view: View) -> tuple[ViewModel, RasterItem]:
@@ -162,24 +231,25 @@ class Viewer:
         if self.model is not None and self.model.refuses(item) is None:
             # Windows of the model count in the pixels of its bands.
             base = item.grid(choose_bands(self.model.contract, item))
-        files = SceneFiles(item, base)
-        pictures = BandPictures(item.bands, base, files.read)
+        pictures = BandPictures(item.bands, base, read_scene(item, base))
         # A file that cannot be read is told now, and not by empty tiles.
         pictures.stretch(pictures.choose(pictures.composites[0].band_names))
         name = self.names[Path(item.name)]
         self._add(View(_new_id(), name, base, pictures, item))
 
     def _add_embeddings(self, raster: EmbeddingRaster) -> None:
-        id, cells = _new_id(), CellFile(raster)
+        id, lock = _new_id(), threading.Lock()
         covered = [view for view in self.views.values() if _covers(view, raster.grid)]
         if not covered:
-            bands = raster.source.bands
-            read = partial(_read_reflectance, cells, raster.grid)
-            pictures = BandPictures(bands, raster.grid, read) if bands else None
+            pictures = None
+            if raster.source.bands:
+                cells = raster_cells(raster, raster.grid, lock)
+                read = partial(_read_reflectance, raster, cells)
+                pictures = BandPictures(raster.source.bands, raster.grid, read)
             covered = [View(_new_id(), self.names[raster.path], raster.grid, pictures)]
             self._add(covered[0])
         for view in covered:
-            view.likenesses[id] = Likeness(cells, view.base)
+            view.cells[id] = raster_cells(raster, view.base, lock)
 
     def _add_map(self, layer: MapLayer) -> None:
         id, grid = _new_id(), layer.map.grid
@@ -196,12 +266,11 @@ class Viewer:
 
 
 def _read_reflectance(
-    cells: CellFile, base: Grid, bands: Sequence[Band], shown: Grid
+    raster: EmbeddingRaster, cells: Cells, bands: Sequence[Band], shown: Grid
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Read the mean reflectance that follows the dimensions of embeddings."""
-    source = cells.raster.source
-    at = [source.width + source.bands.index(band) for band in bands]
-    pixels, valid = take_cells(cells, shown, base, lambda values: values[..., at])
+    at = [raster.source.width + raster.source.bands.index(band) for band in bands]
+    pixels, valid = cells.take(shown, lambda values: values[..., at])
     if len(pixels) != len(bands):
         pixels = np.zeros((len(bands), *valid.shape), np.float32)
     return pixels, np.broadcast_to(valid, pixels.shape)

@@ -12,8 +12,12 @@ from spectralgpt.rasters.geometry import apply
 from spectralgpt.rasters.sampling import shown_grid
 from spectralgpt.reports.style import ERROR_COLOURS
 from spectralgpt.viewer.contents import View, Viewer
-from spectralgpt.viewer.layers import MEASURE_COLOURS, CellFile, MapLayer
-from spectralgpt.viewer.likeness import LIKENESS_COLOURS, LIKENESS_LIMITS
+from spectralgpt.viewer.layers import (
+    LIKENESS_COLOURS,
+    LIKENESS_LIMITS,
+    MEASURE_COLOURS,
+    MapLayer,
+)
 from spectralgpt.viewer.model import ANGLE_LIMITS, Rebuilt
 from spectralgpt.viewer.pictures import legend_colours
 
@@ -58,13 +62,9 @@ def _describe_view(viewer: Viewer, view: View) -> dict[str, Any]:
         ],
         "maps": view.maps,
         "embeddings": [
-            {
-                "id": id,
-                "name": viewer.names[likeness.cells.raster.path],
-                "level": likeness.level,
-            }
-            for id, likeness in view.likenesses.items()
-            if isinstance(likeness.cells, CellFile)
+            {"id": id, "name": viewer.names[cells.path], "level": cells.level}
+            for id, cells in view.cells.items()
+            if cells.path is not None
         ],
         # Why the model cannot be used here; "" if it can.
         "refused": _refusal(view, viewer) if model is not None else "no model is named",

@@ -23,7 +23,7 @@ from spectralgpt.scenes.reconstruction import (
 )
 from spectralgpt.scenes.windows import check_size, choose_bands
 from spectralgpt.sensors import Band
-from spectralgpt.viewer.layers import CellMemory
+from spectralgpt.viewer.layers import Cells, made_cells
 from spectralgpt.viewer.pictures import Picture, draw_bands, draw_measures
 
 __all__ = ["ANGLE_LIMITS", "KINDS", "Rebuilt", "ViewModel", "window_in_view"]
@@ -184,7 +184,7 @@ class ViewModel:
         )
         return Rebuilt(found, score_window(found), choose_bands(self.contract, item))
 
-    def embed(self, item: RasterItem, window: Window) -> CellMemory:
+    def embed(self, item: RasterItem, window: Window) -> Cells:
         """Embed a window, a cell a patch.
 
         Raises:
@@ -200,7 +200,8 @@ class ViewModel:
         scene = item.grid(choose_bands(self.contract, item))
         corner = shown_grid(scene, window.row, window.column, made.cell_px, 1)
         rows, columns = made.values.shape[:2]
-        return CellMemory(made, Grid(rows, columns, corner.transform, scene.crs))
+        grid = Grid(rows, columns, corner.transform, scene.crs)
+        return made_cells(made, grid, scene)
 
 
 def window_in_view(

@@ -21,6 +21,7 @@ from spectralgpt.sensors import Band
 __all__ = [
     "BandPictures",
     "Picture",
+    "ReadBands",
     "draw_bands",
     "draw_classes",
     "draw_measures",

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from spectralgpt.viewer.work import BusyError, OneAtATime, Recent
+from spectralgpt.viewer.contents import OneAtATime, Recent, RequestError
 
 
 def test_jobs_run_one_after_the_other_and_more_are_refused() -> None:
@@ -22,7 +22,7 @@ def test_jobs_run_one_after_the_other_and_more_are_refused() -> None:
     def ask() -> None:
         try:
             heavy.run(job)
-        except BusyError:
+        except RequestError:
             refused.append(True)
 
     threads = [threading.Thread(target=ask) for _ in range(8)]
