@@ -23,8 +23,7 @@ from spectralgpt.config import build_config
 from spectralgpt.data.labelled import LabelledDataConfig, LabelledDataset, read_labelled
 from spectralgpt.models.building import quantize_encoder, weight_bytes
 from spectralgpt.models.heads import ClassificationModel
-from spectralgpt.tasks.classification import check_classifier
-from spectralgpt.tasks.features import prepared_batches
+from spectralgpt.tasks.classification import check_classifier, prepared_batches
 
 
 def test_images(loaded: LoadedModel, root: Path | None) -> LabelledDataset:

@@ -2,13 +2,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from spectralgpt.errors import CheckpointError, DataError
+from spectralgpt.errors import CheckpointError, ConfigError, DataError
 from spectralgpt.tasks.probes import (
+    Features,
     ProbeFacts,
     blocks_of,
     fit_probe,
     load_probe,
+    predict_knn,
+    predict_linear,
+    predict_ridge,
     save_probe,
     score_by_blocks,
 )
@@ -118,3 +123,77 @@ def test_files_that_are_no_probe_are_refused(tmp_path: Path) -> None:
     for name in ("text", "other", "unfit"):
         with pytest.raises(CheckpointError, match="is no probe"):
             load_probe(tmp_path / name)
+
+
+def blobs(count: int, seed: int) -> Features:
+    rng = np.random.default_rng(seed)
+    targets = rng.integers(0, 3, count)
+    centres = 3 * np.eye(3, 5)
+    values = centres[targets] + rng.normal(0, 0.7, (count, 5))
+    # One feature in another unit must not drown the others.
+    values[:, 4] *= 1e4
+    return Features(values.astype(np.float32), torch.from_numpy(targets), 3)
+
+
+def test_probe_and_neighbours_learn_separable_classes() -> None:
+    train, val, test = blobs(90, 0), blobs(30, 1), blobs(200, 2)
+    fitted = (
+        predict_linear(train, val, test),
+        predict_ridge(train, test),
+        predict_knn(train, test),
+    )
+    for probabilities in fitted:
+        torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(200))
+        accuracy = (probabilities.argmax(dim=1) == test.targets).float().mean()
+        assert accuracy > 0.9
+
+
+def test_ridge_scores_rank_labels_of_their_own() -> None:
+    train, test = blobs(90, 0), blobs(200, 2)
+    labels = torch.nn.functional.one_hot(train.targets, 3).float()
+    truth = torch.nn.functional.one_hot(test.targets, 3).bool()
+    found = predict_ridge(Features(train.values, labels, 3), test)
+    assert found.min() >= 0
+    assert found.max() <= 1
+    assert ((found > 0.5) == truth).float().mean() > 0.9
+
+
+def test_one_neighbour_gives_the_label_of_the_most_alike() -> None:
+    train, test = blobs(60, 0), blobs(20, 2)
+    mean, std = train.values.mean(axis=0), train.values.std(axis=0)
+    a, b = ((f.values - mean) / std for f in (test, train))
+    cosine = (a @ b.T) / np.outer(np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1))
+    expected = train.targets[torch.from_numpy(cosine.argmax(axis=1))]
+    assert torch.equal(predict_knn(train, test, k=1).argmax(dim=1), expected)
+
+
+def test_multi_label_probe_handles_labels_that_never_or_always_occur() -> None:
+    train, val, test = blobs(90, 0), blobs(30, 1), blobs(100, 2)
+
+    def multi(features: Features) -> Features:
+        present = torch.eye(3)[features.targets]
+        ends = torch.tensor([0.0, 1.0]).expand(len(present), 2)
+        return Features(features.values, torch.cat([present, ends], dim=1), 5)
+
+    found = predict_linear(multi(train), multi(val), multi(test))
+    assert torch.equal(found[:, 3], torch.zeros(100))
+    assert torch.equal(found[:, 4], torch.ones(100))
+    assert (found[:, :3].argmax(dim=1) == test.targets).float().mean() > 0.9
+    neighbours = predict_knn(multi(train), multi(test))
+    assert (neighbours[:, :3].argmax(dim=1) == test.targets).float().mean() > 0.9
+
+
+def test_a_class_missing_from_train_gets_no_probability() -> None:
+    train, test = blobs(60, 0), blobs(20, 2)
+    kept = train.take(np.flatnonzero(train.targets.numpy() != 1))
+    assert torch.equal(predict_linear(kept, kept, test)[:, 1], torch.zeros(20))
+
+
+def test_unusable_features_are_refused() -> None:
+    with pytest.raises(DataError, match="NaN"):
+        Features(np.full((2, 2), np.nan, np.float32), torch.zeros(2).long(), 2)
+    one = blobs(60, 0).take(np.flatnonzero(blobs(60, 0).targets.numpy() == 1))
+    with pytest.raises(DataError, match="one class only"):
+        predict_linear(one, one, one)
+    with pytest.raises(ConfigError, match="k must be"):
+        predict_knn(one, one, k=0)

@@ -43,9 +43,9 @@ from spectralgpt.reports.reconstructions import Reconstruction
 from spectralgpt.reports.style import choose_composites
 from spectralgpt.scenes.embedding import embed_scene
 from spectralgpt.sensors import Band
-from spectralgpt.tasks.baselines import random_encoder
-from spectralgpt.tasks.features import Features, predict_knn, predict_linear
 from spectralgpt.tasks.pretraining import PretrainingTask, pixel_mask
+from spectralgpt.tasks.probes import Features, predict_knn, predict_linear
+from spectralgpt.training.comparison import random_encoder
 from spectralgpt.training.pretrain_config import PretrainConfig
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from spectralgpt.scenes.places import LabelledCells, labelled_cells
 from spectralgpt.scenes.similarity import map_rows
 from spectralgpt.tasks.probes import (
     BlockScores,
-    Features,
+    CellFeatures,
     Probe,
     ProbeFacts,
     blocks_of,
@@ -64,7 +64,7 @@ def probe_labels(
     column: str,
     *,
     layer: str | None = None,
-    features: Features = "embedding",
+    features: CellFeatures = "embedding",
     block_m: float = 1000.0,
 ) -> FewLabels:
     """Fit a probe on labelled points and polygons, and score it by spatial blocks.
@@ -219,7 +219,7 @@ def _to_metres(
     return np.stack([columns * size[1], rows * size[0]], axis=1)
 
 
-def _layers(source: EmbeddingSource, features: Features) -> slice:
+def _layers(source: EmbeddingSource, features: CellFeatures) -> slice:
     if features != "embedding" and not source.bands:
         raise DataError(
             "the raster holds no reflectance: embed the scene with --reflectance true."
@@ -229,7 +229,7 @@ def _layers(source: EmbeddingSource, features: Features) -> slice:
     return slice(starts[features], stops[features])
 
 
-def _band_names(source: EmbeddingSource, features: Features) -> tuple[str, ...]:
+def _band_names(source: EmbeddingSource, features: CellFeatures) -> tuple[str, ...]:
     if features == "embedding":
         return ()
     return tuple(band.name for band in source.bands)

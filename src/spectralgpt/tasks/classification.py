@@ -4,13 +4,14 @@ Mixing and erasing are timm's. They act on whole batches and, as stochastic dept
 draw from the seed of the batch's first sample, so that a resumed run repeats them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from spectralgpt.data.chips import MULTI_LABEL, TASKS, LabelledSet
 from spectralgpt.data.labelled import LabelledDataset
@@ -27,7 +28,7 @@ from spectralgpt.metrics import (
 from spectralgpt.models.building import check_output
 from spectralgpt.models.heads import ClassificationModel, DenseModel
 from spectralgpt.tasks import Gather, own_sums, seeded
-from spectralgpt.tasks.features import prepared_batches
+from spectralgpt.threads import start_worker
 
 __all__ = [
     "ClassificationTask",
@@ -36,6 +37,7 @@ __all__ = [
     "check_classifier",
     "main_metric",
     "predict_probabilities",
+    "prepared_batches",
     "score",
     "summary_of",
     "to_probabilities",
@@ -307,3 +309,17 @@ def predict_probabilities(
             if progress is not None:
                 progress(len(images))
     return torch.cat(rows)
+
+
+def prepared_batches(
+    dataset: LabelledDataset, batch_size: int, num_workers: int = 0
+) -> Iterator[Tensor]:
+    """Yield prepared images (B, C, H, W) in the order of the data set."""
+    loader = DataLoader(
+        dataset,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        worker_init_fn=start_worker,
+    )
+    for batch in loader:
+        yield batch["image"]

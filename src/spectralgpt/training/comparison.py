@@ -2,31 +2,34 @@
 
 For every kind of features and every seed a probe is fitted on train, tuned on val and
 scored on test. All kinds share the same splits, so their differences are paired.
+
+An encoder must beat band statistics, TorchGeo's random convolutional features and the
+same encoder with random weights. The first two see calibrated reflectance, not the
+encoder's scaled pixels: scaling each image to 0..1 would take their brightness away,
+and a baseline is only worth beating at its best.
 """
 
 import csv
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from spectralgpt.checkpoints import LoadedModel, write_atomically
 from spectralgpt.data.chips import SPLITS, LabelledSet
 from spectralgpt.data.labelled import LabelledDataConfig, LabelledDataset, divide
 from spectralgpt.errors import CheckpointError
 from spectralgpt.metrics import Scores
-from spectralgpt.tasks.baselines import (
-    band_statistics,
-    random_convolutions,
-    random_encoder,
-)
-from spectralgpt.tasks.classification import score
-from spectralgpt.tasks.features import (
+from spectralgpt.models.building import check_output
+from spectralgpt.models.encoder import SpectralEncoder
+from spectralgpt.tasks.classification import prepared_batches, score
+from spectralgpt.tasks.probes import (
     Features,
-    extract_features,
     predict_knn,
     predict_linear,
     predict_ridge,
@@ -34,12 +37,27 @@ from spectralgpt.tasks.features import (
 from spectralgpt.training.scoring import write_class_table, write_json
 from spectralgpt.training.seen import count_seen
 
-__all__ = ["PRETRAINED", "Comparison", "compare_features", "write_comparison"]
+__all__ = [
+    "PRETRAINED",
+    "Comparison",
+    "band_statistics",
+    "compare_features",
+    "extract_features",
+    "random_convolutions",
+    "random_encoder",
+    "write_comparison",
+]
 
 ProbeMethod = Literal["linear-probe", "ridge", "knn"]
 PRETRAINED = "this model"
 # Every seed of every baseline reads the images again.
 _MEMORY_MB = 2048.0
+_PERCENTILES = (5.0, 25.0, 50.0, 75.0, 95.0)
+_RCF_FEATURES = 512
+_RCF_KERNEL_PX = 3
+_EMPIRICAL_IMAGES = 256
+_BATCH = 32
+_EPS = 1e-6
 _Indices = dict[str, NDArray[np.int64]]
 _Compute = Callable[[int, NDArray[np.int64]], Features]
 
@@ -291,3 +309,166 @@ def _describe(comparison: Comparison, seeds: int) -> str:
         )
         lines.append(f"{kind}, mean and standard deviation over seeds: {spread}.")
     return "\n\n".join(lines)
+
+
+def extract_features(
+    encoder: SpectralEncoder,
+    dataset: LabelledDataset,
+    *,
+    batch_size: int = 32,
+    num_workers: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> Features:
+    """Encode every image to the means of its normalised tokens, one a band group.
+
+    Args:
+        encoder: left in evaluation mode; its device is used.
+        dataset: images prepared as the encoder expects them.
+        batch_size: images encoded at once.
+        num_workers: processes that read images; 0 reads in this one.
+        progress: called with the number of images done in each batch.
+    """
+    device = next(encoder.parameters()).device
+    encoder.eval()
+    rows = []
+    with torch.inference_mode():
+        for images in prepared_batches(dataset, batch_size, num_workers):
+            pooled = encoder.pooled_by_group(images.to(device)).float().cpu()
+            rows.append(check_output(pooled))
+            if progress is not None:
+                progress(len(images))
+    return _features_of(torch.cat(rows).numpy(), dataset)
+
+
+def band_statistics(
+    dataset: LabelledDataset, progress: Callable[[int], None] | None = None
+) -> Features:
+    """Mean, standard deviation and five percentiles of each band's reflectance.
+
+    Only valid pixels count; a band without any gives zeros.
+    """
+    rows = []
+    for index in range(len(dataset)):
+        raster = dataset.raster(index)
+        rows.append(
+            np.concatenate(
+                [
+                    _describe_band(pixels[valid])
+                    for pixels, valid in zip(raster.pixels, raster.valid, strict=True)
+                ]
+            )
+        )
+        if progress is not None:
+            progress(1)
+    return _features_of(np.stack(rows), dataset)
+
+
+def random_convolutions(
+    dataset: LabelledDataset,
+    train: NDArray[Any],
+    *,
+    seed: int,
+    mode: str = "gaussian",
+    num_features: int = _RCF_FEATURES,
+    progress: Callable[[int], None] | None = None,
+) -> Features:
+    """TorchGeo's random convolutional features of standardised reflectance.
+
+    Args:
+        dataset: all images.
+        train: indices of the training images; bands are standardised on them, and the
+            filters of mode `empirical` are patches of them.
+        seed: draws the filters.
+        mode: `gaussian` or `empirical`.
+        num_features: number of features, even.
+        progress: called with the number of images done.
+
+    Source: Rolf et al. 2021, doi:10.1038/s41467-021-24638-z (MOSAIKS).
+    """
+    from torchgeo.models import RCF
+
+    mean, std = _band_moments(dataset, train)
+    seen: list[int] = train[:_EMPIRICAL_IMAGES].tolist()
+    patches: Any = _Standardised(dataset, seen, mean, std)
+    # Seed 0 means "no seed" to TorchGeo.
+    model = RCF(
+        in_channels=len(mean),
+        features=num_features,
+        kernel_size=_RCF_KERNEL_PX,
+        seed=seed + 1,
+        mode=mode,
+        dataset=patches if mode == "empirical" else None,
+    )
+    images, rows = _Standardised(dataset, range(len(dataset)), mean, std), []
+    for start in range(0, len(images), _BATCH):
+        numbers = range(start, min(start + _BATCH, len(images)))
+        batch = torch.stack([images[number]["image"] for number in numbers])
+        rows.append(model(batch).numpy())
+        if progress is not None:
+            progress(len(batch))
+    return _features_of(np.concatenate(rows), dataset)
+
+
+def random_encoder(encoder: SpectralEncoder, seed: int) -> SpectralEncoder:
+    """Build the same encoder anew with random weights."""
+    # Initialisation draws from torch's global generator; fork it, so that the caller's
+    # own sequence does not depend on whether baselines are computed.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fresh = SpectralEncoder(**encoder.config)
+    return fresh.to(next(encoder.parameters()).device).eval()
+
+
+@dataclass(frozen=True)
+class _Standardised:
+    """Z-scores of reflectance, as TorchGeo's empirical mode asks for images.
+
+    Invalid pixels become the band's mean, 0.
+    """
+
+    dataset: LabelledDataset
+    indices: Sequence[int]
+    mean: Tensor
+    std: Tensor
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, number: int) -> dict[str, Tensor]:
+        raster = self.dataset.raster(self.indices[number])
+        pixels = torch.from_numpy(np.nan_to_num(raster.pixels))
+        scaled = (pixels - self.mean[:, None, None]) / self.std[:, None, None]
+        return {"image": scaled * torch.from_numpy(raster.valid)}
+
+
+def _describe_band(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    if values.size == 0:
+        return np.zeros(2 + len(_PERCENTILES), dtype=np.float32)
+    moments = [values.mean(), values.std()]
+    described = np.array([*moments, *np.percentile(values, _PERCENTILES)])
+    return described.astype(np.float32)
+
+
+def _band_moments(
+    dataset: LabelledDataset, train: NDArray[Any]
+) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each band over the valid training pixels."""
+    bands = len(dataset.preprocessing.bands)
+    count, total, squares = np.zeros(bands), np.zeros(bands), np.zeros(bands)
+    for index in train:
+        raster = dataset.raster(int(index))
+        pixels = np.where(raster.valid, raster.pixels, 0).astype(np.float64)
+        count += raster.valid.sum(axis=(1, 2))
+        total += pixels.sum(axis=(1, 2))
+        squares += (pixels**2).sum(axis=(1, 2))
+    mean = total / np.maximum(count, 1)
+    variance = squares / np.maximum(count, 1) - mean**2
+    std = np.sqrt(np.maximum(variance, 0)) + _EPS
+    return torch.from_numpy(mean).float(), torch.from_numpy(std).float()
+
+
+def _features_of(values: NDArray[np.float32], dataset: LabelledDataset) -> Features:
+    labelled = dataset.labelled
+    return Features(
+        values.astype(np.float32), labelled.targets(), len(labelled.class_names)
+    )
