@@ -84,6 +84,14 @@ class BaselineRule:
             return None
         return self.offset if baseline >= self.since else self.offset_before
 
+    def offset_said(self, text: str) -> float | None:
+        """Return the offset of a baseline as metadata write it, such as 04.00.
+
+        None if the text is no baseline, or the baseline tells nothing.
+        """
+        match = re.fullmatch(r"(\d\d)\.(\d\d)", text.strip())
+        return self.offset_for(int(match[1] + match[2])) if match else None
+
 
 @dataclass(frozen=True)
 class Sensor:

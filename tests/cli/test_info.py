@@ -55,7 +55,7 @@ def test_an_area_is_a_rectangle_of_it(
         (["--bounds", "-3.7,40.3,-3.6"], "write minx,miny,maxx,maxy"),
         (["--bounds", "1,1,0,0"], "are empty"),
         (["--bounds", "0,0,1,1", "--bounds_crs", "EPSG:0"], "no reference system"),
-        (["--area", "none.geojson"], "cannot be read as GeoJSON"),
+        (["--area", "none.geojson"], "none.geojson cannot be read: No such file"),
         (["--bounds", "0,0,1,1", "--area", "a.geojson"], "not both"),
     ],
 )

@@ -40,8 +40,7 @@ def run(args: Namespace) -> Path:
 
 
 def _is_raster(path: Path) -> bool:
-    from spectralgpt.rasters import walk
-    from spectralgpt.rasters.metadata import is_product
+    from spectralgpt.rasters import is_product, walk
 
     suffixes = (".tif", ".tiff", ".jp2", ".img")
     if is_product(path):

@@ -5,27 +5,28 @@
 `spectralgpt.data.sources`.
 """
 
-from spectralgpt.rasters.archives import ZIP_SUFFIX
+from spectralgpt.rasters.bands import (
+    IN_SENSOR_ORDER,
+    NO_BAND,
+    RASTER_SUFFIXES,
+    band_in_file_name,
+)
 from spectralgpt.rasters.codes import Align, Overlay, overlay, read_codes
+from spectralgpt.rasters.describe import describe_raster, is_product
 from spectralgpt.rasters.files import (
     OpenFiles,
     quiet_gdal,
     read_numbers,
 )
-from spectralgpt.rasters.folders import (
+from spectralgpt.rasters.geometry import Grid, Raster, Window
+from spectralgpt.rasters.items import BandFile, RasterItem, StoredLayers
+from spectralgpt.rasters.locations import (
+    Location,
     glob_folder,
     is_litter,
     list_folder,
     path_below,
     walk,
-)
-from spectralgpt.rasters.geometry import Grid, Raster, Window
-from spectralgpt.rasters.items import BandFile, RasterItem, StoredLayers
-from spectralgpt.rasters.layers import (
-    IN_SENSOR_ORDER,
-    NO_BAND,
-    RASTER_SUFFIXES,
-    band_in_file_name,
 )
 from spectralgpt.rasters.maps import (
     MODEL_TAG,
@@ -39,7 +40,6 @@ from spectralgpt.rasters.maps import (
     writing_class_map,
     writing_probabilities,
 )
-from spectralgpt.rasters.metadata import is_product, read_facts
 from spectralgpt.rasters.mosaics import (
     Bounds,
     Mosaic,
@@ -47,21 +47,21 @@ from spectralgpt.rasters.mosaics import (
     make_mosaic,
     read_area,
 )
-from spectralgpt.rasters.offsets import offset_from_texts
 from spectralgpt.rasters.polygons import write_polygons
-from spectralgpt.rasters.products import describe_raster
-from spectralgpt.rasters.reading import check_reflectance, read_raster
-from spectralgpt.rasters.row_files import Layers, RowFile
-from spectralgpt.rasters.samples import find_fill
-from spectralgpt.rasters.scenes import Scene, open_scene
-from spectralgpt.rasters.sizes import read_size
-from spectralgpt.rasters.stac_lists import (
+from spectralgpt.rasters.products.safe import offset_from_texts
+from spectralgpt.rasters.products.stac import (
     STAC_SUFFIXES,
     is_stac_member,
     list_stac_items,
 )
-from spectralgpt.rasters.stated import Stated
+from spectralgpt.rasters.products.zip import ZIP_SUFFIX
+from spectralgpt.rasters.reading import check_reflectance, read_raster
+from spectralgpt.rasters.row_files import Layers, RowFile
+from spectralgpt.rasters.scenes import Scene, open_scene
+from spectralgpt.rasters.sizes import read_size
+from spectralgpt.rasters.stated import SENSOR_TAG, Stated
 from spectralgpt.rasters.summary import summarise
+from spectralgpt.rasters.thumbnail import as_option, find_fill
 from spectralgpt.rasters.writing import write_geotiff
 
 __all__ = [
@@ -70,6 +70,7 @@ __all__ = [
     "NO_BAND",
     "NO_CLASS",
     "RASTER_SUFFIXES",
+    "SENSOR_TAG",
     "STAC_SUFFIXES",
     "ZIP_SUFFIX",
     "Align",
@@ -77,6 +78,7 @@ __all__ = [
     "Bounds",
     "Grid",
     "Layers",
+    "Location",
     "Mosaic",
     "OpenFiles",
     "Overlay",
@@ -88,6 +90,7 @@ __all__ = [
     "Stated",
     "StoredLayers",
     "Window",
+    "as_option",
     "band_in_file_name",
     "check_reflectance",
     "class_layers",
@@ -112,7 +115,6 @@ __all__ = [
     "read_area",
     "read_class_rows",
     "read_codes",
-    "read_facts",
     "read_numbers",
     "read_raster",
     "read_size",

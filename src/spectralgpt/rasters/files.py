@@ -26,13 +26,14 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window as RasterioWindow
 
 from spectralgpt.errors import RasterError
-from spectralgpt.rasters.arrays import ARRAY_START, open_array
 from spectralgpt.rasters.gdal_errors import reading
 from spectralgpt.rasters.geometry import Grid, Window
 from spectralgpt.rasters.locations import Location, VirtualFile, http_settings
-from spectralgpt.rasters.virtual_rasters import (
+from spectralgpt.rasters.virtual import (
+    ARRAY_START,
     describe_virtual,
     is_virtual,
+    open_array,
     sources_of,
 )
 

@@ -1,27 +1,63 @@
-"""Files that are not on this machine's disk by themselves: members of zips, addresses.
+"""Where files lie, what counts as data, and the one reader of texts beside rasters.
 
-Only `spectralgpt.rasters` makes them, after checking where they lead; GDAL's own way to
-say such things (/vsizip/, /vsicurl/) is never taken from a user or a file.
+Notebooks, unpackers and file managers leave copies and thumbnails beside the data; one
+rule says for every lister that these are no data. Links that users make in their own
+folders are followed; what a file writes must not lead out of its folder by itself.
+
+Members of zips and addresses are made here alone, after it was checked where they lead;
+GDAL's own way to say such things (/vsizip/, /vsicurl/) is never taken from a user or a
+file.
 """
 
+import glob
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import IO
 from urllib.parse import urlsplit
+
+from spectralgpt.errors import DataError, RasterError
+from spectralgpt.files import decode_text
 
 __all__ = [
     "NO_ANSWER_S",
     "Location",
     "VirtualFile",
-    "http_file",
+    "glob_folder",
     "http_settings",
+    "is_litter",
+    "is_path",
+    "list_folder",
     "no_answer",
-    "zip_member",
+    "path_below",
+    "read_metadata",
+    "read_stream",
+    "walk",
 ]
 
 NO_ANSWER_S = 30
 """Seconds after which a server that sends nothing is given up."""
 _RETRIES = 2
 _LEAST_BYTES_A_SECOND = 100
+_LITTER = frozenset(
+    {
+        "__MACOSX",
+        "__pycache__",
+        "@eaDir",
+        "$RECYCLE.BIN",
+        "System Volume Information",
+        "lost+found",
+    }
+)
+"""Folders of programs, beside all hidden ones such as .ipynb_checkpoints."""
+_LONGEST_NAME, _LONGEST_PATH = 255, 4096
+"""Bytes that systems allow."""
+_LARGEST_TEXT = 64 * 2**20
+"""Bytes of metadata that are read; Sentinel-2 has 0.1 MB, EnMAP 1 MB."""
+_XML_ENCODING = re.compile(rb"\s*<\?xml[^>]*?encoding=[\"']([\w-]+)[\"']")
+_ENCODINGS = (b"iso-8859-1", b"windows-1252")
+"""That XML may state, besides those that `decode_text` knows."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +71,17 @@ class VirtualFile:
 
     address: str
     shown: str
+
+    @classmethod
+    def in_zip(cls, archive: Path, name: str) -> "VirtualFile":
+        """Return a member of a zip archive; it is read without unpacking it."""
+        return cls(f"/vsizip/{{{archive.absolute()}}}/{name}", f"{archive}/{name}")
+
+    @classmethod
+    def at(cls, address: str) -> "VirtualFile":
+        """Return a file at an http or https address; only parts of it are fetched."""
+        # What signs a request must not get into messages and logs.
+        return cls(f"/vsicurl/{address}", address.partition("?")[0])
 
     def __str__(self) -> str:
         return self.shown
@@ -70,15 +117,132 @@ Location = Path | VirtualFile
 """Where a raster file is."""
 
 
-def zip_member(archive: Path, name: str) -> VirtualFile:
-    """Return a member of a zip archive; its pixels are read without unpacking it."""
-    return VirtualFile(f"/vsizip/{{{archive.absolute()}}}/{name}", f"{archive}/{name}")
+def is_litter(name: str) -> bool:
+    """Whether a file or folder of this name is none of the data."""
+    return name.startswith(".") or name in _LITTER
 
 
-def http_file(address: str) -> VirtualFile:
-    """Return a file at an http or https address, of which only parts are fetched."""
-    # What signs a request must not get into messages and logs.
-    return VirtualFile(f"/vsicurl/{address}", address.partition("?")[0])
+def list_folder(folder: Path) -> list[Path]:
+    """List the data in a folder, sorted.
+
+    Raises:
+        RasterError: it cannot be read.
+    """
+    try:
+        return sorted(path for path in folder.iterdir() if not is_litter(path.name))
+    except OSError as error:
+        raise RasterError(f"{folder} cannot be read: {error.strerror}.") from None
+
+
+def walk(root: Path) -> list[Path]:
+    """List the data below a folder, sorted; links are followed, each folder once.
+
+    Raises:
+        RasterError: a folder cannot be read.
+    """
+    seen: set[str] = set()
+    found: list[Path] = []
+    waiting = [root]
+    while waiting:
+        folder = waiting.pop(0)
+        real = os.path.realpath(folder)
+        if real in seen:
+            continue
+        seen.add(real)
+        inside = list_folder(folder)
+        found += inside
+        waiting += [path for path in inside if path.is_dir()]
+    return sorted(found)
+
+
+def glob_folder(root: Path, pattern: str) -> list[Path]:
+    """List the data that a glob finds under a folder, sorted; links are followed.
+
+    Args:
+        root: the folder.
+        pattern: relative to it; `**` is any number of folders. What is hidden is only
+            found by a pattern that names it.
+    """
+    found = glob.glob(pattern, root_dir=root, recursive=True)
+    stated = set(Path(pattern).parts)
+    return sorted(
+        root / name
+        for name in found
+        if not any(is_litter(part) for part in set(Path(name).parts) - stated)
+    )
+
+
+def is_path(text: str) -> bool:
+    """Whether a file can be called so; the system fails on what is no name or long."""
+    try:
+        raw = os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    names = raw.split(b"/")
+    is_short = len(raw) < _LONGEST_PATH and max(map(len, names)) <= _LONGEST_NAME
+    return is_short and b"\0" not in raw
+
+
+def path_below(folder: Path, text: str) -> Path | None:
+    """Return the path that a file names relative to its folder, None if it leads out.
+
+    It leads out by `..`, as an absolute path to elsewhere, or by what is no path; where
+    links lead is the user's own choice.
+
+    Args:
+        folder: of the file.
+        text: as it stands there.
+    """
+    if not text or not is_path(text) or "\\" in text or "://" in text:
+        return None
+    for base in (os.path.abspath(folder), os.path.realpath(folder)):
+        path = Path(os.path.normpath(Path(base) / text))
+        if Path(base) in path.parents:
+            return folder / path.relative_to(base)
+    return None
+
+
+def read_metadata(path: Path) -> str:
+    """Read a text that lies beside rasters and describes them.
+
+    Raises:
+        RasterError: it cannot be read; see `read_stream`.
+    """
+    try:
+        with path.open("rb") as file:
+            return read_stream(file, str(path))
+    except RasterError:
+        raise
+    except OSError as error:
+        raise RasterError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def read_stream(file: IO[bytes], shown: str) -> str:
+    """Read metadata from an open file.
+
+    Args:
+        file: read from its start.
+        shown: its name for messages.
+
+    Raises:
+        RasterError: it is too large, in an encoding that it does not state, or XML
+            that declares entities, which can make a small file expand without end.
+    """
+    content = file.read(_LARGEST_TEXT + 1)
+    if len(content) > _LARGEST_TEXT:
+        raise RasterError(f"{shown} is too large for metadata. State what it says.")
+    is_xml = shown.lower().endswith((".xml", ".vrt"))
+    stated = _XML_ENCODING.match(content) if is_xml else None
+    try:
+        if stated is not None and stated[1].lower() in _ENCODINGS:
+            text = content.decode("latin-1" if b"8859" in stated[1] else "cp1252")
+        else:
+            text = decode_text(content, shown)
+    except (DataError, UnicodeDecodeError) as error:
+        raise RasterError(str(error)) from None
+    if is_xml and re.search(r"<!(DOCTYPE|ENTITY)", text, re.IGNORECASE):
+        raise RasterError(f"{shown} declares entities and is not read. Remove them.")
+    return text
 
 
 def http_settings() -> dict[str, str | int | float]:

@@ -19,8 +19,8 @@ from spectralgpt.rasters.files import (
     quiet_gdal,
 )
 from spectralgpt.rasters.geometry import Grid
-from spectralgpt.rasters.products import SENSOR_TAG, UNIT_TAG
 from spectralgpt.rasters.sampling import lay_under, sample, sample_layers
+from spectralgpt.rasters.stated import SENSOR_TAG, UNIT_TAG
 
 __all__ = ["MapClass", "MapFile", "open_map", "read_palette", "sample_map"]
 

@@ -21,11 +21,11 @@ from spectralgpt.rasters.alignment import (
     describe_difference,
     is_same_system,
 )
-from spectralgpt.rasters.archives import check_text
 from spectralgpt.rasters.footprints import LONLAT, turn_of
 from spectralgpt.rasters.gdal_errors import GDAL_ERRORS
 from spectralgpt.rasters.geometry import Grid, apply
 from spectralgpt.rasters.items import RasterItem
+from spectralgpt.rasters.locations import read_metadata
 from spectralgpt.sensors import Band
 
 __all__ = ["Bounds", "Mosaic", "cut_to_common", "make_mosaic", "read_area"]
@@ -251,8 +251,7 @@ def read_area(path: Path) -> Bounds:
         ConfigError: the file is no GeoJSON, or holds no position.
     """
     try:
-        with path.open("rb") as file:
-            content = parse_json(check_text(str(path), file.read(2**26 + 1)), str(path))
+        content = parse_json(read_metadata(path), str(path))
         lines = [line for line in _lines(content) if line]
     except SpectralGPTError as error:
         # It names the file.

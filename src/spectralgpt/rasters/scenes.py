@@ -13,11 +13,11 @@ from types import TracebackType
 from rasterio import Affine
 
 from spectralgpt.errors import RasterError
+from spectralgpt.rasters.describe import describe_raster
 from spectralgpt.rasters.files import OpenFiles
 from spectralgpt.rasters.geometry import Grid, Raster, Window
 from spectralgpt.rasters.items import RasterItem
 from spectralgpt.rasters.mosaics import Bounds, make_mosaic
-from spectralgpt.rasters.products import describe_raster
 from spectralgpt.rasters.reading import read_raster
 from spectralgpt.sensors import Band, Sensor
 

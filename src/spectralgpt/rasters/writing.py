@@ -20,7 +20,7 @@ from spectralgpt.outputs import folder_beside
 from spectralgpt.rasters.files import quiet_gdal
 from spectralgpt.rasters.gdal_errors import writing
 from spectralgpt.rasters.geometry import Raster
-from spectralgpt.rasters.products import SENSOR_TAG, UNIT_TAG
+from spectralgpt.rasters.stated import SENSOR_TAG, UNIT_TAG
 
 __all__ = ["check_whole", "making_tiff", "write_geotiff"]
 

@@ -11,9 +11,8 @@ from spectralgpt.data.colours import to_rgb
 from spectralgpt.data.labelling import UNLABELLED, Overview
 from spectralgpt.data.labelling.lattice import Cell
 from spectralgpt.errors import DataError
-from spectralgpt.rasters import Raster, Window, read_codes
+from spectralgpt.rasters import Raster, Window, describe_raster, read_codes
 from spectralgpt.rasters.files import read_numbers
-from spectralgpt.rasters.products import describe_raster
 from spectralgpt.reports.style import (
     draw_legend,
     hide_ticks,

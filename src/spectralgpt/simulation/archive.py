@@ -18,8 +18,8 @@ import numpy as np
 from spectralgpt import __version__
 from spectralgpt.errors import ConfigError
 from spectralgpt.outputs import appearing
+from spectralgpt.rasters import SENSOR_TAG
 from spectralgpt.rasters.numbers import NorthUpPlace, write_numbers
-from spectralgpt.rasters.products import SENSOR_TAG
 from spectralgpt.sensors import load_sensor
 from spectralgpt.simulation.canvas import Cover
 from spectralgpt.simulation.observation import Camera, Picture, render

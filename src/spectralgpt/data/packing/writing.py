@@ -44,13 +44,13 @@ from spectralgpt.outputs import check_replaceable, make_folder, remove_leftovers
 from spectralgpt.rasters import (
     BandFile,
     Grid,
+    Location,
     RasterItem,
     Stated,
     Window,
     read_numbers,
 )
 from spectralgpt.rasters.files import read_known
-from spectralgpt.rasters.locations import Location
 from spectralgpt.sensors import Sensor
 
 __all__ = ["PackOptions", "find_source", "pack_images"]

@@ -8,25 +8,18 @@ Handbook, section 5.2.
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from spectralgpt.errors import ConfigError, RasterError
 from spectralgpt.files import parse_json
-from spectralgpt.rasters.archives import ProductFiles
-from spectralgpt.rasters.facts import (
-    Facts,
-    Scale,
-    common_scale,
-    day_in,
-    percent_in,
-)
-from spectralgpt.rasters.layers import band_in_file_name
+from spectralgpt.rasters.bands import band_in_file_name
 from spectralgpt.rasters.locations import Location
+from spectralgpt.rasters.products.zip import ProductFiles
+from spectralgpt.rasters.stated import ProductMetadata, Scale, day_in, percent_in
 from spectralgpt.sensors import Sensor, load_sensor
 
 __all__ = ["read_landsat"]
 
-_METADATA = (r"L[A-Z]\d\d_.*_MTL\.json", r"L[A-Z]\d\d_.*_MTL\.txt")
 _SENSORS = {
     ("LANDSAT_8", "L1"): "landsat-8-9-l1",
     ("LANDSAT_9", "L1"): "landsat-8-9-l1",
@@ -40,21 +33,22 @@ _RESCALING = {
 _Groups = Mapping[str, Mapping[str, str]]
 
 
-def read_landsat(product: ProductFiles) -> Facts | None:
-    """Read what the MTL file of a Collection 2 product says, None without one.
+def read_landsat(product: ProductFiles, metadata: Sequence[str]) -> ProductMetadata:
+    """Read what the MTL file of a Collection 2 product says.
 
     Level 1 becomes reflectance at the sun's elevation that the file states.
+
+    Args:
+        product: its files.
+        metadata: MTL files among them; the first counts.
 
     Raises:
         RasterError: the file is broken, or none of its bands is there.
         ConfigError: the sensor is not in the registry.
         UnitError: bands differ in scale.
     """
-    found = [name for pattern in _METADATA for name in product.matching(pattern)]
-    if not found:
-        return None
-    shown = str(product.files[found[0]])
-    groups = _read_groups(shown, product.read_text(found[0]))
+    shown = str(product.files[metadata[0]])
+    groups = _read_groups(shown, product.read_text(metadata[0]))
     try:
         contents, image = groups["PRODUCT_CONTENTS"], groups["IMAGE_ATTRIBUTES"]
         level = contents["PROCESSING_LEVEL"][:2]
@@ -73,7 +67,7 @@ def read_landsat(product: ProductFiles) -> Facts | None:
     files, listed = _find_files(product, contents, sensor)
     if not files:
         raise RasterError(f"{product.path} has none of the band files that MTL lists.")
-    return Facts(
+    return ProductMetadata(
         sensor=sensor.name,
         files=files,
         scale=_find_scale(shown, groups, level, listed),
@@ -159,4 +153,4 @@ def _find_scale(
         raise RasterError(
             f"{shown} is broken: {error}. Fetch the product again."
         ) from None
-    return common_scale(shown, factors, source)
+    return Scale.common(shown, factors, source)

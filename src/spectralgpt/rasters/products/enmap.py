@@ -5,72 +5,68 @@ bandCharacterisation with wavelengthCenterOfBand, GainOfBand and OffsetOfBand.
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
 from spectralgpt.errors import BandError, RasterError
-from spectralgpt.rasters.archives import ProductFiles, read_metadata
-from spectralgpt.rasters.facts import Facts, common_scale, day_in, parse_xml
 from spectralgpt.rasters.files import read_header
 from spectralgpt.rasters.locations import Location
+from spectralgpt.rasters.products.zip import ProductFiles
+from spectralgpt.rasters.stated import ProductMetadata, Scale, day_in
 from spectralgpt.sensors import Band, load_sensor
 
-__all__ = ["read_enmap", "read_enmap_image"]
+__all__ = ["files_beside", "read_enmap"]
 
-_IMAGE = r"(?P<start>ENMAP01-____L2A-.*)-SPECTRAL_IMAGE(?P<rest>[^/]*)\.TIFF?"
 _SENSOR = "enmap-l2a"
 
 
-def read_enmap(product: ProductFiles) -> Facts | None:
-    """Read what an EnMAP product says of itself, None if it is none.
+def files_beside(image: Path) -> ProductFiles:
+    """Return an EnMAP image named by itself, with the METADATA.XML beside it."""
+    start = re.split("-SPECTRAL_IMAGE", image.name, flags=re.IGNORECASE)[0]
+    beside = (image.with_name(f"{start}-METADATA.{end}") for end in ("XML", "xml"))
+    files = {file.name: file for file in (image, *beside) if file.is_file()}
+    return ProductFiles(image, image.stem, files)
+
+
+def read_enmap(product: ProductFiles, images: Sequence[str]) -> ProductMetadata | None:
+    """Read what an EnMAP product says of itself.
+
+    Without METADATA.XML all 224 layers of a product are known by their order.
+
+    Args:
+        product: its files.
+        images: the spectral ones among them.
+
+    Returns:
+        None without metadata where layers are missing or described.
 
     Raises:
         RasterError: it has several images, or broken metadata.
+        BandError: the metadata list no band.
     """
-    images = product.matching(_IMAGE)
-    if not images:
-        return None
     if len(images) > 1:
         raise RasterError(f"{product.path} holds {len(images)} images: name one file.")
+    image = product.files[images[0]]
     metadata = product.matching(r"ENMAP01-____L2A-.*-METADATA\.XML")
     if not metadata:
-        return _by_numbers(product.files[images[0]])
-    text = product.read_text(metadata[0])
-    return _facts(product.files[images[0]], str(product.files[metadata[0]]), text)
+        return _by_numbers(image)
+    root = product.read_xml(metadata[0])
+    return _by_metadata(image, str(product.files[metadata[0]]), root)
 
 
-def read_enmap_image(path: Path) -> Facts | None:
-    """Read the METADATA.XML beside an EnMAP image, None if it is no such image.
-
-    Without metadata all 224 layers of a product are known by their order.
-
-    Raises:
-        RasterError: the metadata are broken.
-    """
-    match = re.fullmatch(_IMAGE, path.name, re.IGNORECASE)
-    if match is None:
-        return None
-    for ending in ("-METADATA.XML", "-METADATA.xml"):
-        file = path.with_name(match["start"] + ending)
-        if file.is_file():
-            return _facts(path, str(file), read_metadata(file))
-    return _by_numbers(path)
-
-
-def _by_numbers(image: Location) -> Facts | None:
-    """Layers without metadata: all of a product stand in the order of their numbers.
-
-    None where some are missing, or where descriptions say which they are.
-    """
+def _by_numbers(image: Location) -> ProductMetadata | None:
+    """Take all layers of a product in the order of their numbers."""
     sensor, header = load_sensor(_SENSOR), read_header(image)
     if header.count != len(sensor.bands) or any(header.descriptions):
         return None
     files = {name: (image, i) for i, name in enumerate(sensor.band_names, start=1)}
-    return Facts(_SENSOR, files, date=day_in(image.name))
+    return ProductMetadata(_SENSOR, files, date=day_in(image.name))
 
 
-def _facts(image: Location, shown: str, text: str) -> Facts:
-    root = parse_xml(shown, text)
+def _by_metadata(
+    image: Location, shown: str, root: ElementTree.Element
+) -> ProductMetadata:
     rows = [node for node in root.iter() if _name(node) == "bandID"]
     sensor = load_sensor(_SENSOR)
     files: dict[str, tuple[Location, int]] = {}
@@ -97,10 +93,10 @@ def _facts(image: Location, shown: str, text: str) -> Facts:
         raise BandError(f"{shown} lists no band of {sensor.name}. Name the bands.")
     source = shown.rpartition("/")[2]
     start = next((n.text for n in root.iter() if _name(n) == "startTime"), None)
-    return Facts(
+    return ProductMetadata(
         sensor=_SENSOR,
         files=files,
-        scale=common_scale(shown, factors, source),
+        scale=Scale.common(shown, factors, source),
         date=day_in(start or "") or day_in(source),
     )
 

@@ -1,28 +1,58 @@
-"""NumPy array files (.npy) as rasters, windowed like any other.
+"""Files that GDAL gets through our own descriptions: virtual rasters and NumPy arrays.
 
-Axes are rows, columns and bands, with dates before them, as eo-learn stores them:
-(H, W), (H, W, C) or (T, H, W, C). Layer t * C + c + 1 is band c of date t. Such a file
-says neither what its bands are nor where it lies.
+A virtual raster (VRT) can make GDAL open any file or address, and even run code. Here
+it may have sources that are rasters in its own folder or below, and nothing else; GDAL
+gets a description in which each of them is named by its whole path.
 
-GDAL's ENVI driver, which reads the rows of a map in the making, knows neither 8-bit
-numbers with a sign nor several bands at several dates; its raw virtual rasters do.
+Axes of an array file (.npy) are rows, columns and bands, with dates before them, as
+eo-learn stores them: (H, W), (H, W, C) or (T, H, W, C). Layer t * C + c + 1 is band c
+of date t. Such a file says neither what its bands are nor where it lies. GDAL's ENVI
+driver, which reads the rows of a map in the making, knows neither 8-bit numbers with a
+sign nor several bands at several dates; its raw virtual rasters do.
+
+Source: GDAL documentation, "VRT -- GDAL Virtual Format".
 """
 
 import math
 import re
 import tempfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+from xml.etree import ElementTree
 
 import numpy as np
 import rasterio
 from numpy.lib import format as npy
 
 from spectralgpt.errors import RasterError
+from spectralgpt.rasters.locations import read_metadata
 
-__all__ = ["ARRAY_START", "open_array"]
+__all__ = [
+    "ARRAY_START",
+    "describe_virtual",
+    "is_virtual",
+    "open_array",
+    "sources_of",
+]
 
+_START = re.compile(
+    rb"(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*|<!--.*?-->\s*)*<VRTDataset", re.DOTALL
+)
+_REFUSED = {
+    "KernelFilteredSource",
+    "ArraySource",
+    "GDALWarpOptions",
+    "GroupSource",
+    "OpenOptions",
+    "PansharpeningOptions",
+    "PixelFunctionCode",
+    "PixelFunctionType",
+    "ProcessingSteps",
+    "SourceDataset",
+}
+"""What warps, computes or opens in other ways than by one file name."""
 ARRAY_START = npy.MAGIC_PREFIX
 """The first bytes of the files."""
 _TYPES = {
@@ -54,6 +84,97 @@ _HEADER = re.compile(r"\{(?:" + _PAIR + r"){3}\}")
 """What NumPy writes, without its blanks."""
 _SHOWN = 60
 _LINK, _DESCRIPTION = "numbers", "array.vrt"
+
+
+def is_virtual(start: bytes) -> bool:
+    """Whether a file is a virtual raster, by its first bytes."""
+    return _START.match(start) is not None
+
+
+def describe_virtual(path: Path, masked: Collection[Path] = ()) -> str:
+    """Return the description of a virtual raster with whole paths of its sources.
+
+    Args:
+        path: the virtual raster.
+        masked: sources with masks of their own. Their masks count where the virtual
+            raster has none: what `gdalbuildvrt -separate` makes leaves them out.
+
+    Raises:
+        RasterError: it is broken, does more than put files together, or names a file
+            that is not in its folder or below, or is missing.
+    """
+    root = _parse(path)
+    for node in root.iter("SourceFilename"):
+        node.text = str(_resolve(path, node))
+        node.set("relativeToVRT", "0")
+    if masked and root.find("MaskBand") is None:
+        shown = {str(source) for source in masked}
+        for band in root.findall("VRTRasterBand"):
+            names = {node.text for node in band.iter("SourceFilename")}
+            if names & shown and band.find("MaskBand") is None:
+                _add_mask(band)
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def sources_of(path: Path) -> list[Path]:
+    """Return the files that a virtual raster puts together, each once.
+
+    Raises:
+        RasterError: see `describe_virtual`.
+    """
+    found = (_resolve(path, node) for node in _parse(path).iter("SourceFilename"))
+    return list(dict.fromkeys(found))
+
+
+def _add_mask(band: ElementTree.Element) -> None:
+    """Give a layer of a virtual raster the masks of its sources."""
+    mask = ElementTree.Element("VRTRasterBand", dataType="Byte")
+    for source in band:
+        if source.find("SourceFilename") is None:
+            continue
+        own = ElementTree.SubElement(mask, "SimpleSource")
+        for tag in ("SourceFilename", "SourceBand", "SrcRect", "DstRect"):
+            own.extend(source.findall(tag))
+        number = own.find("SourceBand")
+        text = "1" if number is None else str(number.text).strip()
+        own[:] = [node for node in own if node.tag != "SourceBand"]
+        ElementTree.SubElement(own, "SourceBand").text = f"mask,{text}"
+    ElementTree.SubElement(band, "MaskBand").append(mask)
+
+
+def _parse(path: Path) -> ElementTree.Element:
+    try:
+        root = ElementTree.fromstring(read_metadata(path))
+    except ElementTree.ParseError as error:
+        raise RasterError(
+            f"{path} is no valid virtual raster: {error}. Write or fetch it again."
+        ) from None
+    tags = {node.tag for node in root.iter()}
+    kinds = {kind for node in root.iter() if (kind := node.get("subClass"))}
+    refused = sorted((tags & _REFUSED) | kinds)
+    if root.tag != "VRTDataset" or refused:
+        raise RasterError(
+            f"{path} does more than put files together ({', '.join(refused)}): such "
+            "virtual rasters are not read. Turn it into a GeoTIFF with gdal_translate."
+        )
+    return root
+
+
+def _resolve(path: Path, node: ElementTree.Element) -> Path:
+    folder = path.absolute().parent.resolve()
+    named = (node.text or "").strip()
+    # An absolute name replaces the folder; what counts is where it leads.
+    file = (folder / named).resolve()
+    if not named or "\0" in named or not file.is_relative_to(folder):
+        raise RasterError(
+            f"{path} names '{named}', which is not in its folder. Put the virtual "
+            "raster beside or above its files."
+        )
+    if not file.is_file():
+        raise RasterError(
+            f"{path} names '{named}', which does not exist. Fetch it, too."
+        )
+    return file
 
 
 def open_array(path: Path) -> rasterio.DatasetReader:

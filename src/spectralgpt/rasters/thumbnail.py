@@ -1,6 +1,6 @@
-"""A look at some numbers of an image, where its headers say too little.
+"""Some numbers of an image, thinned out, for what its headers do not say.
 
-It decides what the numbers are, and finds fill that nobody declared: one number in all
+They decide what the numbers are, and show fill that nobody declared: one number in all
 bands, or at a scene's edge and unlike all others.
 """
 
@@ -17,13 +17,20 @@ from spectralgpt.rasters.gdal_errors import reading
 from spectralgpt.rasters.items import BandFile
 from spectralgpt.rasters.locations import Location
 from spectralgpt.rasters.reading import is_measured
+from spectralgpt.sensors import BaselineRule
 
-__all__ = ["Sample", "as_option", "find_fill", "read_sample"]
+__all__ = [
+    "Thumbnail",
+    "as_option",
+    "find_fill",
+    "offset_from_pixels",
+    "read_thumbnail",
+]
 
 _Numbers = npt.NDArray[np.generic]
 _Known = npt.NDArray[np.bool_]
 _SIDE = 128
-"""Numbers a side of the sample."""
+"""Numbers a side of a thumbnail."""
 _LARGE_PX = 2048
 """Side from which a file without overviews is looked at in patches."""
 _PATCHES = 8
@@ -41,12 +48,15 @@ _LEAST_DISTINCT = 32
 _GAP = 0.1
 """Least distance of fill from all other numbers, as a share of their spread."""
 _SPREAD_PERCENT = (1.0, 99.0)
+_DARK_SHARE_PERCENT = 1.0
+_DARK_MARGIN = 300.0
+"""Digital numbers below the added offset that noise and correction do not reach."""
 _SIGNS = 2
 """Of fill, so many are seen: far from the others, in all bands at once, at the edge."""
 
 
 @dataclass(frozen=True)
-class Sample:
+class Thumbnail:
     """Some numbers of each band.
 
     Args:
@@ -83,10 +93,10 @@ class Sample:
         return found
 
 
-def read_sample(
+def read_thumbnail(
     files: Mapping[str, BandFile],
     nodata: Mapping[Location, Sequence[float | None]],
-) -> Sample:
+) -> Thumbnail:
     """Read some numbers of each band, thinned out without interpolation.
 
     Args:
@@ -106,7 +116,30 @@ def read_sample(
             numbers, known = _read_some(dataset, own)
         nodata_of = tuple(declared[index - 1] for index in indices)
         layers.append((numbers, known, nodata_of))
-    return Sample(tuple(layers))
+    return Thumbnail(tuple(layers))
+
+
+def offset_from_pixels(
+    numbers: Sequence[npt.NDArray[np.generic]], rule: BaselineRule
+) -> tuple[float, str] | None:
+    """Take the offset from dark pixels, which only exist where none was added.
+
+    One in a hundred of some band is enough. Bright pixels prove nothing.
+
+    Args:
+        numbers: valid digital numbers, one array a band.
+        rule: says which offset may have been added.
+
+    Returns:
+        `rule.offset_before` if pixels rule the other one out, None if in doubt.
+    """
+    limit = -rule.offset - _DARK_MARGIN
+    for values in numbers:
+        # Counting costs a tenth of sorting, and this runs for each image of a list.
+        num_dark = np.count_nonzero(np.less(values, limit))
+        if 100 * num_dark > _DARK_SHARE_PERCENT * values.size:
+            return rule.offset_before, "pixels darker than the offset allows"
+    return None
 
 
 def find_fill(files: Sequence[tuple[_Numbers, _Known]]) -> tuple[float, ...]:

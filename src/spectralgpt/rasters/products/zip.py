@@ -12,29 +12,23 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from xml.etree import ElementTree
 
-from spectralgpt.errors import DataError, RasterError
-from spectralgpt.files import decode_text
-from spectralgpt.rasters.folders import is_litter, list_folder
-from spectralgpt.rasters.locations import Location, zip_member
+from spectralgpt.errors import RasterError
+from spectralgpt.rasters.locations import (
+    Location,
+    VirtualFile,
+    is_litter,
+    list_folder,
+    read_metadata,
+    read_stream,
+)
 
-__all__ = [
-    "SAFE_SUFFIX",
-    "ZIP_SUFFIX",
-    "ProductFiles",
-    "check_text",
-    "list_product",
-    "read_metadata",
-]
+__all__ = ["SAFE_SUFFIX", "ZIP_SUFFIX", "ProductFiles"]
 
 ZIP_SUFFIX = ".zip"
 SAFE_SUFFIX = ".SAFE"
 _MTL = re.compile(r"_MTL\.(json|txt)$", re.IGNORECASE)
-_LARGEST_TEXT = 64 * 2**20
-"""Bytes of metadata that are read; Sentinel-2 has 0.1 MB, EnMAP 1 MB."""
-_XML_ENCODING = re.compile(rb"\s*<\?xml[^>]*?encoding=[\"']([\w-]+)[\"']")
-_ENCODINGS = (b"iso-8859-1", b"windows-1252")
-"""That XML may state, besides those that `decode_text` knows."""
 _MOST_MEMBERS = 20_000
 _MASK_SUFFIX = (".tif.msk", ".tiff.msk", ".jp2.msk")
 _BROKEN = (
@@ -60,6 +54,15 @@ class ProductFiles:
     files: Mapping[str, Location]
     root: str = ""
 
+    @classmethod
+    def of(cls, path: Path) -> "ProductFiles":
+        """List the files: all of an archive, the usual places of a folder.
+
+        Raises:
+            RasterError: the archive is broken or refused, or the folder not readable.
+        """
+        return _list_folder(path) if path.is_dir() else _list_archive(path)
+
     def matching(self, pattern: str) -> list[str]:
         """Return the paths that a regular expression matches as a whole, sorted."""
         return sorted(
@@ -80,64 +83,27 @@ class ProductFiles:
                 zipfile.ZipFile(self.path) as archive,
                 archive.open(self.root + name) as stream,
             ):
-                content = stream.read(_LARGEST_TEXT + 1)
+                return read_stream(stream, str(file))
+        except RasterError:
+            raise
         except _BROKEN as why:
             raise RasterError(
                 f"{file} cannot be read: {why}. Fetch the product again."
             ) from None
-        return check_text(str(file), content)
 
+    def read_xml(self, name: str) -> ElementTree.Element:
+        """Read an XML file of the product.
 
-def read_metadata(path: Path) -> str:
-    """Read a text file that describes rasters.
-
-    Raises:
-        RasterError: it cannot be read; see `check_text`.
-    """
-    try:
-        with path.open("rb") as file:
-            content = file.read(_LARGEST_TEXT + 1)
-    except OSError as error:
-        raise RasterError(f"{path} cannot be read: {error.strerror}.") from None
-    return check_text(str(path), content)
-
-
-def check_text(shown: str, content: bytes) -> str:
-    """Return metadata as text.
-
-    Args:
-        shown: the file's name for messages.
-        content: its bytes.
-
-    Raises:
-        RasterError: it is too large, in an encoding that it does not state, or XML
-            that declares entities, which can make a small file expand without end.
-    """
-    if len(content) > _LARGEST_TEXT:
-        raise RasterError(f"{shown} is too large for metadata. State what it says.")
-    is_xml = shown.lower().endswith(".xml")
-    stated = _XML_ENCODING.match(content) if is_xml else None
-    try:
-        if stated is not None and stated[1].lower() in _ENCODINGS:
-            text = content.decode("latin-1" if b"8859" in stated[1] else "cp1252")
-        else:
-            text = decode_text(content, shown)
-    except (DataError, UnicodeDecodeError) as error:
-        raise RasterError(str(error)) from None
-    if is_xml and re.search(r"<!(DOCTYPE|ENTITY)", text, re.IGNORECASE):
-        raise RasterError(f"{shown} declares entities and is not read. Remove them.")
-    return text
-
-
-def list_product(path: Path) -> ProductFiles:
-    """List the files of a product: all of an archive, the usual places of a folder.
-
-    Raises:
-        RasterError: the archive is broken or refused, or the folder cannot be read.
-    """
-    if path.is_dir():
-        return _list_folder(path)
-    return _list_archive(path)
+        Raises:
+            RasterError: it is no XML; see `read_text`.
+        """
+        try:
+            return ElementTree.fromstring(self.read_text(name))
+        except ElementTree.ParseError as error:
+            raise RasterError(
+                f"{self.files[name]} is no valid XML ({error}): fetch the product "
+                "again."
+            ) from None
 
 
 def _list_folder(folder: Path) -> ProductFiles:
@@ -181,7 +147,7 @@ def _list_archive(path: Path) -> ProductFiles:
     root = _common_folder(names)
     name = PurePosixPath(root).name if root else path.stem
     files = {
-        name.removeprefix(root): zip_member(path, name)
+        name.removeprefix(root): VirtualFile.in_zip(path, name)
         for name in sorted(names)
         if name.startswith(root)
     }

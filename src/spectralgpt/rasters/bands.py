@@ -6,9 +6,8 @@ from pathlib import Path
 
 from spectralgpt.errors import BandError, RasterError
 from spectralgpt.rasters.files import Header, quiet_gdal, read_header, warn_once
-from spectralgpt.rasters.folders import is_litter, list_folder
 from spectralgpt.rasters.items import BandFile
-from spectralgpt.rasters.locations import Location
+from spectralgpt.rasters.locations import Location, is_litter, list_folder
 from spectralgpt.sensors import Band, Sensor
 
 __all__ = [
@@ -17,7 +16,7 @@ __all__ = [
     "RASTER_SUFFIXES",
     "band_in_file_name",
     "find_bands",
-    "find_stated_bands",
+    "open_bands",
     "warn_of_coarser",
 ]
 
@@ -100,7 +99,7 @@ def _layer_of(header: Header, index: int, named: Collection[int]) -> BandFile:
     return BandFile(header.path, index, header.grid, masks=masks)
 
 
-def find_stated_bands(
+def open_bands(
     path: Path,
     sensor: Sensor,
     stated: Mapping[str, tuple[Location, int]],

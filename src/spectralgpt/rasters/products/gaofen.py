@@ -10,33 +10,30 @@ beside it.
 
 import datetime
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from spectralgpt.errors import RasterError
-from spectralgpt.rasters.archives import ProductFiles
-from spectralgpt.rasters.facts import Facts, day_in
-from spectralgpt.rasters.locations import Location
+from spectralgpt.rasters.products.zip import ProductFiles
+from spectralgpt.rasters.stated import ProductMetadata, day_in
 from spectralgpt.sensors import Sensor, list_sensors, load_sensor
 
 __all__ = ["read_gaofen"]
 
-_IMAGE = re.compile(r"GF\d[A-D]?_(PMS|WFV)[^/]*\.tiff?", re.IGNORECASE)
-_PANCHROMATIC = re.compile(r"PAN\d?\.tiff?$", re.IGNORECASE)
 
+def read_gaofen(product: ProductFiles, images: Sequence[str]) -> ProductMetadata | None:
+    """Read what the names of a Gaofen product say.
 
-def read_gaofen(product: ProductFiles) -> Facts | None:
-    """Find the multispectral image of a Gaofen product, None if it is none.
+    Args:
+        product: its files.
+        images: the multispectral ones among them.
+
+    Returns:
+        None of a sensor that the registry does not have.
 
     Raises:
-        RasterError: it has several such images.
+        RasterError: there are several such images.
     """
-    images = [
-        name
-        for name in product.files
-        if _IMAGE.fullmatch(name) and not _PANCHROMATIC.search(name)
-    ]
-    if not images:
-        return None
     if len(images) > 1:
         raise RasterError(
             f"{product.path} holds {len(images)} images, such as {images[0]} and "
@@ -45,8 +42,8 @@ def read_gaofen(product: ProductFiles) -> Facts | None:
     sensor = _sensor_of(images[0])
     if sensor is None:
         return None
-    image: Location = product.files[images[0]]
-    return Facts(
+    image = product.files[images[0]]
+    return ProductMetadata(
         sensor=sensor.name,
         files={name: (image, i) for i, name in enumerate(sensor.band_names, start=1)},
         date=_find_date(product, images[0]),

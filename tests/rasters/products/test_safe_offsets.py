@@ -5,7 +5,8 @@ import pytest
 
 from spectralgpt.errors import UnitError
 from spectralgpt.rasters import Stated, describe_raster
-from spectralgpt.rasters.offsets import offset_from_name, offset_from_pixels
+from spectralgpt.rasters.products.safe import offset_from_texts
+from spectralgpt.rasters.thumbnail import offset_from_pixels
 from spectralgpt.sensors import load_sensor
 from tests.raster_files import constant, numbered, write_band_folder, write_tiff
 
@@ -35,9 +36,12 @@ def test_baseline_in_the_folder_name_counts(tmp_path, baseline, offset):
 
 def test_nearest_name_counts_and_look_alikes_do_not(tmp_path):
     path = tmp_path / PRODUCT.format("0214") / (PRODUCT.format("0400") + ".tif")
-    assert offset_from_name(path, RULE)[0] == -1000
-    assert offset_from_name(tmp_path / "place_N0400_x" / "a.tif", RULE) is None
-    assert offset_from_name(tmp_path / PRODUCT.format("9999"), RULE) is None
+    assert offset_from_texts(path, path, RULE)[0] == -1000
+    for other in (
+        tmp_path / "place_N0400_x" / "a.tif",
+        tmp_path / PRODUCT.format(9999),
+    ):
+        assert offset_from_texts(other, other, RULE) is None
 
 
 @pytest.mark.parametrize(

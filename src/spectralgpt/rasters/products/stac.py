@@ -1,34 +1,39 @@
-"""STAC items as scenes: a JSON file that says which assets hold which bands.
+"""STAC items as scenes: JSON files that say which assets hold which bands.
 
 Local assets must lie in the item's own folder or below; others are read at http and
-https addresses only, part by part. No other scheme is followed.
+https addresses only, part by part. No other scheme is followed. Files that name many
+items are collections and catalogs of links, and item collections; their links are
+followed to local files in the first file's own folder or below, and nowhere else. An
+item of a collection in one file is named FILE/ID, as members of archives are.
 
-Source: STAC specification 1.0 and 1.1, extensions eo, raster and processing. Of Earth
-Search, `earthsearch:boa_offset_applied` wins over `raster:bands`, which states -0.1
-for images that the offset is no longer in (Element84/earth-search, issue 71).
+Source: STAC specification 1.0 and 1.1, extensions eo, raster and processing; item
+collections are feature collections. Of Earth Search, `earthsearch:boa_offset_applied`
+wins over `raster:bands`, which states -0.1 for images that the offset is no longer in
+(Element84/earth-search, issue 71).
 """
 
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urljoin, urlsplit
+from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 from spectralgpt.errors import BandError, ConfigError, RasterError
-from spectralgpt.rasters.facts import Facts, Scale, common_scale, day_in, percent_in
-from spectralgpt.rasters.folders import path_below
-from spectralgpt.rasters.layers import warn_of_coarser
-from spectralgpt.rasters.locations import Location, http_file
-from spectralgpt.rasters.stac_lists import (
-    features_of,
-    is_stac_member,
-    read_json,
-    split_address,
+from spectralgpt.files import parse_json
+from spectralgpt.rasters.bands import warn_of_coarser
+from spectralgpt.rasters.locations import (
+    Location,
+    VirtualFile,
+    is_path,
+    path_below,
+    read_metadata,
 )
+from spectralgpt.rasters.stated import ProductMetadata, Scale, day_in, percent_in
 from spectralgpt.sensors import Band, Sensor, list_sensors, load_sensor
 
-__all__ = ["read_stac_item"]
+__all__ = ["STAC_SUFFIXES", "is_stac_member", "list_stac_items", "read_stac_item"]
 
+STAC_SUFFIXES = (".json", ".geojson")
 _OFFSET_APPLIED = ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied")
 _BASELINES = ("s2:processing_baseline", "processing:version")
 _SUFFIXES = (".tif", ".tiff", ".jp2")
@@ -36,7 +41,43 @@ _PICTURES = {"visual", "overview", "thumbnail", "metadata"}
 _Table = Mapping[str, Any]
 
 
-def read_stac_item(path: Path) -> Facts:
+def is_stac_member(path: Path) -> bool:
+    """Whether a path names an item of a collection in one file, as FILE/ID."""
+    return path.parent.suffix.lower() in STAC_SUFFIXES and path.parent.is_file()
+
+
+def list_stac_items(path: Path) -> list[Path]:
+    """List the items that a STAC file names: itself, its features, or its links.
+
+    Args:
+        path: an item, an item collection, or a collection or catalog whose links of
+            kinds `item` and `child` lead to local files.
+
+    Returns:
+        Files of items, and FILE/ID for the items of a collection in one file. They need
+        not be there.
+
+    Raises:
+        RasterError: it is none of these, a link leads to a place that is not allowed,
+            or two items of a file share an id.
+    """
+    root = path.absolute().parent.resolve()
+    found: list[Path] = []
+    # Files to open, each once; in the order of the links.
+    waiting, seen = [path], {path.absolute().resolve()}
+    while waiting:
+        items, children = _open(waiting.pop(0), root)
+        found += items
+        for child in children:
+            if child.resolve() not in seen:
+                seen.add(child.resolve())
+                waiting.append(child)
+    if not found:
+        raise RasterError(f"{path} names no items: it has neither features nor links.")
+    return list(dict.fromkeys(found))
+
+
+def read_stac_item(path: Path) -> ProductMetadata:
     """Read which band lies where, and what its numbers mean, from a STAC item.
 
     Args:
@@ -72,7 +113,7 @@ def read_stac_item(path: Path) -> Facts:
             f"{', '.join(list(item['assets'])[:8])})."
         )
     warn_of_coarser(path, sensor, files)
-    return Facts(
+    return ProductMetadata(
         sensor=sensor.name,
         files=files,
         scale=_find_scale(path, properties, sensor, factors),
@@ -85,10 +126,15 @@ def read_stac_item(path: Path) -> Facts:
 
 def _read_item(path: Path) -> dict[str, Any]:
     is_member = is_stac_member(path)
-    item = read_json(path.parent if is_member else path)
+    item = _read_json(path.parent if is_member else path)
     if is_member:
         item = next(
-            (each for each in features_of(item) if each.get("id") == path.name), {}
+            (
+                each
+                for each in _dicts_in(item.get("features"))
+                if each.get("id") == path.name
+            ),
+            {},
         )
     is_item = (
         item.get("type") == "Feature"
@@ -110,7 +156,7 @@ def _read_item(path: Path) -> dict[str, Any]:
                 f"{path}, asset '{key}' is not an object whose href is a text and "
                 "whose roles, if any, are a list. Correct the item, or fetch it again."
             )
-        split_address(path, asset.get("href", ""))
+        _split_address(path, asset.get("href", ""))
     return item
 
 
@@ -155,8 +201,8 @@ def _bands_of(
     address = urlsplit(str(asset.get("href", ""))).path.lower()
     if not address.endswith(_SUFFIXES) or _PICTURES & {*map(str, roles)}:
         return
-    rasters = _tables(asset.get("raster:bands"))
-    bands = _tables(asset.get("eo:bands")) or _tables(asset.get("bands"))
+    rasters = _dicts_in(asset.get("raster:bands"))
+    bands = _dicts_in(asset.get("eo:bands")) or _dicts_in(asset.get("bands"))
     # An asset of one band is named by its key, which is more often the sensor's own.
     if len(bands) <= 1 and len(rasters) <= 1:
         names = [key, *(str(each) for band in bands for each in _names(band))]
@@ -178,11 +224,6 @@ def _bands_of(
             yield i + 1, band, {**stated, **(rasters[i] if i < len(rasters) else {})}
 
 
-def _tables(value: Any) -> list[dict[str, Any]]:
-    rows = value if isinstance(value, list) else []
-    return [row for row in rows if isinstance(row, dict)]
-
-
 def _names(band: _Table) -> list[str]:
     keys = ("name", "common_name", "eo:common_name", "description")
     return [str(band[key]) for key in keys if band.get(key)]
@@ -192,7 +233,7 @@ def _locate(path: Path, item: _Table, key: str, asset: _Table) -> Location:
     href = str(asset.get("href", ""))
     scheme = urlsplit(href).scheme.lower()
     if scheme in ("http", "https"):
-        return http_file(href)
+        return VirtualFile.at(href)
     if scheme not in ("", "file"):
         raise RasterError(
             f"{path}, asset '{key}': addresses of '{scheme}' are not read. Use https, "
@@ -208,18 +249,18 @@ def _locate(path: Path, item: _Table, key: str, asset: _Table) -> Location:
     if not file.exists():
         origin = _origin(path, item)
         if origin is not None and not scheme:
-            return http_file(urljoin(origin, href))
+            return VirtualFile.at(urljoin(origin, href))
         raise RasterError(f"{path}, asset '{key}': {file} does not exist.")
     return file
 
 
 def _origin(path: Path, item: _Table) -> str | None:
     """Where the item was published: relative addresses may be meant from there."""
-    for link in _tables(item.get("links")):
+    for link in _dicts_in(item.get("links")):
         href = str(link.get("href", ""))
         if link.get("rel") != "self":
             continue
-        if split_address(path, href).scheme in ("http", "https"):
+        if _split_address(path, href).scheme in ("http", "https"):
             return href
     return None
 
@@ -240,13 +281,85 @@ def _find_scale(
     for key in _OFFSET_APPLIED:
         if properties.get(key) is True and per_unit is not None:
             return Scale(per_unit, 0.0, f"{key} in {path.name}")
-    stated = common_scale(str(path), factors, f"raster:bands of {path.name}")
+    stated = Scale.common(str(path), factors, f"raster:bands of {path.name}")
     if stated is not None or sensor.baseline is None or per_unit is None:
         return stated
     for key in _BASELINES:
         text = str(properties.get(key, "")).strip()
-        if re.fullmatch(r"\d\d\.\d\d", text):
-            offset = sensor.baseline.offset_for(int(text.replace(".", "")))
-            if offset is not None:
-                return Scale(per_unit, offset, f"{key} {text} in {path.name}")
+        offset = sensor.baseline.offset_said(text)
+        if offset is not None:
+            return Scale(per_unit, offset, f"{key} {text} in {path.name}")
     return None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = parse_json(read_metadata(path), str(path))
+    except (ValueError, RecursionError) as error:
+        raise RasterError(f"{path} cannot be read as JSON: {error}.") from None
+    return found if isinstance(found, dict) else {}
+
+
+def _split_address(path: Path, href: str) -> SplitResult:
+    try:
+        return urlsplit(href)
+    except ValueError as error:
+        raise RasterError(
+            f"{path} names '{href}', which is no address: {error}."
+        ) from None
+
+
+def _open(path: Path, root: Path) -> tuple[list[Path], list[Path]]:
+    """Return the items that a file names, and its child catalogs."""
+    document = _read_json(path)
+    kind = document.get("type")
+    if kind == "Feature":
+        return [path], []
+    if kind == "FeatureCollection":
+        return _members(path, document), []
+    if kind in ("Collection", "Catalog"):
+        links = _dicts_in(document.get("links"))
+        hrefs = {
+            rel: [str(link.get("href", "")) for link in links if link.get("rel") == rel]
+            for rel in ("item", "child")
+        }
+        items, children = (
+            [_follow(path, href, root) for href in hrefs[rel]] for rel in hrefs
+        )
+        return items, children
+    raise RasterError(
+        f"{path} is neither a STAC item nor a collection of items (its type: {kind!r})."
+    )
+
+
+def _members(path: Path, document: Mapping[str, Any]) -> list[Path]:
+    names = [
+        str(feature.get("id") or "") for feature in _dicts_in(document.get("features"))
+    ]
+    for name in names:
+        if not name or name in (".", "..") or "/" in name or not is_path(name):
+            raise RasterError(f"{path} has an item whose id is no name: {name!r}.")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise RasterError(f"{path} has two items with the id {twice!r}.")
+    return [path / name for name in names]
+
+
+def _follow(path: Path, href: str, root: Path) -> Path:
+    parts = _split_address(path, href)
+    if parts.scheme or not href or not is_path(unquote(parts.path)):
+        raise RasterError(
+            f"{path} links to '{href}': only files beside it are followed. Fetch the "
+            "items, or save them as one item collection."
+        )
+    target = path.parent / unquote(parts.path)
+    if not target.absolute().resolve().is_relative_to(root):
+        raise RasterError(
+            f"{path} links to '{href}', which leads out of the folder {root}."
+        )
+    return target
+
+
+def _dicts_in(value: Any) -> list[dict[str, Any]]:
+    rows = value if isinstance(value, list) else []
+    return [row for row in rows if isinstance(row, dict)]

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spectralgpt.errors import BandError, ConfigError, RasterError, UnitError
-from spectralgpt.rasters.facts import Facts, Scale, day_in
+from spectralgpt.rasters.bands import find_bands, open_bands
 from spectralgpt.rasters.files import (
     Header,
     is_first,
@@ -24,22 +24,53 @@ from spectralgpt.rasters.files import (
     quiet_gdal,
     warn_once,
 )
-from spectralgpt.rasters.folders import is_path
 from spectralgpt.rasters.items import BandFile, RasterItem
-from spectralgpt.rasters.layers import find_bands, find_stated_bands
-from spectralgpt.rasters.locations import Location
-from spectralgpt.rasters.metadata import read_facts
-from spectralgpt.rasters.offsets import offset_from_pixels, offset_from_texts
+from spectralgpt.rasters.locations import Location, is_path
+from spectralgpt.rasters.products.enmap import files_beside, read_enmap
+from spectralgpt.rasters.products.gaofen import read_gaofen
+from spectralgpt.rasters.products.landsat import read_landsat
+from spectralgpt.rasters.products.safe import offset_from_texts, read_safe
+from spectralgpt.rasters.products.stac import (
+    STAC_SUFFIXES,
+    is_stac_member,
+    read_stac_item,
+)
+from spectralgpt.rasters.products.zip import SAFE_SUFFIX, ZIP_SUFFIX, ProductFiles
 from spectralgpt.rasters.reading import find_darkness
-from spectralgpt.rasters.samples import Sample, as_option, read_sample
-from spectralgpt.rasters.stac_lists import is_stac_member
-from spectralgpt.rasters.stated import Stated
+from spectralgpt.rasters.stated import (
+    SENSOR_TAG,
+    UNIT_TAG,
+    ProductMetadata,
+    Scale,
+    Stated,
+    day_in,
+)
+from spectralgpt.rasters.thumbnail import (
+    Thumbnail,
+    as_option,
+    offset_from_pixels,
+    read_thumbnail,
+)
 from spectralgpt.sensors import Sensor, find_sensor, list_sensors, load_sensor
 
-__all__ = ["SENSOR_TAG", "UNIT_TAG", "describe_raster"]
+__all__ = ["describe_raster", "is_product", "read_product"]
 
-UNIT_TAG = "SPECTRALGPT_UNIT"
-SENSOR_TAG = "SPECTRALGPT_SENSOR"
+_LANDSAT = r"L[A-Z]\d\d_.*_MTL\.(json|txt)"
+_ENMAP = r"ENMAP01-____L2A-.*-SPECTRAL_IMAGE[^/]*\.TIFF?"
+_GAOFEN = r"(?!.*PAN\d?\.tiff?$)GF\d[A-D]?_(PMS|WFV)[^/]*\.tiff?"
+_READERS = (
+    (r"MTD_MSI(L1C|L2A)\.xml", read_safe),
+    (_LANDSAT, read_landsat),
+    (_ENMAP, read_enmap),
+    (_GAOFEN, read_gaofen),
+)
+"""What tells a kind of product by the names of its files, and what reads it."""
+_MARKS = (r"(.*/)?IMG_DATA/.*\.jp2", _LANDSAT)
+_IMAGES = (
+    (r"ENMAP01-.*\.TIFF?", r"ENMAP01-.*-SPECTRAL_IMAGE[^/]*"),
+    (r"GF\d[A-D]?_(PMS|WFV).*\.tiff?", _GAOFEN),
+)
+"""What all rasters of a product's folder are called, and its one image among them."""
 _REFLECTANCE_BELOW = 2.0
 _NUMBERS_ABOVE = 20.0
 """Between the two, a 99th percentile of float values could be either unit."""
@@ -65,7 +96,7 @@ def describe_raster(
     Args:
         path: a raster file (GeoTIFF, JP2, VRT, ENVI, .npy), a folder with one file a
             band, a product of a known kind as folder or zip archive, or a STAC item
-            (see `spectralgpt.rasters.metadata`).
+            (see `spectralgpt.rasters.products`).
         sensor: in place of the stated one: from the registry, or the path of a YAML
             file like those in `sensors/`; without either, the file's tag or the
             product's name tell.
@@ -85,22 +116,72 @@ def describe_raster(
     if not is_path(str(path)) or not (path.exists() or is_stac_member(path)):
         raise RasterError(f"{path} does not exist. Check the path.")
     is_described = stated.band_pattern is not None or members is not None
-    facts = None if is_described else read_facts(path)
+    product = None if is_described else read_product(path)
     if not isinstance(sensor, Sensor):
-        sensor = _resolve_sensor(path, sensor or stated.sensor, assumed, facts)
-    if facts is not None and facts.sensor != sensor.name:
+        sensor = _resolve_sensor(path, sensor or stated.sensor, assumed, product)
+    if product is not None and product.sensor != sensor.name:
         # What the user states wins: then the metadata are those of something else.
-        facts = None
+        product = None
     if assumed.sensor not in (None, sensor.name):
         # It is of images of another sensor.
         assumed = Stated()
     bands = stated.bands
-    if facts is not None and not (path.is_file() and bands is not None):
-        files, headers = find_stated_bands(path, sensor, facts.files, bands)
+    if product is not None and not (path.is_file() and bands is not None):
+        files, headers = open_bands(path, sensor, product.files, bands)
     else:
         files, headers = _find_bands(path, sensor, stated, assumed, members)
-    image = _Image(path, sensor, files, headers, stated, assumed, facts)
+    image = _Image(path, sensor, files, headers, stated, assumed, product)
     return image.describe(name or str(path))
+
+
+def is_product(path: Path) -> bool:
+    """Whether a path is one scene by its looks: nothing of it is opened."""
+    if not path.is_dir():
+        return path.suffix.lower() in (ZIP_SUFFIX, *STAC_SUFFIXES, ".vrt")
+    if path.suffix == SAFE_SUFFIX:
+        return True
+    product = ProductFiles.of(path)
+    if any(product.matching(mark) for mark in _MARKS):
+        return True
+    rasters = product.matching(r".*\.(tiff?|jp2)")
+    return any(
+        product.matching(every) == rasters and len(product.matching(image)) == 1
+        for every, image in _IMAGES
+    )
+
+
+def read_product(path: Path) -> ProductMetadata | None:
+    """Read what a product says of itself; None if it is a plain raster or folder.
+
+    Raises:
+        RasterError: it is a product, or an archive, that cannot be read.
+        BandError: no band is found where the metadata say.
+        ConfigError: the sensor is in doubt or not in the registry.
+        UnitError: bands differ in scale.
+    """
+    is_file = path.is_file()
+    if is_stac_member(path) or (is_file and path.suffix.lower() in STAC_SUFFIXES):
+        return read_stac_item(path)
+    if is_file and path.suffix.lower() != ZIP_SUFFIX:
+        is_image = re.fullmatch(_ENMAP, path.name, re.IGNORECASE)
+        return read_enmap(files_beside(path), [path.name]) if is_image else None
+    product = ProductFiles.of(path)
+    for mark, read in _READERS:
+        names = product.matching(mark)
+        metadata = read(product, names) if names else None
+        if metadata is not None:
+            return metadata
+    if path.suffix == SAFE_SUFFIX and not product.matching(r".*\.(jp2|tiff?)"):
+        raise RasterError(
+            f"{path} has neither metadata nor images: it is an incomplete product. "
+            "Fetch it again."
+        )
+    if is_file:
+        raise RasterError(
+            f"{path} holds no product that is known: no metadata of Sentinel-2, "
+            "Landsat, EnMAP or Gaofen. Unpack it, and name a file or folder."
+        )
+    return None
 
 
 def _find_bands(
@@ -122,12 +203,12 @@ def _find_bands(
 
 
 def _resolve_sensor(
-    path: Path, stated: str | None, assumed: Stated, facts: Facts | None
+    path: Path, stated: str | None, assumed: Stated, product: ProductMetadata | None
 ) -> Sensor:
     if stated is not None:
         return find_sensor(stated)
-    if facts is not None:
-        return load_sensor(facts.sensor)
+    if product is not None:
+        return load_sensor(product.sensor)
     if path.is_file():
         with quiet_gdal(), open_raster(path) as dataset:
             tag = dataset.tags().get(SENSOR_TAG)
@@ -155,7 +236,7 @@ class _Image:
         headers: of its files.
         stated: see `describe_raster`.
         assumed: see `describe_raster`.
-        facts: what its product's metadata say.
+        product: what the metadata say where it is one.
     """
 
     path: Path
@@ -164,11 +245,11 @@ class _Image:
     headers: Mapping[Location, Header]
     stated: Stated
     assumed: Stated
-    facts: Facts | None
+    product: ProductMetadata | None
 
     def describe(self, name: str) -> RasterItem:
         """Describe it; see `describe_raster`."""
-        facts, unit = self.facts, self.unit()
+        product, unit = self.product, self.unit()
         scale = self.scale(unit)
         invalid, own = self.nodata(unit)
         item = RasterItem(
@@ -184,10 +265,10 @@ class _Image:
             offset_source=scale.source,
             other_invalid=tuple(invalid[1:]),
             place=name,
-            date=facts.date if facts is not None else _date_in_names(self.path),
-            cloud_percent=None if facts is None else facts.cloud_percent,
+            date=product.date if product is not None else _date_in_names(self.path),
+            cloud_percent=None if product is None else product.cloud_percent,
         )
-        if facts is None and not self._is_tagged:
+        if product is None and not self._is_tagged:
             # What cannot be read to its end is told by whoever reads it.
             with contextlib.suppress(RasterError):
                 self.look_at_numbers(item)
@@ -279,7 +360,7 @@ class _Image:
                     f"{said} would be a twice-applied offset. Leave both out."
                 )
             return found
-        known = None if self.facts is None else self.facts.scale
+        known = None if self.product is None else self.product.scale
         if known is not None and stated.quantification == stated.offset == "auto":
             return known
         return self._stated_scale(known)
@@ -372,7 +453,7 @@ class _Image:
         """Return numbers that look like fill that nobody declared."""
         invalid = tuple(self.nodata(unit)[0])
         if invalid not in self._fills:
-            self._fills[invalid] = self.sample.fill(invalid)
+            self._fills[invalid] = self.thumbnail.fill(invalid)
         return self._fills[invalid]
 
     @functools.cached_property
@@ -381,20 +462,20 @@ class _Image:
         return {}
 
     @functools.cached_property
-    def sample(self) -> Sample:
+    def thumbnail(self) -> Thumbnail:
         """Some numbers of each band, read at most once."""
         is_stated = self.stated.nodata != "auto"
         declared: dict[Location, Sequence[float | None]] = {
             path: [None] * header.count if is_stated else header.nodata
             for path, header in self.headers.items()
         }
-        return read_sample(self.files, declared)
+        return read_thumbnail(self.files, declared)
 
     @functools.cached_property
     def numbers(self) -> list[npt.NDArray[np.generic]]:
         """Those that are measured, by band: not even fill that nobody declared."""
         invalid, _ = self.nodata("digital-numbers")
-        return self.sample.valid([*invalid, *self.fill("digital-numbers")])
+        return self.thumbnail.valid([*invalid, *self.fill("digital-numbers")])
 
     @property
     def _is_tagged(self) -> bool:
@@ -402,7 +483,7 @@ class _Image:
         return tags == {"reflectance"}
 
     def _own_nodata(self) -> dict[str, float | None]:
-        stated = {} if self.facts is None else self.facts.nodata
+        stated = {} if self.product is None else self.product.nodata
         return {
             name: stated.get(name, self.headers[file.path].nodata[file.index - 1])
             for name, file in self.files.items()
