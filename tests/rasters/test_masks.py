@@ -16,11 +16,11 @@ from spectralgpt.rasters import (
     describe_raster,
     read_codes,
     read_raster,
+    summarise,
 )
 from spectralgpt.rasters.files import quiet_gdal
 from spectralgpt.rasters.painting import find_codes, read_codes_at
 from spectralgpt.rasters.sampling import sample_scene
-from spectralgpt.rasters.summary import nodata_share
 from tests.raster_files import S2_L2A, constant, write_tiff
 
 SIDE = 16
@@ -97,7 +97,7 @@ def test_masked_pixels_are_no_reflectance(tmp_path, kind):
     with contextlib.closing(OpenFiles(memory_mb=1)) as files, quiet_gdal():
         part = read_raster(item, window=Window(2, 4, 8, 8), files=files)
     np.testing.assert_array_equal(part.valid, raster.valid[:, 2:10, 4:12])
-    assert nodata_share(item) == pytest.approx(0.5)
+    assert summarise(item)["nodata"] == "50.0% of the pixels"
 
 
 @pytest.mark.parametrize("kind", ["internal", "sidecar", "alpha", "vrt"])

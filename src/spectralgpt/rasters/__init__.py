@@ -57,10 +57,9 @@ from spectralgpt.rasters.products.stac import (
 from spectralgpt.rasters.products.zip import ZIP_SUFFIX
 from spectralgpt.rasters.reading import check_reflectance, read_raster
 from spectralgpt.rasters.row_files import Layers, RowFile
-from spectralgpt.rasters.scenes import Scene, open_scene
+from spectralgpt.rasters.scenes import Scene, open_scene, summarise
 from spectralgpt.rasters.sizes import read_size
 from spectralgpt.rasters.stated import SENSOR_TAG, Stated
-from spectralgpt.rasters.summary import summarise
 from spectralgpt.rasters.thumbnail import as_option, find_fill
 from spectralgpt.rasters.writing import write_geotiff
 

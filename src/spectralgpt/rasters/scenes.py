@@ -1,4 +1,4 @@
-"""A scene held open: any window of it as reflectance, in bounded memory.
+"""A scene held open: any window of it as reflectance; and what it is, in words.
 
 `read_raster` opens files for each call; a scene keeps them open between windows, so
 that compressed tiles which neighbouring windows share are decoded once. What is held is
@@ -10,18 +10,29 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
 from rasterio import Affine
 
 from spectralgpt.errors import RasterError
 from spectralgpt.rasters.describe import describe_raster
-from spectralgpt.rasters.files import OpenFiles
-from spectralgpt.rasters.geometry import Grid, Raster, Window
+from spectralgpt.rasters.files import (
+    OpenFiles,
+    open_raster,
+    quiet_gdal,
+    read_masks,
+)
+from spectralgpt.rasters.footprints import pixel_size_m
+from spectralgpt.rasters.gdal_errors import reading
+from spectralgpt.rasters.geometry import Grid, Raster, Window, apply
 from spectralgpt.rasters.items import RasterItem
-from spectralgpt.rasters.mosaics import Bounds, make_mosaic
-from spectralgpt.rasters.reading import read_raster
+from spectralgpt.rasters.mosaics import Bounds, Mosaic, make_mosaic
+from spectralgpt.rasters.reading import find_valid, read_raster
 from spectralgpt.sensors import Band, Sensor
 
-__all__ = ["Scene", "open_scene"]
+__all__ = ["Scene", "open_scene", "summarise"]
+
+_SAMPLE_SIDE = 512
+"""Pixels a side of the thinned-out band whose nodata are counted."""
 
 
 class Scene:
@@ -147,3 +158,60 @@ def open_scene(
         item.sensor.band(band) if isinstance(band, str) else band for band in bands
     ]
     return Scene(item, named)
+
+
+def summarise(item: RasterItem) -> dict[str, str]:
+    """Say what was found of a scene, in words, by what it is.
+
+    Raises:
+        RasterError: its bands lie on grids that cannot be brought together, or the
+            band that is counted cannot be read.
+    """
+    grid = item.grid()
+    facts = {
+        "sensor": f"{item.sensor.name}, {item.sensor.title}",
+        "date": str(item.date or "nothing says"),
+        "reflectance": _formula(item),
+        "size": f"{grid.height} x {grid.width} px, {len(item.bands)} bands",
+        "grid": "no georeference",
+    }
+    if grid.transform is not None:
+        left, top = apply(grid.transform, 0, 0)
+        size_m = pixel_size_m(grid)
+        pixel = f", {size_m[1]:.4g} x {size_m[0]:.4g} m a pixel" if size_m else ""
+        facts["grid"] = f"{grid.crs}{pixel}, corner at {left:.10g}, {top:.10g}"
+    if isinstance(item, Mosaic):
+        facts["products"] = ", ".join(part.name for part in item.parts)
+    else:
+        facts["nodata"] = f"{_nodata_share(item):.1%} of the pixels"
+    missing = [name for name in item.sensor.band_names if name not in item.files]
+    if missing:
+        shown = ", ".join(missing[:12]) + (", ..." if missing[12:] else "")
+        facts["bands not there"] = shown
+    return facts
+
+
+def _nodata_share(item: RasterItem) -> float:
+    """Return the share of pixels without a measurement, 0 to 1, of its smallest band.
+
+    Pixels are picked evenly without reading the others, where the format allows it.
+    """
+    files = [item.files[band.name] for band in item.bands]
+    file = min(files, key=lambda each: each.grid.height * each.grid.width)
+    shape = (
+        1,
+        min(file.grid.height, _SAMPLE_SIDE),
+        min(file.grid.width, _SAMPLE_SIDE),
+    )
+    with quiet_gdal(), open_raster(file.path) as dataset, reading(file.path):
+        numbers = dataset.read([file.index], out_shape=shape)
+        valid = find_valid(numbers, item, [file])
+        if file.masks:
+            valid &= read_masks(dataset, [file.index], file.masks, size=shape[1:])
+    return float(1 - np.mean(valid))
+
+
+def _formula(item: RasterItem) -> str:
+    if item.unit == "reflectance":
+        return f"as it is ({item.offset_source})"
+    return f"(DN + {item.offset:g}) / {item.quantification:g} ({item.offset_source})"
