@@ -202,11 +202,11 @@ def _read_config(args: Namespace, usual: Mapping[str, Any] | None = None) -> Any
 
 def _score(args: Namespace, loaded: Any, console: Console) -> None:
     from spectralgpt.cli.images import counting
+    from spectralgpt.data.identity import split_settings
     from spectralgpt.data.labelled import read_labelled
     from spectralgpt.data.statistics import tell_if_far
     from spectralgpt.tasks.classification import check_classifier
     from spectralgpt.training.scoring import evaluate_classifier
-    from spectralgpt.training.seen import split_settings
 
     names, _ = check_classifier(loaded.model, loaded.extra, args.model)
     assumed = loaded.preprocessing.assumed if loaded.preprocessing else None

@@ -64,11 +64,11 @@ def score_masks(args: Namespace, loaded: "LoadedModel", console: Console) -> Non
         read_dense,
         read_dense_config,
     )
+    from spectralgpt.data.identity import split_settings
     from spectralgpt.data.statistics import tell_if_far
     from spectralgpt.scenes.loading import stated_contract
     from spectralgpt.tasks.dense import check_mapper
     from spectralgpt.training.dense_scoring import evaluate_dense
-    from spectralgpt.training.seen import split_settings
 
     names, task = check_mapper(loaded.model, loaded.extra, args.model)
     contract = stated_contract(loaded, args.model)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from spectralgpt.checkpoints import LoadedModel, write_atomically
 from spectralgpt.data.chips import SPLITS, LabelledSet
+from spectralgpt.data.identity import count_seen
 from spectralgpt.data.labelled import LabelledDataConfig, LabelledDataset, divide
 from spectralgpt.errors import CheckpointError
 from spectralgpt.metrics import Scores
@@ -35,7 +36,6 @@ from spectralgpt.tasks.probes import (
     predict_ridge,
 )
 from spectralgpt.training.scoring import write_class_table, write_json
-from spectralgpt.training.seen import count_seen
 
 __all__ = [
     "PRETRAINED",

@@ -21,7 +21,7 @@ from spectralgpt.data.dense import (
     find_positive,
     read_dense,
 )
-from spectralgpt.data.identity import sample_data
+from spectralgpt.data.identity import note_seen, sample_data
 from spectralgpt.errors import DataError
 from spectralgpt.models.dense_heads import HeadKind
 from spectralgpt.models.encoder import SpectralEncoder
@@ -37,7 +37,6 @@ from spectralgpt.tasks.dense import (
 from spectralgpt.training.finetune_job import FinetuneJob, run_job
 from spectralgpt.training.fit import check_machine
 from spectralgpt.training.run_folder import RunFolder, plain_config
-from spectralgpt.training.seen import note_seen
 from spectralgpt.training.transfer import (
     Start,
     TransferConfig,

@@ -20,6 +20,7 @@ from spectralgpt.data.dense import (
     find_positive,
     read_dense,
 )
+from spectralgpt.data.identity import count_seen, describe_seen
 from spectralgpt.errors import DataError
 from spectralgpt.metrics import (
     Interval,
@@ -41,7 +42,6 @@ from spectralgpt.training.scoring import (
     write_class_table,
     write_json,
 )
-from spectralgpt.training.seen import count_seen, describe_seen
 
 __all__ = [
     "DenseScores",

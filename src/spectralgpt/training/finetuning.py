@@ -10,7 +10,7 @@ import torch
 
 from spectralgpt.checkpoints import LoadedModel
 from spectralgpt.data.chips import SPLITS, LabelledSet
-from spectralgpt.data.identity import sample_data
+from spectralgpt.data.identity import note_seen, sample_data
 from spectralgpt.data.labelled import (
     LabelledDataConfig,
     LabelledDataset,
@@ -31,7 +31,6 @@ from spectralgpt.tasks.classification import (
 from spectralgpt.training.finetune_job import FinetuneJob, run_job
 from spectralgpt.training.fit import check_machine
 from spectralgpt.training.run_folder import RunFolder, plain_config
-from spectralgpt.training.seen import note_seen
 from spectralgpt.training.transfer import (
     Start,
     TransferConfig,

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from spectralgpt.checkpoints import LoadedModel, write_atomically
 from spectralgpt.data.chips import MULTI_LABEL, LabelledSet
+from spectralgpt.data.identity import count_seen, describe_seen
 from spectralgpt.data.labelled import LabelledDataset
 from spectralgpt.errors import DataError
 from spectralgpt.metrics import Interval, Scores, bootstrap_intervals
@@ -23,7 +24,6 @@ from spectralgpt.tasks.classification import (
     score,
     summary_of,
 )
-from spectralgpt.training.seen import count_seen, describe_seen
 
 if TYPE_CHECKING:
     from spectralgpt.reports.score_reports import Examples

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 
 from spectralgpt.checkpoints import LoadedModel, load_model, move_model
-from spectralgpt.data.identity import SeenImages
+from spectralgpt.data.identity import SeenImages, read_seen
 from spectralgpt.errors import CheckpointError, ConfigError
 from spectralgpt.models.adapters import add_adapters
 from spectralgpt.models.building import build_encoder
@@ -26,7 +26,6 @@ from spectralgpt.rasters import Stated
 from spectralgpt.sensors import Band, find_sensor
 from spectralgpt.training.fit import TrainerConfig, check_seed, processes
 from spectralgpt.training.optim import OptimizerConfig
-from spectralgpt.training.seen import read_seen
 
 __all__ = [
     "Start",
