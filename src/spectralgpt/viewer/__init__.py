@@ -6,8 +6,8 @@ library. Needs `spectralgpt[view]`.
 """
 
 from spectralgpt.viewer.contents import Viewer
+from spectralgpt.viewer.named_paths import Sources, open_sources, take_models
 from spectralgpt.viewer.server import check_installed, serving
-from spectralgpt.viewer.sources import Sources, open_sources, take_models
 
 __all__ = [
     "Sources",

@@ -23,8 +23,8 @@ from spectralgpt.rasters.geometry import Grid
 from spectralgpt.rasters.sampling import shown_grid
 from spectralgpt.viewer.contents import RequestError, View, Viewer
 from spectralgpt.viewer.descriptions import describe_pixel, describe_viewer
-from spectralgpt.viewer.layers import Cells, MapLayer
 from spectralgpt.viewer.model import KINDS, Rebuilt
+from spectralgpt.viewer.overlays import Cells, MapLayer
 from spectralgpt.viewer.pictures import Picture, to_png
 
 __all__ = ["make_app"]

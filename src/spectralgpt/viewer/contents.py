@@ -23,10 +23,10 @@ from spectralgpt.rasters.geometry import Grid
 from spectralgpt.rasters.sampling import lay_under, reaches
 from spectralgpt.scenes.windows import choose_bands
 from spectralgpt.sensors import Band
-from spectralgpt.viewer.layers import Cells, MapLayer, raster_cells, read_scene
 from spectralgpt.viewer.model import Rebuilt, ViewModel
+from spectralgpt.viewer.named_paths import Sources, name_files
+from spectralgpt.viewer.overlays import Cells, MapLayer, raster_cells, read_scene
 from spectralgpt.viewer.pictures import BandPictures, thin_grid
-from spectralgpt.viewer.sources import Sources, name_files
 
 __all__ = ["OneAtATime", "Recent", "RequestError", "View", "Viewer"]
 

@@ -12,13 +12,13 @@ from spectralgpt.rasters.geometry import apply
 from spectralgpt.rasters.sampling import shown_grid
 from spectralgpt.reports.style import ERROR_COLOURS
 from spectralgpt.viewer.contents import View, Viewer
-from spectralgpt.viewer.layers import (
+from spectralgpt.viewer.model import ANGLE_LIMITS, Rebuilt
+from spectralgpt.viewer.overlays import (
     LIKENESS_COLOURS,
     LIKENESS_LIMITS,
     MEASURE_COLOURS,
     MapLayer,
 )
-from spectralgpt.viewer.model import ANGLE_LIMITS, Rebuilt
 from spectralgpt.viewer.pictures import legend_colours
 
 __all__ = ["describe_pixel", "describe_viewer"]

@@ -23,7 +23,7 @@ from spectralgpt.scenes.reconstruction import (
 )
 from spectralgpt.scenes.windows import check_size, choose_bands
 from spectralgpt.sensors import Band
-from spectralgpt.viewer.layers import Cells, made_cells
+from spectralgpt.viewer.overlays import Cells, made_cells
 from spectralgpt.viewer.pictures import Picture, draw_bands, draw_measures
 
 __all__ = ["ANGLE_LIMITS", "KINDS", "Rebuilt", "ViewModel", "window_in_view"]

@@ -10,7 +10,7 @@ from spectralgpt.data.formats import ImageFormat
 from spectralgpt.errors import ConfigError, RasterError
 from spectralgpt.viewer import Viewer, open_sources, take_models
 from spectralgpt.viewer.descriptions import describe_viewer
-from spectralgpt.viewer.sources import name_files
+from spectralgpt.viewer.named_paths import name_files
 from tests.embedding_files import three_kinds, write_embeddings
 from tests.raster_files import numbered, write_band_folder, write_tiff
 from tests.tiny import tiny_contract

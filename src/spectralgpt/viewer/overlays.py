@@ -1,4 +1,4 @@
-"""Layers over a scene whose files stay open while the page is served.
+"""What lies over a scene, and the scene itself, in files that stay open while served.
 
 Each file is for one thread at a time.
 """
