@@ -7,8 +7,17 @@ from pathlib import Path
 import pytest
 
 from spectralgpt.data.label_files import read_csv
-from spectralgpt.errors import DataError
-from spectralgpt.files import decode_text, parse_json, read_json, read_table, read_text
+from spectralgpt.errors import DataError, OutputError
+from spectralgpt.files import (
+    decode_text,
+    parse_json,
+    read_json,
+    read_table,
+    read_text,
+    write_file,
+    write_json,
+    write_table,
+)
 from spectralgpt.scenes.inputs import list_scenes
 
 NAMES = "image,label\nforêt.tif,forêt\n"
@@ -123,3 +132,27 @@ def test_large_files_are_not_read(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"a\.json is larger than .* MiB"):
         read_json(path, most_bytes=1000)
     assert len(read_json(path)) == 2001
+
+
+def test_a_table_reads_back_as_it_was_written(tmp_path: Path) -> None:
+    rows = [{"image": "forêt, 1.tif", "label": 'a "b"'}, {"image": "x"}]
+    write_table(tmp_path / "new" / "a.csv", rows)
+    assert read_table(tmp_path / "new" / "a.csv") == (
+        ["image", "label"],
+        [rows[0], {"image": "x", "label": ""}],
+    )
+    write_json(tmp_path / "a.json", {"forêt": [1.5]})
+    assert read_json(tmp_path / "a.json") == {"forêt": [1.5]}
+
+
+def test_full_device_is_one_error(tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+
+    def write(path: Path) -> None:
+        with Path("/dev/full").open("wb") as full:
+            full.write(b"x" * 10)
+
+    with pytest.raises(OutputError, match="No space left"):
+        write_file(tmp_path / "file", write)
+    assert list(tmp_path.iterdir()) == []

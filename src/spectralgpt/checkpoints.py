@@ -7,7 +7,7 @@ as JSON, and `config.json`, a copy of that for people. Nothing is ever unpickled
 import json
 import logging
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 
 from spectralgpt import __version__
 from spectralgpt.errors import BandError, CheckpointError, ConfigError, DataError
-from spectralgpt.files import explain_failure, parse_json, replace_file
+from spectralgpt.files import parse_json, write_file, write_text
 from spectralgpt.models.adapters import has_adapters
 from spectralgpt.models.building import (
     Model,
@@ -53,7 +53,6 @@ __all__ = [
     "save_model",
     "save_published",
     "save_torch",
-    "write_atomically",
 ]
 
 CONFIG_FILE = "config.json"
@@ -82,26 +81,6 @@ class LoadedModel:
         if isinstance(self.model, SpectralEncoder):
             return self.model
         return self.model.encoder
-
-
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file so that `path` is either the old one or the whole new one.
-
-    Args:
-        path: the file to make.
-        write: writes to the path that it is given, in the same folder.
-
-    Raises:
-        CheckpointError: it cannot be written (disk full, no permission); the old file
-            stays as it was.
-    """
-    try:
-        replace_file(path, write)
-    except OSError as error:
-        raise CheckpointError(
-            f"cannot write {path}: {explain_failure(path, error)} What was there is "
-            "unchanged."
-        ) from error
 
 
 def save_torch(values: Mapping[str, Any], path: Path) -> None:
@@ -138,8 +117,8 @@ def save_model(
         The folder.
 
     Raises:
-        CheckpointError: the files cannot be written, the model has adapters, or its
-            weights are not finite; files that were there stay as they are.
+        CheckpointError: the model has adapters, or its weights are not finite.
+        OutputError: the files cannot be written; those that were there stay.
     """
     from safetensors.torch import save_file
 
@@ -163,10 +142,8 @@ def save_model(
     }
     check_finite(weights.items(), "the model was not saved, for its weights are")
     metadata = {"format": "pt", "config": text}
-    write_atomically(
-        folder / WEIGHTS_FILE, lambda path: save_file(weights, path, metadata)
-    )
-    write_atomically(folder / CONFIG_FILE, lambda path: _write_text(path, text + "\n"))
+    write_file(folder / WEIGHTS_FILE, lambda path: save_file(weights, path, metadata))
+    write_text(folder / CONFIG_FILE, text + "\n")
     return folder
 
 
@@ -178,7 +155,8 @@ def save_published(path: Path, model: Model) -> Path:
         model: an autoencoder, classifier, or a model for maps with the published head.
 
     Raises:
-        CheckpointError: the model has no published counterpart, or cannot be written.
+        CheckpointError: the model has no published counterpart.
+        OutputError: the file cannot be written.
     """
     if isinstance(model, SpectralEncoder):
         raise CheckpointError(
@@ -204,12 +182,8 @@ def save_published(path: Path, model: Model) -> Path:
         model.state_dict(), encoder.patch_size, encoder.bands_per_token
     )
     checkpoint = {"model": weights, PUBLISHED_CONFIG_KEY: model_config(model)}
-    write_atomically(path, lambda temporary: save_torch(checkpoint, temporary))
+    write_file(path, lambda temporary: save_torch(checkpoint, temporary))
     return path
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def load_model(

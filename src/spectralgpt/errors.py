@@ -47,8 +47,8 @@ class RasterError(SpectralGPTError, OSError):
     """A raster cannot be read, written, or aligned."""
 
 
-class OutputError(RasterError):
-    """A raster cannot be written: a full disk, or no permission."""
+class OutputError(SpectralGPTError, OSError):
+    """A file cannot be written: a full disk, or no permission."""
 
 
 class DataError(SpectralGPTError, ValueError):

@@ -14,13 +14,13 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from spectralgpt.errors import DataError
+from spectralgpt.errors import DataError, OutputError
 from spectralgpt.outputs import folder_beside
 
 __all__ = [
@@ -35,6 +35,10 @@ __all__ = [
     "read_text",
     "replace_file",
     "sync_file",
+    "write_file",
+    "write_json",
+    "write_table",
+    "write_text",
 ]
 
 _MOST_BYTES = 2**28
@@ -212,11 +216,7 @@ def parse_checked(line: bytes) -> dict[str, Any] | None:
 
 
 def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file so that `path` is either the old one or the whole new one.
-
-    Args:
-        path: the file to make, in a folder that is made if it is missing.
-        write: writes to the path that it is given, of the same name, on the same disk.
+    """Do what `write_file` does, for callers who say themselves what went wrong.
 
     Raises:
         OSError: it cannot be written (disk full, no permission); the old file stays.
@@ -240,6 +240,59 @@ def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
             named = Path(error.filename or path)
             error.filename = str(path if path.parent in named.parents else named)
         raise
+
+
+def write_file(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write a file so that `path` is either the old one or the whole new one.
+
+    Args:
+        path: the file to make, in a folder that is made if it is missing.
+        write: writes to the path that it is given, of the same name, on the same disk.
+
+    Raises:
+        OutputError: it cannot be written (disk full, no permission); says what to do.
+            The old file stays.
+    """
+    try:
+        replace_file(path, write)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {path}: {explain_failure(path, error)} What was there is "
+            "unchanged."
+        ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text as UTF-8; see `write_file`."""
+    write_file(path, lambda to: to.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write values as JSON, indented; see `write_file`."""
+    write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_table(
+    path: Path,
+    rows: Iterable[Mapping[str, Any]],
+    columns: Sequence[str] | None = None,
+) -> None:
+    """Write a CSV with a line of names; see `write_file`.
+
+    Args:
+        path: the file to make.
+        rows: values by column; what a row lacks is left empty.
+        columns: all of them; by default those of the first row.
+    """
+    rows = list(rows)
+
+    def write(to: Path) -> None:
+        with to.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(columns or rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+
+    write_file(path, write)
 
 
 def explain_failure(path: Path, error: Exception) -> str:

@@ -15,10 +15,10 @@ from spectralgpt.benchmarks.measurement import (
     differing_settings,
     read_result,
     run_benchmark,
-    write_result,
 )
 from spectralgpt.benchmarks.settings import BenchmarkConfig
 from spectralgpt.errors import ConfigError, DataError
+from spectralgpt.files import write_json
 from spectralgpt.training.fit import fit
 
 SCENE = Path(spectralgpt.__file__).parent / "demo_data" / "scene"
@@ -155,7 +155,7 @@ def test_images_that_cannot_be_cut_are_refused() -> None:
 def test_results_are_read_as_written(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     result = {"images_per_second": 2.0, "seconds_per_step": 1.0, "settings": {"x": 1}}
-    write_result(result, path)
+    write_json(path, result)
     assert read_result(path) == result
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from spectralgpt.errors import CheckpointError
+from spectralgpt.errors import CheckpointError, OutputError
 from spectralgpt.training.checkpointing import AtomicCheckpointIO, read_checkpoint
 from spectralgpt.training.logs import read_metrics
 from spectralgpt.training.module import TrainingModule
@@ -82,7 +82,7 @@ def test_full_disk_keeps_the_last_good_checkpoint(
     writer = AtomicCheckpointIO()
     writer.save_checkpoint({"state_dict": {"w": torch.ones(3)}}, path)
     fill_the_disk(monkeypatch, after=1)
-    with pytest.raises(CheckpointError, match=r"last\.ckpt.*No space left.*--resume"):
+    with pytest.raises(OutputError, match=r"last\.ckpt.*No space left.*--resume"):
         writer.save_checkpoint({"state_dict": {"w": torch.zeros(3)}}, path)
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
     assert torch.equal(read_checkpoint(path)["state_dict"]["w"], torch.ones(3))
@@ -94,7 +94,7 @@ def test_run_on_a_full_disk_stops_and_can_be_resumed(
     run_tiny(tmp_path / "whole")
     with monkeypatch.context() as patch:
         fill_the_disk(patch, after=4)
-        with pytest.raises(CheckpointError, match="No space left"):
+        with pytest.raises(OutputError, match="No space left"):
             run_tiny(tmp_path / "run")
     checkpoints = tmp_path / "run" / "checkpoints"
     assert [file.name for file in checkpoints.iterdir()] == ["last.ckpt"]
@@ -119,7 +119,7 @@ def test_write_error_inside_torch_keeps_the_last_good_checkpoint(
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, hard))
     try:
         with pytest.raises(
-            CheckpointError,
+            OutputError,
             match=r"cannot write .*last\.ckpt.*is unchanged\. Free some",
         ):
             writer.save_checkpoint({"state_dict": {"w": torch.zeros(10**6)}}, path)
@@ -149,7 +149,7 @@ def test_really_full_disk_keeps_the_last_good_checkpoint(small_disk: Path) -> No
     path = small_disk / "checkpoints" / "last.ckpt"
     writer = AtomicCheckpointIO()
     writer.save_checkpoint({"state_dict": {"w": torch.ones(150_000)}}, path)
-    with pytest.raises(CheckpointError, match=r"cannot write .*last\.ckpt.*--resume"):
+    with pytest.raises(OutputError, match=r"cannot write .*last\.ckpt.*--resume"):
         writer.save_checkpoint({"state_dict": {"w": torch.zeros(150_000)}}, path)
     assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
     assert read_checkpoint(path)["state_dict"]["w"].sum() == 150_000

@@ -20,7 +20,6 @@ from torch.nn import functional as F
 from spectralgpt import __version__
 from spectralgpt.benchmarks.settings import BenchmarkConfig
 from spectralgpt.benchmarks.steps import Measured, measure_steps, synchronize
-from spectralgpt.checkpoints import write_atomically
 from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.files import read_json
 
@@ -34,7 +33,6 @@ __all__ = [
     "measure_products",
     "read_result",
     "run_benchmark",
-    "write_result",
 ]
 
 Result = dict[str, Any]
@@ -281,22 +279,8 @@ def git_commit() -> str | None:
         return None
 
 
-def write_result(result: Mapping[str, Any], path: Path) -> None:
-    """Write a result as JSON, whole or not at all.
-
-    Raises:
-        CheckpointError: the file cannot be written.
-    """
-    text = json.dumps(result, indent=2, allow_nan=False) + "\n"
-
-    def write(temporary: Path) -> None:
-        temporary.write_text(text, encoding="utf-8")
-
-    write_atomically(path, write)
-
-
 def read_result(path: Path) -> Result:
-    """Read what `write_result` wrote.
+    """Read the JSON that `spectralgpt benchmark` wrote.
 
     Raises:
         ConfigError: there is no such file.

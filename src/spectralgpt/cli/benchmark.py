@@ -97,9 +97,9 @@ def run(args: Namespace) -> str:
     check_early(args)
     result = _measure(args)
     if args.json is not None:
-        from spectralgpt.benchmarks.measurement import write_result
+        from spectralgpt.files import write_json
 
-        write_result(result, args.json)
+        write_json(args.json, result)
     return print_result(result, args.json, console)
 
 

@@ -1,6 +1,5 @@
 """Tables of results on the terminal."""
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,8 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from spectralgpt.checkpoints import write_atomically
-from spectralgpt.files import read_json
+from spectralgpt.files import read_json, write_table
 from spectralgpt.metrics import POSITIVE_SCORES
 from spectralgpt.scenes.inputs import Failure
 from spectralgpt.tasks.probes import BlockScores
@@ -112,17 +110,11 @@ def print_failures(failures: list[Failure], folder: Path, console: Console) -> N
     if len(failures) > _MOST_FAILURES:
         console.print(f"and {len(failures) - _MOST_FAILURES} more")
     if failures:
-        write_atomically(table, lambda path: _write_failures(path, failures))
+        rows = [{"path": each.path, "reason": each.reason} for each in failures]
+        write_table(table, rows)
         console.print(
             f"{len(failures)} files were skipped; {table} lists them.", soft_wrap=True
         )
-
-
-def _write_failures(path: Path, failures: list[Failure]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", "reason"])
-        writer.writerows([str(failure.path), failure.reason] for failure in failures)
 
 
 def _read(folder: Path) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 A job travels to other processes and machines, which load its model themselves.
 """
 
-import json
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -18,7 +17,7 @@ from spectralgpt.data.colours import class_colours
 from spectralgpt.data.dense import CHANGE
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.errors import ConfigError
-from spectralgpt.files import read_json, replace_file
+from spectralgpt.files import read_json, write_json
 from spectralgpt.models.building import Quantization
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters.embeddings import NumberType
@@ -327,9 +326,7 @@ def write_plan(plan: Plan) -> None:
         "facts": plan.facts,
         "versions": versions(),
     }
-    text = json.dumps(said, indent=2, ensure_ascii=False) + "\n"
-    path = plan.output / _FILE
-    replace_file(path, lambda made: made.write_text(text, encoding="utf-8"))
+    write_json(plan.output / _FILE, said)
 
 
 def versions() -> dict[str, str]:

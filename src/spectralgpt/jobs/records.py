@@ -22,7 +22,7 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from spectralgpt.errors import ConfigError, DataError
-from spectralgpt.files import checked_line, parse_checked, read_json, replace_file
+from spectralgpt.files import checked_line, parse_checked, read_json, write_text
 from spectralgpt.scenes.inputs import SCENE_SUFFIXES
 
 __all__ = [
@@ -120,11 +120,7 @@ class RecordFolder:
         Raises:
             OSError: it cannot be written.
         """
-        text = record.to_line()
-        replace_file(
-            self._path(record.id),
-            lambda path: path.write_text(text, encoding="utf-8"),
-        )
+        write_text(self._path(record.id), record.to_line())
 
     @contextmanager
     def claiming(self, name: str, wait: bool = False) -> Iterator[bool]:
@@ -251,7 +247,7 @@ def write_manifest(output: Path) -> None:
     # Of several runs none may put back what it read before another one wrote.
     with store.registering():
         lines = [record.to_line() for record in store.read_all()]
-        _replace_text(output / MANIFEST, "".join(lines))
+        write_text(output / MANIFEST, "".join(lines))
 
 
 def write_items(output: Path) -> int:
@@ -278,12 +274,8 @@ def write_items(output: Path) -> int:
         read = (_read_item(path) for path in paths if path.is_file())
         items = [item for item in read if item is not None]
         collection = {"type": "FeatureCollection", "features": items}
-        _replace_text(output / _ITEMS, json.dumps(collection, ensure_ascii=False))
+        write_text(output / _ITEMS, json.dumps(collection, ensure_ascii=False))
     return len(items)
-
-
-def _replace_text(path: Path, text: str) -> None:
-    replace_file(path, lambda made: made.write_text(text, encoding="utf-8"))
 
 
 def _read_item(path: Path) -> dict[str, Any] | None:

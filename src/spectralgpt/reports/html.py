@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spectralgpt import __version__
-from spectralgpt.files import replace_file
+from spectralgpt.files import write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,7 +46,7 @@ def write_report(
         `path`.
     """
     page = render_report(template, title, facts=facts, **shown)
-    replace_file(path, lambda to: to.write_text(page, encoding="utf-8"))
+    write_text(path, page)
     return path
 
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spectralgpt.checkpoints import write_atomically
 from spectralgpt.data.colours import class_colours
 from spectralgpt.errors import ShapeError
+from spectralgpt.files import write_file
 from spectralgpt.rasters import NO_CLASS
 from spectralgpt.rasters.embeddings import EmbeddingRaster
 from spectralgpt.rasters.footprints import pixel_size_m
@@ -102,7 +102,7 @@ def write_class_picture(
         title: of the map.
 
     Raises:
-        CheckpointError: the picture cannot be written.
+        OutputError: the picture cannot be written.
     """
     values, valid, step = _thin(raster)
     scene_title, scene = _picture_of(raster, values, valid)
@@ -131,7 +131,7 @@ def write_component_picture(raster: EmbeddingRaster, path: Path) -> Path:
     The scene stands beside it, if the raster holds its reflectance.
 
     Raises:
-        CheckpointError: the picture cannot be written.
+        OutputError: the picture cannot be written.
     """
     values, valid, _ = _thin(raster)
     colours, shares = pca_colours(values[..., : raster.source.width], valid)
@@ -161,7 +161,7 @@ def write_similarity_picture(
         path: the PNG.
 
     Raises:
-        CheckpointError: the picture cannot be written.
+        OutputError: the picture cannot be written.
     """
     values, valid, step = _thin(raster)
     title, scene = _picture_of(raster, values, valid)
@@ -406,5 +406,5 @@ def _draw_scale_bar(axes: "Axes", width_px: int, pixel_width_m: float) -> None:
 
 
 def _write(figure: "Figure", path: Path) -> Path:
-    write_atomically(path, lambda to: figure.savefig(to, format="png", dpi=_DPI))
+    write_file(path, lambda to: figure.savefig(to, format="png", dpi=_DPI))
     return path

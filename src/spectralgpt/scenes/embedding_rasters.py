@@ -4,15 +4,16 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from spectralgpt import __version__
-from spectralgpt.checkpoints import LoadedModel, write_atomically
+from spectralgpt.checkpoints import LoadedModel
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.errors import CheckpointError, ConfigError, DataError
+from spectralgpt.files import write_table
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import RasterItem
 from spectralgpt.rasters.embeddings import (
@@ -111,26 +112,28 @@ def embed_to_rasters(
                 f"{target.parent} holds the images themselves: choose another --output."
             )
     encoder = fingerprint(loaded)
-    rows = ["scene,raster,rows,columns,layers"]
+    rows: list[dict[str, Any]] = []
 
     def work(path: Path) -> None:
         item = describe_input(path, image_format or ImageFormat(), contract)
         made = embed_to_raster(loaded, contract, item, encoder, targets[path], options)
-        size = made.grid.height, made.grid.width, len(made.source.layer_names)
-        rows.append(",".join(map(str, (f'"{path}"', made.path.name, *size))))
+        rows.append(
+            {
+                "scene": path,
+                "raster": made.path.name,
+                "rows": made.grid.height,
+                "columns": made.grid.width,
+                "layers": len(made.source.layer_names),
+            }
+        )
         if then is not None:
             then(made)
         write_embedding_item(made, item, name)
 
     failures = for_each_input(list(paths), work, strict=strict, progress=progress)
     table = output / _TABLE
-    text = "\n".join(rows) + "\n"
-    write_atomically(table, partial(_write_text, text))
-    return Outcome(table, len(rows) - 1, failures)
-
-
-def _write_text(text: str, path: Path) -> None:
-    path.write_text(text, encoding="utf-8")
+    write_table(table, rows)
+    return Outcome(table, len(rows), failures)
 
 
 def embed_to_raster(

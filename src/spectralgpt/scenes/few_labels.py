@@ -1,18 +1,16 @@
 """From a few labelled places to a map: probes on rasters of embeddings."""
 
-import json
 import logging
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spectralgpt.checkpoints import write_atomically
 from spectralgpt.data.colours import class_colours
 from spectralgpt.errors import ConfigError, DataError, RasterError
+from spectralgpt.files import write_json, write_table
 from spectralgpt.rasters import NO_CLASS, Window, writing_class_map
 from spectralgpt.rasters.embeddings import EmbeddingRaster, EmbeddingSource
 from spectralgpt.rasters.footprints import pixel_size_m
@@ -124,7 +122,7 @@ def write_few_labels(found: FewLabels, folder: Path) -> None:
     """Write probe.safetensors, scores.json and confusion.csv.
 
     Raises:
-        CheckpointError: a file cannot be written.
+        OutputError: a file cannot be written.
     """
     save_probe(folder / "probe.safetensors", found.probe, found.facts)
     scores, names = found.scores, found.facts.class_names
@@ -140,24 +138,12 @@ def write_few_labels(found: FewLabels, folder: Path) -> None:
         "folds": scores.folds,
         "features": found.facts.features,
     }
-    rows = [("labelled / predicted", *names)]
-    rows += [
-        (name, *map(str, row))
+    write_json(folder / "scores.json", values)
+    rows = [
+        {"labelled / predicted": name} | dict(zip(names, row, strict=True))
         for name, row in zip(names, scores.confusion.tolist(), strict=True)
     ]
-    for name, text in (
-        ("scores.json", json.dumps(values, indent=2)),
-        ("confusion.csv", "\n".join(",".join(map(_quoted, row)) for row in rows)),
-    ):
-        write_atomically(folder / name, partial(_write_text, text + "\n"))
-
-
-def _quoted(text: str) -> str:
-    return '"' + text.replace('"', '""') + '"' if set(text) & set(',"\n') else text
-
-
-def _write_text(text: str, path: Path) -> None:
-    path.write_text(text, encoding="utf-8")
+    write_table(folder / "confusion.csv", rows)
 
 
 def check_probe(facts: ProbeFacts, raster: EmbeddingRaster) -> None:

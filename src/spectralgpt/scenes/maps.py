@@ -4,7 +4,6 @@ Which task this is stays with the function that predicts. No more of a scene is 
 than one row of windows and a few batches, so memory follows its width, not its size.
 """
 
-import csv
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spectralgpt.checkpoints import write_atomically
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.errors import ConfigError, DataError, RasterError
+from spectralgpt.files import write_table
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import (
     MODEL_TAG,
@@ -313,7 +312,7 @@ def map_files(
 
     failures = for_each_input(list(dates), work, strict=strict, progress=advance)
     table = output / _TABLE
-    write_atomically(table, lambda temporary: _write_csv(temporary, rows))
+    write_table(table, rows)
     forget_finished(output)
     return Outcome(table, len(inputs) - len(failures), failures)
 
@@ -465,10 +464,3 @@ def _rows(
         }
         for name, count in zip(names, made.pixels, strict=True)
     ]
-
-
-def _write_csv(path: Path, rows: Sequence[dict[str, str | int]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)

@@ -5,8 +5,6 @@ band's own range over the valid pixels of the window, so that scores depend neit
 the model's scaling nor on how bright a band is.
 """
 
-import csv
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,8 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from spectralgpt.checkpoints import write_atomically
 from spectralgpt.errors import CheckpointError, ConfigError
+from spectralgpt.files import write_json, write_table
 from spectralgpt.metrics import psnr, spectral_angle
 from spectralgpt.models.building import check_output
 from spectralgpt.models.mae import MaskedAutoencoder
@@ -372,11 +370,9 @@ def write_scores(
         "counted": "hidden, valid pixels",
         **scores.as_dict(),
     }
-    text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     summary, table = folder / "scores.json", folder / "bands.csv"
-    write_atomically(summary, lambda path: _write_text(path, text))
-    rows = [_row(score) for score in scores.bands]
-    write_atomically(table, lambda path: _write_csv(path, rows))
+    write_json(summary, values)
+    write_table(table, [_row(score) for score in scores.bands])
     return summary, table
 
 
@@ -421,14 +417,3 @@ def _plain(value: Any) -> Any:
     """JSON knows neither NaN nor infinity."""
     is_unknown = isinstance(value, float) and not math.isfinite(value)
     return None if is_unknown else value
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
-
-
-def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)

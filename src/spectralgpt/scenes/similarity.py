@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spectralgpt.checkpoints import write_atomically
 from spectralgpt.errors import ConfigError, DataError
+from spectralgpt.files import write_file
 from spectralgpt.rasters import (
     NO_CLASS,
     Window,
@@ -271,7 +271,7 @@ def write_places(places: Sequence[Place], path: Path) -> Path:
     Raises:
         ConfigError: another suffix.
         DataError: a raster has no place on the globe.
-        CheckpointError: it cannot be written.
+        OutputError: it cannot be written.
     """
     import geopandas
     import pandas
@@ -310,7 +310,7 @@ def write_places(places: Sequence[Place], path: Path) -> Path:
         finally:
             named.unlink(missing_ok=True)
 
-    write_atomically(path, write)
+    write_file(path, write)
     return path
 
 

@@ -5,13 +5,12 @@ classification 2.0.0, processing 1.2.0, raster 2.0.0 and eo 2.0.0.
 """
 
 import datetime
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from spectralgpt import __version__
-from spectralgpt.checkpoints import write_atomically
+from spectralgpt.files import write_json
 from spectralgpt.rasters import Grid
 from spectralgpt.rasters.embeddings import EmbeddingRaster
 from spectralgpt.rasters.footprints import (
@@ -140,7 +139,7 @@ def write_item(
         The file; None without a georeference or a day, which a STAC item must have.
 
     Raises:
-        CheckpointError: it cannot be written.
+        OutputError: it cannot be written.
     """
     corners = footprint_lonlat(grid)
     known = sorted(day for day in dates if day is not None)
@@ -164,8 +163,7 @@ def write_item(
         "links": [],
         "assets": dict(assets),
     }
-    text = json.dumps(item, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda made: _write_text(made, text))
+    write_json(path, item)
     return path
 
 
@@ -201,10 +199,6 @@ def _extensions_of(assets: Mapping[str, _Asset]) -> list[str]:
         for key, schema in _NUMBER_EXTENSIONS.items()
         if any(key in band for band in bands)
     ]
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def _times(days: Sequence[datetime.date]) -> dict[str, str | None]:

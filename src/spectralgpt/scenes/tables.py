@@ -1,6 +1,5 @@
 """Tables of many files: their classes as CSV, their embeddings as GeoParquet or npz."""
 
-import csv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spectralgpt.checkpoints import LoadedModel, write_atomically
+from spectralgpt.checkpoints import LoadedModel
 from spectralgpt.data.chips import MULTI_LABEL
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.errors import CheckpointError, DataError
+from spectralgpt.files import write_file, write_table
 from spectralgpt.models.building import check_output
 from spectralgpt.models.heads import ClassificationModel
 from spectralgpt.preprocessing import Preprocessing
@@ -190,7 +190,7 @@ def predict_files(
 
     failures = for_each_input(paths, work, strict=strict, progress=progress)
     table = output / "predictions.csv"
-    write_atomically(table, lambda temporary: _write_csv(temporary, rows))
+    write_table(table, rows)
     return Outcome(table, len(rows), failures)
 
 
@@ -261,13 +261,6 @@ def _prediction(
     }
 
 
-def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def place_row(
     path: Path,
     item: RasterItem,
@@ -300,13 +293,13 @@ def write_embeddings(
 
     Raises:
         DataError: there are no rows.
-        CheckpointError: the file cannot be written.
+        OutputError: the file cannot be written.
     """
     if not rows:
         raise DataError("There are no embeddings to write.")
     path = table_path(folder, table_format)
     write = _write_geoparquet if table_format == "geoparquet" else _write_npz
-    write_atomically(path, lambda temporary: write(temporary, rows))
+    write_file(path, lambda temporary: write(temporary, rows))
     return path
 
 

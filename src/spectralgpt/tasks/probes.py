@@ -20,9 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spectralgpt import __version__
-from spectralgpt.checkpoints import write_atomically
 from spectralgpt.errors import CheckpointError, ConfigError, DataError
-from spectralgpt.files import parse_json
+from spectralgpt.files import parse_json, write_file
 
 __all__ = [
     "BlockScores",
@@ -472,14 +471,14 @@ def save_probe(path: Path, probe: Probe, facts: ProbeFacts) -> Path:
     """Write weights and facts as safetensors.
 
     Raises:
-        CheckpointError: the file cannot be written.
+        OutputError: the file cannot be written.
     """
     from safetensors.numpy import save_file
 
     weights = {field.name: getattr(probe, field.name) for field in fields(Probe)}
     weights = {name: np.ascontiguousarray(value) for name, value in weights.items()}
     metadata = {_KEY: json.dumps(asdict(facts))}
-    write_atomically(path, lambda to: save_file(weights, to, metadata))
+    write_file(path, lambda to: save_file(weights, to, metadata))
     return path
 
 

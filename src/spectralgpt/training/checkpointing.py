@@ -12,8 +12,9 @@ import torch
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from spectralgpt.checkpoints import save_torch, write_atomically
-from spectralgpt.errors import CheckpointError
+from spectralgpt.checkpoints import save_torch
+from spectralgpt.errors import CheckpointError, OutputError
+from spectralgpt.files import write_file
 from spectralgpt.models.building import check_finite
 from spectralgpt.published import read_torch_file
 from spectralgpt.training.module import TrainingModule
@@ -110,14 +111,14 @@ class AtomicCheckpointIO(CheckpointIO):
         """Save whole or not at all.
 
         Raises:
-            CheckpointError: the disk is full or the file cannot be written; an earlier
+            OutputError: the disk is full or the file cannot be written; an earlier
                 checkpoint at `path` is untouched.
         """
         target = Path(path)
         try:
-            write_atomically(target, lambda file: save_torch(checkpoint, file))
-        except CheckpointError as error:
-            raise CheckpointError(
+            write_file(target, lambda file: save_torch(checkpoint, file))
+        except OutputError as error:
+            raise OutputError(
                 f"{error} Free some space and go on with --resume."
             ) from error
 

@@ -9,7 +9,6 @@ encoder's scaled pixels: scaling each image to 0..1 would take their brightness 
 and a baseline is only worth beating at its best.
 """
 
-import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +19,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spectralgpt.checkpoints import LoadedModel, write_atomically
+from spectralgpt.checkpoints import LoadedModel
 from spectralgpt.data.chips import SPLITS, LabelledSet
 from spectralgpt.data.identity import count_seen
 from spectralgpt.data.labelled import LabelledDataConfig, LabelledDataset, divide
 from spectralgpt.errors import CheckpointError
+from spectralgpt.files import write_json, write_table
 from spectralgpt.metrics import Scores
 from spectralgpt.models.building import check_output
 from spectralgpt.models.encoder import SpectralEncoder
@@ -35,7 +35,7 @@ from spectralgpt.tasks.probes import (
     predict_linear,
     predict_ridge,
 )
-from spectralgpt.training.scoring import write_class_table, write_json
+from spectralgpt.training.scoring import write_class_table
 
 __all__ = [
     "PRETRAINED",
@@ -234,7 +234,7 @@ def write_comparison(comparison: Comparison, folder: Path, model: str) -> Path:
             "features": comparison.summary(),
         },
     )
-    write_atomically(folder / "table.csv", lambda path: _write_table(path, comparison))
+    write_table(folder / "table.csv", _rows(comparison))
     write_class_table(folder / "classes.csv", first[PRETRAINED])
     confusion = first[PRETRAINED].confusion
     if confusion is not None:
@@ -284,16 +284,16 @@ def _spread(values: NDArray[np.float64]) -> dict[str, Any]:
     }
 
 
-def _write_table(path: Path, comparison: Comparison) -> None:
-    summary = comparison.summary()
-    metrics = list(summary[PRETRAINED])
-    header = [f"{metric}_{part}" for metric in metrics for part in ("mean", "std")]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["features", *header])
-        for kind, row in summary.items():
-            cells = [row[m][part] for m in metrics for part in ("mean", "std")]
-            writer.writerow([kind, *(f"{value:.6f}" for value in cells)])
+def _rows(comparison: Comparison) -> list[dict[str, str]]:
+    return [
+        {"features": kind}
+        | {
+            f"{metric}_{part}": f"{scores[metric][part]:.6f}"
+            for metric in scores
+            for part in ("mean", "std")
+        }
+        for kind, scores in comparison.summary().items()
+    ]
 
 
 def _describe(comparison: Comparison, seeds: int) -> str:

@@ -22,6 +22,7 @@ from spectralgpt.data.dense import (
 )
 from spectralgpt.data.identity import count_seen, describe_seen
 from spectralgpt.errors import DataError
+from spectralgpt.files import write_json
 from spectralgpt.metrics import (
     Interval,
     Scores,
@@ -40,7 +41,6 @@ from spectralgpt.training.scoring import (
     describe_choice,
     describe_positive,
     write_class_table,
-    write_json,
 )
 
 __all__ = [

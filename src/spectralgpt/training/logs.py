@@ -12,7 +12,7 @@ from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from spectralgpt.files import replace_file
+from spectralgpt.files import write_table
 
 __all__ = ["MetricsTable", "quiet_lightning", "read_metrics"]
 
@@ -92,13 +92,7 @@ class MetricsTable(Logger):
         return self._rows
 
     def _rewrite(self, rows: Mapping[int, Mapping[str, str]]) -> None:
-        def write(path: Path) -> None:
-            with path.open("w", newline="") as file:
-                writer = csv.DictWriter(file, self._columns)
-                writer.writeheader()
-                writer.writerows(rows.values())
-
-        replace_file(self.path, write)
+        write_table(self.path, rows.values(), self._columns)
 
 
 def _text(value: float) -> str:

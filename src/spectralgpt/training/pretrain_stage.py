@@ -1,14 +1,13 @@
 """One stage of pretraining, or a run of one: model, training, export, scores."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spectralgpt.checkpoints import save_model, write_atomically
+from spectralgpt.checkpoints import save_model
 from spectralgpt.data.pretraining import MixedDataset
 from spectralgpt.errors import ConfigError
+from spectralgpt.files import write_json
 from spectralgpt.models.mae import MaskedAutoencoder
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.tasks.pretraining import PretrainingTask, score_reconstructions
@@ -286,10 +285,5 @@ def _conclude(
         }
         # A run of one data set has one table of scores, not a table of tables.
         single = next(iter(by_name.values())) if len(by_name) == 1 else by_name
-        text = json.dumps(single, indent=2) + "\n"
-        write_atomically(folder.scores, lambda path: _write_text(path, text))
+        write_json(folder.scores, single)
     write_pretraining_report(folder.root)
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

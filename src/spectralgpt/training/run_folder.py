@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from spectralgpt.errors import ConfigError
-from spectralgpt.files import replace_file
+from spectralgpt.files import write_text
 from spectralgpt.outputs import (
     check_replaceable,
     make_folder,
@@ -166,7 +166,7 @@ class RunFolder:
         if not resume:
             self._clear()
         text = yaml.safe_dump(dict(config), sort_keys=False)
-        replace_file(self.config, lambda path: path.write_text(text, encoding="utf-8"))
+        write_text(self.config, text)
         runs = (self, *map(RunFolder, self.stages))
         if resume and not any(run.last.exists() for run in runs):
             _log.warning("no checkpoint in %s, starting anew", self.root)

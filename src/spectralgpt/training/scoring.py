@@ -1,7 +1,5 @@
 """Score a fine-tuned model on a labelled set, and write down what was found."""
 
-import csv
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -11,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spectralgpt.checkpoints import LoadedModel, write_atomically
+from spectralgpt.checkpoints import LoadedModel
 from spectralgpt.data.chips import MULTI_LABEL, LabelledSet
 from spectralgpt.data.identity import count_seen, describe_seen
 from spectralgpt.data.labelled import LabelledDataset
 from spectralgpt.errors import DataError
+from spectralgpt.files import write_json, write_table
 from spectralgpt.metrics import Interval, Scores, bootstrap_intervals
 from spectralgpt.models.heads import ClassificationModel
 from spectralgpt.tasks.classification import (
@@ -34,7 +33,6 @@ __all__ = [
     "evaluate_classifier",
     "score_classifier",
     "write_class_table",
-    "write_json",
 ]
 
 _EXAMPLES = 12
@@ -215,25 +213,9 @@ def label_text(probabilities: Tensor, names: tuple[str, ...], task: str) -> str:
     return ", ".join(names[k] for k in chosen)
 
 
-def write_json(path: Path, values: Mapping[str, Any]) -> Path:
-    """Write values as JSON, whole or not at all."""
-    text = json.dumps(values, indent=2) + "\n"
-    write_atomically(path, lambda temporary: _write(temporary, text))
-    return path
-
-
-def write_class_table(path: Path, scores: Scores) -> Path:
+def write_class_table(path: Path, scores: Scores) -> None:
     """Write the scores of each class as CSV."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        rows: list[dict[str, Any]] = [asdict(entry) for entry in scores.per_class]
-        if scores.positive is not None:
-            rows = [row | {"positive": row["name"] == scores.positive} for row in rows]
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    rows: list[dict[str, Any]] = [asdict(entry) for entry in scores.per_class]
+    if scores.positive is not None:
+        rows = [row | {"positive": row["name"] == scores.positive} for row in rows]
+    write_table(path, rows)

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spectralgpt.checkpoints import CONFIG_FILE, WEIGHTS_FILE, write_atomically
+from spectralgpt.checkpoints import CONFIG_FILE, WEIGHTS_FILE
 from spectralgpt.config import changed_settings
 from spectralgpt.errors import (
     BandError,
@@ -23,6 +23,7 @@ from spectralgpt.errors import (
     DatasetNotFoundError,
     SpectralGPTError,
 )
+from spectralgpt.files import write_file
 from spectralgpt.training.fit import RunFolder, is_first_process
 from spectralgpt.training.overrides import StageConfig, stages_of
 from spectralgpt.training.pretrain_config import PretrainConfig
@@ -189,4 +190,4 @@ def _copy(source: Path, target: Path) -> None:
     def copy(path: Path) -> None:
         shutil.copyfile(source, path)
 
-    write_atomically(target, copy)
+    write_file(target, copy)

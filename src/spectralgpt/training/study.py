@@ -5,7 +5,6 @@ fine-tuning in a folder of its own; runs that are finished are not run again, so
 study can be stopped, extended, or shared between processes.
 """
 
-import csv
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -16,18 +15,17 @@ from typing import Any, Literal
 
 import numpy as np
 
-from spectralgpt.checkpoints import find_weights, write_atomically
+from spectralgpt.checkpoints import find_weights
 from spectralgpt.config import build_config, changed_settings
 from spectralgpt.data.dense import DenseDataConfig, read_all_dense
 from spectralgpt.data.identity import digest_data, digest_file
 from spectralgpt.data.labelled import read_all
 from spectralgpt.errors import ConfigError, DataError
-from spectralgpt.files import read_json
+from spectralgpt.files import read_json, write_json, write_table
 from spectralgpt.metrics import POSITIVE_SCORES
 from spectralgpt.rasters import Stated
 from spectralgpt.training.overrides import merge_sections
 from spectralgpt.training.run_folder import RunFolder
-from spectralgpt.training.scoring import write_json
 from spectralgpt.training.transfer import load_start
 
 __all__ = ["StudyConfig", "StudyRun", "planned_runs", "run_study"]
@@ -252,7 +250,7 @@ def _summarise(output: Path, runs: Sequence[StudyRun]) -> None:
         for fraction, by_start in found.items()
     }
     write_json(output / "study.json", table)
-    write_atomically(output / "study.csv", lambda path: _write_table(path, table))
+    write_table(output / "study.csv", _rows(table))
 
 
 def _settings(
@@ -320,14 +318,18 @@ def _spread(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     return spread
 
 
-def _write_table(path: Path, table: Mapping[str, Mapping[str, Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["labels", "start", "seeds", "score", "mean", "std", "class"])
-        for fraction, by_start in table.items():
-            for start, scores in by_start.items():
-                for metric, entry in scores.items():
-                    numbers = [f"{entry[part]:.6f}" for part in ("mean", "std")]
-                    seeds = len(entry["values"])
-                    row = [fraction, start, seeds, metric, *numbers, entry["class"]]
-                    writer.writerow(row)
+def _rows(table: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {
+            "labels": fraction,
+            "start": start,
+            "seeds": len(entry["values"]),
+            "score": metric,
+            "mean": f"{entry['mean']:.6f}",
+            "std": f"{entry['std']:.6f}",
+            "class": entry["class"],
+        }
+        for fraction, by_start in table.items()
+        for start, scores in by_start.items()
+        for metric, entry in scores.items()
+    ]
