@@ -25,7 +25,7 @@ from spectralgpt.rasters.files import (
     warn_once,
 )
 from spectralgpt.rasters.items import BandFile, RasterItem
-from spectralgpt.rasters.locations import Location, is_path
+from spectralgpt.rasters.locations import Location, ProductFiles, is_path
 from spectralgpt.rasters.products.enmap import files_beside, read_enmap
 from spectralgpt.rasters.products.gaofen import read_gaofen
 from spectralgpt.rasters.products.landsat import read_landsat
@@ -35,7 +35,7 @@ from spectralgpt.rasters.products.stac import (
     is_stac_member,
     read_stac_item,
 )
-from spectralgpt.rasters.products.zip import SAFE_SUFFIX, ZIP_SUFFIX, ProductFiles
+from spectralgpt.rasters.products.zip import SAFE_SUFFIX, ZIP_SUFFIX, list_archive
 from spectralgpt.rasters.reading import find_darkness
 from spectralgpt.rasters.stated import (
     SENSOR_TAG,
@@ -140,7 +140,7 @@ def is_product(path: Path) -> bool:
         return path.suffix.lower() in (ZIP_SUFFIX, *STAC_SUFFIXES, ".vrt")
     if path.suffix == SAFE_SUFFIX:
         return True
-    product = ProductFiles.of(path)
+    product = ProductFiles.of_folder(path)
     if any(product.matching(mark) for mark in _MARKS):
         return True
     rasters = product.matching(r".*\.(tiff?|jp2)")
@@ -159,13 +159,17 @@ def read_product(path: Path) -> ProductMetadata | None:
         ConfigError: the sensor is in doubt or not in the registry.
         UnitError: bands differ in scale.
     """
-    is_file = path.is_file()
-    if is_stac_member(path) or (is_file and path.suffix.lower() in STAC_SUFFIXES):
+    is_folder, suffix = path.is_dir(), path.suffix.lower()
+    if is_folder:
+        product = ProductFiles.of_folder(path)
+    elif suffix == ZIP_SUFFIX and path.is_file():
+        product = list_archive(path)
+    elif suffix in STAC_SUFFIXES or not path.exists():
         return read_stac_item(path)
-    if is_file and path.suffix.lower() != ZIP_SUFFIX:
-        is_image = re.fullmatch(_ENMAP, path.name, re.IGNORECASE)
-        return read_enmap(files_beside(path), [path.name]) if is_image else None
-    product = ProductFiles.of(path)
+    elif re.fullmatch(_ENMAP, path.name, re.IGNORECASE):
+        return read_enmap(files_beside(path), [path.name])
+    else:
+        return None
     for mark, read in _READERS:
         names = product.matching(mark)
         metadata = read(product, names) if names else None
@@ -176,7 +180,7 @@ def read_product(path: Path) -> ProductMetadata | None:
             f"{path} has neither metadata nor images: it is an incomplete product. "
             "Fetch it again."
         )
-    if is_file:
+    if not is_folder:
         raise RasterError(
             f"{path} holds no product that is known: no metadata of Sentinel-2, "
             "Landsat, EnMAP or Gaofen. Unpack it, and name a file or folder."

@@ -10,19 +10,26 @@ file.
 """
 
 import glob
+import lzma
 import os
 import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
 from urllib.parse import urlsplit
+from xml.etree import ElementTree
 
 from spectralgpt.errors import DataError, RasterError
 from spectralgpt.files import decode_text
 
 __all__ = [
+    "BROKEN_ZIP",
     "NO_ANSWER_S",
     "Location",
+    "ProductFiles",
     "VirtualFile",
     "glob_folder",
     "http_settings",
@@ -32,7 +39,6 @@ __all__ = [
     "no_answer",
     "path_below",
     "read_metadata",
-    "read_stream",
     "walk",
 ]
 
@@ -55,6 +61,11 @@ _LONGEST_NAME, _LONGEST_PATH = 255, 4096
 """Bytes that systems allow."""
 _LARGEST_TEXT = 64 * 2**20
 """Bytes of metadata that are read; Sentinel-2 has 0.1 MB, EnMAP 1 MB."""
+BROKEN_ZIP = (
+    *(OSError, RuntimeError, ValueError, EOFError, OverflowError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+)
+"""What zipfile raises of broken archives, by what of them is broken."""
 _XML_ENCODING = re.compile(rb"\s*<\?xml[^>]*?encoding=[\"']([\w-]+)[\"']")
 _ENCODINGS = (b"iso-8859-1", b"windows-1252")
 """That XML may state, besides those that `decode_text` knows."""
@@ -67,15 +78,18 @@ class VirtualFile:
     Args:
         address: how GDAL calls it.
         shown: how people call it, for messages.
+        member: the archive, and the file's name in it; None at an address.
     """
 
     address: str
     shown: str
+    member: tuple[Path, str] | None = None
 
     @classmethod
     def in_zip(cls, archive: Path, name: str) -> "VirtualFile":
         """Return a member of a zip archive; it is read without unpacking it."""
-        return cls(f"/vsizip/{{{archive.absolute()}}}/{name}", f"{archive}/{name}")
+        address = f"/vsizip/{{{archive.absolute()}}}/{name}"
+        return cls(address, f"{archive}/{name}", (archive, name))
 
     @classmethod
     def at(cls, address: str) -> "VirtualFile":
@@ -202,33 +216,32 @@ def path_below(folder: Path, text: str) -> Path | None:
     return None
 
 
-def read_metadata(path: Path) -> str:
-    """Read a text that lies beside rasters and describes them.
+def read_metadata(file: Location) -> str:
+    """Read a text that lies beside rasters, or with them in an archive.
 
     Raises:
-        RasterError: it cannot be read; see `read_stream`.
+        RasterError: it cannot be read, is too large, in an encoding that it does not
+            state, or XML that declares entities, which can make a small file expand
+            without end.
     """
     try:
-        with path.open("rb") as file:
-            return read_stream(file, str(path))
-    except RasterError:
-        raise
-    except OSError as error:
-        raise RasterError(f"{path} cannot be read: {error.strerror}.") from None
+        if isinstance(file, Path):
+            with file.open("rb") as stream:
+                content = stream.read(_LARGEST_TEXT + 1)
+        else:
+            assert file.member is not None, "metadata at an address are not read"
+            archive, name = file.member
+            with zipfile.ZipFile(archive) as opened, opened.open(name) as stream:
+                content = stream.read(_LARGEST_TEXT + 1)
+    except BROKEN_ZIP as error:
+        why = getattr(error, "strerror", None) or error
+        raise RasterError(
+            f"{file} cannot be read: {why}. Check it, or fetch it again."
+        ) from None
+    return _check_text(str(file), content)
 
 
-def read_stream(file: IO[bytes], shown: str) -> str:
-    """Read metadata from an open file.
-
-    Args:
-        file: read from its start.
-        shown: its name for messages.
-
-    Raises:
-        RasterError: it is too large, in an encoding that it does not state, or XML
-            that declares entities, which can make a small file expand without end.
-    """
-    content = file.read(_LARGEST_TEXT + 1)
+def _check_text(shown: str, content: bytes) -> str:
     if len(content) > _LARGEST_TEXT:
         raise RasterError(f"{shown} is too large for metadata. State what it says.")
     is_xml = shown.lower().endswith((".xml", ".vrt"))
@@ -243,6 +256,60 @@ def read_stream(file: IO[bytes], shown: str) -> str:
     if is_xml and re.search(r"<!(DOCTYPE|ENTITY)", text, re.IGNORECASE):
         raise RasterError(f"{shown} declares entities and is not read. Remove them.")
     return text
+
+
+@dataclass(frozen=True)
+class ProductFiles:
+    """The files of one product.
+
+    Args:
+        path: the folder or archive that a user named.
+        name: the product's name: that of the folder, in an archive of the one inside.
+        files: where each is, by its path below the product's folder.
+    """
+
+    path: Path
+    name: str
+    files: Mapping[str, Location]
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> "ProductFiles":
+        """List the usual places of a folder.
+
+        Raises:
+            RasterError: it cannot be read.
+        """
+        found = [entry for entry in list_folder(folder) if entry.is_file()]
+        for granule in folder.glob("GRANULE/*"):
+            found += [file for file in granule.glob("*.xml") if file.is_file()]
+            found += [file for file in granule.glob("IMG_DATA/**/*") if file.is_file()]
+        kept = sorted(file for file in found if not is_litter(file.name))
+        files = {file.relative_to(folder).as_posix(): file for file in kept}
+        return cls(folder, folder.absolute().name, files)
+
+    def matching(self, pattern: str) -> list[str]:
+        """Return the paths that a regular expression matches as a whole, sorted."""
+        return sorted(
+            name for name in self.files if re.fullmatch(pattern, name, re.IGNORECASE)
+        )
+
+    def read_text(self, name: str) -> str:
+        """Read a text file of the product; see `read_metadata`."""
+        return read_metadata(self.files[name])
+
+    def read_xml(self, name: str) -> ElementTree.Element:
+        """Read an XML file of the product.
+
+        Raises:
+            RasterError: it is no XML; see `read_metadata`.
+        """
+        try:
+            return ElementTree.fromstring(self.read_text(name))
+        except ElementTree.ParseError as error:
+            raise RasterError(
+                f"{self.files[name]} is no valid XML ({error}): fetch the product "
+                "again."
+            ) from None
 
 
 def http_settings() -> dict[str, str | int | float]:

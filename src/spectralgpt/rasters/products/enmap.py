@@ -11,8 +11,7 @@ from xml.etree import ElementTree
 
 from spectralgpt.errors import BandError, RasterError
 from spectralgpt.rasters.files import read_header
-from spectralgpt.rasters.locations import Location
-from spectralgpt.rasters.products.zip import ProductFiles
+from spectralgpt.rasters.locations import Location, ProductFiles
 from spectralgpt.rasters.stated import ProductMetadata, Scale, day_in
 from spectralgpt.sensors import Band, load_sensor
 

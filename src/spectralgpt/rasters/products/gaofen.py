@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from spectralgpt.errors import RasterError
-from spectralgpt.rasters.products.zip import ProductFiles
+from spectralgpt.rasters.locations import ProductFiles
 from spectralgpt.rasters.stated import ProductMetadata, day_in
 from spectralgpt.sensors import Sensor, list_sensors, load_sensor
 

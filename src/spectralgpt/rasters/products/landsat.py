@@ -13,8 +13,7 @@ from collections.abc import Mapping, Sequence
 from spectralgpt.errors import ConfigError, RasterError
 from spectralgpt.files import parse_json
 from spectralgpt.rasters.bands import band_in_file_name
-from spectralgpt.rasters.locations import Location
-from spectralgpt.rasters.products.zip import ProductFiles
+from spectralgpt.rasters.locations import Location, ProductFiles
 from spectralgpt.rasters.stated import ProductMetadata, Scale, day_in, percent_in
 from spectralgpt.sensors import Sensor, load_sensor
 

@@ -22,8 +22,13 @@ from xml.etree import ElementTree
 from spectralgpt.errors import RasterError, UnitError
 from spectralgpt.files import parse_json
 from spectralgpt.rasters.bands import warn_of_coarser
-from spectralgpt.rasters.locations import Location, VirtualFile, read_metadata
-from spectralgpt.rasters.products.zip import SAFE_SUFFIX, ProductFiles
+from spectralgpt.rasters.locations import (
+    Location,
+    ProductFiles,
+    VirtualFile,
+    read_metadata,
+)
+from spectralgpt.rasters.products.zip import SAFE_SUFFIX
 from spectralgpt.rasters.stated import ProductMetadata, Scale, day_in, percent_in
 from spectralgpt.sensors import BaselineRule, Sensor, load_sensor
 
