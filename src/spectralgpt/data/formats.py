@@ -10,7 +10,6 @@ pixels are.
 import functools
 import logging
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,8 +24,8 @@ from spectralgpt.rasters import (
     Grid,
     RasterItem,
     Stated,
-    band_in_file_name,
     describe_raster,
+    find_band_files,
     is_litter,
     make_mosaic,
     offset_from_texts,
@@ -248,34 +247,22 @@ def _find_in_folder(
     members: Sequence[Path] | None,
 ) -> _Layers:
     names = os.listdir(folder) if members is None else [file.name for file in members]
-    found: dict[str, str] = {}
-    for name in sorted(names):
-        stem, suffix = os.path.splitext(name)
-        if suffix.lower() not in RASTER_SUFFIXES or is_litter(name):
-            continue
-        if stated.band_pattern is None:
-            band = band_in_file_name(stem, sensor)
-        else:
-            match = re.search(stated.band_pattern, name)
-            band = sensor.find(match.group("band")) if match else None
-        if band is not None and band.name in found:
-            raise BandError(
-                f"{folder} has two files for band {band.name}: {found[band.name]}, "
-                f"{name}. Remove one."
-            )
-        if band is not None:
-            found[band.name] = name
-    wanted = [sensor.band(band) for band in stated.bands or found]
-    missing = [band.name for band in wanted if band.name not in found]
-    if missing or not found:
+    rasters = [
+        name
+        for name in sorted(names)
+        if os.path.splitext(name)[1].lower() in RASTER_SUFFIXES and not is_litter(name)
+    ]
+    pattern = stated.band_pattern
+    found, _ = find_band_files(folder, rasters, sensor, stated.bands, pattern)
+    doubled = [band for band, files in found.items() if len(files) > 1]
+    if doubled:
         raise BandError(
-            f"{folder} has no file named after band {', '.join(missing) or 'names'} of "
-            f"{sensor.name} (found: {', '.join(found) or 'none'}). Name the files "
-            "after their bands, or give a pattern."
+            f"{folder} has two files for band {doubled[0]}: "
+            f"{', '.join(found[doubled[0]][:2])}. Remove one."
         )
     rows = []
-    for band in wanted:
-        file = found[band.name]
+    for band in map(sensor.band, stated.bands or found):
+        (file,) = found[band.name]
         grid = _grid(folder / file, band, sizes, sensor)
         # Of names like PATCH_B02.tif only the end differs from band to band.
         rows.append((band.name, (file.replace(folder.name, _FOLDER), 1, grid)))

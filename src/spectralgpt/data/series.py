@@ -15,13 +15,11 @@ from typing import Any
 from spectralgpt.config import build_config
 from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.files import read_json
-from spectralgpt.rasters import RasterItem
+from spectralgpt.rasters import RasterItem, day_in
 
 __all__ = ["Series", "SeriesRule", "day_of", "find_day", "items_of"]
 
 _EPOCH = datetime.date(1970, 1, 1).toordinal()
-_DATE = re.compile(r"(?<!\d)(\d{4})([-_]?)(\d{2})\2(\d{2})(?=T\d{4}|\D|$)")
-"""20200813, 2020-08-13 or 2020_08_13, alone or before a time of day."""
 _METADATA_KEYS = ("datetime", "acquisition_date", "date", "PRODUCT_ID", "system:index")
 """STAC, BigEarthNet, plain files, and Sentinel-2 from Earth Engine as in SSL4EO-S12."""
 _FILE = "metadata.json"
@@ -123,17 +121,9 @@ def items_of(images: Sequence[RasterItem] | Sequence[Series]) -> tuple[RasterIte
 
 
 def day_of(text: str) -> int | None:
-    """Return the first date in a text as days since 1 January 1970, None without one.
-
-    Eight digits that are no day of the calendar are no date.
-    """
-    for match in _DATE.finditer(text):
-        year, month, day = (int(match[group]) for group in (1, 3, 4))
-        try:
-            return datetime.date(year, month, day).toordinal() - _EPOCH
-        except ValueError:
-            continue
-    return None
+    """Return the first date in a text in days since 1 January 1970, None without."""
+    day = day_in(text)
+    return None if day is None else day.toordinal() - _EPOCH
 
 
 def find_day(name: str, path: Path, rule: SeriesRule) -> int:

@@ -10,6 +10,7 @@ from spectralgpt.rasters.bands import (
     NO_BAND,
     RASTER_SUFFIXES,
     band_in_file_name,
+    find_band_files,
 )
 from spectralgpt.rasters.codes import Align, Overlay, overlay, read_codes
 from spectralgpt.rasters.describe import describe_raster, is_product
@@ -59,7 +60,7 @@ from spectralgpt.rasters.reading import check_reflectance, read_raster
 from spectralgpt.rasters.row_files import Layers, RowFile
 from spectralgpt.rasters.scenes import Scene, open_scene, summarise
 from spectralgpt.rasters.sizes import read_size
-from spectralgpt.rasters.stated import SENSOR_TAG, Stated
+from spectralgpt.rasters.stated import SENSOR_TAG, Stated, day_in
 from spectralgpt.rasters.thumbnail import as_option, find_fill
 from spectralgpt.rasters.writing import write_geotiff
 
@@ -94,7 +95,9 @@ __all__ = [
     "check_reflectance",
     "class_layers",
     "cut_to_common",
+    "day_in",
     "describe_raster",
+    "find_band_files",
     "find_fill",
     "glob_folder",
     "is_litter",

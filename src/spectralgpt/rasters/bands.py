@@ -1,7 +1,8 @@
 """Which layer of which file is which band: by name or wavelength, never by position."""
 
+import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from spectralgpt.errors import BandError, RasterError
@@ -15,6 +16,7 @@ __all__ = [
     "NO_BAND",
     "RASTER_SUFFIXES",
     "band_in_file_name",
+    "find_band_files",
     "find_bands",
     "open_bands",
     "warn_of_coarser",
@@ -282,28 +284,66 @@ def _find_in_folder(
     bands: Sequence[str] | None,
     pattern: str | None,
 ) -> tuple[dict[str, BandFile], dict[Location, Header]]:
-    wanted = None if bands is None else {sensor.band(name).name for name in bands}
-    headers: dict[str, list[Header]] = {}
-    unknown = []
-    for file in candidates:
-        band = _match_name(file, sensor, pattern)
-        if band is not None and (wanted is None or band.name in wanted):
-            headers.setdefault(band.name, []).append(read_header(file))
-        if band is None:
-            unknown.append(file.stem)
-    if wanted is None and pattern is None and headers:
+    found, unknown = find_band_files(
+        folder, map(str, candidates), sensor, bands, pattern
+    )
+    headers = {
+        band: [read_header(Path(file)) for file in files]
+        for band, files in found.items()
+    }
+    if bands is None and pattern is None:
         _tell_unknown(folder, sensor, unknown)
-    missing = sorted((wanted or set()) - set(headers))
-    if missing or not headers:
-        raise BandError(
-            f"{folder} has no file named after band {', '.join(missing) or 'names'} of "
-            f"{sensor.name} (found: {', '.join(headers) or 'none'}). Name the files "
-            "after their bands, or give a pattern."
-        )
     chosen = {name: _choose(folder, name, found) for name, found in headers.items()}
     files = {n: _layer_of(h, h.measured[0], h.measured) for n, h in chosen.items()}
     warn_of_coarser(folder, sensor, {n: (f.path, 1) for n, f in files.items()})
     return files, {header.path: header for header in chosen.values()}
+
+
+def find_band_files(
+    folder: Path,
+    files: Iterable[str],
+    sensor: Sensor,
+    bands: Sequence[str] | None,
+    pattern: str | None,
+) -> tuple[dict[str, list[str]], list[str]]:
+    """Find files by the bands in their names; opens none.
+
+    Args:
+        folder: for messages.
+        files: their names or paths.
+        sensor: whose bands to look for.
+        bands: those to take; all if None.
+        pattern: regular expression with a group `band` for the names.
+
+    Returns:
+        Files by the name of their band, and the names without ending of those without.
+
+    Raises:
+        BandError: a band has no file, or none has any.
+    """
+    wanted = None if bands is None else {sensor.band(name).name for name in bands}
+    found: dict[str, list[str]] = {}
+    unknown = []
+    for file in files:
+        name = os.path.basename(file)
+        stem = os.path.splitext(name)[0]
+        if pattern is None:
+            band = band_in_file_name(stem, sensor)
+        else:
+            match = re.search(pattern, name)
+            band = sensor.find(match.group("band")) if match else None
+        if band is None:
+            unknown.append(stem)
+        elif wanted is None or band.name in wanted:
+            found.setdefault(band.name, []).append(file)
+    missing = sorted((wanted or set()) - set(found))
+    if missing or not found:
+        raise BandError(
+            f"{folder} has no file named after band {', '.join(missing) or 'names'} of "
+            f"{sensor.name} (found: {', '.join(found) or 'none'}). Name the files "
+            "after their bands, or give a pattern."
+        )
+    return found, unknown
 
 
 def _tell_unknown(folder: Path, sensor: Sensor, names: Sequence[str]) -> None:
@@ -337,13 +377,6 @@ def _raster_files(folder: Path) -> list[Path]:
         for file in files
         if file.suffix.lower() in RASTER_SUFFIXES and not is_litter(file.name)
     )
-
-
-def _match_name(file: Path, sensor: Sensor, pattern: str | None) -> Band | None:
-    if pattern is None:
-        return band_in_file_name(file.stem, sensor)
-    match = re.search(pattern, file.name)
-    return sensor.find(match.group("band")) if match else None
 
 
 def _choose(folder: Path, name: str, headers: list[Header]) -> Header:
