@@ -9,8 +9,8 @@ SOURCE = Path(__file__).resolve().parent.parent / "src" / "spectralgpt"
 # A module imports from its own row only within one package, and from rows below.
 ROWS = [
     {"errors", "threads"},
-    {"files", "outputs", "recipes", "yaml_files"},
-    {"sensors", "config"},
+    {"config", "files", "outputs", "recipes"},
+    {"sensors"},
     {"rasters", "scaling"},
     {"preprocessing", "models", "losses", "metrics"},
     {"data", "published"},

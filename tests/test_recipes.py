@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from spectralgpt.config import build_config, read_config
+from spectralgpt.config import build_config, read_config, read_mapping
 from spectralgpt.data.crops import check_token_budget
 from spectralgpt.errors import ConfigError
 from spectralgpt.preprocessing import sensor_preprocessing
@@ -12,7 +12,6 @@ from spectralgpt.recipes import describe_recipe, find_recipe, list_recipes
 from spectralgpt.training.dense_finetuning import DenseFinetuneConfig
 from spectralgpt.training.overrides import datasets_of, stages_of
 from spectralgpt.training.pretrain_config import PretrainConfig
-from spectralgpt.yaml_files import read_mapping
 
 PRETRAINING = [name for name in list_recipes() if name.startswith(("pretrain", "demo"))]
 BANDS = {

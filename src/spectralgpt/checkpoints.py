@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from spectralgpt import __version__
+from spectralgpt.config import check_keys
 from spectralgpt.errors import BandError, CheckpointError, ConfigError, DataError
 from spectralgpt.files import parse_json, write_file, write_text
 from spectralgpt.models.adapters import has_adapters
@@ -40,7 +41,6 @@ from spectralgpt.published import (
     to_published,
 )
 from spectralgpt.sensors import Band
-from spectralgpt.yaml_files import check_keys
 
 __all__ = [
     "CONFIG_FILE",

@@ -15,14 +15,14 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
-from spectralgpt.errors import BandError, ConfigError
-from spectralgpt.yaml_files import (
+from spectralgpt.config import (
     check_keys,
     read_mapping,
     suggest,
     take_number,
     take_text,
 )
+from spectralgpt.errors import BandError, ConfigError
 
 __all__ = [
     "Band",

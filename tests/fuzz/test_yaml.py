@@ -8,12 +8,11 @@ import pytest
 
 from spectralgpt.cli import pretrain
 from spectralgpt.cli.options import CommandParser, bound_yaml, plain_values
-from spectralgpt.config import build_config
+from spectralgpt.config import build_config, read_mapping
 from spectralgpt.data.sources import read_source
 from spectralgpt.errors import SpectralGPTError
 from spectralgpt.sensors import read_sensor
 from spectralgpt.training.pretrain_config import PretrainConfig
-from spectralgpt.yaml_files import read_mapping
 from tests.fuzz.mutate import bounded, mutate_text, refusal, rounds
 
 PACKAGE = Path(str(files("spectralgpt")))

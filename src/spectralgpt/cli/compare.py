@@ -8,8 +8,8 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from spectralgpt.cli.options import ConfigFile, plain_values
+from spectralgpt.config import parse_yaml
 from spectralgpt.errors import ConfigError
-from spectralgpt.yaml_files import parse_yaml
 
 __all__ = ["HELP", "add_arguments", "run"]
 

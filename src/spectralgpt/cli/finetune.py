@@ -70,7 +70,7 @@ def data_values(options: Namespace) -> dict[str, Any]:
 
     What the command line says beside the file stays relative to where it runs.
     """
-    from spectralgpt.yaml_files import read_mapping
+    from spectralgpt.config import read_mapping
 
     data: dict[str, Any] = plain_values(options)["data"]
     file = file_of(options.data.as_dict())

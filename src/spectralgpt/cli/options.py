@@ -19,11 +19,11 @@ from jsonargparse import (  # type: ignore[attr-defined]
     set_loader,
 )
 
+from spectralgpt.config import VALUE_ERRORS, check_keys, check_yaml, read_mapping
 from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.models.sizes import find_weights
 from spectralgpt.recipes import find_recipe
 from spectralgpt.sensors import find_sensor
-from spectralgpt.yaml_files import VALUE_ERRORS, check_keys, check_yaml, read_mapping
 
 __all__ = [
     "CommandParser",

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from spectralgpt.config import suggest
 from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.files import read_table, read_text
 from spectralgpt.rasters import (
@@ -21,7 +22,6 @@ from spectralgpt.rasters import (
     walk,
 )
 from spectralgpt.sensors import Sensor
-from spectralgpt.yaml_files import suggest
 
 __all__ = [
     "Candidate",

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from spectralgpt.config import build_config
+from spectralgpt.config import build_config, check_keys, read_mapping
 from spectralgpt.data.archives.registry import PREFIX, load_archive
 from spectralgpt.data.formats import Sizes, describe_stated
 from spectralgpt.data.listings import Candidate, Index, Selection, list_candidates
@@ -30,7 +30,6 @@ from spectralgpt.errors import (
 )
 from spectralgpt.rasters import NO_BAND, RasterItem, Stated, quiet_gdal
 from spectralgpt.sensors import Sensor, find_sensor
-from spectralgpt.yaml_files import check_keys, read_mapping
 
 __all__ = [
     "Source",

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spectralgpt.config import read_yaml
 from spectralgpt.errors import DataError, DatasetNotFoundError
 from spectralgpt.files import read_json, read_table
 from spectralgpt.reports.html import TEMPLATES, write_report
 from spectralgpt.reports.style import category_colours, new_figure, tidy
-from spectralgpt.yaml_files import read_yaml
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

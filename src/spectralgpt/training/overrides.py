@@ -10,10 +10,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from spectralgpt.config import build_config
+from spectralgpt.config import build_config, check_keys
 from spectralgpt.errors import ConfigError
 from spectralgpt.training.pretrain_config import DataConfig, PretrainConfig
-from spectralgpt.yaml_files import check_keys
 
 __all__ = [
     "DatasetConfig",

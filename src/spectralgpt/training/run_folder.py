@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from spectralgpt.config import read_mapping
 from spectralgpt.errors import ConfigError
 from spectralgpt.files import write_text
 from spectralgpt.outputs import (
@@ -19,7 +20,6 @@ from spectralgpt.outputs import (
     remove_if_empty,
     remove_leftovers,
 )
-from spectralgpt.yaml_files import read_mapping
 
 __all__ = ["RunFolder", "is_first_process", "plain_config"]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spectralgpt.checkpoints import CONFIG_FILE, WEIGHTS_FILE
-from spectralgpt.config import changed_settings
+from spectralgpt.config import changed_settings, read_mapping
 from spectralgpt.errors import (
     BandError,
     ConfigError,
@@ -34,7 +34,6 @@ from spectralgpt.training.pretrain_stage import (
     run_stage,
 )
 from spectralgpt.training.run_folder import plain_config
-from spectralgpt.yaml_files import read_mapping
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback

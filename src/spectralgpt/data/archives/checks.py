@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from spectralgpt.config import read_mapping
 from spectralgpt.data.archives.catalogue import take_inventory
 from spectralgpt.data.archives.inventory import (
     Fault,
@@ -23,7 +24,6 @@ from spectralgpt.data.labelled import LabelledDataConfig, read_labelled
 from spectralgpt.data.sources import Source, read_source, source_from_table
 from spectralgpt.errors import ConfigError, SpectralGPTError
 from spectralgpt.rasters import Stated
-from spectralgpt.yaml_files import read_mapping
 
 __all__ = ["CheckOptions", "check_archive"]
 

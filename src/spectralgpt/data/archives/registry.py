@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from importlib.resources import as_file, files
 from typing import Any
 
-from spectralgpt.errors import ConfigError
-from spectralgpt.yaml_files import (
+from spectralgpt.config import (
     check_keys,
     read_mapping,
     suggest,
     take_number,
     take_text,
 )
+from spectralgpt.errors import ConfigError
 
 __all__ = ["PREFIX", "Archive", "list_archives", "load_archive"]
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from spectralgpt.config import check_keys, read_mapping
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.data.splits import Fractions
 from spectralgpt.errors import ConfigError
 from spectralgpt.rasters import Align, Stated
-from spectralgpt.yaml_files import check_keys, read_mapping
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from spectralgpt.config import read_mapping
 from spectralgpt.data.labelling.config import UNLABELLED, LabelSource
 from spectralgpt.errors import ConfigError, DataError
-from spectralgpt.yaml_files import read_mapping
 
 __all__ = ["LabelClasses", "number_classes", "value_text"]
 

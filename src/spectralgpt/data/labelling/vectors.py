@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spectralgpt.config import suggest
 from spectralgpt.data.labelling.classes import LabelClasses, value_text
 from spectralgpt.data.labelling.config import UNLABELLED, LabelSource
 from spectralgpt.errors import (
@@ -26,7 +27,6 @@ from spectralgpt.rasters.footprints import move_near, turn_of
 from spectralgpt.rasters.gdal_errors import move_shapes
 from spectralgpt.rasters.geometry import apply
 from spectralgpt.rasters.painting import paint_shapes
-from spectralgpt.yaml_files import suggest
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame, GeoSeries

@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from spectralgpt.config import build_config
+from spectralgpt.config import build_config, check_keys
 from spectralgpt.data.series import SeriesRule
 from spectralgpt.errors import DataError, SpectralGPTError
 from spectralgpt.files import parse_json
 from spectralgpt.rasters import RasterItem
 from spectralgpt.sensors import Band, Sensor
-from spectralgpt.yaml_files import check_keys
 
 __all__ = [
     "DTYPES",
