@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from jinja2 import UndefinedError
 
-from spectralgpt.reports.html import render_report, write_report
+from spectralgpt.demo import story
+from spectralgpt.reports.html import TEMPLATES, render_report, write_report
 from spectralgpt.reports.style import new_figure
 
 HOSTILE = "<script>alert(1)</script> & \"quotes\" 'n'"
@@ -156,3 +157,14 @@ def test_a_page_that_lacks_what_it_shows_is_not_written(template: Path) -> None:
     with pytest.raises(UndefinedError, match="'titles' is undefined"):
         write_report(template.parent / "report.html", template, "t", text="")
     assert not (template.parent / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*TEMPLATES.glob("*.html"), Path(story.__file__).with_suffix(".html")],
+    ids=lambda path: path.name,
+)
+def test_no_template_lets_text_through_or_links_elsewhere(path: Path) -> None:
+    source = path.read_text(encoding="utf-8").lower()
+    found = re.findall(r"\|\s*safe|autoescape|<script|://|javascript:|\son\w+=", source)
+    assert found == []
