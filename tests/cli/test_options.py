@@ -153,3 +153,25 @@ def test_options_say_more_than_files_wherever_they_stand(
     # Of the option, of the section's file, and of the file of all.
     assert (trainer.epochs, trainer.workers, trainer.batch_size) == (3, 0, 4)
     assert (found.optimizer.base_lr, found.optimizer.beta2) == (0.5, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("pretrain --output o --trainer.epochs x", "--trainer.epochs must be a whole"),
+        ("pretrain --output o --trainer.devices x", "a whole number or auto, found x"),
+        ("pretrain --output o --model.sise x", "did you mean 'model.size'"),
+        ("pretrain", "--output: required and not given"),
+        ("finetune segmentation --model tiny --output o", "--data.root: required"),
+        ("finetune change --model tiny --head x", "--head must be upernet or"),
+        ("finetune change --model.size x", "--model.size: no such option"),
+        ("data check", "error: target: required and not given"),
+    ],
+)
+def test_a_wrong_option_is_said_in_words(
+    line: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(line.split()) == 2
+    said = capsys.readouterr().err
+    assert says in said
+    assert not any(word in said for word in ("Parser key", "typing", "<class"))

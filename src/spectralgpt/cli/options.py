@@ -13,13 +13,20 @@ from typing import Any
 import yaml
 from jsonargparse import (  # type: ignore[attr-defined]
     ActionConfigFile,
+    ArgumentError,
     ArgumentParser,
     Namespace,
     get_loader,
     set_loader,
 )
 
-from spectralgpt.config import VALUE_ERRORS, check_keys, check_yaml, read_mapping
+from spectralgpt.config import (
+    VALUE_ERRORS,
+    check_keys,
+    check_yaml,
+    read_mapping,
+    suggest,
+)
 from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.models.sizes import find_weights
 from spectralgpt.recipes import find_recipe
@@ -43,6 +50,22 @@ __all__ = [
 # Options of a run that are no part of its configuration.
 _RUN_OPTIONS = ("config", "output", "overwrite", "resume", "debug", "verbose")
 _FILE_NOTE = "__path__"
+_WRONG_VALUE = re.compile(
+    r'Parser key "(?P<name>[^"]+)":\s.*(?:Got|Given) value: (?P<value>.*)', re.DOTALL
+)
+_EXPECTED = re.compile(
+    r"Expected a (?:<class '(?P<kind>[\w.]+)'>|typing\.Literal\[(?P<choices>.*?)\])"
+)
+_NESTED = re.compile(r"NestedArg\(key='([^']*)'")
+_KINDS: dict[str | None, str | None] = {
+    None: None,
+    "str": "text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+}
+_LACKING = re.compile(r"the following arguments are required: (.*)")
+_UNKNOWN = re.compile(r"unrecognized arguments: --(?P<name>[\w.]+)")
 _LIST_OPTION = re.compile(
     r"(?P<name>--([\w.]+\.)?(bands|use_bands|exclude_bands|nodata))(=(?P<value>.*))?"
 )
@@ -67,8 +90,43 @@ class CommandParser(ArgumentParser):
         words = self._files_first(list(args))
         try:
             return super().parse_args(words, *more, **options)
+        except ArgumentError as error:
+            raise ArgumentError(None, self._reworded(str(error))) from None
         except OverflowError as error:
             raise ConfigError(f"a number is out of all bounds: {error}.") from None
+
+    def _reworded(self, text: str) -> str:
+        """Say what is wrong with an option in words, as our own messages do."""
+        if found := _WRONG_VALUE.search(text):
+            kinds = [
+                _KINDS.get(each["kind"], each["kind"])
+                or each["choices"].replace("'", "").replace(", ", " or ")
+                for each in _EXPECTED.finditer(text)
+            ]
+            wanted, name = " or ".join(kinds), self._option(found["name"])
+            if part := _NESTED.match(found["value"]):
+                return (
+                    f"{name}.{part[1]}: there is no such option, as {name} is {wanted}"
+                )
+            return f"{name} must be {wanted or 'another'}, found {found['value']}"
+        if found := _LACKING.search(text):
+            names = map(self._option, found[1].split(", "))
+            return f"{', '.join(names)}: required and not given"
+        found = _UNKNOWN.search(text)
+        if found is None or "did you mean" in text:
+            return text
+        known = list(self.get_defaults(skip_validation=True).keys())
+        return f"{text}{suggest(found['name'], known)}"
+
+    def _option(self, name: str) -> str:
+        """Return an option as it is written, by the name that its value has."""
+        parts = self._subcommands_action.choices if self._subcommands_action else {}
+        part, _, rest = name.partition(".")
+        if part in parts:
+            inner: str = parts[part]._option(rest)
+            return inner
+        words = [each.dest for each in self._actions if not each.option_strings]
+        return name if name in words else f"--{name}"
 
     def _files_first(self, words: list[str]) -> list[str]:
         known = self.get_defaults(skip_validation=True)
