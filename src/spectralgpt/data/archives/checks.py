@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from spectralgpt.config import read_mapping
+from spectralgpt.config import build_config, read_mapping
 from spectralgpt.data.archives.catalogue import take_inventory
 from spectralgpt.data.archives.inventory import (
     Fault,
@@ -18,7 +18,6 @@ from spectralgpt.data.archives.masks import has_masks, list_masks, mask_config
 from spectralgpt.data.archives.registry import PREFIX, load_archive
 from spectralgpt.data.checking import check_images
 from spectralgpt.data.dense import DenseDataConfig, find_positive, read_dense
-from spectralgpt.data.dense.config import parse_settings
 from spectralgpt.data.findings import ArchiveCheck
 from spectralgpt.data.labelled import LabelledDataConfig, read_labelled
 from spectralgpt.data.sources import Source, read_source, source_from_table
@@ -141,7 +140,7 @@ def _from_registry(name: str, root: Path | None, options: CheckOptions) -> _Foun
     load: Callable[[], object] | None = None
     if archive.name in _OWN_LAYOUTS:
         values = labels | options.stated.facts | {"root": str(root)}
-        labelled = parse_settings(values, LabelledDataConfig, archive.name)
+        labelled = build_config(values, LabelledDataConfig, archive.name)
         load = functools.partial(read_labelled, labelled)
     return _Found(archive.name, root, source, inventory, load)
 
@@ -162,7 +161,7 @@ def _from_file(path: Path, root: Path | None, options: CheckOptions) -> _Found:
             config = replace(config, sensor=source.sensor)
         read = functools.partial(_read_masks, config)
         return _Found(path.stem, where, source, list_masks(config), read)
-    labelled = parse_settings(
+    labelled = build_config(
         dict(table) | {"root": str(where)}, LabelledDataConfig, str(path)
     )
     archive = load_archive(_archive_of(table, where))

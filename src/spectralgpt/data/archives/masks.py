@@ -5,10 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from spectralgpt.config import build_config
 from spectralgpt.data.archives.inventory import Entry, Fault, FaultKind, Inventory
 from spectralgpt.data.dense import DenseDataConfig
 from spectralgpt.data.dense.classes import ClassTable, name_classes
-from spectralgpt.data.dense.config import parse_settings
 from spectralgpt.data.dense.entries import Entry as DenseEntry
 from spectralgpt.data.dense.entries import FitError, describe_entries
 from spectralgpt.data.dense.folders import list_folders
@@ -39,7 +39,7 @@ def mask_config(table: Mapping[str, Any], root: str, where: str) -> DenseDataCon
     Raises:
         ConfigError: a key or value is wrong.
     """
-    return parse_settings(dict(table) | {"root": root}, DenseDataConfig, where)
+    return build_config(dict(table) | {"root": root}, DenseDataConfig, where)
 
 
 def list_masks(config: DenseDataConfig) -> Inventory:

@@ -3,22 +3,18 @@
 import fnmatch
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal
 
-from spectralgpt.config import check_keys, read_mapping
+from spectralgpt.config import build_config, read_mapping
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.data.splits import Fractions
 from spectralgpt.errors import ConfigError
 from spectralgpt.rasters import Align, Stated
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
+__all__ = ["DenseDataConfig", "read_dense_config"]
 
-__all__ = ["DenseDataConfig", "parse_settings", "read_dense_config"]
-
-_Settings = TypeVar("_Settings", bound="DataclassInstance")
 
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 
@@ -178,34 +174,8 @@ def read_dense_config(
     path = Path(path)
     stated = dict(read_mapping(path)) | ({"root": root} if root else {})
     values = {**(usual or {}), **stated}
-    config = parse_settings(values, DenseDataConfig, str(path))
+    config = build_config(values, DenseDataConfig, str(path))
     return _place_paths(config, path.parent, root is None)
-
-
-def parse_settings(
-    values: Mapping[str, Any], kind: type[_Settings], where: str
-) -> _Settings:
-    """Make the settings of a data set from plain values, strictly.
-
-    Args:
-        values: fields by name, as in YAML.
-        kind: the dataclass; it has `fractions`.
-        where: file or archive, for messages.
-
-    Raises:
-        ConfigError: a key is unknown, or a value is of no use.
-    """
-    from jsonargparse import ArgumentError, ArgumentParser
-
-    check_keys(values, where, optional=[field.name for field in fields(kind)])
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(kind, as_group=False)
-    try:
-        made = parser.parse_object(dict(values))
-    except ArgumentError as error:
-        raise ConfigError(f"{where}: {_one_line(error)}") from None
-    table = made.as_dict()
-    return kind(**{**table, "fractions": Fractions(**table["fractions"])})
 
 
 def _place_paths(
@@ -216,7 +186,3 @@ def _place_paths(
         sensor = str(folder / sensor)
     root = str(folder / config.root) if root_too else config.root
     return replace(config, sensor=sensor, root=root)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
