@@ -32,8 +32,7 @@ from spectralgpt.models.heads import SegmentationModel
 from spectralgpt.preprocessing import sensor_preprocessing
 from spectralgpt.rasters import describe_raster
 from spectralgpt.scenes.loading import in_precision, load_on_device
-from spectralgpt.scenes.strips import plan_windows
-from spectralgpt.scenes.windows import choose_bands
+from spectralgpt.scenes.windows import choose_bands, plan_windows
 from spectralgpt.tasks.dense import predict_map
 
 RESULTS = Path(__file__).parent / "results"

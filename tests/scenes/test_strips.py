@@ -9,17 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from threadpoolctl import ThreadpoolController
 
-from spectralgpt.rasters import Scene, read_raster
+from spectralgpt.rasters import Scene, Window, read_raster
 from spectralgpt.scenes.maps import map_scene
 from spectralgpt.scenes.strips import (
-    Layout,
     RowBlender,
-    plan_windows,
     prefetch,
     read_batches,
     window_weight,
 )
-from spectralgpt.scenes.windows import cover_axis
+from spectralgpt.scenes.windows import cover, cover_axis, plan_windows
 from tests.dense_files import blobs
 from tests.map_scenes import describe, join, rule_mapper, write_scene
 
@@ -28,7 +26,7 @@ from tests.map_scenes import describe, join, rule_mapper, write_scene
 def test_strips_cover_every_row_once_and_begin_above_what_is_wanted(
     height: int, side: int, stride: int, first: int
 ) -> None:
-    layout = Layout(height, 8, side, min(stride, side))
+    layout = cover(height, 8, side, min(stride, side))
     strips = list(layout.strips())
     assert [row for row, _ in strips] == [0, *(below for _, below in strips)][:-1]
     assert strips[-1][1] == height
@@ -73,8 +71,8 @@ def test_every_pixel_is_read_once_and_windows_hold_what_the_file_does(
     monkeypatch.setattr(Scene, "read", counted)
     seen = 0
     for batch in read_batches([item], [bands], layout, 4):
-        for window, (raster,) in zip(batch.windows, batch.rasters, strict=True):
-            alone = read_raster(item, bands, window)
+        for column, (raster,) in zip(batch.columns, batch.rasters, strict=True):
+            alone = read_raster(item, bands, Window(batch.row, column, 32, 32))
             np.testing.assert_array_equal(raster.pixels, alone.pixels)
             np.testing.assert_array_equal(raster.valid, alone.valid)
             seen += 1

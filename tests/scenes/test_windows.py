@@ -1,3 +1,5 @@
+from itertools import product
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -18,11 +20,11 @@ def test_windows_cover_every_pixel_of_any_scene(
 ) -> None:
     stride = data.draw(st.integers(1, size))
     seen = np.zeros((height, width), dtype=int)
-    for window in cover(height, width, size, stride):
-        assert window.row + window.height <= height
-        assert window.column + window.width <= width
-        rows = slice(window.row, window.row + window.height)
-        seen[rows, window.column : window.column + window.width] += 1
+    plan = cover(height, width, size, stride)
+    for row, column in product(plan.rows, plan.columns):
+        assert row + min(size, height) <= height
+        assert column + min(size, width) <= width
+        seen[row : row + size, column : column + size] += 1
     assert seen.min() > 0
 
 

@@ -5,9 +5,10 @@ the encoder each place in several cuttings, and cells hold what the patches cent
 them say. Memory follows the scene's width, not its size.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from functools import partial
+from itertools import tee
 from math import gcd
 
 import numpy as np
@@ -22,9 +23,10 @@ from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import OpenFiles, Raster, RasterItem, Window, read_raster
 from spectralgpt.rasters.footprints import coarsen
 from spectralgpt.rasters.geometry import Grid
-from spectralgpt.scenes.strips import RowBlender
+from spectralgpt.scenes.strips import WindowBatch, compute_strips, cut_batches
 from spectralgpt.scenes.windows import (
     Fit,
+    WindowPlan,
     check_size,
     choose_bands,
     cover_axis,
@@ -45,6 +47,7 @@ __all__ = [
 ]
 
 
+BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float32]
 _FLAT_LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -124,7 +127,6 @@ def embed_scene(
     overlap: float = 0.5,
     batch_size: int = 16,
     window: Window | None = None,
-    progress: Callable[[int, int], None] | None = None,
 ) -> SceneEmbedding:
     """Embed every token cell of a scene.
 
@@ -138,18 +140,13 @@ def embed_scene(
         overlap: share of a window that its neighbour covers again, 0 to below 1.
         batch_size: windows encoded at once.
         window: part of the scene; None embeds all of it.
-        progress: called with (windows done, windows in all).
 
     Raises:
         BandError: the scene lacks a band of the model.
         ShapeError: the scene is smaller than a token.
     """
     options = CellOptions(overlap=overlap, batch_size=batch_size)
-    strips = list(
-        embed_strips(
-            encoder, preprocessing, item, options, place=window, progress=progress
-        )
-    )
+    strips = list(embed_strips(encoder, preprocessing, item, options, place=window))
     cell_px = options.side(encoder.patch_size)
     return SceneEmbedding(
         np.concatenate([strip.values for strip in strips]),
@@ -207,7 +204,6 @@ def embed_strips(
     options: CellOptions | None = None,
     *,
     place: Window | None = None,
-    progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[CellStrip]:
     """Embed every cell of a scene, from the top down.
 
@@ -223,7 +219,6 @@ def embed_strips(
         item: the scene.
         options: how.
         place: part of the scene; None embeds all of it.
-        progress: called with (windows done, windows in all).
 
     Yields:
         Rows; together all cells of `cell_grid`.
@@ -240,31 +235,38 @@ def embed_strips(
     check_size(item, bands, patch)
     scene = item.grid(bands)
     place = place or Window(0, 0, scene.height, scene.width)
-    grid = coarsen(scene, place, cell)
-    rows = _starts(grid.height * cell, size, patch, cell, options.overlap)
-    columns = _starts(grid.width * cell, size, patch, cell, options.overlap)
-    encode = _Encode(encoder, preprocessing, cell)
-    span = columns[-1] + size - columns[0]
-    blender = RowBlender(encode.width, span // cell, size // cell)
-    left, done = -columns[0] // cell, 0
-    files = OpenFiles()
-    try:
-        for row, below in pairwise([*rows, grid.height * cell]):
-            raster = _read_strip(
-                item, bands, place, (row, columns[0], size, span), files
-            )
-            for begin in range(0, len(columns), options.batch_size):
-                part = columns[begin : begin + options.batch_size]
-                encode.add(blender, raster, [start - columns[0] for start in part])
-                done += len(part)
-                if progress is not None:
-                    progress(done, len(rows) * len(columns))
-            strip = _cells_of(blender.take((below - row) // cell), raster, cell)
-            seen = np.s_[max(0, -row) // cell :, left : left + grid.width]
-            if below > 0:
-                yield CellStrip(max(0, row) // cell, *(part[seen] for part in strip))
-    finally:
-        files.close()
+    covered = coarsen(scene, place, cell)
+    height, width = covered.height * cell, covered.width * cell
+    rows, columns = (
+        _starts(length, size, patch, cell, options.overlap)
+        for length in (height, width)
+    )
+    plan = WindowPlan(rows, columns, size, height, width)
+    strips, again = tee(_read_mirrored(item, bands, place, plan))
+    shown = (
+        (strip, row, below)
+        for strip, (row, below) in zip(again, plan.strips(), strict=True)
+        if below > 0
+    )
+    encode = partial(
+        _encode_cells, encoder, position_response(encoder, size), patch // cell
+    )
+    embedded = compute_strips(
+        cut_batches([strips], plan, options.batch_size),
+        plan,
+        preprocessing,
+        encode,
+        encoder.embed_dim,
+        cell=cell,
+        # Not for speed's sake: what numpy computes with more threads may differ.
+        ahead=False,
+    )
+    for (first, values), (strip, row, below) in zip(embedded, shown, strict=True):
+        left = -columns[0]
+        seen = np.s_[:, first - row : below - row, left : left + width]
+        valid, reflectance = _average(strip.valid[seen], strip.pixels[seen], cell)
+        known = np.ascontiguousarray(np.moveaxis(np.nan_to_num(values), 0, -1))
+        yield CellStrip(first // cell, known, valid, reflectance)
 
 
 def position_response(encoder: SpectralEncoder, size: int) -> FloatArray:
@@ -288,48 +290,33 @@ def position_response(encoder: SpectralEncoder, size: int) -> FloatArray:
     return centred
 
 
-class _Encode:
-    """Encodes windows of a strip and adds their tokens to a blender of cells."""
+def _encode_cells(
+    encoder: SpectralEncoder,
+    by_place: FloatArray,
+    parts: int,
+    batch: WindowBatch,
+    images: FloatArray,
+    _: BoolArray,
+) -> tuple[WindowBatch, Iterator[FloatArray]]:
+    """Encode windows to cells (D, h, w) each, known on and beside tokens' centres.
 
-    def __init__(
-        self,
-        encoder: SpectralEncoder,
-        preprocessing: Preprocessing,
-        cell: int,
-    ) -> None:
-        self._encoder, self._preprocessing = encoder, preprocessing
-        self._cell = cell
-        size, self._parts = preprocessing.image_size, encoder.patch_size // cell
-        self._by_place = position_response(encoder, size)
-        # Cells on, or beside, the centre of a token.
-        at = np.arange(size // cell) % self._parts
-        is_core = np.abs(2 * at + 1 - self._parts) <= 1
-        self._is_core = np.outer(is_core, is_core)
-
-    @property
-    def width(self) -> int:
-        """Numbers a cell."""
-        return int(self._by_place.shape[-1])
-
-    def add(self, blender: RowBlender, strip: Raster, starts: list[int]) -> None:
-        """Add the windows of a strip that begin at these of its columns, px."""
-        size = self._preprocessing.image_size
-        shown, images = [], []
-        for start in starts:
-            at = np.s_[..., start : start + size]
-            # A hole in a scene is no error: its cells are marked as not valid.
-            if strip.valid[at].any():
-                part = replace(strip, pixels=strip.pixels[at], valid=strip.valid[at])
-                shown.append(start)
-                images.append(torch.from_numpy(self._preprocessing.prepare(part)[0]))
-        if not images:
-            return
-        tokens = _encode(self._encoder, torch.stack(images))
-        tokens -= self._by_place
-        for start, values in zip(shown, tokens, strict=True):
-            cells = np.moveaxis(values, -1, 0)
-            cells = cells.repeat(self._parts, axis=1).repeat(self._parts, axis=2)
-            blender.add(start // self._cell, cells, self._is_core)
+    Args:
+        encoder: its device is used.
+        by_place: see `position_response`.
+        parts: cells along a patch.
+        batch: the windows.
+        images: (B, 1, C, H, W).
+    """
+    tokens = _encode(encoder, torch.from_numpy(images[:, 0])) - by_place
+    at = np.arange(tokens.shape[1] * parts) % parts
+    is_core = np.abs(2 * at + 1 - parts) <= 1
+    known = [np.outer(is_core, is_core)] * len(tokens)
+    # One window after the other, as small cells are many.
+    cells = (
+        np.moveaxis(window, -1, 0).repeat(parts, axis=1).repeat(parts, axis=2)
+        for window in tokens
+    )
+    return replace(batch, is_known=known), cells
 
 
 def _starts(length: int, size: int, patch: int, cell: int, overlap: float) -> list[int]:
@@ -350,48 +337,44 @@ def _starts(length: int, size: int, patch: int, cell: int, overlap: float) -> li
     return list(range(-(parts - 1) * stride, length, stride))
 
 
-def _read_strip(
-    item: RasterItem,
-    bands: tuple[Band, ...],
-    place: Window,
-    box: tuple[int, int, int, int],
-    files: OpenFiles,
-) -> Raster:
-    """Read (row, column, height, width) of `place`, mirrored beyond its edges."""
-    row, column, height, width = box
-    top, left = max(0, row), max(0, column)
-    bottom = min(row + height, place.height)
-    right = min(column + width, place.width)
-    window = Window(place.row + top, place.column + left, bottom - top, right - left)
-    raster = read_raster(item, bands, window, files=files)
-    missing = (
-        (0, 0),
-        (top - row, row + height - bottom),
-        (left - column, column + width - right),
-    )
-    return replace(
-        raster,
-        pixels=np.pad(raster.pixels, missing, mode="symmetric"),
-        valid=np.pad(raster.valid, missing, mode="symmetric"),
-    )
+def _read_mirrored(
+    item: RasterItem, bands: tuple[Band, ...], place: Window, plan: WindowPlan
+) -> Generator[Raster]:
+    """Read what each row of windows shows of `place`, mirrored beyond its edges."""
+    first, last = plan.columns[0], plan.columns[0] + plan.span
+    left, right = max(0, first), min(last, place.width)
+    files = OpenFiles()
+    try:
+        for row in plan.rows:
+            below = row + plan.side
+            top, bottom = max(0, row), min(below, place.height)
+            window = Window(
+                place.row + top, place.column + left, bottom - top, right - left
+            )
+            raster = read_raster(item, bands, window, files=files)
+            missing = (
+                (0, 0),
+                (top - row, below - bottom),
+                (left - first, last - right),
+            )
+            yield replace(
+                raster,
+                pixels=np.pad(raster.pixels, missing, mode="symmetric"),
+                valid=np.pad(raster.valid, missing, mode="symmetric"),
+            )
+    finally:
+        files.close()
 
 
-def _cells_of(
-    values: FloatArray, strip: Raster, cell: int
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Return values, valid shares and reflectance of the first rows of a strip."""
-    rows = values.shape[1]
-    top = np.s_[:, : rows * cell]
-    valid, pixels = strip.valid[top], strip.pixels[top]
+def _average(
+    valid: BoolArray, pixels: FloatArray, cell: int
+) -> tuple[FloatArray, FloatArray]:
+    """Return valid shares (rows, columns) and mean reflectance of cells, bands last."""
     counts = _block_sums(valid, cell)
     sums = _block_sums(np.where(valid, pixels, 0), cell)
     means = sums / np.maximum(counts, 1)
     shares = counts.mean(axis=0) / cell**2
-    return (
-        np.ascontiguousarray(np.moveaxis(np.nan_to_num(values), 0, -1)),
-        shares.astype(np.float32),
-        np.moveaxis(means, 0, -1).astype(np.float32),
-    )
+    return shares.astype(np.float32), np.moveaxis(means, 0, -1).astype(np.float32)
 
 
 def _block_sums(pixels: NDArray[np.generic], cell: int) -> NDArray[np.float64]:

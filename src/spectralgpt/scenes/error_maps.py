@@ -1,7 +1,8 @@
 """How well a model rebuilds each pixel of a whole scene, as a map."""
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,24 +12,15 @@ from numpy.typing import NDArray
 from spectralgpt.models.building import check_output
 from spectralgpt.models.mae import MaskedAutoencoder
 from spectralgpt.preprocessing import Preprocessing
-from spectralgpt.rasters import MODEL_TAG, RasterItem, measure_layers
-from spectralgpt.scenes.strips import (
-    Layout,
-    WindowBatch,
-    blend,
-    plan_windows,
-    prefetch,
-    prepare_windows,
-    read_batches,
-)
+from spectralgpt.rasters import MODEL_TAG, Grid, RasterItem, measure_layers
+from spectralgpt.scenes.strips import WindowBatch, compute_strips, read_batches
 from spectralgpt.scenes.unfinished import digest_model, making_maps, scene_facts
-from spectralgpt.scenes.windows import check_size, choose_bands
+from spectralgpt.scenes.windows import check_size, choose_bands, plan_windows
 from spectralgpt.tasks.pretraining import PretrainingTask, pixel_mask
 
 __all__ = ["ErrorMapOptions", "map_errors"]
 
 FloatArray = NDArray[np.float32]
-_Prepared = tuple[WindowBatch, FloatArray | None, NDArray[np.bool_] | None]
 _OVERLAP = 0.5
 
 
@@ -84,7 +76,7 @@ def map_errors(
     check_size(item, bands, model.encoder.patch_size)
     grid = item.grid(bands)
     side, patch = preprocessing.image_size, preprocessing.patch_size
-    layout = plan_windows(item, bands, side, _OVERLAP, patch)
+    plan = plan_windows(item, bands, side, _OVERLAP, patch)
     tags = {MODEL_TAG: options.name, "MASK_RATIO": f"{options.mask_ratio:g}"}
     layers = measure_layers(["rmse of hidden bands (reflectance)"], tags)
     settings = {
@@ -95,10 +87,11 @@ def map_errors(
     task = PretrainingTask(model.eval(), options.mask_ratio)
     with making_maps({path: layers}, grid, facts, options.overwrite) as made:
         first = made.next_row
-        batches = read_batches([item], [bands], layout, options.batch_size, first)
-        prepared = prefetch(_prepare(preprocessing, batches))
-        squares = prefetch(_rebuild(task, preprocessing, prepared, layout, options))
-        for row, means in blend(squares, layout, 1, first):
+        batches = read_batches([item], [bands], plan, options.batch_size, first)
+        measure = partial(_measure, task, preprocessing, grid, options.seed)
+        for row, means in compute_strips(
+            batches, plan, preprocessing, measure, 1, first_row=first
+        ):
             made.write(row, [np.sqrt(means)])
             if progress is not None:
                 progress(made.next_row / grid.height)
@@ -107,63 +100,43 @@ def map_errors(
     return path
 
 
-def _prepare(
-    preprocessing: Preprocessing, batches: Iterator[WindowBatch]
-) -> Generator[_Prepared]:
-    for batch in batches:
-        if batch.windows:
-            images, valid = prepare_windows(
-                batch, preprocessing, preprocessing.image_size
-            )
-            yield batch, images[:, 0], valid[:, 0]
-        else:
-            yield batch, None, None
-
-
-def _rebuild(
+def _measure(
     task: PretrainingTask,
     preprocessing: Preprocessing,
-    prepared: Iterator[_Prepared],
-    layout: Layout,
-    options: ErrorMapOptions,
-) -> Generator[tuple[WindowBatch, FloatArray | None]]:
-    """Give mean squares (B, 1, H, W) and where they are known, for each batch."""
+    grid: Grid,
+    seed: int,
+    batch: WindowBatch,
+    images: FloatArray,
+    valid: NDArray[np.bool_],
+) -> tuple[WindowBatch, FloatArray]:
+    """Give mean squares (B, 1, H, W) of hidden bands, known where there are any."""
     device = next(task.model.parameters()).device
-    for batch, images, valid in prepared:
-        if images is None or valid is None:
-            yield batch, None
-            continue
-        # A window's mask depends on its place alone, so that a run can be continued.
-        first = options.seed * layout.height * layout.width
-        places = [w.row * layout.width + w.column for w in batch.windows]
-        with torch.inference_mode():
-            output = task.forward(
-                {
-                    "images": torch.from_numpy(images).to(device),
-                    "valid": torch.from_numpy(valid).to(device),
-                    "seed": torch.tensor(places) + first,
-                }
-            )
-            made = check_output(task.model.reconstruct(output).float().cpu())
-            hidden = pixel_mask(output.mask, output.grid).cpu().numpy() & valid
-        squares = np.stack(
-            [
-                (preprocessing.restore(out, r) - preprocessing.restore(true, r)) ** 2
-                for out, true, r in zip(
-                    made.numpy(),
-                    images,
-                    (
-                        rasters[0].padded(images.shape[2], images.shape[3], "constant")
-                        for rasters in batch.rasters
-                    ),
-                    strict=True,
-                )
-            ]
+    images, valid = images[:, 0], valid[:, 0]
+    # A window's mask depends on its place alone, so that a run can be continued.
+    above = (seed * grid.height + batch.row) * grid.width
+    places = [above + column for column in batch.columns]
+    with torch.inference_mode():
+        output = task.forward(
+            {
+                "images": torch.from_numpy(images).to(device),
+                "valid": torch.from_numpy(valid).to(device),
+                "seed": torch.tensor(places),
+            }
         )
-        count = hidden.sum(axis=1)
-        means = (squares * hidden).sum(axis=1) / np.maximum(count, 1)
-        known = [
-            (seen > 0)[: window.height, : window.width]
-            for seen, window in zip(count, batch.windows, strict=True)
+        made = check_output(task.model.reconstruct(output).float().cpu()).numpy()
+        hidden = pixel_mask(output.mask, output.grid).cpu().numpy() & valid
+    side = images.shape[-1]
+    rasters = [raster.padded(side, side, "constant") for (raster,) in batch.rasters]
+    squares = np.stack(
+        [
+            (preprocessing.restore(out, r) - preprocessing.restore(true, r)) ** 2
+            for out, true, r in zip(made, images, rasters, strict=True)
         ]
-        yield replace(batch, is_known=known), means[:, None].astype(np.float32)
+    )
+    count = hidden.sum(axis=1)
+    means = (squares * hidden).sum(axis=1) / np.maximum(count, 1)
+    known = [
+        (seen > 0)[: shown.shape[0], : shown.shape[1]]
+        for seen, shown in zip(count, batch.is_known, strict=True)
+    ]
+    return replace(batch, is_known=known), means[:, None].astype(np.float32)

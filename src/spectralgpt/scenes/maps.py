@@ -4,8 +4,9 @@ Which task this is stays with the function that predicts. No more of a scene is 
 than one row of windows and a few batches, so memory follows its width, not its size.
 """
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +46,7 @@ from spectralgpt.scenes.stac import (
     polygon_asset,
     write_item,
 )
-from spectralgpt.scenes.strips import (
-    WindowBatch,
-    blend,
-    plan_windows,
-    prefetch,
-    prepare_windows,
-    read_batches,
-)
+from spectralgpt.scenes.strips import WindowBatch, compute_strips, read_batches
 from spectralgpt.scenes.unfinished import (
     digest_facts,
     forget_finished,
@@ -61,7 +55,7 @@ from spectralgpt.scenes.unfinished import (
     read_finished,
     scene_facts,
 )
-from spectralgpt.scenes.windows import check_size, choose_bands
+from spectralgpt.scenes.windows import check_size, choose_bands, plan_windows
 from spectralgpt.sensors import Band
 
 __all__ = [
@@ -200,43 +194,34 @@ def map_scene(
         ShapeError: it is smaller than a token.
         DataError: the model gives no numbers.
     """
-    patch = mapper.preprocessing.patch_size
+    contract, patch = mapper.preprocessing, mapper.preprocessing.patch_size
     bands = [mapper.bands(item) for item in items]
-    layout = plan_windows(items[0], bands[0], mapper.window_px, overlap, patch)
+    plan = plan_windows(items[0], bands[0], mapper.window_px, overlap, patch)
     for item, used in zip(items, bands, strict=True):
         check_size(item, used, patch)
-    batches = read_batches(items, bands, layout, batch_size, first_row)
-    predicted = prefetch(_predict(mapper, prefetch(_prepare(mapper, batches))))
-    layers = len(mapper.class_names)
-    for row, probabilities in blend(predicted, layout, layers, first_row):
+    batches = read_batches(items, bands, plan, batch_size, first_row)
+    for row, probabilities in compute_strips(
+        batches,
+        plan,
+        contract,
+        partial(_predict, mapper),
+        len(mapper.class_names),
+        first_row=first_row,
+    ):
         yield MapStrip(row, probabilities, ~np.isnan(probabilities[0]))
 
 
-def _prepare(
-    mapper: Mapper, batches: Iterator[WindowBatch]
-) -> Generator[tuple[WindowBatch, Tensor | None]]:
-    """Give the model's input for each batch: (B, C, H, W), or (B, 2, C, H, W)."""
-    for batch in batches:
-        if not batch.windows:
-            yield batch, None
-            continue
-        images, _ = prepare_windows(batch, mapper.preprocessing, mapper.window_px)
-        stacked = torch.from_numpy(images)
-        yield batch, stacked if stacked.shape[1] > 1 else stacked[:, 0]
-
-
 def _predict(
-    mapper: Mapper, prepared: Iterator[tuple[WindowBatch, Tensor | None]]
-) -> Generator[tuple[WindowBatch, FloatArray | None]]:
-    for batch, images in prepared:
-        if images is None:
-            yield batch, None
-            continue
-        found = mapper.predict(images).float().cpu().numpy()
-        if not np.isfinite(found).all():
-            name = batch.rasters[0][0].name
-            raise DataError(f"{name}: the model gives no finite probabilities.")
-        yield batch, found
+    mapper: Mapper, batch: WindowBatch, images: FloatArray, _: BoolArray
+) -> tuple[WindowBatch, FloatArray]:
+    """Predict windows (B, 1, C, H, W), or (B, 2, C, H, W), to (B, K, H, W)."""
+    given = torch.from_numpy(images)
+    given = given if given.shape[1] > 1 else given[:, 0]
+    found = mapper.predict(given).float().cpu().numpy()
+    if not np.isfinite(found).all():
+        name = batch.rasters[0][0].name
+        raise DataError(f"{name}: the model gives no finite probabilities.")
+    return batch, found
 
 
 def map_files(

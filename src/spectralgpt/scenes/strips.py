@@ -8,7 +8,7 @@ show; reading and computing run ahead in threads of their own.
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -19,69 +19,33 @@ from numpy.typing import NDArray
 
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import Raster, RasterItem, Scene, Window
-from spectralgpt.scenes.windows import cover_axis, stride_px
+from spectralgpt.scenes.windows import WindowPlan
 from spectralgpt.sensors import Band
 from spectralgpt.threads import one_thread_a_product
 
 __all__ = [
-    "Layout",
     "RowBlender",
     "WindowBatch",
-    "blend",
-    "plan_windows",
+    "compute_strips",
+    "cut_batches",
     "prefetch",
-    "prepare_windows",
     "read_batches",
     "window_weight",
 ]
 
+BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float32]
 _EDGE_WEIGHT = 0.05
 _HALF = 0.5
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Windows over a scene, whose last row and column end with it.
-
-    Args:
-        height: of the scene, px.
-        width: of the scene, px.
-        side: of a window, px; less is left of it where the scene is smaller.
-        stride: between windows, px.
-    """
-
-    height: int
-    width: int
-    side: int
-    stride: int
-
-    @property
-    def rows(self) -> list[int]:
-        """First rows of the windows."""
-        return cover_axis(self.height, self.side, self.stride)
-
-    @property
-    def columns(self) -> list[int]:
-        """First columns of the windows."""
-        return cover_axis(self.width, self.side, self.stride)
-
-    def strips(self, first_row: int = 0) -> Iterator[tuple[int, int]]:
-        """Yield (row, row below) of the strips that rows of windows finish.
-
-        Args:
-            first_row: of the first strip that is wanted. Rows of windows that reach
-                into it come before, so that it is blended as if all were.
-        """
-        for row, below in pairwise([*self.rows, self.height]):
-            if row + self.side > first_row:
-                yield row, below
-
-    def windows(self, row: int) -> list[Window]:
-        """Return one row of windows."""
-        rows, width = min(self.side, self.height - row), min(self.side, self.width)
-        return [Window(row, column, rows, width) for column in self.columns]
+Compute = Callable[
+    ["WindowBatch", FloatArray, BoolArray],
+    tuple["WindowBatch", Iterable[FloatArray]],
+]
+"""From windows, images and validity (B, T, C, side, side) to windows, whose `is_known`
+may be another, and values (layers, h, w) of each."""
 
 
 @dataclass(frozen=True)
@@ -89,172 +53,186 @@ class WindowBatch:
     """Windows of one row that show something.
 
     Args:
-        windows: where they lie, from the left; none if nothing is shown.
-        rasters: of each window, one a date.
+        row: first row of the windows.
+        columns: first columns of the windows, ascending; none if nothing is shown.
+        rasters: of each window, one a date; less than a window beyond the scene.
         is_known: of each window (h, w), where all dates have a valid band.
         is_last: no windows of this row follow.
     """
 
-    windows: list[Window]
+    row: int
+    columns: list[int]
     rasters: list[list[Raster]]
-    is_known: list[NDArray[np.bool_]]
+    is_known: list[BoolArray]
     is_last: bool
 
 
 def read_batches(
     items: Sequence[RasterItem],
     bands: Sequence[tuple[Band, ...]],
-    layout: Layout,
+    plan: WindowPlan,
     batch_size: int,
     first_row: int = 0,
 ) -> Generator[WindowBatch]:
     """Read all windows of an image, or of two dates on the same pixels.
 
-    What is read at once, and which windows come in one batch, depends on the layout
+    What is read at once, and which windows come in one batch, depends on the plan
     alone, so that a run from a later row gives the same numbers.
 
     Args:
         items: the image, or before and after.
         bands: of each.
-        layout: the windows.
+        plan: the windows; they begin with the scene.
         batch_size: windows in a batch, at most.
-        first_row: see `Layout.strips`.
+        first_row: see `WindowPlan.strips`.
 
     Yields:
         At least one batch a row of windows.
     """
     with ExitStack() as stack:
         dates = [
-            _HeldRows(stack.enter_context(Scene(item, used)), layout)
+            stack.enter_context(closing(_read_strips(item, used, plan, first_row)))
             for item, used in zip(items, bands, strict=True)
         ]
-        for row, _ in layout.strips(first_row):
-            windows = layout.windows(row)
-            for held in dates:
-                held.move(row)
-            for start in range(0, len(windows), batch_size):
-                part = windows[start : start + batch_size]
-                yield _cut(dates, part, start + batch_size >= len(windows))
+        yield from cut_batches(dates, plan, batch_size, first_row)
 
 
-def blend(
-    predicted: Iterable[tuple[WindowBatch, FloatArray | None]],
-    layout: Layout,
-    layers: int,
+def cut_batches(
+    dates: Sequence[Iterable[Raster]],
+    plan: WindowPlan,
+    batch_size: int,
     first_row: int = 0,
+) -> Generator[WindowBatch]:
+    """Cut strips, one a row of windows, into batches; see `read_batches`."""
+    for (row, _), *strips in zip(plan.strips(first_row), *dates, strict=True):
+        for start in range(0, len(plan.columns), batch_size):
+            is_last = start + batch_size >= len(plan.columns)
+            batch = WindowBatch(row, [], [], [], is_last)
+            for column in plan.columns[start : start + batch_size]:
+                left = column - plan.columns[0]
+                at = np.s_[:, : plan.side, left : left + plan.side]
+                rasters = [_part(strip, at) for strip in strips]
+                is_known = np.logical_and.reduce([r.valid.any(axis=0) for r in rasters])
+                if is_known.any():
+                    batch.columns.append(column)
+                    batch.rasters.append(rasters)
+                    batch.is_known.append(is_known)
+            yield batch
+
+
+def compute_strips(
+    batches: Generator[WindowBatch],
+    plan: WindowPlan,
+    preprocessing: Preprocessing,
+    compute: Compute,
+    layers: int,
+    *,
+    first_row: int = 0,
+    cell: int = 1,
+    ahead: bool = True,
 ) -> Iterator[tuple[int, FloatArray]]:
-    """Join what was predicted of overlapping windows, from the top downwards.
+    """Compute on windows, each prepared for itself, and join what overlaps, by rows.
 
     Args:
-        predicted: batches of `read_batches` in their order, and values (B, layers, H,
-            W) of their windows; None for a batch without windows.
-        layout: the windows.
-        layers: numbers a pixel.
+        batches: of `read_batches`.
+        plan: the windows.
+        preprocessing: the model's contract.
+        compute: what is made of windows.
+        layers: numbers a cell.
         first_row: as given to `read_batches`.
+        cell: side of the cells that numbers are of, px; divides all of the plan.
+        ahead: read and compute in threads of their own.
 
     Yields:
-        The first row, and means (layers, rows, W); NaN where no window knew anything.
+        The first row, px, and means (layers, rows, W) of cells; NaN where no window
+        knew anything.
     """
-    blender = RowBlender(layers, layout.width, layout.side)
-    batches = iter(predicted)
-    for row, below in layout.strips(first_row):
+    prepared = _prepare(batches, preprocessing, plan.side)
+    computed = _compute(compute, prefetch(prepared) if ahead else prepared)
+    joined = prefetch(computed) if ahead else computed
+    return _blend(joined, plan, layers, first_row, cell)
+
+
+def _prepare(
+    batches: Iterator[WindowBatch], preprocessing: Preprocessing, side: int
+) -> Generator[tuple[WindowBatch, tuple[FloatArray, BoolArray] | None]]:
+    """Give the model's input for each batch, (B, T, C, side, side), and its validity.
+
+    Smaller windows are padded with invalid pixels below and to the right, as in
+    training.
+    """
+    for batch in batches:
+        if not batch.columns:
+            yield batch, None
+            continue
+        prepared = [
+            [preprocessing.prepare(r.padded(side, side, "constant")) for r in dates]
+            for dates in batch.rasters
+        ]
+        images = np.stack([np.stack([i for i, _ in dates]) for dates in prepared])
+        valid = np.stack(
+            [np.stack([known for _, known in dates]) for dates in prepared]
+        )
+        yield batch, (images, valid)
+
+
+def _compute(
+    compute: Compute,
+    prepared: Iterator[tuple[WindowBatch, tuple[FloatArray, BoolArray] | None]],
+) -> Generator[tuple[WindowBatch, Iterable[FloatArray] | None]]:
+    for batch, arrays in prepared:
+        yield (batch, None) if arrays is None else compute(batch, *arrays)
+
+
+def _blend(
+    computed: Iterator[tuple[WindowBatch, Iterable[FloatArray] | None]],
+    plan: WindowPlan,
+    layers: int,
+    first_row: int,
+    cell: int,
+) -> Iterator[tuple[int, FloatArray]]:
+    """Join values of overlapping windows, from the top downwards."""
+    first = plan.columns[0]
+    blender = RowBlender(layers, plan.span // cell, plan.side // cell)
+    for row, below in plan.strips(first_row):
         is_last = False
         while not is_last:
-            batch, values = next(batches)
+            batch, values = next(computed)
             is_last = batch.is_last
             if values is None:
                 continue
-            for window, is_known, part in zip(
-                batch.windows, batch.is_known, values, strict=True
+            for column, is_known, part in zip(
+                batch.columns, batch.is_known, values, strict=True
             ):
-                inside = part[:, : window.height, : window.width]
-                blender.add(window.column, inside, is_known)
-        means = blender.take(below - row)
-        if row >= first_row:
-            yield row, means
+                height, width = is_known.shape
+                inside = part[:, :height, :width]
+                blender.add((column - first) // cell, inside, is_known)
+        means = blender.take((below - row) // cell)
+        if below > first_row:
+            edges = (max(0, -row), -first, plan.width - first)
+            top, left, right = (edge // cell for edge in edges)
+            yield max(0, row), means[:, top:, left:right]
 
 
-def prepare_windows(
-    batch: WindowBatch, preprocessing: Preprocessing, side: int
-) -> tuple[FloatArray, NDArray[np.bool_]]:
-    """Turn windows into model input, each for itself.
-
-    Args:
-        batch: at least one window.
-        preprocessing: the model's contract.
-        side: of the images, px; smaller windows are padded with invalid pixels below
-            and to the right, as in training.
-
-    Returns:
-        images and valid, (B, T, C, side, side) each.
-    """
-    prepared = [
-        [preprocessing.prepare(r.padded(side, side, "constant")) for r in dates]
-        for dates in batch.rasters
-    ]
-    images = np.stack([np.stack([image for image, _ in dates]) for dates in prepared])
-    valid = np.stack([np.stack([known for _, known in dates]) for dates in prepared])
-    return images, valid
-
-
-def plan_windows(
-    item: RasterItem, bands: tuple[Band, ...], side: int, overlap: float, patch: int
-) -> Layout:
-    """Lay windows over a scene that overlap by a share, whole patches apart.
-
-    Raises:
-        ConfigError: the overlap is not in [0, 1).
-    """
-    height, width = item.shape(bands)
-    return Layout(height, width, side, stride_px(side, overlap, patch))
-
-
-def _cut(
-    dates: Sequence["_HeldRows"], windows: Sequence[Window], is_last: bool
-) -> WindowBatch:
-    batch = WindowBatch([], [], [], is_last)
-    for window in windows:
-        rasters = [held.cut(window) for held in dates]
-        is_known = np.logical_and.reduce([r.valid.any(axis=0) for r in rasters])
-        if is_known.any():
-            batch.windows.append(window)
-            batch.rasters.append(rasters)
-            batch.is_known.append(is_known)
-    return batch
-
-
-class _HeldRows:
-    """The rows of a scene that a row of windows shows."""
-
-    def __init__(self, scene: Scene, layout: Layout) -> None:
-        self._scene, self._layout = scene, layout
-        bottoms = [min(row + layout.side, layout.height) for row in layout.rows]
-        # Always the same pieces: resampling in others may differ in the last bit.
-        self._unread = deque(pairwise([0, *bottoms]))
-        self._top = 0
-        self._raster: Raster | None = None
-
-    def move(self, row: int) -> None:
-        """Drop the rows above, and read what else the windows from here on show."""
-        bottom, width = row + self._layout.side, self._layout.width
-        held = [] if self._raster is None else [_from(self._raster, row - self._top)]
-        while self._unread and self._unread[0][0] < bottom:
-            start, stop = self._unread.popleft()
-            if stop > row:
-                piece = self._scene.read(Window(start, 0, stop - start, width))
-                held.append(_from(piece, row - start))
-        self._top, self._raster = row, _stack(held)
-
-    def cut(self, window: Window) -> Raster:
-        """Return a window of the row of windows that was moved to."""
-        if self._raster is None:
-            raise RuntimeError("move to a row first")
-        across = slice(window.column, window.column + window.width)
-        return _part(self._raster, np.s_[:, : window.height, across])
-
-
-def _from(raster: Raster, row: int) -> Raster:
-    return _part(raster, np.s_[:, max(0, row) :])
+def _read_strips(
+    item: RasterItem, bands: tuple[Band, ...], plan: WindowPlan, first_row: int
+) -> Generator[Raster]:
+    """Read what each row of windows shows; rows that the next ones show are held."""
+    bottoms = [min(row + plan.side, plan.height) for row in plan.rows]
+    # Always the same pieces: resampling in others may differ in the last bit.
+    unread = deque(pairwise([0, *bottoms]))
+    held: list[Raster] = []
+    top = 0
+    with Scene(item, bands) as scene:
+        for row, _ in plan.strips(first_row):
+            held = [_part(each, np.s_[:, row - top :]) for each in held]
+            while unread and unread[0][0] < row + plan.side:
+                start, stop = unread.popleft()
+                if stop > row:
+                    piece = scene.read(Window(start, 0, stop - start, plan.width))
+                    held.append(_part(piece, np.s_[:, max(0, row - start) :]))
+            held, top = [_stack(held)], row
+            yield held[0]
 
 
 def _part(raster: Raster, at: tuple[slice, ...]) -> Raster:

@@ -1,6 +1,8 @@
 """Cover scenes with windows, and read them as a model takes them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -13,10 +15,12 @@ from spectralgpt.sensors import Band
 
 __all__ = [
     "Fit",
+    "WindowPlan",
     "check_size",
     "choose_bands",
     "cover",
     "cover_axis",
+    "plan_windows",
     "prepared_windows",
     "stride_px",
 ]
@@ -60,13 +64,60 @@ def stride_px(size: int, overlap: float, patch_size: int) -> int:
     return max(patch_size, int(size * (1 - overlap)) // patch_size * patch_size)
 
 
-def cover(height: int, width: int, size: int, stride: int) -> list[Window]:
-    """Cover a scene with square windows, cut off where the scene is smaller."""
-    return [
-        Window(row, column, min(size, height), min(size, width))
-        for row in cover_axis(height, size, stride)
-        for column in cover_axis(width, size, stride)
-    ]
+@dataclass(frozen=True)
+class WindowPlan:
+    """Square windows that cover a scene, or a part of it; some may reach beyond.
+
+    Args:
+        rows: first rows of the windows, ascending.
+        columns: first columns of the windows, ascending.
+        side: of a window, px.
+        height: of what they cover, px.
+        width: of what they cover, px.
+    """
+
+    rows: Sequence[int]
+    columns: Sequence[int]
+    side: int
+    height: int
+    width: int
+
+    @property
+    def span(self) -> int:
+        """Pixels from the first column of windows to the end of the last."""
+        return self.columns[-1] + self.side - self.columns[0]
+
+    def strips(self, first_row: int = 0) -> Iterator[tuple[int, int]]:
+        """Yield (row, row below) of the strips that rows of windows finish.
+
+        Args:
+            first_row: of the first strip that is wanted. Rows of windows that reach
+                into it come before, so that it is blended as if all were.
+        """
+        for row, below in pairwise([*self.rows, self.height]):
+            if row + self.side > first_row:
+                yield row, below
+
+
+def cover(height: int, width: int, side: int, stride: int) -> WindowPlan:
+    """Lay windows over a scene whose last row and column end with it.
+
+    Raises:
+        ConfigError: see `cover_axis`.
+    """
+    rows, columns = (cover_axis(length, side, stride) for length in (height, width))
+    return WindowPlan(rows, columns, side, height, width)
+
+
+def plan_windows(
+    item: RasterItem, bands: tuple[Band, ...], side: int, overlap: float, patch: int
+) -> WindowPlan:
+    """Lay windows over a scene that overlap by a share, whole patches apart.
+
+    Raises:
+        ConfigError: the overlap is not in [0, 1).
+    """
+    return cover(*item.shape(bands), side, stride_px(side, overlap, patch))
 
 
 def choose_bands(preprocessing: Preprocessing, item: RasterItem) -> tuple[Band, ...]:
@@ -127,9 +178,11 @@ def prepared_windows(
     as_one = fit == "resize" or (
         fit == "auto" and max(height, width) <= _CHIP_SLACK * side
     )
-    windows = (
-        [Window(0, 0, height, width)] if as_one else cover(height, width, side, side)
-    )
+    windows = [Window(0, 0, height, width)]
+    if not as_one:
+        plan = cover(height, width, side, side)
+        shown = min(side, height), min(side, width)
+        windows = [Window(r, c, *shown) for r in plan.rows for c in plan.columns]
     found = 0
     for begin in range(0, len(windows), batch_size):
         part = windows[begin : begin + batch_size]
