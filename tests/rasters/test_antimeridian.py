@@ -20,7 +20,7 @@ from spectralgpt.rasters.painting import find_codes, read_codes_at
 from spectralgpt.scenes.places import cell_of_point
 from spectralgpt.scenes.similarity import Place, write_places
 from spectralgpt.scenes.stac import write_item
-from spectralgpt.scenes.tables import EmbeddingRow, write_embeddings
+from spectralgpt.scenes.tables import write_embeddings
 from tests import embedding_files
 from tests.raster_files import write_tiff
 
@@ -70,8 +70,8 @@ def test_an_item_is_cut_and_its_box_runs_from_west_to_east(tmp_path: Path) -> No
 
 def test_footprints_of_embeddings_do_not_span_the_globe(tmp_path: Path) -> None:
     footprint = footprint_lonlat(GRID, Window(0, 0, SIDE, SIDE))
-    window, vector = Window(0, 0, SIDE, SIDE), np.zeros(3, np.float32)
-    row = EmbeddingRow("a.tif", window, "B04", ZONE_1, (180, -17), footprint, vector)
+    row = {"path": "a.tif", "embedding": np.zeros(3, np.float32)}
+    row |= {"longitude": 180, "latitude": -17, "footprint": footprint}
     frame = geopandas.read_parquet(write_embeddings(tmp_path, [row], "geoparquet"))
     assert frame.geometry[0].area < 0.001
     assert frame.geometry[0].intersects(box(179.99, -18, 180, -16))

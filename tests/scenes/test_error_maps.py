@@ -7,7 +7,7 @@ import torch
 from rio_cogeo import cog_validate
 
 from spectralgpt.rasters import RasterItem, Stated, describe_raster, read_raster
-from spectralgpt.scenes.error_maps import ErrorMapOptions, map_errors
+from spectralgpt.scenes.error_maps import map_errors
 from tests.tiny import tiny_contract, tiny_model
 from tests.toy import SENSOR, chip_pixels, write_chip
 
@@ -22,8 +22,8 @@ def scene(path: Path, height: int = 70, width: int = 90) -> RasterItem:
 
 def test_errors_are_measured_where_the_scene_holds_data(tmp_path: Path) -> None:
     item = scene(tmp_path / "a.tif")
-    options = ErrorMapOptions(name="tiny")
-    path = map_errors(tiny_model(), tiny_contract(), item, tmp_path / "e.tif", options)
+    path = tmp_path / "e.tif"
+    map_errors(tiny_model(), tiny_contract(), item, path, name="tiny")
     with rasterio.open(path) as dataset:
         errors = dataset.read(1)
         assert dataset.tags()["SPECTRALGPT_MODEL"] == "tiny"

@@ -9,8 +9,8 @@ from spectralgpt.scenes.similarity import (
     find_places,
     fit_clusters,
     make_query,
-    map_rows,
     sample_cells,
+    write_rows,
 )
 from tests.embedding_files import WIDTH, three_kinds, write_embeddings
 
@@ -35,9 +35,13 @@ def test_parts_of_a_raster_give_what_the_whole_gives(
     whole = find_places(query, [raster], 9, 3)
     small_blocks()  # type: ignore[operator]
     assert len(list(raster.blocks())) == 6
-    rows, parts = zip(*map_rows(raster, lambda v, ok: v[..., 2] + ok), strict=True)
-    assert rows == (0, 8, 16)
-    assert np.array_equal(np.concatenate(parts), values[..., 2] + valid)
+    written: list[tuple[int, np.ndarray]] = []
+    made = write_rows(
+        raster, lambda v, ok: v[..., 2] + ok, lambda *part: written.append(part)
+    )
+    assert [row for row, _ in written] == [0, 8, 16]
+    assert np.array_equal(made, values[..., 2] + valid)
+    assert np.array_equal(np.concatenate([p[0] for _, p in written]), made)
     assert find_places(query, [raster], 9, 3) == whole
 
 

@@ -133,14 +133,13 @@ def _to_rasters(args: Namespace, loaded: "LoadedModel", console: "Console") -> P
     from spectralgpt.cli.results import print_failures
     from spectralgpt.reports.scene_pictures import write_component_picture
     from spectralgpt.scenes.embedding import CellOptions
-    from spectralgpt.scenes.embedding_rasters import RasterOptions, embed_to_rasters
+    from spectralgpt.scenes.embedding_rasters import embed_to_rasters
     from spectralgpt.scenes.inputs import list_inputs, over_area
     from spectralgpt.scenes.loading import in_precision
 
     paths, stated = over_area(
         list_inputs(args.inputs, args.sensor, loaded.preprocessing), format_of(args)
     )
-    cells = CellOptions(args.cell_px, batch_size=args.batch_size)
     with (
         counting(console, "embedding", len(paths)) as progress,
         in_precision(loaded, args.precision),
@@ -149,7 +148,9 @@ def _to_rasters(args: Namespace, loaded: "LoadedModel", console: "Console") -> P
             loaded,
             paths,
             args.output,
-            RasterOptions(cells, args.dtype, args.reflectance),
+            CellOptions(args.cell_px, batch_size=args.batch_size),
+            number_type=args.dtype,
+            reflectance=args.reflectance,
             name=Path(args.model).name,
             image_format=stated,
             strict=args.strict,

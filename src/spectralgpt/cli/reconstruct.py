@@ -120,15 +120,8 @@ def _map_errors(args: Namespace, loaded: "LoadedModel", item: "RasterItem") -> N
     from rich.console import Console
 
     from spectralgpt.cli.images import counting
-    from spectralgpt.scenes.error_maps import ErrorMapOptions, map_errors
+    from spectralgpt.scenes.error_maps import map_errors
 
-    options = ErrorMapOptions(
-        args.mask_ratio,
-        args.seed,
-        args.batch_size,
-        Path(args.model).name,
-        args.overwrite,
-    )
     model: Any = loaded.model
     contract: Any = loaded.preprocessing
     done = 0.0
@@ -139,8 +132,18 @@ def _map_errors(args: Namespace, loaded: "LoadedModel", item: "RasterItem") -> N
             add(share - done)
             done = share
 
-        path = args.output / _MAP
-        map_errors(model, contract, item, path, options, advance)
+        map_errors(
+            model,
+            contract,
+            item,
+            args.output / _MAP,
+            mask_ratio=args.mask_ratio,
+            seed=args.seed,
+            batch_size=args.batch_size,
+            name=Path(args.model).name,
+            overwrite=args.overwrite,
+            progress=advance,
+        )
 
 
 def _chosen_pixels(

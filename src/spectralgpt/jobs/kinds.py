@@ -25,7 +25,6 @@ from spectralgpt.rasters.maps import LEGEND_SUFFIX
 from spectralgpt.reports.scene_pictures import write_component_picture, write_quick_look
 from spectralgpt.scenes.embedding import CellOptions
 from spectralgpt.scenes.embedding_rasters import (
-    RasterOptions,
     embed_to_raster,
     fingerprint,
     write_embedding_item,
@@ -213,7 +212,6 @@ class EmbedJob:
         contract = stated_contract(loaded, self.model)
         cells = CellOptions(self.cell_px, batch_size=self.batch_size)
         cells.side(loaded.encoder.patch_size)
-        options = RasterOptions(cells, self.number_type, self.reflectance)
         encoder = fingerprint(loaded)
 
         def work(
@@ -223,7 +221,15 @@ class EmbedJob:
             item = describe_input(scene, self.image_format, contract)
             with in_precision(loaded, self.precision):
                 made = embed_to_raster(
-                    loaded, contract, item, encoder, target, options, progress
+                    loaded,
+                    contract,
+                    item,
+                    encoder,
+                    target,
+                    cells,
+                    number_type=self.number_type,
+                    reflectance=self.reflectance,
+                    progress=progress,
                 )
             picture = write_component_picture(made, target.with_suffix(".png"))
             described = write_embedding_item(made, item, Path(self.model).name)

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 from spectralgpt import __version__
 from spectralgpt.checkpoints import LoadedModel
 from spectralgpt.data.formats import ImageFormat
-from spectralgpt.errors import CheckpointError, ConfigError, DataError
+from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.files import write_table
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import RasterItem
@@ -25,11 +24,11 @@ from spectralgpt.rasters.embeddings import (
 )
 from spectralgpt.scenes.embedding import CellOptions, cell_grid, embed_strips
 from spectralgpt.scenes.inputs import Outcome, describe_input, for_each_input, name_maps
+from spectralgpt.scenes.loading import stated_contract
 from spectralgpt.scenes.stac import embedding_asset, picture_asset, write_item
 from spectralgpt.scenes.windows import choose_bands
 
 __all__ = [
-    "RasterOptions",
     "embed_to_raster",
     "embed_to_rasters",
     "fingerprint",
@@ -40,21 +39,6 @@ __all__ = [
 
 _TABLE = "embeddings.csv"
 _DIGITS = 16
-
-
-@dataclass(frozen=True)
-class RasterOptions:
-    """What is written.
-
-    Args:
-        cells: how scenes are embedded.
-        number_type: `float16` or `int8`.
-        reflectance: write the mean reflectance of each cell, too.
-    """
-
-    cells: CellOptions
-    number_type: NumberType = "float16"
-    reflectance: bool = True
 
 
 def fingerprint(loaded: LoadedModel) -> str:
@@ -72,8 +56,10 @@ def embed_to_rasters(
     loaded: LoadedModel,
     paths: Sequence[Path],
     output: Path,
-    options: RasterOptions,
+    cells: CellOptions,
     *,
+    number_type: NumberType = "float16",
+    reflectance: bool = True,
     name: str = "",
     image_format: ImageFormat | None = None,
     strict: bool = False,
@@ -86,7 +72,9 @@ def embed_to_rasters(
         loaded: the model, on the device to use.
         paths: scenes.
         output: folder of the rasters.
-        options: what is written.
+        cells: how scenes are embedded.
+        number_type: `float16` or `int8`.
+        reflectance: write the mean reflectance of each cell, too.
         name: what the model is called in STAC items.
         image_format: what is stated about the files.
         strict: stop at the first bad scene.
@@ -98,13 +86,8 @@ def embed_to_rasters(
         ConfigError: two scenes would share a raster, or one would replace a scene.
         DataError: no scene could be used.
     """
-    if loaded.preprocessing is None:
-        raise CheckpointError(
-            "The model does not say which bands and scaling it takes: convert it with "
-            "`spectralgpt convert`, or fine-tune it with this package."
-        )
-    contract = loaded.preprocessing
-    options.cells.side(loaded.encoder.patch_size)
+    contract = stated_contract(loaded, "The model")
+    cells.side(loaded.encoder.patch_size)
     targets = name_maps(list(paths), output)
     for path, target in targets.items():
         if target.resolve().parent == path.resolve().parent:
@@ -116,7 +99,16 @@ def embed_to_rasters(
 
     def work(path: Path) -> None:
         item = describe_input(path, image_format or ImageFormat(), contract)
-        made = embed_to_raster(loaded, contract, item, encoder, targets[path], options)
+        made = embed_to_raster(
+            loaded,
+            contract,
+            item,
+            encoder,
+            targets[path],
+            cells,
+            number_type=number_type,
+            reflectance=reflectance,
+        )
         rows.append(
             {
                 "scene": path,
@@ -142,7 +134,10 @@ def embed_to_raster(
     item: RasterItem,
     encoder: str,
     path: Path,
-    options: RasterOptions,
+    cells: CellOptions,
+    *,
+    number_type: NumberType = "float16",
+    reflectance: bool = True,
     progress: Callable[[float], None] | None = None,
 ) -> EmbeddingRaster:
     """Embed one scene; cells without a valid pixel are nodata.
@@ -153,31 +148,33 @@ def embed_to_raster(
         item: the scene.
         encoder: see `fingerprint`.
         path: the raster, which appears when it is whole.
-        options: what is written.
+        cells: how the scene is embedded.
+        number_type: `float16` or `int8`.
+        reflectance: write the mean reflectance of each cell, too.
         progress: called with the share that is done, 0..1.
 
     Raises:
         DataError: the scene has no valid pixel, or the model gives no numbers.
         RasterError: the scene cannot be read, or the raster not written.
     """
-    side = options.cells.side(loaded.encoder.patch_size)
+    side = cells.side(loaded.encoder.patch_size)
     source = EmbeddingSource(
         encoder=encoder,
         scene=item.name,
         width=loaded.encoder.embed_dim,
         patch_px=loaded.encoder.patch_size,
         cell_px=side,
-        bands=choose_bands(contract, item) if options.reflectance else (),
+        bands=choose_bands(contract, item) if reflectance else (),
         version=__version__,
         trained_on=str(loaded.extra.get("trained_on", "")),
     )
     grid = cell_grid(item, contract, None, side)
     some = False
-    with writing_embeddings(path, grid, source, options.number_type) as write:
-        for strip in embed_strips(loaded.encoder, contract, item, options.cells):
+    with writing_embeddings(path, grid, source, number_type) as write:
+        for strip in embed_strips(loaded.encoder, contract, item, cells):
             known = strip.valid > 0
             some = some or bool(known.any())
-            layers = [strip.values, strip.reflectance][: 1 + options.reflectance]
+            layers = [strip.values, strip.reflectance][: 1 + reflectance]
             values = np.concatenate(layers, axis=-1)
             if not np.isfinite(values[known]).all():
                 raise DataError(f"{item.name}: the model gives no finite embeddings.")

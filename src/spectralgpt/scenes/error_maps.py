@@ -1,7 +1,7 @@
 """How well a model rebuilds each pixel of a whole scene, as a map."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,29 +18,10 @@ from spectralgpt.scenes.unfinished import digest_model, making_maps, scene_facts
 from spectralgpt.scenes.windows import check_size, choose_bands, plan_windows
 from spectralgpt.tasks.pretraining import PretrainingTask, pixel_mask
 
-__all__ = ["ErrorMapOptions", "map_errors"]
+__all__ = ["map_errors"]
 
 FloatArray = NDArray[np.float32]
 _OVERLAP = 0.5
-
-
-@dataclass(frozen=True)
-class ErrorMapOptions:
-    """How a map of errors is made.
-
-    Args:
-        mask_ratio: share of masked tokens, 0 < ratio < 1.
-        seed: of the masks.
-        batch_size: windows rebuilt at once.
-        name: what the model is called in the map's tags.
-        overwrite: replace what a run of another model has left unfinished.
-    """
-
-    mask_ratio: float = 0.75
-    seed: int = 0
-    batch_size: int = 16
-    name: str = ""
-    overwrite: bool = False
 
 
 def map_errors(
@@ -48,7 +29,12 @@ def map_errors(
     preprocessing: Preprocessing,
     item: RasterItem,
     path: Path,
-    options: ErrorMapOptions | None = None,
+    *,
+    mask_ratio: float = 0.75,
+    seed: int = 0,
+    batch_size: int = 16,
+    name: str = "",
+    overwrite: bool = False,
     progress: Callable[[float], None] | None = None,
 ) -> Path:
     """Write the root mean square error of each pixel's hidden bands, in reflectance.
@@ -63,7 +49,11 @@ def map_errors(
         preprocessing: its contract.
         item: the scene.
         path: the Cloud-Optimized GeoTIFF to write.
-        options: how.
+        mask_ratio: share of masked tokens, 0 < ratio < 1.
+        seed: of the masks.
+        batch_size: windows rebuilt at once.
+        name: what the model is called in the map's tags.
+        overwrite: replace what a run of another model has left unfinished.
         progress: called with the share that is done, 0..1.
 
     Raises:
@@ -71,24 +61,23 @@ def map_errors(
         ShapeError: the scene is smaller than a token.
         OutputError: the file cannot be written.
     """
-    options = options or ErrorMapOptions()
     bands = choose_bands(preprocessing, item)
     check_size(item, bands, model.encoder.patch_size)
     grid = item.grid(bands)
     side, patch = preprocessing.image_size, preprocessing.patch_size
     plan = plan_windows(item, bands, side, _OVERLAP, patch)
-    tags = {MODEL_TAG: options.name, "MASK_RATIO": f"{options.mask_ratio:g}"}
+    tags = {MODEL_TAG: name, "MASK_RATIO": f"{mask_ratio:g}"}
     layers = measure_layers(["rmse of hidden bands (reflectance)"], tags)
     settings = {
-        "settings": f"{options.mask_ratio:g}, {options.seed}, {options.batch_size}",
+        "settings": f"{mask_ratio:g}, {seed}, {batch_size}",
         "model": digest_model(model, next(model.parameters()).device.type),
     }
     facts = scene_facts([item], preprocessing) | settings
-    task = PretrainingTask(model.eval(), options.mask_ratio)
-    with making_maps({path: layers}, grid, facts, options.overwrite) as made:
+    task = PretrainingTask(model.eval(), mask_ratio)
+    with making_maps({path: layers}, grid, facts, overwrite) as made:
         first = made.next_row
-        batches = read_batches([item], [bands], plan, options.batch_size, first)
-        measure = partial(_measure, task, preprocessing, grid, options.seed)
+        batches = read_batches([item], [bands], plan, batch_size, first)
+        measure = partial(_measure, task, preprocessing, grid, seed)
         for row, means in compute_strips(
             batches, plan, preprocessing, measure, 1, first_row=first
         ):

@@ -15,7 +15,7 @@ from spectralgpt.rasters import NO_CLASS, Window, writing_class_map
 from spectralgpt.rasters.embeddings import EmbeddingRaster, EmbeddingSource
 from spectralgpt.rasters.footprints import pixel_size_m
 from spectralgpt.scenes.places import LabelledCells, labelled_cells
-from spectralgpt.scenes.similarity import map_rows
+from spectralgpt.scenes.similarity import write_rows
 from spectralgpt.tasks.probes import (
     BlockScores,
     CellFeatures,
@@ -186,13 +186,9 @@ def apply_probe(
         likeliest = probe.probabilities(values[..., at]).argmax(axis=-1)
         return np.where(valid, likeliest, NO_CLASS).astype(np.uint8)
 
-    rows = []
     names, colours = facts.class_names, facts.colours
     with writing_class_map(path, raster.grid, names, colours) as write:
-        for row, classes in map_rows(raster, work):
-            write(row, classes[None])
-            rows.append(classes)
-    return np.concatenate(rows)
+        return write_rows(raster, work, write)
 
 
 def _to_metres(

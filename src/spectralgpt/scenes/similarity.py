@@ -5,7 +5,7 @@ an index that looks at all of them, so that no place is missed for speed. hnswli
 had no release since 2023, and it and usearch are made for graphs, which miss some.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -32,14 +32,15 @@ __all__ = [
     "find_places",
     "fit_clusters",
     "make_query",
-    "map_rows",
     "query_of",
     "sample_cells",
     "write_map",
     "write_places",
+    "write_rows",
     "write_similarity",
 ]
 
+BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float32]
 _EPS = 1e-8
 _MORE = 8
@@ -247,16 +248,12 @@ def write_similarity(query: Query, raster: EmbeddingRaster, path: Path) -> Float
         RasterError: it cannot be written.
     """
 
-    def work(values: FloatArray, valid: NDArray[np.bool_]) -> FloatArray:
+    def work(values: FloatArray, valid: BoolArray) -> FloatArray:
         found = query.similarity(values[..., : raster.source.width])
         return np.where(valid, found, np.float32("nan"))
 
-    rows = []
     with writing_probabilities(path, raster.grid, ("similarity",)) as write:
-        for row, found in map_rows(raster, work):
-            write(row, found[None])
-            rows.append(found)
-    return np.concatenate(rows)
+        return write_rows(raster, work, write)
 
 
 def write_places(places: Sequence[Place], path: Path) -> Path:
@@ -380,22 +377,27 @@ def fit_clusters(
     return Clustering(mean, scale, centres)
 
 
-def map_rows(
+def write_rows(
     raster: EmbeddingRaster,
-    work: Callable[[FloatArray, NDArray[np.bool_]], NDArray[Any]],
-) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Read a raster part by part, and make a map of it.
+    work: Callable[[FloatArray, BoolArray], NDArray[Any]],
+    write: Callable[[int, NDArray[Any]], object],
+) -> NDArray[Any]:
+    """Make a map of a raster, part by part, and write it by rows.
 
     Args:
         raster: what is read.
         work: from values (h, w, D + C), and which are valid (h, w), to numbers (h, w).
+        write: given the first row, and numbers (1, rows, W), over the whole width.
 
-    Yields:
-        The first row, and numbers (rows, W), over the whole width.
+    Returns:
+        The map (H, W).
     """
+    rows = []
     for row, blocks in groupby(raster.blocks(), key=lambda block: block.row):
         parts = [work(*raster.read(block)) for block in blocks]
-        yield row, np.concatenate(parts, axis=1)
+        rows.append(np.concatenate(parts, axis=1))
+        write(row, rows[-1][None])
+    return np.concatenate(rows)
 
 
 def write_map(
@@ -416,13 +418,9 @@ def write_map(
         RasterError: the map cannot be written.
     """
 
-    def work(values: FloatArray, valid: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    def work(values: FloatArray, valid: BoolArray) -> NDArray[np.uint8]:
         nearest = clustering.assign(values[..., : raster.source.width])
         return np.where(valid, nearest, NO_CLASS).astype(np.uint8)
 
-    rows = []
     with writing_class_map(path, raster.grid, clustering.names, colours) as write:
-        for row, classes in map_rows(raster, work):
-            write(row, classes[None])
-            rows.append(classes)
-    return np.concatenate(rows)
+        return write_rows(raster, work, write)

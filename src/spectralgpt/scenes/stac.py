@@ -56,30 +56,26 @@ def class_asset(path: Path, classes: Sequence[tuple[str, str]]) -> _Asset:
         for value, (name, colour) in enumerate(classes)
     ]
     band = {"name": "class", "data_type": "uint8", "nodata": 255}
-    return {
-        "href": f"./{path.name}",
-        "type": _COG,
-        "title": "Class of each pixel",
-        "roles": ["data"],
-        "bands": [band | {"classification:classes": described}],
-    }
+    bands = [band | {"classification:classes": described}]
+    return _asset(path, _COG, "Class of each pixel", bands=bands)
+
+
+def _asset(path: Path, media: str, title: str, **more: Any) -> _Asset:
+    """Describe a file beside the item."""
+    said = {"href": f"./{path.name}", "type": media, "title": title}
+    return {**said, "roles": ["data"], **more}
 
 
 def measure_asset(path: Path, title: str, names: Sequence[str]) -> _Asset:
     """Describe a map of measured numbers, a layer a name."""
     bands = [{"name": n, "data_type": "float32", "nodata": "nan"} for n in names]
-    asset = {"href": f"./{path.name}", "type": _COG, "title": title}
-    return {**asset, "roles": ["data"], "bands": bands}
+    return _asset(path, _COG, title, bands=bands)
 
 
 def polygon_asset(path: Path) -> _Asset:
     """Describe a GeoPackage of outlines."""
-    return {
-        "href": f"./{path.name}",
-        "type": "application/geopackage+sqlite3",
-        "title": "Outlines of the classes",
-        "roles": ["data"],
-    }
+    media = "application/geopackage+sqlite3"
+    return _asset(path, media, "Outlines of the classes")
 
 
 def embedding_asset(raster: EmbeddingRaster) -> _Asset:
@@ -99,24 +95,14 @@ def embedding_asset(raster: EmbeddingRaster) -> _Asset:
             micrometres = known[name].wavelength_nm / _NM_PER_UM
             band["eo:center_wavelength"] = micrometres
         bands.append(band)
-    return {
-        "href": f"./{raster.path.name}",
-        "type": _COG,
-        "title": "Embedding of each cell",
-        "roles": ["data"],
-        "spectralgpt:encoder": source.encoder,
-        "bands": bands,
-    }
+    encoder = {"spectralgpt:encoder": source.encoder}
+    title = "Embedding of each cell"
+    return _asset(raster.path, _COG, title, **encoder, bands=bands)
 
 
 def picture_asset(path: Path, title: str = "Scene and map") -> _Asset:
     """Describe a picture."""
-    return {
-        "href": f"./{path.name}",
-        "type": "image/png",
-        "title": title,
-        "roles": ["thumbnail", "overview"],
-    }
+    return _asset(path, "image/png", title, roles=["thumbnail", "overview"])
 
 
 def write_item(

@@ -1,7 +1,6 @@
 """Tables of many files: their classes as CSV, their embeddings as GeoParquet or npz."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,11 +12,10 @@ from torch import Tensor
 from spectralgpt.checkpoints import LoadedModel
 from spectralgpt.data.chips import MULTI_LABEL
 from spectralgpt.data.formats import ImageFormat
-from spectralgpt.errors import CheckpointError, DataError
+from spectralgpt.errors import DataError
 from spectralgpt.files import write_file, write_table
 from spectralgpt.models.building import check_output
 from spectralgpt.models.heads import ClassificationModel
-from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import RasterItem, Window
 from spectralgpt.rasters.footprints import (
     LONLAT,
@@ -27,16 +25,17 @@ from spectralgpt.rasters.footprints import (
 )
 from spectralgpt.scenes.embedding import embed_scene, embed_windows
 from spectralgpt.scenes.inputs import Outcome, describe_input, for_each_input
+from spectralgpt.scenes.loading import stated_contract
 from spectralgpt.scenes.windows import (
     Fit,
     check_size,
     choose_bands,
     prepared_windows,
 )
+from spectralgpt.sensors import Band
 from spectralgpt.tasks.classification import check_classifier, to_probabilities
 
 __all__ = [
-    "EmbeddingRow",
     "Level",
     "TableFormat",
     "embed_files",
@@ -50,33 +49,9 @@ Level = Literal["image", "token"]
 Progress = Callable[[int], None]
 TableFormat = Literal["geoparquet", "npz"]
 _SUFFIX = {"geoparquet": ".parquet", "npz": ".npz"}
-_NOWHERE = (float("nan"), float("nan"))
+_NOWHERE = float("nan")
 _CORNERS = 4
 _THRESHOLD = 0.5
-
-
-@dataclass(frozen=True)
-class EmbeddingRow:
-    """One embedding and what it is of.
-
-    Args:
-        path: the file.
-        window: its pixels, on the grid of the file's finest band that was read.
-        bands: names of the bands, in the model's order.
-        crs: reference system of the file as text, empty without one.
-        centre: (longitude, latitude), degrees; NaN without a reference system.
-        footprint: four (longitude, latitude) corners, or None; see
-            `spectralgpt.rasters.footprints.footprint_lonlat`.
-        embedding: (D,) float32.
-    """
-
-    path: str
-    window: Window
-    bands: str
-    crs: str
-    centre: tuple[float, float]
-    footprint: tuple[tuple[float, float], ...] | None
-    embedding: NDArray[np.float32]
 
 
 def embed_files(
@@ -109,8 +84,8 @@ def embed_files(
     Raises:
         DataError: no file could be used.
     """
-    contract = _contract(loaded)
-    rows: list[EmbeddingRow] = []
+    contract = stated_contract(loaded, "The model")
+    rows: list[dict[str, Any]] = []
 
     def work(path: Path) -> None:
         item = describe_input(path, image_format or ImageFormat(), contract)
@@ -163,7 +138,7 @@ def predict_files(
         DataError: no file could be used.
     """
     names, task = check_classifier(loaded.model, loaded.extra, name)
-    contract, model = _contract(loaded), loaded.model
+    contract, model = stated_contract(loaded, "The model"), loaded.model
     assert isinstance(model, ClassificationModel)
     device = next(model.parameters()).device
     rows: list[dict[str, Any]] = []
@@ -194,20 +169,11 @@ def predict_files(
     return Outcome(table, len(rows), failures)
 
 
-def _contract(loaded: LoadedModel) -> Preprocessing:
-    if loaded.preprocessing is None:
-        raise CheckpointError(
-            "The model does not say which bands and scaling it takes: convert it with "
-            "`spectralgpt convert`, or fine-tune it with this package."
-        )
-    return loaded.preprocessing
-
-
 def _scene_cells(
     loaded: LoadedModel, path: Path, item: Any, batch_size: int
-) -> list[EmbeddingRow]:
+) -> list[dict[str, Any]]:
     """Rows for the token cells that hold any valid pixel."""
-    contract = _contract(loaded)
+    contract = stated_contract(loaded, "The model")
     bands = choose_bands(contract, item)
     scene = embed_scene(loaded.encoder, contract, item, batch_size=batch_size)
     height, width = item.shape(bands)
@@ -264,21 +230,28 @@ def _prediction(
 def place_row(
     path: Path,
     item: RasterItem,
-    bands: Sequence[Any],
+    bands: Sequence[Band],
     window: Window,
     embedding: NDArray[np.float32],
-) -> EmbeddingRow:
-    """Add to an embedding where it lies."""
+) -> dict[str, Any]:
+    """Return an embedding (D,) and what it is of, by column of the table.
+
+    Rows and columns are pixels of the file's finest band that was read, longitude and
+    latitude degrees, NaN without a reference system; the footprint is four (longitude,
+    latitude) corners, or None.
+    """
     grid = item.grid(bands)
-    return EmbeddingRow(
-        path=str(path),
-        window=window,
-        bands=",".join(band.name for band in bands),
-        crs=grid.crs or "",
-        centre=centre_lonlat(grid, window) or _NOWHERE,
-        footprint=footprint_lonlat(grid, window),
-        embedding=embedding,
-    )
+    longitude, latitude = centre_lonlat(grid, window) or (_NOWHERE, _NOWHERE)
+    return {
+        "path": str(path),
+        **vars(window),
+        "bands": ",".join(band.name for band in bands),
+        "crs": grid.crs or "",
+        "longitude": longitude,
+        "latitude": latitude,
+        "embedding": embedding,
+        "footprint": footprint_lonlat(grid, window),
+    }
 
 
 def table_path(folder: Path, table_format: TableFormat) -> Path:
@@ -287,9 +260,9 @@ def table_path(folder: Path, table_format: TableFormat) -> Path:
 
 
 def write_embeddings(
-    folder: Path, rows: Sequence[EmbeddingRow], table_format: TableFormat
+    folder: Path, rows: Sequence[dict[str, Any]], table_format: TableFormat
 ) -> Path:
-    """Write embeddings.parquet or embeddings.npz; footprints are in EPSG:4326.
+    """Write rows of `place_row` as embeddings.parquet or embeddings.npz.
 
     Raises:
         DataError: there are no rows.
@@ -299,44 +272,27 @@ def write_embeddings(
         raise DataError("There are no embeddings to write.")
     path = table_path(folder, table_format)
     write = _write_geoparquet if table_format == "geoparquet" else _write_npz
-    write_file(path, lambda temporary: write(temporary, rows))
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    write_file(path, lambda temporary: write(temporary, columns))
     return path
 
 
-def _columns(rows: Sequence[EmbeddingRow]) -> dict[str, list[Any]]:
-    return {
-        "path": [row.path for row in rows],
-        "row": [row.window.row for row in rows],
-        "column": [row.window.column for row in rows],
-        "height": [row.window.height for row in rows],
-        "width": [row.window.width for row in rows],
-        "bands": [row.bands for row in rows],
-        "crs": [row.crs for row in rows],
-        "longitude": [row.centre[0] for row in rows],
-        "latitude": [row.centre[1] for row in rows],
-    }
-
-
-def _write_geoparquet(path: Path, rows: Sequence[EmbeddingRow]) -> None:
+def _write_geoparquet(path: Path, columns: dict[str, list[Any]]) -> None:
     import geopandas
     from shapely import Polygon
 
-    columns = _columns(rows)
-    columns["embedding"] = [row.embedding for row in rows]
-    footprints = [row.footprint and cut_at_180(Polygon(row.footprint)) for row in rows]
+    corners = columns.pop("footprint")
+    footprints = [each and cut_at_180(Polygon(each)) for each in corners]
     frame = geopandas.GeoDataFrame(columns, geometry=footprints, crs=LONLAT)
     frame.to_parquet(path, index=False)
 
 
-def _write_npz(path: Path, rows: Sequence[EmbeddingRow]) -> None:
+def _write_npz(path: Path, columns: dict[str, list[Any]]) -> None:
     nowhere = np.full((_CORNERS, 2), np.nan)
-    arrays: dict[str, Any] = {
-        name: np.array(values) for name, values in _columns(rows).items()
-    }
-    arrays["embedding"] = np.stack([row.embedding for row in rows])
-    arrays["footprint"] = np.stack(
-        [nowhere if row.footprint is None else np.array(row.footprint) for row in rows]
-    )
+    columns["footprint"] = [
+        nowhere if each is None else np.array(each) for each in columns["footprint"]
+    ]
+    arrays: dict[str, Any] = {k: np.array(values) for k, values in columns.items()}
     # Through a file object: given a name, numpy would add a suffix to it.
     with path.open("wb") as file:
         np.savez_compressed(file, **arrays)
