@@ -25,7 +25,7 @@ scenes = of_one_date(sorted((folder / "in").iterdir()))
 plan = plan_job(NotingJob(str(folder / "notes"), delay), folder / "out")
 if __name__ == "__main__":
     if len(sys.argv) > 3:
-        from spectralgpt.jobs.engines import on_dask
+        from spectralgpt.jobs.running import on_dask
         with on_dask(2, None) as engine:
             outcome = run_job(plan, scenes, pause_s=0.1, engine=engine)
     else:

@@ -24,9 +24,8 @@ from spectralgpt.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from spectralgpt.data.formats import ImageFormat
-    from spectralgpt.jobs.engines import Engine
     from spectralgpt.jobs.kinds import Job, ReadyJob
-    from spectralgpt.jobs.running import JobOutcome
+    from spectralgpt.jobs.running import Engine, JobOutcome
 
 __all__ = ["add_job_options", "run_and_report", "shared_format"]
 
@@ -133,7 +132,7 @@ def _list_scenes(args: Namespace, job: "ReadyJob") -> list[tuple[Path, ...]]:
 
 @contextmanager
 def _engine(args: Namespace) -> "Iterator[Engine]":
-    from spectralgpt.jobs.engines import in_this_process, on_dask
+    from spectralgpt.jobs.running import in_this_process, on_dask
 
     if args.workers and args.scheduler is not None:
         raise ConfigError("give --workers or --scheduler, not both.")

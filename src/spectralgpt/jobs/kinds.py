@@ -57,6 +57,8 @@ Progress = Callable[[float], None]
 Worker = Callable[[tuple[Path, ...], Path, Progress | None], list[Path]]
 """Does a scene: its dates, the raster to make, progress 0..1; returns what it made."""
 _FILE = "job.json"
+_APART = ("model", "device", "batch_size")
+"""Weights say which model it is; the others leave outputs as they are."""
 _OTHERS = ("torch", "rasterio")
 
 
@@ -108,16 +110,7 @@ class PredictJob:
     @property
     def settings(self) -> dict[str, Any]:
         """What the outputs depend on, beside the weights."""
-        return {
-            "command": "predict",
-            "image_format": self.image_format,
-            "probabilities": self.probabilities,
-            "polygons": self.polygons,
-            "test_flips": self.test_flips,
-            "overlap": self.overlap,
-            "precision": self.precision,
-            "quantize": self.quantize,
-        }
+        return _settings("predict", self)
 
     def load(self) -> ReadyJob:
         """Load the model.
@@ -170,7 +163,7 @@ class EmbedJob:
         device: see `load_on_device`.
         batch_size: windows encoded at once.
         cell_px: side of a cell, px; None is the model's patch.
-        number_type: of the rasters.
+        dtype: of the numbers in the rasters.
         reflectance: add the mean reflectance of cells.
         precision: see `in_precision`.
         quantize: how the encoder's weights are held.
@@ -181,7 +174,7 @@ class EmbedJob:
     device: str = "auto"
     batch_size: int = 32
     cell_px: int | None = None
-    number_type: NumberType = "float16"
+    dtype: NumberType = "float16"
     reflectance: bool = True
     precision: Precision = "fp32"
     quantize: Quantization = "none"
@@ -189,15 +182,7 @@ class EmbedJob:
     @property
     def settings(self) -> dict[str, Any]:
         """What the outputs depend on, beside the weights."""
-        return {
-            "command": "embed",
-            "image_format": self.image_format,
-            "cell_px": self.cell_px,
-            "dtype": self.number_type,
-            "reflectance": self.reflectance,
-            "precision": self.precision,
-            "quantize": self.quantize,
-        }
+        return _settings("embed", self)
 
     def load(self) -> ReadyJob:
         """Load the model.
@@ -227,7 +212,7 @@ class EmbedJob:
                     encoder,
                     target,
                     cells,
-                    number_type=self.number_type,
+                    number_type=self.dtype,
                     reflectance=self.reflectance,
                     progress=progress,
                 )
@@ -236,6 +221,11 @@ class EmbedJob:
             return [target, *([described] if described is not None else []), picture]
 
         return ReadyJob(encoder, contract, work)
+
+
+def _settings(command: str, job: Any) -> dict[str, Any]:
+    each = {one.name: getattr(job, one.name) for one in fields(job)}
+    return {"command": command, **{k: v for k, v in each.items() if k not in _APART}}
 
 
 Job = PredictJob | EmbedJob

@@ -1,26 +1,69 @@
-"""Run a job over many scenes: what is to do, in rounds, with a manifest at any time."""
+"""Run a job over many scenes: what is to do, in rounds, with a manifest at any time.
 
+Attempts are made in this process, or in those of a Dask cluster. Dask, because it is
+plain Python that users of clusters (SLURM, PBS, Kubernetes) have at hand in this field,
+and because a job needs little of an engine: to send a small task to a process, and to
+say when that process has died. Ray brings an object store and agents, in a wheel of
+many times the size, and scenes go from files to files.
+"""
+
+import logging
+import os
+import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing import resource_tracker
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
-from spectralgpt.errors import ConfigError
-from spectralgpt.jobs.engines import Attempt, Engine, Lost, in_this_process, is_done
-from spectralgpt.jobs.kinds import Job, Plan, Progress, check_plan, load_job, write_plan
+from spectralgpt.errors import (
+    ConfigError,
+)
+from spectralgpt.jobs.kinds import (
+    Job,
+    Plan,
+    Progress,
+    check_plan,
+    load_job,
+    write_plan,
+)
 from spectralgpt.jobs.records import (
     MANIFEST,
+    Attempt,
     RecordFolder,
     SceneRecord,
+    attempt_scene,
+    is_done,
     write_items,
     write_manifest,
 )
 from spectralgpt.outputs import remove_leftovers
 
-__all__ = ["JobOutcome", "plan_job", "run_job"]
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+__all__ = [
+    "Engine",
+    "JobOutcome",
+    "Lost",
+    "in_this_process",
+    "on_dask",
+    "plan_job",
+    "run_job",
+]
 
 _MANIFEST_EVERY_S = 10.0
 _MOST_WAITS = 3
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_SILENT = logging.CRITICAL
+_SPAWN = "distributed.nanny.pre-spawn-environ"
+_SETTINGS = {
+    # A scene that ends its process is tried again by the job, not by Dask.
+    "distributed.scheduler.allowed-failures": 0,
+}
 
 
 @dataclass(frozen=True)
@@ -38,6 +81,166 @@ class JobOutcome:
     counts: dict[str, int]
     failures: list[SceneRecord]
     items: int
+
+
+class Lost(Exception):  # noqa: N818 - not raised, but handed on
+    """The process of a scene died, and others that took it over, too."""
+
+    def __init__(self, record: SceneRecord, reason: str) -> None:
+        super().__init__(reason)
+        self.record, self.reason = record, reason
+
+
+class Engine(Protocol):
+    """Attempts scenes, in any order, and yields what came of each as it is known."""
+
+    def __call__(
+        self,
+        plan: Plan,
+        records: Sequence[SceneRecord],
+        wait: bool,
+        progress: Callable[[float], None] | None,
+    ) -> Iterator[Attempt | Lost]:
+        """Attempt each scene once; `progress` is given shares that add up to them."""
+        ...
+
+
+def in_this_process(
+    plan: Plan,
+    records: Sequence[SceneRecord],
+    wait: bool,
+    progress: Callable[[float], None] | None,
+) -> Iterator[Attempt | Lost]:
+    """Attempt one scene after the other; see `Engine`."""
+    for record in records:
+        done = 0.0
+
+        def advance(share: float) -> None:
+            nonlocal done
+            if progress is not None:
+                progress(share - done)
+            done = share
+
+        attempt = attempt_scene(plan, record, wait, advance)
+        advance(1.0)
+        yield attempt
+
+
+@contextmanager
+def on_dask(workers: int, scheduler: str | None) -> Iterator[Engine]:
+    """Give an engine on a Dask cluster, which is closed in the end if it is our own.
+
+    Args:
+        workers: processes to start on this machine, which share its cores.
+        scheduler: address or scheduler file of a cluster that is there, in place of
+            `workers`; encryption is taken from Dask's own configuration.
+
+    Raises:
+        ConfigError: Dask is not installed, or the cluster does not answer.
+    """
+    try:
+        import dask
+        from distributed import Client, LocalCluster
+    except ImportError:
+        raise ConfigError(
+            "several processes need Dask: pip install 'spectralgpt[dask]'."
+        ) from None
+    # It tells of every connection, and of each process that it ends in the middle.
+    level = logging.INFO if logging.getLogger().isEnabledFor(logging.INFO) else _SILENT
+    logging.getLogger("distributed").setLevel(level)
+    with ExitStack() as stack:
+        if scheduler is None:
+            threads = str(max(1, (os.cpu_count() or 1) // workers))
+            variables = dict.fromkeys(_THREAD_VARIABLES, threads)
+            stack.enter_context(dask.config.set(_SETTINGS | {_SPAWN: variables}))
+            # Who may talk to a scheduler may run any code: only this process may.
+            with _without_ctrl_c():
+                cluster = LocalCluster(
+                    n_workers=workers,
+                    threads_per_worker=1,
+                    protocol="tls://",
+                    security=True,
+                    dashboard_address="127.0.0.1:0",
+                    silence_logs=level,
+                )
+            client = stack.enter_context(Client(stack.enter_context(cluster)))
+        else:
+            client = stack.enter_context(_connect(scheduler))
+        yield partial(_attempt_on, client)
+
+
+@contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    """Start processes that leave Ctrl-C, which a terminal sends to all, to this one."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    # It would let Ctrl-C through where it is started.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _connect(scheduler: str) -> "Client":
+    from distributed import Client
+
+    try:
+        if Path(scheduler).is_file():
+            return Client(scheduler_file=scheduler)
+        return Client(scheduler)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"there is no Dask scheduler at {scheduler}: {reason}"
+        ) from None
+
+
+def _attempt_on(
+    client: "Client",
+    plan: Plan,
+    records: Sequence[SceneRecord],
+    wait: bool,
+    progress: Callable[[float], None] | None,
+) -> Iterator[Attempt | Lost]:
+    """Attempt scenes in the cluster's processes; see `Engine`."""
+    from distributed import as_completed
+
+    record_of: dict[Future[Any], SceneRecord] = {
+        client.submit(attempt_scene, plan, record, wait, pure=False): record
+        for record in records
+    }
+    try:
+        for future in as_completed(record_of):
+            yield _result_of(plan, future, record_of[future])
+            if progress is not None:
+                progress(1.0)
+            # Lets the cluster forget it, so that it does not do it again.
+            future.release()
+    finally:
+        client.cancel(list(record_of))
+
+
+def _result_of(
+    plan: Plan, future: "Future[Any]", record: SceneRecord
+) -> Attempt | Lost:
+    """Read what came of a scene where its process wrote it.
+
+    What a task returned is gone when its process dies later, for another scene.
+    """
+    from distributed.scheduler import KilledWorker
+
+    error: Any = future.exception() if future.status == "error" else None
+    if error is None:
+        found = RecordFolder(plan.output).read(record.id) or record
+        return Attempt(found, is_busy=found.status not in ("done", "failed"))
+    if isinstance(error, KilledWorker):
+        return Lost(record, "its process died, which lack of memory may cause.")
+    if isinstance(error, ImportError):
+        raise ConfigError(f"the workers lack spectralgpt or what it needs: {error}")
+    raise error
 
 
 def plan_job(job: Job, output: Path) -> Plan:

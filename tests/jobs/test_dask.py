@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from spectralgpt.errors import ConfigError
-from spectralgpt.jobs.engines import Engine, on_dask
-from spectralgpt.jobs.running import JobOutcome, plan_job, run_job
+from spectralgpt.jobs.running import Engine, JobOutcome, on_dask, plan_job, run_job
 from tests.job_kinds import NotingJob, count_notes, of_one_date, write_scenes
 
 ROOT = Path(__file__).resolve().parents[2]
