@@ -105,9 +105,7 @@ class CommandParser(ArgumentParser):
             ]
             wanted, name = " or ".join(kinds), self._option(found["name"])
             if part := _NESTED.match(found["value"]):
-                return (
-                    f"{name}.{part[1]}: there is no such option, as {name} is {wanted}"
-                )
+                return f"{name}.{part[1]}: no such option, for {name} is {wanted}"
             return f"{name} must be {wanted or 'another'}, found {found['value']}"
         if found := _LACKING.search(text):
             names = map(self._option, found[1].split(", "))
