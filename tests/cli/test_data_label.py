@@ -47,7 +47,7 @@ def test_the_command_makes_a_set_and_prints_its_folder(
     [
         (["--class_column", "covr"], "did you mean 'cover'?"),
         ([], "covers.gpkg: which column holds the classes?"),
-        (["--class_column", "cover", "--scenes", "no.tif"], "no scene at no.tif"),
+        (["--class_column", "cover", "--scenes", "no.tif"], "no.tif does not exist"),
         (["--class_column", "cover", "--tile_px", "200"], "no scene holds a tile of"),
         (["--class_column", "cover", "--tile_px", "0"], "tile_px must be at least 1"),
         (["--class_column", "cover", "--labels", "broken.gpkg"], "cannot be read as"),
