@@ -49,11 +49,10 @@ from spectralgpt.rasters.thumbnail import (
     Thumbnail,
     as_option,
     offset_from_pixels,
-    read_thumbnail,
 )
 from spectralgpt.sensors import Sensor, find_sensor, list_sensors, load_sensor
 
-__all__ = ["describe_raster", "is_product", "read_product"]
+__all__ = ["describe_raster", "is_product"]
 
 _LANDSAT = r"L[A-Z]\d\d_.*_MTL\.(json|txt)"
 _ENMAP = r"ENMAP01-____L2A-.*-SPECTRAL_IMAGE[^/]*\.TIFF?"
@@ -116,7 +115,7 @@ def describe_raster(
     if not is_path(str(path)) or not (path.exists() or is_stac_member(path)):
         raise RasterError(f"{path} does not exist. Check the path.")
     is_described = stated.band_pattern is not None or members is not None
-    product = None if is_described else read_product(path)
+    product = None if is_described else _read_product(path)
     if not isinstance(sensor, Sensor):
         sensor = _resolve_sensor(path, sensor or stated.sensor, assumed, product)
     if product is not None and product.sensor != sensor.name:
@@ -150,15 +149,8 @@ def is_product(path: Path) -> bool:
     )
 
 
-def read_product(path: Path) -> ProductMetadata | None:
-    """Read what a product says of itself; None if it is a plain raster or folder.
-
-    Raises:
-        RasterError: it is a product, or an archive, that cannot be read.
-        BandError: no band is found where the metadata say.
-        ConfigError: the sensor is in doubt or not in the registry.
-        UnitError: bands differ in scale.
-    """
+def _read_product(path: Path) -> ProductMetadata | None:
+    """Read what a product says of itself; None if it is a plain raster or folder."""
     is_folder, suffix = path.is_dir(), path.suffix.lower()
     if is_folder:
         product = ProductFiles.of_folder(path)
@@ -473,7 +465,7 @@ class _Image:
             path: [None] * header.count if is_stated else header.nodata
             for path, header in self.headers.items()
         }
-        return read_thumbnail(self.files, declared)
+        return Thumbnail.read(self.files, declared)
 
     @functools.cached_property
     def numbers(self) -> list[npt.NDArray[np.generic]]:

@@ -24,7 +24,6 @@ __all__ = [
     "as_option",
     "find_fill",
     "offset_from_pixels",
-    "read_thumbnail",
 ]
 
 _Numbers = npt.NDArray[np.generic]
@@ -66,6 +65,31 @@ class Thumbnail:
 
     layers: tuple[tuple[_Numbers, _Known, tuple[float | None, ...]], ...]
 
+    @classmethod
+    def read(
+        cls,
+        files: Mapping[str, BandFile],
+        nodata: Mapping[Location, Sequence[float | None]],
+    ) -> "Thumbnail":
+        """Read some numbers of each band, thinned out without interpolation.
+
+        Args:
+            files: where the bands lie.
+            nodata: what the layers of each file declare.
+
+        Raises:
+            RasterError: a file cannot be read.
+        """
+        layers = []
+        for path, declared in nodata.items():
+            own = [file for file in files.values() if file.path == path]
+            if not own:
+                continue
+            with quiet_gdal(), open_raster(path) as dataset, reading(path):
+                numbers, known = _read_some(dataset, own)
+            layers.append((numbers, known, tuple(declared[f.index - 1] for f in own)))
+        return cls(tuple(layers))
+
     def _known(self, invalid: Sequence[float]) -> list[_Known]:
         """Which numbers are measurements as far as anybody declared, by file."""
         found = []
@@ -91,32 +115,6 @@ class Thumbnail:
         for (numbers, *_), known in zip(self.layers, self._known(invalid), strict=True):
             found += [band[there] for band, there in zip(numbers, known, strict=True)]
         return found
-
-
-def read_thumbnail(
-    files: Mapping[str, BandFile],
-    nodata: Mapping[Location, Sequence[float | None]],
-) -> Thumbnail:
-    """Read some numbers of each band, thinned out without interpolation.
-
-    Args:
-        files: where the bands lie.
-        nodata: what the layers of each file declare.
-
-    Raises:
-        RasterError: a file cannot be read.
-    """
-    layers = []
-    for path, declared in nodata.items():
-        own = [file for file in files.values() if file.path == path]
-        if not own:
-            continue
-        indices = [file.index for file in own]
-        with quiet_gdal(), open_raster(path) as dataset, reading(path):
-            numbers, known = _read_some(dataset, own)
-        nodata_of = tuple(declared[index - 1] for index in indices)
-        layers.append((numbers, known, nodata_of))
-    return Thumbnail(tuple(layers))
 
 
 def offset_from_pixels(
