@@ -15,7 +15,7 @@ import pytest
 
 from spectralgpt.errors import SpectralGPTError
 from spectralgpt.rasters import Stated, Window, describe_raster, read_raster
-from spectralgpt.rasters.sizes import read_size
+from spectralgpt.rasters.unopened import read_size
 from tests.fuzz.mutate import (
     WORDS,
     bounded,

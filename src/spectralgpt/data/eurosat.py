@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from spectralgpt.data.chips import SINGLE_LABEL, SPLITS, Chip, LabelledSet
-from spectralgpt.data.formats import FILE_SIZES, ImageFormat
+from spectralgpt.data.formats import ImageFormat
 from spectralgpt.data.label_files import read_folder
 from spectralgpt.errors import DatasetNotFoundError
-from spectralgpt.rasters import list_folder
+from spectralgpt.rasters import FILE_SIZES, list_folder
 
 __all__ = ["FILE_BANDS", "SENSOR", "read_eurosat"]
 

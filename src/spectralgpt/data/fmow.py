@@ -12,10 +12,11 @@ from pathlib import Path
 
 from spectralgpt.data.archives.registry import load_archive
 from spectralgpt.data.chips import SINGLE_LABEL, Chip, LabelledSet
-from spectralgpt.data.formats import FILE_SIZES, ImageFormat
+from spectralgpt.data.formats import ImageFormat
 from spectralgpt.data.listings import read_rows
 from spectralgpt.data.sources import refuse_if_bad
 from spectralgpt.errors import DataError, DatasetNotFoundError, SpectralGPTError
+from spectralgpt.rasters import FILE_SIZES
 
 __all__ = [
     "FILE_BANDS",

@@ -17,7 +17,6 @@ from typing import Any, Literal
 
 from spectralgpt.config import build_config, check_keys, read_mapping
 from spectralgpt.data.archives.registry import PREFIX, load_archive
-from spectralgpt.data.formats import Sizes, describe_stated
 from spectralgpt.data.listings import Candidate, Index, Selection, list_candidates
 from spectralgpt.data.packing.manifest import is_pack
 from spectralgpt.data.packing.reading import Storage, open_pack
@@ -28,7 +27,14 @@ from spectralgpt.errors import (
     DatasetNotFoundError,
     SpectralGPTError,
 )
-from spectralgpt.rasters import NO_BAND, RasterItem, Stated, quiet_gdal
+from spectralgpt.rasters import (
+    NO_BAND,
+    RasterItem,
+    Sizes,
+    Stated,
+    describe_raster,
+    quiet_gdal,
+)
 from spectralgpt.sensors import Sensor, find_sensor
 
 __all__ = [
@@ -334,11 +340,11 @@ def describe_image(source: Source, candidate: Candidate) -> RasterItem:
     Raises:
         SpectralGPTError: the image or the description is wrong.
     """
-    item = describe_stated(
+    item = describe_raster(
         candidate.path,
-        source.stated_of(candidate.name),
-        source.sizes,
         _load_sensor(source.sensor),
+        source.stated_of(candidate.name),
+        sizes=source.sizes,
         members=candidate.members,
         name=f"{source.name}/{candidate.name}",
     )

@@ -6,11 +6,9 @@
 """
 
 from spectralgpt.rasters.bands import (
-    IN_SENSOR_ORDER,
     NO_BAND,
     RASTER_SUFFIXES,
     band_in_file_name,
-    find_band_files,
 )
 from spectralgpt.rasters.codes import Align, Overlay, overlay, read_codes
 from spectralgpt.rasters.describe import describe_raster, is_product
@@ -24,7 +22,6 @@ from spectralgpt.rasters.items import BandFile, RasterItem, StoredLayers
 from spectralgpt.rasters.locations import (
     Location,
     glob_folder,
-    is_litter,
     list_folder,
     path_below,
     walk,
@@ -49,7 +46,6 @@ from spectralgpt.rasters.mosaics import (
     read_area,
 )
 from spectralgpt.rasters.polygons import write_polygons
-from spectralgpt.rasters.products.safe import offset_from_texts
 from spectralgpt.rasters.products.stac import (
     STAC_SUFFIXES,
     is_stac_member,
@@ -59,13 +55,13 @@ from spectralgpt.rasters.products.zip import ZIP_SUFFIX
 from spectralgpt.rasters.reading import check_reflectance, read_raster
 from spectralgpt.rasters.row_files import Layers, RowFile
 from spectralgpt.rasters.scenes import Scene, open_scene, summarise
-from spectralgpt.rasters.sizes import read_size
 from spectralgpt.rasters.stated import SENSOR_TAG, Stated, day_in
 from spectralgpt.rasters.thumbnail import as_option, find_fill
+from spectralgpt.rasters.unopened import FILE_SIZES, Sizes
 from spectralgpt.rasters.writing import write_geotiff
 
 __all__ = [
-    "IN_SENSOR_ORDER",
+    "FILE_SIZES",
     "MODEL_TAG",
     "NO_BAND",
     "NO_CLASS",
@@ -87,6 +83,7 @@ __all__ = [
     "RowFile",
     "RowWriter",
     "Scene",
+    "Sizes",
     "Stated",
     "StoredLayers",
     "Window",
@@ -97,10 +94,8 @@ __all__ = [
     "cut_to_common",
     "day_in",
     "describe_raster",
-    "find_band_files",
     "find_fill",
     "glob_folder",
-    "is_litter",
     "is_product",
     "is_stac_member",
     "list_folder",
@@ -108,7 +103,6 @@ __all__ = [
     "make_mosaic",
     "measure_layers",
     "move_map",
-    "offset_from_texts",
     "open_scene",
     "overlay",
     "path_below",
@@ -119,7 +113,6 @@ __all__ = [
     "read_codes",
     "read_numbers",
     "read_raster",
-    "read_size",
     "summarise",
     "walk",
     "write_geotiff",

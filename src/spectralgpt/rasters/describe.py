@@ -50,6 +50,7 @@ from spectralgpt.rasters.thumbnail import (
     as_option,
     offset_from_pixels,
 )
+from spectralgpt.rasters.unopened import Sizes, describe_unopened
 from spectralgpt.sensors import Sensor, find_sensor, list_sensors, load_sensor
 
 __all__ = ["describe_raster", "is_product"]
@@ -81,6 +82,7 @@ def describe_raster(
     sensor: Sensor | str | None = None,
     stated: Stated | None = None,
     *,
+    sizes: Sizes | None = None,
     assumed: Stated | None = None,
     members: Sequence[Path] | None = None,
     name: str | None = None,
@@ -100,6 +102,10 @@ def describe_raster(
             file like those in `sensors/`; without either, the file's tag or the
             product's name tell.
         stated: what is so whatever the files say; what contradicts them is an error.
+        sizes: side of the image in px: one number for all bands, or one for each ground
+            sampling distance in m, or `FILE_SIZES` for that in each file's own first
+            bytes. With the sensor, they say that these are digital numbers in files
+            that need not be opened; what is assumed then does not count.
         assumed: what is so where the files do not say, such as what was stated of the
             images that a model was trained on.
         members: the files of a folder that belong to the image; all if None.
@@ -109,15 +115,24 @@ def describe_raster(
         RasterError: a file is missing or cannot be read.
         BandError: bands are in doubt.
         UnitError: the unit or offset is in doubt or contradicts the file.
-        ConfigError: the sensor is in doubt.
+        ConfigError: the sensor is in doubt, or sizes make no sense for it.
     """
     path, stated, assumed = Path(path), stated or Stated(), assumed or Stated()
+    name = name or str(path)
+    sensor = sensor or stated.sensor
+    if sensor is not None and not isinstance(sensor, Sensor):
+        sensor = find_sensor(sensor)
+    if sizes is not None and sensor is not None:
+        item = describe_unopened(path, sensor, stated, sizes, members, name)
+        if item is not None:
+            return item
+        # Neither names nor metadata tell the offset, so the pixels must.
+        stated, assumed = replace(stated, unit="digital-numbers"), Stated()
     if not is_path(str(path)) or not (path.exists() or is_stac_member(path)):
         raise RasterError(f"{path} does not exist. Check the path.")
     is_described = stated.band_pattern is not None or members is not None
     product = None if is_described else _read_product(path)
-    if not isinstance(sensor, Sensor):
-        sensor = _resolve_sensor(path, sensor or stated.sensor, assumed, product)
+    sensor = sensor or _find_sensor(path, assumed, product)
     if product is not None and product.sensor != sensor.name:
         # What the user states wins: then the metadata are those of something else.
         product = None
@@ -130,7 +145,7 @@ def describe_raster(
     else:
         files, headers = _find_bands(path, sensor, stated, assumed, members)
     image = _Image(path, sensor, files, headers, stated, assumed, product)
-    return image.describe(name or str(path))
+    return image.describe(name)
 
 
 def is_product(path: Path) -> bool:
@@ -198,11 +213,9 @@ def _find_bands(
     return find_bands(path, sensor, assumed.bands, assumed.band_pattern, members)
 
 
-def _resolve_sensor(
-    path: Path, stated: str | None, assumed: Stated, product: ProductMetadata | None
+def _find_sensor(
+    path: Path, assumed: Stated, product: ProductMetadata | None
 ) -> Sensor:
-    if stated is not None:
-        return find_sensor(stated)
     if product is not None:
         return load_sensor(product.sensor)
     if path.is_file():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from spectralgpt.errors import RasterError
-from spectralgpt.rasters import read_size
+from spectralgpt.rasters.unopened import read_size
 from tests.raster_files import write_tiff
 
 
