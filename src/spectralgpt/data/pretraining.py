@@ -39,7 +39,7 @@ from spectralgpt.errors import ConfigError, DataError, RasterError, SpectralGPTE
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import Grid, OpenFiles, Raster, RasterItem, read_raster
 
-__all__ = ["MixedDataset", "NamedDataset", "PretrainingDataset", "join_contracts"]
+__all__ = ["MixedDataset", "NamedDataset", "PretrainingDataset"]
 
 _LOG = logging.getLogger(__name__)
 _DRAWS = 32
@@ -484,26 +484,3 @@ class MixedDataset(Dataset[dict[str, Any]]):
             **part.dataset.draw(inner, generator, batch_seed),
             "dataset": part.number,
         }
-
-
-def join_contracts(contracts: Sequence[Preprocessing]) -> Preprocessing:
-    """Return one contract for several sensors: the first, with the rest as its others.
-
-    Of data sets of one sensor the first one's image size is kept.
-
-    Raises:
-        ConfigError: data sets of one sensor differ in bands or scaling, so that it is
-            not clear what an image of it is to become.
-    """
-    by_sensor: dict[str, Preprocessing] = {}
-    for contract in contracts:
-        known = by_sensor.setdefault(contract.sensor, contract)
-        for name in ("band_names", "scaling", "statistics"):
-            one, two = getattr(known, name), getattr(contract, name)
-            if one != two:
-                raise ConfigError(
-                    f"two data sets of sensor {contract.sensor} differ in {name}: "
-                    f"{one} and {two}. Give them the same."
-                )
-    first, *rest = by_sensor.values()
-    return replace(first, others=tuple(rest))

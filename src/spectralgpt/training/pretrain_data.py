@@ -14,7 +14,6 @@ from spectralgpt.data.pretraining import (
     MixedDataset,
     NamedDataset,
     PretrainingDataset,
-    join_contracts,
 )
 from spectralgpt.data.series import Series, items_of
 from spectralgpt.data.sources import Source, find_items, find_series, read_source
@@ -69,7 +68,7 @@ def load_pretraining_data(config: PretrainConfig) -> PretrainingData:
     images = [_find_images(each.data) for each in datasets]
     items = [items_of(found) for found in images]
     contracts = _contracts(config, datasets, items)
-    joined = join_contracts(contracts)
+    joined = _join_contracts(contracts)
     train, held_out, scored, first = [], [], [], 0
     for number, each in enumerate(datasets):
         both = (number, each, images[number], contracts[number])
@@ -186,6 +185,29 @@ def _contracts(
         )
         contracts.append(replace(own, scaling=each.data.scaling, statistics=statistics))
     return contracts
+
+
+def _join_contracts(contracts: Sequence[Preprocessing]) -> Preprocessing:
+    """Return one contract for several sensors: the first, with the rest as its others.
+
+    Of data sets of one sensor the first one's image size is kept.
+
+    Raises:
+        ConfigError: data sets of one sensor differ in bands or scaling, so that it is
+            not clear what an image of it is to become.
+    """
+    by_sensor: dict[str, Preprocessing] = {}
+    for contract in contracts:
+        known = by_sensor.setdefault(contract.sensor, contract)
+        for name in ("band_names", "scaling", "statistics"):
+            one, two = getattr(known, name), getattr(contract, name)
+            if one != two:
+                raise ConfigError(
+                    f"two data sets of sensor {contract.sensor} differ in {name}: "
+                    f"{one} and {two}. Give them the same."
+                )
+    first, *rest = by_sensor.values()
+    return replace(first, others=tuple(rest))
 
 
 def _plain_contract(config: PretrainConfig, data: DataConfig) -> Preprocessing:
