@@ -112,13 +112,13 @@ def test_statistics_are_those_of_the_training_parts(root: Path) -> None:
     assert data.preprocessing.statistics is not None
     measured = data.preprocessing.statistics.high["B1"]
     brightest = [
-        read_raster(dataset.items[p.item], dataset.preprocessing.bands, p.region).pixels
+        read_raster(dataset.items[p.item], dataset.preprocessing.bands, p.window).pixels
         for p in dataset.parts
     ]
     largest = max(float(pixels[0].max()) for pixels in brightest)
     everywhere = max(float(read_raster(i).pixels[0].max()) for i in dataset.items)
     assert measured <= largest
-    assert dataset.parts[0].region.height < 64
+    assert dataset.parts[0].window.height < 64
     assert largest <= everywhere
 
 
