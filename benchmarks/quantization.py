@@ -23,7 +23,8 @@ from spectralgpt.config import build_config
 from spectralgpt.data.labelled import LabelledDataConfig, LabelledDataset, read_labelled
 from spectralgpt.models.building import quantize_encoder, weight_bytes
 from spectralgpt.models.heads import ClassificationModel
-from spectralgpt.tasks.classification import check_classifier, prepared_batches
+from spectralgpt.tasks import read_batches
+from spectralgpt.tasks.classification import check_classifier
 
 
 def test_images(loaded: LoadedModel, root: Path | None) -> LabelledDataset:
@@ -42,7 +43,8 @@ def test_images(loaded: LoadedModel, root: Path | None) -> LabelledDataset:
 def run_model(model: ClassificationModel, data: LabelledDataset) -> dict[str, Any]:
     """Classify and embed all images; time the model alone."""
     logits, embeddings, seconds = [], [], 0.0
-    for images in prepared_batches(data, 32):
+    for batch in read_batches(data, 32):
+        images = batch["image"]
         start = time.process_time()
         logits.append(model(images))
         seconds += time.process_time() - start

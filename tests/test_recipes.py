@@ -9,7 +9,7 @@ from spectralgpt.data.crops import check_token_budget
 from spectralgpt.errors import ConfigError
 from spectralgpt.preprocessing import sensor_preprocessing
 from spectralgpt.recipes import describe_recipe, find_recipe, list_recipes
-from spectralgpt.training.dense_finetuning import DenseFinetuneConfig
+from spectralgpt.training.finetuning import DenseFinetuneConfig
 from spectralgpt.training.overrides import datasets_of, stages_of
 from spectralgpt.training.pretrain_config import PretrainConfig
 

@@ -12,7 +12,7 @@ from spectralgpt.checkpoints import load_model, save_model
 from spectralgpt.cli.main import main
 from spectralgpt.errors import ConfigError
 from spectralgpt.preprocessing import Preprocessing
-from spectralgpt.training.dense_finetuning import DenseFinetuneConfig, finetune_dense
+from spectralgpt.training.finetuning import DenseFinetuneConfig, finetune
 from spectralgpt.training.fit import TrainerConfig
 from spectralgpt.training.optim import OptimizerConfig
 from tests.dense_places import places_config, write_places
@@ -44,7 +44,7 @@ def model(places: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         optimizer=OptimizerConfig(base_lr=0.1, warmup_epochs=0.5, beta2=0.999),
         trainer=TrainerConfig(epochs=1, batch_size=3, accelerator="cpu", workers=0),
     )
-    return finetune_dense(config, folder / "run")
+    return finetune(config, folder / "run")
 
 
 def predict(model: Path, image: Path, output: Path, *words: str) -> bytes:

@@ -15,7 +15,7 @@ import rasterio
 from spectralgpt.checkpoints import save_model
 from spectralgpt.cli.main import main
 from spectralgpt.models.heads import ClassificationModel
-from spectralgpt.training.dense_finetuning import DenseFinetuneConfig, finetune_dense
+from spectralgpt.training.finetuning import DenseFinetuneConfig, finetune
 from spectralgpt.training.fit import TrainerConfig
 from spectralgpt.training.optim import OptimizerConfig
 from tests.dense_places import SIZE, places_config, write_places
@@ -45,7 +45,7 @@ def finetuned(places: Path, folder: Path, task: str, **data: Any) -> Path:
         optimizer=OptimizerConfig(base_lr=0.1, warmup_epochs=0.5, beta2=0.999),
         trainer=TrainerConfig(epochs=20, batch_size=3, accelerator="cpu", workers=0),
     )
-    return finetune_dense(config, folder / "run")
+    return finetune(config, folder / "run")
 
 
 @pytest.fixture(scope="module")

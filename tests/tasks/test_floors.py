@@ -15,7 +15,7 @@ from spectralgpt.tasks.floors import (
     fit_pixel_forest,
     map_pixels,
 )
-from spectralgpt.training.dense_scoring import PlaceCounts, evaluate_forest
+from spectralgpt.training.scoring import PlaceCounts, evaluate_forest
 from tests.dense_files import BANDS as SENSOR_BANDS
 from tests.dense_files import write_sensor, write_set
 from tests.dense_places import dense_places

@@ -19,13 +19,13 @@ from spectralgpt.tasks.classification import RegularizationConfig
 from spectralgpt.training.comparison import PRETRAINED, compare_features
 from spectralgpt.training.finetuning import (
     FinetuneConfig,
-    build_classifier,
+    add_head,
     finetune,
 )
 from spectralgpt.training.fit import TrainerConfig
 from spectralgpt.training.logs import read_metrics
 from spectralgpt.training.optim import OptimizerConfig
-from spectralgpt.training.scoring import score_classifier
+from spectralgpt.training.scoring import score_set
 from spectralgpt.training.transfer import load_start
 from tests.tiny import tiny_contract, tiny_model
 from tests.toy import CLASSES, SENSOR, write_archive
@@ -204,7 +204,7 @@ def test_weights_without_a_contract_are_refused(archive: Path, tmp_path: Path) -
 
 def test_head_is_put_on_a_copy(archive: Path, pretrained: Path) -> None:
     encoder: SpectralEncoder = tiny_model().encoder
-    model = build_classifier(encoder, 3, config(archive, pretrained, drop_path=0.3))
+    model = add_head(encoder, 3, config(archive, pretrained, drop_path=0.3))
     assert model.encoder.drop_path == 0.3
     assert encoder.drop_path == 0.0
     for name, value in encoder.state_dict().items():
@@ -294,7 +294,7 @@ def test_labels_of_the_other_kind_are_refused(archive: Path, pretrained: Path) -
     tuned = replace(loaded, model=model, extra=extra)
     labelled = read_all(config(archive, pretrained).data, assumed=Stated(sensor=SENSOR))
     with pytest.raises(DataError, match="single-label labels, but m was fine-tuned"):
-        score_classifier(tuned, "m", labelled, seed=0)
+        score_set(tuned, "m", labelled, seed=0)
 
 
 def test_what_cannot_run_leaves_the_run_before_alone(

@@ -206,7 +206,7 @@ def _score(args: Namespace, loaded: Any, console: Console) -> None:
     from spectralgpt.data.labelled import read_labelled
     from spectralgpt.data.statistics import tell_if_far
     from spectralgpt.tasks.classification import check_classifier
-    from spectralgpt.training.scoring import evaluate_classifier
+    from spectralgpt.training.scoring import evaluate
 
     names, _ = check_classifier(loaded.model, loaded.extra, args.model)
     assumed = loaded.preprocessing.assumed if loaded.preprocessing else None
@@ -217,7 +217,7 @@ def _score(args: Namespace, loaded: Any, console: Console) -> None:
             [chip.item for chip in test.chips], loaded.preprocessing, test.source
         )
     with counting(console, "classifying", len(test.chips)) as progress:
-        evaluate_classifier(
+        evaluate(
             loaded,
             args.model,
             test,

@@ -39,7 +39,6 @@ def run(args: Namespace) -> Path:
 
     from spectralgpt.cli.results import print_test_scores
     from spectralgpt.config import build_config
-    from spectralgpt.training.dense_finetuning import finetune_dense
     from spectralgpt.training.finetuning import finetune
     from spectralgpt.training.progress import ProgressDisplay
     from spectralgpt.training.run_folder import is_first_process
@@ -50,8 +49,7 @@ def run(args: Namespace) -> Path:
     if args.task != "classification":
         values["data"]["task"] = args.task
     console = Console(stderr=True)
-    train: Any = finetune if args.task == "classification" else finetune_dense
-    folder: Path = train(
+    folder = finetune(
         build_config(values, _config_kind(args.task), "the command line"),
         options.output,
         overwrite=options.overwrite,
@@ -100,7 +98,6 @@ def _task_parser(task: str) -> ArgumentParser:
 
 
 def _config_kind(task: str) -> type[Any]:
-    from spectralgpt.training.dense_finetuning import DenseFinetuneConfig
-    from spectralgpt.training.finetuning import FinetuneConfig
+    from spectralgpt.training.finetuning import DenseFinetuneConfig, FinetuneConfig
 
     return FinetuneConfig if task == "classification" else DenseFinetuneConfig

@@ -68,7 +68,7 @@ def score_masks(args: Namespace, loaded: "LoadedModel", console: Console) -> Non
     from spectralgpt.data.statistics import tell_if_far
     from spectralgpt.scenes.loading import stated_contract
     from spectralgpt.tasks.dense import check_mapper
-    from spectralgpt.training.dense_scoring import evaluate_dense
+    from spectralgpt.training.scoring import evaluate
 
     names, task = check_mapper(loaded.model, loaded.extra, args.model)
     contract = stated_contract(loaded, args.model)
@@ -85,7 +85,7 @@ def score_masks(args: Namespace, loaded: "LoadedModel", console: Console) -> Non
     tell_if_far(items, contract, dense.source)
     total = len(DenseDataset(dense, contract))
     with counting(console, "mapping", total) as progress:
-        evaluate_dense(
+        evaluate(
             loaded,
             args.model,
             dense,

@@ -12,8 +12,11 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
-__all__ = ["Batch", "Gather", "Task", "own_sums", "seeded"]
+from spectralgpt.threads import start_worker
+
+__all__ = ["Batch", "Gather", "Task", "own_sums", "read_batches", "seeded"]
 
 Batch = dict[str, Any]
 
@@ -84,3 +87,29 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
         finally:
             random.setstate(states[0])
             np.random.set_state(states[1])
+
+
+def read_batches(
+    dataset: Dataset[dict[str, Tensor]],
+    batch_size: int,
+    num_workers: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> Iterator[Batch]:
+    """Yield the samples of a data set in its order, without chance.
+
+    Args:
+        dataset: its samples have one shape.
+        batch_size: samples in a batch.
+        num_workers: processes that read; 0 reads in this one.
+        progress: called with the number of samples when a batch has been worked on.
+    """
+    loader = DataLoader(
+        dataset,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        worker_init_fn=start_worker,
+    )
+    for batch in loader:
+        yield batch
+        if progress is not None:
+            progress(len(batch["image"]))

@@ -4,42 +4,32 @@ Mixing and erasing are timm's. They act on whole batches and, as stochastic dept
 draw from the seed of the batch's first sample, so that a resumed run repeats them.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from spectralgpt.data.chips import MULTI_LABEL, TASKS, LabelledSet
-from spectralgpt.data.labelled import LabelledDataset
 from spectralgpt.errors import CheckpointError, ConfigError, DataError
 from spectralgpt.losses import balanced_class_weights
 from spectralgpt.metrics import (
     Scores,
-    Summarise,
-    multi_label_summary,
     score_multi_label,
     score_single_label,
-    single_label_summary,
 )
 from spectralgpt.models.building import check_output
 from spectralgpt.models.heads import ClassificationModel, DenseModel
 from spectralgpt.tasks import Gather, own_sums, seeded
-from spectralgpt.threads import start_worker
 
 __all__ = [
     "ClassificationTask",
     "RegularizationConfig",
     "balanced_weights",
     "check_classifier",
-    "main_metric",
-    "predict_probabilities",
-    "prepared_batches",
     "score",
-    "summary_of",
     "to_probabilities",
 ]
 
@@ -121,6 +111,8 @@ class ClassificationTask:
         self.task = task
         self.regularization = regularization or RegularizationConfig()
         self.class_weights = class_weights
+        self.metric = "macro_map" if task == MULTI_LABEL else "accuracy"
+        """The held-out score by which weights are chosen."""
         self._probabilities: list[Tensor] = []
         self._held_out_targets: list[Tensor] = []
 
@@ -264,11 +256,6 @@ def check_classifier(
     return tuple(names), str(task)
 
 
-def main_metric(task: str) -> str:
-    """Name the score by which checkpoints are chosen."""
-    return "macro_map" if task == MULTI_LABEL else "accuracy"
-
-
 def score(
     task: str, probabilities: Tensor, targets: Tensor, class_names: Sequence[str]
 ) -> Scores:
@@ -278,48 +265,6 @@ def score(
     return score_single_label(probabilities, targets, class_names)
 
 
-def summary_of(task: str, probabilities: Tensor, targets: Tensor) -> Summarise:
-    """Return what scores resampled images of either task."""
-    kind = multi_label_summary if task == MULTI_LABEL else single_label_summary
-    return kind(probabilities, targets)
-
-
 def to_probabilities(logits: Tensor, task: str) -> Tensor:
     """Turn logits into probabilities: softmax over classes, or one sigmoid a label."""
     return logits.sigmoid() if task == MULTI_LABEL else logits.softmax(dim=-1)
-
-
-def predict_probabilities(
-    model: ClassificationModel,
-    dataset: LabelledDataset,
-    task: str,
-    *,
-    batch_size: int = 32,
-    num_workers: int = 0,
-    progress: Callable[[int], None] | None = None,
-) -> Tensor:
-    """Classify every image of a data set, in its order: (N, classes) on the CPU."""
-    device = next(model.parameters()).device
-    model.eval()
-    rows = []
-    with torch.inference_mode():
-        for images in prepared_batches(dataset, batch_size, num_workers):
-            found = to_probabilities(model(images.to(device)), task).float().cpu()
-            rows.append(check_output(found))
-            if progress is not None:
-                progress(len(images))
-    return torch.cat(rows)
-
-
-def prepared_batches(
-    dataset: LabelledDataset, batch_size: int, num_workers: int = 0
-) -> Iterator[Tensor]:
-    """Yield prepared images (B, C, H, W) in the order of the data set."""
-    loader = DataLoader(
-        dataset,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        worker_init_fn=start_worker,
-    )
-    for batch in loader:
-        yield batch["image"]

@@ -70,6 +70,8 @@ class DenseTask:
         positive: the class that scores are about; None if all count alike.
         loss: how the map is compared.
         class_weights: (K,) weights, or None.
+        metric: the held-out score by which weights are chosen; None takes the leading
+            one.
     """
 
     def __init__(
@@ -79,12 +81,14 @@ class DenseTask:
         positive: str | None,
         loss: DenseLossConfig | None = None,
         class_weights: Tensor | None = None,
+        metric: str | None = None,
     ) -> None:
         self.model = model
         self.class_names = tuple(class_names)
         self.positive = positive
         self.loss_config = loss or DenseLossConfig()
         self.class_weights = class_weights
+        self.metric = metric or leading_metric(positive)
         self._reset()
 
     def sums(self, batch: dict[str, Any]) -> Tensor:

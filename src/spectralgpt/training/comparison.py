@@ -28,14 +28,15 @@ from spectralgpt.files import write_json, write_table
 from spectralgpt.metrics import Scores
 from spectralgpt.models.building import check_output
 from spectralgpt.models.encoder import SpectralEncoder
-from spectralgpt.tasks.classification import prepared_batches, score
+from spectralgpt.tasks import read_batches
+from spectralgpt.tasks.classification import score
 from spectralgpt.tasks.probes import (
     Features,
     predict_knn,
     predict_linear,
     predict_ridge,
 )
-from spectralgpt.training.scoring import write_class_table
+from spectralgpt.training.scoring import spread, write_class_table, write_confusion
 
 __all__ = [
     "PRETRAINED",
@@ -89,7 +90,9 @@ class Comparison:
         """Mean, standard deviation over seeds and all values, by kind and metric."""
         metrics = list(self.scores[PRETRAINED][0].summary)
         return {
-            kind: {metric: _spread(self.values(kind, metric)) for metric in metrics}
+            kind: {
+                metric: spread(self.values(kind, metric).tolist()) for metric in metrics
+            }
             for kind in self.scores
         }
 
@@ -215,10 +218,7 @@ class _Extractor:
 
 def write_comparison(comparison: Comparison, folder: Path, model: str) -> Path:
     """Write metrics.json, table.csv, classes.csv, confusion.png and report.html."""
-    from spectralgpt.reports.score_reports import (
-        plot_confusion,
-        write_classification_report,
-    )
+    from spectralgpt.reports.score_reports import write_classification_report
 
     folder.mkdir(parents=True, exist_ok=True)
     first = {kind: scores[0] for kind, scores in comparison.scores.items()}
@@ -236,10 +236,7 @@ def write_comparison(comparison: Comparison, folder: Path, model: str) -> Path:
     )
     write_table(folder / "table.csv", _rows(comparison))
     write_class_table(folder / "classes.csv", first[PRETRAINED])
-    confusion = first[PRETRAINED].confusion
-    if confusion is not None:
-        names = [entry.name for entry in first[PRETRAINED].per_class]
-        plot_confusion(confusion, names).savefig(folder / "confusion.png")
+    write_confusion(folder / "confusion.png", first[PRETRAINED])
     write_classification_report(
         folder,
         f"Frozen features: {model}",
@@ -272,15 +269,6 @@ def _indices(labelled: LabelledSet, divided: LabelledSet) -> _Indices:
     return {
         split: np.array([position[c.name] for c in divided.select(split).chips])
         for split in SPLITS
-    }
-
-
-def _spread(values: NDArray[np.float64]) -> dict[str, Any]:
-    several = len(values) > 1
-    return {
-        "mean": float(values.mean()),
-        "std": float(values.std(ddof=1)) if several else 0.0,
-        "values": values.tolist(),
     }
 
 
@@ -332,11 +320,9 @@ def extract_features(
     encoder.eval()
     rows = []
     with torch.inference_mode():
-        for images in prepared_batches(dataset, batch_size, num_workers):
-            pooled = encoder.pooled_by_group(images.to(device)).float().cpu()
-            rows.append(check_output(pooled))
-            if progress is not None:
-                progress(len(images))
+        for batch in read_batches(dataset, batch_size, num_workers, progress):
+            images = batch["image"].to(device)
+            rows.append(check_output(encoder.pooled_by_group(images).float().cpu()))
     return _features_of(torch.cat(rows).numpy(), dataset)
 
 

@@ -1,15 +1,33 @@
-"""Fine-tuning a classifier: from a checkpoint and labels to a model that predicts."""
+"""Fine-tuning: from a checkpoint and labels to a model that predicts.
 
+Classes of whole images and maps differ in their labels, their head and their scores.
+The way is the same: the val split chooses the weights, the test split is scored once,
+at the end.
+"""
+
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from spectralgpt.checkpoints import LoadedModel
+from spectralgpt.checkpoints import load_model, save_model
 from spectralgpt.data.chips import SPLITS, LabelledSet
+from spectralgpt.data.dense import (
+    CHANGE,
+    DenseAugmentationConfig,
+    DenseDataConfig,
+    DenseDataset,
+    DenseSet,
+    balanced_class_weights,
+    dense_statistics,
+    find_positive,
+    read_dense,
+)
 from spectralgpt.data.identity import note_seen, sample_data
 from spectralgpt.data.labelled import (
     LabelledDataConfig,
@@ -18,18 +36,34 @@ from spectralgpt.data.labelled import (
     train_statistics,
 )
 from spectralgpt.errors import ConfigError, DataError
+from spectralgpt.models.adapters import merge_adapters
+from spectralgpt.models.dense_heads import HeadKind
 from spectralgpt.models.encoder import SpectralEncoder
-from spectralgpt.models.heads import ClassificationModel, Pooling
-from spectralgpt.preprocessing import Preprocessing
+from spectralgpt.models.heads import (
+    ChangeModel,
+    ClassificationModel,
+    Pooling,
+    SegmentationModel,
+)
 from spectralgpt.rasters import Stated
 from spectralgpt.tasks.classification import (
     ClassificationTask,
     RegularizationConfig,
     balanced_weights,
-    main_metric,
 )
-from spectralgpt.training.finetune_job import FinetuneJob, run_job
-from spectralgpt.training.fit import check_machine
+from spectralgpt.tasks.dense import (
+    HELD_OUT_LOSS,
+    DenseLossConfig,
+    DenseTask,
+    leading_metric,
+)
+from spectralgpt.training.fit import (
+    check_checkpoint,
+    check_machine,
+    fit,
+    full_state_dict,
+    processes,
+)
 from spectralgpt.training.run_folder import RunFolder, plain_config
 from spectralgpt.training.transfer import (
     Start,
@@ -40,9 +74,23 @@ from spectralgpt.training.transfer import (
 )
 
 if TYPE_CHECKING:
-    from lightning.pytorch import Callback
+    from lightning.pytorch import Callback, Trainer
 
-__all__ = ["AugmentationConfig", "FinetuneConfig", "build_classifier", "finetune"]
+    from spectralgpt.training.loading import EpochBatchSampler
+    from spectralgpt.training.module import TrainingModule
+
+__all__ = [
+    "AugmentationConfig",
+    "DenseFinetuneConfig",
+    "FinetuneConfig",
+    "add_head",
+    "finetune",
+]
+
+_log = logging.getLogger(__name__)
+
+# Every epoch reads the same images again; each loader process keeps its own.
+_MEMORY_MB = 1024.0
 
 
 @dataclass(frozen=True)
@@ -97,70 +145,163 @@ class FinetuneConfig(TransferConfig):
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class DenseFinetuneConfig(TransferConfig):
+    """Fine-tuning for a class of every pixel.
+
+    Args:
+        data: images with masks; its `task` says segmentation or change.
+        head: `upernet`, as published; `fpn`, a lighter one; `linear`, one linear map
+            from the tokens at a position to the pixels of its patch.
+        head_channels: width of a convolutional head, a multiple of 32; null follows the
+            encoder's width.
+        head_dropout: share of the head's channels that a training step leaves out,
+            0..1.
+        pixel_detail: let the last layers see single pixels beside the patches of the
+            encoder: finer borders; the model is then bound to its bands.
+        loss: class weights, Dice, smoothing.
+        augmentation: flips, turns and scale; masks follow.
+        test_flips: average predictions for the test split over mirror images.
+        floors: print what a random forest on pixels and the best index reach beside the
+            scores; they learn from drawn pixels of the training places, in seconds.
+    """
+
+    data: DenseDataConfig
+    head: HeadKind = "upernet"
+    head_channels: int | None = None
+    head_dropout: float = 0.1
+    pixel_detail: bool = False
+    loss: DenseLossConfig = field(default_factory=DenseLossConfig)
+    augmentation: DenseAugmentationConfig = field(
+        default_factory=DenseAugmentationConfig
+    )
+    test_flips: bool = False
+    floors: bool = True
+
+
 def finetune(
-    config: FinetuneConfig,
+    config: FinetuneConfig | DenseFinetuneConfig,
     output: Path,
     *,
     overwrite: bool = False,
     resume: bool = False,
     callbacks: Sequence["Callback"] = (),
 ) -> Path:
-    """Fine-tune a classifier and score it on the test split.
+    """Fine-tune a model and score it on the test split.
 
     Args:
         config: what to train on what.
-        output: folder of the run.
+        output: folder of the run; made only once all that can be wrong with settings,
+            images and labels was found.
         overwrite: replace a run in the folder.
         resume: go on with the run in the folder.
         callbacks: further Lightning callbacks, such as a progress display.
 
     Returns:
-        `output`, with config.yaml, metrics.csv, metrics.json, report.html and the best
-        model in checkpoints/model.
+        `output`, with config.yaml, metrics.csv, metrics.json, table.csv, report.html
+        and the best model in checkpoints/model.
 
     Raises:
         ConfigError: settings contradict each other.
         DataError: labels or images are unusable.
     """
-    check_machine(config.trainer)
-    RunFolder(output).check(plain_config(config), overwrite=overwrite, resume=resume)
-    start = load_start(config)
-    labelled = read_labelled(
-        config.data, assumed=Stated(sensor=start.preprocessing.sensor)
+    from spectralgpt.training.checkpointing import LastCheckpoint
+    from spectralgpt.training.loading import FixedBatchSampler, build_loader
+    from spectralgpt.training.module import TrainingModule
+
+    trainer, folder = config.trainer, RunFolder(output)
+    check_machine(trainer)
+    folder.check(plain_config(config), overwrite=overwrite, resume=resume)
+    learning = _prepare(config, load_start(config))
+    task, train, val = learning.task, learning.train, learning.val
+    batches = _batches(len(train), config)
+    fixed = FixedBatchSampler(len(val), trainer.batch_size, config.seed)
+    module = TrainingModule(
+        task,
+        config.optimizer,
+        trainer.epochs,
+        config.effective_batch,
+        batches,
+        trainer.log_every_steps,
+        sample_data(learning.labelled.chips),
     )
-    preprocessing = choose_contract(
-        start,
-        config,
-        lambda bands: train_statistics(labelled, bands),
-        labelled.stated,
+    if resume:
+        check_checkpoint(module, folder)
+    folder.prepare(plain_config(config), overwrite=overwrite, resume=resume)
+    ran = fit(
+        module,
+        build_loader(train, batches, trainer.workers, trainer.on_gpu),
+        build_loader(val, fixed, trainer.workers, trainer.on_gpu),
+        trainer,
+        folder,
+        resume=resume,
+        callbacks=[
+            *callbacks,
+            _keep_best(learning, config, folder),
+            LastCheckpoint(folder.last, trainer.checkpoint_every_steps),
+        ],
     )
-    job = _job(config, start, labelled, preprocessing, output)
-    return run_job(
-        job, config, output, overwrite=overwrite, resume=resume, callbacks=callbacks
-    )
+    if ran.is_global_zero:
+        _score(learning.labelled, config, folder)
+    return output
 
 
-def build_classifier(
-    encoder: SpectralEncoder, num_classes: int, config: FinetuneConfig
-) -> ClassificationModel:
+def add_head(
+    encoder: SpectralEncoder,
+    num_classes: int,
+    config: FinetuneConfig | DenseFinetuneConfig,
+) -> ClassificationModel | ChangeModel | SegmentationModel:
     """Put a head on a copy of an encoder, as the mode asks; the seed draws the head."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return ClassificationModel(
-            start_encoder(encoder, config),
+        own = start_encoder(encoder, config)
+        if isinstance(config, FinetuneConfig):
+            skip, pooling = config.skip_first_token, config.pooling
+            return ClassificationModel(own, num_classes, skip, pooling)
+        kind = ChangeModel if config.data.task == CHANGE else SegmentationModel
+        return kind(
+            own,
             num_classes,
-            config.skip_first_token,
-            config.pooling,
+            config.head,
+            config.head_channels,
+            config.head_dropout,
+            pixel_detail=config.pixel_detail,
         )
 
 
-def _job(
-    config: FinetuneConfig,
-    start: Start,
-    labelled: LabelledSet,
-    preprocessing: Preprocessing,
-    output: Path,
-) -> FinetuneJob:
+@dataclass(frozen=True)
+class _Learning:
+    """What is learnt from which images.
+
+    Args:
+        labelled: all images with their labels, split.
+        train: training samples.
+        val: samples of the val split; drawn without chance.
+        task: model, loss and metrics; its `metric` chooses the weights.
+        encoder: that the model was built on.
+        facts: what the checkpoint says of the model beside its contract.
+    """
+
+    labelled: LabelledSet | DenseSet
+    train: LabelledDataset | DenseDataset
+    val: LabelledDataset | DenseDataset
+    task: ClassificationTask | DenseTask
+    encoder: SpectralEncoder
+    facts: dict[str, Any]
+
+
+def _prepare(config: FinetuneConfig | DenseFinetuneConfig, start: Start) -> _Learning:
+    if isinstance(config, FinetuneConfig):
+        return _learn_classes(config, start)
+    return _learn_maps(config, start)
+
+
+def _learn_classes(config: FinetuneConfig, start: Start) -> _Learning:
+    labelled = read_labelled(
+        config.data, assumed=Stated(sensor=start.preprocessing.sensor)
+    )
+    measure = partial(train_statistics, labelled)
+    preprocessing = choose_contract(start, config, measure, labelled.stated)
     train, val, test = (labelled.select(split) for split in SPLITS)
     for part, split in zip((train, val, test), SPLITS, strict=True):
         if not any(chip.labels for chip in part.chips):
@@ -169,41 +310,61 @@ def _job(
                 "otherwise (data.split, data.fractions, data.split_seed)."
             )
     names, augmentation = labelled.class_names, config.augmentation
-
-    def build() -> ClassificationModel:
-        return build_classifier(start.encoder, len(names), config)
-
-    def evaluate(loaded: LoadedModel) -> Any:
-        from spectralgpt.training.scoring import evaluate_classifier
-
-        batch_size, seed = config.trainer.batch_size, config.seed
-        return evaluate_classifier(
-            loaded, str(output), test, output, seed=seed, batch_size=batch_size
-        )
-
+    model = add_head(start.encoder, len(names), config)
+    assert isinstance(model, ClassificationModel)
     weights = None
     if config.regularization.class_weights == "balanced":
         weights = balanced_weights(train)
     crop = (augmentation.crop_low, augmentation.crop_high)
-    return FinetuneJob(
-        ClassificationTask(
-            build(), names, labelled.task, config.regularization, weights
-        ),
-        preprocessing,
-        build,
+    facts = {
+        "task": labelled.task,
+        "class_names": list(names),
+        "trained_on": labelled.source,
+        "chip_px": _chip_size(labelled),
+        "seen": note_seen({"train": train.chips, "val": val.chips}, start.seen),
+    }
+    return _Learning(
+        labelled,
         LabelledDataset(train, preprocessing, crop, augmentation.flip),
         LabelledDataset(val, preprocessing),
-        main_metric(labelled.task),
-        {
-            "task": labelled.task,
-            "class_names": list(names),
-            "trained_on": labelled.source,
-            "chip_px": _chip_size(labelled),
-            "seen": note_seen({"train": train.chips, "val": val.chips}, start.seen),
-        },
-        evaluate,
-        data=sample_data(labelled.chips),
+        ClassificationTask(model, names, labelled.task, config.regularization, weights),
+        start.encoder,
+        facts,
     )
+
+
+def _learn_maps(config: DenseFinetuneConfig, start: Start) -> _Learning:
+    dense = read_dense(config.data, assumed=Stated(sensor=start.preprocessing.sensor))
+    measure = partial(dense_statistics, dense.select("train"), seed=config.seed)
+    preprocessing = choose_contract(start, config, measure, dense.stated)
+    names = dense.class_names
+    positive = find_positive(names, dense.task, dense.positive)
+    train, val, test = (
+        DenseDataset(dense.select(split), preprocessing, memory_mb=_MEMORY_MB)
+        for split in SPLITS
+    )
+    train.augmentation = config.augmentation
+    for dataset, split in zip((train, val, test), SPLITS, strict=True):
+        _check_labelled(dataset, split)
+    weights = None
+    if config.loss.class_weights == "balanced":
+        weights = torch.tensor(balanced_class_weights(train.dense))
+    model = add_head(start.encoder, len(names), config)
+    metric = _choose_metric(positive, val)
+    facts = {
+        "task": dense.task,
+        "class_names": list(names),
+        "positive": positive,
+        "colours": list(dense.colours) if dense.colours else None,
+        "trained_on": dense.source,
+        # Maps of scenes are made from windows like the images seen in training.
+        "window_px": train.shared_side,
+        "seen": note_seen(
+            {"train": train.dense.chips, "val": val.dense.chips}, start.seen
+        ),
+    }
+    task = DenseTask(model, names, positive, config.loss, weights, metric)
+    return _Learning(dense, train, val, task, start.encoder, facts)
 
 
 def _chip_size(labelled: LabelledSet) -> int:
@@ -215,3 +376,107 @@ def _chip_size(labelled: LabelledSet) -> int:
         for chip in labelled.chips
     ]
     return int(median(sides))
+
+
+def _check_labelled(dataset: DenseDataset, split: str) -> None:
+    """Find a split that cannot be learnt from or scored before it is trained for.
+
+    Raises:
+        DataError: no pixel that the images show has a label.
+    """
+    if not _holds(dataset, None):
+        raise DataError(
+            f"{dataset.dense.source}: split {split} has no labelled pixel in its "
+            f"{len(dataset.dense.chips)} images. Split otherwise (data.split, "
+            "data.fractions, data.split_seed), or check data.classes and data.ignored."
+        )
+
+
+def _choose_metric(positive: str | None, val: DenseDataset) -> str:
+    """Name what the weights are chosen by: a score that the val split can tell."""
+    if positive is None or _holds(val, val.dense.class_names.index(positive)):
+        return leading_metric(positive)
+    _log.warning(
+        "split val has no pixel of class %r: its F1 says nothing, so the weights are "
+        "chosen by the lowest val_%s.",
+        positive,
+        HELD_OUT_LOSS,
+    )
+    return HELD_OUT_LOSS
+
+
+def _holds(dataset: DenseDataset, class_index: int | None) -> bool:
+    """Tell whether any pixel has this label, or any at all; stops at the first."""
+    targets = (dataset.chip(n).target for n in range(len(dataset.dense.chips)))
+    if class_index is None:
+        return any(bool((target >= 0).any()) for target in targets)
+    return any(bool((target == class_index).any()) for target in targets)
+
+
+def _batches(images: int, config: TransferConfig) -> "EpochBatchSampler":
+    from spectralgpt.training.loading import EpochBatchSampler
+
+    trainer = config.trainer
+    return EpochBatchSampler(
+        images,
+        # A set smaller than one step is gone through more than once an epoch.
+        max(config.samples_per_epoch or images, config.effective_batch),
+        trainer.batch_size,
+        trainer.accumulate,
+        config.seed,
+        world_size=processes(trainer),
+    )
+
+
+def _keep_best(
+    learning: _Learning,
+    config: FinetuneConfig | DenseFinetuneConfig,
+    folder: RunFolder,
+) -> "Callback":
+    """Export the weights with the best score of the val split."""
+    from spectralgpt.training.checkpointing import BestModel
+
+    metric, facts = learning.task.metric, learning.facts
+    is_loss = metric == HELD_OUT_LOSS
+    # The loss is about all classes.
+    positive = None if is_loss else facts.get("positive")
+
+    def export(
+        trainer: "Trainer", module: "TrainingModule", chosen: dict[str, Any]
+    ) -> None:
+        state = full_state_dict(trainer, module)
+        if not trainer.is_global_zero:
+            return
+        names = learning.labelled.class_names
+        model = add_head(learning.encoder, len(names), config)
+        model.load_state_dict(state)
+        plain = merge_adapters(model)
+        extra = {**facts, "config": plain_config(config), "chosen": chosen}
+        save_model(folder.model, plain, learning.train.preprocessing, extra)
+
+    return BestModel(
+        f"val_{metric}", export, lower_is_better=is_loss, of_class=positive
+    )
+
+
+def _score(
+    labelled: LabelledSet | DenseSet,
+    config: FinetuneConfig | DenseFinetuneConfig,
+    folder: RunFolder,
+) -> None:
+    """Score the best model on the test split."""
+    from spectralgpt.training.scoring import evaluate
+
+    options: dict[str, Any] = {}
+    if isinstance(config, DenseFinetuneConfig):
+        options["flips"] = config.test_flips
+        options["train"] = labelled.select("train") if config.floors else None
+    evaluate(
+        load_model(folder.model),
+        str(folder.root),
+        labelled.select("test"),
+        folder.root,
+        seed=config.seed,
+        batch_size=config.trainer.batch_size,
+        **options,
+    )

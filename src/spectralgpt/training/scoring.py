@@ -1,95 +1,99 @@
-"""Score a fine-tuned model on a labelled set, and write down what was found."""
+"""Score a fine-tuned model on labelled images or masks, and write down what was found.
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+Classes of whole images and maps come the same way: predict, count, resample for
+intervals (images, or whole places), and write metrics.json, table.csv and report.html.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from spectralgpt.checkpoints import LoadedModel
-from spectralgpt.data.chips import MULTI_LABEL, LabelledSet
+from spectralgpt.data.chips import MULTI_LABEL, SPLITS, LabelledSet
+from spectralgpt.data.dense import (
+    DenseDataConfig,
+    DenseDataset,
+    DenseSet,
+    find_positive,
+    read_dense,
+)
 from spectralgpt.data.identity import count_seen, describe_seen
 from spectralgpt.data.labelled import LabelledDataset
 from spectralgpt.errors import DataError
 from spectralgpt.files import write_json, write_table
-from spectralgpt.metrics import Interval, Scores, bootstrap_intervals
-from spectralgpt.models.heads import ClassificationModel
+from spectralgpt.metrics import (
+    Interval,
+    Scores,
+    bootstrap_intervals,
+    confusion_counts,
+    multi_label_summary,
+    score_pixels,
+    single_label_summary,
+)
+from spectralgpt.models.building import check_output
+from spectralgpt.preprocessing import Preprocessing
+from spectralgpt.rasters import Stated
+from spectralgpt.tasks import read_batches
 from spectralgpt.tasks.classification import (
     check_classifier,
-    predict_probabilities,
     score,
-    summary_of,
+    to_probabilities,
 )
+from spectralgpt.tasks.dense import check_mapper, flipped_probabilities
+from spectralgpt.tasks.floors import Floor, find_floors, fit_pixel_forest, map_pixels
 
 if TYPE_CHECKING:
-    from spectralgpt.reports.score_reports import Examples
+    from spectralgpt.reports.score_reports import Examples, MapExample
 
 __all__ = [
-    "describe_choice",
-    "describe_positive",
-    "evaluate_classifier",
-    "score_classifier",
+    "PlaceCounts",
+    "SetScores",
+    "evaluate",
+    "evaluate_forest",
+    "score_set",
+    "spread",
     "write_class_table",
+    "write_confusion",
 ]
 
-_EXAMPLES = 12
+_EXAMPLES, _MAP_EXAMPLES = 12, 6
+_DRAWN_FOR_EXAMPLE = 8
+"""Windows that are looked at for one that is shown."""
 
 
-def score_classifier(
-    loaded: LoadedModel,
-    name: str,
-    labelled: LabelledSet,
-    *,
-    seed: int,
-    batch_size: int = 32,
-    num_workers: int = 0,
-    resamples: int = 500,
-    progress: Callable[[int], None] | None = None,
-) -> tuple[Scores, dict[str, Interval], Tensor]:
-    """Predict a labelled set and score it; see `evaluate_classifier`.
+@dataclass(frozen=True)
+class SetScores:
+    """Scores on a set and how sure they are.
 
-    Returns:
-        The scores, their 95 % bootstrap intervals, and the probabilities (N, classes).
+    Args:
+        scores: over all images, or all labelled pixels.
+        intervals: of the summary scores, from resampled images, of maps places.
+        probabilities: (N, classes) of the images; None of maps.
     """
-    names, task = check_classifier(loaded.model, loaded.extra, name)
-    if labelled.task != task:
-        raise DataError(
-            f"{labelled.source} has {labelled.task} labels, but {name} was fine-tuned "
-            f"for {task} ones."
-        )
-    assert isinstance(loaded.model, ClassificationModel)
-    assert loaded.preprocessing is not None
-    probabilities = predict_probabilities(
-        loaded.model,
-        LabelledDataset(labelled, loaded.preprocessing),
-        task,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        progress=progress,
-    )
-    targets = labelled.targets()
-    intervals = bootstrap_intervals(
-        summary_of(task, probabilities, targets),
-        len(targets),
-        resamples=resamples,
-        generator=torch.Generator().manual_seed(seed),
-    )
-    return score(task, probabilities, targets, names), intervals, probabilities
+
+    scores: Scores
+    intervals: dict[str, Interval]
+    probabilities: Tensor | None = None
 
 
-def evaluate_classifier(
+def evaluate(
     loaded: LoadedModel,
     name: str,
-    test: LabelledSet,
+    test: LabelledSet | DenseSet,
     folder: Path,
     *,
     seed: int = 0,
+    flips: bool = False,
     batch_size: int = 32,
     num_workers: int = 0,
     resamples: int = 500,
+    train: DenseSet | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Scores:
     """Score a fine-tuned model; write metrics.json, table.csv and report.html.
@@ -100,21 +104,28 @@ def evaluate_classifier(
         test: what it is scored on, with its class names.
         folder: gets the files.
         seed: of the bootstrap and the choice of examples.
-        batch_size: images classified at once.
+        flips: average maps over the image and its three mirror images.
+        batch_size: images, or windows of them, that the model takes at once.
         num_workers: processes that read images.
-        resamples: bootstrap test sets.
-        progress: called with the number of images done in each batch.
+        resamples: bootstrap test sets, for maps of whole places.
+        train: what floors beside the scores of maps learn from; None leaves them out.
+        progress: called with the number of images or windows done in each batch.
 
     Raises:
-        CheckpointError: the model is not fine-tuned.
+        CheckpointError: the model is not fine-tuned, or for the other kind.
+        DataError: its task or classes are others, or no pixel is labelled.
     """
-    from spectralgpt.reports.score_reports import write_classification_report
+    from spectralgpt.reports.score_reports import (
+        write_classification_report,
+        write_map_report,
+    )
 
-    scores, intervals, probabilities = score_classifier(
+    found = score_set(
         loaded,
         name,
         test,
         seed=seed,
+        flips=flips,
         batch_size=batch_size,
         num_workers=num_workers,
         resamples=resamples,
@@ -122,95 +133,332 @@ def evaluate_classifier(
     )
     chosen = loaded.extra.get("chosen")
     seen = count_seen(loaded.extra, name, test.chips)
-    _write_scores(folder, name, test, scores, intervals, chosen, seen)
+    facts: dict[str, Any] = {"chosen": chosen, "seen_in_training": seen}
+    floors: tuple[Floor, ...] = ()
+    if isinstance(test, DenseSet):
+        if train is not None:
+            floors = find_floors(train, test, found.scores.positive, seed)
+        facts["floors"] = {floor.name: asdict(floor) for floor in floors}
+    _write_scores(folder, name, test, found, facts)
+    places = f" of {len(test.places)} places" if isinstance(test, DenseSet) else ""
+    text = (
+        f"Labels: {test.source}. Scored on {len(test.chips)} images{places}."
+        f"{_describe_positive(found.scores)}"
+        f"{describe_seen(seen, len(test.chips))}{_describe_choice(chosen)}"
+    )
+    if isinstance(test, DenseSet):
+        write_map_report(
+            folder,
+            f"{test.task.capitalize()}: {name}",
+            found.scores,
+            summary=text,
+            intervals=found.intervals,
+            floors=floors,
+            examples=_map_examples(loaded, test, seed, flips),
+            colours=test.colours,
+        )
+        return found.scores
+    assert found.probabilities is not None
     write_classification_report(
         folder,
         f"Classification: {name}",
-        {"test": scores},
-        summary=f"Labels: {test.source}. Scored on {len(test.chips)} images."
-        f"{describe_seen(seen, len(test.chips))}{describe_choice(chosen)}",
-        intervals=intervals,
-        examples=choose_examples(loaded, test, probabilities, seed),
+        {"test": found.scores},
+        summary=text,
+        intervals=found.intervals,
+        examples=_image_examples(loaded, test, found.probabilities, seed),
     )
-    return scores
+    return found.scores
+
+
+def score_set(
+    loaded: LoadedModel,
+    name: str,
+    labelled: LabelledSet | DenseSet,
+    *,
+    seed: int,
+    flips: bool = False,
+    batch_size: int = 32,
+    num_workers: int = 0,
+    resamples: int = 500,
+    progress: Callable[[int], None] | None = None,
+) -> SetScores:
+    """Predict all of a set and compare with its labels; see `evaluate`."""
+    model, contract = loaded.model.eval(), loaded.preprocessing
+    device = next(model.parameters()).device
+    if isinstance(labelled, LabelledSet):
+        _check_classifier(loaded, name, labelled)
+        assert contract is not None
+        images = LabelledDataset(labelled, contract)
+        rows = []
+        with torch.inference_mode():
+            for batch in read_batches(images, batch_size, num_workers, progress):
+                logits = model(batch["image"].to(device))
+                found = to_probabilities(logits, labelled.task).float().cpu()
+                rows.append(check_output(found))
+        return _score_images(labelled, torch.cat(rows), seed, resamples)
+    _check_mapper(loaded, name, labelled)
+    assert contract is not None
+    windows = DenseDataset(labelled, contract)
+    counts = PlaceCounts(labelled, _scored_class(labelled, loaded.extra))
+    places = iter(windows.windows)
+    for batch in read_batches(windows, batch_size, num_workers, progress):
+        probabilities = flipped_probabilities(model, batch["image"].to(device), flips)
+        predicted = probabilities.argmax(dim=1).cpu()
+        for one, target in zip(predicted, batch["target"], strict=True):
+            counts.add(next(places).chip, one, target)
+    return counts.scores(seed, resamples)
+
+
+class PlaceCounts:
+    """Counts of true and predicted classes, apart for each place.
+
+    Args:
+        dense: what is scored.
+        positive: the class that scores are about; None if all count alike.
+    """
+
+    def __init__(self, dense: DenseSet, positive: str | None) -> None:
+        self.dense = dense
+        self.positive = positive
+        self._index_of = {place: i for i, place in enumerate(dense.places)}
+        shape = (len(self._index_of), dense.num_classes, dense.num_classes)
+        self._counts = np.zeros(shape, dtype=np.int64)
+
+    def add(self, chip: int, predicted: Tensor, target: Tensor) -> None:
+        """Count the pixels of a window of a chip, both (H, W) class indices."""
+        place = self._index_of[self.dense.chips[chip].place]
+        found = confusion_counts(predicted, target, self.dense.num_classes)
+        self._counts[place] += found
+
+    def scores(self, seed: int, resamples: int = 500) -> SetScores:
+        """Score all that was counted, with intervals from resampled places.
+
+        Raises:
+            DataError: no pixel is labelled.
+        """
+
+        def scored(counts: NDArray[np.int64]) -> Scores:
+            return score_pixels(counts, self.dense.class_names, self.positive)
+
+        whole = scored(self._counts.sum(axis=0))
+        labelled = self._counts[self._counts.sum(axis=(1, 2)) > 0]
+        intervals = bootstrap_intervals(
+            lambda times: scored(np.tensordot(times, labelled, axes=1)).summary,
+            len(labelled),
+            resamples=resamples,
+            generator=torch.Generator().manual_seed(seed),
+        )
+        return SetScores(whole, intervals)
+
+
+def _score_images(
+    labelled: LabelledSet,
+    probabilities: Tensor,
+    seed: int,
+    resamples: int,
+) -> SetScores:
+    """Score predictions (N, classes), with intervals from resampled images."""
+    task, targets = labelled.task, labelled.targets()
+    summarise = multi_label_summary if task == MULTI_LABEL else single_label_summary
+    intervals = bootstrap_intervals(
+        summarise(probabilities, targets),
+        len(targets),
+        resamples=resamples,
+        generator=torch.Generator().manual_seed(seed),
+    )
+    scores = score(task, probabilities, targets, labelled.class_names)
+    return SetScores(scores, intervals, probabilities)
+
+
+def _check_classifier(loaded: LoadedModel, name: str, labelled: LabelledSet) -> None:
+    """Refuse a model that was not fine-tuned for such labels.
+
+    Raises:
+        CheckpointError: it was not fine-tuned for classes of images.
+        DataError: the labels are of the other kind.
+    """
+    _, task = check_classifier(loaded.model, loaded.extra, name)
+    if labelled.task != task:
+        raise DataError(
+            f"{labelled.source} has {labelled.task} labels, but {name} was fine-tuned "
+            f"for {task} ones."
+        )
+
+
+def _check_mapper(loaded: LoadedModel, name: str, dense: DenseSet) -> None:
+    """Refuse a model that does not make such maps.
+
+    Raises:
+        CheckpointError: it makes none, or does not name its classes.
+        DataError: it was fine-tuned for another task.
+    """
+    names, task = check_mapper(loaded.model, loaded.extra, name)
+    if task != dense.task or names != dense.class_names:
+        raise DataError(
+            f"{dense.source} is for {dense.task} of {', '.join(dense.class_names)}, "
+            f"but {name} was fine-tuned for {task} of {', '.join(names)}."
+        )
+
+
+def _scored_class(dense: DenseSet, extra: Mapping[str, Any]) -> str | None:
+    """Return the class that scores are about; None if all count alike.
+
+    Args:
+        dense: what is scored; what it states goes first.
+        extra: what the model's checkpoint says of it.
+
+    Raises:
+        ConfigError: neither says, and the classes' names do not tell.
+    """
+    if dense.positive is None and "positive" in extra:
+        own: str | None = extra["positive"]
+        return own
+    return find_positive(dense.class_names, dense.task, dense.positive)
+
+
+def _describe_positive(scores: Scores) -> str:
+    """Say which class F1 and IoU are about, and whether they say anything."""
+    if scores.positive is None:
+        return ""
+    support = next(c.support for c in scores.per_class if c.name == scores.positive)
+    text = f" F1, IoU, precision and recall are those of class {scores.positive!r}"
+    if support:
+        return f"{text}."
+    return f"{text}, of which there is no labelled pixel: they say nothing."
+
+
+def _describe_choice(chosen: Mapping[str, Any] | None) -> str:
+    """Say in a sentence how a model's weights were chosen; nothing if that is unknown.
+
+    Args:
+        chosen: epoch, metric, its class and value, as the checkpoint has them.
+    """
+    if chosen is None:
+        return ""
+    name = chosen.get("class")
+    of = "" if name is None else f" of class {name!r}"
+    return (
+        f" The weights are those of epoch {chosen['epoch']}, chosen by "
+        f"{chosen['metric']}{of} ({chosen['value']:.4f}), never by the test split."
+    )
 
 
 def _write_scores(
     folder: Path,
     name: str,
-    test: LabelledSet,
-    scores: Scores,
-    intervals: Mapping[str, Interval],
-    chosen: Mapping[str, Any] | None,
-    seen: Mapping[str, int] | None,
+    test: LabelledSet | DenseSet,
+    found: SetScores,
+    facts: Mapping[str, Any],
 ) -> None:
-    from spectralgpt.reports.score_reports import plot_confusion
-
-    values = {
-        "model": name,
+    """Write metrics.json, table.csv and, of classes of images, confusion.png."""
+    scores = found.scores
+    values: dict[str, Any] = {"model": name}
+    if isinstance(test, DenseSet):
+        values |= {"task": test.task, "positive": scores.positive}
+    values |= {
         "test": scores.summary,
-        "intervals": {score: asdict(interval) for score, interval in intervals.items()},
+        "intervals": {key: asdict(value) for key, value in found.intervals.items()},
         "images": len(test.chips),
-        "chosen": chosen,
-        "seen_in_training": seen,
     }
+    if isinstance(test, DenseSet):
+        values["places"] = len(test.places)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "metrics.json", values)
+    write_json(folder / "metrics.json", {**values, **facts})
     write_class_table(folder / "table.csv", scores)
-    if scores.confusion is not None:
-        figure = plot_confusion(scores.confusion, test.class_names)
-        figure.savefig(folder / "confusion.png")
+    if isinstance(test, LabelledSet):
+        write_confusion(folder / "confusion.png", scores)
 
 
-def describe_choice(chosen: Mapping[str, Any] | None) -> str:
-    """Say in a sentence how a model's weights were chosen; nothing if that is unknown.
-
-    Args:
-        chosen: epoch, metric and value, as the checkpoint has them.
-    """
-    if chosen is None:
-        return ""
-    return (
-        f" The weights are those of epoch {chosen['epoch']}, chosen by "
-        f"{chosen['metric']}{describe_positive(chosen.get('class'))} "
-        f"({chosen['value']:.4f}), never by the test split."
-    )
-
-
-def describe_positive(name: str | None) -> str:
-    """Say which class a score is about, with a blank before; nothing if about all."""
-    return "" if name is None else f" of class {name!r}"
-
-
-def choose_examples(
+def _image_examples(
     loaded: LoadedModel, labelled: LabelledSet, probabilities: Tensor, seed: int
 ) -> "Examples":
     """Pick images at random and say what was predicted for them."""
     from spectralgpt.reports.score_reports import Examples
 
-    names, task = check_classifier(loaded.model, loaded.extra, "the model")
     assert loaded.preprocessing is not None
+    names, task = labelled.class_names, labelled.task
     rng = np.random.default_rng(seed)
     count = min(_EXAMPLES, len(labelled.chips))
     chosen = sorted(rng.choice(len(labelled.chips), count, replace=False).tolist())
     dataset = LabelledDataset(labelled, loaded.preprocessing)
-    images = [dataset.raster(i).pixels for i in chosen]
-    truth = [", ".join(names[k] for k in labelled.chips[i].labels) for i in chosen]
     return Examples(
-        images=np.stack(images),
+        images=np.stack([dataset.raster(i).pixels for i in chosen]),
         bands=loaded.preprocessing.bands,
-        true_labels=truth,
-        predicted_labels=[label_text(probabilities[i], names, task) for i in chosen],
+        true_labels=[
+            ", ".join(names[k] for k in labelled.chips[i].labels) for i in chosen
+        ],
+        predicted_labels=[_label_text(probabilities[i], names, task) for i in chosen],
         confidences=[float(probabilities[i].max()) for i in chosen],
     )
 
 
-def label_text(probabilities: Tensor, names: tuple[str, ...], task: str) -> str:
+def _label_text(probabilities: Tensor, names: tuple[str, ...], task: str) -> str:
     """Spell out the predicted class, or all labels at or above one half."""
     if task != MULTI_LABEL:
         return names[int(probabilities.argmax())]
     chosen = (probabilities >= 1 / 2).nonzero().flatten().tolist()
     return ", ".join(names[k] for k in chosen)
+
+
+def _map_examples(
+    loaded: LoadedModel, test: DenseSet, seed: int, flips: bool
+) -> list["MapExample"]:
+    """Map a few windows: those with the most classes, of some drawn at random."""
+    from spectralgpt.reports.score_reports import MapExample
+
+    assert loaded.preprocessing is not None
+    dataset = DenseDataset(test, loaded.preprocessing)
+    device = next(loaded.model.parameters()).device
+    order = np.random.default_rng(seed).permutation(len(dataset)).tolist()
+    drawn = {i: dataset[i] for i in order[: _DRAWN_FOR_EXAMPLE * _MAP_EXAMPLES]}
+    kinds = {i: len(sample["target"].unique()) for i, sample in drawn.items()}
+    examples = []
+    for index in sorted(drawn, key=lambda i: -kinds[i])[:_MAP_EXAMPLES]:
+        shown = drawn[index]["image"]
+        images = shown[None].to(device)
+        predicted = flipped_probabilities(loaded.model, images, flips).argmax(dim=1)
+        examples.append(
+            MapExample(
+                images=shown.numpy() if shown.ndim == 4 else shown[None].numpy(),
+                valid=drawn[index]["valid"].numpy().reshape(-1, *shown.shape[-3:]),
+                bands=loaded.preprocessing.bands,
+                truth=drawn[index]["target"].numpy(),
+                predicted=predicted[0].cpu().numpy(),
+            )
+        )
+    return examples
+
+
+def evaluate_forest(
+    data: DenseDataConfig,
+    folder: Path,
+    *,
+    sensor: str | None = None,
+    seed: int = 0,
+    resamples: int = 500,
+) -> Scores:
+    """Fit a random forest on single pixels, score it, and write metrics.json.
+
+    Args:
+        data: images with masks; `train` is learnt from, `val` chooses, `test` scores.
+        folder: gets metrics.json and table.csv.
+        sensor: sensor of images that do not say theirs; its bands are used.
+        seed: of pixels, trees and bootstrap.
+        resamples: bootstrap test sets, of whole places.
+    """
+    dense = read_dense(data, assumed=Stated(sensor=sensor))
+    item = dense.chips[0].item
+    # Only which bands are read is taken from it: the forest sees reflectance.
+    contract = Preprocessing(item.sensor.name, item.bands)
+    train, val, test = (DenseDataset(dense.select(split), contract) for split in SPLITS)
+    positive = _scored_class(dense, {})
+    forest = fit_pixel_forest(train, val, seed, positive)
+    counts = PlaceCounts(test.dense, positive)
+    for chip, predicted, target in map_pixels(forest, test):
+        counts.add(chip, predicted, target)
+    found = counts.scores(seed, resamples)
+    _write_scores(folder, "random forest on single pixels", test.dense, found, {})
+    return found.scores
 
 
 def write_class_table(path: Path, scores: Scores) -> None:
@@ -219,3 +467,22 @@ def write_class_table(path: Path, scores: Scores) -> None:
     if scores.positive is not None:
         rows = [row | {"positive": row["name"] == scores.positive} for row in rows]
     write_table(path, rows)
+
+
+def write_confusion(path: Path, scores: Scores) -> None:
+    """Draw what is taken for what, if that was counted."""
+    from spectralgpt.reports.score_reports import plot_confusion
+
+    if scores.confusion is not None:
+        names = [entry.name for entry in scores.per_class]
+        plot_confusion(scores.confusion, names).savefig(path)
+
+
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """Mean, standard deviation and all values of a score over seeds."""
+    several = len(values) > 1
+    return {
+        "mean": float(np.mean(values)),
+        "std": float(np.std(values, ddof=1)) if several else 0.0,
+        "values": list(values),
+    }

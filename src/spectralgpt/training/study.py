@@ -13,8 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from spectralgpt.checkpoints import find_weights
 from spectralgpt.config import build_config, changed_settings
 from spectralgpt.data.dense import DenseDataConfig, read_all_dense
@@ -24,8 +22,14 @@ from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.files import read_json, write_json, write_table
 from spectralgpt.metrics import POSITIVE_SCORES
 from spectralgpt.rasters import Stated
+from spectralgpt.training.finetuning import (
+    DenseFinetuneConfig,
+    FinetuneConfig,
+    finetune,
+)
 from spectralgpt.training.overrides import merge_sections
 from spectralgpt.training.run_folder import RunFolder
+from spectralgpt.training.scoring import evaluate_forest, spread
 from spectralgpt.training.transfer import load_start
 
 __all__ = ["StudyConfig", "StudyRun", "planned_runs", "run_study"]
@@ -282,13 +286,6 @@ class _Prepared:
 
 def _prepare(task: StudyTask, run: StudyRun) -> _Prepared:
     """Resolve the settings of a run; mistakes in them are found here."""
-    from spectralgpt.training.dense_finetuning import (
-        DenseFinetuneConfig,
-        finetune_dense,
-    )
-    from spectralgpt.training.dense_scoring import evaluate_forest
-    from spectralgpt.training.finetuning import FinetuneConfig, finetune
-
     where = f"start {run.start}"
     if run.settings.get("method") == FOREST:
         data = build_config(run.settings["data"], DenseDataConfig, f"{where}, data")
@@ -296,26 +293,21 @@ def _prepare(task: StudyTask, run: StudyRun) -> _Prepared:
         return _Prepared(
             partial(evaluate_forest, data, sensor=sensor, seed=run.seed), data
         )
-    if task == "classification":
-        plain = build_config(run.settings, FinetuneConfig, where)
-        return _Prepared(partial(finetune, plain), plain)
-    config = build_config(run.settings, DenseFinetuneConfig, where)
-    return _Prepared(partial(finetune_dense, config), config)
+    kind = FinetuneConfig if task == "classification" else DenseFinetuneConfig
+    config: Any = build_config(run.settings, kind, where)
+    return _Prepared(partial(finetune, config), config)
 
 
 def _spread(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Mean, standard deviation and all values of each score, with its class if any."""
-    spread = {}
+    """Spread of each score over runs, with the class that it is about, if any."""
     positive = runs[0].get("positive")
-    for metric in runs[0]["test"]:
-        values = np.array([run["test"][metric] for run in runs])
-        spread[metric] = {
-            "mean": float(values.mean()),
-            "std": float(values.std(ddof=1)) if len(values) > 1 else 0.0,
-            "values": values.tolist(),
+    return {
+        metric: {
+            **spread([run["test"][metric] for run in runs]),
             "class": positive if metric in POSITIVE_SCORES else None,
         }
-    return spread
+        for metric in runs[0]["test"]
+    }
 
 
 def _rows(table: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:

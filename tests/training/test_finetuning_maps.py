@@ -17,15 +17,15 @@ from spectralgpt.errors import CheckpointError, DataError
 from spectralgpt.models.adapters import has_adapters
 from spectralgpt.models.heads import ChangeModel, SegmentationModel
 from spectralgpt.rasters import Stated
-from spectralgpt.training.dense_finetuning import (
+from spectralgpt.training.finetuning import (
     DenseFinetuneConfig,
-    build_dense_model,
-    finetune_dense,
+    add_head,
+    finetune,
 )
-from spectralgpt.training.dense_scoring import score_dense
 from spectralgpt.training.fit import TrainerConfig
 from spectralgpt.training.logs import read_metrics
 from spectralgpt.training.optim import OptimizerConfig
+from spectralgpt.training.scoring import score_set
 from tests.dense_places import places_config, write_places
 from tests.tiny import tiny_contract, tiny_encoder, tiny_model
 
@@ -60,7 +60,7 @@ def config(
 def test_a_run_writes_scores_maps_and_a_model_that_loads(
     places: Path, pretrained: Path, tmp_path: Path, task: str
 ) -> None:
-    run = finetune_dense(config(places, pretrained, task), tmp_path / "run")
+    run = finetune(config(places, pretrained, task), tmp_path / "run")
     found = json.loads((run / "metrics.json").read_text())
     assert found["task"] == task
     assert found["places"] == 2
@@ -73,7 +73,7 @@ def test_a_run_writes_scores_maps_and_a_model_that_loads(
     forest = found["floors"]["random forest on pixels"]
     assert forest["scores"].keys() == found["test"].keys()
     assert f"{forest['scores']['iou']:.4f}" in page
-    without = finetune_dense(
+    without = finetune(
         config(places, pretrained, task, floors=False), tmp_path / "without"
     )
     assert json.loads((without / "metrics.json").read_text())["floors"] == {}
@@ -97,7 +97,7 @@ def test_the_order_of_the_classes_does_not_choose_what_scores_are_about(
     caplog.set_level("INFO", logger="spectralgpt")
     for names in (("unchanged", "changed"), ("changed", "unchanged")):
         caplog.clear()
-        run = finetune_dense(in_order(places, pretrained, *names), tmp_path / names[0])
+        run = finetune(in_order(places, pretrained, *names), tmp_path / names[0])
         found = json.loads((run / "metrics.json").read_text())
         assert found["positive"] == found["chosen"]["class"] == "changed"
         assert load_model(run).extra["positive"] == "changed"
@@ -127,7 +127,7 @@ def test_validation_without_the_class_is_said_and_its_loss_chooses(
         with rasterio.open(chip.mask.path, "r+") as mask:
             mask.write(np.zeros((1, *mask.shape), np.uint8))
     data = replace(wanted.data, split_table=str(table), split="given")
-    run = finetune_dense(replace(wanted, data=data), tmp_path / "run")
+    run = finetune(replace(wanted, data=data), tmp_path / "run")
     assert "no pixel of class 'damaged'" in caplog.text
     chosen = json.loads((run / "metrics.json").read_text())["chosen"]
     losses = [
@@ -155,7 +155,7 @@ def test_a_split_without_labels_is_found_before_the_first_step(
     (tmp_path / "splits.csv").write_text("place,split\n" + splits)
     data = replace(data, split_table=str(tmp_path / "splits.csv"), split="given")
     with pytest.raises(DataError, match=f"split {split} has no labelled pixel"):
-        finetune_dense(replace(wanted, data=data), tmp_path / "run")
+        finetune(replace(wanted, data=data), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -164,7 +164,7 @@ def test_modes_leave_the_encoders_own_weights_alone(
     places: Path, pretrained: Path, mode: str
 ) -> None:
     wanted = config(places, pretrained, mode=mode)
-    model = build_dense_model(tiny_encoder(), 2, wanted)
+    model = add_head(tiny_encoder(), 2, wanted)
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     own = {name for name in trained if name.startswith("encoder.")}
     assert {name for name in trained if name.startswith("head.")} == {
@@ -178,9 +178,7 @@ def test_modes_leave_the_encoders_own_weights_alone(
 def test_adapters_are_merged_into_the_saved_model(
     places: Path, pretrained: Path, tmp_path: Path
 ) -> None:
-    run = finetune_dense(
-        config(places, pretrained, mode="adapters"), tmp_path / "adapted"
-    )
+    run = finetune(config(places, pretrained, mode="adapters"), tmp_path / "adapted")
     model = load_model(run).model
     before = load_model(pretrained).model.state_dict()
     after = {k: v for k, v in model.state_dict().items() if k.startswith("encoder.")}
@@ -193,23 +191,23 @@ def test_adapters_are_merged_into_the_saved_model(
 def test_a_model_for_one_task_is_refused_for_another(
     places: Path, pretrained: Path, tmp_path: Path
 ) -> None:
-    run = finetune_dense(config(places, pretrained), tmp_path / "run")
+    run = finetune(config(places, pretrained), tmp_path / "run")
     change = read_dense(
         config(places, pretrained, "change").data,
         assumed=Stated(sensor="sentinel-2-l1c"),
     )
     with pytest.raises(DataError, match="fine-tuned for segmentation"):
-        score_dense(load_model(run), "the model", change, seed=0)
+        score_set(load_model(run), "the model", change, seed=0)
     with pytest.raises(CheckpointError, match="makes no maps"):
-        score_dense(load_model(pretrained), "the model", change, seed=0)
+        score_set(load_model(pretrained), "the model", change, seed=0)
 
 
 def test_the_seed_draws_the_same_head(places: Path, pretrained: Path) -> None:
     wanted = config(places, pretrained)
     encoder = tiny_encoder()
     torch.manual_seed(5)
-    one = build_dense_model(encoder, 2, wanted).state_dict()
-    other = build_dense_model(encoder, 2, wanted).state_dict()
+    one = add_head(encoder, 2, wanted).state_dict()
+    other = add_head(encoder, 2, wanted).state_dict()
     assert all(other[name].equal(value) for name, value in one.items())
 
 
@@ -221,6 +219,6 @@ def test_what_came_up_is_found(
 ) -> None:
     long = TrainerConfig(epochs=40, batch_size=3, accelerator="cpu", workers=0)
     wanted = config(places, pretrained, task, head=head, trainer=long)
-    run = finetune_dense(replace(wanted, test_flips=True), tmp_path / "run")
+    run = finetune(replace(wanted, test_flips=True), tmp_path / "run")
     found = json.loads((run / "metrics.json").read_text())
     assert found["test"]["iou"] > 0.6
