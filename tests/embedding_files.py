@@ -14,7 +14,7 @@ from spectralgpt.rasters.embeddings import (
     open_embeddings,
     writing_embeddings,
 )
-from spectralgpt.rasters.geometry import Grid, apply
+from spectralgpt.rasters.grid import Grid, apply
 from spectralgpt.sensors import find_sensor
 
 UTM = Affine(40.0, 0.0, 500_000.0, 0.0, -40.0, 4_600_000.0)

@@ -9,8 +9,7 @@ import pytest
 
 from spectralgpt.data.sources import find_items, read_source
 from spectralgpt.errors import BandError
-from spectralgpt.rasters import describe_raster, read_raster
-from spectralgpt.rasters import files as files_module
+from spectralgpt.rasters import describe_raster, gdal, read_raster
 
 SAMPLES = Path(__file__).parents[2] / "examples" / "real_samples"
 
@@ -120,7 +119,7 @@ def test_test_places_of_barkbeetle_stay_out(shared):
 
 
 def test_barkbeetle_warnings_are_summarised_once(shared, caplog, capfd, monkeypatch):
-    monkeypatch.setattr(files_module._Quiet, "reported", set())
+    monkeypatch.setattr(gdal._Quiet, "reported", set())
     with caplog.at_level(logging.WARNING):
         items = items_of(shared, "barkbeetle_s2")
         for item in items[:20]:

@@ -4,8 +4,7 @@ import pytest
 from rasterio import Affine
 
 from spectralgpt.rasters import Grid
-from spectralgpt.rasters.alignment import common_windows, describe_difference
-from spectralgpt.rasters.geometry import apply
+from spectralgpt.rasters.grid import apply, common_windows, describe_difference
 
 UTM = Affine(10.0, 0.0, 500_000.0, 0.0, -10.0, 4_000_000.0)
 GRID = Grid(20, 30, UTM, "EPSG:32632")

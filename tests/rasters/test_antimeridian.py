@@ -16,7 +16,7 @@ from spectralgpt.data.labelling.layers import open_labels
 from spectralgpt.data.overlaps import count_overlaps, footprint_of
 from spectralgpt.rasters import Grid, Stated, Window, describe_raster
 from spectralgpt.rasters.footprints import cut_at_180, footprint_lonlat
-from spectralgpt.rasters.painting import find_codes, read_codes_at
+from spectralgpt.rasters.lookup import find_codes, read_codes_at
 from spectralgpt.scenes.places import cell_of_point
 from spectralgpt.scenes.similarity import Place, write_places
 from spectralgpt.scenes.stac import write_item

@@ -26,7 +26,8 @@ from spectralgpt.rasters import (
     read_raster,
 )
 from spectralgpt.rasters import files as files_module
-from spectralgpt.rasters.files import OpenFiles, free_memory, read_header
+from spectralgpt.rasters.files import OpenFiles, read_header
+from spectralgpt.rasters.gdal import free_memory
 from tests.raster_files import LEFT, S2_L2A, TOP, constant, write_tiff
 
 SAMPLES_PER_PIXEL, PHOTOMETRIC = 277, 262
@@ -174,7 +175,7 @@ def test_gdal_warnings_are_summarised_once_and_not_printed(tmp_path, caplog, cap
         for path in paths:
             read_raster(describe_raster(path, stated=Stated(**options)))
     records = [r for r in caplog.records if r.levelno >= logging.WARNING]
-    assert [r.name for r in records] == ["spectralgpt.rasters.files"]
+    assert [r.name for r in records] == ["spectralgpt.rasters.gdal"]
     assert "GDAL warned" in caplog.text
     captured = capfd.readouterr()
     assert "ExtraSamples" not in captured.out + captured.err

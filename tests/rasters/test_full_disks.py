@@ -13,14 +13,14 @@ from spectralgpt.errors import OutputError
 from spectralgpt.rasters import (
     Grid,
     Raster,
+    class_layers,
+    measure_layers,
     read_numbers,
     write_geotiff,
-    writing_class_map,
-    writing_probabilities,
+    writing_map,
 )
 from spectralgpt.rasters.embeddings import EmbeddingSource, writing_embeddings
-from spectralgpt.rasters.numbers import write_numbers, write_strips
-from spectralgpt.rasters.writing import check_whole
+from spectralgpt.rasters.write import check_whole, write_numbers, write_strips
 from spectralgpt.sensors import load_sensor
 from tests.small_disks import small_disk
 
@@ -40,13 +40,13 @@ def classes() -> np.ndarray:
 
 def write_class_map(path: Path) -> None:
     names = [f"class {i}" for i in range(250)]
-    with writing_class_map(path, GRID, names, ["#102030"] * 250) as write:
+    with writing_map(path, GRID, class_layers(names, ["#102030"] * 250)) as write:
         for row in range(0, SIDE, 100):
             write(row, classes()[:, row : row + 100])
 
 
 def write_probability_map(path: Path) -> None:
-    with writing_probabilities(path, GRID, ["a", "b"]) as write:
+    with writing_map(path, GRID, measure_layers(["a", "b"])) as write:
         write(0, noise(2))
 
 
@@ -169,6 +169,6 @@ def test_rasters_that_lack_a_block_or_bytes_are_found_out(tmp_path: Path) -> Non
 
 
 def test_a_raster_without_any_valid_pixel_is_whole(tmp_path: Path) -> None:
-    with writing_probabilities(tmp_path / "a.tif", GRID, ["a"]) as write:
+    with writing_map(tmp_path / "a.tif", GRID, measure_layers(["a"])) as write:
         write(0, np.full((1, SIDE, SIDE), np.nan, np.float32))
     assert np.isnan(read_numbers(tmp_path / "a.tif")).all()

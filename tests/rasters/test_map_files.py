@@ -6,8 +6,8 @@ import pytest
 import rasterio
 
 from spectralgpt.rasters import OpenFiles
-from spectralgpt.rasters.map_files import open_map, sample_map
-from spectralgpt.rasters.sampling import shown_grid
+from spectralgpt.rasters.lookup import shown_grid
+from spectralgpt.rasters.maps import open_map, sample_map
 from tests.raster_files import S2_L2A, constant, write_tiff
 from tests.viewer.places import (
     COLOURS,

@@ -18,9 +18,8 @@ from spectralgpt.rasters import (
     read_raster,
     summarise,
 )
-from spectralgpt.rasters.files import quiet_gdal
-from spectralgpt.rasters.painting import find_codes, read_codes_at
-from spectralgpt.rasters.sampling import sample_scene
+from spectralgpt.rasters.gdal import quiet_gdal
+from spectralgpt.rasters.lookup import find_codes, read_codes_at, sample_scene
 from tests.raster_files import S2_L2A, constant, write_tiff
 
 SIDE = 16

@@ -99,6 +99,32 @@ def test_a_neighbouring_zone_is_warped_onto_the_first(tmp_path: Path) -> None:
     np.testing.assert_allclose(part.pixels, whole.pixels[:, 35:50, 20:37], atol=1e-5)
 
 
+@pytest.mark.parametrize("res", [10.0, 13.0])
+def test_a_warped_window_is_that_part_of_the_whole(tmp_path: Path, res: float) -> None:
+    from rasterio.warp import transform
+
+    # A plane that rises by 0.02 a pixel to the east.
+    (x,), (y,) = transform(UTM, "EPSG:32633", [LEFT + 1000], [TOP - 1000])
+    plane = np.broadcast_to(2000 + np.arange(120.0) * 200, (3, 120, 120))
+    corner = (round(x - 600, -1), round(y + 600, -1))
+    other = write(
+        tmp_path / "b.tif", plane.astype("uint16"), corner=corner, crs="EPSG:32633"
+    )
+    first = write(tmp_path / "a.tif", np.zeros((3, 150, 150), "uint16"), res=res)
+    mosaic = make_mosaic([describe(first), describe(other)])
+    whole = read_raster(mosaic)
+    for window in (
+        Window(80, 80, 12, 17),
+        Window(60, 70, 40, 5),
+        Window(70, 60, 9, 30),
+    ):
+        part = read_raster(mosaic, window=window)
+        at = np.s_[:, *window.slices]
+        np.testing.assert_array_equal(part.valid, whole.valid[at])
+        # To a thousandth of a pixel; the very same from rasterio 1.5 on.
+        np.testing.assert_allclose(part.pixels, whole.pixels[at], atol=2e-5)
+
+
 def test_a_mosaic_shrinks_and_a_gap_is_not_valid(tmp_path: Path) -> None:
     flat = np.full((3, 40, 40), 2000, "uint16")
     left = describe(write(tmp_path / "a.tif", flat))

@@ -5,9 +5,13 @@ import pytest
 import rasterio
 
 from spectralgpt.errors import RasterError
-from spectralgpt.rasters.numbers import NorthUpPlace, write_numbers, write_strips
+from spectralgpt.rasters import Grid
+from spectralgpt.rasters.write import write_numbers, write_strips
 
-PLACE = NorthUpPlace(epsg=32632, west_m=500_000.0, north_m=5_000_000.0, gsd_m=10.0)
+
+def grid_of(height: int, width: int) -> Grid:
+    numbers = (10.0, 0.0, 500_000.0, 0.0, -10.0, 5_000_000.0)
+    return Grid.at(height, width, numbers, "EPSG:32632")
 
 
 def test_numbers_place_scale_and_tags_come_back(tmp_path: Path) -> None:
@@ -15,7 +19,7 @@ def test_numbers_place_scale_and_tags_come_back(tmp_path: Path) -> None:
     path = write_numbers(
         tmp_path / "new" / "a.tif",
         numbers,
-        PLACE,
+        grid_of(3, 4),
         ["B02", "B03"],
         nodata=0,
         scale=(1e-4, -0.1),
@@ -36,12 +40,12 @@ def test_a_path_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.tif").mkdir()
     numbers = np.zeros((1, 2, 2), dtype=np.uint8)
     with pytest.raises(RasterError, match=r"a\.tif cannot be written"):
-        write_numbers(tmp_path / "a.tif", numbers, PLACE, ["class"], nodata=255)
+        write_numbers(tmp_path / "a.tif", numbers, grid_of(2, 2), ["class"], nodata=255)
 
 
 def test_masks_carry_a_colour_table(tmp_path: Path) -> None:
     numbers = np.array([[[0, 1], [1, 255]]], np.uint8)
-    grid = PLACE.grid(2, 2)
+    grid = grid_of(2, 2)
     path = tmp_path / "mask.tif"
     table = {0: (1, 2, 3), 1: (4, 5, 6)}
     write_numbers(path, numbers, grid, ["class"], nodata=255, colours=table)
@@ -54,7 +58,7 @@ def test_masks_carry_a_colour_table(tmp_path: Path) -> None:
 def test_strips_make_one_layer(tmp_path: Path) -> None:
     numbers = np.arange(60, dtype=np.uint8).reshape(10, 6)
     strips = (numbers[row : row + 4] for row in range(0, 10, 4))
-    path = write_strips(tmp_path / "a.tif", PLACE.grid(10, 6), strips)
+    path = write_strips(tmp_path / "a.tif", grid_of(10, 6), strips)
     with rasterio.open(path) as dataset:
         assert np.array_equal(dataset.read(1), numbers)
-        assert dataset.transform == PLACE.grid(10, 6).transform
+        assert dataset.transform == grid_of(10, 6).transform

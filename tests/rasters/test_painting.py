@@ -9,12 +9,7 @@ from shapely import box
 from spectralgpt.errors import RasterError
 from spectralgpt.rasters import Grid, Window
 from spectralgpt.rasters.footprints import pixel_size_m
-from spectralgpt.rasters.painting import (
-    find_codes,
-    paint_shapes,
-    read_codes_at,
-    rows_of,
-)
+from spectralgpt.rasters.lookup import find_codes, paint_shapes, read_codes_at, rows_of
 from tests.raster_files import LEFT, TOP, write_tiff
 
 GRID = Grid(6, 8, Affine(10, 0, LEFT, 0, -10, TOP), "EPSG:32632")

@@ -7,8 +7,14 @@ from rasterio import Affine
 from rasterio.features import rasterize
 
 from spectralgpt.errors import RasterError
-from spectralgpt.rasters import NO_CLASS, Grid, write_polygons, writing_class_map
-from spectralgpt.rasters.geometry import compose
+from spectralgpt.rasters import (
+    NO_CLASS,
+    Grid,
+    class_layers,
+    write_polygons,
+    writing_map,
+)
+from spectralgpt.rasters.grid import compose
 
 NAMES = ("open water", "trees")
 COLOURS = ("#0072b2", "#1b7837")
@@ -22,7 +28,7 @@ def write(
     source = folder / "map.tif"
     crs = None if transform is None else "EPSG:32632"
     grid = Grid(*classes.shape, transform, crs)
-    with writing_class_map(source, grid, NAMES, COLOURS) as rows:
+    with writing_map(source, grid, class_layers(NAMES, COLOURS)) as rows:
         rows(0, classes[None])
     path = write_polygons(source, folder / "map.gpkg", NAMES)
     return path, geopandas.read_file(path)
@@ -36,7 +42,7 @@ def test_polygons_painted_back_are_the_map(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("spectralgpt.rasters.polygons._TILE_PX", tile_px)
+    monkeypatch.setattr("spectralgpt.rasters.maps._TILE_PX", tile_px)
     rng = np.random.default_rng(0)
     classes = rng.choice([0, 1, NO_CLASS], (20, 27), p=[0.5, 0.4, 0.1]).astype(np.uint8)
     _, found = write(tmp_path, classes, transform)
@@ -57,7 +63,7 @@ def test_tiles_leave_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     classes[3:17, 5:22] = 1
     classes[9:11, 9:11] = 0
     _, whole = write(tmp_path / "a", classes)
-    monkeypatch.setattr("spectralgpt.rasters.polygons._TILE_PX", 8)
+    monkeypatch.setattr("spectralgpt.rasters.maps._TILE_PX", 8)
     _, tiled = write(tmp_path / "b", classes)
     first, second = (
         sorted(frame.geometry, key=lambda shape: shape.area) for frame in (whole, tiled)

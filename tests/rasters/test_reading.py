@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from spectralgpt.errors import BandError, RasterError, ShapeError, UnitError
 from spectralgpt.rasters import OpenFiles, Stated, Window, describe_raster, read_raster
-from spectralgpt.rasters import reading as reading_module
+from spectralgpt.rasters import read as read_module
 from tests.raster_files import (
     LEFT,
     S2_L2A,
@@ -125,7 +125,7 @@ def test_shrinking_averages_instead_of_skipping(tmp_path):
 
 def test_reading_in_strips_changes_nothing(mixed, monkeypatch):
     whole = read_raster(mixed, out_size=(31, 29))
-    monkeypatch.setattr(reading_module, "_BLOCK", 500)
+    monkeypatch.setattr(read_module, "_BLOCK", 500)
     strips = read_raster(mixed, out_size=(31, 29))
     np.testing.assert_allclose(strips.pixels, whole.pixels, atol=1e-6)
 

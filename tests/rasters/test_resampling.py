@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spectralgpt.rasters.resampling import Axis, resample
+from spectralgpt.rasters.grid import Axis, resample
 
 
 def whole(pixels, rows, columns, valid=None):

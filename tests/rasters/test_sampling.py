@@ -12,8 +12,8 @@ from rasterio.warp import transform
 
 from spectralgpt.errors import RasterError
 from spectralgpt.rasters import OpenFiles, Window, describe_raster
-from spectralgpt.rasters.geometry import Grid, apply
-from spectralgpt.rasters.sampling import (
+from spectralgpt.rasters.grid import Grid, apply
+from spectralgpt.rasters.lookup import (
     lay_under,
     reaches,
     sample,

@@ -133,7 +133,7 @@ def test_an_old_map_stays_while_a_new_one_fails(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("spectralgpt.rasters.row_files._reserve", full)
+    monkeypatch.setattr("spectralgpt.rasters.write._reserve", full)
     with pytest.raises(OutputError, match="No space left on device"):
         map_image(rule_mapper(tmp_path), (item,), path, MapOptions(COLOURS))
     assert path.read_bytes() == before

@@ -25,7 +25,7 @@ from spectralgpt.errors import (
 )
 from spectralgpt.models.heads import SegmentationModel
 from spectralgpt.rasters import NO_CLASS, Stated, describe_raster, read_raster
-from spectralgpt.rasters.geometry import compose
+from spectralgpt.rasters.grid import compose
 from spectralgpt.scenes.inputs import Outcome, name_maps
 from spectralgpt.scenes.maps import MapOptions, Mapper, SceneMap, map_files, map_scene
 from spectralgpt.tasks.dense import predict_map

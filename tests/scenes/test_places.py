@@ -7,7 +7,7 @@ import pytest
 from shapely.geometry import Point, box
 
 from spectralgpt.errors import DataError, RasterError
-from spectralgpt.rasters.geometry import Grid
+from spectralgpt.rasters.grid import Grid
 from spectralgpt.scenes.places import (
     cell_of_point,
     cells_of_shapes,

@@ -8,11 +8,12 @@ from rasterio import Affine
 from spectralgpt.checkpoints import LoadedModel, save_model
 from spectralgpt.rasters import (
     Raster,
+    class_layers,
+    measure_layers,
     write_geotiff,
-    writing_class_map,
-    writing_probabilities,
+    writing_map,
 )
-from spectralgpt.rasters.geometry import Grid
+from spectralgpt.rasters.grid import Grid
 from spectralgpt.viewer import Viewer, open_sources
 from spectralgpt.viewer.model import ViewModel
 from tests.embedding_files import three_kinds, write_embeddings
@@ -47,7 +48,7 @@ def classes() -> np.ndarray:
 
 
 def write_classes(path: Path) -> Path:
-    with writing_class_map(path, GRID, NAMES, COLOURS) as write:
+    with writing_map(path, GRID, class_layers(NAMES, COLOURS)) as write:
         write(0, classes()[None])
     return path
 
@@ -55,7 +56,7 @@ def write_classes(path: Path) -> Path:
 def write_measures(path: Path) -> Path:
     values = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32) / 100
     values[:, :, :10] = np.nan
-    with writing_probabilities(path, GRID, ("down", "across")) as write:
+    with writing_map(path, GRID, measure_layers(("down", "across"))) as write:
         write(0, values)
     return path
 

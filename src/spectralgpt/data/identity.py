@@ -23,8 +23,8 @@ from spectralgpt.data.dense.chips import DenseChip, MaskFile
 from spectralgpt.data.splits import Located
 from spectralgpt.errors import CheckpointError, RasterError
 from spectralgpt.rasters import BandFile, RasterItem, Window
-from spectralgpt.rasters.files import OpenFiles, quiet_gdal
-from spectralgpt.rasters.gdal_errors import GDAL_ERRORS
+from spectralgpt.rasters.files import OpenFiles
+from spectralgpt.rasters.gdal import GDAL_ERRORS, quiet_gdal
 
 __all__ = [
     "SeenImages",

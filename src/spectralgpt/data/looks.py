@@ -13,7 +13,7 @@ from spectralgpt.data.sources import Source, describe_image
 from spectralgpt.errors import BandError, RasterError, SpectralGPTError
 from spectralgpt.rasters import RasterItem, as_option, find_fill, read_numbers
 from spectralgpt.rasters.files import read_header, read_known
-from spectralgpt.rasters.reading import find_valid
+from spectralgpt.rasters.read import find_valid
 
 __all__ = ["Look", "describe_entry", "kind_of", "look_at", "shorten"]
 

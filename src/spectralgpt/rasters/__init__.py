@@ -10,15 +10,10 @@ from spectralgpt.rasters.bands import (
     RASTER_SUFFIXES,
     band_in_file_name,
 )
-from spectralgpt.rasters.codes import Align, Overlay, overlay, read_codes
 from spectralgpt.rasters.describe import describe_raster, is_product
-from spectralgpt.rasters.files import (
-    OpenFiles,
-    quiet_gdal,
-    read_numbers,
-)
-from spectralgpt.rasters.geometry import Grid, Raster, Window
-from spectralgpt.rasters.items import BandFile, RasterItem, StoredLayers
+from spectralgpt.rasters.files import OpenFiles, read_numbers
+from spectralgpt.rasters.gdal import quiet_gdal
+from spectralgpt.rasters.grid import Grid, Raster, Window
 from spectralgpt.rasters.locations import (
     Location,
     glob_folder,
@@ -26,6 +21,7 @@ from spectralgpt.rasters.locations import (
     path_below,
     walk,
 )
+from spectralgpt.rasters.lookup import Align, Overlay, overlay, read_codes
 from spectralgpt.rasters.maps import (
     MODEL_TAG,
     NO_CLASS,
@@ -33,10 +29,9 @@ from spectralgpt.rasters.maps import (
     class_layers,
     measure_layers,
     move_map,
-    probability_layers,
     read_class_rows,
-    writing_class_map,
-    writing_probabilities,
+    write_polygons,
+    writing_map,
 )
 from spectralgpt.rasters.mosaics import (
     Bounds,
@@ -45,20 +40,24 @@ from spectralgpt.rasters.mosaics import (
     make_mosaic,
     read_area,
 )
-from spectralgpt.rasters.polygons import write_polygons
 from spectralgpt.rasters.products.stac import (
     STAC_SUFFIXES,
     is_stac_member,
     list_stac_items,
 )
 from spectralgpt.rasters.products.zip import ZIP_SUFFIX
-from spectralgpt.rasters.reading import check_reflectance, read_raster
-from spectralgpt.rasters.row_files import Layers, RowFile
+from spectralgpt.rasters.read import (
+    BandFile,
+    RasterItem,
+    StoredLayers,
+    check_reflectance,
+    read_raster,
+)
 from spectralgpt.rasters.scenes import Scene, open_scene, summarise
 from spectralgpt.rasters.stated import SENSOR_TAG, Stated, day_in
 from spectralgpt.rasters.thumbnail import as_option, find_fill
 from spectralgpt.rasters.unopened import FILE_SIZES, Sizes
-from spectralgpt.rasters.writing import write_geotiff
+from spectralgpt.rasters.write import Layers, RowFile, write_geotiff
 
 __all__ = [
     "FILE_SIZES",
@@ -106,7 +105,6 @@ __all__ = [
     "open_scene",
     "overlay",
     "path_below",
-    "probability_layers",
     "quiet_gdal",
     "read_area",
     "read_class_rows",
@@ -117,6 +115,5 @@ __all__ = [
     "walk",
     "write_geotiff",
     "write_polygons",
-    "writing_class_map",
-    "writing_probabilities",
+    "writing_map",
 ]

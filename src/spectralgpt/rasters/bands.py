@@ -6,9 +6,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from spectralgpt.errors import BandError, RasterError
-from spectralgpt.rasters.files import Header, quiet_gdal, read_header, warn_once
-from spectralgpt.rasters.items import BandFile
+from spectralgpt.rasters.files import Header, read_header
+from spectralgpt.rasters.gdal import quiet_gdal, warn_once
 from spectralgpt.rasters.locations import Location, is_litter, list_folder
+from spectralgpt.rasters.read import BandFile
 from spectralgpt.sensors import Band, Sensor
 
 __all__ = [

@@ -17,14 +17,8 @@ import numpy.typing as npt
 
 from spectralgpt.errors import BandError, ConfigError, RasterError, UnitError
 from spectralgpt.rasters.bands import find_bands, open_bands
-from spectralgpt.rasters.files import (
-    Header,
-    is_first,
-    open_raster,
-    quiet_gdal,
-    warn_once,
-)
-from spectralgpt.rasters.items import BandFile, RasterItem
+from spectralgpt.rasters.files import Header, open_raster
+from spectralgpt.rasters.gdal import is_first, quiet_gdal, warn_once
 from spectralgpt.rasters.locations import Location, ProductFiles, is_path
 from spectralgpt.rasters.products.enmap import files_beside, read_enmap
 from spectralgpt.rasters.products.gaofen import read_gaofen
@@ -36,7 +30,7 @@ from spectralgpt.rasters.products.stac import (
     read_stac_item,
 )
 from spectralgpt.rasters.products.zip import SAFE_SUFFIX, ZIP_SUFFIX, list_archive
-from spectralgpt.rasters.reading import find_darkness
+from spectralgpt.rasters.read import BandFile, RasterItem, find_darkness
 from spectralgpt.rasters.stated import (
     SENSOR_TAG,
     UNIT_TAG,

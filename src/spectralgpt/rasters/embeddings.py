@@ -12,22 +12,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import rasterio
 from numpy.typing import NDArray
-from rasterio.windows import Window as RasterioWindow
 
 from spectralgpt.errors import RasterError
 from spectralgpt.files import parse_json
-from spectralgpt.rasters.files import (
-    open_place,
-    open_raster,
-    quiet_gdal,
-)
-from spectralgpt.rasters.gdal_errors import reading, writing
-from spectralgpt.rasters.geometry import Grid, Window
+from spectralgpt.rasters.files import open_place, open_raster
+from spectralgpt.rasters.gdal import quiet_gdal, reading, writing
+from spectralgpt.rasters.grid import Grid, Window
 from spectralgpt.rasters.maps import RowWriter, making_in_folder, move_map
-from spectralgpt.rasters.row_files import Layers, RowFile, copy_as_cog
-from spectralgpt.rasters.writing import check_whole
+from spectralgpt.rasters.write import (
+    Layers,
+    RowFile,
+    check_whole,
+    copy_as_cog,
+    create_geotiff,
+)
 from spectralgpt.sensors import Band
 
 __all__ = [
@@ -128,11 +127,10 @@ class EmbeddingRaster:
             RasterError: the file cannot be read to its end.
         """
         place = window or Window(0, 0, self.grid.height, self.grid.width)
-        at = RasterioWindow(place.column, place.row, place.width, place.height)
         with quiet_gdal(), open_raster(self.path) as dataset:
             with reading(self.path):
                 shape = None if size is None else (dataset.count, *size)
-                numbers = dataset.read(window=at, out_shape=shape)
+                numbers = dataset.read(window=place.slices, out_shape=shape)
             scales = np.asarray(dataset.scales, np.float32)
             offsets = np.asarray(dataset.offsets, np.float32)
             is_int8 = dataset.dtypes[0] == "int8"
@@ -253,20 +251,14 @@ def _to_int8(rows: RowFile, path: Path, source: EmbeddingSource) -> Path:
     low, high = np.where(known, low, 0.0), np.where(known, high, 0.0)
     offsets = (low + high) / 2
     scales = np.maximum(high - low, np.finfo(np.float32).tiny) / (2 * _LEVELS)
-    with rasterio.open(
+    with create_geotiff(
         path,
-        "w",
-        driver="GTiff",
-        height=grid.height,
-        width=grid.width,
-        count=len(source.layer_names),
-        dtype="int8",
+        grid,
+        len(source.layer_names),
+        "int8",
         nodata=_NO_INT8,
-        crs=grid.crs,
-        transform=grid.transform,
         blockysize=1,
         interleave="pixel",
-        compress="deflate",
         zlevel=1,
         bigtiff="if_safer",
     ) as target:
@@ -276,8 +268,9 @@ def _to_int8(rows: RowFile, path: Path, source: EmbeddingSource) -> Path:
         for row, numbers in rows.read():
             levels = (numbers - offsets[:, None, None]) / scales[:, None, None]
             rounded = np.clip(np.rint(levels), -_LEVELS, _LEVELS)
-            place = RasterioWindow(0, row, grid.width, numbers.shape[1])
-            target.write(_fill(rounded, _NO_INT8).astype(np.int8), window=place)
+            place = Window(row, 0, numbers.shape[1], grid.width)
+            written = _fill(rounded, _NO_INT8).astype(np.int8)
+            target.write(written, window=place.slices)
     check_whole(path)
     return path
 

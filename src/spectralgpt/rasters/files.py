@@ -1,18 +1,8 @@
-"""Opening raster files: which kinds, quietly, and without opening each one twice.
+"""Opening raster files: which kinds, what they say of themselves, each only once."""
 
-GDAL writes a line for every oddity of every file. Here the lines are collected, and
-each kind is reported once in a process.
-"""
-
-import contextlib
-import logging
 import math
-import re
-import sys
-import threading
-import warnings
-from collections import Counter, OrderedDict
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +12,11 @@ import numpy.typing as npt
 import rasterio
 from rasterio import Affine
 from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.errors import NotGeoreferencedWarning
-from rasterio.windows import Window as RasterioWindow
 
 from spectralgpt.errors import RasterError
-from spectralgpt.rasters.gdal_errors import reading
-from spectralgpt.rasters.geometry import Grid, Window
-from spectralgpt.rasters.locations import Location, VirtualFile, http_settings
+from spectralgpt.rasters.gdal import check_memory, quiet_gdal, reading, warn_once
+from spectralgpt.rasters.grid import Grid, Window
+from spectralgpt.rasters.locations import Location, VirtualFile
 from spectralgpt.rasters.virtual import (
     ARRAY_START,
     describe_virtual,
@@ -38,32 +26,18 @@ from spectralgpt.rasters.virtual import (
 )
 
 __all__ = [
-    "CACHE_MB",
     "FILE_MASK",
     "Header",
     "OpenFiles",
-    "check_memory",
     "find_masks",
-    "free_memory",
-    "is_first",
     "open_place",
     "open_raster",
-    "quiet_gdal",
     "read_header",
     "read_known",
     "read_masks",
     "read_numbers",
-    "warn_once",
 ]
 
-_LOG = logging.getLogger(__name__)
-_GDAL_LOGGERS = (
-    "rasterio._base",
-    "rasterio._env",
-    "rasterio._err",
-    "rasterio._io",
-    "rasterio.env",
-)
 _ARRAY, _VIRTUAL = "array", "VRT"
 _DRIVER_BY_START = {
     b"II*\0": "GTiff",
@@ -79,28 +53,6 @@ _START_LENGTH = 1024
 """Bytes that tell the kind of a file; comments may come before a virtual raster."""
 _PICTURE_DRIVER_BY_START = {b"\x89PNG\r\n\x1a\n": "PNG", b"BM": "BMP"}
 """Masks are often pictures."""
-_MEBIBYTE = 2**20
-_GIGABYTE = 1e9
-_KIBIBYTE = 1024
-_GROUPS = (
-    ("", "sys/fs/cgroup", "memory.max", "memory.current"),
-    (
-        "memory",
-        "sys/fs/cgroup/memory",
-        "memory.limit_in_bytes",
-        "memory.usage_in_bytes",
-    ),
-)
-"""Controller, folder, and files of the limit and of what is used, of either version.
-
-Source: Linux kernel documentation, cgroup-v1/memory.rst and cgroup-v2.rst.
-"""
-_CACHES = ("total_inactive_file", "total_active_file", "inactive_file", "active_file")
-"""Of what is used: copies of files, which make room where it is wanted."""
-CACHE_MB = 512
-"""Memory for decoded tiles of all open files, MiB: two rows of JPEG 2000 tiles across a
-Sentinel-2 product of 12 bands. GDAL itself would take a share of the machine's memory.
-"""
 FILE_MASK = 0
 """Stands for the mask that a file has beside its layers, which count from 1."""
 _NO_MASK = ([MaskFlags.all_valid], [MaskFlags.nodata])
@@ -110,133 +62,10 @@ _POINTS_PX = 0.1
 """Ground control points that lie this near to a transform, px, are explained by it."""
 _MASK_SUFFIX = ".msk"
 _SIDECARS = (_MASK_SUFFIX, ".ovr")
-_SMALL_FILE = 2 * _MEBIBYTE
-_SMALL = 64 * _MEBIBYTE
+_SMALL_FILE = 2 * 2**20
 _SHOWN = 60
 _LONGEST_NAME = 1000
 """Characters of a layer's description that are read."""
-
-_VARIABLE = re.compile(r"^(CPLE_\w+ in )?(.*?\.\w+(, band \d+)?: )?|\d+")
-"""What differs between messages of one kind: file names, band numbers, counts."""
-
-
-class _Collector(logging.Filter):
-    """Keep GDAL's messages from the terminal and count them by kind."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.counts: Counter[str] = Counter()
-        self.examples: dict[str, str] = {}
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Count warnings and worse, let nothing through."""
-        if record.levelno >= logging.WARNING:
-            text = " ".join(record.getMessage().split())
-            kind = _VARIABLE.sub("", text)
-            self.counts[kind] += 1
-            self.examples.setdefault(kind, text)
-        return False
-
-
-class _Quiet:
-    """The state that all threads inside `quiet_gdal` share."""
-
-    lock = threading.Lock()
-    depth = 0
-    collector = _Collector()
-    restore = contextlib.ExitStack()
-    reported: set[str] = set()  # noqa: RUF012 - one set for the process is the point
-
-
-@contextlib.contextmanager
-def quiet_gdal() -> Iterator[None]:
-    """Collect what GDAL has to say and report each kind once, with its count.
-
-    May be nested and used from several threads: the outermost one reports.
-    """
-    with _Quiet.lock:
-        if _Quiet.depth == 0:
-            _start_collecting()
-        _Quiet.depth += 1
-    try:
-        with rasterio.Env(
-            GDAL_DISABLE_READDIR_ON_OPEN="TRUE",
-            CPL_DEBUG="OFF",
-            # rasterio takes bytes, where GDAL itself takes MiB.
-            GDAL_CACHEMAX=CACHE_MB * _MEBIBYTE,
-            # Several threads decode tiles of JPEG 2000 that are not whole as whatever
-            # lay in memory, without an error.
-            GDAL_NUM_THREADS="1",
-            **http_settings(),
-        ):
-            yield
-    finally:
-        with _Quiet.lock:
-            _Quiet.depth -= 1
-            if _Quiet.depth == 0:
-                _report_collected()
-
-
-def warn_once(kind: str, message: str) -> None:
-    """Warn of the first file of a kind in a process: archives have thousands alike."""
-    if is_first(kind):
-        _LOG.warning("%s Further files of this kind are not named.", message)
-
-
-def is_first(kind: str) -> bool:
-    """Whether nothing of a kind came before in this process."""
-    with _Quiet.lock:
-        if kind in _Quiet.reported:
-            return False
-        _Quiet.reported.add(kind)
-        return True
-
-
-def _start_collecting() -> None:
-    _Quiet.restore = contextlib.ExitStack()
-    _Quiet.restore.enter_context(warnings.catch_warnings())
-    _Quiet.restore.enter_context(_dropping_undecoded())
-    warnings.simplefilter("ignore", NotGeoreferencedWarning)
-    for name in _GDAL_LOGGERS:
-        logger = logging.getLogger(name)
-        logger.addFilter(_Quiet.collector)
-        _Quiet.restore.callback(logger.removeFilter, _Quiet.collector)
-
-
-@contextlib.contextmanager
-def _dropping_undecoded() -> Iterator[None]:
-    """Drop what rasterio prints where GDAL's own message quotes bytes of no text.
-
-    It cannot raise there. What GDAL says is raised all the same.
-    """
-    before = sys.excepthook, sys.unraisablehook
-
-    def show(kind: type[BaseException], *more: Any) -> None:
-        if not issubclass(kind, UnicodeDecodeError):
-            before[0](kind, *more)
-
-    def show_unraisable(unraisable: Any) -> None:
-        if not issubclass(unraisable.exc_type, UnicodeDecodeError):
-            before[1](unraisable)
-
-    sys.excepthook, sys.unraisablehook = show, show_unraisable
-    try:
-        yield
-    finally:
-        sys.excepthook, sys.unraisablehook = before
-
-
-def _report_collected() -> None:
-    _Quiet.restore.close()
-    for kind, count in _Quiet.collector.counts.items():
-        if kind not in _Quiet.reported:
-            _Quiet.reported.add(kind)
-            _LOG.warning(
-                "GDAL warned %d time(s), further warnings of this kind are dropped: %s",
-                count,
-                _Quiet.collector.examples[kind],
-            )
-    _Quiet.collector.counts.clear()
 
 
 @dataclass(frozen=True)
@@ -461,7 +290,7 @@ def read_masks(
     dataset: rasterio.DatasetReader,
     indices: Sequence[int],
     masks: Sequence[int],
-    window: RasterioWindow | None = None,
+    window: Window | None = None,
     size: tuple[int, int] | None = None,
 ) -> npt.NDArray[np.bool_]:
     """Return which pixels of layers a file's own masks call measurements.
@@ -477,11 +306,12 @@ def read_masks(
         (layers, H, W).
     """
     known: npt.NDArray[np.bool_] | None = None
+    place = None if window is None else window.slices
     for number in masks:
         layers = list(indices) if number == FILE_MASK else [number]
         read = dataset.read_masks if number == FILE_MASK else dataset.read
         shape = None if size is None else (len(layers), *size)
-        seen = np.asarray(read(layers, window=window, out_shape=shape)) != 0
+        seen = np.asarray(read(layers, window=place, out_shape=shape)) != 0
         known = seen if known is None else known & seen
     assert known is not None, "asked for the masks of layers without any"
     return np.broadcast_to(known, (len(indices), *known.shape[1:]))
@@ -527,72 +357,6 @@ def read_numbers(path: Location) -> npt.NDArray[np.generic]:
         pixels = dataset.count * dataset.height * dataset.width
         check_memory(path, pixels * itemsize)
         return np.asarray(dataset.read())
-
-
-def check_memory(path: Location | str, needed: int) -> None:
-    """Refuse to read more than there is memory for: a header may claim anything.
-
-    Args:
-        path: what is read, for messages.
-        needed: bytes.
-
-    Raises:
-        RasterError: that many are not free; says how many are.
-    """
-    # What is small is there; this runs for every crop of a training.
-    free = free_memory() if needed > _SMALL else None
-    if free is not None and needed > free:
-        raise RasterError(
-            f"{path} takes {needed / _GIGABYTE:.3g} GB of memory, of which "
-            f"{free / _GIGABYTE:.3g} GB are free: read a part of it (--bounds), or see "
-            "whether its header is right."
-        )
-
-
-def free_memory(root: Path = Path("/")) -> int | None:
-    """Return the bytes that can be taken without swapping.
-
-    Args:
-        root: of the file system that says so.
-
-    Returns:
-        The least of what the machine and the groups of this process, such as a
-        container, have left; None if nothing says.
-    """
-    found = []
-    with contextlib.suppress(OSError, ValueError, KeyError, IndexError):
-        available = _numbered_lines(root / "proc/meminfo")["MemAvailable:"]
-        found.append(available * _KIBIBYTE)
-    with contextlib.suppress(OSError, ValueError):
-        found += _left_to_groups(root)
-    return max(0, min(found)) if found else None
-
-
-def _left_to_groups(root: Path) -> Iterator[int]:
-    lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-    for line in lines:
-        _, controllers, name = line.split(":", 2)
-        for controller, folder, limit, used in _GROUPS:
-            if controller not in controllers.split(","):
-                continue
-            group = Path(name)
-            # In a container its own group lies at the top, whatever it is called.
-            for place in (group, *group.parents):
-                own = root / folder / place.relative_to("/")
-                with contextlib.suppress(OSError, ValueError):
-                    # Where nothing is limited it says "max", or more than there is.
-                    most = int((own / limit).read_text(encoding="ascii"))
-                    taken = int((own / used).read_text(encoding="ascii"))
-                    kept = _numbered_lines(own / "memory.stat")
-                    # The first version counts what is below apart.
-                    names = [each for each in _CACHES if each in kept][:2]
-                    yield most - taken + sum(kept[each] for each in names)
-
-
-def _numbered_lines(path: Path) -> dict[str, int]:
-    """Read lines of a name and a number."""
-    lines = path.read_text(encoding="ascii").splitlines()
-    return {words[0]: int(words[1]) for words in map(str.split, lines)}
 
 
 def open_place(
@@ -692,7 +456,7 @@ class OpenFiles:
 
     def __init__(self, most: int = 64, memory_mb: float = 0.0) -> None:
         self._most = most
-        self._free = int(memory_mb * _MEBIBYTE)
+        self._free = int(memory_mb * 2**20)
         self._open: OrderedDict[Location, rasterio.DatasetReader] = OrderedDict()
         self._whole: dict[Location, npt.NDArray[np.generic]] = {}
         self._grids: dict[Location, tuple[Grid, tuple[tuple[int, ...], ...]]] = {}
@@ -720,20 +484,14 @@ class OpenFiles:
         if path not in self._whole:
             dataset = self.get(path)
             if not self._keep(path, dataset):
-                place = RasterioWindow(
-                    window.column, window.row, window.width, window.height
-                )
-                return np.asarray(dataset.read(indices, window=place))
-        rows = slice(window.row, window.row + window.height)
-        columns = slice(window.column, window.column + window.width)
-        return self._whole[path][np.subtract(indices, 1), rows, columns]
+                return np.asarray(dataset.read(indices, window=window.slices))
+        return self._whole[path][np.subtract(indices, 1), *window.slices]
 
     def known(
         self, path: Location, indices: list[int], masks: Sequence[int], window: Window
     ) -> npt.NDArray[np.bool_]:
         """Read the masks of layers (1-based), see `read_masks`; inside `quiet_gdal`."""
-        place = RasterioWindow(window.column, window.row, window.width, window.height)
-        return read_masks(self.get(path), indices, masks, place)
+        return read_masks(self.get(path), indices, masks, window)
 
     def close(self) -> None:
         """Close all files, forget all numbers."""

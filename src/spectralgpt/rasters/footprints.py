@@ -1,17 +1,23 @@
-"""Where a raster, or a part of it, lies on the globe, and how large it is there."""
+"""Reference systems, where a raster lies on the globe, and how large it is there."""
 
 import math
-from typing import TYPE_CHECKING
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from rasterio import Affine
+
+# Nowhere else does rasterio name it.
+from rasterio._err import CPLE_NotSupportedError
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
+from rasterio.warp import transform
 
 from spectralgpt.errors import RasterError
-from spectralgpt.rasters.gdal_errors import move_points
-from spectralgpt.rasters.geometry import Grid, Window, apply, compose
+from spectralgpt.rasters.gdal import GDAL_ERRORS
+from spectralgpt.rasters.grid import Grid, Window, apply, compose, is_same_system
 
 if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
@@ -24,7 +30,11 @@ __all__ = [
     "cut_at_180",
     "epsg_code",
     "footprint_lonlat",
+    "move_edges",
     "move_near",
+    "move_pixels",
+    "move_points",
+    "move_shapes",
     "pixel_size_m",
     "turn_of",
 ]
@@ -35,6 +45,8 @@ EARTH_RADIUS_M = 6_371_008.8
 _TRUE_SCALE = 0.01
 """Largest relative error of lengths on a map that are taken as they are."""
 _TURN = 360.0
+_EDGE_POINTS = 33
+_NAME = re.compile(r'"([^"]+)"')
 _Points = tuple[tuple[float, float], ...]
 
 
@@ -214,3 +226,126 @@ def _to_lonlat(grid: Grid, pixels: list[tuple[float, float]]) -> _Points | None:
         # A local engineering reference system lies nowhere on the globe.
         return None
     return points if np.isfinite(points).all() else None
+
+
+def move_points(
+    source: str | CRS | None,
+    target: str | CRS | None,
+    xs: Sequence[float] | npt.NDArray[np.float64],
+    ys: Sequence[float] | npt.NDArray[np.float64],
+) -> tuple[list[float], list[float]]:
+    """Bring points to another reference system.
+
+    Returns:
+        xs and ys there, infinite for points that have no place in it.
+
+    Raises:
+        RasterError: there is no way from the one system to the other, such as from that
+            of a building site.
+    """
+    try:
+        systems = CRS.from_user_input(source), CRS.from_user_input(target)
+        moved = transform(*systems, list(xs), list(ys))
+    except (CRSError, CPLE_NotSupportedError):
+        raise _apart(source, target) from None
+    except GDAL_ERRORS:
+        # One point without a place fails them all.
+        if len(xs) == 1:
+            return [math.inf], [math.inf]
+        half = len(xs) // 2
+        parts = [
+            move_points(source, target, xs[part], ys[part])
+            for part in (slice(0, half), slice(half, None))
+        ]
+        return parts[0][0] + parts[1][0], parts[0][1] + parts[1][1]
+    return list(map(float, moved[0])), list(map(float, moved[1]))
+
+
+def move_pixels(
+    source: Grid,
+    target: Grid,
+    columns: npt.NDArray[np.float64],
+    rows: npt.NDArray[np.float64],
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Carry positions in the pixels of one grid over to those of another.
+
+    In degrees they come to lie next to the other grid's middle.
+
+    Args:
+        source: the grid that positions are in.
+        target: the grid that they are wanted in; both have a georeference.
+        columns: of any shape; edges of pixels are at whole numbers.
+        rows: of the same shape.
+
+    Returns:
+        columns and rows there, not finite for positions without a place in it.
+
+    Raises:
+        RasterError: see `move_points`.
+    """
+    assert source.transform is not None
+    assert target.transform is not None
+    back, turn = ~target.transform, turn_of(target.crs)
+    xs, ys = apply(source.transform, columns, rows)
+    # Positions without a place are infinite.
+    with np.errstate(invalid="ignore"):
+        if is_same_system(source.crs, target.crs):
+            # In one step, so that rounding does not blur the edges of pixels.
+            step = compose(back, source.transform)
+            found = apply(step, columns, rows)
+        else:
+            moved = move_points(source.crs, target.crs, xs.ravel(), ys.ravel())
+            xs, ys = (np.reshape(line, xs.shape) for line in moved)
+            found = apply(back, xs, ys)
+        if math.isinf(turn):
+            return found
+        middle = apply(target.transform, target.width / 2, target.height / 2)[0]
+        shift = turn * np.round((middle - xs) / turn)
+        return found[0] + back.a * shift, found[1] + back.d * shift
+
+
+def move_edges(
+    source: Grid, target: Grid
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Carry points along the edges of a grid over to the pixels of another one.
+
+    Returns:
+        columns and rows of those that have a place there.
+
+    Raises:
+        RasterError: see `move_points`.
+    """
+    # Edges may be curved in the other reference system.
+    along = np.linspace(0, 1, _EDGE_POINTS)
+    none, all_ = np.zeros_like(along), np.ones_like(along)
+    columns = np.concatenate([along, along, none, all_]) * source.width
+    rows = np.concatenate([none, all_, along, along]) * source.height
+    columns, rows = move_pixels(source, target, columns, rows)
+    shown = np.isfinite(columns) & np.isfinite(rows)
+    return columns[shown], rows[shown]
+
+
+def move_shapes(shapes: Any, target: Any) -> Any:
+    """Bring shapes of geopandas to another reference system.
+
+    Raises:
+        RasterError: see `move_points`.
+    """
+    from pyproj.exceptions import ProjError
+
+    try:
+        return shapes.to_crs(target)
+    except ProjError:
+        raise _apart(shapes.crs, target) from None
+
+
+def _apart(source: Any, target: Any) -> RasterError:
+    names = []
+    for system in (source, target):
+        text = system.to_wkt() if hasattr(system, "to_wkt") else str(system)
+        found = _NAME.search(text)
+        names.append(found.group(1) if found else text)
+    return RasterError(
+        f"there is no way from the reference system '{names[0]}' to '{names[1]}': one "
+        "of them is local or unknown. Assign the right one with gdal_edit.py -a_srs."
+    )

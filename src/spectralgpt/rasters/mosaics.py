@@ -1,35 +1,60 @@
-"""Products that lie over one area, and the grid that they are brought to.
+"""Products that lie over one area: the grid that they are brought to, and reading it.
 
-Nothing is read here: `spectralgpt.rasters.read_raster` reads windows of a mosaic, and
-of each product only what lies under the window.
+Of each product is read what lies under a window. Pixels that lie on each other are
+copied; others are interpolated by GDAL's warper with cubic convolution, so that a
+window equals that part of the whole to a thousandth of a pixel. Where pixels of the
+grid are much coarser than the product's, means are taken first, and these depend a
+little on the window.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from rasterio import Affine
 from rasterio.crs import CRS
-from rasterio.warp import transform_bounds
+from rasterio.warp import Resampling, reproject, transform_bounds
 
 from spectralgpt.errors import ConfigError, RasterError, SpectralGPTError
 from spectralgpt.files import parse_json
-from spectralgpt.rasters.alignment import (
+from spectralgpt.rasters.files import OpenFiles
+from spectralgpt.rasters.footprints import LONLAT, move_edges, move_pixels, turn_of
+from spectralgpt.rasters.gdal import GDAL_ERRORS, reading
+from spectralgpt.rasters.grid import (
+    Grid,
+    Raster,
+    Window,
+    apply,
     common_windows,
     describe_difference,
     is_same_system,
 )
-from spectralgpt.rasters.footprints import LONLAT, turn_of
-from spectralgpt.rasters.gdal_errors import GDAL_ERRORS
-from spectralgpt.rasters.geometry import Grid, apply
-from spectralgpt.rasters.items import RasterItem
 from spectralgpt.rasters.locations import read_metadata
+from spectralgpt.rasters.read import RasterItem, read_raster
 from spectralgpt.sensors import Band
 
-__all__ = ["Bounds", "Mosaic", "cut_to_common", "make_mosaic", "read_area"]
+__all__ = [
+    "Bounds",
+    "Mosaic",
+    "cut_to_common",
+    "make_mosaic",
+    "read_area",
+    "warp",
+]
 
+Layer = tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]
+"""Reflectance and validity, each (C, H, W)."""
+_ReadWindow = Callable[[Window, tuple[int, int]], Raster]
+_MARGIN_PX = 3
+"""Pixels around a window that cubic convolution looks at, and one to spare."""
+_SHRINK = 1.5
+"""From this many pixels of the image a pixel of the target on, means are taken first.
+"""
 _EDGE_POINTS = 21
 """Points along each side of a rectangle that is taken to another reference system."""
 _WHOLE_PX = 1e-3
@@ -160,10 +185,40 @@ class Mosaic(RasterItem):
         return grid.height, grid.width
 
     def located(
-        self, bands: Sequence[Band] | None = None, files: Any = None
+        self, bands: Sequence[Band] | None = None, files: OpenFiles | None = None
     ) -> "RasterItem":
         """Return it as it is: its products are located when they are read."""
         return self
+
+    def read(
+        self,
+        bands: Sequence[Band],
+        grid: Grid,
+        window: Window,
+        size: tuple[int, int],
+        files: OpenFiles | None,
+    ) -> Raster:
+        """Read of each product what lies under a window, until all pixels are there."""
+        target = grid.part(window, size)
+        shape = (len(bands), *size)
+        layer: Layer = np.zeros(shape, np.float32), np.zeros(shape, np.bool_)
+        for part in self.parts:
+            read = partial(_read_part, part, bands, files)
+            below = warp(target, part.grid(bands), len(bands), read)
+            layer = _lay_over(layer, below)
+            if layer[1].all():
+                break
+        return Raster(*layer, tuple(bands), grid.crs, target.transform, self.name)
+
+
+def _read_part(
+    part: RasterItem,
+    bands: Sequence[Band],
+    files: OpenFiles | None,
+    window: Window,
+    size: tuple[int, int],
+) -> Raster:
+    return read_raster(part, bands, window, size, files)
 
 
 def make_mosaic(items: Sequence[RasterItem], area: Bounds | None = None) -> RasterItem:
@@ -387,3 +442,104 @@ def _snap(base: Grid, area: Bounds, name: str) -> Grid:
     step = base.transform
     transform = Affine(step.a, step.b, x, step.d, step.e, y)
     return Grid(max(1, bottom - top), max(1, right - left), transform, base.crs)
+
+
+def _lay_over(above: Layer, below: Layer) -> Layer:
+    """Fill a layer with what lies below it.
+
+    A pixel is taken from one layer with all of its bands, so that no spectrum mixes
+    two dates: from the first that shows all bands, else the first that shows any.
+    """
+    pixels, valid = above
+    more, more_valid = below
+    is_full, is_empty = valid.all(axis=0), ~valid.any(axis=0)
+    take = more_valid.all(axis=0) & ~is_full | more_valid.any(axis=0) & is_empty
+    return np.where(take, more, pixels), np.where(take, more_valid, valid)
+
+
+def warp(target: Grid, source: Grid, count: int, read: _ReadWindow) -> Layer:
+    """Return what an image shows of a grid; nothing is valid outside of the image.
+
+    Args:
+        target: the grid wanted, a few windows large at most.
+        source: the image's own.
+        count: bands C.
+        read: reads a window of the image at a size (H, W).
+    """
+    shape = (count, target.height, target.width)
+    pixels, valid = np.zeros(shape, np.float32), np.zeros(shape, np.bool_)
+    same = common_windows(target, source)
+    if same is not None:
+        at, below = same
+        raster = read(below, (below.height, below.width))
+        pixels[:, *at.slices], valid[:, *at.slices] = raster.pixels, raster.valid
+        return pixels, valid
+    window = _window_below(target, source)
+    if window is None:
+        return pixels, valid
+    size = _size_below(target, source, window)
+    raster = read(window, size)
+    place = Grid(*size, raster.transform, source.crs)
+    return _interpolate(raster, place, target)
+
+
+def _size_below(target: Grid, source: Grid, window: Window) -> tuple[int, int]:
+    """Return the size to read a window at: shrunk where the target is coarser."""
+    # One pixel down, and one to the right, of the middle.
+    columns, rows = move_pixels(
+        target,
+        source,
+        target.width / 2 + np.array([0.0, 1.0, 0.0]),
+        target.height / 2 + np.array([0.0, 0.0, 1.0]),
+    )
+    steps = [float(np.abs(line[1:] - line[0]).max()) for line in (rows, columns)]
+    height, width = (
+        math.ceil(length / step) if step >= _SHRINK else length
+        for length, step in zip((window.height, window.width), steps, strict=True)
+    )
+    return height, width
+
+
+def _window_below(target: Grid, source: Grid) -> Window | None:
+    """Return the window of the source that a grid lies on, with a margin."""
+    columns, rows = move_edges(target, source)
+    if not len(rows):
+        return None
+    top = max(0, math.floor(rows.min()) - _MARGIN_PX)
+    left = max(0, math.floor(columns.min()) - _MARGIN_PX)
+    bottom = min(source.height, math.ceil(rows.max()) + _MARGIN_PX)
+    right = min(source.width, math.ceil(columns.max()) + _MARGIN_PX)
+    if top >= bottom or left >= right:
+        return None
+    return Window(top, left, bottom - top, right - left)
+
+
+def _interpolate(raster: Raster, source: Grid, target: Grid) -> Layer:
+    shape = (len(raster.pixels), target.height, target.width)
+    out = np.full(shape, np.nan, np.float32)
+    seen = np.zeros(shape, np.uint8)
+    places = {
+        "src_transform": source.transform,
+        "src_crs": source.crs,
+        "dst_transform": target.transform,
+        "dst_crs": target.crs,
+        # Else GDAL guesses positions between a few (rasterio does so in any case before
+        # 1.5), and takes the kernel's width from the size of what is read.
+        "tolerance": 0,
+        "XSCALE": 1,
+        "YSCALE": 1,
+    }
+    cubic = places | {"resampling": Resampling.cubic}
+    cubic |= {"src_nodata": np.nan, "dst_nodata": np.nan}
+    with reading(Path(raster.name)):
+        for i, (pixels, valid) in enumerate(
+            zip(raster.pixels, raster.valid, strict=True)
+        ):
+            known = np.where(valid, pixels, np.float32(np.nan))
+            reproject(known, out[i], **cubic)
+            # Valid is what the nearest pixel is, as between bands of different size.
+            reproject(
+                valid.astype(np.uint8), seen[i], resampling=Resampling.nearest, **places
+            )
+    is_valid = (seen > 0) & np.isfinite(out)
+    return np.where(is_valid, out, np.float32(0)), is_valid

@@ -15,18 +15,12 @@ from rasterio import Affine
 
 from spectralgpt.errors import RasterError
 from spectralgpt.rasters.describe import describe_raster
-from spectralgpt.rasters.files import (
-    OpenFiles,
-    open_raster,
-    quiet_gdal,
-    read_masks,
-)
+from spectralgpt.rasters.files import OpenFiles, open_raster, read_masks
 from spectralgpt.rasters.footprints import pixel_size_m
-from spectralgpt.rasters.gdal_errors import reading
-from spectralgpt.rasters.geometry import Grid, Raster, Window, apply
-from spectralgpt.rasters.items import RasterItem
+from spectralgpt.rasters.gdal import quiet_gdal, reading
+from spectralgpt.rasters.grid import Grid, Raster, Window, apply
 from spectralgpt.rasters.mosaics import Bounds, Mosaic, make_mosaic
-from spectralgpt.rasters.reading import find_valid, read_raster
+from spectralgpt.rasters.read import RasterItem, find_valid, read_raster
 from spectralgpt.sensors import Band, Sensor
 
 __all__ = ["Scene", "open_scene", "summarise"]

@@ -12,11 +12,10 @@ import numpy.typing as npt
 import rasterio
 from rasterio.windows import Window as RasterioWindow
 
-from spectralgpt.rasters.files import open_raster, quiet_gdal, read_masks
-from spectralgpt.rasters.gdal_errors import reading
-from spectralgpt.rasters.items import BandFile
+from spectralgpt.rasters.files import open_raster, read_masks
+from spectralgpt.rasters.gdal import quiet_gdal, reading
 from spectralgpt.rasters.locations import Location
-from spectralgpt.rasters.reading import is_measured
+from spectralgpt.rasters.read import BandFile, is_measured
 from spectralgpt.sensors import BaselineRule
 
 __all__ = [

@@ -21,11 +21,12 @@ from spectralgpt.rasters.bands import (
     RASTER_SUFFIXES,
     find_band_files,
 )
-from spectralgpt.rasters.files import open_raster, quiet_gdal
-from spectralgpt.rasters.geometry import Grid
-from spectralgpt.rasters.items import BandFile, RasterItem
+from spectralgpt.rasters.files import open_raster
+from spectralgpt.rasters.gdal import quiet_gdal
+from spectralgpt.rasters.grid import Grid
 from spectralgpt.rasters.locations import is_litter
 from spectralgpt.rasters.products.safe import offset_from_texts
+from spectralgpt.rasters.read import BandFile, RasterItem
 from spectralgpt.rasters.stated import Stated
 from spectralgpt.sensors import Band, Sensor
 

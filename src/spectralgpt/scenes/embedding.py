@@ -22,7 +22,7 @@ from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import OpenFiles, Raster, RasterItem, Window, read_raster
 from spectralgpt.rasters.footprints import coarsen
-from spectralgpt.rasters.geometry import Grid
+from spectralgpt.rasters.grid import Grid
 from spectralgpt.scenes.strips import WindowBatch, compute_strips, cut_batches
 from spectralgpt.scenes.windows import (
     Fit,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from spectralgpt.data.colours import class_colours
 from spectralgpt.errors import ConfigError, DataError, RasterError
 from spectralgpt.files import write_json, write_table
-from spectralgpt.rasters import NO_CLASS, Window, writing_class_map
+from spectralgpt.rasters import NO_CLASS, Window, class_layers, writing_map
 from spectralgpt.rasters.embeddings import EmbeddingRaster, EmbeddingSource
 from spectralgpt.rasters.footprints import pixel_size_m
 from spectralgpt.scenes.places import LabelledCells, labelled_cells
@@ -187,7 +187,7 @@ def apply_probe(
         return np.where(valid, likeliest, NO_CLASS).astype(np.uint8)
 
     names, colours = facts.class_names, facts.colours
-    with writing_class_map(path, raster.grid, names, colours) as write:
+    with writing_map(path, raster.grid, class_layers(names, colours)) as write:
         return write_rows(raster, work, write)
 
 

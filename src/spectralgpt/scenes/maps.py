@@ -26,7 +26,7 @@ from spectralgpt.rasters import (
     Layers,
     RasterItem,
     class_layers,
-    probability_layers,
+    measure_layers,
     read_class_rows,
     write_polygons,
 )
@@ -378,7 +378,7 @@ def _plan_maps(mapper: Mapper, path: Path, options: MapOptions) -> dict[Path, La
     names, tags = mapper.class_names, {MODEL_TAG: mapper.name} if mapper.name else {}
     maps = {path: class_layers(names, options.colours, tags)}
     if options.probabilities:
-        maps[probabilities_path(path)] = probability_layers(names, tags)
+        maps[probabilities_path(path)] = measure_layers(names, tags)
     return maps
 
 

@@ -21,10 +21,9 @@ from spectralgpt.errors import (
     DatasetNotFoundError,
     RasterError,
 )
-from spectralgpt.rasters.footprints import move_near
-from spectralgpt.rasters.gdal_errors import move_shapes
-from spectralgpt.rasters.geometry import Grid, Window, apply
-from spectralgpt.rasters.painting import paint_shapes
+from spectralgpt.rasters.footprints import move_near, move_shapes
+from spectralgpt.rasters.grid import Grid, Window, apply
+from spectralgpt.rasters.lookup import paint_shapes
 
 __all__ = [
     "LabelledCells",

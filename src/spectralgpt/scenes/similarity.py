@@ -19,8 +19,9 @@ from spectralgpt.files import write_file
 from spectralgpt.rasters import (
     NO_CLASS,
     Window,
-    writing_class_map,
-    writing_probabilities,
+    class_layers,
+    measure_layers,
+    writing_map,
 )
 from spectralgpt.rasters.embeddings import EmbeddingRaster
 from spectralgpt.rasters.footprints import LONLAT, cut_at_180, footprint_lonlat
@@ -252,7 +253,7 @@ def write_similarity(query: Query, raster: EmbeddingRaster, path: Path) -> Float
         found = query.similarity(values[..., : raster.source.width])
         return np.where(valid, found, np.float32("nan"))
 
-    with writing_probabilities(path, raster.grid, ("similarity",)) as write:
+    with writing_map(path, raster.grid, measure_layers(("similarity",))) as write:
         return write_rows(raster, work, write)
 
 
@@ -422,5 +423,7 @@ def write_map(
         nearest = clustering.assign(values[..., : raster.source.width])
         return np.where(valid, nearest, NO_CLASS).astype(np.uint8)
 
-    with writing_class_map(path, raster.grid, clustering.names, colours) as write:
+    with writing_map(
+        path, raster.grid, class_layers(clustering.names, colours)
+    ) as write:
         return write_rows(raster, work, write)

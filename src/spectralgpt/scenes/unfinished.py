@@ -28,7 +28,7 @@ from spectralgpt.models.building import plain_parts
 from spectralgpt.outputs import claiming, missing_folders, remove_if_empty
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import Grid, Layers, Mosaic, RasterItem, RowFile, move_map
-from spectralgpt.rasters.gdal_errors import reading, writing
+from spectralgpt.rasters.gdal import reading, writing
 
 __all__ = [
     "Fingerprint",

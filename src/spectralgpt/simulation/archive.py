@@ -18,8 +18,8 @@ import numpy as np
 from spectralgpt import __version__
 from spectralgpt.errors import ConfigError
 from spectralgpt.outputs import appearing
-from spectralgpt.rasters import SENSOR_TAG
-from spectralgpt.rasters.numbers import NorthUpPlace, write_numbers
+from spectralgpt.rasters import SENSOR_TAG, Grid
+from spectralgpt.rasters.write import write_numbers
 from spectralgpt.sensors import load_sensor
 from spectralgpt.simulation.canvas import Cover
 from spectralgpt.simulation.observation import Camera, Picture, render
@@ -225,7 +225,9 @@ def _simulate(
     spacing_m = _SPACING * config.image_size * camera.gsd_m
     west_m = region.easting_m + column * spacing_m
     north_m = region.northing_m - (row * len(TASKS) + TASKS.index(task)) * spacing_m
-    place = NorthUpPlace(region.epsg, west_m, north_m, camera.gsd_m)
+    side, gsd_m = config.image_size, camera.gsd_m
+    numbers = (gsd_m, 0.0, west_m, 0.0, -gsd_m, north_m)
+    grid = Grid.at(side, side, numbers, f"EPSG:{region.epsg}")
     tags = {
         "SIMULATED": "yes",
         "GENERATOR": f"spectralgpt {__version__} simulate",
@@ -233,9 +235,9 @@ def _simulate(
         "SEED": str(config.seed),
     }
     for path, picture in zip(folders, pictures, strict=True):
-        _write_image(path / name, picture, camera, place, tags)
+        _write_image(path / name, picture, camera, grid, tags)
     if task in _MASK_CLASSES:
-        _write_mask(folder / "masks" / name, task, pictures, place, tags)
+        _write_mask(folder / "masks" / name, task, pictures, grid, tags)
     # Covers that hold a share of the image, the largest one in any case.
     shares = pictures[0].covers.mean(axis=(1, 2))
     is_label = shares >= min(config.label_share, shares.max())
@@ -247,7 +249,7 @@ def _write_image(
     path: Path,
     picture: Picture,
     camera: Camera,
-    place: NorthUpPlace,
+    grid: Grid,
     tags: dict[str, str],
 ) -> None:
     # Files state their own scale and offset, so that readers need no rule.
@@ -255,7 +257,7 @@ def _write_image(
     write_numbers(
         path,
         camera.to_numbers(picture.reflectance),
-        place,
+        grid,
         [band.name for band in camera.bands],
         nodata=camera.sensor.nodata,
         scale=(1.0 / scale, camera.sensor.offset / scale),
@@ -272,7 +274,7 @@ def _write_mask(
     path: Path,
     task: str,
     pictures: list[Picture],
-    place: NorthUpPlace,
+    grid: Grid,
     tags: dict[str, str],
 ) -> None:
     last = pictures[-1]
@@ -280,7 +282,7 @@ def _write_mask(
     is_hidden = np.max([picture.cloud for picture in pictures], axis=0) > _OPAQUE
     numbers = np.where(is_hidden, _IGNORED, classes)[None].astype(np.uint8)
     names = {f"CLASS_{i}": name for i, name in enumerate(_MASK_CLASSES[task])}
-    write_numbers(path, numbers, place, ["class"], nodata=_IGNORED, tags=tags | names)
+    write_numbers(path, numbers, grid, ["class"], nodata=_IGNORED, tags=tags | names)
 
 
 def _write_cards(folder: Path, config: SimulationConfig) -> None:

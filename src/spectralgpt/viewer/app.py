@@ -19,8 +19,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from spectralgpt.errors import SpectralGPTError
 from spectralgpt.rasters import Window
-from spectralgpt.rasters.geometry import Grid
-from spectralgpt.rasters.sampling import shown_grid
+from spectralgpt.rasters.grid import Grid
+from spectralgpt.rasters.lookup import shown_grid
 from spectralgpt.viewer.contents import RequestError, View, Viewer
 from spectralgpt.viewer.descriptions import describe_pixel, describe_viewer
 from spectralgpt.viewer.model import KINDS, Rebuilt

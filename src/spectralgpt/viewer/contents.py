@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from spectralgpt.errors import DataError, RasterError
 from spectralgpt.rasters import RasterItem, Window
 from spectralgpt.rasters.embeddings import EmbeddingRaster
-from spectralgpt.rasters.geometry import Grid
-from spectralgpt.rasters.sampling import lay_under, reaches
+from spectralgpt.rasters.grid import Grid
+from spectralgpt.rasters.lookup import lay_under, reaches
 from spectralgpt.scenes.windows import choose_bands
 from spectralgpt.sensors import Band
 from spectralgpt.viewer.model import Rebuilt, ViewModel

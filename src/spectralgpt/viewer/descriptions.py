@@ -8,8 +8,8 @@ import numpy as np
 
 from spectralgpt import __version__
 from spectralgpt.rasters.footprints import epsg_code
-from spectralgpt.rasters.geometry import apply
-from spectralgpt.rasters.sampling import shown_grid
+from spectralgpt.rasters.grid import apply
+from spectralgpt.rasters.lookup import shown_grid
 from spectralgpt.reports.style import ERROR_COLOURS
 from spectralgpt.viewer.contents import View, Viewer
 from spectralgpt.viewer.model import ANGLE_LIMITS, Rebuilt

@@ -10,8 +10,8 @@ from spectralgpt.errors import CheckpointError, SpectralGPTError
 from spectralgpt.models.mae import MaskedAutoencoder
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import RasterItem, Window
-from spectralgpt.rasters.geometry import Grid
-from spectralgpt.rasters.sampling import shown_grid
+from spectralgpt.rasters.grid import Grid
+from spectralgpt.rasters.lookup import shown_grid
 from spectralgpt.reports.style import ERROR_COLOURS, Stretch
 from spectralgpt.scenes.embedding import embed_scene
 from spectralgpt.scenes.loading import stated_contract

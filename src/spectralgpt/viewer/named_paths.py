@@ -14,7 +14,7 @@ from spectralgpt.rasters.embeddings import (
     is_embeddings,
     open_embeddings,
 )
-from spectralgpt.rasters.map_files import MapFile, open_map
+from spectralgpt.rasters.maps import MapFile, open_map
 from spectralgpt.scenes.inputs import describe_input
 
 __all__ = ["Sources", "name_files", "open_sources", "take_models"]

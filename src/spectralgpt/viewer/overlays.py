@@ -18,9 +18,9 @@ from spectralgpt.data.colours import class_colours
 from spectralgpt.errors import DataError
 from spectralgpt.rasters import OpenFiles, RasterItem, Window
 from spectralgpt.rasters.embeddings import EmbeddingRaster
-from spectralgpt.rasters.geometry import Grid
-from spectralgpt.rasters.map_files import MapFile, sample_map
-from spectralgpt.rasters.sampling import lay_under, sample, sample_scene, shown_grid
+from spectralgpt.rasters.grid import Grid
+from spectralgpt.rasters.lookup import lay_under, sample, sample_scene, shown_grid
+from spectralgpt.rasters.maps import MapFile, sample_map
 from spectralgpt.scenes.embedding import SceneEmbedding
 from spectralgpt.scenes.similarity import Query, query_of
 from spectralgpt.sensors import Band

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from spectralgpt.data.colours import to_rgb
 from spectralgpt.errors import BandError
-from spectralgpt.rasters.geometry import Grid
-from spectralgpt.rasters.map_files import MapClass
-from spectralgpt.rasters.sampling import shown_grid
+from spectralgpt.rasters.grid import Grid
+from spectralgpt.rasters.lookup import shown_grid
+from spectralgpt.rasters.maps import MapClass
 from spectralgpt.reports.style import (
     Stretch,
     choose_composites,

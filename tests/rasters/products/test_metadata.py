@@ -21,7 +21,8 @@ from spectralgpt.rasters import (
     open_scene,
     read_raster,
 )
-from spectralgpt.rasters.files import open_raster, quiet_gdal
+from spectralgpt.rasters.files import open_raster
+from spectralgpt.rasters.gdal import quiet_gdal
 from tests.product_files import (
     SAFE,
     mtl,

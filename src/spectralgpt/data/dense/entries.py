@@ -26,10 +26,10 @@ from spectralgpt.rasters import (
     cut_to_common,
     quiet_gdal,
 )
-from spectralgpt.rasters.alignment import describe_difference
-from spectralgpt.rasters.codes import overlay
 from spectralgpt.rasters.files import Header
-from spectralgpt.rasters.map_files import read_palette
+from spectralgpt.rasters.grid import describe_difference
+from spectralgpt.rasters.lookup import overlay
+from spectralgpt.rasters.maps import read_palette
 
 __all__ = ["Entry", "FitError", "build_set", "describe_entries", "first_names"]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from spectralgpt.data.dense.chips import IGNORE
 from spectralgpt.errors import ConfigError
 from spectralgpt.rasters import Raster
-from spectralgpt.rasters.resampling import Axis, resample
+from spectralgpt.rasters.grid import Axis, resample
 
 __all__ = ["DenseAugmentationConfig", "Patch", "turn_sample"]
 

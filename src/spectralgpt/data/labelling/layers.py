@@ -23,8 +23,8 @@ from spectralgpt.data.labelling.vectors import (
 from spectralgpt.errors import ConfigError, DataError, DatasetNotFoundError
 from spectralgpt.rasters import Grid, Window
 from spectralgpt.rasters.files import read_header
-from spectralgpt.rasters.numbers import write_strips
-from spectralgpt.rasters.painting import find_codes, read_codes_at, rows_of
+from spectralgpt.rasters.lookup import find_codes, read_codes_at, rows_of
+from spectralgpt.rasters.write import write_strips
 
 __all__ = ["RasterLabels", "open_labels", "write_scene_masks"]
 

@@ -14,7 +14,7 @@ from spectralgpt.data.labelling.config import UNLABELLED
 from spectralgpt.data.labelling.lattice import Cell
 from spectralgpt.data.labelling.scenes import LabelledScenes, Scene
 from spectralgpt.rasters import Grid, OpenFiles, read_codes, read_raster, write_geotiff
-from spectralgpt.rasters.numbers import write_numbers
+from spectralgpt.rasters.write import write_numbers
 
 __all__ = ["WrittenTile", "move_tiles", "write_tiles"]
 

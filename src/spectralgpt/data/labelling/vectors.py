@@ -23,10 +23,9 @@ from spectralgpt.errors import (
     SpectralGPTError,
 )
 from spectralgpt.rasters import Grid, Window
-from spectralgpt.rasters.footprints import move_near, turn_of
-from spectralgpt.rasters.gdal_errors import move_shapes
-from spectralgpt.rasters.geometry import apply
-from spectralgpt.rasters.painting import paint_shapes
+from spectralgpt.rasters.footprints import move_near, move_shapes, turn_of
+from spectralgpt.rasters.grid import apply
+from spectralgpt.rasters.lookup import paint_shapes
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame, GeoSeries

@@ -1,4 +1,7 @@
-"""Rows of a map on disk while it is made, and the Cloud-Optimized GeoTIFF in the end.
+"""Writing rasters that are there whole or not at all: GeoTIFFs, and maps row by row.
+
+On a full disk GDAL does not always say that blocks are missing, so that what was
+written is checked before it gets its name.
 
 A compressed file that is cut off in the middle is lost. While a map is made its numbers
 therefore lie plain in a file, each at a place that its row tells, so that whatever was
@@ -10,11 +13,13 @@ import hashlib
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 from xml.etree import ElementTree
 
 import numpy as np
@@ -22,14 +27,27 @@ import rasterio
 import rasterio.shutil
 from numpy.typing import NDArray
 from rasterio.crs import CRS
+from rasterio.enums import Interleaving
 from rasterio.errors import NotGeoreferencedWarning
 
-from spectralgpt.rasters.files import quiet_gdal
-from spectralgpt.rasters.gdal_errors import writing
-from spectralgpt.rasters.geometry import Grid
-from spectralgpt.rasters.writing import check_whole
+from spectralgpt.errors import RasterError
+from spectralgpt.files import sync_file
+from spectralgpt.outputs import folder_beside
+from spectralgpt.rasters.gdal import quiet_gdal, writing
+from spectralgpt.rasters.grid import Grid, Raster, Window
+from spectralgpt.rasters.stated import SENSOR_TAG, UNIT_TAG
 
-__all__ = ["LEGEND_SUFFIX", "Layers", "RowFile", "copy_as_cog"]
+__all__ = [
+    "LEGEND_SUFFIX",
+    "Layers",
+    "RowFile",
+    "check_whole",
+    "copy_as_cog",
+    "create_geotiff",
+    "write_geotiff",
+    "write_numbers",
+    "write_strips",
+]
 
 LEGEND_SUFFIX = ".aux.xml"
 """Of the file beside a map that holds the names of its classes."""
@@ -40,6 +58,187 @@ _READ_BYTES = 64 * 2**20
 _OPAQUE = 255
 _HEX = 16
 _GIGABYTE = 1e9
+
+
+def write_geotiff(
+    path: Path | str,
+    raster: Raster,
+    sensor: str | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write a raster as float32 reflectance, NaN where invalid.
+
+    Bands are described by name, and the unit and sensor stand in tags, so that
+    `describe_raster` needs nothing else. The file appears whole or not at all.
+
+    Args:
+        path: where to.
+        raster: what.
+        sensor: name in the registry, for the tag.
+        overwrite: replace a file that is there.
+
+    Raises:
+        RasterError: the file is there already, or cannot be written.
+    """
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise RasterError(f"{path} exists. Choose another name, or pass overwrite.")
+    tags = {UNIT_TAG: raster.unit} | ({SENSOR_TAG: sensor} if sensor else {})
+    bands, height, width = raster.pixels.shape
+    grid = Grid(height, width, raster.transform, raster.crs)
+    with _making(path, grid, bands, "float32", nodata=float("nan")) as dataset:
+        dataset.write(np.where(raster.valid, raster.pixels, np.float32("nan")))
+        dataset.descriptions = raster.band_names
+        dataset.update_tags(**tags)
+    return path
+
+
+def write_numbers(
+    path: Path,
+    numbers: NDArray[np.generic],
+    grid: Grid,
+    descriptions: Sequence[str],
+    *,
+    nodata: float | None,
+    scale: tuple[float, float] = (1.0, 0.0),
+    tags: Mapping[str, str] | None = None,
+    colours: Mapping[int, tuple[int, int, int]] | None = None,
+) -> Path:
+    """Write whole numbers with what they mean; makes the folder, replaces the file.
+
+    Args:
+        path: where to.
+        numbers: (C, H, W) integers.
+        grid: where they lie.
+        descriptions: C names of the layers.
+        nodata: number that means no measurement.
+        scale: (factor, addend) that the file states: value = number * factor + addend.
+        tags: of the file.
+        colours: (red, green, blue) of each number, 0..255, for one layer of uint8.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    count = len(numbers)
+    options = {"nodata": nodata, "zlevel": 1, "predictor": 2, "interleave": "band"}
+    with _making(path, grid, count, numbers.dtype, **options) as dataset:
+        if colours is not None:
+            dataset.write_colormap(1, dict(colours))
+        dataset.write(numbers)
+        dataset.descriptions = tuple(descriptions)
+        dataset.scales = (scale[0],) * count
+        dataset.offsets = (scale[1],) * count
+        dataset.update_tags(**dict(tags or {}))
+    return path
+
+
+def write_strips(path: Path, grid: Grid, strips: Iterable[NDArray[np.uint8]]) -> Path:
+    """Write one layer of uint8 from strips of rows, from the top down.
+
+    Args:
+        path: where to.
+        grid: where it lies.
+        strips: (h, W) each; their heights sum to that of the grid.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    row = 0
+    with _making(path, grid, 1, "uint8", zlevel=1) as dataset:
+        for strip in strips:
+            window = Window(row, 0, len(strip), grid.width)
+            dataset.write(strip, 1, window=window.slices)
+            row += len(strip)
+    return path
+
+
+@contextmanager
+def _making(
+    path: Path, grid: Grid, count: int, dtype: Any, **options: Any
+) -> Iterator[rasterio.io.DatasetWriter]:
+    """Open a GeoTIFF to be written, which is moved to its place when it is whole.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with writing(path), folder_beside(path) as folder:
+        made = folder / path.name
+        # GDAL does not say why it can make no file.
+        made.touch()
+        with (
+            quiet_gdal(),
+            create_geotiff(made, grid, count, dtype, **options) as dataset,
+        ):
+            yield dataset
+        check_whole(made)
+        made.replace(path)
+
+
+def create_geotiff(
+    path: Path, grid: Grid, count: int, dtype: Any, **options: Any
+) -> rasterio.io.DatasetWriter:
+    """Open a GeoTIFF on a grid to be written, inside `quiet_gdal`; see `check_whole`.
+
+    Args:
+        path: where to.
+        grid: where its pixels lie.
+        count: layers.
+        dtype: of its numbers.
+        **options: further creation options of GDAL's driver.
+    """
+    return rasterio.open(
+        path,
+        "w",
+        driver="GTiff",
+        height=grid.height,
+        width=grid.width,
+        count=count,
+        dtype=dtype,
+        crs=grid.crs,
+        transform=grid.transform,
+        compress="deflate",
+        **options,
+    )
+
+
+def check_whole(path: Path) -> None:
+    """Check every block of a GeoTIFF, compressed by deflate, that was just written.
+
+    Raises:
+        OSError: the disk holds less of it than was written.
+        RasterioError: likewise, by GDAL's words; or another of the `GDAL_ERRORS`.
+    """
+    sync_file(path)
+    with quiet_gdal(), rasterio.open(path, driver="GTiff") as dataset:
+        levels = range(len(dataset.overviews(1)))
+    for level in (None, *levels):
+        choice = {} if level is None else {"overview_level": level}
+        with (
+            quiet_gdal(),
+            rasterio.open(path, driver="GTiff", **choice) as dataset,
+            path.open("rb") as file,
+        ):
+            is_shared = dataset.interleaving == Interleaving.pixel
+            for layer in [1] if is_shared else dataset.indexes:
+                _check_blocks(dataset, layer, file)
+
+
+def _check_blocks(dataset: rasterio.DatasetReader, layer: int, file: BinaryIO) -> None:
+    """Compare the blocks of a layer with their checksums, which GDAL does not do.
+
+    Of a block that is not there it reads nodata, and of one that ends too early what
+    happens to come of it.
+    """
+    for (row, column), _ in dataset.block_windows(layer):
+        offset, size = (
+            int(dataset.get_tag_item(f"{name}_{column}_{row}", "TIFF", layer) or 0)
+            for name in ("BLOCK_OFFSET", "BLOCK_SIZE")
+        )
+        file.seek(offset)
+        try:
+            zlib.decompress(file.read(size))
+        except zlib.error:
+            raise OSError(f"block {row}, {column} of layer {layer} is lost") from None
 
 
 @dataclass(frozen=True)

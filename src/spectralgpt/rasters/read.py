@@ -1,29 +1,35 @@
-"""Reading images, whole or in windows, as reflectance with a validity mask."""
+"""Images on disk, and reading them, whole or in windows, as reflectance with validity.
+
+A `RasterItem` says where the bands of an image lie and how its numbers become
+reflectance; `read_raster` reads it.
+"""
 
 import contextlib
-from collections.abc import Sequence
-from functools import partial
+import datetime
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import starmap
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-from rasterio import Affine
 
-from spectralgpt.errors import RasterError, ShapeError, UnitError
-from spectralgpt.rasters.files import (
-    OpenFiles,
+from spectralgpt.errors import BandError, RasterError, ShapeError, UnitError
+from spectralgpt.rasters.files import OpenFiles, open_place
+from spectralgpt.rasters.gdal import (
+    GDAL_ERRORS,
+    as_raster_error,
     check_memory,
     quiet_gdal,
 )
-from spectralgpt.rasters.gdal_errors import GDAL_ERRORS, as_raster_error
-from spectralgpt.rasters.geometry import Grid, Raster, Window, compose
-from spectralgpt.rasters.items import BandFile, RasterItem, StoredLayers
-from spectralgpt.rasters.joining import Layer, bring_to, lay_over
+from spectralgpt.rasters.grid import Axis, Grid, Raster, Window, resample
 from spectralgpt.rasters.locations import Location
-from spectralgpt.rasters.mosaics import Mosaic
-from spectralgpt.rasters.resampling import Axis, resample
-from spectralgpt.sensors import Band
+from spectralgpt.sensors import Band, Sensor
 
 __all__ = [
+    "BandFile",
+    "RasterItem",
+    "StoredLayers",
     "check_reflectance",
     "find_darkness",
     "find_valid",
@@ -50,6 +56,240 @@ _BRIGHT_PERCENT = 99.0
 _LEAST_DISTINCT = 32
 _DARK_BANDS = 2
 """Bands with such a median before the unit is refused: one alone may be noise."""
+
+
+class StoredLayers(Protocol):
+    """Layers that lie elsewhere than in a raster file, such as in a pack."""
+
+    def read(self, indices: Sequence[int], window: Window) -> npt.NDArray[np.generic]:
+        """Read layers (1-based) of a window, (C, h, w), as they were in the file.
+
+        Raises:
+            RasterError: they cannot be read.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class BandFile:
+    """One band on disk.
+
+    Args:
+        path: the file.
+        index: which layer of the file, from 1.
+        grid: where its pixels lie, as read from the file's header.
+        is_stated: the grid is no more than the size that the archive's layout states;
+            the header is read, and held against it, when the place or pixels are.
+        masks: what says which pixels are measurements, see `files.read_masks`.
+        store: holds the layer instead of a raster file; `path` then names it to people.
+        nodata: number that means no measurement in this layer alone, where that differs
+            from band to band.
+    """
+
+    path: Location
+    index: int
+    grid: Grid
+    is_stated: bool = False
+    masks: tuple[int, ...] = ()
+    store: StoredLayers | None = None
+    nodata: float | None = None
+
+    def placed(self, grid: Grid, masks: Sequence[tuple[int, ...]]) -> "BandFile":
+        """Return it with what its file's header states.
+
+        Args:
+            grid: of the file.
+            masks: of each of its layers, see `files.find_masks`.
+
+        Raises:
+            RasterError: the file has another size than stated, or no such layer.
+        """
+        found, stated = (grid.height, grid.width), (self.grid.height, self.grid.width)
+        if found != stated:
+            raise RasterError(
+                f"{self.path} has {found[0]} x {found[1]} px where its archive has "
+                f"{stated[0]} x {stated[1]}. Fetch it again, or leave the sizes out "
+                "of the description."
+            )
+        if self.index > len(masks):
+            raise RasterError(
+                f"{self.path} has {len(masks)} layers, number {self.index} was stated."
+            )
+        # Where a layout takes opacity for a band, it means the numbers themselves.
+        own = masks[self.index - 1]
+        own = () if self.index in own else own
+        return replace(self, grid=grid, is_stated=False, masks=own)
+
+
+@dataclass(frozen=True)
+class RasterItem:
+    """One image on disk: reflectance = (number in the file + offset) / quantification.
+
+    Args:
+        name: for messages and splits.
+        sensor: whose bands these are.
+        files: where each band lies, by canonical band name.
+        quantification: numbers per unit of reflectance.
+        offset: added before dividing, in the unit of the file's numbers.
+        nodata: number that means no measurement in all bands, None if there is none.
+        unit: what the file holds, `digital-numbers` or `reflectance`.
+        offset_source: what the offset was taken from, for reports.
+        other_invalid: further numbers that mean no measurement, such as saturation.
+        place: what the image shows; images of one place stay in one split.
+        holdout: which part may be held out: `auto`, `place`, `block` or `never`.
+        weight: how often it is drawn, relative to its size.
+        date: day it was taken, None if nothing says.
+        cloud_percent: share that its metadata call cloud, None if they do not say.
+    """
+
+    name: str
+    sensor: Sensor
+    files: Mapping[str, BandFile]
+    quantification: float
+    offset: float
+    nodata: float | None = None
+    unit: str = "digital-numbers"
+    offset_source: str = "stated"
+    other_invalid: tuple[float, ...] = ()
+    place: str = ""
+    holdout: str = "auto"
+    weight: float = 1.0
+    date: datetime.date | None = None
+    cloud_percent: float | None = None
+
+    @property
+    def bands(self) -> tuple[Band, ...]:
+        """The bands that are there, sorted by wavelength."""
+        return self.sensor.select(list(self.files))
+
+    def require(self, bands: Sequence[Band] | None) -> tuple[Band, ...]:
+        """Return the bands asked for, all that are there if None.
+
+        Raises:
+            BandError: a band asked for is missing; names those found.
+        """
+        if bands is None:
+            return self.bands
+        missing = [band.name for band in bands if band.name not in self.files]
+        if missing or not bands:
+            raise BandError(
+                f"{self.name} has no band {', '.join(repr(m) for m in missing)} "
+                f"(found: {', '.join(b.name for b in self.bands)}). Leave out what is "
+                "missing, or name the file's layers with 'bands'."
+            )
+        return tuple(bands)
+
+    def grid(self, bands: Sequence[Band] | None = None) -> Grid:
+        """The finest grid among the bands, which all of them are brought to.
+
+        Raises:
+            BandError: a band is missing.
+            RasterError: the bands lie on grids that cannot be brought together, or a
+                stated size is wrong.
+        """
+        used = [self.files[band.name] for band in self.require(bands)]
+        if any(file.is_stated for file in used):
+            # One header tells the place; all of them are read with the pixels.
+            finest = min(used, key=lambda file: file.grid.pixel_area)
+            with quiet_gdal():
+                return finest.placed(*open_place(finest.path)).grid
+        return self._finest(file.grid for file in used)
+
+    def shape(self, bands: Sequence[Band] | None = None) -> tuple[int, int]:
+        """(H, W) of `grid`; opens no file where the sizes are stated."""
+        grid = self._finest(self.files[band.name].grid for band in self.require(bands))
+        return grid.height, grid.width
+
+    def located(
+        self, bands: Sequence[Band] | None = None, files: OpenFiles | None = None
+    ) -> "RasterItem":
+        """Return it with these bands alone, their grids read from the headers.
+
+        Args:
+            bands: which; all if None.
+            files: files kept open between calls.
+
+        Raises:
+            BandError: a band is missing.
+            RasterError: a file cannot be opened, or has another size than stated.
+        """
+        used = {band.name: self.files[band.name] for band in self.require(bands)}
+        if not any(file.is_stated for file in used.values()):
+            return self
+        # A file of many layers is opened once.
+        known: dict[Location, tuple[Grid, tuple[tuple[int, ...], ...]]] = {}
+        with quiet_gdal():
+            for name, file in used.items():
+                if file.is_stated:
+                    if file.path not in known:
+                        known[file.path] = open_place(file.path, files)
+                    used[name] = file.placed(*known[file.path])
+        return replace(self, files=used)
+
+    def read(
+        self,
+        bands: Sequence[Band],
+        grid: Grid,
+        window: Window,
+        size: tuple[int, int],
+        files: OpenFiles | None,
+    ) -> Raster:
+        """Read a window that lies inside of the image, for `read_raster`.
+
+        Args:
+            bands: which, in the order of the result; they are there and located.
+            grid: that of these bands.
+            window: pixels of it.
+            size: (H, W) wanted.
+            files: files kept open between calls.
+        """
+        check_memory(self.name, len(bands) * size[0] * size[1] * _BYTES_PER_VALUE)
+        pixels = np.empty((len(bands), *size), dtype=np.float32)
+        valid = np.empty(pixels.shape, dtype=np.bool_)
+        axes_of: dict[Grid, tuple[Axis, Axis]] = {}
+        is_stored = all(self.files[band.name].store is not None for band in bands)
+        with contextlib.nullcontext() if is_stored else quiet_gdal():
+            for at in _group_by_file(self, bands):
+                layers = [self.files[bands[i].name] for i in at]
+                source = layers[0].grid
+                if source not in axes_of:
+                    axes_of[source] = _axes(grid, source, window, size)
+                pixels[at], valid[at] = _read_file(self, layers, axes_of[source], files)
+        shown = grid.part(window, size)
+        raster = Raster(
+            pixels, valid, tuple(bands), grid.crs, shown.transform, self.name
+        )
+        check_reflectance(raster)
+        return raster
+
+    def _finest(self, grids: Iterable[Grid]) -> Grid:
+        different = dict.fromkeys(grids)
+        finest = min(different, key=lambda grid: grid.pixel_area)
+        for grid in different:
+            try:
+                places = finest.map_to(grid)
+            except RasterError as error:
+                raise RasterError(f"{self.name}: {error}") from None
+            sizes = (finest.height, grid.height), (finest.width, grid.width)
+            if not all(starmap(_is_upon, zip(places, sizes, strict=True))):
+                raise RasterError(
+                    f"{self.name}: bands lie apart from each other. Leave out the band "
+                    "whose file is of another place, or fetch the product again."
+                )
+        return finest
+
+
+def _is_upon(place: tuple[float, float], sizes: tuple[int, int]) -> bool:
+    """Whether pixels of one grid lie on those of another, along one axis.
+
+    Args:
+        place: (scale, shift) from positions in the one to those in the other.
+        sizes: pixels of both.
+    """
+    (scale, shift), (own, other) = place, sizes
+    ends = sorted((shift, scale * own + shift))
+    # A pixel larger than the other image is of another place, too.
+    return ends[0] < other and ends[1] > 0 and abs(scale) <= 2 * other
 
 
 def read_raster(
@@ -82,34 +322,8 @@ def read_raster(
         UnitError: values cannot be reflectance.
     """
     bands = item.require(bands)
-    if isinstance(item, Mosaic):
-        return _read_mosaic(item, bands, window, out_size, files)
     item = item.located(bands, files)
     grid = item.grid(bands)
-    place = _place(item, grid, window)
-    size = _as_size(out_size, place)
-    check_memory(item.name, len(bands) * size[0] * size[1] * _BYTES_PER_VALUE)
-    pixels = np.empty((len(bands), *size), dtype=np.float32)
-    valid = np.empty(pixels.shape, dtype=np.bool_)
-    axes_of: dict[Grid, tuple[Axis, Axis]] = {}
-    is_stored = all(item.files[band.name].store is not None for band in bands)
-    with contextlib.nullcontext() if is_stored else quiet_gdal():
-        for at in _group_by_file(item, bands):
-            first = item.files[bands[at[0]].name]
-            layers = [item.files[bands[i].name] for i in at]
-            if first.grid not in axes_of:
-                axes_of[first.grid] = _axes(grid, first.grid, place, size)
-            axes = axes_of[first.grid]
-            pixels[at], valid[at] = _read_file(item, layers, axes, files)
-    raster = Raster(
-        pixels, valid, bands, grid.crs, _transform(grid, place, size), item.name
-    )
-    _check_any(raster, window)
-    check_reflectance(raster)
-    return raster
-
-
-def _place(item: RasterItem, grid: Grid, window: Window | None) -> Window:
     place = window or Window(0, 0, grid.height, grid.width)
     if not grid.contains(place):
         raise RasterError(
@@ -117,49 +331,13 @@ def _place(item: RasterItem, grid: Grid, window: Window | None) -> Window:
             f"window of {place.height} x {place.width} px at row {place.row}, column "
             f"{place.column}. Ask for a smaller window."
         )
-    return place
-
-
-def _check_any(raster: Raster, window: Window | None) -> None:
+    raster = item.read(bands, grid, place, _as_size(out_size, place), files)
     if window is None and not raster.valid.any():
         raise RasterError(
-            f"{raster.name} holds no valid pixel: all are nodata, saturated or not "
+            f"{item.name} holds no valid pixel: all are nodata, saturated or not "
             "finite. Leave it out."
         )
-
-
-def _read_mosaic(
-    mosaic: Mosaic,
-    bands: Sequence[Band],
-    window: Window | None,
-    out_size: tuple[int, int] | int | None,
-    files: OpenFiles | None,
-) -> Raster:
-    """Read of each product what lies under the window, until all pixels are there."""
-    grid = mosaic.grid(bands)
-    place = _place(mosaic, grid, window)
-    size = _as_size(out_size, place)
-    target = Grid(*size, _transform(grid, place, size), grid.crs)
-    shape = (len(bands), *size)
-    layer: Layer = np.zeros(shape, np.float32), np.zeros(shape, np.bool_)
-    for part in mosaic.parts:
-        read = partial(_read_part, part, bands, files)
-        layer = lay_over(layer, bring_to(target, part.grid(bands), len(bands), read))
-        if layer[1].all():
-            break
-    raster = Raster(*layer, tuple(bands), grid.crs, target.transform, mosaic.name)
-    _check_any(raster, window)
     return raster
-
-
-def _read_part(
-    part: RasterItem,
-    bands: Sequence[Band],
-    files: OpenFiles | None,
-    window: Window,
-    size: tuple[int, int],
-) -> Raster:
-    return read_raster(part, bands, window, size, files)
 
 
 def check_reflectance(raster: Raster) -> None:
@@ -390,11 +568,3 @@ def is_measured(
             same = is_whole and float(value).is_integer()
             valid &= numbers != (int(value) if same else value)
     return np.asarray(valid, dtype=np.bool_)
-
-
-def _transform(grid: Grid, place: Window, size: tuple[int, int]) -> Affine | None:
-    if grid.transform is None:
-        return None
-    moved = compose(grid.transform, Affine.translation(place.column, place.row))
-    stretch = Affine.scale(place.width / size[1], place.height / size[0])
-    return compose(moved, stretch)

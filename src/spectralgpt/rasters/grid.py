@@ -1,0 +1,545 @@
+"""Plain values of raster geometry: windows, grids, axes between them, and images.
+
+No file is opened here. Rows count from the top, columns from the left, both from 0.
+
+Images are resampled between grids that are parallel, by cubic convolution with the
+kernel widened when shrinking. Each output pixel depends only on its own position, so a
+window resampled alone equals the window of the whole.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from math import floor
+from typing import Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from rasterio import Affine
+from rasterio.crs import CRS
+from rasterio.errors import CRSError
+
+from spectralgpt.errors import BandError, RasterError, ShapeError, UnitError
+from spectralgpt.sensors import Band
+
+__all__ = [
+    "Axis",
+    "Grid",
+    "Raster",
+    "Window",
+    "apply",
+    "common_windows",
+    "compose",
+    "describe_difference",
+    "is_same_system",
+    "resample",
+]
+
+_Number = TypeVar("_Number", float, npt.NDArray[np.float64])
+_ALIGNED = 1e-6
+"""Largest relative shear between two grids that still count as parallel."""
+_SAME_PX = 0.01
+"""Corners that lie closer than this, px, are the same: georeferences are rounded."""
+_RADIUS = 2
+"""Half width of the cubic kernel, in pixels."""
+_SHARPNESS = -0.5
+"""Keys' parameter: exact for quadratics.
+
+Source: Keys 1981, IEEE Trans. Acoustics, Speech, Signal Processing 29(6), 1153-1160.
+"""
+_ENOUGH = 0.5
+"""Least share of kernel weight on valid pixels to interpolate, not take the nearest."""
+_BEYOND = 1.0
+"""How far past the last pixel, in source pixels, the edge value is repeated."""
+_COLUMNS = 64
+"""Output columns that share a dense map of weights."""
+_KEPT = 32
+"""Axes that are kept: patches of an archive are read whole, all alike."""
+_WHOLE = 1e-6
+"""Closer than this to whole pixels at equal size, nothing is interpolated."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """A rectangle of a raster, in pixels.
+
+    Args:
+        row: first row.
+        column: first column.
+        height: rows.
+        width: columns.
+    """
+
+    row: int
+    column: int
+    height: int
+    width: int
+
+    def __post_init__(self) -> None:
+        if self.row < 0 or self.column < 0 or self.height < 1 or self.width < 1:
+            raise ShapeError(
+                f"a window starts at row and column 0 or later and has at least one "
+                f"pixel, found {self}."
+            )
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Rows and columns, as numpy and rasterio take them."""
+        rows = slice(self.row, self.row + self.height)
+        return rows, slice(self.column, self.column + self.width)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the pixels of a raster lie.
+
+    Args:
+        height: rows.
+        width: columns.
+        transform: from (column, row) to coordinates, None without georeference.
+        crs: coordinate reference system as text, None without georeference.
+    """
+
+    height: int
+    width: int
+    transform: Affine | None = None
+    crs: str | None = None
+
+    @classmethod
+    def at(
+        cls, height: int, width: int, numbers: Sequence[float] | None, crs: str | None
+    ) -> "Grid":
+        """Make a grid from plain numbers.
+
+        Args:
+            height: rows.
+            width: columns.
+            numbers: (a, b, c, d, e, f) of the transform x = a * column + b * row + c,
+                y = d * column + e * row + f; None without georeference.
+            crs: coordinate reference system as text.
+        """
+        transform = None if numbers is None else Affine(*numbers)
+        return cls(height, width, transform, crs)
+
+    @property
+    def numbers(self) -> tuple[float, ...] | None:
+        """The transform as `at` takes it."""
+        return None if self.transform is None else tuple(self.transform)[:6]
+
+    @property
+    def pixel_area(self) -> float:
+        """Area of a pixel in units of the reference system; 1 / pixels without one."""
+        if self.transform is None:
+            return 1 / (self.height * self.width)
+        return float(abs(self.transform.determinant))
+
+    def contains(self, window: Window) -> bool:
+        """Whether all pixels of the window exist."""
+        return (
+            window.row + window.height <= self.height
+            and window.column + window.width <= self.width
+        )
+
+    def part(self, window: Window, size: tuple[int, int] | None = None) -> "Grid":
+        """Return the grid of a window of this one.
+
+        Args:
+            window: pixels of it.
+            size: (H, W) that it is brought to; its own if None.
+        """
+        height, width = size or (window.height, window.width)
+        transform = self.transform
+        if transform is not None:
+            moved = Affine.translation(window.column, window.row)
+            stretch = Affine.scale(window.width / width, window.height / height)
+            transform = compose(compose(transform, moved), stretch)
+        return Grid(height, width, transform, self.crs)
+
+    def pixel_at(self, x: float, y: float) -> tuple[int, int]:
+        """Return the (row, column) of the pixel that holds a point.
+
+        Args:
+            x: easting or longitude, in the grid's reference system.
+            y: northing or latitude.
+
+        Raises:
+            RasterError: the grid has no georeference, or the point lies outside.
+        """
+        if self.transform is None:
+            raise RasterError(
+                f"point {x:.10g},{y:.10g}: the image has no georeference, so no "
+                "coordinates. Give its row and column."
+            )
+        column, row = apply(~self.transform, x, y)
+        if not (0 <= row < self.height and 0 <= column < self.width):
+            left, top = apply(self.transform, 0, 0)
+            right, bottom = apply(self.transform, self.width, self.height)
+            raise RasterError(
+                f"point {x:.10g},{y:.10g} is outside of the image, which reaches from "
+                f"{left:.10g},{top:.10g} to {right:.10g},{bottom:.10g} ({self.crs})."
+            )
+        return floor(row), floor(column)
+
+    def map_to(self, other: "Grid") -> tuple[tuple[float, float], tuple[float, float]]:
+        """Map positions in this grid to positions in another one of the same place.
+
+        Without georeference the two grids are taken to cover the same rectangle.
+
+        Returns:
+            ((scale, shift) of rows, (scale, shift) of columns), so that
+            other_row = scale * row + shift with pixel edges at whole numbers.
+
+        Raises:
+            RasterError: the grids differ in reference system or direction, or only
+                one of them is georeferenced.
+        """
+        if self is other:
+            return (1.0, 0.0), (1.0, 0.0)
+        if self.transform is None and other.transform is None:
+            rows = (other.height / self.height, 0.0)
+            return rows, (other.width / self.width, 0.0)
+        if self.transform is None or other.transform is None or self.crs != other.crs:
+            raise RasterError(
+                f"bands differ in reference system: {self.crs} against {other.crs}. "
+                "Reproject one of them first."
+            )
+        step = compose(~other.transform, self.transform)
+        if max(abs(step.b), abs(step.d)) > _ALIGNED * max(abs(step.a), abs(step.e)):
+            raise RasterError(
+                "bands lie on grids turned against each other. Warp one of them first."
+            )
+        return (step.e, step.f), (step.a, step.c)
+
+
+@dataclass(frozen=True)
+class Raster:
+    """An image in reflectance, with what is known about each pixel.
+
+    Args:
+        pixels: (C, H, W) float32 reflectance; what stands at invalid pixels is finite
+            and means nothing.
+        valid: (C, H, W) bool, false at nodata, saturated and non-finite pixels.
+        bands: C bands, in the order of `pixels`.
+        crs: coordinate reference system as text, None without georeference.
+        transform: from (column, row) to coordinates, None without georeference.
+        name: for messages.
+        unit: always `reflectance`.
+    """
+
+    pixels: npt.NDArray[np.float32]
+    valid: npt.NDArray[np.bool_]
+    bands: tuple[Band, ...]
+    crs: str | None = None
+    transform: Affine | None = None
+    name: str = "image"
+    unit: str = "reflectance"
+
+    def __post_init__(self) -> None:
+        if self.unit != "reflectance":
+            raise UnitError(
+                f"{self.name}: a raster holds reflectance, found unit '{self.unit}'."
+            )
+        if self.pixels.ndim != len(("C", "H", "W")) or self.pixels.dtype != np.float32:
+            raise ShapeError(
+                f"{self.name}: pixels must be (C, H, W) float32, found "
+                f"{self.pixels.shape} {self.pixels.dtype}."
+            )
+        if self.valid.shape != self.pixels.shape or self.valid.dtype != np.bool_:
+            raise ShapeError(
+                f"{self.name}: valid must be bool of shape {self.pixels.shape}, found "
+                f"{self.valid.shape} {self.valid.dtype}."
+            )
+        if len(self.bands) != len(self.pixels):
+            raise BandError(
+                f"{self.name}: {len(self.bands)} bands are named, "
+                f"{len(self.pixels)} are there."
+            )
+
+    @property
+    def band_names(self) -> tuple[str, ...]:
+        """Band names in the order of `pixels`."""
+        return tuple(band.name for band in self.bands)
+
+    def padded(
+        self, height: int, width: int, mode: Literal["constant", "symmetric"]
+    ) -> "Raster":
+        """Return it with pixels added below and to the right.
+
+        Args:
+            height: rows wanted, at least as many as there are.
+            width: columns wanted.
+            mode: `constant` adds invalid pixels, `symmetric` mirrors the edge.
+        """
+        _, rows, columns = self.pixels.shape
+        if (rows, columns) == (height, width):
+            return self
+        missing = ((0, 0), (0, height - rows), (0, width - columns))
+        return replace(
+            self,
+            pixels=np.pad(self.pixels, missing, mode=mode),
+            valid=np.pad(self.valid, missing, mode=mode),
+        )
+
+    def coordinates(self, row: float, column: float) -> tuple[float, float]:
+        """Coordinates (x, y) of a position in pixels; edges are at whole numbers.
+
+        Raises:
+            RasterError: the raster has no georeference.
+        """
+        if self.transform is None:
+            raise RasterError(f"{self.name} has no georeference, so no coordinates.")
+        return apply(self.transform, column, row)
+
+
+def compose(outer: Affine, inner: Affine) -> Affine:
+    """Return the transform that applies `inner`, then `outer`.
+
+    Affine 3 warns at its `*`, and Affine 2 has no `@`.
+    """
+    return Affine(
+        outer.a * inner.a + outer.b * inner.d,
+        outer.a * inner.b + outer.b * inner.e,
+        outer.a * inner.c + outer.b * inner.f + outer.c,
+        outer.d * inner.a + outer.e * inner.d,
+        outer.d * inner.b + outer.e * inner.e,
+        outer.d * inner.c + outer.e * inner.f + outer.f,
+    )
+
+
+def apply(transform: Affine, column: _Number, row: _Number) -> tuple[_Number, _Number]:
+    """Return the coordinates (x, y) of positions in pixels, numbers or arrays."""
+    x = transform.a * column + transform.b * row + transform.c
+    y = transform.d * column + transform.e * row + transform.f
+    return x, y
+
+
+def describe_difference(first: Grid, second: Grid) -> str | None:
+    """Say why the pixels of two rasters do not lie on each other; None if they do."""
+    shapes = [f"{grid.height} x {grid.width} px" for grid in (first, second)]
+    if shapes[0] != shapes[1]:
+        return f"size: {shapes[0]} against {shapes[1]}"
+    if first.transform is None and second.transform is None:
+        return None
+    if first.transform is None or second.transform is None:
+        which = "first" if first.transform is None else "second"
+        return f"georeference: the {which} has none"
+    if not is_same_system(first.crs, second.crs):
+        return f"reference system: {first.crs} against {second.crs}"
+    step = compose(~second.transform, first.transform)
+    corners = [
+        (column, row) for column in (0, first.width) for row in (0, first.height)
+    ]
+    apart_px = max(
+        float(np.hypot(x - column, y - row))
+        for column, row in corners
+        for x, y in [apply(step, column, row)]
+    )
+    if apart_px <= _SAME_PX:
+        return None
+    return f"transform: their corners lie up to {apart_px:.4g} px apart"
+
+
+def common_windows(first: Grid, second: Grid) -> tuple[Window, Window] | None:
+    """Return the windows of two rasters that show the ground which both show.
+
+    Returns:
+        Of the first and of the second, the same size, pixel on pixel; None where pixels
+        do not lie on each other, or the two have no ground in common.
+    """
+    if first.transform is None or second.transform is None:
+        return None
+    if not is_same_system(first.crs, second.crs):
+        return None
+    step = compose(~second.transform, first.transform)
+    columns, rows = (round(number) for number in apply(step, 0, 0))
+    corners = [(x, y) for x in (0, first.width) for y in (0, first.height)]
+    apart = max(
+        max(abs(at[0] - x - columns), abs(at[1] - y - rows))
+        for x, y in corners
+        for at in [apply(step, x, y)]
+    )
+    top, left = max(0, -rows), max(0, -columns)
+    height = min(first.height, second.height - rows) - top
+    width = min(first.width, second.width - columns) - left
+    if apart > _SAME_PX or min(height, width) < 1:
+        return None
+    own = Window(top, left, height, width)
+    return own, Window(top + rows, left + columns, height, width)
+
+
+def is_same_system(first: str | None, second: str | None) -> bool:
+    """Whether two texts mean one reference system."""
+    if first == second:
+        return True
+    if first is None or second is None:
+        return False
+    try:
+        return bool(CRS.from_user_input(first) == CRS.from_user_input(second))
+    except CRSError:
+        return False
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Which source pixels make up each output pixel along one axis.
+
+    Args:
+        centres: (out,) where output pixels have their centres, in source pixels.
+        size: number of source pixels.
+        indices: (out, taps) source positions, kept inside the source.
+        weights: (out, taps) float32, each row sums to 1.
+    """
+
+    centres: npt.NDArray[np.float64]
+    size: int
+    indices: npt.NDArray[np.intp]
+    weights: npt.NDArray[np.float32]
+
+    @classmethod
+    @lru_cache(_KEPT)
+    def between(cls, start: float, stop: float, out: int, size: int) -> "Axis":
+        """Spread `out` pixels evenly over start..stop of a source with `size` pixels.
+
+        Args:
+            start: first edge in source pixels, may be a fraction.
+            stop: last edge in source pixels.
+            out: number of output pixels.
+            size: number of source pixels.
+        """
+        step = (stop - start) / out
+        centres = start + (np.arange(out, dtype=np.float64) + 0.5) * step
+        floors = np.floor(centres).astype(np.intp)
+        whole = abs(start - round(start)) < _WHOLE and abs(step - 1) < _WHOLE / out
+        if whole:
+            ones = np.ones((out, 1), dtype=np.float32)
+            return cls(centres, size, _clip(floors, size)[:, None], ones)
+        stretch = max(step, 1.0)
+        taps = int(np.ceil(_RADIUS * stretch)) * 2 + 1
+        indices = (floors - taps // 2)[:, None] + np.arange(taps)
+        weights = _cubic((indices + 0.5 - centres[:, None]) / stretch)
+        weights /= weights.sum(axis=1, keepdims=True)
+        return cls(centres, size, _clip(indices, size), weights.astype(np.float32))
+
+    def __len__(self) -> int:
+        """Count the output pixels."""
+        return len(self.centres)
+
+    @cached_property
+    def nearest(self) -> npt.NDArray[np.intp]:
+        """(out,) the source pixel that each output pixel lies in."""
+        return _clip(np.floor(self.centres).astype(np.intp), self.size)
+
+    @cached_property
+    def inside(self) -> npt.NDArray[np.bool_]:
+        """(out,) false where the output lies clearly outside the source."""
+        return (self.centres > -_BEYOND) & (self.centres < self.size + _BEYOND)
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether all output pixels lie inside; their centres ascend or descend."""
+        ends = self.centres[0], self.centres[-1]
+        return bool(min(ends) > -_BEYOND and max(ends) < self.size + _BEYOND)
+
+    @cached_property
+    def span(self) -> tuple[int, int]:
+        """First source pixel needed and the one after the last."""
+        return int(self.indices.min()), int(self.indices.max()) + 1
+
+    @cached_property
+    def is_same(self) -> bool:
+        """Whether each pixel of the span becomes one output pixel, as it is."""
+        first, last = self.span
+        return self.indices.shape == (last - first, 1)
+
+    @cached_property
+    def matrix(self) -> npt.NDArray[np.float32]:
+        """The same weights as a dense map (out, span) from source to output pixels."""
+        first, last = self.span
+        matrix = np.zeros((len(self.indices), last - first), dtype=np.float32)
+        at = np.arange(len(matrix))[:, None], self.indices - first
+        # Taps beyond the edge fall on the same pixel: add, do not assign.
+        np.add.at(matrix, at, self.weights)
+        return matrix
+
+    def part(self, start: int, stop: int) -> "Axis":
+        """The same for output pixels start..stop alone."""
+        if start <= 0 and stop >= len(self):
+            return self
+        chosen = slice(start, stop)
+        return Axis(
+            self.centres[chosen],
+            self.size,
+            self.indices[chosen],
+            self.weights[chosen],
+        )
+
+
+def resample(
+    pixels: npt.NDArray[np.float32],
+    valid: npt.NDArray[np.bool_],
+    rows: Axis,
+    columns: Axis,
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    """Bring pixels to another grid without mixing in what is invalid.
+
+    Args:
+        pixels: (C, h, w), rows and columns that start at `rows.span` and
+            `columns.span`; invalid pixels hold 0.
+        valid: (C, h, w).
+        rows: output rows.
+        columns: output columns.
+
+    Returns:
+        pixels (C, H, W), 0 where invalid, and validity, which is that of the source
+        pixel each output pixel lies in.
+    """
+    values = _weigh(pixels, rows, columns)
+    out_valid = np.ones(values.shape, dtype=np.bool_)
+    is_inside = rows.is_inside and columns.is_inside
+    if not is_inside:
+        out_valid &= rows.inside[:, None] & columns.inside
+    # Each band by itself: what it becomes must not depend on what else is in the file.
+    holes = np.flatnonzero(~valid.all(axis=(1, 2)))
+    if holes.size:
+        at_rows = (rows.nearest - rows.span[0])[:, None]
+        at_columns = columns.nearest - columns.span[0]
+        pixels, valid = pixels[holes], valid[holes]
+        out_valid[holes] &= valid[:, at_rows, at_columns]
+        share = _weigh(valid.astype(np.float32), rows, columns)
+        enough = share > _ENOUGH
+        weighed = values[holes] / np.where(enough, share, 1)
+        values[holes] = np.where(enough, weighed, pixels[:, at_rows, at_columns])
+    if holes.size or not is_inside:
+        values[~out_valid] = 0
+    return values, out_valid
+
+
+def _clip(positions: npt.NDArray[np.intp], size: int) -> npt.NDArray[np.intp]:
+    return np.minimum(np.maximum(positions, 0), size - 1)
+
+
+def _weigh(
+    pixels: npt.NDArray[np.float32], rows: Axis, columns: Axis
+) -> npt.NDArray[np.float32]:
+    tall = pixels if rows.is_same else np.matmul(rows.matrix, pixels)  # (C, H, w)
+    if columns.is_same:
+        return tall.copy() if tall is pixels else tall
+    if len(columns) <= _COLUMNS:
+        return np.asarray(np.matmul(tall, columns.matrix.T), dtype=np.float32)
+    # A dense map of a whole scene's width would be nearly all zeros.
+    out = np.empty((*tall.shape[:-1], len(columns)), dtype=np.float32)
+    for start in range(0, len(columns), _COLUMNS):
+        part = columns.part(start, start + _COLUMNS)
+        seen = slice(*np.subtract(part.span, columns.span[0]))
+        np.matmul(
+            tall[..., seen], part.matrix.T, out=out[..., start : start + len(part)]
+        )
+    return out
+
+
+def _cubic(distance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Keys' cubic convolution kernel at distances in pixels."""
+    a, x = _SHARPNESS, np.abs(distance)
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = ((x - 5) * x + 8) * x * a - 4 * a
+    return np.where(x < 1, near, np.where(x < _RADIUS, far, 0.0))
