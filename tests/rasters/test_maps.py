@@ -7,7 +7,7 @@ import rasterio
 from rasterio import Affine
 from rio_cogeo import cog_validate
 
-from spectralgpt.errors import ConfigError, RasterError
+from spectralgpt.errors import ConfigError, OutputError, RasterError
 from spectralgpt.rasters import (
     NO_CLASS,
     Grid,
@@ -164,5 +164,5 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
         class_layers(many, ["#000000"] * 256)
     blocked = tmp_path / "file"
     blocked.write_text("")
-    with pytest.raises(RasterError, match=r"map\.tif cannot be written"):
+    with pytest.raises(OutputError, match=r"map\.tif cannot be written"):
         write(blocked / "map.tif")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import rasterio
 
-from spectralgpt.errors import RasterError
+from spectralgpt.errors import OutputError
 from spectralgpt.rasters import Grid
 from spectralgpt.rasters.write import write_numbers, write_strips
 
@@ -39,7 +39,7 @@ def test_numbers_place_scale_and_tags_come_back(tmp_path: Path) -> None:
 def test_a_path_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.tif").mkdir()
     numbers = np.zeros((1, 2, 2), dtype=np.uint8)
-    with pytest.raises(RasterError, match=r"a\.tif cannot be written"):
+    with pytest.raises(OutputError, match=r"a\.tif cannot be written"):
         write_numbers(tmp_path / "a.tif", numbers, grid_of(2, 2), ["class"], nodata=255)
 
 

@@ -3,7 +3,7 @@ import os
 import numpy as np
 import pytest
 
-from spectralgpt.errors import RasterError
+from spectralgpt.errors import OutputError, RasterError
 from spectralgpt.rasters import (
     Raster,
     Stated,
@@ -58,7 +58,7 @@ def test_failed_write_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("pathlib.Path.replace", full)
-    with pytest.raises(RasterError, match=r"cannot be written: .*No space left"):
+    with pytest.raises(OutputError, match=r"cannot be written: .*No space left"):
         write_geotiff(path, raster(), overwrite=True)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["b.tif"]
