@@ -166,7 +166,7 @@ def test_masks_of_another_kind_are_refused(
         ("classifier", ("--masks", "{masks}"), "makes no maps: run"),
         ("cover", ("--data.root", "{places}", "--method", "finetuned"), "--masks"),
         ("cover", ("--masks", "{masks}", "--method", "knn"), "knn takes no masks"),
-        ("cover", ("--masks", "{masks}", "--data.root", "x"), "give either"),
+        ("cover", ("--masks", "{masks}", "--data.root", "{places}"), "give either"),
         ("cover", (), "give either"),
         ("cover", ("--masks", "missing.yaml"), "missing.yaml"),
     ],
