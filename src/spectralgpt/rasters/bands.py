@@ -20,7 +20,6 @@ __all__ = [
     "find_band_files",
     "find_bands",
     "open_bands",
-    "warn_of_coarser",
 ]
 
 NO_BAND = "-"
@@ -135,22 +134,18 @@ def open_bands(
                 f"{name} into layer {layer}. Fetch the product again."
             )
         files[name] = _layer_of(headers[file], layer, {layer})
+    _warn_of_coarser(path, sensor, files)
     return files, headers
 
 
-def warn_of_coarser(
-    path: Path, sensor: Sensor, files: Mapping[str, tuple[Location, int]]
-) -> None:
-    """Say of which bands a product has coarser copies than the sensor takes alone.
+def _warn_of_coarser(path: Path, sensor: Sensor, files: Mapping[str, BandFile]) -> None:
+    """Say of which bands there are coarser copies than the sensor takes alone.
 
-    Args:
-        path: the product.
-        sensor: whose bands they are.
-        files: the file and layer of each; names tell the resolution, as in B04_20m.
+    Names of files tell the resolution, as in B04_20m.
     """
     coarser: dict[int, list[str]] = {}
-    for name, (file, _) in files.items():
-        stated = re.findall(r"_(\d\d)m(?![A-Za-z0-9])", file.name)
+    for name, file in files.items():
+        stated = re.findall(r"_(\d\d)m(?![A-Za-z0-9])", file.path.name)
         if stated and int(stated[-1]) > sensor.band(name).gsd_m:
             coarser.setdefault(int(stated[-1]), []).append(name)
     for gsd_m, names in coarser.items():
@@ -296,7 +291,7 @@ def _find_in_folder(
         _tell_unknown(folder, sensor, unknown)
     chosen = {name: _choose(folder, name, found) for name, found in headers.items()}
     files = {n: _layer_of(h, h.measured[0], h.measured) for n, h in chosen.items()}
-    warn_of_coarser(folder, sensor, {n: (f.path, 1) for n, f in files.items()})
+    _warn_of_coarser(folder, sensor, files)
     return files, {header.path: header for header in chosen.values()}
 
 

@@ -21,7 +21,6 @@ from xml.etree import ElementTree
 
 from spectralgpt.errors import RasterError, UnitError
 from spectralgpt.files import parse_json
-from spectralgpt.rasters.bands import warn_of_coarser
 from spectralgpt.rasters.locations import (
     Location,
     ProductFiles,
@@ -109,11 +108,7 @@ def _find_images(
             f"{sorted(granules)[0]}: products from before December 2016 do. Name one "
             "granule's IMG_DATA folder with --sensor and --offset."
         )
-    files: dict[str, tuple[Location, int]] = {
-        band: (copies[min(copies)], 1) for band, copies in found.items()
-    }
-    warn_of_coarser(product.path, sensor, files)
-    return files
+    return {band: (copies[min(copies)], 1) for band, copies in found.items()}
 
 
 def _texts(root: ElementTree.Element) -> dict[str, list[str]]:

@@ -20,7 +20,6 @@ from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 from spectralgpt.errors import BandError, ConfigError, RasterError
 from spectralgpt.files import parse_json
-from spectralgpt.rasters.bands import warn_of_coarser
 from spectralgpt.rasters.locations import (
     Location,
     VirtualFile,
@@ -112,7 +111,6 @@ def read_stac_item(path: Path) -> ProductMetadata:
             f"{path} has no asset that is a band of {sensor.name} (assets: "
             f"{', '.join(list(item['assets'])[:8])})."
         )
-    warn_of_coarser(path, sensor, files)
     return ProductMetadata(
         sensor=sensor.name,
         files=files,
