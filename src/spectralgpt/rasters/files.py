@@ -4,6 +4,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,9 @@ from spectralgpt.rasters.grid import Grid, Window
 from spectralgpt.rasters.locations import Location, VirtualFile
 from spectralgpt.rasters.virtual import (
     ARRAY_START,
-    describe_virtual,
     is_virtual,
     open_array,
-    sources_of,
+    open_virtual,
 )
 
 __all__ = [
@@ -158,8 +158,7 @@ def _open_local(path: Path) -> rasterio.DatasetReader:
     if driver == _ARRAY:
         return open_array(path)
     if driver == _VIRTUAL:
-        masked = [source for source in sources_of(path) if _is_masked(path, source)]
-        return rasterio.open(describe_virtual(path, masked), driver="VRT")
+        return open_virtual(path, partial(_is_masked, path))
     dataset = rasterio.open(path, driver=driver)
     try:
         _check_whole(path, dataset)

@@ -16,7 +16,7 @@ Source: GDAL documentation, "VRT -- GDAL Virtual Format".
 import math
 import re
 import tempfile
-from collections.abc import Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -31,10 +31,9 @@ from spectralgpt.rasters.locations import read_metadata
 
 __all__ = [
     "ARRAY_START",
-    "describe_virtual",
     "is_virtual",
     "open_array",
-    "sources_of",
+    "open_virtual",
 ]
 
 _START = re.compile(
@@ -91,39 +90,32 @@ def is_virtual(start: bytes) -> bool:
     return _START.match(start) is not None
 
 
-def describe_virtual(path: Path, masked: Collection[Path] = ()) -> str:
-    """Return the description of a virtual raster with whole paths of its sources.
+def open_virtual(
+    path: Path, is_masked: Callable[[Path], bool]
+) -> rasterio.DatasetReader:
+    """Open a virtual raster by a description with whole paths of its sources.
 
     Args:
         path: the virtual raster.
-        masked: sources with masks of their own. Their masks count where the virtual
-            raster has none: what `gdalbuildvrt -separate` makes leaves them out.
+        is_masked: tells of a source whether it has masks of its own, which count where
+            the virtual raster has none: `gdalbuildvrt -separate` leaves them out.
 
     Raises:
         RasterError: it is broken, does more than put files together, or names a file
             that is not in its folder or below, or is missing.
     """
     root = _parse(path)
-    for node in root.iter("SourceFilename"):
-        node.text = str(_resolve(path, node))
+    sources = {node: _resolve(path, node) for node in root.iter("SourceFilename")}
+    masked = {str(file) for file in dict.fromkeys(sources.values()) if is_masked(file)}
+    for node, file in sources.items():
+        node.text = str(file)
         node.set("relativeToVRT", "0")
-    if masked and root.find("MaskBand") is None:
-        shown = {str(source) for source in masked}
+    if root.find("MaskBand") is None:
         for band in root.findall("VRTRasterBand"):
             names = {node.text for node in band.iter("SourceFilename")}
-            if names & shown and band.find("MaskBand") is None:
+            if names & masked and band.find("MaskBand") is None:
                 _add_mask(band)
-    return ElementTree.tostring(root, encoding="unicode")
-
-
-def sources_of(path: Path) -> list[Path]:
-    """Return the files that a virtual raster puts together, each once.
-
-    Raises:
-        RasterError: see `describe_virtual`.
-    """
-    found = (_resolve(path, node) for node in _parse(path).iter("SourceFilename"))
-    return list(dict.fromkeys(found))
+    return rasterio.open(ElementTree.tostring(root, encoding="unicode"), driver="VRT")
 
 
 def _add_mask(band: ElementTree.Element) -> None:
