@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spectralgpt.errors import DataError
-from spectralgpt.jobs.kinds import Progress, ReadyJob
+from spectralgpt.jobs.kinds import Progress
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,22 @@ class NotingJob:
     def settings(self) -> dict[str, str]:
         return {"command": "note", "label": self.label}
 
-    def load(self) -> ReadyJob:
-        return ReadyJob(f"weights of {self.model}", None, self._work)  # type: ignore[arg-type]
+    def load(self) -> "NotingJob":
+        return self
 
-    def _work(
+    @property
+    def weights(self) -> str:
+        return f"weights of {self.model}"
+
+    def describe(self, dates: tuple[Path, ...]) -> tuple[Path, ...]:
+        return dates
+
+    def finish(self, made: Path) -> list[Path]:
+        return [made]
+
+    def make(
         self, dates: tuple[Path, ...], target: Path, progress: Progress | None
-    ) -> list[Path]:
+    ) -> Path:
         scene = dates[0]
         self._note(f"begin {scene.stem}")
         begun = count_notes(Path(self.notes))[f"begin {scene.stem}"]
@@ -54,7 +64,7 @@ class NotingJob:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(f"{text} {self.label}", encoding="utf-8")
         self._note(f"end {scene.stem}")
-        return [target]
+        return target
 
     def _note(self, line: str) -> None:
         # One write to a file that is appended to is one line, whoever else writes.

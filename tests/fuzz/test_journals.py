@@ -16,7 +16,6 @@ from spectralgpt.files import checked_line, parse_checked
 from spectralgpt.jobs.records import RecordFolder, SceneRecord
 from spectralgpt.jobs.running import plan_job, run_job
 from spectralgpt.scenes.maps import MapOptions, map_image
-from spectralgpt.scenes.unfinished import note_finished, read_finished
 from tests.dense_files import blobs
 from tests.fuzz.mutate import bounded, mutate_bytes, mutate_text, refusal, rounds
 from tests.job_kinds import NotingJob, of_one_date, write_scenes
@@ -106,11 +105,11 @@ def test_a_damaged_entry_is_none_or_the_same(seed: int, tmp_path: Path) -> None:
     ):
         with bounded():
             assert parse_checked(found) in (None, values)
-    note_finished(tmp_path, "a.tif", "1" * 8)
-    note_finished(tmp_path, "b.tif", "2" * 8)
-    damage(tmp_path / ".finished.jsonl", seed)
-    known = {"a.tif": "1" * 8, "b.tif": "2" * 8}
-    assert read_finished(tmp_path).items() <= known.items()
+    store = RecordFolder(tmp_path, ".finished")
+    record = SceneRecord("a", "/x/ä.tif", "done", configuration="1" * 8)
+    store.write(record)
+    damage(tmp_path / ".finished/a.json", seed)
+    assert store.read("a") in (None, record)
 
 
 @pytest.mark.parametrize("seed", rounds())

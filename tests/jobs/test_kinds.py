@@ -7,7 +7,7 @@ import pytest
 
 from spectralgpt.checkpoints import save_model
 from spectralgpt.data.formats import ImageFormat
-from spectralgpt.jobs.kinds import PredictJob
+from spectralgpt.jobs.kinds import PredictJob, do_scene
 from spectralgpt.models.heads import SegmentationModel
 from tests.tiny import tiny_contract, tiny_model
 from tests.toy import chip_pixels, write_chip
@@ -20,8 +20,8 @@ def test_a_map_that_was_interrupted_goes_on_at_its_last_row(tmp_path: Path) -> N
     pixels = chip_pixels("forest", 120, np.random.default_rng(0))
     scene = write_chip(tmp_path / "in/scene.tif", pixels)
     job = PredictJob(str(path), ImageFormat(offset=0.0), "cpu", batch_size=4)
-    work = job.load().work
-    whole = work((scene,), tmp_path / "whole/scene.tif", None)
+    ready = job.load()
+    whole = do_scene(ready, (scene,), tmp_path / "whole/scene.tif", None)
 
     def stop(share: float) -> None:
         if share >= 0.5:
@@ -29,9 +29,9 @@ def test_a_map_that_was_interrupted_goes_on_at_its_last_row(tmp_path: Path) -> N
 
     target = tmp_path / "out/scene.tif"
     with pytest.raises(KeyboardInterrupt):
-        work((scene,), target, stop)
+        do_scene(ready, (scene,), target, stop)
     assert [each.name for each in target.parent.iterdir()] == [".scene.tif.unfinished"]
     seen: list[float] = []
-    made = job.load().work((scene,), target, seen.append)
+    made = do_scene(job.load(), (scene,), target, seen.append)
     assert seen[0] > 0.5
     assert [each.read_bytes() for each in made] == [each.read_bytes() for each in whole]

@@ -3,8 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spectralgpt.errors import DataError
-from spectralgpt.scenes.inputs import list_pairs, list_scenes, match_pairs
+from spectralgpt.errors import ConfigError, DataError
+from spectralgpt.scenes.inputs import list_pairs, list_scenes, match_pairs, name_maps
 from tests.raster_files import write_tiff
 
 BEFORE, AFTER = Path("before"), Path("after")
@@ -91,3 +91,13 @@ def test_two_dates_belong_together_by_line_or_by_name(tmp_path: Path) -> None:
         list_pairs(before, after, None, None)
     with pytest.raises(DataError, match="is no list"):
         list_pairs(before, new, None, None)
+
+
+def test_maps_take_as_much_of_the_path_as_tells_them_apart(tmp_path: Path) -> None:
+    paths = [Path("x/a/one.tif"), Path("x/b/one.tif"), Path("x/b/two.tif")]
+    named = name_maps(paths, tmp_path)
+    names = ["a_one.tif", "b_one.tif", "b_two.tif"]
+    assert [named[path].name for path in paths] == names
+    assert name_maps(paths[1:], tmp_path)[paths[1]] == tmp_path / "one.tif"
+    with pytest.raises(ConfigError, match="mapped to the same file"):
+        name_maps([Path("a.tif"), Path("a.jp2")], tmp_path)

@@ -131,33 +131,32 @@ def run(args: Namespace) -> Path:
 def _to_rasters(args: Namespace, loaded: "LoadedModel", console: "Console") -> Path:
     from spectralgpt.cli.images import counting, format_of
     from spectralgpt.cli.results import print_failures
-    from spectralgpt.reports.scene_pictures import write_component_picture
-    from spectralgpt.scenes.embedding import CellOptions
-    from spectralgpt.scenes.embedding_rasters import embed_to_rasters
+    from spectralgpt.jobs.kinds import EmbedJob
+    from spectralgpt.jobs.running import run_listed
     from spectralgpt.scenes.inputs import list_inputs, over_area
-    from spectralgpt.scenes.loading import in_precision
 
     paths, stated = over_area(
         list_inputs(args.inputs, args.sensor, loaded.preprocessing), format_of(args)
     )
-    with (
-        counting(console, "embedding", len(paths)) as progress,
-        in_precision(loaded, args.precision),
-    ):
-        made = embed_to_rasters(
-            loaded,
-            paths,
+    job = EmbedJob(
+        args.model,
+        stated,
+        args.device,
+        args.batch_size,
+        args.cell_px,
+        args.dtype,
+        args.reflectance,
+        args.precision,
+        args.quantize,
+    )
+    with counting(console, "embedding", len(paths)) as progress:
+        made = run_listed(
+            job.prepare(loaded),
+            [(path,) for path in paths],
             args.output,
-            CellOptions(args.cell_px, batch_size=args.batch_size),
-            number_type=args.dtype,
-            reflectance=args.reflectance,
-            name=Path(args.model).name,
-            image_format=stated,
+            overwrite=args.overwrite,
             strict=args.strict,
             progress=progress,
-            then=lambda raster: write_component_picture(
-                raster, raster.path.with_suffix(".png")
-            ),
         )
     print_failures(made.failures, args.output, console)
     console.print(f"{made.rows} rasters of {len(paths)} scenes")

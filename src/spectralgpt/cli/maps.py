@@ -1,5 +1,6 @@
 """What `predict` and `evaluate` do with models that make maps."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,35 +21,32 @@ def map_images(args: Namespace, loaded: "LoadedModel", console: Console) -> Path
     """Map the inputs of `predict`; returns the table of what was made."""
     from spectralgpt.cli.images import counting
     from spectralgpt.cli.results import print_failures
-    from spectralgpt.data.colours import class_colours
-    from spectralgpt.reports.scene_pictures import write_quick_look
-    from spectralgpt.scenes.loading import build_mapper
-    from spectralgpt.scenes.maps import MapOptions, map_files
+    from spectralgpt.jobs.kinds import PredictJob
+    from spectralgpt.jobs.running import run_listed
 
     if args.fit != "auto":
         raise ConfigError("--fit is for classes of whole images: leave it out of maps.")
-    mapper, task = build_mapper(loaded, args.model, args.test_flips, args.precision)
-    inputs, image_format = _list_inputs(args, loaded, task)
-    stated = loaded.extra.get("colours")
-    colours = tuple(stated or class_colours(mapper.class_names).values())
-    options = MapOptions(
-        colours,
-        args.probabilities,
-        args.polygons,
-        args.batch_size,
-        args.overwrite,
-        args.overlap,
+    job = PredictJob(
+        args.model,
+        device=args.device,
+        batch_size=args.batch_size,
+        probabilities=args.probabilities,
+        polygons=args.polygons,
+        test_flips=args.test_flips,
+        overlap=args.overlap,
+        precision=args.precision,
+        quantize=args.quantize,
     )
+    ready = job.prepare(loaded, args.overwrite)
+    inputs, stated = _list_inputs(args, loaded, ready.num_dates)
     with counting(console, "mapping", len(inputs)) as progress:
-        made = map_files(
-            mapper,
+        made = run_listed(
+            replace(ready, image_format=stated),
             inputs,
             args.output,
-            options,
-            image_format=image_format,
+            overwrite=args.overwrite,
             strict=args.strict,
             progress=progress,
-            then=lambda found: write_quick_look(found, mapper, colours),
         )
     print_failures(made.failures, args.output, console)
     console.print(f"{made.rows} maps of {len(inputs)} images")
@@ -109,14 +107,13 @@ def _learned_from(dense: "DenseSet", args: Namespace) -> "DenseSet | None":
 
 
 def _list_inputs(
-    args: Namespace, loaded: "LoadedModel", task: str
+    args: Namespace, loaded: "LoadedModel", num_dates: int
 ) -> tuple[list[tuple[Path, ...]], "ImageFormat"]:
     from spectralgpt.cli.images import check_dates, format_of
-    from spectralgpt.data.dense import CHANGE
     from spectralgpt.scenes.inputs import list_inputs, match_pairs, over_area
 
-    check_dates(args.model, 2 if task == CHANGE else 1, args.inputs, args)
-    if task != CHANGE:
+    check_dates(args.model, num_dates, args.inputs, args)
+    if num_dates == 1:
         paths = list_inputs(args.inputs, args.sensor, loaded.preprocessing)
         paths, image_format = over_area(paths, format_of(args))
         return [(path,) for path in paths], image_format

@@ -4,15 +4,17 @@ A job travels to other processes and machines, which load its model themselves.
 """
 
 import platform
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
-from functools import cached_property, lru_cache
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property, lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from spectralgpt import __version__
+from spectralgpt.checkpoints import LoadedModel
 from spectralgpt.data.colours import class_colours
 from spectralgpt.data.dense import CHANGE
 from spectralgpt.data.formats import ImageFormat
@@ -20,7 +22,8 @@ from spectralgpt.errors import ConfigError
 from spectralgpt.files import read_json, write_json
 from spectralgpt.models.building import Quantization
 from spectralgpt.preprocessing import Preprocessing
-from spectralgpt.rasters.embeddings import NumberType
+from spectralgpt.rasters import RasterItem
+from spectralgpt.rasters.embeddings import EmbeddingRaster, NumberType, open_embeddings
 from spectralgpt.rasters.write import LEGEND_SUFFIX
 from spectralgpt.reports.scene_pictures import write_component_picture, write_quick_look
 from spectralgpt.scenes.embedding import CellOptions
@@ -29,7 +32,12 @@ from spectralgpt.scenes.embedding_rasters import (
     fingerprint,
     write_embedding_item,
 )
-from spectralgpt.scenes.inputs import describe_input, polygons_path, probabilities_path
+from spectralgpt.scenes.inputs import (
+    describe_input,
+    on_same_pixels,
+    polygons_path,
+    probabilities_path,
+)
 from spectralgpt.scenes.loading import (
     Precision,
     build_mapper,
@@ -37,25 +45,33 @@ from spectralgpt.scenes.loading import (
     load_on_device,
     stated_contract,
 )
-from spectralgpt.scenes.maps import MapOptions, map_image, write_map_item
-from spectralgpt.scenes.unfinished import digest_facts, digest_model
+from spectralgpt.scenes.maps import (
+    MapOptions,
+    Mapper,
+    SceneMap,
+    digest_map,
+    look_at_map,
+    map_image,
+    write_map_item,
+)
+from spectralgpt.scenes.unfinished import digest_facts, digest_model, scene_facts
 
 __all__ = [
     "EmbedJob",
     "Job",
     "Plan",
     "PredictJob",
+    "ReadyEmbeddings",
     "ReadyJob",
-    "Worker",
+    "ReadyMaps",
     "check_plan",
+    "do_scene",
     "load_job",
     "versions",
     "write_plan",
 ]
 
 Progress = Callable[[float], None]
-Worker = Callable[[tuple[Path, ...], Path, Progress | None], list[Path]]
-"""Does a scene: its dates, the raster to make, progress 0..1; returns what it made."""
 _FILE = "job.json"
 _APART = ("model", "device", "batch_size")
 """Weights say which model it is; the others leave outputs as they are."""
@@ -63,20 +79,163 @@ _OTHERS = ("torch", "rasterio")
 
 
 @dataclass(frozen=True)
-class ReadyJob:
-    """A job whose model is loaded.
+class ReadyMaps:
+    """What is done with each scene to map it, step by step; its model is loaded.
 
     Args:
-        weights: digest of the model's weights.
-        contract: which bands and scaling the model takes.
-        work: does a scene.
+        mapper: predicts.
+        options: what is written.
+        image_format: what is stated about the scenes.
         num_dates: that a scene has.
+        weights: digest of the model's weights.
+        computing: gives the context that the model computes in.
     """
 
-    weights: str
-    contract: Preprocessing
-    work: Worker
+    mapper: Mapper
+    options: MapOptions
+    image_format: ImageFormat = field(default_factory=ImageFormat)
     num_dates: int = 1
+    weights: str = ""
+    computing: Callable[[], AbstractContextManager[Any]] = nullcontext
+    table = "maps.csv"
+
+    @property
+    def contract(self) -> Preprocessing:
+        """Which bands and scaling the model takes."""
+        return self.mapper.preprocessing
+
+    def describe(self, dates: Sequence[Path]) -> tuple[RasterItem, ...]:
+        """Describe a scene, or two dates; they are cut to the ground of both."""
+        items = tuple(
+            describe_input(date, self.image_format, self.contract) for date in dates
+        )
+        return on_same_pixels(items, [self.mapper.bands(item) for item in items])
+
+    def make(
+        self, items: tuple[RasterItem, ...], target: Path, progress: Progress | None
+    ) -> SceneMap:
+        """Map a scene; `progress` is called with the share that is done."""
+        with self.computing():
+            return map_image(self.mapper, items, target, self.options, progress)
+
+    def finish(self, made: SceneMap) -> list[Path]:
+        """Add picture and STAC item; returns all files that were made."""
+        target, options = made.path, self.options
+        picture = write_quick_look(made, self.mapper, options.colours)
+        described = write_map_item(self.mapper, made, options)
+        others = [target.with_name(target.name + LEGEND_SUFFIX)]
+        others += [probabilities_path(target)] if options.probabilities else []
+        others += [polygons_path(target)] if options.polygons else []
+        others += [described] if described is not None else []
+        return [target, *others, picture]
+
+    def digest(self, items: tuple[RasterItem, ...], target: Path) -> str:
+        """Tell what a map depends on from all else; empty if that is not known."""
+        return digest_map(self.mapper, items, target, self.options)
+
+    def look_at(self, items: tuple[RasterItem, ...], target: Path) -> SceneMap:
+        """Return what `make` does, of a map that is there."""
+        return look_at_map(self.mapper, items, target)
+
+    def beside(self, target: Path) -> list[Path]:
+        """Return files that `make` may write beside a map."""
+        return [probabilities_path(target), polygons_path(target)]
+
+    def rows(self, scene: Path, made: SceneMap) -> list[dict[str, Any]]:
+        """Return what the table says of a scene: the pixels of each class."""
+        total = int(made.pixels.sum())
+        return [
+            {
+                "image": str(scene),
+                "map": made.path.name,
+                "class": name,
+                "pixels": int(count),
+                "share": f"{count / total:.6f}",
+            }
+            for name, count in zip(self.mapper.class_names, made.pixels, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class ReadyEmbeddings:
+    """What is done with each scene to embed it, as `ReadyMaps` says of maps.
+
+    Args:
+        loaded: the model, on the device to use.
+        contract: its input.
+        job: says how.
+        weights: see `fingerprint`.
+    """
+
+    loaded: LoadedModel
+    contract: Preprocessing
+    job: "EmbedJob"
+    weights: str
+    num_dates = 1
+    table = "embeddings.csv"
+
+    def describe(self, dates: Sequence[Path]) -> tuple[RasterItem, ...]:
+        """Describe a scene."""
+        (scene,) = dates
+        return (describe_input(scene, self.job.image_format, self.contract),)
+
+    def make(
+        self, items: tuple[RasterItem, ...], target: Path, progress: Progress | None
+    ) -> tuple[EmbeddingRaster, RasterItem]:
+        """Embed a scene, see `embed_to_raster`; returns it with the scene."""
+        job = self.job
+        with in_precision(self.loaded, job.precision):
+            made = embed_to_raster(
+                self.loaded,
+                self.contract,
+                items[0],
+                self.weights,
+                target,
+                job.cells,
+                number_type=job.dtype,
+                reflectance=job.reflectance,
+                progress=progress,
+            )
+        return made, items[0]
+
+    def finish(self, made: tuple[EmbeddingRaster, RasterItem]) -> list[Path]:
+        """Add picture and STAC item; returns all files that were made."""
+        raster, item = made
+        picture = write_component_picture(raster, raster.path.with_suffix(".png"))
+        described = write_embedding_item(raster, item, Path(self.job.model).name)
+        others = [described] if described is not None else []
+        return [raster.path, *others, picture]
+
+    def digest(self, items: tuple[RasterItem, ...], target: Path) -> str:
+        """Tell what a raster depends on from all else."""
+        device = next(self.loaded.model.parameters()).device.type
+        facts = scene_facts(items, self.contract)
+        return digest_facts(facts, self.weights, self.job, device, target.name)
+
+    def look_at(
+        self, items: tuple[RasterItem, ...], target: Path
+    ) -> tuple[EmbeddingRaster, RasterItem]:
+        """Return a raster that is there, with its scene."""
+        return open_embeddings(target), items[0]
+
+    def beside(self, target: Path) -> list[Path]:
+        """Return no files: there are none but the raster."""
+        return []
+
+    def rows(
+        self, scene: Path, made: tuple[EmbeddingRaster, RasterItem]
+    ) -> list[dict[str, Any]]:
+        """Return the size of the raster."""
+        raster = made[0]
+        return [
+            {
+                "scene": scene,
+                "raster": raster.path.name,
+                "rows": raster.grid.height,
+                "columns": raster.grid.width,
+                "layers": len(raster.source.layer_names),
+            }
+        ]
 
 
 @dataclass(frozen=True)
@@ -112,7 +271,7 @@ class PredictJob:
         """What the outputs depend on, beside the weights."""
         return _settings("predict", self)
 
-    def load(self) -> ReadyJob:
+    def load(self) -> ReadyMaps:
         """Load the model.
 
         Raises:
@@ -120,6 +279,16 @@ class PredictJob:
             ConfigError: there is no such device.
         """
         loaded = load_on_device(self.model, self.device, quantize=self.quantize)
+        # Whoever holds the scene's lock may begin anew what another model left.
+        ready = self.prepare(loaded, overwrite=True)
+        return replace(ready, weights=digest_model(loaded.model))
+
+    def prepare(self, loaded: LoadedModel, overwrite: bool = False) -> ReadyMaps:
+        """Make maps with a model that is loaded.
+
+        Raises:
+            CheckpointError: it makes no maps.
+        """
         mapper, task = build_mapper(loaded, self.model, self.test_flips, self.precision)
         stated = loaded.extra.get("colours")
         colours = tuple(stated or class_colours(mapper.class_names).values())
@@ -128,29 +297,16 @@ class PredictJob:
             self.probabilities,
             self.polygons,
             self.batch_size,
-            # Whoever holds the scene's lock may begin anew what another model left.
-            overwrite=True,
+            overwrite=overwrite,
             overlap=self.overlap,
         )
-
-        def work(
-            dates: tuple[Path, ...], target: Path, progress: Progress | None
-        ) -> list[Path]:
-            stated, contract = self.image_format, mapper.preprocessing
-            items = tuple(describe_input(date, stated, contract) for date in dates)
-            with in_precision(loaded, self.precision):
-                made = map_image(mapper, items, target, options, progress)
-            picture = write_quick_look(made, mapper, colours)
-            described = write_map_item(mapper, made, options)
-            others = [target.with_name(target.name + LEGEND_SUFFIX)]
-            others += [probabilities_path(target)] if self.probabilities else []
-            others += [polygons_path(target)] if self.polygons else []
-            others += [described] if described is not None else []
-            return [target, *others, picture]
-
-        num_dates = 2 if task == CHANGE else 1
-        weights = digest_model(loaded.model)
-        return ReadyJob(weights, mapper.preprocessing, work, num_dates)
+        return ReadyMaps(
+            mapper,
+            options,
+            self.image_format,
+            2 if task == CHANGE else 1,
+            computing=partial(in_precision, loaded, self.precision),
+        )
 
 
 @dataclass(frozen=True)
@@ -184,7 +340,12 @@ class EmbedJob:
         """What the outputs depend on, beside the weights."""
         return _settings("embed", self)
 
-    def load(self) -> ReadyJob:
+    @property
+    def cells(self) -> CellOptions:
+        """How scenes are embedded."""
+        return CellOptions(self.cell_px, batch_size=self.batch_size)
+
+    def load(self) -> ReadyEmbeddings:
         """Load the model.
 
         Raises:
@@ -194,33 +355,18 @@ class EmbedJob:
         loaded = load_on_device(
             self.model, self.device, self.image_format.sensor, quantize=self.quantize
         )
+        return self.prepare(loaded)
+
+    def prepare(self, loaded: LoadedModel) -> ReadyEmbeddings:
+        """Embed with a model that is loaded.
+
+        Raises:
+            CheckpointError: it does not say what it takes.
+            ConfigError: cells do not fit.
+        """
         contract = stated_contract(loaded, self.model)
-        cells = CellOptions(self.cell_px, batch_size=self.batch_size)
-        cells.side(loaded.encoder.patch_size)
-        encoder = fingerprint(loaded)
-
-        def work(
-            dates: tuple[Path, ...], target: Path, progress: Progress | None
-        ) -> list[Path]:
-            (scene,) = dates
-            item = describe_input(scene, self.image_format, contract)
-            with in_precision(loaded, self.precision):
-                made = embed_to_raster(
-                    loaded,
-                    contract,
-                    item,
-                    encoder,
-                    target,
-                    cells,
-                    number_type=self.dtype,
-                    reflectance=self.reflectance,
-                    progress=progress,
-                )
-            picture = write_component_picture(made, target.with_suffix(".png"))
-            described = write_embedding_item(made, item, Path(self.model).name)
-            return [target, *([described] if described is not None else []), picture]
-
-        return ReadyJob(encoder, contract, work)
+        self.cells.side(loaded.encoder.patch_size)
+        return ReadyEmbeddings(loaded, contract, self, fingerprint(loaded))
 
 
 def _settings(command: str, job: Any) -> dict[str, Any]:
@@ -228,6 +374,8 @@ def _settings(command: str, job: Any) -> dict[str, Any]:
     return {"command": command, **{k: v for k, v in each.items() if k not in _APART}}
 
 
+ReadyJob = ReadyMaps | ReadyEmbeddings
+"""A job whose model is loaded."""
 Job = PredictJob | EmbedJob
 """What is to be done with every scene."""
 
@@ -273,6 +421,14 @@ def _plain(value: Any) -> str:
     usual = ImageFormat()
     rows = [(each.name, getattr(value, each.name)) for each in fields(value)]
     return ", ".join(f"{k}={v}" for k, v in rows if v != getattr(usual, k))
+
+
+def do_scene(
+    ready: ReadyJob, dates: Sequence[Path], target: Path, progress: Progress | None
+) -> list[Path]:
+    """Do all that a job does with a scene; returns the files that were made."""
+    made: Any = ready.make(ready.describe(dates), target, progress)
+    return ready.finish(made)
 
 
 @lru_cache(maxsize=1)

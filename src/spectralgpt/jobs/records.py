@@ -40,7 +40,7 @@ from spectralgpt.files import (
     read_json,
     write_text,
 )
-from spectralgpt.jobs.kinds import Plan, Progress, load_job, versions
+from spectralgpt.jobs.kinds import Plan, Progress, do_scene, load_job, versions
 from spectralgpt.scenes.inputs import SCENE_SUFFIXES
 
 __all__ = [
@@ -144,11 +144,11 @@ class RecordFolder:
 
     Args:
         output: the job's folder.
+        folder: of the records, under it.
     """
 
-    def __init__(self, output: Path) -> None:
-        self.output = output
-        self._folder = output / _FOLDER
+    def __init__(self, output: Path, folder: str = _FOLDER) -> None:
+        self._folder = output / folder
 
     def read(self, name: str) -> SceneRecord | None:
         """Read what is known of a scene; None if that is nothing, or is damaged."""
@@ -418,8 +418,8 @@ def _attempt(
     records.write(record)
     began = time.monotonic()
     try:
-        work = load_job(plan.job).work
-        made = work(record.dates, plan.target(record.id), progress)
+        target = plan.target(record.id)
+        made = do_scene(load_job(plan.job), record.dates, target, progress)
         names = tuple(path.relative_to(plan.output).as_posix() for path in made)
         record = replace(record, status="done", outputs=names)
     except Exception as error:

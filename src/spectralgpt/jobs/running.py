@@ -9,9 +9,10 @@ many times the size, and scenes go from files to files.
 
 import logging
 import os
+import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,10 +23,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from spectralgpt.errors import (
     ConfigError,
 )
+from spectralgpt.files import write_table
 from spectralgpt.jobs.kinds import (
     Job,
     Plan,
     Progress,
+    ReadyJob,
     check_plan,
     load_job,
     write_plan,
@@ -41,6 +44,7 @@ from spectralgpt.jobs.records import (
     write_manifest,
 )
 from spectralgpt.outputs import remove_leftovers
+from spectralgpt.scenes.inputs import Outcome, for_each_input, name_maps
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -53,10 +57,13 @@ __all__ = [
     "on_dask",
     "plan_job",
     "run_job",
+    "run_listed",
 ]
 
 _MANIFEST_EVERY_S = 10.0
 _MOST_WAITS = 3
+_LISTED = ".finished"
+"""Folder of the records of a run that lists its outputs in a table."""
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _SILENT = logging.CRITICAL
 _SPAWN = "distributed.nanny.pre-spawn-environ"
@@ -393,3 +400,92 @@ def _outcome(
         "failed": len(failures),
     }
     return JobOutcome(plan.output / MANIFEST, counts, failures, items)
+
+
+def run_listed(
+    ready: ReadyJob,
+    scenes: Sequence[tuple[Path, ...]],
+    output: Path,
+    *,
+    overwrite: bool = False,
+    strict: bool = False,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Do every scene here, its outputs named after its file, and list them in a table.
+
+    A run that is stopped leaves records of what it has done, and is continued.
+
+    Args:
+        ready: what is done.
+        scenes: the dates of each.
+        output: folder of what is made.
+        overwrite: replace what is there.
+        strict: stop at the first bad scene.
+        progress: called with shares of scenes; they add up to the number of scenes.
+
+    Raises:
+        ConfigError: an output would replace another one, or a scene.
+        DataError: no scene could be used.
+    """
+    dates = {paths[0]: paths for paths in scenes}
+    targets = name_maps(list(dates), output)
+    store = RecordFolder(output, _LISTED)
+    known = {path: store.read(target.stem) for path, target in targets.items()}
+    # Each raster appears after the files that belong to it.
+    finished = {
+        path: record.configuration
+        for path, record in known.items()
+        if record is not None and targets[path].is_file()
+    }
+    others = [target for path, target in targets.items() if path not in finished]
+    _check_targets(ready, others, dates.values(), overwrite)
+    rows: list[dict[str, Any]] = []
+    done = 0.0
+
+    def advance(share: float) -> None:
+        nonlocal done
+        if progress is not None:
+            progress(share - done)
+        done = share % 1
+
+    def work(path: Path) -> None:
+        items, target = ready.describe(dates[path]), targets[path]
+        digest = ready.digest(items, target)
+        if digest and finished.get(path) == digest:
+            made: Any = ready.look_at(items, target)
+        else:
+            if path in finished and not overwrite:
+                raise ConfigError(
+                    f"{target} is there already, made of another model, image or "
+                    "settings: pass --overwrite."
+                )
+            made = ready.make(items, target, advance)
+            if digest:
+                record = SceneRecord(target.stem, str(path), "done")
+                store.write(replace(record, configuration=digest))
+        rows.extend(ready.rows(path, made))
+        ready.finish(made)
+
+    failures = for_each_input(list(dates), work, strict=strict, progress=advance)
+    table = output / ready.table
+    write_table(table, rows)
+    shutil.rmtree(output / _LISTED, ignore_errors=True)
+    return Outcome(table, len(scenes) - len(failures), failures)
+
+
+def _check_targets(
+    ready: ReadyJob,
+    targets: Iterable[Path],
+    scenes: Iterable[tuple[Path, ...]],
+    overwrite: bool,
+) -> None:
+    """Refuse to replace outputs, unless asked to, and scenes in any case."""
+    folders = {date.resolve().parent for dates in scenes for date in dates}
+    for target in targets:
+        if target.resolve().parent in folders:
+            raise ConfigError(
+                f"{target.parent} holds the images themselves: choose another --output."
+            )
+        for path in (target, *ready.beside(target)):
+            if path.exists() and not overwrite:
+                raise ConfigError(f"{path} is there already: pass --overwrite.")

@@ -4,15 +4,12 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from spectralgpt import __version__
 from spectralgpt.checkpoints import LoadedModel
-from spectralgpt.data.formats import ImageFormat
-from spectralgpt.errors import ConfigError, DataError
-from spectralgpt.files import write_table
+from spectralgpt.errors import DataError
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import RasterItem
 from spectralgpt.rasters.embeddings import (
@@ -23,21 +20,18 @@ from spectralgpt.rasters.embeddings import (
     writing_embeddings,
 )
 from spectralgpt.scenes.embedding import CellOptions, cell_grid, embed_strips
-from spectralgpt.scenes.inputs import Outcome, describe_input, for_each_input, name_maps
-from spectralgpt.scenes.loading import stated_contract
+from spectralgpt.scenes.inputs import name_maps
 from spectralgpt.scenes.stac import embedding_asset, picture_asset, write_item
 from spectralgpt.scenes.windows import choose_bands
 
 __all__ = [
     "embed_to_raster",
-    "embed_to_rasters",
     "fingerprint",
     "name_results",
     "open_alike",
     "write_embedding_item",
 ]
 
-_TABLE = "embeddings.csv"
 _DIGITS = 16
 
 
@@ -50,82 +44,6 @@ def fingerprint(loaded: LoadedModel) -> str:
         found.update(name.encode())
         found.update(weights.detach().float().cpu().contiguous().numpy().tobytes())
     return found.hexdigest()[:_DIGITS]
-
-
-def embed_to_rasters(
-    loaded: LoadedModel,
-    paths: Sequence[Path],
-    output: Path,
-    cells: CellOptions,
-    *,
-    number_type: NumberType = "float16",
-    reflectance: bool = True,
-    name: str = "",
-    image_format: ImageFormat | None = None,
-    strict: bool = False,
-    progress: Callable[[int], None] | None = None,
-    then: Callable[[EmbeddingRaster], object] | None = None,
-) -> Outcome:
-    """Write NAME.tif of each scene, and embeddings.csv, which lists them.
-
-    Args:
-        loaded: the model, on the device to use.
-        paths: scenes.
-        output: folder of the rasters.
-        cells: how scenes are embedded.
-        number_type: `float16` or `int8`.
-        reflectance: write the mean reflectance of each cell, too.
-        name: what the model is called in STAC items.
-        image_format: what is stated about the files.
-        strict: stop at the first bad scene.
-        progress: called with 1 after each scene.
-        then: called with each raster that was made, such as to draw it.
-
-    Raises:
-        CheckpointError: the model does not say which bands and scaling it takes.
-        ConfigError: two scenes would share a raster, or one would replace a scene.
-        DataError: no scene could be used.
-    """
-    contract = stated_contract(loaded, "The model")
-    cells.side(loaded.encoder.patch_size)
-    targets = name_maps(list(paths), output)
-    for path, target in targets.items():
-        if target.resolve().parent == path.resolve().parent:
-            raise ConfigError(
-                f"{target.parent} holds the images themselves: choose another --output."
-            )
-    encoder = fingerprint(loaded)
-    rows: list[dict[str, Any]] = []
-
-    def work(path: Path) -> None:
-        item = describe_input(path, image_format or ImageFormat(), contract)
-        made = embed_to_raster(
-            loaded,
-            contract,
-            item,
-            encoder,
-            targets[path],
-            cells,
-            number_type=number_type,
-            reflectance=reflectance,
-        )
-        rows.append(
-            {
-                "scene": path,
-                "raster": made.path.name,
-                "rows": made.grid.height,
-                "columns": made.grid.width,
-                "layers": len(made.source.layer_names),
-            }
-        )
-        if then is not None:
-            then(made)
-        write_embedding_item(made, item, name)
-
-    failures = for_each_input(list(paths), work, strict=strict, progress=progress)
-    table = output / _TABLE
-    write_table(table, rows)
-    return Outcome(table, len(rows), failures)
 
 
 def embed_to_raster(

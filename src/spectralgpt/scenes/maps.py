@@ -4,7 +4,7 @@ Which task this is stays with the function that predicts. No more of a scene is 
 than one row of windows and a few batches, so memory follows its width, not its size.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,9 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spectralgpt.data.formats import ImageFormat
-from spectralgpt.errors import ConfigError, DataError, RasterError
-from spectralgpt.files import write_table
+from spectralgpt.errors import DataError, RasterError
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import (
     MODEL_TAG,
@@ -31,10 +29,6 @@ from spectralgpt.rasters import (
     write_polygons,
 )
 from spectralgpt.scenes.inputs import (
-    Outcome,
-    describe_input,
-    for_each_input,
-    name_maps,
     on_same_pixels,
     polygons_path,
     probabilities_path,
@@ -49,10 +43,7 @@ from spectralgpt.scenes.stac import (
 from spectralgpt.scenes.strips import WindowBatch, compute_strips, read_batches
 from spectralgpt.scenes.unfinished import (
     digest_facts,
-    forget_finished,
     making_maps,
-    note_finished,
-    read_finished,
     scene_facts,
 )
 from spectralgpt.scenes.windows import check_size, choose_bands, plan_windows
@@ -63,7 +54,8 @@ __all__ = [
     "MapStrip",
     "Mapper",
     "SceneMap",
-    "map_files",
+    "digest_map",
+    "look_at_map",
     "map_image",
     "map_scene",
     "write_map_item",
@@ -71,7 +63,6 @@ __all__ = [
 
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float32]
-_TABLE = "maps.csv"
 _PREVIEW_PX = 900
 """Longest side of the thinned-out map that is kept for a picture."""
 
@@ -224,84 +215,6 @@ def _predict(
     return batch, found
 
 
-def map_files(
-    mapper: Mapper,
-    inputs: Sequence[tuple[Path, ...]],
-    output: Path,
-    options: MapOptions,
-    *,
-    image_format: ImageFormat | None = None,
-    strict: bool = False,
-    progress: Callable[[float], None] | None = None,
-    then: Callable[[SceneMap], object] | None = None,
-) -> Outcome:
-    """Map images; write the files of each, see `map_image`, and maps.csv.
-
-    Args:
-        mapper: predicts.
-        inputs: an image each, or before and after.
-        output: folder of the maps; they are named after the image, or the one before.
-        options: what is written.
-        image_format: what is stated about the files.
-        strict: stop at the first bad image.
-        progress: called with the share of an image that was done since the last call;
-            it adds up to the number of images.
-        then: called with each map that was made, such as to draw it.
-
-    Raises:
-        ConfigError: a map would replace another one, or an image.
-        DataError: no image could be mapped.
-    """
-    dates = {paths[0]: paths for paths in inputs}
-    targets = name_maps(list(dates), output)
-    # Of a run that was stopped; each map appears after the files that belong to it.
-    finished = {
-        name: digest
-        for name, digest in read_finished(output).items()
-        if (output / name).is_file()
-    }
-    others = [path for path in targets.values() if path.name not in finished]
-    _check_targets(others, inputs, options)
-    rows: list[dict[str, str | int]] = []
-    done = 0.0
-
-    def advance(share: float) -> None:
-        nonlocal done
-        if progress is not None:
-            progress(share - done)
-        done = share % 1
-
-    def work(path: Path) -> None:
-        stated = image_format or ImageFormat()
-        items = tuple(
-            describe_input(date, stated, mapper.preprocessing) for date in dates[path]
-        )
-        items = on_same_pixels(items, [mapper.bands(item) for item in items])
-        target, facts = targets[path], _facts(mapper, items, options)
-        digest = digest_facts(facts, _plan_maps(mapper, target, options), options)
-        if facts is not None and finished.get(target.name) == digest:
-            made = _look_at(mapper, items, target)
-        else:
-            if target.name in finished and not options.overwrite:
-                raise ConfigError(
-                    f"{target} is there already, made of another model, image or "
-                    "settings: pass --overwrite."
-                )
-            made = map_image(mapper, items, target, options, advance)
-            if facts is not None:
-                note_finished(output, target.name, digest)
-        rows.extend(_rows(path, made, mapper.class_names))
-        if then is not None:
-            then(made)
-        write_map_item(mapper, made, options)
-
-    failures = for_each_input(list(dates), work, strict=strict, progress=advance)
-    table = output / _TABLE
-    write_table(table, rows)
-    forget_finished(output)
-    return Outcome(table, len(inputs) - len(failures), failures)
-
-
 def map_image(
     mapper: Mapper,
     items: tuple[RasterItem, ...],
@@ -382,7 +295,17 @@ def _plan_maps(mapper: Mapper, path: Path, options: MapOptions) -> dict[Path, La
     return maps
 
 
-def _look_at(mapper: Mapper, items: tuple[RasterItem, ...], path: Path) -> SceneMap:
+def digest_map(
+    mapper: Mapper, items: Sequence[RasterItem], path: Path, options: MapOptions
+) -> str:
+    """Tell what a map depends on from all else; empty if the mapper does not say."""
+    facts = _facts(mapper, items, options)
+    if facts is None:
+        return ""
+    return digest_facts(facts, _plan_maps(mapper, path, options), options)
+
+
+def look_at_map(mapper: Mapper, items: tuple[RasterItem, ...], path: Path) -> SceneMap:
     """Return a map that is there."""
     pixels, preview = _count_pixels(path, items[0].grid(mapper.bands(items[0])))
     return SceneMap(path, items, pixels[: len(mapper.class_names)], preview)
@@ -418,34 +341,3 @@ def write_map_item(mapper: Mapper, made: SceneMap, options: MapOptions) -> Path 
     dates = [item.date for item in made.items]
     grid = first.grid(mapper.bands(first))
     return write_item(path.with_suffix(".json"), grid, assets, dates, mapper.name)
-
-
-def _check_targets(
-    paths: Iterable[Path], inputs: Sequence[tuple[Path, ...]], options: MapOptions
-) -> None:
-    """Refuse to replace maps, unless asked to, and images in any case."""
-    folders = {date.resolve().parent for dates in inputs for date in dates}
-    for path in paths:
-        if path.resolve().parent in folders:
-            raise ConfigError(
-                f"{path.parent} holds the images themselves: choose another --output."
-            )
-        for target in (path, probabilities_path(path), polygons_path(path)):
-            if target.exists() and not options.overwrite:
-                raise ConfigError(f"{target} is there already: pass --overwrite.")
-
-
-def _rows(
-    image: Path, made: SceneMap, names: Sequence[str]
-) -> list[dict[str, str | int]]:
-    total = int(made.pixels.sum())
-    return [
-        {
-            "image": str(image),
-            "map": made.path.name,
-            "class": name,
-            "pixels": int(count),
-            "share": f"{count / total:.6f}",
-        }
-        for name, count in zip(names, made.pixels, strict=True)
-    ]

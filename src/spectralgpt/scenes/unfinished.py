@@ -28,17 +28,14 @@ from spectralgpt.models.building import plain_parts
 from spectralgpt.outputs import claiming, missing_folders, remove_if_empty
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import Grid, Layers, Mosaic, RasterItem, RowFile, move_map
-from spectralgpt.rasters.gdal import reading, writing
+from spectralgpt.rasters.gdal import writing
 
 __all__ = [
     "Fingerprint",
     "UnfinishedMaps",
     "digest_facts",
     "digest_model",
-    "forget_finished",
     "making_maps",
-    "note_finished",
-    "read_finished",
     "scene_facts",
 ]
 
@@ -167,37 +164,6 @@ def making_maps(
             remove_if_empty(new)
             raise
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def read_finished(folder: Path) -> dict[str, str]:
-    """Return what a run over many images, if it was stopped, has finished in a folder.
-
-    Returns:
-        The digest of what each map depends on, by the map's name.
-    """
-    path = folder / _FINISHED
-    if not path.is_file():
-        return {}
-    with reading(path):
-        lines = path.read_bytes().splitlines()
-    entries = [entry for line in lines if (entry := parse_checked(line))]
-    return {str(entry["map"]): str(entry["digest"]) for entry in entries}
-
-
-def note_finished(folder: Path, name: str, digest: str) -> None:
-    """Note that a map is whole, for `read_finished`.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    path = folder / _FINISHED
-    with writing(path), path.open("ab") as file:
-        _append(file, {"map": name, "digest": digest})
-
-
-def forget_finished(folder: Path) -> None:
-    """Remove the notes of `note_finished`: the run is at its end."""
-    (folder / _FINISHED).unlink(missing_ok=True)
 
 
 class _Journal:
