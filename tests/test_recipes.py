@@ -10,8 +10,7 @@ from spectralgpt.errors import ConfigError
 from spectralgpt.preprocessing import sensor_preprocessing
 from spectralgpt.recipes import describe_recipe, find_recipe, list_recipes
 from spectralgpt.training.finetuning import DenseFinetuneConfig
-from spectralgpt.training.overrides import datasets_of, stages_of
-from spectralgpt.training.pretrain_config import PretrainConfig
+from spectralgpt.training.pretrain_config import PretrainConfig, datasets_of, stages_of
 
 PRETRAINING = [name for name in list_recipes() if name.startswith(("pretrain", "demo"))]
 BANDS = {

@@ -46,8 +46,11 @@ from spectralgpt.training.mixing import KeyedMixture, MixedBatchSampler
 from spectralgpt.training.module import TrainingModule
 from spectralgpt.training.pretrain_config import PretrainConfig
 from spectralgpt.training.pretrain_data import load_pretraining_data
-from spectralgpt.training.pretrain_model import build_model
-from spectralgpt.training.pretrain_stage import build_batches, build_training_module
+from spectralgpt.training.pretrain_stage import (
+    build_batches,
+    build_model,
+    build_training_module,
+)
 from spectralgpt.training.transfer import TransferConfig, start_encoder
 
 __all__ = ["Measured", "measure_steps", "peak_rss_bytes", "synchronize", "total_steps"]

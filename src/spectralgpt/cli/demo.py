@@ -45,7 +45,7 @@ def run(args: Namespace) -> Path:
         prepare_output(args.output, name, args.overwrite)
 
     from spectralgpt.demo.run import STEPS, run_demo
-    from spectralgpt.training.progress import ProgressDisplay
+    from spectralgpt.training.logs import ProgressDisplay
 
     console = Console(stderr=True)
     started = time.monotonic()

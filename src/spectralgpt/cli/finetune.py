@@ -40,7 +40,7 @@ def run(args: Namespace) -> Path:
     from spectralgpt.cli.results import print_test_scores
     from spectralgpt.config import build_config
     from spectralgpt.training.finetuning import finetune
-    from spectralgpt.training.progress import ProgressDisplay
+    from spectralgpt.training.logs import ProgressDisplay
     from spectralgpt.training.run_folder import is_first_process
 
     options = args[args.task]

@@ -28,9 +28,9 @@ def run(args: Namespace) -> Path:
 
     from spectralgpt.config import build_config
     from spectralgpt.training.fit import is_first_process
+    from spectralgpt.training.logs import ProgressDisplay
     from spectralgpt.training.pretrain_config import PretrainConfig
     from spectralgpt.training.pretraining import pretrain
-    from spectralgpt.training.progress import ProgressDisplay
 
     console = Console(stderr=True)
     made = pretrain(

@@ -211,13 +211,13 @@ def fit(
     """
     from spectralgpt.reports.training_reports import describe_divergence
     from spectralgpt.training.checkpointing import read_resumable
-    from spectralgpt.training.execution import (
+    from spectralgpt.training.loading import WholeSteps
+    from spectralgpt.training.logs import quiet_lightning
+    from spectralgpt.training.module import (
         CompileBlocks,
         KeepSignals,
         recompute_activations,
     )
-    from spectralgpt.training.loading import WholeSteps
-    from spectralgpt.training.logs import quiet_lightning
 
     if config.recompute_activations:
         recompute_activations(module)

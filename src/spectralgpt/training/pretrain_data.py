@@ -23,8 +23,12 @@ from spectralgpt.models.tokens import TokenGrid
 from spectralgpt.preprocessing import Preprocessing, sensor_preprocessing
 from spectralgpt.rasters import RasterItem, glob_folder
 from spectralgpt.scaling import BandStatistics
-from spectralgpt.training.overrides import DatasetConfig, datasets_of
-from spectralgpt.training.pretrain_config import DataConfig, PretrainConfig
+from spectralgpt.training.pretrain_config import (
+    DataConfig,
+    DatasetConfig,
+    PretrainConfig,
+    datasets_of,
+)
 
 __all__ = [
     "PretrainingData",

@@ -1,16 +1,33 @@
 """One stage of pretraining, or a run of one: model, training, export, scores."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any
 
-from spectralgpt.checkpoints import save_model
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.utils.data import default_collate
+
+from spectralgpt.checkpoints import load_model, save_model
 from spectralgpt.data.pretraining import MixedDataset
-from spectralgpt.errors import ConfigError
+from spectralgpt.errors import CheckpointError, ConfigError
 from spectralgpt.files import write_json
+from spectralgpt.models.building import build_autoencoder
 from spectralgpt.models.mae import MaskedAutoencoder
+from spectralgpt.models.sizes import model_size
 from spectralgpt.preprocessing import Preprocessing
-from spectralgpt.tasks.pretraining import PretrainingTask, score_reconstructions
+from spectralgpt.reports.reconstructions import (
+    Reconstruction,
+    plot_reconstruction,
+    plot_spectra,
+)
+from spectralgpt.tasks.pretraining import (
+    PretrainingTask,
+    pixel_mask,
+    score_reconstructions,
+)
+from spectralgpt.training.checkpointing import LastCheckpoint
 from spectralgpt.training.fit import (
     RunFolder,
     check_checkpoint,
@@ -18,24 +35,20 @@ from spectralgpt.training.fit import (
     full_state_dict,
     processes,
 )
-from spectralgpt.training.loading import build_loader
+from spectralgpt.training.loading import SampleKey, build_loader, sample_seed
 from spectralgpt.training.mixing import HeldOutBatches, KeyedMixture, MixedBatchSampler
-from spectralgpt.training.pretrain_config import PretrainConfig
+from spectralgpt.training.module import TrainingModule
+from spectralgpt.training.pretrain_config import ModelConfig, PretrainConfig
 from spectralgpt.training.pretrain_data import (
     PretrainingData,
     load_pretraining_data,
     spread,
 )
-from spectralgpt.training.pretrain_model import build_model
 from spectralgpt.training.run_folder import plain_config
-
-if TYPE_CHECKING:
-    from lightning.pytorch import Callback, Trainer
-
-    from spectralgpt.training.module import TrainingModule
 
 __all__ = [
     "build_batches",
+    "build_model",
     "build_training_module",
     "check_data",
     "check_schedule",
@@ -50,7 +63,7 @@ def run_stage(
     *,
     overwrite: bool = False,
     resume: bool = False,
-    callbacks: Sequence["Callback"] = (),
+    callbacks: Sequence[Callback] = (),
 ) -> None:
     """Train a masked autoencoder as a configuration without stages says.
 
@@ -122,10 +135,8 @@ def build_training_module(
     task: PretrainingTask,
     batches: MixedBatchSampler,
     data: str = "",
-) -> "TrainingModule":
+) -> TrainingModule:
     """Build what `fit` trains: the task with its optimizer, schedule and batches."""
-    from spectralgpt.training.module import TrainingModule
-
     settings = config.trainer
     return TrainingModule(
         task,
@@ -170,16 +181,14 @@ def build_batches(
 def _run(
     config: PretrainConfig,
     folder: RunFolder,
-    module: "TrainingModule",
+    module: TrainingModule,
     data: PretrainingData,
     resume: bool,
-    callbacks: Sequence["Callback"],
+    callbacks: Sequence[Callback],
 ) -> None:
-    from spectralgpt.training.checkpointing import LastCheckpoint
-
     settings = config.trainer
 
-    def export(trainer: "Trainer", epochs_done: int) -> None:
+    def export(trainer: Trainer, epochs_done: int) -> None:
         every = settings.export_every_epochs
         if every and epochs_done % every == 0:
             _export(config, folder, trainer, module, data.preprocessing)
@@ -228,15 +237,14 @@ def _figures(
     folder: RunFolder,
     task: PretrainingTask,
     data: PretrainingData,
-) -> list["Callback"]:
-    from spectralgpt.training.figures import ReconstructionFigures
+) -> list[Callback]:
 
     names = _shown(config, data)
     if data.held_out is None or not names:
         return []
     every = config.report.every_epochs
     return [
-        ReconstructionFigures(
+        _ReconstructionFigures(
             folder.figures, task, data.held_out, names, every, config.seed
         )
     ]
@@ -245,8 +253,8 @@ def _figures(
 def _export(
     config: PretrainConfig,
     folder: RunFolder,
-    trainer: "Trainer",
-    module: "TrainingModule",
+    trainer: Trainer,
+    module: TrainingModule,
     preprocessing: Preprocessing,
 ) -> MaskedAutoencoder | None:
     """Save the model in our own format; returns an unsharded copy on rank 0."""
@@ -287,3 +295,164 @@ def _conclude(
         single = next(iter(by_name.values())) if len(by_name) == 1 else by_name
         write_json(folder.scores, single)
     write_pretraining_report(folder.root)
+
+
+def build_model(
+    config: PretrainConfig, preprocessing: Preprocessing, has_series: bool = False
+) -> MaskedAutoencoder:
+    """Build the model of a run, or load it with positions for the run's images.
+
+    Args:
+        config: names the size and the checkpoint, if there is one.
+        preprocessing: bands and image size that its positions are for.
+        has_series: whether it is told dates; a checkpoint without date embedding gains
+            one of zeros.
+
+    Raises:
+        CheckpointError: the checkpoint is missing, or no masked autoencoder.
+        ConfigError: it has another size than the configuration says.
+    """
+    if config.model.start_from is not None:
+        model = _load_start(config.model, preprocessing)
+        if has_series:
+            model.add_date_embedding()
+        if not config.model.keep_positions:
+            fresh = _build_random(config, preprocessing, has_series)
+            model.encoder.positions.load_state_dict(
+                fresh.encoder.positions.state_dict()
+            )
+            model.decoder.positions.load_state_dict(
+                fresh.decoder.positions.state_dict()
+            )
+        return model
+    return _build_random(config, preprocessing, has_series)
+
+
+def _build_random(
+    config: PretrainConfig, preprocessing: Preprocessing, has_series: bool
+) -> MaskedAutoencoder:
+    # Processes that shard the model must all start from the same weights.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return build_autoencoder(
+            config.model.size,
+            image_size=preprocessing.image_size,
+            num_bands=len(preprocessing.bands),
+            wavelengths_nm=preprocessing.wavelengths_nm,
+            date_embedding=has_series,
+            **config.model.settings(),
+        )
+
+
+def _load_start(config: ModelConfig, preprocessing: Preprocessing) -> MaskedAutoencoder:
+    assert config.start_from is not None
+    model = load_model(
+        config.start_from,
+        image_size=preprocessing.image_size,
+        bands=preprocessing.bands,
+    ).model
+    if not isinstance(model, MaskedAutoencoder):
+        raise CheckpointError(
+            f"{config.start_from} holds a {type(model).__name__}; pretraining starts "
+            "from a masked autoencoder. Name the checkpoint of a pretraining run."
+        )
+    wanted = {"embed_dim": model_size(config.size).embed_dim} | config.settings()
+    for name, value in wanted.items():
+        if name in model.config and model.config[name] != value:
+            raise ConfigError(
+                f"model.{name} is {value} (size {config.size}), but "
+                f"{config.start_from} has {model.config[name]}. Set it to that."
+            )
+    return model.train()
+
+
+class _ReconstructionFigures(Callback):
+    """Draw the same held-out images, with the same masks, at chosen epochs.
+
+    Args:
+        folder: gets reconstruction_epoch_EEEE_image_I.png.
+        task: rebuilds the images.
+        images: held-out images.
+        names: which of them are drawn, by index, with the names shown.
+        every_epochs: epochs between drawings; 0 draws at the end only.
+        seed: seed of the masks.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        task: PretrainingTask,
+        images: MixedDataset,
+        names: Mapping[int, str],
+        every_epochs: int,
+        seed: int,
+    ) -> None:
+        self.folder = folder
+        self.task = task
+        self.images = images
+        self.names = names
+        self.every_epochs = every_epochs
+        self.seed = seed
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw if this epoch is one of the chosen, or the last."""
+        epoch = trainer.current_epoch + 1
+        chosen = self.every_epochs > 0 and epoch % self.every_epochs == 0
+        if chosen or epoch == trainer.max_epochs:
+            self.draw(trainer, pl_module, epoch)
+
+    def draw(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
+        """Rebuild the images on every process, and draw them on the first."""
+        shown = dict(enumerate(self.names))
+        parts = {index: self.images.place_of(index)[0] for index in self.names}
+        for part in sorted(set(parts.values())):
+            # Images of one data set have one shape, and go through the model together.
+            chosen = {i: n for i, n in shown.items() if parts[n] == part}
+            self._draw_together(trainer, pl_module, epoch, chosen)
+
+    def _draw_together(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        epoch: int,
+        chosen: Mapping[int, int],
+    ) -> None:
+        """Draw images of one data set: number of the figure to index of the image."""
+        keyed = KeyedMixture(self.images)
+        keys = [SampleKey(i, sample_seed(self.seed, 0, i)) for i in chosen.values()]
+        batch: dict[str, Any] = default_collate([keyed[key] for key in keys])
+        placed = {name: value.to(pl_module.device) for name, value in batch.items()}
+        was_training = self.task.model.training
+        self.task.model.eval()
+        with torch.no_grad(), trainer.precision_plugin.forward_context():
+            output = self.task.forward(placed)
+        self.task.model.train(was_training)
+        if not trainer.is_global_zero:
+            return
+        # Of a series the last date is drawn.
+        rebuilt, masked, images = (
+            tensor[:, -1] if output.grid.num_dates else tensor
+            for tensor in (
+                self.task.model.reconstruct(output).float().cpu(),
+                pixel_mask(output.mask, output.grid).cpu(),
+                batch["images"],
+            )
+        )
+        for at, (number, index) in enumerate(chosen.items()):
+            self._save(
+                f"epoch_{epoch:04d}_image_{number}",
+                Reconstruction(
+                    images[at].numpy(),
+                    rebuilt[at].numpy(),
+                    masked[at].numpy(),
+                    self.images.contract_of(index).bands,
+                    f"{self.names[index]}, epoch {epoch}",
+                ),
+            )
+
+    def _save(self, name: str, reconstruction: Reconstruction) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        plot_reconstruction(reconstruction).savefig(
+            self.folder / f"reconstruction_{name}.png"
+        )
+        plot_spectra(reconstruction).savefig(self.folder / f"spectra_{name}.png")

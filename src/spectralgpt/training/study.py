@@ -27,7 +27,7 @@ from spectralgpt.training.finetuning import (
     FinetuneConfig,
     finetune,
 )
-from spectralgpt.training.overrides import merge_sections
+from spectralgpt.training.pretrain_config import merge_sections
 from spectralgpt.training.run_folder import RunFolder
 from spectralgpt.training.scoring import evaluate_forest, spread
 from spectralgpt.training.transfer import load_start

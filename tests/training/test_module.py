@@ -11,8 +11,11 @@ from torch import nn
 
 from spectralgpt.models.mae import MaskedAutoencoder
 from spectralgpt.models.transformer import Block
-from spectralgpt.training.execution import compile_blocks, recompute_activations
-from spectralgpt.training.module import TrainingModule
+from spectralgpt.training.module import (
+    TrainingModule,
+    compile_blocks,
+    recompute_activations,
+)
 
 CPU = torch.device("cpu")
 

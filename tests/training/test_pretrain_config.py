@@ -6,8 +6,12 @@ import pytest
 
 from spectralgpt.config import build_config
 from spectralgpt.errors import ConfigError
-from spectralgpt.training.overrides import datasets_of, stages_of
-from spectralgpt.training.pretrain_config import DataConfig, PretrainConfig
+from spectralgpt.training.pretrain_config import (
+    DataConfig,
+    PretrainConfig,
+    datasets_of,
+    stages_of,
+)
 
 
 def run(*stages: dict[str, Any], **top: Any) -> PretrainConfig:
