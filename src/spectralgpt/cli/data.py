@@ -1,30 +1,366 @@
 """`spectralgpt data`: known archives, whether one is whole, and making one's own."""
 
-from importlib import import_module
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
+from rich.table import Table
 
-from spectralgpt.cli.options import add_actions
+from spectralgpt.cli.images import (
+    add_format_options,
+    add_output,
+    format_of,
+    prepare_output,
+    stated_of,
+)
+from spectralgpt.cli.options import CommandParser, counting
+from spectralgpt.files import write_json
+
+if TYPE_CHECKING:
+    from spectralgpt.data.findings import ArchiveCheck
 
 __all__ = ["ACTIONS", "HELP", "add_arguments", "run"]
 
 HELP = "Say which archives are known; check, pack or label data."
-_PREFIX = "spectralgpt.cli.data_"
+_MOST_BANDS = 16
+_TABLE = "check.json"
 ACTIONS = {
     "list": "list the archives and layouts that are known, or describe one",
     "check": "open every image of an archive and say what is there and what is wrong",
     "pack": "pack the images of a data set into shards made for training",
     "label": "make a labelled data set from scenes and a layer of labels",
 }
+_ABOUT = {
+    "list": "List the archives and layouts that are known, or describe one of them.",
+    "check": "Open every image of an archive: what is there, missing or corrupt, "
+    "classes, band statistics, splits and their overlap. Writes check.json and "
+    "chips.png. The exit status is 1 if there are faults.",
+    "pack": "Pack the images of a data set into shards that training reads fast, with "
+    "the same numbers. Goes on where it was interrupted.",
+    "label": "Cut scenes into tiles with masks, from polygons (GeoPackage, GeoJSON, "
+    "Shapefile) or a raster of class codes. Blocks on the ground part train, val and "
+    "test. The folder holds labels.yaml for spectralgpt finetune segmentation --data.",
+}
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Add the sub-commands, each in a module of its own."""
-    add_actions(parser, _PREFIX, ACTIONS)
+    """Add the sub-commands."""
+    adding = {
+        "list": _add_list,
+        "check": _add_check,
+        "pack": _add_pack,
+        "label": _add_label,
+    }
+    added = parser.add_subcommands(dest="action")
+    for name, add in adding.items():
+        sub = CommandParser(description=_ABOUT[name], exit_on_error=False)
+        add(sub)
+        added.add_subcommand(name, sub, help=ACTIONS[name])
 
 
 def run(args: Namespace) -> Path | str:
     """Run the sub-command; returns what it made."""
-    made: Path | str = import_module(_PREFIX + args.action).run(args[args.action])
-    return made
+    options = args[args.action]
+    if args.action == "list":
+        return _list(options)
+    doing = {"check": _check, "pack": _pack, "label": _label}
+    return doing[args.action](options)
+
+
+def _add_list(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "name", type=str, nargs="?", help="archive to describe; without it, list all"
+    )
+
+
+def _list(args: Namespace) -> str:
+    """Print the archives; returns what to do next."""
+    from spectralgpt.data.archives.registry import Archive, list_archives, load_archive
+
+    if args.name:
+        _describe(load_archive(args.name))
+        return f"check it with: spectralgpt data check {args.name} FOLDER"
+    table = Table("name", "what it is", "tasks", "images", "GB")
+    archives: list[Archive] = [load_archive(name) for name in list_archives()]
+    for archive in sorted(archives, key=lambda archive: archive.is_own):
+        table.add_row(
+            archive.name,
+            archive.title,
+            ", ".join(archive.tasks),
+            "" if archive.images is None else f"{archive.images:,}",
+            "" if archive.size_gb is None else f"{archive.size_gb:,g}",
+        )
+    Console().print(table)
+    return "spectralgpt data list NAME says how an archive lies on disk and is got"
+
+
+def _describe(archive: object) -> None:
+    for name in ("title", "layout", "splits", "licence", "url", "get"):
+        text = getattr(archive, name)
+        separator = "\n" if "\n" in text else " "
+        print(f"{name}:{separator}{text}")
+
+
+def _add_check(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "target",
+        type=str,
+        help="an archive or layout (see spectralgpt data list); a YAML file: a "
+        "description of images, or settings of labelled data; or a pack",
+    )
+    parser.add_argument("root", type=Path, nargs="?", help="the archive's folder")
+    parser.add_argument(
+        "--output", type=Path | None, default=None, help="default: check-NAME"
+    )
+    parser.add_argument(
+        "--limit", type=int | None, default=None, help="open so many images, drawn"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
+    parser.add_argument("--workers", type=int, default=2, help="threads that read")
+    add_format_options(parser)
+    parser.add_argument(
+        "--labels", type=str | None, default=None, help="table of layout csv"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a check in the output folder"
+    )
+
+
+def _check(args: Namespace) -> Path:
+    """Check, write and print; returns the folder of the results.
+
+    Raises:
+        DataError: there are faults.
+    """
+    from spectralgpt.data.archives.checks import CheckOptions, check_archive
+    from spectralgpt.data.findings import fault_lines
+    from spectralgpt.data.packing import is_pack
+    from spectralgpt.errors import DataError
+
+    if is_pack(args.target):
+        return _check_pack(args.target)
+    options = CheckOptions(
+        args.limit,
+        args.seed,
+        args.workers,
+        stated_of(args),
+        args.labels,
+    )
+    if args.output is not None:
+        prepare_output(args.output, _TABLE, args.overwrite)
+    with counting("reading images") as report:
+        found = check_archive(args.target, args.root, options, report)
+    folder = args.output or Path(f"check-{found.name}")
+    prepare_output(folder, _TABLE, args.overwrite)
+    _write_check(found, folder)
+    _print_check(found)
+    lines = fault_lines(found.faults)
+    for line in lines:
+        print(line)
+    if lines:
+        raise DataError(
+            f"faults in {found.root}: {len(found.faults)}. {folder / _TABLE} has all "
+            "of them."
+        )
+    print("no faults")
+    return folder
+
+
+def _check_pack(location: str) -> Path:
+    """Compare the files of a pack with their checksums; returns where it is.
+
+    Raises:
+        DataError: some differ.
+    """
+    from spectralgpt.data.packing import verify_pack
+    from spectralgpt.errors import DataError
+
+    with counting("reading shards") as report:
+        manifest, faults = verify_pack(location, report)
+    print(f"{manifest.name}: {manifest.images:,} images, left out as bad:")
+    print("\n".join(manifest.left_out) or "none")
+    if faults:
+        print("\n".join(faults[1:]))
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        raise DataError(faults[0] + more)
+    print("no faults: all checksums agree")
+    return Path(location)
+
+
+def _write_check(found: "ArchiveCheck", folder: Path) -> None:
+    from spectralgpt.reports.data_sets import plot_contact_sheet
+
+    write_json(folder / _TABLE, found.as_table())
+    picture = folder / "chips.png"
+    picture.unlink(missing_ok=True)
+    if found.examples:
+        heading = f"{found.name}: {found.num_listed:,} images"
+        chips = [(example.raster, example.title) for example in found.examples]
+        plot_contact_sheet(chips, heading).savefig(picture, dpi=150)
+
+
+def _print_check(found: "ArchiveCheck") -> None:
+    console = Console()
+    listed, checked = found.num_listed, found.num_checked
+    print(f"{found.name} at {found.root}: {listed:,} images, {checked:,} read")
+    for what, counts in (("size", found.sizes), ("split", found.split_counts)):
+        shown = [f"{name or 'none'}: {count:,}" for name, count in counts.items()]
+        if shown:
+            print(f"images by {what}: {'; '.join(shown[:8])}")
+    for pair, count in found.overlaps.items():
+        print(f"images on places of both splits, {pair}: {count:,}")
+    if found.num_overlapping:
+        print(
+            f"images that show ground of another one: {found.num_overlapping:,}; a "
+            "split at random would test on ground that was learned: set data.split "
+            "blocks, or state places"
+        )
+    for note in found.notes:
+        print(f"note: {note}")
+    for title, table in (
+        ("images of a class", found.class_counts),
+        ("pixels of a class", found.pixel_counts),
+    ):
+        if table:
+            console.print(_class_table(title, table))
+    if found.statistics is not None:
+        console.print(_band_table(found))
+
+
+def _class_table(title: str, rows: Mapping[str, Mapping[str, int]]) -> Table:
+    splits = list(rows)
+    table = Table("class", *(split or "all" for split in splits), title=title)
+    names = dict.fromkeys(name for row in rows.values() for name in row)
+    for name in names:
+        numbers = [rows[split].get(name, 0) for split in splits]
+        if any(numbers):
+            table.add_row(name, *(f"{number:,}" for number in numbers))
+    empty = [name for name in names if not any(rows[s].get(name, 0) for s in splits)]
+    if empty:
+        table.caption = f"{len(empty)} classes have none"
+    return table
+
+
+def _band_table(found: "ArchiveCheck") -> Table:
+    statistics = found.statistics
+    assert statistics is not None
+    table = Table("band", "mean", "std", "1 %", "99 %", title="reflectance")
+    names = list(statistics.mean)
+    for name in names[:_MOST_BANDS]:
+        values = (statistics.mean, statistics.std, statistics.low, statistics.high)
+        table.add_row(name, *(f"{value[name]:.4f}" for value in values))
+    if len(names) > _MOST_BANDS:
+        table.caption = f"{len(names) - _MOST_BANDS} more in check.json"
+    return table
+
+
+def _add_pack(parser: ArgumentParser) -> None:
+    from spectralgpt.data.packing.writing import PackOptions
+
+    parser.add_argument(
+        "source",
+        type=str,
+        help="description of the images, as data.sources of pretraining takes it: a "
+        "YAML file or archive:NAME; or a folder of images",
+    )
+    parser.add_argument(
+        "root", type=Path, nargs="?", default=Path(), help="the data folder"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="folder to make")
+    add_format_options(parser)
+    for option, kind, text in (
+        ("shard_mb", float, "numbers in a shard, MiB"),
+        ("workers", int, "threads that read"),
+        ("max_bad_share", float, "largest share of images that may be left out, 0..1"),
+    ):
+        spellings = dict.fromkeys((f"--{option}", f"--{option.replace('_', '-')}"))
+        default = getattr(PackOptions, option)
+        parser.add_argument(*spellings, type=kind, default=default, help=text)
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a pack, finished or not"
+    )
+
+
+def _pack(args: Namespace) -> Path:
+    """Pack the images; returns the pack's folder."""
+    from spectralgpt.data.packing.writing import (
+        PackOptions,
+        find_source,
+        pack_images,
+    )
+
+    source, root = find_source(args.source, args.root, stated_of(args))
+    options = PackOptions(args.shard_mb, args.workers, args.max_bad_share)
+    with counting("packing images") as report:
+        made = pack_images(
+            source,
+            root,
+            args.output,
+            options,
+            overwrite=args.overwrite,
+            report=report,
+        )
+    size = sum(shard.bytes for shard in made.shards)
+    print(f"{made.name}: {made.images:,} images, {len(made.shards)} shards")
+    print(f"{size / 1e9:.3g} GB; left out as bad: {len(made.left_out)}")
+    return args.output
+
+
+def _add_label(parser: ArgumentParser) -> None:
+    from spectralgpt.data.labelling import LabelSource, TileRules
+
+    parser.add_argument(
+        "--scenes",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="rasters, or folders with one file a band; with --sensor also folders of "
+        "scenes",
+    )
+    add_format_options(parser)
+    parser.add_class_arguments(LabelSource, as_group=False)
+    parser.add_class_arguments(TileRules, as_group=False)
+    parser.add_argument(
+        "--licence", type=str, default="", help="of the data set, for its card"
+    )
+    add_output(parser)
+
+
+def _label(args: Namespace) -> Path:
+    """Make the data set; returns its folder."""
+    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    from spectralgpt.data.labelling import LabelSource, TileRules, make_labelled_set
+    from spectralgpt.data.splits import Fractions
+    from spectralgpt.reports.data_sets import write_overview
+
+    values = args.as_dict()
+    sources = {name: values[name] for name in LabelSource.__dataclass_fields__}
+    rules = {name: values[name] for name in TileRules.__dataclass_fields__}
+    rules["fractions"] = Fractions(**values["fractions"])
+    console = Console(stderr=True)
+    columns = ("{task.description}", MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("reading headers", total=None)
+        made = make_labelled_set(
+            args.scenes,
+            format_of(args),
+            LabelSource(**sources),
+            TileRules(**rules),
+            args.output,
+            licence=args.licence,
+            overwrite=args.overwrite,
+            draw=write_overview,
+            progress=lambda step, done, total: bar.update(
+                task, description=step, completed=done, total=total
+            ),
+        )
+    for note in made.notes:
+        print(f"note: {note}")
+    for split, (tiles, blocks) in made.splits.items():
+        print(f"{split}: {tiles:,} tiles in {blocks:,} blocks")
+    return made.folder
