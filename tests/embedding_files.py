@@ -10,11 +10,11 @@ from shapely.geometry import Point
 from spectralgpt.rasters.embeddings import (
     EmbeddingRaster,
     EmbeddingSource,
-    NumberType,
     open_embeddings,
     writing_embeddings,
 )
 from spectralgpt.rasters.grid import Grid, apply
+from spectralgpt.rasters.write import NumberType
 from spectralgpt.sensors import find_sensor
 
 UTM = Affine(40.0, 0.0, 500_000.0, 0.0, -40.0, 4_600_000.0)

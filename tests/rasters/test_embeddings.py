@@ -7,11 +7,8 @@ from rio_cogeo import cog_validate
 
 from spectralgpt.errors import DataError, RasterError
 from spectralgpt.rasters import Window
-from spectralgpt.rasters.embeddings import (
-    NumberType,
-    open_embeddings,
-    writing_embeddings,
-)
+from spectralgpt.rasters.embeddings import open_embeddings, writing_embeddings
+from spectralgpt.rasters.write import NumberType
 from tests.embedding_files import BANDS, UTM, WIDTH, three_kinds, write_embeddings
 
 

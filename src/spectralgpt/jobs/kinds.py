@@ -23,8 +23,8 @@ from spectralgpt.files import read_json, write_json
 from spectralgpt.models.building import Quantization
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import RasterItem
-from spectralgpt.rasters.embeddings import EmbeddingRaster, NumberType, open_embeddings
-from spectralgpt.rasters.write import LEGEND_SUFFIX
+from spectralgpt.rasters.embeddings import EmbeddingRaster, open_embeddings
+from spectralgpt.rasters.write import LEGEND_SUFFIX, NumberType
 from spectralgpt.reports.scene_pictures import write_component_picture, write_quick_look
 from spectralgpt.scenes.embedding import CellOptions
 from spectralgpt.scenes.embedding_rasters import (

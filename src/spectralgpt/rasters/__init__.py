@@ -25,13 +25,10 @@ from spectralgpt.rasters.lookup import Align, Overlay, overlay, read_codes
 from spectralgpt.rasters.maps import (
     MODEL_TAG,
     NO_CLASS,
-    RowWriter,
     class_layers,
     measure_layers,
-    move_map,
     read_class_rows,
     write_polygons,
-    writing_map,
 )
 from spectralgpt.rasters.mosaics import (
     Bounds,
@@ -57,7 +54,14 @@ from spectralgpt.rasters.scenes import Scene, open_scene, summarise
 from spectralgpt.rasters.stated import SENSOR_TAG, Stated, day_in
 from spectralgpt.rasters.thumbnail import as_option, find_fill
 from spectralgpt.rasters.unopened import FILE_SIZES, Sizes
-from spectralgpt.rasters.write import Layers, RowFile, write_geotiff
+from spectralgpt.rasters.write import (
+    Layers,
+    RowFile,
+    RowWriter,
+    move_map,
+    write_geotiff,
+    writing_map,
+)
 
 __all__ = [
     "FILE_SIZES",

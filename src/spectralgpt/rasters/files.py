@@ -26,7 +26,6 @@ from spectralgpt.rasters.virtual import (
 )
 
 __all__ = [
-    "FILE_MASK",
     "Header",
     "OpenFiles",
     "find_masks",
@@ -53,7 +52,7 @@ _START_LENGTH = 1024
 """Bytes that tell the kind of a file; comments may come before a virtual raster."""
 _PICTURE_DRIVER_BY_START = {b"\x89PNG\r\n\x1a\n": "PNG", b"BM": "BMP"}
 """Masks are often pictures."""
-FILE_MASK = 0
+_FILE_MASK = 0
 """Stands for the mask that a file has beside its layers, which count from 1."""
 _NO_MASK = ([MaskFlags.all_valid], [MaskFlags.nodata])
 _ALPHA_MASK = [MaskFlags.per_dataset, MaskFlags.alpha]
@@ -269,12 +268,12 @@ def find_masks(dataset: rasterio.DatasetReader) -> tuple[tuple[int, ...], ...]:
 
     Returns:
         For each layer, what `read_masks` takes: the numbers of layers of opacity, and
-        `FILE_MASK` where the file has a mask for it. Nodata are none of them: what
+        0 where the file has a mask for it. Nodata are none of them: what
         they are can be stated.
     """
     alpha = _alpha_of(dataset)
     return tuple(
-        (FILE_MASK, *alpha) if flags not in (*_NO_MASK, _ALPHA_MASK) else alpha
+        (_FILE_MASK, *alpha) if flags not in (*_NO_MASK, _ALPHA_MASK) else alpha
         for flags in dataset.mask_flag_enums
     )
 
@@ -307,8 +306,8 @@ def read_masks(
     known: npt.NDArray[np.bool_] | None = None
     place = None if window is None else window.slices
     for number in masks:
-        layers = list(indices) if number == FILE_MASK else [number]
-        read = dataset.read_masks if number == FILE_MASK else dataset.read
+        layers = list(indices) if number == _FILE_MASK else [number]
+        read = dataset.read_masks if number == _FILE_MASK else dataset.read
         shape = None if size is None else (len(layers), *size)
         seen = np.asarray(read(layers, window=place, out_shape=shape)) != 0
         known = seen if known is None else known & seen

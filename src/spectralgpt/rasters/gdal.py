@@ -35,9 +35,7 @@ from spectralgpt.rasters.locations import (
 )
 
 __all__ = [
-    "CACHE_MB",
     "GDAL_ERRORS",
-    "as_raster_error",
     "check_memory",
     "free_memory",
     "is_first",
@@ -82,7 +80,7 @@ Source: Linux kernel documentation, cgroup-v1/memory.rst and cgroup-v2.rst.
 """
 _CACHES = ("total_inactive_file", "total_active_file", "inactive_file", "active_file")
 """Of what is used: copies of files, which make room where it is wanted."""
-CACHE_MB = 512
+_CACHE_MB = 512
 """Memory for decoded tiles of all open files, MiB: two rows of JPEG 2000 tiles across a
 Sentinel-2 product of 12 bands. GDAL itself would take a share of the machine's memory.
 """
@@ -102,7 +100,7 @@ def reading(path: Location) -> Iterator[None]:
     except SpectralGPTError:
         raise
     except (*GDAL_ERRORS, OSError, ValueError, IndexError) as error:
-        raise as_raster_error(path, error) from None
+        raise _as_raster_error(path, error) from None
 
 
 @contextmanager
@@ -120,7 +118,7 @@ def writing(path: Path) -> Iterator[None]:
         raise output_error(path, error) from None
 
 
-def as_raster_error(path: Location, error: Exception) -> RasterError:
+def _as_raster_error(path: Location, error: Exception) -> RasterError:
     """Say in one line that a file cannot be read, and why."""
     reason = _one_line(error)
     cause = f" ({_one_line(error.__cause__)})" if error.__cause__ else ""
@@ -196,7 +194,7 @@ def quiet_gdal() -> Iterator[None]:
             GDAL_DISABLE_READDIR_ON_OPEN="TRUE",
             CPL_DEBUG="OFF",
             # rasterio takes bytes, where GDAL itself takes MiB.
-            GDAL_CACHEMAX=CACHE_MB * _MEBIBYTE,
+            GDAL_CACHEMAX=_CACHE_MB * _MEBIBYTE,
             # Several threads decode tiles of JPEG 2000 that are not whole as whatever
             # lay in memory, without an error.
             GDAL_NUM_THREADS="1",

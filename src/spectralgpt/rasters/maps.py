@@ -1,13 +1,10 @@
 """Maps on disk: classes with names and colours, or measured numbers of pixels.
 
-Ours are Cloud-Optimized GeoTIFFs that say what they are. They are written row by row
-(`spectralgpt.rasters.write.RowFile`) and appear under their names when they are whole.
-Outlines of the classes of a map are polygons in a GeoPackage.
+Ours are Cloud-Optimized GeoTIFFs that say what they are; `spectralgpt.rasters.write`
+writes them. Outlines of the classes of a map are polygons in a GeoPackage.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,41 +17,33 @@ from rasterio.features import shapes
 
 from spectralgpt import __version__
 from spectralgpt.errors import ConfigError, RasterError
-from spectralgpt.outputs import folder_beside
 from spectralgpt.rasters.files import OpenFiles, find_masks, open_place, open_raster
-from spectralgpt.rasters.gdal import output_error, quiet_gdal, reading, writing
+from spectralgpt.rasters.gdal import output_error, quiet_gdal, reading
 from spectralgpt.rasters.grid import Grid, Window, apply
 from spectralgpt.rasters.lookup import lay_under, sample_layers
 from spectralgpt.rasters.stated import SENSOR_TAG, UNIT_TAG
-from spectralgpt.rasters.write import LEGEND_SUFFIX, Layers, RowFile
+from spectralgpt.rasters.write import Layers
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
     from shapely.geometry.base import BaseGeometry
 
 __all__ = [
-    "LEGEND_SUFFIX",
     "MODEL_TAG",
     "NO_CLASS",
     "MapClass",
     "MapFile",
-    "RowWriter",
     "class_layers",
-    "making_in_folder",
     "measure_layers",
-    "move_map",
     "open_map",
     "read_class_rows",
     "read_palette",
     "sample_map",
     "write_polygons",
-    "writing_map",
 ]
 
 NO_CLASS = 255
 """What a map of classes holds where the image shows nothing."""
-RowWriter = Callable[[int, NDArray[Any]], object]
-"""Takes the first row and the numbers (layers, rows, W)."""
 MODEL_TAG = "SPECTRALGPT_MODEL"
 _ROWS = 512
 _CLASS = "CLASS_"
@@ -108,55 +97,6 @@ def measure_layers(
 ) -> Layers:
     """Describe layers of measured numbers, float32, NaN for nodata."""
     return Layers(tuple(names), "float32", float("nan"), "average", tags=_tags(tags))
-
-
-@contextmanager
-def writing_map(path: Path, grid: Grid, layers: Layers) -> Iterator[RowWriter]:
-    """Write a map that appears when it is whole, or not at all.
-
-    Args:
-        path: where to; a file that is there is replaced.
-        grid: where the pixels lie.
-        layers: what it holds, from `class_layers` or `measure_layers`.
-
-    Yields:
-        A function that writes rows (layers, rows, W).
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
-    with making_in_folder(path) as folder:
-        made = folder / path.name
-        with RowFile(folder / f"{path.name}.rows", grid, layers) as rows:
-            yield rows.write
-            rows.export(made)
-        move_map(made, path)
-
-
-@contextmanager
-def making_in_folder(path: Path) -> Iterator[Path]:
-    """Give a hidden folder beside a map, which goes in the end; see `folder_beside`.
-
-    Raises:
-        OutputError: it cannot be made.
-    """
-    with contextlib.ExitStack() as stack:
-        with writing(path):
-            folder = stack.enter_context(folder_beside(path))
-        yield folder
-
-
-def move_map(made: Path, path: Path) -> None:
-    """Move a whole map, with the names of its classes, to where it is wanted.
-
-    Raises:
-        OutputError: it cannot be moved.
-    """
-    legend = made.with_name(made.name + LEGEND_SUFFIX)
-    with writing(path):
-        if legend.is_file():
-            legend.replace(path.with_name(path.name + LEGEND_SUFFIX))
-        made.replace(path)
 
 
 def read_class_rows(path: Path) -> Iterator[tuple[int, NDArray[np.uint8]]]:

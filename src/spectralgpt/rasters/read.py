@@ -16,12 +16,7 @@ import numpy.typing as npt
 
 from spectralgpt.errors import BandError, RasterError, ShapeError, UnitError
 from spectralgpt.rasters.files import OpenFiles, open_place
-from spectralgpt.rasters.gdal import (
-    GDAL_ERRORS,
-    as_raster_error,
-    check_memory,
-    quiet_gdal,
-)
+from spectralgpt.rasters.gdal import check_memory, quiet_gdal, reading
 from spectralgpt.rasters.grid import Axis, Grid, Raster, Window, resample
 from spectralgpt.rasters.locations import Location
 from spectralgpt.sensors import Band, Sensor
@@ -490,19 +485,21 @@ def _read_file(
     (top, bottom), (left, right) = rows.span, columns.span
     needed = len(indices) * (bottom - top) * (right - left)
     strip = max(1, out.shape[1] * _BLOCK // max(needed, _BLOCK))
-    # Without a store of files, this one is closed again when it has been read.
-    store = files or OpenFiles()
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(reading(file.path))
+        opened = files or stack.enter_context(contextlib.closing(OpenFiles()))
         for start in range(0, out.shape[1], strip):
             part = rows.part(start, start + strip)
             window = _span_window(part, columns)
-            if file.store is not None:
-                numbers = file.store.read(indices, window)
-            else:
-                numbers = store.read(file.path, indices, window)
+            # Packs hold layers in another way.
+            numbers = (
+                file.store.read(indices, window)
+                if file.store is not None
+                else opened.read(file.path, indices, window)
+            )
             scaled, known = to_reflectance(numbers, item, layers)
             if file.masks:
-                known &= store.known(file.path, indices, file.masks, window)
+                known &= opened.known(file.path, indices, file.masks, window)
             if not known.all():
                 scaled[~known] = 0
             if strip >= out.shape[1]:
@@ -511,11 +508,6 @@ def _read_file(
             out[:, start:stop], valid[:, start:stop] = resample(
                 scaled, known, part, columns
             )
-    except (*GDAL_ERRORS, IndexError) as error:
-        raise as_raster_error(file.path, error) from None
-    finally:
-        if files is None:
-            store.close()
     return out, valid
 
 

@@ -2,7 +2,7 @@
 
 `read_raster` opens files for each call; a scene keeps them open between windows, so
 that compressed tiles which neighbouring windows share are decoded once. What is held is
-the window, and GDAL's cache of tiles (see `spectralgpt.rasters.files.CACHE_MB`).
+the window, and GDAL's cache of tiles (see `spectralgpt.rasters.gdal`).
 """
 
 import datetime

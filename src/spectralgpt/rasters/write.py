@@ -14,7 +14,7 @@ import os
 import shutil
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,16 +39,25 @@ from spectralgpt.rasters.stated import SENSOR_TAG, UNIT_TAG
 
 __all__ = [
     "LEGEND_SUFFIX",
+    "NO_INT8",
     "Layers",
+    "NumberType",
     "RowFile",
+    "RowWriter",
     "check_whole",
-    "copy_as_cog",
-    "create_geotiff",
+    "move_map",
     "write_geotiff",
     "write_numbers",
     "write_strips",
+    "writing_map",
 ]
 
+NumberType = Literal["float16", "int8"]
+RowWriter = Callable[[int, NDArray[Any]], object]
+"""Takes the first row and the numbers (layers, rows, W)."""
+NO_INT8 = -128
+"""What a map of `int8` holds where nothing is known."""
+_LEVELS = 127
 LEGEND_SUFFIX = ".aux.xml"
 """Of the file beside a map that holds the names of its classes."""
 _TYPES = {"uint8": 1, "float32": 4}
@@ -167,14 +176,14 @@ def _making(
         made.touch()
         with (
             quiet_gdal(),
-            create_geotiff(made, grid, count, dtype, **options) as dataset,
+            _create_geotiff(made, grid, count, dtype, **options) as dataset,
         ):
             yield dataset
         check_whole(made)
         made.replace(path)
 
 
-def create_geotiff(
+def _create_geotiff(
     path: Path, grid: Grid, count: int, dtype: Any, **options: Any
 ) -> rasterio.io.DatasetWriter:
     """Open a GeoTIFF on a grid to be written, inside `quiet_gdal`; see `check_whole`.
@@ -264,7 +273,63 @@ class Layers:
     tags: dict[str, str] = field(default_factory=dict)
 
 
-def copy_as_cog(
+@contextmanager
+def writing_map(
+    path: Path,
+    grid: Grid,
+    layers: Layers,
+    block_px: int = 512,
+    number_type: NumberType | None = None,
+) -> Iterator[RowWriter]:
+    """Write a map that appears when it is whole, or not at all.
+
+    Args:
+        path: where to; a file that is there is replaced.
+        grid: where the pixels lie.
+        layers: what it holds.
+        block_px: see `RowFile.export`.
+        number_type: to round floats to, None for all their digits: `float16` for as
+            many digits as that has, or `int8` with a scale and an offset a layer, which
+            is less than half the size and within half of a 254th of each layer's range.
+
+    Yields:
+        A function that writes rows (layers, rows, W) from the top down.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        with writing(path):
+            folder = stack.enter_context(folder_beside(path))
+        made = folder / path.name
+        with RowFile(folder / f"{path.name}.rows", grid, layers) as rows:
+            if number_type == "float16":
+                yield lambda row, numbers: rows.write(row, _to_half(numbers))
+            else:
+                yield rows.write
+            if number_type == "int8":
+                with writing(path), quiet_gdal():
+                    levels = _to_int8(rows, folder / f"{path.name}.levels")
+                    _copy_as_cog(levels, made, layers.overviews, blocksize=block_px)
+            else:
+                rows.export(made, block_px)
+        move_map(made, path)
+
+
+def move_map(made: Path, path: Path) -> None:
+    """Move a whole map, with the names of its classes, to where it is wanted.
+
+    Raises:
+        OutputError: it cannot be moved.
+    """
+    legend = made.with_name(made.name + LEGEND_SUFFIX)
+    with writing(path):
+        if legend.is_file():
+            legend.replace(path.with_name(path.name + LEGEND_SUFFIX))
+        made.replace(path)
+
+
+def _copy_as_cog(
     source: rasterio.DatasetReader | Path,
     path: Path,
     overviews: str,
@@ -406,7 +471,7 @@ class RowFile:
         with writing(path), quiet_gdal(), warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             with self._open() as source:
-                copy_as_cog(
+                _copy_as_cog(
                     source,
                     path,
                     self.layers.overviews,
@@ -494,3 +559,54 @@ def _reserve(descriptor: int, size: int) -> None:
 
 def _rgba(colour: str) -> tuple[int, ...]:
     return (*(int(colour[i : i + 2], _HEX) for i in (1, 3, 5)), _OPAQUE)
+
+
+def _to_int8(rows: RowFile, path: Path) -> Path:
+    """Spread the range of each layer over the numbers of 8 bits."""
+    grid, names = rows.grid, rows.layers.names
+    low = np.full(len(names), np.inf)
+    high = -low
+    for _, numbers in rows.read():
+        np.minimum(low, _fill(numbers, np.inf).min(axis=(1, 2)), out=low)
+        np.maximum(high, _fill(numbers, -np.inf).max(axis=(1, 2)), out=high)
+    known = np.isfinite(low)
+    low, high = np.where(known, low, 0.0), np.where(known, high, 0.0)
+    offsets = (low + high) / 2
+    scales = np.maximum(high - low, np.finfo(np.float32).tiny) / (2 * _LEVELS)
+    with _create_geotiff(
+        path,
+        grid,
+        len(names),
+        "int8",
+        nodata=NO_INT8,
+        blockysize=1,
+        interleave="pixel",
+        zlevel=1,
+        bigtiff="if_safer",
+    ) as target:
+        target.descriptions = names
+        target.update_tags(**rows.layers.tags)
+        target.scales, target.offsets = tuple(scales), tuple(offsets)
+        for row, numbers in rows.read():
+            levels = (numbers - offsets[:, None, None]) / scales[:, None, None]
+            rounded = np.clip(np.rint(levels), -_LEVELS, _LEVELS)
+            place = Window(row, 0, numbers.shape[1], grid.width)
+            written = _fill(rounded, NO_INT8).astype(np.int8)
+            target.write(written, window=place.slices)
+    check_whole(path)
+    return path
+
+
+def _to_half(numbers: NDArray[Any]) -> NDArray[Any]:
+    """Round to the digits of 16-bit floats, which compress to about half the size.
+
+    They stay float32: of 16-bit floats GDAL 3.10 writes what happens to lie in memory
+    beside them, other bytes each time.
+    """
+    with np.errstate(over="ignore"):
+        half = numbers.astype(np.float16).astype(np.float32)
+    return np.where(np.isfinite(half), half, numbers)
+
+
+def _fill(numbers: NDArray[Any], value: float) -> NDArray[Any]:
+    return np.where(np.isfinite(numbers), numbers, value)

@@ -15,10 +15,10 @@ from spectralgpt.rasters import RasterItem
 from spectralgpt.rasters.embeddings import (
     EmbeddingRaster,
     EmbeddingSource,
-    NumberType,
     open_embeddings,
     writing_embeddings,
 )
+from spectralgpt.rasters.write import NumberType
 from spectralgpt.scenes.embedding import CellOptions, cell_grid, embed_strips
 from spectralgpt.scenes.inputs import name_maps
 from spectralgpt.scenes.stac import embedding_asset, picture_asset, write_item
@@ -102,7 +102,7 @@ def embed_to_raster(
                 progress((strip.row + len(values)) / grid.height)
         if not some:
             raise DataError(f"{item.name} has no valid pixel: leave it out.")
-    return EmbeddingRaster(path, grid, source)
+    return open_embeddings(path)
 
 
 def write_embedding_item(

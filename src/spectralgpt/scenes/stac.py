@@ -80,14 +80,14 @@ def polygon_asset(path: Path) -> _Asset:
 
 def embedding_asset(raster: EmbeddingRaster) -> _Asset:
     """Describe a raster of embeddings: a layer a dimension, then the reflectance."""
-    source, stored = raster.source, raster.stored()
-    is_float = stored.dtype == "float32"
+    source = raster.source
+    is_float = raster.dtype == "float32"
     known = {band.name: band for band in source.bands}
     bands = []
     for name, scale, offset in zip(
-        source.layer_names, stored.scales, stored.offsets, strict=True
+        source.layer_names, raster.scales, raster.offsets, strict=True
     ):
-        band: _Asset = {"name": name, "data_type": stored.dtype}
+        band: _Asset = {"name": name, "data_type": raster.dtype}
         band["nodata"] = "nan" if is_float else -128
         if not is_float:
             band |= {"raster:scale": scale, "raster:offset": offset}
