@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
@@ -16,18 +16,14 @@ from spectralgpt.cli.images import (
 from spectralgpt.cli.options import plain_values
 from spectralgpt.errors import ConfigError
 
-__all__ = ["HELP", "add_arguments", "check_early", "run"]
+if TYPE_CHECKING:
+    from spectralgpt.checkpoints import LoadedModel
+    from spectralgpt.data.chips import LabelledSet
+    from spectralgpt.data.dense import DenseSet
+    from spectralgpt.data.labelled import LabelledDataConfig
+    from spectralgpt.rasters import Stated
 
-_OF_SPLIT = (
-    "split",
-    "fractions",
-    "block_m",
-    "gap_m",
-    "split_seed",
-    "train_fraction",
-    "tile_px",
-    "eurosat_split",
-)
+__all__ = ["HELP", "add_arguments", "check_early", "run"]
 
 HELP = (
     "Measure a model: a fine-tuned one on labelled images (--data) or on images with "
@@ -131,11 +127,13 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def _add_data(parser: ArgumentParser) -> None:
     """Add the options of labelled images; those of the split are null by default."""
+    from spectralgpt.data.identity import SPLIT_SETTINGS
     from spectralgpt.data.labelled import LabelledDataConfig
 
-    parser.add_class_arguments(LabelledDataConfig, "data", skip={"root", *_OF_SPLIT})
     hints = get_type_hints(LabelledDataConfig)
-    for name in _OF_SPLIT:
+    of_split = [name for name in SPLIT_SETTINGS if name in hints]
+    parser.add_class_arguments(LabelledDataConfig, "data", skip={"root", *of_split})
+    for name in of_split:
         parser.add_argument(
             f"--data.{name}",
             type=hints[name] | None,
@@ -147,7 +145,6 @@ def _add_data(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> Path:
     """Measure; returns the folder with metrics.json, table.csv and report.html."""
-    from spectralgpt.cli.maps import score_masks
     from spectralgpt.cli.results import print_comparison, print_test_scores
     from spectralgpt.scenes.loading import in_precision, load_on_device
 
@@ -158,9 +155,7 @@ def run(args: Namespace) -> Path:
         args.model, args.device, image_size=args.image_size, quantize=args.quantize
     )
     with in_precision(loaded, args.precision):
-        if args.masks is not None:
-            score_masks(args, loaded, console)
-        elif method == "finetuned":
+        if method == "finetuned":
             _score(args, loaded, console)
         else:
             _compare(args, method, loaded, console)
@@ -187,58 +182,103 @@ def _choose_method(args: Namespace) -> str:
     return method
 
 
-def _read_config(args: Namespace, usual: Mapping[str, Any] | None = None) -> Any:
-    """Read what is stated of the data; `usual` is for what is left out of the split."""
-    from spectralgpt.config import build_config
-    from spectralgpt.data.labelled import LabelledDataConfig
-
-    stated = {
-        name: value
-        for name, value in plain_values(args.data).items()
-        if name not in _OF_SPLIT or value is not None
-    }
-    return build_config({**(usual or {}), **stated}, LabelledDataConfig, "data")
-
-
-def _score(args: Namespace, loaded: Any, console: Console) -> None:
+def _score(args: Namespace, loaded: "LoadedModel", console: Console) -> None:
     from spectralgpt.cli.images import counting
-    from spectralgpt.data.identity import split_settings
-    from spectralgpt.data.labelled import read_labelled
+    from spectralgpt.data.dense import DenseDataset, DenseSet
     from spectralgpt.data.statistics import tell_if_far
-    from spectralgpt.tasks.classification import check_classifier
+    from spectralgpt.scenes.loading import stated_contract
     from spectralgpt.training.scoring import evaluate
 
-    names, _ = check_classifier(loaded.model, loaded.extra, args.model)
-    assumed = loaded.preprocessing.assumed if loaded.preprocessing else None
-    config = _read_config(args, split_settings(loaded.extra, _OF_SPLIT))
-    test = read_labelled(config, names, assumed).select(args.split)
-    if loaded.preprocessing is not None:
-        tell_if_far(
-            [chip.item for chip in test.chips], loaded.preprocessing, test.source
-        )
-    with counting(console, "classifying", len(test.chips)) as progress:
+    read = _read_images if args.masks is None else _read_masks
+    whole = read(args, loaded)
+    contract = stated_contract(loaded, args.model)
+    test = whole.select(args.split)
+    tell_if_far([i for chip in test.chips for i in chip.items], contract, test.source)
+    train, total = None, len(test.chips)
+    if isinstance(test, DenseSet) and isinstance(whole, DenseSet):
+        total = len(DenseDataset(test, contract))
+        is_there = any(chip.split == "train" for chip in whole.chips)
+        if args.floors and args.split != "train" and is_there:
+            train = whole.select("train")
+    with counting(console, "scoring", total) as progress:
         evaluate(
             loaded,
             args.model,
             test,
             args.output,
             seed=args.seed,
+            flips=args.test_flips,
             batch_size=args.batch_size,
             num_workers=args.workers,
             resamples=args.resamples,
+            train=train,
             progress=progress,
         )
 
 
-def _compare(args: Namespace, method: Any, loaded: Any, console: Console) -> None:
+def _read_images(args: Namespace, loaded: "LoadedModel") -> "LabelledSet":
+    """Read labelled images for a classifier, divided as for its training."""
+    from spectralgpt.data.labelled import read_labelled
+    from spectralgpt.tasks.classification import check_classifier
+
+    names, _ = check_classifier(loaded.model, loaded.extra, args.model)
+    return read_labelled(_read_config(args, loaded), names, _assumed(loaded))
+
+
+def _read_masks(args: Namespace, loaded: "LoadedModel") -> "DenseSet":
+    """Read images with masks for a model that makes maps, divided as for training."""
+    from spectralgpt.data.dense import DenseDataConfig, read_dense, read_dense_config
+    from spectralgpt.data.identity import split_settings
+    from spectralgpt.tasks.dense import check_mapper
+
+    names, task = check_mapper(loaded.model, loaded.extra, args.model)
+    usual = split_settings(loaded.extra, DenseDataConfig)
+    config = read_dense_config(args.masks, usual=usual)
+    if config.task != task:
+        raise ConfigError(
+            f"{args.masks} describes {config.task}, but {args.model} was fine-tuned "
+            f"for {task}: set 'task: {task}' if its images and masks are for that."
+        )
+    return read_dense(config, names, _assumed(loaded))
+
+
+def _read_config(
+    args: Namespace, loaded: "LoadedModel | None" = None
+) -> "LabelledDataConfig":
+    """Read what is stated of labelled images.
+
+    Args:
+        args: of the command.
+        loaded: whose training gives what is left out of the split; None for defaults.
+    """
+    from spectralgpt.config import build_config
+    from spectralgpt.data.identity import SPLIT_SETTINGS, split_settings
+    from spectralgpt.data.labelled import LabelledDataConfig
+
+    usual = {} if loaded is None else split_settings(loaded.extra, LabelledDataConfig)
+    stated = {
+        name: value
+        for name, value in plain_values(args.data).items()
+        if name not in SPLIT_SETTINGS or value is not None
+    }
+    return build_config({**usual, **stated}, LabelledDataConfig, "data")
+
+
+def _assumed(loaded: "LoadedModel") -> "Stated | None":
+    """Return what is so of images that do not say."""
+    return loaded.preprocessing.assumed if loaded.preprocessing else None
+
+
+def _compare(
+    args: Namespace, method: Any, loaded: "LoadedModel", console: Console
+) -> None:
     from rich.progress import Progress
 
     from spectralgpt.data.labelled import read_all
     from spectralgpt.training.comparison import compare_features, write_comparison
 
     config = _read_config(args)
-    assumed = loaded.preprocessing.assumed if loaded.preprocessing else None
-    labelled = read_all(config, assumed=assumed)
+    labelled = read_all(config, assumed=_assumed(loaded))
     with Progress(console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("features", total=len(labelled.chips))
         comparison = compare_features(

@@ -1,4 +1,4 @@
-"""What `predict` and `evaluate` do with models that make maps."""
+"""What `predict` does with models that make maps."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +11,9 @@ from spectralgpt.errors import ConfigError
 
 if TYPE_CHECKING:
     from spectralgpt.checkpoints import LoadedModel
-    from spectralgpt.data.dense import DenseSet
     from spectralgpt.data.formats import ImageFormat
 
-__all__ = ["map_images", "score_masks"]
+__all__ = ["map_images"]
 
 
 def map_images(args: Namespace, loaded: "LoadedModel", console: Console) -> Path:
@@ -51,59 +50,6 @@ def map_images(args: Namespace, loaded: "LoadedModel", console: Console) -> Path
     print_failures(made.failures, args.output, console)
     console.print(f"{made.rows} maps of {len(inputs)} images")
     return made.path
-
-
-def score_masks(args: Namespace, loaded: "LoadedModel", console: Console) -> None:
-    """Score a model that makes maps on the images with masks of `evaluate --masks`."""
-    from spectralgpt.cli.images import counting
-    from spectralgpt.data.dense import (
-        DenseDataConfig,
-        DenseDataset,
-        read_dense,
-        read_dense_config,
-    )
-    from spectralgpt.data.identity import split_settings
-    from spectralgpt.data.statistics import tell_if_far
-    from spectralgpt.scenes.loading import stated_contract
-    from spectralgpt.tasks.dense import check_mapper
-    from spectralgpt.training.scoring import evaluate
-
-    names, task = check_mapper(loaded.model, loaded.extra, args.model)
-    contract = stated_contract(loaded, args.model)
-    usual = split_settings(loaded.extra, tuple(DenseDataConfig.__dataclass_fields__))
-    config = read_dense_config(args.masks, usual=usual)
-    if config.task != task:
-        raise ConfigError(
-            f"{args.masks} describes {config.task}, but {args.model} was fine-tuned "
-            f"for {task}: set 'task: {task}' if its images and masks are for that."
-        )
-    whole = read_dense(config, names, contract.assumed)
-    dense = whole.select(args.split)
-    items = [item for chip in dense.chips for item in chip.items]
-    tell_if_far(items, contract, dense.source)
-    total = len(DenseDataset(dense, contract))
-    with counting(console, "mapping", total) as progress:
-        evaluate(
-            loaded,
-            args.model,
-            dense,
-            args.output,
-            seed=args.seed,
-            flips=args.test_flips,
-            batch_size=args.batch_size,
-            num_workers=args.workers,
-            resamples=args.resamples,
-            train=_learned_from(whole, args),
-            progress=progress,
-        )
-
-
-def _learned_from(dense: "DenseSet", args: Namespace) -> "DenseSet | None":
-    """Return the training places, for the floors; None without any, or if scored."""
-    is_there = any(chip.split == "train" for chip in dense.chips)
-    if not args.floors or args.split == "train" or not is_there:
-        return None
-    return dense.select("train")
 
 
 def _list_inputs(

@@ -69,6 +69,11 @@ class Chip:
     place: str = ""
 
     @property
+    def items(self) -> tuple[RasterItem, ...]:
+        """The image, as of chips of several dates."""
+        return (self.item,)
+
+    @property
     def name(self) -> str:
         """Name for tables and messages."""
         return part_name(self.item, self.window)

@@ -13,7 +13,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,6 +27,7 @@ from spectralgpt.rasters.files import OpenFiles
 from spectralgpt.rasters.gdal import GDAL_ERRORS, quiet_gdal
 
 __all__ = [
+    "SPLIT_SETTINGS",
     "SeenImages",
     "count_seen",
     "describe_seen",
@@ -54,7 +55,7 @@ _KEPT = 65_536
 _WHOLE: tuple["_Box", ...] = ()  # In place of windows: all of an image.
 
 _LEARNT_FROM = ("train", "val")
-_SETTINGS = (
+SPLIT_SETTINGS = (
     "split",
     "fractions",
     "block_m",
@@ -155,12 +156,12 @@ class SeenImages:
         return any(_meet(box, _box(window)) for box in boxes)
 
 
-def split_settings(extra: Mapping[str, Any], known: Sequence[str]) -> dict[str, Any]:
+def split_settings(extra: Mapping[str, Any], kind: type[Any]) -> dict[str, Any]:
     """Return how the images of a model's training were divided.
 
     Args:
         extra: what its checkpoint says of it.
-        known: settings that the data have.
+        kind: configuration of the data, with the settings that it knows.
 
     Returns:
         Settings by name; empty if the checkpoint does not say.
@@ -169,7 +170,8 @@ def split_settings(extra: Mapping[str, Any], known: Sequence[str]) -> dict[str, 
     data = config.get("data") if isinstance(config, Mapping) else None
     if not isinstance(data, Mapping):
         return {}
-    return {name: data[name] for name in _SETTINGS if name in data and name in known}
+    known = {each.name for each in fields(kind)}
+    return {name: data[name] for name in SPLIT_SETTINGS if name in {*data} & known}
 
 
 def note_seen(
