@@ -287,14 +287,21 @@ def test_comparison_probes_all_kinds_on_the_same_splits(
     assert found.values(PRETRAINED, "accuracy").mean() > 1 / 3
 
 
-def test_labels_of_the_other_kind_are_refused(archive: Path, pretrained: Path) -> None:
+def test_labels_of_the_other_kind_or_other_classes_are_refused(
+    archive: Path, pretrained: Path
+) -> None:
     loaded = load_model(pretrained)
     model = ClassificationModel(loaded.encoder, 3)
     extra = {"class_names": list(CLASSES), "task": "multi-label"}
     tuned = replace(loaded, model=model, extra=extra)
     labelled = read_all(config(archive, pretrained).data, assumed=Stated(sensor=SENSOR))
-    with pytest.raises(DataError, match="single-label labels, but m was fine-tuned"):
+    with pytest.raises(
+        DataError, match=r"is for single-label of .* for multi-label of"
+    ):
         score_set(tuned, "m", labelled, seed=0)
+    others = {"class_names": ["a", "b", "c"], "task": "single-label"}
+    with pytest.raises(DataError, match=r"but m was fine-tuned .* of a, b, c"):
+        score_set(replace(tuned, extra=others), "m", labelled, seed=0)
 
 
 def test_what_cannot_run_leaves_the_run_before_alone(

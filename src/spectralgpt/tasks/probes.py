@@ -509,14 +509,7 @@ def load_probe(path: Path) -> tuple[Probe, ProbeFacts]:
         facts = ProbeFacts(**(values | lists))
         probe = Probe(**weights)
         _check_shapes(probe, facts)
-    except (
-        SafetensorError,
-        OSError,
-        LookupError,
-        TypeError,
-        ValueError,
-        AttributeError,
-    ) as error:
+    except (SafetensorError, OSError, *_DAMAGE) as error:
         raise CheckpointError(
             f"{path} is no probe that `spectralgpt probe` made ({error})."
         ) from None

@@ -142,11 +142,23 @@ def compare_features(
         _indices(labelled, divide(labelled, config, config.split_seed + seed))
         for seed in range(seeds)
     ]
-    extractor = _Extractor(dataset, batch_size, num_workers, progress)
-    fixed = extractor.encode(loaded.encoder, PRETRAINED)
+
+    def counter(kind: str) -> Callable[[int], None] | None:
+        return None if progress is None else _counter(progress, kind, len(dataset))
+
+    def encode(encoder: SpectralEncoder, kind: str) -> Features:
+        return extract_features(
+            encoder,
+            dataset,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            progress=counter(kind),
+        )
+
+    fixed = encode(loaded.encoder, PRETRAINED)
     kinds: dict[str, _Compute] = {PRETRAINED: lambda seed, train: fixed}
     if baselines:
-        kinds |= extractor.baselines(loaded.encoder)
+        kinds |= _baselines(loaded.encoder, dataset, encode, counter)
     scores = {
         kind: tuple(
             _probe(compute(seed, split["train"]), split, labelled, method, k)
@@ -162,58 +174,42 @@ def compare_features(
     return Comparison(method, scores, sizes, labelled.source, seen)
 
 
-@dataclass(frozen=True)
-class _Extractor:
-    """Features of all images of one set, with progress by the name of their kind."""
+def _baselines(
+    encoder: SpectralEncoder,
+    dataset: LabelledDataset,
+    encode: Callable[[SpectralEncoder, str], Features],
+    counter: Callable[[str], Callable[[int], None] | None],
+) -> dict[str, _Compute]:
+    """Return what computes each baseline for a seed and its training images."""
+    statistics = band_statistics(dataset, counter("band statistics"))
 
-    dataset: LabelledDataset
-    batch_size: int
-    num_workers: int
-    progress: Callable[[str, int, int], None] | None
+    def drawn(seed: int, train: NDArray[np.int64]) -> Features:
+        return encode(random_encoder(encoder, seed), "random weights")
 
-    def encode(self, encoder: Any, name: str) -> Features:
-        return extract_features(
-            encoder,
-            self.dataset,
-            batch_size=self.batch_size,
-            num_workers=self.num_workers,
-            progress=self._counter(name),
+    def convolved(mode: str) -> _Compute:
+        return lambda seed, train: random_convolutions(
+            dataset, train, seed=seed, mode=mode, progress=counter(f"RCF {mode}")
         )
 
-    def baselines(self, encoder: Any) -> dict[str, _Compute]:
-        """What computes each kind of baseline for a seed and its training images."""
-        statistics = band_statistics(self.dataset, self._counter("band statistics"))
+    return {
+        "random weights": drawn,
+        "band statistics": lambda seed, train: statistics,
+        "RCF gaussian": convolved("gaussian"),
+        "RCF empirical": convolved("empirical"),
+    }
 
-        def drawn(seed: int, train: NDArray[np.int64]) -> Features:
-            return self.encode(random_encoder(encoder, seed), "random weights")
 
-        def convolved(mode: str) -> _Compute:
-            return lambda seed, train: random_convolutions(
-                self.dataset,
-                train,
-                seed=seed,
-                mode=mode,
-                progress=self._counter(f"RCF {mode}"),
-            )
+def _counter(
+    progress: Callable[[str, int, int], None], kind: str, total: int
+) -> Callable[[int], None]:
+    done = 0
 
-        return {
-            "random weights": drawn,
-            "band statistics": lambda seed, train: statistics,
-            "RCF gaussian": convolved("gaussian"),
-            "RCF empirical": convolved("empirical"),
-        }
+    def add(images: int) -> None:
+        nonlocal done
+        done += images
+        progress(kind, done, total)
 
-    def _counter(self, name: str) -> Callable[[int], None] | None:
-        if self.progress is None:
-            return None
-        report, done = self.progress, 0
-
-        def add(images: int) -> None:
-            nonlocal done
-            done += images
-            report(name, done, len(self.dataset))
-
-        return add
+    return add
 
 
 def write_comparison(comparison: Comparison, folder: Path, model: str) -> Path:

@@ -183,11 +183,11 @@ def score_set(
     progress: Callable[[int], None] | None = None,
 ) -> SetScores:
     """Predict all of a set and compare with its labels; see `evaluate`."""
+    _check_fits(loaded, name, labelled)
     model, contract = loaded.model.eval(), loaded.preprocessing
+    assert contract is not None
     device = next(model.parameters()).device
     if isinstance(labelled, LabelledSet):
-        _check_classifier(loaded, name, labelled)
-        assert contract is not None
         images = LabelledDataset(labelled, contract)
         rows = []
         with torch.inference_mode():
@@ -196,8 +196,6 @@ def score_set(
                 found = to_probabilities(logits, labelled.task).float().cpu()
                 rows.append(check_output(found))
         return _score_images(labelled, torch.cat(rows), seed, resamples)
-    _check_mapper(loaded, name, labelled)
-    assert contract is not None
     windows = DenseDataset(labelled, contract)
     counts = PlaceCounts(labelled, _scored_class(labelled, loaded.extra))
     places = iter(windows.windows)
@@ -270,33 +268,22 @@ def _score_images(
     return SetScores(scores, intervals, probabilities)
 
 
-def _check_classifier(loaded: LoadedModel, name: str, labelled: LabelledSet) -> None:
+def _check_fits(
+    loaded: LoadedModel, name: str, labelled: LabelledSet | DenseSet
+) -> None:
     """Refuse a model that was not fine-tuned for such labels.
 
     Raises:
-        CheckpointError: it was not fine-tuned for classes of images.
-        DataError: the labels are of the other kind.
+        CheckpointError: it predicts none, or does not name its classes.
+        DataError: it was fine-tuned for another task, or for other classes.
     """
-    _, task = check_classifier(loaded.model, loaded.extra, name)
-    if labelled.task != task:
+    check = check_mapper if isinstance(labelled, DenseSet) else check_classifier
+    names, task = check(loaded.model, loaded.extra, name)
+    if task != labelled.task or names != labelled.class_names:
         raise DataError(
-            f"{labelled.source} has {labelled.task} labels, but {name} was fine-tuned "
-            f"for {task} ones."
-        )
-
-
-def _check_mapper(loaded: LoadedModel, name: str, dense: DenseSet) -> None:
-    """Refuse a model that does not make such maps.
-
-    Raises:
-        CheckpointError: it makes none, or does not name its classes.
-        DataError: it was fine-tuned for another task.
-    """
-    names, task = check_mapper(loaded.model, loaded.extra, name)
-    if task != dense.task or names != dense.class_names:
-        raise DataError(
-            f"{dense.source} is for {dense.task} of {', '.join(dense.class_names)}, "
-            f"but {name} was fine-tuned for {task} of {', '.join(names)}."
+            f"{labelled.source} is for {labelled.task} of "
+            f"{', '.join(labelled.class_names)}, but {name} was fine-tuned for {task} "
+            f"of {', '.join(names)}."
         )
 
 
