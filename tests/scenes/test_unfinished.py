@@ -10,7 +10,7 @@ from rasterio import Affine
 
 from spectralgpt.errors import ConfigError, DataError, OutputError
 from spectralgpt.models.building import plain_parts, quantize_encoder
-from spectralgpt.rasters import Grid, Layers, class_layers, read_class_rows, row_files
+from spectralgpt.rasters import Grid, Layers, class_layers, read_class_rows, write
 from spectralgpt.scenes.unfinished import digest_model, making_maps
 from tests.tiny import tiny_model
 
@@ -147,9 +147,7 @@ def test_a_map_that_the_disk_has_no_room_for_reserves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reserved: list[int] = []
-    monkeypatch.setattr(
-        row_files, "_reserve", lambda _file, size: reserved.append(size)
-    )
+    monkeypatch.setattr(write, "_reserve", lambda _file, size: reserved.append(size))
     huge = Grid(2_000_000_000, 2_000_000_000, GRID.transform, GRID.crs)
     path = tmp_path / "new" / "map.tif"
     with (
@@ -168,7 +166,7 @@ def test_room_that_runs_out_while_it_is_reserved_is_given_back(
         os.ftruncate(descriptor, size)
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(row_files, "_reserve", full)
+    monkeypatch.setattr(write, "_reserve", full)
     path = tmp_path / "map.tif"
     with (
         pytest.raises(OutputError, match="No space left"),
