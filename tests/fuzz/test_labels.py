@@ -12,9 +12,8 @@ import pytest
 
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.data.label_files import read_csv
-from spectralgpt.data.labelling.classes import LabelClasses
-from spectralgpt.data.labelling.config import UNLABELLED, LabelSource
-from spectralgpt.data.labelling.vectors import read_vectors
+from spectralgpt.data.labelling.labels import UNLABELLED, LabelSource
+from spectralgpt.data.labelling.layers import open_labels
 from spectralgpt.errors import SpectralGPTError
 from spectralgpt.rasters import Grid, Window
 from spectralgpt.rasters.files import read_header
@@ -52,13 +51,10 @@ def try_shapes(path: Path, grid: Grid) -> int:
     """Read a layer in every way; returns how many were not refused."""
 
     def paint() -> None:
-        layer = read_vectors(LabelSource(path, "cover"), [grid])
-        names = tuple(sorted({value for value in layer.values() if value}))
-        code_of = {name: code for code, name in enumerate(names)}
-        classes = LabelClasses(names, {**code_of, "": UNLABELLED}, UNLABELLED)
-        painted, _ = layer.on(grid, classes).paint(Window(0, 0, SIDE, SIDE))
+        layer, classes = open_labels(LabelSource(path, "cover"), [grid])
+        painted, _ = layer.painter_on(grid, classes)(Window(0, 0, SIDE, SIDE))
         assert painted.shape == (SIDE, SIDE)
-        assert {*np.unique(painted)} <= {*code_of.values(), UNLABELLED}
+        assert {*np.unique(painted)} <= {*classes.code_of.values(), UNLABELLED}
 
     def find_cells() -> None:
         cells = labelled_cells(path, "cover", None, grid)

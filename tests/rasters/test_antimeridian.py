@@ -11,7 +11,7 @@ from rasterio import Affine
 from rasterio.warp import transform
 from shapely import Polygon, box, geometry
 
-from spectralgpt.data.labelling.config import LabelSource
+from spectralgpt.data.labelling.labels import LabelSource
 from spectralgpt.data.labelling.layers import open_labels
 from spectralgpt.data.overlaps import count_overlaps, footprint_of
 from spectralgpt.rasters import Grid, Stated, Window, describe_raster
@@ -114,7 +114,7 @@ def test_labels_on_both_sides_of_180_degrees_are_painted(
     path = tmp_path / "labels.gpkg"
     frame.to_file(path)
     layer, classes = open_labels(LabelSource(path, "kind"), [GRID])
-    painted, overlaps = layer.on(GRID, classes).paint(Window(0, 0, SIDE, SIDE))
+    painted, overlaps = layer.painter_on(GRID, classes)(Window(0, 0, SIDE, SIDE))
     names = {code: name for name, code in classes.code_of.items()}
     columns = {
         names[code]: np.flatnonzero((painted == code).any(axis=0))
@@ -142,7 +142,7 @@ def test_labels_west_of_greenwich_are_painted_from_either_count(
     path = tmp_path / "labels.gpkg"
     frame.to_file(path)
     layer, classes = open_labels(LabelSource(path, "kind"), [grid])
-    painted, _ = layer.on(grid, classes).paint(Window(0, 0, SIDE, SIDE))
+    painted, _ = layer.painter_on(grid, classes)(Window(0, 0, SIDE, SIDE))
     columns = np.flatnonzero((painted == classes.code_of["road"]).any(axis=0))
     # A degree of longitude is 85.4 km there: 0.002 degrees are 171 m, 8.5 px.
     assert columns[[0, -1]] == pytest.approx([41, 58], abs=1)

@@ -6,7 +6,7 @@ import pytest
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.data.labelling import (
     LabelSource,
-    Overview,
+    MadeSet,
     TileRules,
     make_labelled_set,
 )
@@ -22,8 +22,8 @@ def test_the_picture_names_splits_and_classes(tmp_path: Path) -> None:
     path = write_labels(tmp_path / "a.gpkg", *halves())
     seen = []
 
-    def draw(overview: Overview, _: Path) -> None:
-        figure = plot_overview(overview)
+    def draw(made: MadeSet, _: Path) -> None:
+        figure = plot_overview(made)
         top, bottom = figure.subfigs
         (legend,) = top.legends
         seen.extend(text.get_text() for text in legend.get_texts())
@@ -32,10 +32,10 @@ def test_the_picture_names_splits_and_classes(tmp_path: Path) -> None:
         assert np.allclose(maps[3, 3] * 255, (0, 114, 178))
         assert np.allclose(maps[90, 3] * 255, (0, 158, 115))
         # Each tile once, and two lines around each block.
-        blocks = {tile.tile.cell for tile in overview.tiles}
-        drawn = len(overview.tiles) + 2 * len(blocks)
+        blocks = {tile.cell for tile in made.tiles}
+        drawn = len(made.tiles) + 2 * len(blocks)
         assert len(top.axes[0].patches) == drawn
-        assert len(bottom.axes) == 2 * len(overview.samples(3))
+        assert len(bottom.axes) == 2 * len(made.samples(3))
 
     make_labelled_set(
         [scene],

@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spectralgpt.data.colours import to_rgb
-from spectralgpt.data.labelling import UNLABELLED, Overview
-from spectralgpt.data.labelling.lattice import Cell
+from spectralgpt.data.labelling import UNLABELLED, Cell, MadeSet
 from spectralgpt.errors import DataError
 from spectralgpt.rasters import Raster, Window, describe_raster, read_codes
 from spectralgpt.rasters.files import read_numbers
@@ -75,31 +74,31 @@ def _cut(text: str, longest: int) -> str:
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
-def write_overview(overview: Overview, path: Path) -> None:
+def write_overview(made: MadeSet, path: Path) -> None:
     """Draw a labelled set to a file."""
-    plot_overview(overview).savefig(path, dpi=150)
+    plot_overview(made).savefig(path, dpi=150)
 
 
-def plot_overview(overview: Overview) -> "Figure":
+def plot_overview(made: MadeSet) -> "Figure":
     """Draw the scene with most tiles beside its labels, above tiles of each split."""
-    samples = overview.samples(_EACH)
-    height, width = overview.labelled.scenes[overview.largest()].shape
+    samples = made.samples(_EACH)
+    height, width = made.labelled.scenes[made.largest()].shape
     top_in = min(_HIGHEST_IN, _PANEL_IN * height / width) + 0.9
     bottom_in = 2 * _WIDTH_IN / (len(samples) + 0.5) + 0.5
     figure = new_figure(_WIDTH_IN, top_in + bottom_in)
     parts: Any = figure.subfigures(2, 1, height_ratios=(top_in, bottom_in))
     top, bottom = parts
-    top.suptitle(overview.title, fontsize=14, fontweight="bold")
-    _draw_scene(top, overview)
+    top.suptitle(made.name, fontsize=14, fontweight="bold")
+    _draw_scene(top, made)
     grid = bottom.subplots(2, len(samples), squeeze=False)
-    sensor = overview.labelled.scenes[0].item.sensor
+    sensor = made.labelled.scenes[0].item.sensor
     for column, tile in zip(grid.T, samples, strict=True):
-        folder = overview.folder / tile.split
+        folder = made.folder / tile.split
         image = describe_raster(folder / "images" / f"{tile.name}.tif", sensor)
         mask = read_numbers(folder / "masks" / f"{tile.name}.tif")[0]
         picture = read_picture(image, image.bands, None)[1]
         column[0].imshow(picture, interpolation="nearest")
-        column[1].imshow(_paint(mask, overview), interpolation="nearest")
+        column[1].imshow(_paint(mask, made), interpolation="nearest")
         column[0].set_title(tile.split, fontsize=9)
         for axes in column:
             axes.set_xticks([])
@@ -109,32 +108,32 @@ def plot_overview(overview: Overview) -> "Figure":
     return figure
 
 
-def _draw_scene(figure: Any, overview: Overview) -> None:
-    number = overview.largest()
-    scene = overview.labelled.scenes[number]
+def _draw_scene(figure: Any, made: MadeSet) -> None:
+    number = made.largest()
+    scene = made.labelled.scenes[number]
     height, width = scene.shape
     step = max(1, -(-max(height, width) // _SIDE_PX))
     size = -(-height // step), -(-width // step)
     rows, columns = (np.arange(0, length, step) for length in (height, width))
-    codes, _ = read_codes(overview.labelled.masks[number], 1, rows, columns)
+    codes, _ = read_codes(made.labelled.masks[number], 1, rows, columns)
     left, right = figure.subplots(1, 2)
     extent = (0.0, float(width), float(height), 0.0)
     shown, picture = read_picture(scene.item, scene.item.bands, size)
     left.imshow(picture, extent=extent)
-    right.imshow(_paint(codes, overview), extent=extent, interpolation="nearest")
+    right.imshow(_paint(codes, made), extent=extent, interpolation="nearest")
     name = _cut(scene.name, _LONGEST_NAME)
     left.set_title(f"{name}, {shown}, date {scene.date}", fontsize=9)
     right.set_title("labels", fontsize=9)
     for axes in (left, right):
-        _outline(axes, overview, number)
+        _outline(axes, made, number)
         hide_ticks(axes)
-    draw_legend(figure, _legend_handles(overview), _LEGEND_COLUMNS)
+    draw_legend(figure, _legend_handles(made), _LEGEND_COLUMNS)
 
 
-def _legend_handles(overview: Overview) -> list[Any]:
+def _legend_handles(made: MadeSet) -> list[Any]:
     from matplotlib.patches import Patch
 
-    splits = [tile.split for tile in overview.tiles]
+    splits = [tile.split for tile in made.tiles]
     handles = [
         Patch(
             facecolor="none",
@@ -145,7 +144,7 @@ def _legend_handles(overview: Overview) -> list[Any]:
         for split, colour in _SPLIT_COLOURS.items()
         if split in splits
     ]
-    classes = list(overview.labelled.colours.items())
+    classes = list(made.labelled.colours.items())
     handles += [Patch(color=c, label=name) for name, c in classes[:_MOST_NAMED]]
     if len(classes) > _MOST_NAMED:
         more = f"and {len(classes) - _MOST_NAMED} more classes"
@@ -153,12 +152,12 @@ def _legend_handles(overview: Overview) -> list[Any]:
     return [*handles, Patch(facecolor=str(_BLANK), label="no label")]
 
 
-def _outline(axes: "Axes", overview: Overview, number: int) -> None:
+def _outline(axes: "Axes", made: MadeSet, number: int) -> None:
     """Draw the tiles of a scene thinly and their blocks boldly, by split."""
     blocks: dict[tuple[Cell, str], list[Window]] = {}
-    for tile in overview.tiles:
-        if tile.tile.scene == number:
-            blocks.setdefault((tile.tile.cell, tile.split), []).append(tile.tile.window)
+    for tile in made.tiles:
+        if tile.scene == number:
+            blocks.setdefault((tile.cell, tile.split), []).append(tile.window)
     for (_, split), windows in blocks.items():
         colour = _SPLIT_COLOURS[split]
         for window in windows:
@@ -182,8 +181,8 @@ def _draw_edge(
     )
 
 
-def _paint(codes: NDArray[Any], overview: Overview) -> NDArray[np.float32]:
+def _paint(codes: NDArray[Any], made: MadeSet) -> NDArray[np.float32]:
     table = np.full((UNLABELLED + 1, 3), _BLANK, np.float32)
-    for code, colour in enumerate(overview.labelled.colours.values()):
+    for code, colour in enumerate(made.labelled.colours.values()):
         table[code] = np.array(to_rgb(colour)) / UNLABELLED
     return table[codes]

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spectralgpt.data.labelling.config import LabelSource
-from spectralgpt.data.labelling.vectors import (
+from spectralgpt.data.labelling.labels import LabelSource
+from spectralgpt.data.labelling.layers import (
     check_places,
     read_vectors,
     reading_layer,
@@ -221,8 +221,8 @@ def labelled_cells(
         DataError: no shape lies on the raster, there is one class only, or a cell is
             labelled with two.
     """
-    found = read_vectors(LabelSource(labels, column, layer=layer), [grid])
-    named = move_shapes(found.frame[found.frame["value"] != ""], grid.crs)
+    frame, notes = read_vectors(LabelSource(labels, column, layer=layer), [grid])
+    named = move_shapes(frame[frame["value"] != ""], grid.crs)
     if not np.isfinite(named.bounds).all(axis=None):
         raise DataError(
             f"{labels} has shapes on the raster that reach further than {grid.crs} "
@@ -243,7 +243,7 @@ def labelled_cells(
         shapes=np.repeat(np.arange(len(counts)), counts),
         centres=np.array([(c.x, c.y) for c in named.geometry.centroid]),
         names=names,
-        notes=found.notes,
+        notes=notes,
     )
     _refuse_doubt(cells, labels, grid)
     return cells

@@ -4,15 +4,16 @@
 tiles, and deals blocks of them out to train, val and test, apart from each other.
 """
 
-from spectralgpt.data.labelling.config import UNLABELLED, LabelSource, TileRules
-from spectralgpt.data.labelling.making import MadeSet, make_labelled_set
-from spectralgpt.data.labelling.overview import Overview
+from spectralgpt.data.labelling.blocks import Cell, TileRules
+from spectralgpt.data.labelling.description import MadeSet
+from spectralgpt.data.labelling.labels import UNLABELLED, LabelSource
+from spectralgpt.data.labelling.making import make_labelled_set
 
 __all__ = [
     "UNLABELLED",
+    "Cell",
     "LabelSource",
     "MadeSet",
-    "Overview",
     "TileRules",
     "make_labelled_set",
 ]

@@ -1,29 +1,55 @@
-"""Which tiles are labelled, how large blocks are, and which split each block is in."""
+"""Which tiles are labelled, in blocks on the ground, and which split each block is in.
+
+Tiles lie on the pixels of a scene in square blocks, with a gap between blocks. Scenes
+whose pixels lie on each other share one lattice, so that a block is the same ground in
+all of them. Scenes of other zones or pixels may show the same ground again, and there
+tiles near one of another split are left out.
+"""
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spectralgpt.data.labelling.config import UNLABELLED, TileRules
-from spectralgpt.data.labelling.lattice import Cell, Lattice, Placement, place_scenes
+from spectralgpt.data.labelling.labels import UNLABELLED
 from spectralgpt.data.labelling.scenes import LabelledScenes, Scene
-from spectralgpt.data.splits import Fractions, spread_classes, wanted_splits
-from spectralgpt.errors import DataError
-from spectralgpt.rasters import Window, read_codes
+from spectralgpt.data.splits import (
+    Fractions,
+    refuse_untaught,
+    spread_classes,
+    wanted_splits,
+)
+from spectralgpt.errors import ConfigError, DataError, RasterError
+from spectralgpt.rasters import Grid, Window, read_codes
+from spectralgpt.rasters.footprints import (
+    EARTH_RADIUS_M,
+    cut_at_180,
+    footprint_lonlat,
+)
 
 __all__ = [
-    "Layout",
+    "BlockPlan",
+    "Cell",
+    "Lattice",
     "Tile",
+    "TileRules",
     "assign_splits",
-    "choose_layout",
     "count_classes",
+    "divide_tiles",
+    "place_scenes",
+    "plan_blocks",
 ]
 
+Cell = tuple[int, int, int]
+"""Lattice, and row and column of a block in it."""
 _Counts = NDArray[np.int64]
+_Place = tuple[int, tuple[int, int]]
+"""Number of a scene's lattice, and (row, column) of its first pixel in it."""
+_ALIGNED = 1e-3
+"""Pixels; georeferences are rounded where they are written."""
 _MOST_TILES = 10
 """Tiles along a block, unless the user states its size."""
 _ENOUGH_BLOCKS = 15
@@ -35,6 +61,53 @@ _TRIALS = 64
 _TIE = 1e-9
 _ROUNDING = 0.01
 """Pixels that a gap may be shorter by, as lengths on maps are that exact at best."""
+_SAFE = 1.01
+"""The earth is no sphere: a degree may be so much shorter."""
+
+
+@dataclass(frozen=True)
+class TileRules:
+    """How tiles are cut from scenes, and dealt out by blocks on the ground.
+
+    Args:
+        tile_px: side of a tile, pixels of the scene's finest band.
+        min_labelled: least share of a tile that is labelled and valid, 0..1.
+        block_m: side of a block on the ground, m; a whole number of tiles is taken.
+            Null takes up to ten tiles, fewer where blocks would be too few.
+        gap_m: least distance of tiles in different blocks, m. Null takes four pixels
+            of the coarsest band: as far as resampling reaches from both sides.
+        fractions: shares of the labelled pixels in train, val and test.
+        seed: another seed deals the blocks out otherwise.
+
+    Raises:
+        ConfigError: a number makes no sense.
+    """
+
+    tile_px: int = 128
+    min_labelled: float = 0.5
+    block_m: float | None = None
+    gap_m: float | None = None
+    fractions: Fractions = field(default_factory=Fractions)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if self.tile_px < 1 or self.seed < 0:
+            raise ConfigError(
+                f"tile_px must be at least 1 and seed at least 0 (found: "
+                f"{self.tile_px} and {self.seed})."
+            )
+        if not 0 < self.min_labelled <= 1:
+            raise ConfigError(
+                f"min_labelled must be above 0 and at most 1: {self.min_labelled}."
+            )
+        if (self.block_m is not None and not self.block_m > 0) or (
+            self.gap_m is not None and not self.gap_m >= 0
+        ):
+            raise ConfigError(
+                f"block_m must be above 0 and gap_m at least 0 (found: {self.block_m} "
+                f"and {self.gap_m})."
+            )
 
 
 @dataclass(frozen=True)
@@ -45,17 +118,26 @@ class Tile:
         scene: number of the scene.
         window: pixels of its grid.
         cell: its block.
-        counts: labelled pixels of each class, (K,).
+        counts: labelled pixels of each class, (K,); of valid pixels once it is written.
+        name: of its files, "" until they are written.
+        extremes: least and largest reflectance of each band, (2, C), inf and -inf where
+            none is valid; empty until it is written.
+        split: "" until its block is dealt out.
     """
 
     scene: int
     window: Window
     cell: Cell
     counts: _Counts
+    name: str = ""
+    extremes: NDArray[np.float32] = field(
+        default_factory=lambda: np.empty((2, 0), np.float32)
+    )
+    split: str = ""
 
 
 @dataclass(frozen=True)
-class Layout:
+class BlockPlan:
     """Blocks of one size, and the labelled tiles in them.
 
     Args:
@@ -74,7 +156,83 @@ class Layout:
         return len({tile.cell for tile in self.tiles})
 
 
-def choose_layout(labelled: LabelledScenes, rules: TileRules) -> Layout:
+@dataclass(frozen=True)
+class Lattice:
+    """How blocks and tiles follow each other.
+
+    Args:
+        tile_px: side of a tile.
+        tiles: tiles of a block along (rows, columns).
+        gap_px: pixels between blocks along (rows, columns).
+    """
+
+    tile_px: int
+    tiles: tuple[int, int]
+    gap_px: tuple[int, int]
+
+    def cut(
+        self, offset: tuple[int, int], shape: tuple[int, int]
+    ) -> Iterator[tuple[tuple[int, int], Window]]:
+        """Cut a scene: yield (row, column) of the block and window of each tile.
+
+        Args:
+            offset: (row, column) of the scene's first pixel in the lattice.
+            shape: (H, W) of the scene; tiles that do not fit are left out.
+        """
+        columns = list(self._starts(1, offset[1], shape[1]))
+        for block_row, row in self._starts(0, offset[0], shape[0]):
+            for block_column, column in columns:
+                window = Window(row, column, self.tile_px, self.tile_px)
+                yield (block_row, block_column), window
+
+    def _starts(self, axis: int, offset: int, size: int) -> Iterator[tuple[int, int]]:
+        """Yield block and first pixel of the tiles along one axis."""
+        count = self.tiles[axis]
+        pitch = count * self.tile_px + self.gap_px[axis]
+        for block in range(offset // pitch, (offset + size) // pitch + 1):
+            for tile in range(count):
+                start = block * pitch + tile * self.tile_px - offset
+                if 0 <= start <= size - self.tile_px:
+                    yield block, start
+
+
+def place_scenes(grids: Sequence[Grid]) -> list[_Place]:
+    """Give scenes whose pixels lie on each other one lattice, others their own.
+
+    A lattice begins at the first pixel of its first scene.
+
+    Returns:
+        Number of each scene's lattice, and (row, column) of its first pixel in it.
+    """
+    anchors: list[Grid] = []
+    places: list[_Place] = []
+    for grid in grids:
+        for number, anchor in enumerate(anchors):
+            offset = _offset(grid, anchor)
+            if offset is not None:
+                places.append((number, offset))
+                break
+        else:
+            places.append((len(anchors), (0, 0)))
+            anchors.append(grid)
+    return places
+
+
+def _offset(grid: Grid, anchor: Grid) -> tuple[int, int] | None:
+    """Return where a grid begins on the pixels of another, None if between them."""
+    try:
+        lines = grid.map_to(anchor)
+    except RasterError:
+        return None
+    sizes = grid.height, grid.width
+    for (scale, shift), size in zip(lines, sizes, strict=True):
+        drift = abs(scale - 1) * size
+        if drift > _ALIGNED or abs(shift - round(shift)) > _ALIGNED:
+            return None
+    return round(lines[0][1]), round(lines[1][1])
+
+
+def plan_blocks(labelled: LabelledScenes, rules: TileRules) -> BlockPlan:
     """Lay out blocks of the size that is stated, or else the largest that gives enough.
 
     Raises:
@@ -93,12 +251,139 @@ def choose_layout(labelled: LabelledScenes, rules: TileRules) -> Layout:
     if not best.tiles:
         raise DataError(_no_tiles(labelled.scenes, rules))
     for tiles in range(most, 1, -1):
-        layout = _lay(labelled, tiles * tile_m, rules)
-        if layout.num_blocks >= enough:
-            best = layout
+        plan = _lay(labelled, tiles * tile_m, rules)
+        if plan.num_blocks >= enough:
+            best = plan
             break
     _refuse_too_few(best, stated, needed, rules)
     return best
+
+
+def _lay(labelled: LabelledScenes, block_m: float, rules: TileRules) -> BlockPlan:
+    """Cut blocks of about this size, and keep the tiles that are labelled enough."""
+    coarsest_px = max(scene.coarsest_px for scene in labelled.scenes)
+    places = place_scenes([scene.grid for scene in labelled.scenes])
+    tiles: list[Tile] = []
+    lattices: dict[int, Lattice] = {}
+    gap_m = math.inf
+    for number, (scene, place) in enumerate(zip(labelled.scenes, places, strict=True)):
+        # All scenes of a lattice take the pixel size of its first one.
+        own = _lattice(scene, block_m, coarsest_px, rules)
+        lattice = lattices.setdefault(place[0], own)
+        sides = zip(lattice.gap_px, scene.pixel_m, strict=True)
+        gap_m = min([gap_m, *(px * side for px, side in sides)])
+        tiles += _survey(number, place, lattice, labelled, rules)
+    along = lattices[0].tiles[0] * rules.tile_px * labelled.scenes[0].pixel_m[0]
+    return BlockPlan(tuple(tiles), along, gap_m)
+
+
+def _lattice(
+    scene: Scene, block_m: float, coarsest_px: int, rules: TileRules
+) -> Lattice:
+    def gap_px(pixel_m: float) -> int:
+        if rules.gap_m is None:
+            return _REACH_PX * coarsest_px
+        return math.ceil(rules.gap_m / pixel_m - _ROUNDING)
+
+    height_m, width_m = scene.pixel_m
+    rows, columns = (
+        max(1, round(block_m / (rules.tile_px * side))) for side in scene.pixel_m
+    )
+    gaps = gap_px(height_m), gap_px(width_m)
+    return Lattice(rules.tile_px, (rows, columns), gaps)
+
+
+def _survey(
+    number: int,
+    place: _Place,
+    lattice: Lattice,
+    labelled: LabelledScenes,
+    rules: TileRules,
+) -> Iterator[Tile]:
+    """Yield the tiles of a scene that are labelled enough, a row after the other."""
+    at, offset = place
+    least = rules.min_labelled * rules.tile_px**2
+    shape = labelled.scenes[number].shape
+    columns = np.arange(shape[1])
+    row, strip = -1, np.empty((0, 0), np.int64)
+    for cell, window in lattice.cut(offset, shape):
+        if window.row != row:
+            row = window.row
+            rows = np.arange(row, row + window.height)
+            strip, _ = read_codes(labelled.masks[number], 1, rows, columns)
+        part = strip[:, window.column : window.column + window.width]
+        counts = count_classes(part, len(labelled.colours))
+        if counts.sum() >= least:
+            yield Tile(number, window, (at, *cell), counts)
+
+
+def count_classes(mask: NDArray[Any], num_classes: int) -> _Counts:
+    """Count the pixels of each class, (K,); unlabelled ones are left out."""
+    counts = np.bincount(mask.ravel(), minlength=UNLABELLED + 1)
+    return counts[:num_classes].astype(np.int64)
+
+
+def _no_tiles(scenes: Sequence[Scene], rules: TileRules) -> str:
+    height, width = (max(s.shape[axis] for s in scenes) for axis in (0, 1))
+    if min(height, width) < rules.tile_px:
+        return (
+            f"no scene holds a tile of {rules.tile_px} x {rules.tile_px} px (the "
+            f"largest has {height} x {width}). Make tile_px smaller."
+        )
+    return (
+        f"no tile of {rules.tile_px} px has labels on {rules.min_labelled:.0%} of its "
+        "pixels. Make min_labelled or tile_px smaller, or name a background class."
+    )
+
+
+def _refuse_too_few(
+    best: BlockPlan, stated: BlockPlan | None, needed: int, rules: TileRules
+) -> None:
+    names = ", ".join(wanted_splits(rules.fractions))
+    if best.num_blocks < needed:
+        raise DataError(
+            f"the {len(best.tiles)} labelled tiles lie in {best.num_blocks} blocks "
+            f"even of one tile: too few for the {needed} splits {names}. Make tile_px "
+            "or min_labelled smaller, or take more scenes."
+        )
+    if stated is not None:
+        raise DataError(
+            f"block_m {rules.block_m:g} gives {stated.num_blocks} blocks with labels, "
+            f"too few for the {needed} splits {names}. block_m {best.block_m:g} would "
+            f"work, with {best.num_blocks} blocks."
+        )
+
+
+def divide_tiles(
+    written: Sequence[Tile],
+    plan: BlockPlan,
+    scenes: Sequence[Scene],
+    rules: TileRules,
+    names: Sequence[str],
+) -> list[Tile]:
+    """Give each tile the split of its block; leave out those too near another split.
+
+    Raises:
+        DataError: a split stays empty, or train would learn nothing of a class.
+    """
+    wanted = wanted_splits(rules.fractions)
+    kept: list[Tile] = []
+    if written:
+        split_of = assign_splits(written, rules.fractions, rules.seed)
+        dealt = [replace(w, split=split_of[w.cell]) for w in written]
+        kept = _keep_apart(dealt, scenes, plan.gap_m)
+    empty = [name for name in wanted if name not in {tile.split for tile in kept}]
+    if empty:
+        raise DataError(
+            f"{', '.join(empty)} would be empty: of {len(plan.tiles)} labelled tiles "
+            f"in {plan.num_blocks} blocks, {len(kept)} show enough valid pixels. "
+            f"A block_m below {plan.block_m:g}, a smaller tile_px or min_labelled, "
+            "or more scenes would help."
+        )
+    held = [np.flatnonzero(tile.counts).tolist() for tile in kept]
+    splits = [tile.split for tile in kept]
+    refuse_untaught(splits, held, names, "the labelled tiles", rules.fractions)
+    return kept
 
 
 def assign_splits(
@@ -157,95 +442,49 @@ def _deal(
     return dealt, float(np.abs(got - wanted[:, None]).sum())
 
 
-def _lay(labelled: LabelledScenes, block_m: float, rules: TileRules) -> Layout:
-    """Cut blocks of about this size, and keep the tiles that are labelled enough."""
-    coarsest_px = max(scene.coarsest_px for scene in labelled.scenes)
-    places = place_scenes([scene.grid for scene in labelled.scenes])
-    tiles: list[Tile] = []
-    lattices: dict[int, Lattice] = {}
-    gap_m = math.inf
-    for number, (scene, place) in enumerate(zip(labelled.scenes, places, strict=True)):
-        # All scenes of a lattice take the pixel size of its first one.
-        own = _lattice(scene, block_m, coarsest_px, rules)
-        lattice = lattices.setdefault(place.lattice, own)
-        sides = zip(lattice.gap_px, scene.pixel_m, strict=True)
-        gap_m = min([gap_m, *(px * side for px, side in sides)])
-        tiles += _survey(number, place, lattice, labelled, rules)
-    along = lattices[0].tiles[0] * rules.tile_px * labelled.scenes[0].pixel_m[0]
-    return Layout(tuple(tiles), along, gap_m)
+def _keep_apart(
+    tiles: Sequence[Tile], scenes: Sequence[Scene], gap_m: float
+) -> list[Tile]:
+    """Return the tiles that lie apart from those of other splits in other lattices.
+
+    Of two that do not, the one of the lattice that comes later is left out. Tiles count
+    as rectangles of longitude and latitude, which are a little larger than they are.
+
+    Args:
+        tiles: with their splits.
+        scenes: what they are cut from.
+        gap_m: least distance, m.
+    """
+    import shapely
+
+    if len({tile.cell[0] for tile in tiles}) < 2:
+        return list(tiles)
+    bounds = np.array([_bounds(scenes, tile) for tile in tiles])
+    tree = shapely.STRtree([cut_at_180(box) for box in shapely.box(*bounds.T)])
+    wide = shapely.box(*(bounds + _margins(bounds, gap_m)).T)
+    near = [cut_at_180(box) for box in wide]
+    one, other = tree.query(near, predicate="intersects")
+    late = {
+        int(i)
+        for i, j in zip(one, other, strict=True)
+        if tiles[i].split != tiles[j].split and tiles[i].cell[0] > tiles[j].cell[0]
+    }
+    return [tile for at, tile in enumerate(tiles) if at not in late]
 
 
-def _lattice(
-    scene: Scene, block_m: float, coarsest_px: int, rules: TileRules
-) -> Lattice:
-    def gap_px(pixel_m: float) -> int:
-        if rules.gap_m is None:
-            return _REACH_PX * coarsest_px
-        return math.ceil(rules.gap_m / pixel_m - _ROUNDING)
-
-    height_m, width_m = scene.pixel_m
-    rows, columns = (
-        max(1, round(block_m / (rules.tile_px * side))) for side in scene.pixel_m
-    )
-    gaps = gap_px(height_m), gap_px(width_m)
-    return Lattice(rules.tile_px, (rows, columns), gaps)
+def _bounds(scenes: Sequence[Scene], tile: Tile) -> tuple[float, ...]:
+    """West, south, east and north of a tile, degrees."""
+    scene = scenes[tile.scene]
+    corners = footprint_lonlat(scene.grid, tile.window)
+    assert corners is not None, "scenes without a place are refused"
+    lon, lat = zip(*corners, strict=True)
+    return min(lon), min(lat), max(lon), max(lat)
 
 
-def _survey(
-    number: int,
-    place: Placement,
-    lattice: Lattice,
-    labelled: LabelledScenes,
-    rules: TileRules,
-) -> Iterator[Tile]:
-    """Yield the tiles of a scene that are labelled enough, a row after the other."""
-    least = rules.min_labelled * rules.tile_px**2
-    shape = labelled.scenes[number].shape
-    columns = np.arange(shape[1])
-    row, strip = -1, np.empty((0, 0), np.int64)
-    for cell, window in lattice.cut(place.offset, shape):
-        if window.row != row:
-            row = window.row
-            rows = np.arange(row, row + window.height)
-            strip, _ = read_codes(labelled.masks[number], 1, rows, columns)
-        part = strip[:, window.column : window.column + window.width]
-        counts = count_classes(part, len(labelled.colours))
-        if counts.sum() >= least:
-            yield Tile(number, window, (place.lattice, *cell), counts)
-
-
-def count_classes(mask: NDArray[Any], num_classes: int) -> _Counts:
-    """Count the pixels of each class, (K,); unlabelled ones are left out."""
-    counts = np.bincount(mask.ravel(), minlength=UNLABELLED + 1)
-    return counts[:num_classes].astype(np.int64)
-
-
-def _no_tiles(scenes: Sequence[Scene], rules: TileRules) -> str:
-    height, width = (max(s.shape[axis] for s in scenes) for axis in (0, 1))
-    if min(height, width) < rules.tile_px:
-        return (
-            f"no scene holds a tile of {rules.tile_px} x {rules.tile_px} px (the "
-            f"largest has {height} x {width}). Make tile_px smaller."
-        )
-    return (
-        f"no tile of {rules.tile_px} px has labels on {rules.min_labelled:.0%} of its "
-        "pixels. Make min_labelled or tile_px smaller, or name a background class."
-    )
-
-
-def _refuse_too_few(
-    best: Layout, stated: Layout | None, needed: int, rules: TileRules
-) -> None:
-    names = ", ".join(wanted_splits(rules.fractions))
-    if best.num_blocks < needed:
-        raise DataError(
-            f"the {len(best.tiles)} labelled tiles lie in {best.num_blocks} blocks "
-            f"even of one tile: too few for the {needed} splits {names}. Make tile_px "
-            "or min_labelled smaller, or take more scenes."
-        )
-    if stated is not None:
-        raise DataError(
-            f"block_m {rules.block_m:g} gives {stated.num_blocks} blocks with labels, "
-            f"too few for the {needed} splits {names}. block_m {best.block_m:g} would "
-            f"work, with {best.num_blocks} blocks."
-        )
+def _margins(bounds: NDArray[np.float64], gap_m: float) -> NDArray[np.float64]:
+    """What to add to bounds, (N, 4), so that they are wider by a gap."""
+    degrees = _SAFE * math.degrees(gap_m / EARTH_RADIUS_M)
+    furthest = np.abs(bounds[:, [1, 3]]).max(axis=1) + degrees
+    east = degrees / np.cos(np.radians(furthest))
+    north = np.full_like(east, degrees)
+    return np.stack([-east, -north, east, north], axis=1)

@@ -1,58 +1,45 @@
 """From scenes and labels to a folder that fine-tuning reads: the steps in order."""
 
+import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from spectralgpt.data.colours import class_colours
+from spectralgpt.data.colours import class_colours, to_rgb
 from spectralgpt.data.dense import read_dense, read_dense_config
 from spectralgpt.data.formats import ImageFormat
-from spectralgpt.data.labelling.apart import keep_apart
 from spectralgpt.data.labelling.blocks import (
-    Layout,
-    assign_splits,
-    choose_layout,
+    BlockPlan,
+    Tile,
+    TileRules,
+    count_classes,
+    divide_tiles,
+    plan_blocks,
 )
-from spectralgpt.data.labelling.classes import LabelClasses
-from spectralgpt.data.labelling.config import LabelSource, TileRules
-from spectralgpt.data.labelling.layers import open_labels, write_scene_masks
-from spectralgpt.data.labelling.output import command_of
-from spectralgpt.data.labelling.overview import Overview
-from spectralgpt.data.labelling.papers import (
-    Papers,
+from spectralgpt.data.labelling.description import (
+    MadeSet,
+    write_card,
     write_description,
-    write_papers,
     write_statistics,
 )
+from spectralgpt.data.labelling.labels import UNLABELLED, LabelClasses, LabelSource
+from spectralgpt.data.labelling.layers import open_labels, write_scene_masks
 from spectralgpt.data.labelling.scenes import LabelledScenes, Scene, list_scenes
-from spectralgpt.data.labelling.tiles import WrittenTile, move_tiles, write_tiles
-from spectralgpt.data.splits import refuse_untaught, wanted_splits
-from spectralgpt.errors import DataError
 from spectralgpt.outputs import appearing
+from spectralgpt.rasters import Grid, OpenFiles, read_codes, read_raster, write_geotiff
+from spectralgpt.rasters.write import write_numbers
 from spectralgpt.sensors import list_sensors
 
-__all__ = ["MadeSet", "make_labelled_set"]
+__all__ = ["make_labelled_set"]
 
-_Progress = Callable[[str, int, int], None]
 _OWN_FILES = ("labels.yaml", "classes.csv", "statistics.json")
-
-
-@dataclass(frozen=True)
-class MadeSet:
-    """A labelled set on disk.
-
-    Args:
-        folder: where.
-        splits: tiles and blocks by split.
-        notes: what a user should know.
-    """
-
-    folder: Path
-    splits: dict[str, tuple[int, int]]
-    notes: tuple[str, ...]
+_PARTS = ("images", "masks")
+_BLANK = (255, 255, 255)
 
 
 def make_labelled_set(
@@ -64,8 +51,8 @@ def make_labelled_set(
     *,
     licence: str = "",
     overwrite: bool = False,
-    draw: Callable[[Overview, Path], None] | None = None,
-    progress: _Progress = lambda step, done, total: None,
+    draw: Callable[[MadeSet, Path], None] | None = None,
+    progress: Callable[[str, int, int], None] = lambda step, done, total: None,
 ) -> MadeSet:
     """Cut aligned tiles with masks from scenes, in spatially separate splits.
 
@@ -101,74 +88,99 @@ def make_labelled_set(
         overlaps = write_scene_masks(
             layer, classes, labelled, lambda *n: progress("laying labels", *n)
         )
-        layout = choose_layout(labelled, rules)
-        written = write_tiles(
+        plan = plan_blocks(labelled, rules)
+        written = _write_tiles(
             work,
-            layout.tiles,
+            plan.tiles,
             labelled,
             rules.min_labelled * rules.tile_px**2,
             _sensor_tag(found[0], image_format),
             lambda *n: progress("cutting tiles", *n),
         )
-        tiles = _divide(written, layout, found, rules, classes.names)
-        move_tiles(work, tiles, folder)
+        tiles = divide_tiles(written, plan, found, rules, classes.names)
+        _move_tiles(work, tiles, folder)
         notes = [*layer.notes, *_notes_on_labels(overlaps, classes)]
-        notes += _notes_on_tiles(tiles, written, layout, classes.names)
-        papers = Papers(
-            output.name,
-            labelled,
-            labels,
-            rules,
-            layout,
-            tiles,
-            _place_sensor(folder, found[0], image_format),
-            licence,
-            command_of(scenes, image_format, labels, rules, output, licence),
-            notes,
-        )
-        description = write_description(folder, papers)
+        notes += _notes_on_tiles(tiles, written, plan, classes.names)
+        made = MadeSet(output.name, folder, labelled, plan, tiles, tuple(notes))
+        sensor = _place_sensor(folder, found[0], image_format)
         # Reading it back the way that fine-tuning does is the last check.
-        dense = read_dense(read_dense_config(description))
-        write_statistics(folder, dense, papers)
-        write_papers(folder, papers)
+        dense = read_dense(read_dense_config(write_description(made, sensor)))
+        write_statistics(made, dense, rules.seed)
+        command = _command_of(scenes, image_format, labels, rules, output, licence)
+        write_card(made, labels, rules, licence, command)
         if draw is not None:
-            picture = Overview(folder, labelled, tiles, output.name)
-            draw(picture, folder / "overview.png")
+            draw(made, folder / "overview.png")
         shutil.rmtree(work)
-    rows = {split: (tiles, blocks) for split, tiles, blocks, _ in papers.split_rows()}
-    return MadeSet(output, rows, tuple(notes))
+    return replace(made, folder=output)
 
 
-def _divide(
-    written: Sequence[WrittenTile],
-    layout: Layout,
-    scenes: Sequence[Scene],
-    rules: TileRules,
-    names: Sequence[str],
-) -> list[WrittenTile]:
-    """Give each tile the split of its block; refuse splits that stay empty.
+def _write_tiles(
+    folder: Path,
+    tiles: Sequence[Tile],
+    labelled: LabelledScenes,
+    least_px: float,
+    sensor_tag: str | None,
+    progress: Callable[[int, int], None],
+) -> list[Tile]:
+    """Write those tiles that still have enough labels where the image is valid.
 
-    Raises:
-        DataError: a split stays empty, or train would learn nothing of a class.
+    Args:
+        folder: gets `images` and `masks`.
+        tiles: in the order of their rows, so that files are read once.
+        labelled: what they are cut from.
+        least_px: pixels that must be labelled and valid.
+        sensor_tag: name of the sensor for the files' tag.
+        progress: called with tiles done and all.
     """
-    wanted = wanted_splits(rules.fractions)
-    kept: list[WrittenTile] = []
-    if written:
-        split_of = assign_splits([w.tile for w in written], rules.fractions, rules.seed)
-        dealt = [replace(w, split=split_of[w.tile.cell]) for w in written]
-        kept = keep_apart(dealt, scenes, layout.gap_m)
-    empty = [name for name in wanted if name not in {tile.split for tile in kept}]
-    if empty:
-        raise DataError(
-            f"{', '.join(empty)} would be empty: of {len(layout.tiles)} labelled tiles "
-            f"in {layout.num_blocks} blocks, {len(kept)} show enough valid pixels. "
-            f"A block_m below {layout.block_m:g}, a smaller tile_px or min_labelled, "
-            "or more scenes would help."
-        )
-    held = [np.flatnonzero(tile.tile.counts).tolist() for tile in kept]
-    splits = [tile.split for tile in kept]
-    refuse_untaught(splits, held, names, "the labelled tiles", rules.fractions)
-    return kept
+    numbers = {cell: n for n, cell in enumerate(sorted({t.cell for t in tiles}))}
+    for part in _PARTS:
+        (folder / part).mkdir(parents=True)
+    files, written = OpenFiles(), []
+    for done, tile in enumerate(tiles, start=1):
+        scene, window = labelled.scenes[tile.scene], tile.window
+        raster = read_raster(scene.item, window=window, files=files)
+        rows = np.arange(window.row, window.row + window.height)
+        columns = np.arange(window.column, window.column + window.width)
+        mask, _ = read_codes(labelled.masks[tile.scene], 1, rows, columns)
+        mask = np.where(raster.valid.any(axis=0), mask, UNLABELLED)
+        counts = count_classes(mask, len(labelled.colours))
+        if counts.sum() >= least_px:
+            block = f"block{numbers[tile.cell]:04d}"
+            name = f"{scene.name}_{block}_r{window.row:05d}_c{window.column:05d}"
+            write_geotiff(folder / "images" / f"{name}.tif", raster, sensor_tag)
+            path = folder / "masks" / f"{name}.tif"
+            _write_mask(path, mask, scene.grid.part(window), labelled.colours)
+            low = np.where(raster.valid, raster.pixels, np.inf).min(axis=(1, 2))
+            high = np.where(raster.valid, raster.pixels, -np.inf).max(axis=(1, 2))
+            extremes = np.stack([low, high])
+            written.append(replace(tile, counts=counts, name=name, extremes=extremes))
+        progress(done, len(tiles))
+    files.close()
+    return written
+
+
+def _move_tiles(folder: Path, written: Sequence[Tile], target: Path) -> None:
+    """Move the files of tiles into the folders of their splits."""
+    for tile in written:
+        for part in _PARTS:
+            there = target / tile.split / part
+            there.mkdir(parents=True, exist_ok=True)
+            (folder / part / f"{tile.name}.tif").replace(there / f"{tile.name}.tif")
+
+
+def _write_mask(
+    path: Path, mask: NDArray[Any], grid: Grid, classes: Mapping[str, str]
+) -> None:
+    colours = {code: to_rgb(colour) for code, colour in enumerate(classes.values())}
+    write_numbers(
+        path,
+        mask[None].astype(np.uint8),
+        grid,
+        ["class"],
+        nodata=UNLABELLED,
+        tags={f"CLASS_{code}": name for code, name in enumerate(classes)},
+        colours=colours | {UNLABELLED: _BLANK},
+    )
 
 
 def _notes_on_labels(overlaps: int, classes: LabelClasses) -> Iterator[str]:
@@ -182,21 +194,21 @@ def _notes_on_labels(overlaps: int, classes: LabelClasses) -> Iterator[str]:
 
 
 def _notes_on_tiles(
-    tiles: Sequence[WrittenTile],
-    written: Sequence[WrittenTile],
-    layout: Layout,
+    tiles: Sequence[Tile],
+    written: Sequence[Tile],
+    plan: BlockPlan,
     names: Sequence[str],
 ) -> Iterator[str]:
-    invalid, near = len(layout.tiles) - len(written), len(written) - len(tiles)
+    invalid, near = len(plan.tiles) - len(written), len(written) - len(tiles)
     if invalid:
         yield f"{invalid} tiles were left out: too little of them is valid."
     if near:
         yield (
-            f"{near} tiles were left out: they lie within {layout.gap_m:g} m of a tile "
+            f"{near} tiles were left out: they lie within {plan.gap_m:g} m of a tile "
             "of another split, in a scene of other pixels."
         )
     for split in dict.fromkeys(tile.split for tile in tiles):
-        own = [tile.tile.counts for tile in tiles if tile.split == split]
+        own = [tile.counts for tile in tiles if tile.split == split]
         counts = np.sum(own, axis=0).tolist()
         missing = [name for name, count in zip(names, counts, strict=True) if not count]
         if missing:
@@ -222,3 +234,31 @@ def _place_sensor(folder: Path, scene: Scene, image_format: ImageFormat) -> str:
     source = Path(str(image_format.sensor))
     shutil.copyfile(source, folder / source.name)
     return source.name
+
+
+def _command_of(
+    scenes: Sequence[Path],
+    image_format: ImageFormat,
+    labels: LabelSource,
+    rules: TileRules,
+    output: Path,
+    licence: str,
+) -> list[str]:
+    """Return the command line that does the same."""
+    words = ["spectralgpt", "data", "label", "--scenes", *map(str, scenes)]
+    words += ["--output", str(output)]
+    for name, value in image_format.facts.items():
+        words += [f"--{name}", _word(value)]
+    for values in (labels, rules, rules.fractions):
+        prefix = "fractions." if values is rules.fractions else ""
+        for field in fields(values):
+            value = getattr(values, field.name)
+            if field.name != "fractions" and value != field.default:
+                words += [f"--{prefix}{field.name}", _word(value)]
+    return words + (["--licence", licence] if licence else [])
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return json.dumps(value) if isinstance(value, tuple) else str(value)

@@ -1,4 +1,4 @@
-"""From the values of a layer of labels to numbered classes."""
+"""Where labels lie, and how their values become numbered classes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,12 +6,38 @@ from pathlib import Path
 from typing import Any
 
 from spectralgpt.config import read_mapping
-from spectralgpt.data.labelling.config import UNLABELLED, LabelSource
 from spectralgpt.errors import ConfigError, DataError
 
-__all__ = ["LabelClasses", "number_classes", "value_text"]
+__all__ = ["UNLABELLED", "LabelClasses", "LabelSource", "number_classes", "value_text"]
 
+UNLABELLED = 255
+"""Value of masks where there is no label."""
 _SHOWN = 8
+
+
+@dataclass(frozen=True)
+class LabelSource:
+    """Where labels lie, and what their values mean.
+
+    Args:
+        labels: layer of polygons (GeoPackage, GeoJSON, Shapefile), or raster of codes.
+        class_column: column of the polygons that holds class names or codes.
+        classes: YAML or JSON file with the value, or list of values, of each class by
+            its name; null makes each value that occurs a class.
+        ignored: values that are no label, such as [cloud].
+        background: class of pixels that no label covers; null leaves them unlabelled.
+        layer: name of the layer in a file of several, or number of the raster's layer.
+        all_touched: label every pixel that a polygon touches, not only those whose
+            centre lies in it.
+    """
+
+    labels: Path
+    class_column: str | None = None
+    classes: Path | None = None
+    ignored: tuple[str | int | float, ...] = ()
+    background: str | None = None
+    layer: str | int | None = None
+    all_touched: bool = False
 
 
 @dataclass(frozen=True)

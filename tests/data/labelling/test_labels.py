@@ -6,7 +6,7 @@ import pytest
 
 from spectralgpt.data.colours import class_colours, to_rgb
 from spectralgpt.data.labelling import UNLABELLED, LabelSource
-from spectralgpt.data.labelling.classes import number_classes, value_text
+from spectralgpt.data.labelling.labels import number_classes, value_text
 from spectralgpt.errors import ConfigError, DataError
 
 FOUND = {"water": 3, "pine": 1, "oak": 2, "cloud": 1, "": 1}
