@@ -6,7 +6,6 @@ import functools
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,6 @@ from spectralgpt.sensors import find_sensor
 __all__ = [
     "CommandParser",
     "ConfigFile",
-    "add_actions",
     "add_run_options",
     "bound_yaml",
     "check_run",
@@ -265,24 +263,6 @@ def _without_notes(values: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in values.items()
         if name != _FILE_NOTE
     }
-
-
-def add_actions(
-    parser: ArgumentParser, prefix: str, actions: Mapping[str, str]
-) -> None:
-    """Add sub-commands, each in a module of its own.
-
-    Args:
-        parser: of the command.
-        prefix: of the modules' names; the action follows.
-        actions: their names, each with what it does.
-    """
-    added = parser.add_subcommands(dest="action")
-    for name, text in actions.items():
-        module = import_module(prefix + name)
-        sub = CommandParser(description=module.HELP, exit_on_error=False)
-        module.add_arguments(sub)
-        added.add_subcommand(name, sub, help=text)
 
 
 def add_run_options(parser: ArgumentParser) -> None:
