@@ -1,6 +1,6 @@
 """Maps as a task: a class for every pixel, of one date or of the change between two."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,7 +25,6 @@ __all__ = [
     "DenseLossConfig",
     "DenseTask",
     "check_mapper",
-    "flipped_probabilities",
     "leading_metric",
     "predict_map",
 ]
@@ -195,28 +194,21 @@ def leading_metric(positive: str | None) -> str:
     return "mean_iou" if positive is None else "f1"
 
 
-def flipped_probabilities(
-    predict: Callable[[Tensor], Tensor], images: Tensor, flips: bool
-) -> Tensor:
-    """Give class probabilities (B, K, H, W), over flipped copies if asked for.
+def predict_map(model: nn.Module, flips: bool, images: Tensor) -> Tensor:
+    """Give class probabilities (B, K, H, W) of prepared images on any device.
 
     Args:
-        predict: images (B, ..., H, W) to logits (B, K, H, W).
-        images: prepared images.
+        model: images (B, ..., H, W) to logits (B, K, H, W).
         flips: average over the image and its three mirror images.
+        images: (B, C, H, W), or (B, 2, C, H, W) of two dates.
     """
+    images = images.to(next(model.parameters()).device)
     with torch.inference_mode():
         views = [
-            _flip(predict(_flip(images, axes)).float().softmax(dim=1), axes)
+            _flip(model(_flip(images, axes)).float().softmax(dim=1), axes)
             for axes in _mirrors(flips)
         ]
     return check_output(torch.stack(views).mean(dim=0))
-
-
-def predict_map(model: nn.Module, flips: bool, images: Tensor) -> Tensor:
-    """Give class probabilities of images on any device; see `flipped_probabilities`."""
-    device = next(model.parameters()).device
-    return flipped_probabilities(model, images.to(device), flips)
 
 
 def _mirrors(flips: bool) -> Iterator[tuple[int, ...]]:

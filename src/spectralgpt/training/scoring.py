@@ -45,7 +45,7 @@ from spectralgpt.tasks.classification import (
     score,
     to_probabilities,
 )
-from spectralgpt.tasks.dense import check_mapper, flipped_probabilities
+from spectralgpt.tasks.dense import check_mapper, predict_map
 from spectralgpt.tasks.floors import Floor, find_floors, fit_pixel_forest, map_pixels
 
 if TYPE_CHECKING:
@@ -186,8 +186,8 @@ def score_set(
     _check_fits(loaded, name, labelled)
     model, contract = loaded.model.eval(), loaded.preprocessing
     assert contract is not None
-    device = next(model.parameters()).device
     if isinstance(labelled, LabelledSet):
+        device = next(model.parameters()).device
         images = LabelledDataset(labelled, contract)
         rows = []
         with torch.inference_mode():
@@ -200,8 +200,7 @@ def score_set(
     counts = PlaceCounts(labelled, _scored_class(labelled, loaded.extra))
     places = iter(windows.windows)
     for batch in read_batches(windows, batch_size, num_workers, progress):
-        probabilities = flipped_probabilities(model, batch["image"].to(device), flips)
-        predicted = probabilities.argmax(dim=1).cpu()
+        predicted = predict_map(model, flips, batch["image"]).argmax(dim=1).cpu()
         for one, target in zip(predicted, batch["target"], strict=True):
             counts.add(next(places).chip, one, target)
     return counts.scores(seed, resamples)
@@ -395,15 +394,13 @@ def _map_examples(
 
     assert loaded.preprocessing is not None
     dataset = DenseDataset(test, loaded.preprocessing)
-    device = next(loaded.model.parameters()).device
     order = np.random.default_rng(seed).permutation(len(dataset)).tolist()
     drawn = {i: dataset[i] for i in order[: _DRAWN_FOR_EXAMPLE * _MAP_EXAMPLES]}
     kinds = {i: len(sample["target"].unique()) for i, sample in drawn.items()}
     examples = []
     for index in sorted(drawn, key=lambda i: -kinds[i])[:_MAP_EXAMPLES]:
         shown = drawn[index]["image"]
-        images = shown[None].to(device)
-        predicted = flipped_probabilities(loaded.model, images, flips).argmax(dim=1)
+        predicted = predict_map(loaded.model, flips, shown[None]).argmax(dim=1)
         examples.append(
             MapExample(
                 images=shown.numpy() if shown.ndim == 4 else shown[None].numpy(),
