@@ -122,7 +122,7 @@ OSCD_CITIES = {"Train": ("paris", "pisa"), "Test": ("milano",)}
 
 def write_oscd(root: Path, side: int = 40) -> Path:
     """Write cities with one file a band for both dates, and masks of 1 and 2."""
-    from spectralgpt.data.dense.oscd import oscd_bands
+    from spectralgpt.data.dense.archives import oscd_bands
 
     for split, cities in OSCD_CITIES.items():
         for number, city in enumerate(cities):

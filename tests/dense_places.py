@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import rasterio
 
-from spectralgpt.data.dense import DenseDataConfig, DenseSet, read_dense
+from spectralgpt.data.dense import DenseDataConfig, read_dense
+from spectralgpt.data.samples import SampleSet
 from spectralgpt.data.splits import Fractions
 from spectralgpt.rasters import Stated
 from tests.toy import BANDS, SENSOR, write_chip
@@ -52,7 +53,7 @@ def places_config(root: Path, task: Any = "segmentation") -> DenseDataConfig:
     )
 
 
-def dense_places(root: Path, task: str) -> DenseSet:
+def dense_places(root: Path, task: str) -> SampleSet:
     """Write places, and read them back with their splits."""
     return read_dense(
         places_config(write_places(root), task), assumed=Stated(sensor=SENSOR)

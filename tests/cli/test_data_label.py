@@ -35,7 +35,7 @@ def test_the_command_makes_a_set_and_prints_its_folder(
     card = Path("made/town/README.md").read_text(encoding="utf-8")
     assert "| town_20200813.tif | 2020-08-13 | EPSG:32632 | 96 x 96 |" in card
     dense = read_dense(read_dense_config("made/town/labels.yaml"))
-    assert {chip.split for chip in dense.chips} == {"train", "val", "test"}
+    assert {chip.split for chip in dense.samples} == {"train", "val", "test"}
     # The card's command does the same again.
     command = card.split("## Made by")[1].split("```")[1].split()
     assert main([*command[1:], "--overwrite"]) == 0

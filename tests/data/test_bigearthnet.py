@@ -44,18 +44,18 @@ def test_nomenclature_maps_43_classes_to_19() -> None:
 def test_real_patches_of_version_1_are_read_in_both_nomenclatures(shared: Path) -> None:
     root = shared / "data" / "bigearthnet-v1"
     coarse, fine = read_bigearthnet(root, 19), read_bigearthnet(root, 43)
-    assert len(coarse.chips) == len(fine.chips) == 5
+    assert len(coarse.samples) == len(fine.samples) == 5
     assert len(coarse.class_names) == 19
     for labelled in (coarse, fine):
-        chip = labelled.chips[0]
+        chip = labelled.samples[0]
         folder = Path(chip.item.name)
         path = folder / f"{folder.name}_labels_metadata.json"
         stated = json.loads(path.read_text())["labels"]
         expected = stated if labelled is fine else to_19_classes(stated)
         assert {labelled.class_names[k] for k in chip.labels} == set(expected)
-    raster = read_raster(coarse.chips[0].item)
+    raster = read_raster(coarse.samples[0].item)
     assert raster.pixels.shape == (12, 120, 120)
-    assert coarse.chips[0].item.offset == 0
+    assert coarse.samples[0].item.offset == 0
 
 
 def test_lists_give_the_splits_of_version_1(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_lists_give_the_splits_of_version_1(tmp_path: Path) -> None:
         write_patch(folder, name, ["Pastures"])
         (tmp_path / f"bigearthnet-{split}.csv").write_text(f"{name},S1_x\n")
     write_patch(folder, "S2A_MSIL2A_3", ["Pastures"])
-    chips = read_bigearthnet(tmp_path).chips
+    chips = read_bigearthnet(tmp_path).samples
     assert [(Path(c.item.name).name, c.split) for c in chips] == [
         ("S2A_MSIL2A_1", "train"),
         ("S2A_MSIL2A_2", "test"),
@@ -83,9 +83,9 @@ def test_version_2_takes_labels_and_splits_from_its_metadata(tmp_path: Path) -> 
     }
     parquet.write_table(pyarrow.table(columns), tmp_path / "metadata.parquet")
     labelled = read_bigearthnet(tmp_path)
-    assert [chip.labels for chip in labelled.chips] == [(2, 4), (18,)]
-    assert [chip.split for chip in labelled.chips] == ["train", "val"]
-    raster = read_raster(labelled.chips[0].item)
+    assert [chip.labels for chip in labelled.samples] == [(2, 4), (18,)]
+    assert [chip.split for chip in labelled.samples] == ["train", "val"]
+    raster = read_raster(labelled.samples[0].item)
     assert raster.pixels[1, 0, 0] == pytest.approx(201 / 10_000)
     with pytest.raises(ConfigError, match="19 classes"):
         read_bigearthnet(tmp_path, 43)

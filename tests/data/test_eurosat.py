@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import rasterio
 
+from spectralgpt.data.datasets import LabelledDataset
 from spectralgpt.data.eurosat import FILE_BANDS, read_eurosat
-from spectralgpt.data.labelled import LabelledDataset
 from spectralgpt.errors import DatasetNotFoundError
 from spectralgpt.rasters import read_raster
 from tests.tiny import tiny_contract
@@ -34,7 +34,7 @@ def fake_copy(root: Path) -> Path:
 def test_published_lists_give_the_splits(tmp_path: Path) -> None:
     labelled = read_eurosat(fake_copy(tmp_path))
     assert labelled.class_names == ("Forest", "River")
-    assert [(Path(c.item.name).stem, c.split) for c in labelled.chips] == [
+    assert [(Path(c.item.name).stem, c.split) for c in labelled.samples] == [
         ("Forest_1", "train"),
         ("River_1", "train"),
         ("Forest_2", "val"),
@@ -45,7 +45,7 @@ def test_published_lists_give_the_splits(tmp_path: Path) -> None:
 
 
 def test_each_band_is_read_under_its_own_name(tmp_path: Path) -> None:
-    chip = read_eurosat(fake_copy(tmp_path)).chips[0]
+    chip = read_eurosat(fake_copy(tmp_path)).samples[0]
     raster = read_raster(chip.item)
     found = dict(zip(raster.band_names, raster.pixels[:, 0, 0], strict=True))
     for index, band in enumerate(FILE_BANDS):
@@ -55,7 +55,7 @@ def test_each_band_is_read_under_its_own_name(tmp_path: Path) -> None:
 def test_dropping_b10_keeps_b11_and_puts_b8a_in_its_place(shared: Path) -> None:
     labelled = read_eurosat(shared / "data" / "eurosat-ms")
     dataset = LabelledDataset(labelled, tiny_contract(64))
-    for index, chip in enumerate(labelled.chips):
+    for index, chip in enumerate(labelled.samples):
         with rasterio.open(chip.item.name) as file:
             layers = file.read()
         raster = dataset.raster(index)

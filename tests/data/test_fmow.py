@@ -21,20 +21,20 @@ def test_tables_give_labels_splits_and_places(tmp_path: Path) -> None:
     rows = write_fmow(tmp_path)
     config = LabelledDataConfig(str(tmp_path), layout="fmow-sentinel2")
     labelled = read_labelled(config)
-    assert Counter(chip.split for chip in labelled.chips) == dict.fromkeys(
+    assert Counter(chip.split for chip in labelled.samples) == dict.fromkeys(
         ("train", "val", "test"), 12
     )
-    for row, chip in zip(rows, labelled.chips, strict=True):
+    for row, chip in zip(rows, labelled.samples, strict=True):
         assert chip.item.name.endswith(name_of(row))
         assert labelled.class_names[chip.labels[0]] == row[1]
-    raster = read_raster(labelled.chips[7].item)
+    raster = read_raster(labelled.samples[7].item)
     assert raster.pixels.shape == (13, 42, 45)
     # Digital numbers without an offset; B10 is the eleventh layer of the files.
     assert raster.pixels[0] == pytest.approx((1000 + 7) / 10_000)
     assert (
-        labelled.chips[0].item.files["B10"].index == 1 + FILE_BANDS.index("B10") == 11
+        labelled.samples[0].item.files["B10"].index == 1 + FILE_BANDS.index("B10") == 11
     )
-    assert labelled.chips[0].item.files["B8A"].index == 9
+    assert labelled.samples[0].item.files["B8A"].index == 9
 
 
 def test_pretraining_takes_train_alone_and_keeps_places_together(
@@ -94,7 +94,7 @@ def test_a_truncated_image_is_found(
     path = tmp_path / "fmow-sentinel" / name_of(rows[0])
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     labelled = read_fmow(tmp_path)
-    bad = [chip for chip in labelled.chips if chip.item.name == str(path)]
+    bad = [chip for chip in labelled.samples if chip.item.name == str(path)]
     # Depending on where the directory lies, it shows at once or with the pixels.
     assert bad or "1 of 36 images are bad" in caplog.text
     for chip in bad:

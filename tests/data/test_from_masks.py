@@ -5,12 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spectralgpt.data.labelled import (
-    LabelledDataConfig,
-    LabelledDataset,
-    read_labelled,
-    train_statistics,
-)
+from spectralgpt.data.datasets import LabelledDataset
+from spectralgpt.data.labelled import LabelledDataConfig, read_labelled
+from spectralgpt.data.statistics import sample_statistics
 from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.preprocessing import BandStatistics, sensor_preprocessing
 from spectralgpt.sensors import load_sensor
@@ -49,12 +46,12 @@ def test_a_tile_has_the_class_of_most_of_its_pixels(root: Path) -> None:
     assert found.class_names == ("grass", "water")
     of_a = {
         (chip.window.row, chip.window.column): chip.labels
-        for chip in found.chips
+        for chip in found.samples
         if chip.window is not None and Path(chip.item.name).stem.split(":")[0] == "a"
     }
     # The unlabelled quarter is no image to learn from.
     assert of_a == {(0, 0): (0,), (0, 8): (1,), (8, 0): (1,)}
-    assert {chip.split for chip in found.chips} == {"train", "val", "test"}
+    assert {chip.split for chip in found.samples} == {"train", "val", "test"}
 
 
 @pytest.mark.parametrize(("share", "labels"), [(0.04, (0, 1)), (0.1, (0,))])
@@ -63,7 +60,7 @@ def test_labels_are_all_classes_with_a_share(
 ) -> None:
     found = read_labelled(config(root, label_share=share))
     assert found.task == "multi-label"
-    first = next(c for c in found.chips if c.window is not None and c.window.row == 0
+    first = next(c for c in found.samples if c.window is not None and c.window.row == 0
                  and c.window.column == 0)  # fmt: skip
     assert first.labels == labels
 
@@ -71,7 +68,7 @@ def test_labels_are_all_classes_with_a_share(
 def test_classes_of_a_model_keep_their_order(root: Path) -> None:
     found = read_labelled(config(root), class_names=("water", "grass"))
     assert found.class_names == ("water", "grass")
-    assert sum(chip.labels == (0,) for chip in found.chips) == 8
+    assert sum(chip.labels == (0,) for chip in found.samples) == 8
 
 
 def test_what_gives_no_labels_is_explained(root: Path) -> None:
@@ -89,7 +86,7 @@ def test_a_stratified_split_keeps_the_tiles_of_an_image_together(root: Path) -> 
     for seed in range(4):
         found = read_labelled(config(root, split="stratified", split_seed=seed))
         splits: dict[str, set[str]] = {}
-        for chip in found.chips:
+        for chip in found.samples:
             splits.setdefault(chip.item.name, set()).add(chip.split)
         assert all(len(each) == 1 for each in splits.values())
 
@@ -107,11 +104,13 @@ def test_statistics_leave_out_the_tiles_of_other_splits(root: Path) -> None:
     (root / "cover.yaml").write_text(text)
     found = read_labelled(config(root))
     numbers = np.full((1, 16, 64), 5000, np.uint16)
-    for window in (chip.window for chip in found.select("train").chips):
+    for window in (chip.window for chip in found.select("train").samples):
         assert window is not None
         numbers[:, window.row : window.row + 8, window.column : window.column + 8] = 999
     write_tiff(root / "images" / "a.tif", numbers, res=100.0)
-    statistics = train_statistics(found, [load_sensor(SENSOR).band("B04")])
+    statistics = sample_statistics(
+        found.select("train"), [load_sensor(SENSOR).band("B04")]
+    )
     assert statistics.mean["B04"] == pytest.approx(0.0999)
     assert statistics.std["B04"] == pytest.approx(0, abs=1e-6)
 
@@ -152,7 +151,7 @@ def test_tiles_are_those_of_the_mask_whichever_bands_are_read(tmp_path: Path) ->
         names=[band.name],
     )  # fmt: skip
     dataset = LabelledDataset(found, contract)
-    for index, chip in enumerate(found.chips):
+    for index, chip in enumerate(found.samples):
         wanted = 0.3 if chip.labels == (1,) else 0.1
         middle = dataset[index]["image"][0, 2:-2, 2:-2]
         assert middle.numpy() == pytest.approx(wanted, abs=0.01)

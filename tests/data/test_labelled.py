@@ -6,14 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from spectralgpt.data.chips import chip_centres, split_blocks
-from spectralgpt.data.labelled import (
-    LabelledDataConfig,
-    LabelledDataset,
-    divide,
-    read_all,
-    read_labelled,
-)
+from spectralgpt.data.datasets import LabelledDataset
+from spectralgpt.data.labelled import LabelledDataConfig, read_all, read_labelled
+from spectralgpt.data.masks import count_classes
+from spectralgpt.data.splits import divide, sample_centres
 from spectralgpt.errors import BandError, DataError, DatasetNotFoundError, UnitError
 from tests.tiny import tiny_contract
 from tests.toy import BANDS, CLASSES, SENSOR, chip_pixels, write_archive, write_chip
@@ -45,9 +41,9 @@ def table(root: Path, text: str, images: tuple[str, ...] = ("a", "b")) -> Path:
 def test_folder_of_classes_is_read_with_sorted_class_names(archive: Path) -> None:
     labelled = read_labelled(config(archive))
     assert labelled.class_names == CLASSES
-    for chip in labelled.chips:
+    for chip in labelled.samples:
         assert CLASSES[chip.labels[0]] in Path(chip.item.name).parent.name
-    counts = labelled.counts()
+    counts = count_classes(labelled)
     assert [counts[s]["water"] for s in ("train", "val", "test")] == [6, 2, 2]
 
 
@@ -55,10 +51,10 @@ def test_split_folders_are_kept(tmp_path: Path) -> None:
     for split in ("train", "val", "test"):
         write_archive(tmp_path / split, per_class=2, size=16)
     labelled = read_labelled(config(tmp_path))
-    assert {Path(c.item.name).parts[-3] for c in labelled.select("val").chips} == {
+    assert {Path(c.item.name).parts[-3] for c in labelled.select("val").samples} == {
         "val"
     }
-    assert len(labelled.select("test").chips) == 6
+    assert len(labelled.select("test").samples) == 6
 
 
 @pytest.mark.parametrize(
@@ -70,7 +66,9 @@ def test_folders_are_the_splits_that_they_name(
     for name in names:
         write_archive(tmp_path / name, per_class=1, size=16)
     labelled = read_labelled(config(tmp_path))
-    assert [len(labelled.select(s).chips) for s in ("train", "val", "test")] == [3] * 3
+    assert [len(labelled.select(s).samples) for s in ("train", "val", "test")] == [
+        3
+    ] * 3
     assert labelled.class_names == CLASSES
 
 
@@ -89,7 +87,7 @@ def test_litter_is_neither_class_nor_image(archive: Path, tmp_path: Path) -> Non
     shutil.copy(archive / "water/water_000.tif", tmp_path / "set/water/._water_000.tif")
     labelled = read_labelled(config(tmp_path / "set"))
     assert labelled.class_names == CLASSES
-    assert len(labelled.chips) == 30
+    assert len(labelled.samples) == 30
 
 
 def test_data_behind_links_are_read(archive: Path, tmp_path: Path) -> None:
@@ -97,13 +95,13 @@ def test_data_behind_links_are_read(archive: Path, tmp_path: Path) -> None:
     root.mkdir()
     for kind in CLASSES:
         (root / kind).symlink_to(archive / kind)
-    assert len(read_labelled(config(root)).chips) == 30
+    assert len(read_labelled(config(root)).samples) == 30
     rows = [f"{kind}/{kind}_00{n}.tif,{kind},{n}" for kind in CLASSES for n in range(9)]
     (root / "labels.csv").write_text("\n".join(["image,label,place", *rows]))
     stated = config(root, layout="csv", allow_unlisted=True)
     labelled = read_labelled(stated)
-    assert len(labelled.chips) == 27
-    pairs = {(chip.place, chip.split) for chip in labelled.chips}
+    assert len(labelled.samples) == 27
+    pairs = {(chip.place, chip.split) for chip in labelled.samples}
     assert len(pairs) == 9
 
 
@@ -111,8 +109,8 @@ def test_val_is_taken_out_of_train_never_out_of_test(tmp_path: Path) -> None:
     for split in ("train", "test"):
         write_archive(tmp_path / split, per_class=5, size=16)
     labelled = read_labelled(config(tmp_path))
-    assert len(labelled.select("val").chips) == 3
-    assert {Path(c.item.name).parts[-3] for c in labelled.select("val").chips} == {
+    assert len(labelled.select("val").samples) == 3
+    assert {Path(c.item.name).parts[-3] for c in labelled.select("val").samples} == {
         "train"
     }
 
@@ -120,7 +118,7 @@ def test_val_is_taken_out_of_train_never_out_of_test(tmp_path: Path) -> None:
 def test_the_same_seed_splits_alike_and_another_otherwise(archive: Path) -> None:
     labelled = read_all(config(archive))
     first, again, other = (
-        [c.split for c in divide(labelled, config(archive), seed).chips]
+        [c.split for c in divide(labelled, config(archive), seed).samples]
         for seed in (0, 0, 1)
     )
     assert first == again
@@ -129,22 +127,23 @@ def test_the_same_seed_splits_alike_and_another_otherwise(archive: Path) -> None
 
 def test_blocks_keep_neighbours_together(archive: Path) -> None:
     labelled = read_all(config(archive))
-    divided = split_blocks(labelled, block_m=4000.0)
-    centres = chip_centres(divided.chips)
+    divided = divide(labelled, config(archive, split="blocks", block_m=4000.0), 0)
+    centres = sample_centres(divided.samples)
     near = np.abs(centres[:, None] - centres[None]).max(axis=2) < 1e-4
-    splits = np.array([chip.split for chip in divided.chips])
+    splits = np.array([chip.split for chip in divided.samples])
     assert (splits[:, None] == splits[None])[near].all()
     assert set(splits) == {"train", "val", "test"}
 
 
 def test_gap_separates_splits_by_its_distance(archive: Path) -> None:
     labelled = read_all(config(archive))
-    gapped = split_blocks(labelled, block_m=4000.0, gap_m=6000.0)
-    metres = chip_centres(gapped.chips) * np.array([82_000.0, 111_000.0])
-    splits = np.array([chip.split for chip in gapped.chips])
+    blocks = config(archive, split="blocks", block_m=4000.0, gap_m=6000.0)
+    gapped = divide(labelled, blocks, 0)
+    metres = sample_centres(gapped.samples) * np.array([82_000.0, 111_000.0])
+    splits = np.array([chip.split for chip in gapped.samples])
     distance = np.linalg.norm(metres[:, None] - metres[None], axis=2)
     apart = splits[:, None] != splits[None]
-    assert len(gapped.chips) < len(labelled.chips)
+    assert len(gapped.samples) < len(labelled.samples)
     assert distance[apart].min() > 5500
 
 
@@ -156,8 +155,8 @@ def test_too_few_blocks_are_refused_with_the_way_out(archive: Path) -> None:
 def test_a_fraction_of_train_keeps_val_and_test(archive: Path) -> None:
     whole = read_labelled(config(archive))
     part = read_labelled(config(archive, train_fraction=0.5))
-    assert len(part.select("train").chips) == len(whole.select("train").chips) // 2
-    assert part.select("test").chips == whole.select("test").chips
+    assert len(part.select("train").samples) == len(whole.select("train").samples) // 2
+    assert part.select("test").samples == whole.select("test").samples
 
 
 def test_csv_gives_single_and_multi_labels(tmp_path: Path) -> None:
@@ -167,7 +166,7 @@ def test_csv_gives_single_and_multi_labels(tmp_path: Path) -> None:
     multi = read_all(config(table(tmp_path / "m", text), layout="csv"))
     assert multi.task == "multi-label"
     assert multi.targets().tolist() == [[1, 1], [0, 0]]
-    assert [chip.split for chip in multi.chips] == ["train", "test"]
+    assert [chip.split for chip in multi.samples] == ["train", "test"]
 
 
 @pytest.mark.parametrize(
@@ -199,7 +198,7 @@ def test_csv_that_does_not_fit_its_images_is_refused(
 def test_unlisted_images_may_be_allowed(tmp_path: Path) -> None:
     root = table(tmp_path, "image,label\nimages/a.tif,x\n")
     allowed = read_all(config(root, layout="csv", allow_unlisted=True))
-    assert len(allowed.chips) == 1
+    assert len(allowed.samples) == 1
 
 
 def test_unknown_class_is_named(archive: Path) -> None:
@@ -210,7 +209,7 @@ def test_unknown_class_is_named(archive: Path) -> None:
 def test_labels_are_matched_to_a_models_classes_by_name(archive: Path) -> None:
     names = ("water", "ice", "field", "forest")
     labelled = read_all(config(archive), names)
-    for chip in labelled.chips:
+    for chip in labelled.samples:
         assert names[chip.labels[0]] == Path(chip.item.name).parent.name
 
 
@@ -241,12 +240,12 @@ def test_missing_band_is_refused_by_name(tmp_path: Path) -> None:
 def test_wrong_unit_and_twice_applied_offset_are_refused(tmp_path: Path) -> None:
     one_chip(tmp_path)
     labelled = read_all(config(tmp_path))
-    chip = labelled.chips[0]
+    chip = labelled.samples[0]
     for item, message in (
         (replace(chip.item, quantification=1.0, unit="reflectance"), "unscaled"),
         (replace(chip.item, offset=-6000.0), "twice-applied offset"),
     ):
-        wrong = replace(labelled, chips=(replace(chip, item=item),))
+        wrong = replace(labelled, samples=(replace(chip, items=(item,)),))
         with pytest.raises(UnitError, match=message):
             LabelledDataset(wrong, tiny_contract())[0]
 

@@ -132,7 +132,7 @@ def test_damaged_tables_of_labels(tmp_path: Path) -> None:
         table.write_bytes(damaged if seed % 2 else mutate_bytes(text.encode(), seed))
         with contextlib.suppress(SpectralGPTError), bounded(), said():
             found = read_csv(table, image_format=images, allow_unlisted=bool(seed % 3))
-            paths = [file.path for c in found.chips for file in c.item.files.values()]
+            paths = [file.path for c in found.samples for file in c.item.files.values()]
             assert {*paths} <= own
-            assert all(chip.labels for chip in found.chips) or found.task
+            assert all(chip.labels for chip in found.samples) or found.task
             assert all(found.class_names)

@@ -156,8 +156,8 @@ def test_maps_of_chips_agree_with_what_is_scored(tmp_path: Path) -> None:
     config = places_config(write_places(tmp_path))
     dense = read_dense(config, None, Stated(sensor=SENSOR))
     dataset = DenseDataset(dense, mapper.preprocessing)
-    assert len(dataset) == len(dense.chips)
-    for number, chip_ in enumerate(dense.chips[:4]):
+    assert len(dataset) == len(dense.samples)
+    for number, chip_ in enumerate(dense.samples[:4]):
         scored = model.predict(dataset[number]["image"][None])[0].argmax(dim=0)
         mapped = join(list(map_scene(mapper, [chip_.item])))
         np.testing.assert_array_equal(mapped, scored)

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from spectralgpt.data.chips import Chip, LabelledSet
+from spectralgpt.data.samples import Sample, SampleSet
 from spectralgpt.errors import CheckpointError, ConfigError
 from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.models.heads import ClassificationModel
@@ -117,8 +117,8 @@ def test_class_weights_weigh_classes() -> None:
 
 def test_balanced_weights_give_each_class_the_same_say() -> None:
     item = RasterItem("x", load_sensor("sentinel-2-l1c"), {}, 10_000.0, 0.0)
-    chips = tuple(Chip(item, (k,)) for k in (0, 0, 0, 1))
-    weights = balanced_weights(LabelledSet(chips, NAMES, "single-label", "toy"))
+    chips = tuple(Sample((item,), (k,)) for k in (0, 0, 0, 1))
+    weights = balanced_weights(SampleSet(chips, NAMES, "single-label", "toy"))
     torch.testing.assert_close(weights, torch.tensor([4 / 6, 2.0, 0.0]))
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import rasterio
 
-from spectralgpt.data.dense import DenseDataConfig, DenseDataset, DenseSet, read_dense
+from spectralgpt.data.dense import DenseDataConfig, DenseDataset, read_dense
+from spectralgpt.data.samples import SampleSet
 from spectralgpt.rasters import Stated
 from spectralgpt.tasks.floors import (
     best_index,
@@ -25,7 +26,7 @@ from tests.toy import BANDS, SENSOR, write_chip
 SIDE, PLACES = 24, 10
 
 
-def write_scenes(root: Path, task: str, seed: int = 0) -> DenseSet:
+def write_scenes(root: Path, task: str, seed: int = 0) -> SampleSet:
     """Write places whose index tells the class, and no single band does.
 
     Water has NDWI 0.4 and land -0.3; what burnt loses 0.6 of NBR, the rest 0.1.
@@ -75,15 +76,15 @@ def test_the_index_of_the_trade_is_found_with_its_threshold(
     assert low < float(index.name.split()[-1]) < high
     assert index.scores["iou"] == index.scores["overall_accuracy"] == 1.0
     assert forest.scores["iou"] > 0.5
-    assert forest.learned_from == len(train.chips) * SIDE**2
-    assert index.scored_on == len(test.chips) * SIDE**2
+    assert forest.learned_from == len(train.samples) * SIDE**2
+    assert index.scored_on == len(test.samples) * SIDE**2
 
 
 def test_thresholds_are_tuned_on_the_training_places_only(tmp_path: Path) -> None:
     dense = write_scenes(tmp_path, "segmentation")
     train, test = dense.select("train"), dense.select("test")
     before = find_floors(train, test, "burnt or water", seed=0)
-    for chip in test.chips:
+    for chip in test.samples:
         with rasterio.open(chip.mask.path, "r+") as mask:
             mask.write(1 - mask.read())
     after = find_floors(train, test, "burnt or water", seed=0)
@@ -97,7 +98,7 @@ def test_without_its_bands_or_its_class_there_is_no_index(tmp_path: Path) -> Non
     (forest,) = find_floors(train, test, None, seed=0)
     assert forest.name == "random forest on pixels"
 
-    def visible(part: DenseSet) -> DenseSet:
+    def visible(part: SampleSet) -> SampleSet:
         chips = [
             replace(
                 chip,
@@ -109,9 +110,9 @@ def test_without_its_bands_or_its_class_there_is_no_index(tmp_path: Path) -> Non
                     for item in chip.items
                 ),
             )
-            for chip in part.chips
+            for chip in part.samples
         ]
-        return replace(part, chips=tuple(chips))
+        return replace(part, samples=tuple(chips))
 
     found = find_floors(visible(train), visible(test), "burnt or water", seed=0)
     assert [floor.name for floor in found] == ["random forest on pixels"]
@@ -122,7 +123,7 @@ def test_one_class_to_learn_from_gives_no_floor_and_a_line(
 ) -> None:
     dense = write_scenes(tmp_path, "segmentation")
     train, test = dense.select("train"), dense.select("test")
-    for chip in train.chips:
+    for chip in train.samples:
         with rasterio.open(chip.mask.path, "r+") as mask:
             mask.write(np.zeros((1, *mask.shape), np.uint8))
     assert find_floors(train, test, "burnt or water", seed=0) == ()
@@ -156,7 +157,7 @@ def test_a_class_that_single_pixels_show_is_mapped(tmp_path: Path, task: str) ->
         for split in ("train", "val", "test")
     )
     forest = fit_pixel_forest(train, val, 0, "damaged")
-    counts = PlaceCounts(test.dense, "damaged")
+    counts = PlaceCounts(test.sample_set, "damaged")
     for chip, predicted, target in map_pixels(forest, test):
         assert predicted.shape == target.shape
         counts.add(chip, predicted, target)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from spectralgpt.data.labelled import LabelledDataConfig, LabelledDataset, read_labelled
+from spectralgpt.data.datasets import LabelledDataset
+from spectralgpt.data.labelled import LabelledDataConfig, read_labelled
 from spectralgpt.tasks.probes import predict_linear
 from spectralgpt.training.comparison import (
     band_statistics,
@@ -33,12 +34,12 @@ def test_encoder_features_are_the_means_of_each_band_groups_normed_tokens(
         tokens = encoder.eval()(image[None])[0]  # (G, Hp, Wp, D)
     expected = torch.cat([group.mean(dim=(0, 1)) for group in tokens])
     np.testing.assert_allclose(features.values[7], expected.numpy(), atol=1e-5)
-    assert torch.equal(features.targets, dataset.labelled.targets())
+    assert torch.equal(features.targets, dataset.sample_set.targets())
 
 
 def test_probe_learns_the_archive_from_an_encoder(dataset: LabelledDataset) -> None:
     features = extract_features(tiny_model().encoder, dataset)
-    splits = [c.split for c in dataset.labelled.chips]
+    splits = [c.split for c in dataset.sample_set.samples]
     train, val, test = (
         features.take(np.array([i for i, s in enumerate(splits) if s == name]))
         for name in ("train", "val", "test")

@@ -8,8 +8,8 @@ import yaml
 
 from spectralgpt.checkpoints import load_model, save_model
 from spectralgpt.config import read_config
-from spectralgpt.data.chips import Fractions
 from spectralgpt.data.labelled import LabelledDataConfig, read_all
+from spectralgpt.data.splits import Fractions
 from spectralgpt.errors import CheckpointError, ConfigError, DataError
 from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.models.heads import ClassificationModel

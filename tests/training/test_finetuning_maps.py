@@ -121,9 +121,9 @@ def test_validation_without_the_class_is_said_and_its_loss_chooses(
     wanted = config(root, pretrained, trainer=replace(TRAINER, epochs=3))
     dense = read_dense(wanted.data, assumed=Stated(sensor="sentinel-2-l1c"))
     table = tmp_path / "splits.csv"
-    splits = "".join(f"{chip.place},{chip.split}\n" for chip in dense.chips)
+    splits = "".join(f"{chip.place},{chip.split}\n" for chip in dense.samples)
     table.write_text("place,split\n" + splits)
-    for chip in dense.select("val").chips:
+    for chip in dense.select("val").samples:
         with rasterio.open(chip.mask.path, "r+") as mask:
             mask.write(np.zeros((1, *mask.shape), np.uint8))
     data = replace(wanted.data, split_table=str(table), split="given")
@@ -148,10 +148,10 @@ def test_a_split_without_labels_is_found_before_the_first_step(
     wanted = config(root, pretrained)
     data = replace(wanted.data, ignored=(7,))
     dense = read_dense(data, assumed=Stated(sensor="sentinel-2-l1c"))
-    for chip in dense.select(split).chips:
+    for chip in dense.select(split).samples:
         with rasterio.open(chip.mask.path, "r+") as mask:
             mask.write(np.full((1, *mask.shape), 7, np.uint8))
-    splits = "".join(f"{chip.place},{chip.split}\n" for chip in dense.chips)
+    splits = "".join(f"{chip.place},{chip.split}\n" for chip in dense.samples)
     (tmp_path / "splits.csv").write_text("place,split\n" + splits)
     data = replace(data, split_table=str(tmp_path / "splits.csv"), split="given")
     with pytest.raises(DataError, match=f"split {split} has no labelled pixel"):

@@ -18,9 +18,8 @@ from spectralgpt.errors import ConfigError
 
 if TYPE_CHECKING:
     from spectralgpt.checkpoints import LoadedModel
-    from spectralgpt.data.chips import LabelledSet
-    from spectralgpt.data.dense import DenseSet
     from spectralgpt.data.labelled import LabelledDataConfig
+    from spectralgpt.data.samples import SampleSet
     from spectralgpt.rasters import Stated
 
 __all__ = ["HELP", "add_arguments", "check_early", "run"]
@@ -184,7 +183,7 @@ def _choose_method(args: Namespace) -> str:
 
 def _score(args: Namespace, loaded: "LoadedModel", console: Console) -> None:
     from spectralgpt.cli.images import counting
-    from spectralgpt.data.dense import DenseDataset, DenseSet
+    from spectralgpt.data.dense import DenseDataset
     from spectralgpt.data.statistics import tell_if_far
     from spectralgpt.scenes.loading import stated_contract
     from spectralgpt.training.scoring import evaluate
@@ -193,11 +192,11 @@ def _score(args: Namespace, loaded: "LoadedModel", console: Console) -> None:
     whole = read(args, loaded)
     contract = stated_contract(loaded, args.model)
     test = whole.select(args.split)
-    tell_if_far([i for chip in test.chips for i in chip.items], contract, test.source)
-    train, total = None, len(test.chips)
-    if isinstance(test, DenseSet) and isinstance(whole, DenseSet):
+    tell_if_far([i for chip in test.samples for i in chip.items], contract, test.source)
+    train, total = None, len(test.samples)
+    if not test.has_labels:
         total = len(DenseDataset(test, contract))
-        is_there = any(chip.split == "train" for chip in whole.chips)
+        is_there = any(chip.split == "train" for chip in whole.samples)
         if args.floors and args.split != "train" and is_there:
             train = whole.select("train")
     with counting(console, "scoring", total) as progress:
@@ -216,7 +215,7 @@ def _score(args: Namespace, loaded: "LoadedModel", console: Console) -> None:
         )
 
 
-def _read_images(args: Namespace, loaded: "LoadedModel") -> "LabelledSet":
+def _read_images(args: Namespace, loaded: "LoadedModel") -> "SampleSet":
     """Read labelled images for a classifier, divided as for its training."""
     from spectralgpt.data.labelled import read_labelled
     from spectralgpt.tasks.classification import check_classifier
@@ -225,7 +224,7 @@ def _read_images(args: Namespace, loaded: "LoadedModel") -> "LabelledSet":
     return read_labelled(_read_config(args, loaded), names, _assumed(loaded))
 
 
-def _read_masks(args: Namespace, loaded: "LoadedModel") -> "DenseSet":
+def _read_masks(args: Namespace, loaded: "LoadedModel") -> "SampleSet":
     """Read images with masks for a model that makes maps, divided as for training."""
     from spectralgpt.data.dense import DenseDataConfig, read_dense, read_dense_config
     from spectralgpt.data.identity import split_settings
@@ -280,7 +279,7 @@ def _compare(
     config = _read_config(args)
     labelled = read_all(config, assumed=_assumed(loaded))
     with Progress(console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("features", total=len(labelled.chips))
+        task = bar.add_task("features", total=len(labelled.samples))
         comparison = compare_features(
             loaded,
             labelled,

@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from spectralgpt.data.chips import MULTI_LABEL, SPLITS, Chip, LabelledSet
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.data.listings import read_parquet
+from spectralgpt.data.samples import MULTI_LABEL, SPLITS, Sample, SampleSet
 from spectralgpt.errors import ConfigError, DataError, DatasetNotFoundError
 from spectralgpt.files import read_json, read_text
 
@@ -50,7 +50,7 @@ _SPLIT_V2 = {"train": "train", "validation": "val", "val": "val", "test": "test"
 
 def read_bigearthnet(
     root: Path, num_classes: Literal[19, 43] = 19, download: bool = False
-) -> LabelledSet:
+) -> SampleSet:
     """Read the Sentinel-2 patches at a folder, whichever version they are.
 
     Version 2 is told by its `metadata.parquet`. Version 1 has a JSON in each patch
@@ -99,7 +99,7 @@ def to_19_classes(labels: Iterable[str]) -> tuple[str, ...]:
     return tuple(coarse[index] for index in sorted(i for i in indices if i is not None))
 
 
-def _read_v1(root: Path, num_classes: int) -> LabelledSet:
+def _read_v1(root: Path, num_classes: int) -> SampleSet:
     patches = patches_of_version_1(root)
     if not patches:
         raise DatasetNotFoundError(
@@ -111,14 +111,14 @@ def _read_v1(root: Path, num_classes: int) -> LabelledSet:
         patches = [patch for patch in patches if patch.name in splits]
     names = class_names(num_classes)
     known = set(class_names(43))
-    chips, without = [], 0
+    samples, without = [], 0
     for patch in patches:
         labels = _labels_v1(patch, known)
         kept = to_19_classes(labels) if num_classes == 19 else labels
         without += not kept
         indices = tuple(sorted(names.index(name) for name in kept))
         item = _FORMAT.describe(patch)
-        chips.append(Chip(item, indices, splits.get(patch.name, "")))
+        samples.append(Sample((item,), indices, split=splits.get(patch.name, "")))
     if without:
         logger.warning(
             "%d of %d patches have none of the %d classes.",
@@ -127,7 +127,9 @@ def _read_v1(root: Path, num_classes: int) -> LabelledSet:
             num_classes,
         )
     source = f"BigEarthNet v1 at {root}"
-    return LabelledSet(tuple(chips), names, MULTI_LABEL, source, _FORMAT.of_files)
+    return SampleSet(
+        tuple(samples), names, MULTI_LABEL, source, stated=_FORMAT.of_files
+    )
 
 
 def patches_of_version_1(root: Path, with_labels: bool = True) -> list[Path]:
@@ -171,7 +173,7 @@ def _labels_v1(patch: Path, known: set[str]) -> tuple[str, ...]:
     return labels
 
 
-def _read_v2(root: Path, num_classes: int) -> LabelledSet:
+def _read_v2(root: Path, num_classes: int) -> SampleSet:
     if num_classes != 19:
         raise ConfigError(
             f"{root} is BigEarthNet version 2, which is labelled with 19 classes "
@@ -185,17 +187,17 @@ def _read_v2(root: Path, num_classes: int) -> LabelledSet:
         raise DatasetNotFoundError(f"None of the patches of {root} is on disk.")
     if absent:
         logger.warning("%d of %d patches are not on disk.", len(absent), len(folders))
-    chips = tuple(
-        Chip(
-            _FORMAT.describe(folders[row["patch_id"]]),
+    samples = tuple(
+        Sample(
+            (_FORMAT.describe(folders[row["patch_id"]]),),
             tuple(sorted(names.index(name) for name in row["labels"])),
-            _SPLIT_V2[row["split"]],
+            split=_SPLIT_V2[row["split"]],
         )
         for row in rows
         if row["patch_id"] not in absent
     )
     source = f"BigEarthNet v2 at {root}"
-    return LabelledSet(chips, names, MULTI_LABEL, source, _FORMAT.of_files)
+    return SampleSet(samples, names, MULTI_LABEL, source, stated=_FORMAT.of_files)
 
 
 def _rows_v2(path: Path) -> list[dict[str, Any]]:

@@ -7,9 +7,9 @@ that bands go by name from then on: dropping B10 by index would drop B11 instead
 from pathlib import Path
 from typing import Any, Literal
 
-from spectralgpt.data.chips import SINGLE_LABEL, SPLITS, Chip, LabelledSet
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.data.label_files import read_folder
+from spectralgpt.data.samples import SINGLE_LABEL, SPLITS, Sample, SampleSet
 from spectralgpt.errors import DatasetNotFoundError
 from spectralgpt.rasters import FILE_SIZES, list_folder
 
@@ -32,7 +32,7 @@ _FORMAT = ImageFormat(
 
 def read_eurosat(
     root: Path, lists: Literal["random", "spatial"] = "random", download: bool = False
-) -> LabelledSet:
+) -> SampleSet:
     """Read EuroSAT with its published split, or a folder of its classes without one.
 
     Args:
@@ -56,21 +56,19 @@ def read_eurosat(
                 "of its classes there."
             )
         return read_folder(root, image_format=_FORMAT)
-    chips: list[Chip] = []
+    samples: list[Sample] = []
     names: tuple[str, ...] = ()
     for split in SPLITS:
         listed = archive(root=str(root), split=split, download=download, checksum=True)
         names = tuple(listed.classes)
-        chips += [
-            Chip(
-                _FORMAT.describe(Path(path)),
-                (label,),
-                split,
-            )
+        samples += [
+            Sample((_FORMAT.describe(Path(path)),), (label,), split=split)
             for path, label in listed.samples
         ]
     source = f"EuroSAT at {root}"
-    return LabelledSet(tuple(chips), names, SINGLE_LABEL, source, _FORMAT.of_files)
+    return SampleSet(
+        tuple(samples), names, SINGLE_LABEL, source, stated=_FORMAT.of_files
+    )
 
 
 def _archive_class(lists: str) -> Any:

@@ -6,14 +6,14 @@ numbers, and from nothing else that a CSV says.
 
 import logging
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from spectralgpt.data.archives.registry import load_archive
-from spectralgpt.data.chips import SINGLE_LABEL, Chip, LabelledSet
 from spectralgpt.data.formats import ImageFormat
+from spectralgpt.data.label_files import first_names
 from spectralgpt.data.listings import read_rows
+from spectralgpt.data.samples import SINGLE_LABEL, Sample, SampleSet
 from spectralgpt.data.sources import refuse_if_bad
 from spectralgpt.errors import DataError, DatasetNotFoundError, SpectralGPTError
 from spectralgpt.rasters import FILE_SIZES
@@ -47,7 +47,6 @@ _FOLDER = "fmow-sentinel"
 _SPLITS = {"train": "train", "val": "val", "test_gt": "test"}
 _COLUMNS = ("category", "location_id", "image_id")
 _NUMBER = re.compile(r"\d+")
-_SHOWN = 5
 _MAX_BAD_SHARE = 0.1
 
 
@@ -134,7 +133,7 @@ def read_fmow_rows(root: Path) -> list[FmowRow]:
     return rows
 
 
-def read_fmow(root: Path) -> LabelledSet:
+def read_fmow(root: Path) -> SampleSet:
     """Read fMoW-Sentinel with its own splits, and each image's size.
 
     Images that are not there or cannot be read are left out and counted.
@@ -153,7 +152,7 @@ def read_fmow(root: Path) -> LabelledSet:
     if unsound:
         raise DataError(
             f"{root}: {len(unsound)} rows name no known class or no numbers "
-            f"({_first(unsound)}). spectralgpt data check lists them."
+            f"({first_names(unsound)}). spectralgpt data check lists them."
         )
     there = [row for row in rows if row.path.is_file()]
     if not there:
@@ -167,19 +166,17 @@ def read_fmow(root: Path) -> LabelledSet:
         )
     names = categories()
     index = {name: i for i, name in enumerate(names)}
-    chips, problems = [], []
+    samples, problems = [], []
     for row in there:
         try:
             item = _FORMAT.describe(row.path)
         except SpectralGPTError as error:
             problems.append(str(error))
         else:
-            chip = Chip(item, (index[row.category],), row.split, place=row.place)
-            chips.append(chip)
+            labels = (index[row.category],)
+            samples.append(Sample((item,), labels, split=row.split, place=row.place))
     refuse_if_bad(f"fMoW-Sentinel at {root}", problems, len(there), _MAX_BAD_SHARE)
     source = f"fMoW-Sentinel at {root}"
-    return LabelledSet(tuple(chips), names, SINGLE_LABEL, source, _FORMAT.of_files)
-
-
-def _first(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN])
+    return SampleSet(
+        tuple(samples), names, SINGLE_LABEL, source, stated=_FORMAT.of_files
+    )

@@ -15,12 +15,11 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from spectralgpt.data.dense.chips import DenseChip, MaskFile
-from spectralgpt.data.splits import Located
+from spectralgpt.data.samples import MaskFile, Sample
 from spectralgpt.errors import CheckpointError, RasterError
 from spectralgpt.rasters import BandFile, RasterItem, Window
 from spectralgpt.rasters.files import OpenFiles
@@ -73,14 +72,6 @@ _Box = tuple[int, int, int, int]
 """Row, column, height and width, px."""
 
 
-class _Labelled(Located, Protocol):
-    """A part of a raster with its split."""
-
-    @property
-    def split(self) -> str:
-        """Such as `train`."""
-
-
 @dataclass(frozen=True)
 class SeenImages:
     """Images, or parts of them, in a form that a checkpoint keeps.
@@ -92,16 +83,16 @@ class SeenImages:
     windows: Mapping[str, tuple[_Box, ...]]
 
     @classmethod
-    def of(cls, chips: Sequence[Located]) -> "SeenImages":
-        """Note what chips show; of several dates, each."""
+    def of(cls, samples: Sequence[Sample]) -> "SeenImages":
+        """Note what samples show; of several dates, each."""
         whole: set[str] = set()
         parts: dict[str, set[_Box]] = {}
-        for chip in chips:
-            for digest in _digests(chip):
-                if chip.window is None:
+        for sample in samples:
+            for digest in _digests(sample):
+                if sample.window is None:
                     whole.add(digest)
                 else:
-                    parts.setdefault(digest, set()).add(_box(chip.window))
+                    parts.setdefault(digest, set()).add(_box(sample.window))
         found = {digest: tuple(sorted(boxes)) for digest, boxes in parts.items()}
         return cls(found | dict.fromkeys(whole, _WHOLE))
 
@@ -141,11 +132,11 @@ class SeenImages:
             both[digest] = _WHOLE if not own or not boxes else tuple({*own, *boxes})
         return SeenImages(both)
 
-    def count(self, chips: Sequence[Located]) -> int:
-        """Count chips of which any part was seen."""
+    def count(self, samples: Sequence[Sample]) -> int:
+        """Count samples of which any part was seen."""
         return sum(
-            any(self.has(digest, chip.window) for digest in _digests(chip))
-            for chip in chips
+            any(self.has(digest, sample.window) for digest in _digests(sample))
+            for sample in samples
         )
 
     def has(self, digest: str, window: Window | None) -> bool:
@@ -175,15 +166,15 @@ def split_settings(extra: Mapping[str, Any], kind: type[Any]) -> dict[str, Any]:
 
 
 def note_seen(
-    chips: Mapping[str, Sequence[Located]], before: Mapping[str, SeenImages]
+    samples: Mapping[str, Sequence[Sample]], before: Mapping[str, SeenImages]
 ) -> dict[str, Any]:
     """Note the images of a training for its checkpoint.
 
     Args:
-        chips: those that are learnt from and that choose the weights, by split.
+        samples: those that are learnt from and that choose the weights, by split.
         before: those that the start of the training has seen, by split.
     """
-    found = {split: SeenImages.of(chips[split]) for split in _LEARNT_FROM}
+    found = {split: SeenImages.of(samples[split]) for split in _LEARNT_FROM}
     return {
         split: (seen.joined(before[split]) if split in before else seen).to_dict()
         for split, seen in found.items()
@@ -219,14 +210,14 @@ def read_seen(extra: Mapping[str, Any], name: str) -> dict[str, SeenImages] | No
 
 
 def count_seen(
-    extra: Mapping[str, Any], name: str, chips: Sequence[Located]
+    extra: Mapping[str, Any], name: str, samples: Sequence[Sample]
 ) -> dict[str, int] | None:
     """Count scored images that a model was trained on, or chosen by; warn of them.
 
     Args:
         extra: what its checkpoint says of it.
         name: what it is called in messages.
-        chips: what is scored.
+        samples: what is scored.
 
     Returns:
         By split of the training; None if it cannot be told.
@@ -237,9 +228,9 @@ def count_seen(
     seen = read_seen(extra, name)
     if seen is None:
         return None
-    counts = {split: images.count(chips) for split, images in seen.items()}
+    counts = {split: images.count(samples) for split, images in seen.items()}
     if any(counts.values()):
-        _log.warning("%s:%s", name, describe_seen(counts, len(chips)))
+        _log.warning("%s:%s", name, describe_seen(counts, len(samples)))
     return counts
 
 
@@ -257,17 +248,17 @@ def describe_seen(counts: Mapping[str, int] | None, images: int) -> str:
     )
 
 
-def digest_data(chips: Sequence[_Labelled]) -> str:
+def digest_data(samples: Sequence[Sample]) -> str:
     """Tell a data set from all others, in 64 hexadecimal digits.
 
     It changes with the images, labels, masks and stated splits; files count by their
     name, size and time.
     """
-    rows = sorted(json.dumps(_facts(chip), default=str) for chip in chips)
+    rows = sorted(json.dumps(_facts(sample), default=str) for sample in samples)
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 
-def sample_data(images: Sequence["RasterItem | _Labelled"]) -> str:
+def sample_data(images: Sequence[RasterItem | Sample]) -> str:
     """Tell images, labels and masks from others, in 16 hexadecimal digits.
 
     All names and labels count, and of up to 2,000 images what their numbers stand for
@@ -277,15 +268,14 @@ def sample_data(images: Sequence["RasterItem | _Labelled"]) -> str:
     every = -(-len(images) // _SAMPLED)
     for number, image in enumerate(images):
         paths, facts = set[Path](), [image.name]
-        if isinstance(image, RasterItem):
-            items: tuple[RasterItem, ...] = (image,)
+        items: tuple[RasterItem, ...]
+        if isinstance(image, Sample):
+            items, masks = image.items, _masks(image)
+            facts.append(repr((image.split, image.window, image.labels)))
         else:
-            items = image.items if isinstance(image, DenseChip) else (image.item,)
-            labels = getattr(image, "labels", ())
-            facts.append(repr((image.split, image.window, labels)))
+            items, masks = (image,), ()
         if number % every == 0:
-            if isinstance(image, DenseChip):
-                paths |= {mask.path for mask in (image.mask, *image.mask.others)}
+            paths |= {mask.path for mask in masks}
             for item in items:
                 facts += _meaning(item)
                 paths |= {Path(str(file.path)) for file in item.files.values()}
@@ -302,24 +292,27 @@ def digest_file(path: Path) -> str:
 
 
 def find_copies(
-    chips: Sequence[Located], others: Sequence[Located]
+    samples: Sequence[Sample], others: Sequence[Sample]
 ) -> list[tuple[str, str]]:
-    """Return the names of chips that show pixels of others, each with one of these."""
+    """Return the names of samples that show pixels of others, and of one of these."""
     seen = SeenImages.of(others)
-    names = {digest: chip.name for chip in others for digest in _digests(chip)}
+    names = {digest: sample.name for sample in others for digest in _digests(sample)}
     found = [
-        (chip.name, names[digest])
-        for chip in chips
-        for digest in _digests(chip)
-        if seen.has(digest, chip.window)
+        (sample.name, names[digest])
+        for sample in samples
+        for digest in _digests(sample)
+        if seen.has(digest, sample.window)
     ]
     return list(dict(found).items())
 
 
-def _digests(chip: Located) -> list[str]:
-    """Digest each image of a chip."""
-    items = chip.items if isinstance(chip, DenseChip) else (chip.item,)
-    return [_digest_image(item) for item in items]
+def _digests(sample: Sample) -> list[str]:
+    """Digest each image of a sample."""
+    return [_digest_image(item) for item in sample.items]
+
+
+def _masks(sample: Sample) -> tuple[MaskFile, ...]:
+    return () if sample.mask is None else (sample.mask, *sample.mask.others)
 
 
 def _digest_image(item: RasterItem) -> str:
@@ -387,15 +380,14 @@ def _meet(first: _Box, second: _Box) -> bool:
     return row > 0 and column > 0
 
 
-def _facts(chip: _Labelled) -> list[Any]:
-    """Say all that scores depend on of a chip."""
-    window = None if chip.window is None else _box(chip.window)
-    facts: list[Any] = [chip.name, chip.split, window]
-    if isinstance(chip, DenseChip):
-        masks = (chip.mask, *chip.mask.others)
-        facts += [chip.place, [_mask_facts(mask) for mask in masks]]
-        return [*facts, [_item_facts(item) for item in chip.items]]
-    return [*facts, getattr(chip, "labels", ()), _item_facts(chip.item)]
+def _facts(sample: Sample) -> list[Any]:
+    """Say all that scores depend on of a sample."""
+    window = None if sample.window is None else _box(sample.window)
+    facts: list[Any] = [sample.name, sample.split, window]
+    items = [_item_facts(item) for item in sample.items]
+    if sample.mask is None:
+        return [*facts, sample.labels, *items]
+    return [*facts, sample.place, [_mask_facts(mask) for mask in _masks(sample)], items]
 
 
 def _mask_facts(mask: MaskFile) -> list[Any]:

@@ -10,14 +10,14 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from spectralgpt.data.chips import (
+from spectralgpt.data.formats import ImageFormat
+from spectralgpt.data.samples import (
     MULTI_LABEL,
     SINGLE_LABEL,
     SPLITS,
-    Chip,
-    LabelledSet,
+    Sample,
+    SampleSet,
 )
-from spectralgpt.data.formats import ImageFormat
 from spectralgpt.data.splits import split_folders, split_named
 from spectralgpt.errors import DataError, DatasetNotFoundError
 from spectralgpt.files import read_table
@@ -31,6 +31,7 @@ from spectralgpt.rasters import (
 
 __all__ = [
     "ClassFolders",
+    "first_names",
     "list_class_folders",
     "list_images",
     "list_unlisted",
@@ -49,7 +50,7 @@ def read_folder(
     *,
     image_format: ImageFormat | None = None,
     class_names: Sequence[str] | None = None,
-) -> LabelledSet:
+) -> SampleSet:
     """Read a folder of classes, with or without folders of splits above them.
 
     Raises:
@@ -63,7 +64,7 @@ def read_folder(
             "%s: %d images lie in no folder of a class and are left out (%s).",
             root,
             len(listed.loose),
-            _first(path.relative_to(root).as_posix() for path in listed.loose),
+            first_names(path.relative_to(root).as_posix() for path in listed.loose),
         )
     if not listed.images:
         raise DataError(
@@ -73,12 +74,12 @@ def read_folder(
     found = {label for _, label, _ in listed.images}
     names = match_classes(found, class_names, str(root))
     index = {name: i for i, name in enumerate(names)}
-    chips = tuple(
-        Chip(image_format.describe(path), (index[label],), split)
+    samples = tuple(
+        Sample((image_format.describe(path),), (index[label],), split=split)
         for split, label, path in listed.images
     )
     stated = Stated.of(image_format.facts)
-    return LabelledSet(chips, names, SINGLE_LABEL, str(root), stated)
+    return SampleSet(samples, names, SINGLE_LABEL, str(root), stated=stated)
 
 
 @dataclass(frozen=True)
@@ -115,8 +116,8 @@ def list_class_folders(root: Path) -> ClassFolders:
         if beside:
             raise DataError(
                 f"{root} has folders of splits ({', '.join(splits)}) and beside them "
-                f"{_first(beside)}: call such a folder train, val or test, or move it "
-                "away."
+                f"{first_names(beside)}: call such a folder train, val or test, or "
+                "move it away."
             )
     folders: list[Path] = []
     images: list[tuple[str, str, Path]] = []
@@ -161,8 +162,8 @@ def match_classes(
     unknown = sorted(found - set(wanted))
     if unknown:
         raise DataError(
-            f"{source} has {len(unknown)} unknown classes ({_first(unknown)}); known: "
-            f"{', '.join(wanted)}. Correct the labels or data.class_names."
+            f"{source} has {len(unknown)} unknown classes ({first_names(unknown)}); "
+            f"known: {', '.join(wanted)}. Correct the labels or data.class_names."
         )
     return tuple(wanted)
 
@@ -181,7 +182,7 @@ def read_csv(
     image_format: ImageFormat | None = None,
     class_names: Sequence[str] | None = None,
     allow_unlisted: bool = False,
-) -> LabelledSet:
+) -> SampleSet:
     """Read a CSV of labels; image paths are relative to it and stay beneath it.
 
     Columns are image, label or labels (parted by ";"), and optionally split and place.
@@ -199,16 +200,17 @@ def read_csv(
         {label for row in rows for label in row.labels}, class_names, source
     )
     index = {name: i for i, name in enumerate(names)}
-    chips = tuple(
-        Chip(
-            image_format.describe(path),
+    samples = tuple(
+        Sample(
+            (image_format.describe(path),),
             tuple(sorted({index[label] for label in row.labels})),
-            row.split,
+            split=row.split,
             place=row.place,
         )
         for row, path in zip(rows, paths, strict=True)
     )
-    return LabelledSet(chips, names, task, source, Stated.of(image_format.facts))
+    stated = Stated.of(image_format.facts)
+    return SampleSet(samples, names, task, source, stated=stated)
 
 
 def _read_rows(table: Path) -> tuple[list[_Row], str]:
@@ -252,8 +254,8 @@ def _find_images(rows: Sequence[_Row], table: Path, allow_unlisted: bool) -> lis
     outside = [row.image for row, path in zip(rows, below, strict=True) if path is None]
     if outside:
         raise DataError(
-            f"{table}: {len(outside)} images lie outside {folder} ({_first(outside)}). "
-            "Paths are relative to the table."
+            f"{table}: {len(outside)} images lie outside {folder} "
+            f"({first_names(outside)}). Paths are relative to the table."
         )
     paths = [path for path in below if path is not None]
     missing = [row.image for row, p in zip(rows, paths, strict=True) if not p.exists()]
@@ -261,7 +263,7 @@ def _find_images(rows: Sequence[_Row], table: Path, allow_unlisted: bool) -> lis
     twice = [name for name, count in shown.items() if count > 1]
     unlisted = [] if allow_unlisted else list_unlisted(folder, paths)
     problems = [
-        f"{len(names)} {what} ({_first(names)})"
+        f"{len(names)} {what} ({first_names(names)})"
         for what, names in (
             ("images are missing", missing),
             ("images are listed more than once", twice),
@@ -289,7 +291,8 @@ def list_unlisted(folder: Path, listed: Collection[Path]) -> list[str]:
     ]
 
 
-def _first(names: Iterable[str]) -> str:
+def first_names(names: Iterable[str]) -> str:
+    """Return the first few names, and how many more there are."""
     names = list(names)
     more = f", and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more

@@ -1,63 +1,46 @@
-"""Labelled images of any layout, and the data set that feeds them to a model.
+"""Images with labels of any layout: one's own folders, tables, masks, or an archive.
 
-`read_labelled` is the one way in: it finds the images and labels of a folder, a CSV or
-a known archive and splits them. `LabelledDataset` reads pixels when they are asked for
-and prepares them exactly as the checkpoint's `Preprocessing` says.
+`read_labelled` is the one way in: it finds the images and labels of a data set and
+splits them. `spectralgpt.data.datasets` feeds them to a model.
 """
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import Dataset
+from numpy.typing import NDArray
 
 from spectralgpt.data.bigearthnet import read_bigearthnet
-from spectralgpt.data.chips import (
-    Fractions,
-    LabelledSet,
-    keep_fraction,
-    split_blocks,
-    split_stratified,
-)
-from spectralgpt.data.crops import part_on
+from spectralgpt.data.dense import read_dense, read_dense_config
 from spectralgpt.data.eurosat import read_eurosat
 from spectralgpt.data.fmow import read_fmow
 from spectralgpt.data.formats import ImageFormat
-from spectralgpt.data.from_masks import read_from_masks
 from spectralgpt.data.label_files import match_classes, read_csv, read_folder
-from spectralgpt.data.overlaps import report_overlaps
-from spectralgpt.data.splits import report_missing
-from spectralgpt.data.statistics import part_statistics
-from spectralgpt.errors import DataError, DatasetNotFoundError
-from spectralgpt.preprocessing import BandStatistics, Preprocessing
-from spectralgpt.rasters import Raster, Stated, Window, read_raster
-from spectralgpt.sensors import Band
+from spectralgpt.data.masks import count_samples
+from spectralgpt.data.samples import (
+    MULTI_LABEL,
+    SEGMENTATION,
+    SINGLE_LABEL,
+    Sample,
+    SampleSet,
+)
+from spectralgpt.data.splits import SampleSetConfig, divide
+from spectralgpt.errors import ConfigError, DataError, DatasetNotFoundError
+from spectralgpt.rasters import Stated
 
-__all__ = [
-    "LabelledDataConfig",
-    "LabelledDataset",
-    "divide",
-    "read_all",
-    "read_labelled",
-    "train_statistics",
-]
+__all__ = ["LabelledDataConfig", "read_all", "read_labelled"]
 
 logger = logging.getLogger(__name__)
 
-_MEGABYTE = 2**20
-
 
 @dataclass(frozen=True)
-class LabelledDataConfig(Stated):
+class LabelledDataConfig(SampleSetConfig):
     """Where labelled images are and how they are split.
 
     Args:
-        root: folder of the data set.
         layout: `folder` (one sub-folder a class, below train, val and test or not),
             `csv` (columns image and label, or image and labels parted by ";", and
             optionally split and place), `masks` (images with masks as a YAML file
@@ -71,22 +54,12 @@ class LabelledDataConfig(Stated):
             the YAML file says.
         class_names: the classes in order; null takes those that occur, sorted.
         allow_unlisted: layout csv: leave out images without a row instead of refusing.
-        split: `given` by the archive, `stratified` (whole images and places at random,
-            same class shares), `blocks` (by place, so that neighbours stay together),
-            or `auto` (given if there is one, else stratified).
-        fractions: shares of train, val and test, for splits that are not given.
-        block_m: side of a block of split `blocks`, m.
-        gap_m: least distance between chips of different splits of `blocks`, m.
-        split_seed: seed of the split.
-        train_fraction: share of the training images that is used, 0..1; of each class
-            at least one.
         eurosat_split: published split lists of EuroSAT: `random` or `spatial`.
         num_classes: classes of BigEarthNet, 19 or 43 (43: version 1 only).
         download: fetch a known archive that is not at root (EuroSAT 2 GB, BigEarthNet
             v1 66 GB, v2 over 100 GB).
     """
 
-    root: str
     layout: Literal[
         "folder", "csv", "masks", "eurosat", "bigearthnet", "fmow-sentinel2"
     ] = "folder"
@@ -95,122 +68,16 @@ class LabelledDataConfig(Stated):
     tile_px: int | None = None
     class_names: tuple[str, ...] | None = None
     allow_unlisted: bool = False
-    split: Literal["auto", "given", "stratified", "blocks"] = "auto"
-    fractions: Fractions = field(default_factory=Fractions)
-    block_m: float = 10_000.0
-    gap_m: float = 0.0
-    split_seed: int = 0
-    train_fraction: float = 1.0
     eurosat_split: Literal["random", "spatial"] = "random"
     num_classes: Literal[19, 43] = 19
     download: bool = False
-
-    def image_format(self, assumed: Stated | None = None) -> ImageFormat:
-        """Return what is stated about the images."""
-        return ImageFormat(**self.facts).assuming(assumed or Stated())
-
-
-class LabelledDataset(Dataset[dict[str, Tensor]]):
-    """Chips as a model takes them: plain when indexed, augmented when drawn.
-
-    Args:
-        labelled: the chips, of one split or all.
-        preprocessing: that of the checkpoint: bands, unit, scaling, image size.
-        crop_scale: share of a chip's area that a drawn crop covers, lowest and highest;
-            None draws the whole chip.
-        flip: turn drawn images left to right at random.
-        memory_mb: whole chips kept in memory once read, up to this many megabytes; for
-            sets that are gone through several times.
-    """
-
-    def __init__(
-        self,
-        labelled: LabelledSet,
-        preprocessing: Preprocessing,
-        crop_scale: tuple[float, float] | None = None,
-        flip: bool = False,
-        memory_mb: float = 0.0,
-    ) -> None:
-        self.memory_mb = memory_mb
-        self._kept: dict[int, Raster] = {}
-        self._kept_mb = 0.0
-        self.labelled = labelled
-        self.preprocessing = preprocessing
-        self.crop_scale = crop_scale
-        self.flip = flip
-        self._targets = labelled.targets()
-
-    def __len__(self) -> int:
-        """Return the number of chips."""
-        return len(self.labelled.chips)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """Return `image` and `valid` (C, H, W), and `target`: () int64 or (classes,).
-
-        Raises:
-            BandError: the chip lacks a band of the model; it is named.
-            RasterError: the file cannot be read.
-        """
-        return self._sample(index, self._part(index))
-
-    def draw(self, index: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Return a sample with a random crop and flip from `generator`."""
-        window = self._part(index)
-        if self.crop_scale is not None:
-            height, width = self.labelled.chips[index].item.shape(self._bands(index))
-            whole = window or Window(0, 0, height, width)
-            window = _random_crop(whole, self.crop_scale, generator)
-        sample = self._sample(index, window)
-        if self.flip and torch.rand((), generator=generator) < 1 / 2:
-            sample["image"] = sample["image"].flip(-1)
-            sample["valid"] = sample["valid"].flip(-1)
-        return sample
-
-    def raster(self, index: int, window: Window | None = None) -> Raster:
-        """Read reflectance on the model's grid, bands by name; see `__getitem__`.
-
-        Args:
-            index: of the chip.
-            window: pixels of the grid of the model's bands; None is the whole chip.
-        """
-        chip, whole = self.labelled.chips[index], self._part(index)
-        window = window or whole
-        if window == whole and index in self._kept:
-            return self._kept[index]
-        size = self.preprocessing.image_size
-        bands = self._bands(index)
-        raster = read_raster(chip.item, bands, window=window, out_size=(size, size))
-        needed_mb = (raster.pixels.nbytes + raster.valid.nbytes) / _MEGABYTE
-        if window == whole and self._kept_mb + needed_mb <= self.memory_mb:
-            self._kept[index] = raster
-            self._kept_mb += needed_mb
-        return raster
-
-    def _bands(self, index: int) -> tuple[Band, ...]:
-        available = self.labelled.chips[index].item.bands
-        return tuple(available[i] for i in self.preprocessing.match(available))
-
-    def _part(self, index: int) -> Window | None:
-        """Pixels of the grid of the model's bands; None is all, and opens no file."""
-        chip = self.labelled.chips[index]
-        if chip.window is None:
-            return None
-        return part_on(chip.item, chip.window, self._bands(index))[1]
-
-    def _sample(self, index: int, window: Window | None) -> dict[str, Tensor]:
-        images, valid = self.preprocessing.prepare(self.raster(index, window))
-        return {
-            "image": torch.from_numpy(images),
-            "valid": torch.from_numpy(valid),
-            "target": self._targets[index],
-        }
 
 
 def read_labelled(
     config: LabelledDataConfig,
     class_names: Sequence[str] | None = None,
     assumed: Stated | None = None,
-) -> LabelledSet:
+) -> SampleSet:
     """Find the images and labels of a data set and split them.
 
     Args:
@@ -230,7 +97,7 @@ def read_all(
     config: LabelledDataConfig,
     class_names: Sequence[str] | None = None,
     assumed: Stated | None = None,
-) -> LabelledSet:
+) -> SampleSet:
     """Find the images and labels of a data set, with the splits it states itself."""
     root = Path(config.root)
     if not root.exists() and not config.download:
@@ -239,45 +106,12 @@ def read_all(
     return _read_layout(config, root, names, config.image_format(assumed))
 
 
-def divide(labelled: LabelledSet, config: LabelledDataConfig, seed: int) -> LabelledSet:
-    """Split as configured and keep the configured share of train, drawn with a seed.
-
-    Classes that a split lacks, and images of one split that show ground of another, are
-    said aloud.
-
-    Raises:
-        DataError: the images cannot be split that way, or train would learn nothing of
-            a class.
-    """
-    divided = _split(labelled, config, seed)
-    report_missing(
-        [chip.split for chip in divided.chips],
-        [chip.labels for chip in divided.chips],
-        divided.class_names,
-        divided.source,
-    )
-    report_overlaps(divided.chips, divided.source)
-    return keep_fraction(divided, config.train_fraction, seed)
-
-
-def train_statistics(labelled: LabelledSet, bands: Sequence[Band]) -> BandStatistics:
-    """Measure reflectance by band on the training chips, and on nothing beside them.
-
-    Raises:
-        BandError: an image lacks a band.
-        DataError: there is no training chip, or a band has no valid pixel.
-    """
-    chips = labelled.select("train").chips
-    parts = [(chip.item, chip.window) for chip in chips]
-    return part_statistics(parts, bands, f"train split of {labelled.source}")
-
-
 def _read_layout(
     config: LabelledDataConfig,
     root: Path,
     class_names: Sequence[str] | None,
     image_format: ImageFormat,
-) -> LabelledSet:
+) -> SampleSet:
     if config.layout == "eurosat":
         labelled = read_eurosat(root, config.eurosat_split, config.download)
         return _use_names(labelled, class_names)
@@ -287,7 +121,7 @@ def _read_layout(
     if config.layout == "fmow-sentinel2":
         return _use_names(read_fmow(root), class_names)
     if config.layout == "masks":
-        labelled = read_from_masks(
+        labelled = _read_from_masks(
             Path(config.labels),
             root,
             config.label_share,
@@ -309,70 +143,98 @@ def _read_layout(
     )
 
 
-def _use_names(labelled: LabelledSet, names: Sequence[str] | None) -> LabelledSet:
+def _use_names(labelled: SampleSet, names: Sequence[str] | None) -> SampleSet:
     """Renumber the classes of an archive to given names."""
     if names is None or tuple(names) == labelled.class_names:
         return labelled
     occurring = {
-        labelled.class_names[label] for chip in labelled.chips for label in chip.labels
+        labelled.class_names[label]
+        for sample in labelled.samples
+        for label in sample.labels
     }
     ordered = match_classes(occurring, names, labelled.source)
     index = {name: i for i, name in enumerate(ordered)}
-    chips = tuple(
+    samples = tuple(
         replace(
-            chip,
+            sample,
             labels=tuple(
-                sorted(index[labelled.class_names[label]] for label in chip.labels)
+                sorted(index[labelled.class_names[label]] for label in sample.labels)
             ),
         )
-        for chip in labelled.chips
+        for sample in labelled.samples
     )
-    return replace(labelled, chips=chips, class_names=ordered)
+    return replace(labelled, samples=samples, class_names=ordered)
 
 
-def _split(labelled: LabelledSet, config: LabelledDataConfig, seed: int) -> LabelledSet:
-    given = {chip.split for chip in labelled.chips}
-    if config.split == "blocks":
-        return split_blocks(
-            labelled, config.fractions, config.block_m, config.gap_m, seed
+def _read_from_masks(
+    description: Path,
+    root: Path,
+    label_share: float | None = None,
+    tile_px: int | None = None,
+    assumed: Stated | None = None,
+) -> SampleSet:
+    """Label images, or tiles of them, by the classes of their pixels.
+
+    Images without a labelled pixel are left out. Splits are those of the description.
+
+    Args:
+        description: YAML file of images with masks.
+        root: folder of the images, in place of the description's.
+        label_share: share of the labelled pixels that makes a class a label, 0..1; None
+            gives each image one label, the class of most of its pixels.
+        tile_px: side of the tiles that images are cut into; None does as the file says.
+        assumed: what is so where the files do not say.
+
+    Raises:
+        ConfigError: the share is out of range, or masks show change.
+        DataError: no image is labelled.
+    """
+    if label_share is not None and not 0 < label_share <= 1:
+        raise ConfigError(f"data.label_share must be in 0..1 (found: {label_share}).")
+    config = read_dense_config(description, str(root))
+    if tile_px is not None:
+        config = replace(config, tile_px=tile_px)
+    if config.task != SEGMENTATION:
+        raise ConfigError(
+            f"{description} describes {config.task}; layout masks takes the classes of "
+            "single images: use one of segmentation."
         )
-    if config.split == "stratified" or (config.split == "auto" and given == {""}):
-        return split_stratified(labelled, config.fractions, seed)
-    if "" in given:
-        without = sum(chip.split == "" for chip in labelled.chips)
-        raise DataError(
-            f"{labelled.source}: {without} of {len(labelled.chips)} images have no "
-            "split. Give all of them one, or set data.split to stratified or blocks."
+    dense = read_dense(config, assumed=assumed)
+    counted = count_samples(dense)
+    samples: list[Sample] = []
+    for sample, counts in zip(dense.samples, counted, strict=True):
+        if not counts.any():
+            continue
+        held = np.array([counts.argmax()])
+        if label_share is not None:
+            held = np.flatnonzero(counts >= label_share * counts.sum())
+        labels = tuple(held.tolist())
+        samples.append(replace(sample, labels=labels, mask=None))
+    if not samples:
+        raise DataError(f"{dense.source}: no mask holds a labelled pixel.")
+    _report_lost(samples, counted, dense)
+    task = SINGLE_LABEL if label_share is None else MULTI_LABEL
+    source = f"masks of {root}"
+    return SampleSet(
+        tuple(samples), dense.class_names, task, source, stated=dense.stated
+    )
+
+
+def _report_lost(
+    samples: Sequence[Sample], counted: Sequence[NDArray[np.int64]], dense: SampleSet
+) -> None:
+    """Say aloud which classes masks show that become no image's label."""
+    pixels = np.sum(counted, axis=0)
+    labels = {label for sample in samples for label in sample.labels}
+    lost = [
+        f"{name} ({pixels[index]} px)"
+        for index, name in enumerate(dense.class_names)
+        if pixels[index] and index not in labels
+    ]
+    if lost:
+        logger.warning(
+            "%s: no image has enough of %s for a label. Lower data.label_share or "
+            "data.tile_px, or put the codes into ignored.",
+            dense.source,
+            ", ".join(lost),
         )
-    return labelled if "val" in given else _val_from_train(labelled, config, seed)
-
-
-def _val_from_train(
-    labelled: LabelledSet, config: LabelledDataConfig, seed: int
-) -> LabelledSet:
-    """Take a val split out of train, so that test never chooses a checkpoint."""
-    train = labelled.select("train")
-    share = config.fractions.val
-    logger.warning(
-        "%s has no val split: %.0f %% of train is held out as val.",
-        labelled.source,
-        share * 100,
-    )
-    divided = split_stratified(train, Fractions(1 - share, share, 0), seed)
-    rest = tuple(chip for chip in labelled.chips if chip.split != "train")
-    return replace(labelled, chips=divided.chips + rest)
-
-
-def _random_crop(
-    whole: Window, scale: tuple[float, float], generator: torch.Generator
-) -> Window:
-    """Choose a square crop that covers a random share of the chip's area."""
-    low, high = scale
-    share = low + (high - low) * float(torch.rand((), generator=generator))
-    side = round(float(np.sqrt(share * whole.height * whole.width)))
-    side = max(1, min(side, whole.height, whole.width))
-    row, column = (
-        int(torch.randint(free - side + 1, (), generator=generator))
-        for free in (whole.height, whole.width)
-    )
-    return Window(whole.row + row, whole.column + column, side, side)

@@ -3,11 +3,12 @@
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spectralgpt.data.splits import SPLITS, Located
+from spectralgpt.data.identity import find_copies
+from spectralgpt.data.samples import SPLITS, Sample
 from spectralgpt.errors import RasterError
 from spectralgpt.rasters import RasterItem, Window
 from spectralgpt.rasters.footprints import cut_at_180, footprint_lonlat
@@ -32,14 +33,6 @@ _SHARED = 0.02
 _SHOWN = 3
 
 
-class _Placed(Located, Protocol):
-    """Anything that shows a part of a raster and belongs to a split."""
-
-    @property
-    def split(self) -> str:
-        """Such as `train`."""
-
-
 def footprint_of(item: RasterItem, window: Window | None = None) -> Footprint | None:
     """Return where an image, or a part of it, lies; None if its headers do not say."""
     if _is_stated(item):
@@ -55,7 +48,7 @@ def _is_stated(item: RasterItem) -> bool:
     return any(file.is_stated for file in item.files.values())
 
 
-def report_overlaps(chips: Sequence[_Placed], source: str) -> None:
+def report_overlaps(samples: Sequence[Sample], source: str) -> None:
     """Say aloud where images of one split show ground of another.
 
     Only georeferences count: names of places may be the same in two splits by chance.
@@ -63,10 +56,13 @@ def report_overlaps(chips: Sequence[_Placed], source: str) -> None:
     part stays unseen.
 
     Args:
-        chips: with splits.
+        samples: with splits.
         source: what they are of, for messages.
     """
-    images = [(chip.split, "", footprint_of(chip.item, chip.window)) for chip in chips]
+    images = [
+        (sample.split, "", footprint_of(sample.item, sample.window))
+        for sample in samples
+    ]
     counts = count_overlaps(images, partly=True)
     shared = [f"{pair}: {count}" for pair, count in counts.items() if count]
     if shared:
@@ -78,21 +74,18 @@ def report_overlaps(chips: Sequence[_Placed], source: str) -> None:
             ", ".join(shared),
         )
     unplaced = [
-        chip
-        for chip, (_, _, area) in zip(chips, images, strict=True)
-        if area is None and not _is_stated(chip.item)
+        sample
+        for sample, (_, _, area) in zip(samples, images, strict=True)
+        if area is None and not _is_stated(sample.item)
     ]
     _report_copies(unplaced, source)
 
 
-def _report_copies(chips: Sequence[_Placed], source: str) -> None:
+def _report_copies(samples: Sequence[Sample], source: str) -> None:
     """Say aloud which images lie in two splits at once, by whatever names."""
-    # It imports what divides images with masks, which imports this.
-    from spectralgpt.data.identity import find_copies
-
-    by_split = {name: [c for c in chips if c.split == name] for name in SPLITS}
+    by_split = {name: [c for c in samples if c.split == name] for name in SPLITS}
     for number, split in enumerate(SPLITS[:-1]):
-        later = [chip for name in SPLITS[number + 1 :] for chip in by_split[name]]
+        later = [sample for name in SPLITS[number + 1 :] for sample in by_split[name]]
         copies = find_copies(later, by_split[split]) if by_split[split] else []
         if copies:
             some = (f"{name} is {other}" for name, other in copies[:_SHOWN])

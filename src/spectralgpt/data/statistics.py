@@ -7,12 +7,13 @@ import numpy as np
 import numpy.typing as npt
 
 from spectralgpt.data.crops import own_bands, part_on
+from spectralgpt.data.samples import SampleSet
 from spectralgpt.errors import DataError, SpectralGPTError
 from spectralgpt.preprocessing import BandStatistics, Preprocessing
 from spectralgpt.rasters import OpenFiles, RasterItem, Window, read_raster
 from spectralgpt.sensors import Band
 
-__all__ = ["band_statistics", "part_statistics", "tell_if_far"]
+__all__ = ["band_statistics", "sample_statistics", "tell_if_far"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -80,20 +81,14 @@ def band_statistics(
     return _summarise(joined, source)
 
 
-def part_statistics(
-    parts: Sequence[tuple[RasterItem, Window | None]],
-    bands: Sequence[Band],
-    source: str,
-    num_windows: int = 256,
-    seed: int = 0,
+def sample_statistics(
+    samples: SampleSet, bands: Sequence[Band], num_windows: int = 256, seed: int = 0
 ) -> BandStatistics:
-    """Measure reflectance by band on parts of images, and on nothing beside them.
+    """Measure reflectance by band on samples, all dates alike, and nothing beside them.
 
     Args:
-        parts: images, and the pixels of the finest grid of all their bands that count;
-            None is all of an image.
+        samples: usually those of train.
         bands: which bands.
-        source: what the parts are, kept with the numbers.
         num_windows: windows drawn.
         seed: of the draw.
 
@@ -102,10 +97,15 @@ def part_statistics(
         DataError: a band has no valid pixel.
         ShapeError: a part has no whole pixels in these bands.
     """
+    parts = [(item, each.window) for each in samples.samples for item in each.items]
     regions = [
         part_on(item, window, list(own_bands(item, bands).values()))[1]
         for item, window in parts
     ]
+    splits = {each.split for each in samples.samples} - {""}
+    source = samples.source
+    if len(splits) == 1:
+        source = f"{splits.pop()} split of {source}"
     items = [item for item, _ in parts]
     return band_statistics(
         items, bands, source, num_windows, seed=seed, regions=regions

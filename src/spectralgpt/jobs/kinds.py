@@ -15,9 +15,9 @@ from uuid import uuid4
 
 from spectralgpt import __version__
 from spectralgpt.checkpoints import LoadedModel
-from spectralgpt.data.colours import class_colours
-from spectralgpt.data.dense import CHANGE
+from spectralgpt.data.classes import class_colours
 from spectralgpt.data.formats import ImageFormat
+from spectralgpt.data.samples import CHANGE
 from spectralgpt.errors import ConfigError
 from spectralgpt.files import read_json, write_json
 from spectralgpt.models.building import Quantization

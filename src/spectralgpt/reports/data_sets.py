@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spectralgpt.data.colours import to_rgb
+from spectralgpt.data.classes import to_rgb
 from spectralgpt.data.labelling import UNLABELLED, Cell, MadeSet
 from spectralgpt.errors import DataError
 from spectralgpt.rasters import Raster, Window, describe_raster, read_codes

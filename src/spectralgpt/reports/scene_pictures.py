@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spectralgpt.data.colours import class_colours
+from spectralgpt.data.classes import class_colours
 from spectralgpt.errors import ShapeError
 from spectralgpt.files import write_file
 from spectralgpt.rasters import NO_CLASS

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spectralgpt.data.colours import class_colours
+from spectralgpt.data.classes import class_colours
 from spectralgpt.errors import ShapeError
 from spectralgpt.metrics import POSITIVE_SCORES, Interval, Scores
 from spectralgpt.reports.html import TEMPLATES, write_report

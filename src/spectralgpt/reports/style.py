@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spectralgpt.data.colours import CATEGORY_COLOURS
+from spectralgpt.data.classes import CATEGORY_COLOURS
 from spectralgpt.errors import BandError
 from spectralgpt.rasters import RasterItem, read_raster
 from spectralgpt.sensors import Band

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spectralgpt.data.colours import class_colours
+from spectralgpt.data.classes import class_colours
 from spectralgpt.errors import ConfigError, DataError, RasterError
 from spectralgpt.files import write_json, write_table
 from spectralgpt.rasters import NO_CLASS, Window, class_layers, writing_map

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spectralgpt.checkpoints import LoadedModel
-from spectralgpt.data.chips import MULTI_LABEL
 from spectralgpt.data.formats import ImageFormat
+from spectralgpt.data.samples import MULTI_LABEL
 from spectralgpt.errors import DataError
 from spectralgpt.files import write_file, write_table
 from spectralgpt.models.building import check_output

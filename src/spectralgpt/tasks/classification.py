@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spectralgpt.data.chips import MULTI_LABEL, TASKS, LabelledSet
+from spectralgpt.data.samples import LABEL_TASKS, MULTI_LABEL, SampleSet
 from spectralgpt.errors import CheckpointError, ConfigError, DataError
 from spectralgpt.losses import balanced_class_weights
 from spectralgpt.metrics import (
@@ -99,8 +99,10 @@ class ClassificationTask:
         regularization: RegularizationConfig | None = None,
         class_weights: Tensor | None = None,
     ) -> None:
-        if task not in TASKS:
-            raise ConfigError(f"Unknown task '{task}' (known: {', '.join(TASKS)}).")
+        if task not in LABEL_TASKS:
+            raise ConfigError(
+                f"Unknown task '{task}' (known: {', '.join(LABEL_TASKS)})."
+            )
         if model.num_classes != len(class_names):
             raise ConfigError(
                 f"The model has {model.num_classes} outputs for {len(class_names)} "
@@ -207,7 +209,7 @@ class ClassificationTask:
         return F.multilabel_soft_margin_loss(logits, targets, weight=weights)
 
 
-def balanced_weights(labelled: LabelledSet) -> Tensor:
+def balanced_weights(labelled: SampleSet) -> Tensor:
     """Weigh classes by the inverse of their frequency, (classes,).
 
     Over all labels of a set the mean weight is 1, so the learning rate can stay.
@@ -218,7 +220,7 @@ def balanced_weights(labelled: LabelledSet) -> Tensor:
         DataError: there are no labels.
     """
     counts = torch.zeros(len(labelled.class_names), dtype=torch.int64)
-    for chip in labelled.chips:
+    for chip in labelled.samples:
         counts[list(chip.labels)] += 1
     if not counts.any():
         raise DataError(f"{labelled.source} has no labels to balance.")

@@ -16,8 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spectralgpt.data.dense import DenseDataset, DenseSet
-from spectralgpt.data.dense.geometry import Patch
+from spectralgpt.data.dense import DenseDataset
+from spectralgpt.data.dense.dataset import Patch
+from spectralgpt.data.samples import SampleSet
 from spectralgpt.errors import DataError, SpectralGPTError
 from spectralgpt.metrics import POSITIVE_SCORES, confusion_counts, score_pixels
 from spectralgpt.preprocessing import Preprocessing, match_some_bands
@@ -86,7 +87,7 @@ class _Pixels:
 
 
 def find_floors(
-    train: DenseSet, scored: DenseSet, positive: str | None, seed: int
+    train: SampleSet, scored: SampleSet, positive: str | None, seed: int
 ) -> tuple[Floor, ...]:
     """Fit a forest and the best index on train, and score them.
 
@@ -104,8 +105,8 @@ def find_floors(
         None at all where the pixels do not allow it, which is logged.
     """
     try:
-        bands = _shared_bands((*train.chips, *scored.chips))
-        contract = Preprocessing(train.chips[0].item.sensor.name, bands)
+        bands = _shared_bands((*train.samples, *scored.samples))
+        contract = Preprocessing(train.samples[0].item.sensor.name, bands)
         learned = _draw(DenseDataset(train, contract), _LEARNED, seed)
         tested = _draw(DenseDataset(scored, contract), _SCORED, seed)
     except SpectralGPTError as error:
@@ -171,9 +172,9 @@ def _draw(dataset: DenseDataset, most: int, seed: int) -> _Pixels:
     """Draw labelled pixels that all bands show, each with the same chance."""
     rng = np.random.default_rng(seed)
     share, values, targets = 1.0, [], []
-    count = len(dataset.dense.chips)
+    count = len(dataset.sample_set.samples)
     for number in rng.permutation(count)[:_MOST_IMAGES].tolist():
-        patch = dataset.chip(number)
+        patch = dataset.patch(number)
         is_valid = np.all(
             [raster.valid.all(axis=0) for raster in patch.rasters], axis=0
         )
@@ -314,7 +315,9 @@ def fit_pixel_forest(
     """
     features, targets = _labelled_pixels(train, seed)
     if len(np.unique(targets)) < 2:
-        raise DataError(f"{train.dense.source}: train has pixels of one class only.")
+        raise DataError(
+            f"{train.sample_set.source}: train has pixels of one class only."
+        )
     return _fit_better_forest(
         features,
         targets,
@@ -357,14 +360,14 @@ def map_pixels(
     Yields:
         The chip's number, its map and its labels, both (H, W) class indices.
     """
-    for number in range(len(dataset.dense.chips)):
-        patch = dataset.chip(number)
+    for number in range(len(dataset.sample_set.samples)):
+        patch = dataset.patch(number)
         predicted = forest.predict(_pixels_of(patch)).reshape(patch.target.shape)
         yield number, torch.from_numpy(predicted), torch.from_numpy(patch.target)
 
 
 def _score_map(forest: Any, val: DenseDataset, positive: str | None) -> float:
-    dense = val.dense
+    dense = val.sample_set
     counts = np.zeros((dense.num_classes, dense.num_classes), dtype=np.int64)
     for _, predicted, target in map_pixels(forest, val):
         counts += confusion_counts(predicted, target, dense.num_classes)
@@ -382,7 +385,9 @@ def _labelled_pixels(
     dataset: DenseDataset, seed: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Draw labelled pixels, from each chip in proportion to how many it has."""
-    patches = [dataset.chip(number) for number in range(len(dataset.dense.chips))]
+    patches = [
+        dataset.patch(number) for number in range(len(dataset.sample_set.samples))
+    ]
     total = sum(int((patch.target >= 0).sum()) for patch in patches)
     share = min(1.0, _MOST_PIXELS / max(total, 1))
     rng = np.random.default_rng(seed)

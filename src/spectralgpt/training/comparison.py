@@ -20,9 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spectralgpt.checkpoints import LoadedModel
-from spectralgpt.data.chips import SPLITS, LabelledSet
+from spectralgpt.data.datasets import LabelledDataset
 from spectralgpt.data.identity import count_seen
-from spectralgpt.data.labelled import LabelledDataConfig, LabelledDataset, divide
+from spectralgpt.data.labelled import LabelledDataConfig
+from spectralgpt.data.samples import SPLITS, SampleSet
+from spectralgpt.data.splits import divide
 from spectralgpt.errors import CheckpointError
 from spectralgpt.files import write_json, write_table
 from spectralgpt.metrics import Scores
@@ -99,7 +101,7 @@ class Comparison:
 
 def compare_features(
     loaded: LoadedModel,
-    labelled: LabelledSet,
+    labelled: SampleSet,
     config: LabelledDataConfig,
     *,
     method: ProbeMethod = "linear-probe",
@@ -169,7 +171,7 @@ def compare_features(
     sizes = {name: len(indices) for name, indices in splits[0].items()}
     tested = np.unique(np.concatenate([split["test"] for split in splits]))
     seen = count_seen(
-        loaded.extra, "the model", [labelled.chips[i] for i in tested.tolist()]
+        loaded.extra, "the model", [labelled.samples[i] for i in tested.tolist()]
     )
     return Comparison(method, scores, sizes, labelled.source, seen)
 
@@ -245,7 +247,7 @@ def write_comparison(comparison: Comparison, folder: Path, model: str) -> Path:
 def _probe(
     features: Features,
     split: _Indices,
-    labelled: LabelledSet,
+    labelled: SampleSet,
     method: ProbeMethod,
     k: int,
 ) -> Scores:
@@ -259,11 +261,11 @@ def _probe(
     return score(labelled.task, probabilities, test.targets, labelled.class_names)
 
 
-def _indices(labelled: LabelledSet, divided: LabelledSet) -> _Indices:
+def _indices(labelled: SampleSet, divided: SampleSet) -> _Indices:
     """Positions in `labelled` of the chips of each split of `divided`."""
-    position = {chip.name: index for index, chip in enumerate(labelled.chips)}
+    position = {chip.name: index for index, chip in enumerate(labelled.samples)}
     return {
-        split: np.array([position[c.name] for c in divided.select(split).chips])
+        split: np.array([position[c.name] for c in divided.select(split).samples])
         for split in SPLITS
     }
 
@@ -450,7 +452,7 @@ def _band_moments(
 
 
 def _features_of(values: NDArray[np.float32], dataset: LabelledDataset) -> Features:
-    labelled = dataset.labelled
+    labelled = dataset.sample_set
     return Features(
         values.astype(np.float32), labelled.targets(), len(labelled.class_names)
     )

@@ -16,25 +16,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from spectralgpt.checkpoints import load_model, save_model
-from spectralgpt.data.chips import SPLITS, LabelledSet
+from spectralgpt.data.datasets import LabelledDataset
 from spectralgpt.data.dense import (
-    CHANGE,
     DenseAugmentationConfig,
     DenseDataConfig,
     DenseDataset,
-    DenseSet,
     balanced_class_weights,
-    dense_statistics,
     find_positive,
     read_dense,
 )
 from spectralgpt.data.identity import note_seen, sample_data
-from spectralgpt.data.labelled import (
-    LabelledDataConfig,
-    LabelledDataset,
-    read_labelled,
-    train_statistics,
-)
+from spectralgpt.data.labelled import LabelledDataConfig, read_labelled
+from spectralgpt.data.samples import CHANGE, SPLITS, SampleSet
+from spectralgpt.data.statistics import sample_statistics
 from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.models.adapters import merge_adapters
 from spectralgpt.models.dense_heads import HeadKind
@@ -223,7 +217,7 @@ def finetune(
         config.effective_batch,
         batches,
         trainer.log_every_steps,
-        sample_data(learning.labelled.chips),
+        sample_data(learning.labelled.samples),
     )
     if resume:
         check_checkpoint(module, folder)
@@ -282,7 +276,7 @@ class _Learning:
         facts: what the checkpoint says of the model beside its contract.
     """
 
-    labelled: LabelledSet | DenseSet
+    labelled: SampleSet
     train: LabelledDataset | DenseDataset
     val: LabelledDataset | DenseDataset
     task: ClassificationTask | DenseTask
@@ -300,11 +294,11 @@ def _learn_classes(config: FinetuneConfig, start: Start) -> _Learning:
     labelled = read_labelled(
         config.data, assumed=Stated(sensor=start.preprocessing.sensor)
     )
-    measure = partial(train_statistics, labelled)
+    measure = partial(sample_statistics, labelled.select("train"))
     preprocessing = choose_contract(start, config, measure, labelled.stated)
     train, val, test = (labelled.select(split) for split in SPLITS)
     for part, split in zip((train, val, test), SPLITS, strict=True):
-        if not any(chip.labels for chip in part.chips):
+        if not any(chip.labels for chip in part.samples):
             raise DataError(
                 f"{labelled.source}: no image of split {split} has any label. Split "
                 "otherwise (data.split, data.fractions, data.split_seed)."
@@ -321,7 +315,7 @@ def _learn_classes(config: FinetuneConfig, start: Start) -> _Learning:
         "class_names": list(names),
         "trained_on": labelled.source,
         "chip_px": _chip_size(labelled),
-        "seen": note_seen({"train": train.chips, "val": val.chips}, start.seen),
+        "seen": note_seen({"train": train.samples, "val": val.samples}, start.seen),
     }
     return _Learning(
         labelled,
@@ -335,7 +329,7 @@ def _learn_classes(config: FinetuneConfig, start: Start) -> _Learning:
 
 def _learn_maps(config: DenseFinetuneConfig, start: Start) -> _Learning:
     dense = read_dense(config.data, assumed=Stated(sensor=start.preprocessing.sensor))
-    measure = partial(dense_statistics, dense.select("train"), seed=config.seed)
+    measure = partial(sample_statistics, dense.select("train"), seed=config.seed)
     preprocessing = choose_contract(start, config, measure, dense.stated)
     names = dense.class_names
     positive = find_positive(names, dense.task, dense.positive)
@@ -348,7 +342,7 @@ def _learn_maps(config: DenseFinetuneConfig, start: Start) -> _Learning:
         _check_labelled(dataset, split)
     weights = None
     if config.loss.class_weights == "balanced":
-        weights = torch.tensor(balanced_class_weights(train.dense))
+        weights = torch.tensor(balanced_class_weights(train.sample_set))
     model = add_head(start.encoder, len(names), config)
     metric = _choose_metric(positive, val)
     facts = {
@@ -360,20 +354,21 @@ def _learn_maps(config: DenseFinetuneConfig, start: Start) -> _Learning:
         # Maps of scenes are made from windows like the images seen in training.
         "window_px": train.shared_side,
         "seen": note_seen(
-            {"train": train.dense.chips, "val": val.dense.chips}, start.seen
+            {"train": train.sample_set.samples, "val": val.sample_set.samples},
+            start.seen,
         ),
     }
     task = DenseTask(model, names, positive, config.loss, weights, metric)
     return _Learning(dense, train, val, task, start.encoder, facts)
 
 
-def _chip_size(labelled: LabelledSet) -> int:
+def _chip_size(labelled: SampleSet) -> int:
     """Median of the chips' larger sides, px: what one prediction stands for."""
     sides = [
         max(chip.window.height, chip.window.width)
         if chip.window is not None
         else max(chip.item.shape())
-        for chip in labelled.chips
+        for chip in labelled.samples
     ]
     return int(median(sides))
 
@@ -386,15 +381,15 @@ def _check_labelled(dataset: DenseDataset, split: str) -> None:
     """
     if not _holds(dataset, None):
         raise DataError(
-            f"{dataset.dense.source}: split {split} has no labelled pixel in its "
-            f"{len(dataset.dense.chips)} images. Split otherwise (data.split, "
+            f"{dataset.sample_set.source}: split {split} has no labelled pixel in its "
+            f"{len(dataset.sample_set.samples)} images. Split otherwise (data.split, "
             "data.fractions, data.split_seed), or check data.classes and data.ignored."
         )
 
 
 def _choose_metric(positive: str | None, val: DenseDataset) -> str:
     """Name what the weights are chosen by: a score that the val split can tell."""
-    if positive is None or _holds(val, val.dense.class_names.index(positive)):
+    if positive is None or _holds(val, val.sample_set.class_names.index(positive)):
         return leading_metric(positive)
     _log.warning(
         "split val has no pixel of class %r: its F1 says nothing, so the weights are "
@@ -407,7 +402,7 @@ def _choose_metric(positive: str | None, val: DenseDataset) -> str:
 
 def _holds(dataset: DenseDataset, class_index: int | None) -> bool:
     """Tell whether any pixel has this label, or any at all; stops at the first."""
-    targets = (dataset.chip(n).target for n in range(len(dataset.dense.chips)))
+    targets = (dataset.patch(n).target for n in range(len(dataset.sample_set.samples)))
     if class_index is None:
         return any(bool((target >= 0).any()) for target in targets)
     return any(bool((target == class_index).any()) for target in targets)
@@ -460,7 +455,7 @@ def _keep_best(
 
 
 def _score(
-    labelled: LabelledSet | DenseSet,
+    labelled: SampleSet,
     config: FinetuneConfig | DenseFinetuneConfig,
     folder: RunFolder,
 ) -> None:

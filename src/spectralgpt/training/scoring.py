@@ -15,16 +15,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spectralgpt.checkpoints import LoadedModel
-from spectralgpt.data.chips import MULTI_LABEL, SPLITS, LabelledSet
+from spectralgpt.data.datasets import LabelledDataset
 from spectralgpt.data.dense import (
     DenseDataConfig,
     DenseDataset,
-    DenseSet,
     find_positive,
     read_dense,
 )
 from spectralgpt.data.identity import count_seen, describe_seen
-from spectralgpt.data.labelled import LabelledDataset
+from spectralgpt.data.samples import MULTI_LABEL, SPLITS, SampleSet
 from spectralgpt.errors import DataError
 from spectralgpt.files import write_json, write_table
 from spectralgpt.metrics import (
@@ -85,7 +84,7 @@ class SetScores:
 def evaluate(
     loaded: LoadedModel,
     name: str,
-    test: LabelledSet | DenseSet,
+    test: SampleSet,
     folder: Path,
     *,
     seed: int = 0,
@@ -93,7 +92,7 @@ def evaluate(
     batch_size: int = 32,
     num_workers: int = 0,
     resamples: int = 500,
-    train: DenseSet | None = None,
+    train: SampleSet | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Scores:
     """Score a fine-tuned model; write metrics.json, table.csv and report.html.
@@ -132,21 +131,21 @@ def evaluate(
         progress=progress,
     )
     chosen = loaded.extra.get("chosen")
-    seen = count_seen(loaded.extra, name, test.chips)
+    seen = count_seen(loaded.extra, name, test.samples)
     facts: dict[str, Any] = {"chosen": chosen, "seen_in_training": seen}
     floors: tuple[Floor, ...] = ()
-    if isinstance(test, DenseSet):
+    if not test.has_labels:
         if train is not None:
             floors = find_floors(train, test, found.scores.positive, seed)
         facts["floors"] = {floor.name: asdict(floor) for floor in floors}
     _write_scores(folder, name, test, found, facts)
-    places = f" of {len(test.places)} places" if isinstance(test, DenseSet) else ""
+    places = "" if test.has_labels else f" of {len(test.places)} places"
     text = (
-        f"Labels: {test.source}. Scored on {len(test.chips)} images{places}."
+        f"Labels: {test.source}. Scored on {len(test.samples)} images{places}."
         f"{_describe_positive(found.scores)}"
-        f"{describe_seen(seen, len(test.chips))}{_describe_choice(chosen)}"
+        f"{describe_seen(seen, len(test.samples))}{_describe_choice(chosen)}"
     )
-    if isinstance(test, DenseSet):
+    if not test.has_labels:
         write_map_report(
             folder,
             f"{test.task.capitalize()}: {name}",
@@ -173,7 +172,7 @@ def evaluate(
 def score_set(
     loaded: LoadedModel,
     name: str,
-    labelled: LabelledSet | DenseSet,
+    labelled: SampleSet,
     *,
     seed: int,
     flips: bool = False,
@@ -186,7 +185,7 @@ def score_set(
     _check_fits(loaded, name, labelled)
     model, contract = loaded.model.eval(), loaded.preprocessing
     assert contract is not None
-    if isinstance(labelled, LabelledSet):
+    if labelled.has_labels:
         device = next(model.parameters()).device
         images = LabelledDataset(labelled, contract)
         rows = []
@@ -202,7 +201,7 @@ def score_set(
     for batch in read_batches(windows, batch_size, num_workers, progress):
         predicted = predict_map(model, flips, batch["image"]).argmax(dim=1).cpu()
         for one, target in zip(predicted, batch["target"], strict=True):
-            counts.add(next(places).chip, one, target)
+            counts.add(next(places).number, one, target)
     return counts.scores(seed, resamples)
 
 
@@ -214,7 +213,7 @@ class PlaceCounts:
         positive: the class that scores are about; None if all count alike.
     """
 
-    def __init__(self, dense: DenseSet, positive: str | None) -> None:
+    def __init__(self, dense: SampleSet, positive: str | None) -> None:
         self.dense = dense
         self.positive = positive
         self._index_of = {place: i for i, place in enumerate(dense.places)}
@@ -223,7 +222,7 @@ class PlaceCounts:
 
     def add(self, chip: int, predicted: Tensor, target: Tensor) -> None:
         """Count the pixels of a window of a chip, both (H, W) class indices."""
-        place = self._index_of[self.dense.chips[chip].place]
+        place = self._index_of[self.dense.samples[chip].place]
         found = confusion_counts(predicted, target, self.dense.num_classes)
         self._counts[place] += found
 
@@ -249,7 +248,7 @@ class PlaceCounts:
 
 
 def _score_images(
-    labelled: LabelledSet,
+    labelled: SampleSet,
     probabilities: Tensor,
     seed: int,
     resamples: int,
@@ -267,16 +266,14 @@ def _score_images(
     return SetScores(scores, intervals, probabilities)
 
 
-def _check_fits(
-    loaded: LoadedModel, name: str, labelled: LabelledSet | DenseSet
-) -> None:
+def _check_fits(loaded: LoadedModel, name: str, labelled: SampleSet) -> None:
     """Refuse a model that was not fine-tuned for such labels.
 
     Raises:
         CheckpointError: it predicts none, or does not name its classes.
         DataError: it was fine-tuned for another task, or for other classes.
     """
-    check = check_mapper if isinstance(labelled, DenseSet) else check_classifier
+    check = check_classifier if labelled.has_labels else check_mapper
     names, task = check(loaded.model, loaded.extra, name)
     if task != labelled.task or names != labelled.class_names:
         raise DataError(
@@ -286,7 +283,7 @@ def _check_fits(
         )
 
 
-def _scored_class(dense: DenseSet, extra: Mapping[str, Any]) -> str | None:
+def _scored_class(dense: SampleSet, extra: Mapping[str, Any]) -> str | None:
     """Return the class that scores are about; None if all count alike.
 
     Args:
@@ -332,31 +329,31 @@ def _describe_choice(chosen: Mapping[str, Any] | None) -> str:
 def _write_scores(
     folder: Path,
     name: str,
-    test: LabelledSet | DenseSet,
+    test: SampleSet,
     found: SetScores,
     facts: Mapping[str, Any],
 ) -> None:
     """Write metrics.json, table.csv and, of classes of images, confusion.png."""
     scores = found.scores
     values: dict[str, Any] = {"model": name}
-    if isinstance(test, DenseSet):
+    if not test.has_labels:
         values |= {"task": test.task, "positive": scores.positive}
     values |= {
         "test": scores.summary,
         "intervals": {key: asdict(value) for key, value in found.intervals.items()},
-        "images": len(test.chips),
+        "images": len(test.samples),
     }
-    if isinstance(test, DenseSet):
+    if not test.has_labels:
         values["places"] = len(test.places)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "metrics.json", {**values, **facts})
     write_class_table(folder / "table.csv", scores)
-    if isinstance(test, LabelledSet):
+    if test.has_labels:
         write_confusion(folder / "confusion.png", scores)
 
 
 def _image_examples(
-    loaded: LoadedModel, labelled: LabelledSet, probabilities: Tensor, seed: int
+    loaded: LoadedModel, labelled: SampleSet, probabilities: Tensor, seed: int
 ) -> "Examples":
     """Pick images at random and say what was predicted for them."""
     from spectralgpt.reports.score_reports import Examples
@@ -364,14 +361,14 @@ def _image_examples(
     assert loaded.preprocessing is not None
     names, task = labelled.class_names, labelled.task
     rng = np.random.default_rng(seed)
-    count = min(_EXAMPLES, len(labelled.chips))
-    chosen = sorted(rng.choice(len(labelled.chips), count, replace=False).tolist())
+    count = min(_EXAMPLES, len(labelled.samples))
+    chosen = sorted(rng.choice(len(labelled.samples), count, replace=False).tolist())
     dataset = LabelledDataset(labelled, loaded.preprocessing)
     return Examples(
         images=np.stack([dataset.raster(i).pixels for i in chosen]),
         bands=loaded.preprocessing.bands,
         true_labels=[
-            ", ".join(names[k] for k in labelled.chips[i].labels) for i in chosen
+            ", ".join(names[k] for k in labelled.samples[i].labels) for i in chosen
         ],
         predicted_labels=[_label_text(probabilities[i], names, task) for i in chosen],
         confidences=[float(probabilities[i].max()) for i in chosen],
@@ -387,7 +384,7 @@ def _label_text(probabilities: Tensor, names: tuple[str, ...], task: str) -> str
 
 
 def _map_examples(
-    loaded: LoadedModel, test: DenseSet, seed: int, flips: bool
+    loaded: LoadedModel, test: SampleSet, seed: int, flips: bool
 ) -> list["MapExample"]:
     """Map a few windows: those with the most classes, of some drawn at random."""
     from spectralgpt.reports.score_reports import MapExample
@@ -431,17 +428,17 @@ def evaluate_forest(
         resamples: bootstrap test sets, of whole places.
     """
     dense = read_dense(data, assumed=Stated(sensor=sensor))
-    item = dense.chips[0].item
+    item = dense.samples[0].item
     # Only which bands are read is taken from it: the forest sees reflectance.
     contract = Preprocessing(item.sensor.name, item.bands)
     train, val, test = (DenseDataset(dense.select(split), contract) for split in SPLITS)
     positive = _scored_class(dense, {})
     forest = fit_pixel_forest(train, val, seed, positive)
-    counts = PlaceCounts(test.dense, positive)
+    counts = PlaceCounts(test.sample_set, positive)
     for chip, predicted, target in map_pixels(forest, test):
         counts.add(chip, predicted, target)
     found = counts.scores(seed, resamples)
-    _write_scores(folder, "random forest on single pixels", test.dense, found, {})
+    _write_scores(folder, "random forest on single pixels", test.sample_set, found, {})
     return found.scores
 
 

@@ -205,11 +205,11 @@ def _name_of_data(config: Any, settings: Mapping[str, Any]) -> str:
 def _digest_data(config: Any, settings: Mapping[str, Any]) -> str:
     if isinstance(config, DenseDataConfig):
         found = read_all_dense(config, assumed=Stated(sensor=settings.get("sensor")))
-        return digest_data(found.chips)
+        return digest_data(found.samples)
     assumed = Stated(sensor=load_start(config).preprocessing.sensor)
     if isinstance(config.data, DenseDataConfig):
-        return digest_data(read_all_dense(config.data, assumed=assumed).chips)
-    return digest_data(read_all(config.data, assumed=assumed).chips)
+        return digest_data(read_all_dense(config.data, assumed=assumed).samples)
+    return digest_data(read_all(config.data, assumed=assumed).samples)
 
 
 def _check_record(folder: Path, record: Mapping[str, Any]) -> None:

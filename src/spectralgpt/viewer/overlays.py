@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spectralgpt.data.colours import class_colours
+from spectralgpt.data.classes import class_colours
 from spectralgpt.errors import DataError
 from spectralgpt.rasters import OpenFiles, RasterItem, Window
 from spectralgpt.rasters.embeddings import EmbeddingRaster

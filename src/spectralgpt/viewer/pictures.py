@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from spectralgpt.data.colours import to_rgb
+from spectralgpt.data.classes import to_rgb
 from spectralgpt.errors import BandError
 from spectralgpt.rasters.grid import Grid
 from spectralgpt.rasters.lookup import shown_grid

@@ -48,7 +48,7 @@ def fixed_range(sensor: str, names: tuple[str, ...], size: int) -> object:
 
 def test_segmunich_keeps_its_lists_and_renumbers_its_codes(tmp_path: Path) -> None:
     dense = read_dense(segmunich(write_segmunich(tmp_path)))
-    assert len(dense.select("train").chips) == len(dense.select("val").chips) == 3
+    assert len(dense.select("train").samples) == len(dense.select("val").samples) == 3
     assert len(dense.class_names) == 13
     # Source: issue 3, the published label table.
     renumbered = {21: 1, 22: 2, 23: 3, 31: 4, 32: 6, 33: 7, 41: 8, 13: 9, 14: 10}
@@ -104,7 +104,7 @@ def test_segmunich_tells_of_tiles_that_no_list_names(
 ) -> None:
     root = write_segmunich(tmp_path)
     (root / "dataset" / "train.txt").write_text("train_0\ntrain_1", encoding="utf-8")
-    assert len(read_all_dense(segmunich(root)).select("train").chips) == 2
+    assert len(read_all_dense(segmunich(root)).select("train").samples) == 2
     assert "1 tiles that no list names (train_2)" in caplog.text
 
 
@@ -114,7 +114,7 @@ def test_oscd_pairs_dates_and_keeps_its_split(tmp_path: Path) -> None:
     assert dense.select("test").places == ("milano",)
     assert dense.class_names == ("unchanged", "changed")
     assert dense.codes == {1: 0, 2: 1}
-    for chip in dense.chips:
+    for chip in dense.samples:
         assert [Path(i.name).name for i in chip.items] == ["imgs_1_rect", "imgs_2_rect"]
         assert {i.offset for i in chip.items} == {0.0}
         assert all(len(i.bands) == 13 for i in chip.items)

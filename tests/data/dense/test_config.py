@@ -43,9 +43,9 @@ def test_a_yaml_file_names_its_data_and_sensor_relative_to_itself(
     assert config.fractions == Fractions(0.5, 0.25, 0.25)
     assert config.nodata == (0.0, 65535.0)
     dense = read_dense(config)
-    assert len(dense.select("train").chips) == 2
-    assert {chip.item.offset for chip in dense.chips} == {0.0, -100.0}
-    assert dense.chips[0].item.sensor.name == "camera"
+    assert len(dense.select("train").samples) == 2
+    assert {chip.item.offset for chip in dense.samples} == {0.0, -100.0}
+    assert dense.samples[0].item.sensor.name == "camera"
     assert read_dense_config(tmp_path / "data.yaml", "x").root == "x"
 
 
@@ -98,8 +98,8 @@ def test_simulated_archives_load_by_their_own_description(
     )
     dense = read_dense(read_dense_config(made / f"{task}_labels.yaml"))
     assert dense.task == task
-    assert {chip.split for chip in dense.chips} == {"train", "val", "test"}
-    assert all(chip.place.startswith("region") for chip in dense.chips)
+    assert {chip.split for chip in dense.samples} == {"train", "val", "test"}
+    assert all(chip.place.startswith("region") for chip in dense.samples)
     contract = sensor_preprocessing("sentinel-2-l2a", image_size=24)
     data = DenseDataset(dense, contract)
     samples = [data[index] for index in range(len(data))]

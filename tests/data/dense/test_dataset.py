@@ -7,13 +7,12 @@ import torch
 from torch import Tensor
 
 from spectralgpt.data.dense import (
-    IGNORE,
     DenseAugmentationConfig,
     DenseDataConfig,
     DenseDataset,
-    DenseSet,
     read_all_dense,
 )
+from spectralgpt.data.samples import IGNORE, SampleSet
 from spectralgpt.errors import BandError, ConfigError, DataError, ShapeError
 from spectralgpt.preprocessing import sensor_preprocessing
 from spectralgpt.rasters import Window
@@ -37,7 +36,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_set(tmp_path_factory.mktemp("set"), SIZES, classes=3)
 
 
-def read(root: Path, **options: object) -> DenseSet:
+def read(root: Path, **options: object) -> SampleSet:
     stated = {
         "sensor": write_sensor(root),
         "bands": BANDS,
@@ -74,13 +73,13 @@ def test_windows_show_every_labelled_pixel_once(root: Path) -> None:
     for index in range(len(data)):
         sample = data[index]
         assert mismatches(sample) == 0
-        counts[data.windows[index].chip] += int((sample["target"] >= 0).sum())
+        counts[data.windows[index].number] += int((sample["target"] >= 0).sum())
     assert counts == [height * width for height, width in SIZES.values()]
 
 
 def test_windows_move_back_at_the_edge_and_see_real_pixels(root: Path) -> None:
     data = dataset(root)
-    large = [w.window for w in data.windows if w.chip == 0]
+    large = [w.window for w in data.windows if w.number == 0]
     assert Window(38, 58, 32, 32) in large
     sample = data[data.windows.index(data.windows[len(large) - 1])]
     assert sample["valid"].all()
@@ -90,7 +89,7 @@ def test_windows_move_back_at_the_edge_and_see_real_pixels(root: Path) -> None:
 
 
 def test_small_images_are_padded_and_never_enlarged(root: Path) -> None:
-    small = next(i for i, w in enumerate(dataset(root).windows) if w.chip == 1)
+    small = next(i for i, w in enumerate(dataset(root).windows) if w.number == 1)
     for pad, side in (("shared", (32, 32)), ("patch", (24, 32))):
         sample = dataset(root, pad=pad)[small]
         assert sample["image"].shape == (7, *side)
@@ -158,7 +157,7 @@ def test_memory_changes_nothing_and_keeps_its_limit(root: Path) -> None:
     assert len(kept._kept) == 3
     assert 0 < len(little._kept) < 3
     # Its files are no longer needed.
-    for chip in kept.dense.chips:
+    for chip in kept.sample_set.samples:
         object.__setattr__(chip.mask, "path", Path("gone.tif"))
     assert mismatches(kept[0]) == 0
 
@@ -182,7 +181,7 @@ def test_scaled_crops_keep_the_mask_on_the_image(root: Path) -> None:
 def test_smaller_images_are_not_enlarged_by_scaling_alone(root: Path) -> None:
     augmentation = DenseAugmentationConfig(scale_low=2.0, scale_high=2.0)
     data = dataset(root, augmentation=augmentation)
-    small = next(i for i, w in enumerate(data.windows) if w.chip == 1)
+    small = next(i for i, w in enumerate(data.windows) if w.number == 1)
     sample = data.draw(small, generator())
     assert int((sample["target"] >= 0).sum()) == 10 * 14
 
@@ -261,9 +260,9 @@ def test_masks_of_another_grid_are_found_by_coordinates(tmp_path: Path) -> None:
 
 def test_chips_with_windows_stay_inside_them(root: Path) -> None:
     dense = read(root)
-    chip = replace(dense.chips[0], window=Window(10, 20, 40, 36))
+    chip = replace(dense.samples[0], window=Window(10, 20, 40, 36))
     data = DenseDataset(
-        replace(dense, chips=(chip,)), contract(write_sensor(root)), memory_mb=9.0
+        replace(dense, samples=(chip,)), contract(write_sensor(root)), memory_mb=9.0
     )
     total = sum(int((data[i]["target"] >= 0).sum()) for i in range(len(data)))
     assert total == 40 * 36
@@ -288,13 +287,13 @@ def test_windows_are_carried_to_the_grid_of_the_models_bands(tmp_path: Path) -> 
     sensor = write_sensor(tmp_path)
     coarse = contract(sensor)
     coarse = replace(coarse, bands=tuple(b for b in coarse.bands if b.name != "blue"))
-    chip = replace(dense.chips[0], window=Window(16, 8, 32, 16))
-    data = DenseDataset(replace(dense, chips=(chip,)), coarse)
+    chip = replace(dense.samples[0], window=Window(16, 8, 32, 16))
+    data = DenseDataset(replace(dense, samples=(chip,)), coarse)
     assert data.windows[0].window == Window(8, 4, 16, 8)
     assert mismatches(data[0]) == 0
     odd = replace(chip, window=Window(15, 8, 32, 16))
     with pytest.raises(ShapeError, match="has no whole pixels in the bands"):
-        len(DenseDataset(replace(dense, chips=(odd,)), coarse))
+        len(DenseDataset(replace(dense, samples=(odd,)), coarse))
 
 
 def test_what_cannot_be_read_is_named(root: Path) -> None:

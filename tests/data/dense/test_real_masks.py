@@ -7,12 +7,12 @@ import yaml
 
 from spectralgpt.data.dense import (
     DenseDataset,
-    DenseSet,
     count_classes,
-    dense_statistics,
     read_dense,
     read_dense_config,
 )
+from spectralgpt.data.samples import SampleSet
+from spectralgpt.data.statistics import sample_statistics
 from spectralgpt.preprocessing import Preprocessing
 
 # EnMAP bands in the water vapour's window, which these tiles hold no pixel of.
@@ -20,7 +20,7 @@ DEAD = ("B130", "B131", "B132", "B133", "B134", "B135")
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples" / "dense"
 
 
-def read(shared: Path, name: str, **options: object) -> DenseSet:
+def read(shared: Path, name: str, **options: object) -> SampleSet:
     from dataclasses import replace
 
     path = EXAMPLES / f"{name}.yaml"
@@ -29,16 +29,16 @@ def read(shared: Path, name: str, **options: object) -> DenseSet:
     return read_dense(replace(config, **options))  # type: ignore[arg-type]
 
 
-def contract(dense: DenseSet, image_size: int) -> Preprocessing:
-    bands = tuple(b for b in dense.chips[0].item.bands if b.name not in DEAD)
-    statistics = dense_statistics(dense.select("train"), bands, num_windows=20)
-    sensor = dense.chips[0].item.sensor.name
+def contract(dense: SampleSet, image_size: int) -> Preprocessing:
+    bands = tuple(b for b in dense.samples[0].item.bands if b.name not in DEAD)
+    statistics = sample_statistics(dense.select("train"), bands, num_windows=20)
+    sensor = dense.samples[0].item.sensor.name
     return Preprocessing(
         sensor, bands, "z-score", statistics, image_size, bands_per_token=1
     )
 
 
-def labelled(dense: DenseSet) -> int:
+def labelled(dense: SampleSet) -> int:
     return sum(sum(counts.values()) for counts in count_classes(dense).values())
 
 
@@ -56,12 +56,12 @@ def test_barkbeetle_keeps_its_160_and_40_places(shared: Path) -> None:
     # Source: SOURCE.md of the set: 14.6 % of 1.21 Mpx.
     assert damaged / labelled(segmentation) == pytest.approx(0.146, abs=0.002)
     assert count_classes(change) == counts
-    before, after = change.chips[0].items
+    before, after = change.samples[0].items
     assert "2019" in before.name
     assert "2020" in after.name
     tenth = read(shared, "barkbeetle_segmentation", train_fraction=0.1)
     assert len(tenth.select("train").places) == 13
-    assert tenth.select("test").chips == segmentation.select("test").chips
+    assert tenth.select("test").samples == segmentation.select("test").samples
 
 
 @pytest.mark.slow
@@ -93,7 +93,9 @@ def test_landsat_pairs_have_their_sparse_labels(shared: Path) -> None:
     dense = read(shared, "landsat_change")
     # Source: SOURCE.md of the set.
     assert labelled(dense) == 4_227 + 17_163 + 2_363 + 12_393
-    names = [tuple(Path(item.name).name for item in chip.items) for chip in dense.chips]
+    names = [
+        tuple(Path(item.name).name for item in chip.items) for chip in dense.samples
+    ]
     assert ("2000TM", "2003TM") in names
     data = DenseDataset(dense.select("train"), contract(dense, 80))
     sample = data[0]
@@ -107,7 +109,7 @@ def test_landsat_pairs_have_their_sparse_labels(shared: Path) -> None:
 )
 def test_other_samples_load(shared: Path, name: str, bands: int) -> None:
     dense = read(shared, name)
-    assert {chip.split for chip in dense.chips} == {"train", "val", "test"}
+    assert {chip.split for chip in dense.samples} == {"train", "val", "test"}
     data = DenseDataset(dense.select("val"), contract(dense, 64))
     sample = data[0]
     assert sample["image"].shape[0] == bands

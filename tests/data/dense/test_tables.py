@@ -22,7 +22,7 @@ def config(root: Path, text: str = ROWS, **options: object) -> DenseDataConfig:
 
 def test_rows_give_files_split_and_place(tmp_path: Path) -> None:
     dense = read_dense(config(tmp_path))
-    chip = dense.select("val").chips[0]
+    chip = dense.select("val").samples[0]
     assert Path(chip.item.name).name == chip.mask.path.name == "b.tif"
     assert dense.places == ("east", "north", "south")
 
@@ -31,7 +31,7 @@ def test_two_dates_are_two_columns(tmp_path: Path) -> None:
     text = "before,after,mask\nimages/a.tif,images/b.tif,masks/a.tif\n"
     # The three images lie at different places, which `align` leaves out here.
     stated = config(tmp_path, text, task="change", align="shape")
-    items = read_all_dense(stated).chips[0].items
+    items = read_all_dense(stated).samples[0].items
     assert [Path(item.name).name for item in items] == ["a.tif", "b.tif"]
 
 
@@ -63,4 +63,4 @@ def test_images_behind_links_are_read(tmp_path: Path) -> None:
     stated = config(tmp_path / "set")
     (tmp_path / "set" / "images").rename(tmp_path / "images")
     (tmp_path / "set" / "images").symlink_to(tmp_path / "images")
-    assert len(read_all_dense(stated).chips) == 3
+    assert len(read_all_dense(stated).samples) == 3

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spectralgpt.data.colours import class_colours, to_rgb
+from spectralgpt.data.classes import class_colours, to_rgb
 from spectralgpt.data.labelling import UNLABELLED, LabelSource
 from spectralgpt.data.labelling.labels import number_classes, value_text
 from spectralgpt.errors import ConfigError, DataError

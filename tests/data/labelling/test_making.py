@@ -150,7 +150,7 @@ def test_the_set_is_read_by_what_fine_tuning_reads(tmp_path: Path) -> None:
     assert dense.class_names == ("trees", "water")
     assert dense.colours == ("#009E73", "#0072B2")
     assert find_faults(dense) == ()
-    assert {chip.place for chip in dense.chips} == {f"block{n:04d}" for n in range(9)}
+    assert {chip.place for chip in dense.samples} == {f"block{n:04d}" for n in range(9)}
     counts = count_classes(dense)
     with (made.folder / "classes.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

@@ -59,9 +59,9 @@ def test_masks_of_a_real_scene_line_up_to_the_pixel(
     )
     dense = read_dense(read_dense_config(made.folder / "labels.yaml"))
     order = np.array([names.index(name) for name in dense.class_names])
-    assert len(dense.chips) == 8 * 8
+    assert len(dense.samples) == 8 * 8
     item = describe_raster(scene)
-    for number, chip in enumerate(dense.chips):
+    for number, chip in enumerate(dense.samples):
         row, column = (int(part[1:]) for part in Path(chip.name).stem.split("_")[-2:])
         part = codes[row : row + TILE_PX, column : column + TILE_PX]
         with rasterio.open(chip.mask.path) as mask:

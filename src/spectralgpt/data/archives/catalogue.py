@@ -21,9 +21,9 @@ from spectralgpt.data.bigearthnet import (
     patches_of_version_1,
     splits_of_version_1,
 )
-from spectralgpt.data.chips import SPLITS
 from spectralgpt.data.fmow import FmowRow, categories, read_fmow_rows
 from spectralgpt.data.listings import Candidate, read_parquet
+from spectralgpt.data.samples import SPLITS
 from spectralgpt.data.sources import Source, find_root
 from spectralgpt.errors import DatasetNotFoundError
 from spectralgpt.files import read_json, read_text

@@ -7,14 +7,12 @@ from typing import Any
 
 from spectralgpt.config import build_config
 from spectralgpt.data.archives.inventory import Entry, Fault, FaultKind, Inventory
+from spectralgpt.data.classes import ClassTable, name_classes
 from spectralgpt.data.dense import DenseDataConfig
-from spectralgpt.data.dense.classes import ClassTable, name_classes
-from spectralgpt.data.dense.entries import Entry as DenseEntry
-from spectralgpt.data.dense.entries import FitError, describe_entries
-from spectralgpt.data.dense.folders import list_folders
-from spectralgpt.data.dense.oscd import list_oscd
-from spectralgpt.data.dense.segmunich import list_segmunich, segmunich_classes
-from spectralgpt.data.dense.tables import list_table
+from spectralgpt.data.dense.archives import list_oscd, list_segmunich, segmunich_classes
+from spectralgpt.data.dense.files import Entry as DenseEntry
+from spectralgpt.data.dense.files import list_folders, list_table
+from spectralgpt.data.dense.reading import FitError, describe_entries
 from spectralgpt.data.listings import Candidate
 from spectralgpt.errors import DataError, DatasetNotFoundError
 

@@ -1,26 +1,24 @@
-"""What a user states about images with masks: one typed table for YAML and options."""
+"""What a user states of images with masks: one typed table for YAML and options."""
 
 import fnmatch
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from spectralgpt.config import build_config, read_mapping
-from spectralgpt.data.formats import ImageFormat
-from spectralgpt.data.splits import Fractions
+from spectralgpt.data.splits import SampleSetConfig
 from spectralgpt.errors import ConfigError
-from spectralgpt.rasters import Align, Stated
+from spectralgpt.rasters import Align
 
 __all__ = ["DenseDataConfig", "read_dense_config"]
-
 
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 
 
 @dataclass(frozen=True)
-class DenseDataConfig(Stated):
+class DenseDataConfig(SampleSetConfig):
     r"""Where images and masks are, what the codes mean, and how they are split.
 
     Folders of the images, of the two dates and of the masks are named by their path
@@ -31,7 +29,6 @@ class DenseDataConfig(Stated):
     `images` alone gives both dates of change detection.
 
     Args:
-        root: folder of the data set.
         task: segmentation, or change (two dates, one mask).
         layout: `folders` (below train, val and test or not), `csv` (columns image, or
             before and after; mask; optionally split and place), or an archive:
@@ -68,25 +65,12 @@ class DenseDataConfig(Stated):
         allow_unlabelled: leave out images without a mask instead of refusing.
         tile_px: cut images into tiles of this side, px, before they are split; for few
             large images and split blocks. Null keeps them whole.
-        split: `given`, `stratified` (whole places at random, with similar shares of the
-            rarest class), `blocks` (by position on the ground), `folds` (one fold of
-            the places is test, the next val), or `auto` (given if there is one, else
-            stratified).
-        fractions: shares of train, val and test, for splits that are not given.
-        block_m: side of a block of split `blocks`, m.
-        gap_m: least distance between chips of different splits of `blocks`, m.
-        num_folds: folds of split `folds`; null makes each place a fold.
-        fold: number of the fold that is test, from 0.
-        split_seed: seed of the split.
-        train_fraction: share of the training places that is used, 0..1; of each class
-            at least one.
         download: fetch OSCD (500 MB) through TorchGeo if it is not at root.
 
     Raises:
         ConfigError: a value, or a combination of them, makes no sense.
     """
 
-    root: str
     task: Literal["segmentation", "change"] = "segmentation"
     layout: Literal["folders", "csv", "segmunich", "oscd"] = "folders"
     images: str = "images"
@@ -106,24 +90,12 @@ class DenseDataConfig(Stated):
     colours: dict[str, str] | None = None
     allow_unlabelled: bool = False
     tile_px: int | None = None
-    split: Literal["auto", "given", "stratified", "blocks", "folds"] = "auto"
-    fractions: Fractions = field(default_factory=Fractions)
-    block_m: float = 10_000.0
-    gap_m: float = 0.0
-    num_folds: int | None = None
-    fold: int = 0
-    split_seed: int = 0
-    train_fraction: float = 1.0
     download: bool = False
 
     def __post_init__(self) -> None:
         """Check what can be seen without the data."""
         super().__post_init__()
-        if not 0 < self.train_fraction <= 1:
-            raise ConfigError(
-                f"data.train_fraction must be in (0, 1] (found: {self.train_fraction})."
-            )
-        for name, least in (("mask_index", 1), ("tile_px", 1), ("fold", 0)):
+        for name, least in (("mask_index", 1), ("tile_px", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ConfigError(f"data.{name} must be at least {least}: {value}.")
@@ -149,10 +121,6 @@ class DenseDataConfig(Stated):
                 return offset
         return self.offset
 
-    def image_format(self, assumed: Stated | None = None) -> ImageFormat:
-        """Return what is stated about the images."""
-        return ImageFormat(**self.facts).assuming(assumed or Stated())
-
 
 def read_dense_config(
     path: Path | str,
@@ -175,14 +143,8 @@ def read_dense_config(
     stated = dict(read_mapping(path)) | ({"root": root} if root else {})
     values = {**(usual or {}), **stated}
     config = build_config(values, DenseDataConfig, str(path))
-    return _place_paths(config, path.parent, root is None)
-
-
-def _place_paths(
-    config: DenseDataConfig, folder: Path, root_too: bool
-) -> DenseDataConfig:
     sensor = config.sensor
     if sensor is not None and sensor.endswith(".yaml"):
-        sensor = str(folder / sensor)
-    root = str(folder / config.root) if root_too else config.root
-    return replace(config, sensor=sensor, root=root)
+        sensor = str(path.parent / sensor)
+    where = str(path.parent / config.root) if root is None else config.root
+    return replace(config, sensor=sensor, root=where)

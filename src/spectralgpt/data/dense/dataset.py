@@ -5,6 +5,8 @@ the same images, turned. Pixels are read when they are asked for and prepared ex
 as the checkpoint's `Preprocessing` says.
 """
 
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -12,39 +14,139 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from spectralgpt.data.crops import part_on
-from spectralgpt.data.dense.chips import IGNORE, SEGMENTATION, DenseSet
-from spectralgpt.data.dense.geometry import (
-    DenseAugmentationConfig,
-    Patch,
-    turn_sample,
-)
-from spectralgpt.data.dense.masks import read_target
-from spectralgpt.data.dense.windows import (
-    ChipWindow,
-    cover_window,
-    draw_window,
-    padded_side,
-)
+from spectralgpt.data.datasets import BYTES_PER_PIXEL, SampleDataset, draw_window
+from spectralgpt.data.masks import read_target
+from spectralgpt.data.samples import IGNORE, SEGMENTATION, SampleSet
+from spectralgpt.errors import ConfigError
 from spectralgpt.preprocessing import Preprocessing
-from spectralgpt.rasters import Grid, Raster, RasterItem, Window, read_raster
-from spectralgpt.sensors import Band
+from spectralgpt.rasters import Raster, Window, read_raster
+from spectralgpt.rasters.grid import Axis, resample
 
-__all__ = ["DenseDataset", "Pad"]
+__all__ = ["DenseAugmentationConfig", "DenseDataset", "Patch"]
 
-Pad = Literal["shared", "patch"]
-_MEGABYTE = 2**20
-_BYTES_PER_PIXEL = 5
-"""float32 reflectance and a byte of validity."""
+_QUARTERS = 4
 _BYTES_PER_LABEL = 8
 
 
-class DenseDataset(Dataset[dict[str, Tensor]]):
+@dataclass(frozen=True)
+class DenseAugmentationConfig:
+    """What is done to the training images; masks follow.
+
+    Args:
+        flip: turn images left to right, and upside down, at random.
+        turn: turn square images by 0, 90, 180 or 270 degrees at random; others are not
+            turned, so that images of a batch keep one shape.
+        scale_low: least side of the ground that a crop covers, relative to the model's
+            image at the image's own pixel size; 1 keeps pixels as they are.
+        scale_high: largest side.
+        tries: crops drawn until one shows a labelled pixel; for sparse masks.
+    """
+
+    flip: bool = True
+    turn: bool = True
+    scale_low: float = 1.0
+    scale_high: float = 1.0
+    tries: int = 8
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if not 0 < self.scale_low <= self.scale_high:
+            raise ConfigError(
+                "augmentation.scale_low and scale_high must be 0 < low <= high "
+                f"(found: {self.scale_low} and {self.scale_high})."
+            )
+        if self.tries < 1:
+            raise ConfigError(f"augmentation.tries must be at least 1: {self.tries}.")
+
+    def draw_scale(self, generator: torch.Generator) -> float:
+        """Draw the side that a crop covers, relative to the model's image."""
+        if self.scale_low == self.scale_high:
+            return self.scale_low
+        share = float(torch.rand((), generator=generator))
+        return self.scale_low + (self.scale_high - self.scale_low) * share
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A window of a sample at its own pixel size.
+
+    Args:
+        rasters: one a date, of the same size.
+        target: (H, W) class indices.
+    """
+
+    rasters: tuple[Raster, ...]
+    target: NDArray[np.int64]
+
+    def cut(self, row: int, column: int, height: int, width: int) -> "Patch":
+        """Return a part of it."""
+        rows, columns = slice(row, row + height), slice(column, column + width)
+        rasters = tuple(
+            replace(
+                raster,
+                pixels=raster.pixels[:, rows, columns],
+                valid=raster.valid[:, rows, columns],
+                crs=None,
+                transform=None,
+            )
+            for raster in self.rasters
+        )
+        return Patch(rasters, self.target[rows, columns])
+
+    def scaled(self, height: int, width: int) -> "Patch":
+        """Return it at another size: images by cubic convolution, the mask nearest."""
+        if self.target.shape == (height, width):
+            return self
+        rows = Axis.between(0, self.target.shape[0], height, self.target.shape[0])
+        columns = Axis.between(0, self.target.shape[1], width, self.target.shape[1])
+        (top, bottom), (left, right) = rows.span, columns.span
+        rasters = []
+        for raster in self.rasters:
+            pixels = raster.pixels[:, top:bottom, left:right]
+            valid = raster.valid[:, top:bottom, left:right]
+            pixels, valid = resample(np.where(valid, pixels, 0), valid, rows, columns)
+            rasters.append(
+                replace(raster, pixels=pixels, valid=valid, crs=None, transform=None)
+            )
+        target = self.target[rows.nearest[:, None], columns.nearest]
+        return Patch(tuple(rasters), target)
+
+    def padded(self, height: int, width: int) -> "Patch":
+        """Return it with invalid pixels added below and to the right."""
+        missing = [
+            (0, height - self.target.shape[0]),
+            (0, width - self.target.shape[1]),
+        ]
+        if not any(after for _, after in missing):
+            return self
+        rasters = tuple(
+            raster.padded(height, width, "constant") for raster in self.rasters
+        )
+        return Patch(rasters, np.pad(self.target, missing, constant_values=IGNORE))
+
+
+@dataclass(frozen=True)
+class SampleWindow:
+    """One window of the grid that covers a sample.
+
+    Args:
+        number: of the sample.
+        window: pixels of the grid of the model's bands.
+        seen_rows: first rows of the window that an earlier window covers already.
+        seen_columns: the same for columns.
+    """
+
+    number: int
+    window: Window
+    seen_rows: int = 0
+    seen_columns: int = 0
+
+
+class DenseDataset(SampleDataset[Patch]):
     """Windows of images with class indices: plain when indexed, augmented when drawn.
 
-    Every labelled pixel of every chip stands in the target of exactly one indexed
+    Every labelled pixel of every sample stands in the target of exactly one indexed
     window: where the last window of a row overlaps the one before, its target is
     `IGNORE`. So it is where the mask states no class, and where the image shows
     nothing: no band is valid, at one of the dates. Pixels that lack some bands keep
@@ -54,37 +156,31 @@ class DenseDataset(Dataset[dict[str, Tensor]]):
     pixels, below and to the right, to a multiple of the patch.
 
     Args:
-        dense: the chips, of one split or all.
+        sample_set: the samples, of one split or all.
         preprocessing: that of the checkpoint: bands, unit, scaling, image size, patch.
         augmentation: what `draw` does beside cropping; None draws the windows of the
             grid as they are.
-        pad: `shared` pads all windows to one square that the largest chip needs, at
+        pad: `shared` pads all windows to one square that the largest sample needs, at
             most the model's image, so that any of them form a batch; `patch` pads each
             no more than it needs, so that shapes differ (see `shape`).
-        memory_mb: whole chips kept in memory once read, up to this many megabytes; for
-            sets that are gone through several times.
+        memory_mb: whole samples kept in memory once read, up to this many megabytes;
+            for sets that are gone through several times.
     """
 
     def __init__(
         self,
-        dense: DenseSet,
+        sample_set: SampleSet,
         preprocessing: Preprocessing,
         augmentation: DenseAugmentationConfig | None = None,
-        pad: Pad = "shared",
+        pad: Literal["shared", "patch"] = "shared",
         memory_mb: float = 0.0,
     ) -> None:
-        self.dense = dense
-        self.preprocessing = preprocessing
+        super().__init__(sample_set, preprocessing, memory_mb)
         self.augmentation = augmentation
         self.pad = pad
-        self.memory_mb = memory_mb
-        self._kept: dict[int, Patch] = {}
-        self._kept_mb = 0.0
-        self._parts: dict[int, tuple[Grid, Window]] = {}
-        self._matched: dict[tuple[Band, ...], tuple[Band, ...]] = {}
 
     def __len__(self) -> int:
-        """Return the number of windows that cover all chips."""
+        """Return the number of windows that cover all samples."""
         return len(self.windows)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
@@ -95,21 +191,21 @@ class DenseDataset(Dataset[dict[str, Tensor]]):
             the same in bool; `target` (H, W) int64.
 
         Raises:
-            BandError: the chip lacks a band of the model; it is named.
+            BandError: the sample lacks a band of the model; it is named.
             RasterError: a file cannot be read.
             DataError: the mask holds an unknown code.
         """
         place = self.windows[index]
-        patch = self._read(place.chip, place.window)
+        patch = self._read(place.number, place.window)
         target = patch.target.copy()
         target[: place.seen_rows] = IGNORE
         target[:, : place.seen_columns] = IGNORE
         return self._prepare(Patch(patch.rasters, target), self.shape(index))
 
     def draw(self, index: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Return a random crop of the chip that window `index` belongs to.
+        """Return a random crop of the sample that window `index` belongs to.
 
-        A chip is drawn from as often as it has windows, and so by its size.
+        A sample is drawn from as often as it has windows, and so by its size.
 
         Args:
             index: as for indexing.
@@ -117,11 +213,11 @@ class DenseDataset(Dataset[dict[str, Tensor]]):
         """
         if self.augmentation is None:
             return self[index]
-        chip = self.windows[index].chip
+        number = self.windows[index].number
         size = self.preprocessing.image_size
         side = max(1, round(size * self.augmentation.draw_scale(generator)))
-        window = self._draw_labelled(chip, side, self.augmentation.tries, generator)
-        patch = self._read(chip, window)
+        window = self._draw_labelled(number, side, self.augmentation.tries, generator)
+        patch = self._read(number, window)
         if side != size:
             height, width = (
                 max(1, min(size, round(length * size / side)))
@@ -129,10 +225,10 @@ class DenseDataset(Dataset[dict[str, Tensor]]):
             )
             patch = patch.scaled(height, width)
         shape = self._padded(*patch.target.shape) if side != size else self.shape(index)
-        return turn_sample(self._prepare(patch, shape), self.augmentation, generator)
+        return _turn(self._prepare(patch, shape), self.augmentation, generator)
 
-    def chip(self, number: int) -> Patch:
-        """Return a whole chip at its own pixel size: reflectance and class indices."""
+    def patch(self, number: int) -> Patch:
+        """Return a whole sample at its own pixel size, with class indices."""
         return self._read(number, self._part(number)[1])
 
     def shape(self, index: int) -> tuple[int, int]:
@@ -141,13 +237,13 @@ class DenseDataset(Dataset[dict[str, Tensor]]):
         return self._padded(window.height, window.width)
 
     @cached_property
-    def windows(self) -> tuple[ChipWindow, ...]:
-        """The windows in order, with the number of their chip in `dense.chips`."""
+    def windows(self) -> tuple[SampleWindow, ...]:
+        """The windows in order, with the number of their sample."""
         size = self.preprocessing.image_size
         return tuple(
             window
-            for chip in range(len(self.dense.chips))
-            for window in cover_window(chip, self._part(chip)[1], size)
+            for number in range(len(self.sample_set.samples))
+            for window in _cover(number, self._part(number)[1], size)
         )
 
     @cached_property
@@ -156,69 +252,54 @@ class DenseDataset(Dataset[dict[str, Tensor]]):
         size = self.preprocessing.image_size
         if self.augmentation is not None and self.augmentation.scale_low < 1:
             return size
-        parts = [self._part(chip)[1] for chip in range(len(self.dense.chips))]
+        parts = [
+            self._part(number)[1] for number in range(len(self.sample_set.samples))
+        ]
         largest = max(max(part.height, part.width) for part in parts)
-        return padded_side(largest, self.preprocessing.patch_size, size)
+        return _padded_side(largest, self.preprocessing.patch_size, size)
 
     def _padded(self, height: int, width: int) -> tuple[int, int]:
         if self.pad == "shared":
             return self.shared_side, self.shared_side
         size, patch = self.preprocessing.image_size, self.preprocessing.patch_size
-        return padded_side(height, patch, size), padded_side(width, patch, size)
-
-    def _bands(self, item: RasterItem) -> tuple[Band, ...]:
-        available = item.bands
-        if available not in self._matched:
-            order = self.preprocessing.match(available)
-            self._matched[available] = tuple(available[i] for i in order)
-        return self._matched[available]
-
-    def _part(self, chip: int) -> tuple[Grid, Window]:
-        """Grid of the model's bands, and the chip's pixels in it."""
-        if chip not in self._parts:
-            found = self.dense.chips[chip]
-            bands = self._bands(found.item)
-            self._parts[chip] = part_on(found.item, found.window, bands)
-        return self._parts[chip]
+        return _padded_side(height, patch, size), _padded_side(width, patch, size)
 
     def _draw_labelled(
-        self, chip: int, side: int, tries: int, generator: torch.Generator
+        self, number: int, side: int, tries: int, generator: torch.Generator
     ) -> Window:
         """Draw a crop, a few times if it shows no label."""
-        part = self._part(chip)[1]
+        part = self._part(number)[1]
         for _ in range(tries):
             window = draw_window(part, side, generator)
             is_whole = (window.height, window.width) == (part.height, part.width)
-            if is_whole or (self._read_target(chip, window) != IGNORE).any():
+            if is_whole or (self._read_target(number, window) != IGNORE).any():
                 break
         return window
 
-    def _read_target(self, chip: int, window: Window) -> NDArray[np.int64]:
-        grid, part = self._part(chip)
-        if chip in self._kept:
-            return _inside(self._kept[chip], part, window).target
-        return read_target(self.dense, self.dense.chips[chip], grid, window)
+    def _read_target(self, number: int, window: Window) -> NDArray[np.int64]:
+        grid, part = self._part(number)
+        if number in self._kept:
+            return _inside(self._kept[number], part, window).target
+        return read_target(
+            self.sample_set, self.sample_set.samples[number], grid, window
+        )
 
-    def _read(self, chip: int, window: Window) -> Patch:
+    def _read(self, number: int, window: Window) -> Patch:
         """Read a window at its own pixel size, from memory if it is kept there."""
-        if chip not in self._kept:
-            part = self._part(chip)[1]
-            found = self.dense.chips[chip]
-            each = len(self.preprocessing.bands) * len(found.items) * _BYTES_PER_PIXEL
-            pixels = part.height * part.width
-            needed_mb = pixels * (each + _BYTES_PER_LABEL) / _MEGABYTE
-            if self._kept_mb + needed_mb > self.memory_mb:
-                return self._read_files(chip, window)
-            self._kept[chip] = self._read_files(chip, part)
-            self._kept_mb += needed_mb
-        return _inside(self._kept[chip], self._part(chip)[1], window)
+        part = self._part(number)[1]
+        dates = len(self.sample_set.samples[number].items)
+        each = len(self.preprocessing.bands) * dates * BYTES_PER_PIXEL
+        num_bytes = part.height * part.width * (each + _BYTES_PER_LABEL)
+        if not self._keep(number, num_bytes, lambda: self._read_files(number, part)):
+            return self._read_files(number, window)
+        return _inside(self._kept[number], part, window)
 
-    def _read_files(self, chip: int, window: Window) -> Patch:
-        found = self.dense.chips[chip]
+    def _read_files(self, number: int, window: Window) -> Patch:
+        found = self.sample_set.samples[number]
         rasters = tuple(
             read_raster(item, self._bands(item), window) for item in found.items
         )
-        target = read_target(self.dense, found, self._part(chip)[0], window)
+        target = read_target(self.sample_set, found, self._part(number)[0], window)
         for raster in rasters:
             target[~raster.valid.any(axis=0)] = IGNORE
         return Patch(rasters, target)
@@ -227,7 +308,7 @@ class DenseDataset(Dataset[dict[str, Tensor]]):
         patch = patch.padded(*shape)
         dates = [self._prepare_date(raster) for raster in patch.rasters]
         images, valid = (np.stack(parts) for parts in zip(*dates, strict=True))
-        if self.dense.task == SEGMENTATION:
+        if self.sample_set.task == SEGMENTATION:
             images, valid = images[0], valid[0]
         return {
             "image": torch.from_numpy(images),
@@ -249,3 +330,60 @@ def _inside(kept: Patch, part: Window, window: Window) -> Patch:
     """Cut a window out of the kept part that holds it."""
     row, column = window.row - part.row, window.column - part.column
     return kept.cut(row, column, window.height, window.width)
+
+
+def _cover(number: int, whole: Window, size: int) -> Iterator[SampleWindow]:
+    """Cover a part of an image with windows of one size.
+
+    The last window of a row or column is moved back to end with the image, so that it
+    sees what is really there; it says how far it overlaps the one before.
+
+    Args:
+        number: of the sample.
+        whole: the part.
+        size: side of the windows, px; smaller parts get a window of their own size.
+    """
+    for row, height, seen_rows in _cover_axis(whole.row, whole.height, size):
+        for column, width, seen in _cover_axis(whole.column, whole.width, size):
+            yield SampleWindow(
+                number, Window(row, column, height, width), seen_rows, seen
+            )
+
+
+def _padded_side(length: int, patch_size: int, most: int) -> int:
+    """Return the side of the image that a window of `length` px is padded to.
+
+    That is the next multiple of the patch, and no more than the model's image size.
+    """
+    return min(most, -(-length // patch_size) * patch_size)
+
+
+def _cover_axis(start: int, length: int, size: int) -> Iterator[tuple[int, int, int]]:
+    """Yield first pixel, length and overlap of the windows along one axis."""
+    if length <= size:
+        yield start, length, 0
+        return
+    for at in range(0, length, size):
+        moved = min(at, length - size)
+        yield start + moved, size, at - moved
+
+
+def _turn(
+    sample: dict[str, Tensor],
+    augmentation: DenseAugmentationConfig,
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
+    """Flip and turn all tensors of an item, (..., H, W), in the same way."""
+    flips = [axis for axis in (-2, -1) if augmentation.flip and _toss(generator)]
+    height, width = sample["target"].shape
+    quarters = 0
+    if augmentation.turn and height == width:
+        quarters = int(torch.randint(_QUARTERS, (), generator=generator))
+    return {
+        name: torch.rot90(values.flip(flips), quarters, (-2, -1)).contiguous()
+        for name, values in sample.items()
+    }
+
+
+def _toss(generator: torch.Generator) -> bool:
+    return bool(torch.rand((), generator=generator) < 1 / 2)

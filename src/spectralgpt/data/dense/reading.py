@@ -1,34 +1,78 @@
-"""The one way in: find images with masks, name their classes, split them."""
+"""The one way in: find images with masks, lay them over each other, name, split.
 
-from collections.abc import Sequence
+The listings of layouts (`files`, `archives`) give entries; here their headers are read,
+and everything that can be wrong about them is said at once.
+"""
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from spectralgpt.data.dense.chips import DenseSet
-from spectralgpt.data.dense.config import DenseDataConfig
-from spectralgpt.data.dense.division import cut_tiles, divide_dense
-from spectralgpt.data.dense.entries import build_set
-from spectralgpt.data.dense.folders import list_folders
-from spectralgpt.data.dense.oscd import OSCD_SENSOR, list_oscd, oscd_bands
-from spectralgpt.data.dense.segmunich import (
+from spectralgpt.data.classes import (
+    ClassTable,
+    class_colours,
+    find_classes,
+    name_classes,
+)
+from spectralgpt.data.dense.archives import (
+    OSCD_SENSOR,
     SEGMUNICH_SENSOR,
     check_tile,
+    list_oscd,
     list_segmunich,
+    oscd_bands,
     segmunich_classes,
 )
-from spectralgpt.data.dense.tables import list_table
+from spectralgpt.data.dense.config import DenseDataConfig
+from spectralgpt.data.dense.files import Entry, list_folders, list_table
 from spectralgpt.data.formats import ImageFormat
-from spectralgpt.errors import ConfigError, DatasetNotFoundError
-from spectralgpt.rasters import Stated
+from spectralgpt.data.label_files import first_names
+from spectralgpt.data.masks import check_mask, describe_mask
+from spectralgpt.data.samples import Sample, SampleSet
+from spectralgpt.data.splits import divide
+from spectralgpt.errors import (
+    ConfigError,
+    DataError,
+    DatasetNotFoundError,
+    RasterError,
+    SpectralGPTError,
+)
+from spectralgpt.rasters import (
+    Align,
+    Mosaic,
+    RasterItem,
+    Stated,
+    Window,
+    cut_to_common,
+    quiet_gdal,
+)
+from spectralgpt.rasters.files import Header
+from spectralgpt.rasters.grid import describe_difference
+from spectralgpt.rasters.lookup import overlay
+from spectralgpt.rasters.maps import read_palette
 
-__all__ = ["divide_dense", "read_all_dense", "read_dense"]
+__all__ = ["FitError", "cut_tiles", "describe_entries", "read_all_dense", "read_dense"]
+
+logger = logging.getLogger(__name__)
+
+_READERS = 4
+"""Headers read at once; more gains little and loads shared file systems."""
+_SAME_SCALE = 1e-3
+"""Largest relative difference in pixel size between two dates of a place."""
+
+
+class FitError(RasterError):
+    """Dates or masks of a place do not lie on each other."""
 
 
 def read_dense(
     config: DenseDataConfig,
     class_names: Sequence[str] | None = None,
     assumed: Stated | None = None,
-) -> DenseSet:
+) -> SampleSet:
     """Find the images and masks of a data set and split them.
 
     Args:
@@ -43,14 +87,14 @@ def read_dense(
         ConfigError: the description is wrong.
     """
     dense = read_all_dense(config, class_names, assumed)
-    return divide_dense(dense, config, config.split_seed)
+    return divide(dense, config, config.split_seed)
 
 
 def read_all_dense(
     config: DenseDataConfig,
     class_names: Sequence[str] | None = None,
     assumed: Stated | None = None,
-) -> DenseSet:
+) -> SampleSet:
     """Find the images and masks of a data set, with the splits it states itself."""
     root = Path(config.root)
     if not root.is_dir() and not config.download:
@@ -64,7 +108,7 @@ def _read_layout(
     config: DenseDataConfig,
     class_names: Sequence[str] | None,
     assumed: Stated | None,
-) -> DenseSet:
+) -> SampleSet:
     image_format = config.image_format(assumed)
     if config.layout == "segmunich":
         return _read_segmunich(root, config, class_names)
@@ -75,12 +119,12 @@ def _read_layout(
         if config.layout == "csv"
         else list_folders(root, config)
     )
-    return build_set(entries, config, image_format, class_names)
+    return _build_set(entries, config, image_format, class_names)
 
 
 def _read_segmunich(
     root: Path, config: DenseDataConfig, class_names: Sequence[str] | None
-) -> DenseSet:
+) -> SampleSet:
     entries = list_segmunich(root)
     if config.bands is None:
         raise ConfigError(
@@ -89,15 +133,15 @@ def _read_segmunich(
             "B12), or B01 B02 B03 B04 B05 B06 B07 B8A B11 B12. State data.bands."
         )
     stated = config.image_format(Stated(sensor=SEGMUNICH_SENSOR))
-    dense = build_set(entries, config, stated, class_names, segmunich_classes())
-    for chip in dense.chips:
-        check_tile(chip.item)
+    dense = _build_set(entries, config, stated, class_names, segmunich_classes())
+    for sample in dense.samples:
+        check_tile(sample.item)
     return dense
 
 
 def _read_oscd(
     root: Path, config: DenseDataConfig, class_names: Sequence[str] | None
-) -> DenseSet:
+) -> SampleSet:
     entries, classes = list_oscd(root, config.download)
     stated = ImageFormat(
         sensor=config.sensor or OSCD_SENSOR,
@@ -111,4 +155,245 @@ def _read_oscd(
     if config.align == "auto":
         # Its dates and masks were registered to each other pixel by pixel.
         config = replace(config, align="shape")
-    return build_set(entries, config, stated, class_names, classes)
+    return _build_set(entries, config, stated, class_names, classes)
+
+
+def cut_tiles(dense: SampleSet, tile_px: int) -> SampleSet:
+    """Cut each image into square tiles; those at the far edges are smaller."""
+    samples = []
+    for sample in dense.samples:
+        height, width = sample.item.shape()
+        whole = sample.window or Window(0, 0, height, width)
+        for row in range(whole.row, whole.row + whole.height, tile_px):
+            for column in range(whole.column, whole.column + whole.width, tile_px):
+                tile = Window(
+                    row,
+                    column,
+                    min(tile_px, whole.row + whole.height - row),
+                    min(tile_px, whole.column + whole.width - column),
+                )
+                samples.append(replace(sample, window=tile))
+    return replace(dense, samples=tuple(samples))
+
+
+def _build_set(
+    entries: Sequence[Entry],
+    config: DenseDataConfig,
+    image_format: ImageFormat,
+    class_names: Sequence[str] | None,
+    known: ClassTable | None = None,
+) -> SampleSet:
+    """Read the headers of all files and put the set together.
+
+    Args:
+        entries: what belongs together.
+        config: classes, alignment, places.
+        image_format: how images are described.
+        class_names: classes of a fine-tuned model in its order, None for the set's own.
+        known: the classes of a known archive, unless the config states others.
+
+    Raises:
+        DataError: files are bad, or masks do not fit their images; all are counted and
+            the first is described.
+        ConfigError: the description of images or classes is wrong.
+    """
+    source = config.root
+    if not entries:
+        raise DataError(f"{source} holds no images with masks. Check the layout.")
+    samples, headers = _describe_all(entries, config, image_format)
+    stated = Stated.of(image_format.facts)
+    table = _table_of(samples, headers[0].tags, config, known)
+    if class_names is not None:
+        table = table.renumbered(class_names, source)
+    return SampleSet(
+        tuple(samples),
+        table.names,
+        config.task,
+        source,
+        table.codes,
+        config.ignored,
+        _colours(config, table, entries[0].masks[0]),
+        config.positive,
+        # What differs from image to image is of none of them in particular.
+        replace(stated, offset="auto") if config.offsets else stated,
+    )
+
+
+def _table_of(
+    samples: Sequence[Sample],
+    tags: Mapping[str, str],
+    config: DenseDataConfig,
+    known: ClassTable | None,
+) -> ClassTable:
+    """Take the classes that are stated, else those of the archive or the masks."""
+    if config.class_masks is not None:
+        return name_classes({name: i for i, name in enumerate(config.class_masks)})
+    if config.classes is not None:
+        return name_classes(config.classes, config.ignored)
+    return known or find_classes(
+        [sample.mask for sample in samples if sample.mask], tags, config.ignored
+    )
+
+
+def describe_entries(
+    entries: Sequence[Entry], config: DenseDataConfig, image_format: ImageFormat
+) -> list[tuple[Sample, Header] | SpectralGPTError]:
+    """Read the headers of all files; what is wrong with an entry stands in its place.
+
+    Raises:
+        SpectralGPTError: a setting makes no sense, whatever the files are.
+    """
+
+    def describe(entry: Entry) -> tuple[Sample, Header] | SpectralGPTError:
+        try:
+            return _describe(entry, config, image_format)
+        except SpectralGPTError as error:
+            return error
+
+    with quiet_gdal(), ThreadPoolExecutor(_READERS) as pool:
+        return list(pool.map(describe, entries))
+
+
+def _describe_all(
+    entries: Sequence[Entry], config: DenseDataConfig, image_format: ImageFormat
+) -> tuple[list[Sample], list[Header]]:
+    results = describe_entries(entries, config, image_format)
+    bad = {
+        entry.name: result
+        for entry, result in zip(entries, results, strict=True)
+        if isinstance(result, SpectralGPTError)
+    }
+    errors = list(bad.values())
+    if errors and len(errors) in (1, len(results)):
+        # All alike is a wrong description, which its own error says best.
+        raise errors[0]
+    if errors:
+        raise DataError(
+            f"{config.root}: {len(errors)} of {len(results)} places are bad "
+            f"({', '.join(bad)}), the first: {errors[0]}"
+        )
+    good = [result for result in results if not isinstance(result, SpectralGPTError)]
+    samples = [sample for sample, _ in good]
+    _report_dates(samples, config)
+    return samples, [header for _, header in good]
+
+
+def _report_dates(samples: Sequence[Sample], config: DenseDataConfig) -> None:
+    """Say aloud of which places the two dates did not lie on each other as they are."""
+    cut = [sample.name for sample in samples if isinstance(sample.item, Mosaic)]
+    if cut:
+        logger.warning(
+            "%s: the dates of %d places lie whole pixels apart; what both show is used "
+            "(%s).",
+            config.root,
+            len(cut),
+            first_names(cut),
+        )
+    near = [
+        sample.name
+        for sample in samples
+        if len(sample.items) > 1 and config.align != "shape"
+        if describe_difference(*(item.grid() for item in sample.items)) is not None
+    ]
+    if near:
+        logger.warning(
+            "%s: the dates of %d places lie parts of a pixel apart, or only one has a "
+            "place; they are read pixel by pixel (%s).",
+            config.root,
+            len(near),
+            first_names(near),
+        )
+
+
+def _describe(
+    entry: Entry, config: DenseDataConfig, image_format: ImageFormat
+) -> tuple[Sample, Header]:
+    items = tuple(
+        replace(image_format, offset=config.offset_of(path)).describe(path)
+        if config.offsets
+        else image_format.describe(path)
+        for path in entry.images
+    )
+    try:
+        return _fit(entry, items, config)
+    except RasterError as error:
+        raise FitError(str(error)) from None
+
+
+def _fit(
+    entry: Entry, items: tuple[RasterItem, ...], config: DenseDataConfig
+) -> tuple[Sample, Header]:
+    """Lay dates and masks over each other."""
+    if len(items) > 1:
+        items = _fit_dates(items[0], items[1], config.align)
+    grid = items[0].grid()
+    described = [
+        describe_mask(path, config.mask_index, config.align) for path in entry.masks
+    ]
+    masks = [mask for mask, _ in described]
+    mask = masks[0]
+    if config.class_masks is not None:
+        masks = [replace(mask, stands_for=i) for i, mask in enumerate(masks)]
+        mask = replace(masks[0], others=tuple(masks[1:]))
+    check_mask(mask, grid, items[0].name)
+    place = entry.place or entry.name
+    if config.place is not None:
+        place = _place_of(place, config.place)
+    sample = Sample(items, mask=mask, split=entry.split, place=place)
+    return sample, described[0][1]
+
+
+def _fit_dates(
+    first: RasterItem, second: RasterItem, align: Align
+) -> tuple[RasterItem, RasterItem]:
+    """Cut two dates that lie whole pixels apart to the ground that both show.
+
+    Dates of one shape that lie on each other to half a pixel stay as they are.
+
+    Raises:
+        RasterError: their pixels do not lie on each other.
+    """
+    grids = first.grid(), second.grid()
+    shapes = [(grid.height, grid.width) for grid in grids]
+    try:
+        placed = overlay(*grids, align)
+        scales = (placed.rows[0], placed.columns[0])
+        if shapes[0] == shapes[1] and all(abs(s - 1) <= _SAME_SCALE for s in scales):
+            return first, second
+    except RasterError as error:
+        if align == "shape":
+            reason = str(error).replace("the mask", "the second date")
+            raise RasterError(
+                f"{first.name} and {second.name} do not lie on each other: {reason}"
+            ) from None
+    return cut_to_common(first, second)
+
+
+def _place_of(name: str, pattern: str) -> str:
+    try:
+        match = re.search(pattern, name)
+    except re.error as error:
+        raise ConfigError(f"data.place is no regular expression: {error}.") from None
+    if match is None or "place" not in match.groupdict():
+        raise ConfigError(
+            f"data.place '{pattern}' does not fit '{name}', or has no group "
+            "(?P<place>...). Change it."
+        )
+    return match.group("place")
+
+
+def _colours(config: DenseDataConfig, table: ClassTable, mask: Path) -> tuple[str, ...]:
+    """Colours of the classes: stated, else those of the masks, else after the names."""
+    stated = dict(config.colours or {})
+    unknown = [name for name in stated if name not in table.names]
+    if unknown:
+        raise ConfigError(
+            f"data.colours are given for {', '.join(unknown)}; the classes are "
+            f"{', '.join(table.names)}."
+        )
+    if config.colours is None and config.class_masks is None:
+        for code, colour in read_palette(mask).items():
+            if code in table.codes:
+                stated.setdefault(table.names[table.codes[code]], colour)
+    colours = class_colours(table.names, stated)
+    return tuple(colours[name] for name in table.names)

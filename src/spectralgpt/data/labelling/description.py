@@ -12,11 +12,11 @@ import yaml
 from numpy.typing import NDArray
 
 from spectralgpt import __version__
-from spectralgpt.data.dense import DenseSet, dense_statistics
 from spectralgpt.data.labelling.blocks import BlockPlan, Tile, TileRules
 from spectralgpt.data.labelling.labels import UNLABELLED, LabelSource
 from spectralgpt.data.labelling.scenes import LabelledScenes, Scene
-from spectralgpt.data.splits import SPLITS
+from spectralgpt.data.samples import SPLITS, SampleSet
+from spectralgpt.data.statistics import sample_statistics
 
 __all__ = ["MadeSet", "write_card", "write_description", "write_statistics"]
 
@@ -109,7 +109,7 @@ def write_description(made: MadeSet, sensor: str) -> Path:
     return path
 
 
-def write_statistics(made: MadeSet, dense: DenseSet, seed: int) -> None:
+def write_statistics(made: MadeSet, dense: SampleSet, seed: int) -> None:
     """Write statistics.json: `BandStatistics` of train, and its extremes.
 
     Args:
@@ -118,7 +118,7 @@ def write_statistics(made: MadeSet, dense: DenseSet, seed: int) -> None:
         seed: of the windows that are measured.
     """
     bands = made.labelled.scenes[0].item.bands
-    measured = asdict(dense_statistics(dense.select("train"), bands, seed=seed))
+    measured = asdict(sample_statistics(dense.select("train"), bands, seed=seed))
     measured["source"] = f"{made.name}, train"
     extremes = np.stack([tile.extremes for tile in made.tiles_of("train")])
     low, high = extremes[:, 0].min(axis=0), extremes[:, 1].max(axis=0)

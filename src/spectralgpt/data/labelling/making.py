@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spectralgpt.data.colours import class_colours, to_rgb
+from spectralgpt.data.classes import class_colours, to_rgb
 from spectralgpt.data.dense import read_dense, read_dense_config
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.data.labelling.blocks import (

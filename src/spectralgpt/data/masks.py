@@ -1,4 +1,4 @@
-"""Masks as class indices: files of codes, laid over an image and looked up."""
+"""Masks as class indices: files of codes, laid over images, looked up and counted."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -7,12 +7,30 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from spectralgpt.data.dense.chips import IGNORE, DenseChip, DenseSet, MaskFile
-from spectralgpt.errors import DataError, RasterError
-from spectralgpt.rasters import Align, Grid, Overlay, Window, overlay, read_codes
+from spectralgpt import losses
+from spectralgpt.data.samples import IGNORE, MaskFile, Sample, SampleSet
+from spectralgpt.errors import DataError, RasterError, SpectralGPTError
+from spectralgpt.rasters import (
+    Align,
+    Grid,
+    Overlay,
+    Window,
+    overlay,
+    read_codes,
+    read_raster,
+)
 from spectralgpt.rasters.files import Header, read_header
 
-__all__ = ["check_mask", "describe_mask", "lay_mask", "read_target", "seen_codes"]
+__all__ = [
+    "balanced_class_weights",
+    "check_mask",
+    "count_classes",
+    "count_samples",
+    "describe_mask",
+    "find_faults",
+    "read_target",
+    "seen_codes",
+]
 
 _Numbers = NDArray[np.int64]
 _SHOWN = 8
@@ -35,7 +53,7 @@ def describe_mask(
     return MaskFile(path, index, header.grid, header.nodata[index - 1], align), header
 
 
-def lay_mask(mask: MaskFile, image: Grid, name: str) -> Overlay:
+def _lay_mask(mask: MaskFile, image: Grid, name: str) -> Overlay:
     """Lay one file of a mask over an image.
 
     Raises:
@@ -51,19 +69,19 @@ def lay_mask(mask: MaskFile, image: Grid, name: str) -> Overlay:
 
 
 def check_mask(mask: MaskFile, image: Grid, name: str) -> None:
-    """Refuse a mask that cannot be laid over its image; see `lay_mask`."""
+    """Refuse a mask that cannot be laid over its image; see `MaskFile.align`."""
     for file in (mask, *mask.others):
-        lay_mask(file, image, name)
+        _lay_mask(file, image, name)
 
 
 def read_target(
-    dense: DenseSet, chip: DenseChip, image: Grid, window: Window
+    samples: SampleSet, sample: Sample, image: Grid, window: Window
 ) -> _Numbers:
     """Read class indices in a window of an image.
 
     Args:
-        dense: what the codes mean.
-        chip: whose mask.
+        samples: what the codes mean.
+        sample: whose mask.
         image: the grid that `window` counts in.
         window: pixels of it.
 
@@ -74,8 +92,9 @@ def read_target(
         DataError: a code is neither a class nor ignored; names it.
         RasterError: the mask cannot be read, or does not fit the image.
     """
-    codes, known = _read_mask(chip.mask, image, window, chip.name)
-    return _to_classes(codes, known, dense, chip.mask)
+    assert sample.mask is not None, sample.name
+    codes, known = _read_mask(sample.mask, image, window, sample.name)
+    return _to_classes(codes, known, samples, sample.mask)
 
 
 def seen_codes(masks: Iterable[MaskFile], ignored: Iterable[int]) -> tuple[int, ...]:
@@ -123,25 +142,25 @@ def _read_mask(
 def _read_file(
     mask: MaskFile, image: Grid, window: Window, name: str
 ) -> tuple[_Numbers, NDArray[np.bool_]]:
-    rows, columns = lay_mask(mask, image, name).pixels(window)
+    rows, columns = _lay_mask(mask, image, name).pixels(window)
     return read_codes(mask.path, mask.index, rows, columns)
 
 
 def _to_classes(
-    codes: _Numbers, known: NDArray[np.bool_], dense: DenseSet, mask: MaskFile
+    codes: _Numbers, known: NDArray[np.bool_], samples: SampleSet, mask: MaskFile
 ) -> _Numbers:
     found, positions = np.unique(codes, return_inverse=True)
     labelled = set(np.unique(codes[known]).tolist())
-    no_label = {*dense.ignored, mask.nodata} - set(dense.codes)
-    unknown = sorted(labelled - set(dense.codes) - no_label)
+    no_label = {*samples.ignored, mask.nodata} - set(samples.codes)
+    unknown = sorted(labelled - set(samples.codes) - no_label)
     if unknown:
-        raise DataError(_unknown(codes[known], unknown, dense, mask))
-    table = np.array([dense.codes.get(int(code), IGNORE) for code in found])
+        raise DataError(_unknown(codes[known], unknown, samples, mask))
+    table = np.array([samples.codes.get(int(code), IGNORE) for code in found])
     return np.where(known, table[positions].reshape(codes.shape), IGNORE)
 
 
 def _unknown(
-    codes: _Numbers, unknown: list[int], dense: DenseSet, mask: MaskFile
+    codes: _Numbers, unknown: list[int], samples: SampleSet, mask: MaskFile
 ) -> str:
     shown = ", ".join(
         f"{code} ({int((codes == code).sum())} px)" for code in unknown[:_SHOWN]
@@ -149,10 +168,74 @@ def _unknown(
     more = ", ..." if len(unknown) > _SHOWN else ""
     return (
         f"{mask.path} holds unknown class codes {shown}{more}; known: "
-        f"{_describe(dense.codes, dense.class_names)}. Add them to data.classes, or to "
-        "data.ignored."
+        f"{_describe(samples.codes, samples.class_names)}. Add them to data.classes, "
+        "or to data.ignored."
     )
 
 
 def _describe(codes: Mapping[int, int], names: tuple[str, ...]) -> str:
     return ", ".join(f"{code} {names[index]}" for code, index in codes.items())
+
+
+def count_classes(samples: SampleSet) -> dict[str, dict[str, int]]:
+    """Images with each label, or labelled pixels, by split and class name.
+
+    Raises:
+        DataError: a mask holds an unknown code.
+        RasterError: a mask cannot be read.
+    """
+    counts: dict[str, _Numbers] = {}
+    for sample, found in zip(samples.samples, count_samples(samples), strict=True):
+        counts[sample.split] = counts.get(sample.split, 0) + found
+    return {
+        split: dict(zip(samples.class_names, map(int, values), strict=True))
+        for split, values in counts.items()
+    }
+
+
+def count_samples(samples: SampleSet) -> list[_Numbers]:
+    """Labels, or labelled pixels, of each class, (K,), of each sample.
+
+    Raises:
+        DataError: a mask holds an unknown code.
+        RasterError: a mask cannot be read.
+    """
+    return [_count(samples, sample) for sample in samples.samples]
+
+
+def balanced_class_weights(samples: SampleSet) -> tuple[float, ...]:
+    """Weigh classes by the inverse of their labels or pixels.
+
+    Over all of these the mean weight is 1, so the learning rate can stay. A class that
+    does not occur weighs nothing.
+
+    Raises:
+        DataError: there is no label at all, or a mask holds an unknown code.
+    """
+    counts = np.sum(count_samples(samples), axis=0)
+    if not counts.any():
+        what = "labels to balance" if samples.has_labels else "labelled pixel"
+        raise DataError(f"{samples.source} has no {what}: classes cannot be weighed.")
+    return losses.balanced_class_weights(counts.tolist())
+
+
+def find_faults(samples: SampleSet) -> tuple[str, ...]:
+    """Read everything once and say what is wrong: one message for each bad sample."""
+    faults = []
+    for sample in samples.samples:
+        try:
+            for item in sample.items:
+                read_raster(item, window=sample.window)
+            _count(samples, sample)
+        except SpectralGPTError as error:
+            faults.append(str(error))
+    return tuple(faults)
+
+
+def _count(samples: SampleSet, sample: Sample) -> _Numbers:
+    if samples.has_labels:
+        return np.bincount(np.array(sample.labels, int), minlength=samples.num_classes)
+    grid = sample.item.grid()
+    window = sample.window or Window(0, 0, grid.height, grid.width)
+    target = read_target(samples, sample, grid, window)
+    return np.bincount(target[target >= 0], minlength=samples.num_classes)

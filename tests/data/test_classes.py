@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import rasterio
 
-from spectralgpt.data.colours import class_colours
+from spectralgpt.data.classes import class_colours
 from spectralgpt.data.dense import (
     DenseDataConfig,
     count_classes,

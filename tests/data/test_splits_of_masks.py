@@ -7,14 +7,13 @@ import pytest
 
 from spectralgpt.data.dense import (
     DenseDataConfig,
-    DenseSet,
     balanced_class_weights,
     count_classes,
-    dense_statistics,
-    divide_dense,
     read_all_dense,
 )
-from spectralgpt.data.splits import Fractions, chip_centres
+from spectralgpt.data.samples import SampleSet
+from spectralgpt.data.splits import Fractions, divide, sample_centres
+from spectralgpt.data.statistics import sample_statistics
 from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.rasters import Window
 from tests.dense_files import BANDS, contract, image_of, write_pair, write_sensor
@@ -48,28 +47,28 @@ def config(root: Path, **options: object) -> DenseDataConfig:
 
 
 @pytest.fixture(scope="module")
-def everything(root: Path) -> DenseSet:
+def everything(root: Path) -> SampleSet:
     return read_all_dense(config(root))
 
 
-def divide(dense: DenseSet, seed: int = 0, **options: object) -> DenseSet:
-    return divide_dense(dense, config(Path(dense.source), **options), seed)
+def split_up(dense: SampleSet, seed: int = 0, **options: object) -> SampleSet:
+    return divide(dense, config(Path(dense.source), **options), seed)
 
 
-def place_splits(dense: DenseSet) -> dict[str, set[str]]:
+def place_splits(dense: SampleSet) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
-    for chip in dense.chips:
+    for chip in dense.samples:
         found.setdefault(chip.place, set()).add(chip.split)
     return found
 
 
 def test_stratified_deals_out_whole_places_with_like_shares(
-    everything: DenseSet,
+    everything: SampleSet,
 ) -> None:
     for seed in range(5):
-        dense = divide(everything, seed, split="stratified")
+        dense = split_up(everything, seed, split="stratified")
         assert {len(splits) for splits in place_splits(dense).values()} == {1}
-        sizes = Counter(c.split for c in dense.chips)
+        sizes = Counter(c.split for c in dense.samples)
         assert sizes == {"train": 24, "val": 8, "test": 8}
         counts = count_classes(dense)
         shares = [counts[s]["roof"] / sum(counts[s].values()) for s in counts]
@@ -77,87 +76,92 @@ def test_stratified_deals_out_whole_places_with_like_shares(
         assert max(shares) - min(shares) < 0.08
 
 
-def test_the_same_seed_splits_alike_and_another_otherwise(everything: DenseSet) -> None:
+def test_the_same_seed_splits_alike_and_another_otherwise(
+    everything: SampleSet,
+) -> None:
     first, again, other = (
-        place_splits(divide(everything, seed, split="stratified")) for seed in (0, 0, 1)
+        place_splits(split_up(everything, seed, split="stratified"))
+        for seed in (0, 0, 1)
     )
     assert first == again
     assert first != other
 
 
-def test_blocks_keep_neighbours_together_and_gaps_apart(everything: DenseSet) -> None:
-    dense = divide(everything, split="blocks", block_m=3000.0)
+def test_blocks_keep_neighbours_together_and_gaps_apart(everything: SampleSet) -> None:
+    dense = split_up(everything, split="blocks", block_m=3000.0)
     assert {len(splits) for splits in place_splits(dense).values()} == {1}
-    gapped = divide(everything, split="blocks", block_m=3000.0, gap_m=2500.0)
-    assert len(gapped.chips) < len(dense.chips)
-    metres = chip_centres(gapped.chips) * np.array([90_000.0, 111_000.0])
+    gapped = split_up(everything, split="blocks", block_m=3000.0, gap_m=2500.0)
+    assert len(gapped.samples) < len(dense.samples)
+    metres = sample_centres(gapped.samples) * np.array([90_000.0, 111_000.0])
     distance = np.linalg.norm(metres[:, None] - metres[None], axis=2)
-    splits = np.array([chip.split for chip in gapped.chips])
+    splits = np.array([chip.split for chip in gapped.samples])
     assert distance[splits[:, None] != splits[None]].min() > 2300
 
 
-def test_each_place_is_test_once_when_one_is_left_out(everything: DenseSet) -> None:
+def test_each_place_is_test_once_when_one_is_left_out(everything: SampleSet) -> None:
     tested: list[str] = []
     for fold in range(PLACES):
-        dense = divide(everything, split="folds", fold=fold)
+        dense = split_up(everything, split="folds", fold=fold)
         assert len(dense.select("train").places) == PLACES - 2
         assert len(dense.select("val").places) == 1
         tested += dense.select("test").places
     assert sorted(tested) == list(everything.places)
 
 
-def test_folds_part_the_places(everything: DenseSet) -> None:
+def test_folds_part_the_places(everything: SampleSet) -> None:
     tested = [
-        divide(everything, split="folds", num_folds=5, fold=fold).select("test").places
+        split_up(everything, split="folds", num_folds=5, fold=fold)
+        .select("test")
+        .places
         for fold in range(5)
     ]
     assert [len(places) for places in tested] == [4] * 5
     assert len(set().union(*tested)) == PLACES
     with pytest.raises(ConfigError, match=r"has 20 places: data.num_folds must be in"):
-        divide(everything, split="folds", num_folds=21)
+        split_up(everything, split="folds", num_folds=21)
     with pytest.raises(ConfigError, match=r"data.fold below it"):
-        divide(everything, split="folds", num_folds=5, fold=5)
+        split_up(everything, split="folds", num_folds=5, fold=5)
 
 
 def test_a_fraction_keeps_whole_places_inside_larger_fractions(
-    everything: DenseSet, root: Path
+    everything: SampleSet, root: Path
 ) -> None:
-    whole = divide(everything, split="stratified")
-    half = divide(everything, split="stratified", train_fraction=0.5)
-    tenth = divide(everything, split="stratified", train_fraction=0.1)
+    whole = split_up(everything, split="stratified")
+    half = split_up(everything, split="stratified", train_fraction=0.5)
+    tenth = split_up(everything, split="stratified", train_fraction=0.1)
     assert len(tenth.select("train").places) == 1
-    assert len(tenth.select("train").chips) == 2
+    assert len(tenth.select("train").samples) == 2
     assert len(half.select("train").places) == 6
     assert set(tenth.select("train").places) <= set(half.select("train").places)
     for split in ("val", "test"):
-        assert tenth.select(split).chips == whole.select(split).chips
-    other = divide(everything, 3, split="stratified", train_fraction=0.1)
+        assert tenth.select(split).samples == whole.select(split).samples
+    other = split_up(everything, 3, split="stratified", train_fraction=0.1)
     assert other.select("train").places != tenth.select("train").places
     with pytest.raises(ConfigError, match=r"train_fraction must be in \(0, 1\]"):
         config(root, train_fraction=0.0)
 
 
-def test_val_is_taken_out_of_train_by_place(everything: DenseSet) -> None:
+def test_val_is_taken_out_of_train_by_place(everything: SampleSet) -> None:
     chips = tuple(
         replace(c, split="test" if c.place > "p14" else "train")
-        for c in everything.chips
+        for c in everything.samples
     )
-    dense = divide(replace(everything, chips=chips))
+    dense = split_up(replace(everything, samples=chips))
     assert {len(splits) for splits in place_splits(dense).values()} == {1}
     assert dense.select("test").places == ("p15", "p16", "p17", "p18", "p19")
     assert len(dense.select("val").places) == 3
 
 
-def test_splits_that_cannot_be_are_refused(everything: DenseSet, root: Path) -> None:
+def test_splits_that_cannot_be_are_refused(everything: SampleSet, root: Path) -> None:
     with pytest.raises(DataError, match="40 of 40 images have no split"):
-        divide(everything, split="given")
+        split_up(everything, split="given")
     one = replace(
-        everything, chips=tuple(replace(c, place="p") for c in everything.chips)
+        everything, samples=tuple(replace(c, place="p") for c in everything.samples)
     )
     with pytest.raises(DataError, match="has 1 places, too few for the splits"):
-        divide(one, split="stratified")
+        split_up(one, split="stratified")
     with pytest.raises(DataError, match="too few for the 3 splits"):
-        divide(everything, split="blocks", block_m=1e7)
+        split_up(everything, split="blocks", block_m=1e7)
     with pytest.raises(
         ConfigError, match=r"data.place 'x\(\?P<place>y\)' does not fit"
     ):
@@ -169,14 +173,14 @@ def test_a_large_image_is_cut_into_tiles_that_cover_it_once(tmp_path: Path) -> N
     write_pair(tmp_path, "scene", mask)
     dense = read_all_dense(config(tmp_path, place=None, tile_px=32))
     covered = np.zeros(mask.shape, int)
-    for chip in dense.chips:
+    for chip in dense.samples:
         assert isinstance(chip.window, Window)
         at = chip.window
         covered[at.row : at.row + at.height, at.column : at.column + at.width] += 1
     assert (covered == 1).all()
-    assert len(dense.chips) == 6
-    blocks = divide_dense(dense, config(tmp_path, split="blocks", block_m=160.0), 0)
-    assert {chip.split for chip in blocks.chips} == {"train", "val", "test"}
+    assert len(dense.samples) == 6
+    blocks = divide(dense, config(tmp_path, split="blocks", block_m=160.0), 0)
+    assert {chip.split for chip in blocks.samples} == {"train", "val", "test"}
 
 
 def test_weights_let_classes_count_alike(root: Path) -> None:
@@ -197,20 +201,20 @@ def test_statistics_are_measured_inside_the_windows(tmp_path: Path) -> None:
     classes = {"a": 0, "b": 3}
     dense = read_all_dense(config(tmp_path, place=None, tile_px=32, classes=classes))
     bands = contract(write_sensor(tmp_path)).bands
-    left = [c for c in dense.chips if c.window and c.window.column == 0]
-    statistics = dense_statistics(replace(dense, chips=tuple(left)), bands)
+    left = [c for c in dense.samples if c.window and c.window.column == 0]
+    statistics = sample_statistics(replace(dense, samples=tuple(left)), bands)
     assert statistics.mean["violet"] == pytest.approx(0.1)
-    assert dense_statistics(dense, bands).mean["violet"] > 0.15
+    assert sample_statistics(dense, bands).mean["violet"] > 0.15
     assert statistics.mean["far"] == pytest.approx(0.26)
 
 
-def test_fractions_of_nothing_leave_a_split_out(everything: DenseSet) -> None:
-    dense = divide(everything, split="stratified", fractions=Fractions(0.8, 0.2, 0.0))
-    assert {chip.split for chip in dense.chips} == {"train", "val"}
+def test_fractions_of_nothing_leave_a_split_out(everything: SampleSet) -> None:
+    dense = split_up(everything, split="stratified", fractions=Fractions(0.8, 0.2, 0.0))
+    assert {chip.split for chip in dense.samples} == {"train", "val"}
 
 
 @pytest.fixture(scope="module")
-def rare(tmp_path_factory: pytest.TempPathFactory) -> DenseSet:
+def rare(tmp_path_factory: pytest.TempPathFactory) -> SampleSet:
     """Twelve places; three of them show class 2, one of them class 3."""
     root = tmp_path_factory.mktemp("rare")
     for number in range(12):
@@ -224,7 +228,7 @@ def rare(tmp_path_factory: pytest.TempPathFactory) -> DenseSet:
     return read_all_dense(config(root, classes=classes))
 
 
-def classes_of(dense: DenseSet, split: str) -> set[str]:
+def classes_of(dense: SampleSet, split: str) -> set[str]:
     counts = count_classes(dense)[split]
     return {name for name, count in counts.items() if count}
 
@@ -232,27 +236,27 @@ def classes_of(dense: DenseSet, split: str) -> set[str]:
 @pytest.mark.parametrize("split", ["stratified", "blocks"])
 @pytest.mark.parametrize("seed", range(8))
 def test_every_class_is_learned_and_three_places_serve_three_splits(
-    rare: DenseSet, split: str, seed: int
+    rare: SampleSet, split: str, seed: int
 ) -> None:
-    dense = divide(rare, seed, split=split, block_m=900)
+    dense = split_up(rare, seed, split=split, block_m=900)
     assert classes_of(dense, "train") == set(rare.class_names)
     for name in ("val", "test"):
         assert classes_of(dense, name) >= {"ground", "roof", "pond"}
 
 
-def test_a_share_of_the_training_places_keeps_every_class(rare: DenseSet) -> None:
+def test_a_share_of_the_training_places_keeps_every_class(rare: SampleSet) -> None:
     for seed in range(8):
-        dense = divide(rare, seed, split="stratified", train_fraction=0.1)
+        dense = split_up(rare, seed, split="stratified", train_fraction=0.1)
         assert classes_of(dense, "train") == set(rare.class_names)
 
 
 def test_a_class_that_the_gaps_take_from_train_is_refused_by_name(
-    rare: DenseSet,
+    rare: SampleSet,
 ) -> None:
     refused = 0
     for seed in range(10):
         try:
-            dense = divide(rare, seed, split="blocks", block_m=900, gap_m=1500.0)
+            dense = split_up(rare, seed, split="blocks", block_m=900, gap_m=1500.0)
         except DataError as error:
             refused += "mast" in str(error)
         else:

@@ -8,11 +8,11 @@ from spectralgpt.data.dense import (
     DenseDataConfig,
     DenseDataset,
     count_classes,
-    dense_statistics,
     find_faults,
     read_all_dense,
     read_dense,
 )
+from spectralgpt.data.statistics import sample_statistics
 from spectralgpt.errors import (
     BandError,
     ConfigError,
@@ -52,22 +52,22 @@ def root(tmp_path: Path) -> Path:
 
 def test_images_are_matched_with_masks_by_name(root: Path) -> None:
     dense = read_all_dense(config(root))
-    assert [Path(c.item.name).stem for c in dense.chips] == sorted(
+    assert [Path(c.item.name).stem for c in dense.samples] == sorted(
         f"p{n}" for n in range(10)
     )
-    assert all(Path(c.item.name).stem == c.mask.path.stem for c in dense.chips)
-    assert all(c.mask.path.parent.name == "masks" for c in dense.chips)
+    assert all(Path(c.item.name).stem == c.mask.path.stem for c in dense.samples)
+    assert all(c.mask.path.parent.name == "masks" for c in dense.samples)
     assert dense.class_names == ("ground", "roof")
-    assert dense.chips[0].item.sensor.title == "A camera of our own"
+    assert dense.samples[0].item.sensor.title == "A camera of our own"
 
 
 def test_split_folders_are_kept_and_may_repeat_names(tmp_path: Path) -> None:
     for split in ("train", "val", "test"):
         write_set(tmp_path / "set" / split, {"a": (16, 16), "b": (16, 16)})
     dense = read_dense(config(tmp_path / "set"))
-    assert len(dense.chips) == 6
-    assert {Path(c.item.name).parts[-3] for c in dense.select("val").chips} == {"val"}
-    assert {c.mask.path.parts[-3] for c in dense.select("val").chips} == {"val"}
+    assert len(dense.samples) == 6
+    assert {Path(c.item.name).parts[-3] for c in dense.select("val").samples} == {"val"}
+    assert {c.mask.path.parts[-3] for c in dense.select("val").samples} == {"val"}
 
 
 def test_splits_may_lie_below_images_and_masks(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_splits_may_lie_below_images_and_masks(tmp_path: Path) -> None:
             masks=f"masks/{split}",
         )
     dense = read_all_dense(config(tmp_path / "set"))
-    assert [(c.place, c.split) for c in dense.chips] == [
+    assert [(c.place, c.split) for c in dense.samples] == [
         ("test", "test"),
         ("train", "train"),
     ]
@@ -117,11 +117,11 @@ def test_patterns_find_place_split_and_date(tmp_path: Path) -> None:
             masks=r"cm/(?P<split>\w+)/(?P<place>\w+)_mask\.tif",
         )
     )
-    assert [(c.place, c.split) for c in dense.chips] == [
+    assert [(c.place, c.split) for c in dense.samples] == [
         ("one", "train"),
         ("two", "test"),
     ]
-    before, after = dense.chips[0].items
+    before, after = dense.samples[0].items
     assert "2019" in before.name
     assert "2020" in after.name
 
@@ -147,9 +147,9 @@ def test_dates_of_a_place_share_its_mask_and_its_split(tmp_path: Path) -> None:
             masks=r"masks/(?P<place>\w+)\.tif",
         )
     )
-    assert len(dense.chips) == 6
+    assert len(dense.samples) == 6
     splits = {place: set() for place in "abc"}
-    for chip in dense.chips:
+    for chip in dense.samples:
         splits[chip.place].add(chip.split)
         assert chip.mask.path.stem == chip.place
     assert sorted(map(len, splits.values())) == [1, 1, 1]
@@ -161,8 +161,8 @@ def test_a_folder_of_band_files_is_one_image(tmp_path: Path) -> None:
         write_band_folder(tmp_path / "images" / name, values, name="x_{band}.tif")
         write_tiff(tmp_path / "masks" / f"{name}.tif", blobs(16, 16, 0)[None])
     dense = read_all_dense(config(tmp_path, bands=None))
-    assert [c.place for c in dense.chips] == ["a", "b.c"]
-    assert len(dense.chips[0].item.bands) == 7
+    assert [c.place for c in dense.samples] == ["a", "b.c"]
+    assert len(dense.samples[0].item.bands) == 7
 
 
 def test_pictures_serve_as_masks(tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_a_mask_of_another_place_is_refused(root: Path) -> None:
     )
     with pytest.raises(RasterError, match=r"p3.tif does not fit.*the mask ends"):
         read_all_dense(config(root))
-    assert read_all_dense(config(root, align="shape")).chips
+    assert read_all_dense(config(root, align="shape")).samples
 
 
 def test_dates_on_other_grids_are_refused(tmp_path: Path) -> None:
@@ -331,13 +331,13 @@ def test_splits_go_by_any_of_their_names_and_litter_by_none(tmp_path: Path) -> N
     (root / "training/images/._p0.tif").write_bytes(b"\0\5\26\7")
     (root / "training/masks/._p0.tif").write_bytes(b"\0\5\26\7")
     dense = read_dense(config(root))
-    assert [len(dense.select(s).chips) for s in ("train", "val", "test")] == [1] * 3
+    assert [len(dense.select(s).samples) for s in ("train", "val", "test")] == [1] * 3
     stated = config(
         root,
         images=r"(?P<split>\w+)/images/(?P<place>.+)\.tif",
         masks=r"(?P<split>\w+)/masks/(?P<place>.+)\.tif",
     )
-    assert len(read_dense(stated).select("val").chips) == 1
+    assert len(read_dense(stated).select("val").samples) == 1
 
 
 def write_shifted(root: Path, shifts: dict[str, tuple[float, float]]) -> Path:
@@ -367,18 +367,18 @@ def test_dates_that_lie_whole_pixels_apart_are_read_where_both_show_ground(
     shifts = {"a": (0, 0), "b": (3, 0), "c": (2, 5), "d": (0, 7)}
     root = write_shifted(tmp_path / "set", shifts)
     dense = read_all_dense(config(root, task="change"))
-    assert [c.item.shape() for c in dense.chips] == [
+    assert [c.item.shape() for c in dense.samples] == [
         (24, 24), (21, 24), (22, 19), (24, 17)
     ]  # fmt: skip
     assert "the dates of 3 places lie whole pixels apart" in caplog.text
     dataset = DenseDataset(dense, contract(write_sensor(tmp_path)))
     for number in range(4):
-        patch = dataset.chip(number)
+        patch = dataset.patch(number)
         before, after = (raster.pixels[0] for raster in patch.rasters)
         np.testing.assert_array_equal(before, after)
         np.testing.assert_allclose(before, (patch.target + 1) / 10, rtol=1e-5)
     band = dataset.preprocessing.bands[0]
-    assert dense_statistics(dense, [band]).mean["violet"] < 0.21
+    assert sample_statistics(dense, [band]).mean["violet"] < 0.21
     assert find_faults(dense) == ()
 
 
@@ -387,7 +387,7 @@ def test_dates_that_lie_parts_of_a_pixel_apart_are_said(
 ) -> None:
     root = write_shifted(tmp_path / "set", {"a": (0, 0), "b": (0, 0.3)})
     dense = read_all_dense(config(root, task="change"))
-    assert [c.item.shape() for c in dense.chips] == [(24, 24)] * 2
+    assert [c.item.shape() for c in dense.samples] == [(24, 24)] * 2
     assert "the dates of 1 places lie parts of a pixel apart" in caplog.text
 
 
