@@ -195,7 +195,6 @@ class ProductMetadata:
         scale: what its numbers mean, None if the metadata do not say.
         date: day it was taken, None if nothing says.
         nodata: number that means no measurement by band, where they say one.
-        expected: bands that the metadata list; those without a file are missing.
         cloud_percent: share of the scene that the metadata call cloud, 0 to 100, None
             if they do not say.
     """
@@ -205,13 +204,7 @@ class ProductMetadata:
     scale: Scale | None = None
     date: datetime.date | None = None
     nodata: Mapping[str, float] = field(default_factory=dict)
-    expected: tuple[str, ...] = ()
     cloud_percent: float | None = None
-
-    @property
-    def missing(self) -> tuple[str, ...]:
-        """Bands that the metadata list and that have no file."""
-        return tuple(name for name in self.expected if name not in self.files)
 
 
 def day_in(text: str) -> datetime.date | None:

@@ -71,7 +71,6 @@ def read_landsat(product: ProductFiles, metadata: Sequence[str]) -> ProductMetad
         files=files,
         scale=_find_scale(shown, groups, level, listed),
         date=day_in(image.get("DATE_ACQUIRED", "")) or day_in(product.name),
-        expected=tuple(name for name in sensor.band_names if name in listed),
         cloud_percent=percent_in(image.get("CLOUD_COVER", "")),
     )
 

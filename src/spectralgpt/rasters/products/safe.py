@@ -36,7 +36,6 @@ __all__ = ["offset_from_texts", "read_safe"]
 _IMAGE = re.compile(
     r"(?:.*/)?IMG_DATA/(?:.*/)?[^/]*_(B\d[\dA])(?:_(\d\d)m)?\.jp2", re.IGNORECASE
 )
-_LISTED = re.compile(r"_(B\d[\dA])(?:_\d\dm)?$")
 _QUANTIFICATION = ("QUANTIFICATION_VALUE", "BOA_QUANTIFICATION_VALUE")
 _OFFSETS = ("RADIO_ADD_OFFSET", "BOA_ADD_OFFSET")
 _BASELINE = "PROCESSING_BASELINE"
@@ -79,14 +78,11 @@ def read_safe(product: ProductFiles, metadata: Sequence[str]) -> ProductMetadata
         )
     texts = _texts(product.read_xml(metadata[0]))
     start = texts.get("PRODUCT_START_TIME", texts.get("DATATAKE_SENSING_START", [""]))
-    listed = [_LISTED.search(text.strip()) for text in texts.get("IMAGE_FILE", [])]
-    names = {match.group(1).upper() for match in listed if match}
     return ProductMetadata(
         sensor=sensor.name,
         files=files,
         scale=_find_scale(str(product.files[metadata[0]]), texts, sensor),
         date=day_in(start[0]) or day_in(product.name),
-        expected=tuple(name for name in sensor.band_names if name in names),
         cloud_percent=percent_in(texts.get("Cloud_Coverage_Assessment", [""])[0]),
     )
 
