@@ -21,7 +21,7 @@ from rasterio import Affine
 from rasterio.shutil import copy as copy_raster
 from rasterio.windows import Window
 
-from spectralgpt.rasters import RasterItem, describe_raster, open_scene
+from spectralgpt.rasters import RasterFile, describe_raster, open_scene
 
 BASELINE = "05.11"
 OFFSET = -1000
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     return path
 
 
-def write_safe(item: RasterItem, size: int, folder: Path) -> Path:
+def write_safe(item: RasterFile, size: int, folder: Path) -> Path:
     """Write a SAFE folder with the layout and names of ESA's; returns it."""
     product = folder / f"{NAME}.SAFE"
     granule = "L2A_T48QUE_A036400_20240223T033612"
@@ -98,7 +98,7 @@ def write_safe(item: RasterItem, size: int, folder: Path) -> Path:
     return product
 
 
-def write_cog(item: RasterItem, size: int, folder: Path) -> Path:
+def write_cog(item: RasterFile, size: int, folder: Path) -> Path:
     """Write all bands at 10 m as one Cloud-Optimized GeoTIFF; returns it."""
     target = folder / f"{NAME}.tif"
     bands = item.bands
@@ -124,7 +124,7 @@ def write_cog(item: RasterItem, size: int, folder: Path) -> Path:
 
 
 def _write_jp2(
-    target: Path, item: RasterItem, band: str, side: int, gsd_m: float
+    target: Path, item: RasterFile, band: str, side: int, gsd_m: float
 ) -> None:
     """Write one band; JPEG 2000 is written from a whole file, so by way of a TIFF."""
     chosen = [known for known in item.bands if known.name == band]

@@ -31,7 +31,7 @@ from spectralgpt.data.pretraining import MixedDataset, NamedDataset, Pretraining
 from spectralgpt.data.sources import find_items, read_source
 from spectralgpt.models.building import build_autoencoder
 from spectralgpt.preprocessing import sensor_preprocessing
-from spectralgpt.rasters import RasterItem, Window, read_raster
+from spectralgpt.rasters import RasterFile, Window, read_raster
 from spectralgpt.training.loading import EpochBatchSampler, build_loader
 from spectralgpt.training.mixing import KeyedMixture
 
@@ -50,7 +50,7 @@ def copy_patches(patches: Path, folder: Path, count: int) -> None:
             shutil.copy(file, folder / name / f"{name}_{band}.tif")
 
 
-def read_files(item: RasterItem) -> list[np.ndarray]:
+def read_files(item: RasterFile) -> list[np.ndarray]:
     """Read the twelve files of a patch with rasterio, no more."""
     arrays = []
     for file in item.files.values():
@@ -59,7 +59,7 @@ def read_files(item: RasterItem) -> list[np.ndarray]:
     return arrays
 
 
-def read_files_together(item: RasterItem) -> np.ndarray:
+def read_files_together(item: RasterFile) -> np.ndarray:
     """The same, all bands brought to 10 m as a model needs them."""
     arrays = []
     for file in item.files.values():
@@ -70,7 +70,7 @@ def read_files_together(item: RasterItem) -> np.ndarray:
     return np.stack(arrays)
 
 
-def read_packed(item: RasterItem) -> list[np.ndarray]:
+def read_packed(item: RasterFile) -> list[np.ndarray]:
     """Read the numbers of a patch from a pack."""
     stores = {file.store: file for file in item.files.values()}
     counts = {store: 0 for store in stores}

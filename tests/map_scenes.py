@@ -8,7 +8,7 @@ from rasterio import Affine
 from torch import Tensor
 
 from spectralgpt.preprocessing import Preprocessing
-from spectralgpt.rasters import RasterItem, Stated, describe_raster
+from spectralgpt.rasters import RasterFile, Stated, describe_raster
 from spectralgpt.scenes.maps import Mapper, MapStrip
 from tests.dense_files import BANDS, contract, image_of, write_sensor
 from tests.raster_files import write_tiff
@@ -54,7 +54,7 @@ def write_scene(
     return path
 
 
-def describe(path: Path) -> RasterItem:
+def describe(path: Path) -> RasterFile:
     return describe_raster(path, write_sensor(path.parent), Stated(bands=BANDS))
 
 

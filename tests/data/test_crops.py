@@ -16,7 +16,7 @@ from spectralgpt.data.crops import (
 )
 from spectralgpt.errors import ConfigError
 from spectralgpt.preprocessing import sensor_preprocessing
-from spectralgpt.rasters import RasterItem, Window
+from spectralgpt.rasters import RasterFile, Window
 from spectralgpt.sensors import load_sensor
 
 SENSOR = load_sensor("sentinel-2-l2a")
@@ -24,7 +24,7 @@ ENMAP = load_sensor("enmap-l2a").select()
 
 
 def item(place="a", holdout="auto"):
-    return RasterItem(place, SENSOR, {}, 1, 0, place=place, holdout=holdout)
+    return RasterFile(place, SENSOR, {}, 1, 0, place=place, holdout=holdout)
 
 
 def draw(region, size, seed=0, **config):

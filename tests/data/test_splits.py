@@ -13,15 +13,15 @@ from spectralgpt.data.masks import count_classes
 from spectralgpt.data.samples import Sample, SampleSet
 from spectralgpt.data.splits import Fractions, SampleSetConfig, divide
 from spectralgpt.errors import DataError
-from spectralgpt.rasters import BandFile, Grid, RasterItem, Window
+from spectralgpt.rasters import BandFile, Grid, RasterFile, Window
 from spectralgpt.sensors import load_sensor
 
 SENSOR = load_sensor("sentinel-2-l2a")
 
 
-def item(name: str, place: str = "") -> RasterItem:
+def item(name: str, place: str = "") -> RasterFile:
     files = {"B04": BandFile(Path(f"{name}.tif"), 1, Grid(64, 64))}
-    return RasterItem(name, SENSOR, files, 10_000.0, 0.0, place=place)
+    return RasterFile(name, SENSOR, files, 10_000.0, 0.0, place=place)
 
 
 def labelled(labels: Sequence[Sequence[int]], task: str = "multi-label") -> SampleSet:

@@ -7,7 +7,7 @@ import pytest
 from spectralgpt.errors import ConfigError, RasterError
 from spectralgpt.rasters import (
     Bounds,
-    RasterItem,
+    RasterFile,
     Stated,
     Window,
     describe_raster,
@@ -202,7 +202,7 @@ def test_an_area_wider_than_the_scenes_is_cut_to_them(tmp_path: Path) -> None:
     assert make_mosaic([item], half).shape() == (40, 20)
 
 
-def across_180(tmp_path: Path) -> tuple[np.ndarray, RasterItem]:
+def across_180(tmp_path: Path) -> tuple[np.ndarray, RasterFile]:
     """Two kilometres on both sides of 180 degrees, 17 degrees south."""
     from rasterio.warp import transform
 

@@ -10,7 +10,7 @@ import rasterio
 
 from spectralgpt.errors import UnitError
 from spectralgpt.rasters import (
-    RasterItem,
+    RasterFile,
     Stated,
     describe_raster,
     read_raster,
@@ -30,7 +30,7 @@ def scene(fill: float, dtype: str = "int16", added: int = 1000) -> np.ndarray:
     return pixels.astype(dtype)
 
 
-def describe(path: Path, **changes: object) -> RasterItem:
+def describe(path: Path, **changes: object) -> RasterFile:
     return describe_raster(path, stated=Stated(**({"sensor": SENSOR} | changes)))  # type: ignore
 
 

@@ -6,13 +6,13 @@ import rasterio
 import torch
 from rio_cogeo import cog_validate
 
-from spectralgpt.rasters import RasterItem, Stated, describe_raster, read_raster
+from spectralgpt.rasters import RasterFile, Stated, describe_raster, read_raster
 from spectralgpt.scenes.error_maps import map_errors
 from tests.tiny import tiny_contract, tiny_model
 from tests.toy import SENSOR, chip_pixels, write_chip
 
 
-def scene(path: Path, height: int = 70, width: int = 90) -> RasterItem:
+def scene(path: Path, height: int = 70, width: int = 90) -> RasterFile:
     pixels = chip_pixels("field", 90, np.random.default_rng(1))
     cut = {band: values[:height, :width] for band, values in pixels.items()}
     for values in cut.values():

@@ -10,7 +10,7 @@ import torch
 from spectralgpt.errors import BandError, ConfigError
 from spectralgpt.rasters import (
     Raster,
-    RasterItem,
+    RasterFile,
     Window,
     describe_raster,
     read_raster,
@@ -31,7 +31,7 @@ from tests.tiny import tiny_contract, tiny_model
 
 
 @pytest.fixture
-def scene(tmp_path: Path) -> RasterItem:
+def scene(tmp_path: Path) -> RasterFile:
     bands = load_sensor("sentinel-2-l1c").select()
     pixels = np.random.default_rng(0).uniform(0.05, 0.4, (len(bands), 80, 100))
     pixels = pixels.astype(np.float32)
@@ -47,18 +47,18 @@ def test_joined_tiles_are_the_image() -> None:
     assert torch.equal(_join(tiles, 2), image)
 
 
-def test_middle_of_the_scene_in_whole_tiles(scene: RasterItem) -> None:
+def test_middle_of_the_scene_in_whole_tiles(scene: RasterFile) -> None:
     window = centre_window(scene, scene.bands, 512, 32)
     assert (window.row, window.column) == (8, 2)
     assert (window.height, window.width) == (64, 96)
 
 
-def test_less_than_a_tile_cannot_be_asked_for(scene: RasterItem) -> None:
+def test_less_than_a_tile_cannot_be_asked_for(scene: RasterFile) -> None:
     with pytest.raises(ConfigError, match="16 px are less than one tile of 32 px"):
         centre_window(scene, scene.bands, 16, 32)
 
 
-def test_scene_smaller_than_a_tile_is_enlarged_to_one(scene: RasterItem) -> None:
+def test_scene_smaller_than_a_tile_is_enlarged_to_one(scene: RasterFile) -> None:
     window = centre_window(scene, scene.bands, 512, 96)
     assert window == Window(0, 2, 80, 96)
     found = rebuild_window(tiny_model(96), tiny_contract(96), scene, window)
@@ -68,7 +68,7 @@ def test_scene_smaller_than_a_tile_is_enlarged_to_one(scene: RasterItem) -> None
     assert found.scene_pixel(95, 0) == (79, 2)
 
 
-def test_reflectance_is_that_of_the_scene(scene: RasterItem) -> None:
+def test_reflectance_is_that_of_the_scene(scene: RasterFile) -> None:
     window = centre_window(scene, scene.bands, 64, 32)
     found = rebuild_window(tiny_model(), tiny_contract(), scene, window)
     raster = read_raster(scene, found.bands, window)
@@ -86,7 +86,7 @@ def test_pixels_outside_of_the_window_are_refused() -> None:
         check_pixels(window, [(8, 2), (72, 97)])
 
 
-def test_share_of_hidden_pixels_is_the_mask_ratio(scene: RasterItem) -> None:
+def test_share_of_hidden_pixels_is_the_mask_ratio(scene: RasterFile) -> None:
     window = centre_window(scene, scene.bands, 64, 32)
     found = rebuild_window(tiny_model(), tiny_contract(), scene, window, 0.75)
     assert found.pixels.shape == found.rebuilt.shape == (12, 64, 64)

@@ -9,7 +9,7 @@ from spectralgpt.data.samples import Sample, SampleSet
 from spectralgpt.errors import CheckpointError, ConfigError
 from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.models.heads import ClassificationModel
-from spectralgpt.rasters import RasterItem
+from spectralgpt.rasters import RasterFile
 from spectralgpt.sensors import load_sensor
 from spectralgpt.tasks.classification import (
     ClassificationTask,
@@ -116,7 +116,7 @@ def test_class_weights_weigh_classes() -> None:
 
 
 def test_balanced_weights_give_each_class_the_same_say() -> None:
-    item = RasterItem("x", load_sensor("sentinel-2-l1c"), {}, 10_000.0, 0.0)
+    item = RasterFile("x", load_sensor("sentinel-2-l1c"), {}, 10_000.0, 0.0)
     chips = tuple(Sample((item,), (k,)) for k in (0, 0, 0, 1))
     weights = balanced_weights(SampleSet(chips, NAMES, "single-label", "toy"))
     torch.testing.assert_close(weights, torch.tensor([4 / 6, 2.0, 0.0]))

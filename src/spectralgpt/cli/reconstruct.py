@@ -16,7 +16,7 @@ from spectralgpt.errors import ConfigError
 
 if TYPE_CHECKING:
     from spectralgpt.checkpoints import LoadedModel
-    from spectralgpt.rasters import Grid, RasterItem
+    from spectralgpt.rasters import Grid, RasterFile
 
 _MAP = "reconstruction_error.tif"
 HELP = "Show what a pretrained model rebuilds of an image at a mask ratio."
@@ -116,7 +116,7 @@ def run(args: Namespace) -> Path:
     )
 
 
-def _map_errors(args: Namespace, loaded: "LoadedModel", item: "RasterItem") -> None:
+def _map_errors(args: Namespace, loaded: "LoadedModel", item: "RasterFile") -> None:
     from rich.console import Console
 
     from spectralgpt.cli.images import counting

@@ -21,7 +21,7 @@ from spectralgpt.errors import (
     SpectralGPTError,
 )
 from spectralgpt.preprocessing import Preprocessing, match_bands, match_some_bands
-from spectralgpt.rasters import Grid, RasterItem, Window
+from spectralgpt.rasters import Grid, RasterFile, Window
 from spectralgpt.sensors import Band
 
 __all__ = [
@@ -178,7 +178,7 @@ def grid_crops(part: Crop, image_size: int) -> list[Crop]:
 
 
 def split_region(
-    item: RasterItem,
+    item: RasterFile,
     height: int,
     width: int,
     image_size: int,
@@ -220,7 +220,7 @@ def split_region(
 
 
 def _strip_side(
-    item: RasterItem, height: int, width: int, image_size: int, config: CropConfig
+    item: RasterFile, height: int, width: int, image_size: int, config: CropConfig
 ) -> int | None:
     """Return how wide a strip is held out along the longer side, None if none is."""
     longer = max(height, width)
@@ -232,7 +232,7 @@ def _strip_side(
 
 
 def find_parts(
-    items: Sequence[RasterItem],
+    items: Sequence[RasterFile],
     preprocessing: Preprocessing,
     split: str,
     crops: CropConfig,
@@ -268,7 +268,7 @@ def find_parts(
 
 
 def _shape(
-    item: RasterItem, preprocessing: Preprocessing, allow_missing: bool
+    item: RasterFile, preprocessing: Preprocessing, allow_missing: bool
 ) -> tuple[int, int]:
     bands = own_bands(item, preprocessing.bands, allow_missing)
     if not bands:
@@ -287,7 +287,7 @@ def _shape(
 
 
 def own_bands(
-    item: RasterItem, bands: Sequence[Band], allow_missing: bool = False
+    item: RasterFile, bands: Sequence[Band], allow_missing: bool = False
 ) -> dict[str, Band]:
     """Return an image's own bands by the names of those that are asked for.
 
@@ -312,7 +312,7 @@ def own_bands(
 
 
 def part_on(
-    item: RasterItem, window: Window | None, bands: Sequence[Band]
+    item: RasterFile, window: Window | None, bands: Sequence[Band]
 ) -> tuple[Grid, Window]:
     """Return the grid of the bands that are read, and a part of an image in its pixels.
 

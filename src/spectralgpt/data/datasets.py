@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from spectralgpt.data.crops import part_on
 from spectralgpt.data.samples import SampleSet
 from spectralgpt.preprocessing import Preprocessing
-from spectralgpt.rasters import Grid, Raster, RasterItem, Window, read_raster
+from spectralgpt.rasters import Grid, Raster, RasterFile, Window, read_raster
 from spectralgpt.sensors import Band
 
 __all__ = ["BYTES_PER_PIXEL", "LabelledDataset", "SampleDataset", "draw_window"]
@@ -47,7 +47,7 @@ class SampleDataset(Dataset[dict[str, Tensor]], Generic[Kept]):
         self._parts: dict[int, tuple[Grid, Window]] = {}
         self._matched: dict[tuple[Band, ...], tuple[Band, ...]] = {}
 
-    def _bands(self, item: RasterItem) -> tuple[Band, ...]:
+    def _bands(self, item: RasterFile) -> tuple[Band, ...]:
         """The bands of the model as an image calls them."""
         available = item.bands
         if available not in self._matched:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from spectralgpt.rasters import (
     Bounds,
-    RasterItem,
+    RasterFile,
     Sizes,
     Stated,
     describe_raster,
@@ -51,7 +51,7 @@ class ImageFormat(Stated):
         facts = {name: v for name, v in self.facts.items() if name != "offset"}
         return Stated.of(facts)
 
-    def describe(self, path: Path) -> RasterItem:
+    def describe(self, path: Path) -> RasterFile:
         """Describe an image, or the mosaic of it and those below.
 
         See `describe_raster` and `make_mosaic` of `spectralgpt.rasters`.

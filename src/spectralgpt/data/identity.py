@@ -21,7 +21,7 @@ import numpy as np
 
 from spectralgpt.data.samples import MaskFile, Sample
 from spectralgpt.errors import CheckpointError, RasterError
-from spectralgpt.rasters import BandFile, RasterItem, Window
+from spectralgpt.rasters import BandFile, RasterFile, Window
 from spectralgpt.rasters.files import OpenFiles
 from spectralgpt.rasters.gdal import GDAL_ERRORS, quiet_gdal
 
@@ -258,7 +258,7 @@ def digest_data(samples: Sequence[Sample]) -> str:
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 
-def sample_data(images: Sequence[RasterItem | Sample]) -> str:
+def sample_data(images: Sequence[RasterFile | Sample]) -> str:
     """Tell images, labels and masks from others, in 16 hexadecimal digits.
 
     All names and labels count, and of up to 2,000 images what their numbers stand for
@@ -268,7 +268,7 @@ def sample_data(images: Sequence[RasterItem | Sample]) -> str:
     every = -(-len(images) // _SAMPLED)
     for number, image in enumerate(images):
         paths, facts = set[Path](), [image.name]
-        items: tuple[RasterItem, ...]
+        items: tuple[RasterFile, ...]
         if isinstance(image, Sample):
             items, masks = image.items, _masks(image)
             facts.append(repr((image.split, image.window, image.labels)))
@@ -315,7 +315,7 @@ def _masks(sample: Sample) -> tuple[MaskFile, ...]:
     return () if sample.mask is None else (sample.mask, *sample.mask.others)
 
 
-def _digest_image(item: RasterItem) -> str:
+def _digest_image(item: RasterFile) -> str:
     file = item.files[min(item.files)]
     changed: int | None = None
     with contextlib.suppress(OSError):
@@ -394,7 +394,7 @@ def _mask_facts(mask: MaskFile) -> list[Any]:
     return [_file_facts(mask.path), mask.index, mask.nodata, mask.stands_for]
 
 
-def _item_facts(item: RasterItem) -> list[Any]:
+def _item_facts(item: RasterFile) -> list[Any]:
     files = [
         [name, file.index, str(file.nodata), _file_facts(Path(str(file.path)))]
         for name, file in sorted(item.files.items())
@@ -402,7 +402,7 @@ def _item_facts(item: RasterItem) -> list[Any]:
     return [*_meaning(item), files]
 
 
-def _meaning(item: RasterItem) -> list[str]:
+def _meaning(item: RasterFile) -> list[str]:
     meaning = (item.sensor.name, item.quantification, item.offset, item.nodata)
     return [*map(str, (*meaning, item.other_invalid))]
 

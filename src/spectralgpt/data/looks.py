@@ -11,7 +11,7 @@ from spectralgpt.data.archives.inventory import Entry, Fault, FaultKind
 from spectralgpt.data.overlaps import Footprint, footprint_of
 from spectralgpt.data.sources import Source, describe_image
 from spectralgpt.errors import BandError, RasterError, SpectralGPTError
-from spectralgpt.rasters import RasterItem, as_option, find_fill, read_numbers
+from spectralgpt.rasters import RasterFile, as_option, find_fill, read_numbers
 from spectralgpt.rasters.files import read_header, read_known
 from spectralgpt.rasters.read import find_valid
 
@@ -50,7 +50,7 @@ class Look:
         return bool(self.sensor) and not self.faults
 
 
-def describe_entry(entry: Entry, source: Source) -> RasterItem:
+def describe_entry(entry: Entry, source: Source) -> RasterFile:
     """Describe an image by its own headers, whatever its layout states.
 
     Raises:
@@ -130,7 +130,7 @@ def shorten(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _compare_sizes(item: RasterItem, source: Source, name: str) -> list[Fault]:
+def _compare_sizes(item: RasterFile, source: Source, name: str) -> list[Fault]:
     if source.sizes is None or isinstance(source.sizes, str):
         return []
     for band in item.bands:
@@ -155,7 +155,7 @@ def _find_fill(
     return [Fault(FaultKind.UNDECLARED, name, detail)]
 
 
-def _look_at_mask(entry: Entry, item: RasterItem) -> tuple[dict[int, int], list[Fault]]:
+def _look_at_mask(entry: Entry, item: RasterFile) -> tuple[dict[int, int], list[Fault]]:
     """Return pixels by code, and what is wrong with a mask."""
     assert entry.mask is not None
     name = entry.image.name

@@ -10,7 +10,7 @@ import numpy as np
 from spectralgpt.data.identity import find_copies
 from spectralgpt.data.samples import SPLITS, Sample
 from spectralgpt.errors import RasterError
-from spectralgpt.rasters import RasterItem, Window
+from spectralgpt.rasters import RasterFile, Window
 from spectralgpt.rasters.footprints import cut_at_180, footprint_lonlat
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ _SHARED = 0.02
 _SHOWN = 3
 
 
-def footprint_of(item: RasterItem, window: Window | None = None) -> Footprint | None:
+def footprint_of(item: RasterFile, window: Window | None = None) -> Footprint | None:
     """Return where an image, or a part of it, lies; None if its headers do not say."""
     if _is_stated(item):
         return None
@@ -43,7 +43,7 @@ def footprint_of(item: RasterItem, window: Window | None = None) -> Footprint | 
         return None
 
 
-def _is_stated(item: RasterItem) -> bool:
+def _is_stated(item: RasterFile) -> bool:
     """Tell whether a layout stands for headers, which would take hours to open."""
     return any(file.is_stated for file in item.files.values())
 

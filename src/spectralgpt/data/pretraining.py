@@ -37,7 +37,7 @@ from spectralgpt.data.series import Series, items_of
 from spectralgpt.data.sources import refuse_if_bad
 from spectralgpt.errors import ConfigError, DataError, RasterError, SpectralGPTError
 from spectralgpt.preprocessing import Preprocessing
-from spectralgpt.rasters import Grid, OpenFiles, Raster, RasterItem, read_raster
+from spectralgpt.rasters import Grid, OpenFiles, Raster, RasterFile, read_raster
 
 __all__ = ["MixedDataset", "NamedDataset", "PretrainingDataset"]
 
@@ -90,7 +90,7 @@ class PretrainingDataset(Dataset[dict[str, Any]]):
 
     def __init__(
         self,
-        images: Sequence[RasterItem] | Sequence[Series],
+        images: Sequence[RasterFile] | Sequence[Series],
         preprocessing: Preprocessing,
         split: str = "train",
         crops: CropConfig | None = None,
@@ -151,7 +151,7 @@ class PretrainingDataset(Dataset[dict[str, Any]]):
         contract = self.preprocessing
         return self._groups or -(-len(contract.bands) // contract.bands_per_token)
 
-    def item_of(self, index: int) -> RasterItem:
+    def item_of(self, index: int) -> RasterFile:
         """The image an index belongs to."""
         return self.items[self.parts[self._owners[index]].item]
 
@@ -335,7 +335,7 @@ class PretrainingDataset(Dataset[dict[str, Any]]):
 
 
 def _share_indices(
-    parts: Sequence[Crop], items: Sequence[RasterItem], base_side: float
+    parts: Sequence[Crop], items: Sequence[RasterFile], base_side: float
 ) -> list[int]:
     """Give each index the number of a part, in proportion to its size and weight.
 
@@ -368,7 +368,7 @@ def _ground_distance(crop: Crop, raster: Raster, size: int) -> Tensor:
     return torch.tensor(finest * side / size, dtype=torch.float32)
 
 
-def _num_dates(images: Sequence[RasterItem] | Sequence[Series]) -> int | None:
+def _num_dates(images: Sequence[RasterFile] | Sequence[Series]) -> int | None:
     """Return the dates T of a sample, None of single images."""
     counts = sorted({one.rule.dates for one in images if isinstance(one, Series)})
     if len(counts) > 1:
@@ -460,7 +460,7 @@ class MixedDataset(Dataset[dict[str, Any]]):
         first = self._ends[number] - self.sizes[number]
         return number, index - first
 
-    def item_of(self, index: int) -> RasterItem:
+    def item_of(self, index: int) -> RasterFile:
         """The image an index belongs to."""
         number, inner = self.place_of(index)
         return self.parts[number].dataset.item_of(inner)

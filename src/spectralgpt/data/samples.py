@@ -14,7 +14,7 @@ from torch import Tensor
 
 from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.losses import IGNORE
-from spectralgpt.rasters import Align, Grid, RasterItem, Stated, Window
+from spectralgpt.rasters import Align, Grid, RasterFile, Stated, Window
 
 __all__ = [
     "CHANGE",
@@ -79,7 +79,7 @@ class Sample:
             image's own, so that parts of one image do.
     """
 
-    items: tuple[RasterItem, ...]
+    items: tuple[RasterFile, ...]
     labels: tuple[int, ...] = ()
     mask: MaskFile | None = None
     split: str = ""
@@ -87,7 +87,7 @@ class Sample:
     place: str = ""
 
     @property
-    def item(self) -> RasterItem:
+    def item(self) -> RasterFile:
         """The image, or that of the first date."""
         return self.items[0]
 

@@ -15,7 +15,7 @@ from typing import Any
 from spectralgpt.config import build_config
 from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.files import read_json
-from spectralgpt.rasters import RasterItem, day_in
+from spectralgpt.rasters import RasterFile, day_in
 
 __all__ = ["Series", "SeriesRule", "day_of", "find_day", "items_of"]
 
@@ -101,7 +101,7 @@ class Series:
         rule: how many of them a sample has.
     """
 
-    items: tuple[RasterItem, ...]
+    items: tuple[RasterFile, ...]
     days: tuple[float, ...]
     rule: SeriesRule
 
@@ -111,7 +111,7 @@ class Series:
         return self.items[0].place
 
 
-def items_of(images: Sequence[RasterItem] | Sequence[Series]) -> tuple[RasterItem, ...]:
+def items_of(images: Sequence[RasterFile] | Sequence[Series]) -> tuple[RasterFile, ...]:
     """Return all images, those of series one after the other."""
     return tuple(
         item

@@ -29,7 +29,7 @@ from spectralgpt.errors import (
 )
 from spectralgpt.rasters import (
     NO_BAND,
-    RasterItem,
+    RasterFile,
     Sizes,
     Stated,
     describe_raster,
@@ -260,7 +260,7 @@ def list_images(source: Source, root: Path) -> list[Candidate]:
 
 def find_items(
     sources: Iterable[Source], data_root: Path | str, max_bad_share: float = 0.1
-) -> list[RasterItem]:
+) -> list[RasterFile]:
     """Find the images of data sets and read what their headers say.
 
     A file that cannot be read is left out, counted and reported once.
@@ -275,7 +275,7 @@ def find_items(
         DataError: a data set has no image, or too many are bad.
         ConfigError: a description does not fit the files.
     """
-    found: list[RasterItem] = []
+    found: list[RasterFile] = []
     for source in sources:
         if source.pack is not None:
             found += open_pack(source.pack).items()
@@ -314,8 +314,8 @@ def refuse_if_bad(
 
 def _describe_all(
     source: Source, candidates: Sequence[Candidate], max_bad_share: float
-) -> list[RasterItem]:
-    def describe(candidate: Candidate) -> RasterItem | str:
+) -> list[RasterFile]:
+    def describe(candidate: Candidate) -> RasterFile | str:
         # A description that says nothing of an image is wrong, not the image.
         source.stated_of(candidate.name)
         try:
@@ -331,10 +331,10 @@ def _describe_all(
             results = list(pool.map(describe, candidates))
     problems = [result for result in results if isinstance(result, str)]
     refuse_if_bad(source.name, problems, len(results), max_bad_share)
-    return [result for result in results if isinstance(result, RasterItem)]
+    return [result for result in results if isinstance(result, RasterFile)]
 
 
-def describe_image(source: Source, candidate: Candidate) -> RasterItem:
+def describe_image(source: Source, candidate: Candidate) -> RasterFile:
     """Describe one image of a data set.
 
     Raises:
@@ -378,7 +378,7 @@ def _load_sensor(name: str | None) -> Sensor | None:
     return None if name is None else find_sensor(name)
 
 
-_Dated = tuple[float, str, RasterItem]
+_Dated = tuple[float, str, RasterFile]
 """Day, name that settles the order within a day, image."""
 
 

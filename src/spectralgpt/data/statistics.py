@@ -10,7 +10,7 @@ from spectralgpt.data.crops import own_bands, part_on
 from spectralgpt.data.samples import SampleSet
 from spectralgpt.errors import DataError, SpectralGPTError
 from spectralgpt.preprocessing import BandStatistics, Preprocessing
-from spectralgpt.rasters import OpenFiles, RasterItem, Window, read_raster
+from spectralgpt.rasters import OpenFiles, RasterFile, Window, read_raster
 from spectralgpt.sensors import Band
 
 __all__ = ["band_statistics", "sample_statistics", "tell_if_far"]
@@ -28,7 +28,7 @@ _MOST_VALUES = 2**26
 
 
 def band_statistics(
-    items: Sequence[RasterItem],
+    items: Sequence[RasterFile],
     bands: Sequence[Band],
     source: str,
     num_windows: int = 256,
@@ -132,7 +132,7 @@ def _summarise(
 
 
 def tell_if_far(
-    items: Sequence[RasterItem], contract: Preprocessing, name: str
+    items: Sequence[RasterFile], contract: Preprocessing, name: str
 ) -> bool:
     """Warn where reflectance lies far from that of a model's training images.
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from spectralgpt.data.sources import Source, find_items, read_source
 from spectralgpt.errors import BandError, DataError, DatasetNotFoundError
 from spectralgpt.preprocessing import Preprocessing
-from spectralgpt.rasters import RasterItem, Stated, Window, read_raster
+from spectralgpt.rasters import RasterFile, Stated, Window, read_raster
 from spectralgpt.rasters.footprints import pixel_size_m
 from spectralgpt.scenes.windows import choose_bands
 
@@ -47,7 +47,7 @@ class _Strip:
         is_held_out: whether training never sees it.
     """
 
-    item: RasterItem
+    item: RasterFile
     window: Window
     is_held_out: bool
 
@@ -68,7 +68,7 @@ class Imagery:
 
     title: str
     root: Path
-    items: tuple[RasterItem, ...]
+    items: tuple[RasterFile, ...]
     strips: tuple[_Strip, ...]
     descriptions: tuple[Path, ...] = ()
     labels: Path | None = None
@@ -148,7 +148,7 @@ def read_pixels(imagery: Imagery, contract: Preprocessing) -> NDArray[np.float32
     return np.concatenate(parts, axis=1)
 
 
-def _whole_patches(item: RasterItem, patch_px: int) -> Window:
+def _whole_patches(item: RasterFile, patch_px: int) -> Window:
     height, width = (
         min(side, _LARGEST_MAP_PX) // patch_px * patch_px for side in item.shape()
     )

@@ -22,7 +22,7 @@ from spectralgpt.errors import ConfigError
 from spectralgpt.files import read_json, write_json
 from spectralgpt.models.building import Quantization
 from spectralgpt.preprocessing import Preprocessing
-from spectralgpt.rasters import RasterItem
+from spectralgpt.rasters import RasterFile
 from spectralgpt.rasters.embeddings import EmbeddingRaster, open_embeddings
 from spectralgpt.rasters.write import LEGEND_SUFFIX, NumberType
 from spectralgpt.reports.scene_pictures import write_component_picture, write_quick_look
@@ -104,7 +104,7 @@ class ReadyMaps:
         """Which bands and scaling the model takes."""
         return self.mapper.preprocessing
 
-    def describe(self, dates: Sequence[Path]) -> tuple[RasterItem, ...]:
+    def describe(self, dates: Sequence[Path]) -> tuple[RasterFile, ...]:
         """Describe a scene, or two dates; they are cut to the ground of both."""
         items = tuple(
             describe_input(date, self.image_format, self.contract) for date in dates
@@ -112,7 +112,7 @@ class ReadyMaps:
         return on_same_pixels(items, [self.mapper.bands(item) for item in items])
 
     def make(
-        self, items: tuple[RasterItem, ...], target: Path, progress: Progress | None
+        self, items: tuple[RasterFile, ...], target: Path, progress: Progress | None
     ) -> SceneMap:
         """Map a scene; `progress` is called with the share that is done."""
         with self.computing():
@@ -129,11 +129,11 @@ class ReadyMaps:
         others += [described] if described is not None else []
         return [target, *others, picture]
 
-    def digest(self, items: tuple[RasterItem, ...], target: Path) -> str:
+    def digest(self, items: tuple[RasterFile, ...], target: Path) -> str:
         """Tell what a map depends on from all else; empty if that is not known."""
         return digest_map(self.mapper, items, target, self.options)
 
-    def look_at(self, items: tuple[RasterItem, ...], target: Path) -> SceneMap:
+    def look_at(self, items: tuple[RasterFile, ...], target: Path) -> SceneMap:
         """Return what `make` does, of a map that is there."""
         return look_at_map(self.mapper, items, target)
 
@@ -174,14 +174,14 @@ class ReadyEmbeddings:
     num_dates = 1
     table = "embeddings.csv"
 
-    def describe(self, dates: Sequence[Path]) -> tuple[RasterItem, ...]:
+    def describe(self, dates: Sequence[Path]) -> tuple[RasterFile, ...]:
         """Describe a scene."""
         (scene,) = dates
         return (describe_input(scene, self.job.image_format, self.contract),)
 
     def make(
-        self, items: tuple[RasterItem, ...], target: Path, progress: Progress | None
-    ) -> tuple[EmbeddingRaster, RasterItem]:
+        self, items: tuple[RasterFile, ...], target: Path, progress: Progress | None
+    ) -> tuple[EmbeddingRaster, RasterFile]:
         """Embed a scene, see `embed_to_raster`; returns it with the scene."""
         job = self.job
         with in_precision(self.loaded, job.precision):
@@ -198,7 +198,7 @@ class ReadyEmbeddings:
             )
         return made, items[0]
 
-    def finish(self, made: tuple[EmbeddingRaster, RasterItem]) -> list[Path]:
+    def finish(self, made: tuple[EmbeddingRaster, RasterFile]) -> list[Path]:
         """Add picture and STAC item; returns all files that were made."""
         raster, item = made
         picture = write_component_picture(raster, raster.path.with_suffix(".png"))
@@ -206,15 +206,15 @@ class ReadyEmbeddings:
         others = [described] if described is not None else []
         return [raster.path, *others, picture]
 
-    def digest(self, items: tuple[RasterItem, ...], target: Path) -> str:
+    def digest(self, items: tuple[RasterFile, ...], target: Path) -> str:
         """Tell what a raster depends on from all else."""
         device = next(self.loaded.model.parameters()).device.type
         facts = scene_facts(items, self.contract)
         return digest_facts(facts, self.weights, self.job, device, target.name)
 
     def look_at(
-        self, items: tuple[RasterItem, ...], target: Path
-    ) -> tuple[EmbeddingRaster, RasterItem]:
+        self, items: tuple[RasterFile, ...], target: Path
+    ) -> tuple[EmbeddingRaster, RasterFile]:
         """Return a raster that is there, with its scene."""
         return open_embeddings(target), items[0]
 
@@ -223,7 +223,7 @@ class ReadyEmbeddings:
         return []
 
     def rows(
-        self, scene: Path, made: tuple[EmbeddingRaster, RasterItem]
+        self, scene: Path, made: tuple[EmbeddingRaster, RasterFile]
     ) -> list[dict[str, Any]]:
         """Return the size of the raster."""
         raster = made[0]

@@ -45,7 +45,7 @@ from spectralgpt.rasters.products.stac import (
 from spectralgpt.rasters.products.zip import ZIP_SUFFIX
 from spectralgpt.rasters.read import (
     BandFile,
-    RasterItem,
+    RasterFile,
     StoredLayers,
     check_reflectance,
     read_raster,
@@ -82,7 +82,7 @@ __all__ = [
     "OpenFiles",
     "Overlay",
     "Raster",
-    "RasterItem",
+    "RasterFile",
     "RowFile",
     "RowWriter",
     "Scene",

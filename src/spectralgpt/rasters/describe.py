@@ -30,7 +30,7 @@ from spectralgpt.rasters.products.stac import (
     read_stac_item,
 )
 from spectralgpt.rasters.products.zip import SAFE_SUFFIX, ZIP_SUFFIX, list_archive
-from spectralgpt.rasters.read import BandFile, RasterItem, find_darkness
+from spectralgpt.rasters.read import BandFile, RasterFile, find_darkness
 from spectralgpt.rasters.stated import (
     SENSOR_TAG,
     UNIT_TAG,
@@ -80,7 +80,7 @@ def describe_raster(
     assumed: Stated | None = None,
     members: Sequence[Path] | None = None,
     name: str | None = None,
-) -> RasterItem:
+) -> RasterFile:
     """Find out where the bands of an image lie and what its numbers mean.
 
     What is stated counts; then what the files, product metadata and tags say (bands by
@@ -250,12 +250,12 @@ class _Image:
     assumed: Stated
     product: ProductMetadata | None
 
-    def describe(self, name: str) -> RasterItem:
+    def describe(self, name: str) -> RasterFile:
         """Describe it; see `describe_raster`."""
         product, unit = self.product, self.unit()
         scale = self.scale(unit)
         invalid, own = self.nodata(unit)
-        item = RasterItem(
+        item = RasterFile(
             name=name,
             sensor=self.sensor,
             files={n: replace(f, nodata=own.get(n)) for n, f in self.files.items()}
@@ -277,7 +277,7 @@ class _Image:
                 self.look_at_numbers(item)
         return item
 
-    def look_at_numbers(self, item: RasterItem) -> None:
+    def look_at_numbers(self, item: RasterFile) -> None:
         """Hold the scale against some numbers of a plain file, and look for fill.
 
         Raises:

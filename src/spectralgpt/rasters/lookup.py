@@ -38,7 +38,7 @@ from spectralgpt.rasters.grid import (
 )
 from spectralgpt.rasters.locations import Location
 from spectralgpt.rasters.mosaics import Mosaic
-from spectralgpt.rasters.read import RasterItem, to_reflectance
+from spectralgpt.rasters.read import RasterFile, to_reflectance
 from spectralgpt.sensors import Band
 
 __all__ = [
@@ -503,7 +503,7 @@ def sample_layers(
 
 
 def sample_scene(
-    item: RasterItem, bands: Sequence[Band], shown: Grid, base: Grid, files: OpenFiles
+    item: RasterFile, bands: Sequence[Band], shown: Grid, base: Grid, files: OpenFiles
 ) -> Raster:
     """Take reflectance under the pixels of a grid.
 

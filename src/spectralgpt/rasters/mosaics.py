@@ -35,7 +35,7 @@ from spectralgpt.rasters.grid import (
     is_same_system,
 )
 from spectralgpt.rasters.locations import read_metadata
-from spectralgpt.rasters.read import RasterItem, read_raster
+from spectralgpt.rasters.read import RasterFile, read_raster
 from spectralgpt.sensors import Band
 
 __all__ = [
@@ -147,7 +147,7 @@ class Bounds:
 
 
 @dataclass(frozen=True)
-class Mosaic(RasterItem):
+class Mosaic(RasterFile):
     """Products over one area; of each pixel the first that shows all bands counts.
 
     What it has of an item's own, such as the files, is that of the first product.
@@ -157,7 +157,7 @@ class Mosaic(RasterItem):
         area: the rectangle that is read, None for all that the products cover.
     """
 
-    parts: tuple[RasterItem, ...] = ()
+    parts: tuple[RasterFile, ...] = ()
     area: Bounds | None = None
 
     def grid(self, bands: Sequence[Band] | None = None) -> Grid:
@@ -186,7 +186,7 @@ class Mosaic(RasterItem):
 
     def located(
         self, bands: Sequence[Band] | None = None, files: OpenFiles | None = None
-    ) -> "RasterItem":
+    ) -> "RasterFile":
         """Return it as it is: its products are located when they are read."""
         return self
 
@@ -212,7 +212,7 @@ class Mosaic(RasterItem):
 
 
 def _read_part(
-    part: RasterItem,
+    part: RasterFile,
     bands: Sequence[Band],
     files: OpenFiles | None,
     window: Window,
@@ -221,7 +221,7 @@ def _read_part(
     return read_raster(part, bands, window, size, files)
 
 
-def make_mosaic(items: Sequence[RasterItem], area: Bounds | None = None) -> RasterItem:
+def make_mosaic(items: Sequence[RasterFile], area: Bounds | None = None) -> RasterFile:
     """Lay products over each other, or cut an area out of one.
 
     Args:
@@ -256,17 +256,17 @@ def make_mosaic(items: Sequence[RasterItem], area: Bounds | None = None) -> Rast
         )
     first = touching[0]
     more = f" and {len(touching) - 1} more" if len(touching) > 1 else ""
-    values = {name: getattr(first, name) for name in RasterItem.__dataclass_fields__}
+    values = {name: getattr(first, name) for name in RasterFile.__dataclass_fields__}
     mosaic = Mosaic(**values, parts=tuple(touching), area=area)
     return replace(mosaic, name=f"{first.name}{more}")
 
 
 def cut_to_common(
-    first: RasterItem,
-    second: RasterItem,
+    first: RasterFile,
+    second: RasterFile,
     first_bands: Sequence[Band] | None = None,
     second_bands: Sequence[Band] | None = None,
-) -> tuple[RasterItem, RasterItem]:
+) -> tuple[RasterFile, RasterFile]:
     """Cut two dates to the ground that both show, where pixels lie on pixels.
 
     Args:
@@ -374,7 +374,7 @@ def _position(node: list[float]) -> tuple[float, float]:
     return x, y
 
 
-def _placed(item: RasterItem, grid: Grid) -> Grid:
+def _placed(item: RasterFile, grid: Grid) -> Grid:
     if grid.transform is None or grid.crs is None:
         raise RasterError(
             f"{item.name} has no georeference, so it cannot be laid over an area."

@@ -1,6 +1,6 @@
 """Images on disk, and reading them, whole or in windows, as reflectance with validity.
 
-A `RasterItem` says where the bands of an image lie and how its numbers become
+A `RasterFile` says where the bands of an image lie and how its numbers become
 reflectance; `read_raster` reads it.
 """
 
@@ -23,7 +23,7 @@ from spectralgpt.sensors import Band, Sensor
 
 __all__ = [
     "BandFile",
-    "RasterItem",
+    "RasterFile",
     "StoredLayers",
     "check_reflectance",
     "find_darkness",
@@ -117,7 +117,7 @@ class BandFile:
 
 
 @dataclass(frozen=True)
-class RasterItem:
+class RasterFile:
     """One image on disk: reflectance = (number in the file + offset) / quantification.
 
     Args:
@@ -197,7 +197,7 @@ class RasterItem:
 
     def located(
         self, bands: Sequence[Band] | None = None, files: OpenFiles | None = None
-    ) -> "RasterItem":
+    ) -> "RasterFile":
         """Return it with these bands alone, their grids read from the headers.
 
         Args:
@@ -288,7 +288,7 @@ def _is_upon(place: tuple[float, float], sizes: tuple[int, int]) -> bool:
 
 
 def read_raster(
-    item: RasterItem,
+    item: RasterFile,
     bands: Sequence[Band] | None = None,
     window: Window | None = None,
     out_size: tuple[int, int] | int | None = None,
@@ -372,7 +372,7 @@ def check_reflectance(raster: Raster) -> None:
 
 
 def find_darkness(
-    item: RasterItem, numbers: Sequence[npt.NDArray[np.generic]]
+    item: RasterFile, numbers: Sequence[npt.NDArray[np.generic]]
 ) -> tuple[str, bool]:
     """Say whether an image would be far too dark in all of its bands.
 
@@ -443,7 +443,7 @@ def _as_size(size: tuple[int, int] | int | None, place: Window) -> tuple[int, in
     return height, width
 
 
-def _group_by_file(item: RasterItem, bands: Sequence[Band]) -> list[list[int]]:
+def _group_by_file(item: RasterFile, bands: Sequence[Band]) -> list[list[int]]:
     """Return places in `bands` of the bands that are read at once."""
     groups: dict[tuple[Location, StoredLayers | None, tuple[int, ...]], list[int]] = {}
     for i, band in enumerate(bands):
@@ -472,7 +472,7 @@ def _axes(
 
 
 def _read_file(
-    item: RasterItem,
+    item: RasterFile,
     layers: Sequence[BandFile],
     axes: tuple[Axis, Axis],
     files: OpenFiles | None,
@@ -517,7 +517,7 @@ def _span_window(rows: Axis, columns: Axis) -> Window:
 
 
 def to_reflectance(
-    numbers: npt.NDArray[np.generic], item: RasterItem, layers: Sequence[BandFile]
+    numbers: npt.NDArray[np.generic], item: RasterFile, layers: Sequence[BandFile]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
     """Turn numbers of an image's file into reflectance, and say which are valid.
 
@@ -538,7 +538,7 @@ def to_reflectance(
 
 
 def find_valid(
-    numbers: npt.NDArray[np.generic], item: RasterItem, layers: Sequence[BandFile]
+    numbers: npt.NDArray[np.generic], item: RasterFile, layers: Sequence[BandFile]
 ) -> npt.NDArray[np.bool_]:
     """Return which numbers are measurements, in their shape; see `to_reflectance`."""
     valid = is_measured(numbers, (item.nodata, *item.other_invalid))

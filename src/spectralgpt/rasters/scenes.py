@@ -20,7 +20,7 @@ from spectralgpt.rasters.footprints import pixel_size_m
 from spectralgpt.rasters.gdal import quiet_gdal, reading
 from spectralgpt.rasters.grid import Grid, Raster, Window, apply
 from spectralgpt.rasters.mosaics import Bounds, Mosaic, make_mosaic
-from spectralgpt.rasters.read import RasterItem, find_valid, read_raster
+from spectralgpt.rasters.read import RasterFile, find_valid, read_raster
 from spectralgpt.sensors import Band, Sensor
 
 __all__ = ["Scene", "open_scene", "summarise"]
@@ -43,7 +43,7 @@ class Scene:
         RasterError: the bands lie on grids that cannot be brought together.
     """
 
-    def __init__(self, item: RasterItem, bands: Sequence[Band] | None = None) -> None:
+    def __init__(self, item: RasterFile, bands: Sequence[Band] | None = None) -> None:
         self.item = item
         self.bands = item.require(bands)
         self.grid: Grid = item.grid(self.bands)
@@ -118,7 +118,7 @@ class Scene:
 
 
 def open_scene(
-    scene: RasterItem | Path | str | Sequence[RasterItem | Path | str],
+    scene: RasterFile | Path | str | Sequence[RasterFile | Path | str],
     bands: Sequence[Band | str] | None = None,
     sensor: Sensor | str | None = None,
     area: Bounds | None = None,
@@ -138,10 +138,10 @@ def open_scene(
         UnitError: the unit or offset is in doubt.
         ConfigError: the sensor is in doubt.
     """
-    scenes = [scene] if isinstance(scene, RasterItem | Path | str) else list(scene)
+    scenes = [scene] if isinstance(scene, RasterFile | Path | str) else list(scene)
     item = make_mosaic(
         [
-            one if isinstance(one, RasterItem) else describe_raster(one, sensor=sensor)
+            one if isinstance(one, RasterFile) else describe_raster(one, sensor=sensor)
             for one in scenes
         ],
         area,
@@ -154,7 +154,7 @@ def open_scene(
     return Scene(item, named)
 
 
-def summarise(item: RasterItem) -> dict[str, str]:
+def summarise(item: RasterFile) -> dict[str, str]:
     """Say what was found of a scene, in words, by what it is.
 
     Raises:
@@ -185,7 +185,7 @@ def summarise(item: RasterItem) -> dict[str, str]:
     return facts
 
 
-def _nodata_share(item: RasterItem) -> float:
+def _nodata_share(item: RasterFile) -> float:
     """Return the share of pixels without a measurement, 0 to 1, of its smallest band.
 
     Pixels are picked evenly without reading the others, where the format allows it.
@@ -205,7 +205,7 @@ def _nodata_share(item: RasterItem) -> float:
     return float(1 - np.mean(valid))
 
 
-def _formula(item: RasterItem) -> str:
+def _formula(item: RasterFile) -> str:
     if item.unit == "reflectance":
         return f"as it is ({item.offset_source})"
     return f"(DN + {item.offset:g}) / {item.quantification:g} ({item.offset_source})"

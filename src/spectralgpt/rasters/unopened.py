@@ -26,7 +26,7 @@ from spectralgpt.rasters.gdal import quiet_gdal
 from spectralgpt.rasters.grid import Grid
 from spectralgpt.rasters.locations import is_litter
 from spectralgpt.rasters.products.safe import offset_from_texts
-from spectralgpt.rasters.read import BandFile, RasterItem
+from spectralgpt.rasters.read import BandFile, RasterFile
 from spectralgpt.rasters.stated import Stated
 from spectralgpt.sensors import Band, Sensor
 
@@ -57,7 +57,7 @@ def describe_unopened(
     sizes: Sizes,
     members: Sequence[Path] | None,
     name: str,
-) -> RasterItem | None:
+) -> RasterFile | None:
     """Describe an image of digital numbers by what is stated and by names of files.
 
     Args:
@@ -98,7 +98,7 @@ def describe_unopened(
     invalid = [*(usual if stated.nodata == "auto" else stated.nodata)]
     if sensor.saturated is not None:
         invalid.append(sensor.saturated)
-    return RasterItem(
+    return RasterFile(
         name=name,
         sensor=sensor,
         files=files,

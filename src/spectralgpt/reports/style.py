@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from spectralgpt.data.classes import CATEGORY_COLOURS
 from spectralgpt.errors import BandError
-from spectralgpt.rasters import RasterItem, read_raster
+from spectralgpt.rasters import RasterFile, read_raster
 from spectralgpt.sensors import Band
 
 if TYPE_CHECKING:
@@ -229,7 +229,7 @@ def paint_bands(
 
 
 def read_picture(
-    item: RasterItem, bands: Sequence[Band], size: tuple[int, int] | None
+    item: RasterFile, bands: Sequence[Band], size: tuple[int, int] | None
 ) -> tuple[str, NDArray[np.float32]]:
     """Read the bands of a raster's first composite alone, and paint them.
 

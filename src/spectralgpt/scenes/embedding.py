@@ -20,7 +20,7 @@ from spectralgpt.errors import ConfigError
 from spectralgpt.models.building import check_output
 from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.preprocessing import Preprocessing
-from spectralgpt.rasters import OpenFiles, Raster, RasterItem, Window, read_raster
+from spectralgpt.rasters import OpenFiles, Raster, RasterFile, Window, read_raster
 from spectralgpt.rasters.footprints import coarsen
 from spectralgpt.rasters.grid import Grid
 from spectralgpt.scenes.strips import WindowBatch, compute_strips, cut_batches
@@ -122,7 +122,7 @@ class SceneEmbedding:
 def embed_scene(
     encoder: SpectralEncoder,
     preprocessing: Preprocessing,
-    item: RasterItem,
+    item: RasterFile,
     *,
     overlap: float = 0.5,
     batch_size: int = 16,
@@ -159,7 +159,7 @@ def embed_scene(
 def embed_windows(
     encoder: SpectralEncoder,
     preprocessing: Preprocessing,
-    item: RasterItem,
+    item: RasterFile,
     *,
     fit: Fit = "auto",
     batch_size: int = 16,
@@ -187,7 +187,7 @@ def embed_windows(
 
 
 def cell_grid(
-    item: RasterItem, preprocessing: Preprocessing, place: Window | None, side: int
+    item: RasterFile, preprocessing: Preprocessing, place: Window | None, side: int
 ) -> Grid:
     """Return the grid whose pixels are the cells of a scene, or of a part of it.
 
@@ -200,7 +200,7 @@ def cell_grid(
 def embed_strips(
     encoder: SpectralEncoder,
     preprocessing: Preprocessing,
-    item: RasterItem,
+    item: RasterFile,
     options: CellOptions | None = None,
     *,
     place: Window | None = None,
@@ -338,7 +338,7 @@ def _starts(length: int, size: int, patch: int, cell: int, overlap: float) -> li
 
 
 def _read_mirrored(
-    item: RasterItem, bands: tuple[Band, ...], place: Window, plan: WindowPlan
+    item: RasterFile, bands: tuple[Band, ...], place: Window, plan: WindowPlan
 ) -> Generator[Raster]:
     """Read what each row of windows shows of `place`, mirrored beyond its edges."""
     first, last = plan.columns[0], plan.columns[0] + plan.span

@@ -11,7 +11,7 @@ from spectralgpt import __version__
 from spectralgpt.checkpoints import LoadedModel
 from spectralgpt.errors import DataError
 from spectralgpt.preprocessing import Preprocessing
-from spectralgpt.rasters import RasterItem
+from spectralgpt.rasters import RasterFile
 from spectralgpt.rasters.embeddings import (
     EmbeddingRaster,
     EmbeddingSource,
@@ -49,7 +49,7 @@ def fingerprint(loaded: LoadedModel) -> str:
 def embed_to_raster(
     loaded: LoadedModel,
     contract: Preprocessing,
-    item: RasterItem,
+    item: RasterFile,
     encoder: str,
     path: Path,
     cells: CellOptions,
@@ -106,7 +106,7 @@ def embed_to_raster(
 
 
 def write_embedding_item(
-    made: EmbeddingRaster, item: RasterItem, model: str
+    made: EmbeddingRaster, item: RasterFile, model: str
 ) -> Path | None:
     """Describe a raster of embeddings, and its picture, as a STAC item.
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from spectralgpt.models.building import check_output
 from spectralgpt.models.mae import MaskedAutoencoder
 from spectralgpt.preprocessing import Preprocessing
-from spectralgpt.rasters import MODEL_TAG, Grid, RasterItem, measure_layers
+from spectralgpt.rasters import MODEL_TAG, Grid, RasterFile, measure_layers
 from spectralgpt.scenes.strips import WindowBatch, compute_strips, read_batches
 from spectralgpt.scenes.unfinished import digest_model, making_maps, scene_facts
 from spectralgpt.scenes.windows import check_size, choose_bands, plan_windows
@@ -27,7 +27,7 @@ _OVERLAP = 0.5
 def map_errors(
     model: MaskedAutoencoder,
     preprocessing: Preprocessing,
-    item: RasterItem,
+    item: RasterFile,
     path: Path,
     *,
     mask_ratio: float = 0.75,

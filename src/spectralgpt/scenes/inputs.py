@@ -16,7 +16,7 @@ from spectralgpt.rasters import (
     RASTER_SUFFIXES,
     STAC_SUFFIXES,
     ZIP_SUFFIX,
-    RasterItem,
+    RasterFile,
     cut_to_common,
     is_product,
     is_stac_member,
@@ -167,7 +167,7 @@ def find_input(
 
 def describe_input(
     path: Path, image_format: ImageFormat, preprocessing: Preprocessing
-) -> RasterItem:
+) -> RasterFile:
     """Describe a file; one that does not say its sensor is taken to be the model's.
 
     Raises:
@@ -187,7 +187,7 @@ def describe_input(
     return item
 
 
-def _hold_against(item: RasterItem, folder: Path, preprocessing: Preprocessing) -> None:
+def _hold_against(item: RasterFile, folder: Path, preprocessing: Preprocessing) -> None:
     """Warn, once a folder and scale, where reflectance is not what the model knows."""
     key = folder, item.quantification
     if preprocessing.seen is None or _LOOKED_AT[key] >= _MOST_LOOKED_AT:
@@ -286,8 +286,8 @@ def match_pairs(
 
 
 def on_same_pixels(
-    items: Sequence[RasterItem], bands: Sequence[Sequence[Band]]
-) -> tuple[RasterItem, ...]:
+    items: Sequence[RasterFile], bands: Sequence[Sequence[Band]]
+) -> tuple[RasterFile, ...]:
     """Cut dates to the ground that all of them show; says so where that is less.
 
     Args:

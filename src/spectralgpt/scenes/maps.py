@@ -22,7 +22,7 @@ from spectralgpt.rasters import (
     NO_CLASS,
     Grid,
     Layers,
-    RasterItem,
+    RasterFile,
     class_layers,
     measure_layers,
     read_class_rows,
@@ -89,7 +89,7 @@ class Mapper:
     name: str = ""
     digest: str = ""
 
-    def bands(self, item: RasterItem) -> tuple[Band, ...]:
+    def bands(self, item: RasterFile) -> tuple[Band, ...]:
         """Return the bands of an image that are read, in the model's order."""
         return choose_bands(self.preprocessing, item)
 
@@ -148,14 +148,14 @@ class SceneMap:
     """
 
     path: Path
-    items: tuple[RasterItem, ...]
+    items: tuple[RasterFile, ...]
     pixels: NDArray[np.int64]
     preview: NDArray[np.uint8]
 
 
 def map_scene(
     mapper: Mapper,
-    items: Sequence[RasterItem],
+    items: Sequence[RasterFile],
     *,
     overlap: float = 0.5,
     batch_size: int = 16,
@@ -217,7 +217,7 @@ def _predict(
 
 def map_image(
     mapper: Mapper,
-    items: tuple[RasterItem, ...],
+    items: tuple[RasterFile, ...],
     path: Path,
     options: MapOptions,
     progress: Callable[[float], None] | None = None,
@@ -273,7 +273,7 @@ def map_image(
 
 
 def _facts(
-    mapper: Mapper, items: Sequence[RasterItem], options: MapOptions
+    mapper: Mapper, items: Sequence[RasterFile], options: MapOptions
 ) -> dict[str, str] | None:
     """Return what a map depends on, None if the mapper does not say."""
     if not mapper.digest:
@@ -296,7 +296,7 @@ def _plan_maps(mapper: Mapper, path: Path, options: MapOptions) -> dict[Path, La
 
 
 def digest_map(
-    mapper: Mapper, items: Sequence[RasterItem], path: Path, options: MapOptions
+    mapper: Mapper, items: Sequence[RasterFile], path: Path, options: MapOptions
 ) -> str:
     """Tell what a map depends on from all else; empty if the mapper does not say."""
     facts = _facts(mapper, items, options)
@@ -305,7 +305,7 @@ def digest_map(
     return digest_facts(facts, _plan_maps(mapper, path, options), options)
 
 
-def look_at_map(mapper: Mapper, items: tuple[RasterItem, ...], path: Path) -> SceneMap:
+def look_at_map(mapper: Mapper, items: tuple[RasterFile, ...], path: Path) -> SceneMap:
     """Return a map that is there."""
     pixels, preview = _count_pixels(path, items[0].grid(mapper.bands(items[0])))
     return SceneMap(path, items, pixels[: len(mapper.class_names)], preview)

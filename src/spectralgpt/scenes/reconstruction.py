@@ -21,7 +21,7 @@ from spectralgpt.metrics import psnr, spectral_angle
 from spectralgpt.models.building import check_output
 from spectralgpt.models.mae import MaskedAutoencoder
 from spectralgpt.preprocessing import Preprocessing
-from spectralgpt.rasters import RasterItem, Window, read_raster
+from spectralgpt.rasters import RasterFile, Window, read_raster
 from spectralgpt.scaling import image_limits
 from spectralgpt.scenes.windows import check_size, choose_bands
 from spectralgpt.sensors import Band
@@ -173,7 +173,7 @@ class WindowScores:
 
 
 def centre_window(
-    item: RasterItem, bands: tuple[Band, ...], side_px: int, tile_px: int
+    item: RasterFile, bands: tuple[Band, ...], side_px: int, tile_px: int
 ) -> Window:
     """Return the middle of a scene, its sides whole multiples of a tile.
 
@@ -222,7 +222,7 @@ def check_pixels(window: Window, pixels: Sequence[tuple[int, int]]) -> None:
 def rebuild_window(
     model: MaskedAutoencoder,
     preprocessing: Preprocessing,
-    item: RasterItem,
+    item: RasterFile,
     window: Window,
     mask_ratio: float = 0.9,
     seed: int = 0,

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from spectralgpt.preprocessing import Preprocessing
-from spectralgpt.rasters import Raster, RasterItem, Scene, Window
+from spectralgpt.rasters import Raster, RasterFile, Scene, Window
 from spectralgpt.scenes.windows import WindowPlan
 from spectralgpt.sensors import Band
 from spectralgpt.threads import one_thread_a_product
@@ -68,7 +68,7 @@ class WindowBatch:
 
 
 def read_batches(
-    items: Sequence[RasterItem],
+    items: Sequence[RasterFile],
     bands: Sequence[tuple[Band, ...]],
     plan: WindowPlan,
     batch_size: int,
@@ -215,7 +215,7 @@ def _blend(
 
 
 def _read_strips(
-    item: RasterItem, bands: tuple[Band, ...], plan: WindowPlan, first_row: int
+    item: RasterFile, bands: tuple[Band, ...], plan: WindowPlan, first_row: int
 ) -> Generator[Raster]:
     """Read what each row of windows shows; rows that the next ones show are held."""
     bottoms = [min(row + plan.side, plan.height) for row in plan.rows]

@@ -16,7 +16,7 @@ from spectralgpt.errors import DataError
 from spectralgpt.files import write_file, write_table
 from spectralgpt.models.building import check_output
 from spectralgpt.models.heads import ClassificationModel
-from spectralgpt.rasters import RasterItem, Window
+from spectralgpt.rasters import RasterFile, Window
 from spectralgpt.rasters.footprints import (
     LONLAT,
     centre_lonlat,
@@ -229,7 +229,7 @@ def _prediction(
 
 def place_row(
     path: Path,
-    item: RasterItem,
+    item: RasterFile,
     bands: Sequence[Band],
     window: Window,
     embedding: NDArray[np.float32],

@@ -27,7 +27,7 @@ from spectralgpt.files import checked_line, parse_checked
 from spectralgpt.models.building import plain_parts
 from spectralgpt.outputs import claiming, missing_folders, remove_if_empty
 from spectralgpt.preprocessing import Preprocessing
-from spectralgpt.rasters import Grid, Layers, Mosaic, RasterItem, RowFile, move_map
+from spectralgpt.rasters import Grid, Layers, Mosaic, RasterFile, RowFile, move_map
 from spectralgpt.rasters.gdal import writing
 
 __all__ = [
@@ -289,7 +289,7 @@ def digest_model(model: torch.nn.Module, *settings: object) -> str:
 
 
 def scene_facts(
-    items: Sequence[RasterItem], preprocessing: Preprocessing
+    items: Sequence[RasterFile], preprocessing: Preprocessing
 ) -> dict[str, str]:
     """Say what a map depends on of images and contract; files by size and time."""
     contract = json.dumps(preprocessing.to_dict(), sort_keys=True, default=str)
@@ -300,7 +300,7 @@ def scene_facts(
     }
 
 
-def _item_facts(item: RasterItem) -> list[Any]:
+def _item_facts(item: RasterFile) -> list[Any]:
     meaning = (item.quantification, item.offset, item.nodata, item.other_invalid)
     facts: list[Any] = [item.sensor.name, *map(str, meaning)]
     if isinstance(item, Mosaic):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from spectralgpt.errors import BandError, ConfigError, DataError, ShapeError
 from spectralgpt.preprocessing import Preprocessing
-from spectralgpt.rasters import RasterItem, Window, read_raster
+from spectralgpt.rasters import RasterFile, Window, read_raster
 from spectralgpt.sensors import Band
 
 __all__ = [
@@ -110,7 +110,7 @@ def cover(height: int, width: int, side: int, stride: int) -> WindowPlan:
 
 
 def plan_windows(
-    item: RasterItem, bands: tuple[Band, ...], side: int, overlap: float, patch: int
+    item: RasterFile, bands: tuple[Band, ...], side: int, overlap: float, patch: int
 ) -> WindowPlan:
     """Lay windows over a scene that overlap by a share, whole patches apart.
 
@@ -120,7 +120,7 @@ def plan_windows(
     return cover(*item.shape(bands), side, stride_px(side, overlap, patch))
 
 
-def choose_bands(preprocessing: Preprocessing, item: RasterItem) -> tuple[Band, ...]:
+def choose_bands(preprocessing: Preprocessing, item: RasterFile) -> tuple[Band, ...]:
     """Return the item's bands that are the model's, in the model's order.
 
     Raises:
@@ -132,7 +132,7 @@ def choose_bands(preprocessing: Preprocessing, item: RasterItem) -> tuple[Band, 
         raise BandError(f"{item.name}: {error}") from error
 
 
-def check_size(item: RasterItem, bands: tuple[Band, ...], patch_size: int) -> None:
+def check_size(item: RasterFile, bands: tuple[Band, ...], patch_size: int) -> None:
     """Refuse images that are smaller than a token.
 
     Raises:
@@ -147,7 +147,7 @@ def check_size(item: RasterItem, bands: tuple[Band, ...], patch_size: int) -> No
 
 
 def prepared_windows(
-    item: RasterItem,
+    item: RasterFile,
     preprocessing: Preprocessing,
     *,
     fit: Fit = "auto",

@@ -21,7 +21,7 @@ from spectralgpt.data.statistics import band_statistics
 from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.models.tokens import TokenGrid
 from spectralgpt.preprocessing import Preprocessing, sensor_preprocessing
-from spectralgpt.rasters import RasterItem, glob_folder
+from spectralgpt.rasters import RasterFile, glob_folder
 from spectralgpt.scaling import BandStatistics
 from spectralgpt.training.pretrain_config import (
     DataConfig,
@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 
-_Images = Sequence[RasterItem] | Sequence[Series]
+_Images = Sequence[RasterFile] | Sequence[Series]
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def _named(
 def _contracts(
     config: PretrainConfig,
     datasets: Sequence[DatasetConfig],
-    items: Sequence[Sequence[RasterItem]],
+    items: Sequence[Sequence[RasterFile]],
 ) -> list[Preprocessing]:
     """Return the contract of each data set; those of one sensor share statistics."""
     plain = [_plain_contract(config, each.data) for each in datasets]
@@ -239,12 +239,12 @@ def _plain_contract(config: PretrainConfig, data: DataConfig) -> Preprocessing:
 
 def _measure(
     datasets: Sequence[DatasetConfig],
-    items: Sequence[Sequence[RasterItem]],
+    items: Sequence[Sequence[RasterFile]],
     contracts: Sequence[Preprocessing],
     seed: int,
 ) -> BandStatistics:
     """Measure band statistics on the training parts of the data sets of one sensor."""
-    images: list[RasterItem] = []
+    images: list[RasterFile] = []
     regions = []
     for each, found, contract in zip(datasets, items, contracts, strict=True):
         parts, _ = find_parts(

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spectralgpt.errors import DataError, RasterError
-from spectralgpt.rasters import RasterItem, Window
+from spectralgpt.rasters import RasterFile, Window
 from spectralgpt.rasters.embeddings import EmbeddingRaster
 from spectralgpt.rasters.grid import Grid
 from spectralgpt.rasters.lookup import lay_under, reaches
@@ -124,7 +124,7 @@ class View:
     name: str
     base: Grid
     pictures: BandPictures | None = None
-    item: RasterItem | None = None
+    item: RasterFile | None = None
     maps: list[str] = field(default_factory=list)
     cells: dict[str, Cells] = field(default_factory=dict)
 
@@ -219,14 +219,14 @@ class Viewer:
             raise RequestError(_GONE, "these embeddings are gone: click again.")
         return found
 
-    def _able(self, view: View) -> tuple[ViewModel, RasterItem]:
+    def _able(self, view: View) -> tuple[ViewModel, RasterFile]:
         if self.model is None:
             raise DataError("no model was named: start the page with --model.")
         if view.item is None:
             raise DataError(f"{view.name} is no scene: the model takes scenes.")
         return self.model, view.item
 
-    def _add_scene(self, item: RasterItem) -> None:
+    def _add_scene(self, item: RasterFile) -> None:
         base = item.grid()
         if self.model is not None and self.model.refuses(item) is None:
             # Windows of the model count in the pixels of its bands.

@@ -9,7 +9,7 @@ from spectralgpt.checkpoints import LoadedModel
 from spectralgpt.errors import CheckpointError, SpectralGPTError
 from spectralgpt.models.mae import MaskedAutoencoder
 from spectralgpt.preprocessing import Preprocessing
-from spectralgpt.rasters import RasterItem, Window
+from spectralgpt.rasters import RasterFile, Window
 from spectralgpt.rasters.grid import Grid
 from spectralgpt.rasters.lookup import shown_grid
 from spectralgpt.reports.style import ERROR_COLOURS, Stretch
@@ -127,7 +127,7 @@ class ViewModel:
         """Whether it has a decoder."""
         return isinstance(self.loaded.model, MaskedAutoencoder)
 
-    def refuses(self, item: RasterItem) -> str | None:
+    def refuses(self, item: RasterFile) -> str | None:
         """Say why the model cannot take a scene; None if it can."""
         try:
             bands = choose_bands(self.contract, item)
@@ -136,12 +136,12 @@ class ViewModel:
             return " ".join(str(error).split())
         return None
 
-    def rebuilt_window(self, item: RasterItem, view: Window) -> Window:
+    def rebuilt_window(self, item: RasterFile, view: Window) -> Window:
         """Return which part of what is looked at would be rebuilt."""
         return self._window(item, view, _MOST_PX)
 
     def embedded_window(
-        self, item: RasterItem, view: Window, picked: tuple[int, int]
+        self, item: RasterFile, view: Window, picked: tuple[int, int]
     ) -> Window:
         """Return which part of what is looked at would be embedded.
 
@@ -161,13 +161,13 @@ class ViewModel:
         )
         return replace(window, row=row, column=column)
 
-    def _window(self, item: RasterItem, view: Window, most: int) -> Window:
+    def _window(self, item: RasterFile, view: Window, most: int) -> Window:
         side = self.contract.image_size
         shape = item.shape(choose_bands(self.contract, item))
         return window_in_view(shape, view, side, max(side, most))
 
     def rebuild(
-        self, item: RasterItem, window: Window, mask_ratio: float, seed: int
+        self, item: RasterFile, window: Window, mask_ratio: float, seed: int
     ) -> Rebuilt:
         """Rebuild a window.
 
@@ -184,7 +184,7 @@ class ViewModel:
         )
         return Rebuilt(found, score_window(found), choose_bands(self.contract, item))
 
-    def embed(self, item: RasterItem, window: Window) -> Cells:
+    def embed(self, item: RasterFile, window: Window) -> Cells:
         """Embed a window, a cell a patch.
 
         Raises:

@@ -8,7 +8,7 @@ from spectralgpt.checkpoints import WEIGHTS_FILE
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.errors import ConfigError, RasterError, SpectralGPTError
 from spectralgpt.preprocessing import Preprocessing
-from spectralgpt.rasters import RasterItem, is_product
+from spectralgpt.rasters import RasterFile, is_product
 from spectralgpt.rasters.embeddings import (
     EmbeddingRaster,
     is_embeddings,
@@ -34,7 +34,7 @@ class Sources:
         embeddings: rasters of embeddings.
     """
 
-    scenes: tuple[RasterItem, ...] = ()
+    scenes: tuple[RasterFile, ...] = ()
     maps: tuple[MapFile, ...] = ()
     embeddings: tuple[EmbeddingRaster, ...] = ()
 
@@ -141,7 +141,7 @@ def open_sources(
 
 def _open(
     path: Path, image_format: ImageFormat, contract: Preprocessing | None
-) -> RasterItem | MapFile | EmbeddingRaster:
+) -> RasterFile | MapFile | EmbeddingRaster:
     if not path.exists():
         raise RasterError(f"{path} does not exist. Check the path.")
     if path.is_file() and path.suffix.lower() in _MAP_LIKE:
@@ -163,7 +163,7 @@ def _open(
 
 def _open_scene(
     path: Path, image_format: ImageFormat, contract: Preprocessing | None
-) -> RasterItem:
+) -> RasterFile:
     if contract is None:
         item = image_format.describe(path)
     else:

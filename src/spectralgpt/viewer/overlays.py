@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from spectralgpt.data.classes import class_colours
 from spectralgpt.errors import DataError
-from spectralgpt.rasters import OpenFiles, RasterItem, Window
+from spectralgpt.rasters import OpenFiles, RasterFile, Window
 from spectralgpt.rasters.embeddings import EmbeddingRaster
 from spectralgpt.rasters.grid import Grid
 from spectralgpt.rasters.lookup import lay_under, sample, sample_scene, shown_grid
@@ -58,7 +58,7 @@ ReadCells = Callable[[Window, tuple[int, int]], tuple[FloatArray, BoolArray]]
 """Returns numbers (h, w, K) and validity (h, w) of a window thinned out to a size."""
 
 
-def read_scene(item: RasterItem, base: Grid) -> ReadBands:
+def read_scene(item: RasterFile, base: Grid) -> ReadBands:
     """Return what reads bands of a scene under grids, from files that stay open.
 
     Args:

@@ -27,7 +27,7 @@ from spectralgpt.data.dense.files import Entry
 from spectralgpt.data.label_files import first_names
 from spectralgpt.errors import DataError, DatasetNotFoundError
 from spectralgpt.files import read_text
-from spectralgpt.rasters import RasterItem, list_folder
+from spectralgpt.rasters import RasterFile, list_folder
 from spectralgpt.sensors import load_sensor
 
 __all__ = [
@@ -113,7 +113,7 @@ def list_segmunich(root: Path) -> list[Entry]:
     return entries
 
 
-def check_tile(item: RasterItem) -> None:
+def check_tile(item: RasterFile) -> None:
     """Refuse a tile of another size.
 
     Raises:

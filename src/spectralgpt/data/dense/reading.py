@@ -43,7 +43,7 @@ from spectralgpt.errors import (
 from spectralgpt.rasters import (
     Align,
     Mosaic,
-    RasterItem,
+    RasterFile,
     Stated,
     Window,
     cut_to_common,
@@ -321,7 +321,7 @@ def _describe(
 
 
 def _fit(
-    entry: Entry, items: tuple[RasterItem, ...], config: DenseDataConfig
+    entry: Entry, items: tuple[RasterFile, ...], config: DenseDataConfig
 ) -> tuple[Sample, Header]:
     """Lay dates and masks over each other."""
     if len(items) > 1:
@@ -344,8 +344,8 @@ def _fit(
 
 
 def _fit_dates(
-    first: RasterItem, second: RasterItem, align: Align
-) -> tuple[RasterItem, RasterItem]:
+    first: RasterFile, second: RasterFile, align: Align
+) -> tuple[RasterFile, RasterFile]:
     """Cut two dates that lie whole pixels apart to the ground that both show.
 
     Dates of one shape that lie on each other to half a pixel stay as they are.

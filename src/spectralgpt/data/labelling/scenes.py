@@ -11,7 +11,7 @@ from spectralgpt.data.formats import ImageFormat
 from spectralgpt.data.listings import list_candidates
 from spectralgpt.data.series import SeriesRule, find_day
 from spectralgpt.errors import DataError, DatasetNotFoundError, RasterError
-from spectralgpt.rasters import Grid, RasterItem
+from spectralgpt.rasters import Grid, RasterFile
 from spectralgpt.rasters.footprints import pixel_size_m
 from spectralgpt.sensors import find_sensor
 
@@ -37,7 +37,7 @@ class Scene:
 
     name: str
     path: Path
-    item: RasterItem
+    item: RasterFile
     grid: Grid
     pixel_m: tuple[float, float]
     date: str

@@ -20,7 +20,7 @@ from spectralgpt.config import build_config, check_keys
 from spectralgpt.data.series import SeriesRule
 from spectralgpt.errors import DataError, SpectralGPTError
 from spectralgpt.files import parse_json
-from spectralgpt.rasters import RasterItem
+from spectralgpt.rasters import RasterFile
 from spectralgpt.sensors import Band, Sensor
 
 __all__ = [
@@ -118,14 +118,14 @@ class ImageKind:
         stacks: its bands.
     """
 
-    item: RasterItem
+    item: RasterFile
     stacks: tuple[BandStack, ...]
 
     @classmethod
-    def of(cls, item: RasterItem, stacks: tuple[BandStack, ...]) -> "ImageKind":
+    def of(cls, item: RasterFile, stacks: tuple[BandStack, ...]) -> "ImageKind":
         """Return that of an image."""
         common = {name: getattr(item, name) for name in _COMMON}
-        return cls(RasterItem("", item.sensor, {}, **common), stacks)
+        return cls(RasterFile("", item.sensor, {}, **common), stacks)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -174,14 +174,14 @@ class ImageKind:
         )
         for stack in stacks:
             sensor.select(stack.bands)
-        return cls(RasterItem("", sensor, {}, **common), stacks)
+        return cls(RasterFile("", sensor, {}, **common), stacks)
 
 
 _COMMON = (
     *("quantification", "offset", "nodata", "unit", "offset_source"),
     *("other_invalid", "holdout", "weight"),
 )
-"""Arguments of `RasterItem` that images of a kind share."""
+"""Arguments of `RasterFile` that images of a kind share."""
 
 
 def _check_number(name: str, value: Any, least: float = -math.inf) -> None:

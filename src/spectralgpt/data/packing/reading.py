@@ -26,7 +26,7 @@ from spectralgpt.data.packing.manifest import (
 )
 from spectralgpt.errors import DataError, DatasetNotFoundError, RasterError
 from spectralgpt.files import replace_file
-from spectralgpt.rasters import BandFile, Grid, RasterItem, Window, locations
+from spectralgpt.rasters import BandFile, Grid, RasterFile, Window, locations
 
 __all__ = ["Pack", "Storage", "digest_of", "open_pack", "tensor_name", "verify_pack"]
 
@@ -202,11 +202,11 @@ class Pack:
         """Count the images."""
         return len(self._table)
 
-    def items(self) -> list[RasterItem]:
+    def items(self) -> list[RasterFile]:
         """Return the images in the order in which they were packed."""
         return [self._item(number) for number in range(len(self))]
 
-    def series(self) -> list[tuple[list[RasterItem], list[float]]]:
+    def series(self) -> list[tuple[list[RasterFile], list[float]]]:
         """Return (images, days) of each series, in the order of packing.
 
         Raises:
@@ -214,7 +214,7 @@ class Pack:
         """
         if self.manifest.series is None:
             raise DataError(f"{self.manifest.name} is a pack of single images.")
-        found: dict[int, tuple[list[RasterItem], list[float]]] = {}
+        found: dict[int, tuple[list[RasterFile], list[float]]] = {}
         numbers = zip(self._table.series, self._table.days, strict=True)
         for number, (one, day) in enumerate(numbers):
             items, days = found.setdefault(int(one), ([], []))
@@ -222,7 +222,7 @@ class Pack:
             days.append(float(day))
         return list(found.values())
 
-    def _item(self, number: int) -> RasterItem:
+    def _item(self, number: int) -> RasterFile:
         kind = self.manifest.kinds[self._table.kinds[number]]
         return replace(
             kind.item,

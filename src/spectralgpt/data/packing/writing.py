@@ -45,7 +45,7 @@ from spectralgpt.rasters import (
     BandFile,
     Grid,
     Location,
-    RasterItem,
+    RasterFile,
     Stated,
     Window,
     read_numbers,
@@ -97,7 +97,7 @@ class PackOptions:
 class _Planned:
     """An image to be packed, and which date of which series it is."""
 
-    item: RasterItem
+    item: RasterFile
     series: int = NO_SERIES
     day: float = math.nan
 
