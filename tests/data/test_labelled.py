@@ -174,18 +174,18 @@ def test_csv_gives_single_and_multi_labels(tmp_path: Path) -> None:
     [
         ("file,label\n", r"needs the columns image and either label or labels"),
         ("image,label\n", "has no rows"),
-        ("image,label\nimages/a.tif,\n", "row without image or label"),
+        ("image,label\nimages/a.tif,\n", r"1 rows have no label \(images/a.tif\)"),
         (
             "image,label\nimages/a.tif,x\nimages/q.tif,x\nimages/r.tif,x\n",
-            r"2 images are missing \(images/q.tif, images/r.tif\); "
-            r"1 images have no row \(images/b.tif\)",
+            r"2 files are missing \(images/q.tif, images/r.tif\); "
+            r"1 images have no row: add rows .*\(images/b.tif\)",
         ),
         (
             "image,label\nimages/a.tif,x\nimages/a.tif,y\nimages/b.tif,x\n",
             r"1 images are listed more than once \(images/a.tif\)",
         ),
-        ("image,label\n../a.tif,x\n", "1 images lie outside"),
-        ("image,label,split\nimages/a.tif,x,dev\n", "split 'dev'"),
+        ("image,label\n../a.tif,x\n", "1 paths lie outside"),
+        ("image,label,split\nimages/a.tif,x,dev\n", r"1 splits are unknown .*\(dev\)"),
     ],
 )
 def test_csv_that_does_not_fit_its_images_is_refused(

@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from spectralgpt.data.masks import balanced_class_weights
 from spectralgpt.data.samples import Sample, SampleSet
 from spectralgpt.errors import CheckpointError, ConfigError
 from spectralgpt.models.encoder import SpectralEncoder
@@ -14,7 +15,6 @@ from spectralgpt.sensors import load_sensor
 from spectralgpt.tasks.classification import (
     ClassificationTask,
     RegularizationConfig,
-    balanced_weights,
     check_classifier,
     to_probabilities,
 )
@@ -118,8 +118,8 @@ def test_class_weights_weigh_classes() -> None:
 def test_balanced_weights_give_each_class_the_same_say() -> None:
     item = RasterFile("x", load_sensor("sentinel-2-l1c"), {}, 10_000.0, 0.0)
     chips = tuple(Sample((item,), (k,)) for k in (0, 0, 0, 1))
-    weights = balanced_weights(SampleSet(chips, NAMES, "single-label", "toy"))
-    torch.testing.assert_close(weights, torch.tensor([4 / 6, 2.0, 0.0]))
+    weights = balanced_class_weights(SampleSet(chips, NAMES, "single-label", "toy"))
+    torch.testing.assert_close(torch.tensor(weights), torch.tensor([4 / 6, 2.0, 0.0]))
 
 
 def test_validation_scores_all_batches_at_once() -> None:

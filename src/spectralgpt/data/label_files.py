@@ -6,7 +6,7 @@ Both readers return all images with their labels and the split that the files st
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from spectralgpt.rasters import (
 
 __all__ = [
     "ClassFolders",
+    "find_files",
     "first_names",
     "list_class_folders",
     "list_images",
@@ -38,6 +39,8 @@ __all__ = [
     "match_classes",
     "read_csv",
     "read_folder",
+    "read_rows",
+    "refuse_problems",
 ]
 
 logger = logging.getLogger(__name__)
@@ -168,14 +171,6 @@ def match_classes(
     return tuple(wanted)
 
 
-@dataclass(frozen=True)
-class _Row:
-    image: str
-    labels: tuple[str, ...]
-    split: str
-    place: str
-
-
 def read_csv(
     table: Path,
     *,
@@ -193,90 +188,125 @@ def read_csv(
             are counted and the first few named.
     """
     image_format = image_format or ImageFormat()
-    rows, task = _read_rows(table)
-    paths = _find_images(rows, table, allow_unlisted)
-    source = str(table)
-    names = match_classes(
-        {label for row in rows for label in row.labels}, class_names, source
-    )
-    index = {name: i for i, name in enumerate(names)}
-    samples = tuple(
-        Sample(
-            (image_format.describe(path),),
-            tuple(sorted({index[label] for label in row.labels})),
-            split=row.split,
-            place=row.place,
-        )
-        for row, path in zip(rows, paths, strict=True)
-    )
-    stated = Stated.of(image_format.facts)
-    return SampleSet(samples, names, task, source, stated=stated)
-
-
-def _read_rows(table: Path) -> tuple[list[_Row], str]:
-    if not table.is_file():
-        raise DatasetNotFoundError(f"There is no table of labels at {table}.")
-    columns, found = read_table(table)
+    columns, rows = read_rows(table, "data.labels")
     if "image" not in columns or ("label" in columns) == ("labels" in columns):
         raise DataError(
             f"{table} needs the columns image and either label or labels (found: "
             f"{', '.join(columns) or 'none'})."
         )
+    found, problems = find_files(table, rows, ("image",))
     task = SINGLE_LABEL if "label" in columns else MULTI_LABEL
-    rows = [_parse_row(row, task, table) for row in found]
+    held = [
+        [row["label"]] if task == SINGLE_LABEL else _parts(row["labels"])
+        for row in rows
+    ]
+    problems["rows have no label"] = [
+        row["image"] for row, own in zip(rows, held, strict=True) if not all(own)
+    ]
+    paths = [files["image"] for files in found if files]
+    shown = Counter(path.relative_to(table.parent).as_posix() for path in paths)
+    problems["images are listed more than once"] = [
+        name for name, count in shown.items() if count > 1
+    ]
+    if not allow_unlisted:
+        no_row = "images have no row: add rows or set data.allow_unlisted true"
+        problems[no_row] = list_unlisted(table.parent, paths)
+    refuse_problems(table, problems)
+    source = str(table)
+    names = match_classes({label for own in held for label in own}, class_names, source)
+    index = {name: i for i, name in enumerate(names)}
+    samples = tuple(
+        Sample(
+            (image_format.describe(path),),
+            tuple(sorted({index[label] for label in own})),
+            split=split_named(row.get("split", "")) or "",
+            place=row.get("place", ""),
+        )
+        for row, path, own in zip(rows, paths, held, strict=True)
+    )
+    stated = Stated.of(image_format.facts)
+    return SampleSet(samples, names, task, source, stated=stated)
+
+
+def read_rows(table: Path, option: str) -> tuple[list[str], list[dict[str, str]]]:
+    """Read columns and rows of a table, without blanks around values.
+
+    Args:
+        table: a CSV.
+        option: that names it, for messages.
+
+    Raises:
+        DatasetNotFoundError: there is no such file.
+        DataError: it cannot be read.
+    """
+    if not table.is_file():
+        raise DatasetNotFoundError(f"There is no table at {table} (option {option}).")
+    columns, rows = read_table(table)
+    return columns, [{name: row[name].strip() for name in columns} for row in rows]
+
+
+def find_files(
+    table: Path, rows: Sequence[Mapping[str, str]], columns: Sequence[str]
+) -> tuple[list[dict[str, Path]], dict[str, list[str]]]:
+    """Find the files of a table's rows; paths are relative to it and stay beneath it.
+
+    Args:
+        table: the CSV.
+        rows: its rows.
+        columns: those that name files.
+
+    Returns:
+        The files of each row by column, and what is wrong: names by kind of mistake.
+
+    Raises:
+        DataError: there is no row.
+    """
     if not rows:
         raise DataError(f"{table} has no rows.")
-    return rows, task
-
-
-def _parse_row(row: dict[str, str], task: str, table: Path) -> _Row:
-    image = (row.get("image") or "").strip()
-    if task == SINGLE_LABEL:
-        names = [(row.get("label") or "").strip()]
-    else:
-        names = [name.strip() for name in (row.get("labels") or "").split(";")]
-        names = [name for name in names if name]
-    stated = (row.get("split") or "").strip()
-    split = split_named(stated) if stated else ""
-    if not image or not all(names):
-        raise DataError(f"{table} has a row without image or label: {row}.")
-    if split is None:
-        raise DataError(
-            f"{table}: {image} has split '{stated}' (known: {', '.join(SPLITS)})."
-        )
-    return _Row(image, tuple(names), split, (row.get("place") or "").strip())
-
-
-def _find_images(rows: Sequence[_Row], table: Path, allow_unlisted: bool) -> list[Path]:
-    """Return the image of each row; one error names every kind of mismatch."""
     folder = table.parent
-    below = [path_below(folder, row.image) for row in rows]
-    outside = [row.image for row, path in zip(rows, below, strict=True) if path is None]
-    if outside:
-        raise DataError(
-            f"{table}: {len(outside)} images lie outside {folder} "
-            f"({first_names(outside)}). Paths are relative to the table."
-        )
-    paths = [path for path in below if path is not None]
-    missing = [row.image for row, p in zip(rows, paths, strict=True) if not p.exists()]
-    shown = Counter(path.relative_to(folder).as_posix() for path in paths)
-    twice = [name for name, count in shown.items() if count > 1]
-    unlisted = [] if allow_unlisted else list_unlisted(folder, paths)
-    problems = [
+    empty, outside, missing = [], [], []
+    found: list[dict[str, Path]] = []
+    for number, row in enumerate(rows, start=2):
+        found.append({})
+        for column in columns:
+            text = row[column]
+            path = path_below(folder, text)
+            if not text or "\0" in text:
+                empty.append(f"row {number}, {column}")
+            elif path is None:
+                outside.append(text)
+            elif not path.exists():
+                missing.append(text)
+            else:
+                found[-1][column] = path
+    stated = {row.get("split", "") for row in rows} - {""}
+    return found, {
+        "paths are empty": empty,
+        f"paths lie outside {folder}": outside,
+        "files are missing": missing,
+        f"splits are unknown (known: {', '.join(SPLITS)})": sorted(
+            split for split in stated if split_named(split) is None
+        ),
+    }
+
+
+def refuse_problems(table: Path, problems: Mapping[str, Sequence[str]]) -> None:
+    """Refuse a table with all that is wrong in it: names by kind of mistake.
+
+    Raises:
+        DataError: counts each kind, and names the first few.
+    """
+    told = [
         f"{len(names)} {what} ({first_names(names)})"
-        for what, names in (
-            ("images are missing", missing),
-            ("images are listed more than once", twice),
-            ("images have no row", unlisted),
-        )
+        for what, names in problems.items()
         if names
     ]
-    if problems:
-        hint = " Add rows or set data.allow_unlisted true." if unlisted else ""
-        raise DataError(
-            f"{table} does not fit its images: {'; '.join(problems)}.{hint}"
-        )
-    return paths
+    if told:
+        raise DataError(f"{table}: {'; '.join(told)}.")
+
+
+def _parts(text: str) -> list[str]:
+    return [name.strip() for name in text.split(";") if name.strip()]
 
 
 def list_unlisted(folder: Path, listed: Collection[Path]) -> list[str]:

@@ -12,9 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spectralgpt.data.samples import LABEL_TASKS, MULTI_LABEL, SampleSet
-from spectralgpt.errors import CheckpointError, ConfigError, DataError
-from spectralgpt.losses import balanced_class_weights
+from spectralgpt.data.samples import LABEL_TASKS, MULTI_LABEL
+from spectralgpt.errors import CheckpointError, ConfigError
 from spectralgpt.metrics import (
     Scores,
     score_multi_label,
@@ -27,7 +26,6 @@ from spectralgpt.tasks import Gather, own_sums, seeded
 __all__ = [
     "ClassificationTask",
     "RegularizationConfig",
-    "balanced_weights",
     "check_classifier",
     "score",
     "to_probabilities",
@@ -207,24 +205,6 @@ class ClassificationTask:
                 logits, targets, pos_weight=weights
             )
         return F.multilabel_soft_margin_loss(logits, targets, weight=weights)
-
-
-def balanced_weights(labelled: SampleSet) -> Tensor:
-    """Weigh classes by the inverse of their frequency, (classes,).
-
-    Over all labels of a set the mean weight is 1, so the learning rate can stay.
-
-    A class that does not occur weighs nothing.
-
-    Raises:
-        DataError: there are no labels.
-    """
-    counts = torch.zeros(len(labelled.class_names), dtype=torch.int64)
-    for chip in labelled.samples:
-        counts[list(chip.labels)] += 1
-    if not counts.any():
-        raise DataError(f"{labelled.source} has no labels to balance.")
-    return torch.tensor(balanced_class_weights(counts.tolist()))
 
 
 def check_classifier(

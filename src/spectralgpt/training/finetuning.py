@@ -43,7 +43,6 @@ from spectralgpt.rasters import Stated
 from spectralgpt.tasks.classification import (
     ClassificationTask,
     RegularizationConfig,
-    balanced_weights,
 )
 from spectralgpt.tasks.dense import (
     HELD_OUT_LOSS,
@@ -308,7 +307,7 @@ def _learn_classes(config: FinetuneConfig, start: Start) -> _Learning:
     assert isinstance(model, ClassificationModel)
     weights = None
     if config.regularization.class_weights == "balanced":
-        weights = balanced_weights(train)
+        weights = torch.tensor(balanced_class_weights(train))
     crop = (augmentation.crop_low, augmentation.crop_high)
     facts = {
         "task": labelled.task,

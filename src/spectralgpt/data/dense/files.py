@@ -6,12 +6,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from spectralgpt.data.dense.config import DenseDataConfig
-from spectralgpt.data.label_files import first_names, list_images
+from spectralgpt.data.label_files import (
+    find_files,
+    first_names,
+    list_images,
+    read_rows,
+    refuse_problems,
+)
 from spectralgpt.data.samples import SPLITS
 from spectralgpt.data.splits import split_folders, split_named
 from spectralgpt.errors import ConfigError, DataError, DatasetNotFoundError
 from spectralgpt.files import read_table
-from spectralgpt.rasters import RASTER_SUFFIXES, list_folder, path_below, walk
+from spectralgpt.rasters import RASTER_SUFFIXES, list_folder, walk
 
 __all__ = ["Entry", "list_folders", "list_table"]
 
@@ -321,13 +327,16 @@ def list_table(root: Path, config: DenseDataConfig) -> list[Entry]:
     if config.class_masks is not None:
         raise ConfigError("data.class_masks needs layout folders.")
     table = root / config.table
-    if not table.is_file():
-        raise DatasetNotFoundError(
-            f"There is no table of images and masks at {table} (option data.table)."
-        )
+    columns, rows = read_rows(table, "data.table")
     dates = ("image",) if config.task == "segmentation" else ("before", "after")
-    rows = _read_rows(table, (*dates, "mask"))
-    paths = _find_paths(table, rows, (*dates, "mask"))
+    missing = [name for name in (*dates, "mask") if name not in columns]
+    if missing:
+        raise DataError(
+            f"{table} lacks the columns {', '.join(missing)} (found: "
+            f"{', '.join(columns) or 'none'})."
+        )
+    files, problems = find_files(table, rows, (*dates, "mask"))
+    refuse_problems(table, problems)
     return [
         Entry(
             name=Path(row[dates[0]]).with_suffix("").as_posix(),
@@ -336,56 +345,5 @@ def list_table(root: Path, config: DenseDataConfig) -> list[Entry]:
             split=split_named(row.get("split", "")) or "",
             place=row.get("place", ""),
         )
-        for row, found in zip(rows, paths, strict=True)
+        for row, found in zip(rows, files, strict=True)
     ]
-
-
-def _read_rows(table: Path, needed: Sequence[str]) -> list[dict[str, str]]:
-    columns, found = read_table(table)
-    rows = [{name: value.strip() for name, value in row.items()} for row in found]
-    missing = [name for name in needed if name not in columns]
-    if missing:
-        raise DataError(
-            f"{table} lacks the columns {', '.join(missing)} (found: "
-            f"{', '.join(columns) or 'none'})."
-        )
-    if not rows:
-        raise DataError(f"{table} has no rows.")
-    return rows
-
-
-def _find_paths(
-    table: Path, rows: Sequence[Mapping[str, str]], columns: Sequence[str]
-) -> list[dict[str, Path]]:
-    """Return each row's files by column; one error names every kind of mistake."""
-    folder = table.parent
-    empty, outside, missing = [], [], []
-    found: list[dict[str, Path]] = []
-    for number, row in enumerate(rows, start=2):
-        found.append({})
-        for column in columns:
-            text = row[column]
-            path = path_below(folder, text)
-            if not text or "\0" in text:
-                empty.append(f"row {number}, {column}")
-            elif path is None:
-                outside.append(text)
-            elif not path.exists():
-                missing.append(text)
-            else:
-                found[-1][column] = path
-    stated = {row.get("split", "") for row in rows} - {""}
-    splits = {split for split in stated if split_named(split) is None}
-    problems = [
-        f"{len(names)} {what} ({first_names(names)})"
-        for what, names in (
-            ("paths are empty", empty),
-            (f"paths lie outside {folder}", outside),
-            ("files are missing", missing),
-            (f"splits are unknown (known: {', '.join(SPLITS)})", sorted(splits)),
-        )
-        if names
-    ]
-    if problems:
-        raise DataError(f"{table}: {'; '.join(problems)}.")
-    return found
