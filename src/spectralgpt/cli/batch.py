@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt
@@ -20,6 +20,7 @@ from spectralgpt.cli.images import (
     check_dates,
     counting,
     format_of,
+    job_of,
 )
 from spectralgpt.cli.options import CommandParser
 from spectralgpt.cli.predict import add_dates, add_map_options
@@ -74,12 +75,11 @@ def run(args: Namespace) -> Path:
     """Map or embed the scenes; returns the manifest."""
     from spectralgpt.jobs.kinds import EmbedJob, PredictJob
 
-    kind = PredictJob if args.action == "predict" else EmbedJob
     options = args[args.action]
-    stated: dict[str, Any] = {"image_format": _shared_format(options)}
-    names = {each.name for each in fields(kind)} - stated.keys()
-    job: Job = kind(**stated, **{name: options[name] for name in names})
-    return _run_and_report(job, options)
+    stated = _shared_format(options)
+    if args.action == "predict":
+        return _run_and_report(job_of(PredictJob, options, stated), options)
+    return _run_and_report(job_of(EmbedJob, options, stated), options)
 
 
 def _add_job_options(parser: ArgumentParser, inputs: str = "+") -> None:

@@ -83,9 +83,8 @@ def run(args: Namespace) -> Path:
     """Embed the inputs; returns the table."""
     from rich.console import Console
 
-    from spectralgpt.cli.images import counting, format_of, prepare_output
+    from spectralgpt.cli.images import counting, list_stated, prepare_output
     from spectralgpt.cli.results import print_failures
-    from spectralgpt.scenes.inputs import list_inputs, over_area
     from spectralgpt.scenes.loading import in_precision, load_on_device
     from spectralgpt.scenes.tables import embed_files, table_path
 
@@ -104,9 +103,7 @@ def run(args: Namespace) -> Path:
     )
     if is_raster:
         return _to_rasters(args, loaded, console)
-    paths, stated = over_area(
-        list_inputs(args.inputs, args.sensor, loaded.preprocessing), format_of(args)
-    )
+    paths, stated = list_stated(args, loaded.preprocessing)
     with (
         counting(console, "embedding", len(paths)) as progress,
         in_precision(loaded, args.precision),
@@ -129,26 +126,13 @@ def run(args: Namespace) -> Path:
 
 
 def _to_rasters(args: Namespace, loaded: "LoadedModel", console: "Console") -> Path:
-    from spectralgpt.cli.images import counting, format_of
+    from spectralgpt.cli.images import counting, job_of, list_stated
     from spectralgpt.cli.results import print_failures
     from spectralgpt.jobs.kinds import EmbedJob
     from spectralgpt.jobs.running import run_listed
-    from spectralgpt.scenes.inputs import list_inputs, over_area
 
-    paths, stated = over_area(
-        list_inputs(args.inputs, args.sensor, loaded.preprocessing), format_of(args)
-    )
-    job = EmbedJob(
-        args.model,
-        stated,
-        args.device,
-        args.batch_size,
-        args.cell_px,
-        args.dtype,
-        args.reflectance,
-        args.precision,
-        args.quantize,
-    )
+    paths, stated = list_stated(args, loaded.preprocessing)
+    job = job_of(EmbedJob, args, stated)
     with counting(console, "embedding", len(paths)) as progress:
         made = run_listed(
             job.prepare(loaded),

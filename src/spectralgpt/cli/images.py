@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
@@ -14,7 +14,11 @@ from spectralgpt.errors import ConfigError
 
 if TYPE_CHECKING:
     from spectralgpt.data.formats import ImageFormat
+    from spectralgpt.jobs.kinds import EmbedJob, PredictJob
+    from spectralgpt.preprocessing import Preprocessing
     from spectralgpt.rasters import Bounds, Stated
+
+    J = TypeVar("J", PredictJob, EmbedJob)
 
 __all__ = [
     "add_area_options",
@@ -26,6 +30,8 @@ __all__ = [
     "check_dates",
     "counting",
     "format_of",
+    "job_of",
+    "list_stated",
     "prepare_output",
     "prepare_outputs",
     "stated_of",
@@ -153,6 +159,22 @@ def format_of(args: Namespace) -> "ImageFormat":
 
     area = _area_of(args) if "bounds" in args else None
     return ImageFormat(**stated_of(args).facts, area=area)
+
+
+def list_stated(
+    args: Namespace, preprocessing: "Preprocessing | None"
+) -> "tuple[list[Path], ImageFormat]":
+    """Return the images that the options name, and what they state about them."""
+    from spectralgpt.scenes.inputs import list_inputs, over_area
+
+    paths = list_inputs(args.inputs, args.sensor, preprocessing)
+    return over_area(paths, format_of(args))
+
+
+def job_of(kind: "type[J]", args: Namespace, stated: "ImageFormat") -> "J":
+    """Return the job that the options say, over images of which this is stated."""
+    names = {each.name for each in fields(kind)} - {"image_format"}
+    return kind(image_format=stated, **{name: args[name] for name in names})
 
 
 def _area_of(args: Namespace) -> "Bounds | None":

@@ -18,24 +18,15 @@ __all__ = ["map_images"]
 
 def map_images(args: Namespace, loaded: "LoadedModel", console: Console) -> Path:
     """Map the inputs of `predict`; returns the table of what was made."""
-    from spectralgpt.cli.images import counting
+    from spectralgpt.cli.images import counting, job_of
     from spectralgpt.cli.results import print_failures
+    from spectralgpt.data.formats import ImageFormat
     from spectralgpt.jobs.kinds import PredictJob
     from spectralgpt.jobs.running import run_listed
 
     if args.fit != "auto":
         raise ConfigError("--fit is for classes of whole images: leave it out of maps.")
-    job = PredictJob(
-        args.model,
-        device=args.device,
-        batch_size=args.batch_size,
-        probabilities=args.probabilities,
-        polygons=args.polygons,
-        test_flips=args.test_flips,
-        overlap=args.overlap,
-        precision=args.precision,
-        quantize=args.quantize,
-    )
+    job = job_of(PredictJob, args, ImageFormat())
     ready = job.prepare(loaded, args.overwrite)
     inputs, stated = _list_inputs(args, loaded, ready.num_dates)
     with counting(console, "mapping", len(inputs)) as progress:
@@ -55,13 +46,12 @@ def map_images(args: Namespace, loaded: "LoadedModel", console: Console) -> Path
 def _list_inputs(
     args: Namespace, loaded: "LoadedModel", num_dates: int
 ) -> tuple[list[tuple[Path, ...]], "ImageFormat"]:
-    from spectralgpt.cli.images import check_dates, format_of
-    from spectralgpt.scenes.inputs import list_inputs, match_pairs, over_area
+    from spectralgpt.cli.images import check_dates, format_of, list_stated
+    from spectralgpt.scenes.inputs import list_inputs, match_pairs
 
     check_dates(args.model, num_dates, args.inputs, args)
     if num_dates == 1:
-        paths = list_inputs(args.inputs, args.sensor, loaded.preprocessing)
-        paths, image_format = over_area(paths, format_of(args))
+        paths, image_format = list_stated(args, loaded.preprocessing)
         return [(path,) for path in paths], image_format
     first, second = (
         list_inputs([root], args.sensor, loaded.preprocessing)

@@ -107,9 +107,8 @@ def run(args: Namespace) -> Path:
 
 
 def _classify(args: Namespace, loaded: "LoadedModel", console: "Console") -> Path:
-    from spectralgpt.cli.images import counting, format_of
+    from spectralgpt.cli.images import counting, list_stated
     from spectralgpt.cli.results import print_failures
-    from spectralgpt.scenes.inputs import list_inputs, over_area
     from spectralgpt.scenes.tables import predict_files
 
     of_maps = ("before", "after", "probabilities", "polygons", "test_flips")
@@ -122,9 +121,7 @@ def _classify(args: Namespace, loaded: "LoadedModel", console: "Console") -> Pat
         )
     if not args.inputs:
         raise ConfigError("name image files, or folders of them.")
-    paths, stated = over_area(
-        list_inputs(args.inputs, args.sensor, loaded.preprocessing), format_of(args)
-    )
+    paths, stated = list_stated(args, loaded.preprocessing)
     with counting(console, "classifying", len(paths)) as progress:
         made = predict_files(
             loaded,

@@ -48,11 +48,8 @@ __all__ = [
     "Attempt",
     "RecordFolder",
     "SceneRecord",
-    "Status",
     "attempt_scene",
-    "check_worker",
     "is_done",
-    "this_process",
     "write_items",
     "write_manifest",
 ]
@@ -261,7 +258,7 @@ class RecordFolder:
         return self._folder / f"{name}.json"
 
 
-def this_process() -> str:
+def _this_process() -> str:
     """Name machine and process."""
     return f"{socket.gethostname()}:{os.getpid()}"
 
@@ -379,7 +376,7 @@ def is_done(plan: Plan, record: SceneRecord) -> bool:
     )
 
 
-def check_worker(plan: Plan) -> None:
+def _check_worker(plan: Plan) -> None:
     """Refuse to work with another version or model than the plan says.
 
     Raises:
@@ -388,12 +385,12 @@ def check_worker(plan: Plan) -> None:
     """
     if plan.version != versions()["spectralgpt"]:
         raise ConfigError(
-            f"{this_process()} runs spectralgpt {versions()['spectralgpt']}, the job "
+            f"{_this_process()} runs spectralgpt {versions()['spectralgpt']}, the job "
             f"is of {plan.version}: install the same on all machines."
         )
     if load_job(plan.job).weights != plan.weights:
         raise ConfigError(
-            f"{this_process()} finds another model at {plan.job.model} than the job "
+            f"{_this_process()} finds another model at {plan.job.model} than the job "
             "began with: run it again, with --overwrite if the new one is meant."
         )
 
@@ -401,7 +398,7 @@ def check_worker(plan: Plan) -> None:
 def _attempt(
     plan: Plan, records: RecordFolder, found: SceneRecord, progress: Progress | None
 ) -> Attempt:
-    check_worker(plan)
+    _check_worker(plan)
     is_same = found.configuration == plan.configuration
     record = SceneRecord(
         id=found.id,
@@ -410,7 +407,7 @@ def _attempt(
         status="running",
         attempts=(found.attempts if is_same else 0) + 1,
         started=datetime.now(UTC).isoformat(timespec="seconds"),
-        host=this_process(),
+        host=_this_process(),
         run=plan.run,
         configuration=plan.configuration,
         versions=versions(),

@@ -1,7 +1,7 @@
 """From a few labelled places to a map: probes on rasters of embeddings."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from spectralgpt.data.classes import class_colours
 from spectralgpt.errors import ConfigError, DataError, RasterError
 from spectralgpt.files import write_json, write_table
-from spectralgpt.rasters import NO_CLASS, Window, class_layers, writing_map
+from spectralgpt.rasters import NO_CLASS, class_layers, writing_map
 from spectralgpt.rasters.embeddings import EmbeddingRaster, EmbeddingSource
 from spectralgpt.rasters.footprints import pixel_size_m
 from spectralgpt.scenes.places import LabelledCells, labelled_cells
-from spectralgpt.scenes.similarity import write_rows
+from spectralgpt.scenes.similarity import read_cells, write_rows
 from spectralgpt.tasks.probes import (
     BlockScores,
     CellFeatures,
@@ -89,7 +89,7 @@ def probe_labels(
         )
     at = _layers(raster.source, features)
     cells = labelled_cells(labels, column, layer, raster.grid)
-    values, valid = _read_cells(raster, cells)
+    values, valid = _read_labelled(raster, cells)
     cells = _keep(cells, valid, labels)
     values = values[valid][:, at]
     centres = _to_metres(cells.centres, ~transform, size)
@@ -217,7 +217,7 @@ def _band_names(source: EmbeddingSource, features: CellFeatures) -> tuple[str, .
     return tuple(band.name for band in source.bands)
 
 
-def _read_cells(
+def _read_labelled(
     raster: EmbeddingRaster, cells: LabelledCells
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Read labelled cells: (N, D + C), and which hold something (N,)."""
@@ -225,12 +225,9 @@ def _read_cells(
     valid = np.zeros(len(cells.rows), np.bool_)
     for shape in np.unique(cells.shapes):
         own = cells.shapes == shape
-        rows, columns = cells.rows[own], cells.columns[own]
-        top, left = int(rows.min()), int(columns.min())
-        height, width = int(rows.max()) - top + 1, int(columns.max()) - left + 1
-        found, known = raster.read(Window(top, left, height, width))
-        values[own] = found[rows - top, columns - left]
-        valid[own] = known[rows - top, columns - left]
+        values[own], valid[own] = read_cells(
+            raster, cells.rows[own], cells.columns[own]
+        )
     return values, valid
 
 
@@ -262,12 +259,11 @@ def _keep(
     notes = cells.notes
     if lost:
         notes += (f"{lost} labelled cells show nothing and were left out.",)
-    return LabelledCells(
-        cells.rows[valid],
-        cells.columns[valid],
-        cells.classes[valid],
-        cells.shapes[valid],
-        cells.centres,
-        cells.names,
-        notes,
+    return replace(
+        cells,
+        rows=cells.rows[valid],
+        columns=cells.columns[valid],
+        classes=cells.classes[valid],
+        shapes=cells.shapes[valid],
+        notes=notes,
     )

@@ -26,7 +26,6 @@ from spectralgpt.rasters import (
 from spectralgpt.sensors import Band, find_sensor, list_sensors
 
 __all__ = [
-    "LIST_SUFFIX",
     "SCENE_SUFFIXES",
     "Failure",
     "Outcome",
@@ -56,7 +55,7 @@ SCENE_SUFFIXES = frozenset(
 )
 """Endings that are no part of a scene's name."""
 _SHOWN = 5
-LIST_SUFFIX = ".txt"
+_LIST_SUFFIX = ".txt"
 _COMMENT = "#"
 _LOOKED_AT: Counter[tuple[Path, float]] = Counter()
 _MOST_LOOKED_AT = 16
@@ -349,7 +348,7 @@ def list_scenes(
     found: list[Path] = []
     for source in sources:
         suffix = source.suffix.lower()
-        if source.is_file() and suffix == LIST_SUFFIX:
+        if source.is_file() and suffix == _LIST_SUFFIX:
             found += _read_list(source)
         elif source.is_file() and suffix in STAC_SUFFIXES:
             found += list_stac_items(source)
@@ -378,11 +377,11 @@ def list_pairs(
         RasterError: a STAC collection cannot be read, or leads out of its folder.
     """
     roots = (before.absolute(), after.absolute())
-    if not any(root.suffix.lower() == LIST_SUFFIX for root in roots):
+    if not any(root.suffix.lower() == _LIST_SUFFIX for root in roots):
         first, second = (list_scenes([root], sensor, preprocessing) for root in roots)
         return match_pairs(roots[0], first, roots[1], second)
     for root in roots:
-        if root.suffix.lower() != LIST_SUFFIX:
+        if root.suffix.lower() != _LIST_SUFFIX:
             raise DataError(f"{root} is no list: give lists of both dates, or of none.")
     lines = [_read_list(root) for root in roots]
     if len(lines[0]) != len(lines[1]):

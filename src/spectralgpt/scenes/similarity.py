@@ -34,6 +34,7 @@ __all__ = [
     "fit_clusters",
     "make_query",
     "query_of",
+    "read_cells",
     "sample_cells",
     "write_map",
     "write_places",
@@ -135,16 +136,28 @@ def make_query(
     Raises:
         DataError: there is no embedding at any of the cells.
     """
-    rows, columns = cells
-    top, left = int(rows.min()), int(columns.min())
-    window = Window(top, left, int(rows.max()) - top + 1, int(columns.max()) - left + 1)
-    values, valid = raster.read(window)
-    at = rows - top, columns - left
-    if not valid[at].any():
+    values, valid = read_cells(raster, *cells)
+    if not valid.any():
         raise DataError(f"{raster.path} has no embedding there: it shows nothing.")
     width = raster.source.width
     mean = sample_cells(rasters)[:, :width].mean(axis=0)
-    return query_of(values[at][valid[at]][:, :width], mean)
+    return query_of(values[valid][:, :width], mean)
+
+
+def read_cells(
+    raster: EmbeddingRaster, rows: NDArray[np.int64], columns: NDArray[np.int64]
+) -> tuple[FloatArray, BoolArray]:
+    """Read cells that lie close together: values (N, D + C), and which are valid (N,).
+
+    Args:
+        raster: that they lie in.
+        rows: (N,) of the cells.
+        columns: (N,) of the cells.
+    """
+    top, left = int(rows.min()), int(columns.min())
+    window = Window(top, left, int(rows.max()) - top + 1, int(columns.max()) - left + 1)
+    values, valid = raster.read(window)
+    return values[rows - top, columns - left], valid[rows - top, columns - left]
 
 
 def query_of(cells: FloatArray, mean: FloatArray) -> Query:

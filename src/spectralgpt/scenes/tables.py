@@ -39,7 +39,6 @@ __all__ = [
     "Level",
     "TableFormat",
     "embed_files",
-    "place_row",
     "predict_files",
     "table_path",
     "write_embeddings",
@@ -97,7 +96,7 @@ def embed_files(
                 loaded.encoder, contract, item, fit=fit, batch_size=batch_size
             )
             found = [
-                place_row(path, item, bands, window, vector)
+                _place_row(path, item, bands, window, vector)
                 for window, vector in embedded
             ]
         rows.extend(found)
@@ -179,7 +178,7 @@ def _scene_cells(
     height, width = item.shape(bands)
     side = scene.cell_px
     return [
-        place_row(
+        _place_row(
             path,
             item,
             bands,
@@ -227,7 +226,7 @@ def _prediction(
     }
 
 
-def place_row(
+def _place_row(
     path: Path,
     item: RasterFile,
     bands: Sequence[Band],
@@ -262,7 +261,7 @@ def table_path(folder: Path, table_format: TableFormat) -> Path:
 def write_embeddings(
     folder: Path, rows: Sequence[dict[str, Any]], table_format: TableFormat
 ) -> Path:
-    """Write rows of `place_row` as embeddings.parquet or embeddings.npz.
+    """Write rows of `_place_row` as embeddings.parquet or embeddings.npz.
 
     Raises:
         DataError: there are no rows.

@@ -31,7 +31,6 @@ from spectralgpt.rasters import Grid, Layers, Mosaic, RasterFile, RowFile, move_
 from spectralgpt.rasters.gdal import writing
 
 __all__ = [
-    "Fingerprint",
     "UnfinishedMaps",
     "digest_facts",
     "digest_model",
@@ -41,8 +40,6 @@ __all__ = [
 
 _JOURNAL = "journal.jsonl"
 _FINISHED = ".finished.jsonl"
-Fingerprint = Mapping[str, str]
-"""What a map depends on, by the words that a user knows it by."""
 
 
 @dataclass
@@ -107,7 +104,7 @@ class UnfinishedMaps:
 def making_maps(
     maps: Mapping[Path, Layers],
     grid: Grid,
-    fingerprint: Fingerprint | None,
+    fingerprint: Mapping[str, str] | None,
     restart: bool = False,
 ) -> Iterator[UnfinishedMaps]:
     """Begin maps, or go on with them where an earlier run was stopped.
@@ -119,7 +116,8 @@ def making_maps(
     Args:
         maps: where to, and what they hold; the folder is named after the first.
         grid: where the pixels lie.
-        fingerprint: what they depend on; None begins anew in any case.
+        fingerprint: what they depend on, by the words that a user knows it by; None
+            begins anew in any case.
         restart: remove what a run with another fingerprint has left, not refuse it.
 
     Raises:
@@ -191,7 +189,7 @@ class _Journal:
             self._file.close()
 
     def read_entries(
-        self, path: Path, stated: Fingerprint, may_begin_anew: bool
+        self, path: Path, stated: Mapping[str, str], may_begin_anew: bool
     ) -> list[dict[str, Any]]:
         """Return the entries up to the first that is not as it was written.
 
@@ -215,7 +213,7 @@ class _Journal:
             "another --output."
         )
 
-    def begin(self, stated: Fingerprint) -> list[dict[str, Any]]:
+    def begin(self, stated: Mapping[str, str]) -> list[dict[str, Any]]:
         """Empty the journal and its folder; returns the one entry that it then has."""
         with writing(self._path):
             for old in self._path.parent.iterdir():
