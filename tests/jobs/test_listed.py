@@ -174,7 +174,9 @@ def test_a_bad_image_leaves_nothing_and_the_others_are_mapped(tmp_path: Path) ->
     bad = write_scene(tmp_path / "bad.tif", blobs(90, 90, 1))
     bad.write_bytes(bad.read_bytes()[:90_000])
     empty = write_scene(tmp_path / "empty.tif", blobs(40, 40, 1), hole=np.s_[:, :])
-    made = run(tmp_path, bad, good, empty)
+    shares: list[float] = []
+    made = run(tmp_path, bad, good, empty, progress=shares.append)
+    assert sum(shares) == pytest.approx(3)
     assert made.rows == 1
     reasons = [failure.reason for failure in made.failures]
     assert "bad.tif cannot be read" in reasons[0]

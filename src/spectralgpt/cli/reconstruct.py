@@ -121,17 +121,11 @@ def _map_errors(args: Namespace, loaded: "LoadedModel", item: "RasterFile") -> N
 
     from spectralgpt.cli.images import counting
     from spectralgpt.scenes.error_maps import map_errors
+    from spectralgpt.scenes.inputs import adding_up
 
     model: Any = loaded.model
     contract: Any = loaded.preprocessing
-    done = 0.0
     with counting(Console(stderr=True), "mapping errors", 1) as add:
-
-        def advance(share: float) -> None:
-            nonlocal done
-            add(share - done)
-            done = share
-
         map_errors(
             model,
             contract,
@@ -142,7 +136,7 @@ def _map_errors(args: Namespace, loaded: "LoadedModel", item: "RasterFile") -> N
             batch_size=args.batch_size,
             name=Path(args.model).name,
             overwrite=args.overwrite,
-            progress=advance,
+            progress=adding_up(add),
         )
 
 

@@ -44,7 +44,7 @@ from spectralgpt.jobs.records import (
     write_manifest,
 )
 from spectralgpt.outputs import remove_leftovers
-from spectralgpt.scenes.inputs import Outcome, for_each_input, name_maps
+from spectralgpt.scenes.inputs import Outcome, adding_up, for_each_input, name_maps
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -120,14 +120,7 @@ def in_this_process(
 ) -> Iterator[Attempt | Lost]:
     """Attempt one scene after the other; see `Engine`."""
     for record in records:
-        done = 0.0
-
-        def advance(share: float) -> None:
-            nonlocal done
-            if progress is not None:
-                progress(share - done)
-            done = share
-
+        advance = adding_up(progress)
         attempt = attempt_scene(plan, record, wait, advance)
         advance(1.0)
         yield attempt
@@ -440,15 +433,8 @@ def run_listed(
     others = [target for path, target in targets.items() if path not in finished]
     _check_targets(ready, others, dates.values(), overwrite)
     rows: list[dict[str, Any]] = []
-    done = 0.0
 
-    def advance(share: float) -> None:
-        nonlocal done
-        if progress is not None:
-            progress(share - done)
-        done = share % 1
-
-    def work(path: Path) -> None:
+    def work(path: Path, advance: Progress) -> None:
         items, target = ready.describe(dates[path]), targets[path]
         digest = ready.digest(items, target)
         if digest and finished.get(path) == digest:
@@ -466,7 +452,7 @@ def run_listed(
         rows.extend(ready.rows(path, made))
         ready.finish(made)
 
-    failures = for_each_input(list(dates), work, strict=strict, progress=advance)
+    failures = for_each_input(list(dates), work, strict=strict, progress=progress)
     table = output / ready.table
     write_table(table, rows)
     shutil.rmtree(output / _LISTED, ignore_errors=True)

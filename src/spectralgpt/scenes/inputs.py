@@ -29,6 +29,7 @@ __all__ = [
     "SCENE_SUFFIXES",
     "Failure",
     "Outcome",
+    "adding_up",
     "describe_input",
     "find_input",
     "for_each_input",
@@ -205,18 +206,19 @@ def _known_sensor(preprocessing: Preprocessing | None) -> str | None:
 
 def for_each_input(
     paths: Sequence[Path],
-    work: Callable[[Path], None],
+    work: Callable[[Path, Callable[[float], None]], None],
     *,
     strict: bool = False,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> list[Failure]:
     """Do something with every file; a bad one is noted and does not stop the others.
 
     Args:
         paths: the files.
-        work: what to do; its errors of ours are caught.
+        work: what to do; its errors of ours are caught. It may say which share of a
+            file is done, 0..1.
         strict: stop at the first error instead.
-        progress: called with 1 after each file.
+        progress: called with shares of files, which add up to their number.
 
     Returns:
         The failures.
@@ -226,14 +228,14 @@ def for_each_input(
     """
     failures = []
     for path in paths:
+        advance = adding_up(progress)
         try:
-            work(path)
+            work(path, advance)
         except SpectralGPTError as error:
             if strict:
                 raise
             failures.append(Failure(path, " ".join(str(error).split())))
-        if progress is not None:
-            progress(1)
+        advance(1.0)
     if len(failures) == len(paths) == 1:
         raise DataError(failures[0].reason)
     if len(failures) == len(paths):
@@ -242,6 +244,19 @@ def for_each_input(
             f"{failures[0].reason}"
         )
     return failures
+
+
+def adding_up(progress: Callable[[float], None] | None) -> Callable[[float], None]:
+    """Return what takes the share that is done, 0..1, and passes on what is new."""
+    done = 0.0
+
+    def advance(share: float) -> None:
+        nonlocal done
+        if progress is not None:
+            progress(share - done)
+        done = share
+
+    return advance
 
 
 def match_pairs(

@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 Level = Literal["image", "token"]
-Progress = Callable[[int], None]
+Progress = Callable[[float], None]
 TableFormat = Literal["geoparquet", "npz"]
 _SUFFIX = {"geoparquet": ".parquet", "npz": ".npz"}
 _NOWHERE = float("nan")
@@ -86,7 +86,7 @@ def embed_files(
     contract = stated_contract(loaded, "The model")
     rows: list[dict[str, Any]] = []
 
-    def work(path: Path) -> None:
+    def work(path: Path, _: Progress) -> None:
         item = describe_input(path, image_format or ImageFormat(), contract)
         bands = choose_bands(contract, item)
         if level == "token":
@@ -142,7 +142,7 @@ def predict_files(
     device = next(model.parameters()).device
     rows: list[dict[str, Any]] = []
 
-    def work(path: Path) -> None:
+    def work(path: Path, _: Progress) -> None:
         item = describe_input(path, image_format or ImageFormat(), contract)
         bands = choose_bands(contract, item)
         check_size(item, bands, model.encoder.patch_size)
