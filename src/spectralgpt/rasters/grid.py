@@ -325,15 +325,7 @@ def describe_difference(first: Grid, second: Grid) -> str | None:
         return f"georeference: the {which} has none"
     if not is_same_system(first.crs, second.crs):
         return f"reference system: {first.crs} against {second.crs}"
-    step = compose(~second.transform, first.transform)
-    corners = [
-        (column, row) for column in (0, first.width) for row in (0, first.height)
-    ]
-    apart_px = max(
-        float(np.hypot(x - column, y - row))
-        for column, row in corners
-        for x, y in [apply(step, column, row)]
-    )
+    apart_px = float(np.hypot(*_corner_shifts(first, second)).max())
     if apart_px <= _SAME_PX:
         return None
     return f"transform: their corners lie up to {apart_px:.4g} px apart"
@@ -350,21 +342,26 @@ def common_windows(first: Grid, second: Grid) -> tuple[Window, Window] | None:
         return None
     if not is_same_system(first.crs, second.crs):
         return None
-    step = compose(~second.transform, first.transform)
-    columns, rows = (round(number) for number in apply(step, 0, 0))
-    corners = [(x, y) for x in (0, first.width) for y in (0, first.height)]
-    apart = max(
-        max(abs(at[0] - x - columns), abs(at[1] - y - rows))
-        for x, y in corners
-        for at in [apply(step, x, y)]
-    )
+    shifts = _corner_shifts(first, second)
+    columns, rows = (round(float(along[0])) for along in shifts)
+    apart_px = np.abs(shifts - [[columns], [rows]]).max()
     top, left = max(0, -rows), max(0, -columns)
     height = min(first.height, second.height - rows) - top
     width = min(first.width, second.width - columns) - left
-    if apart > _SAME_PX or min(height, width) < 1:
+    if apart_px > _SAME_PX or min(height, width) < 1:
         return None
     own = Window(top, left, height, width)
     return own, Window(top + rows, left + columns, height, width)
+
+
+def _corner_shifts(first: Grid, second: Grid) -> npt.NDArray[np.float64]:
+    """From the corners' (columns, rows) in a grid to those in another one, (2, 4)."""
+    assert first.transform is not None
+    assert second.transform is not None
+    columns = np.array([0.0, first.width, 0.0, first.width])
+    rows = np.array([0.0, 0.0, first.height, first.height])
+    found = apply(compose(~second.transform, first.transform), columns, rows)
+    return np.stack([found[0] - columns, found[1] - rows])
 
 
 def is_same_system(first: str | None, second: str | None) -> bool:
