@@ -298,18 +298,21 @@ class ProductFiles:
         return read_metadata(self.files[name])
 
     def read_xml(self, name: str) -> ElementTree.Element:
-        """Read an XML file of the product.
+        """Read an XML file of the product; its tags lose their namespaces.
 
         Raises:
             RasterError: it is no XML; see `read_metadata`.
         """
         try:
-            return ElementTree.fromstring(self.read_text(name))
+            root = ElementTree.fromstring(self.read_text(name))
         except ElementTree.ParseError as error:
             raise RasterError(
                 f"{self.files[name]} is no valid XML ({error}): fetch the product "
                 "again."
             ) from None
+        for node in root.iter():
+            node.tag = node.tag.rpartition("}")[2]
+        return root
 
 
 def http_settings() -> dict[str, str | int | float]:

@@ -66,13 +66,13 @@ def _by_numbers(image: Location) -> ProductMetadata | None:
 def _by_metadata(
     image: Location, shown: str, root: ElementTree.Element
 ) -> ProductMetadata:
-    rows = [node for node in root.iter() if _name(node) == "bandID"]
+    rows = [node for node in root.iter() if node.tag == "bandID"]
     sensor = load_sensor(_SENSOR)
     files: dict[str, tuple[Location, int]] = {}
     factors = {}
     try:
         for layer, row in enumerate(rows, start=1):
-            values = {_name(node): node.text or "" for node in row}
+            values = {node.tag: node.text or "" for node in row}
             centre_nm = float(values["wavelengthCenterOfBand"])
             # The cameras overlap: the number tells which of two near bands it is.
             by_number = sensor.find(f"B{int(row.get('number', layer)):03d}")
@@ -91,7 +91,7 @@ def _by_metadata(
     if not files:
         raise BandError(f"{shown} lists no band of {sensor.name}. Name the bands.")
     source = shown.rpartition("/")[2]
-    start = next((n.text for n in root.iter() if _name(n) == "startTime"), None)
+    start = next((n.text for n in root.iter() if n.tag == "startTime"), None)
     return ProductMetadata(
         sensor=_SENSOR,
         files=files,
@@ -102,7 +102,3 @@ def _by_metadata(
 
 def _is_near(band: Band, centre_nm: float) -> bool:
     return abs(band.wavelength_nm - centre_nm) <= band.width_nm
-
-
-def _name(node: ElementTree.Element) -> str:
-    return node.tag.rpartition("}")[2]
