@@ -9,7 +9,6 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +16,7 @@ from spectralgpt.checkpoints import find_weights
 from spectralgpt.config import build_config, changed_settings
 from spectralgpt.data.dense import DenseDataConfig, read_all_dense
 from spectralgpt.data.identity import digest_data, digest_file
-from spectralgpt.data.labelled import read_all
+from spectralgpt.data.labelled import LabelledDataConfig, read_all
 from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.files import read_json, write_json, write_table
 from spectralgpt.metrics import POSITIVE_SCORES
@@ -42,6 +41,8 @@ _RECORD = "study_run.json"
 _WITHOUT_EFFECT = ("workers", "log_every_steps", "checkpoint_every_steps")
 _SHOWN = 3
 StudyTask = Literal["classification", "segmentation", "change"]
+_Config = FinetuneConfig | DenseFinetuneConfig | DenseDataConfig
+"""Of a fine-tuning; images with masks alone are for a forest."""
 
 
 @dataclass(frozen=True)
@@ -137,9 +138,9 @@ def run_study(
             the way; found before anything runs.
     """
     runs = planned_runs(config)
-    prepared = {run: _prepare(config.task, run) for run in runs}
+    configs = {run: _resolve(config.task, run) for run in runs}
     known: dict[str, str] = {}
-    records = {run: _record(prepared[run].config, run.settings, known) for run in runs}
+    records = {run: _record(configs[run], run.settings, known) for run in runs}
     for run in runs:
         _check_record(output / run.name, records[run])
     for number, run in enumerate(runs):
@@ -150,15 +151,13 @@ def run_study(
             progress(run.name, number, len(runs))
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / _RECORD, records[run])
-        # A run that was cut off goes on where it was.
-        resuming = {"resume": True} if RunFolder(folder).config.exists() else {}
-        prepared[run].start(folder, **resuming)
+        _run(configs[run], run, folder)
     _summarise(output, runs)
     return output
 
 
 def _record(
-    config: Any, settings: Mapping[str, Any], known: dict[str, str]
+    config: _Config, settings: Mapping[str, Any], known: dict[str, str]
 ) -> dict[str, Any]:
     """Say what the scores of a run depend on.
 
@@ -195,21 +194,29 @@ def _once(known: dict[str, str], name: str, find: Callable[[], str]) -> str:
     return known[name]
 
 
-def _name_of_data(config: Any, settings: Mapping[str, Any]) -> str:
+def _name_of_data(config: _Config, settings: Mapping[str, Any]) -> str:
     """Name the same data alike, whatever split and share of them is used."""
-    data = config if isinstance(config, DenseDataConfig) else config.data
-    plain = {**asdict(data), "train_fraction": 1.0, "split_seed": 0, "fold": 0}
+    plain = {
+        **asdict(_data_of(config)),
+        "train_fraction": 1.0,
+        "split_seed": 0,
+        "fold": 0,
+    }
     return f"data {plain} {settings.get('sensor')} {settings.get('model')}"
 
 
-def _digest_data(config: Any, settings: Mapping[str, Any]) -> str:
-    if isinstance(config, DenseDataConfig):
-        found = read_all_dense(config, assumed=Stated(sensor=settings.get("sensor")))
-        return digest_data(found.samples)
-    assumed = Stated(sensor=load_start(config).preprocessing.sensor)
-    if isinstance(config.data, DenseDataConfig):
-        return digest_data(read_all_dense(config.data, assumed=assumed).samples)
-    return digest_data(read_all(config.data, assumed=assumed).samples)
+def _data_of(config: _Config) -> LabelledDataConfig | DenseDataConfig:
+    return config if isinstance(config, DenseDataConfig) else config.data
+
+
+def _digest_data(config: _Config, settings: Mapping[str, Any]) -> str:
+    sensor = settings.get("sensor")
+    if not isinstance(config, DenseDataConfig):
+        sensor = load_start(config).preprocessing.sensor
+    data, assumed = _data_of(config), Stated(sensor=sensor)
+    if isinstance(data, DenseDataConfig):
+        return digest_data(read_all_dense(data, assumed=assumed).samples)
+    return digest_data(read_all(data, assumed=assumed).samples)
 
 
 def _check_record(folder: Path, record: Mapping[str, Any]) -> None:
@@ -276,26 +283,23 @@ def _settings(
     return {**merged, "data": data, "seed": seed}
 
 
-@dataclass(frozen=True)
-class _Prepared:
-    """What makes a run in a folder, and its resolved configuration."""
-
-    start: Callable[..., Any]
-    config: Any
-
-
-def _prepare(task: StudyTask, run: StudyRun) -> _Prepared:
-    """Resolve the settings of a run; mistakes in them are found here."""
+def _resolve(task: StudyTask, run: StudyRun) -> _Config:
+    """Build the configuration of a run; mistakes in its settings are found here."""
     where = f"start {run.start}"
     if run.settings.get("method") == FOREST:
-        data = build_config(run.settings["data"], DenseDataConfig, f"{where}, data")
+        return build_config(run.settings["data"], DenseDataConfig, f"{where}, data")
+    if task == "classification":
+        return build_config(run.settings, FinetuneConfig, where)
+    return build_config(run.settings, DenseFinetuneConfig, where)
+
+
+def _run(config: _Config, run: StudyRun, folder: Path) -> None:
+    if isinstance(config, DenseDataConfig):
         sensor = run.settings.get("sensor")
-        return _Prepared(
-            partial(evaluate_forest, data, sensor=sensor, seed=run.seed), data
-        )
-    kind = FinetuneConfig if task == "classification" else DenseFinetuneConfig
-    config: Any = build_config(run.settings, kind, where)
-    return _Prepared(partial(finetune, config), config)
+        evaluate_forest(config, folder, sensor=sensor, seed=run.seed)
+        return
+    # A run that was cut off goes on where it was.
+    finetune(config, folder, resume=RunFolder(folder).config.exists())
 
 
 def _spread(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
