@@ -205,7 +205,11 @@ def finetune(
     trainer, folder = config.trainer, RunFolder(output)
     check_machine(trainer)
     folder.check(plain_config(config), overwrite=overwrite, resume=resume)
-    learning = _prepare(config, load_start(config))
+    start = load_start(config)
+    if isinstance(config, FinetuneConfig):
+        learning = _learn_classes(config, start)
+    else:
+        learning = _learn_maps(config, start)
     task, train, val = learning.task, learning.train, learning.val
     batches = _batches(len(train), config)
     fixed = FixedBatchSampler(len(val), trainer.batch_size, config.seed)
@@ -281,12 +285,6 @@ class _Learning:
     task: ClassificationTask | DenseTask
     encoder: SpectralEncoder
     facts: dict[str, Any]
-
-
-def _prepare(config: FinetuneConfig | DenseFinetuneConfig, start: Start) -> _Learning:
-    if isinstance(config, FinetuneConfig):
-        return _learn_classes(config, start)
-    return _learn_maps(config, start)
 
 
 def _learn_classes(config: FinetuneConfig, start: Start) -> _Learning:
