@@ -50,7 +50,7 @@ from spectralgpt.rasters.read import (
     check_reflectance,
     read_raster,
 )
-from spectralgpt.rasters.scenes import Scene, open_scene, summarise
+from spectralgpt.rasters.scene import Scene, open_scene, summarise
 from spectralgpt.rasters.stated import SENSOR_TAG, Stated, day_in
 from spectralgpt.rasters.thumbnail import as_option, find_fill
 from spectralgpt.rasters.unopened import FILE_SIZES, Sizes
