@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from spectralgpt.data.datasets import LabelledDataset
+from spectralgpt.data.division import divide, sample_centres
 from spectralgpt.data.labelled import LabelledDataConfig, read_all, read_labelled
 from spectralgpt.data.masks import count_classes
-from spectralgpt.data.splits import divide, sample_centres
 from spectralgpt.errors import BandError, DataError, DatasetNotFoundError, UnitError
 from tests.tiny import tiny_contract
 from tests.toy import BANDS, CLASSES, SENSOR, chip_pixels, write_archive, write_chip

@@ -30,7 +30,6 @@ from spectralgpt.rasters import (
 )
 
 __all__ = [
-    "ClassFolders",
     "find_files",
     "first_names",
     "list_class_folders",
@@ -86,7 +85,7 @@ def read_folder(
 
 
 @dataclass(frozen=True)
-class ClassFolders:
+class _ClassFolders:
     """What lies in folders of classes.
 
     Args:
@@ -100,7 +99,7 @@ class ClassFolders:
     loose: tuple[Path, ...]
 
 
-def list_class_folders(root: Path) -> ClassFolders:
+def list_class_folders(root: Path) -> _ClassFolders:
     """List the images of a folder of classes, below folders of splits or not.
 
     Folders such as `validation` are the split that they name.
@@ -131,7 +130,7 @@ def list_class_folders(root: Path) -> ClassFolders:
         for folder in filter(Path.is_dir, list_folder(parent)):
             folders.append(folder)
             images += [(split, folder.name, path) for path in list_images(folder)]
-    return ClassFolders(tuple(folders), tuple(images), tuple(loose))
+    return _ClassFolders(tuple(folders), tuple(images), tuple(loose))
 
 
 def list_images(folder: Path) -> list[Path]:

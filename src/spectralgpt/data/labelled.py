@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from spectralgpt.data.bigearthnet import read_bigearthnet
 from spectralgpt.data.dense import read_dense, read_dense_config
+from spectralgpt.data.division import SampleSetConfig, divide
 from spectralgpt.data.eurosat import read_eurosat
 from spectralgpt.data.fmow import read_fmow
 from spectralgpt.data.formats import ImageFormat
@@ -27,7 +28,6 @@ from spectralgpt.data.samples import (
     Sample,
     SampleSet,
 )
-from spectralgpt.data.splits import SampleSetConfig, divide
 from spectralgpt.errors import ConfigError, DataError, DatasetNotFoundError
 from spectralgpt.rasters import Stated
 

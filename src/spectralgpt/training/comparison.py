@@ -21,10 +21,10 @@ from torch import Tensor
 
 from spectralgpt.checkpoints import LoadedModel
 from spectralgpt.data.datasets import LabelledDataset
+from spectralgpt.data.division import divide
 from spectralgpt.data.identity import count_seen
 from spectralgpt.data.labelled import LabelledDataConfig
 from spectralgpt.data.samples import SPLITS, SampleSet
-from spectralgpt.data.splits import divide
 from spectralgpt.errors import CheckpointError
 from spectralgpt.files import write_json, write_table
 from spectralgpt.metrics import Scores

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from spectralgpt.config import build_config, read_mapping
-from spectralgpt.data.splits import SampleSetConfig
+from spectralgpt.data.division import SampleSetConfig
 from spectralgpt.errors import ConfigError
 from spectralgpt.rasters import Align
 

@@ -28,11 +28,11 @@ from spectralgpt.data.dense.archives import (
 )
 from spectralgpt.data.dense.config import DenseDataConfig
 from spectralgpt.data.dense.files import Entry, list_folders, list_table
+from spectralgpt.data.division import divide
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.data.label_files import first_names
 from spectralgpt.data.masks import check_mask, describe_mask
 from spectralgpt.data.samples import Sample, SampleSet
-from spectralgpt.data.splits import divide
 from spectralgpt.errors import (
     ConfigError,
     DataError,

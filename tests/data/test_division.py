@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spectralgpt.data.division import SampleSetConfig, divide
 from spectralgpt.data.masks import count_classes
 from spectralgpt.data.samples import Sample, SampleSet
-from spectralgpt.data.splits import Fractions, SampleSetConfig, divide
+from spectralgpt.data.splits import Fractions
 from spectralgpt.errors import DataError
 from spectralgpt.rasters import BandFile, Grid, RasterFile, Window
 from spectralgpt.sensors import load_sensor

@@ -11,8 +11,9 @@ from spectralgpt.data.dense import (
     count_classes,
     read_all_dense,
 )
+from spectralgpt.data.division import divide, sample_centres
 from spectralgpt.data.samples import SampleSet
-from spectralgpt.data.splits import Fractions, divide, sample_centres
+from spectralgpt.data.splits import Fractions
 from spectralgpt.data.statistics import sample_statistics
 from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.rasters import Window
