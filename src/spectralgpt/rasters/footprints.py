@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from rasterio import Affine
 
 # Nowhere else does rasterio name it.
 from rasterio._err import CPLE_NotSupportedError
@@ -172,12 +171,9 @@ def coarsen(grid: Grid, window: Window, cell_px: int) -> Grid:
 
     The last row and column of cells may reach beyond the window.
     """
-    transform = grid.transform
-    if transform is not None:
-        moved = compose(transform, Affine.translation(window.column, window.row))
-        transform = compose(moved, Affine.scale(cell_px, cell_px))
     rows, columns = -(-window.height // cell_px), -(-window.width // cell_px)
-    return Grid(rows, columns, transform, grid.crs)
+    place = Window(window.row, window.column, rows * cell_px, columns * cell_px)
+    return grid.part(place, (rows, columns))
 
 
 def epsg_code(crs: str | None) -> str | None:
