@@ -19,7 +19,7 @@ from spectralgpt.cli.options import CommandParser, counting
 from spectralgpt.files import write_json
 
 if TYPE_CHECKING:
-    from spectralgpt.data.findings import ArchiveCheck
+    from spectralgpt.data.archives.images import ArchiveCheck
 
 __all__ = ["ACTIONS", "HELP", "add_arguments", "run"]
 
@@ -135,7 +135,6 @@ def _check(args: Namespace) -> Path:
         DataError: there are faults.
     """
     from spectralgpt.data.archives.checks import CheckOptions, check_archive
-    from spectralgpt.data.findings import fault_lines
     from spectralgpt.data.packing import is_pack
     from spectralgpt.errors import DataError
 
@@ -156,7 +155,7 @@ def _check(args: Namespace) -> Path:
     prepare_output(folder, _TABLE, args.overwrite)
     _write_check(found, folder)
     _print_check(found)
-    lines = fault_lines(found.faults)
+    lines = found.fault_lines()
     for line in lines:
         print(line)
     if lines:
@@ -197,8 +196,7 @@ def _write_check(found: "ArchiveCheck", folder: Path) -> None:
     picture.unlink(missing_ok=True)
     if found.examples:
         heading = f"{found.name}: {found.num_listed:,} images"
-        chips = [(example.raster, example.title) for example in found.examples]
-        plot_contact_sheet(chips, heading).savefig(picture, dpi=150)
+        plot_contact_sheet(found.examples, heading).savefig(picture, dpi=150)
 
 
 def _print_check(found: "ArchiveCheck") -> None:

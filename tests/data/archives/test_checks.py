@@ -12,8 +12,8 @@ import rasterio
 from pyarrow import parquet
 
 from spectralgpt.data.archives.checks import CheckOptions, check_archive
+from spectralgpt.data.archives.images import ArchiveCheck
 from spectralgpt.data.archives.inventory import FaultKind
-from spectralgpt.data.findings import ArchiveCheck, fault_lines
 from spectralgpt.data.sources import find_items, read_source
 from spectralgpt.errors import ConfigError, DatasetNotFoundError
 from spectralgpt.rasters import Stated
@@ -90,7 +90,7 @@ def test_sound_fmow(tmp_path: Path) -> None:
     assert found.overlaps == {"train / val": 0, "train / test": 0, "val / test": 0}
     assert seen[-1] == (36, 36)
     assert len(seen) == 36
-    assert fault_lines(found.faults) == []
+    assert found.fault_lines() == []
 
 
 def plant_missing_band(root: Path, path: Path) -> None:
@@ -138,9 +138,7 @@ def test_planted_in_fmow(
     assert kinds(found) == {kind}
     (fault,) = found.faults
     assert fault.name in (name, name.replace("_0_3", "_0_101"))
-    assert fault_lines(found.faults)[0].startswith(
-        f"{kind}: 1: train/airport/airport_0"
-    )
+    assert found.fault_lines()[0].startswith(f"{kind}: 1: train/airport/airport_0")
     # What is sound is measured all the same.
     assert found.statistics is not None
     assert found.examples

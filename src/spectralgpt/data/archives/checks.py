@@ -8,17 +8,16 @@ from typing import Any, TypeVar
 
 from spectralgpt.config import build_config, read_mapping
 from spectralgpt.data.archives.catalogue import take_inventory
+from spectralgpt.data.archives.images import ArchiveCheck, check_images
 from spectralgpt.data.archives.inventory import (
     Fault,
     FaultKind,
     Inventory,
+    list_masks,
     list_unlabelled,
 )
-from spectralgpt.data.archives.masks import has_masks, list_masks, mask_config
 from spectralgpt.data.archives.registry import PREFIX, load_archive
-from spectralgpt.data.checking import check_images
 from spectralgpt.data.dense import DenseDataConfig, find_positive, read_dense
-from spectralgpt.data.findings import ArchiveCheck
 from spectralgpt.data.labelled import LabelledDataConfig, read_labelled
 from spectralgpt.data.sources import Source, read_source, source_from_table
 from spectralgpt.errors import ConfigError, SpectralGPTError
@@ -27,6 +26,7 @@ from spectralgpt.rasters import Stated
 __all__ = ["CheckOptions", "check_archive"]
 
 _OWN_LAYOUTS = ("folder", "csv", "masks")
+_MASK_LAYOUTS = ("folders", "segmunich", "oscd")
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,11 @@ class _Found:
     load: Callable[[], object] | None = None
 
 
+def _has_masks(table: Mapping[str, Any]) -> bool:
+    """Whether settings of labelled data are of images with masks."""
+    return "task" in table or table.get("layout") in _MASK_LAYOUTS
+
+
 def _from_registry(name: str, root: Path | None, options: CheckOptions) -> _Found:
     archive = load_archive(name.removeprefix(PREFIX))
     if root is None:
@@ -132,9 +137,9 @@ def _from_registry(name: str, root: Path | None, options: CheckOptions) -> _Foun
     labels = dict(archive.labels)
     if options.labels is not None:
         labels["labels"] = options.labels
-    if has_masks(labels):
-        values = labels | options.stated.facts
-        inventory = list_masks(mask_config(values, str(root), archive.name))
+    if _has_masks(labels):
+        values = labels | options.stated.facts | {"root": str(root)}
+        inventory = list_masks(build_config(values, DenseDataConfig, archive.name))
         return _Found(archive.name, root, source, inventory)
     inventory = take_inventory(archive, source, root, labels)
     load: Callable[[], object] | None = None
@@ -154,16 +159,16 @@ def _from_file(path: Path, root: Path | None, options: CheckOptions) -> _Found:
         return _Found(source.name, data_root, source, inventory)
     # As fine-tuning reads the same file: a root lies beside it.
     where = root or path.parent / str(table.get("root", "."))
+    settings = dict(table) | {"root": str(where)}
     source = _with_options(_images_of(table, path), options)
-    if has_masks(table):
-        config = _stated(mask_config(table, str(where), str(path)), options)
+    if _has_masks(table):
+        config = build_config(settings, DenseDataConfig, str(path))
+        config = _stated(config, options)
         if "sensor" in table and options.stated.sensor is None:
             config = replace(config, sensor=source.sensor)
         read = functools.partial(_read_masks, config)
         return _Found(path.stem, where, source, list_masks(config), read)
-    labelled = build_config(
-        dict(table) | {"root": str(where)}, LabelledDataConfig, str(path)
-    )
+    labelled = build_config(settings, LabelledDataConfig, str(path))
     archive = load_archive(_archive_of(table, where))
     if archive.imagery:
         source = replace(

@@ -1,0 +1,511 @@
+"""Reading every image of an archive, and what was found: `spectralgpt data check`.
+
+The inventory says what should be there; here files are opened, read to their end and
+compared. What is wrong is counted by kind and never stops the rest.
+"""
+
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from itertools import islice, zip_longest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from spectralgpt.data.archives.inventory import Entry, Fault, FaultKind, Inventory
+from spectralgpt.data.overlaps import (
+    Footprint,
+    count_overlaps,
+    count_within,
+    footprint_of,
+)
+from spectralgpt.data.sources import Source, describe_image
+from spectralgpt.data.statistics import band_statistics
+from spectralgpt.errors import BandError, RasterError, SpectralGPTError, UnitError
+from spectralgpt.rasters import (
+    Raster,
+    RasterFile,
+    as_option,
+    find_fill,
+    quiet_gdal,
+    read_numbers,
+    read_raster,
+)
+from spectralgpt.rasters.files import read_header, read_known
+from spectralgpt.rasters.read import find_valid
+from spectralgpt.scaling import BandStatistics
+from spectralgpt.sensors import find_sensor
+
+__all__ = ["ArchiveCheck", "check_images"]
+
+logger = logging.getLogger(__name__)
+
+_AT_ONCE = 256
+"""Images handed to the readers at a time, so that millions need no memory."""
+_MEASURED = 256
+_EXAMPLES = 24
+_EXAMPLE_PX = 96
+_SHOWN = 3
+"""Names or codes that are shown of many."""
+
+
+@dataclass(frozen=True)
+class ArchiveCheck:
+    """What was found.
+
+    Args:
+        name: of the archive or description.
+        root: its folder.
+        num_listed: images that are listed and there.
+        num_checked: images that were opened.
+        class_counts: images by split and class; a split "" is none.
+        pixel_counts: pixels of masks by split and class, or code where it has no name.
+        split_counts: images by split.
+        sizes: images by "height x width" of their finest band.
+        bands: images by the names of their bands.
+        overlaps: images of a split that lie on places of another, by "train / test".
+        num_overlapping: labelled images in no split that show ground of another place.
+        statistics: reflectance by band over a sample; None if no image is sound.
+        faults: all of them, sorted by kind.
+        notes: what is worth knowing and no fault.
+        examples: images for the contact sheet, and what is written above them.
+    """
+
+    name: str
+    root: Path
+    num_listed: int
+    num_checked: int
+    class_counts: Mapping[str, Mapping[str, int]]
+    pixel_counts: Mapping[str, Mapping[str, int]]
+    split_counts: Mapping[str, int]
+    sizes: Mapping[str, int]
+    bands: Mapping[str, int]
+    overlaps: Mapping[str, int]
+    num_overlapping: int
+    statistics: BandStatistics | None
+    faults: tuple[Fault, ...]
+    notes: tuple[str, ...] = ()
+    examples: tuple[tuple[Raster, str], ...] = field(default=(), compare=False)
+
+    def as_table(self) -> dict[str, Any]:
+        """Return all but the examples as plain values, for JSON."""
+        statistics = self.statistics
+        return {
+            "name": self.name,
+            "root": str(self.root),
+            "images_listed": self.num_listed,
+            "images_checked": self.num_checked,
+            "images_by_split": dict(self.split_counts),
+            "images_by_split_and_class": {
+                split: dict(counts) for split, counts in self.class_counts.items()
+            },
+            "mask_pixels_by_split_and_class": {
+                split: dict(counts) for split, counts in self.pixel_counts.items()
+            },
+            "images_by_size": dict(self.sizes),
+            "images_by_bands": dict(self.bands),
+            "images_on_places_of_another_split": dict(self.overlaps),
+            "images_on_ground_of_another_without_split": self.num_overlapping,
+            "reflectance": None
+            if statistics is None
+            else {
+                "mean": dict(statistics.mean),
+                "std": dict(statistics.std),
+                "percentile_1": dict(statistics.low),
+                "percentile_99": dict(statistics.high),
+            },
+            "faults": {
+                kind: [
+                    {"name": f.name, "detail": f.detail}
+                    for f in self.faults
+                    if f.kind == kind
+                ]
+                for kind in dict.fromkeys(fault.kind.value for fault in self.faults)
+            },
+            "notes": list(self.notes),
+        }
+
+    def fault_lines(self) -> list[str]:
+        """Return one line for each kind of fault: how many, and the first names."""
+        kinds: dict[FaultKind, list[Fault]] = {}
+        for fault in self.faults:
+            kinds.setdefault(fault.kind, []).append(fault)
+        lines = []
+        for kind, found in kinds.items():
+            shown = [
+                f"{fault.name} ({fault.detail})" if fault.detail else fault.name
+                for fault in found[:_SHOWN]
+            ]
+            more = f", and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+            lines.append(f"{kind}: {len(found)}: {', '.join(shown)}{more}")
+        return lines
+
+
+@dataclass(frozen=True)
+class _ReadImage:
+    """What one image showed; small, for there may be a million.
+
+    Args:
+        entry: what the archive says of it.
+        sensor: name of its sensor, "" if it could not be described.
+        bands: names of its bands, by wavelength.
+        size: "height x width" of its finest band.
+        faults: what is wrong with it.
+        digest: of its numbers; images with the same one are the same.
+        footprint: where it lies; None without a georeference.
+        mask_pixels: pixels of its mask by code.
+    """
+
+    entry: Entry
+    sensor: str = ""
+    bands: tuple[str, ...] = ()
+    size: str = ""
+    faults: tuple[Fault, ...] = ()
+    digest: bytes = b""
+    footprint: Footprint | None = None
+    mask_pixels: Mapping[int, int] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """As the archive lists it."""
+        return self.entry.image.name
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether the image could be read and nothing is wrong with it."""
+        return bool(self.sensor) and not self.faults
+
+
+def check_images(
+    inventory: Inventory,
+    source: Source,
+    name: str,
+    root: Path,
+    limit: int | None = None,
+    seed: int = 0,
+    workers: int = 2,
+    report: Callable[[int, int], None] | None = None,
+) -> ArchiveCheck:
+    """Open and read the images of an inventory.
+
+    Args:
+        inventory: what is listed and there.
+        source: says how the images are read; its sizes are held against the files'.
+        name: for the report.
+        root: for the report.
+        limit: open this many, drawn with the seed; None opens all.
+        seed: of that draw, of the statistics and of the examples.
+        workers: threads that read.
+        report: called with the images done and all of them.
+    """
+    entries = _draw(inventory.entries, limit, seed)
+    images = []
+    for image in _read_all(entries, source, workers):
+        images.append(image)
+        if report is not None:
+            report(len(images), len(entries))
+    faults = [*inventory.faults, *(fault for image in images for fault in image.faults)]
+    faults += _find_duplicates(images)
+    faults += _find_missing_bands(images, source)
+    marked = {fault.name for fault in faults}
+    sound = [k for k in images if k.is_sound and k.name not in marked]
+    statistics, more = _measure(sound, source, name, seed)
+    described = [image for image in images if image.sensor]
+    in_split = [image for image in images if image.entry.split]
+    return ArchiveCheck(
+        name,
+        root,
+        len(inventory.entries),
+        len(entries),
+        _count_classes(inventory),
+        _count_pixels(images, inventory.code_names),
+        dict(sorted(Counter(entry.split for entry in inventory.entries).items())),
+        dict(Counter(image.size for image in described).most_common()),
+        dict(Counter(", ".join(image.bands) for image in described).most_common()),
+        count_overlaps([(k.entry.split, k.entry.place, k.footprint) for k in in_split]),
+        _count_unsplit(images),
+        statistics,
+        tuple(sorted([*faults, *more], key=lambda fault: (fault.kind, fault.name))),
+        inventory.notes,
+        _take_examples(sound, source, seed),
+    )
+
+
+def _draw(entries: Sequence[Entry], limit: int | None, seed: int) -> list[Entry]:
+    if limit is None or limit >= len(entries):
+        return list(entries)
+    chosen = np.random.default_rng(seed).choice(len(entries), limit, replace=False)
+    return [entries[number] for number in sorted(chosen.tolist())]
+
+
+def _read_all(
+    entries: Sequence[Entry], source: Source, workers: int
+) -> Iterator[_ReadImage]:
+    waiting = iter(entries)
+    with quiet_gdal(), ThreadPoolExecutor(workers) as pool:
+        while part := list(islice(waiting, _AT_ONCE)):
+            yield from pool.map(lambda entry: _read_image(entry, source), part)
+
+
+def _find_duplicates(images: Sequence[_ReadImage]) -> list[Fault]:
+    """Images whose numbers are all the same as those of another one."""
+    first: dict[bytes, str] = {}
+    faults = []
+    for image in images:
+        if not image.is_sound:
+            continue
+        twin = first.setdefault(image.digest, image.name)
+        if twin != image.name:
+            detail = f"same pixels as {twin}"
+            faults.append(Fault(FaultKind.DUPLICATE, image.name, detail))
+    return faults
+
+
+def _find_missing_bands(images: Sequence[_ReadImage], source: Source) -> list[Fault]:
+    """Images that lack bands which all images of the archive should have."""
+    described = [image for image in images if image.sensor]
+    if not described:
+        return []
+    if isinstance(source.sizes, Mapping) and source.sensor is not None:
+        # The layout states a size for each band, so that all of them belong there.
+        wanted = {band.name for band in find_sensor(source.sensor).bands}
+    else:
+        wanted = set(Counter(image.bands for image in described).most_common(1)[0][0])
+    faults = []
+    for image in described:
+        missing = sorted(wanted - set(image.bands))
+        if missing:
+            name, detail = image.name, f"no {', '.join(missing)}"
+            faults.append(Fault(FaultKind.MISSING_BAND, name, detail))
+    return faults
+
+
+def _measure(
+    sound: Sequence[_ReadImage], source: Source, name: str, seed: int
+) -> tuple[BandStatistics | None, list[Fault]]:
+    """Measure reflectance on a sample; an image that cannot have any is a fault."""
+    if len({image.sensor for image in sound}) != 1:
+        return None, []
+    rng = np.random.default_rng(seed)
+    chosen = sorted(rng.permutation(len(sound))[:_MEASURED].tolist())
+    faults: list[Fault] = []
+    usable = []
+    # Some bands of hyperspectral sensors hold nothing, where air lets nothing through.
+    seen: set[str] = set()
+    for image in (sound[number] for number in chosen):
+        try:
+            item = _describe(image.entry, source)
+            raster = read_raster(item, out_size=_EXAMPLE_PX)
+            usable.append(item)
+            seen |= set(np.array(raster.band_names)[raster.valid.any(axis=(1, 2))])
+        except SpectralGPTError as error:
+            is_unit = isinstance(error, UnitError)
+            kind = FaultKind.IMPLAUSIBLE if is_unit else _kind_of(error)
+            faults.append(Fault(kind, image.name, _shorten(error)))
+    if not usable:
+        return None, faults
+    windows = min(_MEASURED, 4 * len(usable))
+    bands = [band for band in usable[0].bands if band.name in seen]
+    try:
+        return band_statistics(usable, bands, name, windows, seed=seed), faults
+    except SpectralGPTError as error:
+        logger.warning("No statistics: %s", error)
+        return None, faults
+
+
+def _count_unsplit(images: Sequence[_ReadImage]) -> int:
+    """Count labelled images without a split that show ground of another place's."""
+    own = [image for image in images if not image.entry.split]
+    labelled = [k for k in own if k.entry.labels or k.entry.mask is not None]
+    return count_within([(image.entry.place, image.footprint) for image in labelled])
+
+
+def _count_classes(inventory: Inventory) -> dict[str, dict[str, int]]:
+    table: dict[str, Counter[str]] = {}
+    for entry in inventory.entries:
+        if entry.labels:
+            # Classes stand in their order, also those that no image shows.
+            empty = Counter(dict.fromkeys(inventory.class_names, 0))
+            table.setdefault(entry.split, empty).update(entry.labels)
+    return {split: dict(row) for split, row in sorted(table.items())}
+
+
+def _count_pixels(
+    images: Sequence[_ReadImage], names: Mapping[int, str]
+) -> dict[str, dict[str, int]]:
+    table: dict[str, Counter[str]] = {}
+    for image in images:
+        for code, count in image.mask_pixels.items():
+            row = table.setdefault(image.entry.split, Counter())
+            row[names.get(code, f"code {code}")] += count
+    return {split: dict(row.most_common()) for split, row in sorted(table.items())}
+
+
+def _take_examples(
+    sound: Sequence[_ReadImage], source: Source, seed: int
+) -> tuple[tuple[Raster, str], ...]:
+    """Read images for the picture, every class in turn."""
+    groups: dict[str, list[_ReadImage]] = {}
+    for number in np.random.default_rng(seed).permutation(len(sound)).tolist():
+        labels = sound[number].entry.labels or ("",)
+        groups.setdefault(labels[0], []).append(sound[number])
+    in_turn = zip_longest(*(groups[name][:_EXAMPLES] for name in sorted(groups)))
+    images = [image for turn in in_turn for image in turn if image is not None]
+    examples = []
+    for image in images[:_EXAMPLES]:
+        try:
+            raster = read_raster(_describe(image.entry, source), out_size=_EXAMPLE_PX)
+        except SpectralGPTError as error:
+            logger.warning("%s", error)
+        else:
+            examples.append((raster, _title(image.entry)))
+    return tuple(examples)
+
+
+def _title(entry: Entry) -> str:
+    if not entry.labels:
+        return entry.image.name.rsplit("/", 1)[-1]
+    more = f" + {len(entry.labels) - 1}" if len(entry.labels) > 1 else ""
+    return entry.labels[0] + more
+
+
+def _describe(entry: Entry, source: Source) -> RasterFile:
+    """Describe an image by its own headers, whatever its layout states.
+
+    Raises:
+        SpectralGPTError: it cannot be read, or says too little of itself.
+    """
+    return describe_image(replace(source, sizes=None, place=None), entry.image)
+
+
+def _read_image(entry: Entry, source: Source) -> _ReadImage:
+    """Open an image, read it to its end, and note what is wrong.
+
+    Args:
+        entry: what the archive says of it.
+        source: says how it is read; its sizes are held against the file's.
+    """
+    name = entry.image.name
+    try:
+        item = _describe(entry, source)
+    except SpectralGPTError as error:
+        return _ReadImage(
+            entry, faults=(Fault(_kind_of(error), name, _shorten(error)),)
+        )
+    faults = _compare_sizes(item, source, name)
+    digest = hashlib.blake2b(digest_size=16)
+    num_valid, seen = 0, []
+    for path in dict.fromkeys(file.path for file in item.files.values()):
+        layers = [file for file in item.files.values() if file.path == path]
+        try:
+            numbers = read_numbers(path)
+            masks = [read_known(path, [file.index], file.masks) for file in layers]
+        except RasterError as error:
+            faults.append(Fault(FaultKind.UNREADABLE, name, _shorten(error)))
+            continue
+        digest.update(np.ascontiguousarray(numbers).tobytes())
+        numbers = numbers[[file.index - 1 for file in layers]]
+        known = find_valid(numbers, item, layers)
+        for valid, mask in zip(known, masks, strict=True):
+            if mask is not None:
+                valid &= mask[0]
+        num_valid += int(np.count_nonzero(known))
+        seen.append((numbers, known))
+    faults += _find_fill(seen, name)
+    if num_valid == 0 and not faults:
+        faults.append(Fault(FaultKind.EMPTY, name))
+    mask_pixels: dict[int, int] = {}
+    if entry.mask is not None:
+        mask_pixels, more = _read_mask(entry, item)
+        faults += more
+    try:
+        size = "{} x {}".format(*item.shape())
+        place = footprint_of(item)
+    except RasterError as error:
+        size, place = "bands do not lie on each other", None
+        faults.append(Fault(FaultKind.MISALIGNED, name, _shorten(error)))
+    bands = tuple(band.name for band in item.bands)
+    return _ReadImage(
+        entry,
+        item.sensor.name,
+        bands,
+        size,
+        tuple(faults),
+        digest.digest(),
+        place,
+        mask_pixels,
+    )
+
+
+def _kind_of(error: SpectralGPTError) -> FaultKind:
+    """Return which kind of fault an error is."""
+    if isinstance(error, BandError):
+        return FaultKind.MISSING_BAND
+    if isinstance(error, RasterError):
+        return FaultKind.UNREADABLE
+    return FaultKind.IN_DOUBT
+
+
+def _shorten(error: Exception) -> str:
+    """Return an error's message on one line."""
+    return " ".join(str(error).split())
+
+
+def _compare_sizes(item: RasterFile, source: Source, name: str) -> list[Fault]:
+    if source.sizes is None or isinstance(source.sizes, str):
+        return []
+    for band in item.bands:
+        sizes = source.sizes
+        side = sizes if isinstance(sizes, int) else sizes.get(band.gsd_m)
+        grid = item.files[band.name].grid
+        if side is not None and (grid.height, grid.width) != (side, side):
+            detail = f"{band.name} has {grid.height} x {grid.width} px, not {side}"
+            return [Fault(FaultKind.WRONG_SIZE, name, detail)]
+    return []
+
+
+def _find_fill(
+    seen: Sequence[tuple[npt.NDArray[np.generic], npt.NDArray[np.bool_]]], name: str
+) -> list[Fault]:
+    """Return the fault of fill that nobody declared, of files (C, H, W) each."""
+    fill = find_fill(seen)
+    if not fill:
+        return []
+    numbers = as_option(fill)
+    detail = f"{numbers}, which images like it: if it is, state --nodata {numbers}"
+    return [Fault(FaultKind.UNDECLARED, name, detail)]
+
+
+def _read_mask(entry: Entry, item: RasterFile) -> tuple[dict[int, int], list[Fault]]:
+    """Return pixels by code, and what is wrong with a mask."""
+    assert entry.mask is not None
+    name = entry.image.name
+    try:
+        header = read_header(entry.mask)
+        codes = read_numbers(entry.mask)[:1]
+        known = read_known(entry.mask, [1], header.masks[0])
+        wanted = item.shape()
+    except RasterError as error:
+        return {}, [Fault(FaultKind.UNREADABLE, name, _shorten(error))]
+    faults = []
+    found = codes.shape[1:]
+    if entry.mask_has_same_size and found != wanted:
+        detail = f"mask has {found[0]} x {found[1]} px, not {wanted[0]} x {wanted[1]}"
+        faults.append(Fault(FaultKind.WRONG_SIZE, name, detail))
+    labelled = codes if known is None else codes[known]
+    values, counts = np.unique(labelled, return_counts=True)
+    pixels = {int(v): int(n) for v, n in zip(values, counts, strict=True)}
+    unknown = sorted(
+        set(pixels) - (entry.mask_codes or set(pixels)) - {header.nodata[0]}
+    )
+    if unknown:
+        shown = ", ".join(map(str, unknown[:_SHOWN]))
+        faults.append(
+            Fault(FaultKind.UNKNOWN_CLASS, name, f"codes {shown} in its mask")
+        )
+    return pixels, faults
