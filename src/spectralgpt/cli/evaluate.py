@@ -192,11 +192,13 @@ def _score(args: Namespace, loaded: "LoadedModel", console: Console) -> None:
     whole = read(args, loaded)
     contract = stated_contract(loaded, args.model)
     test = whole.select(args.split)
-    tell_if_far([i for chip in test.samples for i in chip.items], contract, test.source)
+    tell_if_far(
+        [i for sample in test.samples for i in sample.items], contract, test.source
+    )
     train, total = None, len(test.samples)
     if not test.has_labels:
         total = len(DenseDataset(test, contract))
-        is_there = any(chip.split == "train" for chip in whole.samples)
+        is_there = any(sample.split == "train" for sample in whole.samples)
         if args.floors and args.split != "train" and is_there:
             train = whole.select("train")
     with counting(console, "scoring", total) as progress:

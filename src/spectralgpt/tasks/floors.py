@@ -18,7 +18,7 @@ from torch import Tensor
 
 from spectralgpt.data.dense import DenseDataset
 from spectralgpt.data.dense.dataset import Patch
-from spectralgpt.data.samples import SampleSet
+from spectralgpt.data.samples import Sample, SampleSet
 from spectralgpt.errors import DataError, SpectralGPTError
 from spectralgpt.metrics import POSITIVE_SCORES, confusion_counts, score_pixels
 from spectralgpt.preprocessing import Preprocessing, match_some_bands
@@ -158,11 +158,11 @@ def _tune(values: _Values, is_positive: NDArray[np.bool_]) -> tuple[float, float
     return float(f1[at]), float((last + following) / 2)
 
 
-def _shared_bands(chips: Sequence[Any]) -> tuple[Band, ...]:
+def _shared_bands(samples: Sequence[Sample]) -> tuple[Band, ...]:
     """Bands of the first image that all have."""
-    bands = tuple(chips[0].item.bands)
-    for chip in chips:
-        for item in chip.items:
+    bands = tuple(samples[0].item.bands)
+    for sample in samples:
+        for item in sample.items:
             there = match_some_bands(bands, item.bands)
             bands = tuple(b for b, i in zip(bands, there, strict=True) if i is not None)
     return bands
@@ -355,10 +355,10 @@ def _fit_better_forest(
 def map_pixels(
     forest: Any, dataset: DenseDataset
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Map every chip.
+    """Map every sample.
 
     Yields:
-        The chip's number, its map and its labels, both (H, W) class indices.
+        The sample's number, its map and its labels, both (H, W) class indices.
     """
     for number in range(len(dataset.sample_set.samples)):
         patch = dataset.patch(number)
@@ -384,7 +384,7 @@ def _score_map(forest: Any, val: DenseDataset, positive: str | None) -> float:
 def _labelled_pixels(
     dataset: DenseDataset, seed: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Draw labelled pixels, from each chip in proportion to how many it has."""
+    """Draw labelled pixels, from each sample in proportion to how many it has."""
     patches = [
         dataset.patch(number) for number in range(len(dataset.sample_set.samples))
     ]

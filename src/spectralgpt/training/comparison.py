@@ -262,8 +262,8 @@ def _probe(
 
 
 def _indices(labelled: SampleSet, divided: SampleSet) -> _Indices:
-    """Positions in `labelled` of the chips of each split of `divided`."""
-    position = {chip.name: index for index, chip in enumerate(labelled.samples)}
+    """Positions in `labelled` of the samples of each split of `divided`."""
+    position = {sample.name: index for index, sample in enumerate(labelled.samples)}
     return {
         split: np.array([position[c.name] for c in divided.select(split).samples])
         for split in SPLITS

@@ -295,7 +295,7 @@ def _learn_classes(config: FinetuneConfig, start: Start) -> _Learning:
     preprocessing = choose_contract(start, config, measure, labelled.stated)
     train, val, test = (labelled.select(split) for split in SPLITS)
     for part, split in zip((train, val, test), SPLITS, strict=True):
-        if not any(chip.labels for chip in part.samples):
+        if not any(sample.labels for sample in part.samples):
             raise DataError(
                 f"{labelled.source}: no image of split {split} has any label. Split "
                 "otherwise (data.split, data.fractions, data.split_seed)."
@@ -311,7 +311,7 @@ def _learn_classes(config: FinetuneConfig, start: Start) -> _Learning:
         "task": labelled.task,
         "class_names": list(names),
         "trained_on": labelled.source,
-        "chip_px": _chip_size(labelled),
+        "chip_px": _sample_side(labelled),
         "seen": note_seen({"train": train.samples, "val": val.samples}, start.seen),
     }
     return _Learning(
@@ -359,13 +359,13 @@ def _learn_maps(config: DenseFinetuneConfig, start: Start) -> _Learning:
     return _Learning(dense, train, val, task, start.encoder, facts)
 
 
-def _chip_size(labelled: SampleSet) -> int:
-    """Median of the chips' larger sides, px: what one prediction stands for."""
+def _sample_side(labelled: SampleSet) -> int:
+    """Median of the samples' larger sides, px: what one prediction stands for."""
     sides = [
-        max(chip.window.height, chip.window.width)
-        if chip.window is not None
-        else max(chip.item.shape())
-        for chip in labelled.samples
+        max(sample.window.height, sample.window.width)
+        if sample.window is not None
+        else max(sample.item.shape())
+        for sample in labelled.samples
     ]
     return int(median(sides))
 

@@ -220,9 +220,9 @@ class PlaceCounts:
         shape = (len(self._index_of), dense.num_classes, dense.num_classes)
         self._counts = np.zeros(shape, dtype=np.int64)
 
-    def add(self, chip: int, predicted: Tensor, target: Tensor) -> None:
-        """Count the pixels of a window of a chip, both (H, W) class indices."""
-        place = self._index_of[self.dense.samples[chip].place]
+    def add(self, sample: int, predicted: Tensor, target: Tensor) -> None:
+        """Count the pixels of a window of a sample, both (H, W) class indices."""
+        place = self._index_of[self.dense.samples[sample].place]
         found = confusion_counts(predicted, target, self.dense.num_classes)
         self._counts[place] += found
 
@@ -435,8 +435,8 @@ def evaluate_forest(
     positive = _scored_class(dense, {})
     forest = fit_pixel_forest(train, val, seed, positive)
     counts = PlaceCounts(test.sample_set, positive)
-    for chip, predicted, target in map_pixels(forest, test):
-        counts.add(chip, predicted, target)
+    for sample, predicted, target in map_pixels(forest, test):
+        counts.add(sample, predicted, target)
     found = counts.scores(seed, resamples)
     _write_scores(folder, "random forest on single pixels", test.sample_set, found, {})
     return found.scores
