@@ -144,7 +144,8 @@ def find_fill(files: Sequence[tuple[_Numbers, _Known]]) -> tuple[float, ...]:
 
     Fill is the least number of a band, or the greatest and far from all others, and
     shows two signs: it lies at the edge, is the same in several bands at once, or is
-    far from all others. Files of one band each are laid over each other where they are
+    far from all others. Where there are many bands it is in all of them, unless people
+    usually fill with it. Files of one band each are laid over each other where they are
     of one shape.
 
     Args:
@@ -186,12 +187,11 @@ def _fill_of(numbers: _Numbers, known: _Known) -> set[float]:
             if not (is_apart or is_least):
                 continue
             same = (band == value) & there
-            signs = (
-                is_apart,
-                _is_in_all(numbers, known, same, value),
-                _is_at_edge(same, there),
-            )
-            if sum(signs) >= _SIGNS:
+            is_in_all = _is_in_all(numbers, known, same, value)
+            # Of one band among many it is a bright pixel of a coarse band, repeated.
+            may_be_one = len(numbers) < _SAME_BANDS or float(value) in _USUAL
+            signs = (is_apart, is_in_all, _is_at_edge(same, there))
+            if sum(signs) >= _SIGNS and (is_in_all or may_be_one):
                 found.add(float(value))
     return found
 
