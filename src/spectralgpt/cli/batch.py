@@ -20,9 +20,8 @@ from spectralgpt.cli.images import (
     check_dates,
     counting,
     format_of,
-    job_of,
 )
-from spectralgpt.cli.options import CommandParser
+from spectralgpt.cli.options import CommandParser, from_options
 from spectralgpt.cli.predict import add_dates, add_map_options
 from spectralgpt.errors import ConfigError, DataError
 
@@ -78,8 +77,12 @@ def run(args: Namespace) -> Path:
     options = args[args.action]
     stated = _shared_format(options)
     if args.action == "predict":
-        return _run_and_report(job_of(PredictJob, options, stated), options)
-    return _run_and_report(job_of(EmbedJob, options, stated), options)
+        return _run_and_report(
+            from_options(PredictJob, options, image_format=stated), options
+        )
+    return _run_and_report(
+        from_options(EmbedJob, options, image_format=stated), options
+    )
 
 
 def _add_job_options(parser: ArgumentParser, inputs: str = "+") -> None:

@@ -8,6 +8,7 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
 
+from spectralgpt.cli.options import from_options
 from spectralgpt.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -118,17 +119,13 @@ def run(args: Namespace) -> str:
 
 
 def _measure(args: Namespace) -> dict[str, object]:
-    from dataclasses import fields
-
     from rich.progress import Progress
 
     from spectralgpt.benchmarks.measurement import run_benchmark
     from spectralgpt.benchmarks.settings import BenchmarkConfig
     from spectralgpt.benchmarks.steps import total_steps
 
-    config = BenchmarkConfig(
-        **{field.name: args[field.name] for field in fields(BenchmarkConfig)}
-    )
+    config = from_options(BenchmarkConfig, args)
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("steps", total=total_steps(config))

@@ -15,7 +15,7 @@ from spectralgpt.cli.images import (
     prepare_output,
     stated_of,
 )
-from spectralgpt.cli.options import CommandParser, counting
+from spectralgpt.cli.options import CommandParser, counting, from_options
 from spectralgpt.files import write_json
 
 if TYPE_CHECKING:
@@ -290,7 +290,7 @@ def _pack(args: Namespace) -> Path:
     )
 
     source, root = find_source(args.source, args.root, stated_of(args))
-    options = PackOptions(args.shard_mb, args.workers, args.max_bad_share)
+    options = from_options(PackOptions, args)
     with counting("packing images") as report:
         made = pack_images(
             source,
@@ -334,10 +334,7 @@ def _label(args: Namespace) -> Path:
     from spectralgpt.data.splits import Fractions
     from spectralgpt.reports.data_sets import write_overview
 
-    values = args.as_dict()
-    sources = {name: values[name] for name in LabelSource.__dataclass_fields__}
-    rules = {name: values[name] for name in TileRules.__dataclass_fields__}
-    rules["fractions"] = Fractions(**values["fractions"])
+    fractions = from_options(Fractions, args.fractions)
     console = Console(stderr=True)
     columns = ("{task.description}", MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(
@@ -347,8 +344,8 @@ def _label(args: Namespace) -> Path:
         made = make_labelled_set(
             args.scenes,
             format_of(args),
-            LabelSource(**sources),
-            TileRules(**rules),
+            from_options(LabelSource, args),
+            from_options(TileRules, args, fractions=fractions),
             args.output,
             licence=args.licence,
             overwrite=args.overwrite,

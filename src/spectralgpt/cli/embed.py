@@ -12,6 +12,7 @@ from spectralgpt.cli.images import (
     add_image_options,
     add_output,
 )
+from spectralgpt.cli.options import from_options
 from spectralgpt.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -126,13 +127,13 @@ def run(args: Namespace) -> Path:
 
 
 def _to_rasters(args: Namespace, loaded: "LoadedModel", console: "Console") -> Path:
-    from spectralgpt.cli.images import counting, job_of, list_stated
+    from spectralgpt.cli.images import counting, list_stated
     from spectralgpt.cli.results import print_failures
     from spectralgpt.jobs.kinds import EmbedJob
     from spectralgpt.jobs.running import run_listed
 
     paths, stated = list_stated(args, loaded.preprocessing)
-    job = job_of(EmbedJob, args, stated)
+    job = from_options(EmbedJob, args, image_format=stated)
     with counting(console, "embedding", len(paths)) as progress:
         made = run_listed(
             job.prepare(loaded),

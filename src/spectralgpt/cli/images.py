@@ -2,23 +2,21 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
 from rich.console import Console
 
+from spectralgpt.cli.options import from_options
 from spectralgpt.errors import ConfigError
 
 if TYPE_CHECKING:
     from spectralgpt.data.formats import ImageFormat
-    from spectralgpt.jobs.kinds import EmbedJob, PredictJob
     from spectralgpt.preprocessing import Preprocessing
     from spectralgpt.rasters import Bounds, Stated
 
-    J = TypeVar("J", PredictJob, EmbedJob)
 
 __all__ = [
     "add_area_options",
@@ -30,7 +28,6 @@ __all__ = [
     "check_dates",
     "counting",
     "format_of",
-    "job_of",
     "list_stated",
     "prepare_output",
     "prepare_outputs",
@@ -150,7 +147,7 @@ def stated_of(args: Namespace) -> "Stated":
     """Return what the options of `add_format_options` state."""
     from spectralgpt.rasters import Stated
 
-    return Stated(**{each.name: args[each.name] for each in fields(Stated)})
+    return from_options(Stated, args)
 
 
 def format_of(args: Namespace) -> "ImageFormat":
@@ -169,12 +166,6 @@ def list_stated(
 
     paths = list_inputs(args.inputs, args.sensor, preprocessing)
     return over_area(paths, format_of(args))
-
-
-def job_of(kind: "type[J]", args: Namespace, stated: "ImageFormat") -> "J":
-    """Return the job that the options say, over images of which this is stated."""
-    names = {each.name for each in fields(kind)} - {"image_format"}
-    return kind(image_format=stated, **{name: args[name] for name in names})
 
 
 def _area_of(args: Namespace) -> "Bounds | None":

@@ -6,8 +6,9 @@ import functools
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import yaml
 from jsonargparse import (  # type: ignore[attr-defined]
@@ -40,11 +41,13 @@ __all__ = [
     "check_stated",
     "counting",
     "file_of",
+    "from_options",
     "plain_values",
     "read_early",
     "spell_lists",
 ]
 
+Settings = TypeVar("Settings")
 # Options of a run that are no part of its configuration.
 _RUN_OPTIONS = ("config", "output", "overwrite", "resume", "debug", "verbose")
 _FILE_NOTE = "__path__"
@@ -249,6 +252,18 @@ def plain_values(args: Namespace) -> dict[str, Any]:
     """
     values = _without_notes(args.as_dict())
     return {name: v for name, v in values.items() if name not in _RUN_OPTIONS}
+
+
+def from_options(kind: type[Settings], args: Namespace, **stated: Any) -> Settings:
+    """Build a dataclass whose fields are options of the same names.
+
+    Args:
+        kind: the dataclass.
+        args: of the command.
+        stated: fields that are no options, or not as they were given.
+    """
+    names = {each.name for each in fields(cast(Any, kind))} - stated.keys()
+    return kind(**stated, **{name: args[name] for name in names})
 
 
 def file_of(section: Mapping[str, Any]) -> Path | None:

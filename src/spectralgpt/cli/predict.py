@@ -1,5 +1,6 @@
 """`spectralgpt predict`: classify or map images with a fine-tuned model."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,13 +11,20 @@ from spectralgpt.cli.images import (
     add_device,
     add_image_options,
     add_output,
+    check_dates,
+    counting,
+    format_of,
+    list_stated,
+    prepare_output,
 )
+from spectralgpt.cli.options import from_options
 from spectralgpt.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from spectralgpt.checkpoints import LoadedModel
+    from spectralgpt.data.formats import ImageFormat
 
 __all__ = ["HELP", "add_arguments", "add_dates", "add_map_options", "run"]
 
@@ -92,8 +100,6 @@ def run(args: Namespace) -> Path:
     """Classify or map the inputs; returns the table."""
     from rich.console import Console
 
-    from spectralgpt.cli.images import prepare_output
-    from spectralgpt.cli.maps import map_images
     from spectralgpt.models.heads import DenseModel
     from spectralgpt.scenes.loading import in_precision, load_on_device
 
@@ -101,13 +107,12 @@ def run(args: Namespace) -> Path:
         prepare_output(args.output, table, args.overwrite)
     console = Console(stderr=True)
     loaded = load_on_device(args.model, args.device, quantize=args.quantize)
-    work = map_images if isinstance(loaded.model, DenseModel) else _classify
+    work = _map if isinstance(loaded.model, DenseModel) else _classify
     with in_precision(loaded, args.precision):
         return work(args, loaded, console)
 
 
 def _classify(args: Namespace, loaded: "LoadedModel", console: "Console") -> Path:
-    from spectralgpt.cli.images import counting, list_stated
     from spectralgpt.cli.results import print_failures
     from spectralgpt.scenes.tables import predict_files
 
@@ -137,3 +142,46 @@ def _classify(args: Namespace, loaded: "LoadedModel", console: "Console") -> Pat
     print_failures(made.failures, args.output, console)
     console.print(f"{made.rows} predictions for {len(paths)} files")
     return made.path
+
+
+def _map(args: Namespace, loaded: "LoadedModel", console: "Console") -> Path:
+    """Map the inputs of `predict`; returns the table of what was made."""
+    from spectralgpt.cli.results import print_failures
+    from spectralgpt.data.formats import ImageFormat
+    from spectralgpt.jobs.kinds import PredictJob
+    from spectralgpt.jobs.running import run_listed
+
+    if args.fit != "auto":
+        raise ConfigError("--fit is for classes of whole images: leave it out of maps.")
+    job = from_options(PredictJob, args, image_format=ImageFormat())
+    ready = job.prepare(loaded, args.overwrite)
+    inputs, stated = _list_inputs(args, loaded, ready.num_dates)
+    with counting(console, "mapping", len(inputs)) as progress:
+        made = run_listed(
+            replace(ready, image_format=stated),
+            inputs,
+            args.output,
+            overwrite=args.overwrite,
+            strict=args.strict,
+            progress=progress,
+        )
+    print_failures(made.failures, args.output, console)
+    console.print(f"{made.rows} maps of {len(inputs)} images")
+    return made.path
+
+
+def _list_inputs(
+    args: Namespace, loaded: "LoadedModel", num_dates: int
+) -> tuple[list[tuple[Path, ...]], "ImageFormat"]:
+    from spectralgpt.scenes.inputs import list_inputs, match_pairs
+
+    check_dates(args.model, num_dates, args.inputs, args)
+    if num_dates == 1:
+        paths, image_format = list_stated(args, loaded.preprocessing)
+        return [(path,) for path in paths], image_format
+    first, second = (
+        list_inputs([root], args.sensor, loaded.preprocessing)
+        for root in (args.before, args.after)
+    )
+    pairs = match_pairs(args.before, first, args.after, second)
+    return pairs, format_of(args)
