@@ -19,7 +19,7 @@ from spectralgpt.cli.options import CommandParser, counting, from_options
 from spectralgpt.files import write_json
 
 if TYPE_CHECKING:
-    from spectralgpt.data.archives.images import ArchiveCheck
+    from spectralgpt.data.archives.findings import ArchiveCheck
 
 __all__ = ["ACTIONS", "HELP", "add_arguments", "run"]
 

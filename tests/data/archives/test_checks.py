@@ -12,7 +12,7 @@ import rasterio
 from pyarrow import parquet
 
 from spectralgpt.data.archives.checks import CheckOptions, check_archive
-from spectralgpt.data.archives.images import ArchiveCheck
+from spectralgpt.data.archives.findings import ArchiveCheck
 from spectralgpt.data.archives.inventory import FaultKind
 from spectralgpt.data.sources import find_items, read_source
 from spectralgpt.errors import ConfigError, DatasetNotFoundError

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from spectralgpt.config import build_config, read_mapping
 from spectralgpt.data.archives.catalogue import take_inventory
-from spectralgpt.data.archives.images import ArchiveCheck, check_images
+from spectralgpt.data.archives.findings import ArchiveCheck, check_images
 from spectralgpt.data.archives.inventory import (
     Fault,
     FaultKind,

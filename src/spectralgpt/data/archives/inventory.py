@@ -1,7 +1,7 @@
 """What an archive lists and what lies on disk, held against each other; opens no image.
 
 Nothing here stops at the first mistake: each becomes a `Fault`. Images are read by
-`spectralgpt.data.archives.images`.
+`spectralgpt.data.archives.findings`.
 """
 
 from collections import Counter
