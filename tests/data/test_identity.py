@@ -10,7 +10,7 @@ import pytest
 import rasterio
 
 from spectralgpt.data.dense import read_dense
-from spectralgpt.data.dense.reading import cut_tiles
+from spectralgpt.data.dense.sets import cut_tiles
 from spectralgpt.data.identity import SeenImages, digest_data, find_copies
 from spectralgpt.data.samples import Sample, SampleSet
 from spectralgpt.errors import CheckpointError

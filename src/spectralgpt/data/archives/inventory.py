@@ -13,10 +13,10 @@ from pathlib import Path
 from spectralgpt.data.classes import ClassTable, name_classes
 from spectralgpt.data.dense import DenseDataConfig
 from spectralgpt.data.dense.archives import list_oscd, list_segmunich, segmunich_classes
-from spectralgpt.data.dense.files import Entry as DenseEntry
-from spectralgpt.data.dense.files import list_folders as list_mask_folders
-from spectralgpt.data.dense.files import list_table
-from spectralgpt.data.dense.reading import FitError, describe_entries
+from spectralgpt.data.dense.entries import Entry as DenseEntry
+from spectralgpt.data.dense.entries import list_folders as list_mask_folders
+from spectralgpt.data.dense.entries import list_table
+from spectralgpt.data.dense.sets import FitError, describe_entries
 from spectralgpt.data.label_files import list_class_folders, list_unlisted
 from spectralgpt.data.listings import Candidate, read_rows
 from spectralgpt.data.sources import Source, find_root, place_of

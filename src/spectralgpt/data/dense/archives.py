@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from spectralgpt.data.classes import ClassTable, name_classes
-from spectralgpt.data.dense.files import Entry
+from spectralgpt.data.dense.entries import Entry
 from spectralgpt.data.label_files import first_names
 from spectralgpt.errors import DataError, DatasetNotFoundError
 from spectralgpt.files import read_text

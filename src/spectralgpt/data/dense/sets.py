@@ -1,6 +1,6 @@
 """The one way in: find images with masks, lay them over each other, name, split.
 
-The listings of layouts (`files`, `archives`) give entries; here their headers are read,
+The listings of layouts (`entries`, `archives`) give entries; here headers are read,
 and everything that can be wrong about them is said at once.
 """
 
@@ -27,7 +27,7 @@ from spectralgpt.data.dense.archives import (
     segmunich_classes,
 )
 from spectralgpt.data.dense.config import DenseDataConfig
-from spectralgpt.data.dense.files import Entry, list_folders, list_table
+from spectralgpt.data.dense.entries import Entry, list_folders, list_table
 from spectralgpt.data.division import divide
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.data.label_files import first_names
