@@ -1,6 +1,9 @@
 """Dependencies point one way; ARCHITECTURE.md draws the same rows."""
 
 import ast
+import sys
+from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -27,6 +30,21 @@ ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}
 # Imports within a row that are not of one package.
 ALLOWED = {("models", "losses"), ("files", "outputs")}
 MODULES = sorted(SOURCE.rglob("*.py"))
+# Packages that are imported through their face, never past it.
+FACES = {
+    *("data.labelling", "exporting", "metrics", "published"),
+    *("simulation", "viewer"),
+}
+# How large the house may be. Lower a figure when it falls; raise none without a reason.
+LIMITS = {
+    "files": 212,
+    "lines": 53_700,
+    "public functions and classes": 1_000,
+    "dataclasses": 177,
+    "file names that occur twice": 8,
+    "files with a single importer": 33,
+    "longest chain of imports": 27,
+}
 
 
 def package_of(path: Path) -> str:
@@ -89,3 +107,99 @@ def test_only_rasters_reads_through_rasterio() -> None:
 def test_source_is_free_of(word: str) -> None:
     users = [path.name for path in MODULES if word in path.read_text(encoding="utf-8")]
     assert users == []
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(SOURCE.parent).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+@cache
+def imports() -> dict[str, set[str]]:
+    """The modules of ours that each module names, at its top or in a function."""
+    known = {name_of(path) for path in MODULES}
+    found: dict[str, set[str]] = {}
+    for path in MODULES:
+        named = found.setdefault(name_of(path), set())
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, ast.ImportFrom) and node.module in known:
+                whole = (f"{node.module}.{alias.name}" for alias in node.names)
+                named |= {name if name in known else node.module for name in whole}
+            elif isinstance(node, ast.Import):
+                named |= {alias.name for alias in node.names} & known
+        # The package itself says its version, and loads its public names lazily.
+        named -= {name_of(path), "spectralgpt"}
+    return found
+
+
+def longest_chain() -> list[str]:
+    """The most files of which each imports the next one; a circle is an error."""
+    chains: dict[str, list[str]] = {}
+
+    def chain_from(name: str, above: tuple[str, ...]) -> list[str]:
+        assert name not in above, (
+            f"imports go in a circle: {' > '.join(above)} > {name}"
+        )
+        if name not in chains:
+            below = (chain_from(n, (*above, name)) for n in sorted(imports()[name]))
+            chains[name] = [name, *max(below, key=len, default=[])]
+        return chains[name]
+
+    return max((chain_from(name, ()) for name in imports()), key=len)
+
+
+def figures() -> dict[str, int]:
+    importers = Counter(name for named in imports().values() for name in named)
+    names = Counter(path.name for path in MODULES if path.name != "__init__.py")
+    classes = [
+        node
+        for path in MODULES
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.ClassDef)
+    ]
+    return {
+        "files": len(MODULES),
+        "lines": sum(len(path.read_text().splitlines()) for path in MODULES),
+        "public functions and classes": sum(
+            isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name[0] != "_"
+            for path in MODULES
+            for node in parsed(path).body
+        ),
+        "dataclasses": sum(
+            any("dataclass" in ast.unparse(each) for each in node.decorator_list)
+            for node in classes
+        ),
+        "file names that occur twice": sum(count > 1 for count in names.values()),
+        "files with a single importer": sum(
+            importers[name_of(path)] == 1 for path in MODULES if path.name[0] != "_"
+        ),
+        "longest chain of imports": len(longest_chain()),
+    }
+
+
+def test_the_house_stays_small(capsys: pytest.CaptureFixture[str]) -> None:
+    found = figures()
+    lines = [
+        f"{count:8,d}  {name} (<= {LIMITS[name]:,d})" for name, count in found.items()
+    ]
+    with capsys.disabled():
+        sys.stdout.write("\n".join(["", *lines, ""]))
+    too_many = {name for name, count in found.items() if count > LIMITS[name]}
+    assert not too_many, f"longest chain: {' > '.join(longest_chain())}"
+
+
+@pytest.mark.parametrize("face", sorted(FACES))
+def test_nobody_imports_past_a_face(face: str) -> None:
+    inside = f"spectralgpt.{face}."
+    users = {
+        name
+        for name, named in imports().items()
+        if not f"{name}.".startswith(inside)
+        and any(other.startswith(inside) for other in named)
+    }
+    assert users == set()

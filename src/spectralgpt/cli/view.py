@@ -48,12 +48,12 @@ def run(args: Namespace) -> str:
     from spectralgpt.scenes.loading import load_on_device
     from spectralgpt.viewer import (
         Viewer,
+        ViewModel,
         check_installed,
         open_sources,
         serving,
         take_models,
     )
-    from spectralgpt.viewer.model import ViewModel
 
     check_installed()
     name, paths = take_models(args.paths, args.model)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spectralgpt.data.labelling.labels import LabelSource
-from spectralgpt.data.labelling.layers import (
+from spectralgpt.data.labelling import (
+    LabelSource,
     check_places,
     read_vectors,
     reading_layer,

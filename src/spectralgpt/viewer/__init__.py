@@ -6,11 +6,13 @@ library. Needs `spectralgpt[view]`.
 """
 
 from spectralgpt.viewer.contents import Viewer
+from spectralgpt.viewer.model import ViewModel
 from spectralgpt.viewer.named_paths import Sources, open_sources, take_models
 from spectralgpt.viewer.server import check_installed, serving
 
 __all__ = [
     "Sources",
+    "ViewModel",
     "Viewer",
     "check_installed",
     "open_sources",
