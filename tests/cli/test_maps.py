@@ -36,12 +36,15 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_places(tmp_path_factory.mktemp("places"))
 
 
-def finetuned(places: Path, folder: Path, task: str, **data: Any) -> Path:
+def finetuned(
+    places: Path, folder: Path, task: str, test_flips: bool = False, **data: Any
+) -> Path:
     start = save_model(folder / "start", tiny_model(), tiny_contract())
     config = DenseFinetuneConfig(
         model=str(start),
         data=replace(places_config(places, task), **data),
         head="linear",
+        test_flips=test_flips,
         optimizer=OptimizerConfig(base_lr=0.1, warmup_epochs=0.5, beta2=0.999),
         trainer=TrainerConfig(epochs=20, batch_size=3, accelerator="cpu", workers=0),
     )
@@ -55,7 +58,8 @@ def cover(places: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def change(places: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return finetuned(places, tmp_path_factory.mktemp("change"), "change")
+    folder = tmp_path_factory.mktemp("change")
+    return finetuned(places, folder, "change", test_flips=True)
 
 
 @pytest.fixture(scope="module")

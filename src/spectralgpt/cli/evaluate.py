@@ -76,9 +76,10 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--test_flips",
-        type=bool,
-        default=False,
-        help="for maps: average over mirror images, four times the work",
+        type=bool | None,
+        default=None,
+        help="for maps: average over mirror images, four times the work; null does as "
+        "the scores of the model's fine-tuning did",
     )
     parser.add_argument(
         "--floors",
@@ -208,13 +209,19 @@ def _score(args: Namespace, loaded: "LoadedModel", console: Console) -> None:
             test,
             args.output,
             seed=args.seed,
-            flips=args.test_flips,
+            flips=_flips(args, loaded),
             batch_size=args.batch_size,
             num_workers=args.workers,
             resamples=args.resamples,
             train=train,
             progress=progress,
         )
+
+
+def _flips(args: Namespace, loaded: "LoadedModel") -> bool:
+    if args.test_flips is None:
+        return bool((loaded.extra.get("config") or {}).get("test_flips"))
+    return bool(args.test_flips)
 
 
 def _read_images(args: Namespace, loaded: "LoadedModel") -> "SampleSet":
