@@ -89,7 +89,7 @@ FROM_OLD = {
     "knn": "knn",
     "change": "changes",
 }
-EXACT = {".tif", ".safetensors", ".npy", ".npz", ".gpkg"}
+EXACT = {".tif", ".safetensors", ".npy", ".npz", ".parquet", ".gpkg"}
 SAID = {".csv", ".json", ".jsonl", ".yaml", ".html", ".md", ".txt", ".geojson"}
 # Words around a figure that is another in every run.
 TIMES = re.compile(
