@@ -65,8 +65,12 @@ _KINDS: dict[str | None, str | None] = {
     "float": "a number",
     "bool": "true or false",
 }
-_LACKING = re.compile(r"the following arguments are required: (.*)")
-_UNKNOWN = re.compile(r"unrecognized arguments: --(?P<name>[\w.]+)")
+# As newer and older versions of jsonargparse say it.
+_LACKING = re.compile(
+    r"the following arguments are required: (?P<names>.*)"
+    r"|Option '(?P<name>[^']*)' is required"
+)
+_UNKNOWN = re.compile(r"[Uu]nrecognized arguments: --(?P<name>[\w.]+)")
 _LIST_OPTION = re.compile(
     r"(?P<name>--([\w.]+\.)?(bands|use_bands|exclude_bands|nodata))(=(?P<value>.*))?"
 )
@@ -109,7 +113,8 @@ class CommandParser(ArgumentParser):
                 return f"{name}.{part[1]}: no such option, for {name} is {wanted}"
             return f"{name} must be {wanted or 'another'}, found {found['value']}"
         if found := _LACKING.search(text):
-            names = map(self._option, found[1].split(", "))
+            lacking = found["names"] or found["name"]
+            names = map(self._option, lacking.split(", "))
             return f"{', '.join(names)}: required and not given"
         found = _UNKNOWN.search(text)
         if found is None or "did you mean" in text:
