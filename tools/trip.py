@@ -22,6 +22,7 @@ from typing import Any
 
 SOURCE = str(Path(__file__).resolve().parent.parent / "src" / "spectralgpt")
 SENSOR = "sentinel-2-l1c"
+ENCODER = {"embed_dim": 48, "depth": 2, "num_heads": 4}
 
 
 def main() -> None:
@@ -79,9 +80,7 @@ def prepare_loss(image: Path, _: Path) -> Callable[[], object]:
     model = spectralgpt.MaskedAutoencoder(
         side,
         len(contract.bands),
-        embed_dim=48,
-        depth=2,
-        num_heads=4,
+        **ENCODER,
         decoder_embed_dim=32,
         decoder_depth=2,
         decoder_num_heads=4,
@@ -112,9 +111,7 @@ def prepare_map(image: Path, folder: Path) -> Callable[[], object]:
     encoder = spectralgpt.SpectralEncoder(
         side,
         len(contract.bands),
-        embed_dim=48,
-        depth=2,
-        num_heads=4,
+        **ENCODER,
         wavelengths_nm=contract.wavelengths_nm,
     )
     model = spectralgpt.SegmentationModel(encoder, 2, "linear")

@@ -9,9 +9,15 @@ import numpy as np
 import pytest
 import rasterio
 
-from spectralgpt.data.dense import read_dense
+from spectralgpt.data.dense import DenseDataConfig, read_dense
 from spectralgpt.data.dense.sets import cut_tiles
-from spectralgpt.data.identity import SeenImages, digest_data, find_copies
+from spectralgpt.data.identity import (
+    SeenImages,
+    digest_data,
+    find_copies,
+    split_settings,
+    training_settings,
+)
 from spectralgpt.data.samples import Sample, SampleSet
 from spectralgpt.errors import CheckpointError
 from spectralgpt.rasters import Stated, describe_raster
@@ -125,3 +131,10 @@ def test_data_are_others_once_other_numbers_are_no_measurement(
     for item in (more, replace(chip.item, files=own)):
         items = (*chip.items[:-1], item)
         assert digest_data([replace(chip, items=items), *dense.samples[1:]]) != before
+
+
+@pytest.mark.parametrize("said", ["text", ["test_flips"], 7, None])
+def test_what_is_no_settings_of_a_training_says_nothing(said: object) -> None:
+    assert training_settings({"config": said}) == {}
+    assert split_settings({"config": said}, DenseDataConfig) == {}
+    assert split_settings({"config": {"data": said}}, DenseDataConfig) == {}

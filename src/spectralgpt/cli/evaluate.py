@@ -219,8 +219,10 @@ def _score(args: Namespace, loaded: "LoadedModel", console: Console) -> None:
 
 
 def _flips(args: Namespace, loaded: "LoadedModel") -> bool:
+    from spectralgpt.data.identity import training_settings
+
     if args.test_flips is None:
-        return bool((loaded.extra.get("config") or {}).get("test_flips"))
+        return training_settings(loaded.extra).get("test_flips") is True
     return bool(args.test_flips)
 
 

@@ -37,6 +37,7 @@ __all__ = [
     "read_seen",
     "sample_data",
     "split_settings",
+    "training_settings",
 ]
 
 _log = logging.getLogger(__name__)
@@ -147,6 +148,15 @@ class SeenImages:
         return any(_meet(box, _box(window)) for box in boxes)
 
 
+def training_settings(extra: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the settings of a model's training, by what its checkpoint says of it.
+
+    Empty if it does not say, or says what are no settings.
+    """
+    config = extra.get("config")
+    return config if isinstance(config, Mapping) else {}
+
+
 def split_settings(extra: Mapping[str, Any], kind: type[Any]) -> dict[str, Any]:
     """Return how the images of a model's training were divided.
 
@@ -157,8 +167,7 @@ def split_settings(extra: Mapping[str, Any], kind: type[Any]) -> dict[str, Any]:
     Returns:
         Settings by name; empty if the checkpoint does not say.
     """
-    config = extra.get("config")
-    data = config.get("data") if isinstance(config, Mapping) else None
+    data = training_settings(extra).get("data")
     if not isinstance(data, Mapping):
         return {}
     known = {each.name for each in fields(kind)}

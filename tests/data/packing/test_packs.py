@@ -4,6 +4,7 @@ import json
 import math
 import os
 import pickle
+import shutil
 import signal
 import socket
 import subprocess
@@ -30,11 +31,13 @@ from spectralgpt.errors import (
     ConfigError,
     DataError,
     DatasetNotFoundError,
+    OutputError,
     SpectralGPTError,
 )
 from spectralgpt.preprocessing import sensor_preprocessing
 from spectralgpt.rasters import Window, locations, read_raster
 from tests.raster_files import S2_L2A, write_tiff
+from tests.small_disks import small_disk
 
 SIDES = {"B01": 4, "B09": 4} | dict.fromkeys(("B02", "B03", "B04", "B08"), 24)
 CHIPS = Source(
@@ -166,6 +169,21 @@ def test_pack_of_a_pack_is_the_same(pack: Path, tmp_path: Path) -> None:
     source = read_source(pack)
     pack_images(source, ".", tmp_path / "again", PackOptions(shard_mb=0.015))
     assert files_of(tmp_path / "again") == files_of(pack)
+
+
+def test_a_pack_that_a_disk_does_not_hold_goes_on(
+    patches: Path, pack: Path, tmp_path: Path
+) -> None:
+    with small_disk(tmp_path / "disk", 32) as disk:
+        wanted = r"cannot write .*disk/out.* Make room .*goes on with what is done\.$"
+        with pytest.raises(OutputError, match=wanted):
+            pack_images(CHIPS, patches, disk / "out", PackOptions(0.015))
+        assert not (disk / "out" / MANIFEST).exists()
+        shutil.copytree(disk / "out", tmp_path / "out")
+    pack_images(CHIPS, patches, tmp_path / "out", PackOptions(0.015))
+    assert [item.name for item in open_pack(tmp_path / "out").items()] == [
+        item.name for item in open_pack(pack).items()
+    ]
 
 
 def test_interrupted_packing_goes_on(patches: Path, pack: Path, tmp_path: Path) -> None:

@@ -38,8 +38,14 @@ from spectralgpt.data.sources import (
     read_source,
     refuse_if_bad,
 )
-from spectralgpt.errors import ConfigError, DataError, RasterError, SpectralGPTError
-from spectralgpt.files import read_json, replace_file
+from spectralgpt.errors import (
+    ConfigError,
+    DataError,
+    OutputError,
+    RasterError,
+    SpectralGPTError,
+)
+from spectralgpt.files import explain_failure, read_json, replace_file
 from spectralgpt.outputs import check_replaceable, make_folder, remove_leftovers
 from spectralgpt.rasters import (
     BandFile,
@@ -152,7 +158,8 @@ def pack_images(
     Raises:
         ConfigError: the folder holds a pack, another one's beginning, or other files.
         DatasetNotFoundError: the images are not where they were said to be.
-        DataError: there are no images, too many are bad, or the disk is full.
+        DataError: there are no images, or too many are bad.
+        OutputError: it cannot be written (disk full, no permission).
     """
     options = options or PackOptions()
     packed = find_root(source, data_root) if source.pack is None else Path(source.pack)
@@ -255,7 +262,7 @@ def _begin(path: Path, digest: str, overwrite: bool) -> None:
 
     Raises:
         ConfigError: the folder holds the beginning of another pack.
-        DataError: it cannot be written.
+        OutputError: it cannot be written.
     """
     make_folder(path)
     remove_leftovers(path)
@@ -337,7 +344,7 @@ class _PackInMaking:
         """Write what waits as a shard, and then the note that it is done.
 
         Raises:
-            DataError: it cannot be written.
+            OutputError: it cannot be written.
         """
         if not self._kept:
             return
@@ -411,8 +418,8 @@ def _write(path: Path, write: Callable[[Path], Any]) -> None:
     try:
         replace_file(path, write)
     except OSError as error:
-        raise DataError(
-            f"cannot write {path}: {error}. Make room, then repeat the command: it "
+        raise OutputError(
+            f"cannot write {path}: {explain_failure(path, error)} The same command "
             "goes on with what is done."
         ) from error
 
