@@ -156,3 +156,21 @@ def test_full_device_is_one_error(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="No space left"):
         write_file(tmp_path / "file", write)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        'Error while serializing: IoError(Os { code: 28, kind: StorageFull, message: "'
+        'No space left on device" })',
+        "Error while serializing: I/O error: No space left on device (os error 28)",
+    ],
+)
+def test_a_full_disk_that_a_library_hides_is_said(tmp_path: Path, hidden: str) -> None:
+    def write(path: Path) -> None:
+        raise RuntimeError(hidden)
+
+    wanted = r"cannot write .*there\.bin: No space left on device\. Make room"
+    with pytest.raises(OutputError, match=wanted):
+        write_file(tmp_path / "there.bin", write)
+    assert not list(tmp_path.iterdir())

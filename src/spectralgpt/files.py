@@ -50,6 +50,8 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+# How old and new versions of safetensors write the system's error into their own.
+_HIDDEN_ERROR = re.compile(r"\bos (?:error |\{ code: )(\d+)", re.IGNORECASE)
 _MOST_DEPTH = 100
 _CHECK = "check"
 _DIGITS = 16
@@ -232,9 +234,10 @@ def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
             sync_file(temporary)
             os.replace(temporary, path)
     except BaseException as error:
-        # safetensors and torch wrap the system's error in their own.
-        if "os error" in str(error).lower() and not isinstance(error, OSError):
-            raise OSError(str(error)) from error
+        hidden = _HIDDEN_ERROR.search(str(error))
+        if hidden and not isinstance(error, OSError):
+            number = int(hidden.group(1))
+            raise OSError(number, os.strerror(number), str(path)) from error
         # The user knows nothing of the folder beside it.
         if isinstance(error, OSError) and error.errno is not None:
             named = Path(error.filename or path)
