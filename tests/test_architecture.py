@@ -39,7 +39,7 @@ FACES = {
 # How large the house may be. Lower a figure when it falls; raise none without a reason.
 LIMITS = {
     "files": 212,
-    "lines": 53_700,
+    "lines": 52_310,
     "public functions and classes": 1_000,
     "dataclasses": 177,
     "file names that occur twice": 8,
@@ -136,6 +136,18 @@ def imports() -> dict[str, set[str]]:
         # The package itself says its version, and loads its public names lazily.
         named -= {name_of(path), "spectralgpt"}
     return found
+
+
+def test_an_underscore_is_private() -> None:
+    users = {
+        f"{name_of(path)}: {node.module}.{alias.name}"
+        for path in MODULES
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.ImportFrom) and node.module != "__future__"
+        for alias in node.names
+        if alias.name[0] == "_" and alias.name != "__version__"
+    }
+    assert users == set()
 
 
 def longest_chain() -> list[str]:

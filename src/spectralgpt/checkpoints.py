@@ -42,19 +42,6 @@ from spectralgpt.published import (
 )
 from spectralgpt.sensors import Band
 
-__all__ = [
-    "CONFIG_FILE",
-    "WEIGHTS_FILE",
-    "LoadedModel",
-    "find_weights",
-    "load",
-    "load_model",
-    "move_model",
-    "save_model",
-    "save_published",
-    "save_torch",
-]
-
 CONFIG_FILE = "config.json"
 _log = logging.getLogger(__name__)
 _FORMAT = "spectralgpt"

@@ -18,21 +18,6 @@ import yaml
 
 from spectralgpt.errors import ConfigError
 
-__all__ = [
-    "VALUE_ERRORS",
-    "build_config",
-    "changed_settings",
-    "check_keys",
-    "check_yaml",
-    "parse_yaml",
-    "read_config",
-    "read_mapping",
-    "read_yaml",
-    "suggest",
-    "take_number",
-    "take_text",
-]
-
 Config = TypeVar("Config")
 _WRONG: Any = object()
 # Both build plain values only; libyaml is ten times as fast.

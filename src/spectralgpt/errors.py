@@ -4,20 +4,6 @@ Every message says what was wrong, what was found and what to do. The command li
 prints it as one line; callers of the library catch `SpectralGPTError`.
 """
 
-__all__ = [
-    "BandError",
-    "CheckpointError",
-    "ConfigError",
-    "DataError",
-    "DatasetNotFoundError",
-    "OutputError",
-    "RasterError",
-    "ShapeError",
-    "SpectralGPTError",
-    "TrainingError",
-    "UnitError",
-]
-
 
 class SpectralGPTError(Exception):
     """Base of all errors raised on purpose by this package."""

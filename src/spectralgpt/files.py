@@ -23,24 +23,6 @@ import numpy as np
 from spectralgpt.errors import DataError, OutputError
 from spectralgpt.outputs import folder_beside
 
-__all__ = [
-    "UNWRITABLE",
-    "checked_line",
-    "decode_text",
-    "explain_failure",
-    "parse_checked",
-    "parse_json",
-    "read_json",
-    "read_table",
-    "read_text",
-    "replace_file",
-    "sync_file",
-    "write_file",
-    "write_json",
-    "write_table",
-    "write_text",
-]
-
 _MOST_BYTES = 2**28
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),

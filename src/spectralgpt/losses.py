@@ -8,21 +8,6 @@ from torch.nn import functional as F
 
 from spectralgpt.errors import ConfigError, ShapeError
 
-__all__ = [
-    "IGNORE",
-    "balanced_class_weights",
-    "count_masked",
-    "count_spectral_values",
-    "cross_entropy_sums",
-    "denormalize_tokens",
-    "dice_areas",
-    "dice_loss",
-    "normalize_tokens",
-    "spectral_loss",
-    "sum_weights",
-    "token_loss",
-]
-
 IGNORE = -1  # The target of a pixel that counts in no loss.
 _DICE_SMOOTHING = 1.0  # Pixels; keeps the gradient finite where areas are small.
 

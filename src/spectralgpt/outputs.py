@@ -20,19 +20,6 @@ from filelock import FileLock, Timeout
 
 from spectralgpt.errors import ConfigError
 
-__all__ = [
-    "appearing",
-    "check_replaceable",
-    "claiming",
-    "drop_temporaries",
-    "folder_beside",
-    "make_folder",
-    "missing_folders",
-    "name_openly",
-    "remove_if_empty",
-    "remove_leftovers",
-]
-
 _MAKING_SUFFIX = ".making"
 _HIDDEN = re.compile(rf"/\.[^/]+\.[0-9a-f]{{32}}\{_MAKING_SUFFIX}/made(?=/)")
 _LEFT = re.compile(r"\..+\.[0-9a-zA-Z_]{8,32}\.(making|partial)")

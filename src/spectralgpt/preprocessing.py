@@ -33,20 +33,6 @@ from spectralgpt.scaling import (
 )
 from spectralgpt.sensors import Band, find_sensor
 
-__all__ = [
-    "SCALINGS",
-    "BandStatistics",
-    "Preprocessing",
-    "Scaling",
-    "match_bands",
-    "match_some_bands",
-    "scale_fixed_range",
-    "scale_image_minmax",
-    "scale_two_std_uint8",
-    "scale_z_score",
-    "sensor_preprocessing",
-]
-
 _KEPT = ("bands", "unit", "offset", "quantification", "nodata")
 _FORMAT_KEYS = ("sensor", "bands", "scaling", "statistics", "image_size", "patch_size")
 

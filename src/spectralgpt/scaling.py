@@ -13,22 +13,6 @@ from numpy.typing import NDArray
 from spectralgpt.errors import BandError, ConfigError
 from spectralgpt.sensors import Band
 
-__all__ = [
-    "RANGE_EPS",
-    "SCALINGS",
-    "UINT8_LEVELS",
-    "BandStatistics",
-    "BoolArray",
-    "FloatArray",
-    "Scaling",
-    "image_limits",
-    "scale_fixed_range",
-    "scale_image_minmax",
-    "scale_two_std_uint8",
-    "scale_z_score",
-    "scaling_limits",
-]
-
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
 Scaling = Literal["image-minmax", "fixed-range", "z-score", "two-std-uint8"]

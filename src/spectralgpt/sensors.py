@@ -24,16 +24,6 @@ from spectralgpt.config import (
 )
 from spectralgpt.errors import BandError, ConfigError
 
-__all__ = [
-    "Band",
-    "BaselineRule",
-    "Sensor",
-    "find_sensor",
-    "list_sensors",
-    "load_sensor",
-    "read_sensor",
-]
-
 
 @dataclass(frozen=True)
 class Band:

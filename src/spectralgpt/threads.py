@@ -9,8 +9,6 @@ from multiprocessing import connection, parent_process
 
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["follow_parent", "one_thread_a_product", "start_worker"]
-
 
 def one_thread_a_product() -> AbstractContextManager[object]:
     """Hold numpy's own OpenBLAS to one thread, from the call to the end of the context.

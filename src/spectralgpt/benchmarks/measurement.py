@@ -23,18 +23,6 @@ from spectralgpt.benchmarks.steps import Measured, measure_steps, synchronize
 from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.files import read_json
 
-__all__ = [
-    "PROBE_SIZE",
-    "Result",
-    "describe_machine",
-    "differing_settings",
-    "fastest_gflops",
-    "git_commit",
-    "measure_products",
-    "read_result",
-    "run_benchmark",
-]
-
 Result = dict[str, Any]
 PROBE_SIZE = 1024  # Fast on every machine, and over in a moment.
 _MATMUL_SIZES = (512, 1024, 2048, 4096)

@@ -26,16 +26,6 @@ from spectralgpt.training.pretrain_config import (
     PretrainConfig,
 )
 
-__all__ = [
-    "BenchmarkConfig",
-    "Mode",
-    "RandomImages",
-    "count_flops",
-    "pretrain_config",
-    "random_contract",
-    "trainer_config",
-]
-
 Mode = Literal["pretrain", "finetune", "inference", "data"]
 _MODES: tuple[Mode, ...] = ("pretrain", "finetune", "inference", "data")
 _LEAST = {

@@ -40,7 +40,7 @@ from spectralgpt.models.tokens import TokenGrid
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.tasks.classification import ClassificationTask
 from spectralgpt.tasks.pretraining import PretrainingTask
-from spectralgpt.training.fit import RunFolder, TrainerConfig, fit
+from spectralgpt.training.fit import TrainerConfig, fit
 from spectralgpt.training.loading import EpochBatchSampler, KeyedDataset, build_loader
 from spectralgpt.training.mixing import KeyedMixture, MixedBatchSampler
 from spectralgpt.training.module import TrainingModule
@@ -51,9 +51,8 @@ from spectralgpt.training.pretrain_stage import (
     build_model,
     build_training_module,
 )
+from spectralgpt.training.run_folder import RunFolder
 from spectralgpt.training.transfer import TransferConfig, start_encoder
-
-__all__ = ["Measured", "measure_steps", "peak_rss_bytes", "synchronize", "total_steps"]
 
 OnStep = Callable[[int], None]
 _SPLIT_STEPS = 5

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from spectralgpt.jobs.kinds import Job, ReadyJob
     from spectralgpt.jobs.running import Engine, JobOutcome
 
-__all__ = ["HELP", "add_arguments", "run"]
-
 HELP = (
     "Do the same with many scenes: every scene once, failures noted and tried again, "
     "interrupted work continued, with a manifest and a STAC item collection."

@@ -14,8 +14,6 @@ from spectralgpt.errors import ConfigError
 if TYPE_CHECKING:
     from spectralgpt.benchmarks.measurement import Result
 
-__all__ = ["HELP", "add_arguments", "check_early", "run"]
-
 HELP = (
     "Measure training, inference or loading on this machine, beside the fastest "
     "product of matrices that it gives."

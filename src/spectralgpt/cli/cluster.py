@@ -7,8 +7,6 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from spectralgpt.cli.images import add_embedding_rasters, add_output
 
-__all__ = ["HELP", "add_arguments", "run"]
-
 HELP = (
     "Group the cells of embedding rasters by k-means, without labels: a GeoTIFF of "
     "clusters with colours, and a picture. Several rasters share their clusters."

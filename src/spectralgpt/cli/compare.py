@@ -11,8 +11,6 @@ from spectralgpt.cli.options import ConfigFile, plain_values
 from spectralgpt.config import parse_yaml
 from spectralgpt.errors import ConfigError
 
-__all__ = ["HELP", "add_arguments", "run"]
-
 HELP = "Compare starts of a task, such as pretrained and random, over labels and seeds."
 
 

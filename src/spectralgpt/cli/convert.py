@@ -50,13 +50,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> Path:
     """Read, convert and write; returns what was written."""
-    from spectralgpt.checkpoints import (
-        WEIGHTS_FILE,
-        load_model,
-        save_model,
-        save_published,
-    )
+    from spectralgpt.checkpoints import load_model, save_model, save_published
     from spectralgpt.cli.images import prepare_output
+    from spectralgpt.models.sizes import WEIGHTS_FILE
 
     name = PUBLISHED_FILE if args.to == "published" else WEIGHTS_FILE
     prepare_output(args.output, name, args.overwrite)

@@ -21,8 +21,6 @@ from spectralgpt.files import write_json
 if TYPE_CHECKING:
     from spectralgpt.data.archives.findings import ArchiveCheck
 
-__all__ = ["ACTIONS", "HELP", "add_arguments", "run"]
-
 HELP = "Say which archives are known; check, pack or label data."
 _MOST_BANDS = 16
 _TABLE = "check.json"

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from spectralgpt.checkpoints import LoadedModel
 
-__all__ = ["HELP", "add_arguments", "add_raster_options", "run"]
-
 _RASTER_TABLE = "embeddings.csv"
 HELP = (
     "Write embeddings of images, with coordinates, to GeoParquet or npz, or of every "

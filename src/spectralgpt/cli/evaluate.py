@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from spectralgpt.data.samples import SampleSet
     from spectralgpt.rasters import Stated
 
-__all__ = ["HELP", "add_arguments", "check_early", "run"]
-
 HELP = (
     "Measure a model: a fine-tuned one on labelled images (--data) or on images with "
     "masks (--masks), or its frozen features by a linear probe or nearest neighbours, "

@@ -9,8 +9,6 @@ from rich.console import Console
 
 from spectralgpt.errors import ConfigError
 
-__all__ = ["HELP", "add_arguments", "run"]
-
 HELP = (
     "Write an encoder or a fine-tuned model as ONNX or torch.export, with its scaling "
     "in the graph and its bands, unit and classes beside it; the file is run, and kept "

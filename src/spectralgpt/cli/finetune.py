@@ -13,8 +13,6 @@ from spectralgpt.cli.options import (
     plain_values,
 )
 
-__all__ = ["HELP", "add_arguments", "check_early", "data_values", "run"]
-
 HELP = "Train a pretrained encoder for a task, from labels."
 _TASKS = {
     "classification": "one class an image, or several labels",

@@ -18,23 +18,6 @@ if TYPE_CHECKING:
     from spectralgpt.rasters import Bounds, Stated
 
 
-__all__ = [
-    "add_area_options",
-    "add_arithmetic",
-    "add_device",
-    "add_format_options",
-    "add_image_options",
-    "add_output",
-    "check_dates",
-    "counting",
-    "format_of",
-    "list_stated",
-    "prepare_output",
-    "prepare_outputs",
-    "stated_of",
-]
-
-
 def add_output(parser: ArgumentParser) -> None:
     """Add --output and --overwrite."""
     parser.add_argument(

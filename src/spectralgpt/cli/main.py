@@ -18,8 +18,6 @@ from spectralgpt.errors import SpectralGPTError
 if TYPE_CHECKING:
     from jsonargparse import Namespace
 
-__all__ = ["COMMANDS", "main"]
-
 _PREFIX = "spectralgpt.cli."
 _LONGEST_LINE = 2000
 # Help stands here so that listing the commands imports none of them.

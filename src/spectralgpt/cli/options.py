@@ -32,21 +32,6 @@ from spectralgpt.models.sizes import find_weights
 from spectralgpt.recipes import find_recipe
 from spectralgpt.sensors import find_sensor
 
-__all__ = [
-    "CommandParser",
-    "ConfigFile",
-    "add_run_options",
-    "bound_yaml",
-    "check_run",
-    "check_stated",
-    "counting",
-    "file_of",
-    "from_options",
-    "plain_values",
-    "read_early",
-    "spell_lists",
-]
-
 Settings = TypeVar("Settings")
 # Options of a run that are no part of its configuration.
 _RUN_OPTIONS = ("config", "output", "overwrite", "resume", "debug", "verbose")

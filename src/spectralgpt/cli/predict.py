@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from spectralgpt.checkpoints import LoadedModel
     from spectralgpt.data.formats import ImageFormat
 
-__all__ = ["HELP", "add_arguments", "add_dates", "add_map_options", "run"]
-
 HELP = (
     "Apply a fine-tuned model: a CSV of classes and probabilities, or for segmentation "
     "and change a GeoTIFF of classes on each image's own pixels."

@@ -6,8 +6,6 @@ from jsonargparse import ArgumentParser, Namespace
 
 from spectralgpt.cli.options import add_run_options, check_run, plain_values
 
-__all__ = ["HELP", "add_arguments", "check_early", "run"]
-
 HELP = "Pretrain a masked autoencoder on unlabelled imagery."
 
 
@@ -27,10 +25,10 @@ def run(args: Namespace) -> Path:
     from rich.console import Console
 
     from spectralgpt.config import build_config
-    from spectralgpt.training.fit import is_first_process
     from spectralgpt.training.logs import ProgressDisplay
     from spectralgpt.training.pretrain_config import PretrainConfig
     from spectralgpt.training.pretraining import pretrain
+    from spectralgpt.training.run_folder import is_first_process
 
     console = Console(stderr=True)
     made = pretrain(

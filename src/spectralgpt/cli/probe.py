@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from spectralgpt.rasters.embeddings import EmbeddingRaster
     from spectralgpt.tasks.probes import Probe, ProbeFacts
 
-__all__ = ["HELP", "add_arguments", "run"]
-
 HELP = (
     "Map scenes from a few labelled points or polygons: a linear probe on frozen "
     "embeddings, fitted in seconds and scored on blocks of ground that it did not see."

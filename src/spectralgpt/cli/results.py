@@ -12,14 +12,6 @@ from spectralgpt.metrics import POSITIVE_SCORES
 from spectralgpt.scenes.inputs import Failure
 from spectralgpt.tasks.probes import BlockScores
 
-__all__ = [
-    "print_block_scores",
-    "print_comparison",
-    "print_failures",
-    "print_study",
-    "print_test_scores",
-]
-
 _MOST_FAILURES = 10
 
 

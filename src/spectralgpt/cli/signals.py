@@ -17,8 +17,6 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
-__all__ = ["StopSignals", "Stopped"]
-
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _ENDED = 128
 _GRACE_S = 8.0

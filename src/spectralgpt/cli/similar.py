@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from spectralgpt.rasters.embeddings import EmbeddingRaster
     from spectralgpt.scenes.similarity import Query
 
-__all__ = ["HELP", "add_arguments", "run"]
-
 HELP = (
     "Find places like a point or a polygon in one or many embedding rasters: the top "
     "places as GeoJSON or GeoPackage, a GeoTIFF of similarity, and a picture."

@@ -4,8 +4,6 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-__all__ = ["HELP", "NAME", "add_arguments", "run"]
-
 NAME = "simulate"
 HELP = (
     "Make a simulated, labelled satellite archive for trying out tasks at any size. "

@@ -6,8 +6,6 @@ from jsonargparse import ArgumentParser, Namespace
 
 from spectralgpt.cli.images import add_device, add_format_options
 
-__all__ = ["HELP", "add_arguments", "run"]
-
 HELP = (
     "Serve a web page, to this machine alone, that shows scenes, maps, what a model "
     "rebuilds, and places that look alike."

@@ -17,16 +17,6 @@ from spectralgpt.data.samples import MULTI_LABEL, SPLITS, Sample, SampleSet
 from spectralgpt.errors import ConfigError, DataError, DatasetNotFoundError
 from spectralgpt.files import read_json, read_text
 
-__all__ = [
-    "SENSOR",
-    "class_names",
-    "folder_of_patch",
-    "patches_of_version_1",
-    "read_bigearthnet",
-    "splits_of_version_1",
-    "to_19_classes",
-]
-
 logger = logging.getLogger(__name__)
 
 SENSOR = "sentinel-2-l2a"

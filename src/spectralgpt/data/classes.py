@@ -10,16 +10,6 @@ from spectralgpt.data.masks import seen_codes
 from spectralgpt.data.samples import CHANGE, MaskFile
 from spectralgpt.errors import ConfigError, DataError
 
-__all__ = [
-    "CATEGORY_COLOURS",
-    "ClassTable",
-    "class_colours",
-    "find_classes",
-    "find_positive",
-    "name_classes",
-    "to_rgb",
-]
-
 _ALL_ALIKE = "all"
 """In place of a positive class: scores are about all classes alike."""
 

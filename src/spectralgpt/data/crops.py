@@ -24,19 +24,6 @@ from spectralgpt.preprocessing import Preprocessing, match_bands, match_some_ban
 from spectralgpt.rasters import Grid, RasterFile, Window
 from spectralgpt.sensors import Band
 
-__all__ = [
-    "Crop",
-    "CropConfig",
-    "check_token_budget",
-    "draw_bands",
-    "draw_crop",
-    "find_parts",
-    "grid_crops",
-    "own_bands",
-    "part_on",
-    "split_region",
-]
-
 _TRIES = 10
 """Shapes tried before the largest square that fits is taken."""
 _GAP_PX = 16

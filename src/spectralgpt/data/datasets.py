@@ -18,8 +18,6 @@ from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import Grid, Raster, RasterFile, Window, read_raster
 from spectralgpt.sensors import Band
 
-__all__ = ["BYTES_PER_PIXEL", "LabelledDataset", "SampleDataset", "draw_window"]
-
 BYTES_PER_PIXEL = 5
 """float32 reflectance and a byte of validity."""
 _MEGABYTE = 2**20

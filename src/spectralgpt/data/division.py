@@ -31,8 +31,6 @@ from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.rasters import Stated
 from spectralgpt.rasters.footprints import EARTH_RADIUS_M, centre_lonlat
 
-__all__ = ["SampleSetConfig", "divide", "sample_centres"]
-
 logger = logging.getLogger(__name__)
 
 _SHOWN = 5

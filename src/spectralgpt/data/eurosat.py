@@ -13,8 +13,6 @@ from spectralgpt.data.samples import SINGLE_LABEL, SPLITS, Sample, SampleSet
 from spectralgpt.errors import DatasetNotFoundError
 from spectralgpt.rasters import FILE_SIZES, list_folder
 
-__all__ = ["FILE_BANDS", "SENSOR", "read_eurosat"]
-
 SENSOR = "sentinel-2-l1c"
 FILE_BANDS = (
     *("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08"),

@@ -18,15 +18,6 @@ from spectralgpt.data.sources import refuse_if_bad
 from spectralgpt.errors import DataError, DatasetNotFoundError, SpectralGPTError
 from spectralgpt.rasters import FILE_SIZES
 
-__all__ = [
-    "FILE_BANDS",
-    "SENSOR",
-    "FmowRow",
-    "categories",
-    "read_fmow",
-    "read_fmow_rows",
-]
-
 logger = logging.getLogger(__name__)
 
 SENSOR = "sentinel-2-l1c"

@@ -14,8 +14,6 @@ from spectralgpt.rasters import (
     make_mosaic,
 )
 
-__all__ = ["ImageFormat"]
-
 _LOG = logging.getLogger(__name__)
 
 

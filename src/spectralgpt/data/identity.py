@@ -25,21 +25,6 @@ from spectralgpt.rasters import BandFile, RasterFile, Window
 from spectralgpt.rasters.files import OpenFiles
 from spectralgpt.rasters.gdal import GDAL_ERRORS, quiet_gdal
 
-__all__ = [
-    "SPLIT_SETTINGS",
-    "SeenImages",
-    "count_seen",
-    "describe_seen",
-    "digest_data",
-    "digest_file",
-    "find_copies",
-    "note_seen",
-    "read_seen",
-    "sample_data",
-    "split_settings",
-    "training_settings",
-]
-
 _log = logging.getLogger(__name__)
 
 _DIGEST_BYTES = 6

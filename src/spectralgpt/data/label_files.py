@@ -29,19 +29,6 @@ from spectralgpt.rasters import (
     walk,
 )
 
-__all__ = [
-    "find_files",
-    "first_names",
-    "list_class_folders",
-    "list_images",
-    "list_unlisted",
-    "match_classes",
-    "read_csv",
-    "read_folder",
-    "read_rows",
-    "refuse_problems",
-]
-
 logger = logging.getLogger(__name__)
 
 _SHOWN = 5

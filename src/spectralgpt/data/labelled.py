@@ -31,8 +31,6 @@ from spectralgpt.data.samples import (
 from spectralgpt.errors import ConfigError, DataError, DatasetNotFoundError
 from spectralgpt.rasters import Stated
 
-__all__ = ["LabelledDataConfig", "read_all", "read_labelled"]
-
 logger = logging.getLogger(__name__)
 
 

@@ -23,15 +23,6 @@ from spectralgpt.rasters import (
 )
 from spectralgpt.sensors import Sensor
 
-__all__ = [
-    "Candidate",
-    "Index",
-    "Selection",
-    "list_candidates",
-    "read_parquet",
-    "read_rows",
-]
-
 _BAND_FILES = 2
 """A folder with at least this many files named after bands is one image."""
 _COLUMN = re.compile(r"\{(\w+)\}")

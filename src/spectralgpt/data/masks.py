@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spectralgpt import losses
-from spectralgpt.data.samples import IGNORE, MaskFile, Sample, SampleSet
+from spectralgpt.data.samples import MaskFile, Sample, SampleSet
 from spectralgpt.errors import DataError, RasterError, SpectralGPTError
+from spectralgpt.losses import IGNORE
 from spectralgpt.rasters import (
     Align,
     Grid,
@@ -20,17 +21,6 @@ from spectralgpt.rasters import (
     read_raster,
 )
 from spectralgpt.rasters.files import Header, read_header
-
-__all__ = [
-    "balanced_class_weights",
-    "check_mask",
-    "count_classes",
-    "count_samples",
-    "describe_mask",
-    "find_faults",
-    "read_target",
-    "seen_codes",
-]
 
 _Numbers = NDArray[np.int64]
 _SHOWN = 8

@@ -16,14 +16,6 @@ from spectralgpt.rasters.footprints import cut_at_180, footprint_lonlat
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = [
-    "Footprint",
-    "count_overlaps",
-    "count_within",
-    "footprint_of",
-    "report_overlaps",
-]
-
 logger = logging.getLogger(__name__)
 
 Footprint = tuple[tuple[float, float], ...]

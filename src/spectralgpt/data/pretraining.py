@@ -39,8 +39,6 @@ from spectralgpt.errors import ConfigError, DataError, RasterError, SpectralGPTE
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import Grid, OpenFiles, Raster, RasterFile, read_raster
 
-__all__ = ["MixedDataset", "NamedDataset", "PretrainingDataset"]
-
 _LOG = logging.getLogger(__name__)
 _DRAWS = 32
 """Crops tried for one sample before giving up: most of what is there is unusable."""

@@ -13,21 +13,7 @@ import torch
 from torch import Tensor
 
 from spectralgpt.errors import ConfigError, DataError
-from spectralgpt.losses import IGNORE
 from spectralgpt.rasters import Align, Grid, RasterFile, Stated, Window
-
-__all__ = [
-    "CHANGE",
-    "IGNORE",
-    "LABEL_TASKS",
-    "MULTI_LABEL",
-    "SEGMENTATION",
-    "SINGLE_LABEL",
-    "SPLITS",
-    "MaskFile",
-    "Sample",
-    "SampleSet",
-]
 
 SPLITS = ("train", "val", "test")
 SINGLE_LABEL = "single-label"

@@ -17,8 +17,6 @@ from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.files import read_json
 from spectralgpt.rasters import RasterFile, day_in
 
-__all__ = ["Series", "SeriesRule", "day_of", "find_day", "items_of"]
-
 _EPOCH = datetime.date(1970, 1, 1).toordinal()
 _METADATA_KEYS = ("datetime", "acquisition_date", "date", "PRODUCT_ID", "system:index")
 """STAC, BigEarthNet, plain files, and Sentinel-2 from Earth Engine as in SSL4EO-S12."""

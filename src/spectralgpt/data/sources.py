@@ -37,19 +37,6 @@ from spectralgpt.rasters import (
 )
 from spectralgpt.sensors import Sensor, find_sensor
 
-__all__ = [
-    "Source",
-    "describe_image",
-    "find_items",
-    "find_root",
-    "find_series",
-    "list_images",
-    "place_of",
-    "read_source",
-    "refuse_if_bad",
-    "source_from_table",
-]
-
 _LOG = logging.getLogger(__name__)
 _READERS = 4
 """Headers read at once; more gains little and loads shared file systems."""

@@ -16,18 +16,6 @@ from spectralgpt.data.samples import SPLITS
 from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.rasters import list_folder
 
-__all__ = [
-    "Fractions",
-    "Held",
-    "keep_share",
-    "refuse_untaught",
-    "report_missing",
-    "split_folders",
-    "split_named",
-    "spread_classes",
-    "wanted_splits",
-]
-
 logger = logging.getLogger(__name__)
 
 _SPLIT_NAMES = {name: name for name in SPLITS} | {

@@ -9,11 +9,10 @@ import numpy.typing as npt
 from spectralgpt.data.crops import own_bands, part_on
 from spectralgpt.data.samples import SampleSet
 from spectralgpt.errors import DataError, SpectralGPTError
-from spectralgpt.preprocessing import BandStatistics, Preprocessing
+from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import OpenFiles, RasterFile, Window, read_raster
+from spectralgpt.scaling import BandStatistics
 from spectralgpt.sensors import Band
-
-__all__ = ["band_statistics", "sample_statistics", "tell_if_far"]
 
 _LOG = logging.getLogger(__name__)
 

@@ -21,15 +21,6 @@ from spectralgpt.rasters import RasterFile, Stated, Window, read_raster
 from spectralgpt.rasters.footprints import pixel_size_m
 from spectralgpt.scenes.windows import choose_bands
 
-__all__ = [
-    "CellLabels",
-    "Imagery",
-    "own_imagery",
-    "read_labels",
-    "read_pixels",
-    "shipped_imagery",
-]
-
 _LARGEST_MAP_PX = 640
 _SHIPPED = ("scene", "held-out", "bigearthnet")
 _STRIPS = ("scene/north", "held-out/middle", "scene/south")

@@ -51,8 +51,6 @@ from spectralgpt.training.pretrain_config import PretrainConfig
 if TYPE_CHECKING:
     from lightning.pytorch import Callback
 
-__all__ = ["STEPS", "run_demo"]
-
 STEPS = (
     "read the imagery",
     "pretrain a tiny model",

@@ -30,8 +30,6 @@ from spectralgpt.training.pretrain_config import PretrainConfig
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["NEIGHBOURS", "Compared", "Findings", "write_demo_report"]
-
 NEIGHBOURS = 5
 
 # Kind of features to method, knn or probe, to the scores of each seed.

@@ -25,19 +25,6 @@ from spectralgpt.models.mae import MaskedAutoencoder
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.scaling import RANGE_EPS, UINT8_LEVELS
 
-__all__ = [
-    "EMBEDDINGS",
-    "INPUT_NAME",
-    "METADATA_KEY",
-    "ExportGraph",
-    "choose_contract",
-    "choose_output",
-    "describe",
-    "input_shape",
-    "output_axes",
-    "read_description",
-]
-
 _LOGITS, EMBEDDINGS = "logits", "embeddings"
 METADATA_KEY = "spectralgpt.json"
 INPUT_NAME = "reflectance"

@@ -29,13 +29,6 @@ from spectralgpt.outputs import folder_beside
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import Raster
 
-__all__ = [
-    "ExportOptions",
-    "Parity",
-    "choose_format",
-    "export_model",
-]
-
 ExportFormat = Literal["onnx", "torch-export"]
 What = Literal["auto", "embeddings", "logits"]
 _SUFFIXES: dict[str, ExportFormat] = {".onnx": "onnx", ".pt2": "torch-export"}

@@ -56,21 +56,6 @@ from spectralgpt.scenes.maps import (
 )
 from spectralgpt.scenes.unfinished import digest_facts, digest_model, scene_facts
 
-__all__ = [
-    "EmbedJob",
-    "Job",
-    "Plan",
-    "PredictJob",
-    "ReadyEmbeddings",
-    "ReadyJob",
-    "ReadyMaps",
-    "check_plan",
-    "do_scene",
-    "load_job",
-    "versions",
-    "write_plan",
-]
-
 Progress = Callable[[float], None]
 _FILE = "job.json"
 _APART = ("model", "device", "batch_size")

@@ -43,17 +43,6 @@ from spectralgpt.files import (
 from spectralgpt.jobs.kinds import Plan, Progress, do_scene, load_job, versions
 from spectralgpt.scenes.inputs import SCENE_SUFFIXES
 
-__all__ = [
-    "MANIFEST",
-    "Attempt",
-    "RecordFolder",
-    "SceneRecord",
-    "attempt_scene",
-    "is_done",
-    "write_items",
-    "write_manifest",
-]
-
 logger = logging.getLogger(__name__)
 
 Status = Literal["waiting", "running", "done", "failed", "interrupted"]

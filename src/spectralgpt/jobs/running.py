@@ -49,17 +49,6 @@ from spectralgpt.scenes.inputs import Outcome, adding_up, for_each_input, name_m
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-__all__ = [
-    "Engine",
-    "JobOutcome",
-    "Lost",
-    "in_this_process",
-    "on_dask",
-    "plan_job",
-    "run_job",
-    "run_listed",
-]
-
 _MANIFEST_EVERY_S = 10.0
 _MOST_WAITS = 3
 _LISTED = ".finished"

@@ -18,20 +18,6 @@ from torch import Tensor
 
 from spectralgpt.errors import DataError
 
-__all__ = [
-    "POSITIVE_SCORES",
-    "Interval",
-    "Scores",
-    "Summarise",
-    "bootstrap_intervals",
-    "confusion_counts",
-    "multi_label_summary",
-    "score_multi_label",
-    "score_pixels",
-    "score_single_label",
-    "single_label_summary",
-]
-
 Summarise = Callable[[NDArray[np.int64]], dict[str, float]]
 """Takes how often each of N images counts, (N,); gives scores by name."""
 

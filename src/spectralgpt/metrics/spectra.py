@@ -3,8 +3,6 @@
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["psnr", "spectral_angle"]
-
 
 def spectral_angle(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]:
     """Return the angle between spectra, degrees.

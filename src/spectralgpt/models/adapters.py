@@ -13,8 +13,6 @@ from torch import nn
 from spectralgpt.errors import ConfigError
 from spectralgpt.models.encoder import SpectralEncoder
 
-__all__ = ["add_adapters", "has_adapters", "merge_adapters"]
-
 # Query, key and value are one map here, and share the adapter's first matrix.
 _TARGETS = r"blocks\.\d+\.attn\.(qkv|proj)"
 _MARK = "lora_"

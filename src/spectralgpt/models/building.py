@@ -28,23 +28,6 @@ from spectralgpt.models.positions import (
 )
 from spectralgpt.models.sizes import check_settings, model_size
 
-__all__ = [
-    "Model",
-    "Quantization",
-    "build_autoencoder",
-    "build_encoder",
-    "build_model",
-    "check_finite",
-    "check_output",
-    "load_weights",
-    "model_config",
-    "plain_names",
-    "plain_parts",
-    "quantize_encoder",
-    "resize_model",
-    "weight_bytes",
-]
-
 _log = logging.getLogger(__name__)
 
 Model = (

@@ -23,8 +23,6 @@ from spectralgpt.models.transformer import (
     split_heads,
 )
 
-__all__ = ["CrossDecoder", "ReconstructionDecoder"]
-
 _MASK_TOKEN_STD = 0.02
 _PREDICTION_STD = 0.02
 

@@ -21,19 +21,6 @@ from torch.nn import functional as F
 
 from spectralgpt.models.positions import resize_spectral
 
-__all__ = [
-    "FPNHead",
-    "GroupPlaces",
-    "GroupProjection",
-    "GroupSum",
-    "HeadKind",
-    "PixelDetail",
-    "PixelHead",
-    "UPerNetHead",
-    "head_width",
-    "resize_group_weights",
-]
-
 HeadKind = Literal["upernet", "fpn", "linear"]
 # Mean wavelengths (nm) of the groups that weights were learned on, and of those wanted.
 GroupPlaces = tuple[tuple[float, ...], tuple[float, ...]]

@@ -19,8 +19,6 @@ from spectralgpt.models.sizes import check_settings, check_wavelengths
 from spectralgpt.models.tokens import TokenEmbedding, TokenGrid, patchify
 from spectralgpt.models.transformer import MLP_RATIO, NORM_EPS, build_blocks
 
-__all__ = ["SpectralEncoder", "mean_by_group"]
-
 _PositionKind = Literal["separable", "joint"]
 
 

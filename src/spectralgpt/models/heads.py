@@ -29,14 +29,6 @@ from spectralgpt.models.encoder import SpectralEncoder, mean_by_group
 from spectralgpt.models.positions import group_wavelengths
 from spectralgpt.models.sizes import check_settings
 
-__all__ = [
-    "ChangeModel",
-    "ClassificationModel",
-    "DenseModel",
-    "Pooling",
-    "SegmentationModel",
-]
-
 Pooling = Literal["tokens", "groups"]
 
 _HEAD_STD = 2e-5  # Source: the published fine-tuning code.

@@ -31,8 +31,6 @@ from spectralgpt.models.positions import check_dates
 from spectralgpt.models.sizes import check_settings
 from spectralgpt.models.tokens import TokenGrid, patchify, token_weights, unpatchify
 
-__all__ = ["MaskedAutoencoder", "MaskedAutoencoderOutput"]
-
 DecoderKind = Literal["full", "cross"]
 
 

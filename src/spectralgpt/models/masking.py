@@ -10,15 +10,6 @@ from torch.nn import functional as F
 from spectralgpt.errors import ConfigError, ShapeError
 from spectralgpt.models.tokens import TokenGrid
 
-__all__ = [
-    "MASK_STYLES",
-    "MaskStyle",
-    "TokenMask",
-    "draw_mask",
-    "draw_noise",
-    "find_available",
-]
-
 MaskStyle = Literal["cube", "tube", "spectral", "date"]
 MASK_STYLES: tuple[MaskStyle, ...] = ("cube", "tube", "spectral", "date")
 

@@ -16,20 +16,6 @@ from torch.nn import functional as F
 from spectralgpt.errors import ConfigError, ShapeError
 from spectralgpt.models.tokens import TokenGrid
 
-__all__ = [
-    "DateEmbedding",
-    "JointPositions",
-    "SeparablePositions",
-    "add_dates",
-    "check_dates",
-    "date_features",
-    "dates_of_tokens",
-    "group_wavelengths",
-    "resize_spatial",
-    "resize_spectral",
-    "sine_cosine",
-]
-
 # As Vaswani et al. 2017, arXiv:1706.03762, but for tens of patches, not for text.
 _LONGEST_PERIOD = 100.0
 _SAME_WAVELENGTH_NM = 1e-3

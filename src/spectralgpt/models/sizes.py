@@ -16,15 +16,6 @@ from typing import Any, NoReturn
 
 from spectralgpt.errors import CheckpointError, ConfigError
 
-__all__ = [
-    "SIZES",
-    "WEIGHTS_FILE",
-    "check_settings",
-    "check_wavelengths",
-    "find_weights",
-    "model_size",
-]
-
 WEIGHTS_FILE = "model.safetensors"
 _HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 # A missing file of these is no Hub name, which may have a dot in it, as in v1.5.

@@ -13,8 +13,6 @@ from torch.nn import functional as F
 
 from spectralgpt.errors import ConfigError, ShapeError
 
-__all__ = ["TokenEmbedding", "TokenGrid", "patchify", "token_weights", "unpatchify"]
-
 
 @dataclass(frozen=True)
 class TokenGrid:

@@ -9,18 +9,6 @@ from torch.utils.checkpoint import checkpoint
 from spectralgpt.errors import ConfigError
 from spectralgpt.models.cpu.kernels import Linear, attend
 
-__all__ = [
-    "MLP",
-    "MLP_RATIO",
-    "NORM_EPS",
-    "Attention",
-    "Block",
-    "BlockStack",
-    "build_blocks",
-    "initialise_linear",
-    "split_heads",
-]
-
 NORM_EPS = 1e-6  # Source: the published weights.
 MLP_RATIO = 4
 

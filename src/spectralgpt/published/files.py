@@ -16,15 +16,6 @@ from torch import Tensor
 from spectralgpt.errors import CheckpointError
 from spectralgpt.models.building import plain_names
 
-__all__ = [
-    "PUBLISHED_CONFIG_KEY",
-    "check_is_weights",
-    "is_safetensors",
-    "read_published_file",
-    "read_torch_file",
-    "weights_of",
-]
-
 # Beside the weights in files of ours, so that any size can be built again.
 PUBLISHED_CONFIG_KEY = "spectralgpt_config"
 _WEIGHT_KEYS = ("model", "state_dict")

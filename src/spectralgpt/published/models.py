@@ -19,13 +19,6 @@ from spectralgpt.models.building import Model, build_model, load_weights
 from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.published.files import PUBLISHED_CONFIG_KEY, weights_of
 
-__all__ = [
-    "build_published_model",
-    "from_published",
-    "load_published_state_dict",
-    "to_published",
-]
-
 _log = logging.getLogger(__name__)
 
 # Heads cannot be read from shapes; these are the published widths.

@@ -12,16 +12,6 @@ from spectralgpt.rasters.locations import Location, is_litter, list_folder
 from spectralgpt.rasters.read import BandFile
 from spectralgpt.sensors import Band, Sensor
 
-__all__ = [
-    "IN_SENSOR_ORDER",
-    "NO_BAND",
-    "RASTER_SUFFIXES",
-    "band_in_file_name",
-    "find_band_files",
-    "find_bands",
-    "open_bands",
-]
-
 NO_BAND = "-"
 """Stands for a layer that is no band, such as a cloud mask, in a list of bands."""
 IN_SENSOR_ORDER = "sensor-order"

@@ -47,8 +47,6 @@ from spectralgpt.rasters.thumbnail import (
 from spectralgpt.rasters.unopened import Sizes, describe_unopened
 from spectralgpt.sensors import Sensor, find_sensor, list_sensors, load_sensor
 
-__all__ = ["describe_raster", "is_product"]
-
 _LANDSAT = r"L[A-Z]\d\d_.*_MTL\.(json|txt)"
 _ENMAP = r"ENMAP01-____L2A-.*-SPECTRAL_IMAGE[^/]*\.TIFF?"
 _GAOFEN = r"(?!.*PAN\d?\.tiff?$)GF\d[A-D]?_(PMS|WFV)[^/]*\.tiff?"

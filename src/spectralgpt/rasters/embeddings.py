@@ -27,14 +27,6 @@ from spectralgpt.rasters.write import (
 )
 from spectralgpt.sensors import Band
 
-__all__ = [
-    "EmbeddingRaster",
-    "EmbeddingSource",
-    "is_embeddings",
-    "open_embeddings",
-    "writing_embeddings",
-]
-
 FloatArray = NDArray[np.float32]
 _TAG = "SPECTRALGPT_EMBEDDING"
 _BLOCK_PX = 128

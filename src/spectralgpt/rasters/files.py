@@ -25,18 +25,6 @@ from spectralgpt.rasters.virtual import (
     open_virtual,
 )
 
-__all__ = [
-    "Header",
-    "OpenFiles",
-    "find_masks",
-    "open_place",
-    "open_raster",
-    "read_header",
-    "read_known",
-    "read_masks",
-    "read_numbers",
-]
-
 _ARRAY, _VIRTUAL = "array", "VRT"
 _DRIVER_BY_START = {
     b"II*\0": "GTiff",

@@ -21,23 +21,6 @@ from spectralgpt.rasters.grid import Grid, Window, apply, compose, is_same_syste
 if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
 
-__all__ = [
-    "EARTH_RADIUS_M",
-    "LONLAT",
-    "centre_lonlat",
-    "coarsen",
-    "cut_at_180",
-    "epsg_code",
-    "footprint_lonlat",
-    "move_edges",
-    "move_near",
-    "move_pixels",
-    "move_points",
-    "move_shapes",
-    "pixel_size_m",
-    "turn_of",
-]
-
 LONLAT = "EPSG:4326"
 EARTH_RADIUS_M = 6_371_008.8
 """Mean radius of the ellipsoid."""

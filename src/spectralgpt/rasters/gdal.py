@@ -34,18 +34,6 @@ from spectralgpt.rasters.locations import (
     no_answer,
 )
 
-__all__ = [
-    "GDAL_ERRORS",
-    "check_memory",
-    "free_memory",
-    "is_first",
-    "output_error",
-    "quiet_gdal",
-    "reading",
-    "warn_once",
-    "writing",
-]
-
 _LOG = logging.getLogger(__name__)
 _GDAL_LOGGERS = (
     "rasterio._base",

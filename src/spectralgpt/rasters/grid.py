@@ -22,19 +22,6 @@ from rasterio.errors import CRSError
 from spectralgpt.errors import BandError, RasterError, ShapeError, UnitError
 from spectralgpt.sensors import Band
 
-__all__ = [
-    "Axis",
-    "Grid",
-    "Raster",
-    "Window",
-    "apply",
-    "common_windows",
-    "compose",
-    "describe_difference",
-    "is_same_system",
-    "resample",
-]
-
 _Number = TypeVar("_Number", float, npt.NDArray[np.float64])
 _ALIGNED = 1e-6
 """Largest relative shear between two grids that still count as parallel."""

@@ -25,23 +25,6 @@ from xml.etree import ElementTree
 from spectralgpt.errors import DataError, RasterError
 from spectralgpt.files import decode_text
 
-__all__ = [
-    "BROKEN_ZIP",
-    "NO_ANSWER_S",
-    "Location",
-    "ProductFiles",
-    "VirtualFile",
-    "glob_folder",
-    "http_settings",
-    "is_litter",
-    "is_path",
-    "list_folder",
-    "no_answer",
-    "path_below",
-    "read_metadata",
-    "walk",
-]
-
 NO_ANSWER_S = 30
 """Seconds after which a server that sends nothing is given up."""
 _RETRIES = 2

@@ -41,23 +41,6 @@ from spectralgpt.rasters.mosaics import Mosaic
 from spectralgpt.rasters.read import RasterFile, to_reflectance
 from spectralgpt.sensors import Band
 
-__all__ = [
-    "Align",
-    "Overlay",
-    "find_codes",
-    "lay_under",
-    "overlay",
-    "paint_shapes",
-    "reaches",
-    "read_codes",
-    "read_codes_at",
-    "rows_of",
-    "sample",
-    "sample_layers",
-    "sample_scene",
-    "shown_grid",
-]
-
 Align = Literal["auto", "georeference", "shape"]
 Numbers = npt.NDArray[np.generic]
 Flags = npt.NDArray[np.bool_]

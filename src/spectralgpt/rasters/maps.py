@@ -28,20 +28,6 @@ if TYPE_CHECKING:
     from rasterio.io import DatasetReader
     from shapely.geometry.base import BaseGeometry
 
-__all__ = [
-    "MODEL_TAG",
-    "NO_CLASS",
-    "MapClass",
-    "MapFile",
-    "class_layers",
-    "measure_layers",
-    "open_map",
-    "read_class_rows",
-    "read_palette",
-    "sample_map",
-    "write_polygons",
-]
-
 NO_CLASS = 255
 """What a map of classes holds where the image shows nothing."""
 MODEL_TAG = "SPECTRALGPT_MODEL"

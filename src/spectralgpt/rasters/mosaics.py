@@ -38,15 +38,6 @@ from spectralgpt.rasters.locations import read_metadata
 from spectralgpt.rasters.read import RasterFile, read_raster
 from spectralgpt.sensors import Band
 
-__all__ = [
-    "Bounds",
-    "Mosaic",
-    "cut_to_common",
-    "make_mosaic",
-    "read_area",
-    "warp",
-]
-
 Layer = tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]
 """Reflectance and validity, each (C, H, W)."""
 _ReadWindow = Callable[[Window, tuple[int, int]], Raster]

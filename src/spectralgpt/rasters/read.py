@@ -21,18 +21,6 @@ from spectralgpt.rasters.grid import Axis, Grid, Raster, Window, resample
 from spectralgpt.rasters.locations import Location
 from spectralgpt.sensors import Band, Sensor
 
-__all__ = [
-    "BandFile",
-    "RasterFile",
-    "StoredLayers",
-    "check_reflectance",
-    "find_darkness",
-    "find_valid",
-    "is_measured",
-    "read_raster",
-    "to_reflectance",
-]
-
 _BLOCK = 2**25
 """Numbers held at once while shrinking a large raster."""
 _BYTES_PER_VALUE = 5

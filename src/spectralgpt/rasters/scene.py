@@ -23,8 +23,6 @@ from spectralgpt.rasters.mosaics import Bounds, Mosaic, make_mosaic
 from spectralgpt.rasters.read import RasterFile, find_valid, read_raster
 from spectralgpt.sensors import Band, Sensor
 
-__all__ = ["Scene", "open_scene", "summarise"]
-
 _SAMPLE_SIDE = 512
 """Pixels a side of the thinned-out band whose nodata are counted."""
 

@@ -10,16 +10,6 @@ from typing import Any, Literal
 from spectralgpt.errors import UnitError
 from spectralgpt.rasters.locations import Location
 
-__all__ = [
-    "SENSOR_TAG",
-    "UNIT_TAG",
-    "ProductMetadata",
-    "Scale",
-    "Stated",
-    "day_in",
-    "percent_in",
-]
-
 UNIT_TAG = "SPECTRALGPT_UNIT"
 SENSOR_TAG = "SPECTRALGPT_SENSOR"
 """What our own files state of themselves."""

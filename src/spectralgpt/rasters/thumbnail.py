@@ -18,13 +18,6 @@ from spectralgpt.rasters.locations import Location
 from spectralgpt.rasters.read import BandFile, is_measured
 from spectralgpt.sensors import BaselineRule
 
-__all__ = [
-    "Thumbnail",
-    "as_option",
-    "find_fill",
-    "offset_from_pixels",
-]
-
 _Numbers = npt.NDArray[np.generic]
 _Known = npt.NDArray[np.bool_]
 _SIDE = 128

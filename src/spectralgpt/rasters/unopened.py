@@ -30,8 +30,6 @@ from spectralgpt.rasters.read import BandFile, RasterFile
 from spectralgpt.rasters.stated import Stated
 from spectralgpt.sensors import Band, Sensor
 
-__all__ = ["FILE_SIZES", "Sizes", "describe_unopened", "read_size"]
-
 FILE_SIZES = "file"
 """Stands for sizes that each file's first bytes tell."""
 Sizes = int | Mapping[float, int] | str

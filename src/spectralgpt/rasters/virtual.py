@@ -29,13 +29,6 @@ from numpy.lib import format as npy
 from spectralgpt.errors import RasterError
 from spectralgpt.rasters.locations import read_metadata
 
-__all__ = [
-    "ARRAY_START",
-    "is_virtual",
-    "open_array",
-    "open_virtual",
-]
-
 _START = re.compile(
     rb"(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*|<!--.*?-->\s*)*<VRTDataset", re.DOTALL
 )

@@ -37,21 +37,6 @@ from spectralgpt.rasters.gdal import quiet_gdal, writing
 from spectralgpt.rasters.grid import Grid, Raster, Window
 from spectralgpt.rasters.stated import SENSOR_TAG, UNIT_TAG
 
-__all__ = [
-    "LEGEND_SUFFIX",
-    "NO_INT8",
-    "Layers",
-    "NumberType",
-    "RowFile",
-    "RowWriter",
-    "check_whole",
-    "move_map",
-    "write_geotiff",
-    "write_numbers",
-    "write_strips",
-    "writing_map",
-]
-
 NumberType = Literal["float16", "int8"]
 RowWriter = Callable[[int, NDArray[Any]], object]
 """Takes the first row and the numbers (layers, rows, W)."""

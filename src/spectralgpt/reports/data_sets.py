@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["plot_contact_sheet", "plot_overview", "write_overview"]
-
 _SHEET_COLUMNS = 6
 _IMAGE_IN, _HEADING_IN = 1.7, 0.5
 _LONGEST_LABEL, _LONGEST_NAME = 24, 40

@@ -17,8 +17,6 @@ from spectralgpt.files import write_text
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["TEMPLATES", "render_report", "write_report"]
-
 TEMPLATES = Path(__file__).parent / "templates"
 _DOTS_PER_INCH = 130
 _NUMBER = re.compile(r"[-+\u2212]?[\d.,]+(e[-+]?\d+)?( ?[%a-zµ/]*)?( ± [\d.,]+)?")

@@ -26,8 +26,6 @@ from spectralgpt.scenes.reconstruction import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["write_rebuilt_report"]
-
 _DOTS_PER_INCH = 110
 
 

@@ -27,19 +27,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = [
-    "Reconstruction",
-    "error_picture",
-    "plot_bands",
-    "plot_marked_spectra",
-    "plot_reconstruction",
-    "plot_score_maps",
-    "plot_spectra",
-    "spread_bands",
-    "varied_pixels",
-    "visible_picture",
-]
-
 _Picture = NDArray[np.float32]
 """(H, W, 3), 0..1."""
 _TITLES = ("input", "visible to the model", "rebuilt", "error where hidden")

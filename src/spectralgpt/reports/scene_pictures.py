@@ -29,16 +29,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = [
-    "pca_colours",
-    "plot_class_map",
-    "plot_embedding_map",
-    "write_class_picture",
-    "write_component_picture",
-    "write_quick_look",
-    "write_similarity_picture",
-]
-
 _Picture = NDArray[np.float32]
 """(H, W, 3), 0..1."""
 _COLOUR_COMPONENTS = 3

@@ -28,14 +28,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = [
-    "Examples",
-    "MapExample",
-    "plot_confusion",
-    "write_classification_report",
-    "write_map_report",
-]
-
 _NUMBERED_CLASSES = 20
 _COLUMNS = 4
 _LEGEND_COLUMNS = 5

@@ -20,22 +20,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = [
-    "ERROR_COLOURS",
-    "INK",
-    "Composite",
-    "Stretch",
-    "category_colours",
-    "choose_composites",
-    "draw_legend",
-    "hide_ticks",
-    "measure_stretch",
-    "new_figure",
-    "paint_bands",
-    "read_picture",
-    "tidy",
-]
-
 ERROR_COLOURS = "cividis"
 INK = "#1c2329"
 _RED_NM, _GREEN_NM, _BLUE_NM, _NIR_NM, _SWIR_NM = 665.0, 560.0, 490.0, 842.0, 1610.0

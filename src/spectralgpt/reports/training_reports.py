@@ -23,16 +23,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = [
-    "describe_divergence",
-    "describe_fillers",
-    "filler_rows",
-    "plot_curves",
-    "read_metrics",
-    "write_pretraining_report",
-    "write_stages_report",
-]
-
 # Steps and values of one column, without the rows where it is empty.
 _Series = tuple[list[int], list[float]]
 

@@ -35,18 +35,6 @@ from spectralgpt.scenes.windows import (
 )
 from spectralgpt.sensors import Band
 
-__all__ = [
-    "CellOptions",
-    "CellStrip",
-    "SceneEmbedding",
-    "cell_grid",
-    "embed_scene",
-    "embed_strips",
-    "embed_windows",
-    "position_response",
-]
-
-
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float32]
 _FLAT_LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)

@@ -24,14 +24,6 @@ from spectralgpt.scenes.inputs import name_maps
 from spectralgpt.scenes.stac import embedding_asset, picture_asset, write_item
 from spectralgpt.scenes.windows import choose_bands
 
-__all__ = [
-    "embed_to_raster",
-    "fingerprint",
-    "name_results",
-    "open_alike",
-    "write_embedding_item",
-]
-
 _DIGITS = 16
 
 

@@ -18,8 +18,6 @@ from spectralgpt.scenes.unfinished import digest_model, making_maps, scene_facts
 from spectralgpt.scenes.windows import check_size, choose_bands, plan_windows
 from spectralgpt.tasks.pretraining import PretrainingTask, pixel_mask
 
-__all__ = ["map_errors"]
-
 FloatArray = NDArray[np.float32]
 _OVERLAP = 0.5
 

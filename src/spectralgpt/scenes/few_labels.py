@@ -27,15 +27,6 @@ from spectralgpt.tasks.probes import (
     score_by_blocks,
 )
 
-__all__ = [
-    "FewLabels",
-    "apply_probe",
-    "check_probe",
-    "probe_labels",
-    "write_few_labels",
-]
-
-
 _log = logging.getLogger(__name__)
 
 

@@ -25,25 +25,6 @@ from spectralgpt.rasters import (
 )
 from spectralgpt.sensors import Band, find_sensor, list_sensors
 
-__all__ = [
-    "SCENE_SUFFIXES",
-    "Failure",
-    "Outcome",
-    "adding_up",
-    "describe_input",
-    "find_input",
-    "for_each_input",
-    "list_inputs",
-    "list_pairs",
-    "list_scenes",
-    "match_pairs",
-    "name_maps",
-    "on_same_pixels",
-    "over_area",
-    "polygons_path",
-    "probabilities_path",
-]
-
 logger = logging.getLogger(__name__)
 
 _ALL_CLOUD = 99.95

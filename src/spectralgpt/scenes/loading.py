@@ -14,14 +14,6 @@ from spectralgpt.scenes.maps import Mapper
 from spectralgpt.scenes.unfinished import digest_model
 from spectralgpt.tasks.dense import check_mapper, predict_map
 
-__all__ = [
-    "Precision",
-    "build_mapper",
-    "in_precision",
-    "load_on_device",
-    "stated_contract",
-]
-
 Precision = Literal["fp32", "bf16"]
 
 

@@ -49,18 +49,6 @@ from spectralgpt.scenes.unfinished import (
 from spectralgpt.scenes.windows import check_size, choose_bands, plan_windows
 from spectralgpt.sensors import Band
 
-__all__ = [
-    "MapOptions",
-    "MapStrip",
-    "Mapper",
-    "SceneMap",
-    "digest_map",
-    "look_at_map",
-    "map_image",
-    "map_scene",
-    "write_map_item",
-]
-
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float32]
 _PREVIEW_PX = 900

@@ -25,15 +25,6 @@ from spectralgpt.rasters.footprints import move_near, move_shapes
 from spectralgpt.rasters.grid import Grid, Window, apply
 from spectralgpt.rasters.lookup import paint_shapes
 
-__all__ = [
-    "LabelledCells",
-    "cell_of_point",
-    "cells_of_shapes",
-    "find_query_cells",
-    "labelled_cells",
-    "read_shapes",
-]
-
 logger = logging.getLogger(__name__)
 
 _POINTS = ("Point", "MultiPoint")

@@ -33,17 +33,6 @@ from spectralgpt.tasks.pretraining import (
     token_means,
 )
 
-__all__ = [
-    "BandScore",
-    "RebuiltWindow",
-    "WindowScores",
-    "centre_window",
-    "check_pixels",
-    "rebuild_window",
-    "score_window",
-    "write_scores",
-]
-
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
 

@@ -26,22 +26,6 @@ from spectralgpt.rasters import (
 from spectralgpt.rasters.embeddings import EmbeddingRaster
 from spectralgpt.rasters.footprints import LONLAT, cut_at_180, footprint_lonlat
 
-__all__ = [
-    "Clustering",
-    "Place",
-    "Query",
-    "find_places",
-    "fit_clusters",
-    "make_query",
-    "query_of",
-    "read_cells",
-    "sample_cells",
-    "write_map",
-    "write_places",
-    "write_rows",
-    "write_similarity",
-]
-
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float32]
 _EPS = 1e-8

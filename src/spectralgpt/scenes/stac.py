@@ -19,15 +19,6 @@ from spectralgpt.rasters.footprints import (
     footprint_lonlat,
 )
 
-__all__ = [
-    "class_asset",
-    "embedding_asset",
-    "measure_asset",
-    "picture_asset",
-    "polygon_asset",
-    "write_item",
-]
-
 _COG = "image/tiff; application=geotiff; profile=cloud-optimized"
 _SCHEMAS = "https://stac-extensions.github.io"
 _EXTENSIONS = [

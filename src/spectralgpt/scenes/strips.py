@@ -23,16 +23,6 @@ from spectralgpt.scenes.windows import WindowPlan
 from spectralgpt.sensors import Band
 from spectralgpt.threads import one_thread_a_product
 
-__all__ = [
-    "RowBlender",
-    "WindowBatch",
-    "compute_strips",
-    "cut_batches",
-    "prefetch",
-    "read_batches",
-    "window_weight",
-]
-
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float32]
 _EDGE_WEIGHT = 0.05

@@ -35,15 +35,6 @@ from spectralgpt.scenes.windows import (
 from spectralgpt.sensors import Band
 from spectralgpt.tasks.classification import check_classifier, to_probabilities
 
-__all__ = [
-    "Level",
-    "TableFormat",
-    "embed_files",
-    "predict_files",
-    "table_path",
-    "write_embeddings",
-]
-
 Level = Literal["image", "token"]
 Progress = Callable[[float], None]
 TableFormat = Literal["geoparquet", "npz"]

@@ -30,14 +30,6 @@ from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import Grid, Layers, Mosaic, RasterFile, RowFile, move_map
 from spectralgpt.rasters.gdal import writing
 
-__all__ = [
-    "UnfinishedMaps",
-    "digest_facts",
-    "digest_model",
-    "making_maps",
-    "scene_facts",
-]
-
 _JOURNAL = "journal.jsonl"
 _FINISHED = ".finished.jsonl"
 

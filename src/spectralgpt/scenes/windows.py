@@ -13,18 +13,6 @@ from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import RasterFile, Window, read_raster
 from spectralgpt.sensors import Band
 
-__all__ = [
-    "Fit",
-    "WindowPlan",
-    "check_size",
-    "choose_bands",
-    "cover",
-    "cover_axis",
-    "plan_windows",
-    "prepared_windows",
-    "stride_px",
-]
-
 Fit = Literal["auto", "resize", "windows"]
 # A file that is not much larger than a window is more likely a chip than a scene.
 _CHIP_SLACK = 1.5

@@ -27,8 +27,6 @@ from spectralgpt.simulation.painters import SCENE_CLASSES
 from spectralgpt.simulation.regions import make_region
 from spectralgpt.threads import follow_parent
 
-__all__ = ["TASKS", "SimulationConfig", "simulate_archive"]
-
 # What the README says of each task.
 _TASKS: Final = {
     "classification": "`classification/<split>/<Class>/`: one scene class an image "

@@ -20,8 +20,6 @@ from numpy.typing import NDArray
 from spectralgpt.simulation.reflectance import SHADE, Spectrum
 from spectralgpt.simulation.regions import Region, Season
 
-__all__ = ["Canvas", "Cover", "Field", "Parcels", "block_mean", "highest"]
-
 Field = NDArray[np.float32]
 Indices = NDArray[np.intp]
 

@@ -27,8 +27,6 @@ from spectralgpt.simulation.reflectance import (
 )
 from spectralgpt.simulation.regions import Region, Season, make_season
 
-__all__ = ["Camera", "Picture", "draw_clouds", "observe", "render"]
-
 # Cells along one side of a pixel on which shapes are drawn.
 _FINE = 3
 _MOST_CLOUD = 0.35

@@ -22,8 +22,6 @@ from spectralgpt.simulation.canvas import (
 )
 from spectralgpt.simulation.reflectance import Spectrum
 
-__all__ = ["SCENE_CLASSES", "draw_changes", "paint_change", "paint_scene"]
-
 _FIELDS: Final = ["AnnualCrop", "Pasture", "PermanentCrop"]
 _RURAL: Final = [*_FIELDS, "Forest", "HerbaceousVegetation"]
 _TOWNS: Final = ["Industrial", "Residential"]

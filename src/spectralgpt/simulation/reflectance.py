@@ -14,20 +14,6 @@ from numpy.typing import NDArray
 
 from spectralgpt.sensors import Band
 
-__all__ = [
-    "CLOUD",
-    "SHADE",
-    "VAPOUR",
-    "WAVELENGTHS_NM",
-    "Spectrum",
-    "built",
-    "snow",
-    "soil",
-    "to_bands",
-    "vegetation",
-    "water_body",
-]
-
 Spectrum = NDArray[np.float64]
 
 WAVELENGTHS_NM: Final[Spectrum] = np.arange(400.0, 2501.0, 2.0)

@@ -11,8 +11,6 @@ from datetime import date, timedelta
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Region", "Season", "make_region", "make_season"]
-
 _Field = NDArray[np.float32]
 
 # So that regions share no random numbers with images.

@@ -23,14 +23,6 @@ from spectralgpt.models.building import check_output
 from spectralgpt.models.heads import ClassificationModel, DenseModel
 from spectralgpt.tasks import Gather, own_sums, seeded
 
-__all__ = [
-    "ClassificationTask",
-    "RegularizationConfig",
-    "check_classifier",
-    "score",
-    "to_probabilities",
-]
-
 MultiLabelLoss = Literal["soft-margin", "bce"]
 
 

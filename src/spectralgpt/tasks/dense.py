@@ -20,15 +20,6 @@ from spectralgpt.models.building import check_output
 from spectralgpt.models.heads import DenseModel
 from spectralgpt.tasks import Gather, own_sums, seeded
 
-__all__ = [
-    "HELD_OUT_LOSS",
-    "DenseLossConfig",
-    "DenseTask",
-    "check_mapper",
-    "leading_metric",
-    "predict_map",
-]
-
 HELD_OUT_LOSS = "loss"
 """Name of the cross-entropy among the held-out scores; lower is better."""
 

@@ -25,8 +25,6 @@ from spectralgpt.preprocessing import Preprocessing, match_some_bands
 from spectralgpt.sensors import Band
 from spectralgpt.tasks.dense import leading_metric
 
-__all__ = ["Floor", "best_index", "find_floors", "fit_pixel_forest", "map_pixels"]
-
 logger = logging.getLogger(__name__)
 
 _TREES, _TREES_OF_FLOOR = 200, 100

@@ -20,19 +20,6 @@ from spectralgpt.models.masking import MaskStyle, draw_noise
 from spectralgpt.models.tokens import TokenGrid, patchify, unpatchify
 from spectralgpt.tasks import Batch, Gather, own_sums
 
-__all__ = [
-    "ErrorSum",
-    "PretrainingTask",
-    "band_means",
-    "draw_sample_noise",
-    "fill_by_space_and_spectrum",
-    "fill_linearly_in_space",
-    "pixel_mask",
-    "score_fillers",
-    "score_reconstructions",
-    "token_means",
-]
-
 # Half-widths of the tent kernels that are tried: pixels, and bands along the spectrum.
 # The best one is chosen on the held-out images themselves: that favours the baseline.
 _WIDTHS = tuple((pixels, bands) for pixels in (8, 16, 32) for bands in (1, 4, 12))

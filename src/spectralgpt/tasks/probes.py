@@ -23,22 +23,6 @@ from spectralgpt import __version__
 from spectralgpt.errors import CheckpointError, ConfigError, DataError
 from spectralgpt.files import parse_json, write_file
 
-__all__ = [
-    "BlockScores",
-    "CellFeatures",
-    "Features",
-    "Probe",
-    "ProbeFacts",
-    "blocks_of",
-    "fit_probe",
-    "load_probe",
-    "predict_knn",
-    "predict_linear",
-    "predict_ridge",
-    "save_probe",
-    "score_by_blocks",
-]
-
 CellFeatures = Literal["embedding", "reflectance", "both"]
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]

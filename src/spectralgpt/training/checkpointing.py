@@ -21,14 +21,6 @@ from spectralgpt.models.building import check_finite
 from spectralgpt.published import read_torch_file
 from spectralgpt.training.module import TrainingModule
 
-__all__ = [
-    "AtomicCheckpointIO",
-    "BestModel",
-    "LastCheckpoint",
-    "read_checkpoint",
-    "read_resumable",
-]
-
 _log = logging.getLogger(__name__)
 
 # What must be there for a run to go on.

@@ -40,17 +40,6 @@ from spectralgpt.tasks.probes import (
 )
 from spectralgpt.training.scoring import spread, write_class_table, write_confusion
 
-__all__ = [
-    "PRETRAINED",
-    "Comparison",
-    "band_statistics",
-    "compare_features",
-    "extract_features",
-    "random_convolutions",
-    "random_encoder",
-    "write_comparison",
-]
-
 ProbeMethod = Literal["linear-probe", "ridge", "knn"]
 PRETRAINED = "this model"
 # Every seed of every baseline reads the images again.

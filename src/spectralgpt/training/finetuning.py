@@ -72,14 +72,6 @@ if TYPE_CHECKING:
     from spectralgpt.training.loading import EpochBatchSampler
     from spectralgpt.training.module import TrainingModule
 
-__all__ = [
-    "AugmentationConfig",
-    "DenseFinetuneConfig",
-    "FinetuneConfig",
-    "add_head",
-    "finetune",
-]
-
 _log = logging.getLogger(__name__)
 
 # Every epoch reads the same images again; each loader process keeps its own.

@@ -13,25 +13,13 @@ import torch
 
 from spectralgpt.errors import ConfigError
 from spectralgpt.models.cpu.memory import keep_freed_memory
-from spectralgpt.training.run_folder import RunFolder, is_first_process
+from spectralgpt.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, Trainer
     from torch.utils.data import DataLoader
 
     from spectralgpt.training.module import TrainingModule
-
-__all__ = [
-    "RunFolder",
-    "TrainerConfig",
-    "check_checkpoint",
-    "check_machine",
-    "check_seed",
-    "fit",
-    "full_state_dict",
-    "is_first_process",
-    "processes",
-]
 
 _log = logging.getLogger(__name__)
 

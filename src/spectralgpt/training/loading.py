@@ -17,18 +17,6 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from spectralgpt.errors import ConfigError
 from spectralgpt.threads import start_worker
 
-__all__ = [
-    "EpochBatchSampler",
-    "FixedBatchSampler",
-    "KeyedDataset",
-    "SampleKey",
-    "WholeSteps",
-    "build_loader",
-    "sample_seed",
-    "shared_seed",
-]
-
-
 # Tells the seeds of steps from those of samples.
 _SHARED = 1
 

@@ -30,8 +30,6 @@ from rich.text import Text
 from spectralgpt.files import write_table
 from spectralgpt.training.module import TrainingModule
 
-__all__ = ["MetricsTable", "ProgressDisplay", "quiet_lightning", "read_metrics"]
-
 _KEYS = ("step", "epoch")
 # Where the output is no terminal, a line is written at most this often.
 _SECONDS_BETWEEN_LINES = 10.0

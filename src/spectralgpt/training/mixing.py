@@ -21,8 +21,6 @@ from spectralgpt.training.loading import (
     SampleKey,
 )
 
-__all__ = ["HeldOutBatches", "KeyedMixture", "MixedBatchSampler"]
-
 # Tells the draws of a mixture from the order of a single data set.
 _KINDS, _ITEMS = 1, 2
 

@@ -24,16 +24,6 @@ from spectralgpt.training.optim import (
     set_learning_rate,
 )
 
-__all__ = [
-    "DATA",
-    "PROGRESS",
-    "CompileBlocks",
-    "KeepSignals",
-    "TrainingModule",
-    "compile_blocks",
-    "recompute_activations",
-]
-
 PROGRESS = "spectralgpt"
 DATA = "sample of images and labels"
 """Entries of a checkpoint, and of its progress."""

@@ -16,16 +16,6 @@ from torch import Tensor, nn
 
 from spectralgpt.errors import ConfigError
 
-__all__ = [
-    "OptimizerConfig",
-    "build_optimizer",
-    "layer_decay_groups",
-    "learning_rate_at",
-    "parameter_groups",
-    "scale_learning_rate",
-    "set_learning_rate",
-]
-
 # lr = base_lr * effective batch / 256: the linear scaling rule of the published code.
 BASE_BATCH_SIZE = 256
 

@@ -15,24 +15,10 @@ from spectralgpt.data.crops import CropConfig
 from spectralgpt.errors import ConfigError
 from spectralgpt.models.masking import MaskStyle
 from spectralgpt.models.sizes import check_settings
-from spectralgpt.preprocessing import Scaling
 from spectralgpt.rasters import Stated
+from spectralgpt.scaling import Scaling
 from spectralgpt.training.fit import TrainerConfig, check_seed
 from spectralgpt.training.optim import OptimizerConfig
-
-__all__ = [
-    "DataConfig",
-    "DatasetConfig",
-    "MaskingConfig",
-    "ModelConfig",
-    "PretrainConfig",
-    "ReportConfig",
-    "StageConfig",
-    "check_name",
-    "datasets_of",
-    "merge_sections",
-    "stages_of",
-]
 
 # Names become columns of tables and folders: nothing that leaves a folder.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")

@@ -30,13 +30,6 @@ from spectralgpt.training.pretrain_config import (
     datasets_of,
 )
 
-__all__ = [
-    "PretrainingData",
-    "load_pretraining_data",
-    "spread",
-]
-
-
 _Images = Sequence[RasterFile] | Sequence[Series]
 
 

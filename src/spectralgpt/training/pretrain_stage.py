@@ -28,13 +28,7 @@ from spectralgpt.tasks.pretraining import (
     score_reconstructions,
 )
 from spectralgpt.training.checkpointing import LastCheckpoint
-from spectralgpt.training.fit import (
-    RunFolder,
-    check_checkpoint,
-    fit,
-    full_state_dict,
-    processes,
-)
+from spectralgpt.training.fit import check_checkpoint, fit, full_state_dict, processes
 from spectralgpt.training.loading import SampleKey, build_loader, sample_seed
 from spectralgpt.training.mixing import HeldOutBatches, KeyedMixture, MixedBatchSampler
 from spectralgpt.training.module import TrainingModule
@@ -44,16 +38,7 @@ from spectralgpt.training.pretrain_data import (
     load_pretraining_data,
     spread,
 )
-from spectralgpt.training.run_folder import plain_config
-
-__all__ = [
-    "build_batches",
-    "build_model",
-    "build_training_module",
-    "check_data",
-    "check_schedule",
-    "run_stage",
-]
+from spectralgpt.training.run_folder import RunFolder, plain_config
 
 
 def run_stage(

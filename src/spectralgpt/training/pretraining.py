@@ -16,7 +16,7 @@ from pathlib import Path
 
 from lightning.pytorch import Callback
 
-from spectralgpt.checkpoints import CONFIG_FILE, WEIGHTS_FILE
+from spectralgpt.checkpoints import CONFIG_FILE
 from spectralgpt.config import changed_settings, read_mapping
 from spectralgpt.errors import (
     BandError,
@@ -26,8 +26,9 @@ from spectralgpt.errors import (
     SpectralGPTError,
 )
 from spectralgpt.files import write_file
+from spectralgpt.models.sizes import WEIGHTS_FILE
 from spectralgpt.training.checkpointing import read_checkpoint
-from spectralgpt.training.fit import RunFolder, check_machine, is_first_process
+from spectralgpt.training.fit import check_machine
 from spectralgpt.training.module import DATA, PROGRESS
 from spectralgpt.training.pretrain_config import PretrainConfig, StageConfig, stages_of
 from spectralgpt.training.pretrain_data import PretrainingData, load_pretraining_data
@@ -36,11 +37,7 @@ from spectralgpt.training.pretrain_stage import (
     check_schedule,
     run_stage,
 )
-from spectralgpt.training.run_folder import plain_config
-
-__all__ = [
-    "pretrain",
-]
+from spectralgpt.training.run_folder import RunFolder, is_first_process, plain_config
 
 _LEARNED_WITH = ("epochs", "batch_size", "accumulate", "precision")
 """Settings of the trainer that weights depend on."""

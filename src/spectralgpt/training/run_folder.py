@@ -21,8 +21,6 @@ from spectralgpt.outputs import (
     remove_leftovers,
 )
 
-__all__ = ["RunFolder", "is_first_process", "plain_config"]
-
 _log = logging.getLogger(__name__)
 _SECTIONS = {"model", "data", "optimizer", "trainer", "seed"}
 _FOLDERS = ("checkpoints", "figures", "tensorboard")

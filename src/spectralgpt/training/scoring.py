@@ -50,17 +50,6 @@ from spectralgpt.tasks.floors import Floor, find_floors, fit_pixel_forest, map_p
 if TYPE_CHECKING:
     from spectralgpt.reports.score_reports import Examples, MapExample
 
-__all__ = [
-    "PlaceCounts",
-    "SetScores",
-    "evaluate",
-    "evaluate_forest",
-    "score_set",
-    "spread",
-    "write_class_table",
-    "write_confusion",
-]
-
 _EXAMPLES, _MAP_EXAMPLES = 12, 6
 _DRAWN_FOR_EXAMPLE = 8
 """Windows that are looked at for one that is shown."""

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from spectralgpt.checkpoints import find_weights
 from spectralgpt.config import build_config, changed_settings
 from spectralgpt.data.dense import DenseDataConfig, read_all_dense
 from spectralgpt.data.identity import digest_data, digest_file
@@ -20,6 +19,7 @@ from spectralgpt.data.labelled import LabelledDataConfig, read_all
 from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.files import read_json, write_json, write_table
 from spectralgpt.metrics import POSITIVE_SCORES
+from spectralgpt.models.sizes import find_weights
 from spectralgpt.rasters import Stated
 from spectralgpt.training.finetuning import (
     DenseFinetuneConfig,
@@ -30,8 +30,6 @@ from spectralgpt.training.pretrain_config import merge_sections
 from spectralgpt.training.run_folder import RunFolder
 from spectralgpt.training.scoring import evaluate_forest, spread
 from spectralgpt.training.transfer import load_start
-
-__all__ = ["StudyConfig", "StudyRun", "planned_runs", "run_study"]
 
 _log = logging.getLogger(__name__)
 

@@ -16,24 +16,12 @@ from spectralgpt.models.adapters import add_adapters
 from spectralgpt.models.building import build_encoder
 from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.models.sizes import SIZES
-from spectralgpt.preprocessing import (
-    BandStatistics,
-    Preprocessing,
-    Scaling,
-    sensor_preprocessing,
-)
+from spectralgpt.preprocessing import Preprocessing, sensor_preprocessing
 from spectralgpt.rasters import Stated
+from spectralgpt.scaling import BandStatistics, Scaling
 from spectralgpt.sensors import Band, find_sensor
 from spectralgpt.training.fit import TrainerConfig, check_seed, processes
 from spectralgpt.training.optim import OptimizerConfig
-
-__all__ = [
-    "Start",
-    "TransferConfig",
-    "choose_contract",
-    "load_start",
-    "start_encoder",
-]
 
 _log = logging.getLogger(__name__)
 # Training images with less than half of the spread, or more than twice, are told of.

@@ -27,8 +27,6 @@ from spectralgpt.viewer.model import KINDS, Rebuilt
 from spectralgpt.viewer.overlays import Cells, MapLayer
 from spectralgpt.viewer.pictures import Picture, to_png
 
-__all__ = ["make_app"]
-
 _LOG = logging.getLogger(__name__)
 _TILE_PX = 256
 _MOST_LEVELS = 16

@@ -28,8 +28,6 @@ from spectralgpt.viewer.named_paths import Sources, name_files
 from spectralgpt.viewer.overlays import Cells, MapLayer, raster_cells, read_scene
 from spectralgpt.viewer.pictures import BandPictures, thin_grid
 
-__all__ = ["OneAtATime", "Recent", "RequestError", "View", "Viewer"]
-
 _ID_BYTES = 4
 _KEPT_WINDOWS = 6
 _CHECK_PX = 64

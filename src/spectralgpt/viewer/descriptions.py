@@ -21,8 +21,6 @@ from spectralgpt.viewer.overlays import (
 )
 from spectralgpt.viewer.pictures import legend_colours
 
-__all__ = ["describe_pixel", "describe_viewer"]
-
 _DIGITS = 5
 
 

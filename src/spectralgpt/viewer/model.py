@@ -26,8 +26,6 @@ from spectralgpt.sensors import Band
 from spectralgpt.viewer.overlays import Cells, made_cells
 from spectralgpt.viewer.pictures import Picture, draw_bands, draw_measures
 
-__all__ = ["ANGLE_LIMITS", "KINDS", "Rebuilt", "ViewModel", "window_in_view"]
-
 KINDS = ("rebuilt", "visible", "angle")
 ANGLE_LIMITS = (0.0, 20.0)
 """Degrees; the same for all mask ratios, so that pictures can be compared."""

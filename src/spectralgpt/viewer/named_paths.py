@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from spectralgpt.checkpoints import WEIGHTS_FILE
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.errors import ConfigError, RasterError, SpectralGPTError
+from spectralgpt.models.sizes import WEIGHTS_FILE
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import RasterFile, is_product
 from spectralgpt.rasters.embeddings import (
@@ -16,8 +16,6 @@ from spectralgpt.rasters.embeddings import (
 )
 from spectralgpt.rasters.maps import MapFile, open_map
 from spectralgpt.scenes.inputs import describe_input
-
-__all__ = ["Sources", "name_files", "open_sources", "take_models"]
 
 _WEIGHTS = (".safetensors", ".pth", ".pt", ".ckpt")
 _RUN_FILES = ("config.yaml", "checkpoints")

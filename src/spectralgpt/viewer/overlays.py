@@ -32,17 +32,6 @@ from spectralgpt.viewer.pictures import (
     thin_grid,
 )
 
-__all__ = [
-    "LIKENESS_COLOURS",
-    "LIKENESS_LIMITS",
-    "MEASURE_COLOURS",
-    "Cells",
-    "MapLayer",
-    "made_cells",
-    "raster_cells",
-    "read_scene",
-]
-
 MEASURE_COLOURS = "viridis"
 LIKENESS_COLOURS = "inferno"
 LIKENESS_LIMITS = (0.0, 1.0)

@@ -18,18 +18,6 @@ from spectralgpt.reports.style import (
 )
 from spectralgpt.sensors import Band
 
-__all__ = [
-    "BandPictures",
-    "Picture",
-    "ReadBands",
-    "draw_bands",
-    "draw_classes",
-    "draw_measures",
-    "legend_colours",
-    "thin_grid",
-    "to_png",
-]
-
 Picture = NDArray[np.uint8]
 """(H, W, 4): red, green, blue and how opaque."""
 ReadBands = Callable[

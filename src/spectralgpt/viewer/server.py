@@ -12,8 +12,6 @@ from spectralgpt.viewer.contents import Viewer
 if TYPE_CHECKING:
     import uvicorn
 
-__all__ = ["PageServer", "check_installed", "serving"]
-
 _HOST = "127.0.0.1"
 _LAST_PORT = 65535
 _WAIT_S = 2

@@ -29,8 +29,6 @@ from spectralgpt.errors import DatasetNotFoundError
 from spectralgpt.files import read_json, read_text
 from spectralgpt.rasters import glob_folder, walk
 
-__all__ = ["take_inventory"]
-
 _METADATA_V1 = "_labels_metadata.json"
 _METADATA_V2 = "metadata.parquet"
 _MAPS = "Reference_Maps"

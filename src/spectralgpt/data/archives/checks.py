@@ -23,8 +23,6 @@ from spectralgpt.data.sources import Source, read_source, source_from_table
 from spectralgpt.errors import ConfigError, SpectralGPTError
 from spectralgpt.rasters import Stated
 
-__all__ = ["CheckOptions", "check_archive"]
-
 _OWN_LAYOUTS = ("folder", "csv", "masks")
 _MASK_LAYOUTS = ("folders", "segmunich", "oscd")
 

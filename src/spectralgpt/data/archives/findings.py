@@ -41,8 +41,6 @@ from spectralgpt.rasters.read import find_valid
 from spectralgpt.scaling import BandStatistics
 from spectralgpt.sensors import find_sensor
 
-__all__ = ["ArchiveCheck", "check_images"]
-
 logger = logging.getLogger(__name__)
 
 _AT_ONCE = 256

@@ -25,18 +25,6 @@ from spectralgpt.data.splits import split_named
 from spectralgpt.errors import ConfigError, DataError, DatasetNotFoundError
 from spectralgpt.rasters import path_below
 
-__all__ = [
-    "Entry",
-    "Fault",
-    "FaultKind",
-    "Inventory",
-    "count_doubles",
-    "list_csv",
-    "list_folders",
-    "list_masks",
-    "list_unlabelled",
-]
-
 _NO_CLASS = "in no folder of a class"
 
 

@@ -14,8 +14,6 @@ from typing import Any
 from spectralgpt.errors import DataError, DatasetNotFoundError
 from spectralgpt.sensors import load_sensor
 
-__all__ = ["download", "unpack"]
-
 logger = logging.getLogger(__name__)
 
 _SENSORS = {"S2L2A": "sentinel-2-l2a", "S2L1C": "sentinel-2-l1c"}

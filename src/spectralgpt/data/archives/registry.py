@@ -20,8 +20,6 @@ from spectralgpt.config import (
 )
 from spectralgpt.errors import ConfigError
 
-__all__ = ["PREFIX", "Archive", "list_archives", "load_archive"]
-
 PREFIX = "archive:"
 """Goes before an archive's name where a description's path could stand."""
 _TEXTS = ("title", "layout", "splits", "licence", "url", "get")

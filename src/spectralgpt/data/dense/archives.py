@@ -30,16 +30,6 @@ from spectralgpt.files import read_text
 from spectralgpt.rasters import RasterFile, list_folder
 from spectralgpt.sensors import load_sensor
 
-__all__ = [
-    "OSCD_SENSOR",
-    "SEGMUNICH_SENSOR",
-    "check_tile",
-    "list_oscd",
-    "list_segmunich",
-    "oscd_bands",
-    "segmunich_classes",
-]
-
 logger = logging.getLogger(__name__)
 
 SEGMUNICH_SENSOR = "sentinel-2-l2a"

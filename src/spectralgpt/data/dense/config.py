@@ -12,8 +12,6 @@ from spectralgpt.data.division import SampleSetConfig
 from spectralgpt.errors import ConfigError
 from spectralgpt.rasters import Align
 
-__all__ = ["DenseDataConfig", "read_dense_config"]
-
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 
 

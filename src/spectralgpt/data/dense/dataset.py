@@ -17,13 +17,12 @@ from torch import Tensor
 
 from spectralgpt.data.datasets import BYTES_PER_PIXEL, SampleDataset, draw_window
 from spectralgpt.data.masks import read_target
-from spectralgpt.data.samples import IGNORE, SEGMENTATION, SampleSet
+from spectralgpt.data.samples import SEGMENTATION, SampleSet
 from spectralgpt.errors import ConfigError
+from spectralgpt.losses import IGNORE
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import Raster, Window, read_raster
 from spectralgpt.rasters.grid import Axis, resample
-
-__all__ = ["DenseAugmentationConfig", "DenseDataset", "Patch"]
 
 _QUARTERS = 4
 _BYTES_PER_LABEL = 8

@@ -19,8 +19,6 @@ from spectralgpt.errors import ConfigError, DataError, DatasetNotFoundError
 from spectralgpt.files import read_table
 from spectralgpt.rasters import RASTER_SUFFIXES, list_folder, walk
 
-__all__ = ["Entry", "list_folders", "list_table"]
-
 _MASK_SUFFIXES = (*RASTER_SUFFIXES, ".png", ".bmp")
 _PATTERN_SIGN = "(?P<"
 _Key = tuple[str, str]

@@ -54,8 +54,6 @@ from spectralgpt.rasters.grid import describe_difference
 from spectralgpt.rasters.lookup import overlay
 from spectralgpt.rasters.maps import read_palette
 
-__all__ = ["FitError", "cut_tiles", "describe_entries", "read_all_dense", "read_dense"]
-
 logger = logging.getLogger(__name__)
 
 _READERS = 4

@@ -30,19 +30,6 @@ from spectralgpt.rasters.footprints import (
     footprint_lonlat,
 )
 
-__all__ = [
-    "BlockPlan",
-    "Cell",
-    "Lattice",
-    "Tile",
-    "TileRules",
-    "assign_splits",
-    "count_classes",
-    "divide_tiles",
-    "place_scenes",
-    "plan_blocks",
-]
-
 Cell = tuple[int, int, int]
 """Lattice, and row and column of a block in it."""
 _Counts = NDArray[np.int64]

@@ -18,8 +18,6 @@ from spectralgpt.data.labelling.scenes import LabelledScenes, Scene
 from spectralgpt.data.samples import SPLITS, SampleSet
 from spectralgpt.data.statistics import sample_statistics
 
-__all__ = ["MadeSet", "write_card", "write_description", "write_statistics"]
-
 _PLACE = r"_(?P<place>block\d+)_r\d+_c\d+$"
 
 

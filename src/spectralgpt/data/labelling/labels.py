@@ -8,8 +8,6 @@ from typing import Any
 from spectralgpt.config import read_mapping
 from spectralgpt.errors import ConfigError, DataError
 
-__all__ = ["UNLABELLED", "LabelClasses", "LabelSource", "number_classes", "value_text"]
-
 UNLABELLED = 255
 """Value of masks where there is no label."""
 _SHOWN = 8

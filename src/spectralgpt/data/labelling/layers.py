@@ -49,15 +49,6 @@ from spectralgpt.rasters.write import write_strips
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame, GeoSeries
 
-__all__ = [
-    "LabelLayer",
-    "check_places",
-    "open_labels",
-    "read_vectors",
-    "reading_layer",
-    "write_scene_masks",
-]
-
 _SUFFIXES = (".gpkg", ".geojson", ".json", ".shp", ".fgb")
 _PARTS = 256
 """Parts that the edge of a scene, and long edges of polygons, are cut into: straight

@@ -35,8 +35,6 @@ from spectralgpt.rasters import Grid, OpenFiles, read_codes, read_raster, write_
 from spectralgpt.rasters.write import write_numbers
 from spectralgpt.sensors import list_sensors
 
-__all__ = ["make_labelled_set"]
-
 _OWN_FILES = ("labels.yaml", "classes.csv", "statistics.json")
 _PARTS = ("images", "masks")
 _BLANK = (255, 255, 255)

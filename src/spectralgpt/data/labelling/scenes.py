@@ -15,8 +15,6 @@ from spectralgpt.rasters import Grid, RasterFile
 from spectralgpt.rasters.footprints import pixel_size_m
 from spectralgpt.sensors import find_sensor
 
-__all__ = ["LabelledScenes", "Scene", "list_scenes"]
-
 _EPOCH = datetime.date(1970, 1, 1)
 _NAMED = 3
 """A scene's own name and those of the folders above it that may hold its date."""

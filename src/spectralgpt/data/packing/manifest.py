@@ -23,21 +23,6 @@ from spectralgpt.files import parse_json
 from spectralgpt.rasters import RasterFile
 from spectralgpt.sensors import Band, Sensor
 
-__all__ = [
-    "DTYPES",
-    "INDEX",
-    "MANIFEST",
-    "NO_SERIES",
-    "BandStack",
-    "ImageKind",
-    "ImageTable",
-    "Manifest",
-    "PackFile",
-    "is_pack",
-    "is_remote",
-    "write_rows",
-]
-
 MANIFEST = "pack.json"
 INDEX = "images.parquet"
 _FORMAT = "spectralgpt-pack"

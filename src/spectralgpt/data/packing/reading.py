@@ -28,8 +28,6 @@ from spectralgpt.errors import DataError, DatasetNotFoundError, RasterError
 from spectralgpt.files import replace_file
 from spectralgpt.rasters import BandFile, Grid, RasterFile, Window, locations
 
-__all__ = ["Pack", "Storage", "digest_of", "open_pack", "tensor_name", "verify_pack"]
-
 _FETCH_AGAIN = "Copy or fetch it again, or pack the images again."
 
 

@@ -59,8 +59,6 @@ from spectralgpt.rasters import (
 from spectralgpt.rasters.files import read_known
 from spectralgpt.sensors import Sensor
 
-__all__ = ["PackOptions", "find_source", "pack_images"]
-
 _MEBIBYTE = 2**20
 _AHEAD = 8
 """Images that each thread reads before they are written."""

@@ -15,8 +15,6 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-__all__ = ["Linear", "attend", "keep_rounded"]
-
 # Scores of a few heads: small enough for the cache, by benchmarks of base at 96 and
 # 128 px; without gradients nothing else is in it.
 _SCORE_BYTES = 8 * 2**20

@@ -18,8 +18,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-__all__ = ["keep_freed_memory", "loss_in_parts", "part_size", "split_batch"]
-
 _log = logging.getLogger(__name__)
 
 # Takes rows of x and where they lie in the batch; gives their share of the loss, 0-d,

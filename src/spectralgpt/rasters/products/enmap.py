@@ -15,8 +15,6 @@ from spectralgpt.rasters.locations import Location, ProductFiles
 from spectralgpt.rasters.stated import ProductMetadata, Scale, day_in
 from spectralgpt.sensors import Band, load_sensor
 
-__all__ = ["files_beside", "read_enmap"]
-
 _SENSOR = "enmap-l2a"
 
 

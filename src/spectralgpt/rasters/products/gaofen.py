@@ -18,8 +18,6 @@ from spectralgpt.rasters.locations import ProductFiles
 from spectralgpt.rasters.stated import ProductMetadata, day_in
 from spectralgpt.sensors import Sensor, list_sensors, load_sensor
 
-__all__ = ["read_gaofen"]
-
 
 def read_gaofen(product: ProductFiles, images: Sequence[str]) -> ProductMetadata | None:
     """Read what the names of a Gaofen product say.

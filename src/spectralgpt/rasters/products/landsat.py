@@ -17,8 +17,6 @@ from spectralgpt.rasters.locations import Location, ProductFiles
 from spectralgpt.rasters.stated import ProductMetadata, Scale, day_in, percent_in
 from spectralgpt.sensors import Sensor, load_sensor
 
-__all__ = ["read_landsat"]
-
 _SENSORS = {
     ("LANDSAT_8", "L1"): "landsat-8-9-l1",
     ("LANDSAT_9", "L1"): "landsat-8-9-l1",

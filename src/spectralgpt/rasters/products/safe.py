@@ -31,8 +31,6 @@ from spectralgpt.rasters.products.zip import SAFE_SUFFIX
 from spectralgpt.rasters.stated import ProductMetadata, Scale, day_in, percent_in
 from spectralgpt.sensors import BaselineRule, Sensor, load_sensor
 
-__all__ = ["offset_from_texts", "read_safe"]
-
 _IMAGE = re.compile(
     r"(?:.*/)?IMG_DATA/(?:.*/)?[^/]*_(B\d[\dA])(?:_(\d\d)m)?\.jp2", re.IGNORECASE
 )

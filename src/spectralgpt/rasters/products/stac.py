@@ -30,8 +30,6 @@ from spectralgpt.rasters.locations import (
 from spectralgpt.rasters.stated import ProductMetadata, Scale, day_in, percent_in
 from spectralgpt.sensors import Band, Sensor, list_sensors, load_sensor
 
-__all__ = ["STAC_SUFFIXES", "is_stac_member", "list_stac_items", "read_stac_item"]
-
 STAC_SUFFIXES = (".json", ".geojson")
 _OFFSET_APPLIED = ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied")
 _BASELINES = ("s2:processing_baseline", "processing:version")

@@ -15,8 +15,6 @@ from spectralgpt.rasters.locations import (
     is_litter,
 )
 
-__all__ = ["SAFE_SUFFIX", "ZIP_SUFFIX", "list_archive"]
-
 ZIP_SUFFIX = ".zip"
 SAFE_SUFFIX = ".SAFE"
 _MTL = re.compile(r"_MTL\.(json|txt)$", re.IGNORECASE)
