@@ -12,8 +12,9 @@ from spectralgpt.data.dense import (
     DenseDataset,
     read_all_dense,
 )
-from spectralgpt.data.samples import IGNORE, SampleSet
+from spectralgpt.data.samples import SampleSet
 from spectralgpt.errors import BandError, ConfigError, DataError, ShapeError
+from spectralgpt.losses import IGNORE
 from spectralgpt.preprocessing import sensor_preprocessing
 from spectralgpt.rasters import Window
 from tests.dense_files import (
