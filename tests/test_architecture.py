@@ -33,17 +33,17 @@ ALLOWED = {("models", "losses")}
 MODULES = sorted(SOURCE.rglob("*.py"))
 # Packages that are imported through their face, never past it.
 FACES = {
-    *("data.labelling", "exporting", "metrics", "published"),
+    *("data.labelling", "exporting", "metrics"),
     *("simulation", "viewer"),
 }
 # How large the house may be. Lower a figure when it falls; raise none without a reason.
 LIMITS = {
-    "files": 212,
-    "lines": 52_310,
-    "public functions and classes": 1_000,
+    "files": 210,
+    "lines": 52_247,
+    "public functions and classes": 996,
     "dataclasses": 177,
     "file names that occur twice": 8,
-    "files with a single importer": 33,
+    "files with a single importer": 32,
     "longest chain of imports": 27,
 }
 

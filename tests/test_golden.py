@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 import spectralgpt
+from spectralgpt import published
 from spectralgpt.losses import normalize_tokens, token_loss
 from spectralgpt.models.building import build_autoencoder
 from spectralgpt.models.encoder import SpectralEncoder
@@ -18,7 +19,6 @@ from spectralgpt.models.tokens import patchify
 from spectralgpt.preprocessing import scale_image_minmax, scale_two_std_uint8
 from spectralgpt.published import (
     build_published_model,
-    from_published,
     load_published_state_dict,
     to_published,
 )
@@ -198,7 +198,7 @@ def test_published_keys_round_trip_bit_identically(shared: Path, name: str) -> N
     assert {key: tuple(value.shape) for key, value in again.items()} == keys
     assert all(torch.equal(again[key], weights[key]) for key in keys)
     ours = model.state_dict()
-    renamed = from_published(weights)
+    renamed = published._from_published(weights)
     assert renamed.keys() == ours.keys()
 
 

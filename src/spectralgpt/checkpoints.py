@@ -36,13 +36,14 @@ from spectralgpt.published import (
     PUBLISHED_CONFIG_KEY,
     build_published_model,
     check_is_weights,
-    is_safetensors,
-    read_published_file,
+    read_torch_file,
     to_published,
 )
 from spectralgpt.sensors import Band
 
 CONFIG_FILE = "config.json"
+# What only training checkpoints of Lightning have, as last.ckpt.
+_TRAINING_KEYS = ("pytorch-lightning_version", "optimizer_states")
 _log = logging.getLogger(__name__)
 _FORMAT = "spectralgpt"
 _FORMAT_VERSION = 1
@@ -291,7 +292,11 @@ def _read(
 
 def _is_ours(path: Path) -> bool:
     check_is_weights(path)
-    return is_safetensors(path) or path.suffix == ".safetensors"
+    with path.open("rb") as file:
+        head = file.read(9)
+    # Whatever the name ends in, a length comes first, and then the JSON header.
+    starts_so = len(head) == 9 and head[8:] == b"{" and head[:2] != b"PK"
+    return starts_so or path.suffix == ".safetensors"
 
 
 def _download(name: str) -> Path:
@@ -394,7 +399,13 @@ def _check_contract(
 
 
 def _published(path: Path, heads: Mapping[str, int] | None) -> LoadedModel:
-    checkpoint = read_published_file(path)
+    checkpoint = read_torch_file(path)
+    if all(key in checkpoint for key in _TRAINING_KEYS):
+        raise CheckpointError(
+            f"{path} is a training checkpoint, which only --resume reads: name the "
+            "run's folder, which holds the model in checkpoints/model. A run of "
+            "another program must export its weights first."
+        )
     try:
         model = build_published_model(checkpoint, heads)
     except CheckpointError as error:

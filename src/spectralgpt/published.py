@@ -1,25 +1,58 @@
-"""Models of published checkpoints: their key names, and building them, bit for bit.
+"""Published SpectralGPT checkpoints: their files, their key names, their models.
 
-The published code keeps query, key and value apart, embeds tokens with a 3D
-convolution and calls the spectrum time. The numbers are the same; this module renames,
-stacks and reshapes, there and back. Each published model has one table of prefixes.
+Files are read by torch, which runs no code from them. The published code keeps query,
+key and value apart, embeds tokens with a 3D convolution and calls the spectrum time.
+The numbers are the same; this module renames, stacks and reshapes, there and back, bit
+for bit. Each published model has one table of prefixes.
 """
 
+import argparse
 import logging
 import math
+import pickle
 import re
+import struct
+import warnings
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from spectralgpt.errors import CheckpointError, ConfigError
-from spectralgpt.models.building import Model, build_model, load_weights
+from spectralgpt.models.building import (
+    Model,
+    build_model,
+    load_weights,
+    plain_names,
+)
 from spectralgpt.models.encoder import SpectralEncoder
-from spectralgpt.published.files import PUBLISHED_CONFIG_KEY, weights_of
 
 _log = logging.getLogger(__name__)
+
+# Beside the weights in files of ours, so that any size can be built again.
+PUBLISHED_CONFIG_KEY = "spectralgpt_config"
+_WEIGHT_KEYS = ("model", "state_dict")
+_HEAD_BYTES = 512
+_LFS_START = b"version https://git-lfs"
+_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
+# Numbers that training scripts note beside the weights; none of them runs anything.
+_NUMPY_SCALAR = np.float64(0).__reduce__()[0]
+_HARMLESS: list[Any] = [
+    # Published files carry their command line as a Namespace, a plain record.
+    argparse.Namespace,
+    (_NUMPY_SCALAR, "numpy.core.multiarray.scalar"),
+    (_NUMPY_SCALAR, "numpy._core.multiarray.scalar"),
+    np.dtype,
+    *(type(np.dtype(code)) for code in "?bBhHiIlLqQefd"),
+]
+# What torch.load raises on damaged bytes, beside errors of pickling.
+_DAMAGE = (
+    *(RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError),
+    *(OverflowError, MemoryError, AssertionError, struct.error, OSError),
+)
 
 # Heads cannot be read from shapes; these are the published widths.
 _HEADS = {768: 12, 1024: 16, 1280: 16}
@@ -71,6 +104,105 @@ _FUSED = re.compile(r"(.*\.attn\.)qkv(\.(?:weight|bias))")
 _CONVOLUTION = "patch_embed.proj.weight"
 
 
+def check_is_weights(path: Path) -> None:
+    """Refuse what downloads and copies leave in the place of weights.
+
+    Raises:
+        CheckpointError: the file is empty, a web page or a Git LFS pointer, or cannot
+            be read.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if not start:
+        raise CheckpointError(f"{path} is empty: download or copy it again.")
+    if start.startswith(_LFS_START):
+        raise CheckpointError(
+            f"{path} is a Git LFS pointer, which only says where the weights are: "
+            "run `git lfs pull` in its repository."
+        )
+    if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<!--")):
+        raise CheckpointError(
+            f"{path} is a web page, no weights: the address led to a page about the "
+            "file. Download the file itself (on the Hugging Face Hub `resolve` in "
+            "place of `blob` in the address)."
+        )
+    if start.startswith((b"{", b"[")):
+        raise CheckpointError(
+            f"{path} is a text (JSON), no weights: it may be a server's error message. "
+            "Download the weights again."
+        )
+
+
+def read_torch_file(path: Path, *, mmap: bool = False) -> dict[str, Any]:
+    """Read what torch saved, on the CPU, without running any code from it.
+
+    Args:
+        path: a .pth, .pt or .ckpt file.
+        mmap: leave tensors on disk until they are used.
+
+    Raises:
+        CheckpointError: the file is truncated, no checkpoint, or holds pickled code.
+    """
+    check_is_weights(path)
+    try:
+        with (
+            torch.serialization.safe_globals(_HARMLESS),
+            warnings.catch_warnings(),
+        ):
+            # torch warns of foreign pickles just before it refuses them.
+            warnings.simplefilter("ignore")
+            checkpoint = torch.load(
+                path, map_location="cpu", weights_only=True, mmap=mmap
+            )
+    except pickle.UnpicklingError as error:
+        found = _GLOBAL.search(str(error))
+        what = f"{found[1]}, pickled code" if found else "pickled code?"
+        raise CheckpointError(
+            f"{path} holds more than weights ({what}) or is no checkpoint, and was not "
+            "loaded: pickled code is never run. Where you trust the file, save its "
+            "weights alone, best as safetensors."
+        ) from error
+    except _DAMAGE as error:
+        raise CheckpointError(
+            f"{path} is truncated or no checkpoint: download or copy it again."
+        ) from error
+    if not isinstance(checkpoint, dict):
+        raise CheckpointError(
+            f"{path} holds a {type(checkpoint).__name__}, no weights."
+        )
+    return checkpoint
+
+
+def _weights_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the state dict of a checkpoint.
+
+    Args:
+        checkpoint: the state dict itself, or a table that holds it under `model` or
+            `state_dict`. Prefixes that compiling and parallel training put before every
+            key are taken off.
+
+    Raises:
+        CheckpointError: there is no state dict.
+    """
+    tables = (checkpoint.get(key) for key in _WEIGHT_KEYS)
+    weights: Mapping[str, Any] = next(
+        (table for table in tables if isinstance(table, Mapping)), checkpoint
+    )
+    if not weights or not all(
+        isinstance(name, str) and isinstance(value, Tensor)
+        for name, value in weights.items()
+    ):
+        raise CheckpointError(
+            "checkpoint holds no state dict: expected parameter names with tensors, "
+            f"bare or under the key {' or '.join(map(repr, _WEIGHT_KEYS))}."
+        )
+    return plain_names(weights)
+
+
 def load_published_state_dict(model: nn.Module, state_dict: Mapping[str, Any]) -> None:
     """Load published weights into a model of the same shape, strictly.
 
@@ -83,11 +215,11 @@ def load_published_state_dict(model: nn.Module, state_dict: Mapping[str, Any]) -
     Raises:
         CheckpointError: lists every missing, unexpected or differently shaped key.
     """
-    _load(model, weights_of(state_dict), assign=False)
+    _load(model, _weights_of(state_dict), assign=False)
 
 
 def _load(model: nn.Module, weights: Mapping[str, Tensor], assign: bool) -> None:
-    ours = from_published(weights)
+    ours = _from_published(weights)
     if isinstance(model, SpectralEncoder):
         ours = {name.removeprefix("encoder."): value for name, value in ours.items()}
     load_weights(model, ours, assign)
@@ -103,7 +235,7 @@ def build_published_model(
     published. Load another one by `load_published_state_dict`.
 
     Args:
-        checkpoint: from `read_published_file`.
+        checkpoint: from `read_torch_file`.
         heads: `num_heads` and `decoder_num_heads` of the attention, as far as they are
             other than published.
 
@@ -111,7 +243,7 @@ def build_published_model(
         CheckpointError: keys or shapes are not those of a published model.
         ConfigError: heads are stated, and the checkpoint says its own.
     """
-    weights = weights_of(checkpoint)
+    weights = _weights_of(checkpoint)
     own = checkpoint.get(PUBLISHED_CONFIG_KEY)
     if own and heads:
         raise ConfigError(
@@ -172,8 +304,7 @@ def _heads_of(
 
 def _infer_dense(weights: Mapping[str, Tensor]) -> dict[str, Any]:
     num_classes, channels, _, _ = _shape(weights, "cls_seg.0.weight", 4)
-    is_change = num_classes == _CHANGE_CLASSES
-    kind = "change-detector" if is_change else "segmenter"
+    kind = "change-detector" if num_classes == _CHANGE_CLASSES else "segmenter"
     _log.info("%d classes: taken for a published %s", num_classes, kind)
     return {
         "kind": kind,
@@ -224,8 +355,7 @@ def _shape(weights: Mapping[str, Tensor], key: str, ndim: int) -> tuple[int, ...
 
 
 def _count_blocks(weights: Mapping[str, Tensor], prefix: str) -> int:
-    indices = {key.split(".")[1] for key in weights if key.startswith(prefix)}
-    return len(indices)
+    return len({key.split(".")[1] for key in weights if key.startswith(prefix)})
 
 
 def _rename(key: str, table: Mapping[str, str]) -> str | None:
@@ -249,16 +379,18 @@ def _published_names(names: Collection[str]) -> dict[str, str]:
     """Return the published key of each of our names."""
     table = _DENSE if "fusion.weight" in names else _AUTOENCODER | _CLASSIFIER
     backwards = {ours: theirs for theirs, ours in table.items()}
-    keys = {name: _rename(name, backwards) for name in names}
-    for name, key in keys.items():
+    keys = {}
+    for name in names:
+        key = _rename(name, backwards)
         if key is None:
             raise CheckpointError(
                 f"parameter {name!r} has no place in the published format."
             )
-    return {name: key for name, key in keys.items() if key is not None}
+        keys[name] = key
+    return keys
 
 
-def from_published(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _from_published(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename a published state dict to our names; also serves for gradients.
 
     Args:
@@ -296,7 +428,7 @@ def from_published(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def to_published(
     state_dict: Mapping[str, Tensor], patch_size: int, bands_per_token: int
 ) -> dict[str, Tensor]:
-    """Rename our state dict to the published names; the inverse of `from_published`.
+    """Rename our state dict to the published names; the inverse of `_from_published`.
 
     Args:
         state_dict: our names.
