@@ -38,12 +38,12 @@ FACES = {
 }
 # How large the house may be. Lower a figure when it falls; raise none without a reason.
 LIMITS = {
-    "files": 210,
-    "lines": 52_247,
+    "files": 203,
+    "lines": 52_192,
     "public functions and classes": 996,
     "dataclasses": 177,
     "file names that occur twice": 8,
-    "files with a single importer": 32,
+    "files with a single importer": 31,
     "longest chain of imports": 27,
 }
 

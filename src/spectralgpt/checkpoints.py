@@ -18,12 +18,12 @@ from spectralgpt import __version__
 from spectralgpt.config import check_keys
 from spectralgpt.errors import BandError, CheckpointError, ConfigError, DataError
 from spectralgpt.files import parse_json, write_file, write_text
-from spectralgpt.models.adapters import has_adapters
 from spectralgpt.models.building import (
     Model,
     build_encoder,
     build_model,
     check_finite,
+    has_adapters,
     load_weights,
     model_config,
     resize_model,

@@ -8,7 +8,7 @@ from torch import nn
 
 from spectralgpt.checkpoints import load_model, save_model
 from spectralgpt.errors import CheckpointError, ConfigError
-from spectralgpt.models.adapters import add_adapters, has_adapters, merge_adapters
+from spectralgpt.models.building import add_adapters, has_adapters, merge_adapters
 from spectralgpt.models.heads import ClassificationModel, SegmentationModel
 from spectralgpt.training.optim import layer_decay_groups, parameter_groups
 from tests.tiny import tiny_contract, tiny_encoder

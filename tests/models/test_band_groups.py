@@ -1,11 +1,7 @@
 import pytest
 import torch
 
-from spectralgpt.models.dense_heads import (
-    GroupProjection,
-    GroupSum,
-    resize_group_weights,
-)
+from spectralgpt.models.heads import GroupProjection, GroupSum, resize_group_weights
 
 PLACES = ((500.0, 700.0), (500.0, 600.0, 700.0, 900.0))
 

@@ -14,8 +14,8 @@ from spectralgpt.models.building import build_model, model_config
 from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.models.heads import ClassificationModel
 from spectralgpt.models.mae import MaskedAutoencoder, MaskedAutoencoderOutput
-from spectralgpt.models.masking import MaskStyle, draw_noise
 from spectralgpt.models.positions import DateEmbedding, date_features
+from spectralgpt.models.tokens import MaskStyle, draw_noise
 from tests.tiny import TINY, tiny_model
 
 ENCODER = {key: TINY[key] for key in ("embed_dim", "depth", "num_heads")}

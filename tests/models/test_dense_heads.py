@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from spectralgpt.models.dense_heads import (
+from spectralgpt.models.heads import (
     FPNHead,
     PixelHead,
     PyramidPooling,

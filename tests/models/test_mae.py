@@ -3,8 +3,7 @@ import torch
 
 from spectralgpt.errors import ConfigError, ShapeError
 from spectralgpt.models.mae import MaskedAutoencoder
-from spectralgpt.models.masking import draw_mask, draw_noise
-from spectralgpt.models.tokens import patchify
+from spectralgpt.models.tokens import draw_mask, draw_noise, patchify
 from tests.tiny import TINY, tiny_contract, tiny_model
 
 GAOFEN2_NM = (485.0, 555.0, 660.0, 830.0)

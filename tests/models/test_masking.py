@@ -4,14 +4,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spectralgpt.errors import ConfigError, ShapeError
-from spectralgpt.models.masking import (
+from spectralgpt.models.tokens import (
     MASK_STYLES,
     MaskStyle,
+    TokenGrid,
     draw_mask,
     draw_noise,
     find_available,
 )
-from spectralgpt.models.tokens import TokenGrid
 
 GRID = TokenGrid(12, 96, 96)
 

@@ -2,12 +2,7 @@ import pytest
 import torch
 
 from spectralgpt.errors import ConfigError
-from spectralgpt.models.transformer import (
-    Attention,
-    Block,
-    BlockStack,
-    build_blocks,
-)
+from spectralgpt.models.encoder import Attention, Block, BlockStack, build_blocks
 
 
 def test_attention_matches_torch_reference() -> None:

@@ -14,7 +14,7 @@ from spectralgpt.checkpoints import load_model, save_model
 from spectralgpt.config import read_config
 from spectralgpt.data.dense import read_dense
 from spectralgpt.errors import CheckpointError, DataError
-from spectralgpt.models.adapters import has_adapters
+from spectralgpt.models.building import has_adapters
 from spectralgpt.models.heads import ChangeModel, SegmentationModel
 from spectralgpt.rasters import Stated
 from spectralgpt.training.finetuning import (

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from spectralgpt.models.encoder import Block
 from spectralgpt.models.mae import MaskedAutoencoder
-from spectralgpt.models.transformer import Block
 from spectralgpt.training.module import (
     TrainingModule,
     compile_blocks,

@@ -16,8 +16,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from spectralgpt.models.mae import MaskedAutoencoder, MaskedAutoencoderOutput
-from spectralgpt.models.masking import MaskStyle, draw_noise
-from spectralgpt.models.tokens import TokenGrid, patchify, unpatchify
+from spectralgpt.models.tokens import (
+    MaskStyle,
+    TokenGrid,
+    draw_noise,
+    patchify,
+    unpatchify,
+)
 from spectralgpt.tasks import Batch, Gather, own_sums
 
 # Half-widths of the tent kernels that are tried: pixels, and bands along the spectrum.

@@ -30,12 +30,12 @@ from spectralgpt.data.labelled import LabelledDataConfig, read_labelled
 from spectralgpt.data.samples import CHANGE, SPLITS, SampleSet
 from spectralgpt.data.statistics import sample_statistics
 from spectralgpt.errors import ConfigError, DataError
-from spectralgpt.models.adapters import merge_adapters
-from spectralgpt.models.dense_heads import HeadKind
+from spectralgpt.models.building import merge_adapters
 from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.models.heads import (
     ChangeModel,
     ClassificationModel,
+    HeadKind,
     Pooling,
     SegmentationModel,
 )

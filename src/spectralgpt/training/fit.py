@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from spectralgpt.errors import ConfigError
-from spectralgpt.models.cpu.memory import keep_freed_memory
+from spectralgpt.models.cpu import keep_freed_memory
 from spectralgpt.training.run_folder import RunFolder
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from spectralgpt.errors import CheckpointError, ConfigError, TrainingError
-from spectralgpt.models.transformer import Block, BlockStack
+from spectralgpt.models.encoder import Block, BlockStack
 from spectralgpt.tasks import Batch, Gather, Task, own_sums
 from spectralgpt.training.loading import EpochBatchSampler
 from spectralgpt.training.optim import (

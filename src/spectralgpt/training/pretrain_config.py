@@ -13,8 +13,8 @@ from typing import Any, Literal
 from spectralgpt.config import build_config, check_keys
 from spectralgpt.data.crops import CropConfig
 from spectralgpt.errors import ConfigError
-from spectralgpt.models.masking import MaskStyle
 from spectralgpt.models.sizes import check_settings
+from spectralgpt.models.tokens import MaskStyle
 from spectralgpt.rasters import Stated
 from spectralgpt.scaling import Scaling
 from spectralgpt.training.fit import TrainerConfig, check_seed

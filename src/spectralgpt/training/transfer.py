@@ -12,8 +12,7 @@ import torch
 from spectralgpt.checkpoints import LoadedModel, load_model, move_model
 from spectralgpt.data.identity import SeenImages, read_seen
 from spectralgpt.errors import CheckpointError, ConfigError
-from spectralgpt.models.adapters import add_adapters
-from spectralgpt.models.building import build_encoder
+from spectralgpt.models.building import add_adapters, build_encoder
 from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.models.sizes import SIZES
 from spectralgpt.preprocessing import Preprocessing, sensor_preprocessing

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from spectralgpt.models.cpu.memory import keep_freed_memory
+from spectralgpt.models.cpu import keep_freed_memory
 
 # Pages that the system maps anew while large tensors come and go.
 COUNT = """
@@ -27,7 +27,7 @@ print(faults() - before)
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_large_tensors_take_no_fresh_pages() -> None:
-    call = "from spectralgpt.models.cpu import memory; memory.keep_freed_memory()"
+    call = "from spectralgpt.models import cpu; cpu.keep_freed_memory()"
     faults = [
         int(subprocess.check_output([sys.executable, "-c", COUNT.format(call=text)]))
         for text in ("", call)
@@ -39,7 +39,7 @@ def test_large_tensors_take_no_fresh_pages() -> None:
 PAGES = """
 import re, torch
 from pathlib import Path
-from spectralgpt.models.cpu.memory import keep_freed_memory
+from spectralgpt.models.cpu import keep_freed_memory
 keep_freed_memory()
 tensors = [torch.ones(4 * 2**20) for _ in range(8)]
 rollup = Path("/proc/self/smaps_rollup").read_text()

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from spectralgpt.models.cpu import kernels
-from spectralgpt.models.cpu.kernels import Linear, attend, keep_rounded
+from spectralgpt.models import cpu
+from spectralgpt.models.cpu import Linear, attend, keep_rounded
 
 
 @settings(max_examples=20, deadline=None)
@@ -42,7 +42,7 @@ def test_attention_in_small_buffers_and_made_anew_gives_the_same(
     expected = attend(q, k, v)
     grad = torch.randn_like(expected)
     expected_grads = torch.autograd.grad(expected, (q, k, v), grad)
-    monkeypatch.setattr(kernels, limit, 1)
+    monkeypatch.setattr(cpu, limit, 1)
     found = attend(q, k, v)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(

@@ -4,10 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from spectralgpt.models import mae
+from spectralgpt.models import cpu, mae
 from spectralgpt.models.building import build_encoder
-from spectralgpt.models.cpu import memory
-from spectralgpt.models.cpu.memory import loss_in_parts, part_size, split_batch
+from spectralgpt.models.cpu import loss_in_parts, part_size, split_batch
 from spectralgpt.models.mae import MaskedAutoencoder
 
 
@@ -78,7 +77,7 @@ def test_the_model_trains_alike_in_parts(
     decoder: mae.DecoderKind, normalize: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def gradients(values: int) -> tuple[Tensor, list[Tensor]]:
-        monkeypatch.setattr(memory, "_PART_VALUES", values)
+        monkeypatch.setattr(cpu, "_PART_VALUES", values)
         torch.manual_seed(0)
         model = MaskedAutoencoder(
             16, 6, embed_dim=24, depth=1, num_heads=2, decoder_embed_dim=16,
@@ -120,6 +119,6 @@ def test_split_or_not_an_encoder_gives_the_same(
     images = torch.rand(5, 12, 32, 32)
     with torch.no_grad():
         whole = encoder(images)
-        monkeypatch.setattr(memory, "_BLOCK_BYTES", 1)
+        monkeypatch.setattr(cpu, "_BLOCK_BYTES", 1)
         apart = encoder(images)
     torch.testing.assert_close(apart, whole, rtol=1e-4, atol=1e-5)

@@ -1,1 +1,0 @@
-"""What makes processors fast: kernels, parts of batches, memory that is kept."""
