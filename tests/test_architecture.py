@@ -33,17 +33,17 @@ ALLOWED = {("models", "losses")}
 MODULES = sorted(SOURCE.rglob("*.py"))
 # Packages that are imported through their face, never past it.
 FACES = {
-    *("data.labelling", "exporting", "metrics"),
+    *("data.labelling", "metrics"),
     *("simulation", "viewer"),
 }
 # How large the house may be. Lower a figure when it falls; raise none without a reason.
 LIMITS = {
-    "files": 203,
-    "lines": 52_192,
-    "public functions and classes": 996,
-    "dataclasses": 177,
-    "file names that occur twice": 8,
-    "files with a single importer": 31,
+    "files": 201,
+    "lines": 52_106,
+    "public functions and classes": 986,
+    "dataclasses": 175,
+    "file names that occur twice": 7,
+    "files with a single importer": 30,
     "longest chain of imports": 27,
 }
 

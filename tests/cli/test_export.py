@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from spectralgpt import exporting
 from spectralgpt.checkpoints import save_model
 from spectralgpt.cli.main import main
-from spectralgpt.exporting import writing
 from tests.exported import loaded
 
 
@@ -88,7 +88,7 @@ def test_missing_packages_are_named_with_the_extra(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(
-        writing, "find_spec", lambda name: None if name == "onnxscript" else name
+        exporting, "find_spec", lambda name: None if name == "onnxscript" else name
     )
     assert main(["export", str(run), "--output", str(tmp_path / "m.onnx")]) == 1
     error = capsys.readouterr().err

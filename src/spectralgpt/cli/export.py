@@ -77,18 +77,17 @@ def run(args: Namespace) -> Path:
     if path.exists() and not args.overwrite:
         raise ConfigError(f"{path} is there already: pass --overwrite.")
     from spectralgpt.checkpoints import load_model
-    from spectralgpt.exporting import ExportOptions, choose_format, export_model
+    from spectralgpt.exporting import choose_format, export_model
 
     choose_format(path, args.format)
     batch = None if args.batch == "dynamic" else args.batch
-    options = ExportOptions(args.what, batch, args.tolerance)
     # Older PyTorch traces plain integers only.
     size = None if args.image_size is None else int(args.image_size)
     loaded = load_model(args.model, image_size=size, sensor=args.sensor)
-    parity = export_model(loaded, path, options)
-    sizes = " and ".join(map(str, parity.batches))
+    difference, batches = export_model(loaded, path, args.what, batch, args.tolerance)
+    sizes = " and ".join(map(str, batches))
     Console(stderr=True).print(
-        f"greatest difference from the model {parity.difference:.1e} of the largest "
+        f"greatest difference from the model {difference:.1e} of the largest "
         f"value, random batches of {sizes}; described in {path.name}.json"
     )
     return path

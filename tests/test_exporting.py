@@ -1,26 +1,73 @@
-"""Exported files give the model's numbers, say what they take, or are not there."""
+"""Exported files: their scaling is that of training, their numbers the model's."""
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from spectralgpt import exporting
 from spectralgpt.checkpoints import LoadedModel, load_model, save_model
 from spectralgpt.errors import CheckpointError, ConfigError
-from spectralgpt.exporting import (
-    ExportOptions,
-    export_model,
-    read_description,
-    writing,
-)
-from spectralgpt.exporting.graphs import ReflectanceScaling
-from spectralgpt.exporting.writing import open_exported
+from spectralgpt.exporting import export_model, read_description
 from spectralgpt.preprocessing import Preprocessing
+from spectralgpt.rasters import Raster
+from spectralgpt.scaling import Scaling
 from tests.exported import CLASSES, contract, loaded
 from tests.tiny import tiny_encoder
+
+
+@pytest.mark.parametrize("scaling", get_args(Scaling))
+@settings(max_examples=20)
+@given(seed=st.integers(0, 2**16), invalid=st.floats(0, 0.9), empty=st.booleans())
+def test_scaling_is_that_of_the_contract(
+    scaling: Scaling, seed: int, invalid: float, empty: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    pixels = rng.uniform(-0.1, 1.2, (12, 8, 8)).astype(np.float32)
+    valid = rng.random(pixels.shape) >= invalid
+    valid[0, 0, 0] = True
+    if empty:
+        valid[3] = False
+    rules = contract(scaling)
+    expected, _ = rules.prepare(Raster(pixels, valid, rules.bands), is_checked=True)
+    images = torch.from_numpy(np.where(valid, pixels, np.float32(np.nan)))
+    scaled = exporting._ReflectanceScaling(rules)(images[None])[0].numpy()
+    np.testing.assert_allclose(scaled, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_embedding_is_what_embed_writes() -> None:
+    model = loaded("autoencoder")
+    images = torch.rand(2, 12, 32, 32)
+    embedding, tokens = exporting._ExportGraph(model, "embeddings")(images)
+    scaled = exporting._ReflectanceScaling(contract("z-score"))(images)
+    assert torch.allclose(embedding, model.encoder.pooled(scaled), atol=1e-6)
+    assert torch.equal(tokens, model.encoder(scaled))
+
+
+def test_auto_takes_logits_where_there_are_any() -> None:
+    assert exporting._choose_output(loaded("classifier"), "auto") == "logits"
+    assert exporting._choose_output(loaded("fpn"), "auto") == "logits"
+    assert exporting._choose_output(loaded("autoencoder"), "auto") == "embeddings"
+    assert exporting._choose_output(loaded("classifier"), "embeddings") == "embeddings"
+    with pytest.raises(ConfigError, match="no logits: export embeddings"):
+        exporting._choose_output(loaded("encoder"), "logits")
+
+
+def test_change_takes_two_dates_and_its_embeddings_one() -> None:
+    model = loaded("change")
+    assert exporting._input_shape(model, "logits") == (2, 12, 32, 32)
+    assert exporting._input_shape(model, "embeddings") == (12, 32, 32)
+
+
+def test_a_model_without_contract_is_refused() -> None:
+    with pytest.raises(ConfigError, match="carries no preprocessing contract"):
+        exporting._ExportGraph(LoadedModel(tiny_encoder(), None), "embeddings")
+
 
 FORMATS = [".onnx", ".pt2"]
 
@@ -29,7 +76,7 @@ def in_eager_mode(model: LoadedModel, images: torch.Tensor) -> torch.Tensor:
     rules = model.preprocessing
     assert rules is not None
     with torch.no_grad():
-        return model.model(ReflectanceScaling(rules)(images))
+        return model.model(exporting._ReflectanceScaling(rules)(images))
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -39,10 +86,10 @@ def test_logits_of_any_batch_are_the_models(
 ) -> None:
     model = loaded(kind)
     path = tmp_path / f"model{suffix}"
-    parity = export_model(model, path)
-    assert parity.batches == (1, 3)
-    assert parity.difference < 1e-5
-    run = open_exported(path)
+    difference, batches = export_model(model, path)
+    assert batches == (1, 3)
+    assert difference < 1e-5
+    run = exporting._open_exported(path)
     for size in (1, 2, 5):
         shape = (size, 2, 12, 32, 32) if kind == "change" else (size, 12, 32, 32)
         images = torch.rand(shape, generator=torch.Generator().manual_seed(size))
@@ -59,7 +106,7 @@ def test_every_head_and_scaling_is_exported(
     tmp_path: Path, kind: str, scaling: Any, suffix: str
 ) -> None:
     path = tmp_path / f"model{suffix}"
-    assert export_model(loaded(kind, scaling), path).difference < 1e-5
+    assert export_model(loaded(kind, scaling), path)[0] < 1e-5
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -68,8 +115,8 @@ def test_embeddings_of_a_moved_model(tmp_path: Path, suffix: str) -> None:
     moved = load_model(tmp_path / "run", image_size=48)
     moved.encoder.add_date_embedding()  # As models of series have it.
     path = tmp_path / f"model{suffix}"
-    export_model(moved, path, ExportOptions(batch=2))
-    embedding, tokens = open_exported(path)(torch.rand(2, 12, 48, 48))
+    export_model(moved, path, batch=2)
+    embedding, tokens = exporting._open_exported(path)(torch.rand(2, 12, 48, 48))
     assert embedding.shape == (2, 48)
     assert tokens.shape == (2, 4, 6, 6, 48)
     assert read_description(path)["input"]["shape"] == [2, 12, 48, 48]
@@ -97,7 +144,7 @@ def test_the_contract_comes_back_from_the_file(tmp_path: Path, suffix: str) -> N
 def test_a_file_with_other_numbers_is_not_kept(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / "deep" / f"model{suffix}"
     with pytest.raises(CheckpointError, match="was not kept: it differs"):
-        export_model(loaded("classifier"), path, ExportOptions(tolerance=1e-12))
+        export_model(loaded("classifier"), path, tolerance=1e-12)
     assert not path.exists()
     assert list(tmp_path.rglob("*.*")) == []
 
@@ -108,7 +155,7 @@ def test_a_wrong_graph_is_found_out(
     def scale_twice(graph: Any, reflectance: torch.Tensor) -> torch.Tensor:
         return graph.model(graph.scaling(graph.scaling(reflectance)))
 
-    monkeypatch.setattr(writing.ExportGraph, "forward", scale_twice)
+    monkeypatch.setattr(exporting._ExportGraph, "forward", scale_twice)
     with pytest.raises(CheckpointError, match="differs from the model"):
         export_model(loaded("classifier"), tmp_path / "model.pt2")
 
@@ -124,7 +171,7 @@ def test_large_weights_lie_beside_the_file(
     assert [p.name for p in sorted(tmp_path.iterdir())] == [
         "model.onnx", "model.onnx.data", "model.onnx.json",
     ]  # fmt: skip
-    (logits,) = open_exported(path)(torch.rand(1, 12, 32, 32))
+    (logits,) = exporting._open_exported(path)(torch.rand(1, 12, 32, 32))
     assert np.isfinite(logits.numpy()).all()
     monkeypatch.undo()
     export_model(loaded("classifier"), path)
