@@ -122,14 +122,14 @@ OSCD_CITIES = {"Train": ("paris", "pisa"), "Test": ("milano",)}
 
 def write_oscd(root: Path, side: int = 40) -> Path:
     """Write cities with one file a band for both dates, and masks of 1 and 2."""
-    from spectralgpt.data.dense.archives import oscd_bands
+    from spectralgpt.sensors import load_sensor
 
     for split, cities in OSCD_CITIES.items():
         for number, city in enumerate(cities):
             changed = blobs(side, side + 8, seed=number)
             folder = root / OSCD_NAME.format("Images") / city
             for date in (1, 2):
-                for index, band in enumerate(oscd_bands()):
+                for index, band in enumerate(load_sensor("sentinel-2-l1c").band_names):
                     numbers = np.full(changed.shape, 500 + 100 * index, np.uint16)
                     if band == "B12" and date == 2:
                         numbers = numbers + 3000 * changed.astype(np.uint16)

@@ -38,13 +38,13 @@ FACES = {
 }
 # How large the house may be. Lower a figure when it falls; raise none without a reason.
 LIMITS = {
-    "files": 201,
-    "lines": 52_106,
-    "public functions and classes": 986,
-    "dataclasses": 175,
+    "files": 198,
+    "lines": 51_892,
+    "public functions and classes": 973,
+    "dataclasses": 172,
     "file names that occur twice": 7,
-    "files with a single importer": 30,
-    "longest chain of imports": 27,
+    "files with a single importer": 28,
+    "longest chain of imports": 26,
 }
 
 

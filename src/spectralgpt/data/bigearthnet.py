@@ -7,15 +7,18 @@ resolutions by our reader.
 import csv
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from spectralgpt.data.formats import ImageFormat
-from spectralgpt.data.listings import read_parquet
-from spectralgpt.data.samples import MULTI_LABEL, SPLITS, Sample, SampleSet
+from spectralgpt.data.label_files import number_samples
+from spectralgpt.data.listings import Entry, Fault, FaultKind, Listing, read_parquet
+from spectralgpt.data.samples import MULTI_LABEL, SPLITS, SampleSet
 from spectralgpt.errors import ConfigError, DataError, DatasetNotFoundError
 from spectralgpt.files import read_json, read_text
+from spectralgpt.rasters import glob_folder
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +38,22 @@ _METADATA_V1 = "_labels_metadata.json"
 _PATCH_V1 = "S2"
 _PATCH_ID = re.compile(r"S2[A-Z]_\w+\Z")
 _METADATA_V2 = "metadata.parquet"
+_MAPS = "Reference_Maps"
 _SPLIT_V2 = {"train": "train", "validation": "val", "val": "val", "test": "test"}
+_REFUSED_V2 = (
+    *("a row without a list of labels", "unknown labels: "),
+    *("unknown splits: ", "unknown patch names: "),
+)
+_CORINE_CODES = frozenset(
+    (
+        *(111, 112, 121, 122, 123, 124, 131, 132, 133, 141, 142),
+        *(211, 212, 213, 221, 222, 223, 231, 241, 242, 243, 244),
+        *(311, 312, 313, 321, 322, 323, 324, 331, 332, 333, 334, 335),
+        *(411, 412, 421, 422, 423, 511, 512, 521, 522, 523),
+        *(0, 999),
+    )
+)
+"""Classes of CORINE land cover 2018, level 3, and unlabelled pixels."""
 
 
 def read_bigearthnet(
@@ -57,11 +75,8 @@ def read_bigearthnet(
         DataError: a patch has no labels file, or an unknown label.
         ConfigError: 43 classes of version 2.
     """
-    if (
-        not (root / _METADATA_V2).is_file()
-        and not patches_of_version_1(root)
-        and download
-    ):
+    has_table = (root / _METADATA_V2).is_file()
+    if download and not has_table and not _patches_v1(root):
         from torchgeo.datasets import BigEarthNetV2
 
         BigEarthNetV2(root=str(root), split="train", bands="s2", download=True)
@@ -90,25 +105,22 @@ def to_19_classes(labels: Iterable[str]) -> tuple[str, ...]:
 
 
 def _read_v1(root: Path, num_classes: int) -> SampleSet:
-    patches = patches_of_version_1(root)
+    patches = _patches_v1(root)
     if not patches:
         raise DatasetNotFoundError(
             f"There are no BigEarthNet patches at {root} (looked for {_METADATA_V2}, "
             f"{_FOLDER_V1}/ and folders with *{_METADATA_V1})."
         )
-    splits = splits_of_version_1(root)
+    splits = _splits_v1(root)
     if splits:
         patches = [patch for patch in patches if patch.name in splits]
-    names = class_names(num_classes)
-    known = set(class_names(43))
-    samples, without = [], 0
-    for patch in patches:
-        labels = _labels_v1(patch, known)
-        kept = to_19_classes(labels) if num_classes == 19 else labels
+    entries, without = [], 0
+    for found in _list_patches_v1(patches, splits):
+        if isinstance(found, Fault):
+            raise DataError(found.refusal)
+        kept = to_19_classes(found.labels) if num_classes == 19 else found.labels
         without += not kept
-        indices = tuple(sorted(names.index(name) for name in kept))
-        item = _FORMAT.describe(patch)
-        samples.append(Sample((item,), indices, split=splits.get(patch.name, "")))
+        entries.append(replace(found, labels=kept))
     if without:
         logger.warning(
             "%d of %d patches have none of the %d classes.",
@@ -116,19 +128,31 @@ def _read_v1(root: Path, num_classes: int) -> SampleSet:
             len(patches),
             num_classes,
         )
-    source = f"BigEarthNet v1 at {root}"
-    return SampleSet(
-        tuple(samples), names, MULTI_LABEL, source, stated=_FORMAT.of_files
-    )
+    return _make_set(entries, num_classes, f"BigEarthNet v1 at {root}")
 
 
-def patches_of_version_1(root: Path, with_labels: bool = True) -> list[Path]:
-    """List the patch folders of version 1, sorted.
+def _make_set(entries: Sequence[Entry], num_classes: int, source: str) -> SampleSet:
+    names = class_names(num_classes)
+    samples = number_samples(entries, names, _FORMAT)
+    return SampleSet(samples, names, MULTI_LABEL, source, stated=_FORMAT.of_files)
 
-    Args:
-        root: the archive's folder, or one that holds the patch folders.
-        with_labels: only those that hold their file of labels.
+
+def list_version_1(root: Path) -> Listing:
+    """List all patches, and those of the split lists that are not there.
+
+    Raises:
+        DatasetNotFoundError: there are no patches.
     """
+    patches, splits = _patches_v1(root, with_labels=False), _splits_v1(root)
+    if not patches:
+        raise DatasetNotFoundError(f"There are no BigEarthNet patches at {root}.")
+    there = {patch.name for patch in patches}
+    absent = (Fault(FaultKind.NO_IMAGE, name) for name in splits if name not in there)
+    return Listing.of([*_list_patches_v1(patches, splits), *absent], class_names(43))
+
+
+def _patches_v1(root: Path, with_labels: bool = True) -> list[Path]:
+    """List the patch folders, sorted; or only those that hold their file of labels."""
     folder = root / _FOLDER_V1 if (root / _FOLDER_V1).is_dir() else root
     if not folder.is_dir():
         return []
@@ -140,7 +164,7 @@ def patches_of_version_1(root: Path, with_labels: bool = True) -> list[Path]:
     ]
 
 
-def splits_of_version_1(root: Path) -> dict[str, str]:
+def _splits_v1(root: Path) -> dict[str, str]:
     """Read the public lists: patch name (first column) -> split."""
     splits = {}
     for split in SPLITS:
@@ -151,16 +175,26 @@ def splits_of_version_1(root: Path) -> dict[str, str]:
     return splits
 
 
-def _labels_v1(patch: Path, known: set[str]) -> tuple[str, ...]:
-    path = patch / f"{patch.name}{_METADATA_V1}"
-    try:
-        labels = tuple(read_json(path)["labels"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} holds no list of labels: {error}.") from error
-    unknown = set(labels) - known
-    if unknown:
-        raise DataError(f"{path} has unknown labels: {', '.join(sorted(unknown))}.")
-    return labels
+def _list_patches_v1(
+    patches: Iterable[Path], splits: Mapping[str, str]
+) -> Iterator[Entry | Fault]:
+    known = set(class_names(43))
+    for patch in patches:
+        path = patch / f"{patch.name}{_METADATA_V1}"
+        try:
+            labels = tuple(map(str, read_json(path)["labels"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            is_absent = isinstance(error, OSError)
+            detail = f"no {path.name}" if is_absent else "labels unreadable"
+            refusal = f"{path} holds no list of labels: {error}."
+            yield Fault(FaultKind.NO_LABEL, patch.name, detail, refusal)
+            continue
+        unknown = ", ".join(sorted({*labels} - known))
+        if unknown:
+            refusal = f"{path} has unknown labels: {unknown}."
+            yield Fault(FaultKind.UNKNOWN_CLASS, patch.name, unknown, refusal)
+        else:
+            yield Entry(patch.name, (patch,), labels, splits.get(patch.name, ""))
 
 
 def _read_v2(root: Path, num_classes: int) -> SampleSet:
@@ -169,49 +203,82 @@ def _read_v2(root: Path, num_classes: int) -> SampleSet:
             f"{root} is BigEarthNet version 2, which is labelled with 19 classes "
             f"(found: data.num_classes {num_classes})."
         )
-    rows = _rows_v2(root / _METADATA_V2)
-    names = class_names(num_classes)
-    folders = {row["patch_id"]: folder_of_patch(root, row["patch_id"]) for row in rows}
-    absent = {name for name, folder in folders.items() if not folder.is_dir()}
-    if len(absent) == len(folders):
-        raise DatasetNotFoundError(f"None of the patches of {root} is on disk.")
-    if absent:
-        logger.warning("%d of %d patches are not on disk.", len(absent), len(folders))
-    samples = tuple(
-        Sample(
-            (_FORMAT.describe(folders[row["patch_id"]]),),
-            tuple(sorted(names.index(name) for name in row["labels"])),
-            split=_SPLIT_V2[row["split"]],
-        )
-        for row in rows
-        if row["patch_id"] not in absent
-    )
-    source = f"BigEarthNet v2 at {root}"
-    return SampleSet(samples, names, MULTI_LABEL, source, stated=_FORMAT.of_files)
-
-
-def _rows_v2(path: Path) -> list[dict[str, Any]]:
-    _, rows = read_parquet(path, ("patch_id", "labels", "split"))
-    if not all(isinstance(row["labels"], list) for row in rows):
-        raise DataError(f"{path} has a row without a list of labels.")
-    known = set(class_names(19))
-    labels = {str(name) for row in rows for name in row["labels"]} - known
-    splits = {str(row["split"]) for row in rows} - set(_SPLIT_V2)
-    # Names become paths, which may not leave the folder.
-    names = {str(row["patch_id"]) for row in rows}
-    patches = {name for name in names if not _PATCH_ID.match(name)}
-    for what, unknown in (
-        ("labels", labels),
-        ("splits", splits),
-        ("patch names", patches),
-    ):
+    found = list(_list_rows_v2(root))
+    faults = [each for each in found if isinstance(each, Fault)]
+    for what in _REFUSED_V2:
+        details = {f.detail for f in faults if f.refusal == what}
+        unknown = sorted({name for text in details for name in text.split(", ")})
         if unknown:
-            listed = ", ".join(sorted(map(str, unknown)))
-            raise DataError(f"{path} has unknown {what}: {listed}.")
-    return rows
+            raise DataError(f"{root / _METADATA_V2} has {what}{', '.join(unknown)}.")
+    if len(faults) == len(found):
+        raise DatasetNotFoundError(f"None of the patches of {root} is on disk.")
+    if faults:
+        logger.warning("%d of %d patches are not on disk.", len(faults), len(found))
+    entries = [each for each in found if isinstance(each, Entry)]
+    return _make_set(entries, num_classes, f"BigEarthNet v2 at {root}")
 
 
-def folder_of_patch(root: Path, patch_id: str) -> Path:
-    """Patch folder: below one named after the tile, which lacks row and column."""
-    tile = patch_id.rsplit("_", 2)[0]
-    return root / _FOLDER_V2 / tile / patch_id
+def list_version_2(root: Path) -> Listing:
+    """List the patches of the table with their maps, and what is in no table.
+
+    Raises:
+        DataError: the table cannot be read.
+    """
+    there = {
+        path.name: path
+        for path in glob_folder(root / _FOLDER_V2, "*/*")
+        if path.is_dir()
+    }
+    maps = {
+        path.name.removesuffix("_reference_map.tif"): path
+        for path in glob_folder(root / _MAPS, "*/*/*_reference_map.tif")
+    }
+    found: list[Entry | Fault] = []
+    if (root / _METADATA_V2).is_file():
+        rows = list(_list_rows_v2(root))
+        listed = {r.name if isinstance(r, Fault) else r.images[0].name for r in rows}
+        found += (Fault(FaultKind.NO_LABEL, name) for name in there.keys() - listed)
+    else:
+        rows = [_entry_v2(root, name) for name in there]
+        detail = "labels and splits are unknown"
+        found.append(Fault(FaultKind.NO_TABLE, _METADATA_V2, detail))
+    for row in rows:
+        if isinstance(row, Entry) and maps:
+            name = row.images[0].name
+            if name in maps:
+                row = replace(row, masks=(maps[name],))
+            else:
+                found.append(Fault(FaultKind.NO_LABEL, name, "no reference map"))
+        found.append(row)
+    found += (Fault(FaultKind.NO_IMAGE, m, "map") for m in maps if m not in there)
+    listing = Listing.of(found, class_names(19))
+    return replace(listing, mask_codes=_CORINE_CODES)
+
+
+def _entry_v2(
+    root: Path, name: str, labels: Sequence[str] = (), split: str = ""
+) -> Entry:
+    """A patch lies below a folder named after the tile, which lacks row and column."""
+    path = root / _FOLDER_V2 / name.rsplit("_", 2)[0] / name
+    return Entry(path.relative_to(root).as_posix(), (path,), tuple(labels), split)
+
+
+def _list_rows_v2(root: Path) -> Iterator[Entry | Fault]:
+    _, rows = read_parquet(root / _METADATA_V2, ("patch_id", "labels", "split"))
+    known = set(class_names(19))
+    no_labels, unknown_labels, unknown_splits, unknown_names = _REFUSED_V2
+    for row in rows:
+        name, split = str(row["patch_id"]), str(row["split"])
+        if not isinstance(row["labels"], list):
+            yield Fault(FaultKind.NO_LABEL, name, refusal=no_labels)
+        elif unknown := ", ".join(sorted({*map(str, row["labels"])} - known)):
+            yield Fault(FaultKind.UNKNOWN_CLASS, name, unknown, unknown_labels)
+        elif split not in _SPLIT_V2:
+            yield Fault(FaultKind.UNKNOWN_SPLIT, name, split, unknown_splits)
+        elif not _PATCH_ID.match(name):
+            # Names become paths, which may not leave the folder.
+            yield Fault(FaultKind.OUTSIDE, name, name, unknown_names)
+        else:
+            entry = _entry_v2(root, name, row["labels"], _SPLIT_V2[split])
+            is_there = entry.images[0].is_dir()
+            yield entry if is_there else Fault(FaultKind.NO_IMAGE, name)

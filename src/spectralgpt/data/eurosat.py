@@ -4,13 +4,20 @@ The files carry no band names and keep B8A last. The order is written down here 
 that bands go by name from then on: dropping B10 by index would drop B11 instead.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from spectralgpt.data.formats import ImageFormat
-from spectralgpt.data.label_files import read_folder
-from spectralgpt.data.samples import SINGLE_LABEL, SPLITS, Sample, SampleSet
+from spectralgpt.data.label_files import (
+    list_class_folders,
+    number_samples,
+    read_folder,
+)
+from spectralgpt.data.listings import Listing
+from spectralgpt.data.samples import SINGLE_LABEL, SPLITS, SampleSet
 from spectralgpt.errors import DatasetNotFoundError
+from spectralgpt.files import read_text
 from spectralgpt.rasters import FILE_SIZES, list_folder
 
 SENSOR = "sentinel-2-l1c"
@@ -54,19 +61,40 @@ def read_eurosat(
                 "of its classes there."
             )
         return read_folder(root, image_format=_FORMAT)
-    samples: list[Sample] = []
-    names: tuple[str, ...] = ()
     for split in SPLITS:
-        listed = archive(root=str(root), split=split, download=download, checksum=True)
-        names = tuple(listed.classes)
-        samples += [
-            Sample((_FORMAT.describe(Path(path)),), (label,), split=split)
-            for path, label in listed.samples
-        ]
-    source = f"EuroSAT at {root}"
-    return SampleSet(
-        tuple(samples), names, SINGLE_LABEL, source, stated=_FORMAT.of_files
-    )
+        # Fetches, unpacks and checks what the split needs.
+        archive(root=str(root), split=split, download=download, checksum=True)
+    splits = _read_lists(root, archive.split_filenames)
+    listing = list_class_folders(root / archive.base_dir, lists=splits)
+    listed = [entry for entry in listing.entries if entry.split]
+    entries = sorted(listed, key=lambda entry: SPLITS.index(entry.split))
+    names, source = listing.class_names, f"EuroSAT at {root}"
+    samples = number_samples(entries, names, _FORMAT)
+    return SampleSet(samples, names, SINGLE_LABEL, source, stated=_FORMAT.of_files)
+
+
+def list_eurosat(root: Path, images: Path, class_names: Sequence[str]) -> Listing:
+    """List the images, with the random split as far as its lists are there.
+
+    Args:
+        root: folder of the lists.
+        images: the folder of classes.
+        class_names: the classes that may be there.
+
+    Raises:
+        DataError: folders of splits and of classes lie side by side.
+    """
+    names = {split: f"eurosat-{split}.txt" for split in SPLITS}
+    return list_class_folders(images, class_names, _read_lists(root, names))
+
+
+def _read_lists(root: Path, names: Mapping[str, str]) -> dict[str, str]:
+    """Return the split by the name of an image without its ending."""
+    splits: dict[str, str] = {}
+    for split, name in names.items():
+        lines = read_text(root / name).split() if (root / name).is_file() else []
+        splits |= {Path(line).stem: split for line in lines}
+    return splits
 
 
 def _archive_class(lists: str) -> Any:

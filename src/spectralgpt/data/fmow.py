@@ -6,17 +6,24 @@ numbers, and from nothing else that a CSV says.
 
 import logging
 import re
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 from spectralgpt.data.archives.registry import load_archive
 from spectralgpt.data.formats import ImageFormat
-from spectralgpt.data.label_files import first_names
-from spectralgpt.data.listings import read_rows
+from spectralgpt.data.label_files import number_samples
+from spectralgpt.data.listings import (
+    Entry,
+    Fault,
+    FaultKind,
+    Listing,
+    read_rows,
+    refuse_faults,
+)
 from spectralgpt.data.samples import SINGLE_LABEL, Sample, SampleSet
 from spectralgpt.data.sources import refuse_if_bad
-from spectralgpt.errors import DataError, DatasetNotFoundError, SpectralGPTError
-from spectralgpt.rasters import FILE_SIZES
+from spectralgpt.errors import DatasetNotFoundError, SpectralGPTError
+from spectralgpt.rasters import FILE_SIZES, walk
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +46,7 @@ _SPLITS = {"train": "train", "val": "val", "test_gt": "test"}
 _COLUMNS = ("category", "location_id", "image_id")
 _NUMBER = re.compile(r"\d+")
 _MAX_BAD_SHARE = 0.1
+_REFUSAL = "rows name no known class or no numbers"
 
 
 def categories() -> tuple[str, ...]:
@@ -46,82 +54,64 @@ def categories() -> tuple[str, ...]:
     return load_archive("fmow-sentinel2").classes
 
 
-@dataclass(frozen=True)
-class FmowRow:
-    """A row of one of the tables.
-
-    Args:
-        category: class, as it stands there.
-        location: number of the place within its category.
-        image: number of the image at its place.
-        split: train, val or test.
-        folder: that holds the archive's folders of splits.
-        table: name of the table's file without its ending.
-    """
-
-    category: str
-    location: str
-    image: str
-    split: str
-    folder: Path
-    table: str
-
-    @property
-    def is_sound(self) -> bool:
-        """Whether it names a known class and two numbers: only then there is a path."""
-        numbers = (self.location, self.image)
-        return self.category in categories() and all(map(_NUMBER.fullmatch, numbers))
-
-    @property
-    def place(self) -> str:
-        """Name of the place, which all its dates share."""
-        return f"{self.category}_{self.location}"
-
-    @property
-    def name(self) -> str:
-        """Path under the folder of splits."""
-        return (
-            f"{self.table}/{self.category}/{self.place}/{self.place}_{self.image}.tif"
-        )
-
-    @property
-    def path(self) -> Path:
-        """The image's file."""
-        assert self.is_sound, self
-        return self.folder / self.name
-
-
-def read_fmow_rows(root: Path) -> list[FmowRow]:
-    """Read the tables that are there, train.csv, val.csv and test_gt.csv.
+def list_fmow(root: Path) -> Listing:
+    """List what the tables name, and count the images that they do not.
 
     Raises:
-        DatasetNotFoundError: there is none.
+        DatasetNotFoundError: there is no table.
         DataError: one lacks a column or cannot be read.
     """
-    inner = root / _FOLDER
-    folder = inner if inner.is_dir() else root
-    rows = []
-    for name, split in _SPLITS.items():
-        tables = [f / f"{name}.csv" for f in (root, inner)]
-        table = next((table for table in tables if table.is_file()), None)
-        if table is not None:
-            rows += [
-                FmowRow(
-                    row["category"] or "",
-                    row["location_id"] or "",
-                    row["image_id"] or "",
-                    split,
-                    folder,
-                    name,
-                )
-                for row in read_rows(table, _COLUMNS)
-            ]
-    if not rows:
+    listing = Listing.of(_list_rows(root), categories())
+    listed = {entry.images[0] for entry in listing.entries}
+    folder = _folder_of(root)
+    others = sum(
+        path.suffix == ".tif" and path not in listed
+        for name in _SPLITS
+        if _find_table(root, name) and (folder / name).is_dir()
+        for path in walk(folder / name)
+    )
+    # Images that failed to download are kept, and left out of the tables.
+    notes = [f"{others} files are in no table, as the archive says"] if others else []
+    return replace(listing, notes=tuple(notes))
+
+
+def _list_rows(root: Path) -> list[Entry | Fault]:
+    """List the rows of the tables that are there; an image is named by its path."""
+    folder, known = _folder_of(root), set(categories())
+    found: list[Entry | Fault] = []
+    for table, split in _SPLITS.items():
+        path = _find_table(root, table)
+        for row in read_rows(path, _COLUMNS) if path else []:
+            category, location, image = (row[column] or "" for column in _COLUMNS)
+            place = f"{category}_{location}"
+            name = f"{table}/{category}/{place}/{place}_{image}.tif"
+            shown = f"{table}.csv: {category},{location},{image}"
+            if category not in known:
+                kind, detail = FaultKind.UNKNOWN_CLASS, category
+                found.append(Fault(kind, shown, detail, _REFUSAL))
+            elif not _NUMBER.fullmatch(location) or not _NUMBER.fullmatch(image):
+                kind, detail = FaultKind.OUTSIDE, "ids must be numbers"
+                found.append(Fault(kind, shown, detail, _REFUSAL))
+            elif not (folder / name).is_file():
+                found.append(Fault(FaultKind.NO_IMAGE, name))
+            else:
+                found.append(Entry(name, (folder / name,), (category,), split, place))
+    if not found:
         raise DatasetNotFoundError(
             f"fMoW-Sentinel is not at {root}: there is no train.csv, val.csv or "
             "test_gt.csv with rows. Put them beside the folder fmow-sentinel."
         )
-    return rows
+    return found
+
+
+def _folder_of(root: Path) -> Path:
+    """Return the folder that holds those of the splits."""
+    return root / _FOLDER if (root / _FOLDER).is_dir() else root
+
+
+def _find_table(root: Path, name: str) -> Path | None:
+    tables = (folder / f"{name}.csv" for folder in (root, root / _FOLDER))
+    return next(filter(Path.is_file, tables), None)
 
 
 def read_fmow(root: Path) -> SampleSet:
@@ -138,36 +128,26 @@ def read_fmow(root: Path) -> SampleSet:
 
     Source: README of the archive, https://purl.stanford.edu/vg497cb6002.
     """
-    rows = read_fmow_rows(root)
-    unsound = [row.name for row in rows if not row.is_sound]
-    if unsound:
-        raise DataError(
-            f"{root}: {len(unsound)} rows name no known class or no numbers "
-            f"({first_names(unsound)}). spectralgpt data check lists them."
-        )
-    there = [row for row in rows if row.path.is_file()]
-    if not there:
+    found = _list_rows(root)
+    faults = [each for each in found if isinstance(each, Fault)]
+    refuse_faults(root, faults, " spectralgpt data check lists them.")
+    entries = [each for each in found if isinstance(each, Entry)]
+    if not entries:
         raise DatasetNotFoundError(
-            f"None of the {len(rows)} images listed at {root} is on disk, such as "
-            f"{rows[0].path}."
+            f"None of the {len(found)} images listed at {root} is on disk, such as "
+            f"{_folder_of(root) / faults[0].name}."
         )
-    if len(there) < len(rows):
-        logger.warning(
-            "%d of %d images are not on disk.", len(rows) - len(there), len(rows)
-        )
-    names = categories()
-    index = {name: i for i, name in enumerate(names)}
-    samples, problems = [], []
-    for row in there:
+    if faults:
+        logger.warning("%d of %d images are not on disk.", len(faults), len(found))
+    samples: list[Sample] = []
+    problems = []
+    for entry in entries:
         try:
-            item = _FORMAT.describe(row.path)
+            samples += number_samples([entry], categories(), _FORMAT)
         except SpectralGPTError as error:
             problems.append(str(error))
-        else:
-            labels = (index[row.category],)
-            samples.append(Sample((item,), labels, split=row.split, place=row.place))
-    refuse_if_bad(f"fMoW-Sentinel at {root}", problems, len(there), _MAX_BAD_SHARE)
+    refuse_if_bad(f"fMoW-Sentinel at {root}", problems, len(entries), _MAX_BAD_SHARE)
     source = f"fMoW-Sentinel at {root}"
     return SampleSet(
-        tuple(samples), names, SINGLE_LABEL, source, stated=_FORMAT.of_files
+        tuple(samples), categories(), SINGLE_LABEL, source, stated=_FORMAT.of_files
     )

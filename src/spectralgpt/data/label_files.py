@@ -1,16 +1,23 @@
 """Labels that lie in folders of classes or in a CSV.
 
-Both readers return all images with their labels and the split that the files state;
-`labelled` splits the rest.
+Both listings give all images with their labels and the split that the files state, and
+what is wrong; `labelled` splits the rest.
 """
 
 import logging
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from spectralgpt.data.formats import ImageFormat
+from spectralgpt.data.listings import (
+    Entry,
+    Fault,
+    FaultKind,
+    Listing,
+    first_names,
+    refuse_faults,
+)
 from spectralgpt.data.samples import (
     MULTI_LABEL,
     SINGLE_LABEL,
@@ -31,8 +38,6 @@ from spectralgpt.rasters import (
 
 logger = logging.getLogger(__name__)
 
-_SHOWN = 5
-
 
 def read_folder(
     root: Path,
@@ -47,95 +52,109 @@ def read_folder(
             of images beside those of splits.
     """
     image_format = image_format or ImageFormat()
-    listed = list_class_folders(root)
-    if listed.loose:
+    listing = list_class_folders(root)
+    if listing.faults:
         logger.warning(
             "%s: %d images lie in no folder of a class and are left out (%s).",
             root,
-            len(listed.loose),
-            first_names(path.relative_to(root).as_posix() for path in listed.loose),
+            len(listing.faults),
+            first_names(fault.name for fault in listing.faults),
         )
-    if not listed.images:
+    if not listing.entries:
         raise DataError(
             f"{root} holds no images in folders of classes (expected "
             f"{root.name}/<class>/<image>{'|'.join(RASTER_SUFFIXES)})."
         )
-    found = {label for _, label, _ in listed.images}
-    names = match_classes(found, class_names, str(root))
-    index = {name: i for i, name in enumerate(names)}
-    samples = tuple(
-        Sample((image_format.describe(path),), (index[label],), split=split)
-        for split, label, path in listed.images
-    )
+    names = match_classes({*listing.class_names}, class_names, str(root))
+    samples = number_samples(listing.entries, names, image_format)
     stated = Stated.of(image_format.facts)
     return SampleSet(samples, names, SINGLE_LABEL, str(root), stated=stated)
 
 
-@dataclass(frozen=True)
-class _ClassFolders:
-    """What lies in folders of classes.
-
-    Args:
-        folders: the folders of classes, with images or not.
-        images: (split or "", class, path) of each image.
-        loose: images that lie in no folder of a class.
-    """
-
-    folders: tuple[Path, ...]
-    images: tuple[tuple[str, str, Path], ...]
-    loose: tuple[Path, ...]
-
-
-def list_class_folders(root: Path) -> _ClassFolders:
+def list_class_folders(
+    root: Path,
+    class_names: Sequence[str] = (),
+    lists: Mapping[str, str] | None = None,
+) -> Listing:
     """List the images of a folder of classes, below folders of splits or not.
 
     Folders such as `validation` are the split that they name.
+
+    Args:
+        root: the folder.
+        class_names: the classes that may be there; none takes what is there.
+        lists: split by the name of an image without its ending; images without one are
+            told in a note.
 
     Raises:
         DataError: two folders mean one split, or folders of images lie beside those of
             splits, so that it is in doubt what they are.
     """
-    splits = split_folders(root)
-    if splits:
-        beside = [
-            path.name
-            for path in list_folder(root)
-            if path.is_dir() and path not in splits.values() and _holds_images(path)
+    splits = split_folders(root) or {"": root}
+    beside = [
+        path.name
+        for path in list_folder(root)
+        if "" not in splits and path.is_dir() and path not in splits.values()
+        if any(map(_is_raster, walk(path)))
+    ]
+    if beside:
+        raise DataError(
+            f"{root} has folders of splits ({', '.join(splits)}) and beside them "
+            f"{first_names(beside)}: call such a folder train, val or test, or "
+            "move it away."
+        )
+    found: list[Entry | Fault] = []
+    for parent in dict.fromkeys((root, *splits.values())):
+        found += [
+            Fault(FaultKind.NO_LABEL, _below(root, path), "in no folder of a class")
+            for path in list_images(parent)
+            if path.is_file()
         ]
-        if beside:
-            raise DataError(
-                f"{root} has folders of splits ({', '.join(splits)}) and beside them "
-                f"{first_names(beside)}: call such a folder train, val or test, or "
-                "move it away."
-            )
-    folders: list[Path] = []
-    images: list[tuple[str, str, Path]] = []
-    loose = [path for path in list_images(root) if path.is_file()]
-    for split, parent in (splits or {"": root}).items():
-        if split:
-            loose += [path for path in list_images(parent) if path.is_file()]
+    lists = lists or {}
+    for split, parent in splits.items():
         for folder in filter(Path.is_dir, list_folder(parent)):
-            folders.append(folder)
-            images += [(split, folder.name, path) for path in list_images(folder)]
-    return _ClassFolders(tuple(folders), tuple(images), tuple(loose))
+            if class_names and folder.name not in class_names:
+                found.append(Fault(FaultKind.UNKNOWN_CLASS, _below(root, folder)))
+                continue
+            found += [
+                Entry(
+                    _below(root, path),
+                    (path,),
+                    (folder.name,),
+                    split or lists.get(path.stem, ""),
+                )
+                for path in list_images(folder)
+            ]
+    notes = []
+    if lists:
+        entries = [each for each in found if isinstance(each, Entry)]
+        there = {entry.images[0].stem for entry in entries}
+        found += [
+            Fault(FaultKind.NO_IMAGE, name, "in a split list")
+            for name in lists
+            if name not in there
+        ]
+        without = sum(entry.split == "" for entry in entries)
+        notes = [f"{without} images are in no split list"] if without else []
+    return Listing.of(found, class_names, notes)
 
 
 def list_images(folder: Path) -> list[Path]:
     """List the rasters of a folder, sorted; a folder of band files is one raster."""
-    found = []
-    for path in list_folder(folder):
-        is_stack = path.is_dir() and any(map(_is_raster, list_folder(path)))
-        if is_stack or _is_raster(path):
-            found.append(path)
-    return found
+    return [
+        path
+        for path in list_folder(folder)
+        if _is_raster(path)
+        or (path.is_dir() and any(map(_is_raster, list_folder(path))))
+    ]
 
 
 def _is_raster(path: Path) -> bool:
     return path.suffix.lower() in RASTER_SUFFIXES and path.is_file()
 
 
-def _holds_images(folder: Path) -> bool:
-    return any(map(_is_raster, walk(folder)))
+def _below(root: Path, path: Path) -> str:
+    return path.relative_to(root).as_posix()
 
 
 def match_classes(
@@ -157,6 +176,26 @@ def match_classes(
     return tuple(wanted)
 
 
+def number_samples(
+    entries: Sequence[Entry], names: Sequence[str], image_format: ImageFormat
+) -> tuple[Sample, ...]:
+    """Describe labelled images; labels are numbered in the order of the names.
+
+    Raises:
+        SpectralGPTError: an image cannot be described.
+    """
+    index = {name: i for i, name in enumerate(names)}
+    return tuple(
+        Sample(
+            (image_format.describe(entry.images[0]),),
+            tuple(sorted({index[label] for label in entry.labels})),
+            split=entry.split,
+            place=entry.place,
+        )
+        for entry in entries
+    )
+
+
 def read_csv(
     table: Path,
     *,
@@ -174,44 +213,63 @@ def read_csv(
             are counted and the first few named.
     """
     image_format = image_format or ImageFormat()
+    listing, task = list_csv(table, allow_unlisted=allow_unlisted)
+    refuse_faults(table, listing.faults)
+    source = str(table)
+    names = match_classes({*listing.class_names}, class_names, source)
+    samples = number_samples(listing.entries, names, image_format)
+    stated = Stated.of(image_format.facts)
+    return SampleSet(samples, names, task, source, stated=stated)
+
+
+def list_csv(
+    table: Path, class_names: Sequence[str] = (), allow_unlisted: bool = False
+) -> tuple[Listing, str]:
+    """List the rows of a table of labels, and the images beside it that have none.
+
+    Args:
+        table: the CSV; its paths are relative to it and stay beneath it.
+        class_names: the classes that may be there; none takes what is there.
+        allow_unlisted: say nothing of images that have no row.
+
+    Returns:
+        What is listed, and the task: single-label or multi-label.
+
+    Raises:
+        DatasetNotFoundError: there is no such file.
+        DataError: it lacks columns or rows, or cannot be read.
+    """
     columns, rows = read_rows(table, "data.labels")
     if "image" not in columns or ("label" in columns) == ("labels" in columns):
         raise DataError(
             f"{table} needs the columns image and either label or labels (found: "
             f"{', '.join(columns) or 'none'})."
         )
-    found, problems = find_files(table, rows, ("image",))
     task = SINGLE_LABEL if "label" in columns else MULTI_LABEL
-    held = [
-        [row["label"]] if task == SINGLE_LABEL else _parts(row["labels"])
-        for row in rows
-    ]
-    problems["rows have no label"] = [
-        row["image"] for row, own in zip(rows, held, strict=True) if not all(own)
-    ]
-    paths = [files["image"] for files in found if files]
-    shown = Counter(path.relative_to(table.parent).as_posix() for path in paths)
-    problems["images are listed more than once"] = [
-        name for name, count in shown.items() if count > 1
-    ]
+    files, faults = find_files(table, rows, ("image",))
+    found: list[Entry | Fault] = [*faults]
+    for row, own in zip(rows, files, strict=True):
+        texts = [row["label"]] if task == SINGLE_LABEL else row["labels"].split(";")
+        labels = tuple(name for text in texts if (name := text.strip()))
+        if not labels:
+            refusal = "rows have no label" if task == SINGLE_LABEL else ""
+            found.append(Fault(FaultKind.NO_LABEL, row["image"], refusal=refusal))
+        unknown = sorted({*labels} - {*class_names}) if class_names else []
+        if unknown:
+            detail = ", ".join(unknown)
+            found.append(Fault(FaultKind.UNKNOWN_CLASS, row["image"], detail))
+        elif own and (labels or task == MULTI_LABEL):
+            path, split = own["image"], row.get("split", "")
+            split = split_named(split) or split
+            name = _below(table.parent, path)
+            found.append(Entry(name, (path,), labels, split, row.get("place", "")))
+    listing = Listing.of(found, class_names)
     if not allow_unlisted:
-        no_row = "images have no row: add rows or set data.allow_unlisted true"
-        problems[no_row] = list_unlisted(table.parent, paths)
-    refuse_problems(table, problems)
-    source = str(table)
-    names = match_classes({label for own in held for label in own}, class_names, source)
-    index = {name: i for i, name in enumerate(names)}
-    samples = tuple(
-        Sample(
-            (image_format.describe(path),),
-            tuple(sorted({index[label] for label in own})),
-            split=split_named(row.get("split", "")) or "",
-            place=row.get("place", ""),
+        unlisted = _find_unlisted(
+            table.parent, {p for own in files for p in own.values()}
         )
-        for row, path, own in zip(rows, paths, held, strict=True)
-    )
-    stated = Stated.of(image_format.facts)
-    return SampleSet(samples, names, task, source, stated=stated)
+        listing = replace(listing, faults=(*listing.faults, *unlisted))
+    return listing, task
 
 
 def read_rows(table: Path, option: str) -> tuple[list[str], list[dict[str, str]]]:
@@ -233,7 +291,7 @@ def read_rows(table: Path, option: str) -> tuple[list[str], list[dict[str, str]]
 
 def find_files(
     table: Path, rows: Sequence[Mapping[str, str]], columns: Sequence[str]
-) -> tuple[list[dict[str, Path]], dict[str, list[str]]]:
+) -> tuple[list[dict[str, Path]], list[Fault]]:
     """Find the files of a table's rows; paths are relative to it and stay beneath it.
 
     Args:
@@ -242,73 +300,46 @@ def find_files(
         columns: those that name files.
 
     Returns:
-        The files of each row by column, and what is wrong: names by kind of mistake.
+        The files of each row by column, and what is wrong with paths and splits.
 
     Raises:
         DataError: there is no row.
     """
     if not rows:
         raise DataError(f"{table} has no rows.")
-    folder = table.parent
     empty, outside, missing = [], [], []
-    found: list[dict[str, Path]] = []
-    for number, row in enumerate(rows, start=2):
-        found.append({})
+    found: list[dict[str, Path]] = [{} for _ in rows]
+    for number, row in enumerate(rows):
         for column in columns:
             text = row[column]
-            path = path_below(folder, text)
+            path = path_below(table.parent, text)
             if not text or "\0" in text:
-                empty.append(f"row {number}, {column}")
+                empty.append(f"row {number + 2}, {column}")
             elif path is None:
                 outside.append(text)
             elif not path.exists():
                 missing.append(text)
             else:
-                found[-1][column] = path
-    stated = {row.get("split", "") for row in rows} - {""}
-    return found, {
-        "paths are empty": empty,
-        f"paths lie outside {folder}": outside,
-        "files are missing": missing,
-        f"splits are unknown (known: {', '.join(SPLITS)})": sorted(
-            split for split in stated if split_named(split) is None
+                found[number][column] = path
+    splits = [(row[columns[0]], row["split"]) for row in rows if row.get("split")]
+    known = f"splits are unknown (known: {', '.join(SPLITS)})"
+    below = f"paths lie outside {table.parent}"
+    return found, [
+        *(Fault(FaultKind.NO_IMAGE, each, "", "paths are empty") for each in empty),
+        *(Fault(FaultKind.OUTSIDE, each, "", below) for each in outside),
+        *(Fault(FaultKind.NO_IMAGE, each, "", "files are missing") for each in missing),
+        *(
+            Fault(FaultKind.UNKNOWN_SPLIT, name, split, known)
+            for name, split in splits
+            if split_named(split) is None
         ),
-    }
-
-
-def refuse_problems(table: Path, problems: Mapping[str, Sequence[str]]) -> None:
-    """Refuse a table with all that is wrong in it: names by kind of mistake.
-
-    Raises:
-        DataError: counts each kind, and names the first few.
-    """
-    told = [
-        f"{len(names)} {what} ({first_names(names)})"
-        for what, names in problems.items()
-        if names
     ]
-    if told:
-        raise DataError(f"{table}: {'; '.join(told)}.")
 
 
-def _parts(text: str) -> list[str]:
-    return [name.strip() for name in text.split(";") if name.strip()]
-
-
-def list_unlisted(folder: Path, listed: Collection[Path]) -> list[str]:
-    """List the images below a folder that are not listed, nor in a listed folder."""
+def _find_unlisted(folder: Path, listed: Collection[Path]) -> Iterator[Fault]:
+    """Find the images below a folder that are not listed, nor in a listed folder."""
     known = set(listed)
-    return [
-        path.relative_to(folder).as_posix()
-        for path in walk(folder)
-        if _is_raster(path)
-        and path not in known
-        and not known.intersection(path.parents)
-    ]
-
-
-def first_names(names: Iterable[str]) -> str:
-    """Return the first few names, and how many more there are."""
-    names = list(names)
-    more = f", and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+    refusal = "images have no row: add rows or set data.allow_unlisted true"
+    for path in walk(folder):
+        if _is_raster(path) and not known.intersection((path, *path.parents)):
+            yield Fault(FaultKind.NO_LABEL, _below(folder, path), refusal=refusal)

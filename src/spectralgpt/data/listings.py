@@ -1,13 +1,17 @@
-"""Which files and folders of a data set are images: by glob, table, or looking.
+"""What data sets list: images by glob, table, or looking; labels; and what is wrong.
 
 Tables are CSV and Parquet files, read strictly and as text. What one lists is not
-trusted: its paths must stay under the data set's root.
+trusted: its paths must stay under the data set's root. The readers of labelled data
+yield an `Entry` for what is there and a `Fault` for what is wrong: training refuses
+faults, `spectralgpt data check` prints them.
 """
 
 import fnmatch
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -301,3 +305,153 @@ def read_parquet(
     except (pyarrow.ArrowException, OSError, ValueError, LookupError) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{path} cannot be read as Parquet: {reason}") from error
+
+
+class FaultKind(StrEnum):
+    """The kinds of faults, as they are printed."""
+
+    MISSING_BAND = "missing band"
+    UNREADABLE = "truncated or unreadable file"
+    WRONG_SIZE = "wrong size"
+    MISALIGNED = "bands that do not lie on each other"
+    EMPTY = "no valid pixel"
+    UNDECLARED = "fill that nobody declared"
+    IMPLAUSIBLE = "values that are no reflectance"
+    IN_DOUBT = "unit or offset in doubt"
+    UNKNOWN_CLASS = "unknown class"
+    UNKNOWN_SPLIT = "unknown split"
+    NO_IMAGE = "label without image"
+    NOT_THERE = "listed image that is not there"
+    NO_LABEL = "image without label"
+    NO_MATCH = "images and masks that do not match"
+    APART = "dates or masks that do not lie on each other"
+    REFUSED = "what training refuses"
+    DUPLICATE = "duplicate"
+    OUTSIDE = "path outside the folder"
+    NO_TABLE = "missing table"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something wrong with one file or row.
+
+    Args:
+        kind: which kind.
+        name: path under the root, or the row.
+        detail: what was found.
+        refusal: how training says it; "" where training goes on without the image.
+    """
+
+    kind: FaultKind
+    name: str
+    detail: str = ""
+    refusal: str = ""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The files of one sample, and what the data set says of it.
+
+    Args:
+        name: path under the root, or what its files were matched by.
+        images: one image, or before and after.
+        labels: names of its classes.
+        split: train, val, test, or "" where the data set does not say.
+        place: what it shows; "" if no name tells.
+        masks: the mask, or one mask of each class in their order.
+        members: see `Candidate`.
+    """
+
+    name: str
+    images: tuple[Path, ...]
+    labels: tuple[str, ...] = ()
+    split: str = ""
+    place: str = ""
+    masks: tuple[Path, ...] = ()
+    members: tuple[Path, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a data set has.
+
+    Args:
+        entries: the samples that are there.
+        faults: what is wrong with the listing.
+        class_names: the classes in order; empty without labels.
+        notes: what is worth knowing and no fault.
+        code_names: class of each code in the masks, as far as it is known.
+        mask_codes: numbers that masks may hold; None is any.
+        masks_have_same_size: whether their pixels are those of the image's finest band;
+            false where they are laid over the image by position.
+    """
+
+    entries: tuple[Entry, ...]
+    faults: tuple[Fault, ...] = ()
+    class_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    code_names: Mapping[int, str] = field(default_factory=dict)
+    mask_codes: frozenset[int] | None = None
+    masks_have_same_size: bool = True
+
+    @classmethod
+    def of(
+        cls,
+        found: Iterable[Entry | Fault],
+        class_names: Sequence[str] = (),
+        notes: Sequence[str] = (),
+    ) -> "Listing":
+        """Part what readers yield; a name that is listed twice is a fault, too.
+
+        Args:
+            found: entries and faults, in order.
+            class_names: none takes those that occur, sorted.
+            notes: see the class.
+        """
+        found = list(found)
+        entries = tuple(each for each in found if isinstance(each, Entry))
+        doubles = (
+            Fault(
+                FaultKind.DUPLICATE,
+                name,
+                f"listed {count} times",
+                "images are listed more than once",
+            )
+            for name, count in Counter(entry.name for entry in entries).items()
+            if count > 1
+        )
+        faults = *(each for each in found if isinstance(each, Fault)), *doubles
+        names = class_names or sorted({k for entry in entries for k in entry.labels})
+        return cls(entries, faults, tuple(names), tuple(notes))
+
+
+def refuse_faults(source: object, faults: Iterable[Fault], advice: str = "") -> None:
+    """Refuse what training cannot take, all of it at once.
+
+    Args:
+        source: table or folder, for the message.
+        faults: those without a `refusal` do not count.
+        advice: sentence at the end.
+
+    Raises:
+        DataError: counts each kind of mistake, and names the first few.
+    """
+    found: dict[str, list[str]] = {}
+    for fault in faults:
+        if fault.refusal:
+            names = found.setdefault(fault.refusal, [])
+            if fault.kind == FaultKind.UNKNOWN_SPLIT:
+                names[:] = sorted({*names, fault.detail})
+            else:
+                names.append(fault.name)
+    told = [f"{len(names)} {what} ({first_names(names)})"
+            for what, names in found.items()]  # fmt: skip
+    if told:
+        raise DataError(f"{source}: {'; '.join(told)}.{advice}")
+
+
+def first_names(names: Iterable[str], shown: int = 5) -> str:
+    """Return the first few names, and how many more there are."""
+    names = list(names)
+    more = f", and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more

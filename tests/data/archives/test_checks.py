@@ -13,7 +13,7 @@ from pyarrow import parquet
 
 from spectralgpt.data.archives.checks import CheckOptions, check_archive
 from spectralgpt.data.archives.findings import ArchiveCheck
-from spectralgpt.data.archives.inventory import FaultKind
+from spectralgpt.data.listings import FaultKind
 from spectralgpt.data.sources import find_items, read_source
 from spectralgpt.errors import ConfigError, DatasetNotFoundError
 from spectralgpt.rasters import Stated

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from spectralgpt.data.archives.checks import CheckOptions, check_archive
-from spectralgpt.data.archives.inventory import FaultKind
+from spectralgpt.data.listings import FaultKind
 from spectralgpt.rasters import Stated
 from tests.raster_files import S2_L2A, write_tiff
 from tests.toy import SENSOR, write_archive

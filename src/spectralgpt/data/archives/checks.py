@@ -1,26 +1,40 @@
 """Checking an archive by its name, or one's own data by a YAML file."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from spectralgpt.config import build_config, read_mapping
-from spectralgpt.data.archives.catalogue import take_inventory
 from spectralgpt.data.archives.findings import ArchiveCheck, check_images
-from spectralgpt.data.archives.inventory import (
-    Fault,
-    FaultKind,
-    Inventory,
-    list_masks,
-    list_unlabelled,
-)
-from spectralgpt.data.archives.registry import PREFIX, load_archive
+from spectralgpt.data.archives.registry import PREFIX, Archive, load_archive
+from spectralgpt.data.bigearthnet import list_version_1, list_version_2
+from spectralgpt.data.classes import name_classes
 from spectralgpt.data.dense import DenseDataConfig, find_positive, read_dense
+from spectralgpt.data.dense.entries import list_entries
+from spectralgpt.data.dense.sets import FitError, describe_entries
+from spectralgpt.data.eurosat import list_eurosat
+from spectralgpt.data.fmow import list_fmow
+from spectralgpt.data.label_files import list_class_folders, list_csv
 from spectralgpt.data.labelled import LabelledDataConfig, read_labelled
-from spectralgpt.data.sources import Source, read_source, source_from_table
-from spectralgpt.errors import ConfigError, SpectralGPTError
+from spectralgpt.data.listings import Entry, Fault, FaultKind, Listing
+from spectralgpt.data.samples import SPLITS
+from spectralgpt.data.sources import (
+    Source,
+    find_root,
+    list_images,
+    place_of,
+    read_source,
+    source_from_table,
+)
+from spectralgpt.errors import (
+    ConfigError,
+    DataError,
+    DatasetNotFoundError,
+    SpectralGPTError,
+)
+from spectralgpt.files import read_text
 from spectralgpt.rasters import Stated
 
 _OWN_LAYOUTS = ("folder", "csv", "masks")
@@ -79,7 +93,7 @@ def check_archive(
         else _from_registry(target, root, options)
     )
     checked = check_images(
-        found.inventory,
+        found.listing,
         found.source,
         found.name,
         found.root,
@@ -108,7 +122,7 @@ class _Found:
         name: of the archive or description.
         root: its folder.
         source: how its images are read.
-        inventory: what is there.
+        listing: what is there.
         load: reads the set as training does; None for images without labels, and for
             archives whose files are known.
     """
@@ -116,7 +130,7 @@ class _Found:
     name: str
     root: Path
     source: Source
-    inventory: Inventory
+    listing: Listing
     load: Callable[[], object] | None = None
 
 
@@ -137,15 +151,15 @@ def _from_registry(name: str, root: Path | None, options: CheckOptions) -> _Foun
         labels["labels"] = options.labels
     if _has_masks(labels):
         values = labels | options.stated.facts | {"root": str(root)}
-        inventory = list_masks(build_config(values, DenseDataConfig, archive.name))
-        return _Found(archive.name, root, source, inventory)
-    inventory = take_inventory(archive, source, root, labels)
+        listing = _list_masks(build_config(values, DenseDataConfig, archive.name))
+        return _Found(archive.name, root, source, listing)
+    listing = _list(archive, source, root, labels)
     load: Callable[[], object] | None = None
     if archive.name in _OWN_LAYOUTS:
         values = labels | options.stated.facts | {"root": str(root)}
         labelled = build_config(values, LabelledDataConfig, archive.name)
         load = functools.partial(read_labelled, labelled)
-    return _Found(archive.name, root, source, inventory, load)
+    return _Found(archive.name, root, source, listing, load)
 
 
 def _from_file(path: Path, root: Path | None, options: CheckOptions) -> _Found:
@@ -153,8 +167,7 @@ def _from_file(path: Path, root: Path | None, options: CheckOptions) -> _Found:
     if "layout" not in table and "task" not in table:
         source = _with_options(read_source(path), options)
         data_root = root or Path()
-        inventory = list_unlabelled(source, data_root)
-        return _Found(source.name, data_root, source, inventory)
+        return _Found(source.name, data_root, source, _list_source(source, data_root))
     # As fine-tuning reads the same file: a root lies beside it.
     where = root or path.parent / str(table.get("root", "."))
     settings = dict(table) | {"root": str(where)}
@@ -165,7 +178,7 @@ def _from_file(path: Path, root: Path | None, options: CheckOptions) -> _Found:
         if "sensor" in table and options.stated.sensor is None:
             config = replace(config, sensor=source.sensor)
         read = functools.partial(_read_masks, config)
-        return _Found(path.stem, where, source, list_masks(config), read)
+        return _Found(path.stem, where, source, _list_masks(config), read)
     labelled = build_config(settings, LabelledDataConfig, str(path))
     archive = load_archive(_archive_of(table, where))
     if archive.imagery:
@@ -175,8 +188,8 @@ def _from_file(path: Path, root: Path | None, options: CheckOptions) -> _Found:
     load: Callable[[], object] | None = None
     if table["layout"] in _OWN_LAYOUTS:
         load = functools.partial(read_labelled, _stated(labelled, options))
-    inventory = take_inventory(archive, source, where, table)
-    return _Found(path.stem, where, source, inventory, load)
+    listing = _list(archive, source, where, table)
+    return _Found(path.stem, where, source, listing, load)
 
 
 _Settings = TypeVar("_Settings", DenseDataConfig, LabelledDataConfig)
@@ -221,3 +234,152 @@ def _images_of(table: Mapping[str, Any], path: Path) -> Source:
     if table.get("offsets"):
         values["offset"] = {**table["offsets"], "*": values.get("offset", "auto")}
     return source_from_table(values, str(path), path.stem, path.parent)
+
+
+def _list(
+    archive: Archive, source: Source, root: Path, labels: Mapping[str, Any]
+) -> Listing:
+    """List what an archive says it has, and what is there.
+
+    Args:
+        archive: of the registry.
+        source: description of its images.
+        root: its folder.
+        labels: settings of its labels, such as the name of a table.
+
+    Raises:
+        DatasetNotFoundError: nothing of it is at root.
+        DataError: a table cannot be read at all.
+    """
+    if not root.is_dir():
+        raise DatasetNotFoundError(f"There is no folder {root}.")
+    layout = labels.get("layout")
+    names = tuple(labels.get("class_names") or archive.classes)
+    if layout == "csv":
+        return list_csv(root / labels.get("labels", "labels.csv"), names)[0]
+    if layout == "fmow-sentinel2":
+        return list_fmow(root)
+    if layout == "bigearthnet":
+        if archive.name == "bigearthnet-v1":
+            return list_version_1(root)
+        find_root(source, root)
+        return list_version_2(root)
+    if layout not in ("folder", "eurosat"):
+        return _list_source(source, root, _read_hyspecnet_lists(root))
+    folder = root if layout == "folder" else find_root(source, root)
+    try:
+        listing = (
+            list_class_folders(root, names)
+            if layout == "folder"
+            else list_eurosat(root, folder, names)
+        )
+    except DataError as error:
+        return Listing((), (Fault(FaultKind.NO_MATCH, str(folder), str(error)),))
+    if not listing.entries and not listing.faults:
+        raise DatasetNotFoundError(
+            f"{root} holds no images in the layout of {archive.name}:\n{archive.layout}"
+        )
+    return listing
+
+
+def _read_hyspecnet_lists(root: Path) -> dict[str, str]:
+    """Read the lists that keep tiles together: TILE/PATCH/PATCH-DATA.npy a line."""
+    splits: dict[str, str] = {}
+    for folder in (root / "hyspecnet-11k" / "splits", root / "splits"):
+        for split in SPLITS:
+            path = folder / "hard" / f"{split}.csv"
+            if path.is_file():
+                lines = read_text(path).split()
+                splits |= {Path(line).parent.name: split for line in lines}
+    return splits
+
+
+def _list_source(
+    source: Source, root: Path, splits: Mapping[str, str] | None = None
+) -> Listing:
+    """List the images of a description.
+
+    Args:
+        source: the description.
+        root: data folder that its root is relative to.
+        splits: split by the name of an image's folder, from the archive's lists.
+
+    Raises:
+        DatasetNotFoundError: the folder does not exist.
+        DataError: there is no image, or an index is wrong.
+    """
+    splits = splits or {}
+    found: list[Entry | Fault] = []
+    seen = set()
+    for image in list_images(source, find_root(source, root)):
+        folder = image.path.parent.name
+        seen.add(folder)
+        if not image.path.exists():
+            found.append(Fault(FaultKind.NOT_THERE, image.name))
+            continue
+        try:
+            place = place_of(source, image.name)
+        except ConfigError as error:
+            found.append(Fault(FaultKind.OUTSIDE, image.name, str(error)))
+            continue
+        found.append(
+            Entry(
+                image.name,
+                (image.path,),
+                split=splits.get(folder, ""),
+                place="" if place == image.name else place,
+                members=image.members,
+            )
+        )
+    found += (Fault(FaultKind.NOT_THERE, name) for name in splits if name not in seen)
+    return Listing.of(found)
+
+
+def _list_masks(config: DenseDataConfig) -> Listing:
+    """List images with their masks, one entry an image.
+
+    Raises:
+        DatasetNotFoundError: nothing is there.
+        ConfigError: the settings make no sense.
+    """
+    root = Path(config.root)
+    if not root.is_dir():
+        raise DatasetNotFoundError(f"There is no folder {root}.")
+    try:
+        listed, classes = list_entries(root, replace(config, download=False))
+    except DatasetNotFoundError:
+        raise
+    except DataError as error:
+        # What does not match cannot be looked at together; the message counts it.
+        text = " ".join(str(error).split())
+        return Listing((), (Fault(FaultKind.NO_MATCH, config.layout, text),))
+    is_archive = classes is not None
+    if not is_archive and config.classes is not None and config.class_masks is None:
+        classes = name_classes(config.classes, config.ignored)
+    faults = () if is_archive else _misfits(listed, config)
+    names, codes = (classes.names, classes.codes) if classes else ((), {})
+    return Listing(
+        tuple(entry for chip in listed for entry in _one_by_one(root, chip)),
+        tuple(faults),
+        names,
+        code_names={code: names[index] for code, index in codes.items()},
+        mask_codes=frozenset((*codes, *config.ignored)) if classes else None,
+        masks_have_same_size=is_archive,
+    )
+
+
+def _misfits(listed: Sequence[Entry], config: DenseDataConfig) -> Iterator[Fault]:
+    """Yield each place whose dates or masks training could not lay on each other."""
+    described = describe_entries(listed, config, config.image_format())
+    for entry, found in zip(listed, described, strict=True):
+        # Images that cannot be described are told when each is looked at.
+        if isinstance(found, FitError):
+            yield Fault(FaultKind.APART, entry.name, " ".join(str(found).split()))
+
+
+def _one_by_one(root: Path, chip: Entry) -> Iterator[Entry]:
+    """Give each image of a place; the mask goes with the last, which it describes."""
+    for path in chip.images:
+        is_last = path == chip.images[-1] and len(chip.masks) == 1
+        name, masks = path.relative_to(root).as_posix(), chip.masks * is_last
+        yield replace(chip, name=name, images=(path,), masks=masks)

@@ -1,6 +1,6 @@
 """Reading every image of an archive, and what was found: `spectralgpt data check`.
 
-The inventory says what should be there; here files are opened, read to their end and
+The listing says what should be there; here files are opened, read to their end and
 compared. What is wrong is counted by kind and never stops the rest.
 """
 
@@ -17,7 +17,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from spectralgpt.data.archives.inventory import Entry, Fault, FaultKind, Inventory
+from spectralgpt.data.listings import (
+    Candidate,
+    Entry,
+    Fault,
+    FaultKind,
+    Listing,
+    first_names,
+)
 from spectralgpt.data.overlaps import (
     Footprint,
     count_overlaps,
@@ -135,12 +142,8 @@ class ArchiveCheck:
             kinds.setdefault(fault.kind, []).append(fault)
         lines = []
         for kind, found in kinds.items():
-            shown = [
-                f"{fault.name} ({fault.detail})" if fault.detail else fault.name
-                for fault in found[:_SHOWN]
-            ]
-            more = f", and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-            lines.append(f"{kind}: {len(found)}: {', '.join(shown)}{more}")
+            shown = (f"{f.name} ({f.detail})" if f.detail else f.name for f in found)
+            lines.append(f"{kind}: {len(found)}: {first_names(shown, _SHOWN)}")
         return lines
 
 
@@ -171,7 +174,7 @@ class _ReadImage:
     @property
     def name(self) -> str:
         """As the archive lists it."""
-        return self.entry.image.name
+        return self.entry.name
 
     @property
     def is_sound(self) -> bool:
@@ -180,7 +183,7 @@ class _ReadImage:
 
 
 def check_images(
-    inventory: Inventory,
+    listing: Listing,
     source: Source,
     name: str,
     root: Path,
@@ -189,10 +192,10 @@ def check_images(
     workers: int = 2,
     report: Callable[[int, int], None] | None = None,
 ) -> ArchiveCheck:
-    """Open and read the images of an inventory.
+    """Open and read the images of an listing.
 
     Args:
-        inventory: what is listed and there.
+        listing: what is there.
         source: says how the images are read; its sizes are held against the files'.
         name: for the report.
         root: for the report.
@@ -201,13 +204,13 @@ def check_images(
         workers: threads that read.
         report: called with the images done and all of them.
     """
-    entries = _draw(inventory.entries, limit, seed)
+    entries = _draw(listing.entries, limit, seed)
     images = []
-    for image in _read_all(entries, source, workers):
+    for image in _read_all(entries, listing, source, workers):
         images.append(image)
         if report is not None:
             report(len(images), len(entries))
-    faults = [*inventory.faults, *(fault for image in images for fault in image.faults)]
+    faults = [*listing.faults, *(fault for image in images for fault in image.faults)]
     faults += _find_duplicates(images)
     faults += _find_missing_bands(images, source)
     marked = {fault.name for fault in faults}
@@ -218,18 +221,18 @@ def check_images(
     return ArchiveCheck(
         name,
         root,
-        len(inventory.entries),
+        len(listing.entries),
         len(entries),
-        _count_classes(inventory),
-        _count_pixels(images, inventory.code_names),
-        dict(sorted(Counter(entry.split for entry in inventory.entries).items())),
+        _count_classes(listing),
+        _count_pixels(images, listing.code_names),
+        dict(sorted(Counter(entry.split for entry in listing.entries).items())),
         dict(Counter(image.size for image in described).most_common()),
         dict(Counter(", ".join(image.bands) for image in described).most_common()),
         count_overlaps([(k.entry.split, k.entry.place, k.footprint) for k in in_split]),
         _count_unsplit(images),
         statistics,
         tuple(sorted([*faults, *more], key=lambda fault: (fault.kind, fault.name))),
-        inventory.notes,
+        listing.notes,
         _take_examples(sound, source, seed),
     )
 
@@ -242,12 +245,12 @@ def _draw(entries: Sequence[Entry], limit: int | None, seed: int) -> list[Entry]
 
 
 def _read_all(
-    entries: Sequence[Entry], source: Source, workers: int
+    entries: Sequence[Entry], listing: Listing, source: Source, workers: int
 ) -> Iterator[_ReadImage]:
     waiting = iter(entries)
     with quiet_gdal(), ThreadPoolExecutor(workers) as pool:
         while part := list(islice(waiting, _AT_ONCE)):
-            yield from pool.map(lambda entry: _read_image(entry, source), part)
+            yield from pool.map(lambda e: _read_image(e, listing, source), part)
 
 
 def _find_duplicates(images: Sequence[_ReadImage]) -> list[Fault]:
@@ -319,16 +322,16 @@ def _measure(
 def _count_unsplit(images: Sequence[_ReadImage]) -> int:
     """Count labelled images without a split that show ground of another place's."""
     own = [image for image in images if not image.entry.split]
-    labelled = [k for k in own if k.entry.labels or k.entry.mask is not None]
+    labelled = [k for k in own if k.entry.labels or k.entry.masks]
     return count_within([(image.entry.place, image.footprint) for image in labelled])
 
 
-def _count_classes(inventory: Inventory) -> dict[str, dict[str, int]]:
+def _count_classes(listing: Listing) -> dict[str, dict[str, int]]:
     table: dict[str, Counter[str]] = {}
-    for entry in inventory.entries:
+    for entry in listing.entries:
         if entry.labels:
             # Classes stand in their order, also those that no image shows.
-            empty = Counter(dict.fromkeys(inventory.class_names, 0))
+            empty = Counter(dict.fromkeys(listing.class_names, 0))
             table.setdefault(entry.split, empty).update(entry.labels)
     return {split: dict(row) for split, row in sorted(table.items())}
 
@@ -367,7 +370,7 @@ def _take_examples(
 
 def _title(entry: Entry) -> str:
     if not entry.labels:
-        return entry.image.name.rsplit("/", 1)[-1]
+        return entry.name.rsplit("/", 1)[-1]
     more = f" + {len(entry.labels) - 1}" if len(entry.labels) > 1 else ""
     return entry.labels[0] + more
 
@@ -378,17 +381,19 @@ def _describe(entry: Entry, source: Source) -> RasterFile:
     Raises:
         SpectralGPTError: it cannot be read, or says too little of itself.
     """
-    return describe_image(replace(source, sizes=None, place=None), entry.image)
+    image = Candidate(entry.name, entry.images[0], entry.members)
+    return describe_image(replace(source, sizes=None, place=None), image)
 
 
-def _read_image(entry: Entry, source: Source) -> _ReadImage:
+def _read_image(entry: Entry, listing: Listing, source: Source) -> _ReadImage:
     """Open an image, read it to its end, and note what is wrong.
 
     Args:
         entry: what the archive says of it.
+        listing: that it is of.
         source: says how it is read; its sizes are held against the file's.
     """
-    name = entry.image.name
+    name = entry.name
     try:
         item = _describe(entry, source)
     except SpectralGPTError as error:
@@ -418,8 +423,8 @@ def _read_image(entry: Entry, source: Source) -> _ReadImage:
     if num_valid == 0 and not faults:
         faults.append(Fault(FaultKind.EMPTY, name))
     mask_pixels: dict[int, int] = {}
-    if entry.mask is not None:
-        mask_pixels, more = _read_mask(entry, item)
+    if entry.masks:
+        mask_pixels, more = _read_mask(entry, listing, item)
         faults += more
     try:
         size = "{} x {}".format(*item.shape())
@@ -479,27 +484,28 @@ def _find_fill(
     return [Fault(FaultKind.UNDECLARED, name, detail)]
 
 
-def _read_mask(entry: Entry, item: RasterFile) -> tuple[dict[int, int], list[Fault]]:
+def _read_mask(
+    entry: Entry, listing: Listing, item: RasterFile
+) -> tuple[dict[int, int], list[Fault]]:
     """Return pixels by code, and what is wrong with a mask."""
-    assert entry.mask is not None
-    name = entry.image.name
+    name, (path,) = entry.name, entry.masks
     try:
-        header = read_header(entry.mask)
-        codes = read_numbers(entry.mask)[:1]
-        known = read_known(entry.mask, [1], header.masks[0])
+        header = read_header(path)
+        codes = read_numbers(path)[:1]
+        known = read_known(path, [1], header.masks[0])
         wanted = item.shape()
     except RasterError as error:
         return {}, [Fault(FaultKind.UNREADABLE, name, _shorten(error))]
     faults = []
     found = codes.shape[1:]
-    if entry.mask_has_same_size and found != wanted:
+    if listing.masks_have_same_size and found != wanted:
         detail = f"mask has {found[0]} x {found[1]} px, not {wanted[0]} x {wanted[1]}"
         faults.append(Fault(FaultKind.WRONG_SIZE, name, detail))
     labelled = codes if known is None else codes[known]
     values, counts = np.unique(labelled, return_counts=True)
     pixels = {int(v): int(n) for v, n in zip(values, counts, strict=True)}
     unknown = sorted(
-        set(pixels) - (entry.mask_codes or set(pixels)) - {header.nodata[0]}
+        set(pixels) - (listing.mask_codes or set(pixels)) - {header.nodata[0]}
     )
     if unknown:
         shown = ", ".join(map(str, unknown[:_SHOWN]))

@@ -1,46 +1,65 @@
-"""One's own images and masks: folders, matched by name or patterns, and tables."""
+"""Which images and masks belong together: own folders and tables, SegMunich, OSCD.
 
+Folders are matched by name or patterns. SegMunich:
+
+    train/img/<tile>.tif   train/label/<tile>.tif   dataset/train.txt
+    val/img/<tile>.tif     val/label/<tile>.tif     dataset/val.txt
+
+It has no test split. OSCD, the Onera change detection set:
+
+    ... dataset - Images/<city>/imgs_1_rect/B01.tif to B12.tif, imgs_2_rect/...
+    ... dataset - Train Labels/<city>/cm/<city>-cm.tif, and the same in Test Labels
+
+The folders of labels are the split: 14 cities to train and 10 to test. TorchGeo's class
+does the download.
+"""
+
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
+from spectralgpt.data.classes import ClassTable, name_classes
 from spectralgpt.data.dense.config import DenseDataConfig
-from spectralgpt.data.label_files import (
-    find_files,
-    first_names,
-    list_images,
-    read_rows,
-    refuse_problems,
-)
+from spectralgpt.data.label_files import find_files, list_images, read_rows
+from spectralgpt.data.listings import Entry, first_names, refuse_faults
 from spectralgpt.data.samples import SPLITS
 from spectralgpt.data.splits import split_folders, split_named
 from spectralgpt.errors import ConfigError, DataError, DatasetNotFoundError
-from spectralgpt.files import read_table
+from spectralgpt.files import read_table, read_text
 from spectralgpt.rasters import RASTER_SUFFIXES, list_folder, walk
+
+logger = logging.getLogger(__name__)
 
 _MASK_SUFFIXES = (*RASTER_SUFFIXES, ".png", ".bmp")
 _PATTERN_SIGN = "(?P<"
 _Key = tuple[str, str]
+_SEGMUNICH_CLASSES: dict[str, int | list[int]] = {
+    "background": 0,
+    "arable land": [1, 21],
+    "permanent crops": [2, 22],
+    "pastures": [3, 23],
+    "forests": [4, 31],
+    "surface water": 5,
+    "shrub": [6, 32],
+    "open spaces": [7, 33],
+    "wetlands": [8, 41],
+    "mine, dump": [9, 13],
+    "artificial vegetation": [10, 14],
+    "urban fabric": 11,
+    "buildings": 12,
+}
+"""Codes that are not renumbered already are those of the second CORINE level.
 
-
-@dataclass(frozen=True)
-class Entry:
-    """The files of one chip.
-
-    Args:
-        name: what its files were matched by.
-        images: one image, or before and after.
-        masks: the mask, or one mask of each class in their order.
-        split: "train", "val", "test" or "".
-        place: images of one place share it; "" takes it from the name.
-    """
-
-    name: str
-    images: tuple[Path, ...]
-    masks: tuple[Path, ...]
-    split: str = ""
-    place: str = ""
+Source: Hong et al. 2024, arXiv:2311.07113, and the published reader's label table.
+"""
+_NAME = "Onera Satellite Change Detection dataset - "
+_CITIES = {"train": 14, "test": 10}
+_DATES = ("imgs_1_rect", "imgs_2_rect")
+# The TIFF masks count from 1, the pictures beside them go from black to white.
+_TIFF_CODES: dict[str, int | list[int]] = {"unchanged": 1, "changed": 2}
+_PICTURE_CODES: dict[str, int | list[int]] = {"unchanged": 0, "changed": 255}
 
 
 @dataclass(frozen=True)
@@ -62,14 +81,33 @@ class _Found:
     place: str = ""
 
 
-def list_folders(root: Path, config: DenseDataConfig) -> list[Entry]:
+def list_entries(
+    root: Path, config: DenseDataConfig
+) -> tuple[list[Entry], ClassTable | None]:
     """List images with their masks, by place.
 
+    Args:
+        root: folder of the data set.
+        config: says how its files lie.
+
+    Returns:
+        What belongs together, and the classes where the layout fixes them; those of
+        SegMunich come in the order of the published models.
+
     Raises:
-        DatasetNotFoundError: a folder is not there.
+        DatasetNotFoundError: a folder, list or table is not there.
         DataError: images and masks do not match; all are counted, the first named.
         ConfigError: a folder or pattern makes no sense.
     """
+    if config.layout == "segmunich":
+        return _list_segmunich(root), name_classes(_SEGMUNICH_CLASSES)
+    if config.layout == "oscd":
+        return _list_oscd(root, config.download)
+    list_own = _list_table if config.layout == "csv" else _list_folders
+    return list_own(root, config), None
+
+
+def _list_folders(root: Path, config: DenseDataConfig) -> list[Entry]:
     masks = _find_masks(root, config)
     roles: dict[str, list[_Found]]
     if config.task == "segmentation":
@@ -285,11 +323,11 @@ def _entry(
             "mask in the same one."
         )
     return Entry(
-        key[1],
-        tuple(files[name].path for name in images),
-        tuple(files[name].path for name in masks),
-        next(iter(splits), ""),
-        files[images[0]].place,
+        name=key[1],
+        images=tuple(files[name].path for name in images),
+        masks=tuple(files[name].path for name in masks),
+        split=next(iter(splits), ""),
+        place=files[images[0]].place,
     )
 
 
@@ -315,13 +353,8 @@ def _assign(entries: Sequence[Entry], table: Path) -> list[Entry]:
     ]
 
 
-def list_table(root: Path, config: DenseDataConfig) -> list[Entry]:
-    """List the rows of a table; paths are relative to it and stay beneath it.
-
-    Raises:
-        DatasetNotFoundError: there is no such file.
-        DataError: columns, paths or splits are wrong; all are counted, the first named.
-    """
+def _list_table(root: Path, config: DenseDataConfig) -> list[Entry]:
+    """List the rows of a table; paths are relative to it and stay beneath it."""
     if config.class_masks is not None:
         raise ConfigError("data.class_masks needs layout folders.")
     table = root / config.table
@@ -333,8 +366,8 @@ def list_table(root: Path, config: DenseDataConfig) -> list[Entry]:
             f"{table} lacks the columns {', '.join(missing)} (found: "
             f"{', '.join(columns) or 'none'})."
         )
-    files, problems = find_files(table, rows, (*dates, "mask"))
-    refuse_problems(table, problems)
+    files, faults = find_files(table, rows, (*dates, "mask"))
+    refuse_faults(table, faults)
     return [
         Entry(
             name=Path(row[dates[0]]).with_suffix("").as_posix(),
@@ -345,3 +378,138 @@ def list_table(root: Path, config: DenseDataConfig) -> list[Entry]:
         )
         for row, found in zip(rows, files, strict=True)
     ]
+
+
+def _list_segmunich(root: Path) -> list[Entry]:
+    """List the tiles that the two lists name."""
+    entries = []
+    for split in ("train", "val"):
+        folder = root / split
+        names = _read_list(root / "dataset" / f"{split}.txt")
+        for part in ("img", "label"):
+            if not (folder / part).is_dir():
+                raise DatasetNotFoundError(
+                    f"SegMunich is not at {root}: there is no folder {folder / part}."
+                )
+            missing = [n for n in names if not (folder / part / f"{n}.tif").is_file()]
+            if missing:
+                raise DataError(
+                    f"{folder / part} lacks {len(missing)} of {len(names)} tiles of "
+                    f"dataset/{split}.txt ({first_names(missing)}). Unpack it again."
+                )
+        _report_unlisted(folder, names)
+        entries += [
+            Entry(
+                name=f"{split}/{name}",
+                images=(folder / "img" / f"{name}.tif",),
+                masks=(folder / "label" / f"{name}.tif",),
+                split=split,
+            )
+            for name in names
+        ]
+    return entries
+
+
+def _read_list(path: Path) -> list[str]:
+    if not path.is_file():
+        raise DatasetNotFoundError(
+            f"SegMunich's list {path} is missing. Unpack the archive again, or use "
+            "layout folders."
+        )
+    lines = read_text(path).split()
+    names = [line.removesuffix(".tif") for line in lines]
+    outside = [
+        n for n in names if "/" in n or "\\" in n or "\0" in n or n in ("", "..")
+    ]
+    twice = (
+        sorted({name for name in names if names.count(name) > 1})
+        if len(set(names)) < len(names)
+        else []
+    )
+    if outside or twice or not names:
+        raise DataError(
+            f"{path} must list names of tiles, each once (no plain names: "
+            f"{first_names(outside) or 'none'}; twice: {first_names(twice) or 'none'})."
+        )
+    return names
+
+
+def _report_unlisted(folder: Path, names: list[str]) -> None:
+    there = {path.stem for path in (folder / "img").glob("*.tif")}
+    unlisted = sorted(there - set(names))
+    if unlisted:
+        logger.warning(
+            "%s holds %d tiles that no list names (%s): they are left out.",
+            folder,
+            len(unlisted),
+            first_names(unlisted),
+        )
+
+
+def _list_oscd(root: Path, download: bool) -> tuple[list[Entry], ClassTable]:
+    """List the cities, and the codes of their masks."""
+    images = root / f"{_NAME}Images"
+    if download and not images.is_dir():
+        from torchgeo.datasets import OSCD
+
+        OSCD(str(root), split="train", download=True, checksum=True)
+    if not images.is_dir():
+        raise DatasetNotFoundError(
+            f"OSCD is not at {root}: there is no folder '{images.name}'. Set "
+            "data.download true, or unpack its three archives there."
+        )
+    cities: list[tuple[str, Path]] = []
+    for split, count in _CITIES.items():
+        labels = root / f"{_NAME}{split.capitalize()} Labels"
+        if not labels.is_dir():
+            raise DatasetNotFoundError(f"OSCD's folder '{labels}' is missing.")
+        found = sorted(path for path in list_folder(labels) if (path / "cm").is_dir())
+        if len(found) != count:
+            logger.warning("%s holds %d cities, not %d.", labels, len(found), count)
+        cities += [(split, path) for path in found]
+    masks, codes = _choose_masks([path for _, path in cities])
+    _check_cities(images, [path.name for _, path in cities])
+    entries = [
+        Entry(
+            name=path.name,
+            images=tuple(images / path.name / date for date in _DATES),
+            masks=(mask,),
+            split=split,
+        )
+        for (split, path), mask in zip(cities, masks, strict=True)
+    ]
+    return entries, name_classes(codes)
+
+
+def _choose_masks(
+    cities: Sequence[Path],
+) -> tuple[list[Path], dict[str, int | list[int]]]:
+    """Take one kind of mask for all cities: the two kinds have other codes."""
+    tiffs = [city / "cm" / f"{city.name}-cm.tif" for city in cities]
+    pictures = [city / "cm" / "cm.png" for city in cities]
+    if all(path.is_file() for path in tiffs):
+        return tiffs, _TIFF_CODES
+    if all(path.is_file() for path in pictures):
+        return pictures, _PICTURE_CODES
+    lacking = [path.parent.parent.name for path in tiffs if not path.is_file()]
+    raise DataError(
+        f"{len(lacking)} of {len(cities)} cities of OSCD have no mask cm/<city>-cm.tif "
+        f"({first_names(lacking)}). Unpack the labels again."
+    )
+
+
+def _check_cities(images: Path, names: Sequence[str]) -> None:
+    lacking = [
+        f"{name}/{date}" for name in names for date in _DATES
+        if not (images / name / date).is_dir()
+    ]  # fmt: skip
+    unlabelled = sorted(
+        path.name for path in list_folder(images)
+        if path.is_dir() and path.name not in names
+    )  # fmt: skip
+    if lacking or unlabelled:
+        raise DataError(
+            f"{images}: {len(lacking)} dates are missing ({first_names(lacking)}), "
+            f"{len(unlabelled)} cities have no mask ({first_names(unlabelled)}). "
+            "Unpack the archives again."
+        )

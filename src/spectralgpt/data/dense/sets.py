@@ -1,6 +1,6 @@
 """The one way in: find images with masks, lay them over each other, name, split.
 
-The listings of layouts (`entries`, `archives`) give entries; here headers are read,
+`entries` lists them; here headers are read,
 and everything that can be wrong about them is said at once.
 """
 
@@ -17,20 +17,11 @@ from spectralgpt.data.classes import (
     find_classes,
     name_classes,
 )
-from spectralgpt.data.dense.archives import (
-    OSCD_SENSOR,
-    SEGMUNICH_SENSOR,
-    check_tile,
-    list_oscd,
-    list_segmunich,
-    oscd_bands,
-    segmunich_classes,
-)
 from spectralgpt.data.dense.config import DenseDataConfig
-from spectralgpt.data.dense.entries import Entry, list_folders, list_table
+from spectralgpt.data.dense.entries import list_entries
 from spectralgpt.data.division import divide
 from spectralgpt.data.formats import ImageFormat
-from spectralgpt.data.label_files import first_names
+from spectralgpt.data.listings import Entry, first_names
 from spectralgpt.data.masks import check_mask, describe_mask
 from spectralgpt.data.samples import Sample, SampleSet
 from spectralgpt.errors import (
@@ -53,6 +44,7 @@ from spectralgpt.rasters.files import Header
 from spectralgpt.rasters.grid import describe_difference
 from spectralgpt.rasters.lookup import overlay
 from spectralgpt.rasters.maps import read_palette
+from spectralgpt.sensors import load_sensor
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +52,8 @@ _READERS = 4
 """Headers read at once; more gains little and loads shared file systems."""
 _SAME_SCALE = 1e-3
 """Largest relative difference in pixel size between two dates of a place."""
+_TILE_PX = 128
+_OSCD_SENSOR = "sentinel-2-l1c"
 
 
 class FitError(RasterError):
@@ -108,52 +102,38 @@ def _read_layout(
     assumed: Stated | None,
 ) -> SampleSet:
     image_format = config.image_format(assumed)
+    entries, known = list_entries(root, config)
     if config.layout == "segmunich":
-        return _read_segmunich(root, config, class_names)
+        image_format = _format_of_segmunich(config)
     if config.layout == "oscd":
-        return _read_oscd(root, config, class_names)
-    entries = (
-        list_table(root, config)
-        if config.layout == "csv"
-        else list_folders(root, config)
-    )
-    return _build_set(entries, config, image_format, class_names)
+        image_format = _format_of_oscd(config)
+        if config.align == "auto":
+            # Its dates and masks were registered to each other pixel by pixel.
+            config = replace(config, align="shape")
+    return _build_set(entries, config, image_format, class_names, known)
 
 
-def _read_segmunich(
-    root: Path, config: DenseDataConfig, class_names: Sequence[str] | None
-) -> SampleSet:
-    entries = list_segmunich(root)
+def _format_of_segmunich(config: DenseDataConfig) -> ImageFormat:
     if config.bands is None:
         raise ConfigError(
             "SegMunich's files do not name their 10 bands, and descriptions of it "
             "disagree: the bands of 10 and 20 m (B02 B03 B04 B05 B06 B07 B08 B8A B11 "
             "B12), or B01 B02 B03 B04 B05 B06 B07 B8A B11 B12. State data.bands."
         )
-    stated = config.image_format(Stated(sensor=SEGMUNICH_SENSOR))
-    dense = _build_set(entries, config, stated, class_names, segmunich_classes())
-    for sample in dense.samples:
-        check_tile(sample.item)
-    return dense
+    return config.image_format(Stated(sensor="sentinel-2-l2a"))
 
 
-def _read_oscd(
-    root: Path, config: DenseDataConfig, class_names: Sequence[str] | None
-) -> SampleSet:
-    entries, classes = list_oscd(root, config.download)
-    stated = ImageFormat(
-        sensor=config.sensor or OSCD_SENSOR,
-        bands=config.bands or oscd_bands(),
+def _format_of_oscd(config: DenseDataConfig) -> ImageFormat:
+    """Sentinel-2 of 2015 to 2018, from before digital numbers had an offset."""
+    return ImageFormat(
+        sensor=config.sensor or _OSCD_SENSOR,
+        bands=config.bands or load_sensor(_OSCD_SENSOR).band_names,
         unit="digital-numbers" if config.unit == "auto" else config.unit,
         offset=0.0 if config.offset == "auto" else config.offset,
         quantification=config.quantification,
         nodata=config.nodata,
         band_pattern=config.band_pattern,
     )
-    if config.align == "auto":
-        # Its dates and masks were registered to each other pixel by pixel.
-        config = replace(config, align="shape")
-    return _build_set(entries, config, stated, class_names, classes)
 
 
 def cut_tiles(dense: SampleSet, tile_px: int) -> SampleSet:
@@ -199,6 +179,8 @@ def _build_set(
     if not entries:
         raise DataError(f"{source} holds no images with masks. Check the layout.")
     samples, headers = _describe_all(entries, config, image_format)
+    if config.layout == "segmunich":
+        _check_tiles(samples)
     stated = Stated.of(image_format.facts)
     table = _table_of(samples, headers[0].tags, config, known)
     if class_names is not None:
@@ -215,6 +197,16 @@ def _build_set(
         # What differs from image to image is of none of them in particular.
         replace(stated, offset="auto") if config.offsets else stated,
     )
+
+
+def _check_tiles(samples: Sequence[Sample]) -> None:
+    for item in (sample.item for sample in samples):
+        height, width = item.shape()
+        if (height, width) != (_TILE_PX, _TILE_PX):
+            raise DataError(
+                f"{item.name} has {height} x {width} px; tiles of SegMunich have "
+                f"{_TILE_PX} x {_TILE_PX}. Unpack it again, or use layout folders."
+            )
 
 
 def _table_of(
