@@ -39,9 +39,9 @@ FACES = {
 # How large the house may be. Lower a figure when it falls; raise none without a reason.
 LIMITS = {
     "files": 198,
-    "lines": 51_892,
-    "public functions and classes": 973,
-    "dataclasses": 172,
+    "lines": 51_745,
+    "public functions and classes": 971,
+    "dataclasses": 168,
     "file names that occur twice": 7,
     "files with a single importer": 28,
     "longest chain of imports": 26,

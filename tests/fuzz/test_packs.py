@@ -10,7 +10,7 @@ import pytest
 
 from spectralgpt.data.packing import MANIFEST, open_pack, verify_pack
 from spectralgpt.data.packing.manifest import INDEX
-from spectralgpt.data.packing.writing import PackOptions, pack_images
+from spectralgpt.data.packing.writing import pack_images
 from spectralgpt.data.sources import Source
 from spectralgpt.errors import SpectralGPTError
 from spectralgpt.rasters import read_raster
@@ -42,7 +42,7 @@ def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pixels = rng.integers(300, 4000, (1, side, side), dtype=np.uint16)
             write_tiff(folder / f"{folder.name}_{band}.tif", pixels, res=240 / side)
     folder = tmp_path_factory.mktemp("packs") / "pack"
-    pack_images(CHIPS, root, folder, PackOptions())
+    pack_images(CHIPS, root, folder)
     return folder
 
 

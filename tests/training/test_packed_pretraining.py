@@ -7,7 +7,7 @@ import pytest
 
 from spectralgpt.checkpoints import load_model
 from spectralgpt.config import build_config
-from spectralgpt.data.packing.writing import PackOptions, pack_images
+from spectralgpt.data.packing.writing import pack_images
 from spectralgpt.data.sources import read_source
 from spectralgpt.training.logs import read_metrics
 from spectralgpt.training.pretrain_config import PretrainConfig
@@ -47,7 +47,7 @@ def test_losses_are_those_of_the_files(tmp_path: Path, scaling: str) -> None:
     }
     wanted = build_config(values, PretrainConfig, "the test")
     pack = tmp_path / "pack"
-    pack_images(read_source(source), tmp_path, pack, PackOptions(shard_mb=0.2))
+    pack_images(read_source(source), tmp_path, pack, shard_mb=0.2)
     one = pretrain(wanted, tmp_path / "files")
     two = pretrain(on_pack(wanted, pack), tmp_path / "packed")
     assert any(row.get("loss") for row in numbers(one))

@@ -253,8 +253,6 @@ def _band_table(found: "ArchiveCheck") -> Table:
 
 
 def _add_pack(parser: ArgumentParser) -> None:
-    from spectralgpt.data.packing.writing import PackOptions
-
     parser.add_argument(
         "source",
         type=str,
@@ -266,14 +264,13 @@ def _add_pack(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--output", type=Path, required=True, help="folder to make")
     add_format_options(parser)
-    for option, kind, text in (
-        ("shard_mb", float, "numbers in a shard, MiB"),
-        ("workers", int, "threads that read"),
-        ("max_bad_share", float, "largest share of images that may be left out, 0..1"),
+    for option, default, text in (
+        ("shard_mb", 256.0, "numbers in a shard, MiB"),
+        ("workers", 2, "threads that read"),
+        ("max_bad_share", 0.1, "largest share of images that may be left out, 0..1"),
     ):
         spellings = dict.fromkeys((f"--{option}", f"--{option.replace('_', '-')}"))
-        default = getattr(PackOptions, option)
-        parser.add_argument(*spellings, type=kind, default=default, help=text)
+        parser.add_argument(*spellings, type=type(default), default=default, help=text)
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a pack, finished or not"
     )
@@ -281,20 +278,17 @@ def _add_pack(parser: ArgumentParser) -> None:
 
 def _pack(args: Namespace) -> Path:
     """Pack the images; returns the pack's folder."""
-    from spectralgpt.data.packing.writing import (
-        PackOptions,
-        find_source,
-        pack_images,
-    )
+    from spectralgpt.data.packing.writing import find_source, pack_images
 
     source, root = find_source(args.source, args.root, stated_of(args))
-    options = from_options(PackOptions, args)
     with counting("packing images") as report:
         made = pack_images(
             source,
             root,
             args.output,
-            options,
+            args.shard_mb,
+            args.workers,
+            args.max_bad_share,
             overwrite=args.overwrite,
             report=report,
         )

@@ -24,7 +24,7 @@ from spectralgpt.data.crops import CropConfig
 from spectralgpt.data.packing import MANIFEST, open_pack, verify_pack
 from spectralgpt.data.packing.manifest import DTYPES
 from spectralgpt.data.packing.reading import Storage
-from spectralgpt.data.packing.writing import PackOptions, pack_images
+from spectralgpt.data.packing.writing import pack_images
 from spectralgpt.data.pretraining import PretrainingDataset
 from spectralgpt.data.sources import Source, find_items, read_source
 from spectralgpt.errors import (
@@ -68,7 +68,7 @@ def patches(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pack(patches: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("packs") / "pack"
     # About two patches a shard.
-    pack_images(CHIPS, patches, folder, PackOptions(shard_mb=0.015))
+    pack_images(CHIPS, patches, folder, shard_mb=0.015)
     return folder
 
 
@@ -153,7 +153,7 @@ def test_any_numbers_come_back(
         path = root / "in" / f"{number}.tif"
         write_tiff(path, written[-1], descriptions=["B04", "B08"])
     source = Source("any", sensor="sentinel-2-l2a", offset=0.0, unit="reflectance")
-    pack_images(source, root / "in", root / "out", PackOptions(shard_kb / 1024))
+    pack_images(source, root / "in", root / "out", shard_kb / 1024)
     items = open_pack(root / "out").items()
     for item, numbers in zip(items, written, strict=True):
         whole = Window(0, 0, *numbers.shape[1:])
@@ -167,7 +167,7 @@ def test_any_numbers_come_back(
 
 def test_pack_of_a_pack_is_the_same(pack: Path, tmp_path: Path) -> None:
     source = read_source(pack)
-    pack_images(source, ".", tmp_path / "again", PackOptions(shard_mb=0.015))
+    pack_images(source, ".", tmp_path / "again", shard_mb=0.015)
     assert files_of(tmp_path / "again") == files_of(pack)
 
 
@@ -177,10 +177,10 @@ def test_a_pack_that_a_disk_does_not_hold_goes_on(
     with small_disk(tmp_path / "disk", 32) as disk:
         wanted = r"cannot write .*disk/out.* Make room .*goes on with what is done\.$"
         with pytest.raises(OutputError, match=wanted):
-            pack_images(CHIPS, patches, disk / "out", PackOptions(0.015))
+            pack_images(CHIPS, patches, disk / "out", 0.015)
         assert not (disk / "out" / MANIFEST).exists()
         shutil.copytree(disk / "out", tmp_path / "out")
-    pack_images(CHIPS, patches, tmp_path / "out", PackOptions(0.015))
+    pack_images(CHIPS, patches, tmp_path / "out", 0.015)
     assert [item.name for item in open_pack(tmp_path / "out").items()] == [
         item.name for item in open_pack(pack).items()
     ]
@@ -192,10 +192,10 @@ def test_interrupted_packing_goes_on(patches: Path, pack: Path, tmp_path: Path) 
     code = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from tests.data.packing.test_packs import CHIPS, PackOptions, pack_images\n"
+        "from tests.data.packing.test_packs import CHIPS, pack_images\n"
         "def wait(done, total):\n"
         "    if done == 5: print('five', flush=True); time.sleep(600)\n"
-        "pack_images(CHIPS, sys.argv[1], Path(sys.argv[2]), PackOptions(0.015),"
+        "pack_images(CHIPS, sys.argv[1], Path(sys.argv[2]), 0.015,"
         " report=wait)\n"
     )
     words = [sys.executable, "-c", code, str(patches), str(out)]
@@ -217,9 +217,9 @@ def test_interrupted_packing_goes_on(patches: Path, pack: Path, tmp_path: Path) 
     (out / ".shard-00002.safetensors.partial").write_bytes(b"half")
     other = replace(CHIPS, items="tile_0/*")
     with pytest.raises(ConfigError, match="beginning of a pack of other images"):
-        pack_images(other, patches, out, PackOptions(0.015))
+        pack_images(other, patches, out, 0.015)
     time.sleep(0.01)
-    pack_images(CHIPS, patches, out, PackOptions(0.015))
+    pack_images(CHIPS, patches, out, 0.015)
     assert {path: path.stat().st_mtime_ns for path in done} == times
     assert files_of(out) == files_of(pack)
 
@@ -255,7 +255,7 @@ def test_bad_images_are_left_out_or_refused(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[at : at + 100] = b"\xff" * 100
     path.write_bytes(content)
-    made = pack_images(CHIPS, tmp_path / "in", tmp_path / "a", PackOptions(1, 1, 0.3))
+    made = pack_images(CHIPS, tmp_path / "in", tmp_path / "a", 1, 1, 0.3)
     names = [item.name for item in open_pack(tmp_path / "a").items()]
     assert names == [f"chips/tile/patch_{n}" for n in (0, 1, 3)]
     assert len(made.left_out) == 1

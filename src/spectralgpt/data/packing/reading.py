@@ -7,6 +7,7 @@ are drawn in any order, and a request for each would cost more than its bytes.
 
 import functools
 import hashlib
+import io
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,18 +18,22 @@ import numpy as np
 import numpy.typing as npt
 
 from spectralgpt.data.packing.manifest import (
+    DAMAGE,
     MANIFEST,
-    ImageKind,
-    ImageTable,
+    TENSOR,
+    BandStack,
     Manifest,
     PackFile,
-    is_remote,
+    index_schema,
 )
 from spectralgpt.errors import DataError, DatasetNotFoundError, RasterError
 from spectralgpt.files import replace_file
 from spectralgpt.rasters import BandFile, Grid, RasterFile, Window, locations
 
 _FETCH_AGAIN = "Copy or fetch it again, or pack the images again."
+_NUMBERS = 6
+"""Numbers of a transform from (column, row) to coordinates."""
+_MAY_LACK = ("crs", "transforms")
 
 
 class Storage:
@@ -43,12 +48,13 @@ class Storage:
 
     def __init__(self, location: str | Path, cache: Path | None = None) -> None:
         self.location = str(location).rstrip("/")
-        self._cache = cache or _default_cache()
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        self._cache = cache or Path(base) / "spectralgpt" / "packs"
 
     @property
     def is_remote(self) -> bool:
         """Whether it is an address."""
-        return is_remote(self.location)
+        return "://" in self.location
 
     def where(self, file: str) -> str:
         """Return the path or address of a file, for messages."""
@@ -108,7 +114,7 @@ class Storage:
         self.check(file)
         path = Path(self.fetch(file))
         if not self.is_remote and digest_of(path) != file.sha256:
-            raise self._corrupt(file)
+            raise self.corrupt(file)
 
     def fetch(self, file: PackFile) -> Path:
         """Return a file's path on disk; from an address it is fetched if need be.
@@ -126,7 +132,7 @@ class Storage:
             system, folder = self._system()
             system.get_file(f"{folder}/{file.file}", str(temporary))
             if digest_of(temporary) != file.sha256:
-                raise self._corrupt(file)
+                raise self.corrupt(file)
 
         try:
             # Loader processes may fetch one at the same time: each in its own place.
@@ -154,7 +160,8 @@ class Storage:
         system, path = fsspec.core.url_to_fs(self.location, **options)
         return system, path
 
-    def _corrupt(self, file: PackFile) -> DataError:
+    def corrupt(self, file: PackFile) -> DataError:
+        """Return what says that a file has another checksum than was written."""
         return DataError(
             f"{self.where(file.file)} is corrupt: its checksum is not the one that was "
             f"written. {_FETCH_AGAIN}"
@@ -174,31 +181,35 @@ def digest_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _default_cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "spectralgpt" / "packs"
-
-
 class Pack:
     """The images of a pack.
 
     Shards are mapped into memory when they are first read, so that all processes that
-    load from them share one copy.
+    load from them share one copy; another process maps its own.
 
     Args:
         storage: where its files are.
         manifest: what it says of itself.
-        table: its images.
+        columns: those of `index_schema` for its N images; texts as lists, numbers as
+            (N,) arrays, of `transforms` all numbers one after the other, and `starts`,
+            (N + 1,), where those of each image start and end.
     """
 
-    def __init__(self, storage: Storage, manifest: Manifest, table: ImageTable) -> None:
+    def __init__(
+        self, storage: Storage, manifest: Manifest, columns: Mapping[str, Any]
+    ) -> None:
         self.manifest = manifest
-        self._shards = _Shards(storage, manifest)
-        self._table = table
+        self._storage, self._columns = storage, columns
+        self._opened: dict[int, Any] = {}
+        self._tensors: dict[tuple[int, int, int], Any] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave what is mapped behind."""
+        return self.__dict__ | {"_opened": {}, "_tensors": {}}
 
     def __len__(self) -> int:
         """Count the images."""
-        return len(self._table)
+        return len(self._columns["name"])
 
     def items(self) -> list[RasterFile]:
         """Return the images in the order in which they were packed."""
@@ -213,7 +224,7 @@ class Pack:
         if self.manifest.series is None:
             raise DataError(f"{self.manifest.name} is a pack of single images.")
         found: dict[int, tuple[list[RasterFile], list[float]]] = {}
-        numbers = zip(self._table.series, self._table.days, strict=True)
+        numbers = zip(self._columns["series"], self._columns["day"], strict=True)
         for number, (one, day) in enumerate(numbers):
             items, days = found.setdefault(int(one), ([], []))
             items.append(self._item(number))
@@ -221,13 +232,81 @@ class Pack:
         return list(found.values())
 
     def _item(self, number: int) -> RasterFile:
-        kind = self.manifest.kinds[self._table.kinds[number]]
         return replace(
-            kind.item,
-            name=self._table.names[number],
-            place=self._table.places[number],
-            files=_PackedBands(self._table, kind, self._shards, number),
+            self.manifest.kinds[self._columns["layout"][number]].item,
+            name=self._columns["name"][number],
+            place=self._columns["place"][number],
+            files=_PackedBands(self, number),
         )
+
+    def stacks(self, number: int) -> tuple[BandStack, ...]:
+        """Return the stacks of bands of an image."""
+        return self.manifest.kinds[self._columns["layout"][number]].stacks
+
+    def path(self, number: int) -> Path:
+        """Return the shard of an image, for messages and as a name."""
+        shard = self.manifest.shards[self._columns["shard"][number]]
+        return Path(self._storage.where(shard.file))
+
+    def grids(self, number: int) -> list[Grid]:
+        """Return the grid of each stack of bands of an image."""
+        stacks, crs = self.stacks(number), self._columns["crs"][number]
+        start, stop = self._columns["starts"][number : number + 2]
+        places = [None] * len(stacks)
+        if start != stop:
+            table = self._columns["transforms"][start:stop]
+            places = table.reshape(len(stacks), _NUMBERS).tolist()
+        return [
+            Grid.at(stack.height, stack.width, place, crs)
+            for stack, place in zip(stacks, places, strict=True)
+        ]
+
+    def read(self, number: int, stack: int, window: Window) -> npt.NDArray[np.generic]:
+        """Read a window of a stack of bands of an image, (C, h, w), as in the files.
+
+        Raises:
+            DataError: the shard cannot be read, or holds no such array.
+            SafetensorError: it is corrupt.
+            IndexError: it holds fewer images.
+        """
+        kind, shard, row = (
+            int(self._columns[name][number]) for name in ("layout", "shard", "row")
+        )
+        key = (shard, kind, stack)
+        if key not in self._tensors:
+            self._tensors[key] = self._open_tensor(*key)
+        rows = slice(window.row, window.row + window.height)
+        columns = slice(window.column, window.column + window.width)
+        return np.asarray(self._tensors[key][row, :, rows, columns])
+
+    def _open_tensor(self, shard: int, kind: int, stack: int) -> Any:
+        """Return an array (images, C, H, W) of a shard, to be sliced."""
+        from safetensors import SafetensorError, safe_open
+
+        file = self.manifest.shards[shard]
+        where = self._storage.where(file.file)
+        try:
+            if shard not in self._opened:
+                path = self._storage.fetch(file)
+                self._opened[shard] = safe_open(str(path), framework="numpy")
+            tensor = self._opened[shard].get_slice(TENSOR.format(kind, stack))
+        except (SafetensorError, OSError) as error:
+            reason = " ".join(str(error).split())
+            raise DataError(f"{where} is corrupt: {reason}. {_FETCH_AGAIN}") from None
+        wanted = self.manifest.kinds[kind].stacks[stack]
+        shape = (len(wanted.bands), wanted.height, wanted.width)
+        found = (tuple(tensor.get_shape()[1:]), tensor.get_dtype())
+        if found != (shape, _NAMES[wanted.dtype]):
+            raise DataError(f"{where} holds other arrays than its pack says: {found}.")
+        return tensor
+
+
+_NAMES = {
+    **{f"uint{bits}": f"U{bits}" for bits in (8, 16, 32, 64)},
+    **{f"int{bits}": f"I{bits}" for bits in (8, 16, 32, 64)},
+    **{"float32": "F32", "float64": "F64"},
+}
+"""Names of types in safetensors."""
 
 
 def open_pack(location: str | Path, cache: Path | None = None) -> Pack:
@@ -241,16 +320,80 @@ def open_pack(location: str | Path, cache: Path | None = None) -> Pack:
         DatasetNotFoundError: there is no pack.
         DataError: the manifest or table is broken, or a shard is missing or truncated.
     """
+    import pyarrow as pa
+
     storage = Storage(location, cache)
     manifest = storage.manifest()
     for file in (manifest.index, *manifest.shards):
         storage.check(file)
-    table = ImageTable.from_parquet(
-        storage.read(manifest.index.file),
-        manifest,
-        storage.where(manifest.index.file),
-    )
-    return Pack(storage, manifest, table)
+    content = storage.read(manifest.index.file)
+    if hashlib.sha256(content).hexdigest() != manifest.index.sha256:
+        raise storage.corrupt(manifest.index)
+    try:
+        columns = _read_columns(content, manifest.images)
+        _check_columns(columns, manifest)
+    except (pa.ArrowException, OSError, MemoryError, *DAMAGE) as error:
+        where = storage.where(manifest.index.file)
+        reason = " ".join(str(error).split())
+        raise DataError(f"{where} is no table of a pack: {reason}") from None
+    return Pack(storage, manifest, columns)
+
+
+def _read_columns(content: bytes, images: int) -> dict[str, Any]:
+    """Read the table of the images; returns what `Pack` takes."""
+    from pyarrow import parquet
+
+    found = parquet.read_metadata(io.BytesIO(content)).num_rows
+    if found != images:
+        # Before reading: a few bytes can stand for any number of equal rows.
+        raise ValueError(f"{found} rows for {images} images.")
+    table = parquet.read_table(io.BytesIO(content)).combine_chunks()
+    wanted = index_schema()
+    if table.schema.names != wanted.names:
+        raise ValueError(f"columns {table.schema.names}.")
+    for field in wanted:
+        if table.schema.field(field.name).type != field.type:
+            raise ValueError(f"type of column {field.name}.")
+    columns = {name: table.column(name).combine_chunks() for name in wanted.names}
+    if any(columns[name].null_count for name in columns if name not in _MAY_LACK):
+        raise ValueError("a value is missing.")
+    lengths = columns["transforms"].value_lengths().fill_null(0)
+    starts = np.concatenate([[0], np.cumsum(lengths.to_numpy(zero_copy_only=False))])
+    columns["transforms"] = columns["transforms"].flatten()
+    numbers = {
+        name: column.to_numpy(zero_copy_only=False)
+        for name, column in columns.items()
+        if name not in ("name", "place", "crs")
+    }
+    return numbers | {
+        "name": columns["name"].to_pylist(),
+        "place": _shared(columns["place"]),
+        "crs": _shared(columns["crs"]),
+        "starts": starts.astype(np.int64),
+    }
+
+
+def _shared(column: Any) -> list[Any]:
+    """Return texts of which most are the same, each of them once in memory."""
+    encoded = column.dictionary_encode()
+    values = [*encoded.dictionary.to_pylist(), None]
+    return [values[-1 if i is None else i] for i in encoded.indices.to_pylist()]
+
+
+def _check_columns(columns: Mapping[str, Any], manifest: Manifest) -> None:
+    """Hold the table against the manifest."""
+    if len(columns["name"]) != manifest.images:
+        raise ValueError(f"{len(columns['name'])} rows for {manifest.images} images.")
+    counts = np.array([len(kind.stacks) for kind in manifest.kinds])
+    for name, most in (("layout", len(counts)), ("shard", len(manifest.shards))):
+        numbers = columns[name]
+        if numbers.size and not 0 <= numbers.min() <= numbers.max() < most:
+            raise ValueError("a row names a layout or shard that there is not.")
+    if columns["row"].size and columns["row"].min() < 0:
+        raise ValueError("a row has a negative place in its shard.")
+    lengths = np.diff(columns["starts"])
+    if np.any((lengths != 0) & (lengths != counts[columns["layout"]] * _NUMBERS)):
+        raise ValueError("a row has a transform too many or too few.")
 
 
 def verify_pack(
@@ -288,80 +431,13 @@ def verify_pack(
     return manifest, faults
 
 
-def tensor_name(kind: int, stack: int) -> str:
-    """Name of the array in a shard that holds a stack of bands of a kind."""
-    return f"{kind}.{stack}"
-
-
-class _Shards:
-    """Shards, mapped when they are first read; another process maps its own."""
-
-    def __init__(self, storage: Storage, manifest: Manifest) -> None:
-        self.storage = storage
-        self.manifest = manifest
-        self._opened: dict[int, Any] = {}
-        self._tensors: dict[tuple[int, int, int], Any] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave what is mapped behind."""
-        return self.__dict__ | {"_opened": {}, "_tensors": {}}
-
-    def path(self, shard: int) -> Path:
-        """Return the path of a shard, for messages and as a name of its images."""
-        return Path(self.storage.where(self.manifest.shards[shard].file))
-
-    def tensor(self, shard: int, kind: int, stack: int) -> Any:
-        """Return an array (images, C, H, W) of a shard, to be sliced.
-
-        Raises:
-            DataError: the shard cannot be read, or holds no such array.
-        """
-        key = (shard, kind, stack)
-        if key not in self._tensors:
-            self._tensors[key] = self._open_tensor(*key)
-        return self._tensors[key]
-
-    def _open_tensor(self, shard: int, kind: int, stack: int) -> Any:
-        from safetensors import SafetensorError, safe_open
-
-        file = self.manifest.shards[shard]
-        where = self.storage.where(file.file)
-        try:
-            if shard not in self._opened:
-                path = self.storage.fetch(file)
-                self._opened[shard] = safe_open(str(path), framework="numpy")
-            tensor = self._opened[shard].get_slice(tensor_name(kind, stack))
-        except (SafetensorError, OSError) as error:
-            reason = " ".join(str(error).split())
-            raise DataError(
-                f"{where} is corrupt: {reason}. Copy or fetch it again, or pack the "
-                "images again."
-            ) from None
-        wanted = self.manifest.kinds[kind].stacks[stack]
-        shape = (len(wanted.bands), wanted.height, wanted.width)
-        found = (tuple(tensor.get_shape()[1:]), tensor.get_dtype())
-        if found != (shape, _NAMES[wanted.dtype]):
-            raise DataError(f"{where} holds other arrays than its pack says: {found}.")
-        return tensor
-
-
-_NAMES = {
-    **{f"uint{bits}": f"U{bits}" for bits in (8, 16, 32, 64)},
-    **{f"int{bits}": f"I{bits}" for bits in (8, 16, 32, 64)},
-    **{"float32": "F32", "float64": "F64"},
-}
-"""Names of types in safetensors."""
-
-
 @dataclass(frozen=True, eq=False)
 class _StoredStack:
     """The numbers of bands of an image on one grid: a `StoredLayers`."""
 
-    shards: _Shards
-    shard: int
-    kind: int
+    pack: Pack
+    number: int
     stack: int
-    row: int
 
     def read(self, indices: Sequence[int], window: Window) -> npt.NDArray[np.generic]:
         """Read layers (1-based) of a window, (C, h, w), in the type of the files.
@@ -371,15 +447,12 @@ class _StoredStack:
         """
         from safetensors import SafetensorError
 
-        rows = slice(window.row, window.row + window.height)
-        columns = slice(window.column, window.column + window.width)
         try:
-            tensor = self.shards.tensor(self.shard, self.kind, self.stack)
-            numbers = np.asarray(tensor[self.row, :, rows, columns])
-        except (DataError, SafetensorError, IndexError) as error:
-            where = self.shards.path(self.shard)
-            reason = str(error) if isinstance(error, DataError) else f"{where}: {error}"
-            raise RasterError(reason) from None
+            numbers = self.pack.read(self.number, self.stack, window)
+        except DataError as error:
+            raise RasterError(str(error)) from None
+        except (SafetensorError, IndexError) as error:
+            raise RasterError(f"{self.pack.path(self.number)}: {error}") from None
         if list(indices) == list(range(1, len(numbers) + 1)):
             return numbers
         return numbers[np.subtract(indices, 1)]
@@ -389,30 +462,24 @@ class _PackedBands(Mapping[str, BandFile]):
     """Band files made when they are asked for: millions of them would fill the memory.
 
     Args:
-        table: of the images.
-        kind: of this image.
-        shards: hold the numbers.
+        pack: holds the image.
         number: of the image.
     """
 
-    __slots__ = ("_kind", "_number", "_shards", "_table")
+    __slots__ = ("_number", "_pack")
 
-    def __init__(
-        self, table: ImageTable, kind: ImageKind, shards: _Shards, number: int
-    ) -> None:
-        self._table = table
-        self._kind = kind
-        self._shards = shards
-        self._number = number
+    def __init__(self, pack: Pack, number: int) -> None:
+        self._pack, self._number = pack, number
 
     def __getitem__(self, band: str) -> BandFile:
-        return _files_of(self._table, self._shards, self._number)[band]
+        return _files_of(self._pack, self._number)[band]
 
     def __iter__(self) -> Iterator[str]:
-        return (band for stack in self._kind.stacks for band in stack.bands)
+        stacks = self._pack.stacks(self._number)
+        return (band for stack in stacks for band in stack.bands)
 
     def __len__(self) -> int:
-        return sum(len(stack.bands) for stack in self._kind.stacks)
+        return sum(len(stack.bands) for stack in self._pack.stacks(self._number))
 
 
 _KEPT = 64
@@ -420,16 +487,11 @@ _KEPT = 64
 
 
 @functools.lru_cache(_KEPT)
-def _files_of(table: ImageTable, shards: _Shards, number: int) -> dict[str, BandFile]:
-    kind, shard = int(table.kinds[number]), int(table.shards[number])
-    stacks = shards.manifest.kinds[kind].stacks
-    path, crs = shards.path(shard), table.crs[number]
+def _files_of(pack: Pack, number: int) -> dict[str, BandFile]:
+    path, stacks = pack.path(number), pack.stacks(number)
     found: dict[str, BandFile] = {}
-    for at, (stack, place) in enumerate(
-        zip(stacks, table.transforms_of(number, len(stacks)), strict=True)
-    ):
-        grid = Grid.at(stack.height, stack.width, place, crs)
-        store = _StoredStack(shards, shard, kind, at, int(table.rows[number]))
+    for at, (stack, grid) in enumerate(zip(stacks, pack.grids(number), strict=True)):
+        store = _StoredStack(pack, number, at)
         for index, band in enumerate(stack.bands, start=1):
             found[band] = BandFile(path, index, grid, store=store, nodata=stack.nodata)
     return found

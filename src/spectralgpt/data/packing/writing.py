@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,15 @@ from spectralgpt.data.packing.manifest import (
     INDEX,
     MANIFEST,
     NO_SERIES,
-    BandStack,
-    ImageKind,
+    TENSOR,
     Manifest,
     PackFile,
+    index_schema,
     is_pack,
-    write_rows,
+    layout_of,
+    manifest_text,
 )
-from spectralgpt.data.packing.reading import digest_of, tensor_name
+from spectralgpt.data.packing.reading import digest_of
 from spectralgpt.data.sources import (
     Source,
     find_items,
@@ -69,41 +70,11 @@ _NOTES = "shard-?????.json"
 _OURS = ("shard-?????.safetensors", _NOTES, INDEX, _PLAN, _PARTIAL)
 _Numbers = npt.NDArray[np.generic]
 _Row = dict[str, Any]
-"""What the table says of an image, see `write_rows`."""
-
-
-@dataclass(frozen=True)
-class PackOptions:
-    """How a pack is made.
-
-    Args:
-        shard_mb: numbers in a shard, MiB; the memory that packing takes is about
-            twice that. A larger image makes a shard by itself.
-        workers: threads that read.
-        max_bad_share: largest share of images that may be left out as bad, 0..1.
-    """
-
-    shard_mb: float = 256.0
-    workers: int = 2
-    max_bad_share: float = 0.1
-
-    def __post_init__(self) -> None:
-        if not self.shard_mb > 0 or self.workers < 1:
-            raise ConfigError(
-                f"shard_mb must be above 0 and workers at least 1, found "
-                f"{self.shard_mb:g} and {self.workers}."
-            )
-        if not 0 <= self.max_bad_share <= 1:
-            raise ConfigError(f"max_bad_share must be 0 to 1: {self.max_bad_share}.")
-
-
-@dataclass(frozen=True)
-class _Planned:
-    """An image to be packed, and which date of which series it is."""
-
-    item: RasterFile
-    series: int = NO_SERIES
-    day: float = math.nan
+"""What the table says of an image, see `index_schema`."""
+_Planned = tuple[RasterFile, int, float]
+"""An image to be packed, and which date of which series it is."""
+_Read = tuple[dict[str, Any], _Row, tuple[_Numbers, ...]]
+"""An image in memory: its layout, its row of the table so far, its bands' numbers."""
 
 
 def find_source(source: str, root: Path, stated: Stated) -> tuple[Source, Path]:
@@ -135,7 +106,9 @@ def pack_images(
     source: Source,
     data_root: Path | str,
     output: Path,
-    options: PackOptions | None = None,
+    shard_mb: float = 256.0,
+    workers: int = 2,
+    max_bad_share: float = 0.1,
     *,
     overwrite: bool = False,
     report: Callable[[int, int], None] | None = None,
@@ -146,7 +119,10 @@ def pack_images(
         source: description of the data set.
         data_root: the folder that its root is relative to.
         output: the pack's folder.
-        options: how.
+        shard_mb: numbers in a shard, MiB; the memory that packing takes is about
+            twice that. A larger image makes a shard by itself.
+        workers: threads that read.
+        max_bad_share: largest share of images that may be left out as bad, 0..1.
         overwrite: replace a pack in the folder, finished or not.
         report: called with the images done and all of them.
 
@@ -154,31 +130,37 @@ def pack_images(
         What the pack says of itself.
 
     Raises:
-        ConfigError: the folder holds a pack, another one's beginning, or other files.
+        ConfigError: the folder holds a pack, another one's beginning, or other files;
+            or a number makes no sense.
         DatasetNotFoundError: the images are not where they were said to be.
         DataError: there are no images, or too many are bad.
         OutputError: it cannot be written (disk full, no permission).
     """
-    options = options or PackOptions()
+    if not shard_mb > 0 or workers < 1:
+        raise ConfigError(
+            f"shard_mb must be above 0 and workers at least 1, found {shard_mb:g} and "
+            f"{workers}."
+        )
+    if not 0 <= max_bad_share <= 1:
+        raise ConfigError(f"max_bad_share must be 0 to 1: {max_bad_share}.")
     packed = find_root(source, data_root) if source.pack is None else Path(source.pack)
     _check_folder(output, overwrite, packed)
-    planned = _plan(source, data_root, options)
-    sensors = {one.item.sensor.name: one.item.sensor for one in planned}
-    _begin(output, _digest(source, planned, options), overwrite)
-    pack = _PackInMaking(output, sensors)
-    for read in _read_all(planned[pack.position :], options.workers):
-        pack.add(read, options.shard_mb * _MEBIBYTE)
+    planned = _plan(source, data_root, max_bad_share)
+    _begin(output, _digest(source, planned, shard_mb), overwrite)
+    pack = _PackInMaking(output)
+    for read in _read_all(planned[pack.position :], workers):
+        pack.add(read, shard_mb * _MEBIBYTE)
         if report is not None:
             report(pack.position, len(planned))
     pack.flush()
-    refuse_if_bad(source.name, pack.left_out, len(planned), options.max_bad_share)
+    refuse_if_bad(source.name, pack.left_out, len(planned), max_bad_share)
     if not pack.rows:
         raise DataError(f"{source.name}: no image could be read.")
-    return pack.finish(source)
+    return pack.finish(source, {item.sensor.name: item.sensor for item, *_ in planned})
 
 
 def _plan(
-    source: Source, data_root: Path | str, options: PackOptions
+    source: Source, data_root: Path | str, max_bad_share: float
 ) -> list[_Planned]:
     """List the images in the order in which training lists them.
 
@@ -186,48 +168,33 @@ def _plan(
         ConfigError: two sensors of one name differ.
     """
     if source.series is None:
-        items = find_items([source], data_root, options.max_bad_share)
-        planned = [_Planned(item) for item in items]
+        items = find_items([source], data_root, max_bad_share)
+        planned = [(item, NO_SERIES, math.nan) for item in items]
     else:
-        series = find_series([source], data_root, options.max_bad_share)
+        series = find_series([source], data_root, max_bad_share)
         planned = [
-            _Planned(item, number, day)
+            (item, number, day)
             for number, one in enumerate(series)
             for item, day in zip(one.items, one.days, strict=True)
         ]
-    sensors = {one.item.sensor.name: one.item.sensor for one in planned}
-    for one in planned:
-        if sensors[one.item.sensor.name] != one.item.sensor:
+    sensors: dict[str, Sensor] = {}
+    for item, *_ in planned:
+        if sensors.setdefault(item.sensor.name, item.sensor) != item.sensor:
             raise ConfigError(
-                f"{source.name} has two different sensors called "
-                f"{one.item.sensor.name}. Rename one."
+                f"{source.name} has two different sensors called {item.sensor.name}. "
+                "Rename one."
             )
     return planned
 
 
-def _digest(source: Source, planned: Sequence[_Planned], options: PackOptions) -> str:
+def _digest(source: Source, planned: Sequence[_Planned], shard_mb: float) -> str:
     """Tell one plan from another: a pack is only gone on with if they are the same."""
-    digest = hashlib.sha256(f"{source.name}\n{options.shard_mb!r}\n".encode())
-    for one in planned:
-        kind = ImageKind.of(one.item, ())
-        bands = [band.name for band in one.item.bands]
-        about = (one.item.name, one.item.place, one.series, repr(one.day), bands)
-        digest.update(json.dumps([*about, kind.to_dict()]).encode())
+    digest = hashlib.sha256(f"{source.name}\n{shard_mb!r}\n".encode())
+    for item, series, day in planned:
+        bands = [band.name for band in item.bands]
+        about = (item.name, item.place, series, repr(day), bands)
+        digest.update(json.dumps([*about, layout_of(item, ())]).encode())
     return digest.hexdigest()
-
-
-@dataclass(frozen=True)
-class _Read:
-    """An image in memory: its kind, its row of the table so far, its bands' numbers."""
-
-    kind: ImageKind
-    row: _Row
-    numbers: tuple[_Numbers, ...]
-
-    @property
-    def bytes(self) -> int:
-        """Room it takes in a shard."""
-        return sum(numbers.nbytes for numbers in self.numbers)
 
 
 def _check_folder(path: Path, overwrite: bool, packed: Path) -> None:
@@ -282,20 +249,18 @@ class _PackInMaking:
     """The folder of a pack, what is done so far, and the shard that is being filled.
 
     A note beside each shard keeps what is known of its images: their rows of the table,
-    all kinds so far, what was wrong with images before its last one, and how many
+    all layouts so far, what was wrong with images before its last one, and how many
     images of the plan are done with it.
 
     Args:
         path: of the folder; what is done there is taken over.
-        sensors: by name.
     """
 
-    def __init__(self, path: Path, sensors: Mapping[str, Sensor]) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self.sensors = sensors
         self.shards: list[PackFile] = []
         self.rows: list[_Row] = []
-        self.kinds: list[ImageKind] = []
+        self.layouts: list[dict[str, Any]] = []
         self.left_out: list[str] = []
         self.position = 0
         while self._note.is_file() and self._take(_read_json(self._note)):
@@ -317,12 +282,12 @@ class _PackInMaking:
             return False
         self.shards.append(file)
         self.rows += note["rows"]
-        self.kinds = [ImageKind.from_dict(v, self.sensors) for v in note["layouts"]]
+        self.layouts = note["layouts"]
         self.left_out += note["left_out"]
         self.position = note["stop"]
         return True
 
-    def add(self, read: "_Read | str", most: float) -> None:
+    def add(self, read: _Read | str, most: float) -> None:
         """Take the next image of the plan, or what is wrong with it.
 
         Args:
@@ -332,8 +297,8 @@ class _PackInMaking:
         if isinstance(read, str):
             self.left_out.append(read)
         else:
-            kept = sum(each.bytes for each in self._kept)
-            if self._kept and kept + read.bytes > most:
+            taken = sum(one.nbytes for *_, kept in self._kept for one in kept)
+            if self._kept and taken + sum(one.nbytes for one in read[2]) > most:
                 self.flush()
             self._kept.append(read)
         self.position += 1
@@ -350,13 +315,15 @@ class _PackInMaking:
 
         stacked: dict[str, list[_Numbers]] = {}
         rows = []
-        for read in self._kept:
-            kind = self._number_of(read.kind)
-            names = [tensor_name(kind, at) for at in range(len(read.numbers))]
+        for layout, row, stacks in self._kept:
+            if layout not in self.layouts:
+                self.layouts.append(layout)
+            kind = self.layouts.index(layout)
             place = {"layout": kind, "shard": len(self.shards)}
-            rows.append(read.row | place | {"row": len(stacked.get(names[0], ()))})
-            for name, numbers in zip(names, read.numbers, strict=True):
-                stacked.setdefault(name, []).append(numbers)
+            before = stacked.get(TENSOR.format(kind, 0), ())
+            rows.append(row | place | {"row": len(before)})
+            for at, numbers in enumerate(stacks):
+                stacked.setdefault(TENSOR.format(kind, at), []).append(numbers)
         tensors = {name: np.stack(numbers) for name, numbers in stacked.items()}
         shard = self.path / _SHARD.format(len(self.shards))
         _write(shard, lambda path: save_file(tensors, str(path)))
@@ -365,7 +332,7 @@ class _PackInMaking:
             "file": asdict(file),
             "stop": self.position,
             "rows": rows,
-            "layouts": [kind.to_dict() for kind in self.kinds],
+            "layouts": self.layouts,
             "left_out": self.left_out[self._noted :],
         }
         _write(self._note, lambda path: path.write_text(json.dumps(note)))
@@ -373,36 +340,30 @@ class _PackInMaking:
         self.rows += rows
         self._noted, self._kept = len(self.left_out), []
 
-    def _number_of(self, kind: ImageKind) -> int:
-        # Compared as JSON, for NaN does not equal itself.
-        key = kind.to_dict()
-        for number, known in enumerate(self.kinds):
-            if known.to_dict() == key:
-                return number
-        self.kinds.append(kind)
-        return len(self.kinds) - 1
-
-    def finish(self, source: Source) -> Manifest:
+    def finish(self, source: Source, sensors: Mapping[str, Sensor]) -> Manifest:
         """Write the table and the manifest, which makes the folder a pack; tidy up."""
-        rule, index = source.series, self.path / INDEX
-        _write(index, lambda path: path.write_bytes(write_rows(self.rows)))
-        manifest = Manifest(
-            name=source.name,
-            images=len(self.rows),
-            sensors=self.sensors,
-            kinds=tuple(self.kinds),
-            index=_as_pack_file(index, 0),
-            shards=tuple(self.shards),
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        index, path, rule = self.path / INDEX, self.path / MANIFEST, source.series
+        table = pa.Table.from_pylist(self.rows, schema=index_schema())
+        # No compression codec but the usual one is needed.
+        _write(index, lambda to: parquet.write_table(table, to, compression="zstd"))
+        values = {
+            "name": source.name,
+            "images": len(self.rows),
+            "sensors": sensors,
+            "layouts": self.layouts,
+            "index": asdict(_as_pack_file(index, 0)),
+            "shards": list(map(asdict, self.shards)),
             # Each date is an image now, with its day in the table.
-            series=rule and replace(rule, date=None, stack=()),
-            left_out=tuple(self.left_out),
-        )
-        text = manifest.to_json()
-        _write(
-            self.path / MANIFEST, lambda path: path.write_text(text, encoding="utf-8")
-        )
+            "series": rule and {"dates": rule.dates, "at_least": rule.at_least},
+            "left_out": self.left_out,
+        }
+        text = manifest_text(values)
+        _write(path, lambda to: to.write_text(text, encoding="utf-8"))
         _remove(self.path, _NOTES, _PLAN, _PARTIAL)
-        return manifest
+        return Manifest.from_json(text.encode(), str(path))
 
 
 def _remove(folder: Path, *patterns: str) -> None:
@@ -436,7 +397,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     raise ConfigError(f"{path} cannot be read. Begin anew with --overwrite.")
 
 
-def _read_all(planned: Sequence[_Planned], workers: int) -> Iterator["_Read | str"]:
+def _read_all(planned: Sequence[_Planned], workers: int) -> Iterator[_Read | str]:
     """Read images in order, in threads, no more ahead than memory holds."""
     step = workers * _AHEAD
     with ThreadPoolExecutor(workers) as pool:
@@ -444,21 +405,21 @@ def _read_all(planned: Sequence[_Planned], workers: int) -> Iterator["_Read | st
             yield from pool.map(_read_or_say, planned[start : start + step])
 
 
-def _read_or_say(planned: _Planned) -> "_Read | str":
+def _read_or_say(planned: _Planned) -> _Read | str:
     try:
-        return _read(planned)
+        return _read(*planned)
     except SpectralGPTError as error:
         return " ".join(str(error).split())
 
 
-def _read(planned: _Planned) -> "_Read":
+def _read(item: RasterFile, series: int, day: float) -> _Read:
     """Read all bands of an image as they are in its files.
 
     Raises:
         RasterError: a file cannot be read to its end, or has another size or type
             than was said.
     """
-    item = planned.item.located()
+    item = item.located()
     # The bands in the order of the files, so that the pack lists them alike.
     layers: dict[tuple[Grid, str, float | None], tuple[list[str], list[_Numbers]]] = {}
     whole: dict[Location, _Numbers] = {}
@@ -477,10 +438,12 @@ def _read(planned: _Planned) -> "_Read":
     has_place = {grid.transform is None for grid, *_ in layers}
     if len(crs) > 1 or len(has_place) > 1:
         raise RasterError(f"{item.name}: bands differ in reference system.")
-    stacks = tuple(
-        BandStack(tuple(names), grid.height, grid.width, dtype, nodata)
+    stacks = [
+        {"bands": names, "height": grid.height, "width": grid.width, "dtype": dtype}
+        # As packs have always been.
+        | ({} if nodata is None else {"nodata": nodata})
         for (grid, dtype, nodata), (names, _) in layers.items()
-    )
+    ]
     places = [grid.numbers for grid, *_ in layers]
     row = {
         "name": item.name,
@@ -489,11 +452,11 @@ def _read(planned: _Planned) -> "_Read":
         "transforms": None
         if None in places
         else [number for place in places for number in place or ()],
-        "series": planned.series,
-        "day": planned.day,
+        "series": series,
+        "day": day,
     }
     stacked = tuple(np.stack(numbers) for _, numbers in layers.values())
-    return _Read(ImageKind.of(item, stacks), row, stacked)
+    return layout_of(item, stacks), row, stacked
 
 
 def _read_layer(file: BandFile, whole: dict[Location, _Numbers]) -> _Numbers:
