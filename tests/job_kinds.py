@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spectralgpt.errors import DataError
-from spectralgpt.jobs.kinds import Progress
+from spectralgpt.scenes.inputs import Progress
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import RasterFile, Stated, describe_raster
-from spectralgpt.scenes.maps import Mapper, MapStrip
+from spectralgpt.scenes.maps import Mapper, _classes_of
 from tests.dense_files import BANDS, contract, image_of, write_sensor
 from tests.raster_files import write_tiff
 
 SIDE = 32
 NAMES = ("water", "trees", "fields")
+COLOURS = ("#0072b2", "#1b7837", "#e69f00")
 UTM = Affine(10.0, 0.0, 500_000.0, 0.0, -10.0, 4_000_000.0)
 
 
@@ -31,7 +32,8 @@ def rule_contract(folder: Path) -> Preprocessing:
 
 
 def rule_mapper(folder: Path, predict: object = rule, side: int = SIDE) -> Mapper:
-    return Mapper(predict, rule_contract(folder), NAMES, side)  # type: ignore[arg-type]
+    contract_ = rule_contract(folder)
+    return Mapper(predict, contract_, NAMES, COLOURS, side)  # type: ignore[arg-type]
 
 
 def write_scene(
@@ -58,8 +60,9 @@ def describe(path: Path) -> RasterFile:
     return describe_raster(path, write_sensor(path.parent), Stated(bands=BANDS))
 
 
-def join(strips: list[MapStrip]) -> np.ndarray:
+def join(strips: list[tuple[int, np.ndarray]]) -> np.ndarray:
     """Put the classes of all strips together, checking that none is missing."""
-    ends = np.cumsum([0, *(len(strip.classes) for strip in strips)])
-    assert [strip.row for strip in strips] == ends[:-1].tolist()
-    return np.concatenate([strip.classes for strip in strips])
+    classes = [_classes_of(probabilities)[0] for _, probabilities in strips]
+    ends = np.cumsum([0, *map(len, classes)])
+    assert [row for row, _ in strips] == ends[:-1].tolist()
+    return np.concatenate(classes)

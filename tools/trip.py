@@ -103,8 +103,7 @@ def prepare_map(image: Path, folder: Path) -> Callable[[], object]:
     import spectralgpt
     from spectralgpt.preprocessing import sensor_preprocessing
     from spectralgpt.rasters import Stated, describe_raster
-    from spectralgpt.scenes.loading import build_mapper
-    from spectralgpt.scenes.maps import MapOptions, map_image
+    from spectralgpt.scenes.maps import build_mapper, map_image
 
     side = 32
     contract = sensor_preprocessing(SENSOR, image_size=side)
@@ -120,12 +119,10 @@ def prepare_map(image: Path, folder: Path) -> Callable[[], object]:
     mapper, _ = build_mapper(
         spectralgpt.load_model(folder / "model"), "model", flips=False
     )
-    options = MapOptions(("#1b7837", "#2b6cb0"))
     return lambda: map_image(
         mapper,
         (describe_raster(image, SENSOR, Stated(offset=0)),),
         folder / "map.tif",
-        options,
     )
 
 

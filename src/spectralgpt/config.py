@@ -42,10 +42,7 @@ def read_config(path: Path, kind: type[Config]) -> Config:
 
 
 def build_config(
-    values: Any,
-    kind: type[Config],
-    where: str,
-    default: Config | None = None,
+    values: Any, kind: type[Config], where: str, default: Config | None = None
 ) -> Config:
     """Build a tree of configuration dataclasses from nested plain values.
 

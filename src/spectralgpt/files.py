@@ -61,17 +61,24 @@ def read_text(path: Path, most_bytes: int = _MOST_BYTES) -> str:
             line that names it.
     """
     try:
-        with path.open("rb") as file:
-            content = file.read(most_bytes + 1)
+        content = _read_bounded(path, most_bytes, "text")
     except (OSError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
         reason = getattr(error, "strerror", None) or str(error)
         raise DataError(f"{path} cannot be read: {reason}.") from None
+    return decode_text(content, str(path))
+
+
+def _read_bounded(path: Path, most_bytes: int, what: str) -> bytes:
+    with path.open("rb") as file:
+        content = file.read(most_bytes + 1)
     if len(content) > most_bytes:
         raise DataError(
             f"{path} is larger than {most_bytes / 2**20:g} MiB, the most that is read "
-            "of a text: is it the right file?"
+            f"of a {what}: is it the right file?"
         )
-    return decode_text(content, str(path))
+    return content
 
 
 def decode_text(content: bytes, where: str) -> str:
@@ -146,14 +153,7 @@ def read_json(path: Path, most_bytes: int = _MOST_BYTES) -> Any:
         DataError: it is too large, or see `parse_json`.
         OSError: there is no such file, or it cannot be read.
     """
-    with path.open("rb") as file:
-        content = file.read(most_bytes + 1)
-    if len(content) > most_bytes:
-        raise DataError(
-            f"{path} is larger than {most_bytes / 2**20:g} MiB, the most that is read "
-            "of a JSON file here: is it the right file?"
-        )
-    return parse_json(content, str(path))
+    return parse_json(_read_bounded(path, most_bytes, "JSON file here"), str(path))
 
 
 def parse_json(text: str | bytes, where: str) -> Any:
@@ -258,9 +258,7 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def write_table(
-    path: Path,
-    rows: Iterable[Mapping[str, Any]],
-    columns: Sequence[str] | None = None,
+    path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None
 ) -> None:
     """Write a CSV with a line of names; see `write_file`.
 

@@ -2,15 +2,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from spectralgpt.checkpoints import save_model
 from spectralgpt.cli.images import prepare_output
 from spectralgpt.cli.main import main
-from spectralgpt.cli.results import print_failures
+from spectralgpt.cli.results import print_outcome
 from spectralgpt.errors import ConfigError
 from spectralgpt.preprocessing import sensor_preprocessing
-from spectralgpt.scenes.inputs import Failure
+from spectralgpt.scenes.inputs import Outcome
 from spectralgpt.scenes.loading import load_on_device
 from tests.tiny import tiny_contract, tiny_model
 
@@ -62,8 +61,9 @@ def test_batches_of_nothing_are_misuse(
 def test_files_that_cannot_be_used_are_all_listed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    failures = [Failure(Path(f"{n}.tif"), f"{n}.tif is bad, very") for n in range(12)]
-    print_failures(failures, tmp_path, Console(stderr=True))
+    failures = [(Path(f"{n}.tif"), f"{n}.tif is bad, very") for n in range(12)]
+    made = Outcome(tmp_path / "table.csv", 3, failures)
+    assert print_outcome(made, "rows") == made.path
     told = capsys.readouterr().err
     assert told.count("skipped: ") == 10
     assert "and 2 more" in told
@@ -71,5 +71,5 @@ def test_files_that_cannot_be_used_are_all_listed(
     lines = (tmp_path / "skipped.csv").read_text().splitlines()
     assert lines[0] == "path,reason"
     assert lines[12] == '11.tif,"11.tif is bad, very"'
-    print_failures([], tmp_path, Console(stderr=True))
+    print_outcome(Outcome(made.path, 3, []), "rows")
     assert not (tmp_path / "skipped.csv").exists()

@@ -9,7 +9,7 @@ from jsonargparse import ArgumentParser
 
 from spectralgpt.cli import finetune
 from spectralgpt.cli.main import main
-from spectralgpt.cli.options import CommandParser, file_of, plain_values, spell_lists
+from spectralgpt.cli.options import CommandParser, _spell_lists, file_of, plain_values
 from tests.raster_files import constant, write_tiff
 
 
@@ -52,7 +52,7 @@ def test_paths_in_a_data_file_lie_beside_it_unless_overridden(
         (("--data.root", "elsewhere"), "elsewhere"),
     ):
         options = parser.parse_args(words(tmp_path, *more))["segmentation"]
-        values = finetune.data_values(options)
+        values = finetune._data_values(options)
         assert values["root"] == root
         assert values["sensor"] == str(tmp_path / "camera.yaml")
 
@@ -99,7 +99,7 @@ def test_hostile_configurations_are_one_line(
 def test_lists_may_be_written_as_people_do(
     words: list[str], spelled: list[str]
 ) -> None:
-    assert spell_lists(words) == spelled
+    assert _spell_lists(words) == spelled
 
 
 def test_bands_and_nodata_reach_the_images(

@@ -267,8 +267,8 @@ def test_a_signal_in_the_middle_of_an_import_ends_at_once(tmp_path: Path) -> Non
         "    time.sleep(60)\nexcept BaseException:\n    os.abort()\n"
     )
     code = (
-        "from spectralgpt.cli.signals import StopSignals\n"
-        "with StopSignals(is_process=True) as signals:\n"
+        "from spectralgpt.cli.main import _StopSignals\n"
+        "with _StopSignals(is_process=True) as signals:\n"
         "    signals.unwinds = True\n    import aborting\n"
     )
     done = subprocess.run(

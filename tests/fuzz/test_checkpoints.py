@@ -16,7 +16,7 @@ from spectralgpt.models.building import check_output
 from spectralgpt.models.heads import SegmentationModel
 from spectralgpt.preprocessing import BandStatistics
 from spectralgpt.rasters import Raster
-from spectralgpt.scenes.loading import build_mapper
+from spectralgpt.scenes.maps import build_mapper
 from spectralgpt.sensors import load_sensor
 from spectralgpt.training.checkpointing import AtomicCheckpointIO, read_resumable
 from tests.fuzz.mutate import bounded, mutate_bytes, mutate_value, refusal, rounds

@@ -15,13 +15,11 @@ from spectralgpt.errors import SpectralGPTError
 from spectralgpt.files import checked_line, parse_checked
 from spectralgpt.jobs.records import RecordFolder, SceneRecord
 from spectralgpt.jobs.running import plan_job, run_job
-from spectralgpt.scenes.maps import MapOptions, map_image
+from spectralgpt.scenes.maps import map_image
 from tests.dense_files import blobs
 from tests.fuzz.mutate import bounded, mutate_bytes, mutate_text, refusal, rounds
 from tests.job_kinds import NotingJob, of_one_date, write_scenes
 from tests.map_scenes import describe, rule, rule_mapper, write_scene
-
-OPTIONS = MapOptions(("#0072b2", "#1b7837", "#e69f00"), True, batch_size=2)
 
 
 def damage(path: Path, seed: int) -> None:
@@ -43,9 +41,11 @@ def make_map(folder: Path, stop_after: int | None = None) -> None:
             raise KeyboardInterrupt
         return rule(images)
 
-    mapper = dataclasses.replace(rule_mapper(folder, predict), digest="rule")
+    mapper = dataclasses.replace(
+        rule_mapper(folder, predict), digest="rule", probabilities=True, batch_size=2
+    )
     item = describe(folder / "scene.tif")
-    map_image(mapper, (item,), folder / "maps/scene.tif", OPTIONS)
+    map_image(mapper, (item,), folder / "maps/scene.tif")
 
 
 def refused(work: Callable[[], None]) -> str | None:

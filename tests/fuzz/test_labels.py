@@ -17,7 +17,7 @@ from spectralgpt.data.labelling.layers import open_labels
 from spectralgpt.errors import SpectralGPTError
 from spectralgpt.rasters import Grid, Window
 from spectralgpt.rasters.files import read_header
-from spectralgpt.scenes.places import labelled_cells, read_shapes
+from spectralgpt.scenes.places import _labelled_cells, _read_shapes
 from tests.fuzz.mutate import (
     NUMBERS,
     WORDS,
@@ -57,14 +57,14 @@ def try_shapes(path: Path, grid: Grid) -> int:
         assert {*np.unique(painted)} <= {*classes.code_of.values(), UNLABELLED}
 
     def find_cells() -> None:
-        cells = labelled_cells(path, "cover", None, grid)
+        cells = _labelled_cells(path, "cover", None, grid)
         assert len(cells.names) > 1
         assert (cells.rows < SIDE).all()
         assert (cells.columns < SIDE).all()
         assert np.isfinite(cells.centres).all()
 
     done = 0
-    for read in (paint, find_cells, lambda: read_shapes(path, grid)):
+    for read in (paint, find_cells, lambda: _read_shapes(path, grid)):
         with contextlib.suppress(SpectralGPTError), bounded(), said():
             read()
             done += 1

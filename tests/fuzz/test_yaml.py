@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from spectralgpt.cli import pretrain
-from spectralgpt.cli.options import CommandParser, bound_yaml, plain_values
+from spectralgpt.cli.options import CommandParser, plain_values
 from spectralgpt.config import build_config, read_mapping
 from spectralgpt.data.sources import read_source
 from spectralgpt.errors import SpectralGPTError
@@ -76,7 +76,6 @@ HOSTILE = (
 
 
 def test_damaged_runs(tmp_path: Path) -> None:
-    bound_yaml()
     parser = CommandParser(exit_on_error=False)
     pretrain.add_arguments(parser)
     recipe = (PACKAGE / "recipes/pretrain_tiny.yaml").read_text(encoding="utf-8")

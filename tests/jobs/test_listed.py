@@ -21,13 +21,13 @@ from spectralgpt.errors import (
     DataError,
     RasterError,
 )
-from spectralgpt.jobs.kinds import EmbedJob, ReadyMaps
-from spectralgpt.jobs.running import run_listed
+from spectralgpt.jobs.kinds import EmbedJob, _ReadyMaps
+from spectralgpt.jobs.listed import run_listed
 from spectralgpt.rasters import NO_CLASS
 from spectralgpt.rasters.embeddings import EmbeddingRaster
 from spectralgpt.rasters.grid import compose
 from spectralgpt.scenes.inputs import Outcome, name_maps
-from spectralgpt.scenes.maps import MapOptions, SceneMap
+from spectralgpt.scenes.maps import SceneMap
 from tests.dense_files import BANDS, blobs, write_sensor
 from tests.map_scenes import (
     NAMES,
@@ -39,17 +39,16 @@ from tests.map_scenes import (
 from tests.tiny import tiny_contract, tiny_model
 from tests.toy import chip_pixels, write_chip
 
-COLOURS = ("#0072b2", "#1b7837", "#e69f00")
-
 
 def run(folder: Path, *inputs: Path | tuple[Path, ...], **options: object) -> Outcome:
-    probabilities = bool(options.pop("probabilities", False))
-    overwrite = bool(options.get("overwrite", False))
-    ready = ReadyMaps(
-        replace(rule_mapper(folder), digest=str(options.pop("digest", ""))),
-        MapOptions(COLOURS, probabilities=probabilities, overwrite=overwrite),
-        ImageFormat(sensor=write_sensor(folder), bands=BANDS),
+    mapper = replace(
+        rule_mapper(folder),
+        probabilities=bool(options.pop("probabilities", False)),
+        overwrite=bool(options.get("overwrite", False)),
+        digest=str(options.pop("digest", "")),
     )
+    stated = ImageFormat(sensor=write_sensor(folder), bands=BANDS)
+    ready = _ReadyMaps(mapper, stated)
     scenes = [one if isinstance(one, tuple) else (one,) for one in inputs]
     return run_listed(ready, scenes, folder / "maps", **options)  # type: ignore[arg-type]
 
@@ -178,7 +177,7 @@ def test_a_bad_image_leaves_nothing_and_the_others_are_mapped(tmp_path: Path) ->
     made = run(tmp_path, bad, good, empty, progress=shares.append)
     assert sum(shares) == pytest.approx(3)
     assert made.rows == 1
-    reasons = [failure.reason for failure in made.failures]
+    reasons = [reason for _, reason in made.failures]
     assert "bad.tif cannot be read" in reasons[0]
     assert "empty.tif has no valid pixel" in reasons[1]
     assert {row["map"] for row in rows_of(made)} == {"good.tif"}

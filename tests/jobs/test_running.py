@@ -9,7 +9,7 @@ import pytest
 
 from spectralgpt.errors import ConfigError
 from spectralgpt.jobs.kinds import Plan
-from spectralgpt.jobs.records import RecordFolder, SceneRecord, write_items
+from spectralgpt.jobs.records import RecordFolder, SceneRecord
 from spectralgpt.jobs.running import JobOutcome, plan_job, run_job
 from tests.job_kinds import NotingJob, count_notes, of_one_date, write_scenes
 
@@ -223,7 +223,7 @@ def test_a_damaged_item_is_named_and_left_out(
             outputs = (f"scenes/{name}.json",)
             (tmp_path / outputs[0]).write_text(text)
             store.write(SceneRecord(name, f"/{name}.tif", "done", outputs=outputs))
-    assert write_items(tmp_path) == 1
+    assert store.write_items() == 1
     assert [text.count("is damaged") for text in caplog.messages] == [1, 1, 1]
     (item,) = json.loads((tmp_path / "items.json").read_text())["features"]
     assert item["assets"]["classes"]["href"] == "./scenes/a.tif"

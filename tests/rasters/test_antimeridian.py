@@ -17,10 +17,10 @@ from spectralgpt.data.overlaps import count_overlaps, footprint_of
 from spectralgpt.rasters import Grid, Stated, Window, describe_raster
 from spectralgpt.rasters.footprints import cut_at_180, footprint_lonlat
 from spectralgpt.rasters.lookup import find_codes, read_codes_at
-from spectralgpt.scenes.places import cell_of_point
-from spectralgpt.scenes.similarity import Place, write_places
+from spectralgpt.scenes.places import _cell_of_point
+from spectralgpt.scenes.similarity import _Place, write_places
 from spectralgpt.scenes.stac import write_item
-from spectralgpt.scenes.tables import write_embeddings
+from spectralgpt.scenes.tables import _write_embeddings
 from tests import embedding_files
 from tests.raster_files import write_tiff
 
@@ -72,7 +72,7 @@ def test_footprints_of_embeddings_do_not_span_the_globe(tmp_path: Path) -> None:
     footprint = footprint_lonlat(GRID, Window(0, 0, SIDE, SIDE))
     row = {"path": "a.tif", "embedding": np.zeros(3, np.float32)}
     row |= {"longitude": 180, "latitude": -17, "footprint": footprint}
-    frame = geopandas.read_parquet(write_embeddings(tmp_path, [row], "geoparquet"))
+    frame = geopandas.read_parquet(_write_embeddings(tmp_path, [row], "geoparquet"))
     assert frame.geometry[0].area < 0.001
     assert frame.geometry[0].intersects(box(179.99, -18, 180, -16))
     assert frame.geometry[0].intersects(box(-180, -18, -179.99, -16))
@@ -85,7 +85,7 @@ def test_places_that_look_alike_do_not_span_the_globe(tmp_path: Path) -> None:
         tmp_path / "e.tif", classes, number_type="int8"
     )
     object.__setattr__(raster, "grid", Grid(4, 4, place, ZONE_1))
-    places = [Place(raster, 1, column, 1.0) for column in range(4)]
+    places = [_Place(raster, 1, column, 1.0) for column in range(4)]
     frame = geopandas.read_file(write_places(places, tmp_path / "found.geojson"))
     assert len(frame) == 4
     assert all(shape.area < 0.001 for shape in frame.geometry)
@@ -168,8 +168,8 @@ def test_codes_of_a_layer_in_degrees_are_found_on_both_sides(
 
 def test_a_point_is_found_from_either_side() -> None:
     grid = Grid(10, 10, Affine(0.01, 0, 179.95, 0, -0.01, -16.95), "EPSG:4326")
-    assert cell_of_point(grid, 179.955, -17.0, "EPSG:4326")[1] == 0
-    assert cell_of_point(grid, -179.955, -17.0, "EPSG:4326")[1] == 9
+    assert _cell_of_point(grid, 179.955, -17.0, "EPSG:4326")[1] == 0
+    assert _cell_of_point(grid, -179.955, -17.0, "EPSG:4326")[1] == 9
 
 
 def test_images_that_overlap_there_are_counted(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from spectralgpt.data.labelling import (
 )
 from spectralgpt.errors import DataError
 from spectralgpt.rasters import Raster
-from spectralgpt.reports.data_sets import plot_contact_sheet, plot_overview
+from spectralgpt.reports.data_sets import _plot_overview, plot_contact_sheet
 from spectralgpt.sensors import load_sensor
 from tests.label_files import SENSOR, halves, write_labels, write_scene
 
@@ -23,7 +23,7 @@ def test_the_picture_names_splits_and_classes(tmp_path: Path) -> None:
     seen = []
 
     def draw(made: MadeSet, _: Path) -> None:
-        figure = plot_overview(made)
+        figure = _plot_overview(made)
         top, bottom = figure.subfigs
         (legend,) = top.legends
         seen.extend(text.get_text() for text in legend.get_texts())

@@ -9,7 +9,7 @@ import pytest
 from jinja2 import UndefinedError
 
 from spectralgpt.demo import story
-from spectralgpt.reports.html import TEMPLATES, render_report, write_report
+from spectralgpt.reports.html import TEMPLATES, _render_report, write_report
 from spectralgpt.reports.style import new_figure
 
 HOSTILE = "<script>alert(1)</script> & \"quotes\" 'n'"
@@ -72,7 +72,7 @@ def render(template: Path, text: str = HOSTILE, **shown: object) -> str:
         "image": figure,
     }
     facts = [(text, text)]
-    return render_report(template, text, facts=facts, **(values | shown))
+    return _render_report(template, text, facts=facts, **(values | shown))
 
 
 def read(page: str) -> Reader:

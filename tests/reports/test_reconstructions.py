@@ -7,15 +7,15 @@ from spectralgpt.errors import ShapeError
 from spectralgpt.rasters import Window
 from spectralgpt.reports.reconstructions import (
     Reconstruction,
-    error_picture,
-    plot_bands,
-    plot_marked_spectra,
+    _error_picture,
+    _plot_bands,
+    _plot_marked_spectra,
+    _plot_score_maps,
+    _spread_bands,
+    _varied_pixels,
+    _visible_picture,
     plot_reconstruction,
-    plot_score_maps,
     plot_spectra,
-    spread_bands,
-    varied_pixels,
-    visible_picture,
 )
 from spectralgpt.reports.style import Stretch
 from spectralgpt.scenes.reconstruction import RebuiltWindow, WindowScores, score_window
@@ -38,7 +38,7 @@ def example() -> Reconstruction:
 
 def test_hidden_pixels_are_grey_and_visible_ones_are_the_input() -> None:
     example_ = example()
-    picture = visible_picture(example_, RGB, UNIT)
+    picture = _visible_picture(example_, RGB, UNIT)
     np.testing.assert_array_equal(picture[:8, :8], 0.5)
     expected = np.moveaxis(example_.image[[2, 1, 0]], 0, -1)
     np.testing.assert_allclose(picture[:, 8:], expected[:, 8:])
@@ -46,13 +46,13 @@ def test_hidden_pixels_are_grey_and_visible_ones_are_the_input() -> None:
 
 def test_partly_hidden_pixels_keep_the_visible_band_only() -> None:
     example_ = example()
-    picture = visible_picture(example_, RGB, UNIT)
+    picture = _visible_picture(example_, RGB, UNIT)
     np.testing.assert_allclose(picture[8:, :8, 0], example_.image[2, 8:, :8])
     np.testing.assert_array_equal(picture[8:, :8, 1:], 0.5)
 
 
 def test_error_counts_hidden_bands_only() -> None:
-    error = error_picture(example(), RGB)
+    error = _error_picture(example(), RGB)
     assert np.isnan(error[:, 8:]).all()
     np.testing.assert_allclose(error[:, :8], 0.25, atol=1e-6)
 
@@ -144,11 +144,11 @@ def window() -> tuple[Reconstruction, WindowScores]:
 
 
 def test_sheets_hold_bands_spread_over_the_spectrum() -> None:
-    assert spread_bands(12) == [list(range(12))]
-    (sheet,) = spread_bands(224)
+    assert _spread_bands(12) == [list(range(12))]
+    (sheet,) = _spread_bands(224)
     assert (len(sheet), sheet[0], sheet[-1]) == (24, 0, 223)
     assert set(np.diff(sheet)) <= {9, 10}
-    sheets = spread_bands(50, show_all=True)
+    sheets = _spread_bands(50, show_all=True)
     assert [len(sheet) for sheet in sheets] == [24, 24, 2]
     assert [band for sheet in sheets for band in sheet] == list(range(50))
 
@@ -157,7 +157,7 @@ def test_each_band_is_a_strip_named_by_band_and_wavelength(
     window: tuple[Reconstruction, WindowScores],
 ) -> None:
     shown, scores = window
-    figure = plot_bands(shown, scores.bands, [0, 3, 11], highest=0.2)
+    figure = _plot_bands(shown, scores.bands, [0, 3, 11], highest=0.2)
     strips = [axes for axes in figure.axes if axes.get_images()]
     titles = [axes.get_title(loc="left") for axes in strips[:3]]
     assert [title.split()[:3] for title in titles] == [
@@ -182,7 +182,7 @@ def test_maps_leave_blank_what_has_no_score(
     window: tuple[Reconstruction, WindowScores],
 ) -> None:
     shown, scores = window
-    figure = plot_score_maps(shown, scores)
+    figure = _plot_score_maps(shown, scores)
     angle, ratio = (
         np.ma.filled(axes.get_images()[0].get_array(), np.nan)
         for axes in figure.axes[1:3]
@@ -199,7 +199,7 @@ def test_pixels_are_marked_and_their_spectra_drawn(
     window: tuple[Reconstruction, WindowScores],
 ) -> None:
     shown, _ = window
-    figure = plot_marked_spectra(shown, [(3, 5), (12, 15)], ["here", "there"])
+    figure = _plot_marked_spectra(shown, [(3, 5), (12, 15)], ["here", "there"])
     picture, *spectra = figure.axes
     assert [text.get_text() for text in picture.texts] == ["1", "2"]
     assert [tuple(line.get_xydata()[0]) for line in picture.lines] == [(5, 3), (15, 12)]
@@ -216,4 +216,4 @@ def test_pixels_without_data_are_not_picked(
 ) -> None:
     shown, _ = window
     shown.image[:, 0] = 0
-    assert all(row > 0 for row, _ in varied_pixels(shown))
+    assert all(row > 0 for row, _ in _varied_pixels(shown))

@@ -14,7 +14,7 @@ from spectralgpt.errors import ShapeError
 from spectralgpt.rasters import NO_CLASS
 from spectralgpt.reports import scene_pictures
 from spectralgpt.reports.scene_pictures import (
-    pca_colours,
+    _pca_colours,
     plot_class_map,
     plot_embedding_map,
 )
@@ -28,7 +28,7 @@ def test_colours_follow_the_principal_components() -> None:
     scores = generator.normal(size=(900, 3)) * [10.0, 4.0, 1.0]
     directions, _ = np.linalg.qr(generator.normal(size=(8, 3)))
     embeddings = (scores @ directions.T).reshape(30, 30, 8).astype(np.float32)
-    colours, shares = pca_colours(embeddings)
+    colours, shares = _pca_colours(embeddings)
     assert colours.shape == (30, 30, 3)
     assert colours.min() == 0
     assert colours.max() == 1
@@ -43,14 +43,14 @@ def test_colours_follow_the_principal_components() -> None:
 
 def test_colours_do_not_depend_on_a_shift() -> None:
     embeddings = np.random.default_rng(1).normal(size=(6, 6, 5)).astype(np.float32)
-    first, _ = pca_colours(embeddings)
-    second, _ = pca_colours(embeddings + 3)
+    first, _ = _pca_colours(embeddings)
+    second, _ = _pca_colours(embeddings + 3)
     np.testing.assert_allclose(first, second, atol=1e-4)
 
 
 def test_embeddings_too_few_for_colours_are_refused() -> None:
     with pytest.raises(ShapeError, match="at least 3"):
-        pca_colours(np.zeros((4, 4, 2), np.float32))
+        _pca_colours(np.zeros((4, 4, 2), np.float32))
 
 
 def test_class_map_covers_the_same_ground_as_the_picture() -> None:
@@ -106,7 +106,7 @@ def drawn(
     preview = classes[::4, ::4].copy()
     preview[:2, :3] = NO_CLASS
     made = SceneMap(folder / "map.tif", items, np.array([10, 60, 30]), preview)
-    path = scene_pictures.write_quick_look(made, rule_mapper(folder), COLOURS)
+    path = scene_pictures.write_quick_look(made, rule_mapper(folder))
     assert path == folder / "map.png"
     assert path.read_bytes().startswith(b"\x89PNG")
     return figures[0]
@@ -153,7 +153,7 @@ def test_the_scale_bar_is_ground_along_the_picture_in_degrees_too(
     made = SceneMap(
         tmp_path / "map.tif", (describe(path),), np.array([10, 60, 30]), classes
     )
-    scene_pictures.write_quick_look(made, rule_mapper(tmp_path), COLOURS)
+    scene_pictures.write_quick_look(made, rule_mapper(tmp_path))
     metres = 1e-4 * 111_195 * np.cos(np.radians(latitude))
     assert stated["width"] == pytest.approx(metres, rel=1e-3)
 

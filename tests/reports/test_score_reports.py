@@ -10,8 +10,8 @@ from spectralgpt.errors import ShapeError
 from spectralgpt.metrics import Interval, score_multi_label, score_single_label
 from spectralgpt.reports.score_reports import (
     Examples,
+    _plot_predictions,
     plot_confusion,
-    plot_predictions,
     write_classification_report,
 )
 from spectralgpt.sensors import load_sensor
@@ -82,7 +82,7 @@ def test_predictions_say_right_or_wrong_in_words_too() -> None:
         ["water", "forest", "marsh"],
         [0.9, 0.6, 0.5],
     )
-    figure = plot_predictions(examples)
+    figure = _plot_predictions(examples)
     titles = [axes.get_title(loc="left") for axes in figure.axes[:3]]
     assert titles == ["✓ water 90%", "✗ forest 60%\ntrue: sand", "marsh 50%"]
 

@@ -7,8 +7,8 @@ import pytest
 
 from spectralgpt.errors import BandError
 from spectralgpt.reports.style import (
-    Composite,
     Stretch,
+    _Composite,
     category_colours,
     choose_composites,
     measure_stretch,
@@ -62,7 +62,7 @@ def test_order_of_bands_does_not_change_the_choice() -> None:
 def test_colours_a_sensor_does_not_see_are_left_out() -> None:
     bands = [Band(f"S{nm:g}", nm, 20, 30) for nm in (1240.0, 1640.0, 2200.0)]
     [single] = choose_composites(bands)
-    assert single == Composite("1640 nm", (1,), ("S1640",))
+    assert single == _Composite("1640 nm", (1,), ("S1640",))
 
 
 def test_one_band_near_two_colours_makes_no_composite() -> None:

@@ -7,7 +7,7 @@ import torch
 from rio_cogeo import cog_validate
 
 from spectralgpt.rasters import RasterFile, Stated, describe_raster, read_raster
-from spectralgpt.scenes.error_maps import map_errors
+from spectralgpt.scenes.reconstruction import map_errors
 from tests.tiny import tiny_contract, tiny_model
 from tests.toy import SENSOR, chip_pixels, write_chip
 

@@ -1,5 +1,6 @@
 """Runs that are killed, or cannot go on, in the middle of a scene."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -12,16 +13,15 @@ import pytest
 import torch
 
 from spectralgpt.errors import OutputError, RasterError
-from spectralgpt.scenes.maps import MapOptions, map_image
+from spectralgpt.scenes.maps import map_image
 from tests.dense_files import blobs
 from tests.map_scenes import describe, rule, rule_mapper, write_scene
 
-COLOURS = ("#0072b2", "#1b7837", "#e69f00")
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import dataclasses, resource, signal, sys, time
 from pathlib import Path
-from spectralgpt.scenes.maps import MapOptions, map_image
+from spectralgpt.scenes.maps import map_image
 from tests.map_scenes import describe, rule, rule_mapper
 
 folder, delay, limit = Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
@@ -36,9 +36,11 @@ def predict(images):
 if limit:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-mapper = dataclasses.replace(rule_mapper(folder, predict), digest="rule", name="rule")
-options = MapOptions(("#0072b2", "#1b7837", "#e69f00"), True, True, batch_size=4)
-map_image(mapper, (describe(folder / "scene.tif"),), folder / "maps/scene.tif", options)
+mapper = dataclasses.replace(
+    rule_mapper(folder, predict),
+    **dict(digest="rule", name="rule", probabilities=True, polygons=True, batch_size=4),
+)
+map_image(mapper, (describe(folder / "scene.tif"),), folder / "maps/scene.tif")
 print(calls)
 """
 
@@ -116,9 +118,9 @@ def test_a_scene_that_is_cut_off_in_the_middle_leaves_nothing(tmp_path: Path) ->
     size = path.stat().st_size
     with path.open("r+b") as file:
         file.truncate(size * 2 // 3)
-    options = MapOptions(COLOURS, probabilities=True)
+    mapper = dataclasses.replace(rule_mapper(tmp_path), probabilities=True)
     with pytest.raises(RasterError, match=r"scene\.tif cannot be read"):
-        map_image(rule_mapper(tmp_path), (item,), tmp_path / "maps/a.tif", options)
+        map_image(mapper, (item,), tmp_path / "maps/a.tif")
     assert not (tmp_path / "maps").exists()
 
 
@@ -127,7 +129,7 @@ def test_an_old_map_stays_while_a_new_one_fails(
 ) -> None:
     item = describe(scene(tmp_path))
     path = tmp_path / "maps/a.tif"
-    map_image(rule_mapper(tmp_path), (item,), path, MapOptions(COLOURS))
+    map_image(rule_mapper(tmp_path), (item,), path)
     before = path.read_bytes()
 
     def full(*_: object) -> None:
@@ -135,17 +137,14 @@ def test_an_old_map_stays_while_a_new_one_fails(
 
     monkeypatch.setattr("spectralgpt.rasters.write._reserve", full)
     with pytest.raises(OutputError, match="No space left on device"):
-        map_image(rule_mapper(tmp_path), (item,), path, MapOptions(COLOURS))
+        map_image(rule_mapper(tmp_path), (item,), path)
     assert path.read_bytes() == before
 
 
 def test_progress_reaches_the_whole(tmp_path: Path) -> None:
     item = describe(scene(tmp_path))
     seen: list[float] = []
-    options = MapOptions(COLOURS)
-    map_image(
-        rule_mapper(tmp_path), (item,), tmp_path / "a/a.tif", options, seen.append
-    )
+    map_image(rule_mapper(tmp_path), (item,), tmp_path / "a/a.tif", seen.append)
     assert seen == sorted(seen)
     assert seen[-1] == 1
     assert len(seen) > 10
@@ -159,7 +158,6 @@ def test_a_model_that_fails_in_its_thread_is_told(tmp_path: Path) -> None:
             raise RuntimeError("out of memory")
         return rule(images)
 
-    mapper = rule_mapper(tmp_path, predict)
-    options = MapOptions(COLOURS, batch_size=4)
+    mapper = dataclasses.replace(rule_mapper(tmp_path, predict), batch_size=4)
     with pytest.raises(RuntimeError, match="out of memory"):
-        map_image(mapper, (item,), tmp_path / "a/a.tif", options)
+        map_image(mapper, (item,), tmp_path / "a/a.tif")

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,12 @@ from spectralgpt.errors import (
 )
 from spectralgpt.models.heads import SegmentationModel
 from spectralgpt.rasters import NO_CLASS, Stated, describe_raster, read_raster
-from spectralgpt.scenes.maps import MapOptions, Mapper, map_image, map_scene
+from spectralgpt.scenes.maps import Mapper, _map_strips, map_image
 from spectralgpt.tasks.dense import predict_map
 from tests.dense_files import blobs
 from tests.dense_places import places_config, write_places
 from tests.map_scenes import (
+    COLOURS,
     NAMES,
     SIDE,
     describe,
@@ -45,7 +47,7 @@ def tiny_mapper(side: int = SIDE) -> tuple[Mapper, SegmentationModel]:
     def predict(images: Tensor) -> Tensor:
         return predict_map(model, False, images)
 
-    return Mapper(predict, tiny_contract(side), NAMES, side), model
+    return Mapper(predict, tiny_contract(side), NAMES, COLOURS, side), model
 
 
 def chip(path: Path, height: int, width: int) -> Path:
@@ -59,25 +61,26 @@ def test_a_rule_on_pixels_is_mapped_as_if_there_were_no_windows(
 ) -> None:
     classes = blobs(*shape, seed=0, classes=3)
     item = describe(write_scene(tmp_path / "scene.tif", classes))
-    strips = list(map_scene(rule_mapper(tmp_path), [item], batch_size=3))
+    mapper = replace(rule_mapper(tmp_path), batch_size=3)
+    strips = list(_map_strips(mapper, [item]))
     np.testing.assert_array_equal(join(strips), classes)
-    for strip in strips:
-        np.testing.assert_allclose(strip.probabilities.sum(axis=0), 1, rtol=1e-5)
+    for _, probabilities in strips:
+        np.testing.assert_allclose(probabilities.sum(axis=0), 1, rtol=1e-5)
 
 
 def test_a_constant_image_gives_a_constant_map(tmp_path: Path) -> None:
     mapper = rule_mapper(tmp_path)
     item = describe(write_scene(tmp_path / "a.tif", np.full((70, 50), 1, np.uint8)))
-    strips = list(map_scene(mapper, [item]))
+    strips = list(_map_strips(mapper, [item]))
     assert (join(strips) == 1).all()
-    shares = np.concatenate([strip.probabilities for strip in strips], axis=1)
+    shares = np.concatenate([probabilities for _, probabilities in strips], axis=1)
     np.testing.assert_allclose(shares[1], 0.9, atol=1e-6)
 
 
 def test_no_more_rows_than_a_window_has_are_held(tmp_path: Path) -> None:
     item = describe(write_scene(tmp_path / "a.tif", blobs(130, 40, 0, 3)))
-    strips = list(map_scene(rule_mapper(tmp_path), [item]))
-    assert max(len(strip.classes) for strip in strips) <= SIDE
+    strips = list(_map_strips(rule_mapper(tmp_path), [item]))
+    assert max(probabilities.shape[1] for _, probabilities in strips) <= SIDE
 
 
 def test_the_model_sees_windows_of_its_own_size_and_batches_as_asked(
@@ -90,7 +93,7 @@ def test_the_model_sees_windows_of_its_own_size_and_batches_as_asked(
         return torch.full((len(images), 3, *images.shape[-2:]), 1 / 3)
 
     item = describe(write_scene(tmp_path / "a.tif", blobs(20, 100, 0, 3)))
-    list(map_scene(rule_mapper(tmp_path, predict), [item], batch_size=4))
+    list(_map_strips(replace(rule_mapper(tmp_path, predict), batch_size=4), [item]))
     assert [shape[0] for shape in seen] == [4, 2]
     assert {shape[1:] for shape in seen} == {(7, SIDE, SIDE)}
 
@@ -101,7 +104,7 @@ def test_pixels_without_data_get_no_class_and_others_keep_theirs(
     classes = blobs(70, 90, seed=2, classes=3)
     hole = np.s_[10:60, 20:80]
     path = write_scene(tmp_path / "a.tif", classes, hole=hole)
-    found = join(list(map_scene(rule_mapper(tmp_path), [describe(path)])))
+    found = join(list(_map_strips(rule_mapper(tmp_path), [describe(path)])))
     wanted = classes.copy()
     wanted[hole] = NO_CLASS
     np.testing.assert_array_equal(found, wanted)
@@ -113,7 +116,7 @@ def test_of_two_dates_pixels_count_where_both_show_something(tmp_path: Path) -> 
         describe(write_scene(tmp_path / "a.tif", first, hole=np.s_[:5, :])),
         describe(write_scene(tmp_path / "b.tif", second, hole=np.s_[:, 45:])),
     ]
-    found = join(list(map_scene(rule_mapper(tmp_path), items)))
+    found = join(list(_map_strips(rule_mapper(tmp_path), items)))
     wanted = second.copy()
     wanted[:5] = NO_CLASS
     wanted[:, 45:] = NO_CLASS
@@ -127,12 +130,12 @@ def test_an_image_of_the_models_size_gets_what_the_model_predicts(
     item = describe_raster(
         chip(tmp_path / "a.tif", SIDE, SIDE), SENSOR, Stated(offset=0)
     )
-    (strip,) = map_scene(mapper, [item])
+    ((_, shares),) = _map_strips(mapper, [item])
     bands = mapper.bands(item)
     image, _ = mapper.preprocessing.prepare(read_raster(item, bands))
     alone = model.predict(torch.from_numpy(image)[None])[0]
-    np.testing.assert_allclose(strip.probabilities, alone, atol=1e-6)
-    np.testing.assert_array_equal(strip.classes, alone.argmax(dim=0))
+    np.testing.assert_allclose(shares, alone, atol=1e-6)
+    np.testing.assert_array_equal(join([(0, shares)]), alone.argmax(dim=0))
 
 
 def test_windows_of_a_scene_moved_by_one_window_leave_its_inside_as_it_was(
@@ -145,7 +148,7 @@ def test_windows_of_a_scene_moved_by_one_window_leave_its_inside_as_it_was(
         part = {band: values[:, left:] for band, values in whole.items()}
         path = write_chip(tmp_path / f"{name}.tif", part)
         item = describe_raster(path, SENSOR, Stated(offset=0))
-        maps.append(join(list(map_scene(mapper, [item]))))
+        maps.append(join(list(_map_strips(mapper, [item]))))
     assert len(np.unique(maps[0])) > 1
     inside = np.s_[:, SIDE // 2 :]
     np.testing.assert_array_equal(maps[0][:, SIDE:][inside], maps[1][inside])
@@ -159,7 +162,7 @@ def test_maps_of_chips_agree_with_what_is_scored(tmp_path: Path) -> None:
     assert len(dataset) == len(dense.samples)
     for number, chip_ in enumerate(dense.samples[:4]):
         scored = model.predict(dataset[number]["image"][None])[0].argmax(dim=0)
-        mapped = join(list(map_scene(mapper, [chip_.item])))
+        mapped = join(list(_map_strips(mapper, [chip_.item])))
         np.testing.assert_array_equal(mapped, scored)
 
 
@@ -169,16 +172,16 @@ def test_what_cannot_be_mapped_is_said(tmp_path: Path) -> None:
         chip(tmp_path / "small.tif", 7, 40), SENSOR, Stated(offset=0)
     )
     with pytest.raises(ShapeError, match=r"small.tif is 7 x 40 px, smaller than"):
-        list(map_scene(mapper, [small]))
+        list(_map_strips(mapper, [small]))
     other = describe(write_scene(tmp_path / "other.tif", blobs(40, 40, 0)))
     with pytest.raises(BandError, match="missing band"):
-        list(map_scene(mapper, [other]))
+        list(_map_strips(mapper, [other]))
 
     def broken(images: Tensor) -> Tensor:
         return torch.full((len(images), 3, *images.shape[-2:]), float("nan"))
 
     with pytest.raises(DataError, match="no finite probabilities"):
-        list(map_scene(rule_mapper(tmp_path, broken), [other]))
+        list(_map_strips(rule_mapper(tmp_path, broken), [other]))
 
 
 def test_at_borders_of_windows_shares_go_over_from_one_to_the_other(
@@ -192,8 +195,8 @@ def test_at_borders_of_windows_shares_go_over_from_one_to_the_other(
         return torch.cat([1 - one, one, torch.zeros_like(one)], dim=1)
 
     item = describe(write_scene(tmp_path / "a.tif", np.ones((20, 48), np.uint8)))
-    (strip,) = map_scene(rule_mapper(tmp_path, predict), [item])
-    share = strip.probabilities[1]
+    strips = list(_map_strips(rule_mapper(tmp_path, predict), [item]))
+    share = strips[0][1][1]
     assert share.shape == (20, 48)
     np.testing.assert_allclose(share[:, :16], 0.2, atol=1e-6)
     np.testing.assert_allclose(share[:, 32:], 0.8, atol=1e-6)
@@ -204,8 +207,8 @@ def test_at_borders_of_windows_shares_go_over_from_one_to_the_other(
     np.testing.assert_allclose(share[:, 16], wanted, atol=1e-4)
     np.testing.assert_allclose(share[:, 31], 1 - wanted, atol=1e-4)
     assert (np.diff(share[:, 15:33]) >= 0).all()
-    assert (strip.classes[:, :24] == 0).all()
-    assert (strip.classes[:, 24:] == 1).all()
+    assert (join(strips)[:, :24] == 0).all()
+    assert (join(strips)[:, 24:] == 1).all()
 
 
 def test_batches_of_any_size_give_the_same_map(tmp_path: Path) -> None:
@@ -213,7 +216,7 @@ def test_batches_of_any_size_give_the_same_map(tmp_path: Path) -> None:
     mapper, _ = tiny_mapper()
     one, many = (
         np.concatenate(
-            [s.probabilities for s in map_scene(mapper, [item], batch_size=size)],
+            [p for _, p in _map_strips(replace(mapper, batch_size=size), [item])],
             axis=1,
         )
         for size in (1, 7)
@@ -227,6 +230,5 @@ def test_the_preview_is_the_map_thinned_out(
     monkeypatch.setattr("spectralgpt.scenes.maps._PREVIEW_PX", 20)
     classes = blobs(70, 90, seed=1, classes=3)
     item = describe(write_scene(tmp_path / "a.tif", classes))
-    options = MapOptions(("#0072b2", "#1b7837", "#e69f00"))
-    made = map_image(rule_mapper(tmp_path), (item,), tmp_path / "map.tif", options)
+    made = map_image(rule_mapper(tmp_path), (item,), tmp_path / "map.tif")
     np.testing.assert_array_equal(made.preview, classes[::5, ::5])

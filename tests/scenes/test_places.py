@@ -9,10 +9,10 @@ from shapely.geometry import Point, box
 from spectralgpt.errors import DataError, RasterError
 from spectralgpt.rasters.grid import Grid
 from spectralgpt.scenes.places import (
-    cell_of_point,
-    cells_of_shapes,
-    labelled_cells,
-    read_shapes,
+    _cell_of_point,
+    _cells_of_shapes,
+    _labelled_cells,
+    _read_shapes,
 )
 from tests.embedding_files import UTM
 
@@ -27,16 +27,16 @@ def square(left: float, top: float, width: float, height: float) -> object:
 
 def test_points_of_any_reference_system_find_their_cell() -> None:
     x, y = 500_000 + 40 * 7.5, 4_600_000 - 40 * 3.5
-    assert cell_of_point(GRID, x, y, "EPSG:32632") == (3, 7)
+    assert _cell_of_point(GRID, x, y, "EPSG:32632") == (3, 7)
     point = geopandas.GeoSeries([Point(x, y)], crs="EPSG:32632").to_crs("EPSG:4326")[0]
-    assert cell_of_point(GRID, point.x, point.y, "EPSG:4326") == (3, 7)
+    assert _cell_of_point(GRID, point.x, point.y, "EPSG:4326") == (3, 7)
     with pytest.raises(RasterError, match="outside of the image"):
-        cell_of_point(GRID, 0, 0, "EPSG:4326")
+        _cell_of_point(GRID, 0, 0, "EPSG:4326")
 
 
 def test_a_polygon_has_the_cells_whose_centres_it_holds_or_touches() -> None:
     shapes = [square(2.6, 1.4, 2, 1), square(9.1, 9.1, 0.2, 0.2), square(28, 18, 9, 9)]
-    (rows, columns), small, corner = cells_of_shapes(shapes, GRID)
+    (rows, columns), small, corner = _cells_of_shapes(shapes, GRID)
     assert sorted(zip(rows, columns, strict=True)) == [(1, 3), (1, 4)]
     assert (small[0].tolist(), small[1].tolist()) == ([9], [9])
     assert sorted(zip(*corner, strict=True)) == [(18, 28), (18, 29), (19, 28), (19, 29)]
@@ -50,13 +50,13 @@ def test_labels_become_cells_of_their_polygons(tmp_path: Path) -> None:
     )
     frame.to_crs("EPSG:4326").to_file(tmp_path / "a.gpkg", layer="first")
     frame[:1].to_file(tmp_path / "a.gpkg", layer="second")
-    found = labelled_cells(tmp_path / "a.gpkg", "kind", "first", GRID)
+    found = _labelled_cells(tmp_path / "a.gpkg", "kind", "first", GRID)
     assert found.names == ("a", "b")
     assert np.bincount(found.classes).tolist() == [5, 6]
     assert np.bincount(found.shapes).tolist() == [6, 1, 4]
     assert any("name no class" in note for note in found.notes)
     with pytest.raises(DataError, match=r"labels of 1 class on the raster \(b\)"):
-        labelled_cells(tmp_path / "a.gpkg", "kind", "second", GRID)
+        _labelled_cells(tmp_path / "a.gpkg", "kind", "second", GRID)
 
 
 def geojson(first: object) -> str:
@@ -91,8 +91,8 @@ def test_what_is_no_shape_is_one_line(text: str, message: str, tmp_path: Path) -
     path = tmp_path / "labels.geojson"
     path.write_text(text)
     for read in (
-        lambda: labelled_cells(path, "kind", None, GRID),
-        lambda: read_shapes(path, GRID),
+        lambda: _labelled_cells(path, "kind", None, GRID),
+        lambda: _read_shapes(path, GRID),
     ):
         with pytest.raises(DataError, match=message) as caught:
             read()
@@ -103,11 +103,11 @@ def test_what_is_no_shape_is_one_line(text: str, message: str, tmp_path: Path) -
 def test_labels_with_a_byte_order_mark_are_those_without(tmp_path: Path) -> None:
     path = tmp_path / "labels.geojson"
     path.write_text(geojson(None), encoding="utf-8-sig")
-    assert labelled_cells(path, "kind", None, GRID).rows.tolist() == [
+    assert _labelled_cells(path, "kind", None, GRID).rows.tolist() == [
         *(0, 0, 0, 1, 1, 1),
         *(9, 9, 10, 10),
     ]
-    assert len(read_shapes(path, GRID)) == 2
+    assert len(_read_shapes(path, GRID)) == 2
 
 
 def test_a_cell_of_two_classes_is_refused(tmp_path: Path) -> None:
@@ -118,4 +118,4 @@ def test_a_cell_of_two_classes_is_refused(tmp_path: Path) -> None:
     )
     frame.to_file(tmp_path / "a.gpkg")
     with pytest.raises(DataError, match="1 cells are labelled with two classes"):
-        labelled_cells(tmp_path / "a.gpkg", "kind", None, GRID)
+        _labelled_cells(tmp_path / "a.gpkg", "kind", None, GRID)

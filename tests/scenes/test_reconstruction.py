@@ -140,10 +140,10 @@ def test_only_hidden_valid_pixels_count() -> None:
     assert found.psnr_map[0, 0] == pytest.approx(20, abs=1e-4)
     assert math.isnan(found.psnr_map[0, 1])
     visible, hidden = found.bands
-    assert (visible.hidden, hidden.hidden) == (0, 63)
+    assert (visible.hidden_pixels, hidden.hidden_pixels) == (0, 63)
     assert math.isnan(visible.psnr_db)
-    assert hidden.peak == pytest.approx(1)
-    assert hidden.rmse == pytest.approx(0.1, abs=1e-6)
+    assert hidden.range_reflectance == pytest.approx(1)
+    assert hidden.rmse_reflectance == pytest.approx(0.1, abs=1e-6)
 
 
 def test_angle_is_that_of_the_spectrum_with_hidden_bands_rebuilt() -> None:
@@ -168,8 +168,8 @@ def test_band_without_data_is_left_out_of_the_angle() -> None:
     bands = load_sensor("sentinel-2-l2a").select(["B02", "B03", "B04"])
     scores = score_window(RebuiltWindow(*more, valid, bands, found.window, 8, 0, False))
     np.testing.assert_array_equal(scores.angle, score_window(found).angle)
-    assert (scores.bands[2].hidden, scores.bands[2].peak) == (0, 0)
-    assert math.isnan(scores.bands[2].rmse)
+    assert (scores.bands[2].hidden_pixels, scores.bands[2].range_reflectance) == (0, 0)
+    assert math.isnan(scores.bands[2].rmse_reflectance)
 
 
 def test_files_hold_the_scores_by_name(tmp_path: Path) -> None:

@@ -6,11 +6,11 @@ import pytest
 from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.rasters import embeddings
 from spectralgpt.scenes.similarity import (
+    _sample_cells,
+    _write_rows,
     find_places,
     fit_clusters,
     make_query,
-    sample_cells,
-    write_rows,
 )
 from tests.embedding_files import WIDTH, three_kinds, write_embeddings
 
@@ -36,7 +36,7 @@ def test_parts_of_a_raster_give_what_the_whole_gives(
     small_blocks()  # type: ignore[operator]
     assert len(list(raster.blocks())) == 6
     written: list[tuple[int, np.ndarray]] = []
-    made = write_rows(
+    made = _write_rows(
         raster, lambda v, ok: v[..., 2] + ok, lambda *part: written.append(part)
     )
     assert [row for row, _ in written] == [0, 8, 16]
@@ -58,9 +58,9 @@ def test_drawn_cells_are_cells_and_all_of_them_if_few(tmp_path: Path) -> None:
     classes = three_kinds()
     classes[0] = -1
     raster = write_embeddings(tmp_path / "a.tif", classes)
-    cells = sample_cells([raster, raster])
+    cells = _sample_cells([raster, raster])
     assert len(cells) == 2 * (classes >= 0).sum()
-    few = sample_cells([raster], most=100)
+    few = _sample_cells([raster], most=100)
     assert 50 < len(few) < 150
     known = {tuple(cell) for cell in cells}
     assert all(tuple(cell) in known for cell in few)

@@ -6,13 +6,8 @@ import pytest
 from rasterio import Affine
 
 from spectralgpt.rasters import Grid
-from spectralgpt.scenes.stac import (
-    class_asset,
-    measure_asset,
-    picture_asset,
-    polygon_asset,
-    write_item,
-)
+from spectralgpt.scenes.maps import _class_asset, _measure_asset, _polygon_asset
+from spectralgpt.scenes.stac import picture_asset, write_item
 
 UTM = Affine(10.0, 0.0, 500_000.0, 0.0, -10.0, 4_000_000.0)
 GRID = Grid(100, 200, UTM, "EPSG:32632")
@@ -22,11 +17,11 @@ DAY = datetime.date(2021, 7, 3)
 def test_an_item_says_where_when_and_what(tmp_path: Path) -> None:
     path = tmp_path / "scene.json"
     assets = {
-        "classes": class_asset(
+        "classes": _class_asset(
             tmp_path / "scene.tif", [("open water", "#0072b2"), ("trees", "#1b7837")]
         ),
-        "probabilities": measure_asset(tmp_path / "p.tif", "Shares", ["a", "b"]),
-        "polygons": polygon_asset(tmp_path / "scene.gpkg"),
+        "probabilities": _measure_asset(tmp_path / "p.tif", "Shares", ["a", "b"]),
+        "polygons": _polygon_asset(tmp_path / "scene.gpkg"),
         "quicklook": picture_asset(tmp_path / "scene.png"),
     }
     assert write_item(path, GRID, assets, [DAY], "run-1") == path

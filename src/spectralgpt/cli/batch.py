@@ -1,7 +1,6 @@
 """`spectralgpt batch`: map or embed many scenes, each once."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,18 +10,18 @@ from jsonargparse.typing import NonNegativeFloat, NonNegativeInt
 from rich.console import Console
 from rich.table import Table
 
-from spectralgpt.cli.embed import add_raster_options
 from spectralgpt.cli.images import (
     add_arithmetic,
+    add_dates,
     add_device,
     add_format_options,
+    add_map_options,
     add_output,
+    add_raster_options,
     check_dates,
-    counting,
     format_of,
 )
-from spectralgpt.cli.options import CommandParser, from_options
-from spectralgpt.cli.predict import add_dates, add_map_options
+from spectralgpt.cli.options import CommandParser, counting, from_options
 from spectralgpt.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -35,37 +34,36 @@ HELP = (
     "interrupted work continued, with a manifest and a STAC item collection."
 )
 _MOST_FAILURES = 10
+_ACTIONS = {
+    "predict": (
+        "Map every scene, as `spectralgpt predict` maps one.",
+        "map every scene with a fine-tuned segmentation model",
+        "model fine-tuned for segmentation or change: the run folder, a file or "
+        "Hub name",
+    ),
+    "embed": (
+        "Embed every scene, as `spectralgpt embed --format geotiff` embeds one.",
+        "write a raster of embeddings of every scene",
+        "checkpoint: a folder, file or Hub name",
+    ),
+}
+"""Description of a sub-command, its line in the help of this one, and of its model."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the sub-commands."""
     added = parser.add_subcommands(dest="action")
-    about = "Map every scene, as `spectralgpt predict` maps one."
-    predict = CommandParser(description=about, exit_on_error=False)
-    predict.add_argument(
-        "--model",
-        type=str,
-        required=True,
-        help="model fine-tuned for segmentation or change: the run folder, a file or "
-        "Hub name",
-    )
-    add_dates(predict, "as scenes are named; lines of two text files belong together")
-    add_map_options(predict)
-    _add_job_options(predict, inputs="*")
-    about = "map every scene with a fine-tuned segmentation model"
-    added.add_subcommand("predict", predict, help=about)
-    about = "Embed every scene, as `spectralgpt embed --format geotiff` embeds one."
-    embed = CommandParser(description=about, exit_on_error=False)
-    embed.add_argument(
-        "--model",
-        type=str,
-        required=True,
-        help="checkpoint: a folder, file or Hub name",
-    )
-    add_raster_options(embed)
-    _add_job_options(embed)
-    about = "write a raster of embeddings of every scene"
-    added.add_subcommand("embed", embed, help=about)
+    for action, (about, short, model) in _ACTIONS.items():
+        sub = CommandParser(description=about, exit_on_error=False)
+        sub.add_argument("--model", type=str, required=True, help=model)
+        if action == "predict":
+            lines = "lines of two text files belong together"
+            add_dates(sub, f"as scenes are named; {lines}")
+            add_map_options(sub)
+        else:
+            add_raster_options(sub)
+        _add_job_options(sub, inputs="*" if action == "predict" else "+")
+        added.add_subcommand(action, sub, help=short)
 
 
 def run(args: Namespace) -> Path:
@@ -73,23 +71,13 @@ def run(args: Namespace) -> Path:
     from spectralgpt.jobs.kinds import EmbedJob, PredictJob
 
     options = args[args.action]
-    stated = _shared_format(options)
-    if args.action == "predict":
-        return _run_and_report(
-            from_options(PredictJob, options, image_format=stated), options
-        )
-    return _run_and_report(
-        from_options(EmbedJob, options, image_format=stated), options
-    )
+    kind: type[Job] = PredictJob if args.action == "predict" else EmbedJob
+    job = from_options(kind, options, image_format=_shared_format(options))
+    return _run_and_report(job, options)
 
 
 def _add_job_options(parser: ArgumentParser, inputs: str = "+") -> None:
-    """Add scenes, what is stated about them, and how the job is run.
-
-    Args:
-        parser: of the command.
-        inputs: how many scenes there must be, as argparse's `nargs`.
-    """
+    """Add scenes, as many as `nargs` says, what is stated of them, and how it runs."""
     parser.add_argument(
         "scenes",
         type=Path,
@@ -147,7 +135,7 @@ def _run_and_report(job: "Job", args: Namespace) -> Path:
     console = Console(stderr=True)
     plan = plan_job(job, args.output)
     scenes = _list_scenes(args, load_job(plan.job))
-    with _engine(args) as engine, counting(console, "scenes", len(scenes)) as progress:
+    with _engine(args) as engine, counting("scenes", len(scenes)) as update:
         outcome = run_job(
             plan,
             scenes,
@@ -155,7 +143,7 @@ def _run_and_report(job: "Job", args: Namespace) -> Path:
             pause_s=args.pause_s,
             overwrite=args.overwrite,
             engine=engine,
-            progress=progress,
+            progress=lambda share: update(advance=share),
         )
     _print_outcome(outcome, console)
     if outcome.failures:
@@ -181,17 +169,15 @@ def _list_scenes(args: Namespace, job: "ReadyJob") -> list[tuple[Path, ...]]:
     return [(scene,) for scene in scenes]
 
 
-@contextmanager
-def _engine(args: Namespace) -> "Iterator[Engine]":
-    from spectralgpt.jobs.running import in_this_process, on_dask
+def _engine(args: Namespace) -> "AbstractContextManager[Engine | None]":
+    """Give what does the scenes on a cluster, or nothing to do them here."""
+    from spectralgpt.jobs.running import on_dask
 
     if args.workers and args.scheduler is not None:
         raise ConfigError("give --workers or --scheduler, not both.")
     if not args.workers and args.scheduler is None:
-        yield in_this_process
-        return
-    with on_dask(args.workers, args.scheduler) as engine:
-        yield engine
+        return nullcontext()
+    return on_dask(args.workers, args.scheduler)
 
 
 def _print_outcome(outcome: "JobOutcome", console: Console) -> None:

@@ -8,7 +8,7 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
 
-from spectralgpt.cli.options import from_options
+from spectralgpt.cli.options import counting, from_options
 from spectralgpt.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -117,17 +117,13 @@ def run(args: Namespace) -> str:
 
 
 def _measure(args: Namespace) -> dict[str, object]:
-    from rich.progress import Progress
-
     from spectralgpt.benchmarks.measurement import run_benchmark
     from spectralgpt.benchmarks.settings import BenchmarkConfig
     from spectralgpt.benchmarks.steps import total_steps
 
     config = from_options(BenchmarkConfig, args)
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("steps", total=total_steps(config))
-        return run_benchmark(config, lambda done: bar.update(task, completed=done))
+    with counting("steps", total_steps(config)) as update:
+        return run_benchmark(config, lambda done: update(completed=done))
 
 
 def _print_result(result: "Result", path: Path | None, console: Console) -> str:

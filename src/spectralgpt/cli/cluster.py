@@ -5,7 +5,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
-from spectralgpt.cli.images import add_embedding_rasters, add_output
+from spectralgpt.cli.images import add_embedding_rasters, add_output, open_rasters
 
 HELP = (
     "Group the cells of embedding rasters by k-means, without labels: a GeoTIFF of "
@@ -27,20 +27,17 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> Path:
     """Cluster the inputs; returns the first map."""
-    from spectralgpt.cli.images import prepare_outputs
     from spectralgpt.reports.scene_pictures import write_class_picture
     from spectralgpt.reports.style import category_colours
-    from spectralgpt.scenes.embedding_rasters import name_results, open_alike
-    from spectralgpt.scenes.similarity import fit_clusters, write_map
+    from spectralgpt.scenes.similarity import fit_clusters, write_class_map
 
-    targets = name_results(args.inputs, args.output, "clusters")
-    prepare_outputs(args.output, targets, args.overwrite)
-    rasters = open_alike(args.inputs)
+    rasters, targets = open_rasters(args, "clusters")
     clustering = fit_clusters(rasters, args.classes, args.seed)
     colours = category_colours(args.classes)
     for raster, path in zip(rasters, targets, strict=True):
-        classes = write_map(raster, clustering, path, colours)
-        picture = path.with_suffix(".png")
+        assign, names = clustering.assign, clustering.names
+        classes = write_class_map(raster, assign, names, colours, path)
         title = f"{args.classes} clusters, no labels"
-        write_class_picture(raster, classes, clustering.names, colours, picture, title)
+        picture = path.with_suffix(".png")
+        write_class_picture(raster, classes, names, colours, picture, title)
     return targets[0]

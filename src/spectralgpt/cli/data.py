@@ -1,6 +1,6 @@
 """`spectralgpt data`: known archives, whether one is whole, and making one's own."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,47 +24,21 @@ if TYPE_CHECKING:
 HELP = "Say which archives are known; check, pack or label data."
 _MOST_BANDS = 16
 _TABLE = "check.json"
-ACTIONS = {
-    "list": "list the archives and layouts that are known, or describe one",
-    "check": "open every image of an archive and say what is there and what is wrong",
-    "pack": "pack the images of a data set into shards made for training",
-    "label": "make a labelled data set from scenes and a layer of labels",
-}
-_ABOUT = {
-    "list": "List the archives and layouts that are known, or describe one of them.",
-    "check": "Open every image of an archive: what is there, missing or corrupt, "
-    "classes, band statistics, splits and their overlap. Writes check.json and "
-    "chips.png. The exit status is 1 if there are faults.",
-    "pack": "Pack the images of a data set into shards that training reads fast, with "
-    "the same numbers. Goes on where it was interrupted.",
-    "label": "Cut scenes into tiles with masks, from polygons (GeoPackage, GeoJSON, "
-    "Shapefile) or a raster of class codes. Blocks on the ground part train, val and "
-    "test. The folder holds labels.yaml for spectralgpt finetune segmentation --data.",
-}
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the sub-commands."""
-    adding = {
-        "list": _add_list,
-        "check": _add_check,
-        "pack": _add_pack,
-        "label": _add_label,
-    }
     added = parser.add_subcommands(dest="action")
-    for name, add in adding.items():
-        sub = CommandParser(description=_ABOUT[name], exit_on_error=False)
+    for name, (add, _, short, about) in ACTIONS.items():
+        sub = CommandParser(description=about, exit_on_error=False)
         add(sub)
-        added.add_subcommand(name, sub, help=ACTIONS[name])
+        added.add_subcommand(name, sub, help=short)
 
 
 def run(args: Namespace) -> Path | str:
     """Run the sub-command; returns what it made."""
-    options = args[args.action]
-    if args.action == "list":
-        return _list(options)
-    doing = {"check": _check, "pack": _pack, "label": _label}
-    return doing[args.action](options)
+    _, work, _, _ = ACTIONS[args.action]
+    return work(args[args.action])
 
 
 def _add_list(parser: ArgumentParser) -> None:
@@ -139,16 +113,12 @@ def _check(args: Namespace) -> Path:
     if is_pack(args.target):
         return _check_pack(args.target)
     options = CheckOptions(
-        args.limit,
-        args.seed,
-        args.workers,
-        stated_of(args),
-        args.labels,
+        args.limit, args.seed, args.workers, stated_of(args), args.labels
     )
     if args.output is not None:
         prepare_output(args.output, _TABLE, args.overwrite)
-    with counting("reading images") as report:
-        found = check_archive(args.target, args.root, options, report)
+    with counting("reading images", is_numbered=True) as update:
+        found = check_archive(args.target, args.root, options, _told(update))
     folder = args.output or Path(f"check-{found.name}")
     prepare_output(folder, _TABLE, args.overwrite)
     _write_check(found, folder)
@@ -174,8 +144,8 @@ def _check_pack(location: str) -> Path:
     from spectralgpt.data.packing import verify_pack
     from spectralgpt.errors import DataError
 
-    with counting("reading shards") as report:
-        manifest, faults = verify_pack(location, report)
+    with counting("reading shards", is_numbered=True) as update:
+        manifest, faults = verify_pack(location, _told(update))
     print(f"{manifest.name}: {manifest.images:,} images, left out as bad:")
     print("\n".join(manifest.left_out) or "none")
     if faults:
@@ -184,6 +154,10 @@ def _check_pack(location: str) -> Path:
         raise DataError(faults[0] + more)
     print("no faults: all checksums agree")
     return Path(location)
+
+
+def _told(update: Callable[..., None]) -> Callable[[int, int], None]:
+    return lambda done, total: update(completed=done, total=total)
 
 
 def _write_check(found: "ArchiveCheck", folder: Path) -> None:
@@ -281,7 +255,7 @@ def _pack(args: Namespace) -> Path:
     from spectralgpt.data.packing.writing import find_source, pack_images
 
     source, root = find_source(args.source, args.root, stated_of(args))
-    with counting("packing images") as report:
+    with counting("packing images", is_numbered=True) as update:
         made = pack_images(
             source,
             root,
@@ -290,7 +264,7 @@ def _pack(args: Namespace) -> Path:
             args.workers,
             args.max_bad_share,
             overwrite=args.overwrite,
-            report=report,
+            report=_told(update),
         )
     size = sum(shard.bytes for shard in made.shards)
     print(f"{made.name}: {made.images:,} images, {len(made.shards)} shards")
@@ -320,19 +294,12 @@ def _add_label(parser: ArgumentParser) -> None:
 
 def _label(args: Namespace) -> Path:
     """Make the data set; returns its folder."""
-    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
-
     from spectralgpt.data.labelling import LabelSource, TileRules, make_labelled_set
     from spectralgpt.data.splits import Fractions
     from spectralgpt.reports.data_sets import write_overview
 
     fractions = from_options(Fractions, args.fractions)
-    console = Console(stderr=True)
-    columns = ("{task.description}", MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
-        task = bar.add_task("reading headers", total=None)
+    with counting("reading headers", is_numbered=True) as update:
         made = make_labelled_set(
             args.scenes,
             format_of(args),
@@ -342,8 +309,8 @@ def _label(args: Namespace) -> Path:
             licence=args.licence,
             overwrite=args.overwrite,
             draw=write_overview,
-            progress=lambda step, done, total: bar.update(
-                task, description=step, completed=done, total=total
+            progress=lambda step, done, total: update(
+                description=step, completed=done, total=total
             ),
         )
     for note in made.notes:
@@ -351,3 +318,41 @@ def _label(args: Namespace) -> Path:
     for split, (tiles, blocks) in made.splits.items():
         print(f"{split}: {tiles:,} tiles in {blocks:,} blocks")
     return made.folder
+
+
+_Action = tuple[
+    Callable[[ArgumentParser], None], Callable[[Namespace], Path | str], str, str
+]
+ACTIONS: dict[str, _Action] = {
+    "list": (
+        _add_list,
+        _list,
+        "list the archives and layouts that are known, or describe one",
+        "List the archives and layouts that are known, or describe one of them.",
+    ),
+    "check": (
+        _add_check,
+        _check,
+        "open every image of an archive and say what is there and what is wrong",
+        "Open every image of an archive: what is there, missing or corrupt, "
+        "classes, band statistics, splits and their overlap. Writes check.json and "
+        "chips.png. The exit status is 1 if there are faults.",
+    ),
+    "pack": (
+        _add_pack,
+        _pack,
+        "pack the images of a data set into shards made for training",
+        "Pack the images of a data set into shards that training reads fast, with "
+        "the same numbers. Goes on where it was interrupted.",
+    ),
+    "label": (
+        _add_label,
+        _label,
+        "make a labelled data set from scenes and a layer of labels",
+        "Cut scenes into tiles with masks, from polygons (GeoPackage, GeoJSON, "
+        "Shapefile) or a raster of class codes. Blocks on the ground part train, val "
+        "and test. The folder holds labels.yaml for spectralgpt finetune segmentation "
+        "--data.",
+    ),
+}
+"""What adds a sub-command's options, what does it, and its short and its long help."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
+from rich.table import Table
 
 from spectralgpt.cli.images import (
     add_arithmetic,
@@ -13,8 +14,9 @@ from spectralgpt.cli.images import (
     add_output,
     prepare_output,
 )
-from spectralgpt.cli.options import plain_values
+from spectralgpt.cli.options import counting, plain_values
 from spectralgpt.errors import ConfigError
+from spectralgpt.files import read_json
 
 if TYPE_CHECKING:
     from spectralgpt.checkpoints import LoadedModel
@@ -143,7 +145,7 @@ def _add_data(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> Path:
     """Measure; returns the folder with metrics.json, table.csv and report.html."""
-    from spectralgpt.cli.results import print_comparison, print_test_scores
+    from spectralgpt.cli.results import print_test_scores
     from spectralgpt.scenes.loading import in_precision, load_on_device
 
     console = Console(stderr=True)
@@ -154,10 +156,10 @@ def run(args: Namespace) -> Path:
     )
     with in_precision(loaded, args.precision):
         if method == "finetuned":
-            _score(args, loaded, console)
+            _score(args, loaded)
         else:
-            _compare(args, method, loaded, console)
-    show = print_test_scores if method == "finetuned" else print_comparison
+            _compare(args, method, loaded)
+    show = print_test_scores if method == "finetuned" else _print_comparison
     show(args.output, console)
     folder: Path = args.output
     return folder
@@ -180,8 +182,7 @@ def _choose_method(args: Namespace) -> str:
     return method
 
 
-def _score(args: Namespace, loaded: "LoadedModel", console: Console) -> None:
-    from spectralgpt.cli.images import counting
+def _score(args: Namespace, loaded: "LoadedModel") -> None:
     from spectralgpt.data.dense import DenseDataset
     from spectralgpt.data.statistics import tell_if_far
     from spectralgpt.scenes.loading import stated_contract
@@ -200,7 +201,7 @@ def _score(args: Namespace, loaded: "LoadedModel", console: Console) -> None:
         is_there = any(sample.split == "train" for sample in whole.samples)
         if args.floors and args.split != "train" and is_there:
             train = whole.select("train")
-    with counting(console, "scoring", total) as progress:
+    with counting("scoring", total) as update:
         evaluate(
             loaded,
             args.model,
@@ -212,7 +213,7 @@ def _score(args: Namespace, loaded: "LoadedModel", console: Console) -> None:
             num_workers=args.workers,
             resamples=args.resamples,
             train=train,
-            progress=progress,
+            progress=lambda done: update(advance=done),
         )
 
 
@@ -253,12 +254,7 @@ def _read_masks(args: Namespace, loaded: "LoadedModel") -> "SampleSet":
 def _read_config(
     args: Namespace, loaded: "LoadedModel | None" = None
 ) -> "LabelledDataConfig":
-    """Read what is stated of labelled images.
-
-    Args:
-        args: of the command.
-        loaded: whose training gives what is left out of the split; None for defaults.
-    """
+    """Read what is stated of labelled images; a model's training gives its split."""
     from spectralgpt.config import build_config
     from spectralgpt.data.identity import SPLIT_SETTINGS, split_settings
     from spectralgpt.data.labelled import LabelledDataConfig
@@ -277,18 +273,13 @@ def _assumed(loaded: "LoadedModel") -> "Stated | None":
     return loaded.preprocessing.assumed if loaded.preprocessing else None
 
 
-def _compare(
-    args: Namespace, method: Any, loaded: "LoadedModel", console: Console
-) -> None:
-    from rich.progress import Progress
-
+def _compare(args: Namespace, method: Any, loaded: "LoadedModel") -> None:
     from spectralgpt.data.labelled import read_all
     from spectralgpt.training.comparison import compare_features, write_comparison
 
     config = _read_config(args)
     labelled = read_all(config, assumed=_assumed(loaded))
-    with Progress(console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("features", total=len(labelled.samples))
+    with counting("features", len(labelled.samples)) as update:
         comparison = compare_features(
             loaded,
             labelled,
@@ -299,8 +290,21 @@ def _compare(
             seeds=args.seeds,
             batch_size=args.batch_size,
             num_workers=args.workers,
-            progress=lambda name, done, total: bar.update(
-                task, description=name, completed=done, total=total
+            progress=lambda name, done, total: update(
+                description=name, completed=done, total=total
             ),
         )
     write_comparison(comparison, args.output, args.model)
+
+
+def _print_comparison(folder: Path, console: Console) -> None:
+    """Print mean and standard deviation over seeds of each kind of features."""
+    found = read_json(folder / "metrics.json")
+    kinds = found["features"]
+    metrics = list(next(iter(kinds.values())))
+    title = f"{found['method']}, {found['seeds']} seeds"
+    table = Table("features", *(m.replace("_", " ") for m in metrics), title=title)
+    for kind, row in kinds.items():
+        cells = [f"{row[m]['mean']:.4f} ± {row[m]['std']:.4f}" for m in metrics]
+        table.add_row(kind, *cells)
+    console.print(table)

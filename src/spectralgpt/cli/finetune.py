@@ -43,7 +43,7 @@ def run(args: Namespace) -> Path:
 
     options = args[args.task]
     values = plain_values(options)
-    values["data"] = data_values(options)
+    values["data"] = _data_values(options)
     if args.task != "classification":
         values["data"]["task"] = args.task
     console = Console(stderr=True)
@@ -61,7 +61,7 @@ def run(args: Namespace) -> Path:
     return folder
 
 
-def data_values(options: Namespace) -> dict[str, Any]:
+def _data_values(options: Namespace) -> dict[str, Any]:
     """Return the settings of the data; paths from `--data FILE` lie beside that file.
 
     What the command line says beside the file stays relative to where it runs.

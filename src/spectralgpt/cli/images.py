@@ -1,13 +1,12 @@
 """Options and steps that the commands on image files share."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
-from rich.console import Console
 
 from spectralgpt.cli.options import from_options
 from spectralgpt.errors import ConfigError
@@ -16,6 +15,10 @@ if TYPE_CHECKING:
     from spectralgpt.data.formats import ImageFormat
     from spectralgpt.preprocessing import Preprocessing
     from spectralgpt.rasters import Bounds, Stated
+    from spectralgpt.rasters.embeddings import EmbeddingRaster
+
+OVERLAP = 0.5
+"""Of windows of maps, where none is stated."""
 
 
 def add_output(parser: ArgumentParser) -> None:
@@ -69,6 +72,72 @@ def add_arithmetic(parser: ArgumentParser) -> None:
         default="none",
         help="int8: hold the encoder's weights as 8-bit integers, a quarter of the "
         "memory; slower on processors",
+    )
+
+
+def add_dates(parser: ArgumentParser, what: str) -> None:
+    """Add --before and --after, each of which is `what`."""
+    parser.add_argument(
+        "--before",
+        type=Path | None,
+        default=None,
+        help=f"for models of change: the first date, {what}",
+    )
+    parser.add_argument(
+        "--after",
+        type=Path | None,
+        default=None,
+        help="the second date; images of folders are matched by their names",
+    )
+
+
+def add_map_options(parser: ArgumentParser, note: str = "") -> None:
+    """Add what is written beside maps; `note` begins each help text."""
+    parser.add_argument(
+        "--probabilities",
+        action="store_true",
+        help=f"{note}write a GeoTIFF with a layer of probabilities a class, too",
+    )
+    parser.add_argument(
+        "--polygons",
+        action="store_true",
+        help=f"{note}write a GeoPackage with the outlines of the classes, too",
+    )
+    parser.add_argument(
+        "--test_flips",
+        type=bool,
+        default=False,
+        help=f"{note}average over mirror images, four times the work",
+    )
+    parser.add_argument(
+        "--overlap",
+        type=float,
+        default=OVERLAP,
+        help=f"{note}share of a window that its neighbour covers again, 0 to below "
+        "1; less is faster, and shows more of the windows' borders",
+    )
+
+
+def add_raster_options(parser: ArgumentParser, note: str = "") -> None:
+    """Add what rasters of embeddings are to hold; `note` begins each help text."""
+    parser.add_argument(
+        "--cell_px",
+        type=PositiveInt | None,
+        default=None,
+        help=f"{note}side of a cell in pixels of the scene; it divides the model's "
+        "patch, which it is by default. Smaller cells show more, and take longer",
+    )
+    parser.add_argument(
+        "--dtype",
+        type=Literal["float16", "int8"],
+        default="float16",
+        help=f"{note}numbers; int8 has a scale and an offset a layer",
+    )
+    parser.add_argument(
+        "--reflectance",
+        type=bool,
+        default=True,
+        help=f"{note}add layers with the mean reflectance of each cell",
     )
 
 
@@ -142,13 +211,19 @@ def format_of(args: Namespace) -> "ImageFormat":
 
 
 def list_stated(
-    args: Namespace, preprocessing: "Preprocessing | None"
+    inputs: Sequence[Path], args: Namespace, preprocessing: "Preprocessing | None"
 ) -> "tuple[list[Path], ImageFormat]":
-    """Return the images that the options name, and what they state about them."""
-    from spectralgpt.scenes.inputs import list_inputs, over_area
+    """Return images, see `list_inputs`, and what the options state about them.
 
-    paths = list_inputs(args.inputs, args.sensor, preprocessing)
-    return over_area(paths, format_of(args))
+    Where they state an area, all images are one mosaic: the first path alone is
+    returned, with the others stated to lie below it.
+    """
+    from spectralgpt.scenes.inputs import list_inputs
+
+    paths, stated = list_inputs(inputs, args.sensor, preprocessing), format_of(args)
+    if stated.area is None:
+        return paths, stated
+    return paths[:1], replace(stated, below=tuple(paths[1:]))
 
 
 def _area_of(args: Namespace) -> "Bounds | None":
@@ -207,19 +282,29 @@ def prepare_output(folder: Path, name: str, overwrite: bool) -> None:
         path.rmdir()
 
 
-def prepare_outputs(folder: Path, paths: Sequence[Path], overwrite: bool) -> None:
-    """Find out whether all files can be made in the folder; see `prepare_output`."""
-    for path in paths:
-        prepare_output(folder, path.name, overwrite)
+def open_rasters(
+    args: Namespace, what: str, *others: Path
+) -> "tuple[list[EmbeddingRaster], list[Path]]":
+    """Open what `add_embedding_rasters` names.
 
+    Args:
+        args: of the command, with --output and --overwrite.
+        what: is made of each, for the names of the results.
+        others: further files that are to be made.
 
-@contextmanager
-def counting(
-    console: Console, what: str, total: int
-) -> Iterator[Callable[[float], None]]:
-    """Show a progress bar with the time left; yields what adds to the number done."""
-    from rich.progress import Progress
+    Returns:
+        The rasters, and the file to make of each, NAME_what.tif.
 
-    with Progress(console=console, disable=not console.is_terminal) as bar:
-        task: Any = bar.add_task(what, total=total)
-        yield lambda done: bar.update(task, advance=done)
+    Raises:
+        ConfigError: a file is there already, or two rasters would share one.
+        DataError: the rasters are of different encoders or cells.
+        RasterError: one cannot be read, or is none.
+    """
+    from spectralgpt.scenes.inputs import name_maps
+    from spectralgpt.scenes.similarity import open_alike
+
+    named = name_maps(args.inputs, args.output).values()
+    targets = [path.with_name(f"{path.stem}_{what}.tif") for path in named]
+    for path in (*others, *targets):
+        prepare_output(args.output, path.name, args.overwrite)
+    return open_alike(args.inputs), targets

@@ -6,7 +6,12 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
 
-from spectralgpt.cli.images import add_area_options, add_format_options, format_of
+from spectralgpt.cli.images import (
+    add_area_options,
+    add_format_options,
+    format_of,
+    list_stated,
+)
 
 HELP = "Say what a checkpoint, an exported model, an image or a sensor is."
 
@@ -64,13 +69,11 @@ def _print_bands(title: str, bands: object) -> None:
 
 def _print_raster(path: Path, args: Namespace) -> None:
     from spectralgpt.rasters import summarise
-    from spectralgpt.scenes.inputs import list_inputs, over_area
 
     stated = format_of(args)
-    paths = [path]
     if stated.area is not None:
-        paths, stated = over_area(list_inputs([path], args.sensor, None), stated)
-    item = stated.describe(paths[0])
+        (path,), stated = list_stated([path], args, None)
+    item = stated.describe(path)
     facts = summarise(item)
     _print_bands(item.name, item.bands)
     for name, value in facts.items():

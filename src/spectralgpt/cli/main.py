@@ -1,18 +1,28 @@
-"""The `spectralgpt` command: find the sub-command, run it, explain its errors."""
+"""The `spectralgpt` command: find the sub-command, run it, explain its errors.
+
+Ctrl-C and SIGTERM give one line and a status, and nothing half-made is left behind. The
+first signal becomes an exception in the main thread, so that what is under way removes
+what it has half made, as after an error. Libraries may swallow that exception, or keep
+the main thread in code that is not Python: after a while the process ends without them.
+"""
 
 import contextlib
 import difflib
+import functools
 import logging
-import re
+import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from spectralgpt import __version__
-from spectralgpt.cli.signals import StopSignals
 from spectralgpt.errors import SpectralGPTError
 
 if TYPE_CHECKING:
@@ -43,9 +53,6 @@ COMMANDS = {
     "benchmark": "measure speed and memory of training, inference and loading",
     "simulate": "make a simulated, labelled satellite archive",
 }
-_COORDINATES = re.compile(r"^-[\d.][^,]*,")
-"""Words such as -3.7,40.3 are values; argparse takes what has no space for an option.
-"""
 _SHARED = ("batch",)
 """Commands of which any number may work in one folder."""
 _RUNS = ("pretrain", "finetune")
@@ -58,6 +65,11 @@ _RESUMED = (
 """What is left of results that the same command goes on with."""
 _INTERRUPTED = 130
 _USAGE_ERROR = 2
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_ENDED = 128
+_GRACE_S = 8.0
+"""For cleaning up; Docker kills after ten."""
+_DYING_S = 2.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -73,11 +85,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     # Before all that is slow to import.
-    with StopSignals(is_process=arguments is None) as signals:
+    with _StopSignals(is_process=arguments is None) as signals:
         return _main(words, signals)
 
 
-def _main(words: list[str], signals: StopSignals) -> int:
+def _main(words: list[str], signals: "_StopSignals") -> int:
     if not words or words[0] in ("-h", "--help"):
         print(_overview())
         return 0 if words else _USAGE_ERROR
@@ -121,7 +133,7 @@ def _say(error: Exception) -> str:
     return _one_line(error)
 
 
-def _explained(name: str, words: list[str], signals: StopSignals) -> int:
+def _explained(name: str, words: list[str], signals: "_StopSignals") -> int:
     """Run a command; its errors are a line, and a status."""
     from jsonargparse import ArgumentError
 
@@ -145,14 +157,8 @@ def _explained(name: str, words: list[str], signals: StopSignals) -> int:
     return 0
 
 
-def _run(name: str, words: list[str], signals: StopSignals) -> object:
-    from spectralgpt.cli.options import (
-        CommandParser,
-        bound_yaml,
-        check_stated,
-        read_early,
-        spell_lists,
-    )
+def _run(name: str, words: list[str], signals: "_StopSignals") -> object:
+    from spectralgpt.cli.options import CommandParser, check_stated, read_early
     from spectralgpt.outputs import claiming, drop_temporaries
     from spectralgpt.training.run_folder import is_first_process
 
@@ -163,7 +169,6 @@ def _run(name: str, words: list[str], signals: StopSignals) -> object:
     module = import_module(_PREFIX + name)
     if hasattr(module, "check_early") and early:
         module.check_early(early)
-    bound_yaml()
     parser = CommandParser(
         prog=f"spectralgpt {name}",
         description=module.HELP,
@@ -178,8 +183,7 @@ def _run(name: str, words: list[str], signals: StopSignals) -> object:
     )
     module.add_arguments(parser)
     # Reading a configuration file can fail as the command itself can.
-    spelled = [_COORDINATES.sub(r" \g<0>", word) for word in spell_lists(words)]
-    args = parser.parse_args(spelled)
+    args = parser.parse_args(words)
     level = logging.INFO if args.verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(levelname)s: %(message)s")
     options = _options_of(args)
@@ -224,3 +228,188 @@ def _describe_rest(name: str, output: Path) -> str:
     if not any(any(output.glob(pattern)) for pattern in _RESUMED):
         return ""
     return f"what is finished stays in {output}, and the same command goes on"
+
+
+class _Stopped(KeyboardInterrupt):
+    """The user, or the system, asked the command to end."""
+
+
+class _StopSignals:
+    """Hears signals that end a command; a context manager, for the main thread.
+
+    Args:
+        is_process: the process ends with the command, and is not heard of after it.
+
+    Attributes:
+        received: the signal that was heard, if any.
+        is_shown: whether this is the process that the user sees, of several.
+        unwinds: whether what is under way may have anything to clean up.
+        clean: removes what is half-made, also by processes that were killed.
+        describe: says what stays, and how to go on with it, for the line.
+    """
+
+    def __init__(self, is_process: bool) -> None:
+        self._is_process = is_process
+        self.received: signal.Signals | None = None
+        self.is_shown = True
+        self.unwinds = False
+        self.clean: Callable[[], object] = str
+        self.describe: Callable[[], str] = str
+        self._kept: dict[signal.Signals, Any] = {}
+        self._ends = threading.Lock()
+        self._wakes: int | None = None
+        self._stderr = 2
+
+    def __enter__(self) -> "_StopSignals":
+        """Take over the signals, unless this process is to ignore them."""
+        if threading.current_thread() is threading.main_thread():
+            self._take_over()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Give the signals back, or end the process if one was heard."""
+        if self.received is not None:
+            self.end()
+        if self._is_process:
+            # All is done, and what is left of the process may end at any moment.
+            self.unwinds, self.describe = False, str
+            return
+        for each, handler in self._kept.items():
+            signal.signal(each, handler)
+        if self._wakes is not None:
+            signal.set_wakeup_fd(-1)
+            os.close(self._wakes)
+
+    def _take_over(self) -> None:
+        reads, self._wakes = os.pipe()
+        os.set_blocking(self._wakes, False)
+        # Python's own handlers wait for the main thread; this wakes another one.
+        signal.set_wakeup_fd(self._wakes, warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, args=(reads,), daemon=True).start()
+        _let_go_in_children()
+        for each in _SIGNALS:
+            handler = signal.getsignal(each)
+            # The shell has it ignored by what runs in the background.
+            if handler is not signal.SIG_IGN:
+                self._kept[each] = handler or signal.SIG_DFL
+                signal.signal(each, self._hear)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            # Often sent twice, to the process and to its group.
+            return
+        self.received = signal.Signals(number)
+        self._hush()
+        if not self.unwinds or _is_importing(frame):
+            self.end()
+        raise _Stopped
+
+    def _watch(self, reads: int) -> None:
+        """End the process some time after a signal, whatever the main thread does."""
+        with contextlib.closing(os.fdopen(reads, "rb", buffering=0)) as pipe:
+            while number := pipe.read(1):
+                if number[0] in self._kept:
+                    threading.Event().wait(_GRACE_S)
+                    self.received = self.received or signal.Signals(number[0])
+                    self.end()
+
+    def _hush(self) -> None:
+        """Keep what ends in the middle from telling of it, and what it starts, too."""
+        with contextlib.suppress(OSError):
+            if self._stderr == 2:
+                self._stderr = os.dup(2)
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+    def end(self) -> NoReturn:
+        """Say what was heard and what stays; end this process and those below it."""
+        # Two threads may come here; the second waits for the end.
+        self._ends.acquire()
+        assert self.received is not None
+        self._hush()
+        _kill_below()
+        if self.unwinds:
+            with contextlib.suppress(Exception):
+                self.clean()
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+        if self.is_shown:
+            stays = ""
+            with contextlib.suppress(Exception):
+                stays = self.describe()
+            # A progress bar may have been cut off, which hides the cursor.
+            clean = "\r\x1b[K\x1b[?25h" if os.isatty(self._stderr) else ""
+            line = f"{clean}interrupted by {self.received.name}"
+            line += f": {stays}" if stays else ""
+            with contextlib.suppress(OSError):
+                os.write(self._stderr, f"{line}\n".encode(errors="replace"))
+        os._exit(_ENDED + self.received)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    """Tell whether a module is being imported: code of C++ aborts at an exception."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib."):
+            return True
+        frame = frame.f_back
+    return False
+
+
+@functools.cache
+def _let_go_in_children() -> None:
+    """Let processes that are forked from this one end as if it had heard of nothing."""
+
+    def let_go() -> None:
+        for each, handler in zip(
+            _SIGNALS, (signal.SIG_IGN, signal.SIG_DFL), strict=True
+        ):
+            if signal.getsignal(each) is not signal.SIG_IGN:
+                # A terminal sends Ctrl-C to all: the first process ends the others.
+                signal.signal(each, handler)
+        signal.set_wakeup_fd(-1)
+
+    os.register_at_fork(after_in_child=let_go)
+
+
+def _kill_below() -> None:
+    """Kill the processes that this one has started, and those that they have.
+
+    Other threads of this one may start more in place of those that die.
+    """
+    deadline = time.monotonic() + _DYING_S
+    while (found := _processes_below()) and time.monotonic() < deadline:
+        for process in found:
+            with contextlib.suppress(OSError):
+                os.kill(process, signal.SIGKILL)
+        with contextlib.suppress(OSError):
+            while os.waitpid(-1, os.WNOHANG) != (0, 0):
+                pass
+        time.sleep(_DYING_S / 100)
+
+
+def _processes_below() -> list[int]:
+    children = _children_by_parent()
+    found = [os.getpid()]
+    for process in found:
+        found += children.get(process, [])
+    return found[1:]
+
+
+def _children_by_parent() -> dict[int, list[int]]:
+    found: dict[int, list[int]] = {}
+    with contextlib.suppress(OSError):
+        for entry in filter(str.isdigit, os.listdir("/proc")):
+            with contextlib.suppress(OSError), open(f"/proc/{entry}/stat") as file:
+                # The name, in brackets, may hold anything.
+                parent = int(file.read().rpartition(")")[2].split()[1])
+                found.setdefault(parent, []).append(int(entry))
+        return found
+    # Not Linux.
+    from multiprocessing import active_children
+
+    own = [each.pid for each in active_children() if each.pid]
+    return {os.getpid(): own}

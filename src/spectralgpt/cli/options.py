@@ -59,6 +59,9 @@ _UNKNOWN = re.compile(r"[Uu]nrecognized arguments: --(?P<name>[\w.]+)")
 _LIST_OPTION = re.compile(
     r"(?P<name>--([\w.]+\.)?(bands|use_bands|exclude_bands|nodata))(=(?P<value>.*))?"
 )
+_COORDINATES = re.compile(r"^-[\d.][^,]*,")
+"""Words such as -3.7,40.3 are values; argparse takes what has no space for an option.
+"""
 # Options that name files to be read.
 _FILES = ("input", "inputs", "scenes", "paths", "before", "after", "masks")
 
@@ -72,12 +75,14 @@ class CommandParser(ArgumentParser):
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str], *more: Any, **options: Any
     ) -> Namespace:
-        """Parse words, those of files first.
+        """Parse words, those of files first, lists and coordinates as a user writes.
 
         Raises:
             ConfigError: a number is too large for any option.
         """
-        words = self._files_first(list(args))
+        _bound_yaml()
+        spelled = [_COORDINATES.sub(r" \g<0>", word) for word in _spell_lists(args)]
+        words = self._files_first(spelled)
         try:
             return super().parse_args(words, *more, **options)
         except ArgumentError as error:
@@ -171,7 +176,7 @@ class ConfigFile(ActionConfigFile):
 
 
 @functools.cache
-def bound_yaml() -> None:
+def _bound_yaml() -> None:
     """Let jsonargparse read YAML, of files and of options, within our bounds only."""
     load = get_loader("yaml")
 
@@ -192,14 +197,18 @@ def _check_tree(
 
 
 @contextlib.contextmanager
-def counting(text: str) -> Iterator[Callable[[int, int], None]]:
-    """Show how much is done, on a terminal only.
+def counting(
+    what: str, total: float | None = None, *, is_numbered: bool = False
+) -> Iterator[Callable[..., None]]:
+    """Show how much is done and the time left, on a terminal only.
 
     Args:
-        text: what is being done.
+        what: is being done.
+        total: all there is to do; None where that is not known yet.
+        is_numbered: show numbers, not a bar, and nothing in the end.
 
     Yields:
-        A function to call with what is done and all of it.
+        What takes `advance`, or `completed`, `total` and `description`.
     """
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
@@ -207,13 +216,15 @@ def counting(text: str) -> Iterator[Callable[[int, int], None]]:
     columns = ("{task.description}", MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
+        *(columns if is_numbered else Progress.get_default_columns()),
+        console=console,
+        transient=is_numbered,
+        disable=not console.is_terminal,
     ) as bar:
-        task = bar.add_task(text, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        yield functools.partial(bar.update, bar.add_task(what, total=total))
 
 
-def spell_lists(words: Sequence[str]) -> list[str]:
+def _spell_lists(words: Sequence[str]) -> list[str]:
     """Write lists of bands and numbers as YAML does: `--bands B1,B2` as `[B1, B2]`.
 
     Numbers below zero are then no options of their own, either.

@@ -7,22 +7,22 @@ from typing import TYPE_CHECKING
 from jsonargparse import ArgumentParser, Namespace
 
 from spectralgpt.cli.images import (
+    OVERLAP,
     add_arithmetic,
+    add_dates,
     add_device,
     add_image_options,
+    add_map_options,
     add_output,
     check_dates,
-    counting,
     format_of,
     list_stated,
     prepare_output,
 )
-from spectralgpt.cli.options import from_options
+from spectralgpt.cli.options import counting, from_options
 from spectralgpt.errors import ConfigError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from spectralgpt.checkpoints import LoadedModel
     from spectralgpt.data.formats import ImageFormat
 
@@ -32,7 +32,6 @@ HELP = (
 )
 _TABLE = "predictions.csv"
 _MAP_TABLE = "maps.csv"
-_OVERLAP = 0.5
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -51,72 +50,26 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_arithmetic(parser)
 
 
-def add_dates(parser: ArgumentParser, what: str) -> None:
-    """Add --before and --after, each of which is `what`."""
-    parser.add_argument(
-        "--before",
-        type=Path | None,
-        default=None,
-        help=f"for models of change: the first date, {what}",
-    )
-    parser.add_argument(
-        "--after",
-        type=Path | None,
-        default=None,
-        help="the second date; images of folders are matched by their names",
-    )
-
-
-def add_map_options(parser: ArgumentParser, note: str = "") -> None:
-    """Add what is written beside maps; `note` begins each help text."""
-    parser.add_argument(
-        "--probabilities",
-        action="store_true",
-        help=f"{note}write a GeoTIFF with a layer of probabilities a class, too",
-    )
-    parser.add_argument(
-        "--polygons",
-        action="store_true",
-        help=f"{note}write a GeoPackage with the outlines of the classes, too",
-    )
-    parser.add_argument(
-        "--test_flips",
-        type=bool,
-        default=False,
-        help=f"{note}average over mirror images, four times the work",
-    )
-    parser.add_argument(
-        "--overlap",
-        type=float,
-        default=_OVERLAP,
-        help=f"{note}share of a window that its neighbour covers again, 0 to below "
-        "1; less is faster, and shows more of the windows' borders",
-    )
-
-
 def run(args: Namespace) -> Path:
     """Classify or map the inputs; returns the table."""
-    from rich.console import Console
-
     from spectralgpt.models.heads import DenseModel
     from spectralgpt.scenes.loading import in_precision, load_on_device
 
     for table in (_TABLE, _MAP_TABLE):
         prepare_output(args.output, table, args.overwrite)
-    console = Console(stderr=True)
     loaded = load_on_device(args.model, args.device, quantize=args.quantize)
     work = _map if isinstance(loaded.model, DenseModel) else _classify
     with in_precision(loaded, args.precision):
-        return work(args, loaded, console)
+        return work(args, loaded)
 
 
-def _classify(args: Namespace, loaded: "LoadedModel", console: "Console") -> Path:
-    from spectralgpt.cli.results import print_failures
+def _classify(args: Namespace, loaded: "LoadedModel") -> Path:
+    from spectralgpt.cli.results import print_outcome
     from spectralgpt.scenes.tables import predict_files
 
     of_maps = ("before", "after", "probabilities", "polygons", "test_flips")
     given = [f"--{name}" for name in of_maps if getattr(args, name)]
-    given += ["--overlap"] if args.overlap != _OVERLAP else []
+    given += ["--overlap"] if args.overlap != OVERLAP else []
     if given:
         raise ConfigError(
             f"{args.model} makes no maps, which {', '.join(given)} is for: leave it "
@@ -124,8 +77,8 @@ def _classify(args: Namespace, loaded: "LoadedModel", console: "Console") -> Pat
         )
     if not args.inputs:
         raise ConfigError("name image files, or folders of them.")
-    paths, stated = list_stated(args, loaded.preprocessing)
-    with counting(console, "classifying", len(paths)) as progress:
+    paths, stated = list_stated(args.inputs, args, loaded.preprocessing)
+    with counting("classifying", len(paths)) as update:
         made = predict_files(
             loaded,
             args.model,
@@ -135,37 +88,33 @@ def _classify(args: Namespace, loaded: "LoadedModel", console: "Console") -> Pat
             fit=args.fit,
             batch_size=args.batch_size,
             strict=args.strict,
-            progress=progress,
+            progress=lambda share: update(advance=share),
         )
-    print_failures(made.failures, args.output, console)
-    console.print(f"{made.rows} predictions for {len(paths)} files")
-    return made.path
+    return print_outcome(made, f"predictions for {len(paths)} files")
 
 
-def _map(args: Namespace, loaded: "LoadedModel", console: "Console") -> Path:
+def _map(args: Namespace, loaded: "LoadedModel") -> Path:
     """Map the inputs of `predict`; returns the table of what was made."""
-    from spectralgpt.cli.results import print_failures
+    from spectralgpt.cli.results import print_outcome
     from spectralgpt.data.formats import ImageFormat
     from spectralgpt.jobs.kinds import PredictJob
-    from spectralgpt.jobs.running import run_listed
+    from spectralgpt.jobs.listed import run_listed
 
     if args.fit != "auto":
         raise ConfigError("--fit is for classes of whole images: leave it out of maps.")
     job = from_options(PredictJob, args, image_format=ImageFormat())
     ready = job.prepare(loaded, args.overwrite)
     inputs, stated = _list_inputs(args, loaded, ready.num_dates)
-    with counting(console, "mapping", len(inputs)) as progress:
+    with counting("mapping", len(inputs)) as update:
         made = run_listed(
             replace(ready, image_format=stated),
             inputs,
             args.output,
             overwrite=args.overwrite,
             strict=args.strict,
-            progress=progress,
+            progress=lambda share: update(advance=share),
         )
-    print_failures(made.failures, args.output, console)
-    console.print(f"{made.rows} maps of {len(inputs)} images")
-    return made.path
+    return print_outcome(made, f"maps of {len(inputs)} images")
 
 
 def _list_inputs(
@@ -175,7 +124,7 @@ def _list_inputs(
 
     check_dates(args.model, num_dates, args.inputs, args)
     if num_dates == 1:
-        paths, image_format = list_stated(args, loaded.preprocessing)
+        paths, image_format = list_stated(args.inputs, args, loaded.preprocessing)
         return [(path,) for path in paths], image_format
     first, second = (
         list_inputs([root], args.sensor, loaded.preprocessing)

@@ -1,17 +1,19 @@
 """`spectralgpt probe`: from a few labelled places to a map."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
+from rich.table import Table
 
-from spectralgpt.cli.images import add_embedding_rasters, add_output
+from spectralgpt.cli.images import add_embedding_rasters, add_output, open_rasters
 from spectralgpt.errors import ConfigError
 
 if TYPE_CHECKING:
     from spectralgpt.rasters.embeddings import EmbeddingRaster
-    from spectralgpt.tasks.probes import Probe, ProbeFacts
+    from spectralgpt.tasks.probes import BlockScores, Probe, ProbeFacts
 
 HELP = (
     "Map scenes from a few labelled points or polygons: a linear probe on frozen "
@@ -57,21 +59,15 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> Path:
     """Fit or read a probe and map the inputs; returns the first map."""
-    from spectralgpt.cli.images import prepare_outputs
     from spectralgpt.reports.scene_pictures import write_class_picture
-    from spectralgpt.scenes.embedding_rasters import name_results, open_alike
-    from spectralgpt.scenes.few_labels import apply_probe, check_probe
+    from spectralgpt.scenes.places import apply_probe
 
     if (args.labels is None) == (args.probe is None):
         raise ConfigError("give either --labels, to fit a probe, or --probe.")
-    targets = name_results(args.inputs, args.output, "map")
-    prepare_outputs(args.output, targets, args.overwrite)
-    rasters = open_alike(args.inputs)
+    rasters, targets = open_rasters(args, "map")
     probe, facts = _find_probe(args, rasters[0])
-    for raster in rasters:
-        check_probe(facts, raster)
-    for raster, path in zip(rasters, targets, strict=True):
-        classes = apply_probe(raster, probe, facts, path)
+    maps = apply_probe(rasters, probe, facts, targets)
+    for raster, path, classes in zip(rasters, targets, maps, strict=True):
         picture = path.with_suffix(".png")
         names, colours = facts.class_names, facts.colours
         write_class_picture(raster, classes, names, colours, picture)
@@ -81,22 +77,40 @@ def run(args: Namespace) -> Path:
 def _find_probe(
     args: Namespace, raster: "EmbeddingRaster"
 ) -> tuple["Probe", "ProbeFacts"]:
-    from spectralgpt.cli.results import print_block_scores
-    from spectralgpt.scenes.few_labels import probe_labels, write_few_labels
+    from spectralgpt.scenes.places import probe_labels
     from spectralgpt.tasks.probes import load_probe
 
     if args.probe is not None:
         return load_probe(args.probe)
-    found = probe_labels(
+    probe, facts, scores, notes = probe_labels(
         raster,
         args.labels,
         args.class_column,
+        args.output,
         layer=args.layer,
         features=args.features,
         block_m=args.block_m,
     )
-    write_few_labels(found, args.output)
-    print_block_scores(found.scores, found.facts.class_names, Console(stderr=True))
-    for note in found.cells.notes:
+    _print_scores(scores, facts.class_names, Console(stderr=True))
+    for note in notes:
         print(f"note: {note}")
-    return found.probe, found.facts
+    return probe, facts
+
+
+def _print_scores(
+    scores: "BlockScores", names: Sequence[str], console: Console
+) -> None:
+    """Print the confusion table of blocks that were held out."""
+    title = (
+        f"accuracy {scores.accuracy:.3f}, labels weighing alike "
+        f"{scores.label_accuracy:.3f}, classes weighing alike "
+        f"{scores.balanced_accuracy:.3f}: {scores.confusion.sum()} cells of "
+        f"{scores.labels} labels in {scores.blocks} blocks of {scores.block_m:g} m, "
+        f"{scores.folds} folds"
+    )
+    table = Table("labelled", *names, "told right", title=title)
+    for name, row, recall in zip(
+        names, scores.confusion.tolist(), scores.recalls.tolist(), strict=True
+    ):
+        table.add_row(name, *map(str, row), f"{recall:.3f}")
+    console.print(table)

@@ -12,10 +12,12 @@ from spectralgpt.cli.images import (
     add_format_options,
     add_output,
 )
+from spectralgpt.cli.options import counting
 from spectralgpt.errors import ConfigError
 
 if TYPE_CHECKING:
     from spectralgpt.checkpoints import LoadedModel
+    from spectralgpt.preprocessing import Preprocessing
     from spectralgpt.rasters import Grid, RasterFile
 
 _MAP = "reconstruction_error.tif"
@@ -71,9 +73,9 @@ def run(args: Namespace) -> Path:
     from spectralgpt.cli.images import format_of, prepare_output
     from spectralgpt.errors import CheckpointError
     from spectralgpt.models.mae import MaskedAutoencoder
-    from spectralgpt.reports.rebuilt import write_rebuilt_report
+    from spectralgpt.reports.reconstructions import write_rebuilt_report
     from spectralgpt.scenes import reconstruction
-    from spectralgpt.scenes.inputs import describe_input, find_input
+    from spectralgpt.scenes.inputs import describe_input
     from spectralgpt.scenes.loading import load_on_device
     from spectralgpt.scenes.windows import choose_bands
 
@@ -86,7 +88,7 @@ def run(args: Namespace) -> Path:
             f"{args.model} cannot rebuild images: name a pretraining run, or a model "
             "with its decoder and contract."
         )
-    path = find_input(args.input, args.sensor, contract)
+    path = _find_input(args.input, args.sensor, contract)
     item = describe_input(path, format_of(args), contract)
     bands = choose_bands(contract, item)
     window = reconstruction.centre_window(
@@ -116,16 +118,26 @@ def run(args: Namespace) -> Path:
     )
 
 
-def _map_errors(args: Namespace, loaded: "LoadedModel", item: "RasterFile") -> None:
-    from rich.console import Console
+def _find_input(path: Path, sensor: str | None, preprocessing: "Preprocessing") -> Path:
+    """Return the one image that a path names; a folder with several is refused."""
+    from spectralgpt.errors import DataError
+    from spectralgpt.scenes.inputs import list_inputs
 
-    from spectralgpt.cli.images import counting
-    from spectralgpt.scenes.error_maps import map_errors
-    from spectralgpt.scenes.inputs import adding_up
+    found = list_inputs([path], sensor, preprocessing)
+    if len(found) > 1:
+        raise DataError(
+            f"{path} holds {len(found)} images, such as {found[0].name} and "
+            f"{found[1].name}: name one of them."
+        )
+    return found[0]
+
+
+def _map_errors(args: Namespace, loaded: "LoadedModel", item: "RasterFile") -> None:
+    from spectralgpt.scenes.reconstruction import map_errors
 
     model: Any = loaded.model
     contract: Any = loaded.preprocessing
-    with counting(Console(stderr=True), "mapping errors", 1) as add:
+    with counting("mapping errors", 1) as update:
         map_errors(
             model,
             contract,
@@ -136,7 +148,7 @@ def _map_errors(args: Namespace, loaded: "LoadedModel", item: "RasterFile") -> N
             batch_size=args.batch_size,
             name=Path(args.model).name,
             overwrite=args.overwrite,
-            progress=adding_up(add),
+            progress=lambda share: update(completed=share),
         )
 
 

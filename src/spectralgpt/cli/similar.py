@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
 
-from spectralgpt.cli.images import add_embedding_rasters, add_output
+from spectralgpt.cli.images import add_embedding_rasters, add_output, open_rasters
 
 if TYPE_CHECKING:
     from spectralgpt.rasters.embeddings import EmbeddingRaster
@@ -54,19 +54,15 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> Path:
     """Search the inputs; returns the file of places."""
-    from spectralgpt.cli.images import prepare_outputs
     from spectralgpt.reports.scene_pictures import write_similarity_picture
-    from spectralgpt.scenes.embedding_rasters import name_results, open_alike
     from spectralgpt.scenes.similarity import (
         find_places,
         write_places,
         write_similarity,
     )
 
-    maps = name_results(args.inputs, args.output, "similarity")
     table = args.output / f"places.{args.format}"
-    prepare_outputs(args.output, [table, *maps], args.overwrite)
-    rasters = open_alike(args.inputs)
+    rasters, maps = open_rasters(args, "similarity", table)
     query = _query(args, rasters)
     places = find_places(query, rasters, args.top, args.spacing)
     for raster, path in zip(rasters, maps, strict=True):

@@ -15,7 +15,6 @@ from uuid import uuid4
 
 from spectralgpt import __version__
 from spectralgpt.checkpoints import LoadedModel
-from spectralgpt.data.classes import class_colours
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.data.samples import CHANGE
 from spectralgpt.errors import ConfigError
@@ -26,37 +25,29 @@ from spectralgpt.rasters import RasterFile
 from spectralgpt.rasters.embeddings import EmbeddingRaster, open_embeddings
 from spectralgpt.rasters.write import LEGEND_SUFFIX, NumberType
 from spectralgpt.reports.scene_pictures import write_component_picture, write_quick_look
-from spectralgpt.scenes.embedding import CellOptions
-from spectralgpt.scenes.embedding_rasters import (
+from spectralgpt.scenes.embedding import (
+    cell_side,
     embed_to_raster,
     fingerprint,
     write_embedding_item,
 )
-from spectralgpt.scenes.inputs import (
-    describe_input,
-    on_same_pixels,
-    polygons_path,
-    probabilities_path,
-)
+from spectralgpt.scenes.inputs import Progress, describe_input, on_same_pixels
 from spectralgpt.scenes.loading import (
     Precision,
-    build_mapper,
     in_precision,
     load_on_device,
     stated_contract,
 )
 from spectralgpt.scenes.maps import (
-    MapOptions,
     Mapper,
     SceneMap,
-    digest_map,
-    look_at_map,
+    beside_map,
+    build_mapper,
     map_image,
     write_map_item,
 )
 from spectralgpt.scenes.unfinished import digest_facts, digest_model, scene_facts
 
-Progress = Callable[[float], None]
 _FILE = "job.json"
 _APART = ("model", "device", "batch_size")
 """Weights say which model it is; the others leave outputs as they are."""
@@ -64,12 +55,11 @@ _OTHERS = ("torch", "rasterio")
 
 
 @dataclass(frozen=True)
-class ReadyMaps:
+class _ReadyMaps:
     """What is done with each scene to map it, step by step; its model is loaded.
 
     Args:
         mapper: predicts.
-        options: what is written.
         image_format: what is stated about the scenes.
         num_dates: that a scene has.
         weights: digest of the model's weights.
@@ -77,7 +67,6 @@ class ReadyMaps:
     """
 
     mapper: Mapper
-    options: MapOptions
     image_format: ImageFormat = field(default_factory=ImageFormat)
     num_dates: int = 1
     weights: str = ""
@@ -101,30 +90,31 @@ class ReadyMaps:
     ) -> SceneMap:
         """Map a scene; `progress` is called with the share that is done."""
         with self.computing():
-            return map_image(self.mapper, items, target, self.options, progress)
+            return map_image(self.mapper, items, target, progress)
 
     def finish(self, made: SceneMap) -> list[Path]:
         """Add picture and STAC item; returns all files that were made."""
-        target, options = made.path, self.options
-        picture = write_quick_look(made, self.mapper, options.colours)
-        described = write_map_item(self.mapper, made, options)
+        mapper, target = self.mapper, made.path
+        picture = write_quick_look(made, mapper)
+        described = write_map_item(mapper, made)
+        probabilities, polygons = beside_map(target)
         others = [target.with_name(target.name + LEGEND_SUFFIX)]
-        others += [probabilities_path(target)] if options.probabilities else []
-        others += [polygons_path(target)] if options.polygons else []
+        others += [probabilities] if mapper.probabilities else []
+        others += [polygons] if mapper.polygons else []
         others += [described] if described is not None else []
         return [target, *others, picture]
 
     def digest(self, items: tuple[RasterFile, ...], target: Path) -> str:
         """Tell what a map depends on from all else; empty if that is not known."""
-        return digest_map(self.mapper, items, target, self.options)
+        return self.mapper.digest_of(items, target)
 
     def look_at(self, items: tuple[RasterFile, ...], target: Path) -> SceneMap:
         """Return what `make` does, of a map that is there."""
-        return look_at_map(self.mapper, items, target)
+        return self.mapper.look_at(items, target)
 
-    def beside(self, target: Path) -> list[Path]:
+    def beside(self, target: Path) -> tuple[Path, ...]:
         """Return files that `make` may write beside a map."""
-        return [probabilities_path(target), polygons_path(target)]
+        return beside_map(target)
 
     def rows(self, scene: Path, made: SceneMap) -> list[dict[str, Any]]:
         """Return what the table says of a scene: the pixels of each class."""
@@ -142,8 +132,8 @@ class ReadyMaps:
 
 
 @dataclass(frozen=True)
-class ReadyEmbeddings:
-    """What is done with each scene to embed it, as `ReadyMaps` says of maps.
+class _ReadyEmbeddings:
+    """What is done with each scene to embed it, as `_ReadyMaps` says of maps.
 
     Args:
         loaded: the model, on the device to use.
@@ -176,7 +166,8 @@ class ReadyEmbeddings:
                 items[0],
                 self.weights,
                 target,
-                job.cells,
+                cell_px=job.cell_px,
+                batch_size=job.batch_size,
                 number_type=job.dtype,
                 reflectance=job.reflectance,
                 progress=progress,
@@ -203,9 +194,9 @@ class ReadyEmbeddings:
         """Return a raster that is there, with its scene."""
         return open_embeddings(target), items[0]
 
-    def beside(self, target: Path) -> list[Path]:
+    def beside(self, target: Path) -> tuple[Path, ...]:
         """Return no files: there are none but the raster."""
-        return []
+        return ()
 
     def rows(
         self, scene: Path, made: tuple[EmbeddingRaster, RasterFile]
@@ -256,7 +247,7 @@ class PredictJob:
         """What the outputs depend on, beside the weights."""
         return _settings("predict", self)
 
-    def load(self) -> ReadyMaps:
+    def load(self) -> _ReadyMaps:
         """Load the model.
 
         Raises:
@@ -268,30 +259,24 @@ class PredictJob:
         ready = self.prepare(loaded, overwrite=True)
         return replace(ready, weights=digest_model(loaded.model))
 
-    def prepare(self, loaded: LoadedModel, overwrite: bool = False) -> ReadyMaps:
+    def prepare(self, loaded: LoadedModel, overwrite: bool = False) -> _ReadyMaps:
         """Make maps with a model that is loaded.
 
         Raises:
             CheckpointError: it makes no maps.
         """
         mapper, task = build_mapper(loaded, self.model, self.test_flips, self.precision)
-        stated = loaded.extra.get("colours")
-        colours = tuple(stated or class_colours(mapper.class_names).values())
-        options = MapOptions(
-            colours,
-            self.probabilities,
-            self.polygons,
-            self.batch_size,
-            overwrite=overwrite,
-            overlap=self.overlap,
-        )
-        return ReadyMaps(
+        mapper = replace(
             mapper,
-            options,
-            self.image_format,
-            2 if task == CHANGE else 1,
-            computing=partial(in_precision, loaded, self.precision),
+            probabilities=self.probabilities,
+            polygons=self.polygons,
+            batch_size=self.batch_size,
+            overlap=self.overlap,
+            overwrite=overwrite,
         )
+        computing = partial(in_precision, loaded, self.precision)
+        dates = 2 if task == CHANGE else 1
+        return _ReadyMaps(mapper, self.image_format, dates, computing=computing)
 
 
 @dataclass(frozen=True)
@@ -325,12 +310,7 @@ class EmbedJob:
         """What the outputs depend on, beside the weights."""
         return _settings("embed", self)
 
-    @property
-    def cells(self) -> CellOptions:
-        """How scenes are embedded."""
-        return CellOptions(self.cell_px, batch_size=self.batch_size)
-
-    def load(self) -> ReadyEmbeddings:
+    def load(self) -> _ReadyEmbeddings:
         """Load the model.
 
         Raises:
@@ -342,7 +322,7 @@ class EmbedJob:
         )
         return self.prepare(loaded)
 
-    def prepare(self, loaded: LoadedModel) -> ReadyEmbeddings:
+    def prepare(self, loaded: LoadedModel) -> _ReadyEmbeddings:
         """Embed with a model that is loaded.
 
         Raises:
@@ -350,8 +330,8 @@ class EmbedJob:
             ConfigError: cells do not fit.
         """
         contract = stated_contract(loaded, self.model)
-        self.cells.side(loaded.encoder.patch_size)
-        return ReadyEmbeddings(loaded, contract, self, fingerprint(loaded))
+        cell_side(loaded.encoder.patch_size, self.cell_px)
+        return _ReadyEmbeddings(loaded, contract, self, fingerprint(loaded))
 
 
 def _settings(command: str, job: Any) -> dict[str, Any]:
@@ -359,7 +339,7 @@ def _settings(command: str, job: Any) -> dict[str, Any]:
     return {"command": command, **{k: v for k, v in each.items() if k not in _APART}}
 
 
-ReadyJob = ReadyMaps | ReadyEmbeddings
+ReadyJob = _ReadyMaps | _ReadyEmbeddings
 """A job whose model is loaded."""
 Job = PredictJob | EmbedJob
 """What is to be done with every scene."""
@@ -398,6 +378,47 @@ class Plan:
         """Return the raster that is made of a scene."""
         return self.output / "scenes" / f"{name}.tif"
 
+    def check(self) -> None:
+        """Refuse a folder that another job was done in.
+
+        Raises:
+            ConfigError: it was; says what differs.
+        """
+        path = self.output / _FILE
+        if not path.is_file():
+            return
+        try:
+            found = read_json(path)["facts"]
+            is_known = isinstance(found, Mapping)
+        except (OSError, ValueError, KeyError, TypeError):
+            is_known = False
+        if not is_known:
+            raise ConfigError(
+                f"{path} cannot be read: choose another --output, or pass --overwrite."
+            )
+        stated = self.facts
+        differing = [k for k in {**stated, **found} if stated.get(k) != found.get(k)]
+        if differing:
+            raise ConfigError(
+                f"{self.output} holds scenes done with another "
+                f"{' and '.join(differing)}: pass --overwrite to do the scenes again, "
+                "or choose another --output."
+            )
+
+    def write(self) -> None:
+        """Write the file that says what is done with every scene.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        said = {
+            "model": self.job.model,
+            "configuration": self.configuration,
+            "facts": self.facts,
+            "versions": versions(),
+        }
+        write_json(self.output / _FILE, said)
+
 
 def _plain(value: Any) -> str:
     """Say a setting in words; of what is stated about images what is not as usual."""
@@ -408,62 +429,10 @@ def _plain(value: Any) -> str:
     return ", ".join(f"{k}={v}" for k, v in rows if v != getattr(usual, k))
 
 
-def do_scene(
-    ready: ReadyJob, dates: Sequence[Path], target: Path, progress: Progress | None
-) -> list[Path]:
-    """Do all that a job does with a scene; returns the files that were made."""
-    made: Any = ready.make(ready.describe(dates), target, progress)
-    return ready.finish(made)
-
-
 @lru_cache(maxsize=1)
 def load_job(job: Job) -> ReadyJob:
     """Load the model of a job, once a process."""
     return job.load()
-
-
-def check_plan(plan: Plan) -> None:
-    """Refuse a folder that another job was done in.
-
-    Raises:
-        ConfigError: it was; says what differs.
-    """
-    path = plan.output / _FILE
-    if not path.is_file():
-        return
-    try:
-        found = read_json(path)["facts"]
-        is_known = isinstance(found, Mapping)
-    except (OSError, ValueError, KeyError, TypeError):
-        is_known = False
-    if not is_known:
-        raise ConfigError(
-            f"{path} cannot be read: choose another --output, or pass --overwrite."
-        )
-    stated = plan.facts
-    differing = [
-        key for key in {**stated, **found} if stated.get(key) != found.get(key)
-    ]
-    if differing:
-        raise ConfigError(
-            f"{plan.output} holds scenes done with another {' and '.join(differing)}: "
-            "pass --overwrite to do the scenes again, or choose another --output."
-        )
-
-
-def write_plan(plan: Plan) -> None:
-    """Write the file that says what is done with every scene.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    said = {
-        "model": plan.job.model,
-        "configuration": plan.configuration,
-        "facts": plan.facts,
-        "versions": versions(),
-    }
-    write_json(plan.output / _FILE, said)
 
 
 def versions() -> dict[str, str]:

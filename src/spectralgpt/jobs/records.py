@@ -40,8 +40,8 @@ from spectralgpt.files import (
     read_json,
     write_text,
 )
-from spectralgpt.jobs.kinds import Plan, Progress, do_scene, load_job, versions
-from spectralgpt.scenes.inputs import SCENE_SUFFIXES
+from spectralgpt.jobs.kinds import Plan, load_job, versions
+from spectralgpt.scenes.inputs import SCENE_SUFFIXES, Progress
 
 logger = logging.getLogger(__name__)
 
@@ -52,14 +52,7 @@ _LONGEST_NAME = 150
 _DIGITS = 8
 MANIFEST = "manifest.jsonl"
 _ITEMS = "items.json"
-_LASTING = (
-    BandError,
-    CheckpointError,
-    ConfigError,
-    DataError,
-    ShapeError,
-    UnitError,
-)
+_LASTING = (BandError, CheckpointError, ConfigError, DataError, ShapeError, UnitError)
 """Errors that are the scene's own; others, such as of disk and network, may pass."""
 _ONE_SCENE = threading.Lock()
 """Worker processes may have several threads; memory is bounded for one scene."""
@@ -111,18 +104,17 @@ class SceneRecord:
         """Return the record as JSON in one line that holds its own checksum."""
         return checked_line(asdict(self))
 
+    def is_done(self, plan: Plan) -> bool:
+        """Whether it is done with the plan's model and options, and still there."""
+        return (
+            self.status == "done"
+            and self.configuration == plan.configuration
+            and all((plan.output / name).is_file() for name in self.outputs)
+        )
 
-@dataclass(frozen=True)
-class Attempt:
-    """What came of an attempt.
 
-    Args:
-        record: what is known of the scene now; its `run` says who made the attempt.
-        is_busy: another process has the scene; nothing was done.
-    """
-
-    record: SceneRecord
-    is_busy: bool = False
+Attempt = tuple[SceneRecord, bool]
+"""What is known of a scene after an attempt, and whether another process has it."""
 
 
 class RecordFolder:
@@ -134,7 +126,7 @@ class RecordFolder:
     """
 
     def __init__(self, output: Path, folder: str = _FOLDER) -> None:
-        self._folder = output / folder
+        self._output, self._folder = output, output / folder
 
     def read(self, name: str) -> SceneRecord | None:
         """Read what is known of a scene; None if that is nothing, or is damaged."""
@@ -216,6 +208,44 @@ class RecordFolder:
             self.write(record)
         return [record for record, _ in found]
 
+    def write_manifest(self) -> None:
+        """Write manifest.jsonl: a line for each scene that the folder knows, by id.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        # Of several runs none may put back what it read before another one wrote.
+        with self.registering():
+            lines = [record.to_line() for record in self.read_all()]
+            write_text(self._output / MANIFEST, "".join(lines))
+
+    def write_items(self) -> int:
+        """Write items.json, a STAC item collection of the scenes that are done.
+
+        Scenes without a georeference or a day have no STAC item, and are left out.
+
+        Returns:
+            How many there are.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        with self.registering():
+            paths = [
+                self._output / name
+                for record in self.read_all()
+                if record.status == "done"
+                for name in record.outputs
+                if name.endswith(".json")
+            ]
+            # What someone has deleted is done again by the next run.
+            read = (_read_item(path) for path in paths if path.is_file())
+            items = [item for item in read if item is not None]
+            collection = {"type": "FeatureCollection", "features": items}
+            text = json.dumps(collection, ensure_ascii=False)
+            write_text(self._output / _ITEMS, text)
+        return len(items)
+
     def _find(
         self, dates: tuple[Path, ...], taken: set[str]
     ) -> tuple[SceneRecord, bool]:
@@ -268,47 +298,6 @@ def _parse(path: Path) -> SceneRecord | None:
     return None
 
 
-def write_manifest(output: Path) -> None:
-    """Write manifest.jsonl: a line for each scene that the folder knows, by id.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    store = RecordFolder(output)
-    # Of several runs none may put back what it read before another one wrote.
-    with store.registering():
-        lines = [record.to_line() for record in store.read_all()]
-        write_text(output / MANIFEST, "".join(lines))
-
-
-def write_items(output: Path) -> int:
-    """Write items.json, a STAC item collection of the scenes that are done.
-
-    Scenes without a georeference or a day have no STAC item, and are left out.
-
-    Returns:
-        How many there are.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    store = RecordFolder(output)
-    with store.registering():
-        paths = [
-            output / name
-            for record in store.read_all()
-            if record.status == "done"
-            for name in record.outputs
-            if name.endswith(".json")
-        ]
-        # What someone has deleted is done again by the next run.
-        read = (_read_item(path) for path in paths if path.is_file())
-        items = [item for item in read if item is not None]
-        collection = {"type": "FeatureCollection", "features": items}
-        write_text(output / _ITEMS, json.dumps(collection, ensure_ascii=False))
-    return len(items)
-
-
 def _read_item(path: Path) -> dict[str, Any] | None:
     """Read an item that a scene's work wrote, with addresses from one folder above."""
     try:
@@ -345,33 +334,18 @@ def attempt_scene(
     records = RecordFolder(plan.output)
     with _ONE_SCENE, records.claiming(known.id, wait) as is_free:
         if not is_free:
-            return Attempt(known, is_busy=True)
+            return known, True
         found = records.read(known.id) or known
         # By another run, or by a process that died before it could say so.
         has_failed_since = found.status == "failed" and found != known
-        if is_done(plan, found) or (
-            has_failed_since and found.configuration == plan.configuration
-        ):
-            return Attempt(found)
-        return _attempt(plan, records, found, progress)
-
-
-def is_done(plan: Plan, record: SceneRecord) -> bool:
-    """Whether a scene is done with the plan's model and options, and still there."""
-    return (
-        record.status == "done"
-        and record.configuration == plan.configuration
-        and all((plan.output / name).is_file() for name in record.outputs)
-    )
+        is_same = found.configuration == plan.configuration
+        if found.is_done(plan) or (has_failed_since and is_same):
+            return found, False
+        return _attempt(plan, records, found, progress), False
 
 
 def _check_worker(plan: Plan) -> None:
-    """Refuse to work with another version or model than the plan says.
-
-    Raises:
-        ConfigError: they differ.
-        CheckpointError: the model cannot be loaded.
-    """
+    """Refuse to work with another version or model than the plan says."""
     if plan.version != versions()["spectralgpt"]:
         raise ConfigError(
             f"{_this_process()} runs spectralgpt {versions()['spectralgpt']}, the job "
@@ -386,7 +360,7 @@ def _check_worker(plan: Plan) -> None:
 
 def _attempt(
     plan: Plan, records: RecordFolder, found: SceneRecord, progress: Progress | None
-) -> Attempt:
+) -> SceneRecord:
     _check_worker(plan)
     is_same = found.configuration == plan.configuration
     record = SceneRecord(
@@ -405,7 +379,9 @@ def _attempt(
     began = time.monotonic()
     try:
         target = plan.target(record.id)
-        made = do_scene(load_job(plan.job), record.dates, target, progress)
+        ready: Any = load_job(plan.job)
+        items = ready.describe(record.dates)
+        made = ready.finish(ready.make(items, target, progress))
         names = tuple(path.relative_to(plan.output).as_posix() for path in made)
         record = replace(record, status="done", outputs=names)
     except Exception as error:
@@ -415,7 +391,7 @@ def _attempt(
         record = replace(record, status="failed", error=text, may_pass=may_pass)
     record = replace(record, seconds=round(time.monotonic() - began, 3))
     records.write(record)
-    return Attempt(record)
+    return record
 
 
 def _one_line(error: Exception) -> str:

@@ -9,56 +9,42 @@ many times the size, and scenes go from files to files.
 
 import logging
 import os
-import shutil
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from spectralgpt.errors import (
-    ConfigError,
-)
-from spectralgpt.files import write_table
-from spectralgpt.jobs.kinds import (
-    Job,
-    Plan,
-    Progress,
-    ReadyJob,
-    check_plan,
-    load_job,
-    write_plan,
-)
+from spectralgpt.errors import ConfigError
+from spectralgpt.jobs.kinds import Job, Plan, load_job
 from spectralgpt.jobs.records import (
     MANIFEST,
     Attempt,
     RecordFolder,
     SceneRecord,
     attempt_scene,
-    is_done,
-    write_items,
-    write_manifest,
 )
 from spectralgpt.outputs import remove_leftovers
-from spectralgpt.scenes.inputs import Outcome, adding_up, for_each_input, name_maps
+from spectralgpt.scenes.inputs import (
+    Progress,
+    adding_up,
+)
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
 _MANIFEST_EVERY_S = 10.0
 _MOST_WAITS = 3
-_LISTED = ".finished"
-"""Folder of the records of a run that lists its outputs in a table."""
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _SILENT = logging.CRITICAL
 _SPAWN = "distributed.nanny.pre-spawn-environ"
 _SETTINGS = {
     # A scene that ends its process is tried again by the job, not by Dask.
-    "distributed.scheduler.allowed-failures": 0,
+    "distributed.scheduler.allowed-failures": 0
 }
 
 
@@ -79,34 +65,19 @@ class JobOutcome:
     items: int
 
 
-class Lost(Exception):  # noqa: N818 - not raised, but handed on
-    """The process of a scene died, and others that took it over, too."""
+Engine = Callable[
+    [Plan, Sequence[SceneRecord], bool, Progress | None], Iterator[Attempt]
+]
+"""Attempts scenes once each, in any order, and yields what came of each as it is known.
 
-    def __init__(self, record: SceneRecord, reason: str) -> None:
-        super().__init__(reason)
-        self.record, self.reason = record, reason
-
-
-class Engine(Protocol):
-    """Attempts scenes, in any order, and yields what came of each as it is known."""
-
-    def __call__(
-        self,
-        plan: Plan,
-        records: Sequence[SceneRecord],
-        wait: bool,
-        progress: Callable[[float], None] | None,
-    ) -> Iterator[Attempt | Lost]:
-        """Attempt each scene once; `progress` is given shares that add up to them."""
-        ...
+Told whether to wait for those that other processes have; its progress is given shares
+that add up to the number of scenes.
+"""
 
 
-def in_this_process(
-    plan: Plan,
-    records: Sequence[SceneRecord],
-    wait: bool,
-    progress: Callable[[float], None] | None,
-) -> Iterator[Attempt | Lost]:
+def _in_this_process(
+    plan: Plan, records: Sequence[SceneRecord], wait: bool, progress: Progress | None
+) -> Iterator[Attempt]:
     """Attempt one scene after the other; see `Engine`."""
     for record in records:
         advance = adding_up(progress)
@@ -192,8 +163,8 @@ def _attempt_on(
     plan: Plan,
     records: Sequence[SceneRecord],
     wait: bool,
-    progress: Callable[[float], None] | None,
-) -> Iterator[Attempt | Lost]:
+    progress: Progress | None,
+) -> Iterator[Attempt]:
     """Attempt scenes in the cluster's processes; see `Engine`."""
     from distributed import as_completed
 
@@ -212,9 +183,7 @@ def _attempt_on(
         client.cancel(list(record_of))
 
 
-def _result_of(
-    plan: Plan, future: "Future[Any]", record: SceneRecord
-) -> Attempt | Lost:
+def _result_of(plan: Plan, future: "Future[Any]", record: SceneRecord) -> Attempt:
     """Read what came of a scene where its process wrote it.
 
     What a task returned is gone when its process dies later, for another scene.
@@ -224,9 +193,9 @@ def _result_of(
     error: Any = future.exception() if future.status == "error" else None
     if error is None:
         found = RecordFolder(plan.output).read(record.id) or record
-        return Attempt(found, is_busy=found.status not in ("done", "failed"))
+        return found, found.status not in ("done", "failed")
     if isinstance(error, KilledWorker):
-        return Lost(record, "its process died, which lack of memory may cause.")
+        return _note_loss(plan, record)
     if isinstance(error, ImportError):
         raise ConfigError(f"the workers lack spectralgpt or what it needs: {error}")
     raise error
@@ -252,7 +221,7 @@ def run_job(
     retries: int = 2,
     pause_s: float = 5.0,
     overwrite: bool = False,
-    engine: Engine = in_this_process,
+    engine: Engine | None = None,
     progress: Progress | None = None,
 ) -> JobOutcome:
     """Do every scene once; run again, it does what failed or was interrupted.
@@ -267,15 +236,16 @@ def run_job(
         retries: further attempts at a scene.
         pause_s: before the first further round; longer before those after it.
         overwrite: do all scenes again, also what was done with another model.
-        engine: makes the attempts.
+        engine: makes the attempts; None does so in this process.
         progress: called with shares of scenes; they add up to the number of scenes.
 
     Raises:
         ConfigError: the folder holds another job's outputs, or the scenes themselves.
         OSError: nothing can be written there.
     """
+    store, engine = RecordFolder(plan.output), engine or _in_this_process
     records = _register(plan, scenes, overwrite)
-    todo = [record for record in records if not is_done(plan, record)]
+    todo = [record for record in records if not record.is_done(plan)]
     if progress is not None:
         progress(len(records) - len(todo))
     # Scenes that ended a process before come last, so that the others are done.
@@ -290,18 +260,19 @@ def run_job(
                 _attempt_all(plan, again, engine, found)
         for _ in range(_MOST_WAITS):
             # What another run had in hand is done by now, or is to be done here.
-            busy = [each.record for each in found.values() if each.is_busy]
+            busy = [record for record, is_busy in found.values() if is_busy]
             _attempt_all(plan, busy, engine, found, wait=True)
     finally:
-        write_manifest(plan.output)
-    items = write_items(plan.output)
-    return _outcome(plan, len(records) - len(todo), list(found.values()), items)
+        store.write_manifest()
+    done_before, tried = len(records) - len(todo), [each for each, _ in found.values()]
+    return _outcome(plan, done_before, tried, store.write_items())
 
 
 def _worth_trying(plan: Plan, found: Mapping[str, Attempt]) -> list[SceneRecord]:
     """Return what failed in this run for a reason that may have passed."""
-    records = [attempt.record for attempt in found.values()]
-    return [each for each in records if each.may_pass and each.run == plan.run]
+    return [
+        each for each, _ in found.values() if each.may_pass and each.run == plan.run
+    ]
 
 
 def _register(
@@ -325,11 +296,11 @@ def _register(
     store = RecordFolder(plan.output)
     with store.registering():
         if not overwrite:
-            check_plan(plan)
+            plan.check()
         remove_leftovers(plan.output)
         records = store.register(scenes, check)
         folder.mkdir(exist_ok=True)
-        write_plan(plan)
+        plan.write()
         if overwrite:
             records = [SceneRecord(r.id, r.scene, after=r.after) for r in records]
             for record in records:
@@ -348,33 +319,33 @@ def _attempt_all(
 ) -> None:
     """Attempt each scene once, and note what came of it."""
     written = 0.0
-    for each in engine(plan, records, wait, progress) if records else ():
-        attempt = _note_loss(plan, each) if isinstance(each, Lost) else each
-        found[attempt.record.id] = attempt
+    for attempt in engine(plan, records, wait, progress) if records else ():
+        found[attempt[0].id] = attempt
         if time.monotonic() - written > _MANIFEST_EVERY_S:
-            write_manifest(plan.output)
+            RecordFolder(plan.output).write_manifest()
             written = time.monotonic()
 
 
-def _note_loss(plan: Plan, lost: Lost) -> Attempt:
-    """Write into a scene's record that its process died."""
+def _note_loss(plan: Plan, known: SceneRecord) -> Attempt:
+    """Write into a scene's record that its process died, and others after it, too."""
     store = RecordFolder(plan.output)
-    with store.claiming(lost.record.id) as is_free:
-        record = store.read(lost.record.id) or lost.record
+    with store.claiming(known.id) as is_free:
+        record = store.read(known.id) or known
         is_begun = record.status == "running" and record.run == plan.run
         if is_free and is_begun:
-            record = replace(record, status="failed", error=lost.reason, may_pass=True)
+            reason = "its process died, which lack of memory may cause."
+            record = replace(record, status="failed", error=reason, may_pass=True)
             store.write(record)
     # A scene that only waited in that process was not begun, and is to be.
-    return Attempt(record, is_busy=record.status not in ("done", "failed"))
+    return record, record.status not in ("done", "failed")
 
 
 def _outcome(
-    plan: Plan, before: int, attempts: Sequence[Attempt], items: int
+    plan: Plan, before: int, records: Sequence[SceneRecord], items: int
 ) -> JobOutcome:
-    failures = [each.record for each in attempts if each.record.status != "done"]
-    done = [each for each in attempts if each.record.status == "done"]
-    ours = sum(each.record.run == plan.run for each in done)
+    failures = [record for record in records if record.status != "done"]
+    done = [record for record in records if record.status == "done"]
+    ours = sum(record.run == plan.run for record in done)
     counts = {
         "done": ours,
         "done before": before,
@@ -382,85 +353,3 @@ def _outcome(
         "failed": len(failures),
     }
     return JobOutcome(plan.output / MANIFEST, counts, failures, items)
-
-
-def run_listed(
-    ready: ReadyJob,
-    scenes: Sequence[tuple[Path, ...]],
-    output: Path,
-    *,
-    overwrite: bool = False,
-    strict: bool = False,
-    progress: Progress | None = None,
-) -> Outcome:
-    """Do every scene here, its outputs named after its file, and list them in a table.
-
-    A run that is stopped leaves records of what it has done, and is continued.
-
-    Args:
-        ready: what is done.
-        scenes: the dates of each.
-        output: folder of what is made.
-        overwrite: replace what is there.
-        strict: stop at the first bad scene.
-        progress: called with shares of scenes; they add up to the number of scenes.
-
-    Raises:
-        ConfigError: an output would replace another one, or a scene.
-        DataError: no scene could be used.
-    """
-    dates = {paths[0]: paths for paths in scenes}
-    targets = name_maps(list(dates), output)
-    store = RecordFolder(output, _LISTED)
-    known = {path: store.read(target.stem) for path, target in targets.items()}
-    # Each raster appears after the files that belong to it.
-    finished = {
-        path: record.configuration
-        for path, record in known.items()
-        if record is not None and targets[path].is_file()
-    }
-    others = [target for path, target in targets.items() if path not in finished]
-    _check_targets(ready, others, dates.values(), overwrite)
-    rows: list[dict[str, Any]] = []
-
-    def work(path: Path, advance: Progress) -> None:
-        items, target = ready.describe(dates[path]), targets[path]
-        digest = ready.digest(items, target)
-        if digest and finished.get(path) == digest:
-            made: Any = ready.look_at(items, target)
-        else:
-            if path in finished and not overwrite:
-                raise ConfigError(
-                    f"{target} is there already, made of another model, image or "
-                    "settings: pass --overwrite."
-                )
-            made = ready.make(items, target, advance)
-            if digest:
-                record = SceneRecord(target.stem, str(path), "done")
-                store.write(replace(record, configuration=digest))
-        rows.extend(ready.rows(path, made))
-        ready.finish(made)
-
-    failures = for_each_input(list(dates), work, strict=strict, progress=progress)
-    table = output / ready.table
-    write_table(table, rows)
-    shutil.rmtree(output / _LISTED, ignore_errors=True)
-    return Outcome(table, len(scenes) - len(failures), failures)
-
-
-def _check_targets(
-    ready: ReadyJob,
-    targets: Iterable[Path],
-    scenes: Iterable[tuple[Path, ...]],
-    overwrite: bool,
-) -> None:
-    """Refuse to replace outputs, unless asked to, and scenes in any case."""
-    folders = {date.resolve().parent for dates in scenes for date in dates}
-    for target in targets:
-        if target.resolve().parent in folders:
-            raise ConfigError(
-                f"{target.parent} holds the images themselves: choose another --output."
-            )
-        for path in (target, *ready.beside(target)):
-            if path.exists() and not overwrite:
-                raise ConfigError(f"{path} is there already: pass --overwrite.")

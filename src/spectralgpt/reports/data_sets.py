@@ -74,10 +74,10 @@ def _cut(text: str, longest: int) -> str:
 
 def write_overview(made: MadeSet, path: Path) -> None:
     """Draw a labelled set to a file."""
-    plot_overview(made).savefig(path, dpi=150)
+    _plot_overview(made).savefig(path, dpi=150)
 
 
-def plot_overview(made: MadeSet) -> "Figure":
+def _plot_overview(made: MadeSet) -> "Figure":
     """Draw the scene with most tiles beside its labels, above tiles of each split."""
     samples = made.samples(_EACH)
     height, width = made.labelled.scenes[made.largest()].shape

@@ -43,12 +43,12 @@ def write_report(
     Returns:
         `path`.
     """
-    page = render_report(template, title, facts=facts, **shown)
+    page = _render_report(template, title, facts=facts, **shown)
     write_text(path, page)
     return path
 
 
-def render_report(
+def _render_report(
     template: Path, title: str, *, facts: Sequence[tuple[str, str]] = (), **shown: Any
 ) -> str:
     """Return the page that `write_report` writes."""

@@ -1,13 +1,15 @@
-"""Pictures of what the masked autoencoder saw, hid and rebuilt."""
+"""Pictures of what the masked autoencoder saw, hid and rebuilt, and a page of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spectralgpt.errors import ShapeError
+from spectralgpt.reports.html import TEMPLATES, write_report
 from spectralgpt.reports.style import (
     ERROR_COLOURS,
     INK,
@@ -20,7 +22,13 @@ from spectralgpt.reports.style import (
     paint_bands,
     tidy,
 )
-from spectralgpt.scenes.reconstruction import BandScore, WindowScores
+from spectralgpt.scenes.reconstruction import (
+    BandScore,
+    RebuiltWindow,
+    WindowScores,
+    score_window,
+    write_scores,
+)
 from spectralgpt.sensors import Band
 
 if TYPE_CHECKING:
@@ -52,6 +60,7 @@ _MARKER_PT, _SMALL_MARKER_PT = 6.0, 2.4
 _MANY_BANDS = 40
 _ENOUGH = 0.9
 _MARK = "#ffd400"
+_PICTURE_DPI = 110
 
 
 @dataclass(frozen=True)
@@ -111,32 +120,184 @@ class Reconstruction:
         return np.where(self.is_masked, self.rebuilt, self.image)
 
 
-def visible_picture(
+def plot_reconstruction(
+    reconstruction: Reconstruction, stretch: Stretch | None = None
+) -> "Figure":
+    """Draw one image: a row a composite; input, visible part, rebuilt and error.
+
+    Args:
+        reconstruction: the image and its prediction.
+        stretch: values shown darkest and brightest; None measures them on the image.
+            Input and rebuilt always share it.
+    """
+    stretch = stretch or measure_stretch(reconstruction.image, reconstruction.known)
+    composites = choose_composites(reconstruction.bands)
+    figure = new_figure(9.2, 2.05 * len(composites) + 0.6)
+    grid = figure.subplots(len(composites), len(_TITLES), squeeze=False)
+    errors = [_error_picture(reconstruction, each.indices) for each in composites]
+    highest = _highest(errors)
+    for row, composite, error in zip(grid, composites, errors, strict=True):
+        pictures = _three_pictures(
+            reconstruction, composite.indices, stretch, _HIDDEN_GREY
+        )
+        for axes, picture in zip(row, pictures, strict=False):
+            axes.imshow(picture)
+        shown = row[-1].imshow(error, cmap=ERROR_COLOURS, vmin=0, vmax=highest)
+        row[-1].set_facecolor(_NO_ERROR)
+        for axes in row:
+            hide_ticks(axes)
+        names = ", ".join(composite.band_names)
+        row[0].set_ylabel(f"{composite.name}\n{names}", fontsize=9.5)
+    for axes, title in zip(grid[0], _TITLES, strict=True):
+        axes.set_title(title, fontsize=10.5)
+    bar = figure.colorbar(shown, ax=grid[:, -1].tolist(), shrink=0.8, pad=0.03)
+    _name_bar(bar, f"absolute error ({reconstruction.unit})")
+    figure.suptitle(reconstruction.name, fontsize=11.5, x=0.01, ha="left")
+    return figure
+
+
+def plot_spectra(
+    reconstruction: Reconstruction, pixels: Sequence[tuple[int, int]] | None = None
+) -> "Figure":
+    """Draw spectra of some pixels, measured and rebuilt, over wavelength.
+
+    Args:
+        reconstruction: the image and its prediction.
+        pixels: (row, column) of each; None takes four spread over the image's
+            brightness.
+    """
+    pixels = list(pixels or _varied_pixels(reconstruction))
+    rows = -(-len(pixels) // _SPECTRA_A_ROW)
+    figure = new_figure(9.2, 2.9 * rows)
+    grid = figure.subplots(rows, _SPECTRA_A_ROW, squeeze=False, sharex=True)
+    for axes, (row, column) in zip(grid.flat, pixels, strict=False):
+        _draw_spectrum(axes, reconstruction, row, column)
+        axes.set_title(f"row {row}, column {column}", loc="left", fontsize=10)
+    for other in list(grid.flat)[len(pixels) :]:
+        other.set_visible(False)
+    handles, _ = axes.get_legend_handles_labels()
+    draw_legend(figure, handles, 3, "outside upper center")
+    return figure
+
+
+def write_rebuilt_report(
+    folder: Path,
+    rebuilt: RebuiltWindow,
+    name: str,
+    facts: Mapping[str, Any],
+    pixels: Sequence[tuple[int, int]] = (),
+    all_bands: bool = False,
+) -> Path:
+    """Write report.html, its pictures, scores.json and bands.csv; return the report.
+
+    Args:
+        folder: made if it is not there.
+        rebuilt: from `rebuild_window`.
+        name: what the image is called.
+        facts: what scores.json says of the run; `mask_ratio` is named in the report.
+        pixels: (row, column) in the scene whose spectra are drawn; none takes a few.
+        all_bands: draw every band of many.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    shown = Reconstruction(
+        rebuilt.pixels,
+        rebuilt.rebuilt,
+        rebuilt.masked,
+        rebuilt.bands,
+        name,
+        "reflectance",
+        rebuilt.valid,
+    )
+    scores = score_window(rebuilt)
+    guess = "the mean of the band's visible pixels in the tile"
+    if rebuilt.is_told:
+        guess = "the mean of the hidden token, which the model is told"
+    write_scores(folder, scores, {"image": name, **facts, "without_learning": guess})
+    for old in folder.glob("bands_[0-9]*.png"):
+        old.unlink()
+    sheets = []
+    for number, sheet in enumerate(_spread_bands(len(shown.bands), all_bands), start=1):
+        figure = _plot_bands(shown, scores.bands, sheet)
+        sheets.append((_save(folder / f"bands_{number}.png", figure), len(sheet)))
+    places = [rebuilt.locate(*pixel) for pixel in pixels] or _varied_pixels(shown)
+    chosen = list(pixels) or [rebuilt.scene_pixel(*place) for place in places]
+    names = [f"row {row}, column {column}" for row, column in chosen]
+    spectra = _plot_marked_spectra(shown, places, names)
+    return write_report(
+        folder / "report.html",
+        TEMPLATES / "rebuilt.html",
+        f"Rebuilt: {name}",
+        facts=[
+            _describe_size(rebuilt),
+            (_number(scores.mean_angle, ".1f", "°"), "mean spectral angle"),
+            (_number(scores.psnr_db, ".1f", " dB"), "PSNR where hidden"),
+            (_number(rebuilt.error, ".4f"), "mean squared error where hidden (scaled)"),
+        ],
+        name=name,
+        mask_ratio=facts["mask_ratio"],
+        is_told=rebuilt.is_told,
+        guess=guess,
+        overview=_save(folder / "reconstruction.png", plot_reconstruction(shown)),
+        score_maps=_save(folder / "scores.png", _plot_score_maps(shown, scores)),
+        score_rows=[
+            [what, _number(model, ".2f"), _number(other, ".2f")]
+            for what, model, other in (
+                ("mean spectral angle (°)", scores.mean_angle, scores.guess_angle),
+                ("PSNR (dB)", scores.psnr_db, scores.guess_psnr_db),
+            )
+        ],
+        median_angle=_number(scores.median_angle, ".2f", "°"),
+        sheets=sheets,
+        band_rows=[_band_row(score) for score in scores.bands],
+        spectra=_save(folder / "spectra.png", spectra),
+        are_chosen=bool(pixels),
+    )
+
+
+def _band_row(score: BandScore) -> list[str]:
+    return [
+        score.band,
+        f"{score.wavelength_nm:.0f}",
+        f"{score.range_reflectance:.4f}",
+        _number(score.rmse_reflectance, ".4f"),
+        _number(score.psnr_db, ".1f"),
+        _number(score.psnr_db_without_learning, ".1f"),
+    ]
+
+
+def _describe_size(rebuilt: RebuiltWindow) -> tuple[str, str]:
+    window, size = rebuilt.window, rebuilt.pixels.shape[1:]
+    is_enlarged = size != (window.height, window.width)
+    enlarged = f", enlarged to {size[0]} x {size[1]}" if is_enlarged else ""
+    return f"{window.height} x {window.width} px", f"shown{enlarged}"
+
+
+def _save(path: Path, figure: "Figure") -> Path:
+    figure.savefig(path, dpi=_PICTURE_DPI)
+    return path
+
+
+def _number(value: float, style: str, unit: str = "") -> str:
+    return f"{value:{style}}{unit}" if np.isfinite(value) else "-"
+
+
+def _visible_picture(
     reconstruction: Reconstruction,
     indices: Sequence[int],
     stretch: Stretch,
     hidden: tuple[float, float, float] = _HIDDEN_GREY,
 ) -> _Picture:
-    """Return a picture with every hidden band of every pixel at one level.
+    """Return a picture of bands with every hidden one of every pixel at one level.
 
     A pixel is plain grey only where all bands shown are hidden; where some are visible
     they keep their values, and the tint says so.
-
-    Args:
-        reconstruction: the image and its prediction.
-        indices: three bands, or one for a grey picture.
-        stretch: values shown darkest and brightest.
-        hidden: red, green and blue of what is hidden, 0..1.
-
-    Returns:
-        (H, W, 3), 0..1.
     """
     picture = stretch.apply(reconstruction.image, indices)
     is_hidden = np.moveaxis(reconstruction.is_masked[list(indices)], 0, -1)
     return np.where(is_hidden, np.array(hidden, np.float32), picture)
 
 
-def error_picture(
+def _error_picture(
     reconstruction: Reconstruction, indices: Sequence[int]
 ) -> NDArray[np.float32]:
     """Return the mean absolute error over the hidden ones of some bands: (H, W).
@@ -161,7 +322,7 @@ def _three_pictures(
     """Return input, visible part and rebuilt, white where a band holds no data."""
     pictures = [
         stretch.apply(reconstruction.image, indices),
-        visible_picture(reconstruction, indices, stretch, hidden),
+        _visible_picture(reconstruction, indices, stretch, hidden),
         stretch.apply(reconstruction.pasted, indices),
     ]
     for picture in pictures:
@@ -179,52 +340,11 @@ def _name_bar(bar: Any, label: str) -> None:
     bar.ax.tick_params(labelsize=8)
 
 
-def plot_reconstruction(
-    reconstruction: Reconstruction, stretch: Stretch | None = None
-) -> "Figure":
-    """Draw one image: a row a composite; input, visible part, rebuilt and error.
-
-    Args:
-        reconstruction: the image and its prediction.
-        stretch: values shown darkest and brightest; None measures them on the image.
-            Input and rebuilt always share it.
-    """
-    stretch = stretch or measure_stretch(reconstruction.image, reconstruction.known)
-    composites = choose_composites(reconstruction.bands)
-    figure = new_figure(9.2, 2.05 * len(composites) + 0.6)
-    grid = figure.subplots(len(composites), len(_TITLES), squeeze=False)
-    errors = [error_picture(reconstruction, each.indices) for each in composites]
-    highest = _highest(errors)
-    for row, composite, error in zip(grid, composites, errors, strict=True):
-        pictures = _three_pictures(
-            reconstruction, composite.indices, stretch, _HIDDEN_GREY
-        )
-        for axes, picture in zip(row, pictures, strict=False):
-            axes.imshow(picture)
-        shown = row[-1].imshow(error, cmap=ERROR_COLOURS, vmin=0, vmax=highest)
-        row[-1].set_facecolor(_NO_ERROR)
-        for axes in row:
-            hide_ticks(axes)
-        names = ", ".join(composite.band_names)
-        row[0].set_ylabel(f"{composite.name}\n{names}", fontsize=9.5)
-    for axes, title in zip(grid[0], _TITLES, strict=True):
-        axes.set_title(title, fontsize=10.5)
-    bar = figure.colorbar(shown, ax=grid[:, -1].tolist(), shrink=0.8, pad=0.03)
-    _name_bar(bar, f"absolute error ({reconstruction.unit})")
-    figure.suptitle(reconstruction.name, fontsize=11.5, x=0.01, ha="left")
-    return figure
-
-
-def spread_bands(count: int, show_all: bool = False) -> list[list[int]]:
+def _spread_bands(count: int, show_all: bool = False) -> list[list[int]]:
     """Choose which of `count` bands, ordered by wavelength, go on which sheet.
 
-    Args:
-        count: bands there are.
-        show_all: draw all of them, on several sheets if need be; otherwise one sheet,
-            with bands evenly spread where there are too many.
-
-    Returns:
-        Indices of the bands, sheet by sheet.
+    All go on several sheets if need be; otherwise there is one, with bands evenly
+    spread where they are too many.
     """
     if show_all:
         starts = range(0, count, _LONGEST_SHEET)
@@ -235,7 +355,7 @@ def spread_bands(count: int, show_all: bool = False) -> list[list[int]]:
     return [[int(place) for place in places.round()]]
 
 
-def plot_bands(
+def _plot_bands(
     reconstruction: Reconstruction,
     scores: Sequence[BandScore],
     chosen: Sequence[int],
@@ -244,12 +364,7 @@ def plot_bands(
     """Draw bands, each as a strip: input, visible part, rebuilt and error.
 
     Errors are absolute, as shares of the band's range, so that bands can be compared.
-
-    Args:
-        reconstruction: the image and its prediction, in reflectance.
-        scores: of each of its bands.
-        chosen: indices of the bands to draw.
-        highest: error of the brightest colour; None takes the 99th percentile.
+    The brightest colour is the highest one, or the 99th percentile.
     """
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -258,8 +373,8 @@ def plot_bands(
     errors = {}
     for k in chosen:
         # Without a range there is no share of it.
-        peak = scores[k].peak or np.nan
-        errors[k] = (error_picture(reconstruction, [k]) / peak).astype(np.float32)
+        peak = scores[k].range_reflectance or np.nan
+        errors[k] = (_error_picture(reconstruction, [k]) / peak).astype(np.float32)
     highest = highest or _highest(list(errors.values()))
     colours = ScalarMappable(Normalize(0, highest), ERROR_COLOURS)
     columns = min(_STRIPS_A_ROW, len(chosen))
@@ -284,14 +399,14 @@ def plot_bands(
 
 
 def _strip_title(score: BandScore) -> str:
-    if score.peak == 0:
+    if score.range_reflectance == 0:
         # Without any valid pixel the range is zero, too.
         result = "no data, or all the same"
     elif np.isnan(score.psnr_db):
         result = "nothing hidden"
     else:
         result = f"PSNR {score.psnr_db:.1f} dB"
-    return f"{score.band.name}   {score.band.wavelength_nm:.0f} nm   {result}"
+    return f"{score.band}   {score.wavelength_nm:.0f} nm   {result}"
 
 
 def _name_panels(axes: "Axes") -> None:
@@ -343,15 +458,8 @@ def _join(pictures: Sequence[_Picture]) -> _Picture:
     return np.concatenate(parts, axis=1).astype(np.float32)
 
 
-def plot_score_maps(reconstruction: Reconstruction, scores: WindowScores) -> "Figure":
-    """Draw the picture beside its maps of spectral angle and PSNR.
-
-    In both maps yellow is worse.
-
-    Args:
-        reconstruction: the image and its prediction.
-        scores: of the same window.
-    """
+def _plot_score_maps(reconstruction: Reconstruction, scores: WindowScores) -> "Figure":
+    """Draw the picture beside its maps of spectral angle and PSNR: yellow is worse."""
     height, width = reconstruction.image.shape[1:]
     figure = new_figure(_WIDE_IN, 0.9 + 3.7 * min(height / width, 2.0))
     picture, angle, ratio = figure.subplots(1, 3)
@@ -388,42 +496,12 @@ def _draw_input(axes: "Axes", reconstruction: Reconstruction) -> None:
     hide_ticks(axes)
 
 
-def plot_spectra(
-    reconstruction: Reconstruction, pixels: Sequence[tuple[int, int]] | None = None
-) -> "Figure":
-    """Draw spectra of some pixels, measured and rebuilt, over wavelength.
-
-    Args:
-        reconstruction: the image and its prediction.
-        pixels: (row, column) of each; None takes four spread over the image's
-            brightness.
-    """
-    pixels = list(pixels or varied_pixels(reconstruction))
-    rows = -(-len(pixels) // _SPECTRA_A_ROW)
-    figure = new_figure(9.2, 2.9 * rows)
-    grid = figure.subplots(rows, _SPECTRA_A_ROW, squeeze=False, sharex=True)
-    for axes, (row, column) in zip(grid.flat, pixels, strict=False):
-        _draw_spectrum(axes, reconstruction, row, column)
-        axes.set_title(f"row {row}, column {column}", loc="left", fontsize=10)
-    for other in list(grid.flat)[len(pixels) :]:
-        other.set_visible(False)
-    handles, _ = axes.get_legend_handles_labels()
-    draw_legend(figure, handles, 3, "outside upper center")
-    return figure
-
-
-def plot_marked_spectra(
+def _plot_marked_spectra(
     reconstruction: Reconstruction,
     pixels: Sequence[tuple[int, int]],
     names: Sequence[str],
 ) -> "Figure":
-    """Draw spectra of pixels beside a picture in which they are marked.
-
-    Args:
-        reconstruction: the image and its prediction, in reflectance.
-        pixels: (row, column) of each in the image.
-        names: what each is called.
-    """
+    """Draw spectra of pixels (row, column) beside a picture that marks them."""
     columns = min(_SPECTRA_A_ROW, len(pixels))
     rows = -(-len(pixels) // columns)
     figure = new_figure(_WIDE_IN, max(4.4, 2.6 * rows + 0.4))
@@ -472,7 +550,7 @@ def _mark(axes: "Axes", row: int, column: int, label: str) -> None:
     )
 
 
-def varied_pixels(reconstruction: Reconstruction) -> list[tuple[int, int]]:
+def _varied_pixels(reconstruction: Reconstruction) -> list[tuple[int, int]]:
     """Pick pixels at evenly spaced ranks of mean brightness, darkest to brightest.
 
     Pixels that hold data in far fewer bands than others are not picked.

@@ -43,14 +43,8 @@ _LEGEND_COLUMNS = 3
 _HEAT_COLOURS = "magma"
 
 
-def write_quick_look(made: SceneMap, mapper: Mapper, colours: Sequence[str]) -> Path:
-    """Write a PNG beside the map: the scene, or both dates, and the classes.
-
-    Args:
-        made: the map.
-        mapper: what made it.
-        colours: one a class.
-    """
+def write_quick_look(made: SceneMap, mapper: Mapper) -> Path:
+    """Write a PNG beside the map: the scene, or both dates, and the classes."""
     height, width = made.preview.shape
     pictures = [
         read_picture(item, mapper.bands(item), (height, width)) for item in made.items
@@ -64,7 +58,7 @@ def write_quick_look(made: SceneMap, mapper: Mapper, colours: Sequence[str]) -> 
         mapper.class_names,
         title="map",
         pixel_width_m=None if size is None else size[1] * grid.width / width,
-        colours=colours,
+        colours=mapper.colours,
         before=pictures[0][1] if len(pictures) > 1 else None,
         picture_title=pictures[-1][0],
         # Of all pixels, as in the table, not of the few that are drawn.
@@ -124,7 +118,7 @@ def write_component_picture(raster: EmbeddingRaster, path: Path) -> Path:
         OutputError: the picture cannot be written.
     """
     values, valid, _ = _thin(raster)
-    colours, shares = pca_colours(values[..., : raster.source.width], valid)
+    colours, shares = _pca_colours(values[..., : raster.source.width], valid)
     panels = [("embeddings, first three components", colours)]
     if raster.source.bands:
         panels.insert(0, _picture_of(raster, values, valid))
@@ -198,35 +192,25 @@ def _thin(raster: EmbeddingRaster) -> tuple[_Picture, NDArray[np.bool_], int]:
 def _picture_of(
     raster: EmbeddingRaster, values: _Picture, valid: NDArray[np.bool_]
 ) -> tuple[str, _Picture]:
-    """Return a title, and the scene, or its embeddings where there is no reflectance.
-
-    Args:
-        raster: of embeddings.
-        values: (h, w, layers), see `_thin`.
-        valid: (h, w).
-    """
+    """Return a title, and the scene, or its embeddings without reflectance."""
     width, bands = raster.source.width, raster.source.bands
     if not bands:
-        return "embeddings", pca_colours(values[..., :width], valid)[0]
+        return "embeddings", _pca_colours(values[..., :width], valid)[0]
     pixels = np.moveaxis(values[..., width:], -1, 0)
     picture = paint_bands(pixels, np.broadcast_to(valid, pixels.shape), bands)
     return choose_composites(bands)[0].name, picture
 
 
-def pca_colours(
+def _pca_colours(
     embeddings: NDArray[np.float32], valid: NDArray[np.bool_] | None = None
 ) -> tuple[_Picture, tuple[float, ...]]:
-    """Turn embeddings into colours by their first three principal components.
-
-    Args:
-        embeddings: (H, W, D), one embedding a map cell, D at least 3.
-        valid: (H, W), false for cells without one, which become white; None if all
-            have one.
+    """Turn embeddings (H, W, D) into colours by their first three principal components.
 
     Returns:
         Colours (H, W, 3) of 0..1, each component stretched between its 1st and 99th
-        percentile, and the shares of variance the components explain. The sign of a
-        component is arbitrary; it is fixed so that its largest loading is positive.
+        percentile, white where cells are not valid (H, W); and the shares of variance
+        the components explain. The sign of a component is arbitrary; it is fixed so
+        that its largest loading is positive.
 
     Raises:
         ShapeError: embeddings are not (H, W, D), or too few for three components.
@@ -274,7 +258,7 @@ def plot_embedding_map(
     scene, *others = figure.subplots(1, panels, squeeze=False)[0]
     _show(scene, picture, "true colour")
     for axes, (title, values) in zip(others, embeddings, strict=True):
-        colours, shares = pca_colours(values)
+        colours, shares = _pca_colours(values)
         _show(axes, colours, title, extent=_extent(picture), interpolation="nearest")
         _name_shares(axes, shares)
     return figure

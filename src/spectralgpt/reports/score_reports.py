@@ -126,7 +126,7 @@ def write_classification_report(
         confusion=None if confusion is None else plot_confusion(confusion, names),
         class_header=class_header,
         class_rows=class_rows,
-        examples=None if examples is None else plot_predictions(examples),
+        examples=None if examples is None else _plot_predictions(examples),
         predicted_labels=() if examples is None else examples.predicted_labels,
     )
 
@@ -169,7 +169,7 @@ def write_map_report(
         score_rows=_map_score_rows(scores, intervals, floors),
         class_header=class_header,
         class_rows=class_rows,
-        examples=plot_maps(examples, names, colours) if examples else None,
+        examples=_plot_maps(examples, names, colours) if examples else None,
     )
 
 
@@ -312,7 +312,7 @@ def _draw_matrix(
             )
 
 
-def plot_predictions(examples: Examples) -> "Figure":
+def _plot_predictions(examples: Examples) -> "Figure":
     """Draw images with what they are, what was predicted, and how sure the model was.
 
     Each image is stretched for itself.
@@ -341,18 +341,12 @@ def plot_predictions(examples: Examples) -> "Figure":
     return figure
 
 
-def plot_maps(
+def _plot_maps(
     examples: Sequence[MapExample],
     names: Sequence[str],
     colours: Sequence[str] | None = None,
 ) -> "Figure":
-    """Draw each window's image or images, labels, map and errors in a row.
-
-    Args:
-        examples: at least one; all with the same number of dates.
-        names: of the classes.
-        colours: of the classes; None chooses them.
-    """
+    """Draw each window's image or images, labels, map and errors in a row."""
     from matplotlib.patches import Patch
 
     dates = len(examples[0].images)

@@ -94,7 +94,7 @@ def draw_legend(
 
 
 @dataclass(frozen=True)
-class Composite:
+class _Composite:
     """Bands shown as one picture.
 
     Args:
@@ -133,7 +133,7 @@ class Stretch:
         return picture
 
 
-def choose_composites(bands: Sequence[Band]) -> tuple[Composite, ...]:
+def choose_composites(bands: Sequence[Band]) -> tuple[_Composite, ...]:
     """Choose what to show of these bands: true colour, false colour and one band.
 
     Colours that the sensor does not see are left out; the single band is always there,
@@ -160,7 +160,7 @@ def choose_composites(bands: Sequence[Band]) -> tuple[Composite, ...]:
     single = _nearest_band(bands, _SWIR_NM)
     found.append((f"{bands[single].wavelength_nm:.0f} nm", [single]))
     return tuple(
-        Composite(name, tuple(indices), tuple(bands[index].name for index in indices))
+        _Composite(name, tuple(indices), tuple(bands[index].name for index in indices))
         for name, indices in found
     )
 

@@ -1,36 +1,50 @@
-"""Embeddings of whole scenes: one a window, or one a token cell without seams.
+"""Embeddings of whole scenes, one a token cell without seams; as GeoTIFFs, too.
 
 A cell is a patch, or a part of one: windows that lie between the patches of others show
 the encoder each place in several cuttings, and cells hold what the patches centred on
 them say. Memory follows the scene's width, not its size.
 """
 
-from collections.abc import Generator, Iterator
+import hashlib
+import json
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import tee
 from math import gcd
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spectralgpt.errors import ConfigError
+from spectralgpt import __version__
+from spectralgpt.checkpoints import LoadedModel
+from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.models.building import check_output
 from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import OpenFiles, Raster, RasterFile, Window, read_raster
+from spectralgpt.rasters.embeddings import (
+    EmbeddingRaster,
+    EmbeddingSource,
+    open_embeddings,
+    writing_embeddings,
+)
 from spectralgpt.rasters.footprints import coarsen
 from spectralgpt.rasters.grid import Grid
-from spectralgpt.scenes.strips import WindowBatch, compute_strips, cut_batches
+from spectralgpt.rasters.write import NumberType
+from spectralgpt.scenes.stac import describe_asset, picture_asset, write_item
 from spectralgpt.scenes.windows import (
-    Fit,
+    WindowBatch,
     WindowPlan,
     check_size,
     choose_bands,
+    compute_strips,
     cover_axis,
-    prepared_windows,
+    cut_batches,
     stride_px,
 )
 from spectralgpt.sensors import Band
@@ -38,55 +52,13 @@ from spectralgpt.sensors import Band
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float32]
 _FLAT_LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
-
-
-@dataclass(frozen=True)
-class CellOptions:
-    """How a scene is embedded.
-
-    Args:
-        cell_px: side of a cell, px; divides the patch. None takes the patch.
-        overlap: share of a window that its neighbour covers again, 0 to below 1; cells
-            smaller than a patch may need more.
-        batch_size: windows encoded at once.
-    """
-
-    cell_px: int | None = None
-    overlap: float = 0.5
-    batch_size: int = 16
-
-    def side(self, patch: int) -> int:
-        """Return the side of a cell, px.
-
-        Raises:
-            ConfigError: it does not divide the patch.
-        """
-        side = patch if self.cell_px is None else self.cell_px
-        if side < 1 or patch % side:
-            fitting = [str(s) for s in range(1, patch + 1) if patch % s == 0]
-            raise ConfigError(
-                f"cells of {side} px do not divide the model's patches of {patch} px: "
-                f"use {', '.join(fitting)}."
-            )
-        return side
-
-
-@dataclass(frozen=True)
-class CellStrip:
-    """A few rows of cells, over the whole width of the scene.
-
-    Args:
-        row: the first of them.
-        values: (rows, columns, D); 0 where no window showed anything.
-        valid: (rows, columns), share of valid pixels in each cell, 0..1.
-        reflectance: (rows, columns, C), mean over each cell's valid pixels, 0 where
-            there is none.
-    """
-
-    row: int
-    values: FloatArray
-    valid: FloatArray
-    reflectance: FloatArray
+_DIGITS = 16
+_NM_PER_UM = 1000
+_CellStrip = tuple[int, FloatArray, FloatArray, FloatArray]
+"""The first of some rows of cells over the whole width of a scene; their embeddings
+(rows, columns, D), 0 where no window showed anything; the share of valid pixels in each
+cell (rows, columns), 0..1; mean reflectance over them (rows, columns, C), 0 where there
+is none."""
 
 
 @dataclass(frozen=True)
@@ -118,8 +90,8 @@ def embed_scene(
 ) -> SceneEmbedding:
     """Embed every token cell of a scene.
 
-    Each cell is the mean over the windows it is in and over the spectral groups; see
-    `embed_strips`, which needs no more memory than a strip.
+    Each cell is a patch: the mean over the windows it is in and over the spectral
+    groups, see `embed_to_raster`, which needs no more memory than a strip.
 
     Args:
         encoder: its device is used.
@@ -133,92 +105,174 @@ def embed_scene(
         BandError: the scene lacks a band of the model.
         ShapeError: the scene is smaller than a token.
     """
-    options = CellOptions(overlap=overlap, batch_size=batch_size)
-    strips = list(embed_strips(encoder, preprocessing, item, options, place=window))
-    cell_px = options.side(encoder.patch_size)
-    return SceneEmbedding(
-        np.concatenate([strip.values for strip in strips]),
-        np.concatenate([strip.valid for strip in strips]),
-        cell_grid(item, preprocessing, window, cell_px),
-        cell_px,
+    side = encoder.patch_size
+    strips = _embed_strips(
+        encoder, preprocessing, item, window, side, overlap, batch_size
     )
+    _, values, valid, _ = zip(*strips, strict=True)
+    grid = _cell_grid(item, preprocessing, window, side)
+    return SceneEmbedding(np.concatenate(values), np.concatenate(valid), grid, side)
 
 
-def embed_windows(
-    encoder: SpectralEncoder,
-    preprocessing: Preprocessing,
+def cell_side(patch: int, cell_px: int | None) -> int:
+    """Return the side of a cell, px: that of a patch, unless another one is stated.
+
+    Raises:
+        ConfigError: it does not divide the patch.
+    """
+    side = patch if cell_px is None else cell_px
+    if side < 1 or patch % side:
+        fitting = [str(s) for s in range(1, patch + 1) if patch % s == 0]
+        raise ConfigError(
+            f"cells of {side} px do not divide the model's patches of {patch} px: "
+            f"use {', '.join(fitting)}."
+        )
+    return side
+
+
+def fingerprint(loaded: LoadedModel) -> str:
+    """Return a text that is the same for the same encoder and preprocessing only."""
+    contract = loaded.preprocessing
+    found = hashlib.sha256()
+    found.update(json.dumps(contract and contract.to_dict(), sort_keys=True).encode())
+    for name, weights in sorted(loaded.encoder.state_dict().items()):
+        found.update(name.encode())
+        found.update(weights.detach().float().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()[:_DIGITS]
+
+
+def embed_to_raster(
+    loaded: LoadedModel,
+    contract: Preprocessing,
     item: RasterFile,
+    encoder: str,
+    path: Path,
     *,
-    fit: Fit = "auto",
+    cell_px: int | None = None,
     batch_size: int = 16,
-) -> Iterator[tuple[Window, NDArray[np.float32]]]:
-    """Embed a file as one image, or the windows that cover it.
+    number_type: NumberType = "float16",
+    reflectance: bool = True,
+    progress: Callable[[float], None] | None = None,
+) -> EmbeddingRaster:
+    """Embed one scene; cells without a valid pixel are nodata.
 
     Args:
-        encoder: its device is used.
-        preprocessing: the encoder's contract.
-        item: the file.
-        fit: see `prepared_windows`.
+        loaded: the model, on the device to use.
+        contract: its input.
+        item: the scene.
+        encoder: see `fingerprint`.
+        path: the raster, which appears when it is whole.
+        cell_px: see `cell_side`.
         batch_size: windows encoded at once.
+        number_type: `float16` or `int8`.
+        reflectance: write the mean reflectance of each cell, too.
+        progress: called with the share that is done, 0..1.
 
-    Yields:
-        The window and its embedding (D,): the mean of its normalised tokens.
+    Raises:
+        DataError: the scene has no valid pixel, or the model gives no numbers.
+        RasterError: the scene cannot be read, or the raster not written.
     """
-    check_size(item, choose_bands(preprocessing, item), encoder.patch_size)
-    device = next(encoder.parameters()).device
-    for windows, images in prepared_windows(
-        item, preprocessing, fit=fit, batch_size=batch_size
+    side = cell_side(loaded.encoder.patch_size, cell_px)
+    source = EmbeddingSource(
+        encoder=encoder,
+        scene=item.name,
+        width=loaded.encoder.embed_dim,
+        patch_px=loaded.encoder.patch_size,
+        cell_px=side,
+        bands=choose_bands(contract, item) if reflectance else (),
+        version=__version__,
+        trained_on=str(loaded.extra.get("trained_on", "")),
+    )
+    grid = _cell_grid(item, contract, None, side)
+    some = False
+    with writing_embeddings(path, grid, source, number_type) as write:
+        for row, embedded, valid, means in _embed_strips(
+            loaded.encoder, contract, item, None, side, batch_size=batch_size
+        ):
+            known = valid > 0
+            some = some or bool(known.any())
+            values = np.concatenate([embedded, means][: 1 + reflectance], axis=-1)
+            if not np.isfinite(values[known]).all():
+                raise DataError(f"{item.name}: the model gives no finite embeddings.")
+            values[~known] = np.nan
+            write(row, np.moveaxis(values, -1, 0))
+            if progress is not None:
+                progress((row + len(values)) / grid.height)
+        if not some:
+            raise DataError(f"{item.name} has no valid pixel: leave it out.")
+    return open_embeddings(path)
+
+
+def write_embedding_item(
+    made: EmbeddingRaster, item: RasterFile, model: str
+) -> Path | None:
+    """Describe a raster of embeddings, and its picture, as a STAC item beside it.
+
+    Args:
+        made: the raster.
+        item: the scene.
+        model: what made it.
+
+    Returns:
+        The file; None if it cannot be one, see `write_item`.
+    """
+    path = made.path.with_suffix(".json")
+    assets = {"embeddings": _embedding_asset(made)}
+    picture = made.path.with_suffix(".png")
+    if picture.is_file():
+        assets["quicklook"] = picture_asset(picture, "Principal components as colours")
+    return write_item(path, made.grid, assets, [item.date], model)
+
+
+def _embedding_asset(raster: EmbeddingRaster) -> dict[str, Any]:
+    """Describe a raster of embeddings: a layer a dimension, then the reflectance."""
+    source = raster.source
+    is_float = raster.dtype == "float32"
+    known = {band.name: band for band in source.bands}
+    bands = []
+    for name, scale, offset in zip(
+        source.layer_names, raster.scales, raster.offsets, strict=True
     ):
-        with torch.inference_mode():
-            pooled = check_output(encoder.pooled(images.to(device)).float().cpu())
-        yield from zip(windows, pooled.numpy(), strict=True)
+        band: dict[str, Any] = {"name": name, "data_type": raster.dtype}
+        band["nodata"] = "nan" if is_float else -128
+        if not is_float:
+            band |= {"raster:scale": scale, "raster:offset": offset}
+        if name in known:
+            micrometres = known[name].wavelength_nm / _NM_PER_UM
+            band["eo:center_wavelength"] = micrometres
+        bands.append(band)
+    encoder = {"spectralgpt:encoder": source.encoder}
+    title = "Embedding of each cell"
+    return describe_asset(raster.path, title, **encoder, bands=bands)
 
 
-def cell_grid(
+def _cell_grid(
     item: RasterFile, preprocessing: Preprocessing, place: Window | None, side: int
 ) -> Grid:
-    """Return the grid whose pixels are the cells of a scene, or of a part of it.
-
-    The last row and column may reach beyond the scene.
-    """
+    """Return the grid whose pixels are the cells of a scene, or of a place in it."""
     scene = item.grid(choose_bands(preprocessing, item))
     return coarsen(scene, place or Window(0, 0, scene.height, scene.width), side)
 
 
-def embed_strips(
+def _embed_strips(
     encoder: SpectralEncoder,
     preprocessing: Preprocessing,
     item: RasterFile,
-    options: CellOptions | None = None,
-    *,
-    place: Window | None = None,
-) -> Iterator[CellStrip]:
-    """Embed every cell of a scene, from the top down.
+    place: Window | None,
+    cell: int,
+    overlap: float = 0.5,
+    batch_size: int = 16,
+) -> Iterator[_CellStrip]:
+    """Embed every cell of a scene, or of a place in it, from the top down.
 
     Windows of the model's image size overlap. A cell is the mean of the tokens whose
     centre lies on it, or on its corner where patches have an even number of cells a
     side, over all windows, weighted towards their centres, so that window borders leave
     no seam. What only tells where in the window a token lies is subtracted (see
-    `position_response`). Beyond the scene's edge pixels are mirrored.
-
-    Args:
-        encoder: its device is used.
-        preprocessing: the encoder's contract.
-        item: the scene.
-        options: how.
-        place: part of the scene; None embeds all of it.
-
-    Yields:
-        Rows; together all cells of `cell_grid`.
-
-    Raises:
-        BandError: the scene lacks a band of the model.
-        ShapeError: the scene is smaller than a token.
-        ConfigError: the cells do not divide a patch.
+    `_position_response`). Beyond the scene's edge pixels are mirrored. Cells smaller
+    than a patch may need more overlap than they are asked to have.
     """
-    options = options or CellOptions()
     patch, size = encoder.patch_size, preprocessing.image_size
-    cell = options.side(patch)
     bands = choose_bands(preprocessing, item)
     check_size(item, bands, patch)
     scene = item.grid(bands)
@@ -226,8 +280,7 @@ def embed_strips(
     covered = coarsen(scene, place, cell)
     height, width = covered.height * cell, covered.width * cell
     rows, columns = (
-        _starts(length, size, patch, cell, options.overlap)
-        for length in (height, width)
+        _starts(length, size, patch, cell, overlap) for length in (height, width)
     )
     plan = WindowPlan(rows, columns, size, height, width)
     strips, again = tee(_read_mirrored(item, bands, place, plan))
@@ -236,14 +289,12 @@ def embed_strips(
         for strip, (row, below) in zip(again, plan.strips(), strict=True)
         if below > 0
     )
-    encode = partial(
-        _encode_cells, encoder, position_response(encoder, size), patch // cell
-    )
+    by_place = _position_response(encoder, size)
     embedded = compute_strips(
-        cut_batches([strips], plan, options.batch_size),
+        cut_batches([strips], plan, batch_size),
         plan,
         preprocessing,
-        encode,
+        partial(_encode_cells, encoder, by_place, patch // cell),
         encoder.embed_dim,
         cell=cell,
         # Not for speed's sake: what numpy computes with more threads may differ.
@@ -254,22 +305,15 @@ def embed_strips(
         seen = np.s_[:, first - row : below - row, left : left + width]
         valid, reflectance = _average(strip.valid[seen], strip.pixels[seen], cell)
         known = np.ascontiguousarray(np.moveaxis(np.nan_to_num(values), 0, -1))
-        yield CellStrip(first // cell, known, valid, reflectance)
+        yield first // cell, known, valid, reflectance
 
 
-def position_response(encoder: SpectralEncoder, size: int) -> FloatArray:
+def _position_response(encoder: SpectralEncoder, size: int) -> FloatArray:
     """Return what cells hold for where they lie in a window, whatever it shows.
 
     A map of embeddings would show it as stripes that repeat with the windows. It is the
     mean response to flat images, less its own mean over the cells, and so depends on
-    the encoder alone.
-
-    Args:
-        encoder: its device is used.
-        size: side of a window, px.
-
-    Returns:
-        (Hp, Wp, D).
+    the encoder alone: (Hp, Wp, D), of windows of `size` px.
     """
     levels = torch.tensor(_FLAT_LEVELS).reshape(-1, 1, 1, 1)
     flat = levels.expand(-1, encoder.num_bands, size, size)
@@ -286,14 +330,9 @@ def _encode_cells(
     images: FloatArray,
     _: BoolArray,
 ) -> tuple[WindowBatch, Iterator[FloatArray]]:
-    """Encode windows to cells (D, h, w) each, known on and beside tokens' centres.
+    """Encode windows (B, 1, C, H, W), with some parts along a patch.
 
-    Args:
-        encoder: its device is used.
-        by_place: see `position_response`.
-        parts: cells along a patch.
-        batch: the windows.
-        images: (B, 1, C, H, W).
+    Returns them with cells (D, h, w) each, known on and beside tokens' centres.
     """
     tokens = _encode(encoder, torch.from_numpy(images[:, 0])) - by_place
     at = np.arange(tokens.shape[1] * parts) % parts

@@ -3,7 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from spectralgpt.data.formats import ImageFormat
@@ -44,12 +44,7 @@ _MOST_LOOKED_AT = 16
 """Images of a folder that are held against what the model was trained on."""
 
 
-@dataclass(frozen=True)
-class Failure:
-    """An input that could not be used, and why, in one line."""
-
-    path: Path
-    reason: str
+Progress = Callable[[float], None]
 
 
 @dataclass(frozen=True)
@@ -59,12 +54,12 @@ class Outcome:
     Args:
         path: the file that was written.
         rows: number of its rows.
-        failures: files that could not be used.
+        failures: files that could not be used, and why, in one line each.
     """
 
     path: Path
     rows: int
-    failures: list[Failure]
+    failures: list[tuple[Path, str]]
 
 
 def list_inputs(
@@ -115,37 +110,6 @@ def _products_in(folder: Path) -> list[Path]:
     ]
 
 
-def over_area(
-    paths: Sequence[Path], image_format: ImageFormat
-) -> tuple[list[Path], ImageFormat]:
-    """Make one mosaic of all images where an area is stated.
-
-    Returns:
-        The paths and what is stated about them; with an area the first path alone,
-        with the others stated to lie below it.
-    """
-    if image_format.area is None:
-        return list(paths), image_format
-    return [paths[0]], replace(image_format, below=tuple(paths[1:]))
-
-
-def find_input(
-    path: Path, sensor: str | None, preprocessing: Preprocessing | None
-) -> Path:
-    """Return the one image that a path names; see `list_inputs`.
-
-    Raises:
-        DataError: it is a folder with several.
-    """
-    found = list_inputs([path], sensor, preprocessing)
-    if len(found) > 1:
-        raise DataError(
-            f"{path} holds {len(found)} images, such as {found[0].name} and "
-            f"{found[1].name}: name one of them."
-        )
-    return found[0]
-
-
 def describe_input(
     path: Path, image_format: ImageFormat, preprocessing: Preprocessing
 ) -> RasterFile:
@@ -187,11 +151,11 @@ def _known_sensor(preprocessing: Preprocessing | None) -> str | None:
 
 def for_each_input(
     paths: Sequence[Path],
-    work: Callable[[Path, Callable[[float], None]], None],
+    work: Callable[[Path, Progress], None],
     *,
     strict: bool = False,
-    progress: Callable[[float], None] | None = None,
-) -> list[Failure]:
+    progress: Progress | None = None,
+) -> list[tuple[Path, str]]:
     """Do something with every file; a bad one is noted and does not stop the others.
 
     Args:
@@ -202,7 +166,7 @@ def for_each_input(
         progress: called with shares of files, which add up to their number.
 
     Returns:
-        The failures.
+        The files that failed, and why, in one line each.
 
     Raises:
         DataError: all files failed.
@@ -215,19 +179,19 @@ def for_each_input(
         except SpectralGPTError as error:
             if strict:
                 raise
-            failures.append(Failure(path, " ".join(str(error).split())))
+            failures.append((path, " ".join(str(error).split())))
         advance(1.0)
     if len(failures) == len(paths) == 1:
-        raise DataError(failures[0].reason)
+        raise DataError(failures[0][1])
     if len(failures) == len(paths):
         raise DataError(
             f"None of the {len(paths)} images could be used; the first: "
-            f"{failures[0].reason}"
+            f"{failures[0][1]}"
         )
     return failures
 
 
-def adding_up(progress: Callable[[float], None] | None) -> Callable[[float], None]:
+def adding_up(progress: Progress | None) -> Progress:
     """Return what takes the share that is done, 0..1, and passes on what is new."""
     done = 0.0
 
@@ -241,10 +205,7 @@ def adding_up(progress: Callable[[float], None] | None) -> Callable[[float], Non
 
 
 def match_pairs(
-    before: Path,
-    first: Sequence[Path],
-    after: Path,
-    second: Sequence[Path],
+    before: Path, first: Sequence[Path], after: Path, second: Sequence[Path]
 ) -> list[tuple[Path, ...]]:
     """Match the images of two dates by their names.
 
@@ -430,13 +391,3 @@ def _plain(path: Path) -> Path:
     path = path.absolute()
     is_ending = not path.is_dir() and path.suffix.lower() in SCENE_SUFFIXES
     return (path.with_suffix("") if is_ending else path).relative_to(path.anchor)
-
-
-def probabilities_path(path: Path) -> Path:
-    """Return the file of the probabilities beside a map of classes."""
-    return path.with_name(f"{path.stem}_probabilities.tif")
-
-
-def polygons_path(path: Path) -> Path:
-    """Return the file of the outlines beside a map of classes."""
-    return path.with_suffix(".gpkg")

@@ -1,8 +1,6 @@
-"""A checkpoint, ready for work on scenes: on its device, and as a maker of maps."""
+"""A checkpoint, ready for work on scenes."""
 
-from functools import partial
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -10,9 +8,6 @@ from spectralgpt.checkpoints import LoadedModel, load_model, move_model
 from spectralgpt.errors import CheckpointError, ConfigError
 from spectralgpt.models.building import Quantization, quantize_encoder
 from spectralgpt.preprocessing import Preprocessing
-from spectralgpt.scenes.maps import Mapper
-from spectralgpt.scenes.unfinished import digest_model
-from spectralgpt.tasks.dense import check_mapper, predict_map
 
 Precision = Literal["fp32", "bf16"]
 
@@ -58,36 +53,6 @@ def in_precision(loaded: LoadedModel, precision: Precision) -> torch.autocast:
     """Return a context in which this thread computes with the model in a precision."""
     device = next(loaded.model.parameters()).device.type
     return torch.autocast(device, torch.bfloat16, enabled=precision == "bf16")
-
-
-def build_mapper(
-    loaded: LoadedModel, name: str, flips: bool, precision: Precision = "fp32"
-) -> tuple[Mapper, str]:
-    """Return what makes maps with a model, and its task, segmentation or change.
-
-    Args:
-        loaded: the model, on the device to use.
-        name: what it is called in messages, and in the maps' tags.
-        flips: average over mirror images.
-        precision: that the maps are made in, see `in_precision`.
-
-    Raises:
-        CheckpointError: it makes no maps, or does not say which classes and input.
-    """
-    names, task = check_mapper(loaded.model, loaded.extra, name)
-    contract = stated_contract(loaded, name)
-    model: Any = loaded.model.eval()
-    window_px = int(loaded.extra.get("window_px") or contract.image_size)
-    device = next(model.parameters()).device.type
-    mapper = Mapper(
-        partial(predict_map, model, flips),
-        contract,
-        names,
-        window_px,
-        name=Path(name).name,
-        digest=digest_model(model, flips, window_px, names, device, precision),
-    )
-    return mapper, task
 
 
 def stated_contract(loaded: LoadedModel, name: str) -> Preprocessing:

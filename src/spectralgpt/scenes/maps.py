@@ -15,6 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from spectralgpt.checkpoints import LoadedModel
+from spectralgpt.data.classes import class_colours
 from spectralgpt.errors import DataError, RasterError
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import (
@@ -28,26 +30,25 @@ from spectralgpt.rasters import (
     read_class_rows,
     write_polygons,
 )
-from spectralgpt.scenes.inputs import (
-    on_same_pixels,
-    polygons_path,
-    probabilities_path,
-)
-from spectralgpt.scenes.stac import (
-    class_asset,
-    measure_asset,
-    picture_asset,
-    polygon_asset,
-    write_item,
-)
-from spectralgpt.scenes.strips import WindowBatch, compute_strips, read_batches
+from spectralgpt.scenes.inputs import Progress, on_same_pixels
+from spectralgpt.scenes.loading import Precision, stated_contract
+from spectralgpt.scenes.stac import describe_asset, picture_asset, write_item
 from spectralgpt.scenes.unfinished import (
     digest_facts,
+    digest_model,
     making_maps,
     scene_facts,
 )
-from spectralgpt.scenes.windows import check_size, choose_bands, plan_windows
+from spectralgpt.scenes.windows import (
+    WindowBatch,
+    check_size,
+    choose_bands,
+    compute_strips,
+    plan_windows,
+    read_batches,
+)
 from spectralgpt.sensors import Band
+from spectralgpt.tasks.dense import check_mapper, predict_map
 
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float32]
@@ -57,14 +58,20 @@ _PREVIEW_PX = 900
 
 @dataclass(frozen=True)
 class Mapper:
-    """What makes maps.
+    """What makes maps, and how.
 
     Args:
         predict: prepared images (B, C, H, W), or (B, 2, C, H, W) of two dates, to class
             probabilities (B, K, H, W).
         preprocessing: the contract for its input.
         class_names: K names.
+        colours: one a class, such as "#1b7837".
         window_px: side of the images that it was trained on, px.
+        probabilities: write them beside the map, too.
+        polygons: write the outlines of classes too.
+        batch_size: windows predicted at once.
+        overlap: share of a window that its neighbour covers again, 0 to below 1.
+        overwrite: replace maps that are there.
         name: what the model is called in the maps' tags.
         digest: tells its weights and settings from all others; an interrupted map is
             continued by a mapper of the same digest only, and never without one.
@@ -73,7 +80,13 @@ class Mapper:
     predict: Callable[[Tensor], Tensor]
     preprocessing: Preprocessing
     class_names: tuple[str, ...]
+    colours: tuple[str, ...]
     window_px: int
+    probabilities: bool = False
+    polygons: bool = False
+    batch_size: int = 16
+    overlap: float = 0.5
+    overwrite: bool = False
     name: str = ""
     digest: str = ""
 
@@ -81,47 +94,35 @@ class Mapper:
         """Return the bands of an image that are read, in the model's order."""
         return choose_bands(self.preprocessing, item)
 
+    def digest_of(self, items: Sequence[RasterFile], path: Path) -> str:
+        """Tell what a map depends on from all else; empty if that is not known."""
+        options = (self.colours, self.probabilities, self.polygons, self.overwrite)
+        facts = self.facts(items)
+        return "" if facts is None else digest_facts(facts, self.layers(path), options)
 
-@dataclass(frozen=True)
-class MapStrip:
-    """A few rows of a map, over the whole width of its scene.
+    def facts(self, items: Sequence[RasterFile]) -> dict[str, str] | None:
+        """Return what a map depends on, None if the mapper does not say."""
+        if not self.digest:
+            return None
+        settings = {
+            "batch size": str(self.batch_size),
+            "overlap": str(self.overlap),
+            "model": self.digest,
+        }
+        return scene_facts(items, self.preprocessing) | settings
 
-    Args:
-        row: the first of them.
-        probabilities: (K, rows, W), NaN where `is_mapped` is false.
-        is_mapped: (rows, W), false where no band shows anything, at one of the dates.
-    """
+    def layers(self, path: Path) -> dict[Path, Layers]:
+        """Return what each map holds, the map of classes first."""
+        names, tags = self.class_names, {MODEL_TAG: self.name} if self.name else {}
+        maps = {path: class_layers(names, self.colours, tags)}
+        if self.probabilities:
+            maps[beside_map(path)[0]] = measure_layers(names, tags)
+        return maps
 
-    row: int
-    probabilities: NDArray[np.float32]
-    is_mapped: BoolArray
-
-    @property
-    def classes(self) -> NDArray[np.uint8]:
-        """(rows, W) class indices, `NO_CLASS` where there is none."""
-        likeliest = np.where(self.is_mapped, self.probabilities, 0).argmax(axis=0)
-        return np.where(self.is_mapped, likeliest, NO_CLASS).astype(np.uint8)
-
-
-@dataclass(frozen=True)
-class MapOptions:
-    """How maps are made and written.
-
-    Args:
-        colours: one a class, such as "#1b7837".
-        probabilities: write them too.
-        polygons: write the outlines of classes too.
-        batch_size: windows predicted at once.
-        overwrite: replace maps that are there.
-        overlap: share of a window that its neighbour covers again, 0 to below 1.
-    """
-
-    colours: tuple[str, ...]
-    probabilities: bool = False
-    polygons: bool = False
-    batch_size: int = 16
-    overwrite: bool = False
-    overlap: float = 0.5
+    def look_at(self, items: tuple[RasterFile, ...], path: Path) -> "SceneMap":
+        """Return a map that is there."""
+        pixels, preview = _count_pixels(path, items[0].grid(self.bands(items[0])))
+        return SceneMap(path, items, pixels[: len(self.class_names)], preview)
 
 
 @dataclass(frozen=True)
@@ -141,15 +142,45 @@ class SceneMap:
     preview: NDArray[np.uint8]
 
 
-def map_scene(
+def build_mapper(
+    loaded: LoadedModel, name: str, flips: bool, precision: Precision = "fp32"
+) -> tuple[Mapper, str]:
+    """Return what makes maps with a model, and its task, segmentation or change.
+
+    Args:
+        loaded: the model, on the device to use.
+        name: what it is called in messages, and in the maps' tags.
+        flips: average over mirror images.
+        precision: that the maps are made in, see `spectralgpt.scenes.loading`.
+
+    Raises:
+        CheckpointError: it makes no maps, or does not say which classes and input.
+    """
+    names, task = check_mapper(loaded.model, loaded.extra, name)
+    contract = stated_contract(loaded, name)
+    model: Any = loaded.model.eval()
+    window_px = int(loaded.extra.get("window_px") or contract.image_size)
+    device = next(model.parameters()).device.type
+    colours = loaded.extra.get("colours") or class_colours(names).values()
+    mapper = Mapper(
+        partial(predict_map, model, flips),
+        contract,
+        names,
+        tuple(colours),
+        window_px,
+        name=Path(name).name,
+        digest=digest_model(model, flips, window_px, names, device, precision),
+    )
+    return mapper, task
+
+
+def map_image(
     mapper: Mapper,
-    items: Sequence[RasterFile],
-    *,
-    overlap: float = 0.5,
-    batch_size: int = 16,
-    first_row: int = 0,
-) -> Iterator[MapStrip]:
-    """Map one image, or two dates on the same pixels.
+    items: tuple[RasterFile, ...],
+    path: Path,
+    progress: Progress | None = None,
+) -> SceneMap:
+    """Map one image, or what two dates both show, on the finest band that is read.
 
     Windows have the size of the training images and are prepared as those were, each
     for itself. They overlap, and probabilities are means weighted towards the windows'
@@ -157,37 +188,71 @@ def map_scene(
     smaller, they are padded with invalid pixels below and to the right. Reading and
     predicting run ahead in threads of their own.
 
+    The files appear when they are whole, or not at all. A run that was stopped is
+    continued, and gives the same bytes as one that was not.
+
     Args:
         mapper: predicts.
         items: the image, or before and after.
-        overlap: share of a window that its neighbour covers again, 0 to below 1.
-        batch_size: windows predicted at once.
-        first_row: of the first strip to yield; the others come out the same to the bit.
-
-    Yields:
-        Rows from the top downwards; together all pixels of the grid of the finest band
-        that is read, from `first_row` on.
+        path: the map of classes; other files are named after it.
+        progress: called with the share that is done, 0..1.
 
     Raises:
         BandError: the image lacks a band of the model.
         ShapeError: it is smaller than a token.
-        DataError: the model gives no numbers.
+        RasterError: the dates do not lie on each other, or a file cannot be read or
+            written.
+        DataError: there is no valid pixel, or the model gives no numbers.
+        ConfigError: another run was stopped here, with another model or image.
+    """
+    bands = [mapper.bands(item) for item in items]
+    items = on_same_pixels(items, bands)
+    grid = items[0].grid(bands[0])
+    if mapper.polygons and grid.crs is None:
+        raise RasterError(f"{items[0].name} has no georeference: leave out --polygons.")
+    maps, facts = mapper.layers(path), mapper.facts(items)
+    with making_maps(maps, grid, facts, mapper.overwrite) as made:
+        for row, probabilities in _map_strips(mapper, items, made.next_row):
+            # In the order of `maps`.
+            numbers: list[NDArray[Any]] = [_classes_of(probabilities), probabilities]
+            made.write(row, numbers[: len(maps)])
+            if progress is not None:
+                progress(made.next_row / grid.height)
+        whole = made.export()[0]
+        pixels, preview = _count_pixels(whole, grid)
+        if not pixels[:NO_CLASS].any():
+            raise DataError(f"{items[0].name} has no valid pixel: leave it out.")
+        if mapper.polygons:
+            outlines = beside_map(path)[1]
+            write_polygons(whole, made.folder / outlines.name, mapper.class_names)
+            made.place(outlines)
+        made.publish()
+    return SceneMap(path, items, pixels[: len(mapper.class_names)], preview)
+
+
+def _map_strips(
+    mapper: Mapper, items: Sequence[RasterFile], first_row: int = 0
+) -> Iterator[tuple[int, FloatArray]]:
+    """Yield rows from the top downwards: the first, and probabilities (K, rows, W).
+
+    They are NaN where no band shows anything, at one of the dates. Rows before
+    `first_row` are left out; the others come out the same to the bit.
     """
     contract, patch = mapper.preprocessing, mapper.preprocessing.patch_size
     bands = [mapper.bands(item) for item in items]
-    plan = plan_windows(items[0], bands[0], mapper.window_px, overlap, patch)
+    plan = plan_windows(items[0], bands[0], mapper.window_px, mapper.overlap, patch)
     for item, used in zip(items, bands, strict=True):
         check_size(item, used, patch)
-    batches = read_batches(items, bands, plan, batch_size, first_row)
-    for row, probabilities in compute_strips(
-        batches,
-        plan,
-        contract,
-        partial(_predict, mapper),
-        len(mapper.class_names),
-        first_row=first_row,
-    ):
-        yield MapStrip(row, probabilities, ~np.isnan(probabilities[0]))
+    batches = read_batches(items, bands, plan, mapper.batch_size, first_row)
+    predict, layers = partial(_predict, mapper), len(mapper.class_names)
+    return compute_strips(batches, plan, contract, predict, layers, first_row=first_row)
+
+
+def _classes_of(probabilities: FloatArray) -> NDArray[np.uint8]:
+    """Return the likeliest classes (1, rows, W), `NO_CLASS` where there is none."""
+    is_mapped = ~np.isnan(probabilities[0])
+    likeliest = np.where(is_mapped, probabilities, 0).argmax(axis=0)
+    return np.where(is_mapped, likeliest, NO_CLASS).astype(np.uint8)[None]
 
 
 def _predict(
@@ -203,102 +268,6 @@ def _predict(
     return batch, found
 
 
-def map_image(
-    mapper: Mapper,
-    items: tuple[RasterFile, ...],
-    path: Path,
-    options: MapOptions,
-    progress: Callable[[float], None] | None = None,
-) -> SceneMap:
-    """Map one image, or what two dates both show, on the finest band that is read.
-
-    The files appear when they are whole, or not at all. A run that was stopped is
-    continued, and gives the same bytes as one that was not.
-
-    Args:
-        mapper: predicts.
-        items: the image, or before and after.
-        path: the map of classes; other files are named after it.
-        options: what is written.
-        progress: called with the share that is done, 0..1.
-
-    Raises:
-        RasterError: the dates do not lie on each other, or a file cannot be read or
-            written.
-        DataError: there is no valid pixel.
-        ConfigError: another run was stopped here, with another model or image.
-    """
-    bands = [mapper.bands(item) for item in items]
-    items = on_same_pixels(items, bands)
-    grid = items[0].grid(bands[0])
-    if options.polygons and grid.crs is None:
-        raise RasterError(f"{items[0].name} has no georeference: leave out --polygons.")
-    maps = _plan_maps(mapper, path, options)
-    facts = _facts(mapper, items, options)
-    with making_maps(maps, grid, facts, options.overwrite) as made:
-        for strip in map_scene(
-            mapper,
-            items,
-            overlap=options.overlap,
-            batch_size=options.batch_size,
-            first_row=made.next_row,
-        ):
-            # In the order of `maps`.
-            numbers: list[NDArray[Any]] = [strip.classes[None], strip.probabilities]
-            made.write(strip.row, numbers[: len(maps)])
-            if progress is not None:
-                progress(made.next_row / grid.height)
-        whole = made.export()[0]
-        pixels, preview = _count_pixels(whole, grid)
-        if not pixels[:NO_CLASS].any():
-            raise DataError(f"{items[0].name} has no valid pixel: leave it out.")
-        if options.polygons:
-            outlines = polygons_path(path)
-            write_polygons(whole, made.folder / outlines.name, mapper.class_names)
-            made.place(outlines)
-        made.publish()
-    return SceneMap(path, items, pixels[: len(mapper.class_names)], preview)
-
-
-def _facts(
-    mapper: Mapper, items: Sequence[RasterFile], options: MapOptions
-) -> dict[str, str] | None:
-    """Return what a map depends on, None if the mapper does not say."""
-    if not mapper.digest:
-        return None
-    settings = {
-        "batch size": str(options.batch_size),
-        "overlap": str(options.overlap),
-        "model": mapper.digest,
-    }
-    return scene_facts(items, mapper.preprocessing) | settings
-
-
-def _plan_maps(mapper: Mapper, path: Path, options: MapOptions) -> dict[Path, Layers]:
-    """Return what each map holds, the map of classes first."""
-    names, tags = mapper.class_names, {MODEL_TAG: mapper.name} if mapper.name else {}
-    maps = {path: class_layers(names, options.colours, tags)}
-    if options.probabilities:
-        maps[probabilities_path(path)] = measure_layers(names, tags)
-    return maps
-
-
-def digest_map(
-    mapper: Mapper, items: Sequence[RasterFile], path: Path, options: MapOptions
-) -> str:
-    """Tell what a map depends on from all else; empty if the mapper does not say."""
-    facts = _facts(mapper, items, options)
-    if facts is None:
-        return ""
-    return digest_facts(facts, _plan_maps(mapper, path, options), options)
-
-
-def look_at_map(mapper: Mapper, items: tuple[RasterFile, ...], path: Path) -> SceneMap:
-    """Return a map that is there."""
-    pixels, preview = _count_pixels(path, items[0].grid(mapper.bands(items[0])))
-    return SceneMap(path, items, pixels[: len(mapper.class_names)], preview)
-
-
 def _count_pixels(
     path: Path, grid: Grid
 ) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
@@ -312,20 +281,60 @@ def _count_pixels(
     return pixels, np.concatenate(preview)
 
 
-def write_map_item(mapper: Mapper, made: SceneMap, options: MapOptions) -> Path | None:
+def write_map_item(mapper: Mapper, made: SceneMap) -> Path | None:
     """Describe the map and the files beside it as a STAC item, if it can be one."""
     path, first = made.path, made.items[0]
-    classes = list(zip(mapper.class_names, options.colours, strict=True))
-    assets = {"classes": class_asset(path, classes)}
-    if options.probabilities:
-        assets["probabilities"] = measure_asset(
-            probabilities_path(path), "Probability of each class", mapper.class_names
+    probabilities, polygons = beside_map(path)
+    classes = list(zip(mapper.class_names, mapper.colours, strict=True))
+    assets = {"classes": _class_asset(path, classes)}
+    if mapper.probabilities:
+        assets["probabilities"] = _measure_asset(
+            probabilities, "Probability of each class", mapper.class_names
         )
-    if options.polygons:
-        assets["polygons"] = polygon_asset(polygons_path(path))
+    if mapper.polygons:
+        assets["polygons"] = _polygon_asset(polygons)
     picture = path.with_suffix(".png")
     if picture.is_file():
         assets["quicklook"] = picture_asset(picture)
     dates = [item.date for item in made.items]
     grid = first.grid(mapper.bands(first))
     return write_item(path.with_suffix(".json"), grid, assets, dates, mapper.name)
+
+
+def _class_asset(path: Path, classes: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Describe a map of classes, (name, colour) in the order of their numbers."""
+    described = [
+        {
+            "value": value,
+            "name": _identifier(name, value),
+            "title": name,
+            "color_hint": colour.removeprefix("#").upper(),
+        }
+        for value, (name, colour) in enumerate(classes)
+    ]
+    band = {"name": "class", "data_type": "uint8", "nodata": 255}
+    bands = [band | {"classification:classes": described}]
+    return describe_asset(path, "Class of each pixel", bands=bands)
+
+
+def _measure_asset(path: Path, title: str, names: Sequence[str]) -> dict[str, Any]:
+    """Describe a map of measured numbers, a layer a name."""
+    bands = [{"name": n, "data_type": "float32", "nodata": "nan"} for n in names]
+    return describe_asset(path, title, bands=bands)
+
+
+def _polygon_asset(path: Path) -> dict[str, Any]:
+    """Describe a GeoPackage of outlines."""
+    media = "application/geopackage+sqlite3"
+    return describe_asset(path, "Outlines of the classes", media)
+
+
+def _identifier(name: str, value: int) -> str:
+    """Return a name of letters, digits, hyphens and lines, as the extension asks."""
+    plain = "".join(c if c.isascii() and c.isalnum() else "_" for c in name)
+    return plain.strip("_") or f"class_{value}"
+
+
+def beside_map(path: Path) -> tuple[Path, Path]:
+    """Return the files of probabilities and of outlines beside a map of classes."""
+    return path.with_name(f"{path.stem}_probabilities.tif"), path.with_suffix(".gpkg")

@@ -1,29 +1,41 @@
-"""Places that a user names: points and shapes, brought onto the cells of a raster."""
+"""Places that a user names, on the cells of a raster; from a few labels to a map.
+
+Points and shapes are brought onto the cells. Probes are fitted on those with labels.
+"""
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from spectralgpt.data.classes import class_colours
 from spectralgpt.data.labelling import (
     LabelSource,
     check_places,
     read_vectors,
     reading_layer,
 )
-from spectralgpt.errors import (
-    ConfigError,
-    DataError,
-    DatasetNotFoundError,
-    RasterError,
-)
-from spectralgpt.rasters.footprints import move_near, move_shapes
+from spectralgpt.errors import ConfigError, DataError, DatasetNotFoundError, RasterError
+from spectralgpt.files import write_json, write_table
+from spectralgpt.rasters.embeddings import EmbeddingRaster, EmbeddingSource
+from spectralgpt.rasters.footprints import move_near, move_shapes, pixel_size_m
 from spectralgpt.rasters.grid import Grid, Window, apply
 from spectralgpt.rasters.lookup import paint_shapes
+from spectralgpt.scenes.similarity import read_cells, write_class_map
+from spectralgpt.tasks.probes import (
+    BlockScores,
+    CellFeatures,
+    Probe,
+    ProbeFacts,
+    blocks_of,
+    fit_probe,
+    save_probe,
+    score_by_blocks,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +43,7 @@ _POINTS = ("Point", "MultiPoint")
 
 
 @dataclass(frozen=True)
-class LabelledCells:
+class _LabelledCells:
     """Cells with classes.
 
     Args:
@@ -53,19 +65,8 @@ class LabelledCells:
     notes: tuple[str, ...]
 
 
-def cell_of_point(grid: Grid, x: float, y: float, crs: str) -> tuple[int, int]:
-    """Return the (row, column) of the cell that holds a point.
-
-    Args:
-        grid: of the cells.
-        x: easting or longitude.
-        y: northing or latitude.
-        crs: reference system of the point, such as "EPSG:4326".
-
-    Raises:
-        RasterError: it lies outside, or the raster has no reference system.
-        ConfigError: there is no such reference system.
-    """
+def _cell_of_point(grid: Grid, x: float, y: float, crs: str) -> tuple[int, int]:
+    """Return the (row, column) of the cell that holds a point: easting, northing."""
     import geopandas
     from pyproj.exceptions import CRSError
 
@@ -89,17 +90,13 @@ def cell_of_point(grid: Grid, x: float, y: float, crs: str) -> tuple[int, int]:
     return grid.pixel_at(float(near), moved.y)
 
 
-def cells_of_shapes(
+def _cells_of_shapes(
     shapes: Sequence[Any], grid: Grid
 ) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Return the rows and columns of the cells of each shape.
+    """Return the rows and columns of the cells of each of shapely's shapes.
 
     A cell is a polygon's if its centre lies in it; a polygon without any has those that
     it touches. Points have the cell they lie in.
-
-    Args:
-        shapes: shapely's, in the grid's reference system.
-        grid: of the cells.
     """
     return [_cells_of_shape(shape, grid) for shape in shapes]
 
@@ -130,13 +127,8 @@ def _window_around(shape: Any, grid: Grid) -> Window:
     return Window(top, left, height, width)
 
 
-def read_shapes(path: Path, grid: Grid) -> list[Any]:
-    """Read the shapes of a file that lie on a raster, in its reference system.
-
-    Raises:
-        DatasetNotFoundError: there is no such file.
-        DataError: it cannot be read, has no reference system, or lies elsewhere.
-    """
+def _read_shapes(path: Path, grid: Grid) -> list[Any]:
+    """Read the shapes of a file that lie on a raster, in its reference system."""
     import geopandas
     import shapely
 
@@ -178,7 +170,8 @@ def find_query_cells(
     Raises:
         ConfigError: the point is not two numbers, or has no such reference system.
         RasterError: the point lies outside.
-        DataError: no shape lies on the raster; see `read_shapes`.
+        DatasetNotFoundError: there is no such file.
+        DataError: it cannot be read, has no reference system, or lies elsewhere.
     """
     if point is not None:
         try:
@@ -187,28 +180,20 @@ def find_query_cells(
             raise ConfigError(
                 f"--point {point!r}: give two numbers such as 103.7,17.9."
             ) from None
-        row, column = cell_of_point(grid, x, y, crs)
+        row, column = _cell_of_point(grid, x, y, crs)
         return np.array([row]), np.array([column])
     assert polygon is not None
-    found = cells_of_shapes(read_shapes(polygon, grid), grid)
+    found = _cells_of_shapes(_read_shapes(polygon, grid), grid)
     rows, columns = (np.concatenate(part) for part in zip(*found, strict=True))
     return rows, columns
 
 
-def labelled_cells(
+def _labelled_cells(
     labels: Path, column: str, layer: str | None, grid: Grid
-) -> LabelledCells:
-    """Find the cells below labelled points and polygons.
-
-    Args:
-        labels: GeoJSON, GeoPackage or Shapefile, in any reference system.
-        column: with the classes.
-        layer: of a file with several.
-        grid: of the cells.
+) -> _LabelledCells:
+    """Find the cells below labelled points and polygons, in any reference system.
 
     Raises:
-        DatasetNotFoundError: there is no such file.
-        ConfigError: the layer or column is not there.
         DataError: no shape lies on the raster, there is one class only, or a cell is
             labelled with two.
     """
@@ -225,9 +210,9 @@ def labelled_cells(
             f"{labels} has labels of {len(names)} class on the raster "
             f"({', '.join(names) or 'none'}): label places of at least two."
         )
-    places = cells_of_shapes(named.geometry, grid)
+    places = _cells_of_shapes(named.geometry, grid)
     counts = [len(rows) for rows, _ in places]
-    cells = LabelledCells(
+    cells = _LabelledCells(
         rows=np.concatenate([rows for rows, _ in places]),
         columns=np.concatenate([columns for _, columns in places]),
         classes=np.repeat([names.index(value) for value in named["value"]], counts),
@@ -240,7 +225,7 @@ def labelled_cells(
     return cells
 
 
-def _refuse_doubt(cells: LabelledCells, labels: Path, grid: Grid) -> None:
+def _refuse_doubt(cells: _LabelledCells, labels: Path, grid: Grid) -> None:
     """Refuse cells that are labelled with two classes."""
     index = cells.rows * grid.width + cells.columns
     pairs = np.unique(np.stack([index, cells.classes]), axis=1)
@@ -254,3 +239,224 @@ def _refuse_doubt(cells: LabelledCells, labels: Path, grid: Grid) -> None:
             f"classes, such as the one at {x:.7g},{y:.7g} ({grid.crs}). Move or "
             "remove labels, or embed with smaller cells."
         )
+
+
+def probe_labels(
+    raster: EmbeddingRaster,
+    labels: Path,
+    column: str,
+    folder: Path,
+    *,
+    layer: str | None = None,
+    features: CellFeatures = "embedding",
+    block_m: float = 1000.0,
+) -> tuple[Probe, ProbeFacts, BlockScores, tuple[str, ...]]:
+    """Fit a probe on labelled points and polygons, and score it by spatial blocks.
+
+    Writes probe.safetensors, scores.json and confusion.csv.
+
+    Args:
+        raster: embeddings of the scene.
+        labels: GeoJSON, GeoPackage or Shapefile.
+        column: with the classes.
+        folder: for the files.
+        layer: of a file with several.
+        features: what of each cell is used.
+        block_m: side of the blocks that are held out whole, m.
+
+    Returns:
+        The probe, fitted on all labels, and what it is of; scores of probes that were
+        fitted without the blocks they are scored on; notes on the labels.
+
+    Raises:
+        DatasetNotFoundError: there is no such file.
+        ConfigError: the layer or column is not there.
+        DataError: labels do not suffice, or the raster holds no reflectance.
+        RasterError: the raster has no reference system, or cannot be read.
+        OutputError: a file cannot be written.
+    """
+    size = pixel_size_m(raster.grid)
+    transform = raster.grid.transform
+    if size is None or transform is None:
+        raise RasterError(
+            f"{raster.path} has no reference system, so no labels lie on it."
+        )
+    at = _layers(raster.source, features)
+    cells = _labelled_cells(labels, column, layer, raster.grid)
+    values, valid = _read_labelled(raster, cells)
+    cells = _keep(cells, valid, labels)
+    values = values[valid][:, at]
+    centres = _to_metres(cells.centres, ~transform, size)
+    if not block_m > 0:
+        raise ConfigError(f"blocks of {block_m:g} m: give --block_m above 0.")
+    groups = blocks_of(centres, block_m)[cells.shapes]
+    _refuse_single_blocks(cells, groups, block_m)
+    if raster.source.trained_on:
+        logger.warning(
+            "the encoder was fine-tuned on %s: where that shows ground or labels of "
+            "these, the scores flatter the probe.",
+            raster.source.trained_on,
+        )
+    scores = score_by_blocks(values, cells.classes, cells.shapes, centres, block_m)
+    colours = class_colours(cells.names)
+    facts = ProbeFacts(
+        class_names=cells.names,
+        colours=tuple(colours[name] for name in cells.names),
+        features=features,
+        encoder=raster.source.encoder,
+        cell_px=raster.source.cell_px,
+        bands=_band_names(raster.source, features),
+    )
+    probe = fit_probe(values, cells.classes, cells.shapes, groups)
+    save_probe(folder / "probe.safetensors", probe, facts)
+    _write_scores(folder, scores, facts)
+    return probe, facts, scores, cells.notes
+
+
+def _write_scores(folder: Path, scores: BlockScores, facts: ProbeFacts) -> None:
+    names = facts.class_names
+    values = {
+        "accuracy": scores.accuracy,
+        "label_accuracy": scores.label_accuracy,
+        "balanced_accuracy": scores.balanced_accuracy,
+        "recall": dict(zip(names, scores.recalls.tolist(), strict=True)),
+        "labels": scores.labels,
+        "cells": int(scores.confusion.sum()),
+        "blocks": scores.blocks,
+        "block_m": scores.block_m,
+        "folds": scores.folds,
+        "features": facts.features,
+    }
+    write_json(folder / "scores.json", values)
+    rows = [
+        {"labelled / predicted": name} | dict(zip(names, row, strict=True))
+        for name, row in zip(names, scores.confusion.tolist(), strict=True)
+    ]
+    write_table(folder / "confusion.csv", rows)
+
+
+def apply_probe(
+    rasters: Sequence[EmbeddingRaster],
+    probe: Probe,
+    facts: ProbeFacts,
+    paths: Sequence[Path],
+) -> Iterator[NDArray[np.uint8]]:
+    """Map rasters of embeddings.
+
+    Args:
+        rasters: the embeddings.
+        probe: what maps them.
+        facts: what it is of.
+        paths: the GeoTIFFs to make, one a raster.
+
+    Yields:
+        The classes (H, W) that were written; `NO_CLASS` is nothing.
+
+    Raises:
+        DataError: the probe does not fit one of the rasters; none is mapped then.
+        RasterError: a file cannot be read or written.
+    """
+    for raster in rasters:
+        _check_probe(facts, raster)
+    for raster, path in zip(rasters, paths, strict=True):
+        at = _layers(raster.source, facts.features)
+
+        def classify(values: NDArray[np.float32], at: slice = at) -> NDArray[np.int64]:
+            found: NDArray[np.int64] = probe.probabilities(values[..., at]).argmax(-1)
+            return found
+
+        names, colours = facts.class_names, facts.colours
+        yield write_class_map(raster, classify, names, colours, path)
+
+
+def _check_probe(facts: ProbeFacts, raster: EmbeddingRaster) -> None:
+    """Refuse to apply a probe to embeddings that it was not fitted on."""
+    source = raster.source
+    for what, wanted, found in (
+        ("encoder", facts.encoder, source.encoder),
+        ("cells (px)", facts.cell_px, source.cell_px),
+        ("bands", facts.bands, _band_names(source, facts.features)),
+    ):
+        if wanted != found:
+            raise DataError(
+                f"{raster.path} does not fit the probe: {what} {found}, the probe was "
+                f"fitted on {wanted}. Embed the scene with the same model and options."
+            )
+
+
+def _to_metres(
+    centres: NDArray[np.float64], to_cells: Any, size: tuple[float, float]
+) -> NDArray[np.float64]:
+    """Measure places from the raster's corner, as coordinates may be degrees."""
+    x, y = centres.T
+    columns = to_cells.a * x + to_cells.b * y + to_cells.c
+    rows = to_cells.d * x + to_cells.e * y + to_cells.f
+    return np.stack([columns * size[1], rows * size[0]], axis=1)
+
+
+def _layers(source: EmbeddingSource, features: CellFeatures) -> slice:
+    if features != "embedding" and not source.bands:
+        raise DataError(
+            "the raster holds no reflectance: embed the scene with --reflectance true."
+        )
+    starts = {"embedding": 0, "reflectance": source.width, "both": 0}
+    stops = {"embedding": source.width, "reflectance": None, "both": None}
+    return slice(starts[features], stops[features])
+
+
+def _band_names(source: EmbeddingSource, features: CellFeatures) -> tuple[str, ...]:
+    if features == "embedding":
+        return ()
+    return tuple(band.name for band in source.bands)
+
+
+def _read_labelled(
+    raster: EmbeddingRaster, cells: _LabelledCells
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Read labelled cells: (N, D + C), and which hold something (N,)."""
+    values = np.zeros((len(cells.rows), len(raster.source.layer_names)), np.float32)
+    valid = np.zeros(len(cells.rows), np.bool_)
+    for shape in np.unique(cells.shapes):
+        own = cells.shapes == shape
+        values[own], valid[own] = read_cells(
+            raster, cells.rows[own], cells.columns[own]
+        )
+    return values, valid
+
+
+def _refuse_single_blocks(
+    cells: _LabelledCells, groups: NDArray[np.int64], block_m: float
+) -> None:
+    """Refuse classes in one block only, which no other block could teach."""
+    for number, name in enumerate(cells.names):
+        if len(np.unique(groups[cells.classes == number])) < 2:
+            raise DataError(
+                f"all labels of {name!r} lie in one block of {block_m:g} m, so nothing "
+                "tells how well it is found elsewhere: label more places, or take "
+                "smaller blocks with --block_m."
+            )
+
+
+def _keep(
+    cells: _LabelledCells, valid: NDArray[np.bool_], labels: Path
+) -> _LabelledCells:
+    """Leave out labelled cells that show nothing."""
+    lost = int((~valid).sum())
+    left = np.unique(cells.classes[valid])
+    if len(left) < len(cells.names):
+        gone = [name for i, name in enumerate(cells.names) if i not in left]
+        raise DataError(
+            f"{labels}: where it says {', '.join(gone)}, the scene shows nothing. "
+            "Label other places."
+        )
+    notes = cells.notes
+    if lost:
+        notes += (f"{lost} labelled cells show nothing and were left out.",)
+    return replace(
+        cells,
+        rows=cells.rows[valid],
+        columns=cells.columns[valid],
+        classes=cells.classes[valid],
+        shapes=cells.shapes[valid],
+        notes=notes,
+    )

@@ -1,13 +1,14 @@
 """What an autoencoder rebuilds of a stretch of a scene, tile by tile, and how well.
 
-Scores are measured in reflectance. The signal that an error is held against is the
-band's own range over the valid pixels of the window, so that scores depend neither on
-the model's scaling nor on how bright a band is.
+Of whole scenes the errors are mapped. Scores are measured in reflectance. The signal
+that an error is held against is the band's own range over the valid pixels of the
+window: scores depend neither on the model's scaling nor on how bright a band is.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,24 @@ from spectralgpt.metrics import psnr, spectral_angle
 from spectralgpt.models.building import check_output
 from spectralgpt.models.mae import MaskedAutoencoder
 from spectralgpt.preprocessing import Preprocessing
-from spectralgpt.rasters import RasterFile, Window, read_raster
+from spectralgpt.rasters import (
+    MODEL_TAG,
+    Grid,
+    RasterFile,
+    Window,
+    measure_layers,
+    read_raster,
+)
 from spectralgpt.scaling import image_limits
-from spectralgpt.scenes.windows import check_size, choose_bands
+from spectralgpt.scenes.unfinished import digest_model, making_maps, scene_facts
+from spectralgpt.scenes.windows import (
+    WindowBatch,
+    check_size,
+    choose_bands,
+    compute_strips,
+    plan_windows,
+    read_batches,
+)
 from spectralgpt.sensors import Band
 from spectralgpt.tasks.pretraining import (
     ErrorSum,
@@ -35,6 +51,8 @@ from spectralgpt.tasks.pretraining import (
 
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
+_OVERLAP = 0.5
+"""Of the windows of a whole scene."""
 
 
 @dataclass(frozen=True)
@@ -92,20 +110,22 @@ class BandScore:
     """How well one band was rebuilt where it was hidden; NaN if it nowhere was.
 
     Args:
-        band: the band.
-        hidden: hidden, valid pixels, over which the scores are.
-        peak: the band's range, reflectance.
-        rmse: root mean squared error, reflectance.
+        band: its name.
+        wavelength_nm: its centre.
+        hidden_pixels: hidden, valid pixels, over which the scores are.
+        range_reflectance: from the band's lowest value to its highest.
+        rmse_reflectance: root mean squared error.
         psnr_db: of the model.
-        guess_psnr_db: of what needs no learning; see `RebuiltWindow.guess`.
+        psnr_db_without_learning: of `RebuiltWindow.guess`.
     """
 
-    band: Band
-    hidden: int
-    peak: float
-    rmse: float
+    band: str
+    wavelength_nm: float
+    hidden_pixels: int
+    range_reflectance: float
+    rmse_reflectance: float
     psnr_db: float
-    guess_psnr_db: float
+    psnr_db_without_learning: float
 
 
 @dataclass(frozen=True)
@@ -151,14 +171,8 @@ class WindowScores:
             "psnr_db": self.psnr_db,
             "psnr_db_without_learning": self.guess_psnr_db,
         }
-        bands = [
-            {name: _plain(value) for name, value in _row(score).items()}
-            for score in self.bands
-        ]
-        return {
-            **{name: _plain(value) for name, value in numbers.items()},
-            "bands": bands,
-        }
+        bands = [_plain(asdict(score)) for score in self.bands]
+        return {**_plain(numbers), "bands": bands}
 
 
 def centre_window(
@@ -361,8 +375,73 @@ def write_scores(
     }
     summary, table = folder / "scores.json", folder / "bands.csv"
     write_json(summary, values)
-    write_table(table, [_row(score) for score in scores.bands])
+    write_table(table, [asdict(score) for score in scores.bands])
     return summary, table
+
+
+def map_errors(
+    model: MaskedAutoencoder,
+    preprocessing: Preprocessing,
+    item: RasterFile,
+    path: Path,
+    *,
+    mask_ratio: float = 0.75,
+    seed: int = 0,
+    batch_size: int = 16,
+    name: str = "",
+    overwrite: bool = False,
+    progress: Callable[[float], None] | None = None,
+) -> Path:
+    """Write the root mean square error of each pixel's hidden bands, in reflectance.
+
+    Windows of the model's image size overlap by half and are masked each for itself, so
+    that most pixels are hidden in several bands and windows; squares are averaged over
+    them. NaN stands where nothing was hidden, or the scene holds no data. A run that
+    was stopped is continued, as by `spectralgpt.scenes.maps.map_image`.
+
+    Args:
+        model: the autoencoder; its device is used.
+        preprocessing: its contract.
+        item: the scene.
+        path: the Cloud-Optimized GeoTIFF to write.
+        mask_ratio: share of masked tokens, 0 < ratio < 1.
+        seed: of the masks.
+        batch_size: windows rebuilt at once.
+        name: what the model is called in the map's tags.
+        overwrite: replace what a run of another model has left unfinished.
+        progress: called with the share that is done, 0..1.
+
+    Raises:
+        BandError: a band of the contract is missing.
+        ShapeError: the scene is smaller than a token.
+        OutputError: the file cannot be written.
+    """
+    bands = choose_bands(preprocessing, item)
+    check_size(item, bands, model.encoder.patch_size)
+    grid = item.grid(bands)
+    side, patch = preprocessing.image_size, preprocessing.patch_size
+    plan = plan_windows(item, bands, side, _OVERLAP, patch)
+    tags = {MODEL_TAG: name, "MASK_RATIO": f"{mask_ratio:g}"}
+    layers = measure_layers(["rmse of hidden bands (reflectance)"], tags)
+    settings = {
+        "settings": f"{mask_ratio:g}, {seed}, {batch_size}",
+        "model": digest_model(model, next(model.parameters()).device.type),
+    }
+    facts = scene_facts([item], preprocessing) | settings
+    task = PretrainingTask(model.eval(), mask_ratio)
+    with making_maps({path: layers}, grid, facts, overwrite) as made:
+        first = made.next_row
+        batches = read_batches([item], [bands], plan, batch_size, first)
+        measure = partial(_measure_errors, task, preprocessing, grid, seed)
+        for row, means in compute_strips(
+            batches, plan, preprocessing, measure, 1, first_row=first
+        ):
+            made.write(row, [np.sqrt(means)])
+            if progress is not None:
+                progress(made.next_row / grid.height)
+        made.export()
+        made.publish()
+    return path
 
 
 def _angle(found: RebuiltWindow, rebuilt: FloatArray) -> NDArray[np.float64]:
@@ -380,9 +459,9 @@ def _score_band(
     counted = found.masked[index] & found.valid[index]
     error = (found.rebuilt[index] - found.pixels[index])[counted].astype(np.float64)
     rmse = float(np.sqrt((error**2).mean())) if error.size else math.nan
-    return BandScore(
-        found.bands[index], error.size, peak, rmse, float(ratio), float(guess_ratio)
-    )
+    band = found.bands[index]
+    ratios = float(ratio), float(guess_ratio)
+    return BandScore(band.name, band.wavelength_nm, error.size, peak, rmse, *ratios)
 
 
 def _mean(values: NDArray[np.float64]) -> float:
@@ -390,19 +469,51 @@ def _mean(values: NDArray[np.float64]) -> float:
     return float(known.mean()) if known.size else math.nan
 
 
-def _row(score: BandScore) -> dict[str, Any]:
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Write null for NaN and infinity, which JSON does not know."""
     return {
-        "band": score.band.name,
-        "wavelength_nm": score.band.wavelength_nm,
-        "hidden_pixels": score.hidden,
-        "range_reflectance": score.peak,
-        "rmse_reflectance": score.rmse,
-        "psnr_db": score.psnr_db,
-        "psnr_db_without_learning": score.guess_psnr_db,
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in values.items()
     }
 
 
-def _plain(value: Any) -> Any:
-    """JSON knows neither NaN nor infinity."""
-    is_unknown = isinstance(value, float) and not math.isfinite(value)
-    return None if is_unknown else value
+def _measure_errors(
+    task: PretrainingTask,
+    preprocessing: Preprocessing,
+    grid: Grid,
+    seed: int,
+    batch: WindowBatch,
+    images: FloatArray,
+    valid: BoolArray,
+) -> tuple[WindowBatch, FloatArray]:
+    """Give mean squares (B, 1, H, W) of hidden bands, known where there are any."""
+    device = next(task.model.parameters()).device
+    images, valid = images[:, 0], valid[:, 0]
+    # A window's mask depends on its place alone, so that a run can be continued.
+    above = (seed * grid.height + batch.row) * grid.width
+    places = [above + column for column in batch.columns]
+    with torch.inference_mode():
+        output = task.forward(
+            {
+                "images": torch.from_numpy(images).to(device),
+                "valid": torch.from_numpy(valid).to(device),
+                "seed": torch.tensor(places),
+            }
+        )
+        made = check_output(task.model.reconstruct(output).float().cpu()).numpy()
+        hidden = pixel_mask(output.mask, output.grid).cpu().numpy() & valid
+    side = images.shape[-1]
+    rasters = [raster.padded(side, side, "constant") for (raster,) in batch.rasters]
+    squares = np.stack(
+        [
+            (preprocessing.restore(out, r) - preprocessing.restore(true, r)) ** 2
+            for out, true, r in zip(made, images, rasters, strict=True)
+        ]
+    )
+    count = hidden.sum(axis=1)
+    means = (squares * hidden).sum(axis=1) / np.maximum(count, 1)
+    known = [
+        (seen > 0)[: shown.shape[0], : shown.shape[1]]
+        for seen, shown in zip(count, batch.is_known, strict=True)
+    ]
+    return replace(batch, is_known=known), means[:, None].astype(np.float32)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from spectralgpt.rasters import (
     measure_layers,
     writing_map,
 )
-from spectralgpt.rasters.embeddings import EmbeddingRaster
+from spectralgpt.rasters.embeddings import EmbeddingRaster, open_embeddings
 from spectralgpt.rasters.footprints import LONLAT, cut_at_180, footprint_lonlat
 
 BoolArray = NDArray[np.bool_]
@@ -61,7 +61,7 @@ class Query:
 
 
 @dataclass(frozen=True)
-class Clustering:
+class _Clustering:
     """Groups of embeddings, the largest first.
 
     Args:
@@ -80,29 +80,43 @@ class Clustering:
         return tuple(f"cluster {i + 1}" for i in range(len(self.centres)))
 
     def assign(self, cells: FloatArray) -> NDArray[np.int64]:
-        """Return the nearest centre of each embedding (..., D)."""
-        scaled = (cells - self.mean) / self.scale
+        """Return the nearest centre of each embedding, the first D of (..., D + C)."""
+        scaled = (cells[..., : len(self.mean)] - self.mean) / self.scale
         # Without the square of the cells, which is the same for every centre.
         halves = (self.centres**2).sum(axis=1) / 2
         nearest: NDArray[np.int64] = (scaled @ self.centres.T - halves).argmax(axis=-1)
         return nearest
 
 
-@dataclass(frozen=True)
-class Place:
-    """A cell like the query.
-
-    Args:
-        raster: that it lies in.
-        row: of the cell.
-        column: of the cell.
-        similarity: cosine, -1..1.
-    """
+class _Place(NamedTuple):
+    """A cell like the query, and the cosine of both, -1..1."""
 
     raster: EmbeddingRaster
     row: int
     column: int
     similarity: float
+
+
+def open_alike(paths: Sequence[Path]) -> list[EmbeddingRaster]:
+    """Open rasters of embeddings that one encoder made, on cells of one size.
+
+    Raises:
+        DataError: they are of different encoders or cells, or none is named.
+        RasterError: one cannot be read, or is none.
+    """
+    if not paths:
+        raise DataError("name at least one raster of embeddings.")
+    rasters = [open_embeddings(path) for path in paths]
+    first = rasters[0]
+    for other in rasters[1:]:
+        for what in ("encoder", "cell_px", "width"):
+            values = [getattr(raster.source, what) for raster in (first, other)]
+            if values[0] != values[1]:
+                raise DataError(
+                    f"{first.path} and {other.path} differ in {what} ({values[0]} and "
+                    f"{values[1]}): embed both scenes with the same model and cells."
+                )
+    return rasters
 
 
 def make_query(
@@ -124,7 +138,7 @@ def make_query(
     if not valid.any():
         raise DataError(f"{raster.path} has no embedding there: it shows nothing.")
     width = raster.source.width
-    mean = sample_cells(rasters)[:, :width].mean(axis=0)
+    mean = _sample_cells(rasters)[:, :width].mean(axis=0)
     return query_of(values[valid][:, :width], mean)
 
 
@@ -156,7 +170,7 @@ def query_of(cells: FloatArray, mean: FloatArray) -> Query:
 
 def find_places(
     query: Query, rasters: Sequence[EmbeddingRaster], top: int, spacing: int
-) -> list[Place]:
+) -> list[_Place]:
     """Find the cells that are most like the query, the likest first.
 
     Vectors of one raster at a time are held, 2 bytes a number.
@@ -178,7 +192,9 @@ def find_places(
     return sorted(places, key=lambda place: -place.similarity)[:top]
 
 
-def _find(query: Query, raster: EmbeddingRaster, top: int, spacing: int) -> list[Place]:
+def _find(
+    query: Query, raster: EmbeddingRaster, top: int, spacing: int
+) -> list[_Place]:
     index, cells = _build_index(query, raster)
     width = raster.grid.width
     wanted = min(len(cells), top * _MORE)
@@ -186,7 +202,7 @@ def _find(query: Query, raster: EmbeddingRaster, top: int, spacing: int) -> list
         scores, found = index.search(query.direction[None], wanted)
         places = _apart(cells[found[0]], scores[0], top, spacing, width)
         if len(places) == top or wanted == len(cells):
-            return [Place(raster, at // width, at % width, s) for at, s in places]
+            return [_Place(raster, at // width, at % width, s) for at, s in places]
         wanted = min(len(cells), wanted * _MORE)
 
 
@@ -217,11 +233,7 @@ def _build_index(
 
 
 def _apart(
-    cells: NDArray[np.int64],
-    scores: FloatArray,
-    top: int,
-    spacing: int,
-    width: int,
+    cells: NDArray[np.int64], scores: FloatArray, top: int, spacing: int, width: int
 ) -> list[tuple[int, float]]:
     """Keep the first cells that lie `spacing` apart, along rows or columns."""
     kept: list[tuple[int, float]] = []
@@ -251,10 +263,10 @@ def write_similarity(query: Query, raster: EmbeddingRaster, path: Path) -> Float
         return np.where(valid, found, np.float32("nan"))
 
     with writing_map(path, raster.grid, measure_layers(("similarity",))) as write:
-        return write_rows(raster, work, write)
+        return _write_rows(raster, work, write)
 
 
-def write_places(places: Sequence[Place], path: Path) -> Path:
+def write_places(places: Sequence[_Place], path: Path) -> Path:
     """Write the outlines of cells, in EPSG:4326, by the suffix of `path`.
 
     Columns are rank, similarity, scene, longitude and latitude.
@@ -315,7 +327,7 @@ def _unit(vectors: FloatArray) -> FloatArray:
     return unit
 
 
-def sample_cells(
+def _sample_cells(
     rasters: Sequence[EmbeddingRaster], most: int = _MOST_CELLS, seed: int = 0
 ) -> FloatArray:
     """Draw cells of all rasters alike, (N, D + C); all of them if there are few.
@@ -339,7 +351,7 @@ def sample_cells(
 
 def fit_clusters(
     rasters: Sequence[EmbeddingRaster], count: int, seed: int = 0
-) -> Clustering:
+) -> _Clustering:
     """Group the cells of rasters by k-means on their standardised embeddings.
 
     Args:
@@ -360,7 +372,7 @@ def fit_clusters(
             f"{count} clusters: ask for 2 to {_MOST_CLUSTERS} with --classes."
         )
     width = rasters[0].source.width
-    cells = sample_cells(rasters, seed=seed)[:, :width]
+    cells = _sample_cells(rasters, seed=seed)[:, :width]
     if len(cells) < count:
         raise DataError(
             f"{len(cells)} cells do not make {count} clusters: ask for fewer."
@@ -372,23 +384,20 @@ def fit_clusters(
     groups = grouping.fit_predict((cells - mean) / scale)
     order = np.argsort(-np.bincount(groups, minlength=count), kind="stable")
     centres = grouping.cluster_centers_[order].astype(np.float32)
-    return Clustering(mean, scale, centres)
+    return _Clustering(mean, scale, centres)
 
 
-def write_rows(
+def _write_rows(
     raster: EmbeddingRaster,
     work: Callable[[FloatArray, BoolArray], NDArray[Any]],
     write: Callable[[int, NDArray[Any]], object],
 ) -> NDArray[Any]:
-    """Make a map of a raster, part by part, and write it by rows.
+    """Make a map (H, W) of a raster, part by part, and write it by rows.
 
     Args:
         raster: what is read.
         work: from values (h, w, D + C), and which are valid (h, w), to numbers (h, w).
         write: given the first row, and numbers (1, rows, W), over the whole width.
-
-    Returns:
-        The map (H, W).
     """
     rows = []
     for row, blocks in groupby(raster.blocks(), key=lambda block: block.row):
@@ -398,29 +407,31 @@ def write_rows(
     return np.concatenate(rows)
 
 
-def write_map(
-    raster: EmbeddingRaster, clustering: Clustering, path: Path, colours: Sequence[str]
+def write_class_map(
+    raster: EmbeddingRaster,
+    classify: Callable[[FloatArray], NDArray[np.int64]],
+    names: Sequence[str],
+    colours: Sequence[str],
+    path: Path,
 ) -> NDArray[np.uint8]:
-    """Write the clusters of a raster as a map of classes.
+    """Write a map of classes of a raster of embeddings.
 
     Args:
-        raster: of the encoder that the clusters are of.
-        clustering: the clusters.
+        raster: what is mapped.
+        classify: from values (h, w, D + C) to classes (h, w).
+        names: of the classes.
+        colours: one a class.
         path: the GeoTIFF to make.
-        colours: one a cluster.
 
     Returns:
         The map (H, W), `NO_CLASS` where there is nothing.
 
     Raises:
-        RasterError: the map cannot be written.
+        RasterError: a file cannot be read or written.
     """
 
     def work(values: FloatArray, valid: BoolArray) -> NDArray[np.uint8]:
-        nearest = clustering.assign(values[..., : raster.source.width])
-        return np.where(valid, nearest, NO_CLASS).astype(np.uint8)
+        return np.where(valid, classify(values), NO_CLASS).astype(np.uint8)
 
-    with writing_map(
-        path, raster.grid, class_layers(clustering.names, colours)
-    ) as write:
-        return write_rows(raster, work, write)
+    with writing_map(path, raster.grid, class_layers(names, colours)) as write:
+        return _write_rows(raster, work, write)

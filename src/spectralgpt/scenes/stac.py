@@ -12,12 +12,7 @@ from typing import Any
 from spectralgpt import __version__
 from spectralgpt.files import write_json
 from spectralgpt.rasters import Grid
-from spectralgpt.rasters.embeddings import EmbeddingRaster
-from spectralgpt.rasters.footprints import (
-    cut_at_180,
-    epsg_code,
-    footprint_lonlat,
-)
+from spectralgpt.rasters.footprints import cut_at_180, epsg_code, footprint_lonlat
 
 _COG = "image/tiff; application=geotiff; profile=cloud-optimized"
 _SCHEMAS = "https://stac-extensions.github.io"
@@ -30,70 +25,29 @@ _NUMBER_EXTENSIONS = {
     "raster:scale": f"{_SCHEMAS}/raster/v2.0.0/schema.json",
     "eo:center_wavelength": f"{_SCHEMAS}/eo/v2.0.0/schema.json",
 }
-_NM_PER_UM = 1000
 _TURN = 360
 _Asset = dict[str, Any]
 
 
-def class_asset(path: Path, classes: Sequence[tuple[str, str]]) -> _Asset:
-    """Describe a map of classes, (name, colour) in the order of their numbers."""
-    described = [
-        {
-            "value": value,
-            "name": _identifier(name, value),
-            "title": name,
-            "color_hint": colour.removeprefix("#").upper(),
-        }
-        for value, (name, colour) in enumerate(classes)
-    ]
-    band = {"name": "class", "data_type": "uint8", "nodata": 255}
-    bands = [band | {"classification:classes": described}]
-    return _asset(path, _COG, "Class of each pixel", bands=bands)
+def describe_asset(
+    path: Path, title: str, media: str = _COG, **more: Any
+) -> dict[str, Any]:
+    """Describe a file beside the item.
 
-
-def _asset(path: Path, media: str, title: str, **more: Any) -> _Asset:
-    """Describe a file beside the item."""
+    Args:
+        path: the file.
+        title: what it is.
+        media: its type.
+        **more: what else the item is to say of it, such as `bands`.
+    """
     said = {"href": f"./{path.name}", "type": media, "title": title}
     return {**said, "roles": ["data"], **more}
 
 
-def measure_asset(path: Path, title: str, names: Sequence[str]) -> _Asset:
-    """Describe a map of measured numbers, a layer a name."""
-    bands = [{"name": n, "data_type": "float32", "nodata": "nan"} for n in names]
-    return _asset(path, _COG, title, bands=bands)
-
-
-def polygon_asset(path: Path) -> _Asset:
-    """Describe a GeoPackage of outlines."""
-    media = "application/geopackage+sqlite3"
-    return _asset(path, media, "Outlines of the classes")
-
-
-def embedding_asset(raster: EmbeddingRaster) -> _Asset:
-    """Describe a raster of embeddings: a layer a dimension, then the reflectance."""
-    source = raster.source
-    is_float = raster.dtype == "float32"
-    known = {band.name: band for band in source.bands}
-    bands = []
-    for name, scale, offset in zip(
-        source.layer_names, raster.scales, raster.offsets, strict=True
-    ):
-        band: _Asset = {"name": name, "data_type": raster.dtype}
-        band["nodata"] = "nan" if is_float else -128
-        if not is_float:
-            band |= {"raster:scale": scale, "raster:offset": offset}
-        if name in known:
-            micrometres = known[name].wavelength_nm / _NM_PER_UM
-            band["eo:center_wavelength"] = micrometres
-        bands.append(band)
-    encoder = {"spectralgpt:encoder": source.encoder}
-    title = "Embedding of each cell"
-    return _asset(raster.path, _COG, title, **encoder, bands=bands)
-
-
 def picture_asset(path: Path, title: str = "Scene and map") -> _Asset:
     """Describe a picture."""
-    return _asset(path, "image/png", title, roles=["thumbnail", "overview"])
+    roles = ["thumbnail", "overview"]
+    return describe_asset(path, title, "image/png", roles=roles)
 
 
 def write_item(
@@ -188,9 +142,3 @@ def _times(days: Sequence[datetime.date]) -> dict[str, str | None]:
         "start_datetime": f"{first}T00:00:00Z",
         "end_datetime": f"{last}T23:59:59Z",
     }
-
-
-def _identifier(name: str, value: int) -> str:
-    """Return a name of letters, digits, hyphens and lines, as the extension asks."""
-    plain = "".join(c if c.isascii() and c.isalnum() else "_" for c in name)
-    return plain.strip("_") or f"class_{value}"

@@ -1,6 +1,6 @@
 """Tables of many files: their classes as CSV, their embeddings as GeoParquet or npz."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,33 +15,32 @@ from spectralgpt.data.samples import MULTI_LABEL
 from spectralgpt.errors import DataError
 from spectralgpt.files import write_file, write_table
 from spectralgpt.models.building import check_output
+from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.models.heads import ClassificationModel
-from spectralgpt.rasters import RasterFile, Window
+from spectralgpt.preprocessing import Preprocessing
+from spectralgpt.rasters import RasterFile, Window, read_raster
 from spectralgpt.rasters.footprints import (
     LONLAT,
     centre_lonlat,
     cut_at_180,
     footprint_lonlat,
 )
-from spectralgpt.scenes.embedding import embed_scene, embed_windows
-from spectralgpt.scenes.inputs import Outcome, describe_input, for_each_input
+from spectralgpt.scenes.embedding import embed_scene
+from spectralgpt.scenes.inputs import Outcome, Progress, describe_input, for_each_input
 from spectralgpt.scenes.loading import stated_contract
-from spectralgpt.scenes.windows import (
-    Fit,
-    check_size,
-    choose_bands,
-    prepared_windows,
-)
+from spectralgpt.scenes.windows import check_size, choose_bands, cover_axis
 from spectralgpt.sensors import Band
 from spectralgpt.tasks.classification import check_classifier, to_probabilities
 
-Level = Literal["image", "token"]
-Progress = Callable[[float], None]
-TableFormat = Literal["geoparquet", "npz"]
-_SUFFIX = {"geoparquet": ".parquet", "npz": ".npz"}
+Fit = Literal["auto", "resize", "windows"]
+TABLES = {"geoparquet": "embeddings.parquet", "npz": "embeddings.npz"}
+"""Formats of embeddings, and the files that they are written to."""
 _NOWHERE = float("nan")
 _CORNERS = 4
 _THRESHOLD = 0.5
+# A file that is not much larger than a window is more likely a chip than a scene.
+_CHIP_SLACK = 1.5
+_Row = dict[str, Any]
 
 
 def embed_files(
@@ -50,8 +49,8 @@ def embed_files(
     output: Path,
     *,
     image_format: ImageFormat | None = None,
-    table_format: TableFormat = "geoparquet",
-    level: Level = "image",
+    table_format: Literal["geoparquet", "npz"] = "geoparquet",
+    level: Literal["image", "token"] = "image",
     fit: Fit = "auto",
     batch_size: int = 16,
     strict: bool = False,
@@ -66,7 +65,9 @@ def embed_files(
         image_format: what is stated about the files.
         table_format: `geoparquet` or `npz`.
         level: `image` or `token`.
-        fit: how files become images, for level `image`; see `prepared_windows`.
+        fit: how files become images, for level `image`: `resize` takes the whole file
+            as one image, `windows` cuts it, `auto` takes files of up to 1.5 windows a
+            side as one image and cuts larger ones.
         batch_size: images encoded at once.
         strict: stop at the first bad file.
         progress: called with 1 after each file.
@@ -74,26 +75,21 @@ def embed_files(
     Raises:
         DataError: no file could be used.
     """
-    contract = stated_contract(loaded, "The model")
-    rows: list[dict[str, Any]] = []
+    contract, encoder = stated_contract(loaded, "The model"), loaded.encoder
 
-    def work(path: Path, _: Progress) -> None:
-        item = describe_input(path, image_format or ImageFormat(), contract)
-        bands = choose_bands(contract, item)
+    def embed(item: RasterFile) -> Iterator[tuple[Window, NDArray[np.float32]]]:
         if level == "token":
-            found = _scene_cells(loaded, path, item, batch_size)
-        else:
-            embedded = embed_windows(
-                loaded.encoder, contract, item, fit=fit, batch_size=batch_size
-            )
-            found = [
-                _place_row(path, item, bands, window, vector)
-                for window, vector in embedded
-            ]
-        rows.extend(found)
+            return _embed_cells(encoder, contract, item, batch_size)
+        return _embed_windows(encoder, contract, item, fit, batch_size)
 
-    failures = for_each_input(paths, work, strict=strict, progress=progress)
-    return Outcome(write_embeddings(output, rows, table_format), len(rows), failures)
+    def describe(path: Path, item: RasterFile) -> list[_Row]:
+        bands = choose_bands(contract, item)
+        return [_place_row(path, item, bands, *found) for found in embed(item)]
+
+    rows, failures = _list_rows(
+        paths, contract, describe, image_format, strict, progress
+    )
+    return Outcome(_write_embeddings(output, rows, table_format), len(rows), failures)
 
 
 def predict_files(
@@ -118,7 +114,7 @@ def predict_files(
         paths: files, see `spectralgpt.scenes.inputs.list_inputs`.
         output: folder of the table.
         image_format: what is stated about the files.
-        fit: how files become images; see `prepared_windows`.
+        fit: how files become images; see `embed_files`.
         batch_size: images classified at once.
         strict: stop at the first bad file.
         progress: called with 1 after each file.
@@ -131,60 +127,118 @@ def predict_files(
     contract, model = stated_contract(loaded, "The model"), loaded.model
     assert isinstance(model, ClassificationModel)
     device = next(model.parameters()).device
-    rows: list[dict[str, Any]] = []
 
-    def work(path: Path, _: Progress) -> None:
-        item = describe_input(path, image_format or ImageFormat(), contract)
-        bands = choose_bands(contract, item)
+    def predict(path: Path, item: RasterFile) -> list[_Row]:
+        bands, found = choose_bands(contract, item), []
+        grid = item.grid(bands)
         check_size(item, bands, model.encoder.patch_size)
-        found = []
-        for windows, images in prepared_windows(
-            item,
-            contract,
-            fit=fit,
-            window_px=loaded.extra.get("chip_px"),
-            batch_size=batch_size,
+        for windows, images in _prepared_windows(
+            item, contract, fit, batch_size, loaded.extra.get("chip_px")
         ):
             with torch.inference_mode():
                 probabilities = to_probabilities(model(images.to(device)), task)
             check_output(probabilities, path.name)
             for window, row in zip(windows, probabilities.float().cpu(), strict=True):
-                at = centre_lonlat(item.grid(bands), window)
+                at = centre_lonlat(grid, window)
                 found.append(_prediction(path, window, at, row, names, task))
-        rows.extend(found)
+        return found
 
-    failures = for_each_input(paths, work, strict=strict, progress=progress)
+    rows, failures = _list_rows(
+        paths, contract, predict, image_format, strict, progress
+    )
     table = output / "predictions.csv"
     write_table(table, rows)
     return Outcome(table, len(rows), failures)
 
 
-def _scene_cells(
-    loaded: LoadedModel, path: Path, item: Any, batch_size: int
-) -> list[dict[str, Any]]:
-    """Rows for the token cells that hold any valid pixel."""
-    contract = stated_contract(loaded, "The model")
-    bands = choose_bands(contract, item)
-    scene = embed_scene(loaded.encoder, contract, item, batch_size=batch_size)
-    height, width = item.shape(bands)
+def _list_rows(
+    paths: Sequence[Path],
+    contract: Preprocessing,
+    rows_of: Callable[[Path, RasterFile], list[_Row]],
+    image_format: ImageFormat | None,
+    strict: bool,
+    progress: Progress | None,
+) -> tuple[list[_Row], list[tuple[Path, str]]]:
+    """Return the rows of all files, each whole or not at all, and the failures."""
+    rows: list[_Row] = []
+
+    def work(path: Path, _: Progress) -> None:
+        item = describe_input(path, image_format or ImageFormat(), contract)
+        rows.extend(rows_of(path, item))
+
+    return rows, for_each_input(paths, work, strict=strict, progress=progress)
+
+
+def _embed_windows(
+    encoder: SpectralEncoder,
+    contract: Preprocessing,
+    item: RasterFile,
+    fit: Fit = "auto",
+    batch_size: int = 16,
+) -> Iterator[tuple[Window, NDArray[np.float32]]]:
+    """Yield windows with the mean (D,) of their normalised tokens."""
+    check_size(item, choose_bands(contract, item), encoder.patch_size)
+    device = next(encoder.parameters()).device
+    for windows, images in _prepared_windows(item, contract, fit, batch_size):
+        with torch.inference_mode():
+            pooled = check_output(encoder.pooled(images.to(device)).float().cpu())
+        yield from zip(windows, pooled.numpy(), strict=True)
+
+
+def _embed_cells(
+    encoder: SpectralEncoder, contract: Preprocessing, item: RasterFile, batch_size: int
+) -> Iterator[tuple[Window, NDArray[np.float32]]]:
+    """Yield the token cells of a scene that hold any valid pixel."""
+    scene = embed_scene(encoder, contract, item, batch_size=batch_size)
+    height, width = item.shape(choose_bands(contract, item))
     side = scene.cell_px
-    return [
-        _place_row(
-            path,
-            item,
-            bands,
-            Window(
-                row * side,
-                column * side,
-                min(side, height - row * side),
-                min(side, width - column * side),
-            ),
-            scene.values[row, column],
-        )
-        for row in range(scene.grid.height)
-        for column in range(scene.grid.width)
-        if scene.valid[row, column] > 0
-    ]
+    for row, column in np.argwhere(scene.valid > 0).tolist():
+        top, left = row * side, column * side
+        size = min(side, height - top), min(side, width - left)
+        yield Window(top, left, *size), scene.values[row, column]
+
+
+def _prepared_windows(
+    item: RasterFile,
+    preprocessing: Preprocessing,
+    fit: Fit,
+    batch_size: int,
+    window_px: int | None = None,
+) -> Iterator[tuple[list[Window], Tensor]]:
+    """Read a file as one image, or the windows that cover it, ready for the model.
+
+    Yields windows, of the model's image size unless another one is stated, with their
+    images (B, C, H, W). Windows without a valid pixel are left out.
+
+    Raises:
+        DataError: there is no valid pixel at all.
+    """
+    size = preprocessing.image_size
+    bands = choose_bands(preprocessing, item)
+    height, width = item.shape(bands)
+    side = window_px or size
+    as_one = fit == "resize" or (
+        fit == "auto" and max(height, width) <= _CHIP_SLACK * side
+    )
+    windows = [Window(0, 0, height, width)]
+    if not as_one:
+        shown = min(side, height), min(side, width)
+        rows, columns = (cover_axis(most, side, side) for most in (height, width))
+        windows = [Window(row, column, *shown) for row in rows for column in columns]
+    found = 0
+    for begin in range(0, len(windows), batch_size):
+        part = windows[begin : begin + batch_size]
+        read = [
+            read_raster(item, bands, None if as_one else at, out_size=(size, size))
+            for at in part
+        ]
+        kept = [i for i, raster in enumerate(read) if raster.valid.any()]
+        if kept:
+            found += len(kept)
+            images = [torch.from_numpy(preprocessing.prepare(read[i])[0]) for i in kept]
+            yield [part[i] for i in kept], torch.stack(images)
+    if not found:
+        raise DataError(f"{item.name} has no valid pixel in any window: leave it out.")
 
 
 def _prediction(
@@ -194,7 +248,7 @@ def _prediction(
     probabilities: Tensor,
     names: Sequence[str],
     task: str,
-) -> dict[str, Any]:
+) -> _Row:
     if task == MULTI_LABEL:
         chosen = (probabilities >= _THRESHOLD).nonzero().flatten().tolist()
     else:
@@ -202,10 +256,7 @@ def _prediction(
     longitude, latitude = centre or ("", "")
     return {
         "path": str(path),
-        "row": window.row,
-        "column": window.column,
-        "height": window.height,
-        "width": window.width,
+        **vars(window),
         "longitude": longitude,
         "latitude": latitude,
         "prediction": ";".join(names[k] for k in chosen),
@@ -223,7 +274,7 @@ def _place_row(
     bands: Sequence[Band],
     window: Window,
     embedding: NDArray[np.float32],
-) -> dict[str, Any]:
+) -> _Row:
     """Return an embedding (D,) and what it is of, by column of the table.
 
     Rows and columns are pixels of the file's finest band that was read, longitude and
@@ -244,14 +295,7 @@ def _place_row(
     }
 
 
-def table_path(folder: Path, table_format: TableFormat) -> Path:
-    """Return the file that `write_embeddings` makes."""
-    return folder / f"embeddings{_SUFFIX[table_format]}"
-
-
-def write_embeddings(
-    folder: Path, rows: Sequence[dict[str, Any]], table_format: TableFormat
-) -> Path:
+def _write_embeddings(folder: Path, rows: Sequence[_Row], table_format: str) -> Path:
     """Write rows of `_place_row` as embeddings.parquet or embeddings.npz.
 
     Raises:
@@ -260,7 +304,7 @@ def write_embeddings(
     """
     if not rows:
         raise DataError("There are no embeddings to write.")
-    path = table_path(folder, table_format)
+    path = folder / TABLES[table_format]
     write = _write_geoparquet if table_format == "geoparquet" else _write_npz
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     write_file(path, lambda temporary: write(temporary, columns))

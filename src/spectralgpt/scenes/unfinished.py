@@ -35,7 +35,7 @@ _FINISHED = ".finished.jsonl"
 
 
 @dataclass
-class UnfinishedMaps:
+class _UnfinishedMaps:
     """Maps of one scene that are written together.
 
     Attributes:
@@ -98,7 +98,7 @@ def making_maps(
     grid: Grid,
     fingerprint: Mapping[str, str] | None,
     restart: bool = False,
-) -> Iterator[UnfinishedMaps]:
+) -> Iterator[_UnfinishedMaps]:
     """Begin maps, or go on with them where an earlier run was stopped.
 
     The folder is removed when the maps are published, and after errors of the image or
@@ -133,7 +133,7 @@ def making_maps(
         if not entries or fingerprint is None:
             entries = journal.begin(stated)
         next_row = entries[-1].get("next_row", 0)
-        made: UnfinishedMaps | None = None
+        made: _UnfinishedMaps | None = None
         try:
             files = {
                 path: stack.enter_context(
@@ -142,7 +142,7 @@ def making_maps(
                 for path, layers in maps.items()
             }
             next_row = journal.keep_whole(entries, files)
-            made = UnfinishedMaps(folder, next_row, files, journal)
+            made = _UnfinishedMaps(folder, next_row, files, journal)
             yield made
         except SpectralGPTError as error:
             if isinstance(error, OutputError) and (made.next_row if made else next_row):
