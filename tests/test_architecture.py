@@ -12,7 +12,6 @@ SOURCE = Path(__file__).resolve().parent.parent / "src" / "spectralgpt"
 # A module imports from its own row only within one package, and from rows below.
 ROWS = [
     {"errors", "threads"},
-    {"outputs"},
     {"config", "files", "recipes"},
     {"sensors"},
     {"rasters", "scaling"},
@@ -38,13 +37,13 @@ FACES = {
 }
 # How large the house may be. Lower a figure when it falls; raise none without a reason.
 LIMITS = {
-    "files": 198,
-    "lines": 51_745,
-    "public functions and classes": 971,
-    "dataclasses": 168,
+    "files": 192,
+    "lines": 51_216,
+    "public functions and classes": 900,
+    "dataclasses": 160,
     "file names that occur twice": 7,
-    "files with a single importer": 28,
-    "longest chain of imports": 26,
+    "files with a single importer": 22,
+    "longest chain of imports": 25,
 }
 
 

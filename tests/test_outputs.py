@@ -10,15 +10,14 @@ import pytest
 from filelock import FileLock
 
 from spectralgpt.errors import ConfigError
-from spectralgpt.files import replace_file
-from spectralgpt.outputs import claiming, drop_temporaries, folder_beside
+from spectralgpt.files import claiming, drop_temporaries, folder_beside, replace_file
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAD = """
 import sys, time
 from pathlib import Path
 from spectralgpt.files import replace_file
-from spectralgpt.outputs import claiming, drop_temporaries, folder_beside
+from spectralgpt.files import claiming, drop_temporaries, folder_beside
 """
 SCRIPT = """
 with folder_beside(Path(sys.argv[1])) as folder:

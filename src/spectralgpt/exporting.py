@@ -24,12 +24,11 @@ from torch import Tensor, nn
 from spectralgpt import __version__
 from spectralgpt.checkpoints import LoadedModel
 from spectralgpt.errors import CheckpointError, ConfigError, OutputError
-from spectralgpt.files import parse_json
+from spectralgpt.files import folder_beside, parse_json
 from spectralgpt.models.building import model_config
 from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.models.heads import ChangeModel, ClassificationModel, DenseModel
 from spectralgpt.models.mae import MaskedAutoencoder
-from spectralgpt.outputs import folder_beside
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import Raster
 from spectralgpt.scaling import RANGE_EPS, UINT8_LEVELS

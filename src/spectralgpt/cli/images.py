@@ -271,7 +271,7 @@ def prepare_output(folder: Path, name: str, overwrite: bool) -> None:
     Raises:
         ConfigError: the result is there already, or the folder cannot be made.
     """
-    from spectralgpt.outputs import make_folder
+    from spectralgpt.files import make_folder
 
     if (folder / name).exists() and not overwrite:
         raise ConfigError(f"{folder / name} is there already: pass --overwrite.")

@@ -159,7 +159,7 @@ def _explained(name: str, words: list[str], signals: "_StopSignals") -> int:
 
 def _run(name: str, words: list[str], signals: "_StopSignals") -> object:
     from spectralgpt.cli.options import CommandParser, check_stated, read_early
-    from spectralgpt.outputs import claiming, drop_temporaries
+    from spectralgpt.files import claiming, drop_temporaries
     from spectralgpt.training.run_folder import is_first_process
 
     signals.is_shown = is_first_process()

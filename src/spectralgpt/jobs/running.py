@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spectralgpt.errors import ConfigError
+from spectralgpt.files import remove_leftovers
 from spectralgpt.jobs.kinds import Job, Plan, load_job
 from spectralgpt.jobs.records import (
     MANIFEST,
@@ -28,7 +29,6 @@ from spectralgpt.jobs.records import (
     SceneRecord,
     attempt_scene,
 )
-from spectralgpt.outputs import remove_leftovers
 from spectralgpt.scenes.inputs import (
     Progress,
     adding_up,

@@ -25,8 +25,7 @@ from rasterio._err import CPLE_BaseError
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 
 from spectralgpt.errors import OutputError, RasterError, SpectralGPTError
-from spectralgpt.files import explain_failure
-from spectralgpt.outputs import name_openly
+from spectralgpt.files import explain_failure, name_openly
 from spectralgpt.rasters.locations import (
     Location,
     VirtualFile,

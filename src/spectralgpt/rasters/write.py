@@ -31,8 +31,7 @@ from rasterio.enums import Interleaving
 from rasterio.errors import NotGeoreferencedWarning
 
 from spectralgpt.errors import RasterError
-from spectralgpt.files import sync_file
-from spectralgpt.outputs import folder_beside
+from spectralgpt.files import folder_beside, sync_file
 from spectralgpt.rasters.gdal import quiet_gdal, writing
 from spectralgpt.rasters.grid import Grid, Raster, Window
 from spectralgpt.rasters.stated import SENSOR_TAG, UNIT_TAG

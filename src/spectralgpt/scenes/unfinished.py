@@ -23,9 +23,14 @@ from numpy.typing import NDArray
 
 from spectralgpt import __version__
 from spectralgpt.errors import ConfigError, OutputError, SpectralGPTError
-from spectralgpt.files import checked_line, parse_checked
+from spectralgpt.files import (
+    checked_line,
+    claiming,
+    missing_folders,
+    parse_checked,
+    remove_if_empty,
+)
 from spectralgpt.models.building import plain_parts
-from spectralgpt.outputs import claiming, missing_folders, remove_if_empty
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import Grid, Layers, Mosaic, RasterFile, RowFile, move_map
 from spectralgpt.rasters.gdal import writing

@@ -17,7 +17,7 @@ import numpy as np
 
 from spectralgpt import __version__
 from spectralgpt.errors import ConfigError
-from spectralgpt.outputs import appearing
+from spectralgpt.files import appearing
 from spectralgpt.rasters import SENSOR_TAG, Grid
 from spectralgpt.rasters.write import write_numbers
 from spectralgpt.sensors import load_sensor

@@ -13,12 +13,12 @@ import yaml
 
 from spectralgpt.config import read_mapping
 from spectralgpt.errors import ConfigError
-from spectralgpt.files import write_text
-from spectralgpt.outputs import (
+from spectralgpt.files import (
     check_replaceable,
     make_folder,
     remove_if_empty,
     remove_leftovers,
+    write_text,
 )
 
 _log = logging.getLogger(__name__)

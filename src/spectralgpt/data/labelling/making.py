@@ -30,7 +30,7 @@ from spectralgpt.data.labelling.description import (
 from spectralgpt.data.labelling.labels import UNLABELLED, LabelClasses, LabelSource
 from spectralgpt.data.labelling.layers import open_labels, write_scene_masks
 from spectralgpt.data.labelling.scenes import LabelledScenes, Scene, list_scenes
-from spectralgpt.outputs import appearing
+from spectralgpt.files import appearing
 from spectralgpt.rasters import Grid, OpenFiles, read_codes, read_raster, write_geotiff
 from spectralgpt.rasters.write import write_numbers
 from spectralgpt.sensors import list_sensors

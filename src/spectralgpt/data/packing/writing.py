@@ -46,8 +46,14 @@ from spectralgpt.errors import (
     RasterError,
     SpectralGPTError,
 )
-from spectralgpt.files import explain_failure, read_json, replace_file
-from spectralgpt.outputs import check_replaceable, make_folder, remove_leftovers
+from spectralgpt.files import (
+    check_replaceable,
+    explain_failure,
+    make_folder,
+    read_json,
+    remove_leftovers,
+    replace_file,
+)
 from spectralgpt.rasters import (
     BandFile,
     Grid,
