@@ -38,8 +38,8 @@ FACES = {
 # How large the house may be. Lower a figure when it falls; raise none without a reason.
 LIMITS = {
     "files": 192,
-    "lines": 51_216,
-    "public functions and classes": 900,
+    "lines": 51_075,
+    "public functions and classes": 889,
     "dataclasses": 160,
     "file names that occur twice": 7,
     "files with a single importer": 22,

@@ -57,7 +57,8 @@ def test_a_footprint_around_a_pole_is_the_cap() -> None:
 
 
 def test_an_item_is_cut_and_its_box_runs_from_west_to_east(tmp_path: Path) -> None:
-    path = write_item(tmp_path / "a.json", GRID, {}, [datetime.date(2021, 1, 1)], "")
+    day = datetime.date(2021, 1, 1)
+    path = write_item(tmp_path / "a.tif", GRID, {}, [day], "", "")
     assert path is not None
     item = json.loads(path.read_text())
     assert item["geometry"]["type"] == "MultiPolygon"

@@ -16,15 +16,14 @@ from spectralgpt.rasters import (
     read_raster,
     write_geotiff,
 )
+from spectralgpt.reports.reconstructions import _write_scores
 from spectralgpt.scenes.reconstruction import (
     RebuiltWindow,
     _join,
     _split,
     centre_window,
-    check_pixels,
     rebuild_window,
     score_window,
-    write_scores,
 )
 from spectralgpt.sensors import load_sensor
 from tests.tiny import tiny_contract, tiny_model
@@ -79,11 +78,11 @@ def test_reflectance_is_that_of_the_scene(scene: RasterFile) -> None:
     np.testing.assert_allclose(found.guess[4, :32, :32], mean, atol=1e-5)
 
 
-def test_pixels_outside_of_the_window_are_refused() -> None:
-    window = Window(8, 2, 64, 96)
-    check_pixels(window, [(8, 2), (71, 97)])
+def test_pixels_outside_of_the_window_are_refused(scene: RasterFile) -> None:
+    window = centre_window(scene, scene.bands, 512, 32, [(8, 2), (71, 97)])
+    assert window == Window(8, 2, 64, 96)
     with pytest.raises(ConfigError, match=r"72,97 is outside .* rows 8 to 71, columns"):
-        check_pixels(window, [(8, 2), (72, 97)])
+        centre_window(scene, scene.bands, 512, 32, [(8, 2), (72, 97)])
 
 
 def test_share_of_hidden_pixels_is_the_mask_ratio(scene: RasterFile) -> None:
@@ -174,13 +173,13 @@ def test_band_without_data_is_left_out_of_the_angle() -> None:
 
 def test_files_hold_the_scores_by_name(tmp_path: Path) -> None:
     scores = score_window(example())
-    summary, table = write_scores(tmp_path, scores, {"mask_ratio": 0.5})
-    values = json.loads(summary.read_text())
+    _write_scores(tmp_path, scores, {"mask_ratio": 0.5})
+    values = json.loads((tmp_path / "scores.json").read_text())
     assert values["mask_ratio"] == 0.5
     assert values["psnr_db"] == pytest.approx(20, abs=1e-4)
     assert values["bands"][0]["band"] == "B02"
     assert values["bands"][0]["psnr_db"] is None
-    with table.open(newline="") as file:
+    with (tmp_path / "bands.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["band"] for row in rows] == ["B02", "B03"]
     assert float(rows[1]["rmse_reflectance"]) == pytest.approx(0.1, abs=1e-6)

@@ -7,7 +7,7 @@ from rasterio import Affine
 
 from spectralgpt.rasters import Grid
 from spectralgpt.scenes.maps import _class_asset, _measure_asset, _polygon_asset
-from spectralgpt.scenes.stac import picture_asset, write_item
+from spectralgpt.scenes.stac import write_item
 
 UTM = Affine(10.0, 0.0, 500_000.0, 0.0, -10.0, 4_000_000.0)
 GRID = Grid(100, 200, UTM, "EPSG:32632")
@@ -22,9 +22,10 @@ def test_an_item_says_where_when_and_what(tmp_path: Path) -> None:
         ),
         "probabilities": _measure_asset(tmp_path / "p.tif", "Shares", ["a", "b"]),
         "polygons": _polygon_asset(tmp_path / "scene.gpkg"),
-        "quicklook": picture_asset(tmp_path / "scene.png"),
     }
-    assert write_item(path, GRID, assets, [DAY], "run-1") == path
+    (tmp_path / "scene.png").touch()
+    scene = tmp_path / "scene.tif"
+    assert write_item(scene, GRID, assets, [DAY], "run-1", "Scene and map") == path
     first = path.read_bytes()
     item = json.loads(first)
     assert item["id"] == "scene"
@@ -52,13 +53,13 @@ def test_an_item_says_where_when_and_what(tmp_path: Path) -> None:
     water = band["classification:classes"][0]
     assert (water["value"], water["title"]) == (0, "open water")
     assert (water["name"], water["color_hint"]) == ("open_water", "0072B2")
-    write_item(path, GRID, assets, [DAY], "run-1")
+    write_item(scene, GRID, assets, [DAY], "run-1", "Scene and map")
     assert path.read_bytes() == first
 
 
 def test_two_dates_are_a_span(tmp_path: Path) -> None:
     later = datetime.date(2022, 1, 5)
-    path = write_item(tmp_path / "a.json", GRID, {}, [later, DAY], "")
+    path = write_item(tmp_path / "a.tif", GRID, {}, [later, DAY], "", "")
     assert path is not None
     properties = json.loads(path.read_text())["properties"]
     assert properties["datetime"] is None
@@ -68,6 +69,6 @@ def test_two_dates_are_a_span(tmp_path: Path) -> None:
 
 def test_without_a_place_or_a_day_there_is_no_item(tmp_path: Path) -> None:
     nowhere = Grid(4, 4, None, None)
-    assert write_item(tmp_path / "a.json", nowhere, {}, [DAY], "") is None
-    assert write_item(tmp_path / "a.json", GRID, {}, [None], "") is None
+    assert write_item(tmp_path / "a.tif", nowhere, {}, [DAY], "", "") is None
+    assert write_item(tmp_path / "a.tif", GRID, {}, [None], "", "") is None
     assert list(tmp_path.iterdir()) == []

@@ -11,17 +11,17 @@ from rich.console import Console
 from rich.table import Table
 
 from spectralgpt.cli.images import (
-    add_arithmetic,
-    add_dates,
-    add_device,
+    AFTER,
+    ARITHMETIC,
+    DEVICE,
+    OF_EMBEDDINGS,
+    OF_MAPS,
+    OUTPUT,
     add_format_options,
-    add_map_options,
-    add_output,
-    add_raster_options,
     check_dates,
     format_of,
 )
-from spectralgpt.cli.options import CommandParser, counting, from_options
+from spectralgpt.cli.options import CommandParser, add_options, counting, from_options
 from spectralgpt.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -55,13 +55,15 @@ def add_arguments(parser: ArgumentParser) -> None:
     added = parser.add_subcommands(dest="action")
     for action, (about, short, model) in _ACTIONS.items():
         sub = CommandParser(description=about, exit_on_error=False)
-        sub.add_argument("--model", type=str, required=True, help=model)
+        add_options(sub, model=(str, ..., model))
         if action == "predict":
-            lines = "lines of two text files belong together"
-            add_dates(sub, f"as scenes are named; {lines}")
-            add_map_options(sub)
+            first = (
+                "for models of change: the first date, as scenes are named; lines of "
+                "two text files belong together"
+            )
+            add_options(sub, before=(Path, first), **AFTER, **OF_MAPS)
         else:
-            add_raster_options(sub)
+            add_options(sub, **OF_EMBEDDINGS)
         _add_job_options(sub, inputs="*" if action == "predict" else "+")
         added.add_subcommand(action, sub, help=short)
 
@@ -86,33 +88,31 @@ def _add_job_options(parser: ArgumentParser, inputs: str = "+") -> None:
         "collections and item collections (.json)",
     )
     add_format_options(parser)
-    parser.add_argument(
-        "--retries",
-        type=NonNegativeInt,
-        default=2,
-        help="further attempts at a scene that failed for a reason that may pass",
+    add_options(
+        parser,
+        retries=(
+            NonNegativeInt,
+            2,
+            "further attempts at a scene that failed for a reason that may pass",
+        ),
+        pause_s=(
+            NonNegativeFloat,
+            5.0,
+            "seconds before the first further attempts; later ones wait longer",
+        ),
+        workers=(
+            NonNegativeInt,
+            0,
+            "processes on this machine, by Dask; 0 does all in this one",
+        ),
+        scheduler=(
+            str,
+            "address, or scheduler file, of a Dask cluster that does the work",
+        ),
+        **OUTPUT,
+        **DEVICE,
+        **ARITHMETIC,
     )
-    parser.add_argument(
-        "--pause_s",
-        type=NonNegativeFloat,
-        default=5.0,
-        help="seconds before the first further attempts; later ones wait longer",
-    )
-    parser.add_argument(
-        "--workers",
-        type=NonNegativeInt,
-        default=0,
-        help="processes on this machine, by Dask; 0 does all in this one",
-    )
-    parser.add_argument(
-        "--scheduler",
-        type=str | None,
-        default=None,
-        help="address, or scheduler file, of a Dask cluster that does the work",
-    )
-    add_output(parser)
-    add_device(parser)
-    add_arithmetic(parser)
 
 
 def _shared_format(args: Namespace) -> "ImageFormat":

@@ -8,7 +8,7 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
 
-from spectralgpt.cli.options import counting, from_options
+from spectralgpt.cli.options import add_options, counting, from_options
 from spectralgpt.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -84,11 +84,10 @@ def add_arguments(parser: ArgumentParser) -> None:
         spellings = dict.fromkeys((f"--{option}", f"--{option.replace('_', '-')}"))
         default = getattr(BenchmarkConfig, option)
         parser.add_argument(*spellings, type=kind, default=default, help=text)
-    parser.add_argument(
-        "--json", type=Path | None, default=None, help="file for the result"
-    )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace the file of a result"
+    add_options(
+        parser,
+        json=(Path, "file for the result"),
+        overwrite="replace the file of a result",
     )
     parser.add_argument(
         "--compare",

@@ -5,7 +5,8 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
-from spectralgpt.cli.images import add_embedding_rasters, add_output, open_rasters
+from spectralgpt.cli.images import OUTPUT, add_embedding_rasters, open_rasters
+from spectralgpt.cli.options import add_options
 
 HELP = (
     "Group the cells of embedding rasters by k-means, without labels: a GeoTIFF of "
@@ -16,13 +17,12 @@ HELP = (
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the options of this command."""
     add_embedding_rasters(parser)
-    parser.add_argument(
-        "--classes", type=PositiveInt, default=6, help="clusters, 2 to 64"
+    add_options(
+        parser,
+        classes=(PositiveInt, 6, "clusters, 2 to 64"),
+        seed=(NonNegativeInt, 0, "of the first centres"),
+        **OUTPUT,
     )
-    parser.add_argument(
-        "--seed", type=NonNegativeInt, default=0, help="of the first centres"
-    )
-    add_output(parser)
 
 
 def run(args: Namespace) -> Path:

@@ -7,7 +7,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from spectralgpt.cli.options import ConfigFile, plain_values
+from spectralgpt.cli.options import ConfigFile, add_options, plain_values
 from spectralgpt.config import parse_yaml
 from spectralgpt.errors import ConfigError
 
@@ -21,19 +21,23 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--config", action=ConfigFile, help="YAML file of the study, or a recipe's name"
     )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        required=True,
-        help="folder of the study; runs that are finished there are not run again",
+    add_options(
+        parser,
+        output=(
+            Path,
+            ...,
+            "folder of the study; runs that are finished there are not run again",
+        ),
     )
     parser.add_class_arguments(StudyConfig, as_group=False, skip={"finetune"})
     # Of its own type: as a mapping, --finetune.data.X would replace all of `data`.
-    parser.add_argument(
-        "--finetune",
-        type=_mapping,
-        required=True,
-        help="settings of `spectralgpt finetune TASK` that all starts share",
+    add_options(
+        parser,
+        finetune=(
+            _mapping,
+            ...,
+            "settings of `spectralgpt finetune TASK` that all starts share",
+        ),
     )
     parser.add_argument(
         "--set",

@@ -5,6 +5,8 @@ from typing import Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
+from spectralgpt.cli.options import add_options
+
 HELP = "Convert between our checkpoints and the published SpectralGPT format."
 
 PUBLISHED_FILE = "SpectralGPT.pth"
@@ -18,22 +20,20 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="checkpoint to read: a folder or .safetensors file of ours, a published "
         ".pth file, or a Hub name owner/name",
     )
-    parser.add_argument(
-        "--to",
-        type=Literal["spectralgpt", "published"],
-        default="spectralgpt",
-        help="format to write: spectralgpt is safetensors with configuration, "
-        "published is what the published code reads",
-    )
-    parser.add_argument(
-        "--output", type=Path, required=True, help="folder to write into"
-    )
-    parser.add_argument(
-        "--image_size",
-        type=int | None,
-        default=None,
-        help="interpolate the spatial positions for images of this side, px; "
-        "without it they stay as they are",
+    add_options(
+        parser,
+        to=(
+            Literal["spectralgpt", "published"],
+            "spectralgpt",
+            "format to write: spectralgpt is safetensors with configuration, "
+            "published is what the published code reads",
+        ),
+        output=(Path, ..., "folder to write into"),
+        image_size=(
+            int,
+            "interpolate the spatial positions for images of this side, px; "
+            "without it they stay as they are",
+        ),
     )
     for name, part in (("num_heads", "encoder"), ("decoder_num_heads", "decoder")):
         parser.add_argument(
@@ -43,9 +43,7 @@ def add_arguments(parser: ArgumentParser) -> None:
             help=f"attention heads of the {part} of a published file whose width is "
             "not one of the published; no file says them",
         )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace a checkpoint in the folder"
-    )
+    add_options(parser, overwrite="replace a checkpoint in the folder")
 
 
 def run(args: Namespace) -> Path:

@@ -9,13 +9,13 @@ from rich.console import Console
 from rich.table import Table
 
 from spectralgpt.cli.images import (
+    OUTPUT,
     add_format_options,
-    add_output,
     format_of,
     prepare_output,
     stated_of,
 )
-from spectralgpt.cli.options import CommandParser, counting, from_options
+from spectralgpt.cli.options import CommandParser, add_options, counting, from_options
 from spectralgpt.files import write_json
 
 if TYPE_CHECKING:
@@ -83,20 +83,18 @@ def _add_check(parser: ArgumentParser) -> None:
         "description of images, or settings of labelled data; or a pack",
     )
     parser.add_argument("root", type=Path, nargs="?", help="the archive's folder")
-    parser.add_argument(
-        "--output", type=Path | None, default=None, help="default: check-NAME"
+    add_options(
+        parser,
+        output=(Path, "default: check-NAME"),
+        limit=(int, "open so many images, drawn"),
+        seed=(int, 0, "of what is drawn"),
+        workers=(int, 2, "threads that read"),
     )
-    parser.add_argument(
-        "--limit", type=int | None, default=None, help="open so many images, drawn"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
-    parser.add_argument("--workers", type=int, default=2, help="threads that read")
     add_format_options(parser)
-    parser.add_argument(
-        "--labels", type=str | None, default=None, help="table of layout csv"
-    )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace a check in the output folder"
+    add_options(
+        parser,
+        labels=(str, "table of layout csv"),
+        overwrite="replace a check in the output folder",
     )
 
 
@@ -236,7 +234,7 @@ def _add_pack(parser: ArgumentParser) -> None:
     parser.add_argument(
         "root", type=Path, nargs="?", default=Path(), help="the data folder"
     )
-    parser.add_argument("--output", type=Path, required=True, help="folder to make")
+    add_options(parser, output=(Path, ..., "folder to make"))
     add_format_options(parser)
     for option, default, text in (
         ("shard_mb", 256.0, "numbers in a shard, MiB"),
@@ -245,9 +243,7 @@ def _add_pack(parser: ArgumentParser) -> None:
     ):
         spellings = dict.fromkeys((f"--{option}", f"--{option.replace('_', '-')}"))
         parser.add_argument(*spellings, type=type(default), default=default, help=text)
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace a pack, finished or not"
-    )
+    add_options(parser, overwrite="replace a pack, finished or not")
 
 
 def _pack(args: Namespace) -> Path:
@@ -286,10 +282,7 @@ def _add_label(parser: ArgumentParser) -> None:
     add_format_options(parser)
     parser.add_class_arguments(LabelSource, as_group=False)
     parser.add_class_arguments(TileRules, as_group=False)
-    parser.add_argument(
-        "--licence", type=str, default="", help="of the data set, for its card"
-    )
-    add_output(parser)
+    add_options(parser, licence=(str, "", "of the data set, for its card"), **OUTPUT)
 
 
 def _label(args: Namespace) -> Path:

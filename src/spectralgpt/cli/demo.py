@@ -6,34 +6,28 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from spectralgpt.cli.images import add_format_options, prepare_output, stated_of
+from spectralgpt.cli.options import add_options
 
 HELP = "Pretrain a tiny model, rebuild, compare and map, and write a report on it."
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=Path("demo"),
-        help="folder for report.html and the trained model",
-    )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace a demo in the output folder"
-    )
-    parser.add_argument(
-        "--data",
-        type=Path | None,
-        default=None,
-        help="folder of your own imagery of one sensor; default: what ships with the "
-        "package",
+    add_options(
+        parser,
+        output=(Path, Path("demo"), "folder for report.html and the trained model"),
+        overwrite="replace a demo in the output folder",
+        data=(
+            Path,
+            "folder of your own imagery of one sensor; default: what ships with the "
+            "package",
+        ),
     )
     add_format_options(parser)
-    parser.add_argument(
-        "--minutes", type=float, default=3.0, help="time for pretraining, minutes"
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="seed of all that is random"
+    add_options(
+        parser,
+        minutes=(float, 3.0, "time for pretraining, minutes"),
+        seed=(int, 0, "seed of all that is random"),
     )
 
 

@@ -6,15 +6,15 @@ from typing import Any, Literal
 from jsonargparse import ArgumentParser, Namespace
 
 from spectralgpt.cli.images import (
-    add_arithmetic,
-    add_device,
+    ARITHMETIC,
+    DEVICE,
+    OF_EMBEDDINGS,
+    OUTPUT,
     add_image_options,
-    add_output,
-    add_raster_options,
     list_stated,
     prepare_output,
 )
-from spectralgpt.cli.options import counting, from_options
+from spectralgpt.cli.options import add_options, counting, from_options
 from spectralgpt.errors import ConfigError
 
 _RASTER_TABLE = "embeddings.csv"
@@ -26,30 +26,36 @@ HELP = (
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.add_argument(
-        "--model",
-        type=str,
-        required=True,
-        help="checkpoint: a folder, file or Hub name, or a size for random weights",
+    add_options(
+        parser,
+        model=(
+            str,
+            ...,
+            "checkpoint: a folder, file or Hub name, or a size for random weights",
+        ),
     )
     add_image_options(parser)
-    parser.add_argument(
-        "--format",
-        type=Literal["geoparquet", "npz", "geotiff"],
-        default="geoparquet",
-        help="geoparquet (embeddings.parquet, footprints in EPSG:4326), npz, or "
-        "geotiff (a raster of token embeddings a scene, and its picture)",
+    add_options(
+        parser,
+        format=(
+            Literal["geoparquet", "npz", "geotiff"],
+            "geoparquet",
+            "geoparquet (embeddings.parquet, footprints in EPSG:4326), npz, or "
+            "geotiff (a raster of token embeddings a scene, and its picture)",
+        ),
     )
-    add_raster_options(parser, "geotiff: ")
-    parser.add_argument(
-        "--level",
-        type=Literal["image", "token"],
-        default="image",
-        help="image: a row a file or window; token: a row a patch of the whole scene",
+    add_options(parser, "geotiff: ", **OF_EMBEDDINGS)
+    add_options(
+        parser,
+        level=(
+            Literal["image", "token"],
+            "image",
+            "image: a row a file or window; token: a row a patch of the whole scene",
+        ),
+        **OUTPUT,
+        **DEVICE,
+        **ARITHMETIC,
     )
-    add_output(parser)
-    add_device(parser)
-    add_arithmetic(parser)
 
 
 def run(args: Namespace) -> Path:

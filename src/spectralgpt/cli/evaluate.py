@@ -8,13 +8,8 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
 
-from spectralgpt.cli.images import (
-    add_arithmetic,
-    add_device,
-    add_output,
-    prepare_output,
-)
-from spectralgpt.cli.options import counting, plain_values
+from spectralgpt.cli.images import ARITHMETIC, DEVICE, OUTPUT, prepare_output
+from spectralgpt.cli.options import add_options, counting, plain_values
 from spectralgpt.errors import ConfigError
 from spectralgpt.files import read_json
 
@@ -43,86 +38,68 @@ def check_early(early: Mapping[str, Any] | Namespace) -> None:
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.add_argument(
-        "--model",
-        type=str,
-        required=True,
-        help="checkpoint: a folder, file or Hub name, or a size for random weights",
-    )
-    parser.add_argument(
-        "--method",
-        type=Literal["linear-probe", "ridge", "knn", "finetuned"] | None,
-        default=None,
-        help="linear-probe (the default) fits logistic regression to frozen features, "
-        "ridge least squares; finetuned (with --masks the default) scores the model's "
-        "own classes on held-out images",
+    add_options(
+        parser,
+        model=(
+            str,
+            ...,
+            "checkpoint: a folder, file or Hub name, or a size for random weights",
+        ),
+        method=(
+            Literal["linear-probe", "ridge", "knn", "finetuned"],
+            "linear-probe (the default) fits logistic regression to frozen features, "
+            "ridge least squares; finetuned (with --masks the default) scores the "
+            "model's own classes on held-out images",
+        ),
     )
     _add_data(parser)
     parser.add_argument(
         "--data.root", type=str | None, default=None, help="folder of the data set"
     )
-    parser.add_argument(
-        "--masks",
-        type=Path | None,
-        default=None,
-        help="YAML file that describes images with masks, as for finetune segmentation "
-        "and change; in place of --data for models that make maps",
+    add_options(
+        parser,
+        masks=(
+            Path,
+            "YAML file that describes images with masks, as for finetune segmentation "
+            "and change; in place of --data for models that make maps",
+        ),
+        split=(
+            Literal["train", "val", "test"],
+            "test",
+            "what finetuned models are scored on",
+        ),
+        test_flips=(
+            bool,
+            "for maps: average over mirror images, four times the work; null does as "
+            "the scores of the model's fine-tuning did",
+        ),
+        floors=(
+            bool,
+            True,
+            "for maps: what a forest on pixels and the best index reach beside the "
+            "scores, learnt from pixels of the file's training places",
+        ),
+        k=(int, 20, "neighbours of knn"),
+        baselines="compare with random weights, band statistics and random "
+        "convolutions",
+        seeds=(
+            int,
+            1,
+            "repetitions, each with its own split (unless the data set gives one), "
+            "training subset, random weights and filters",
+        ),
+        resamples=(int, 500, "bootstrap test sets, for finetuned"),
+        seed=(int, 0, "seed of the bootstrap, for finetuned"),
+        workers=(int, 0, "processes that read; 0 reads in this one"),
+        image_size=(
+            int,
+            "side that images are brought to, px; null keeps the checkpoint's, which "
+            "may have been pretrained on smaller crops",
+        ),
+        **OUTPUT,
+        **DEVICE,
+        **ARITHMETIC,
     )
-    parser.add_argument(
-        "--split",
-        type=Literal["train", "val", "test"],
-        default="test",
-        help="what finetuned models are scored on",
-    )
-    parser.add_argument(
-        "--test_flips",
-        type=bool | None,
-        default=None,
-        help="for maps: average over mirror images, four times the work; null does as "
-        "the scores of the model's fine-tuning did",
-    )
-    parser.add_argument(
-        "--floors",
-        type=bool,
-        default=True,
-        help="for maps: what a forest on pixels and the best index reach beside the "
-        "scores, learnt from pixels of the file's training places",
-    )
-    parser.add_argument("--k", type=int, default=20, help="neighbours of knn")
-    parser.add_argument(
-        "--baselines",
-        action="store_true",
-        help="compare with random weights, band statistics and random convolutions",
-    )
-    parser.add_argument(
-        "--seeds",
-        type=int,
-        default=1,
-        help="repetitions, each with its own split (unless the data set gives one), "
-        "training subset, random weights and filters",
-    )
-    parser.add_argument(
-        "--resamples", type=int, default=500, help="bootstrap test sets, for finetuned"
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="seed of the bootstrap, for finetuned"
-    )
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=0,
-        help="processes that read; 0 reads in this one",
-    )
-    parser.add_argument(
-        "--image_size",
-        type=int | None,
-        default=None,
-        help="side that images are brought to, px; null keeps the checkpoint's, which "
-        "may have been pretrained on smaller crops",
-    )
-    add_output(parser)
-    add_device(parser)
-    add_arithmetic(parser)
 
 
 def _add_data(parser: ArgumentParser) -> None:

@@ -7,6 +7,7 @@ from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
 from rich.console import Console
 
+from spectralgpt.cli.options import add_options
 from spectralgpt.errors import ConfigError
 
 HELP = (
@@ -23,21 +24,19 @@ def add_arguments(parser: ArgumentParser) -> None:
         type=str,
         help="checkpoint: the run folder, a model folder, file or Hub name",
     )
-    parser.add_argument(
-        "--output", type=Path, required=True, help="file to make, .onnx or .pt2"
-    )
-    parser.add_argument(
-        "--format",
-        type=Literal["onnx", "torch-export"] | None,
-        default=None,
-        help="without it the ending of --output says",
-    )
-    parser.add_argument(
-        "--what",
-        type=Literal["auto", "embeddings", "logits"],
-        default="auto",
-        help="embeddings (of the image, and of each token), logits (of a fine-tuned "
-        "model), or auto: logits where there are any",
+    add_options(
+        parser,
+        output=(Path, ..., "file to make, .onnx or .pt2"),
+        format=(
+            Literal["onnx", "torch-export"],
+            "without it the ending of --output says",
+        ),
+        what=(
+            Literal["auto", "embeddings", "logits"],
+            "auto",
+            "embeddings (of the image, and of each token), logits (of a fine-tuned "
+            "model), or auto: logits where there are any",
+        ),
     )
     parser.add_argument(
         "--image_size",
@@ -46,26 +45,23 @@ def add_arguments(parser: ArgumentParser) -> None:
         default=None,
         help="side of the images the file takes, px; without it the model's own",
     )
-    parser.add_argument(
-        "--batch",
-        type=PositiveInt | Literal["dynamic"],
-        default="dynamic",
-        help="images the file takes at once; dynamic is any number",
-    )
-    parser.add_argument(
-        "--sensor",
-        type=str | None,
-        default=None,
-        help="of a model trained on several sensors, the one whose images it takes",
-    )
-    parser.add_argument(
-        "--tolerance",
-        type=float,
-        default=1e-4,
-        help="greatest difference from the model, as a share of the largest value",
-    )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace an exported file"
+    add_options(
+        parser,
+        batch=(
+            PositiveInt | Literal["dynamic"],
+            "dynamic",
+            "images the file takes at once; dynamic is any number",
+        ),
+        sensor=(
+            str,
+            "of a model trained on several sensors, the one whose images it takes",
+        ),
+        tolerance=(
+            float,
+            1e-4,
+            "greatest difference from the model, as a share of the largest value",
+        ),
+        overwrite="replace an exported file",
     )
 
 

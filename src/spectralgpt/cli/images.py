@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
 
-from spectralgpt.cli.options import from_options
+from spectralgpt.cli.options import Options, add_options, from_options
 from spectralgpt.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -19,16 +19,74 @@ if TYPE_CHECKING:
 
 OVERLAP = 0.5
 """Of windows of maps, where none is stated."""
-
-
-def add_output(parser: ArgumentParser) -> None:
-    """Add --output and --overwrite."""
-    parser.add_argument(
-        "--output", type=Path, required=True, help="folder for what is made"
-    )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace results in the output folder"
-    )
+OUTPUT: Options = {
+    "output": (Path, ..., "folder for what is made"),
+    "overwrite": "replace results in the output folder",
+}
+DEVICE: Options = {
+    "device": (str, "auto", "auto (a GPU if there is one), cpu, cuda, cuda:1, mps"),
+    "batch_size": (PositiveInt, 32, "images the model takes at once"),
+}
+ARITHMETIC: Options = {
+    "precision": (
+        Literal["fp32", "bf16"],
+        "fp32",
+        "bf16: products of 8 significant bits, faster where the machine has "
+        "instructions for them; the last digits differ",
+    ),
+    "quantize": (
+        Literal["none", "int8"],
+        "none",
+        "int8: hold the encoder's weights as 8-bit integers, a quarter of the "
+        "memory; slower on processors",
+    ),
+}
+OF_MAPS: Options = {
+    "probabilities": "write a GeoTIFF with a layer of probabilities a class, too",
+    "polygons": "write a GeoPackage with the outlines of the classes, too",
+    "test_flips": (bool, False, "average over mirror images, four times the work"),
+    "overlap": (
+        float,
+        OVERLAP,
+        "share of a window that its neighbour covers again, 0 to below "
+        "1; less is faster, and shows more of the windows' borders",
+    ),
+}
+"""What is written beside maps, and how they are made."""
+OF_EMBEDDINGS: Options = {
+    "cell_px": (
+        PositiveInt,
+        "side of a cell in pixels of the scene; it divides the model's "
+        "patch, which it is by default. Smaller cells show more, and take longer",
+    ),
+    "dtype": (
+        Literal["float16", "int8"],
+        "float16",
+        "numbers; int8 has a scale and an offset a layer",
+    ),
+    "reflectance": (bool, True, "add layers with the mean reflectance of each cell"),
+}
+"""What rasters of embeddings are to hold."""
+AREA: Options = {
+    "bounds": (
+        str,
+        "read this rectangle alone, minx,miny,maxx,maxy; several inputs make one "
+        "mosaic, the first on top",
+    ),
+    "bounds_crs": (
+        str,
+        "EPSG:4326",
+        "reference system of --bounds; without it longitude and latitude",
+    ),
+    "area": (
+        Path,
+        "GeoJSON file in place of --bounds: the rectangle around its shapes",
+    ),
+}
+"""What is read of the inputs; `format_of` reads it."""
+AFTER: Options = {
+    "after": (Path, "the second date; images of folders are matched by their names")
+}
 
 
 def add_embedding_rasters(parser: ArgumentParser, more: str = "") -> None:
@@ -38,106 +96,6 @@ def add_embedding_rasters(parser: ArgumentParser, more: str = "") -> None:
         type=Path,
         nargs="+",
         help=f"rasters that `spectralgpt embed --format geotiff` made{more}",
-    )
-
-
-def add_device(parser: ArgumentParser) -> None:
-    """Add --device and --batch_size."""
-    parser.add_argument(
-        "--device",
-        type=str,
-        default="auto",
-        help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps",
-    )
-    parser.add_argument(
-        "--batch_size",
-        type=PositiveInt,
-        default=32,
-        help="images the model takes at once",
-    )
-
-
-def add_arithmetic(parser: ArgumentParser) -> None:
-    """Add --precision and --quantize."""
-    parser.add_argument(
-        "--precision",
-        type=Literal["fp32", "bf16"],
-        default="fp32",
-        help="bf16: products of 8 significant bits, faster where the machine has "
-        "instructions for them; the last digits differ",
-    )
-    parser.add_argument(
-        "--quantize",
-        type=Literal["none", "int8"],
-        default="none",
-        help="int8: hold the encoder's weights as 8-bit integers, a quarter of the "
-        "memory; slower on processors",
-    )
-
-
-def add_dates(parser: ArgumentParser, what: str) -> None:
-    """Add --before and --after, each of which is `what`."""
-    parser.add_argument(
-        "--before",
-        type=Path | None,
-        default=None,
-        help=f"for models of change: the first date, {what}",
-    )
-    parser.add_argument(
-        "--after",
-        type=Path | None,
-        default=None,
-        help="the second date; images of folders are matched by their names",
-    )
-
-
-def add_map_options(parser: ArgumentParser, note: str = "") -> None:
-    """Add what is written beside maps; `note` begins each help text."""
-    parser.add_argument(
-        "--probabilities",
-        action="store_true",
-        help=f"{note}write a GeoTIFF with a layer of probabilities a class, too",
-    )
-    parser.add_argument(
-        "--polygons",
-        action="store_true",
-        help=f"{note}write a GeoPackage with the outlines of the classes, too",
-    )
-    parser.add_argument(
-        "--test_flips",
-        type=bool,
-        default=False,
-        help=f"{note}average over mirror images, four times the work",
-    )
-    parser.add_argument(
-        "--overlap",
-        type=float,
-        default=OVERLAP,
-        help=f"{note}share of a window that its neighbour covers again, 0 to below "
-        "1; less is faster, and shows more of the windows' borders",
-    )
-
-
-def add_raster_options(parser: ArgumentParser, note: str = "") -> None:
-    """Add what rasters of embeddings are to hold; `note` begins each help text."""
-    parser.add_argument(
-        "--cell_px",
-        type=PositiveInt | None,
-        default=None,
-        help=f"{note}side of a cell in pixels of the scene; it divides the model's "
-        "patch, which it is by default. Smaller cells show more, and take longer",
-    )
-    parser.add_argument(
-        "--dtype",
-        type=Literal["float16", "int8"],
-        default="float16",
-        help=f"{note}numbers; int8 has a scale and an offset a layer",
-    )
-    parser.add_argument(
-        "--reflectance",
-        type=bool,
-        default=True,
-        help=f"{note}add layers with the mean reflectance of each cell",
     )
 
 
@@ -152,39 +110,16 @@ def add_image_options(parser: ArgumentParser, inputs: str = "+") -> None:
         "inputs", type=Path, nargs=inputs, help="image files, or folders of them"
     )
     add_format_options(parser)
-    add_area_options(parser)
-    parser.add_argument(
-        "--fit",
-        type=Literal["auto", "resize", "windows"],
-        default="auto",
-        help="how a file becomes images: resize (one), windows (that cover it), auto "
-        "(one if it is at most 1.5 windows a side)",
-    )
-    parser.add_argument(
-        "--strict", action="store_true", help="stop at the first file that is bad"
-    )
-
-
-def add_area_options(parser: ArgumentParser) -> None:
-    """Add the area that is read of the inputs; `format_of` reads it."""
-    parser.add_argument(
-        "--bounds",
-        type=str | None,
-        default=None,
-        help="read this rectangle alone, minx,miny,maxx,maxy; several inputs make one "
-        "mosaic, the first on top",
-    )
-    parser.add_argument(
-        "--bounds_crs",
-        type=str,
-        default="EPSG:4326",
-        help="reference system of --bounds; without it longitude and latitude",
-    )
-    parser.add_argument(
-        "--area",
-        type=Path | None,
-        default=None,
-        help="GeoJSON file in place of --bounds: the rectangle around its shapes",
+    add_options(
+        parser,
+        **AREA,
+        fit=(
+            Literal["auto", "resize", "windows"],
+            "auto",
+            "how a file becomes images: resize (one), windows (that cover it), auto "
+            "(one if it is at most 1.5 windows a side)",
+        ),
+        strict="stop at the first file that is bad",
     )
 
 

@@ -6,12 +6,8 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
 
-from spectralgpt.cli.images import (
-    add_area_options,
-    add_format_options,
-    format_of,
-    list_stated,
-)
+from spectralgpt.cli.images import AREA, add_format_options, format_of, list_stated
+from spectralgpt.cli.options import add_options
 
 HELP = "Say what a checkpoint, an exported model, an image or a sensor is."
 
@@ -25,7 +21,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         ".safetensors, .pth, Hub name, size), or an exported .onnx or .pt2",
     )
     add_format_options(parser)
-    add_area_options(parser)
+    add_options(parser, **AREA)
 
 
 def run(args: Namespace) -> Path:

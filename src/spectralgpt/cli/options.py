@@ -33,6 +33,10 @@ from spectralgpt.recipes import find_recipe
 from spectralgpt.sensors import find_sensor
 
 Settings = TypeVar("Settings")
+Option = str | tuple[Any, str] | tuple[Any, Any, str]
+"""The help of what is only said, or not; type and help of what is null by default;
+type, default (... where a value must be given) and help."""
+Options = dict[str, Option]
 # Options of a run that are no part of its configuration.
 _RUN_OPTIONS = ("config", "output", "overwrite", "resume", "debug", "verbose")
 _FILE_NOTE = "__path__"
@@ -253,6 +257,27 @@ def plain_values(args: Namespace) -> dict[str, Any]:
     """
     values = _without_notes(args.as_dict())
     return {name: v for name, v in values.items() if name not in _RUN_OPTIONS}
+
+
+def add_options(parser: ArgumentParser, note: str = "", /, **options: Option) -> None:
+    """Add options by name.
+
+    Args:
+        parser: of the command.
+        note: begins each help text.
+        **options: see `Option`.
+    """
+    for name, option in options.items():
+        known: dict[str, Any] = {}
+        match option:
+            case (kind, default, text):
+                wanted = {"required": True} if default is ... else {"default": default}
+                known = {"type": kind, **wanted}
+            case (kind, text):
+                known = {"type": kind | None, "default": None}
+            case text:
+                known = {"action": "store_true"}
+        parser.add_argument(f"--{name}", help=f"{note}{text}", **known)
 
 
 def from_options(kind: type[Settings], args: Namespace, **stated: Any) -> Settings:

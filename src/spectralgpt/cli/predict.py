@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING
 from jsonargparse import ArgumentParser, Namespace
 
 from spectralgpt.cli.images import (
+    AFTER,
+    ARITHMETIC,
+    DEVICE,
+    OF_MAPS,
+    OUTPUT,
     OVERLAP,
-    add_arithmetic,
-    add_dates,
-    add_device,
     add_image_options,
-    add_map_options,
-    add_output,
     check_dates,
     format_of,
     list_stated,
     prepare_output,
 )
-from spectralgpt.cli.options import counting, from_options
+from spectralgpt.cli.options import add_options, counting, from_options
 from spectralgpt.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -36,18 +36,19 @@ _MAP_TABLE = "maps.csv"
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.add_argument(
-        "--model",
-        type=str,
-        required=True,
-        help="fine-tuned checkpoint: the run folder, a model folder, file or Hub name",
+    add_options(
+        parser,
+        model=(
+            str,
+            ...,
+            "fine-tuned checkpoint: the run folder, a model folder, file or Hub name",
+        ),
     )
     add_image_options(parser, inputs="*")
-    add_dates(parser, "a file or a folder")
-    add_map_options(parser, "for maps: ")
-    add_output(parser)
-    add_device(parser)
-    add_arithmetic(parser)
+    first = "for models of change: the first date, a file or a folder"
+    add_options(parser, before=(Path, first), **AFTER)
+    add_options(parser, "for maps: ", **OF_MAPS)
+    add_options(parser, **OUTPUT, **DEVICE, **ARITHMETIC)
 
 
 def run(args: Namespace) -> Path:

@@ -8,7 +8,8 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
 
-from spectralgpt.cli.images import add_embedding_rasters, add_output, open_rasters
+from spectralgpt.cli.images import OUTPUT, add_embedding_rasters, open_rasters
+from spectralgpt.cli.options import add_options
 from spectralgpt.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,37 +25,20 @@ HELP = (
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the options of this command."""
     add_embedding_rasters(parser, "; the labels lie on the first, all are mapped")
-    parser.add_argument(
-        "--labels",
-        type=Path | None,
-        default=None,
-        help="points or polygons: GeoJSON, GeoPackage or Shapefile",
+    add_options(
+        parser,
+        labels=(Path, "points or polygons: GeoJSON, GeoPackage or Shapefile"),
+        class_column=(str, "class", "column with the classes"),
+        layer=(str, "of a file with several"),
+        features=(
+            Literal["embedding", "reflectance", "both"],
+            "embedding",
+            "what of each cell is used",
+        ),
+        block_m=(float, 1000.0, "side of the blocks that are held out whole, m"),
+        probe=(Path, "probe.safetensors of an earlier call, instead of labels"),
+        **OUTPUT,
     )
-    parser.add_argument(
-        "--class_column", type=str, default="class", help="column with the classes"
-    )
-    parser.add_argument(
-        "--layer", type=str | None, default=None, help="of a file with several"
-    )
-    parser.add_argument(
-        "--features",
-        type=Literal["embedding", "reflectance", "both"],
-        default="embedding",
-        help="what of each cell is used",
-    )
-    parser.add_argument(
-        "--block_m",
-        type=float,
-        default=1000.0,
-        help="side of the blocks that are held out whole, m",
-    )
-    parser.add_argument(
-        "--probe",
-        type=Path | None,
-        default=None,
-        help="probe.safetensors of an earlier call, instead of labels",
-    )
-    add_output(parser)
 
 
 def run(args: Namespace) -> Path:

@@ -6,13 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from spectralgpt.cli.images import (
-    add_area_options,
-    add_device,
-    add_format_options,
-    add_output,
-)
-from spectralgpt.cli.options import counting
+from spectralgpt.cli.images import AREA, DEVICE, OUTPUT, add_format_options
+from spectralgpt.cli.options import add_options, counting
 from spectralgpt.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,33 +22,23 @@ HELP = "Show what a pretrained model rebuilds of an image at a mask ratio."
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the options of this command."""
     parser.add_argument("input", type=Path, help="image file, or folder of its bands")
-    parser.add_argument(
-        "--model",
-        type=str,
-        required=True,
-        help="pretrained checkpoint: a run folder, a file or a Hub name",
+    add_options(
+        parser,
+        model=(str, ..., "pretrained checkpoint: a run folder, a file or a Hub name"),
     )
     add_format_options(parser)
-    add_area_options(parser)
-    parser.add_argument(
-        "--size_px",
-        type=int,
-        default=512,
-        help="side of the part in the middle of the image that is shown, px",
-    )
-    parser.add_argument(
-        "--mask_ratio", type=float, default=0.75, help="share of hidden tokens, 0..1"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the mask")
-    parser.add_argument(
-        "--all_bands",
-        action="store_true",
-        help="draw every band; without it at most 24, spread over the spectrum",
-    )
-    parser.add_argument(
-        "--map",
-        action="store_true",
-        help="write a GeoTIFF with the error of each pixel of the whole image, too",
+    add_options(
+        parser,
+        **AREA,
+        size_px=(
+            int,
+            512,
+            "side of the part in the middle of the image that is shown, px",
+        ),
+        mask_ratio=(float, 0.75, "share of hidden tokens, 0..1"),
+        seed=(int, 0, "seed of the mask"),
+        all_bands="draw every band; without it at most 24, spread over the spectrum",
+        map="write a GeoTIFF with the error of each pixel of the whole image, too",
     )
     for name, place in (("pixels", "row,column"), ("points", "x,y in its CRS")):
         parser.add_argument(
@@ -64,8 +49,7 @@ def add_arguments(parser: ArgumentParser) -> None:
             help=f"places of the image whose spectra are drawn: {place}; several with "
             f'blanks between, as in --{name}="120,80 7,300", or the option again',
         )
-    add_output(parser)
-    add_device(parser)
+    add_options(parser, **OUTPUT, **DEVICE)
 
 
 def run(args: Namespace) -> Path:
@@ -91,11 +75,10 @@ def run(args: Namespace) -> Path:
     path = _find_input(args.input, args.sensor, contract)
     item = describe_input(path, format_of(args), contract)
     bands = choose_bands(contract, item)
-    window = reconstruction.centre_window(
-        item, bands, args.size_px, contract.image_size
-    )
     pixels = _chosen_pixels(args.pixels, args.points, item.grid(bands))
-    reconstruction.check_pixels(window, pixels)
+    window = reconstruction.centre_window(
+        item, bands, args.size_px, contract.image_size, pixels
+    )
     rebuilt = reconstruction.rebuild_window(
         loaded.model,
         contract,

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Literal
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
 
-from spectralgpt.cli.images import add_embedding_rasters, add_output, open_rasters
+from spectralgpt.cli.images import OUTPUT, add_embedding_rasters, open_rasters
+from spectralgpt.cli.options import add_options
 
 if TYPE_CHECKING:
     from spectralgpt.rasters.embeddings import EmbeddingRaster
@@ -21,35 +22,19 @@ HELP = (
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the options of this command."""
     add_embedding_rasters(parser)
-    parser.add_argument(
-        "--point",
-        type=str | None,
-        default=None,
-        help="x,y in --crs, so longitude,latitude unless another one is named",
+    add_options(
+        parser,
+        point=(str, "x,y in --crs, so longitude,latitude unless another one is named"),
+        crs=(str, "EPSG:4326", "reference system of --point"),
+        polygon=(
+            Path,
+            "file of shapes instead; all that lie on the first raster they meet",
+        ),
+        top=(PositiveInt, 20, "places wanted"),
+        spacing=(PositiveInt, 5, "least distance of two places, cells"),
+        format=(Literal["geojson", "gpkg"], "geojson", "of the places"),
+        **OUTPUT,
     )
-    parser.add_argument(
-        "--crs", type=str, default="EPSG:4326", help="reference system of --point"
-    )
-    parser.add_argument(
-        "--polygon",
-        type=Path | None,
-        default=None,
-        help="file of shapes instead; all that lie on the first raster they meet",
-    )
-    parser.add_argument("--top", type=PositiveInt, default=20, help="places wanted")
-    parser.add_argument(
-        "--spacing",
-        type=PositiveInt,
-        default=5,
-        help="least distance of two places, cells",
-    )
-    parser.add_argument(
-        "--format",
-        type=Literal["geojson", "gpkg"],
-        default="geojson",
-        help="of the places",
-    )
-    add_output(parser)
 
 
 def run(args: Namespace) -> Path:

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
+from spectralgpt.cli.options import add_options
+
 NAME = "simulate"
 HELP = (
     "Make a simulated, labelled satellite archive for trying out tasks at any size. "
@@ -29,21 +31,21 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Add the options of this command."""
     from spectralgpt.simulation import TASKS, SimulationConfig
 
-    parser.add_argument("--output", type=Path, required=True, help="folder to make")
-    parser.add_argument(
-        "--tasks",
-        type=str,
-        default=",".join(SimulationConfig.tasks),
-        help=f"what to make labels for, parted by commas: {', '.join(TASKS)} "
-        "(scenes are unlabelled, for pretraining)",
+    add_options(
+        parser,
+        output=(Path, ..., "folder to make"),
+        tasks=(
+            str,
+            ",".join(SimulationConfig.tasks),
+            f"what to make labels for, parted by commas: {', '.join(TASKS)} "
+            "(scenes are unlabelled, for pretraining)",
+        ),
     )
     for option, text in _OPTIONS.items():
         spellings = dict.fromkeys((f"--{option}", f"--{option.replace('_', '-')}"))
         default = getattr(SimulationConfig, option)
         parser.add_argument(*spellings, type=type(default), default=default, help=text)
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace a simulated archive"
-    )
+    add_options(parser, overwrite="replace a simulated archive")
 
 
 def run(args: Namespace) -> Path:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from spectralgpt.cli.images import add_device, add_format_options
+from spectralgpt.cli.images import DEVICE, add_format_options
+from spectralgpt.cli.options import add_options
 
 HELP = (
     "Serve a web page, to this machine alone, that shows scenes, maps, what a model "
@@ -21,21 +22,20 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="scenes, maps, rasters that `spectralgpt embed --format geotiff` made, "
         "and at most one run folder, which is the model",
     )
-    parser.add_argument(
-        "--model",
-        type=str | None,
-        default=None,
-        help="pretrained or fine-tuned checkpoint: a run folder, a file, a Hub name, "
-        "or a size for random weights",
-    )
-    parser.add_argument(
-        "--port", type=int, default=8765, help="of the page; 0 takes any free one"
+    add_options(
+        parser,
+        model=(
+            str,
+            "pretrained or fine-tuned checkpoint: a run folder, a file, a Hub name, "
+            "or a size for random weights",
+        ),
+        port=(int, 8765, "of the page; 0 takes any free one"),
     )
     parser.add_argument(
         "--no-open", action="store_true", help="open no browser, print the address"
     )
     add_format_options(parser)
-    add_device(parser)
+    add_options(parser, **DEVICE)
 
 
 def run(args: Namespace) -> str:

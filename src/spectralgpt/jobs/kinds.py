@@ -44,7 +44,6 @@ from spectralgpt.scenes.maps import (
     beside_map,
     build_mapper,
     map_image,
-    write_map_item,
 )
 from spectralgpt.scenes.unfinished import digest_facts, digest_model, scene_facts
 
@@ -96,7 +95,7 @@ class _ReadyMaps:
         """Add picture and STAC item; returns all files that were made."""
         mapper, target = self.mapper, made.path
         picture = write_quick_look(made, mapper)
-        described = write_map_item(mapper, made)
+        described = mapper.write_item(made)
         probabilities, polygons = beside_map(target)
         others = [target.with_name(target.name + LEGEND_SUFFIX)]
         others += [probabilities] if mapper.probabilities else []
@@ -374,6 +373,13 @@ class Plan:
         plain = {name: _plain(value) for name, value in self.job.settings.items()}
         return {"model": self.weights, **plain}
 
+    @property
+    def versions(self) -> dict[str, str]:
+        """The versions of the programs that matter for the outputs, in this process."""
+        others = {name: version(name) for name in _OTHERS}
+        python = platform.python_version()
+        return {"spectralgpt": __version__, "python": python, **others}
+
     def target(self, name: str) -> Path:
         """Return the raster that is made of a scene."""
         return self.output / "scenes" / f"{name}.tif"
@@ -415,7 +421,7 @@ class Plan:
             "model": self.job.model,
             "configuration": self.configuration,
             "facts": self.facts,
-            "versions": versions(),
+            "versions": self.versions,
         }
         write_json(self.output / _FILE, said)
 
@@ -433,9 +439,3 @@ def _plain(value: Any) -> str:
 def load_job(job: Job) -> ReadyJob:
     """Load the model of a job, once a process."""
     return job.load()
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of the programs that matter for the outputs."""
-    others = {name: version(name) for name in _OTHERS}
-    return {"spectralgpt": __version__, "python": platform.python_version(), **others}

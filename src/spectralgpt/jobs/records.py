@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
+from spectralgpt import __version__
 from spectralgpt.errors import (
     BandError,
     CheckpointError,
@@ -40,7 +41,7 @@ from spectralgpt.files import (
     read_json,
     write_text,
 )
-from spectralgpt.jobs.kinds import Plan, load_job, versions
+from spectralgpt.jobs.kinds import Plan, load_job
 from spectralgpt.scenes.inputs import SCENE_SUFFIXES, Progress
 
 logger = logging.getLogger(__name__)
@@ -346,10 +347,10 @@ def attempt_scene(
 
 def _check_worker(plan: Plan) -> None:
     """Refuse to work with another version or model than the plan says."""
-    if plan.version != versions()["spectralgpt"]:
+    if plan.version != __version__:
         raise ConfigError(
-            f"{_this_process()} runs spectralgpt {versions()['spectralgpt']}, the job "
-            f"is of {plan.version}: install the same on all machines."
+            f"{_this_process()} runs spectralgpt {__version__}, the job is of "
+            f"{plan.version}: install the same on all machines."
         )
     if load_job(plan.job).weights != plan.weights:
         raise ConfigError(
@@ -373,7 +374,7 @@ def _attempt(
         host=_this_process(),
         run=plan.run,
         configuration=plan.configuration,
-        versions=versions(),
+        versions=plan.versions,
     )
     records.write(record)
     began = time.monotonic()

@@ -1,7 +1,7 @@
 """Pictures of what the masked autoencoder saw, hid and rebuilt, and a page of them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spectralgpt.errors import ShapeError
+from spectralgpt.files import write_json, write_table
 from spectralgpt.reports.html import TEMPLATES, write_report
 from spectralgpt.reports.style import (
     ERROR_COLOURS,
@@ -27,7 +28,6 @@ from spectralgpt.scenes.reconstruction import (
     RebuiltWindow,
     WindowScores,
     score_window,
-    write_scores,
 )
 from spectralgpt.sensors import Band
 
@@ -212,7 +212,7 @@ def write_rebuilt_report(
     guess = "the mean of the band's visible pixels in the tile"
     if rebuilt.is_told:
         guess = "the mean of the hidden token, which the model is told"
-    write_scores(folder, scores, {"image": name, **facts, "without_learning": guess})
+    _write_scores(folder, scores, {"image": name, **facts, "without_learning": guess})
     for old in folder.glob("bands_[0-9]*.png"):
         old.unlink()
     sheets = []
@@ -252,6 +252,19 @@ def write_rebuilt_report(
         spectra=_save(folder / "spectra.png", spectra),
         are_chosen=bool(pixels),
     )
+
+
+def _write_scores(folder: Path, scores: WindowScores, facts: Mapping[str, Any]) -> None:
+    """Write scores.json, with facts such as the mask ratio, and bands.csv."""
+    values = {
+        **facts,
+        "unit": "reflectance",
+        "psnr_peak": "range of each band over the valid pixels shown",
+        "counted": "hidden, valid pixels",
+        **scores.as_dict(),
+    }
+    write_json(folder / "scores.json", values)
+    write_table(folder / "bands.csv", [asdict(score) for score in scores.bands])
 
 
 def _band_row(score: BandScore) -> list[str]:

@@ -36,7 +36,7 @@ from spectralgpt.rasters.embeddings import (
 from spectralgpt.rasters.footprints import coarsen
 from spectralgpt.rasters.grid import Grid
 from spectralgpt.rasters.write import NumberType
-from spectralgpt.scenes.stac import describe_asset, picture_asset, write_item
+from spectralgpt.scenes.stac import describe_asset, write_item
 from spectralgpt.scenes.windows import (
     WindowBatch,
     WindowPlan,
@@ -216,12 +216,9 @@ def write_embedding_item(
     Returns:
         The file; None if it cannot be one, see `write_item`.
     """
-    path = made.path.with_suffix(".json")
     assets = {"embeddings": _embedding_asset(made)}
-    picture = made.path.with_suffix(".png")
-    if picture.is_file():
-        assets["quicklook"] = picture_asset(picture, "Principal components as colours")
-    return write_item(path, made.grid, assets, [item.date], model)
+    title = "Principal components as colours"
+    return write_item(made.path, made.grid, assets, [item.date], model, title)
 
 
 def _embedding_asset(raster: EmbeddingRaster) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from spectralgpt.rasters import (
 )
 from spectralgpt.scenes.inputs import Progress, on_same_pixels
 from spectralgpt.scenes.loading import Precision, stated_contract
-from spectralgpt.scenes.stac import describe_asset, picture_asset, write_item
+from spectralgpt.scenes.stac import describe_asset, write_item
 from spectralgpt.scenes.unfinished import (
     digest_facts,
     digest_model,
@@ -118,6 +118,20 @@ class Mapper:
         if self.probabilities:
             maps[beside_map(path)[0]] = measure_layers(names, tags)
         return maps
+
+    def write_item(self, made: "SceneMap") -> Path | None:
+        """Describe a map and the files beside it as a STAC item, if it can be one."""
+        path, first = made.path, made.items[0]
+        probabilities, polygons = beside_map(path)
+        classes = list(zip(self.class_names, self.colours, strict=True))
+        assets = {"classes": _class_asset(path, classes)}
+        if self.probabilities:
+            title, names = "Probability of each class", self.class_names
+            assets["probabilities"] = _measure_asset(probabilities, title, names)
+        if self.polygons:
+            assets["polygons"] = _polygon_asset(polygons)
+        grid, dates = first.grid(self.bands(first)), [item.date for item in made.items]
+        return write_item(path, grid, assets, dates, self.name, "Scene and map")
 
     def look_at(self, items: tuple[RasterFile, ...], path: Path) -> "SceneMap":
         """Return a map that is there."""
@@ -279,26 +293,6 @@ def _count_pixels(
         pixels += np.bincount(classes.ravel(), minlength=len(pixels))
         preview.append(classes[-row % step :: step, ::step])
     return pixels, np.concatenate(preview)
-
-
-def write_map_item(mapper: Mapper, made: SceneMap) -> Path | None:
-    """Describe the map and the files beside it as a STAC item, if it can be one."""
-    path, first = made.path, made.items[0]
-    probabilities, polygons = beside_map(path)
-    classes = list(zip(mapper.class_names, mapper.colours, strict=True))
-    assets = {"classes": _class_asset(path, classes)}
-    if mapper.probabilities:
-        assets["probabilities"] = _measure_asset(
-            probabilities, "Probability of each class", mapper.class_names
-        )
-    if mapper.polygons:
-        assets["polygons"] = _polygon_asset(polygons)
-    picture = path.with_suffix(".png")
-    if picture.is_file():
-        assets["quicklook"] = picture_asset(picture)
-    dates = [item.date for item in made.items]
-    grid = first.grid(mapper.bands(first))
-    return write_item(path.with_suffix(".json"), grid, assets, dates, mapper.name)
 
 
 def _class_asset(path: Path, classes: Sequence[tuple[str, str]]) -> dict[str, Any]:

@@ -17,7 +17,6 @@ import torch
 from numpy.typing import NDArray
 
 from spectralgpt.errors import CheckpointError, ConfigError
-from spectralgpt.files import write_json, write_table
 from spectralgpt.metrics import psnr, spectral_angle
 from spectralgpt.models.building import check_output
 from spectralgpt.models.mae import MaskedAutoencoder
@@ -176,7 +175,11 @@ class WindowScores:
 
 
 def centre_window(
-    item: RasterFile, bands: tuple[Band, ...], side_px: int, tile_px: int
+    item: RasterFile,
+    bands: tuple[Band, ...],
+    side_px: int,
+    tile_px: int,
+    pixels: Sequence[tuple[int, int]] = (),
 ) -> Window:
     """Return the middle of a scene, its sides whole multiples of a tile.
 
@@ -187,9 +190,10 @@ def centre_window(
         bands: the bands that are read; they say how fine its pixels are.
         side_px: side wanted, pixels; less if the scene is smaller.
         tile_px: side of a tile, pixels.
+        pixels: (row, column) of the scene that must lie in it.
 
     Raises:
-        ConfigError: less than one tile is wanted.
+        ConfigError: less than one tile is wanted, or a pixel lies outside of it.
     """
     if side_px < tile_px:
         raise ConfigError(
@@ -200,17 +204,8 @@ def centre_window(
     rows, columns = (
         min(side_px, side) // tile_px * tile_px or side for side in (height, width)
     )
-    return Window((height - rows) // 2, (width - columns) // 2, rows, columns)
-
-
-def check_pixels(window: Window, pixels: Sequence[tuple[int, int]]) -> None:
-    """Refuse pixels (row, column) of the scene that lie outside of a window.
-
-    Raises:
-        ConfigError: one does; it is named.
-    """
-    last_row = window.row + window.height - 1
-    last_column = window.column + window.width - 1
+    window = Window((height - rows) // 2, (width - columns) // 2, rows, columns)
+    last_row, last_column = window.row + rows - 1, window.column + columns - 1
     for row, column in pixels:
         if not (
             window.row <= row <= last_row and window.column <= column <= last_column
@@ -220,6 +215,7 @@ def check_pixels(window: Window, pixels: Sequence[tuple[int, int]]) -> None:
                 f"to {last_row}, columns {window.column} to {last_column}. Choose one "
                 "within, or show more with --size_px."
             )
+    return window
 
 
 def rebuild_window(
@@ -354,29 +350,6 @@ def score_window(found: RebuiltWindow) -> WindowScores:
         float(psnr(found.pixels, found.guess, counted, peak)),
         _mean(_angle(found, found.guess)),
     )
-
-
-def write_scores(
-    folder: Path, scores: WindowScores, facts: Mapping[str, Any]
-) -> tuple[Path, Path]:
-    """Write scores.json and bands.csv; return their paths.
-
-    Args:
-        folder: where to.
-        scores: from `score_window`.
-        facts: what else scores.json is to say, such as the model and the mask ratio.
-    """
-    values = {
-        **facts,
-        "unit": "reflectance",
-        "psnr_peak": "range of each band over the valid pixels shown",
-        "counted": "hidden, valid pixels",
-        **scores.as_dict(),
-    }
-    summary, table = folder / "scores.json", folder / "bands.csv"
-    write_json(summary, values)
-    write_table(table, [asdict(score) for score in scores.bands])
-    return summary, table
 
 
 def map_errors(

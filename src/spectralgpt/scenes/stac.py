@@ -44,27 +44,24 @@ def describe_asset(
     return {**said, "roles": ["data"], **more}
 
 
-def picture_asset(path: Path, title: str = "Scene and map") -> _Asset:
-    """Describe a picture."""
-    roles = ["thumbnail", "overview"]
-    return describe_asset(path, title, "image/png", roles=roles)
-
-
 def write_item(
     path: Path,
     grid: Grid,
     assets: Mapping[str, _Asset],
     dates: Sequence[datetime.date | None],
     model: str,
+    picture: str,
 ) -> Path | None:
     """Write a STAC item; the same bytes for the same map.
 
     Args:
-        path: the JSON file; assets lie beside it.
+        path: the map; the item, and its assets, lie beside it. A PNG of the same name
+            is an asset, too.
         grid: where the pixels lie.
         assets: by key.
         dates: days that are shown.
         model: what made it.
+        picture: title of the PNG.
 
     Returns:
         The file; None without a georeference or a day, which a STAC item must have.
@@ -76,6 +73,11 @@ def write_item(
     known = sorted(day for day in dates if day is not None)
     if corners is None or grid.transform is None or not known:
         return None
+    assets, png = dict(assets), path.with_suffix(".png")
+    if png.is_file():
+        roles = ["thumbnail", "overview"]
+        quicklook = describe_asset(png, picture, "image/png", roles=roles)
+        assets["quicklook"] = quicklook
     t = grid.transform
     item = {
         "type": "Feature",
@@ -92,10 +94,11 @@ def write_item(
             **({"spectralgpt:model": model} if model else {}),
         },
         "links": [],
-        "assets": dict(assets),
+        "assets": assets,
     }
-    write_json(path, item)
-    return path
+    made = path.with_suffix(".json")
+    write_json(made, item)
+    return made
 
 
 def _place(corners: Sequence[tuple[float, float]]) -> dict[str, Any]:
