@@ -350,7 +350,7 @@ def test_faults_of_ours_are_one_line_too(
     def fail(*_: object) -> None:
         raise RuntimeError("a secret")
 
-    monkeypatch.setattr(app, "describe_pixel", fail)
+    monkeypatch.setattr(app, "_describe_pixel", fail)
     answer = client.get(view + "/pixel", params={"row": 0, "column": 0})
     assert answer.status_code == 500
     assert answer.json() == {"error": "this failed: RuntimeError."}

@@ -5,11 +5,12 @@ import time
 
 import pytest
 
-from spectralgpt.viewer.contents import OneAtATime, Recent, RequestError
+from spectralgpt.viewer import contents
+from spectralgpt.viewer.contents import RequestError
 
 
 def test_jobs_run_one_after_the_other_and_more_are_refused() -> None:
-    heavy, gate = OneAtATime(most=3), threading.Event()
+    heavy, gate = contents._OneAtATime(most=3), threading.Event()
     running, most, done, refused = [0], [0], [], []
 
     def job() -> None:
@@ -40,14 +41,14 @@ def test_jobs_run_one_after_the_other_and_more_are_refused() -> None:
 
 
 def test_a_failed_job_frees_its_place() -> None:
-    heavy = OneAtATime(most=1)
+    heavy = contents._OneAtATime(most=1)
     for _ in range(3):
         with pytest.raises(ZeroDivisionError):
             heavy.run(lambda: 1 // 0)
 
 
 def test_recent_forgets_what_was_longest_unused() -> None:
-    recent: Recent[str, int] = Recent(2)
+    recent: contents._Recent[str, int] = contents._Recent(2)
     recent.put("a", 1)
     recent.put("b", 2)
     assert recent.get("a") == 1

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spectralgpt.rasters import Window
-from spectralgpt.viewer.model import window_in_view
+from spectralgpt.viewer import model
 
 SIDES = st.integers(1, 400)
 
@@ -19,7 +19,7 @@ def test_windows_lie_in_the_scene_and_are_whole_tiles(
         data.draw(SIDES),
         data.draw(SIDES),
     )
-    found = window_in_view((height, width), view, tile, 192)
+    found = model._window_in_view((height, width), view, tile, 192)
     assert found.row + found.height <= height
     assert found.column + found.width <= width
     for side, length in ((found.height, height), (found.width, width)):
@@ -27,5 +27,5 @@ def test_windows_lie_in_the_scene_and_are_whole_tiles(
 
 
 def test_the_window_is_the_middle_of_what_is_looked_at() -> None:
-    found = window_in_view((1000, 1000), Window(300, 500, 200, 100), 32, 384)
+    found = model._window_in_view((1000, 1000), Window(300, 500, 200, 100), 32, 384)
     assert found == Window(304, 502, 192, 96)

@@ -8,9 +8,10 @@ import pytest
 
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.errors import ConfigError, RasterError
-from spectralgpt.viewer import Viewer, open_sources, take_models
-from spectralgpt.viewer.descriptions import describe_viewer
-from spectralgpt.viewer.named_paths import name_files
+from spectralgpt.rasters import RasterFile
+from spectralgpt.rasters.embeddings import EmbeddingRaster
+from spectralgpt.rasters.maps import MapFile
+from spectralgpt.viewer import Viewer, app, contents, open_sources, take_models
 from tests.embedding_files import three_kinds, write_embeddings
 from tests.raster_files import numbered, write_band_folder, write_tiff
 from tests.tiny import tiny_contract
@@ -24,10 +25,12 @@ from tests.viewer.places import (
 
 
 def test_each_kind_is_told(tmp_path: Path) -> None:
-    found = open_sources(write_all(tmp_path))
-    assert [Path(item.name).name for item in found.scenes] == ["scene.tif"]
-    assert [raster.path.name for raster in found.embeddings] == ["embedded.tif"]
-    assert [(m.path.name, m.kind) for m in found.maps] == [
+    scene, raster, *maps = open_sources(write_all(tmp_path))
+    assert isinstance(scene, RasterFile)
+    assert Path(scene.name).name == "scene.tif"
+    assert isinstance(raster, EmbeddingRaster)
+    assert raster.path.name == "embedded.tif"
+    assert [(m.path.name, m.kind) for m in maps if isinstance(m, MapFile)] == [
         ("classes.tif", "classes"),
         ("measures.tif", "measures"),
     ]
@@ -40,15 +43,17 @@ def test_a_folder_of_bands_is_a_scene(tmp_path: Path) -> None:
     with pytest.raises(RasterError, match="which sensor took it"):
         open_sources([folder])
     stated = ImageFormat(offset=0.0)
-    (item,) = open_sources([folder], stated, tiny_contract()).scenes
+    (item,) = open_sources([folder], stated, tiny_contract())
+    assert isinstance(item, RasterFile)
     assert item.sensor.name == "sentinel-2-l1c"
     assert len(item.bands) == 12
 
 
 def test_a_raster_of_one_layer_is_a_map(tmp_path: Path) -> None:
     values = np.linspace(-5, 5, 400, dtype=np.float32).reshape(1, 20, 20)
-    found = open_sources([write_tiff(tmp_path / "height.tif", values)])
-    assert found.maps[0].kind == "measures"
+    (found,) = open_sources([write_tiff(tmp_path / "height.tif", values)])
+    assert isinstance(found, MapFile)
+    assert found.kind == "measures"
 
 
 def truncate(path: Path) -> Path:
@@ -131,14 +136,16 @@ def test_our_maps_are_maps_whatever_is_said_of_bands(tmp_path: Path) -> None:
     )
     scene = write_scene(tmp_path / "scene.tif")
     maps = [write_classes(tmp_path / "c.tif"), write_measures(tmp_path / "m.tif")]
-    found = open_sources([scene, *maps], stated)
-    assert [Path(item.name).name for item in found.scenes] == ["scene.tif"]
-    assert [each.path for each in found.maps] == maps
+    first, *found = open_sources([scene, *maps], stated)
+    assert isinstance(first, RasterFile)
+    assert Path(first.name).name == "scene.tif"
+    assert [each.path for each in found if isinstance(each, MapFile)] == maps
     # A class map of three codes is none of a scene's bands either.
     one = ImageFormat(sensor="sentinel-2-l1c", bands=("B04",), offset=0.0)
-    assert [each.path for each in open_sources(maps, one).maps] == maps
+    found = open_sources(maps, one)
+    assert [each.path for each in found if isinstance(each, MapFile)] == maps
     band = write_tiff(tmp_path / "b.tif", np.full((1, 32, 32), 900, np.uint16))
-    assert len(open_sources([band], one).scenes) == 1
+    assert isinstance(open_sources([band], one)[0], RasterFile)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +164,7 @@ def test_our_maps_are_maps_whatever_is_said_of_bands(tmp_path: Path) -> None:
 def test_files_of_one_name_are_told_apart(
     paths: tuple[str, ...], names: list[str]
 ) -> None:
-    assert list(name_files([Path(path) for path in paths]).values()) == names
+    assert list(contents._name_files([Path(path) for path in paths]).values()) == names
 
 
 def test_the_page_names_scenes_and_maps_apart(tmp_path: Path) -> None:
@@ -165,7 +172,7 @@ def test_the_page_names_scenes_and_maps_apart(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
     paths = [write_scene(tmp_path / year / "scene.tif") for year in ("2019", "2020")]
     paths += [write_classes(tmp_path / kind / "map.tif") for kind in ("ours", "theirs")]
-    told = describe_viewer(Viewer(open_sources(paths)))
+    told = app._describe_viewer(Viewer(open_sources(paths)))
     assert [view["name"] for view in told["views"]] == [
         "2019/scene.tif",
         "2020/scene.tif",

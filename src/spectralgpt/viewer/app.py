@@ -1,15 +1,20 @@
 """The addresses that the page asks, and what they answer; who may ask, and how.
 
-Numbers and names in addresses are believed within bounds only.
+Numbers and names in addresses are believed within bounds only. Answers are plain values
+for JSON, or pictures.
 """
 
+import io
 import json
 import logging
 import math
 from collections.abc import Callable, Mapping
 from functools import wraps
 from importlib.resources import files
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -17,15 +22,23 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from spectralgpt import __version__
 from spectralgpt.errors import SpectralGPTError
 from spectralgpt.rasters import Window
-from spectralgpt.rasters.grid import Grid
+from spectralgpt.rasters.footprints import epsg_code
+from spectralgpt.rasters.grid import Grid, apply
 from spectralgpt.rasters.lookup import shown_grid
+from spectralgpt.reports.style import ERROR_COLOURS
 from spectralgpt.viewer.contents import RequestError, View, Viewer
-from spectralgpt.viewer.descriptions import describe_pixel, describe_viewer
-from spectralgpt.viewer.model import KINDS, Rebuilt
-from spectralgpt.viewer.overlays import Cells, MapLayer
-from spectralgpt.viewer.pictures import Picture, to_png
+from spectralgpt.viewer.layers import (
+    LIKENESS_COLOURS,
+    LIKENESS_LIMITS,
+    MEASURE_COLOURS,
+    Cells,
+    MapLayer,
+    Picture,
+)
+from spectralgpt.viewer.model import ANGLE_LIMITS, KINDS, Rebuilt
 
 _LOG = logging.getLogger(__name__)
 _TILE_PX = 256
@@ -62,6 +75,8 @@ _OWN_SITES = (b"same-origin", b"none")
 _MOST_REQUESTS = 64
 """Answered at once."""
 _LONGEST_ADDRESS = 2048
+_DIGITS = 5
+_LEGEND_STEPS = 9
 
 
 def make_app(viewer: Viewer, port: int) -> ASGIApp:
@@ -113,7 +128,7 @@ class _Answers:
         )
 
     def state(self, request: Request) -> Response:
-        return JSONResponse(describe_viewer(self._viewer), headers=_ASK)
+        return JSONResponse(_describe_viewer(self._viewer), headers=_ASK)
 
     def picture_tile(self, request: Request) -> Response:
         view = self._view(request)
@@ -138,7 +153,7 @@ class _Answers:
         rebuilt = None
         if "rebuilt" in request.query_params:
             rebuilt = self._rebuilt(request.query_params["rebuilt"], view)[1]
-        found = describe_pixel(view, at, rebuilt, layer, index)
+        found = _describe_pixel(view, at, rebuilt, layer, index)
         return JSONResponse(found, headers=_ASK)
 
     def rebuild(self, request: Request) -> Response:
@@ -224,12 +239,24 @@ def _tile(request: Request, view: View) -> Grid:
     return shown_grid(view.base, row * span, column * span, step, _TILE_PX)
 
 
+def _to_png(picture: Picture) -> bytes:
+    """Encode a picture."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(picture), "RGBA").save(
+        file, "PNG", compress_level=1
+    )
+    return file.getvalue()
+
+
 def _image(picture: Picture) -> Response:
-    return Response(to_png(picture), media_type="image/png", headers=_KEEP)
+    return Response(_to_png(picture), media_type="image/png", headers=_KEEP)
 
 
 def _error(status: int, message: str) -> Response:
-    body = _error_body(message)
+    """Return the one line of JSON that every error is."""
+    body = json.dumps({"error": " ".join(message.split())}).encode() + b"\n"
     return Response(body, status, media_type="application/json", headers=_ASK)
 
 
@@ -357,7 +384,7 @@ class _Guard:
             return
         refusal = self._refuse(scope)
         if refusal is not None:
-            await _answer(send, *refusal)
+            await _error(*refusal)(scope, receive, _with_headers(send))
             return
         self._answering += 1
         try:
@@ -382,11 +409,6 @@ class _Guard:
         return None
 
 
-def _error_body(message: str) -> bytes:
-    """Return the one line of JSON that every error is."""
-    return json.dumps({"error": " ".join(message.split())}).encode() + b"\n"
-
-
 def _with_headers(send: Send) -> Send:
     extra = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
 
@@ -398,12 +420,139 @@ def _with_headers(send: Send) -> Send:
     return with_headers
 
 
-async def _answer(send: Send, status: int, text: str) -> None:
-    body, send = _error_body(text), _with_headers(send)
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-    ]
-    start = {"type": "http.response.start", "status": status, "headers": headers}
-    await send(start)
-    await send({"type": "http.response.body", "body": body})
+def _describe_viewer(viewer: Viewer) -> dict[str, Any]:
+    """Describe all that can be shown, by id."""
+    model = viewer.model
+    return {
+        "version": __version__,
+        "model": None if model is None else Path(model.name).name,
+        "can_rebuild": model is not None and model.can_rebuild,
+        "views": [_describe_view(viewer, view) for view in viewer.views.values()],
+        "maps": {id: _describe_map(viewer, layer) for id, layer in viewer.maps.items()},
+        "legends": {
+            "likeness": _ramp(LIKENESS_COLOURS, LIKENESS_LIMITS),
+            "angle": _ramp(ERROR_COLOURS, ANGLE_LIMITS),
+        },
+    }
+
+
+def _describe_view(viewer: Viewer, view: View) -> dict[str, Any]:
+    item, pictures, model = view.item, view.pictures, viewer.model
+    return {
+        "id": view.id,
+        "name": view.name,
+        "height": view.base.height,
+        "width": view.base.width,
+        "crs": epsg_code(view.base.crs) or ("" if view.base.crs is None else "own"),
+        "sensor": None if item is None else item.sensor.title,
+        "date": None if item is None or item.date is None else str(item.date),
+        "bands": [
+            {"name": band.name, "wavelength_nm": band.wavelength_nm}
+            for band in (pictures.bands if pictures else ())
+        ],
+        "composites": [
+            {"name": each.name, "bands": each.band_names}
+            for each in (pictures.composites if pictures else ())
+        ],
+        "maps": view.maps,
+        "embeddings": [
+            {"id": id, "name": viewer.names[cells.path], "level": cells.level}
+            for id, cells in view.cells.items()
+            if cells.path is not None
+        ],
+        # Why the model cannot be used here; "" if it can.
+        "refused": _refusal(view, viewer) if model is not None else "no model is named",
+    }
+
+
+def _refusal(view: View, viewer: Viewer) -> str:
+    assert viewer.model is not None
+    if view.item is None:
+        return "the model takes scenes, and this is none"
+    return viewer.model.refuses(view.item) or ""
+
+
+def _describe_map(viewer: Viewer, layer: MapLayer) -> dict[str, Any]:
+    return {
+        "name": viewer.names[layer.map.path],
+        "kind": layer.map.kind,
+        "layers": layer.map.layers,
+        "classes": [
+            {"name": each.name, "colour": each.colour} for each in layer.map.classes
+        ],
+        "ramps": [_ramp(MEASURE_COLOURS, limits) for limits in layer.limits],
+    }
+
+
+def _legend_colours(colours: str) -> list[str]:
+    """Return colours such as "#440154" along a colour map, the lowest first."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    steps = np.linspace(0, 1, _LEGEND_STEPS)
+    return [to_hex(colour) for colour in colormaps[colours](steps)]
+
+
+def _ramp(colours: str, limits: tuple[float, float]) -> dict[str, Any]:
+    return {"colours": _legend_colours(colours), "low": limits[0], "high": limits[1]}
+
+
+def _describe_pixel(
+    view: View,
+    at: tuple[int, int],
+    rebuilt: Rebuilt | None = None,
+    layer: MapLayer | None = None,
+    index: int = 0,
+) -> dict[str, Any]:
+    """Describe a pixel: place, spectrum, what was rebuilt, what a map holds.
+
+    Args:
+        view: what is looked at.
+        at: row and column.
+        rebuilt: a window that was rebuilt.
+        layer: a map over the view.
+        index: which layer of it.
+
+    Raises:
+        RasterError: a file cannot be read.
+    """
+    row, column = at
+    found: dict[str, Any] = {"row": row, "column": column}
+    if view.base.transform is not None:
+        x, y = apply(view.base.transform, column + 0.5, row + 0.5)
+        found |= {"x": x, "y": y}
+    if view.pictures is not None:
+        shown = shown_grid(view.base, row, column, 1, 1)
+        pixels, valid = view.pictures.read(view.pictures.bands, shown)
+        found["spectrum"] = [
+            _plain(value) if is_valid else None
+            for value, is_valid in zip(pixels[:, 0, 0], valid[:, 0, 0], strict=True)
+        ]
+    if rebuilt is not None and view.pictures is not None:
+        found["rebuilt"] = _rebuilt_spectrum(view, rebuilt, row, column)
+    if layer is not None:
+        found["map"] = layer.name_of(index, row, column, view.base)
+    return found
+
+
+def _rebuilt_spectrum(
+    view: View, rebuilt: Rebuilt, row: int, column: int
+) -> list[float | None] | None:
+    """Rebuilt values in the order of the view's bands, None where nothing was hidden.
+
+    What the model says of what it saw was never trained, and means nothing.
+    """
+    found = rebuilt.spectrum(row, column)
+    if found is None:
+        return None
+    assert view.pictures is not None
+    by_band = {
+        band: _plain(value) if is_hidden else None
+        for band, value, is_hidden in zip(rebuilt.bands, *found, strict=True)
+    }
+    return [by_band.get(band) for band in view.pictures.bands]
+
+
+def _plain(value: np.floating) -> float | None:
+    number = float(value)
+    return round(number, _DIGITS) if math.isfinite(number) else None

@@ -1,6 +1,7 @@
 """What the page shows, by opaque ids: nothing else can be asked for.
 
-One heavy job runs at a time, and memories are bounded: that keeps the server small.
+Paths that a user names are told apart: models, maps, rasters of embeddings, scenes. One
+heavy job runs at a time, and memories are bounded: that keeps the server small.
 """
 
 import hashlib
@@ -16,25 +17,156 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from spectralgpt.errors import DataError, RasterError
-from spectralgpt.rasters import RasterFile, Window
-from spectralgpt.rasters.embeddings import EmbeddingRaster
+from spectralgpt.data.formats import ImageFormat
+from spectralgpt.errors import ConfigError, DataError, RasterError, SpectralGPTError
+from spectralgpt.models.sizes import WEIGHTS_FILE
+from spectralgpt.preprocessing import Preprocessing
+from spectralgpt.rasters import OpenFiles, RasterFile, Window, is_product
+from spectralgpt.rasters.embeddings import (
+    EmbeddingRaster,
+    is_embeddings,
+    open_embeddings,
+)
 from spectralgpt.rasters.grid import Grid
-from spectralgpt.rasters.lookup import lay_under, reaches
+from spectralgpt.rasters.lookup import lay_under, reaches, sample_scene
+from spectralgpt.rasters.maps import MapFile, open_map
+from spectralgpt.scenes.inputs import describe_input
 from spectralgpt.scenes.windows import choose_bands
 from spectralgpt.sensors import Band
+from spectralgpt.viewer.layers import BandPictures, Cells, MapLayer, thin_grid
 from spectralgpt.viewer.model import Rebuilt, ViewModel
-from spectralgpt.viewer.named_paths import Sources, name_files
-from spectralgpt.viewer.overlays import Cells, MapLayer, raster_cells, read_scene
-from spectralgpt.viewer.pictures import BandPictures, thin_grid
 
+_WEIGHTS = (".safetensors", ".pth", ".pt", ".ckpt")
+_RUN_FILES = ("config.yaml", "checkpoints")
+_MAP_LIKE = (".tif", ".tiff", ".jp2", ".vrt", ".png")
 _ID_BYTES = 4
 _KEPT_WINDOWS = 6
 _CHECK_PX = 64
 _GONE, _BUSY = 404, 503
+Source = RasterFile | MapFile | EmbeddingRaster
+"""What is shown: a scene in reflectance, a map, or a raster of embeddings."""
 Result = TypeVar("Result")
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
+
+
+def _name_files(paths: Sequence[Path]) -> dict[Path, str]:
+    """Name files for people: by their own names, and by folders where those are alike.
+
+    Args:
+        paths: each once.
+
+    Returns:
+        A different name for each path that is different, such as `2019/…/scene.tif`.
+    """
+    names: dict[Path, str] = {}
+    for path in paths:
+        alike = [each for each in paths if each.name == path.name and each != path]
+        names[path] = _name_among(path, alike)
+    return names
+
+
+def _name_among(path: Path, others: Sequence[Path]) -> str:
+    """Return a file's name, with the nearest folders that no other one shares."""
+    folders = path.absolute().parts[:-1]
+    shown, last = path.name, 0
+    for up in range(1, len(folders) + 1):
+        left = [each for each in others if _folder_above(each, up) == folders[-up]]
+        if len(left) < len(others):
+            gap = "" if up == last + 1 else "…/"
+            shown, last = f"{folders[-up].rstrip('/')}/{gap}{shown}", up
+        others = left
+    return shown
+
+
+def _folder_above(path: Path, up: int) -> str | None:
+    folders = path.absolute().parts[:-1]
+    return folders[-up] if up <= len(folders) else None
+
+
+def take_models(
+    paths: Sequence[Path], stated: str | None
+) -> tuple[str | None, list[Path]]:
+    """Part the model from what is to be shown.
+
+    Args:
+        paths: what the user named; a run folder or file of weights among them is the
+            model.
+        stated: a model that was named as such.
+
+    Returns:
+        The model's name or path, None without one, and the other paths.
+
+    Raises:
+        ConfigError: more than one model is named, or nothing to show.
+    """
+    models = [path for path in paths if _is_model(path)]
+    names = [*map(str, models), *([stated] if stated else [])]
+    if len(names) > 1:
+        raise ConfigError(f"{' and '.join(names)} are models: name one of them.")
+    others = [path for path in paths if path not in models]
+    if not others:
+        raise ConfigError(
+            f"{names[0] if names else 'nothing'} alone shows nothing: name a scene, a "
+            "map or a raster of embeddings as well."
+        )
+    return (names[0] if names else None), others
+
+
+def _is_model(path: Path) -> bool:
+    if path.is_file():
+        return path.suffix in _WEIGHTS
+    # A run whose weights are missing is a broken run, not a scene.
+    files = (WEIGHTS_FILE, *_RUN_FILES)
+    return any((path / name).exists() for name in files) and not is_product(path)
+
+
+def open_sources(
+    paths: Sequence[Path],
+    image_format: ImageFormat | None = None,
+    contract: Preprocessing | None = None,
+) -> list[Source]:
+    """Tell scenes, maps and rasters of embeddings apart by looking at them.
+
+    Args:
+        paths: what the user named, without models.
+        image_format: what is stated about the scenes.
+        contract: of the model, if there is one; scenes that do not say their sensor
+            are taken to be of the model's.
+
+    Raises:
+        RasterError: a path is nothing of that, or cannot be read; says why.
+    """
+    stated = image_format or ImageFormat()
+    return [_open(path, stated, contract) for path in dict.fromkeys(paths)]
+
+
+def _open(
+    path: Path, image_format: ImageFormat, contract: Preprocessing | None
+) -> Source:
+    if not path.exists():
+        raise RasterError(f"{path} does not exist. Check the path.")
+    if path.is_file() and path.suffix.lower() in _MAP_LIKE:
+        if is_embeddings(path):
+            return open_embeddings(path)
+        found = open_map(path)
+        # One layer may be a scene of one band, where the user names one.
+        is_scene = image_format.bands is not None and len(image_format.bands) == 1
+        if found is not None and (found.is_certain or not is_scene):
+            return found
+    try:
+        if contract is None:
+            item = image_format.describe(path)
+        else:
+            item = describe_input(path, image_format, contract)
+        # Bands on grids that do not fit each other are told now, not by empty tiles.
+        item.grid()
+        return item
+    except SpectralGPTError as error:
+        raise RasterError(
+            f"{path} is no model, map or raster of embeddings, and as a scene it "
+            f"cannot be shown: {error}"
+        ) from error
 
 
 class RequestError(Exception):
@@ -50,7 +182,7 @@ class RequestError(Exception):
         self.status = status
 
 
-class OneAtATime:
+class _OneAtATime:
     """Runs heavy jobs one after the other, and refuses more than a few.
 
     Args:
@@ -77,7 +209,7 @@ class OneAtATime:
             self._places.release()
 
 
-class Recent(Generic[Key, Value]):
+class _Recent(Generic[Key, Value]):
     """The last few values by key; the one longest unused goes first.
 
     Args:
@@ -139,25 +271,26 @@ class Viewer:
         BandError: a scene's bands are in doubt.
     """
 
-    def __init__(self, sources: Sources, model: ViewModel | None = None) -> None:
+    def __init__(
+        self, sources: Sequence[Source], model: ViewModel | None = None
+    ) -> None:
         self.model = model
-        self.names = name_files(
-            [
-                *(Path(item.name) for item in sources.scenes),
-                *(raster.path for raster in sources.embeddings),
-                *(found.path for found in sources.maps),
-            ]
-        )
+        scenes = [found for found in sources if isinstance(found, RasterFile)]
+        rasters = [found for found in sources if isinstance(found, EmbeddingRaster)]
+        maps = [found for found in sources if isinstance(found, MapFile)]
+        paths = [Path(item.name) for item in scenes]
+        paths += [raster.path for raster in rasters]
+        self.names = _name_files([*paths, *(found.path for found in maps)])
         self.views: dict[str, View] = {}
         self.maps: dict[str, MapLayer] = {}
-        self.heavy = OneAtATime()
-        self.rebuilt: Recent[str, tuple[View, Rebuilt]] = Recent(_KEPT_WINDOWS)
-        self.embedded: Recent[str, Cells] = Recent(_KEPT_WINDOWS)
-        for item in sources.scenes:
+        self._heavy = _OneAtATime()
+        self.rebuilt: _Recent[str, tuple[View, Rebuilt]] = _Recent(_KEPT_WINDOWS)
+        self._embedded: _Recent[str, Cells] = _Recent(_KEPT_WINDOWS)
+        for item in scenes:
             self._add_scene(item)
-        for raster in sources.embeddings:
+        for raster in rasters:
             self._add_embeddings(raster)
-        for found in sources.maps:
+        for found in maps:
             self._add_map(MapLayer(found))
 
     def rebuild(self, view: View, place: Window, ratio: float, seed: int) -> str:
@@ -192,11 +325,11 @@ class Viewer:
         model, item = self._able(view)
         window = model.embedded_window(item, place, picked)
         id = _digest(view, window)
-        self._make_once(self.embedded, id, lambda: model.embed(item, window))
+        self._make_once(self._embedded, id, lambda: model.embed(item, window))
         return id, window
 
     def _make_once(
-        self, kept: Recent[str, Any], id: str, make: Callable[[], Any]
+        self, kept: _Recent[str, Any], id: str, make: Callable[[], Any]
     ) -> None:
         def work() -> None:
             # Who waited for the same finds it made.
@@ -204,7 +337,7 @@ class Viewer:
                 kept.put(id, make())
 
         if kept.get(id) is None:
-            self.heavy.run(work)
+            self._heavy.run(work)
 
     def cells(self, view: View, id: str) -> Cells:
         """Return the embeddings of a raster or a window by id.
@@ -212,7 +345,7 @@ class Viewer:
         Raises:
             RequestError: there are none, or they are kept no more.
         """
-        found = view.cells.get(id) or self.embedded.get(id)
+        found = view.cells.get(id) or self._embedded.get(id)
         if found is None:
             raise RequestError(_GONE, "these embeddings are gone: click again.")
         return found
@@ -229,7 +362,8 @@ class Viewer:
         if self.model is not None and self.model.refuses(item) is None:
             # Windows of the model count in the pixels of its bands.
             base = item.grid(choose_bands(self.model.contract, item))
-        pictures = BandPictures(item.bands, base, read_scene(item, base))
+        read = partial(_read_scene, item, base, OpenFiles(), threading.Lock())
+        pictures = BandPictures(item.bands, base, read)
         # A file that cannot be read is told now, and not by empty tiles.
         pictures.stretch(pictures.choose(pictures.composites[0].band_names))
         name = self.names[Path(item.name)]
@@ -241,13 +375,13 @@ class Viewer:
         if not covered:
             pictures = None
             if raster.source.bands:
-                cells = raster_cells(raster, raster.grid, lock)
+                cells = Cells.of_raster(raster, raster.grid, lock)
                 read = partial(_read_reflectance, raster, cells)
                 pictures = BandPictures(raster.source.bands, raster.grid, read)
             covered = [View(_new_id(), self.names[raster.path], raster.grid, pictures)]
             self._add(covered[0])
         for view in covered:
-            view.cells[id] = raster_cells(raster, view.base, lock)
+            view.cells[id] = Cells.of_raster(raster, view.base, lock)
 
     def _add_map(self, layer: MapLayer) -> None:
         id, grid = _new_id(), layer.map.grid
@@ -261,6 +395,20 @@ class Viewer:
 
     def _add(self, view: View) -> None:
         self.views[view.id] = view
+
+
+def _read_scene(
+    item: RasterFile,
+    base: Grid,
+    files: OpenFiles,
+    lock: threading.Lock,
+    bands: Sequence[Band],
+    shown: Grid,
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Read bands of a scene under a part of its base, from files that stay open."""
+    with lock:
+        raster = sample_scene(item, bands, shown, base, files)
+    return raster.pixels, raster.valid
 
 
 def _read_reflectance(

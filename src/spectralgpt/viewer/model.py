@@ -23,8 +23,7 @@ from spectralgpt.scenes.reconstruction import (
 )
 from spectralgpt.scenes.windows import check_size, choose_bands
 from spectralgpt.sensors import Band
-from spectralgpt.viewer.overlays import Cells, made_cells
-from spectralgpt.viewer.pictures import Picture, draw_bands, draw_measures
+from spectralgpt.viewer.layers import Cells, Picture, draw_bands, draw_measures
 
 KINDS = ("rebuilt", "visible", "angle")
 ANGLE_LIMITS = (0.0, 20.0)
@@ -162,7 +161,7 @@ class ViewModel:
     def _window(self, item: RasterFile, view: Window, most: int) -> Window:
         side = self.contract.image_size
         shape = item.shape(choose_bands(self.contract, item))
-        return window_in_view(shape, view, side, max(side, most))
+        return _window_in_view(shape, view, side, max(side, most))
 
     def rebuild(
         self, item: RasterFile, window: Window, mask_ratio: float, seed: int
@@ -199,10 +198,10 @@ class ViewModel:
         corner = shown_grid(scene, window.row, window.column, made.cell_px, 1)
         rows, columns = made.values.shape[:2]
         grid = Grid(rows, columns, corner.transform, scene.crs)
-        return made_cells(made, grid, scene)
+        return Cells.of_made(made, grid, scene)
 
 
-def window_in_view(
+def _window_in_view(
     shape: tuple[int, int], view: Window, tile: int, most: int
 ) -> Window:
     """Return the whole tiles of a model in the middle of what is looked at.
