@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from spectralgpt.benchmarks.measurement import find_device
+from spectralgpt.benchmarks import measurement
 from spectralgpt.benchmarks.settings import BenchmarkConfig
 from spectralgpt.errors import ConfigError
 
@@ -32,7 +32,7 @@ def test_what_cannot_be_measured_is_refused(
 
 def test_auto_takes_a_device_that_is_there() -> None:
     wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    assert find_device("auto").type == wanted
+    assert measurement._find_device("auto").type == wanted
 
 
 @pytest.mark.parametrize(
@@ -45,4 +45,4 @@ def test_auto_takes_a_device_that_is_there() -> None:
 )
 def test_devices_that_are_not_there_are_refused(name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        find_device(name)
+        measurement._find_device(name)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from spectralgpt.benchmarks.steps import PartClock, watch_parts
+from spectralgpt.benchmarks import steps
 from tests.tiny import tiny_encoder
 
 CPU = torch.device("cpu")
@@ -24,7 +24,7 @@ class Slow(nn.Module):
 def test_parts_fill_the_step_without_gaps(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = itertools.count()
     monkeypatch.setattr(time, "perf_counter", lambda: float(next(seconds)))
-    clock = PartClock(CPU)
+    clock = steps._PartClock(CPU)
     clock.start()
     for part in ("data", "embedding", "data"):
         clock.end_part(part)
@@ -34,8 +34,8 @@ def test_parts_fill_the_step_without_gaps(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_forward_and_backward_are_told_apart() -> None:
-    encoder, head, clock = tiny_encoder(), Slow(), PartClock(CPU)
-    with watch_parts(clock, encoder, head, "decoder"):
+    encoder, head, clock = tiny_encoder(), Slow(), steps._PartClock(CPU)
+    with steps._watch_parts(clock, encoder, head, "decoder"):
         clock.start()
         loss = head(encoder(torch.rand(1, 12, 32, 32))).sum()
         clock.end_part("loss")
@@ -53,8 +53,8 @@ def test_forward_and_backward_are_told_apart() -> None:
 
 
 def test_recomputed_blocks_belong_to_the_backward_pass() -> None:
-    encoder, clock = tiny_encoder(), PartClock(CPU)
-    with watch_parts(clock, encoder, None):
+    encoder, clock = tiny_encoder(), steps._PartClock(CPU)
+    with steps._watch_parts(clock, encoder, None):
         clock.start()
         clock.is_backward = True
         encoder(torch.rand(1, 12, 32, 32))
@@ -65,14 +65,14 @@ def test_recomputed_blocks_belong_to_the_backward_pass() -> None:
 
 def test_marks_come_off() -> None:
     encoder = tiny_encoder()
-    with watch_parts(PartClock(CPU), encoder, None):
+    with steps._watch_parts(steps._PartClock(CPU), encoder, None):
         assert encoder.blocks[0]._forward_pre_hooks
     assert not encoder.blocks[0]._forward_pre_hooks
 
 
 def test_a_head_may_take_its_gradients_image_by_image() -> None:
-    encoder, head, clock = tiny_encoder(), Slow(), PartClock(CPU)
-    with watch_parts(clock, encoder, head, "decoder"):
+    encoder, head, clock = tiny_encoder(), Slow(), steps._PartClock(CPU)
+    with steps._watch_parts(clock, encoder, head, "decoder"):
         clock.start()
         latent = encoder(torch.rand(2, 12, 32, 32))
         gradients = []

@@ -52,7 +52,7 @@ def run_benchmark(
         ConfigError: options that cannot be met, such as a device that is not there.
         DataError: the data set has no usable images.
     """
-    device = find_device(config.device)
+    device = _find_device(config.device)
     before = torch.get_num_threads()
     torch.set_num_threads(config.threads or before)
     try:
@@ -64,7 +64,7 @@ def run_benchmark(
         def after_step(done: int) -> None:
             if config.mode != "data" and 0 < done - config.warmup <= config.steps:
                 found = measure_products(config.precision, device, (PROBE_SIZE,))
-                probes.append(fastest_gflops(found))
+                probes.append(_fastest_gflops(found))
             on_step(done)
 
         measured, flops = measure_steps(config, device, after_step)
@@ -111,7 +111,7 @@ def _share(
     products, peak, share = None, None, None
     if flops is not None:
         products = {name: measure_products(name, device) for name in _DTYPES}
-        peak = fastest_gflops(products[config.precision])
+        peak = _fastest_gflops(products[config.precision])
         speed = config.batch_size / statistics.median(measured.seconds)
         share = flops * speed / (peak * 1e9)
     return {
@@ -123,7 +123,7 @@ def _share(
     }
 
 
-def find_device(name: str) -> torch.device:
+def _find_device(name: str) -> torch.device:
     """Return the device of a name, `auto` for CUDA where there is any, else the CPU.
 
     Raises:
@@ -180,7 +180,7 @@ def measure_products(
     return found
 
 
-def fastest_gflops(products: Sequence[Mapping[str, Any]]) -> float:
+def _fastest_gflops(products: Sequence[Mapping[str, Any]]) -> float:
     """Return the highest speed of any product, 10^9 operations a second."""
     return max(float(product["gflops"]) for product in products)
 

@@ -13,21 +13,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from spectralgpt.benchmarks.settings import (
-    BenchmarkConfig,
-    RandomImages,
-    count_flops,
-    pretrain_config,
-    random_contract,
-    trainer_config,
-)
+from spectralgpt.benchmarks.settings import BenchmarkConfig, count_flops
+from spectralgpt.data.crops import CropConfig
 from spectralgpt.models.building import (
     build_encoder,
     model_config,
@@ -38,13 +33,20 @@ from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.models.heads import ClassificationModel
 from spectralgpt.models.tokens import TokenGrid
 from spectralgpt.preprocessing import Preprocessing
+from spectralgpt.sensors import Band
 from spectralgpt.tasks.classification import ClassificationTask
 from spectralgpt.tasks.pretraining import PretrainingTask
 from spectralgpt.training.fit import TrainerConfig, fit
 from spectralgpt.training.loading import EpochBatchSampler, KeyedDataset, build_loader
 from spectralgpt.training.mixing import KeyedMixture, MixedBatchSampler
 from spectralgpt.training.module import TrainingModule
-from spectralgpt.training.pretrain_config import PretrainConfig
+from spectralgpt.training.optim import OptimizerConfig
+from spectralgpt.training.pretrain_config import (
+    DataConfig,
+    MaskingConfig,
+    ModelConfig,
+    PretrainConfig,
+)
 from spectralgpt.training.pretrain_data import load_pretraining_data
 from spectralgpt.training.pretrain_stage import (
     build_batches,
@@ -56,6 +58,8 @@ from spectralgpt.training.transfer import TransferConfig, start_encoder
 
 OnStep = Callable[[int], None]
 _SPLIT_STEPS = 5
+_RANGE_NM = (400.0, 2500.0)
+_GSD_M = 10.0
 _CLASSES = 10  # Of EuroSAT; their number is next to nothing in time.
 
 
@@ -138,25 +142,18 @@ def measure_steps(
         return _measure_finetuning(config, device, on_step)
     if config.mode == "inference":
         return _measure_inference(config, device, on_step)
-    images = _find_images(config, pretrain_config(config, device, total_steps(config)))
-    loader = iter(images.loader)
-    return _time_steps(config, device, lambda: next(loader), on_step), None
+    run = _pretrain_config(config, device, total_steps(config))
+    batches = iter(_find_images(config, run)[0])
+    return _time_steps(config, device, lambda: next(batches), on_step), None
 
 
-@dataclass(frozen=True)
-class _Images:
-    """What pretraining runs on."""
-
-    loader: DataLoader[dict[str, Any]]
-    batches: MixedBatchSampler
-    contract: Preprocessing
-    has_series: bool = False
-
-
-def _find_images(config: BenchmarkConfig, run: PretrainConfig) -> _Images:
+def _find_images(
+    config: BenchmarkConfig, run: PretrainConfig
+) -> tuple[DataLoader[dict[str, Any]], MixedBatchSampler, Preprocessing, bool]:
+    """Return what pretraining runs on, its contract, and whether it has series."""
     if config.data is None:
-        contract, has_series = random_contract(config), False
-        samples = KeyedDataset(RandomImages(contract, config.batch_size))
+        contract, has_series = _random_contract(config), False
+        samples = KeyedDataset(_RandomImages(contract, config.batch_size))
         batches = build_batches(run, [len(samples)], [1.0])
     else:
         data = load_pretraining_data(run)
@@ -164,7 +161,94 @@ def _find_images(config: BenchmarkConfig, run: PretrainConfig) -> _Images:
         samples = KeyedMixture(data.train)
         batches = build_batches(run, data.train.sizes, data.train.weights)
     loader = build_loader(samples, batches, config.workers)
-    return _Images(loader, batches, contract, has_series)
+    return loader, batches, contract, has_series
+
+
+def _random_contract(config: BenchmarkConfig) -> Preprocessing:
+    """Return a contract for random images: bands evenly over the solar spectrum."""
+    centres = np.linspace(*_RANGE_NM, config.num_bands + 1)[:-1]
+    width = (_RANGE_NM[1] - _RANGE_NM[0]) / config.num_bands
+    bands = tuple(
+        Band(f"R{number:03d}", float(centre), width, _GSD_M)
+        for number, centre in enumerate(centres, start=1)
+    )
+    return Preprocessing("random", bands, image_size=config.image_size)
+
+
+class _RandomImages:
+    """Images as `PretrainingDataset` gives them: uniform in 0..1, as scaled ones are.
+
+    They are made once, so that drawing one costs next to nothing.
+
+    Args:
+        contract: bands and image size.
+        count: how many.
+    """
+
+    def __init__(self, contract: Preprocessing, count: int) -> None:
+        size = contract.image_size
+        generator = torch.Generator().manual_seed(0)
+        self.images = torch.rand(
+            count, len(contract.bands), size, size, generator=generator
+        )
+        self.wavelengths_nm = torch.tensor(contract.wavelengths_nm)
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self.images)
+
+    def draw(self, index: int, generator: torch.Generator) -> dict[str, Any]:
+        """Give one image; nothing is drawn anew."""
+        image = self.images[index]
+        return {
+            "images": image,
+            "valid": torch.ones_like(image, dtype=torch.bool),
+            "wavelengths_nm": self.wavelengths_nm,
+            "gsd_m": torch.tensor(_GSD_M),
+            "item": index,
+        }
+
+
+def _trainer_config(config: BenchmarkConfig, device: torch.device) -> TrainerConfig:
+    """Return one epoch that writes nothing but its metrics."""
+    return TrainerConfig(
+        epochs=1,
+        batch_size=config.batch_size,
+        precision=config.precision,
+        accelerator="gpu" if device.type == "cuda" else "cpu",
+        devices=1,
+        workers=config.workers,
+        checkpoint_every_steps=0,
+        export_every_epochs=0,
+        validate_every_epochs=1,  # There is nothing to validate on.
+        recompute_activations=config.recompute_activations,
+        compile=config.compile,
+    )
+
+
+def _pretrain_config(
+    config: BenchmarkConfig, device: torch.device, steps: int
+) -> PretrainConfig:
+    """Return the configuration of the pretraining run that is measured."""
+    root, sources = config.data_root, (str(config.data),) if config.data else ()
+    if config.data and config.data.is_dir() and not any(config.data.glob("*.yaml")):
+        # A folder of images needs no description.
+        root, sources = config.data, ()
+    return PretrainConfig(
+        model=ModelConfig(cast(Any, config.model), decoder=config.decoder),
+        data=DataConfig(
+            root=root,
+            sources=sources,
+            sensor=config.sensor,
+            exclude_bands=config.exclude_bands,
+            image_size=config.image_size,
+            crops=CropConfig(val_share=0),
+        ),
+        masking=MaskingConfig(config.mask_ratio),
+        optimizer=OptimizerConfig(warmup_epochs=0),
+        trainer=_trainer_config(config, device),
+        steps=steps,
+    )
 
 
 def _grid_of(contract: Preprocessing) -> TokenGrid:
@@ -178,26 +262,26 @@ def _grid_of(contract: Preprocessing) -> TokenGrid:
 def _measure_pretraining(
     config: BenchmarkConfig, device: torch.device, on_step: OnStep
 ) -> tuple[Measured, int]:
-    run = pretrain_config(config, device, total_steps(config))
-    images = _find_images(config, run)
-    grid = _grid_of(images.contract)
-    model = build_model(run, images.contract, images.has_series)
+    run = _pretrain_config(config, device, total_steps(config))
+    loader, batches, contract, has_series = _find_images(config, run)
+    grid = _grid_of(contract)
+    model = build_model(run, contract, has_series)
     task = PretrainingTask(model, run.masking.ratio, run.masking.style)
-    module = build_training_module(run, task, images.batches)
+    module = build_training_module(run, task, batches)
     marks = (model.encoder, model.decoder, "decoder")
     timer = _StepTimer(device, config, marks, on_step)
-    measured = _fit(module, images.loader, run.trainer, timer)
+    measured = _fit(module, loader, run.trainer, timer)
     return measured, count_flops(model_config(model), grid, config.mask_ratio)[1]
 
 
 def _measure_finetuning(
     config: BenchmarkConfig, device: torch.device, on_step: OnStep
 ) -> tuple[Measured, int]:
-    contract = random_contract(config)
+    contract = _random_contract(config)
     grid = _grid_of(contract)
     usual = TransferConfig(model=config.model)
     optimizer = replace(usual.optimizer, warmup_epochs=0)
-    trainer = trainer_config(config, device)
+    trainer = _trainer_config(config, device)
     run = replace(usual, optimizer=optimizer, trainer=trainer)
     encoder = start_encoder(_random_encoder(config, contract), run)
     model = ClassificationModel(encoder, _CLASSES)
@@ -217,7 +301,7 @@ def _measure_finetuning(
     return measured, count_flops(model_config(model), grid)[1]
 
 
-class _LabelledImages(RandomImages):
+class _LabelledImages(_RandomImages):
     """Random images with classes, as `LabelledDataset` gives them."""
 
     def draw(self, index: int, generator: torch.Generator) -> dict[str, Any]:
@@ -249,11 +333,11 @@ def _fit(
 def _measure_inference(
     config: BenchmarkConfig, device: torch.device, on_step: OnStep
 ) -> tuple[Measured, int]:
-    contract = random_contract(config)
+    contract = _random_contract(config)
     grid = _grid_of(contract)
     encoder = _random_encoder(config, contract).to(device).eval()
     quantize_encoder(encoder, config.quantize)
-    images = RandomImages(contract, config.batch_size).images.to(device)
+    images = _RandomImages(contract, config.batch_size).images.to(device)
 
     @torch.inference_mode()
     def step() -> None:
@@ -261,8 +345,8 @@ def _measure_inference(
         with torch.autocast(device.type, torch.bfloat16) if is_half else nullcontext():
             encoder(images)
 
-    measured, clock = _time_steps(config, device, step, on_step), PartClock(device)
-    with watch_parts(clock, encoder, None):
+    measured, clock = _time_steps(config, device, step, on_step), _PartClock(device)
+    with _watch_parts(clock, encoder, None):
         for number in range(_SPLIT_STEPS):
             clock.start()
             step()
@@ -294,7 +378,7 @@ def _time_steps(
     return measured
 
 
-class PartClock:
+class _PartClock:
     """Split steps into parts that follow each other without gaps.
 
     Args:
@@ -352,8 +436,8 @@ class PartClock:
 
 
 @contextmanager
-def watch_parts(
-    clock: PartClock, encoder: SpectralEncoder, head: nn.Module | None, name: str = ""
+def _watch_parts(
+    clock: _PartClock, encoder: SpectralEncoder, head: nn.Module | None, name: str = ""
 ) -> Iterator[None]:
     """Mark where the encoder begins, and where the head begins and ends.
 
@@ -391,7 +475,7 @@ def watch_parts(
 
 
 def _mark_inputs(
-    module: nn.Module, clock: PartClock, before: Callable[[], str], own: str
+    module: nn.Module, clock: _PartClock, before: Callable[[], str], own: str
 ) -> Any:
     def at_entry(module: nn.Module, args: Any, kwargs: Any) -> None:
         _end_forward(clock, before())
@@ -400,13 +484,13 @@ def _mark_inputs(
     return module.register_forward_pre_hook(at_entry, with_kwargs=True)
 
 
-def _end_forward(clock: PartClock, part: str) -> None:
+def _end_forward(clock: _PartClock, part: str) -> None:
     # Blocks run once more in the backward pass where activations are recomputed.
     if not clock.is_backward:
         clock.end_part(part)
 
 
-def _mark_gradient(values: Any, clock: PartClock, part: str) -> None:
+def _mark_gradient(values: Any, clock: _PartClock, part: str) -> None:
     """End a part of the backward pass when the gradient of a tensor is there."""
     found: Sequence[Any] = values if isinstance(values, list | tuple) else [values]
     for value in found:
@@ -423,7 +507,7 @@ class _StepTimer(Callback):
     Args:
         device: where the steps run.
         config: how many steps are measured, and how many before them are not.
-        marks: encoder, head and its name, see `watch_parts`.
+        marks: encoder, head and its name, see `_watch_parts`.
         on_step: called after each step with the number done.
     """
 
@@ -435,10 +519,10 @@ class _StepTimer(Callback):
         on_step: OnStep,
     ) -> None:
         self.measured = Measured()
-        self._clock = PartClock(device)
+        self._clock = _PartClock(device)
         self._device, self._on_step = device, on_step
         self._warmup, self._whole = config.warmup, config.warmup + config.steps
-        self._watching = watch_parts(self._clock, *marks)
+        self._watching = _watch_parts(self._clock, *marks)
         self._done = 0
         self._last = 0.0
 
