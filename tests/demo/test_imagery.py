@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from spectralgpt.data.pretraining import PretrainingDataset
+from spectralgpt.demo import run
 from spectralgpt.demo.imagery import own_imagery, read_pixels, shipped_imagery
-from spectralgpt.demo.run import demo_config
 from spectralgpt.errors import BandError, DatasetNotFoundError
 from spectralgpt.preprocessing import sensor_preprocessing
 from spectralgpt.rasters import Raster, Stated, write_geotiff
@@ -25,7 +25,7 @@ def write_image(path: Path, sensor: str, names: list[str], side: int = 96) -> No
 
 def test_training_never_draws_from_the_held_out_strip(tmp_path: Path) -> None:
     imagery = shipped_imagery()
-    config = demo_config(imagery, tmp_path, 0)
+    config = run._demo_config(imagery, tmp_path, 0)
     contract = sensor_preprocessing(
         config.data.sensor, config.data.use_bands, image_size=config.data.image_size
     )
@@ -39,7 +39,7 @@ def test_training_never_draws_from_the_held_out_strip(tmp_path: Path) -> None:
 
 
 def test_demo_leaves_out_the_band_that_sees_no_ground(tmp_path: Path) -> None:
-    config = demo_config(shipped_imagery(), tmp_path, 0)
+    config = run._demo_config(shipped_imagery(), tmp_path, 0)
     assert config.data.use_bands is not None
     assert len(config.data.use_bands) == 12
     assert "B10" not in config.data.use_bands
@@ -68,7 +68,7 @@ def test_own_folder_is_described_and_its_largest_image_mapped(tmp_path: Path) ->
     assert "large" in strip.item.name
     assert (strip.window.height, strip.window.width) == (96, 96)
     assert imagery.labels is None
-    config = demo_config(imagery, tmp_path / "out", 3)
+    config = run._demo_config(imagery, tmp_path / "out", 3)
     assert config.data.sensor == "landsat-8-9-l2"
     assert config.data.use_bands == ("B2", "B3", "B4", "B5")
     assert (config.data.root, config.seed) == (folder, 3)

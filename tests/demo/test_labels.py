@@ -59,14 +59,14 @@ def test_a_rectangle_is_in_one_split_only(imagery: Imagery) -> None:
 
 def test_labels_agree_with_what_pixels_must_show(imagery: Imagery) -> None:
     """Water is darker in the near infrared than anything, sand brightest in red."""
+    from spectralgpt.demo import run
     from spectralgpt.demo.imagery import read_pixels
-    from spectralgpt.demo.run import mean_spectra
     from spectralgpt.preprocessing import sensor_preprocessing
 
     assert imagery.labels is not None
     labels = read_labels(imagery.labels, imagery, 8)
     contract = sensor_preprocessing("sentinel-2-l1c", ["B04", "B08"])
-    spectra = mean_spectra(read_pixels(imagery, contract), 8)
+    spectra = run._mean_spectra(read_pixels(imagery, contract), 8)
     red, near_infrared = spectra[..., 0], spectra[..., 1]
 
     def of(values: np.ndarray, name: str) -> np.ndarray:

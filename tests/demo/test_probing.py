@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from spectralgpt.demo import run
 from spectralgpt.demo.imagery import CellLabels
-from spectralgpt.demo.run import find_clusters, map_classes, mean_spectra
 from spectralgpt.sensors import load_sensor
 
 BANDS = load_sensor("sentinel-2-l2a").select(["B03", "B04", "B08"])
@@ -26,13 +26,13 @@ def scene() -> tuple[np.ndarray, CellLabels]:
 def test_means_are_over_the_pixels_of_a_cell() -> None:
     pixels = np.arange(64, dtype=np.float32).reshape(1, 8, 8)
     np.testing.assert_allclose(
-        mean_spectra(pixels, 4)[..., 0], [[13.5, 17.5], [45.5, 49.5]]
+        run._mean_spectra(pixels, 4)[..., 0], [[13.5, 17.5], [45.5, 49.5]]
     )
 
 
 def test_class_map_finds_separable_classes() -> None:
     cells, labels = scene()
-    found = map_classes(labels, cells)
+    found = run._map_classes(labels, cells)
     assert (found[:, :6] == 0).mean() > 0.95
     assert (found[:, 6:] == 1).mean() > 0.95
 
@@ -43,7 +43,7 @@ def test_test_labels_do_not_reach_the_class_map() -> None:
     wrong[labels.split == "test"] = 1 - wrong[labels.split == "test"]
     swapped = CellLabels(labels.class_names, wrong, wrong, labels.split)
     np.testing.assert_array_equal(
-        map_classes(labels, cells), map_classes(swapped, cells)
+        run._map_classes(labels, cells), run._map_classes(swapped, cells)
     )
 
 
@@ -51,7 +51,7 @@ def test_clusters_are_named_by_the_labels_in_them() -> None:
     cells, labels = scene()
     cells *= 100
     spectra = np.full((12, 12, 3), 0.1, np.float32)
-    index, names = find_clusters(cells, spectra, BANDS, labels, seed=0)
+    index, names = run._find_clusters(cells, spectra, BANDS, labels, seed=0)
     sizes = np.bincount(index.ravel())
     assert sizes.tolist() == sorted(sizes, reverse=True)
     for number, name in enumerate(names):
@@ -65,5 +65,5 @@ def test_clusters_without_labels_tell_their_greenness() -> None:
     cells, _ = scene()
     spectra = np.full((12, 12, 3), 0.1, np.float32)
     spectra[..., 2] = 0.3
-    _, names = find_clusters(cells, spectra, BANDS, None, seed=0)
+    _, names = run._find_clusters(cells, spectra, BANDS, None, seed=0)
     assert all("NDVI 0.50" in name for name in names)

@@ -111,8 +111,8 @@ def run_demo(
     imagery = (
         shipped_imagery() if data is None else own_imagery(data, stated or Stated())
     )
-    config = demo_config(imagery, output, seed)
-    seconds, threads = measure_speed(config, imagery)
+    config = _demo_config(imagery, output, seed)
+    seconds, threads = _measure_speed(config, imagery)
     config = _fit_to_time(config, seconds, minutes)
     with _using_threads(threads):
         on_step(1, f"{config.trainer.epochs} epochs, about {minutes:g} min")
@@ -122,7 +122,7 @@ def run_demo(
         return _examine(output, imagery, config, run, on_step)
 
 
-def demo_config(imagery: Imagery, folder: Path, seed: int) -> PretrainConfig:
+def _demo_config(imagery: Imagery, folder: Path, seed: int) -> PretrainConfig:
     """Return the recipe `demo` on this imagery.
 
     Args:
@@ -168,7 +168,7 @@ def _write_sources(imagery: Imagery, folder: Path) -> tuple[str, ...]:
     return (str(path),)
 
 
-def measure_speed(config: PretrainConfig, imagery: Imagery) -> tuple[float, int]:
+def _measure_speed(config: PretrainConfig, imagery: Imagery) -> tuple[float, int]:
     """Time a few training steps with all of torch's threads, and with one.
 
     On a machine shared with others, or in a container with fewer processors than it
@@ -268,7 +268,7 @@ def _examine(
     untrained = random_encoder(encoder, config.seed)
     random_cells = _embed_cells(untrained, contract, imagery, _MAP_OVERLAP)
     pixels = read_pixels(imagery, contract)
-    spectra = mean_spectra(pixels, encoder.patch_size)
+    spectra = _mean_spectra(pixels, encoder.patch_size)
     labels = None
     if imagery.labels is not None:
         labels = read_labels(imagery.labels, imagery, encoder.patch_size)
@@ -286,10 +286,10 @@ def _examine(
         pixels=pixels,
         cells=cells,
         random_cells=random_cells,
-        clusters=find_clusters(cells, spectra, contract.bands, labels, config.seed),
+        clusters=_find_clusters(cells, spectra, contract.bands, labels, config.seed),
         labels=labels,
         compared=compared,
-        classes=None if labels is None else map_classes(labels, cells),
+        classes=None if labels is None else _map_classes(labels, cells),
     )
     return write_demo_report(output / "report.html", findings)
 
@@ -357,7 +357,7 @@ def _embed_cells(
     return np.concatenate(parts)
 
 
-def mean_spectra(pixels: FloatArray, cell_px: int) -> FloatArray:
+def _mean_spectra(pixels: FloatArray, cell_px: int) -> FloatArray:
     """Average reflectance (C, H, W) over cells: (rows, columns, C)."""
     C, height, width = pixels.shape
     blocks = pixels.reshape(C, height // cell_px, cell_px, width // cell_px, cell_px)
@@ -406,7 +406,7 @@ def _features(labels: CellLabels, cells: FloatArray, split: str) -> Features:
     return Features(cells[chosen], targets, len(labels.class_names))
 
 
-def map_classes(labels: CellLabels, cells: FloatArray) -> NDArray[np.int64]:
+def _map_classes(labels: CellLabels, cells: FloatArray) -> NDArray[np.int64]:
     """Classify every cell of the scene with the linear probe: (rows, columns)."""
     rows, columns, width = cells.shape
     unknown = torch.zeros(rows * columns, dtype=torch.long)
@@ -416,7 +416,7 @@ def map_classes(labels: CellLabels, cells: FloatArray) -> NDArray[np.int64]:
     return best.numpy().reshape(rows, columns)
 
 
-def find_clusters(
+def _find_clusters(
     cells: FloatArray,
     spectra: FloatArray,
     bands: Sequence[Band],
