@@ -1,11 +1,18 @@
 import numpy as np
 import pytest
 
-from spectralgpt.simulation.canvas import Canvas, Cover, Parcels, block_mean, highest
-from spectralgpt.simulation.regions import make_region, make_season
+from spectralgpt.simulation.canvas import (
+    Canvas,
+    Cover,
+    Parcels,
+    Region,
+    Season,
+    block_mean,
+    highest,
+)
 
-REGION = make_region(0, 0)
-SEASON = make_season(REGION, np.random.default_rng(0))
+REGION = Region.draw(0, 0)
+SEASON = Season.draw(REGION, np.random.default_rng(0))
 FLAT = np.full(1051, 0.3)
 FACTOR, SIZE = 3, 4
 

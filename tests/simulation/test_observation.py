@@ -6,10 +6,10 @@ import pytest
 
 from spectralgpt.errors import BandError
 from spectralgpt.sensors import Band, load_sensor
-from spectralgpt.simulation.canvas import Canvas
-from spectralgpt.simulation.observation import Camera, draw_clouds, observe
+from spectralgpt.simulation import archive
+from spectralgpt.simulation.archive import Camera
+from spectralgpt.simulation.canvas import Canvas, Region, Season
 from spectralgpt.simulation.reflectance import WAVELENGTHS_NM, to_bands
-from spectralgpt.simulation.regions import Season, make_region
 
 SENSOR = load_sensor("sentinel-2-l2a")
 CAMERA = Camera(SENSOR, 32)
@@ -20,7 +20,7 @@ CLEAR_DAY = Season(date(2021, 6, 1), 150.0, 0.2, 0.0, 0.0, 0.0, 55.0, 155.0, 1.0
 
 def make_sky(season: Season = CLEAR_DAY, seed: int = 0) -> Canvas:
     rng = np.random.default_rng(seed)
-    return Canvas(CAMERA.size, CAMERA.gsd_m, make_region(0, 0), season, rng)
+    return Canvas(CAMERA.size, CAMERA.gsd_m, Region.draw(0, 0), season, rng)
 
 
 def observe_spectrum(
@@ -34,7 +34,7 @@ def observe_spectrum(
         share = np.ones((camera.size, camera.size), dtype=np.float32)
     surface = to_bands(spectrum, camera.bands)[:, None, None] * share
     sky = np.full_like(share, cloud)
-    return observe(camera, surface, make_sky(season), sky, 0.0 * sky)
+    return archive._observe(camera, surface, make_sky(season), sky, 0.0 * sky)
 
 
 FLAT = np.full_like(WAVELENGTHS_NM, 0.3)
@@ -89,12 +89,12 @@ def test_thick_clouds_hide_the_ground() -> None:
 
 
 def test_clouds_cover_the_share_asked_for_and_cast_shadow_to_the_north() -> None:
-    opacity, shadow = draw_clouds(make_sky(seed=3), 0.2)
+    opacity, shadow = archive._draw_clouds(make_sky(seed=3), 0.2)
     assert (opacity > 0).mean() == pytest.approx(0.2, abs=0.02)
     assert opacity.max() > 0.3
     assert shadow.max() == pytest.approx(0.65 * opacity.max(), rel=1e-5)
     assert np.abs(shadow - 0.65 * opacity).max() > 0.1
-    assert not draw_clouds(make_sky(seed=3), 0.0)[0].any()
+    assert not archive._draw_clouds(make_sky(seed=3), 0.0)[0].any()
 
 
 @pytest.mark.parametrize(

@@ -3,17 +3,16 @@ import pytest
 
 from spectralgpt.errors import ConfigError
 from spectralgpt.sensors import list_sensors, load_sensor
-from spectralgpt.simulation.canvas import Cover
-from spectralgpt.simulation.observation import Camera, Picture, render
+from spectralgpt.simulation.archive import Camera, Picture, render
+from spectralgpt.simulation.canvas import Cover, Region
 from spectralgpt.simulation.painters import SCENE_CLASSES
-from spectralgpt.simulation.regions import make_region
 
 CAMERA = Camera(load_sensor("sentinel-2-l2a"), 32)
 NAMES = [band.name for band in CAMERA.bands]
 
 
 def scene(name: str, number: int, **options: float) -> Picture:
-    return render(CAMERA, make_region(0, number), (0, number), name, **options)[0]
+    return render(CAMERA, Region.draw(0, number), (0, number), name, **options)[0]
 
 
 def mean_of(picture: Picture, band: str, where: np.ndarray) -> float:
@@ -79,7 +78,7 @@ def test_unknown_class_names_the_known_ones() -> None:
 @pytest.mark.parametrize("name", list_sensors())
 def test_every_sensor_renders(name: str) -> None:
     camera = Camera(load_sensor(name), 16)
-    picture = render(camera, make_region(0, 0), (0, 0))[0]
+    picture = render(camera, Region.draw(0, 0), (0, 0))[0]
     assert picture.reflectance.shape == (len(camera.bands), 16, 16)
     assert np.isfinite(picture.reflectance).all()
     assert 0.02 < picture.reflectance.mean() < 0.6
@@ -88,7 +87,7 @@ def test_every_sensor_renders(name: str) -> None:
 def test_two_dates_show_one_place_and_differ_where_it_changed() -> None:
     found = 0
     for number in range(8):
-        before, after = render(CAMERA, make_region(0, number), (1, number), dates=2)
+        before, after = render(CAMERA, Region.draw(0, number), (1, number), dates=2)
         changed = after.is_changed
         assert not before.is_changed.any()
         assert before.season.day != after.season.day

@@ -3,7 +3,7 @@ import pytest
 
 from spectralgpt.sensors import Band, list_sensors, load_sensor
 from spectralgpt.simulation import reflectance
-from spectralgpt.simulation.observation import Camera
+from spectralgpt.simulation.archive import Camera
 from spectralgpt.simulation.reflectance import WAVELENGTHS_NM, to_bands
 
 

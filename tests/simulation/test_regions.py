@@ -3,19 +3,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from spectralgpt.simulation.regions import make_region, make_season
+from spectralgpt.simulation.canvas import Region, Season
 
-REGION = make_region(0, 3)
+REGION = Region.draw(0, 3)
 
 
 def test_a_region_follows_from_seed_and_number() -> None:
-    assert make_region(0, 3) == REGION
-    assert make_region(1, 3) != REGION
-    assert make_region(0, 4).soil_brightness != REGION.soil_brightness
+    assert Region.draw(0, 3) == REGION
+    assert Region.draw(1, 3) != REGION
+    assert Region.draw(0, 4).soil_brightness != REGION.soil_brightness
 
 
 def test_the_sun_stands_higher_in_summer() -> None:
-    dates = [make_season(REGION, np.random.default_rng(n)) for n in range(60)]
+    dates = [Season.draw(REGION, np.random.default_rng(n)) for n in range(60)]
     assert all(75 <= season.day.timetuple().tm_yday <= 310 for season in dates)
     summer = [s.sun_elevation_deg for s in dates if s.day.month in (6, 7)]
     autumn = [s.sun_elevation_deg for s in dates if s.day.month in (10, 11)]
@@ -23,13 +23,13 @@ def test_the_sun_stands_higher_in_summer() -> None:
 
 
 def test_snow_lies_on_cold_dates_only() -> None:
-    dates = [make_season(REGION, np.random.default_rng(n), 1.0) for n in range(60)]
+    dates = [Season.draw(REGION, np.random.default_rng(n), 1.0) for n in range(60)]
     assert any(season.snow for season in dates)
     assert not any(s.snow for s in dates if 95.0 <= s.plant_day <= 310.0)
 
 
 def test_slopes_that_face_the_sun_are_brighter() -> None:
-    season = make_season(REGION, np.random.default_rng(0))
+    season = Season.draw(REGION, np.random.default_rng(0))
     column = np.arange(96, dtype=np.float32) * 5.0
     rising_east = np.broadcast_to(0.2 * column, (96, 96))
 
@@ -45,7 +45,7 @@ def test_slopes_that_face_the_sun_are_brighter() -> None:
 
 def test_shadow_falls_to_the_north_and_is_longer_in_low_sun() -> None:
     season = replace(
-        make_season(REGION, np.random.default_rng(0)), sun_azimuth_deg=180.0
+        Season.draw(REGION, np.random.default_rng(0)), sun_azimuth_deg=180.0
     )
     body = np.zeros((40, 40), dtype=np.float32)
     body[30, 20] = 1.0
