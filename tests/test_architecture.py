@@ -37,12 +37,12 @@ FACES = {
 }
 # How large the house may be. Lower a figure when it falls; raise none without a reason.
 LIMITS = {
-    "files": 192,
-    "lines": 51_075,
-    "public functions and classes": 889,
-    "dataclasses": 160,
+    "files": 183,
+    "lines": 50_911,
+    "public functions and classes": 849,
+    "dataclasses": 156,
     "file names that occur twice": 7,
-    "files with a single importer": 22,
+    "files with a single importer": 20,
     "longest chain of imports": 25,
 }
 

@@ -12,8 +12,7 @@ import pytest
 
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.data.label_files import read_csv
-from spectralgpt.data.labelling.labels import UNLABELLED, LabelSource
-from spectralgpt.data.labelling.layers import open_labels
+from spectralgpt.data.labelling.labels import UNLABELLED, LabelSource, open_labels
 from spectralgpt.errors import SpectralGPTError
 from spectralgpt.rasters import Grid, Window
 from spectralgpt.rasters.files import read_header
@@ -51,8 +50,8 @@ def try_shapes(path: Path, grid: Grid) -> int:
     """Read a layer in every way; returns how many were not refused."""
 
     def paint() -> None:
-        layer, classes = open_labels(LabelSource(path, "cover"), [grid])
-        painted, _ = layer.painter_on(grid, classes)(Window(0, 0, SIDE, SIDE))
+        classes, painter_on, _ = open_labels(LabelSource(path, "cover"), [grid])
+        painted, _ = painter_on(grid)(Window(0, 0, SIDE, SIDE))
         assert painted.shape == (SIDE, SIDE)
         assert {*np.unique(painted)} <= {*classes.code_of.values(), UNLABELLED}
 

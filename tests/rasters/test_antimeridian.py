@@ -11,8 +11,7 @@ from rasterio import Affine
 from rasterio.warp import transform
 from shapely import Polygon, box, geometry
 
-from spectralgpt.data.labelling.labels import LabelSource
-from spectralgpt.data.labelling.layers import open_labels
+from spectralgpt.data.labelling.labels import LabelSource, open_labels
 from spectralgpt.data.overlaps import count_overlaps, footprint_of
 from spectralgpt.rasters import Grid, Stated, Window, describe_raster
 from spectralgpt.rasters.footprints import cut_at_180, footprint_lonlat
@@ -114,8 +113,8 @@ def test_labels_on_both_sides_of_180_degrees_are_painted(
     )
     path = tmp_path / "labels.gpkg"
     frame.to_file(path)
-    layer, classes = open_labels(LabelSource(path, "kind"), [GRID])
-    painted, overlaps = layer.painter_on(GRID, classes)(Window(0, 0, SIDE, SIDE))
+    classes, painter_on, _ = open_labels(LabelSource(path, "kind"), [GRID])
+    painted, overlaps = painter_on(GRID)(Window(0, 0, SIDE, SIDE))
     names = {code: name for name, code in classes.code_of.items()}
     columns = {
         names[code]: np.flatnonzero((painted == code).any(axis=0))
@@ -142,8 +141,8 @@ def test_labels_west_of_greenwich_are_painted_from_either_count(
     )
     path = tmp_path / "labels.gpkg"
     frame.to_file(path)
-    layer, classes = open_labels(LabelSource(path, "kind"), [grid])
-    painted, _ = layer.painter_on(grid, classes)(Window(0, 0, SIDE, SIDE))
+    classes, painter_on, _ = open_labels(LabelSource(path, "kind"), [grid])
+    painted, _ = painter_on(grid)(Window(0, 0, SIDE, SIDE))
     columns = np.flatnonzero((painted == classes.code_of["road"]).any(axis=0))
     # A degree of longitude is 85.4 km there: 0.002 degrees are 171 m, 8.5 px.
     assert columns[[0, -1]] == pytest.approx([41, 58], abs=1)

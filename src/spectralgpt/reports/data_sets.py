@@ -80,7 +80,7 @@ def write_overview(made: MadeSet, path: Path) -> None:
 def _plot_overview(made: MadeSet) -> "Figure":
     """Draw the scene with most tiles beside its labels, above tiles of each split."""
     samples = made.samples(_EACH)
-    height, width = made.labelled.scenes[made.largest()].shape
+    height, width = made.scenes[made.largest()].shape
     top_in = min(_HIGHEST_IN, _PANEL_IN * height / width) + 0.9
     bottom_in = 2 * _WIDTH_IN / (len(samples) + 0.5) + 0.5
     figure = new_figure(_WIDTH_IN, top_in + bottom_in)
@@ -89,7 +89,7 @@ def _plot_overview(made: MadeSet) -> "Figure":
     top.suptitle(made.name, fontsize=14, fontweight="bold")
     _draw_scene(top, made)
     grid = bottom.subplots(2, len(samples), squeeze=False)
-    sensor = made.labelled.scenes[0].item.sensor
+    sensor = made.scenes[0].item.sensor
     for column, tile in zip(grid.T, samples, strict=True):
         folder = made.folder / tile.split
         image = describe_raster(folder / "images" / f"{tile.name}.tif", sensor)
@@ -108,12 +108,12 @@ def _plot_overview(made: MadeSet) -> "Figure":
 
 def _draw_scene(figure: Any, made: MadeSet) -> None:
     number = made.largest()
-    scene = made.labelled.scenes[number]
+    scene = made.scenes[number]
     height, width = scene.shape
     step = max(1, -(-max(height, width) // _SIDE_PX))
     size = -(-height // step), -(-width // step)
     rows, columns = (np.arange(0, length, step) for length in (height, width))
-    codes, _ = read_codes(made.labelled.masks[number], 1, rows, columns)
+    codes, _ = read_codes(scene.mask, 1, rows, columns)
     left, right = figure.subplots(1, 2)
     extent = (0.0, float(width), float(height), 0.0)
     shown, picture = read_picture(scene.item, scene.item.bands, size)
@@ -142,7 +142,7 @@ def _legend_handles(made: MadeSet) -> list[Any]:
         for split, colour in _SPLIT_COLOURS.items()
         if split in splits
     ]
-    classes = list(made.labelled.colours.items())
+    classes = list(made.colours.items())
     handles += [Patch(color=c, label=name) for name, c in classes[:_MOST_NAMED]]
     if len(classes) > _MOST_NAMED:
         more = f"and {len(classes) - _MOST_NAMED} more classes"
@@ -181,6 +181,6 @@ def _draw_edge(
 
 def _paint(codes: NDArray[Any], made: MadeSet) -> NDArray[np.float32]:
     table = np.full((UNLABELLED + 1, 3), _BLANK, np.float32)
-    for code, colour in enumerate(made.labelled.colours.values()):
+    for code, colour in enumerate(made.colours.values()):
         table[code] = np.array(to_rgb(colour)) / UNLABELLED
     return table[codes]

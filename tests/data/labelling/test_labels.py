@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from spectralgpt.data.classes import class_colours, to_rgb
-from spectralgpt.data.labelling import UNLABELLED, LabelSource
-from spectralgpt.data.labelling.labels import number_classes, value_text
+from spectralgpt.data.labelling import UNLABELLED, LabelSource, labels
 from spectralgpt.errors import ConfigError, DataError
 
 FOUND = {"water": 3, "pine": 1, "oak": 2, "cloud": 1, "": 1}
@@ -19,7 +18,9 @@ def stated(tmp_path: Path, text: str, **options: object) -> LabelSource:
 
 
 def test_each_value_is_a_class_unless_a_file_says_otherwise() -> None:
-    classes = number_classes(FOUND, LabelSource(Path("a"), ignored=("cloud",)), {})
+    classes = labels._number_classes(
+        FOUND, LabelSource(Path("a"), ignored=("cloud",)), {}
+    )
     assert classes.names == ("oak", "pine", "water")
     assert classes.code_of["water"] == 2
     assert classes.code_of["cloud"] == classes.code_of[""] == UNLABELLED
@@ -28,7 +29,9 @@ def test_each_value_is_a_class_unless_a_file_says_otherwise() -> None:
 
 def test_numbers_are_sorted_by_size_and_named() -> None:
     found = {"10": 1, "9": 1, "-1": 1}
-    classes = number_classes(found, LabelSource(Path("a")), {"9": "lake", "10": "lake"})
+    classes = labels._number_classes(
+        found, LabelSource(Path("a")), {"9": "lake", "10": "lake"}
+    )
     assert classes.names == ("class -1", "lake")
     assert classes.code_of["9"] == classes.code_of["10"] == 1
 
@@ -37,16 +40,16 @@ def test_a_file_puts_values_together_and_a_background_comes_last(
     tmp_path: Path,
 ) -> None:
     text = "water: water\nforest: [pine, oak]\nice: 7\n"
-    labels = stated(tmp_path, text, ignored=("cloud",), background="other")
-    classes = number_classes(FOUND, labels, {})
+    source = stated(tmp_path, text, ignored=("cloud",), background="other")
+    classes = labels._number_classes(FOUND, source, {})
     assert classes.names == ("water", "forest", "ice", "other")
     assert classes.code_of["pine"] == classes.code_of["oak"] == 1
     assert classes.fill == 3
     assert classes.unseen == ("ice",)
     json = stated(tmp_path, '{"wet": ["water"], "dry": ["pine", "oak", "cloud"]}')
-    assert number_classes(FOUND, json, {}).names == ("wet", "dry")
+    assert labels._number_classes(FOUND, json, {}).names == ("wet", "dry")
     same = stated(tmp_path, "a: [water, pine, oak, cloud]", background="a")
-    assert number_classes(FOUND, same, {}).fill == 0
+    assert labels._number_classes(FOUND, same, {}).fill == 0
 
 
 @pytest.mark.parametrize(
@@ -66,21 +69,26 @@ def test_what_is_wrong_with_a_file_is_named(
     text: str, error: type[Exception], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(error, match=message):
-        number_classes(FOUND, stated(tmp_path, text), {})
+        labels._number_classes(FOUND, stated(tmp_path, text), {})
 
 
 def test_too_many_classes_are_refused() -> None:
     found = {str(number): 1 for number in range(256)}
     with pytest.raises(DataError, match="gives 256 classes: masks hold 1 to 255"):
-        number_classes(found, LabelSource(Path("a")), {})
+        labels._number_classes(found, LabelSource(Path("a")), {})
     with pytest.raises(DataError, match="gives 0 classes"):
-        number_classes({"": 3}, LabelSource(Path("a")), {})
+        labels._number_classes({"": 3}, LabelSource(Path("a")), {})
 
 
 def test_values_are_texts_and_whole_numbers_are_alike() -> None:
-    assert value_text(3.0) == value_text(3) == value_text(" 3") == "3"
-    assert value_text(None) == value_text(float("nan")) == ""
-    assert value_text(2.5) == "2.5"
+    assert (
+        labels._value_text(3.0)
+        == labels._value_text(3)
+        == labels._value_text(" 3")
+        == "3"
+    )
+    assert labels._value_text(None) == labels._value_text(float("nan")) == ""
+    assert labels._value_text(2.5) == "2.5"
 
 
 def test_colours_differ() -> None:

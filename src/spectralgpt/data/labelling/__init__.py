@@ -5,10 +5,14 @@ tiles, and deals blocks of them out to train, val and test, apart from each othe
 """
 
 from spectralgpt.data.labelling.blocks import Cell, TileRules
-from spectralgpt.data.labelling.description import MadeSet
-from spectralgpt.data.labelling.labels import UNLABELLED, LabelSource
-from spectralgpt.data.labelling.layers import check_places, read_vectors, reading_layer
-from spectralgpt.data.labelling.making import make_labelled_set
+from spectralgpt.data.labelling.labels import (
+    UNLABELLED,
+    LabelSource,
+    check_places,
+    read_vectors,
+    reading_layer,
+)
+from spectralgpt.data.labelling.making import MadeSet, make_labelled_set
 
 __all__ = [
     "UNLABELLED",

@@ -1,4 +1,4 @@
-"""Which tiles are labelled, in blocks on the ground, and which split each block is in.
+"""Which tiles of scenes are labelled, in blocks on the ground, and each block's split.
 
 Tiles lie on the pixels of a scene in square blocks, with a gap between blocks. Scenes
 whose pixels lie on each other share one lattice, so that a block is the same ground in
@@ -6,32 +6,42 @@ all of them. Scenes of other zones or pixels may show the same ground again, and
 tiles near one of another split are left out.
 """
 
+import datetime
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from spectralgpt.data.formats import ImageFormat
 from spectralgpt.data.labelling.labels import UNLABELLED
-from spectralgpt.data.labelling.scenes import LabelledScenes, Scene
+from spectralgpt.data.listings import list_candidates
+from spectralgpt.data.series import SeriesRule, find_day
 from spectralgpt.data.splits import (
     Fractions,
     refuse_untaught,
     spread_classes,
     wanted_splits,
 )
-from spectralgpt.errors import ConfigError, DataError, RasterError
-from spectralgpt.rasters import Grid, Window, read_codes
+from spectralgpt.errors import ConfigError, DataError, DatasetNotFoundError, RasterError
+from spectralgpt.rasters import Grid, RasterFile, Window, read_codes
 from spectralgpt.rasters.footprints import (
     EARTH_RADIUS_M,
     cut_at_180,
     footprint_lonlat,
+    pixel_size_m,
 )
+from spectralgpt.sensors import find_sensor
 
+_EPOCH = datetime.date(1970, 1, 1)
+_NAMED = 3
+"""A scene's own name and those of the folders above it that may hold its date."""
 Cell = tuple[int, int, int]
-"""Lattice, and row and column of a block in it."""
+"""_Lattice, and row and column of a block in it."""
 _Counts = NDArray[np.int64]
 _Place = tuple[int, tuple[int, int]]
 """Number of a scene's lattice, and (row, column) of its first pixel in it."""
@@ -50,6 +60,128 @@ _ROUNDING = 0.01
 """Pixels that a gap may be shorter by, as lengths on maps are that exact at best."""
 _SAFE = 1.01
 """The earth is no sphere: a degree may be so much shorter."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A scene with its place.
+
+    Args:
+        name: short, different for each scene; begins the names of its tiles.
+        path: the file or folder.
+        item: where its bands lie.
+        grid: that of its finest band.
+        pixel_m: (height, width) of a pixel on the ground, m.
+        date: of acquisition, "unknown" where neither name nor metadata say.
+        mask: file of its class numbers, once they are laid on it.
+    """
+
+    name: str
+    path: Path
+    item: RasterFile
+    grid: Grid
+    pixel_m: tuple[float, float]
+    date: str
+    mask: Path
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(H, W) of the finest band."""
+        return self.grid.height, self.grid.width
+
+    @property
+    def coarsest_px(self) -> int:
+        """Side of a pixel of the coarsest band, in pixels of the finest."""
+        largest = max(file.grid.pixel_area for file in self.item.files.values())
+        return math.ceil(math.sqrt(largest / self.grid.pixel_area) - 1e-6)
+
+
+def list_scenes(
+    paths: Sequence[Path], image_format: ImageFormat, masks: Path
+) -> list[Scene]:
+    """Describe scenes; reads headers only.
+
+    A folder is one scene with a file a band; where the sensor is stated, all scenes
+    below it are taken.
+
+    Args:
+        paths: files and folders.
+        image_format: what is stated about them.
+        masks: folder for their masks.
+
+    Raises:
+        DatasetNotFoundError: a path does not exist.
+        DataError: a scene has no place, or scenes have different bands.
+        SpectralGPTError: a file cannot be read, or what it holds is in doubt.
+    """
+    found = [scene for path in paths for scene in _list(path, image_format.sensor)]
+    if not found:
+        raise DataError(f"There are no scenes in {', '.join(map(str, paths))}.")
+    found = list(dict.fromkeys(found))
+    scenes = [
+        _describe(path, name, image_format, masks / f"{number}.tif")
+        for number, (path, name) in enumerate(
+            zip(found, _short_names(found), strict=True)
+        )
+    ]
+    first = scenes[0].item
+    for scene in scenes[1:]:
+        if scene.item.bands != first.bands or scene.item.sensor != first.sensor:
+            shown = [
+                f"{s.sensor.name} {' '.join(b.name for b in s.bands)}"
+                for s in (first, scene.item)
+            ]
+            raise DataError(
+                f"{found[0]} and {scene.path} have different bands ({shown[0]} against "
+                f"{shown[1]}). Make a data set of each, or name the bands to take."
+            )
+    return scenes
+
+
+def _list(path: Path, sensor: str | None) -> list[Path]:
+    if not path.exists():
+        raise DatasetNotFoundError(f"There is no scene at {path}.")
+    if path.is_file() or sensor is None or path.suffix == ".SAFE":
+        return [path]
+    return [found.path for found in list_candidates(path, find_sensor(sensor))]
+
+
+def _short_names(paths: Sequence[Path]) -> list[str]:
+    # A folder such as 10.5_R has no ending.
+    stems = [
+        path.resolve().name.removesuffix("" if path.is_dir() else path.suffix)
+        for path in paths
+    ]
+    plain = ["".join(c if c.isalnum() or c == "-" else "_" for c in s) for s in stems]
+    twice = Counter(name.lower() for name in plain)
+    return [
+        name if twice[name.lower()] == 1 else f"{name}-{number}"
+        for number, name in enumerate(plain, start=1)
+    ]
+
+
+def _describe(path: Path, name: str, image_format: ImageFormat, mask: Path) -> Scene:
+    item = image_format.describe(path)
+    grid = item.grid()
+    if grid.crs is None or grid.transform is None:
+        raise RasterError(
+            f"{path} has no georeference (CRS and transform), so labels cannot be laid "
+            "on it. Set one with gdal_edit.py."
+        )
+    pixel_m = pixel_size_m(grid)
+    if pixel_m is None:
+        raise RasterError(f"{path}: nothing is known of its reference system.")
+    return Scene(name, path, item, grid, pixel_m, _date(path), mask)
+
+
+def _date(path: Path) -> str:
+    try:
+        # Folders further up belong to others.
+        name = "/".join(path.resolve().parts[-_NAMED:])
+        day = find_day(name, path, SeriesRule(1))
+    except DataError:
+        return "unknown"
+    return (_EPOCH + datetime.timedelta(days=day)).isoformat()
 
 
 @dataclass(frozen=True)
@@ -144,7 +276,7 @@ class BlockPlan:
 
 
 @dataclass(frozen=True)
-class Lattice:
+class _Lattice:
     """How blocks and tiles follow each other.
 
     Args:
@@ -183,7 +315,7 @@ class Lattice:
                     yield block, start
 
 
-def place_scenes(grids: Sequence[Grid]) -> list[_Place]:
+def _place_scenes(grids: Sequence[Grid]) -> list[_Place]:
     """Give scenes whose pixels lie on each other one lattice, others their own.
 
     A lattice begins at the first pixel of its first scene.
@@ -219,26 +351,33 @@ def _offset(grid: Grid, anchor: Grid) -> tuple[int, int] | None:
     return round(lines[0][1]), round(lines[1][1])
 
 
-def plan_blocks(labelled: LabelledScenes, rules: TileRules) -> BlockPlan:
+def plan_blocks(
+    scenes: Sequence[Scene], num_classes: int, rules: TileRules
+) -> BlockPlan:
     """Lay out blocks of the size that is stated, or else the largest that gives enough.
+
+    Args:
+        scenes: with their masks, all of the same bands.
+        num_classes: in the masks.
+        rules: sizes of tiles and blocks.
 
     Raises:
         DataError: no tile is labelled enough, or there are fewer blocks than splits;
             says which block size would work.
     """
     needed = len(wanted_splits(rules.fractions))
-    tile_m = max(rules.tile_px * side for side in labelled.scenes[0].pixel_m)
+    tile_m = max(rules.tile_px * side for side in scenes[0].pixel_m)
     most, enough, stated = _MOST_TILES, _ENOUGH_BLOCKS, None
     if rules.block_m is not None:
-        stated = _lay(labelled, rules.block_m, rules)
+        stated = _lay(scenes, num_classes, rules.block_m, rules)
         if stated.num_blocks >= needed:
             return stated
         most, enough = math.ceil(rules.block_m / tile_m) - 1, needed
-    best = _lay(labelled, tile_m, rules)
+    best = _lay(scenes, num_classes, tile_m, rules)
     if not best.tiles:
-        raise DataError(_no_tiles(labelled.scenes, rules))
+        raise DataError(_no_tiles(scenes, rules))
     for tiles in range(most, 1, -1):
-        plan = _lay(labelled, tiles * tile_m, rules)
+        plan = _lay(scenes, num_classes, tiles * tile_m, rules)
         if plan.num_blocks >= enough:
             best = plan
             break
@@ -246,27 +385,32 @@ def plan_blocks(labelled: LabelledScenes, rules: TileRules) -> BlockPlan:
     return best
 
 
-def _lay(labelled: LabelledScenes, block_m: float, rules: TileRules) -> BlockPlan:
+def _lay(
+    scenes: Sequence[Scene], num_classes: int, block_m: float, rules: TileRules
+) -> BlockPlan:
     """Cut blocks of about this size, and keep the tiles that are labelled enough."""
-    coarsest_px = max(scene.coarsest_px for scene in labelled.scenes)
-    places = place_scenes([scene.grid for scene in labelled.scenes])
+    coarsest_px = max(scene.coarsest_px for scene in scenes)
+    places = _place_scenes([scene.grid for scene in scenes])
     tiles: list[Tile] = []
-    lattices: dict[int, Lattice] = {}
+    lattices: dict[int, _Lattice] = {}
     gap_m = math.inf
-    for number, (scene, place) in enumerate(zip(labelled.scenes, places, strict=True)):
+    for number, (scene, (at, offset)) in enumerate(zip(scenes, places, strict=True)):
         # All scenes of a lattice take the pixel size of its first one.
         own = _lattice(scene, block_m, coarsest_px, rules)
-        lattice = lattices.setdefault(place[0], own)
+        lattice = lattices.setdefault(at, own)
         sides = zip(lattice.gap_px, scene.pixel_m, strict=True)
         gap_m = min([gap_m, *(px * side for px, side in sides)])
-        tiles += _survey(number, place, lattice, labelled, rules)
-    along = lattices[0].tiles[0] * rules.tile_px * labelled.scenes[0].pixel_m[0]
+        least = rules.min_labelled * rules.tile_px**2
+        for cell, window, counts in _survey(scene, offset, lattice, num_classes):
+            if counts.sum() >= least:
+                tiles.append(Tile(number, window, (at, *cell), counts))
+    along = lattices[0].tiles[0] * rules.tile_px * scenes[0].pixel_m[0]
     return BlockPlan(tuple(tiles), along, gap_m)
 
 
 def _lattice(
     scene: Scene, block_m: float, coarsest_px: int, rules: TileRules
-) -> Lattice:
+) -> _Lattice:
     def gap_px(pixel_m: float) -> int:
         if rules.gap_m is None:
             return _REACH_PX * coarsest_px
@@ -277,31 +421,22 @@ def _lattice(
         max(1, round(block_m / (rules.tile_px * side))) for side in scene.pixel_m
     )
     gaps = gap_px(height_m), gap_px(width_m)
-    return Lattice(rules.tile_px, (rows, columns), gaps)
+    return _Lattice(rules.tile_px, (rows, columns), gaps)
 
 
 def _survey(
-    number: int,
-    place: _Place,
-    lattice: Lattice,
-    labelled: LabelledScenes,
-    rules: TileRules,
-) -> Iterator[Tile]:
-    """Yield the tiles of a scene that are labelled enough, a row after the other."""
-    at, offset = place
-    least = rules.min_labelled * rules.tile_px**2
-    shape = labelled.scenes[number].shape
-    columns = np.arange(shape[1])
+    scene: Scene, offset: tuple[int, int], lattice: _Lattice, num_classes: int
+) -> Iterator[tuple[tuple[int, int], Window, _Counts]]:
+    """Yield block, window and labels of the tiles of a scene, row after row."""
+    columns = np.arange(scene.shape[1])
     row, strip = -1, np.empty((0, 0), np.int64)
-    for cell, window in lattice.cut(offset, shape):
+    for cell, window in lattice.cut(offset, scene.shape):
         if window.row != row:
             row = window.row
             rows = np.arange(row, row + window.height)
-            strip, _ = read_codes(labelled.masks[number], 1, rows, columns)
+            strip, _ = read_codes(scene.mask, 1, rows, columns)
         part = strip[:, window.column : window.column + window.width]
-        counts = count_classes(part, len(labelled.colours))
-        if counts.sum() >= least:
-            yield Tile(number, window, (at, *cell), counts)
+        yield cell, window, count_classes(part, num_classes)
 
 
 def count_classes(mask: NDArray[Any], num_classes: int) -> _Counts:
@@ -356,7 +491,7 @@ def divide_tiles(
     wanted = wanted_splits(rules.fractions)
     kept: list[Tile] = []
     if written:
-        split_of = assign_splits(written, rules.fractions, rules.seed)
+        split_of = _assign_splits(written, rules.fractions, rules.seed)
         dealt = [replace(w, split=split_of[w.cell]) for w in written]
         kept = _keep_apart(dealt, scenes, plan.gap_m)
     empty = [name for name in wanted if name not in {tile.split for tile in kept}]
@@ -373,7 +508,7 @@ def divide_tiles(
     return kept
 
 
-def assign_splits(
+def _assign_splits(
     tiles: Sequence[Tile], fractions: Fractions, seed: int
 ) -> dict[Cell, str]:
     """Deal blocks out to the splits, with similar shares of every class in each.

@@ -1,43 +1,115 @@
-"""From scenes and labels to a folder that fine-tuning reads: the steps in order."""
+"""From scenes and labels to a folder that fine-tuning reads: the steps in order.
 
+The set is described by labels.yaml, classes.csv, statistics.json and README.md.
+"""
+
+import csv
 import json
+import shlex
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
+from spectralgpt import __version__
 from spectralgpt.data.classes import class_colours, to_rgb
 from spectralgpt.data.dense import read_dense, read_dense_config
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.data.labelling.blocks import (
     BlockPlan,
+    Scene,
     Tile,
     TileRules,
     count_classes,
     divide_tiles,
+    list_scenes,
     plan_blocks,
 )
-from spectralgpt.data.labelling.description import (
-    MadeSet,
-    write_card,
-    write_description,
-    write_statistics,
+from spectralgpt.data.labelling.labels import (
+    UNLABELLED,
+    LabelClasses,
+    LabelSource,
+    open_labels,
+    write_masks,
 )
-from spectralgpt.data.labelling.labels import UNLABELLED, LabelClasses, LabelSource
-from spectralgpt.data.labelling.layers import open_labels, write_scene_masks
-from spectralgpt.data.labelling.scenes import LabelledScenes, Scene, list_scenes
+from spectralgpt.data.samples import SPLITS, SampleSet
+from spectralgpt.data.statistics import sample_statistics
 from spectralgpt.files import appearing
 from spectralgpt.rasters import Grid, OpenFiles, read_codes, read_raster, write_geotiff
 from spectralgpt.rasters.write import write_numbers
 from spectralgpt.sensors import list_sensors
 
+_PLACE = r"_(?P<place>block\d+)_r\d+_c\d+$"
 _OWN_FILES = ("labels.yaml", "classes.csv", "statistics.json")
 _PARTS = ("images", "masks")
 _BLANK = (255, 255, 255)
+
+
+@dataclass(frozen=True)
+class MadeSet:
+    """A labelled set on disk.
+
+    Args:
+        name: of the set.
+        folder: holds `<split>/images` and `<split>/masks`.
+        scenes: what tiles were cut from; their masks are gone once the set is made.
+        colours: colour of each class by its name, in their order.
+        plan: blocks as they came out.
+        tiles: all of them, with their splits.
+        notes: what a user should know.
+    """
+
+    name: str
+    folder: Path
+    scenes: Sequence[Scene]
+    colours: Mapping[str, str]
+    plan: BlockPlan
+    tiles: Sequence[Tile]
+    notes: tuple[str, ...]
+
+    @property
+    def splits(self) -> dict[str, tuple[int, int]]:
+        """Tiles and blocks of each split that holds any."""
+        counts = {}
+        for split in SPLITS:
+            own = self.tiles_of(split)
+            if own:
+                counts[split] = len(own), len({tile.cell for tile in own})
+        return counts
+
+    def tiles_of(self, split: str) -> list[Tile]:
+        """Tiles of a split, in the order of their rows."""
+        return [tile for tile in self.tiles if tile.split == split]
+
+    def pixels_of(self, split: str) -> NDArray[np.int64]:
+        """Labelled pixels of each class in a split, (K,)."""
+        counts = [tile.counts for tile in self.tiles_of(split)]
+        return np.asarray(np.sum(counts, axis=0), np.int64)
+
+    def largest(self) -> int:
+        """Number of the scene with most tiles."""
+        counts = Counter(tile.scene for tile in self.tiles)
+        return max(sorted(counts), key=lambda scene: counts[scene])
+
+    def samples(self, each: int) -> list[Tile]:
+        """The tiles of each split with the most classes, as evenly as they come."""
+        chosen: list[Tile] = []
+        for split in SPLITS:
+            own = sorted(self.tiles_of(split), key=lambda tile: -_variety(tile))
+            chosen += own[:each]
+        return chosen
+
+
+def _variety(tile: Tile) -> float:
+    """Probability that two labelled pixels differ in class."""
+    shares = tile.counts / max(1, int(tile.counts.sum()))
+    return float(1 - (shares**2).sum())
 
 
 def make_labelled_set(
@@ -77,35 +149,36 @@ def make_labelled_set(
         overwrite=overwrite,
         inputs=[*scenes, labels.labels],
     ) as folder:
-        found = list_scenes(scenes, image_format)
-        layer, classes = open_labels(labels, [scene.grid for scene in found])
         work = folder / ".work"
+        found = list_scenes(scenes, image_format, work)
+        grids = {scene.mask: scene.grid for scene in found}
+        classes, painter_on, repaired = open_labels(labels, list(grids.values()))
         work.mkdir()
-        masks = [work / f"{number}.tif" for number in range(len(found))]
-        labelled = LabelledScenes(found, masks, class_colours(classes.names))
-        overlaps = write_scene_masks(
-            layer, classes, labelled, lambda *n: progress("laying labels", *n)
+        colours = class_colours(classes.names)
+        overlaps = write_masks(
+            grids, painter_on, lambda *n: progress("laying labels", *n)
         )
-        plan = plan_blocks(labelled, rules)
+        plan = plan_blocks(found, len(colours), rules)
         written = _write_tiles(
             work,
             plan.tiles,
-            labelled,
+            found,
+            colours,
             rules.min_labelled * rules.tile_px**2,
             _sensor_tag(found[0], image_format),
             lambda *n: progress("cutting tiles", *n),
         )
         tiles = divide_tiles(written, plan, found, rules, classes.names)
         _move_tiles(work, tiles, folder)
-        notes = [*layer.notes, *_notes_on_labels(overlaps, classes)]
+        notes = [*repaired, *_notes_on_labels(overlaps, classes)]
         notes += _notes_on_tiles(tiles, written, plan, classes.names)
-        made = MadeSet(output.name, folder, labelled, plan, tiles, tuple(notes))
+        made = MadeSet(output.name, folder, found, colours, plan, tiles, tuple(notes))
         sensor = _place_sensor(folder, found[0], image_format)
         # Reading it back the way that fine-tuning does is the last check.
-        dense = read_dense(read_dense_config(write_description(made, sensor)))
-        write_statistics(made, dense, rules.seed)
+        dense = read_dense(read_dense_config(_write_description(made, sensor)))
+        _write_statistics(made, dense, rules.seed)
         command = _command_of(scenes, image_format, labels, rules, output, licence)
-        write_card(made, labels, rules, licence, command)
+        _write_card(made, labels, rules, licence, command)
         if draw is not None:
             draw(made, folder / "overview.png")
         shutil.rmtree(work)
@@ -115,7 +188,8 @@ def make_labelled_set(
 def _write_tiles(
     folder: Path,
     tiles: Sequence[Tile],
-    labelled: LabelledScenes,
+    scenes: Sequence[Scene],
+    colours: Mapping[str, str],
     least_px: float,
     sensor_tag: str | None,
     progress: Callable[[int, int], None],
@@ -125,7 +199,8 @@ def _write_tiles(
     Args:
         folder: gets `images` and `masks`.
         tiles: in the order of their rows, so that files are read once.
-        labelled: what they are cut from.
+        scenes: what they are cut from.
+        colours: of the classes.
         least_px: pixels that must be labelled and valid.
         sensor_tag: name of the sensor for the files' tag.
         progress: called with tiles done and all.
@@ -135,19 +210,19 @@ def _write_tiles(
         (folder / part).mkdir(parents=True)
     files, written = OpenFiles(), []
     for done, tile in enumerate(tiles, start=1):
-        scene, window = labelled.scenes[tile.scene], tile.window
+        scene, window = scenes[tile.scene], tile.window
         raster = read_raster(scene.item, window=window, files=files)
         rows = np.arange(window.row, window.row + window.height)
         columns = np.arange(window.column, window.column + window.width)
-        mask, _ = read_codes(labelled.masks[tile.scene], 1, rows, columns)
+        mask, _ = read_codes(scene.mask, 1, rows, columns)
         mask = np.where(raster.valid.any(axis=0), mask, UNLABELLED)
-        counts = count_classes(mask, len(labelled.colours))
+        counts = count_classes(mask, len(colours))
         if counts.sum() >= least_px:
             block = f"block{numbers[tile.cell]:04d}"
             name = f"{scene.name}_{block}_r{window.row:05d}_c{window.column:05d}"
             write_geotiff(folder / "images" / f"{name}.tif", raster, sensor_tag)
             path = folder / "masks" / f"{name}.tif"
-            _write_mask(path, mask, scene.grid.part(window), labelled.colours)
+            _write_mask(path, mask, scene.grid.part(window), colours)
             low = np.where(raster.valid, raster.pixels, np.inf).min(axis=(1, 2))
             high = np.where(raster.valid, raster.pixels, -np.inf).max(axis=(1, 2))
             extremes = np.stack([low, high])
@@ -260,3 +335,117 @@ def _word(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return json.dumps(value) if isinstance(value, tuple) else str(value)
+
+
+def _write_description(made: MadeSet, sensor: str) -> Path:
+    """Write labels.yaml, which `spectralgpt finetune segmentation --data` takes.
+
+    Args:
+        made: the set.
+        sensor: name, or file beside the description.
+    """
+    table = {
+        "root": ".",
+        "task": "segmentation",
+        "layout": "folders",
+        "sensor": sensor,
+        "split": "given",
+        "place": _PLACE,
+        "classes": {name: code for code, name in enumerate(made.colours)},
+        "ignored": [UNLABELLED],
+        "colours": dict(made.colours),
+    }
+    heading = f"# {made.name}: made by spectralgpt {__version__}; see README.md.\n"
+    text = yaml.safe_dump(table, sort_keys=False, allow_unicode=True)
+    path = made.folder / "labels.yaml"
+    path.write_text(heading + text, encoding="utf-8")
+    return path
+
+
+def _write_statistics(made: MadeSet, dense: SampleSet, seed: int) -> None:
+    """Write statistics.json: `BandStatistics` of train, and its extremes.
+
+    Args:
+        made: the set.
+        dense: the same set, as fine-tuning reads it.
+        seed: of the windows that are measured.
+    """
+    bands = made.scenes[0].item.bands
+    measured = asdict(sample_statistics(dense.select("train"), bands, seed=seed))
+    measured["source"] = f"{made.name}, train"
+    extremes = np.stack([tile.extremes for tile in made.tiles_of("train")])
+    low, high = extremes[:, 0].min(axis=0), extremes[:, 1].max(axis=0)
+    names = [band.name for band in bands]
+    measured["min"] = dict(zip(names, low.astype(float).tolist(), strict=True))
+    measured["max"] = dict(zip(names, high.astype(float).tolist(), strict=True))
+    text = json.dumps(measured, indent=2, ensure_ascii=False)
+    (made.folder / "statistics.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _write_card(
+    made: MadeSet,
+    labels: LabelSource,
+    rules: TileRules,
+    licence: str,
+    command: Sequence[str],
+) -> None:
+    """Write classes.csv and README.md.
+
+    Args:
+        made: the set.
+        labels: where labels come from.
+        rules: how tiles were cut.
+        licence: of the set, "" if not stated.
+        command: that made it.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    splits = made.splits
+    heading = ["code", "name", "colour"]
+    heading += [f"{name}_{what}" for name in splits for what in ("pixels", "share")]
+    class_rows = list(_class_rows(made))
+    with (made.folder / "classes.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([heading, *class_rows])
+    first = made.scenes[0]
+    height_m, width_m = first.pixel_m
+    environment = Environment(
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    card = Path(__file__).with_name("card.md").read_text(encoding="utf-8")
+    text = environment.from_string(card).render(
+        made=made,
+        rules=rules,
+        labels=labels,
+        licence=licence,
+        first=first,
+        pixel=f"{height_m:g}" + (f" x {width_m:g}" if height_m != width_m else ""),
+        scenes=[
+            [s.path.resolve().name, s.date, _crs(s), f"{s.shape[0]} x {s.shape[1]}"]
+            for s in made.scenes
+        ],
+        class_heading=heading,
+        class_rows=class_rows,
+        split_rows=[[s, *n, int(made.pixels_of(s).sum())] for s, n in splits.items()],
+        unlabelled=UNLABELLED,
+        version=__version__,
+        command=shlex.join(command),
+    )
+    (made.folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def _class_rows(made: MadeSet) -> Iterator[list[str]]:
+    """Yield number, name, colour, and pixels and share in each split, of each class."""
+    tables = [made.pixels_of(split) for split in made.splits]
+    for code, (name, colour) in enumerate(made.colours.items()):
+        row = [str(code), name, colour]
+        for counts in tables:
+            row += [str(counts[code]), f"{counts[code] / max(1, counts.sum()):.4f}"]
+        yield row
+
+
+def _crs(scene: Scene) -> str:
+    text = str(scene.grid.crs)
+    return text if len(text) <= 40 else text.split('"')[1]
