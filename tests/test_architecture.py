@@ -38,7 +38,7 @@ FACES = {
 # How large the house may be. Lower a figure when it falls; raise none without a reason.
 LIMITS = {
     "files": 183,
-    "lines": 50_911,
+    "lines": 51_042,
     "public functions and classes": 849,
     "dataclasses": 156,
     "file names that occur twice": 7,

@@ -1,8 +1,9 @@
 """Known sensors: which bands they have, where those lie, and what their numbers mean.
 
-The facts are data: one YAML file a sensor in `sensors/`, each citing its source. This
-module reads them strictly. Where the pixels of a product lie on disk, and which of the
-offset rules applies to it, is decided in `spectralgpt.rasters`.
+The facts are data: one YAML file a sensor in `sensors/`, each citing its source, and
+measured spectral responses in `sensors/responses/`. This module reads them strictly.
+Where the pixels of a product lie on disk, and which of the offset rules applies to it,
+is decided in `spectralgpt.rasters`.
 """
 
 import functools
@@ -10,10 +11,13 @@ import math
 import re
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from spectralgpt.config import (
     check_keys,
@@ -23,6 +27,13 @@ from spectralgpt.config import (
     take_text,
 )
 from spectralgpt.errors import BandError, ConfigError
+
+_Curves = tuple[tuple[str, int, tuple[float, ...]], ...]
+_NM_PER_UM = 1000
+_LEAST_NM = 100
+"""No sensor of ours sees below: such a wavelength must be micrometres."""
+_REACH = 2
+"""Widths that a Gaussian response is followed to: 0.0015 % of its peak."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +55,11 @@ class Band:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
             raise ConfigError(f"{self.name!r:.40} is no name of a band.")
-        for field in ("wavelength_nm", "width_nm", "gsd_m"):
-            value = getattr(self, field)
+        for key in ("wavelength_nm", "width_nm", "gsd_m"):
+            value = getattr(self, key)
             if not isinstance(value, int | float) or not 0 < value < math.inf:
                 raise ConfigError(
-                    f"band '{self.name}': {field} must be above 0, found {value!r:.40}."
+                    f"band '{self.name}': {key} must be above 0, found {value!r:.40}."
                 )
 
 
@@ -101,6 +112,8 @@ class Sensor:
         baseline: how the offset follows from the processing baseline, if it does.
         source: where the numbers come from.
         product_name: regular expression that names of its products match, "" if none.
+        responses: measured responses: band, first wavelength in nm, and the relative
+            response at steps of 1 nm.
         aliases: other spellings of band names, lower case, to the canonical name.
     """
 
@@ -114,6 +127,7 @@ class Sensor:
     baseline: BaselineRule | None
     source: str
     product_name: str = ""
+    responses: _Curves = field(default=(), repr=False)
     aliases: tuple[tuple[str, str], ...] = ()
 
     @property
@@ -153,6 +167,34 @@ class Sensor:
         band = min(self.bands, key=lambda b: abs(b.wavelength_nm - wavelength_nm))
         distance_nm = abs(band.wavelength_nm - wavelength_nm)
         return band if distance_nm <= band.width_nm / 2 else None
+
+    def response(self, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return how a band weighs wavelengths: (wavelengths_nm, response), (N,) each.
+
+        Wavelengths are whole nanometres, 1 nm apart; the response sums to 1, so that
+        it turns a spectrum at these wavelengths into what the band measures. It is the
+        measured one (the mean of a sensor's satellites) if the sensor has it, else a
+        Gaussian of the band's centre and full width at half maximum, also for bands
+        that their makers describe by edges, such as those of Gaofen and PlanetScope.
+
+        Args:
+            name: the band in any known spelling.
+
+        Raises:
+            BandError: the sensor has no such band.
+        """
+        band = self.band(name)
+        for measured, first_nm, values in self.responses:
+            if measured == band.name:
+                steps = np.arange(len(values), dtype=float)
+                return first_nm + steps, np.array(values) / sum(values)
+        centre, reach_nm = band.wavelength_nm, _REACH * band.width_nm
+        first_nm = max(1, round(centre - reach_nm))
+        wavelengths_nm = np.arange(first_nm, round(centre + reach_nm) + 1, dtype=float)
+        squares = ((wavelengths_nm - centre) / band.width_nm) ** 2
+        # The nearest step counts, however narrow the band is.
+        response = np.exp(-4 * math.log(2) * (squares - squares.min()))
+        return wavelengths_nm, response / response.sum()
 
     def select(
         self, names: Sequence[str] | None = None, exclude: Iterable[str] = ()
@@ -198,12 +240,13 @@ def plain_name(name: str) -> str:
 
 def list_sensors() -> list[str]:
     """Names of the sensors that come with the package, sorted."""
-    folder = files("spectralgpt") / "sensors"
-    return sorted(
-        entry.name.removesuffix(".yaml")
-        for entry in folder.iterdir()
-        if entry.name.endswith(".yaml")
-    )
+    return _list_yaml("sensors")
+
+
+def _list_yaml(*folders: str) -> list[str]:
+    entries = files("spectralgpt").joinpath(*folders).iterdir()
+    names = (entry.name for entry in entries)
+    return sorted(n.removesuffix(".yaml") for n in names if n.endswith(".yaml"))
 
 
 @functools.cache
@@ -256,9 +299,9 @@ def read_sensor(path: Path) -> Sensor:
         table,
         where,
         required=(*required, "bands"),
-        optional=("baseline", "product_name"),
+        optional=("baseline", "product_name", "responses"),
     )
-    bands, aliases = _read_bands(table["bands"], where)
+    bands, aliases = _read_bands(table, where)
     return Sensor(
         name=path.stem,
         title=take_text(table, "title", where),
@@ -270,31 +313,116 @@ def read_sensor(path: Path) -> Sensor:
         baseline=_read_baseline(table.get("baseline"), f"{where}, baseline"),
         source=" ".join(take_text(table, "source", where).split()),
         product_name=_read_pattern(table, where),
+        responses=_read_responses(table, path, bands, dict(aliases)),
         aliases=aliases,
     )
 
 
-def _read_bands(
-    rows: Any, where: str
-) -> tuple[tuple[Band, ...], tuple[tuple[str, str], ...]]:
+def _rows(table: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
+    """Return the rows under `bands`, each of which is keys with values."""
+    rows = table["bands"]
     if not isinstance(rows, list) or not rows:
         raise ConfigError(f"{where}: 'bands' must be a list of bands.")
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise ConfigError(
+                f"{where}, band {number}: expected keys with values, found {row!r}."
+            )
+    return rows
+
+
+def _read_bands(
+    table: Mapping[str, Any], where: str
+) -> tuple[tuple[Band, ...], tuple[tuple[str, str], ...]]:
     bands: list[Band] = []
     aliases: dict[str, str] = {}
-    for number, row in enumerate(rows, start=1):
+    for number, row in enumerate(_rows(table, where), start=1):
         place = f"{where}, band {number}"
-        if not isinstance(row, dict):
-            raise ConfigError(f"{place}: expected keys with values, found {row!r}.")
         numbers = ("wavelength_nm", "width_nm", "gsd_m")
         check_keys(row, place, required=("name", *numbers), optional=("aliases",))
         name = take_text(row, "name", place)
-        bands.append(Band(name, *(take_number(row, key, place) for key in numbers)))
+        values = [take_number(row, key, place) for key in numbers]
+        if 0 < values[0] < _LEAST_NM:
+            raise ConfigError(
+                f"{place}: a wavelength_nm of {values[0]:g} must be micrometres: write "
+                f"nanometres, {values[0] * _NM_PER_UM:g}, and the width likewise."
+            )
+        try:
+            bands.append(Band(name, *values))
+        except ConfigError as error:
+            raise ConfigError(f"{where}, {error}") from None
         for spelling in (name, *row.get("aliases", ())):
             if aliases.setdefault(plain_name(str(spelling)), name) != name:
                 raise ConfigError(f"{place}: '{spelling}' already names another band.")
     if len({band.name for band in bands}) != len(bands):
         raise ConfigError(f"{where}: two bands have the same name.")
     return tuple(bands), tuple(aliases.items())
+
+
+def _read_responses(
+    table: Mapping[str, Any],
+    path: Path,
+    bands: Sequence[Band],
+    spellings: Mapping[str, str],
+) -> _Curves:
+    """Read the measured responses that a sensor names: the package's, or a file beside.
+
+    Bands that the package's file has beyond the sensor's are left out.
+    """
+    if "responses" not in table:
+        return ()
+    name = take_text(table, "responses", str(path))
+    known = _list_yaml("sensors", "responses")
+    is_own = name.endswith(".yaml") and Path(name).name == name
+    if not is_own and name not in known:
+        raise ConfigError(
+            f"{path}: unknown responses '{name}'{suggest(name, known)} (known: "
+            f"{', '.join(known)}, or the name of a YAML file in the sensor's folder)."
+        )
+    if is_own:
+        curves = read_mapping(where := path.parent / name)
+    else:
+        folder = files("spectralgpt") / "sensors" / "responses"
+        with as_file(folder / f"{name}.yaml") as where:
+            curves = read_mapping(where)
+    check_keys(curves, str(where), required=("bands",))
+    by_name = {band.name: band for band in bands}
+    found = {}
+    for number, row in enumerate(_rows(curves, str(where)), start=1):
+        place = f"{where}, band {number}"
+        check_keys(row, place, required=("name", "first_nm", "response"))
+        band_name = spellings.get(plain_name(take_text(row, "name", place)))
+        if band_name is None and is_own:
+            raise ConfigError(f"{place}: {path.name} has no band '{row['name']}'.")
+        if band_name in found:
+            raise ConfigError(f"{place}: band '{band_name}' has a response already.")
+        if band_name is not None:
+            found[band_name] = _read_response(row, by_name[band_name], place)
+    return tuple(found.values())
+
+
+def _read_response(
+    row: Mapping[str, Any], band: Band, place: str
+) -> tuple[str, int, tuple[float, ...]]:
+    first_nm = take_number(row, "first_nm", place)
+    try:
+        values = tuple(map(float, take_text(row, "response", place).split()))
+    except ValueError as error:
+        raise ConfigError(f"{place}: 'response' must be numbers: {error}.") from None
+    shown = f"{place}: the response of band '{band.name}'"
+    if min(values) < 0 or not 0 < sum(values) < math.inf:
+        raise ConfigError(
+            f"{shown} must be finite numbers from 0 on, not all of them 0."
+        )
+    if not first_nm.is_integer() or first_nm < 1:
+        raise ConfigError(f"{shown} must begin at a whole nanometre, not {first_nm:g}.")
+    centre = first_nm + float(np.average(np.arange(len(values)), weights=values))
+    if abs(centre - band.wavelength_nm) > band.width_nm:
+        raise ConfigError(
+            f"{shown} lies around {centre:g} nm, but the band is centred at "
+            f"{band.wavelength_nm:g} nm, {band.width_nm:g} nm wide. Correct one."
+        )
+    return band.name, int(first_nm), values
 
 
 def _read_baseline(row: Mapping[str, Any] | None, where: str) -> BaselineRule | None:

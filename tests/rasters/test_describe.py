@@ -227,7 +227,7 @@ def test_sensor_is_read_from_the_product_name(tmp_path, name, sensor):
 
 def test_sensor_in_doubt_is_asked_for(tmp_path):
     path = write_tiff(tmp_path / "a.tif", constant([1]))
-    refuses(ConfigError, "does not say which sensor took it. State one of: enmap", path)
+    refuses(ConfigError, "does not say which sensor took it. State one of: desis", path)
 
 
 def test_missing_file_is_named(tmp_path):

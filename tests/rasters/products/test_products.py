@@ -11,7 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spectralgpt.errors import BandError, RasterError, SpectralGPTError, UnitError
+from spectralgpt.errors import (
+    BandError,
+    ConfigError,
+    RasterError,
+    SpectralGPTError,
+    UnitError,
+)
 from spectralgpt.rasters import (
     Stated,
     Window,
@@ -145,6 +151,24 @@ def test_level_1_is_brought_to_the_suns_elevation(tmp_path: Path) -> None:
     found = read_raster(item).pixels[0, 0, 0]
     # sin(30 degrees) is one half.
     assert found == pytest.approx((10_100 * 2e-05 - 0.1) * 2, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("spacecraft", "sensor"),
+    [("LANDSAT_5", "landsat-4-5-tm-l2"), ("LANDSAT_7", "landsat-7-etm-l2")],
+)
+def test_older_landsats_are_read_but_for_the_thermal_band(
+    tmp_path: Path, spacecraft: str, sensor: str
+) -> None:
+    groups = mtl()
+    groups["IMAGE_ATTRIBUTES"]["SPACECRAFT_ID"] = spacecraft
+    item = describe_raster(write_landsat(tmp_path, groups))
+    assert item.sensor.name == sensor
+    assert [band.name for band in item.bands] == ["B1", "B2", "B3", "B4", "B5", "B7"]
+    assert item.quantification == pytest.approx(1 / 2.75e-5)
+    groups["IMAGE_ATTRIBUTES"]["SENSOR_ID"] = "MSS"
+    with pytest.raises(ConfigError, match="not in the registry"):
+        describe_raster(write_landsat(tmp_path / "mss", groups))
 
 
 def test_bad_landsat_metadata_are_one_line(tmp_path: Path) -> None:

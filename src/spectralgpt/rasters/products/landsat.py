@@ -1,9 +1,9 @@
 """Landsat Collection 2 products: a file a band, and an MTL file that describes them.
 
-Source: USGS, Landsat 8-9 Collection 2 Level 1 and Level 2 Data Format Control Books
-(LSDS-1822, LSDS-1328): names of files, groups and keys of the MTL file. Reflectance at
-the top of the atmosphere is (M * DN + A) / sin(sun elevation): Landsat 8 Data Users
-Handbook, section 5.2.
+Source: USGS, Landsat 4-7 and 8-9 Collection 2 Level 1 and Level 2 Data Format Control
+Books (for 8-9: LSDS-1822, LSDS-1328): names of files, groups and keys of the MTL file.
+Reflectance at the top of the atmosphere is (M * DN + A) / sin(sun elevation): Landsat 8
+Data Users Handbook, section 5.2.
 """
 
 import math
@@ -18,10 +18,11 @@ from spectralgpt.rasters.stated import ProductMetadata, Scale, day_in, percent_i
 from spectralgpt.sensors import Sensor, load_sensor
 
 _SENSORS = {
-    ("LANDSAT_8", "L1"): "landsat-8-9-l1",
-    ("LANDSAT_9", "L1"): "landsat-8-9-l1",
-    ("LANDSAT_8", "L2"): "landsat-8-9-l2",
-    ("LANDSAT_9", "L2"): "landsat-8-9-l2",
+    "LANDSAT_4": "landsat-4-5-tm",
+    "LANDSAT_5": "landsat-4-5-tm",
+    "LANDSAT_7": "landsat-7-etm",
+    "LANDSAT_8": "landsat-8-9",
+    "LANDSAT_9": "landsat-8-9",
 }
 _RESCALING = {
     "L1": "LEVEL1_RADIOMETRIC_RESCALING",
@@ -55,12 +56,14 @@ def read_landsat(product: ProductFiles, metadata: Sequence[str]) -> ProductMetad
             f"{shown} lacks {error}: it is no MTL file of Collection 2. Fetch the "
             "product again."
         ) from None
-    if (spacecraft, level) not in _SENSORS:
+    # Landsat 4 and 5 carry the older MSS, too.
+    is_known = spacecraft in _SENSORS and image.get("SENSOR_ID") != "MSS"
+    if not is_known or level not in _RESCALING:
         raise ConfigError(
             f"{product.path} is of {spacecraft}, level {level}, which is not in the "
             "registry. Describe the sensor in a YAML file and state it."
         )
-    sensor = load_sensor(_SENSORS[spacecraft, level])
+    sensor = load_sensor(f"{_SENSORS[spacecraft]}-{level.lower()}")
     files, listed = _find_files(product, contents, sensor)
     if not files:
         raise RasterError(f"{product.path} has none of the band files that MTL lists.")
