@@ -4,8 +4,12 @@ import torch
 
 from spectralgpt.checkpoints import LoadedModel
 from spectralgpt.models.heads import ChangeModel, ClassificationModel, SegmentationModel
-from spectralgpt.preprocessing import Preprocessing, sensor_preprocessing
-from spectralgpt.scaling import BandStatistics, Scaling
+from spectralgpt.preprocessing import (
+    BandStatistics,
+    Preprocessing,
+    Scaling,
+    sensor_preprocessing,
+)
 from tests.tiny import tiny_encoder, tiny_model
 
 CLASSES = ("field", "forest", "water")

@@ -37,13 +37,13 @@ FACES = {
 }
 # How large the house may be. Lower a figure when it falls; raise none without a reason.
 LIMITS = {
-    "files": 183,
-    "lines": 51_042,
-    "public functions and classes": 849,
-    "dataclasses": 156,
+    "files": 174,
+    "lines": 50_605,
+    "public functions and classes": 815,
+    "dataclasses": 154,
     "file names that occur twice": 7,
-    "files with a single importer": 20,
-    "longest chain of imports": 25,
+    "files with a single importer": 17,
+    "longest chain of imports": 23,
 }
 
 

@@ -14,9 +14,8 @@ from spectralgpt import exporting
 from spectralgpt.checkpoints import LoadedModel, load_model, save_model
 from spectralgpt.errors import CheckpointError, ConfigError
 from spectralgpt.exporting import export_model, read_description
-from spectralgpt.preprocessing import Preprocessing
+from spectralgpt.preprocessing import Preprocessing, Scaling
 from spectralgpt.rasters import Raster
-from spectralgpt.scaling import Scaling
 from tests.exported import CLASSES, contract, loaded
 from tests.tiny import tiny_encoder
 

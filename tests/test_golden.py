@@ -1,5 +1,6 @@
 """Parity with the published implementation, by the numbers in shared/golden."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,14 @@ from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.models.heads import ChangeModel, ClassificationModel, SegmentationModel
 from spectralgpt.models.mae import MaskedAutoencoder, MaskedAutoencoderOutput
 from spectralgpt.models.tokens import patchify
-from spectralgpt.preprocessing import scale_image_minmax, scale_two_std_uint8
+from spectralgpt.preprocessing import BandStatistics, Preprocessing
 from spectralgpt.published import (
     build_published_model,
     load_published_state_dict,
     to_published,
 )
+from spectralgpt.rasters import Raster
+from spectralgpt.sensors import Band
 from tests.golden import assert_close, formula_input, formula_weights, read_keys
 from tests.tiny import TINY
 
@@ -223,9 +226,16 @@ def test_sizes_have_the_published_parameter_counts(
 def test_scalings_match_published(shared: Path) -> None:
     numbers = np.load(shared / "golden" / "normalize.npz")
     pixels = numbers["input_hwc"].transpose(2, 0, 1).astype(np.float32)
-    minmax = scale_image_minmax(pixels).transpose(1, 2, 0)
+    bands = tuple(Band(f"B{i}", 500 + i, 1, 10) for i in range(len(pixels)))
+    raster = Raster(pixels, np.ones(pixels.shape, np.bool_), bands)
+    mean, std = (
+        dict(zip((band.name for band in bands), numbers[name].ravel(), strict=True))
+        for name in ("mean", "std")
+    )
+    contract = Preprocessing("any", bands)
+    minmax = contract.prepare(raster, is_checked=True)[0].transpose(1, 2, 0)
     np.testing.assert_allclose(minmax, numbers["minmax"], rtol=1e-5, atol=1e-7)
-    mean = numbers["mean"].reshape(-1, 1, 1).astype(np.float64)
-    std = numbers["std"].reshape(-1, 1, 1).astype(np.float64)
-    levels = scale_two_std_uint8(pixels, mean, std).transpose(1, 2, 0) * 255
+    statistics = BandStatistics(mean, std, mean, std)
+    contract = replace(contract, scaling="two-std-uint8", statistics=statistics)
+    levels = contract.prepare(raster, is_checked=True)[0].transpose(1, 2, 0) * 255
     np.testing.assert_array_equal(np.rint(levels), numbers["sentinel_normalize_uint8"])

@@ -9,9 +9,9 @@ from spectralgpt.errors import BandError, ConfigError
 from spectralgpt.sensors import (
     Band,
     BaselineRule,
+    find_sensor,
     list_sensors,
     load_sensor,
-    read_sensor,
 )
 
 KNOWN = [
@@ -241,9 +241,9 @@ def test_own_curves_lie_beside_the_sensor(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(ONE_BAND + "responses: curves.yaml")
     with pytest.raises(ConfigError, match=r"curves\.yaml does not exist"):
-        read_sensor(path)
+        find_sensor(str(path))
     (tmp_path / "curves.yaml").write_text(CURVE)
-    wavelengths, response = read_sensor(path).response("B1")
+    wavelengths, response = find_sensor(str(path)).response("B1")
     assert wavelengths.tolist() == [498, 499, 500, 501]
     assert response.tolist() == [0, 0.25, 0.5, 0.25]
 
@@ -272,7 +272,7 @@ def test_reading_curves_is_strict_and_names_the_file(tmp_path, change, message):
     path.write_text(ONE_BAND + "responses: curves.yaml")
     (tmp_path / "curves.yaml").write_text(CURVE.replace(*change))
     with pytest.raises(ConfigError, match=message) as caught:
-        read_sensor(path)
+        find_sensor(str(path))
     assert "curves.yaml" in str(caught.value)
 
 
@@ -353,13 +353,13 @@ def test_reading_is_strict_and_names_file_and_key(tmp_path, change, message):
     path = tmp_path / "mine.yaml"
     path.write_text(ONE_BAND.replace(*change))
     with pytest.raises(ConfigError, match=message) as caught:
-        read_sensor(path)
+        find_sensor(str(path))
     assert "mine.yaml" in str(caught.value)
 
 
 def test_own_sensor_is_read_from_a_file(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(ONE_BAND)
-    sensor = read_sensor(path)
+    sensor = find_sensor(str(path))
     assert (sensor.name, sensor.band_names) == ("mine", ("B1",))
     assert dataclasses.replace(sensor, offset=1.0) != sensor

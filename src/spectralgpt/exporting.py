@@ -29,9 +29,8 @@ from spectralgpt.models.building import model_config
 from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.models.heads import ChangeModel, ClassificationModel, DenseModel
 from spectralgpt.models.mae import MaskedAutoencoder
-from spectralgpt.preprocessing import Preprocessing
+from spectralgpt.preprocessing import RANGE_EPS, UINT8_LEVELS, Preprocessing
 from spectralgpt.rasters import Raster
-from spectralgpt.scaling import RANGE_EPS, UINT8_LEVELS
 
 ExportFormat = Literal["onnx", "torch-export"]
 What = Literal["auto", "embeddings", "logits"]

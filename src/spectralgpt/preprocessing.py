@@ -7,9 +7,10 @@ rasters into model input through `Preprocessing.prepare`, and nowhere else.
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spectralgpt.errors import (
     BandError,
@@ -19,30 +20,95 @@ from spectralgpt.errors import (
     UnitError,
 )
 from spectralgpt.rasters import Raster, Stated, check_reflectance
-from spectralgpt.scaling import (
-    SCALINGS,
-    BandStatistics,
-    BoolArray,
-    FloatArray,
-    Scaling,
-    scale_fixed_range,
-    scale_image_minmax,
-    scale_two_std_uint8,
-    scale_z_score,
-    scaling_limits,
-)
 from spectralgpt.sensors import Band, find_sensor
 
+FloatArray = NDArray[np.float32]
+BoolArray = NDArray[np.bool_]
+Scaling = Literal["image-minmax", "fixed-range", "z-score", "two-std-uint8"]
+RANGE_EPS = 1e-10  # Source: the published fMoW reader; guards constant bands.
+UINT8_LEVELS = 255
+_SCALINGS: tuple[Scaling, ...] = get_args(Scaling)
+_LARGEST = 1e6
 _KEPT = ("bands", "unit", "offset", "quantification", "nodata")
 _FORMAT_KEYS = ("sensor", "bands", "scaling", "statistics", "image_size", "patch_size")
 
 
-def match_bands(wanted: Sequence[Band], found: Sequence[Band]) -> list[int]:
+@dataclass(frozen=True)
+class BandStatistics:
+    """Statistics of each band in reflectance, keyed by band name.
+
+    Attributes:
+        mean: mean.
+        std: standard deviation.
+        low: first percentile.
+        high: ninety-ninth percentile.
+        source: the data they were measured on.
+
+    Raises:
+        ConfigError: a table holds something else than numbers in reflectance.
+    """
+
+    mean: Mapping[str, float]
+    std: Mapping[str, float]
+    low: Mapping[str, float]
+    high: Mapping[str, float]
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "std", "low", "high"):
+            table = getattr(self, name)
+            values = list(table.values()) if isinstance(table, Mapping) else [None]
+            for value in values:
+                # NaN stands for a band without a valid pixel.
+                if not isinstance(value, int | float) or abs(value) > _LARGEST:
+                    raise ConfigError(
+                        f"band statistics: {name} must be a table of numbers in "
+                        f"reflectance, found {value!r:.40}."
+                    )
+
+    def column(self, name: str, bands: Sequence[Band]) -> FloatArray:
+        """Return one statistic for each band as an array (C, 1, 1).
+
+        Raises:
+            BandError: a band has no statistics.
+        """
+        table: Mapping[str, float] = getattr(self, name)
+        missing = [band.name for band in bands if band.name not in table]
+        if missing:
+            raise BandError(
+                f"no statistics for band {', '.join(missing)} (have: "
+                f"{', '.join(table)}): measure them on data with these bands."
+            )
+        values = [table[band.name] for band in bands]
+        return np.asarray(values, dtype=np.float32).reshape(-1, 1, 1)
+
+
+def image_limits(pixels: FloatArray, valid: BoolArray) -> tuple[FloatArray, FloatArray]:
+    """Return each band's lowest and highest valid value, (C, 1, 1) each.
+
+    Both are 0 in a band without a valid pixel.
+    """
+    if valid.all():
+        return pixels.min((1, 2), keepdims=True), pixels.max((1, 2), keepdims=True)
+    low = np.where(valid, pixels, np.inf).min(axis=(1, 2), keepdims=True)
+    high = np.where(valid, pixels, -np.inf).max(axis=(1, 2), keepdims=True)
+    empty = low > high
+    return np.where(empty, 0, low), np.where(empty, 0, high)
+
+
+def match_bands(
+    wanted: Sequence[Band], found: Sequence[Band], allow_missing: bool = False
+) -> list[int | None]:
     """Find each wanted band among the found ones, by name or by wavelength.
 
     A band of the same name whose centre agrees is taken. Otherwise the nearest centre
     is, if it lies within half the width of the narrower of both bands. No band is used
     twice.
+
+    Args:
+        wanted: bands to find.
+        found: bands that are there.
+        allow_missing: say None of a wanted band that is missing.
 
     Returns:
         For each wanted band its index in `found`.
@@ -50,25 +116,20 @@ def match_bands(wanted: Sequence[Band], found: Sequence[Band]) -> list[int]:
     Raises:
         BandError: a wanted band is missing; names it and what was found.
     """
-    indices = match_some_bands(wanted, found)
+    indices = list(_match_bands(tuple(wanted), tuple(found)))
     missing = [b for b, index in zip(wanted, indices, strict=True) if index is None]
-    if missing:
+    if missing and not allow_missing:
         there = [b.name for b, i in zip(wanted, indices, strict=True) if i is not None]
         how = f", by use_bands {','.join(there)} where it is trained" if there else ""
         raise BandError(
             f"missing band {_describe(missing)}; found {_describe(found) or 'none'}. "
             f"Add the band, or take a model of the bands that you have{how}."
         )
-    return [index for index in indices if index is not None]
-
-
-def match_some_bands(wanted: Sequence[Band], found: Sequence[Band]) -> list[int | None]:
-    """Find wanted bands among the found ones as `match_bands` does; None if missing."""
-    return list(_match_some_bands(tuple(wanted), tuple(found)))
+    return indices
 
 
 @functools.lru_cache
-def _match_some_bands(
+def _match_bands(
     wanted: tuple[Band, ...], found: tuple[Band, ...]
 ) -> tuple[int | None, ...]:
     indices: dict[int, int] = {}
@@ -106,7 +167,7 @@ class Preprocessing:
     Attributes:
         sensor: name of the sensor the weights were trained on.
         bands: the bands in the order the model takes them.
-        scaling: one of `SCALINGS`.
+        scaling: a `Scaling`.
         statistics: band statistics in reflectance; `image-minmax` needs none.
         image_size: side in px of the images the model was trained on.
         patch_size: side P of a patch, px.
@@ -146,9 +207,9 @@ class Preprocessing:
                 )
         if not self.bands:
             raise ConfigError("preprocessing without bands: name at least one.")
-        if self.scaling not in SCALINGS:
+        if self.scaling not in _SCALINGS:
             raise ConfigError(
-                f"scaling {self.scaling!r} is unknown: use {', '.join(SCALINGS)}."
+                f"scaling {self.scaling!r} is unknown: use {', '.join(_SCALINGS)}."
             )
         if self.unit != "reflectance":
             raise ConfigError(f"unit {self.unit!r}: only 'reflectance' is supported.")
@@ -187,7 +248,7 @@ class Preprocessing:
 
     def match(self, bands: Sequence[Band]) -> list[int]:
         """Return where each band of the contract is in `bands`; see `match_bands`."""
-        return match_bands(self.bands, bands)
+        return [i for i in match_bands(self.bands, bands) if i is not None]
 
     def prepare(
         self, raster: Raster, allow_missing: bool = False, is_checked: bool = False
@@ -232,9 +293,7 @@ class Preprocessing:
     ) -> tuple[FloatArray, BoolArray]:
         """Return reflectance and validity (C, H, W) in the contract's order."""
         try:
-            found = match_some_bands(self.bands, raster.bands)
-            if None in found and not allow_missing:
-                self.match(raster.bands)
+            found = match_bands(self.bands, raster.bands, allow_missing)
         except BandError as error:
             raise BandError(f"{raster.name}: {error}") from error
         there = [i for i, index in enumerate(found) if index is not None]
@@ -252,18 +311,47 @@ class Preprocessing:
         return pixels, valid
 
     def _scale(self, pixels: FloatArray, valid: BoolArray) -> FloatArray:
+        """Scale reflectance (C, H, W).
+
+        By `image-minmax` a constant band becomes 0. Beyond the ends of `fixed-range`
+        values go on; `two-std-uint8` clips them.
+
+        Source: published SpectralGPT pretraining readers (`image-minmax`) and
+        BigEarthNet fine-tuning reader (`two-std-uint8`, kept to reproduce it).
+        """
         if self.scaling == "image-minmax" or self.statistics is None:
-            return scale_image_minmax(pixels, valid)
-        first, second, scale = {
-            "fixed-range": ("low", "high", scale_fixed_range),
-            "z-score": ("mean", "std", scale_z_score),
-            "two-std-uint8": ("mean", "std", scale_two_std_uint8),
-        }[self.scaling]
-        return scale(
-            pixels,
-            self.statistics.column(first, self.bands),
-            self.statistics.column(second, self.bands),
-        )
+            low, high = image_limits(pixels, valid)
+            scaled = pixels - low
+            scaled /= high - low + RANGE_EPS
+            return scaled.astype(np.float32, copy=False)
+        if self.scaling == "fixed-range":
+            low, high = self._statistic("low"), self._statistic("high")
+            scaled = (pixels - low) / np.maximum(high - low, RANGE_EPS)
+            return scaled.astype(np.float32)
+        mean, std = self._statistic("mean"), self._statistic("std")
+        if self.scaling == "z-score":
+            return ((pixels - mean) / np.maximum(std, RANGE_EPS)).astype(np.float32)
+        shared = (pixels - (mean - 2 * std)) / (4 * std) * UINT8_LEVELS
+        levels = np.clip(shared, 0, UINT8_LEVELS).astype(np.uint8)
+        return (levels / np.float32(UINT8_LEVELS)).astype(np.float32)
+
+    def _limits(
+        self, pixels: FloatArray, valid: BoolArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return the reflectance that becomes 0 and 1, (C, 1, 1) each."""
+        if self.scaling == "image-minmax" or self.statistics is None:
+            return image_limits(pixels, valid)
+        if self.scaling == "fixed-range":
+            return self._statistic("low"), self._statistic("high")
+        mean, std = self._statistic("mean"), self._statistic("std")
+        if self.scaling == "z-score":
+            return mean, mean + std
+        return mean - 2 * std, mean + 2 * std
+
+    def _statistic(self, name: str) -> FloatArray:
+        """Return a statistic of the bands, (C, 1, 1)."""
+        assert self.statistics is not None
+        return self.statistics.column(name, self.bands)
 
     def restore(self, scaled: FloatArray, raster: Raster) -> FloatArray:
         """Turn scaled values back into reflectance; undoes `prepare`.
@@ -277,10 +365,7 @@ class Preprocessing:
         Raises:
             BandError: a band of the contract is missing.
         """
-        pixels, valid = self._arrange(raster, allow_missing=False)
-        low, high = scaling_limits(
-            self.scaling, self.statistics, self.bands, pixels, valid
-        )
+        low, high = self._limits(*self._arrange(raster, allow_missing=False))
         return (low + scaled * (high - low)).astype(np.float32)
 
     def for_images(

@@ -19,15 +19,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spectralgpt.config import (
-    check_keys,
-    read_mapping,
-    suggest,
-    take_number,
-    take_text,
-)
+from spectralgpt.config import check_keys, read_mapping, suggest, take_number, take_text
 from spectralgpt.errors import BandError, ConfigError
 
+_SEPARATORS = re.compile(r"[^A-Za-z0-9]+")
+_WORD = re.compile(r"[A-Za-z]{2,}")
+_LONGEST_NAME = 3
+"""Words, as in "red edge 1"."""
+_QUALIFIERS = {"edge", "infra", "narrow", "broad", "deep", "ultra", "vegetation"}
+"""Beside the name of a colour they make another band of it."""
 _Curves = tuple[tuple[str, int, tuple[float, ...]], ...]
 _NM_PER_UM = 1000
 _LEAST_NM = 100
@@ -138,12 +138,12 @@ class Sensor:
     @functools.cached_property
     def _by_spelling(self) -> dict[str, Band]:
         by_name = {band.name: band for band in self.bands}
-        spellings = {plain_name(s): by_name[name] for s, name in self.aliases}
-        return spellings | {plain_name(name): band for name, band in by_name.items()}
+        spellings = {_plain_name(s): by_name[name] for s, name in self.aliases}
+        return spellings | {_plain_name(name): band for name, band in by_name.items()}
 
     def find(self, name: str) -> Band | None:
         """Return the band called `name` in any known spelling, or None."""
-        return self._by_spelling.get(plain_name(name))
+        return self._by_spelling.get(_plain_name(name))
 
     def band(self, name: str) -> Band:
         """Return the band called `name`; case, separators and aliases do not matter.
@@ -158,6 +158,34 @@ class Sensor:
                 f"(known: {_shorten(self.band_names)})."
             )
         return band
+
+    def find_in_name(self, stem: str) -> Band | None:
+        """Return the band that a file name says: the last of its words that is one."""
+        found = self.find_in_words(stem)
+        return found[-1][0] if found else None
+
+    def find_in_words(self, text: str) -> list[tuple[Band, str]]:
+        """Return the bands in a text, each with the word after it, "" at the end.
+
+        The longest run of words that is a band counts: "red edge 1" is not red.
+        """
+        words = [word for word in _SEPARATORS.split(text) if word]
+        found, at = [], 0
+        while at < len(words):
+            for stop in range(min(len(words), at + _LONGEST_NAME), at, -1):
+                band = self.find("".join(words[at:stop]))
+                # Letters alone belong to what follows: "B1 1" and "b 1" are no names.
+                if band is not None and all(map(_WORD.fullmatch, words[at : stop - 1])):
+                    after = "".join(words[stop:][:1])
+                    around = {w.lower() for w in (*words[at - 1 : at], after)}
+                    is_colour = stop - at == 1 and words[at].isalpha()
+                    if not (is_colour and around & _QUALIFIERS):
+                        found.append((band, after))
+                    at = stop
+                    break
+            else:
+                at += 1
+        return found
 
     def nearest(self, wavelength_nm: float) -> Band | None:
         """Return the band centred nearest to a wavelength, None if none is near it.
@@ -233,7 +261,7 @@ class Sensor:
         return tuple(sorted(taken, key=lambda band: (band.wavelength_nm, band.name)))
 
 
-def plain_name(name: str) -> str:
+def _plain_name(name: str) -> str:
     """Return a band's name as it is compared: "Red Edge_1" is rededge1."""
     return re.sub(r"[\s_-]+", "", name).lower()
 
@@ -266,7 +294,7 @@ def load_sensor(name: str) -> Sensor:
             f"(known: {', '.join(known)})."
         )
     with as_file(files("spectralgpt") / "sensors" / f"{name}.yaml") as path:
-        return read_sensor(path)
+        return _read_sensor(path)
 
 
 def find_sensor(name: str) -> Sensor:
@@ -281,10 +309,10 @@ def find_sensor(name: str) -> Sensor:
     Raises:
         ConfigError: there is no such sensor or file, or the file is wrong.
     """
-    return read_sensor(Path(name)) if name.endswith(".yaml") else load_sensor(name)
+    return _read_sensor(Path(name)) if name.endswith(".yaml") else load_sensor(name)
 
 
-def read_sensor(path: Path) -> Sensor:
+def _read_sensor(path: Path) -> Sensor:
     """Read a sensor from a YAML file laid out as those in `sensors/`.
 
     The file's name without its ending is the sensor's name.
@@ -352,7 +380,7 @@ def _read_bands(
         except ConfigError as error:
             raise ConfigError(f"{where}, {error}") from None
         for spelling in (name, *row.get("aliases", ())):
-            if aliases.setdefault(plain_name(str(spelling)), name) != name:
+            if aliases.setdefault(_plain_name(str(spelling)), name) != name:
                 raise ConfigError(f"{place}: '{spelling}' already names another band.")
     if len({band.name for band in bands}) != len(bands):
         raise ConfigError(f"{where}: two bands have the same name.")
@@ -391,7 +419,7 @@ def _read_responses(
     for number, row in enumerate(_rows(curves, str(where)), start=1):
         place = f"{where}, band {number}"
         check_keys(row, place, required=("name", "first_nm", "response"))
-        band_name = spellings.get(plain_name(take_text(row, "name", place)))
+        band_name = spellings.get(_plain_name(take_text(row, "name", place)))
         if band_name is None and is_own:
             raise ConfigError(f"{place}: {path.name} has no band '{row['name']}'.")
         if band_name in found:

@@ -15,7 +15,7 @@ import pytest
 
 from spectralgpt.errors import SpectralGPTError
 from spectralgpt.rasters import Stated, Window, describe_raster, read_raster
-from spectralgpt.rasters.unopened import read_size
+from spectralgpt.rasters import describe as describe_module
 from tests.fuzz.mutate import (
     WORDS,
     bounded,
@@ -238,7 +238,7 @@ def try_scene(scene: Path, stated: dict[str, Any]) -> bool:
 def try_size(file: Path) -> None:
     """Read the size of a raster from its first bytes, as archives are listed."""
     try:
-        size = read_size(file)
+        size = describe_module._read_size(file)
     except SpectralGPTError as error:
         refusal(error)
     else:

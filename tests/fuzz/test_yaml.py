@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from spectralgpt import sensors
 from spectralgpt.cli import pretrain
 from spectralgpt.cli.options import CommandParser, plain_values
 from spectralgpt.config import build_config, read_mapping
 from spectralgpt.data.sources import read_source
 from spectralgpt.errors import SpectralGPTError
-from spectralgpt.sensors import read_sensor
 from spectralgpt.training.pretrain_config import PretrainConfig
 from tests.fuzz.mutate import bounded, mutate_text, refusal, rounds
 
@@ -27,7 +27,7 @@ items: "*/*.tif"
 
 def try_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8", errors="surrogatepass")
-    for read in (read_sensor, read_source, read_mapping):
+    for read in (sensors._read_sensor, read_source, read_mapping):
         with bounded():
             try:
                 read(path)

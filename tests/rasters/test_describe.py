@@ -5,13 +5,7 @@ import rasterio
 from spectralgpt.errors import BandError, ConfigError, RasterError, UnitError
 from spectralgpt.rasters import Stated, describe_raster, read_raster, write_geotiff
 from spectralgpt.sensors import load_sensor
-from tests.raster_files import (
-    S2_L2A,
-    constant,
-    numbered,
-    write_band_folder,
-    write_tiff,
-)
+from tests.raster_files import S2_L2A, constant, numbered, write_band_folder, write_tiff
 
 EUROSAT = [
     *("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B09", "B10"),

@@ -20,6 +20,7 @@ from spectralgpt.rasters import (
     Stated,
     Window,
     describe_raster,
+    gdal,
     quiet_gdal,
     read_codes,
     read_numbers,
@@ -27,7 +28,6 @@ from spectralgpt.rasters import (
 )
 from spectralgpt.rasters import files as files_module
 from spectralgpt.rasters.files import OpenFiles, read_header
-from spectralgpt.rasters.gdal import free_memory
 from tests.raster_files import LEFT, S2_L2A, TOP, constant, write_tiff
 
 SAMPLES_PER_PIXEL, PHOTOMETRIC = 277, 262
@@ -460,8 +460,8 @@ def system(root: Path, groups: str, **files: str) -> Path:
 def test_free_memory_is_what_the_machine_and_containers_have_left(
     tmp_path: Path,
 ) -> None:
-    assert free_memory(tmp_path) is None
-    assert free_memory(system(tmp_path / "none", "0::/\n")) == 8 * GIB
+    assert gdal._free_memory(tmp_path) is None
+    assert gdal._free_memory(system(tmp_path / "none", "0::/\n")) == 8 * GIB
     stat = f"anon {GIB}\ninactive_file {GIB // 4}\nactive_file {GIB // 4}\n"
     two = "sys/fs/cgroup/"
     new = {
@@ -472,7 +472,9 @@ def test_free_memory_is_what_the_machine_and_containers_have_left(
         f"{two}pod/job/memory.current": f"{GIB}\n",
         f"{two}pod/job/memory.stat": stat,
     }
-    assert free_memory(system(tmp_path / "new", "0::/pod/job\n", **new)) == 1.5 * GIB
+    assert (
+        gdal._free_memory(system(tmp_path / "new", "0::/pod/job\n", **new)) == 1.5 * GIB
+    )
     one = "sys/fs/cgroup/memory/"
     old = {
         f"{one}memory.limit_in_bytes": f"{3 * GIB}\n",
@@ -481,8 +483,8 @@ def test_free_memory_is_what_the_machine_and_containers_have_left(
         f"total_active_file 0\n",
     }
     lines = "4:cpu,memory:/docker/abc\n2:cpuacct:/\n0::/\n"
-    assert free_memory(system(tmp_path / "old", lines, **old)) == GIB
+    assert gdal._free_memory(system(tmp_path / "old", lines, **old)) == GIB
     old[f"{one}memory.usage_in_bytes"] = f"{9 * GIB}\n"
-    assert free_memory(system(tmp_path / "full", lines, **old)) == 0
+    assert gdal._free_memory(system(tmp_path / "full", lines, **old)) == 0
     old[f"{one}memory.limit_in_bytes"] = f"{2**63 - 4096}\n"
-    assert free_memory(system(tmp_path / "open", lines, **old)) == 8 * GIB
+    assert gdal._free_memory(system(tmp_path / "open", lines, **old)) == 8 * GIB

@@ -12,15 +12,15 @@ from rasterio import Affine
 from spectralgpt.errors import OutputError
 from spectralgpt.rasters import (
     Grid,
+    Layers,
     Raster,
-    class_layers,
-    measure_layers,
     read_numbers,
     write_geotiff,
     writing_map,
 )
+from spectralgpt.rasters import write as write_module
 from spectralgpt.rasters.embeddings import EmbeddingSource, writing_embeddings
-from spectralgpt.rasters.write import check_whole, write_numbers, write_strips
+from spectralgpt.rasters.write import write_numbers, write_strips
 from spectralgpt.sensors import load_sensor
 from tests.small_disks import small_disk
 
@@ -40,13 +40,13 @@ def classes() -> np.ndarray:
 
 def write_class_map(path: Path) -> None:
     names = [f"class {i}" for i in range(250)]
-    with writing_map(path, GRID, class_layers(names, ["#102030"] * 250)) as write:
+    with writing_map(path, GRID, Layers.of_classes(names, ["#102030"] * 250)) as write:
         for row in range(0, SIDE, 100):
             write(row, classes()[:, row : row + 100])
 
 
 def write_probability_map(path: Path) -> None:
-    with writing_map(path, GRID, measure_layers(["a", "b"])) as write:
+    with writing_map(path, GRID, Layers.of_measures(["a", "b"])) as write:
         write(0, noise(2))
 
 
@@ -148,7 +148,7 @@ def test_a_folder_that_is_a_file_is_named(tmp_path: Path, write: Writer) -> None
 
 def test_rasters_that_lack_a_block_or_bytes_are_found_out(tmp_path: Path) -> None:
     write_class_map(tmp_path / "a.tif")
-    check_whole(tmp_path / "a.tif")
+    write_module._check_whole(tmp_path / "a.tif")
     whole = (tmp_path / "a.tif").read_bytes()
     for lost in (len(whole) // 2, 1000, 10):
         # Of the hole before it GDAL reads what happens to come of it.
@@ -156,7 +156,7 @@ def test_rasters_that_lack_a_block_or_bytes_are_found_out(tmp_path: Path) -> Non
         for there in (held, held + bytes(lost)):
             (tmp_path / "b.tif").write_bytes(there)
             with pytest.raises(OSError, match=r"block \d, \d of layer 1 is lost"):
-                check_whole(tmp_path / "b.tif")
+                write_module._check_whole(tmp_path / "b.tif")
     profile = {"driver": "GTiff", "dtype": "uint8", "count": 1, "sparse_ok": True}
     profile |= {"height": 64, "width": 64, "blockysize": 8, "compress": "deflate"}
     profile |= {"transform": GRID.transform, "crs": GRID.crs}
@@ -165,10 +165,10 @@ def test_rasters_that_lack_a_block_or_bytes_are_found_out(tmp_path: Path) -> Non
             np.ones((8, 64), np.uint8), 1, window=rasterio.windows.Window(0, 0, 64, 8)
         )
     with pytest.raises(OSError, match="block 1, 0 of layer 1 is lost"):
-        check_whole(tmp_path / "c.tif")
+        write_module._check_whole(tmp_path / "c.tif")
 
 
 def test_a_raster_without_any_valid_pixel_is_whole(tmp_path: Path) -> None:
-    with writing_map(tmp_path / "a.tif", GRID, measure_layers(["a"])) as write:
+    with writing_map(tmp_path / "a.tif", GRID, Layers.of_measures(["a"])) as write:
         write(0, np.full((1, SIDE, SIDE), np.nan, np.float32))
     assert np.isnan(read_numbers(tmp_path / "a.tif")).all()

@@ -8,7 +8,7 @@ from rasterio import Affine
 from rasterio._err import CPLE_AppDefinedError
 
 from spectralgpt.errors import OutputError, RasterError
-from spectralgpt.rasters import Grid
+from spectralgpt.rasters import Grid, mosaics
 from spectralgpt.rasters.footprints import (
     centre_lonlat,
     footprint_lonlat,
@@ -17,7 +17,6 @@ from spectralgpt.rasters.footprints import (
 )
 from spectralgpt.rasters.gdal import reading, writing
 from spectralgpt.rasters.lookup import find_codes, lay_under, reaches, read_codes_at
-from spectralgpt.rasters.mosaics import warp
 from tests.raster_files import write_tiff
 
 UTM = Affine(10, 0, 5e5, 0, -10, 4e6)
@@ -47,7 +46,7 @@ def test_local_systems_lie_nowhere_and_say_so(
     with pytest.raises(RasterError, match=r"gdal_edit\.py -a_srs"):
         lay_under(other, grid)
     with pytest.raises(RasterError, match=r"WGS 84 / UTM zone 32N|EPSG:32632"):
-        warp(other, grid, 1, lambda window, size: pytest.fail("read"))
+        mosaics._warp(other, grid, 1, lambda window, size: pytest.fail("read"))
     # GDAL itself would write its reasons to the terminal.
     assert capfd.readouterr().err == ""
 
@@ -68,7 +67,9 @@ def test_places_far_apart_show_nothing_of_each_other(tmp_path: Path) -> None:
     far = Grid(8, 8, Affine(1e15, 0, 1e20, 0, -1e15, 1e20), "EPSG:32660")
     for first, second in ((here, far), (far, here)):
         assert not reaches(first, lay_under(first, second))
-        _, valid = warp(first, second, 1, lambda window, size: pytest.fail("read"))
+        _, valid = mosaics._warp(
+            first, second, 1, lambda window, size: pytest.fail("read")
+        )
         assert not valid.any()
     codes = write_tiff(tmp_path / "codes.tif", np.ones((1, 8, 8), np.uint8))
     known = read_codes_at(codes, 1, far)

@@ -9,13 +9,7 @@ from rasterio import Affine
 
 from spectralgpt.errors import BandError, RasterError, ShapeError, UnitError
 from spectralgpt.rasters import Grid, Raster, Window
-from spectralgpt.rasters.grid import (
-    Axis,
-    apply,
-    common_windows,
-    describe_difference,
-    resample,
-)
+from spectralgpt.rasters.grid import Axis, apply, resample
 from spectralgpt.sensors import load_sensor
 
 BANDS = load_sensor("sentinel-2-l2a").select(["B02", "B03"])
@@ -100,8 +94,8 @@ GRID = Grid(20, 30, UTM, "EPSG:32632")
 
 def test_the_same_pixels_do_not_differ() -> None:
     rounded = replace(GRID, transform=Affine(10.0, 0, 500_000.01, 0, -10.0, 4e6))
-    assert describe_difference(GRID, rounded) is None
-    assert describe_difference(Grid(4, 5), Grid(4, 5)) is None
+    assert GRID.difference(rounded) is None
+    assert Grid(4, 5).difference(Grid(4, 5)) is None
 
 
 @pytest.mark.parametrize(
@@ -122,7 +116,7 @@ def test_the_same_pixels_do_not_differ() -> None:
     ],
 )
 def test_how_two_grids_differ_is_said(other: Grid, message: str) -> None:
-    found = describe_difference(GRID, other)
+    found = GRID.difference(other)
     assert found is not None
     assert message in found
 
@@ -133,7 +127,7 @@ def test_common_windows_show_the_same_ground(shift: tuple[int, int]) -> None:
     corner = apply(UTM, columns, rows)
     step = Affine(10.0, 0, corner[0], 0, -10.0, corner[1])
     other = Grid(25, 30, step, "EPSG:32632")
-    windows = common_windows(GRID, other)
+    windows = GRID.common(other)
     assert windows is not None
     parts = [grid.part(w) for grid, w in zip((GRID, other), windows, strict=True)]
     assert parts[0] == parts[1]
@@ -148,7 +142,7 @@ def test_grids_without_common_pixels_have_no_common_windows(
     moved: tuple[float, float],
 ) -> None:
     step = Affine(10.0, 0, 500_000.0 + moved[0], 0, -10.0, 4e6 - moved[1])
-    assert common_windows(GRID, replace(GRID, transform=step)) is None
+    assert GRID.common(replace(GRID, transform=step)) is None
 
 
 def whole(pixels, rows, columns, valid=None):

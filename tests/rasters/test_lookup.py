@@ -10,13 +10,7 @@ from rasterio.warp import transform
 from shapely import box
 
 from spectralgpt.errors import RasterError
-from spectralgpt.rasters import (
-    OpenFiles,
-    Window,
-    describe_raster,
-    overlay,
-    read_codes,
-)
+from spectralgpt.rasters import OpenFiles, Window, describe_raster, overlay, read_codes
 from spectralgpt.rasters.footprints import pixel_size_m
 from spectralgpt.rasters.grid import Grid, apply
 from spectralgpt.rasters.lookup import (
@@ -25,7 +19,6 @@ from spectralgpt.rasters.lookup import (
     paint_shapes,
     reaches,
     read_codes_at,
-    rows_of,
     sample,
     sample_scene,
     shown_grid,
@@ -148,7 +141,7 @@ def test_later_shapes_lie_on_top_and_windows_equal_the_whole() -> None:
 
 
 def test_rows_cover_a_grid_once() -> None:
-    strips = list(rows_of(Grid(10, 7), most_px=21))
+    strips = list(Grid(10, 7).strips(most_px=21))
     assert [strip.height for strip in strips] == [3, 3, 3, 1]
     assert [strip.row for strip in strips] == [0, 3, 6, 9]
 

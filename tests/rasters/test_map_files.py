@@ -6,8 +6,8 @@ import pytest
 import rasterio
 
 from spectralgpt.rasters import OpenFiles
-from spectralgpt.rasters.lookup import shown_grid
-from spectralgpt.rasters.maps import open_map, sample_map
+from spectralgpt.rasters.lookup import sample_map, shown_grid
+from spectralgpt.rasters.maps import open_map
 from tests.raster_files import S2_L2A, constant, write_tiff
 from tests.viewer.places import (
     COLOURS,
@@ -24,8 +24,8 @@ def test_our_maps_keep_names_and_colours(tmp_path: Path) -> None:
     found = open_map(write_classes(tmp_path / "map.tif"))
     assert found is not None
     assert found.kind == "classes"
-    assert tuple(each.name for each in found.classes) == NAMES
-    assert tuple(each.colour for each in found.classes) == COLOURS
+    assert tuple(found.names.values()) == NAMES
+    assert tuple(found.colours.values()) == COLOURS
     files = OpenFiles()
     codes, valid = sample_map(found, 0, shown_grid(GRID, 0, 0, 1, 96), GRID, files)
     files.close()
@@ -55,9 +55,8 @@ def test_a_table_of_colours_alone_makes_classes(tmp_path: Path) -> None:
         dataset.write_colormap(1, {1: (10, 20, 30, 255), 2: (200, 100, 0, 255)})
     found = open_map(path)
     assert found is not None
-    shown = {each.code: (each.name, each.colour) for each in found.classes}
-    assert shown[1] == ("class 1", "#0a141e")
-    assert shown[2] == ("class 2", "#c86400")
+    assert (found.names[1], found.colours[1]) == ("class 1", "#0a141e")
+    assert (found.names[2], found.colours[2]) == ("class 2", "#c86400")
 
 
 def test_scenes_are_no_maps(tmp_path: Path) -> None:

@@ -8,14 +8,7 @@ from rasterio import Affine
 from rio_cogeo import cog_validate
 
 from spectralgpt.errors import ConfigError, OutputError, RasterError
-from spectralgpt.rasters import (
-    NO_CLASS,
-    Grid,
-    class_layers,
-    measure_layers,
-    read_codes,
-    writing_map,
-)
+from spectralgpt.rasters import NO_CLASS, Grid, Layers, read_codes, writing_map
 from spectralgpt.rasters.grid import compose
 
 NAMES = ("open water", "trees & shrubs")
@@ -32,7 +25,7 @@ def grid(transform: Affine | None = UTM, crs: str | None = "EPSG:32632") -> Grid
 def write(path: Path, on: Grid | None = None) -> np.ndarray:
     classes = np.random.default_rng(0).integers(0, 2, (5, 7)).astype(np.uint8)
     classes[0, 0] = NO_CLASS
-    with writing_map(path, on or grid(), class_layers(NAMES, COLOURS)) as rows:
+    with writing_map(path, on or grid(), Layers.of_classes(NAMES, COLOURS)) as rows:
         rows(0, classes[None, :2])
         rows(2, classes[None, 2:])
     return classes
@@ -81,11 +74,11 @@ def test_large_maps_are_cloud_optimized_and_thinned_out_without_mixing(
     classes = large()
     path, shares = tmp_path / "map.tif", tmp_path / "shares.tif"
     place = Grid(*classes.shape, UTM, "EPSG:32632")
-    with writing_map(path, place, class_layers(NAMES, COLOURS)) as rows:
+    with writing_map(path, place, Layers.of_classes(NAMES, COLOURS)) as rows:
         for row in range(0, len(classes), 100):
             rows(row, classes[None, row : row + 100])
     numbers = np.where(classes == NO_CLASS, np.nan, classes).astype(np.float32)
-    with writing_map(shares, place, measure_layers(NAMES)) as rows:
+    with writing_map(shares, place, Layers.of_measures(NAMES)) as rows:
         rows(0, np.stack([1 - numbers, numbers]))
     for made in (path, shares):
         is_valid, errors, warnings = cog_validate(made)
@@ -106,7 +99,7 @@ def test_equal_maps_are_equal_bytes_whatever_the_order_of_rows(tmp_path: Path) -
     made = []
     for name, starts in (("a", (0, 500)), ("b", (500, 0))):
         path = tmp_path / f"{name}/map.tif"
-        with writing_map(path, place, class_layers(NAMES, COLOURS)) as rows:
+        with writing_map(path, place, Layers.of_classes(NAMES, COLOURS)) as rows:
             for row in starts:
                 rows(row, classes[None, row : row + (500 if row == 0 else 5000)])
         made.append(path.read_bytes())
@@ -125,7 +118,7 @@ def test_probabilities_are_described_by_their_classes(tmp_path: Path) -> None:
     path = tmp_path / "shares.tif"
     shares = np.random.default_rng(0).random((2, 5, 7)).astype(np.float32)
     shares[:, 1, 1] = np.nan
-    with writing_map(path, grid(), measure_layers(NAMES)) as rows:
+    with writing_map(path, grid(), Layers.of_measures(NAMES)) as rows:
         rows(0, shares)
     with rasterio.open(path) as dataset:
         np.testing.assert_array_equal(dataset.read(), shares)
@@ -148,7 +141,7 @@ def test_what_is_interrupted_leaves_the_old_map_and_nothing_else(
     before = path.read_bytes()
 
     def interrupted() -> None:
-        with writing_map(path, grid(), class_layers(NAMES, COLOURS)) as rows:
+        with writing_map(path, grid(), Layers.of_classes(NAMES, COLOURS)) as rows:
             rows(0, np.zeros((1, 2, 7), np.uint8))
             raise RasterError("scene is truncated")
 
@@ -161,7 +154,7 @@ def test_what_is_interrupted_leaves_the_old_map_and_nothing_else(
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     many = [f"class {number}" for number in range(256)]
     with pytest.raises(ConfigError, match="256 classes do not fit"):
-        class_layers(many, ["#000000"] * 256)
+        Layers.of_classes(many, ["#000000"] * 256)
     blocked = tmp_path / "file"
     blocked.write_text("")
     with pytest.raises(OutputError, match=r"map\.tif cannot be written"):

@@ -7,13 +7,7 @@ from rasterio import Affine
 from rasterio.features import rasterize
 
 from spectralgpt.errors import RasterError
-from spectralgpt.rasters import (
-    NO_CLASS,
-    Grid,
-    class_layers,
-    write_polygons,
-    writing_map,
-)
+from spectralgpt.rasters import NO_CLASS, Grid, Layers, write_polygons, writing_map
 from spectralgpt.rasters.grid import compose
 
 NAMES = ("open water", "trees")
@@ -28,7 +22,7 @@ def write(
     source = folder / "map.tif"
     crs = None if transform is None else "EPSG:32632"
     grid = Grid(*classes.shape, transform, crs)
-    with writing_map(source, grid, class_layers(NAMES, COLOURS)) as rows:
+    with writing_map(source, grid, Layers.of_classes(NAMES, COLOURS)) as rows:
         rows(0, classes[None])
     path = write_polygons(source, folder / "map.gpkg", NAMES)
     return path, geopandas.read_file(path)

@@ -9,12 +9,7 @@ import pytest
 import rasterio
 
 from spectralgpt.errors import UnitError
-from spectralgpt.rasters import (
-    RasterFile,
-    Stated,
-    describe_raster,
-    read_raster,
-)
+from spectralgpt.rasters import RasterFile, Stated, describe_raster, read_raster
 from tests.raster_files import constant, write_band_folder, write_tiff
 
 SENSOR = "sentinel-2-l2a"

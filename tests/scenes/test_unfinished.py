@@ -10,7 +10,7 @@ from rasterio import Affine
 
 from spectralgpt.errors import ConfigError, DataError, OutputError
 from spectralgpt.models.building import plain_parts, quantize_encoder
-from spectralgpt.rasters import Grid, Layers, class_layers, read_class_rows, write
+from spectralgpt.rasters import Grid, Layers, read_class_rows, write
 from spectralgpt.scenes.unfinished import digest_model, making_maps
 from tests.tiny import tiny_model
 
@@ -20,7 +20,7 @@ ROWS = np.arange(30, dtype=np.uint8).reshape(6, 5) % 2
 
 
 def layers() -> Layers:
-    return class_layers(["x", "y"], ["#000000", "#ffffff"])
+    return Layers.of_classes(["x", "y"], ["#000000", "#ffffff"])
 
 
 def write_then_fail(

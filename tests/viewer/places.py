@@ -7,9 +7,8 @@ from rasterio import Affine
 
 from spectralgpt.checkpoints import LoadedModel, save_model
 from spectralgpt.rasters import (
+    Layers,
     Raster,
-    class_layers,
-    measure_layers,
     write_geotiff,
     writing_map,
 )
@@ -48,7 +47,7 @@ def classes() -> np.ndarray:
 
 
 def write_classes(path: Path) -> Path:
-    with writing_map(path, GRID, class_layers(NAMES, COLOURS)) as write:
+    with writing_map(path, GRID, Layers.of_classes(NAMES, COLOURS)) as write:
         write(0, classes()[None])
     return path
 
@@ -56,7 +55,7 @@ def write_classes(path: Path) -> Path:
 def write_measures(path: Path) -> Path:
     values = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32) / 100
     values[:, :, :10] = np.nan
-    with writing_map(path, GRID, measure_layers(("down", "across"))) as write:
+    with writing_map(path, GRID, Layers.of_measures(("down", "across"))) as write:
         write(0, values)
     return path
 

@@ -12,7 +12,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from spectralgpt.checkpoints import LoadedModel
-from spectralgpt.rasters import measure_layers, writing_map
+from spectralgpt.rasters import Layers, writing_map
 from spectralgpt.rasters.grid import Grid
 from spectralgpt.viewer import Viewer, open_sources
 from spectralgpt.viewer.app import make_app
@@ -359,7 +359,7 @@ def test_faults_of_ours_are_one_line_too(
 def test_without_georeference_all_of_it_works_too(tmp_path: Path) -> None:
     scene = write_scene(tmp_path / "plain.tif", Grid(HEIGHT, WIDTH))
     coarse = tmp_path / "coarse.tif"
-    with writing_map(coarse, Grid(24, 30), measure_layers(("column",))) as write:
+    with writing_map(coarse, Grid(24, 30), Layers.of_measures(("column",))) as write:
         write(0, np.mgrid[:24, :30].astype(np.float32)[1:])
     loaded = LoadedModel(tiny_model().eval(), tiny_contract())
     viewer = Viewer(open_sources([scene, coarse]), ViewModel(loaded, "tiny"))

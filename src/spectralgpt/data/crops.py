@@ -20,7 +20,7 @@ from spectralgpt.errors import (
     ShapeError,
     SpectralGPTError,
 )
-from spectralgpt.preprocessing import Preprocessing, match_bands, match_some_bands
+from spectralgpt.preprocessing import Preprocessing, match_bands
 from spectralgpt.rasters import Grid, RasterFile, Window
 from spectralgpt.sensors import Band
 
@@ -288,7 +288,7 @@ def own_bands(
     """
     found = item.bands
     try:
-        indices = (match_some_bands if allow_missing else match_bands)(bands, found)
+        indices = match_bands(bands, found, allow_missing)
     except BandError as error:
         raise BandError(f"{item.name}: {error}") from None
     return {

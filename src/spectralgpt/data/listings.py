@@ -20,7 +20,6 @@ from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.files import read_table, read_text
 from spectralgpt.rasters import (
     RASTER_SUFFIXES,
-    band_in_file_name,
     glob_folder,
     path_below,
     walk,
@@ -213,7 +212,7 @@ def _by_looking(root: Path, sensor: Sensor | None) -> list[Candidate]:
     if sensor is not None:
         for folder in {path.parent for path in files}:
             named = {
-                band_in_file_name(path.stem, sensor)
+                sensor.find_in_name(path.stem)
                 for path in files
                 if path.parent == folder
             }

@@ -9,9 +9,8 @@ import numpy.typing as npt
 from spectralgpt.data.crops import own_bands, part_on
 from spectralgpt.data.samples import SampleSet
 from spectralgpt.errors import DataError, SpectralGPTError
-from spectralgpt.preprocessing import Preprocessing
+from spectralgpt.preprocessing import BandStatistics, Preprocessing
 from spectralgpt.rasters import OpenFiles, RasterFile, Window, read_raster
-from spectralgpt.scaling import BandStatistics
 from spectralgpt.sensors import Band
 
 _LOG = logging.getLogger(__name__)

@@ -5,31 +5,27 @@
 `spectralgpt.data.sources`.
 """
 
-from spectralgpt.rasters.bands import (
-    NO_BAND,
-    RASTER_SUFFIXES,
-    band_in_file_name,
+from spectralgpt.rasters.bands import NO_BAND, RASTER_SUFFIXES
+from spectralgpt.rasters.describe import (
+    FILE_SIZES,
+    Scene,
+    Sizes,
+    describe_raster,
+    open_scene,
+    summarise,
 )
-from spectralgpt.rasters.describe import describe_raster, is_product
 from spectralgpt.rasters.files import OpenFiles, read_numbers
-from spectralgpt.rasters.gdal import quiet_gdal
-from spectralgpt.rasters.grid import Grid, Raster, Window
-from spectralgpt.rasters.locations import (
+from spectralgpt.rasters.gdal import (
     Location,
     glob_folder,
     list_folder,
     path_below,
+    quiet_gdal,
     walk,
 )
+from spectralgpt.rasters.grid import Grid, Raster, Window
 from spectralgpt.rasters.lookup import Align, Overlay, overlay, read_codes
-from spectralgpt.rasters.maps import (
-    MODEL_TAG,
-    NO_CLASS,
-    class_layers,
-    measure_layers,
-    read_class_rows,
-    write_polygons,
-)
+from spectralgpt.rasters.maps import read_class_rows, write_polygons
 from spectralgpt.rasters.mosaics import (
     Bounds,
     Mosaic,
@@ -37,12 +33,8 @@ from spectralgpt.rasters.mosaics import (
     make_mosaic,
     read_area,
 )
-from spectralgpt.rasters.products.stac import (
-    STAC_SUFFIXES,
-    is_stac_member,
-    list_stac_items,
-)
-from spectralgpt.rasters.products.zip import ZIP_SUFFIX
+from spectralgpt.rasters.numbers import as_option, find_fill
+from spectralgpt.rasters.products import is_product
 from spectralgpt.rasters.read import (
     BandFile,
     RasterFile,
@@ -50,11 +42,17 @@ from spectralgpt.rasters.read import (
     check_reflectance,
     read_raster,
 )
-from spectralgpt.rasters.scene import Scene, open_scene, summarise
-from spectralgpt.rasters.stated import SENSOR_TAG, Stated, day_in
-from spectralgpt.rasters.thumbnail import as_option, find_fill
-from spectralgpt.rasters.unopened import FILE_SIZES, Sizes
+from spectralgpt.rasters.stac import is_stac_member, list_stac_items
+from spectralgpt.rasters.stated import (
+    MODEL_TAG,
+    SENSOR_TAG,
+    STAC_SUFFIXES,
+    ZIP_SUFFIX,
+    Stated,
+    day_in,
+)
 from spectralgpt.rasters.write import (
+    NO_CLASS,
     Layers,
     RowFile,
     RowWriter,
@@ -91,9 +89,7 @@ __all__ = [
     "StoredLayers",
     "Window",
     "as_option",
-    "band_in_file_name",
     "check_reflectance",
-    "class_layers",
     "cut_to_common",
     "day_in",
     "describe_raster",
@@ -104,7 +100,6 @@ __all__ = [
     "list_folder",
     "list_stac_items",
     "make_mosaic",
-    "measure_layers",
     "move_map",
     "open_scene",
     "overlay",

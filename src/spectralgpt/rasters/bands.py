@@ -7,11 +7,19 @@ from pathlib import Path
 
 from spectralgpt.errors import BandError, RasterError
 from spectralgpt.rasters.files import Header, read_header
-from spectralgpt.rasters.gdal import quiet_gdal, warn_once
-from spectralgpt.rasters.locations import Location, is_litter, list_folder
+from spectralgpt.rasters.gdal import (
+    Location,
+    is_litter,
+    list_folder,
+    quiet_gdal,
+    warn_once,
+)
 from spectralgpt.rasters.read import BandFile
+from spectralgpt.rasters.stated import Stated
 from spectralgpt.sensors import Band, Sensor
 
+FoundBands = tuple[dict[str, BandFile], dict[Location, Header]]
+"""Where each band lies, by name, and the headers of the files used."""
 NO_BAND = "-"
 """Stands for a layer that is no band, such as a cloud mask, in a list of bands."""
 IN_SENSOR_ORDER = "sensor-order"
@@ -22,10 +30,6 @@ _WAVELENGTH = re.compile(
 )
 _NM_PER_UM = 1000
 _SEPARATORS = re.compile(r"[^A-Za-z0-9]+")
-_LONGEST_NAME = 3
-"""Words, as in "red edge 1"."""
-_QUALIFIERS = {"edge", "infra", "narrow", "broad", "deep", "ultra", "vegetation"}
-"""Beside the name of a colour they make another band of it."""
 _WORD = re.compile(r"[A-Za-z]{2,}")
 _COMPANIONS = {
     *("scl", "aot", "wvp", "tci", "pvi", "msk", "cld", "snw", "cldprb", "snwprb"),
@@ -39,21 +43,14 @@ _SHOWN = 6
 
 
 def find_bands(
-    path: Path,
-    sensor: Sensor,
-    bands: Sequence[str] | None,
-    pattern: str | None = None,
-    members: Sequence[Path] | None = None,
-) -> tuple[dict[str, BandFile], dict[Location, Header]]:
+    path: Path, sensor: Sensor, facts: Stated, members: Sequence[Path] | None = None
+) -> FoundBands:
     """Find the bands of an image.
 
     Args:
         path: a file, or a folder with one file a band.
         sensor: whose bands to look for.
-        bands: names of a file's layers in their order (`NO_BAND` skips one), or the
-            bands to take from a folder.
-        pattern: regular expression with a group `band` that finds the band in a file
-            name of a folder.
+        facts: what is stated of bands and names of files.
         members: the files of the folder that belong to the image; all if None.
 
     Returns:
@@ -66,10 +63,10 @@ def find_bands(
     with quiet_gdal():
         if path.is_dir():
             candidates = _raster_files(path) if members is None else members
-            return _find_in_folder(path, candidates, sensor, bands, pattern)
+            return _find_in_folder(path, candidates, sensor, facts)
         header = read_header(path)
-    if bands is not None:
-        names = _stated_layers(header, sensor, bands)
+    if facts.bands is not None:
+        names = _stated_layers(header, sensor, facts.bands)
     else:
         names = _described_layers(header, sensor)
     named = [at for at, name in enumerate(names, start=1) if name is not None]
@@ -96,7 +93,7 @@ def open_bands(
     sensor: Sensor,
     stated: Mapping[str, tuple[Location, int]],
     bands: Sequence[str] | None,
-) -> tuple[dict[str, BandFile], dict[Location, Header]]:
+) -> FoundBands:
     """Open the files that a product's metadata name; see `find_bands`.
 
     Args:
@@ -147,38 +144,6 @@ def _warn_of_coarser(path: Path, sensor: Sensor, files: Mapping[str, BandFile]) 
         )
 
 
-def band_in_file_name(stem: str, sensor: Sensor) -> Band | None:
-    """Return the band that a file name says: the last of its words that is one."""
-    found = _bands_in_words(stem, sensor)
-    return found[-1][0] if found else None
-
-
-def _bands_in_words(text: str, sensor: Sensor) -> list[tuple[Band, str]]:
-    """Return the bands in a text, each with the word after it, "" at the end.
-
-    The longest run of words that is a band counts: "red edge 1" is not red.
-    """
-    words = [word for word in _SEPARATORS.split(text) if word]
-    found, at = [], 0
-    while at < len(words):
-        for stop in range(min(len(words), at + _LONGEST_NAME), at, -1):
-            band = sensor.find("".join(words[at:stop]))
-            # Letters alone belong to what follows: "B1 1" and "b 1" are no names.
-            if band is not None and all(map(_WORD.fullmatch, words[at : stop - 1])):
-                around = {
-                    word.lower() for word in (*words[at - 1 : at], *words[stop:][:1])
-                }
-                if not (
-                    stop - at == 1 and words[at].isalpha() and around & _QUALIFIERS
-                ):
-                    found.append((band, "".join(words[stop:][:1])))
-                at = stop
-                break
-        else:
-            at += 1
-    return found
-
-
 def _stated_layers(
     header: Header, sensor: Sensor, bands: Sequence[str]
 ) -> list[str | None]:
@@ -201,7 +166,7 @@ def _stated_layers(
 def _described_layers(header: Header, sensor: Sensor) -> list[str | None]:
     found = [_band_in_description(text, sensor) for text in header.descriptions]
     if not any(found) and len(header.measured) == 1:
-        found[header.measured[0] - 1] = band_in_file_name(header.path.stem, sensor)
+        found[header.measured[0] - 1] = sensor.find_in_name(header.path.stem)
     if not any(found):
         shown = [text for text in header.descriptions if text][:4] or "none"
         raise BandError(
@@ -246,7 +211,7 @@ def _band_in_description(text: str, sensor: Sensor) -> Band | None:
     if match:
         is_um = match.group(2).lower()[0] in "µu" or "micro" in match.group(2).lower()
         return sensor.nearest(float(match.group(1)) * (_NM_PER_UM if is_um else 1))
-    found = _bands_in_words(text, sensor)
+    found = sensor.find_in_words(text)
     # A number after a word that is no band with it says that there are several.
     bands = {band for band, after in found if not _NUMBER.fullmatch(after)}
     return bands.pop() if len(bands) == len({b for b, _ in found}) == 1 else None
@@ -264,20 +229,14 @@ def _refuse_doubles(path: Location, names: list[str | None]) -> list[str | None]
 
 
 def _find_in_folder(
-    folder: Path,
-    candidates: Sequence[Path],
-    sensor: Sensor,
-    bands: Sequence[str] | None,
-    pattern: str | None,
-) -> tuple[dict[str, BandFile], dict[Location, Header]]:
-    found, unknown = find_band_files(
-        folder, map(str, candidates), sensor, bands, pattern
-    )
+    folder: Path, candidates: Sequence[Path], sensor: Sensor, facts: Stated
+) -> FoundBands:
+    found, unknown = find_band_files(folder, map(str, candidates), sensor, facts)
     headers = {
         band: [read_header(Path(file)) for file in files]
         for band, files in found.items()
     }
-    if bands is None and pattern is None:
+    if facts.bands is None and facts.band_pattern is None:
         _tell_unknown(folder, sensor, unknown)
     chosen = {name: _choose(folder, name, found) for name, found in headers.items()}
     files = {n: _layer_of(h, h.measured[0], h.measured) for n, h in chosen.items()}
@@ -286,11 +245,7 @@ def _find_in_folder(
 
 
 def find_band_files(
-    folder: Path,
-    files: Iterable[str],
-    sensor: Sensor,
-    bands: Sequence[str] | None,
-    pattern: str | None,
+    folder: Path, files: Iterable[str], sensor: Sensor, facts: Stated
 ) -> tuple[dict[str, list[str]], list[str]]:
     """Find files by the bands in their names; opens none.
 
@@ -298,8 +253,7 @@ def find_band_files(
         folder: for messages.
         files: their names or paths.
         sensor: whose bands to look for.
-        bands: those to take; all if None.
-        pattern: regular expression with a group `band` for the names.
+        facts: the bands to take, and the pattern of names.
 
     Returns:
         Files by the name of their band, and the names without ending of those without.
@@ -307,6 +261,7 @@ def find_band_files(
     Raises:
         BandError: a band has no file, or none has any.
     """
+    bands, pattern = facts.bands, facts.band_pattern
     wanted = None if bands is None else {sensor.band(name).name for name in bands}
     found: dict[str, list[str]] = {}
     unknown = []
@@ -314,7 +269,7 @@ def find_band_files(
         name = os.path.basename(file)
         stem = os.path.splitext(name)[0]
         if pattern is None:
-            band = band_in_file_name(stem, sensor)
+            band = sensor.find_in_name(stem)
         else:
             match = re.search(pattern, name)
             band = sensor.find(match.group("band")) if match else None

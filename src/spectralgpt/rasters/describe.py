@@ -1,72 +1,76 @@
-"""Describing an image on disk: its bands, unit, scale and offset.
+"""Describing an image on disk, and holding it open: any window of it as reflectance.
 
 Nothing is guessed: what neither the files nor the caller say is an error that asks.
+
+Opening the header of every band file takes an hour for an archive of 350,000 patches
+with twelve files each. Where band files are named after their bands and all images have
+the same size, the names of the files say the rest: with stated sizes images are
+described without opening them; headers are read, and held against the stated size, when
+pixels are.
+
+`read_raster` opens files for each call; a `Scene` keeps them open between windows, so
+that compressed tiles which neighbouring windows share are decoded once.
 """
 
-import contextlib
 import datetime
 import functools
-import math
+import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import struct
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import TracebackType
 
 import numpy as np
-import numpy.typing as npt
+from rasterio import Affine
 
-from spectralgpt.errors import BandError, ConfigError, RasterError, UnitError
-from spectralgpt.rasters.bands import find_bands, open_bands
-from spectralgpt.rasters.files import Header, open_raster
-from spectralgpt.rasters.gdal import is_first, quiet_gdal, warn_once
-from spectralgpt.rasters.locations import Location, ProductFiles, is_path
-from spectralgpt.rasters.products.enmap import files_beside, read_enmap
-from spectralgpt.rasters.products.gaofen import read_gaofen
-from spectralgpt.rasters.products.landsat import read_landsat
-from spectralgpt.rasters.products.safe import offset_from_texts, read_safe
-from spectralgpt.rasters.products.stac import (
-    STAC_SUFFIXES,
-    is_stac_member,
-    read_stac_item,
+from spectralgpt.errors import BandError, ConfigError, RasterError
+from spectralgpt.rasters.bands import (
+    IN_SENSOR_ORDER,
+    NO_BAND,
+    RASTER_SUFFIXES,
+    FoundBands,
+    find_band_files,
+    find_bands,
+    open_bands,
 )
-from spectralgpt.rasters.products.zip import SAFE_SUFFIX, ZIP_SUFFIX, list_archive
-from spectralgpt.rasters.read import BandFile, RasterFile, find_darkness
+from spectralgpt.rasters.files import OpenFiles, open_raster, read_masks
+from spectralgpt.rasters.footprints import pixel_size_m
+from spectralgpt.rasters.gdal import is_litter, is_path, quiet_gdal, reading
+from spectralgpt.rasters.grid import Grid, Raster, Window, apply
+from spectralgpt.rasters.mosaics import Bounds, Mosaic, make_mosaic
+from spectralgpt.rasters.numbers import ImageNumbers
+from spectralgpt.rasters.products import offset_from_texts, read_product
+from spectralgpt.rasters.read import BandFile, RasterFile, read_raster
+from spectralgpt.rasters.stac import is_stac_member, read_stac_item
 from spectralgpt.rasters.stated import (
     SENSOR_TAG,
-    UNIT_TAG,
+    STAC_SUFFIXES,
     ProductMetadata,
-    Scale,
     Stated,
-    day_in,
 )
-from spectralgpt.rasters.thumbnail import (
-    Thumbnail,
-    as_option,
-    offset_from_pixels,
-)
-from spectralgpt.rasters.unopened import Sizes, describe_unopened
-from spectralgpt.sensors import Sensor, find_sensor, list_sensors, load_sensor
+from spectralgpt.sensors import Band, Sensor, find_sensor, list_sensors, load_sensor
 
-_LANDSAT = r"L[A-Z]\d\d_.*_MTL\.(json|txt)"
-_ENMAP = r"ENMAP01-____L2A-.*-SPECTRAL_IMAGE[^/]*\.TIFF?"
-_GAOFEN = r"(?!.*PAN\d?\.tiff?$)GF\d[A-D]?_(PMS|WFV)[^/]*\.tiff?"
-_READERS = (
-    (r"MTD_MSI(L1C|L2A)\.xml", read_safe),
-    (_LANDSAT, read_landsat),
-    (_ENMAP, read_enmap),
-    (_GAOFEN, read_gaofen),
-)
-"""What tells a kind of product by the names of its files, and what reads it."""
-_MARKS = (r"(.*/)?IMG_DATA/.*\.jp2", _LANDSAT)
-_IMAGES = (
-    (r"ENMAP01-.*\.TIFF?", r"ENMAP01-.*-SPECTRAL_IMAGE[^/]*"),
-    (r"GF\d[A-D]?_(PMS|WFV).*\.tiff?", _GAOFEN),
-)
-"""What all rasters of a product's folder are called, and its one image among them."""
-_REFLECTANCE_BELOW = 2.0
-_NUMBERS_ABOVE = 20.0
-"""Between the two, a 99th percentile of float values could be either unit."""
-_BRIGHT_PERCENT = 99.0
+_SAMPLE_SIDE = 512
+"""Pixels a side of the thinned-out band whose nodata are counted."""
+FILE_SIZES = "file"
+"""Stands for sizes that each file's first bytes tell."""
+Sizes = int | Mapping[float, int] | str
+"""Side of the images in px: of all bands, by the bands' GSD in m, or `FILE_SIZES`."""
+_TIFF_START = 8
+_WIDTH_TAG, _HEIGHT_TAG, _LAYERS_TAG = 256, 257, 277
+"""ImageWidth, ImageLength and SamplesPerPixel.
+
+Source: Adobe 1992, TIFF revision 6.0, section 8.
+"""
+_SIZE_TAGS = 3
+_Table = Mapping[str, tuple[str, int, Grid]]
+"""(file name, layer from 1, grid) by band; see `_Layers`."""
+_FOLDER = "\0"
+"""Stands for the folder's own name in names of its files: images share one table."""
+_TABLES = 1024
 
 
 def describe_raster(
@@ -115,7 +119,7 @@ def describe_raster(
     if sensor is not None and not isinstance(sensor, Sensor):
         sensor = find_sensor(sensor)
     if sizes is not None and sensor is not None:
-        item = describe_unopened(path, sensor, stated, sizes, members, name)
+        item = _describe_unopened(path, sensor, stated, sizes, members, name)
         if item is not None:
             return item
         # Neither names nor metadata tell the offset, so the pixels must.
@@ -123,7 +127,11 @@ def describe_raster(
     if not is_path(str(path)) or not (path.exists() or is_stac_member(path)):
         raise RasterError(f"{path} does not exist. Check the path.")
     is_described = stated.band_pattern is not None or members is not None
-    product = None if is_described else _read_product(path)
+    product = None
+    if not is_described:
+        is_stac = path.suffix.lower() in STAC_SUFFIXES and not path.is_dir()
+        read = read_stac_item if is_stac or not path.exists() else read_product
+        product = read(path)
     sensor = sensor or _find_sensor(path, assumed, product)
     if product is not None and product.sensor != sensor.name:
         # What the user states wins: then the metadata are those of something else.
@@ -131,60 +139,12 @@ def describe_raster(
     if assumed.sensor not in (None, sensor.name):
         # It is of images of another sensor.
         assumed = Stated()
-    bands = stated.bands
-    if product is not None and not (path.is_file() and bands is not None):
-        files, headers = open_bands(path, sensor, product.files, bands)
+    if product is not None and not (path.is_file() and stated.bands is not None):
+        files, headers = open_bands(path, sensor, product.files, stated.bands)
     else:
         files, headers = _find_bands(path, sensor, stated, assumed, members)
-    image = _Image(path, sensor, files, headers, stated, assumed, product)
-    return image.describe(name)
-
-
-def is_product(path: Path) -> bool:
-    """Whether a path is one scene by its looks: nothing of it is opened."""
-    if not path.is_dir():
-        return path.suffix.lower() in (ZIP_SUFFIX, *STAC_SUFFIXES, ".vrt")
-    if path.suffix == SAFE_SUFFIX:
-        return True
-    product = ProductFiles.of_folder(path)
-    if any(product.matching(mark) for mark in _MARKS):
-        return True
-    rasters = product.matching(r".*\.(tiff?|jp2)")
-    return any(
-        product.matching(every) == rasters and len(product.matching(image)) == 1
-        for every, image in _IMAGES
-    )
-
-
-def _read_product(path: Path) -> ProductMetadata | None:
-    """Read what a product says of itself; None if it is a plain raster or folder."""
-    is_folder, suffix = path.is_dir(), path.suffix.lower()
-    if is_folder:
-        product = ProductFiles.of_folder(path)
-    elif suffix == ZIP_SUFFIX and path.is_file():
-        product = list_archive(path)
-    elif suffix in STAC_SUFFIXES or not path.exists():
-        return read_stac_item(path)
-    elif re.fullmatch(_ENMAP, path.name, re.IGNORECASE):
-        return read_enmap(files_beside(path), [path.name])
-    else:
-        return None
-    for mark, read in _READERS:
-        names = product.matching(mark)
-        metadata = read(product, names) if names else None
-        if metadata is not None:
-            return metadata
-    if path.suffix == SAFE_SUFFIX and not product.matching(r".*\.(jp2|tiff?)"):
-        raise RasterError(
-            f"{path} has neither metadata nor images: it is an incomplete product. "
-            "Fetch it again."
-        )
-    if not is_folder:
-        raise RasterError(
-            f"{path} holds no product that is known: no metadata of Sentinel-2, "
-            "Landsat, EnMAP or Gaofen. Unpack it, and name a file or folder."
-        )
-    return None
+    numbers = ImageNumbers(path, sensor, files, headers, stated, assumed, product)
+    return numbers.describe(name)
 
 
 def _find_bands(
@@ -193,16 +153,16 @@ def _find_bands(
     stated: Stated,
     assumed: Stated,
     members: Sequence[Path] | None,
-) -> tuple[dict[str, BandFile], dict[Location, Header]]:
+) -> FoundBands:
+    """Find bands by what is stated; where files do not say them, by what is assumed."""
+    nothing = None, None
     try:
-        return find_bands(path, sensor, stated.bands, stated.band_pattern, members)
+        return find_bands(path, sensor, stated, members)
     except BandError:
-        if stated.bands is not None or stated.band_pattern is not None:
+        is_stated = (stated.bands, stated.band_pattern) != nothing
+        if is_stated or (assumed.bands, assumed.band_pattern) == nothing:
             raise
-        if assumed.bands is None and assumed.band_pattern is None:
-            raise
-    # The files do not say their bands.
-    return find_bands(path, sensor, assumed.bands, assumed.band_pattern, members)
+        return find_bands(path, sensor, assumed, members)
 
 
 def _find_sensor(
@@ -226,292 +186,383 @@ def _find_sensor(
     )
 
 
-@dataclass(frozen=True)
-class _Image:
-    """What is known of an image whose bands are found, and what follows from it.
+def _describe_unopened(
+    path: Path,
+    sensor: Sensor,
+    stated: Stated,
+    sizes: Sizes,
+    members: Sequence[Path] | None,
+    name: str,
+) -> RasterFile | None:
+    """Describe an image of digital numbers by what is stated and by names of files.
+
+    None if only the pixels can tell the offset. See `describe_raster`; the stated bands
+    of a file are in their order.
+    """
+    quantification = _check(stated, sizes, sensor)
+    if path.is_dir():
+        files = _list_layers(path, stated, sizes, sensor, members)
+    elif path.is_file():
+        files = _layers_of_file(path, stated, sizes, sensor)
+    else:
+        raise RasterError(f"{path} does not exist. Check the path.")
+    offset: tuple[float, str] | None
+    if stated.offset != "auto":
+        offset = float(stated.offset), "stated"
+    elif sensor.baseline is None:
+        offset = sensor.offset, f"{sensor.name} always"
+    else:
+        inside = next(iter(files.values())).path
+        offset = offset_from_texts(path, inside, sensor.baseline)
+    if offset is None:
+        return None
+    usual = () if sensor.nodata is None else (sensor.nodata,)
+    invalid = [*(usual if stated.nodata == "auto" else stated.nodata)]
+    if sensor.saturated is not None:
+        invalid.append(sensor.saturated)
+    return RasterFile(
+        name=name,
+        sensor=sensor,
+        files=files,
+        quantification=quantification,
+        offset=offset[0],
+        nodata=invalid[0] if invalid else None,
+        offset_source=offset[1],
+        other_invalid=tuple(invalid[1:]),
+        place=name,
+    )
+
+
+def _check(stated: Stated, sizes: Sizes, sensor: Sensor) -> float:
+    """Refuse sizes that make no sense; returns the quantification.
+
+    Raises:
+        ConfigError: the sensor's scale is unknown, or a size is no positive number.
+    """
+    if stated.unit == "reflectance":
+        raise ConfigError(
+            "sizes are for archives of digital numbers, the unit of these images is "
+            "reflectance. Leave the sizes out."
+        )
+    sides = sizes.values() if isinstance(sizes, Mapping) else [sizes]
+    if any(side != FILE_SIZES and not _is_side(side) for side in sides):
+        raise ConfigError(f"sizes must be positive whole numbers: {sizes}.")
+    per_unit = stated.quantification
+    if per_unit != "auto":
+        return float(per_unit)
+    if sensor.quantification is None:
+        raise ConfigError(
+            f"{sensor.name} has no fixed scale: state the quantification."
+        )
+    return float(sensor.quantification)
+
+
+def _is_side(side: object) -> bool:
+    return isinstance(side, int) and not isinstance(side, bool) and side > 0
+
+
+class _Layers(Mapping[str, BandFile]):
+    """Band files made when they are asked for: millions of them would fill the memory.
 
     Args:
-        path: the image.
-        sensor: that took it.
-        files: where its bands lie.
-        headers: of its files.
-        stated: see `describe_raster`.
-        assumed: see `describe_raster`.
-        product: what the metadata say where it is one.
+        path: a folder of band files, or one file.
+        table: what is where; a file name "" is the path itself.
     """
 
-    path: Path
-    sensor: Sensor
-    files: Mapping[str, BandFile]
-    headers: Mapping[Location, Header]
-    stated: Stated
-    assumed: Stated
-    product: ProductMetadata | None
+    __slots__ = ("_path", "_table")
 
-    def describe(self, name: str) -> RasterFile:
-        """Describe it; see `describe_raster`."""
-        product, unit = self.product, self.unit()
-        scale = self.scale(unit)
-        invalid, own = self.nodata(unit)
-        item = RasterFile(
-            name=name,
-            sensor=self.sensor,
-            files={n: replace(f, nodata=own.get(n)) for n, f in self.files.items()}
-            if own
-            else self.files,
-            quantification=scale.quantification,
-            offset=scale.offset,
-            nodata=invalid[0] if invalid else None,
-            unit=unit,
-            offset_source=scale.source,
-            other_invalid=tuple(invalid[1:]),
-            place=name,
-            date=product.date if product is not None else _date_in_names(self.path),
-            cloud_percent=None if product is None else product.cloud_percent,
+    def __init__(self, path: str, table: _Table) -> None:
+        self._path = path
+        self._table = table
+
+    def __getitem__(self, band: str) -> BandFile:
+        name, index, grid = self._table[band]
+        path = Path(self._path)
+        if name:
+            path = path / name.replace(_FOLDER, path.name)
+        return BandFile(path, index, grid, is_stated=True)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._table)
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+
+@functools.lru_cache(_TABLES)
+def _share(rows: tuple[tuple[str, tuple[str, int, Grid]], ...]) -> _Table:
+    """One table for all images whose files are named alike."""
+    return dict(rows)
+
+
+def _list_layers(
+    folder: Path,
+    stated: Stated,
+    sizes: Sizes,
+    sensor: Sensor,
+    members: Sequence[Path] | None,
+) -> _Layers:
+    names = os.listdir(folder) if members is None else [file.name for file in members]
+    rasters = [
+        name
+        for name in sorted(names)
+        if os.path.splitext(name)[1].lower() in RASTER_SUFFIXES and not is_litter(name)
+    ]
+    found, _ = find_band_files(folder, rasters, sensor, stated)
+    doubled = [band for band, files in found.items() if len(files) > 1]
+    if doubled:
+        raise BandError(
+            f"{folder} has two files for band {doubled[0]}: "
+            f"{', '.join(found[doubled[0]][:2])}. Remove one."
         )
-        if product is None and not self._is_tagged:
-            # What cannot be read to its end is told by whoever reads it.
-            with contextlib.suppress(RasterError):
-                self.look_at_numbers(item)
-        return item
+    rows = []
+    for band in map(sensor.band, stated.bands or found):
+        (file,) = found[band.name]
+        grid = _grid(folder / file, band, sizes, sensor)
+        # Of names like PATCH_B02.tif only the end differs from band to band.
+        rows.append((band.name, (file.replace(folder.name, _FOLDER), 1, grid)))
+    return _Layers(str(folder), _share(tuple(rows)))
 
-    def look_at_numbers(self, item: RasterFile) -> None:
-        """Hold the scale against some numbers of a plain file, and look for fill.
 
-        Raises:
-            RasterError: they cannot be read.
-            UnitError: the usual scale does not fit them.
-        """
-        known = (self.stated.quantification, self.assumed.quantification)
-        is_all_stated = "auto" not in (self.stated.quantification, self.stated.nodata)
-        # What is stated is right or wrong for all alike: one look is enough.
-        if is_all_stated and not is_first(f"stated in {self.path.parent}"):
-            return
-        is_usual = item.unit != "reflectance" and self._own_scale() is None
-        dark, is_wrong = find_darkness(item, self.numbers)
-        if is_wrong and is_usual and known == ("auto", "auto"):
-            raise UnitError(
-                f"{dark} look like 8-bit ones or percent. State the quantification "
-                "(such as 255 or 100) and offset."
+def _layers_of_file(
+    path: Path, stated: Stated, sizes: Sizes, sensor: Sensor
+) -> _Layers:
+    names = stated.bands or (IN_SENSOR_ORDER,)
+    if names == (IN_SENSOR_ORDER,):
+        names = sensor.band_names
+    own: Grid | None = None
+    if sizes == FILE_SIZES:
+        height, width, count = _read_size(path)
+        if count != len(names):
+            raise BandError(
+                f"{path} has {count} layers, {len(names)} bands were stated. Fetch it "
+                "again, or leave it out."
             )
-        if dark:
-            warn_once(
-                f"dark in {self.path.parent}",
-                f"{dark}. Unless it shows deep water or night, state another scale: "
-                "8-bit numbers are divided by 255, percent by 100.",
-            )
-        self.tell_fill(item.unit)
+        own = Grid(height, width)
+    rows = []
+    for index, name in enumerate(names, start=1):
+        if name != NO_BAND:
+            band = sensor.band(name)
+            grid = own or _grid(path, band, sizes, sensor)
+            rows.append((band.name, ("", index, grid)))
+    return _Layers(str(path), _share(tuple(rows)))
 
-    def unit(self) -> str:
-        """Return what the files hold: stated, tagged, or told by type and values."""
-        stated = self.stated.unit
-        if self._is_tagged:
-            if stated == "digital-numbers":
-                raise UnitError(
-                    f"{self.path} is tagged as reflectance: read as digital numbers it "
-                    "would get a twice-applied offset. Leave the unit out."
-                )
-            return "reflectance"
-        if stated != "auto":
-            return stated
-        is_whole = all(
-            self.headers[file.path].dtypes[file.index - 1].startswith(("int", "uint"))
-            for file in self.files.values()
+
+def _grid(path: Path, band: Band, sizes: Sizes, sensor: Sensor) -> Grid:
+    """Return the stated grid of a band, or that which its file's first bytes tell.
+
+    Raises:
+        ConfigError: sizes by GSD lack that of the band.
+    """
+    if isinstance(sizes, str):
+        return Grid(*_read_size(path)[:2])
+    if isinstance(sizes, int):
+        return Grid(sizes, sizes)
+    if band.gsd_m not in sizes:
+        raise ConfigError(
+            f"sizes lack the side of bands of {band.gsd_m:g} m, such as {band.name} of "
+            f"{sensor.name}."
         )
-        if is_whole or self._own_scale() is not None:
-            return "digital-numbers"
-        if self.assumed.unit != "auto":
-            return self.assumed.unit
-        values = np.concatenate(self.numbers).astype(np.float64)
-        bright = float(np.percentile(values, _BRIGHT_PERCENT)) if values.size else 0.0
-        if bright <= _REFLECTANCE_BELOW:
-            return "reflectance"
-        per_unit = (self.stated.quantification, self.assumed.quantification)
-        if bright >= _NUMBERS_ABOVE or per_unit != ("auto", "auto"):
-            return "digital-numbers"
-        raise UnitError(
-            f"{self.path} holds float values whose {_BRIGHT_PERCENT:g}th percentile is "
-            f"{bright:.4g}: neither clearly reflectance nor digital numbers. State the "
-            "unit."
-        )
+    return Grid(sizes[band.gsd_m], sizes[band.gsd_m])
 
-    def scale(self, unit: str) -> Scale:
-        """Return how numbers become reflectance.
 
-        What is stated counts, then what the files and the product's metadata say, then
-        what is assumed, then the sensor's rule.
-        """
-        stated, own = self.stated, self._own_scale()
-        is_stated = not Scale(1.0, 0.0, "").agrees(stated.quantification, stated.offset)
-        said = f"quantification ({stated.quantification}) or offset ({stated.offset})"
-        if unit == "reflectance":
-            if is_stated or own is not None:
-                other = f"a stated {said}" if is_stated else f"its own scale {own}"
-                raise UnitError(
-                    f"{self.path} already holds reflectance: {other} would be a "
-                    "twice-applied offset. Leave out one of the two, or state the unit "
-                    "digital-numbers if that is what they are."
-                )
-            return Scale(1.0, 0.0, "the file holds reflectance")
-        if own is not None:
-            found = Scale(1 / own[0], own[1] / own[0], "the file's own scale")
-            if is_stated and not found.agrees(stated.quantification, stated.offset):
-                raise UnitError(
-                    f"{self.path} states its own scale and offset {own}: a stated "
-                    f"{said} would be a twice-applied offset. Leave both out."
-                )
-            return found
-        known = None if self.product is None else self.product.scale
-        if known is not None and stated.quantification == stated.offset == "auto":
-            return known
-        return self._stated_scale(known)
+def _read_size(path: Path) -> tuple[int, int, int]:
+    """Read (height, width, layers) of a raster from its first bytes.
 
-    def _stated_scale(self, known: Scale | None) -> Scale:
-        per_unit: float | str | None = self.stated.quantification
-        if per_unit == "auto" and known is not None:
-            per_unit = known.quantification
-        if per_unit == "auto":
-            per_unit = self.assumed.quantification
-        if per_unit == "auto":
-            per_unit = self.sensor.quantification
-        if per_unit is None:
-            raise UnitError(
-                f"{self.path}: {self.sensor.name} has no fixed scale. State the "
-                "quantification: digital numbers per unit of reflectance."
-            )
-        if self.stated.offset != "auto":
-            offset, source = float(self.stated.offset), "stated"
-        elif known is not None:
-            offset, source = known.offset, known.source
-        else:
-            offset, source = self._find_offset()
-        return Scale(float(per_unit), offset, source)
+    Much faster than `read_header` for a TIFF; other files are opened.
+    """
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-    def _find_offset(self) -> tuple[float, str]:
-        rule, assumed = self.sensor.baseline, self.assumed.offset
-        kept = None
-        if assumed != "auto":
-            kept = float(assumed), "stated for the images that the model learned from"
-        if rule is None:
-            return kept or (self.sensor.offset, f"{self.sensor.name} always")
-        inside = next(iter(self.files.values())).path
-        found = offset_from_texts(self.path, inside, rule)
-        if found is not None:
-            return found
-        if not any(numbers.size for numbers in self.numbers):
-            raise UnitError(
-                f"{self.path}: no pixel that was looked at is valid, and no processing "
-                "baseline in its name or metadata tells the offset. Leave the file "
-                "out, or state the offset."
-            )
-        found = offset_from_pixels(self.numbers, rule) or kept
-        if found is not None:
-            return found
-        fill = self.fill("digital-numbers")
-        but = f" (but for {as_option(fill)}, which looks like fill)" if fill else ""
-        raise UnitError(
-            f"{self.path}: the offset is in doubt: no processing baseline in its name "
-            f"or metadata, and no pixel dark enough to tell{but}. State the offset: "
-            f"{rule.offset:g} from baseline 04.00 (January 2022) on, "
-            f"{rule.offset_before:g} before."
-        )
+    try:
+        with path.open("rb") as file, warnings.catch_warnings():
+            # Broken tags are left to the reader of the pixels.
+            warnings.simplefilter("ignore")
+            directory = ImageFileDirectory_v2(file.read(_TIFF_START))
+            file.seek(directory.next)
+            directory.load(file)
+        tags = [directory.get(tag) for tag in (_HEIGHT_TAG, _WIDTH_TAG, _LAYERS_TAG)]
+    except (OSError, SyntaxError, ValueError, TypeError, struct.error):
+        tags = []
+    sizes = [tag for tag in tags if isinstance(tag, int)]
+    if len(sizes) == _SIZE_TAGS:
+        return sizes[0], sizes[1], sizes[2]
+    with quiet_gdal(), open_raster(path) as dataset:
+        return dataset.height, dataset.width, dataset.count
 
-    def nodata(self, unit: str) -> tuple[list[float], dict[str, float | None]]:
-        """Return which numbers are no measurement: in all bands, and by band."""
-        is_scaled = unit != "reflectance" and self.sensor.saturated is not None
-        more = [float(self.sensor.saturated or 0)] if is_scaled else []
-        if self.stated.nodata != "auto":
-            return [*map(float, self.stated.nodata), *more], {}
-        assumed = self.assumed.nodata
-        kept = [] if assumed == "auto" else [*map(float, assumed)]
-        usual = self.sensor.nodata if unit != "reflectance" and not kept else None
-        own = {
-            name: usual if value is None or np.isnan(value) else value
-            for name, value in self._own_nodata().items()
-        }
-        if len(set(own.values())) == 1:
-            common = [value for value in list(own.values())[:1] if value is not None]
-            return list(dict.fromkeys([*common, *kept, *more])), {}
-        return [*kept, *more], own
 
-    def tell_fill(self, unit: str) -> None:
-        """Say aloud that there is fill which nobody declared.
+class Scene:
+    """Bands of one image on disk, or of a mosaic, read window by window.
 
-        Raises:
-            RasterError: the numbers cannot be read.
-        """
-        fill = self.fill(unit)
-        if fill and self.stated.nodata == self.assumed.nodata == "auto":
-            numbers = as_option(fill)
-            warn_once(
-                f"fill {numbers} in {self.path.parent}",
-                f"{self.path} holds {numbers} at its edge or in all bands at once, "
-                "which looks like fill that nobody declared and counts as reflectance: "
-                f"state nodata (--nodata {numbers}) if nothing was measured there.",
-            )
+    A context manager; for one thread at a time, as files stay open between windows.
 
-    def fill(self, unit: str) -> tuple[float, ...]:
-        """Return numbers that look like fill that nobody declared."""
-        invalid = tuple(self.nodata(unit)[0])
-        if invalid not in self._fills:
-            self._fills[invalid] = self.thumbnail.fill(invalid)
-        return self._fills[invalid]
+    Args:
+        item: where the bands lie and what their numbers mean.
+        bands: which, in the order of what is read; all by wavelength if None.
 
-    @functools.cached_property
-    def _fills(self) -> dict[tuple[float, ...], tuple[float, ...]]:
-        """What was found, by what is declared."""
-        return {}
+    Raises:
+        BandError: a band is missing.
+        RasterError: the bands lie on grids that cannot be brought together.
+    """
 
-    @functools.cached_property
-    def thumbnail(self) -> Thumbnail:
-        """Some numbers of each band, read at most once."""
-        is_stated = self.stated.nodata != "auto"
-        declared: dict[Location, Sequence[float | None]] = {
-            path: [None] * header.count if is_stated else header.nodata
-            for path, header in self.headers.items()
-        }
-        return Thumbnail.read(self.files, declared)
-
-    @functools.cached_property
-    def numbers(self) -> list[npt.NDArray[np.generic]]:
-        """Those that are measured, by band: not even fill that nobody declared."""
-        invalid, _ = self.nodata("digital-numbers")
-        return self.thumbnail.valid([*invalid, *self.fill("digital-numbers")])
+    def __init__(self, item: RasterFile, bands: Sequence[Band] | None = None) -> None:
+        self.item = item
+        self.bands = item.require(bands)
+        self.grid: Grid = item.grid(self.bands)
+        self._files: OpenFiles | None = OpenFiles()
 
     @property
-    def _is_tagged(self) -> bool:
-        tags = {header.tags.get(UNIT_TAG, "") for header in self.headers.values()}
-        return tags == {"reflectance"}
+    def name(self) -> str:
+        """What the scene is called in messages."""
+        return self.item.name
 
-    def _own_nodata(self) -> dict[str, float | None]:
-        stated = {} if self.product is None else self.product.nodata
-        return {
-            name: stated.get(name, self.headers[file.path].nodata[file.index - 1])
-            for name, file in self.files.items()
-        }
+    @property
+    def sensor(self) -> Sensor:
+        """Whose bands these are."""
+        return self.item.sensor
 
-    def _own_scale(self) -> tuple[float, float] | None:
-        """Return the scale of the layers that are bands; others may have their own."""
-        scales = {
-            self.headers[file.path].scales[file.index - 1]
-            for file in self.files.values()
-        }
-        for scale, offset in scales:
-            if not (math.isfinite(scale) and math.isfinite(offset) and scale > 0):
-                raise UnitError(
-                    f"{self.path} states a scale of {scale:g} and an offset of "
-                    f"{offset:g}: a scale must be above 0, and both finite. Correct "
-                    "its header."
-                )
-        if len(scales) > 1:
-            raise UnitError(
-                f"{self.path}: bands state different scales {sorted(scales)}."
-            )
-        own = scales.pop()
-        return None if own == (1.0, 0.0) else own
+    @property
+    def date(self) -> datetime.date | None:
+        """The day it was taken, None if nothing says."""
+        return self.item.date
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(H, W) in pixels of the finest band that is read."""
+        return self.grid.height, self.grid.width
+
+    @property
+    def crs(self) -> str | None:
+        """Coordinate reference system as text, None without georeference."""
+        return self.grid.crs
+
+    @property
+    def transform(self) -> Affine | None:
+        """From (column, row) to coordinates, None without georeference."""
+        return self.grid.transform
+
+    def read(
+        self,
+        window: Window | None = None,
+        out_size: tuple[int, int] | int | None = None,
+    ) -> Raster:
+        """Read a window; see `spectralgpt.rasters.read_raster`.
+
+        Args:
+            window: pixels of `grid`; everything if None.
+            out_size: (H, W) or one number for both; the window's own size if None.
+
+        Raises:
+            RasterError: the scene is closed or smaller than the window, or a file
+                cannot be read.
+            UnitError: values cannot be reflectance.
+        """
+        if self._files is None:
+            raise RasterError(f"{self.name} is closed. Open the scene again.")
+        return read_raster(self.item, self.bands, window, out_size, self._files)
+
+    def close(self) -> None:
+        """Close all files; may be called twice."""
+        if self._files is not None:
+            self._files.close()
+            self._files = None
+
+    def __enter__(self) -> "Scene":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
 
 
-def _date_in_names(path: Path) -> datetime.date | None:
-    """The date in a file's name, or that of its folder; names of products have one."""
-    absolute = path.absolute()
-    return day_in(absolute.name) or day_in(absolute.parent.name)
+def open_scene(
+    scene: RasterFile | Path | str | Sequence[RasterFile | Path | str],
+    bands: Sequence[Band | str] | None = None,
+    sensor: Sensor | str | None = None,
+    area: Bounds | None = None,
+) -> Scene:
+    """Open a scene, or several as one mosaic, for reading in windows.
+
+    Args:
+        scene: a path that `describe_raster` takes, or what it returned; several lie
+            over each other, the first on top.
+        bands: which to read, in this order; all by wavelength if None.
+        sensor: see `describe_raster`; None where the files tell.
+        area: rectangle that is read; None for everything.
+
+    Raises:
+        RasterError: a file is missing or cannot be read.
+        BandError: bands are in doubt or missing.
+        UnitError: the unit or offset is in doubt.
+        ConfigError: the sensor is in doubt.
+    """
+    scenes = [scene] if isinstance(scene, RasterFile | Path | str) else list(scene)
+    item = make_mosaic(
+        [
+            one if isinstance(one, RasterFile) else describe_raster(one, sensor=sensor)
+            for one in scenes
+        ],
+        area,
+    )
+    if bands is None:
+        return Scene(item)
+    named = [
+        item.sensor.band(band) if isinstance(band, str) else band for band in bands
+    ]
+    return Scene(item, named)
+
+
+def summarise(item: RasterFile) -> dict[str, str]:
+    """Say what was found of a scene, in words, by what it is.
+
+    Raises:
+        RasterError: its bands lie on grids that cannot be brought together, or the
+            band that is counted cannot be read.
+    """
+    grid = item.grid()
+    facts = {
+        "sensor": f"{item.sensor.name}, {item.sensor.title}",
+        "date": str(item.date or "nothing says"),
+        "reflectance": _formula(item),
+        "size": f"{grid.height} x {grid.width} px, {len(item.bands)} bands",
+        "grid": "no georeference",
+    }
+    if grid.transform is not None:
+        left, top = apply(grid.transform, 0, 0)
+        size_m = pixel_size_m(grid)
+        pixel = f", {size_m[1]:.4g} x {size_m[0]:.4g} m a pixel" if size_m else ""
+        facts["grid"] = f"{grid.crs}{pixel}, corner at {left:.10g}, {top:.10g}"
+    if isinstance(item, Mosaic):
+        facts["products"] = ", ".join(part.name for part in item.parts)
+    else:
+        facts["nodata"] = f"{_nodata_share(item):.1%} of the pixels"
+    missing = [name for name in item.sensor.band_names if name not in item.files]
+    if missing:
+        shown = ", ".join(missing[:12]) + (", ..." if missing[12:] else "")
+        facts["bands not there"] = shown
+    return facts
+
+
+def _nodata_share(item: RasterFile) -> float:
+    """Return the share of pixels without a measurement, 0 to 1, of its smallest band.
+
+    Pixels are picked evenly without reading the others, where the format allows it.
+    """
+    files = [item.files[band.name] for band in item.bands]
+    file = min(files, key=lambda each: each.grid.height * each.grid.width)
+    shape = (1, min(file.grid.height, _SAMPLE_SIDE), min(file.grid.width, _SAMPLE_SIDE))
+    with quiet_gdal(), open_raster(file.path) as dataset, reading(file.path):
+        numbers = dataset.read([file.index], out_shape=shape)
+        valid = item.find_valid(numbers, [file])
+        if file.masks:
+            valid &= read_masks(dataset, [file.index], file.masks, size=shape[1:])
+    return float(1 - np.mean(valid))
+
+
+def _formula(item: RasterFile) -> str:
+    if item.unit == "reflectance":
+        return f"as it is ({item.offset_source})"
+    return f"(DN + {item.offset:g}) / {item.quantification:g} ({item.offset_source})"

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from spectralgpt.errors import RasterError
 from spectralgpt.files import parse_json
-from spectralgpt.rasters.files import open_place, open_raster
+from spectralgpt.rasters.files import Header, open_raster, read_header
 from spectralgpt.rasters.gdal import quiet_gdal, reading
 from spectralgpt.rasters.grid import Grid, Window
 from spectralgpt.rasters.write import (
@@ -66,26 +66,19 @@ class EmbeddingSource:
         return dimensions + tuple(band.name for band in self.bands)
 
 
-@dataclass(frozen=True)
-class EmbeddingRaster:
-    """A raster of embeddings on disk.
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingRaster(Header):
+    """A raster of embeddings on disk; its pixels are cells.
+
+    Its numbers are `float32`, in which NaN is nodata, or `int8`, in which -128 is.
 
     Args:
         path: its file.
-        grid: where the cells lie.
         source: what it says of itself.
-        dtype: of its numbers: `float32`, in which NaN is nodata, or `int8`, in which
-            -128 is.
-        scales: one a layer; values are numbers * scale + offset.
-        offsets: one a layer.
     """
 
     path: Path
-    grid: Grid
     source: EmbeddingSource
-    dtype: str
-    scales: tuple[float, ...]
-    offsets: tuple[float, ...]
 
     def read(
         self, window: Window | None = None, size: tuple[int, int] | None = None
@@ -104,19 +97,12 @@ class EmbeddingRaster:
             RasterError: the file cannot be read to its end.
         """
         place = window or Window(0, 0, self.grid.height, self.grid.width)
-        with (
-            quiet_gdal(),
-            open_raster(self.path) as dataset,
-            reading(self.path),
-        ):
+        with quiet_gdal(), open_raster(self.path) as dataset, reading(self.path):
             shape = None if size is None else (dataset.count, *size)
             numbers = dataset.read(window=place.slices, out_shape=shape)
-        is_int8 = self.dtype == "int8"
+        is_int8 = self.dtypes[0] == "int8"
         valid = numbers[0] != NO_INT8 if is_int8 else np.isfinite(numbers[0])
-        scales, offsets = (
-            np.asarray(each, np.float32)[:, None, None]
-            for each in (self.scales, self.offsets)
-        )
+        scales, offsets = np.array(self.scales, np.float32).T[..., None, None]
         values = numbers.astype(np.float32) * scales
         values = np.where(valid, values + offsets, np.float32(0))
         return np.ascontiguousarray(np.moveaxis(values, 0, -1)), valid
@@ -148,10 +134,8 @@ def open_embeddings(path: Path) -> EmbeddingRaster:
     Raises:
         RasterError: it is missing, corrupt, or no raster of embeddings.
     """
-    with quiet_gdal(), open_raster(path) as dataset:
-        grid, count = open_place(path)[0], dataset.count
-        text = dataset.tags().get(_TAG)
-        stored = dataset.dtypes[0], tuple(dataset.scales), tuple(dataset.offsets)
+    header = read_header(path)
+    text = header.tags.get(_TAG)
     if text is None:
         raise RasterError(
             f"{path} is no raster of embeddings: make one with "
@@ -161,13 +145,13 @@ def open_embeddings(path: Path) -> EmbeddingRaster:
         values = parse_json(text, _TAG)
         bands = tuple(Band(**band) for band in values.pop("bands"))
         source = EmbeddingSource(bands=bands, **values)
-        if len(source.layer_names) != count:
-            raise ValueError(f"{count} layers")
+        if len(source.layer_names) != header.count:
+            raise ValueError(f"{header.count} layers")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise RasterError(
             f"{path} has a broken tag {_TAG} ({error}): embed the scene again."
         ) from None
-    return EmbeddingRaster(path, grid, source, *stored)
+    return EmbeddingRaster(**vars(header), source=source)
 
 
 @contextmanager

@@ -9,15 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import rasterio
 from rasterio import Affine
 from rasterio.enums import ColorInterp, MaskFlags
 
 from spectralgpt.errors import RasterError
-from spectralgpt.rasters.gdal import check_memory, quiet_gdal, reading, warn_once
-from spectralgpt.rasters.grid import Grid, Window
-from spectralgpt.rasters.locations import Location, VirtualFile
+from spectralgpt.rasters.gdal import (
+    Location,
+    VirtualFile,
+    check_memory,
+    quiet_gdal,
+    read_metadata,
+    reading,
+    warn_once,
+)
+from spectralgpt.rasters.grid import Flags, Grid, Numbers, Window
 from spectralgpt.rasters.virtual import (
     ARRAY_START,
     is_virtual,
@@ -145,7 +151,7 @@ def _open_local(path: Path) -> rasterio.DatasetReader:
     if driver == _ARRAY:
         return open_array(path)
     if driver == _VIRTUAL:
-        return open_virtual(path, partial(_is_masked, path))
+        return open_virtual(path, read_metadata(path), partial(_is_masked, path))
     dataset = rasterio.open(path, driver=driver)
     try:
         _check_whole(path, dataset)
@@ -278,7 +284,7 @@ def read_masks(
     masks: Sequence[int],
     window: Window | None = None,
     size: tuple[int, int] | None = None,
-) -> npt.NDArray[np.bool_]:
+) -> Flags:
     """Return which pixels of layers a file's own masks call measurements.
 
     Args:
@@ -291,7 +297,7 @@ def read_masks(
     Returns:
         (layers, H, W).
     """
-    known: npt.NDArray[np.bool_] | None = None
+    known: Flags | None = None
     place = None if window is None else window.slices
     for number in masks:
         layers = list(indices) if number == _FILE_MASK else [number]
@@ -305,7 +311,7 @@ def read_masks(
 
 def read_known(
     path: Location, indices: Sequence[int], masks: Sequence[int]
-) -> npt.NDArray[np.bool_] | None:
+) -> Flags | None:
     """Read the masks of layers of a file; None if they have none.
 
     Raises:
@@ -332,7 +338,7 @@ def _scales_of(dataset: rasterio.DatasetReader) -> tuple[tuple[float, float], ..
         return ((math.nan, 0.0),) * len(scales)
 
 
-def read_numbers(path: Location) -> npt.NDArray[np.generic]:
+def read_numbers(path: Location) -> Numbers:
     """Read all numbers of a file as they are, (layers, H, W).
 
     Raises:
@@ -343,24 +349,6 @@ def read_numbers(path: Location) -> npt.NDArray[np.generic]:
         pixels = dataset.count * dataset.height * dataset.width
         check_memory(path, pixels * itemsize)
         return np.asarray(dataset.read())
-
-
-def open_place(
-    path: Location, files: "OpenFiles | None" = None
-) -> tuple[Grid, tuple[tuple[int, ...], ...]]:
-    """Return where the pixels of a file lie, and its masks, inside `quiet_gdal`.
-
-    Args:
-        path: a raster file.
-        files: files kept open between calls.
-
-    Raises:
-        RasterError: the file is missing, or not a raster.
-    """
-    if files is not None:
-        return files.place(path)
-    with open_raster(path) as dataset, reading(path):
-        return _grid_of(dataset), find_masks(dataset)
 
 
 def _grid_of(dataset: rasterio.DatasetReader) -> Grid:
@@ -444,16 +432,21 @@ class OpenFiles:
         self._most = most
         self._free = int(memory_mb * 2**20)
         self._open: OrderedDict[Location, rasterio.DatasetReader] = OrderedDict()
-        self._whole: dict[Location, npt.NDArray[np.generic]] = {}
+        self._whole: dict[Location, Numbers] = {}
         self._grids: dict[Location, tuple[Grid, tuple[tuple[int, ...], ...]]] = {}
 
     def place(self, path: Location) -> tuple[Grid, tuple[tuple[int, ...], ...]]:
-        """Return where a file's pixels lie, and its masks, inside `quiet_gdal`."""
+        """Return where a file's pixels lie, and its masks, inside `quiet_gdal`.
+
+        Raises:
+            RasterError: the file is missing, or not a raster.
+        """
         # A file that is kept whole is closed, and need not be opened for this again.
         if path in self._grids:
             return self._grids[path]
         dataset = self.get(path)
-        return _grid_of(dataset), find_masks(dataset)
+        with reading(path):
+            return _grid_of(dataset), find_masks(dataset)
 
     def get(self, path: Location) -> rasterio.DatasetReader:
         """Return the open file, inside `quiet_gdal`."""
@@ -463,9 +456,7 @@ class OpenFiles:
             self._open.popitem(last=False)[1].close()
         return dataset
 
-    def read(
-        self, path: Location, indices: list[int], window: Window
-    ) -> npt.NDArray[np.generic]:
+    def read(self, path: Location, indices: list[int], window: Window) -> Numbers:
         """Read layers (1-based) of a window, inside `quiet_gdal`."""
         if path not in self._whole:
             dataset = self.get(path)
@@ -475,7 +466,7 @@ class OpenFiles:
 
     def known(
         self, path: Location, indices: list[int], masks: Sequence[int], window: Window
-    ) -> npt.NDArray[np.bool_]:
+    ) -> Flags:
         """Read the masks of layers (1-based), see `read_masks`; inside `quiet_gdal`."""
         return read_masks(self.get(path), indices, masks, window)
 

@@ -149,16 +149,6 @@ def pixel_size_m(grid: Grid) -> tuple[float, float] | None:
     return true[0], true[1]
 
 
-def coarsen(grid: Grid, window: Window, cell_px: int) -> Grid:
-    """Return the grid of square cells of `cell_px` pixels that cover a window.
-
-    The last row and column of cells may reach beyond the window.
-    """
-    rows, columns = -(-window.height // cell_px), -(-window.width // cell_px)
-    place = Window(window.row, window.column, rows * cell_px, columns * cell_px)
-    return grid.part(place, (rows, columns))
-
-
 def epsg_code(crs: str | None) -> str | None:
     """Return a reference system's code such as "EPSG:32632", None if it has none."""
     try:

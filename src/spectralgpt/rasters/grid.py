@@ -7,7 +7,7 @@ kernel widened when shrinking. Each output pixel depends only on its own positio
 window resampled alone equals the window of the whole.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from math import floor
@@ -22,6 +22,9 @@ from rasterio.errors import CRSError
 from spectralgpt.errors import BandError, RasterError, ShapeError, UnitError
 from spectralgpt.sensors import Band
 
+Numbers = npt.NDArray[np.generic]
+Pixels = npt.NDArray[np.float32]
+Flags = npt.NDArray[np.bool_]
 _Number = TypeVar("_Number", float, npt.NDArray[np.float64])
 _ALIGNED = 1e-6
 """Largest relative shear between two grids that still count as parallel."""
@@ -42,6 +45,8 @@ _COLUMNS = 64
 """Output columns that share a dense map of weights."""
 _KEPT = 32
 """Axes that are kept: patches of an archive are read whole, all alike."""
+_MOST_PIXELS = 2**20
+"""Pixels of a strip; coordinates of each are held at once."""
 _WHOLE = 1e-6
 """Closer than this to whole pixels at equal size, nothing is interpolated."""
 
@@ -197,6 +202,60 @@ class Grid:
             )
         return (step.e, step.f), (step.a, step.c)
 
+    def difference(self, other: "Grid") -> str | None:
+        """Say why pixels do not lie on those of another grid; None if they do."""
+        shapes = [f"{grid.height} x {grid.width} px" for grid in (self, other)]
+        if shapes[0] != shapes[1]:
+            return f"size: {shapes[0]} against {shapes[1]}"
+        if self.transform is None and other.transform is None:
+            return None
+        if self.transform is None or other.transform is None:
+            which = "first" if self.transform is None else "second"
+            return f"georeference: the {which} has none"
+        if not is_same_system(self.crs, other.crs):
+            return f"reference system: {self.crs} against {other.crs}"
+        apart_px = float(np.hypot(*_corner_shifts(self, other)).max())
+        if apart_px <= _SAME_PX:
+            return None
+        return f"transform: their corners lie up to {apart_px:.4g} px apart"
+
+    def common(self, other: "Grid") -> tuple[Window, Window] | None:
+        """Return the windows of this grid and another one that show what both show.
+
+        Returns:
+            Of this and of the other, the same size, pixel on pixel; None where pixels
+            do not lie on each other, or the two have no ground in common.
+        """
+        if self.transform is None or other.transform is None:
+            return None
+        if not is_same_system(self.crs, other.crs):
+            return None
+        shifts = _corner_shifts(self, other)
+        columns, rows = (round(float(along[0])) for along in shifts)
+        apart_px = np.abs(shifts - [[columns], [rows]]).max()
+        top, left = max(0, -rows), max(0, -columns)
+        height = min(self.height, other.height - rows) - top
+        width = min(self.width, other.width - columns) - left
+        if apart_px > _SAME_PX or min(height, width) < 1:
+            return None
+        own = Window(top, left, height, width)
+        return own, Window(top + rows, left + columns, height, width)
+
+    def coarsened(self, window: Window, cell_px: int) -> "Grid":
+        """Return the grid of square cells of `cell_px` pixels that cover a window.
+
+        The last row and column of cells may reach beyond the window.
+        """
+        rows, columns = -(-window.height // cell_px), -(-window.width // cell_px)
+        place = Window(window.row, window.column, rows * cell_px, columns * cell_px)
+        return self.part(place, (rows, columns))
+
+    def strips(self, most_px: int = _MOST_PIXELS) -> Iterator[Window]:
+        """Cut it into strips of whole rows of `most_px` at most, from the top down."""
+        height = max(1, min(self.height, most_px // self.width))
+        for row in range(0, self.height, height):
+            yield Window(row, 0, min(height, self.height - row), self.width)
+
 
 @dataclass(frozen=True)
 class Raster:
@@ -213,8 +272,8 @@ class Raster:
         unit: always `reflectance`.
     """
 
-    pixels: npt.NDArray[np.float32]
-    valid: npt.NDArray[np.bool_]
+    pixels: Pixels
+    valid: Flags
     bands: tuple[Band, ...]
     crs: str | None = None
     transform: Affine | None = None
@@ -300,47 +359,6 @@ def apply(transform: Affine, column: _Number, row: _Number) -> tuple[_Number, _N
     return x, y
 
 
-def describe_difference(first: Grid, second: Grid) -> str | None:
-    """Say why the pixels of two rasters do not lie on each other; None if they do."""
-    shapes = [f"{grid.height} x {grid.width} px" for grid in (first, second)]
-    if shapes[0] != shapes[1]:
-        return f"size: {shapes[0]} against {shapes[1]}"
-    if first.transform is None and second.transform is None:
-        return None
-    if first.transform is None or second.transform is None:
-        which = "first" if first.transform is None else "second"
-        return f"georeference: the {which} has none"
-    if not is_same_system(first.crs, second.crs):
-        return f"reference system: {first.crs} against {second.crs}"
-    apart_px = float(np.hypot(*_corner_shifts(first, second)).max())
-    if apart_px <= _SAME_PX:
-        return None
-    return f"transform: their corners lie up to {apart_px:.4g} px apart"
-
-
-def common_windows(first: Grid, second: Grid) -> tuple[Window, Window] | None:
-    """Return the windows of two rasters that show the ground which both show.
-
-    Returns:
-        Of the first and of the second, the same size, pixel on pixel; None where pixels
-        do not lie on each other, or the two have no ground in common.
-    """
-    if first.transform is None or second.transform is None:
-        return None
-    if not is_same_system(first.crs, second.crs):
-        return None
-    shifts = _corner_shifts(first, second)
-    columns, rows = (round(float(along[0])) for along in shifts)
-    apart_px = np.abs(shifts - [[columns], [rows]]).max()
-    top, left = max(0, -rows), max(0, -columns)
-    height = min(first.height, second.height - rows) - top
-    width = min(first.width, second.width - columns) - left
-    if apart_px > _SAME_PX or min(height, width) < 1:
-        return None
-    own = Window(top, left, height, width)
-    return own, Window(top + rows, left + columns, height, width)
-
-
 def _corner_shifts(first: Grid, second: Grid) -> npt.NDArray[np.float64]:
     """From the corners' (columns, rows) in a grid to those in another one, (2, 4)."""
     assert first.transform is not None
@@ -377,7 +395,7 @@ class Axis:
     centres: npt.NDArray[np.float64]
     size: int
     indices: npt.NDArray[np.intp]
-    weights: npt.NDArray[np.float32]
+    weights: Pixels
 
     @classmethod
     @lru_cache(_KEPT)
@@ -414,7 +432,7 @@ class Axis:
         return _clip(np.floor(self.centres).astype(np.intp), self.size)
 
     @cached_property
-    def inside(self) -> npt.NDArray[np.bool_]:
+    def inside(self) -> Flags:
         """(out,) false where the output lies clearly outside the source."""
         return (self.centres > -_BEYOND) & (self.centres < self.size + _BEYOND)
 
@@ -436,7 +454,7 @@ class Axis:
         return self.indices.shape == (last - first, 1)
 
     @cached_property
-    def matrix(self) -> npt.NDArray[np.float32]:
+    def matrix(self) -> Pixels:
         """The same weights as a dense map (out, span) from source to output pixels."""
         first, last = self.span
         matrix = np.zeros((len(self.indices), last - first), dtype=np.float32)
@@ -451,19 +469,13 @@ class Axis:
             return self
         chosen = slice(start, stop)
         return Axis(
-            self.centres[chosen],
-            self.size,
-            self.indices[chosen],
-            self.weights[chosen],
+            self.centres[chosen], self.size, self.indices[chosen], self.weights[chosen]
         )
 
 
 def resample(
-    pixels: npt.NDArray[np.float32],
-    valid: npt.NDArray[np.bool_],
-    rows: Axis,
-    columns: Axis,
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    pixels: Pixels, valid: Flags, rows: Axis, columns: Axis
+) -> tuple[Pixels, Flags]:
     """Bring pixels to another grid without mixing in what is invalid.
 
     Args:
@@ -502,9 +514,7 @@ def _clip(positions: npt.NDArray[np.intp], size: int) -> npt.NDArray[np.intp]:
     return np.minimum(np.maximum(positions, 0), size - 1)
 
 
-def _weigh(
-    pixels: npt.NDArray[np.float32], rows: Axis, columns: Axis
-) -> npt.NDArray[np.float32]:
+def _weigh(pixels: Pixels, rows: Axis, columns: Axis) -> Pixels:
     tall = pixels if rows.is_same else np.matmul(rows.matrix, pixels)  # (C, H, w)
     if columns.is_same:
         return tall.copy() if tall is pixels else tall

@@ -7,7 +7,7 @@ some. Reading for models is `spectralgpt.rasters.read`'s.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -27,23 +27,23 @@ from spectralgpt.rasters.files import (
     read_masks,
 )
 from spectralgpt.rasters.footprints import move_edges, move_pixels, move_points, turn_of
-from spectralgpt.rasters.gdal import check_memory, quiet_gdal, reading
+from spectralgpt.rasters.gdal import Location, check_memory, quiet_gdal, reading
 from spectralgpt.rasters.grid import (
+    Flags,
     Grid,
+    Numbers,
     Raster,
     Window,
     apply,
     compose,
     is_same_system,
 )
-from spectralgpt.rasters.locations import Location
+from spectralgpt.rasters.maps import MapFile
 from spectralgpt.rasters.mosaics import Mosaic
-from spectralgpt.rasters.read import RasterFile, to_reflectance
+from spectralgpt.rasters.read import RasterFile
 from spectralgpt.sensors import Band
 
 Align = Literal["auto", "georeference", "shape"]
-Numbers = npt.NDArray[np.generic]
-Flags = npt.NDArray[np.bool_]
 _Indices = npt.NDArray[np.intp]
 _Codes = npt.NDArray[np.int64]
 _Line = tuple[float, float]
@@ -53,8 +53,6 @@ _CODE_BYTES = 10
 """Of a code, what stands in the file, and a flag."""
 _SLACK = 1e-6
 """Relative to a pixel; georeferences are rounded where they are written."""
-_MOST_PIXELS = 2**20
-"""Pixels of a strip; coordinates of each are held at once."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +186,7 @@ def read_codes_at(path: Path, index: int, grid: Grid) -> tuple[_Codes, Flags]:
     Args:
         path: a georeferenced layer of codes.
         index: which layer of the file, from 1.
-        grid: a strip of an image, see `rows_of`.
+        grid: a strip of an image, see `Grid.strips`.
 
     Returns:
         codes (H, W), and whether there is one (H, W): not outside, NaN, masked or
@@ -239,20 +237,13 @@ def find_codes(path: Path, index: int, grid: Grid) -> dict[int, int]:
     if bottom <= top:
         return counts
     for left, right in _spans(columns, layer):
-        for strip in rows_of(Grid(bottom - top, right - left)):
+        for strip in Grid(bottom - top, right - left).strips():
             window = Window(top + strip.row, left, strip.height, strip.width)
             codes, known = _read_known_codes(path, index, window)
             found = np.unique(codes[known], return_counts=True)
             for code, count in zip(*found, strict=True):
                 counts[int(code)] = counts.get(int(code), 0) + int(count)
     return counts
-
-
-def rows_of(grid: Grid, most_px: int = _MOST_PIXELS) -> Iterator[Window]:
-    """Cut a grid into strips of whole rows, from the top down."""
-    height = max(1, min(grid.height, most_px // grid.width))
-    for row in range(0, grid.height, height):
-        yield Window(row, 0, min(height, grid.height - row), grid.width)
 
 
 def paint_shapes(
@@ -436,7 +427,7 @@ def sample(shown: Grid, source: Grid, read: ReadAt) -> tuple[Numbers, Flags] | N
     return numbers[:, at_rows, at_columns], there
 
 
-def sample_layers(
+def _sample_layers(
     path: Location,
     indices: Sequence[int],
     masks: Sequence[int],
@@ -457,9 +448,6 @@ def sample_layers(
     Returns:
         Numbers (layers, H, W), and whether they are there and not masked, in this
         shape; None if the file reaches nowhere.
-
-    Raises:
-        RasterError: the file cannot be read.
     """
 
     def read_numbers(window: Window, size: tuple[int, int]) -> Numbers:
@@ -518,9 +506,9 @@ def sample_scene(
             chosen = [item.files[bands[at].name] for at in places]
             indices = [file.index for file in chosen]
             under = lay_under(base, chosen[0].grid)
-            found = sample_layers(path, indices, masks, shown, under, files)
+            found = _sample_layers(path, indices, masks, shown, under, files)
             if found is not None:
-                values, known = to_reflectance(found[0], item, chosen)
+                values, known = item.to_reflectance(found[0], chosen)
                 pixels[places], valid[places] = values, known & found[1]
     pixels[~valid] = 0
     return Raster(pixels, valid, bands, shown.crs, shown.transform, item.name)
@@ -546,3 +534,40 @@ def _below(shown: Grid, source: Grid) -> tuple[_Indices, _Indices, Flags]:
         there &= (columns >= 0) & (columns < source.width)
     found_rows = np.where(there, rows, 0).astype(np.intp)
     return found_rows, np.where(there, columns, 0).astype(np.intp), there
+
+
+def sample_map(
+    found: MapFile, layer: int, shown: Grid, base: Grid, files: OpenFiles
+) -> tuple[Numbers, Flags]:
+    """Take the numbers of a map under the pixels of a grid.
+
+    Args:
+        found: the map.
+        layer: which, from 0.
+        shown: the grid wanted, a part of the base; see `shown_grid`.
+        base: the whole grid that it is a part of.
+        files: kept open between calls.
+
+    Returns:
+        Codes, or measured numbers as float32, (H, W), and where there are any.
+
+    Raises:
+        RasterError: the file cannot be read, or cannot be laid over the base.
+    """
+    indices, masks = [layer + 1], found.masks[layer]
+    with quiet_gdal():
+        under = lay_under(base, found.grid)
+        taken = _sample_layers(found.path, indices, masks, shown, under, files)
+    if taken is None:
+        shape = (shown.height, shown.width)
+        return np.zeros(shape, np.float32), np.zeros(shape, np.bool_)
+    numbers = taken[0][0]
+    valid = taken[1][0] & np.isfinite(numbers)
+    nodata = found.nodata[layer]
+    if nodata is not None and not np.isnan(nodata):
+        valid &= numbers != nodata
+    if found.kind == "classes":
+        return numbers, valid
+    scale, offset = found.scales[layer]
+    measured = numbers.astype(np.float32) * np.float32(scale) + np.float32(offset)
+    return np.where(valid, measured, np.float32(0)), valid

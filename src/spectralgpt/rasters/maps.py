@@ -4,85 +4,34 @@ Ours are Cloud-Optimized GeoTIFFs that say what they are; `spectralgpt.rasters.w
 writes them. Outlines of the classes of a map are polygons in a GeoPackage.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import rasterio
 from numpy.typing import NDArray
 from rasterio import Affine
 from rasterio.features import shapes
 
-from spectralgpt import __version__
-from spectralgpt.errors import ConfigError, RasterError
-from spectralgpt.rasters.files import OpenFiles, find_masks, open_place, open_raster
-from spectralgpt.rasters.gdal import output_error, quiet_gdal, reading
-from spectralgpt.rasters.grid import Grid, Window, apply
-from spectralgpt.rasters.lookup import lay_under, sample_layers
+from spectralgpt.errors import RasterError
+from spectralgpt.rasters.files import Header, open_raster, read_header
+from spectralgpt.rasters.gdal import quiet_gdal, reading, writing
+from spectralgpt.rasters.grid import Window, apply
 from spectralgpt.rasters.stated import SENSOR_TAG, UNIT_TAG
-from spectralgpt.rasters.write import Layers
+from spectralgpt.rasters.write import CLASS_TAG, SOFTWARE_TAG
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
     from shapely.geometry.base import BaseGeometry
 
-NO_CLASS = 255
-"""What a map of classes holds where the image shows nothing."""
-MODEL_TAG = "SPECTRALGPT_MODEL"
 _ROWS = 512
-_CLASS = "CLASS_"
-_SOFTWARE = "TIFFTAG_SOFTWARE"
-_OURS = "spectralgpt "
 _TILE_PX = 2048
 _AT_ONCE = 50_000
 _LAYER = "classes"
 _DATE = "1970-01-01T00:00:00.000Z"
 """GeoPackages state when they were changed; this makes equal maps equal bytes."""
 _Shape = tuple["BaseGeometry", int]
-
-
-def class_layers(
-    names: Sequence[str],
-    colours: Sequence[str],
-    tags: Mapping[str, str] | None = None,
-) -> Layers:
-    """Describe a map of class indices in 8-bit numbers.
-
-    Names stand in tags CLASS_0, CLASS_1, ..., which `spectralgpt.data.dense` reads in
-    masks, and as GDAL's names of categories, from which QGIS makes its legend.
-
-    Args:
-        names: of the classes, in the order of their indices.
-        colours: one a class, such as "#1b7837".
-        tags: further text by key.
-
-    Raises:
-        ConfigError: there are more classes than 8-bit numbers.
-    """
-    if len(names) > NO_CLASS:
-        raise ConfigError(
-            f"{len(names)} classes do not fit a map of 8-bit numbers, which holds "
-            f"{NO_CLASS}. Fine-tune with fewer classes."
-        )
-    classes = {f"CLASS_{i}": name for i, name in enumerate(names)}
-    return Layers(
-        ("class",),
-        "uint8",
-        NO_CLASS,
-        "mode",
-        tuple(names),
-        tuple(colours),
-        _tags(tags) | classes,
-    )
-
-
-def measure_layers(
-    names: Sequence[str], tags: Mapping[str, str] | None = None
-) -> Layers:
-    """Describe layers of measured numbers, float32, NaN for nodata."""
-    return Layers(tuple(names), "float32", float("nan"), "average", tags=_tags(tags))
 
 
 def read_class_rows(path: Path) -> Iterator[tuple[int, NDArray[np.uint8]]]:
@@ -100,51 +49,30 @@ def read_class_rows(path: Path) -> Iterator[tuple[int, NDArray[np.uint8]]]:
             yield row, classes
 
 
-def _tags(tags: Mapping[str, str] | None) -> dict[str, str]:
-    return {"TIFFTAG_SOFTWARE": f"spectralgpt {__version__}", **(tags or {})}
-
-
-@dataclass(frozen=True)
-class MapClass:
-    """A class of a map.
-
-    Args:
-        code: number in the file.
-        name: what the file calls it.
-        colour: such as "#1b7837"; None if the file has no table of colours.
-    """
-
-    code: int
-    name: str
-    colour: str | None
-
-
-@dataclass(frozen=True)
-class MapFile:
+@dataclass(frozen=True, kw_only=True)
+class MapFile(Header):
     """A map and what it says of itself.
 
     Args:
         path: its file.
-        grid: where its pixels lie.
         kind: `classes`, or `measures` for numbers that are more or less.
-        layers: names of its layers; one for classes.
-        classes: by code; empty for measures.
-        nodata: number that means nothing was mapped.
-        scales: (scale, offset) of each layer of measures.
-        masks: of each layer, see `spectralgpt.rasters.files.read_masks`.
+        names: of classes by code; empty for measures.
+        colours: such as "#1b7837" by code, as far as the file has a table of them.
         is_certain: whether names, colours or this package say that it is a map; else it
             is one for having one layer alone.
     """
 
     path: Path
-    grid: Grid
     kind: Literal["classes", "measures"]
-    layers: tuple[str, ...]
-    classes: tuple[MapClass, ...]
-    nodata: float | None
-    scales: tuple[tuple[float, float], ...]
-    masks: tuple[tuple[int, ...], ...]
+    names: dict[int, str]
+    colours: dict[int, str]
     is_certain: bool
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of its layers; one for classes."""
+        names = enumerate(self.descriptions, start=1)
+        return tuple(text or f"layer {i}" for i, text in names)
 
 
 def open_map(path: Path) -> MapFile | None:
@@ -156,96 +84,47 @@ def open_map(path: Path) -> MapFile | None:
     Raises:
         RasterError: the file is missing, or no raster.
     """
-    with quiet_gdal(), open_raster(path) as dataset:
-        tags = dataset.tags()
-        is_whole = np.dtype(dataset.dtypes[0]).kind in "iu"
-        table = _colour_table(dataset) if dataset.count == 1 and is_whole else {}
-        names = _class_names(tags) if is_whole else {}
-        is_ours = tags.get(_SOFTWARE, "").startswith(_OURS)
-        if (
-            not (is_ours or dataset.count == 1)
-            or SENSOR_TAG in tags
-            or UNIT_TAG in tags
-        ):
-            return None
-        codes = sorted(names) if names else sorted(table)
-        return MapFile(
-            path,
-            open_place(path)[0],
-            "classes" if codes else "measures",
-            tuple(
-                text or f"layer {i}" for i, text in enumerate(dataset.descriptions, 1)
-            ),
-            tuple(MapClass(c, names.get(c, f"class {c}"), table.get(c)) for c in codes),
-            dataset.nodata,
-            tuple(zip(dataset.scales, dataset.offsets, strict=True)),
-            find_masks(dataset),
-            is_ours or bool(codes),
-        )
+    header = read_header(path)
+    tags, is_single = header.tags, header.count == 1
+    is_ours = tags.get(SOFTWARE_TAG, "").startswith("spectralgpt ")
+    if not (is_ours or is_single) or SENSOR_TAG in tags or UNIT_TAG in tags:
+        return None
+    is_whole = np.dtype(header.dtypes[0]).kind in "iu"
+    table = read_palette(path) if is_single and is_whole else {}
+    names = _class_names(tags) if is_whole else {}
+    codes = sorted(names) if names else sorted(table)
+    return MapFile(
+        **vars(header),
+        kind="classes" if codes else "measures",
+        names={code: names.get(code, f"class {code}") for code in codes},
+        colours={code: table[code] for code in codes if code in table},
+        is_certain=is_ours or bool(codes),
+    )
 
 
 def read_palette(path: Path) -> dict[int, str]:
     """Return the colours that a raster gives its codes; empty without a table.
 
+    The black that fills a table's unused end is left out.
+
     Raises:
         RasterError: the file is missing, or no raster.
     """
     with quiet_gdal(), open_raster(path) as dataset:
-        return _colour_table(dataset)
-
-
-def sample_map(
-    found: MapFile, layer: int, shown: Grid, base: Grid, files: OpenFiles
-) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """Take the numbers of a map under the pixels of a grid.
-
-    Args:
-        found: the map.
-        layer: which, from 0.
-        shown: the grid wanted, a part of the base; see `sampling.shown_grid`.
-        base: the whole grid that it is a part of.
-        files: kept open between calls.
-
-    Returns:
-        Codes, or measured numbers as float32, (H, W), and where there are any.
-
-    Raises:
-        RasterError: the file cannot be read, or cannot be laid over the base.
-    """
-    indices, masks = [layer + 1], found.masks[layer]
-    with quiet_gdal():
-        under = lay_under(base, found.grid)
-        taken = sample_layers(found.path, indices, masks, shown, under, files)
-    if taken is None:
-        shape = (shown.height, shown.width)
-        return np.zeros(shape, np.float32), np.zeros(shape, np.bool_)
-    numbers = taken[0][0]
-    valid = taken[1][0] & np.isfinite(numbers)
-    if found.nodata is not None and not np.isnan(found.nodata):
-        valid &= numbers != found.nodata
-    if found.kind == "classes":
-        return numbers, valid
-    scale, offset = found.scales[layer]
-    measured = numbers.astype(np.float32) * np.float32(scale) + np.float32(offset)
-    return np.where(valid, measured, np.float32(0)), valid
+        try:
+            table = dataset.colormap(1)
+        except ValueError:
+            return {}
+        return {
+            code: f"#{red:02x}{green:02x}{blue:02x}"
+            for code, (red, green, blue, opaque) in table.items()
+            if opaque and code != dataset.nodata and (red, green, blue) != (0, 0, 0)
+        }
 
 
 def _class_names(tags: dict[str, str]) -> dict[int, str]:
-    numbers = {key.removeprefix(_CLASS): key for key in tags if key.startswith(_CLASS)}
-    return {int(n): tags[key] for n, key in numbers.items() if n.isdecimal()}
-
-
-def _colour_table(dataset: rasterio.DatasetReader) -> dict[int, str]:
-    """Colours by code, without the black that fills a table's unused end."""
-    try:
-        table = dataset.colormap(1)
-    except ValueError:
-        return {}
-    return {
-        code: f"#{red:02x}{green:02x}{blue:02x}"
-        for code, (red, green, blue, opaque) in table.items()
-        if opaque and code != dataset.nodata and (red, green, blue) != (0, 0, 0)
-    }
+    parts = ((*key.partition(CLASS_TAG), name) for key, name in tags.items())
+    return {int(n): name for start, _, n, name in parts if not start and n.isdecimal()}
 
 
 def write_polygons(source: Path, path: Path, names: Sequence[str]) -> Path:
@@ -256,7 +135,7 @@ def write_polygons(source: Path, path: Path, names: Sequence[str]) -> Path:
     follows the outlines of the larger areas, not the map's size.
 
     Args:
-        source: a map of classes with a reference system, see `class_layers`.
+        source: a map of classes with a reference system, see `Layers.of_classes`.
         path: the GeoPackage; one that is there is replaced.
         names: of the classes.
 
@@ -355,16 +234,11 @@ def _append(
     )
     before = pyogrio.get_gdal_config_option("OGR_CURRENT_DATE")
     pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": _DATE})
-    try:
-        pyogrio.write_dataframe(
-            table,
-            path,
-            layer=_LAYER,
-            driver="GPKG",
-            geometry_type="Polygon",
-            append=path.exists(),
-        )
-    except (pyogrio.errors.DataSourceError, OSError, RuntimeError) as error:
-        raise output_error(path, error) from None
-    finally:
-        pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": before})
+    options = {"layer": _LAYER, "driver": "GPKG", "geometry_type": "Polygon"}
+    with writing(path):
+        try:
+            pyogrio.write_dataframe(table, path, append=path.exists(), **options)
+        except RuntimeError as error:
+            raise OSError(str(error)) from None
+        finally:
+            pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": before})

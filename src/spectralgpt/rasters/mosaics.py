@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from rasterio import Affine
 from rasterio.crs import CRS
 from rasterio.warp import Resampling, reproject, transform_bounds
@@ -24,21 +23,20 @@ from spectralgpt.errors import ConfigError, RasterError, SpectralGPTError
 from spectralgpt.files import parse_json
 from spectralgpt.rasters.files import OpenFiles
 from spectralgpt.rasters.footprints import LONLAT, move_edges, move_pixels, turn_of
-from spectralgpt.rasters.gdal import GDAL_ERRORS, reading
+from spectralgpt.rasters.gdal import GDAL_ERRORS, read_metadata, reading
 from spectralgpt.rasters.grid import (
+    Flags,
     Grid,
+    Pixels,
     Raster,
     Window,
     apply,
-    common_windows,
-    describe_difference,
     is_same_system,
 )
-from spectralgpt.rasters.locations import read_metadata
 from spectralgpt.rasters.read import RasterFile, read_raster
 from spectralgpt.sensors import Band
 
-Layer = tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]
+Layer = tuple[Pixels, Flags]
 """Reflectance and validity, each (C, H, W)."""
 _ReadWindow = Callable[[Window, tuple[int, int]], Raster]
 _MARGIN_PX = 3
@@ -195,7 +193,7 @@ class Mosaic(RasterFile):
         layer: Layer = np.zeros(shape, np.float32), np.zeros(shape, np.bool_)
         for part in self.parts:
             read = partial(_read_part, part, bands, files)
-            below = warp(target, part.grid(bands), len(bands), read)
+            below = _warp(target, part.grid(bands), len(bands), read)
             layer = _lay_over(layer, below)
             if layer[1].all():
                 break
@@ -274,10 +272,10 @@ def cut_to_common(
             pixel, or have no ground in common; says how.
     """
     grids = first.grid(first_bands), second.grid(second_bands)
-    difference = describe_difference(*grids)
+    difference = grids[0].difference(grids[1])
     if difference is None:
         return first, second
-    windows = common_windows(*grids)
+    windows = grids[0].common(grids[1])
     if windows is None:
         raise RasterError(
             f"{first.name} and {second.name} differ in {difference}. Bring one of them "
@@ -448,18 +446,15 @@ def _lay_over(above: Layer, below: Layer) -> Layer:
     return np.where(take, more, pixels), np.where(take, more_valid, valid)
 
 
-def warp(target: Grid, source: Grid, count: int, read: _ReadWindow) -> Layer:
-    """Return what an image shows of a grid; nothing is valid outside of the image.
+def _warp(target: Grid, source: Grid, count: int, read: _ReadWindow) -> Layer:
+    """Return what an image of `count` bands shows of a grid.
 
-    Args:
-        target: the grid wanted, a few windows large at most.
-        source: the image's own.
-        count: bands C.
-        read: reads a window of the image at a size (H, W).
+    Nothing is valid outside of the image. `read` reads a window of it at a size (H, W);
+    a grid is a few windows large at most.
     """
     shape = (count, target.height, target.width)
     pixels, valid = np.zeros(shape, np.float32), np.zeros(shape, np.bool_)
-    same = common_windows(target, source)
+    same = target.common(source)
     if same is not None:
         at, below = same
         raster = read(below, (below.height, below.width))

@@ -12,13 +12,20 @@ from itertools import starmap
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from spectralgpt.errors import BandError, RasterError, ShapeError, UnitError
-from spectralgpt.rasters.files import OpenFiles, open_place
-from spectralgpt.rasters.gdal import check_memory, quiet_gdal, reading
-from spectralgpt.rasters.grid import Axis, Grid, Raster, Window, resample
-from spectralgpt.rasters.locations import Location
+from spectralgpt.rasters.files import OpenFiles
+from spectralgpt.rasters.gdal import Location, check_memory, quiet_gdal, reading
+from spectralgpt.rasters.grid import (
+    Axis,
+    Flags,
+    Grid,
+    Numbers,
+    Pixels,
+    Raster,
+    Window,
+    resample,
+)
 from spectralgpt.sensors import Band, Sensor
 
 _BLOCK = 2**25
@@ -31,12 +38,6 @@ BRIGHTEST = 2.0
 """No surface or cloud has a median reflectance above this (clouds reach about 1.6)."""
 DARKEST = -0.04
 """Water after atmospheric correction stays above this; an offset too many does not."""
-DIMMEST = 0.03
-"""Images that are darker in all bands are hardly ever land; 8-bit numbers and percent
-that are taken for ten-thousandths are."""
-_GREATEST_8_BIT = 255
-_BRIGHT_PERCENT = 99.0
-_LEAST_DISTINCT = 32
 _DARK_BANDS = 2
 """Bands with such a median before the unit is refused: one alone may be noise."""
 
@@ -44,7 +45,7 @@ _DARK_BANDS = 2
 class StoredLayers(Protocol):
     """Layers that lie elsewhere than in a raster file, such as in a pack."""
 
-    def read(self, indices: Sequence[int], window: Window) -> npt.NDArray[np.generic]:
+    def read(self, indices: Sequence[int], window: Window) -> Numbers:
         """Read layers (1-based) of a window, (C, h, w), as they were in the file.
 
         Raises:
@@ -170,13 +171,12 @@ class RasterFile:
             RasterError: the bands lie on grids that cannot be brought together, or a
                 stated size is wrong.
         """
-        used = [self.files[band.name] for band in self.require(bands)]
-        if any(file.is_stated for file in used):
+        used = {band: self.files[band.name] for band in self.require(bands)}
+        if any(file.is_stated for file in used.values()):
             # One header tells the place; all of them are read with the pixels.
-            finest = min(used, key=lambda file: file.grid.pixel_area)
-            with quiet_gdal():
-                return finest.placed(*open_place(finest.path)).grid
-        return self._finest(file.grid for file in used)
+            finest = min(used, key=lambda band: used[band].grid.pixel_area)
+            return self.located([finest]).files[finest.name].grid
+        return self._finest(file.grid for file in used.values())
 
     def shape(self, bands: Sequence[Band] | None = None) -> tuple[int, int]:
         """(H, W) of `grid`; opens no file where the sizes are stated."""
@@ -201,11 +201,12 @@ class RasterFile:
             return self
         # A file of many layers is opened once.
         known: dict[Location, tuple[Grid, tuple[tuple[int, ...], ...]]] = {}
-        with quiet_gdal():
+        with quiet_gdal(), contextlib.ExitStack() as stack:
+            opened = files or stack.enter_context(contextlib.closing(OpenFiles()))
             for name, file in used.items():
                 if file.is_stated:
                     if file.path not in known:
-                        known[file.path] = open_place(file.path, files)
+                        known[file.path] = opened.place(file.path)
                     used[name] = file.placed(*known[file.path])
         return replace(self, files=used)
 
@@ -245,6 +246,33 @@ class RasterFile:
         check_reflectance(raster)
         return raster
 
+    def to_reflectance(
+        self, numbers: Numbers, layers: Sequence[BandFile]
+    ) -> tuple[Pixels, Flags]:
+        """Turn numbers of its files into reflectance, and say which are valid.
+
+        Args:
+            numbers: (C, ...) of the file.
+            layers: the C layers that they are of.
+        """
+        # Broken files hold signalling NaN and numbers beyond 32 bits.
+        with np.errstate(invalid="ignore", over="ignore"):
+            scaled = numbers.astype(np.float32)
+            scaled += np.float32(self.offset)
+            scaled /= np.float32(self.quantification)
+        valid = self.find_valid(numbers, layers)
+        if numbers.dtype.kind == "f":
+            valid &= np.isfinite(scaled)
+        return scaled, valid
+
+    def find_valid(self, numbers: Numbers, layers: Sequence[BandFile]) -> Flags:
+        """Return which numbers are measurements, (C, ...); see `to_reflectance`."""
+        valid = is_measured(numbers, (self.nodata, *self.other_invalid))
+        for known, layer, file in zip(valid, numbers, layers, strict=True):
+            if file.nodata is not None:
+                known &= is_measured(layer, [file.nodata])
+        return valid
+
     def _finest(self, grids: Iterable[Grid]) -> Grid:
         different = dict.fromkeys(grids)
         finest = min(different, key=lambda grid: grid.pixel_area)
@@ -265,9 +293,8 @@ class RasterFile:
 def _is_upon(place: tuple[float, float], sizes: tuple[int, int]) -> bool:
     """Whether pixels of one grid lie on those of another, along one axis.
 
-    Args:
-        place: (scale, shift) from positions in the one to those in the other.
-        sizes: pixels of both.
+    By `place`, (scale, shift) from positions in the one to those in the other, and the
+    `sizes` of both, px.
     """
     (scale, shift), (own, other) = place, sizes
     ends = sorted((shift, scale * own + shift))
@@ -359,48 +386,7 @@ def check_reflectance(raster: Raster) -> None:
         )
 
 
-def find_darkness(
-    item: RasterFile, numbers: Sequence[npt.NDArray[np.generic]]
-) -> tuple[str, bool]:
-    """Say whether an image would be far too dark in all of its bands.
-
-    A window, or some of the bands, may well be dark: deep water is. So this is for a
-    sample of a whole image.
-
-    Args:
-        item: the image.
-        numbers: measured numbers of each of its bands.
-
-    Returns:
-        What is too dark, "" if it is not; and whether the scale is the only
-        explanation, as of 8-bit numbers and percent that are taken for ten-thousandths.
-    """
-    limit = DIMMEST * item.quantification - item.offset
-    for band in numbers:
-        # As for the median: in range are all but a few images, and these cost little.
-        num_bright = np.count_nonzero(np.greater(band, limit))
-        if 100 * num_bright > (100 - _BRIGHT_PERCENT) * band.size:
-            return "", False
-    bright = [
-        float(np.percentile(b.astype(float), _BRIGHT_PERCENT))
-        for b in numbers
-        if b.size
-    ]
-    if not bright:
-        return "", False
-    most = (max(bright) + item.offset) / item.quantification
-    # A few numbers alone, as of a made image, are no evidence; 8 bits are.
-    is_8_bit = all(band.dtype.itemsize == 1 for band in numbers)
-    is_many = sum(len(np.unique(band)) for band in numbers) >= _LEAST_DISTINCT
-    return (
-        f"{item.name}: reflectance would be below {most:.4g} in all bands: numbers up "
-        f"to {max(bright):.6g} with a quantification of {item.quantification:g} and an "
-        f"offset of {item.offset:g}",
-        max(bright) <= _GREATEST_8_BIT and (is_8_bit or is_many),
-    )
-
-
-def _is_ordinary(pixels: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_]) -> bool:
+def _is_ordinary(pixels: Pixels, valid: Flags) -> bool:
     """Whether over half of each band's pixels are in range, and so its median is.
 
     Counting costs a tenth of sorting, and this runs for every crop of a training.
@@ -410,9 +396,7 @@ def _is_ordinary(pixels: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_]) 
     return bool((2 * counts > np.count_nonzero(valid, axis=(1, 2))).all())
 
 
-def _medians(
-    pixels: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.float32]:
+def _medians(pixels: Pixels, valid: Flags) -> Pixels:
     """Median of each band's valid pixels, NaN for a band without any."""
     return np.array(
         [
@@ -464,7 +448,7 @@ def _read_file(
     layers: Sequence[BandFile],
     axes: tuple[Axis, Axis],
     files: OpenFiles | None,
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+) -> tuple[Pixels, Flags]:
     """Read layers of one file onto the output grid, in strips if it is large."""
     rows, columns = axes
     file, indices = layers[0], [layer.index for layer in layers]
@@ -485,7 +469,7 @@ def _read_file(
                 if file.store is not None
                 else opened.read(file.path, indices, window)
             )
-            scaled, known = to_reflectance(numbers, item, layers)
+            scaled, known = item.to_reflectance(numbers, layers)
             if file.masks:
                 known &= opened.known(file.path, indices, file.masks, window)
             if not known.all():
@@ -504,41 +488,7 @@ def _span_window(rows: Axis, columns: Axis) -> Window:
     return Window(top, left, bottom - top, right - left)
 
 
-def to_reflectance(
-    numbers: npt.NDArray[np.generic], item: RasterFile, layers: Sequence[BandFile]
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-    """Turn numbers of an image's file into reflectance, and say which are valid.
-
-    Args:
-        numbers: (C, ...) of the file.
-        item: says what they mean.
-        layers: the C layers that they are of.
-    """
-    # Broken files hold signalling NaN and numbers beyond 32 bits.
-    with np.errstate(invalid="ignore", over="ignore"):
-        scaled = numbers.astype(np.float32)
-        scaled += np.float32(item.offset)
-        scaled /= np.float32(item.quantification)
-    valid = find_valid(numbers, item, layers)
-    if numbers.dtype.kind == "f":
-        valid &= np.isfinite(scaled)
-    return scaled, valid
-
-
-def find_valid(
-    numbers: npt.NDArray[np.generic], item: RasterFile, layers: Sequence[BandFile]
-) -> npt.NDArray[np.bool_]:
-    """Return which numbers are measurements, in their shape; see `to_reflectance`."""
-    valid = is_measured(numbers, (item.nodata, *item.other_invalid))
-    for known, layer, file in zip(valid, numbers, layers, strict=True):
-        if file.nodata is not None:
-            known &= is_measured(layer, [file.nodata])
-    return valid
-
-
-def is_measured(
-    numbers: npt.NDArray[np.generic], invalid: Sequence[float | None]
-) -> npt.NDArray[np.bool_]:
+def is_measured(numbers: Numbers, invalid: Sequence[float | None]) -> Flags:
     """Return which numbers are finite and none of the invalid ones, in their shape."""
     is_whole = numbers.dtype.kind in "iu"
     valid = np.ones(numbers.shape, np.bool_) if is_whole else np.isfinite(numbers)

@@ -27,7 +27,6 @@ import rasterio
 from numpy.lib import format as npy
 
 from spectralgpt.errors import RasterError
-from spectralgpt.rasters.locations import read_metadata
 
 _START = re.compile(
     rb"(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*|<!--.*?-->\s*)*<VRTDataset", re.DOTALL
@@ -84,12 +83,13 @@ def is_virtual(start: bytes) -> bool:
 
 
 def open_virtual(
-    path: Path, is_masked: Callable[[Path], bool]
+    path: Path, text: str, is_masked: Callable[[Path], bool]
 ) -> rasterio.DatasetReader:
     """Open a virtual raster by a description with whole paths of its sources.
 
     Args:
         path: the virtual raster.
+        text: what it holds.
         is_masked: tells of a source whether it has masks of its own, which count where
             the virtual raster has none: `gdalbuildvrt -separate` leaves them out.
 
@@ -97,7 +97,7 @@ def open_virtual(
         RasterError: it is broken, does more than put files together, or names a file
             that is not in its folder or below, or is missing.
     """
-    root = _parse(path)
+    root = _parse(path, text)
     sources = {node: _resolve(path, node) for node in root.iter("SourceFilename")}
     masked = {str(file) for file in dict.fromkeys(sources.values()) if is_masked(file)}
     for node, file in sources.items():
@@ -127,9 +127,9 @@ def _add_mask(band: ElementTree.Element) -> None:
     ElementTree.SubElement(band, "MaskBand").append(mask)
 
 
-def _parse(path: Path) -> ElementTree.Element:
+def _parse(path: Path, text: str) -> ElementTree.Element:
     try:
-        root = ElementTree.fromstring(read_metadata(path))
+        root = ElementTree.fromstring(text)
     except ElementTree.ParseError as error:
         raise RasterError(
             f"{path} is no valid virtual raster: {error}. Write or fetch it again."

@@ -30,7 +30,8 @@ from rasterio.crs import CRS
 from rasterio.enums import Interleaving
 from rasterio.errors import NotGeoreferencedWarning
 
-from spectralgpt.errors import RasterError
+from spectralgpt import __version__
+from spectralgpt.errors import ConfigError, RasterError
 from spectralgpt.files import folder_beside, sync_file
 from spectralgpt.rasters.gdal import quiet_gdal, writing
 from spectralgpt.rasters.grid import Grid, Raster, Window
@@ -42,6 +43,10 @@ RowWriter = Callable[[int, NDArray[Any]], object]
 NO_INT8 = -128
 """What a map of `int8` holds where nothing is known."""
 _LEVELS = 127
+_SOFTWARE = f"spectralgpt {__version__}"
+NO_CLASS = 255
+"""What a map of classes holds where the image shows nothing."""
+CLASS_TAG, SOFTWARE_TAG = "CLASS_", "TIFFTAG_SOFTWARE"
 LEGEND_SUFFIX = ".aux.xml"
 """Of the file beside a map that holds the names of its classes."""
 _TYPES = {"uint8": 1, "float32": 4}
@@ -54,10 +59,7 @@ _GIGABYTE = 1e9
 
 
 def write_geotiff(
-    path: Path | str,
-    raster: Raster,
-    sensor: str | None = None,
-    overwrite: bool = False,
+    path: Path | str, raster: Raster, sensor: str | None = None, overwrite: bool = False
 ) -> Path:
     """Write a raster as float32 reflectance, NaN where invalid.
 
@@ -163,22 +165,14 @@ def _making(
             _create_geotiff(made, grid, count, dtype, **options) as dataset,
         ):
             yield dataset
-        check_whole(made)
+        _check_whole(made)
         made.replace(path)
 
 
 def _create_geotiff(
     path: Path, grid: Grid, count: int, dtype: Any, **options: Any
 ) -> rasterio.io.DatasetWriter:
-    """Open a GeoTIFF on a grid to be written, inside `quiet_gdal`; see `check_whole`.
-
-    Args:
-        path: where to.
-        grid: where its pixels lie.
-        count: layers.
-        dtype: of its numbers.
-        **options: further creation options of GDAL's driver.
-    """
+    """Open a GeoTIFF on a grid, inside `quiet_gdal`; see `_check_whole`."""
     return rasterio.open(
         path,
         "w",
@@ -194,7 +188,7 @@ def _create_geotiff(
     )
 
 
-def check_whole(path: Path) -> None:
+def _check_whole(path: Path) -> None:
     """Check every block of a GeoTIFF, compressed by deflate, that was just written.
 
     Raises:
@@ -255,6 +249,44 @@ class Layers:
     categories: tuple[str, ...] = ()
     colours: tuple[str, ...] = ()
     tags: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of_classes(
+        cls,
+        names: Sequence[str],
+        colours: Sequence[str],
+        tags: Mapping[str, str] | None = None,
+    ) -> "Layers":
+        """Describe a map of class indices in 8-bit numbers.
+
+        Names stand in tags CLASS_0, CLASS_1, ..., which `spectralgpt.data.dense` reads
+        in masks, and as GDAL's names of categories, of which QGIS makes its legend.
+
+        Args:
+            names: of the classes, in the order of their indices.
+            colours: one a class, such as "#1b7837".
+            tags: further text by key.
+
+        Raises:
+            ConfigError: there are more classes than 8-bit numbers.
+        """
+        if len(names) > NO_CLASS:
+            raise ConfigError(
+                f"{len(names)} classes do not fit a map of 8-bit numbers, which holds "
+                f"{NO_CLASS}. Fine-tune with fewer classes."
+            )
+        classes = {f"{CLASS_TAG}{i}": name for i, name in enumerate(names)}
+        stated = {SOFTWARE_TAG: _SOFTWARE, **(tags or {})} | classes
+        categories, shown = tuple(names), tuple(colours)
+        return cls(("class",), "uint8", NO_CLASS, "mode", categories, shown, stated)
+
+    @classmethod
+    def of_measures(
+        cls, names: Sequence[str], tags: Mapping[str, str] | None = None
+    ) -> "Layers":
+        """Describe layers of measured numbers, float32, NaN for nodata."""
+        stated = {SOFTWARE_TAG: _SOFTWARE, **(tags or {})}
+        return cls(tuple(names), "float32", float("nan"), "average", tags=stated)
 
 
 @contextmanager
@@ -322,13 +354,6 @@ def _copy_as_cog(
 ) -> None:
     """Copy a raster as Cloud-Optimized GeoTIFF, inside `quiet_gdal`.
 
-    Args:
-        source: an open raster, or a file.
-        path: where to.
-        overviews: how smaller versions are made, such as `average`.
-        predictor: of the compression; GDAL chooses one that suits by `YES`.
-        **options: further creation options of GDAL's driver.
-
     Raises:
         RasterioError: it cannot be written; or one of the other `GDAL_ERRORS`.
         OSError: the disk holds less of it than was written.
@@ -345,7 +370,7 @@ def _copy_as_cog(
             num_threads="ALL_CPUS",
             **options,
         )
-        check_whole(path)
+        _check_whole(path)
     except BaseException:
         path.unlink(missing_ok=True)
         raise
@@ -577,7 +602,7 @@ def _to_int8(rows: RowFile, path: Path) -> Path:
             place = Window(row, 0, numbers.shape[1], grid.width)
             written = _fill(rounded, NO_INT8).astype(np.int8)
             target.write(written, window=place.slices)
-    check_whole(path)
+    _check_whole(path)
     return path
 
 

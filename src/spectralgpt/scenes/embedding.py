@@ -33,7 +33,6 @@ from spectralgpt.rasters.embeddings import (
     open_embeddings,
     writing_embeddings,
 )
-from spectralgpt.rasters.footprints import coarsen
 from spectralgpt.rasters.grid import Grid
 from spectralgpt.rasters.write import NumberType
 from spectralgpt.scenes.stac import describe_asset, write_item
@@ -224,13 +223,12 @@ def write_embedding_item(
 def _embedding_asset(raster: EmbeddingRaster) -> dict[str, Any]:
     """Describe a raster of embeddings: a layer a dimension, then the reflectance."""
     source = raster.source
-    is_float = raster.dtype == "float32"
+    dtype = raster.dtypes[0]
+    is_float = dtype == "float32"
     known = {band.name: band for band in source.bands}
     bands = []
-    for name, scale, offset in zip(
-        source.layer_names, raster.scales, raster.offsets, strict=True
-    ):
-        band: dict[str, Any] = {"name": name, "data_type": raster.dtype}
+    for name, (scale, offset) in zip(source.layer_names, raster.scales, strict=True):
+        band: dict[str, Any] = {"name": name, "data_type": dtype}
         band["nodata"] = "nan" if is_float else -128
         if not is_float:
             band |= {"raster:scale": scale, "raster:offset": offset}
@@ -248,7 +246,7 @@ def _cell_grid(
 ) -> Grid:
     """Return the grid whose pixels are the cells of a scene, or of a place in it."""
     scene = item.grid(choose_bands(preprocessing, item))
-    return coarsen(scene, place or Window(0, 0, scene.height, scene.width), side)
+    return scene.coarsened(place or Window(0, 0, scene.height, scene.width), side)
 
 
 def _embed_strips(
@@ -274,7 +272,7 @@ def _embed_strips(
     check_size(item, bands, patch)
     scene = item.grid(bands)
     place = place or Window(0, 0, scene.height, scene.width)
-    covered = coarsen(scene, place, cell)
+    covered = scene.coarsened(place, cell)
     height, width = covered.height * cell, covered.width * cell
     rows, columns = (
         _starts(length, size, patch, cell, overlap) for length in (height, width)

@@ -25,8 +25,6 @@ from spectralgpt.rasters import (
     Grid,
     Layers,
     RasterFile,
-    class_layers,
-    measure_layers,
     read_class_rows,
     write_polygons,
 )
@@ -114,9 +112,9 @@ class Mapper:
     def layers(self, path: Path) -> dict[Path, Layers]:
         """Return what each map holds, the map of classes first."""
         names, tags = self.class_names, {MODEL_TAG: self.name} if self.name else {}
-        maps = {path: class_layers(names, self.colours, tags)}
+        maps = {path: Layers.of_classes(names, self.colours, tags)}
         if self.probabilities:
-            maps[beside_map(path)[0]] = measure_layers(names, tags)
+            maps[beside_map(path)[0]] = Layers.of_measures(names, tags)
         return maps
 
     def write_item(self, made: "SceneMap") -> Path | None:

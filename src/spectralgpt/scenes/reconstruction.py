@@ -20,16 +20,15 @@ from spectralgpt.errors import CheckpointError, ConfigError
 from spectralgpt.metrics import psnr, spectral_angle
 from spectralgpt.models.building import check_output
 from spectralgpt.models.mae import MaskedAutoencoder
-from spectralgpt.preprocessing import Preprocessing
+from spectralgpt.preprocessing import Preprocessing, image_limits
 from spectralgpt.rasters import (
     MODEL_TAG,
     Grid,
+    Layers,
     RasterFile,
     Window,
-    measure_layers,
     read_raster,
 )
-from spectralgpt.scaling import image_limits
 from spectralgpt.scenes.unfinished import digest_model, making_maps, scene_facts
 from spectralgpt.scenes.windows import (
     WindowBatch,
@@ -395,7 +394,7 @@ def map_errors(
     side, patch = preprocessing.image_size, preprocessing.patch_size
     plan = plan_windows(item, bands, side, _OVERLAP, patch)
     tags = {MODEL_TAG: name, "MASK_RATIO": f"{mask_ratio:g}"}
-    layers = measure_layers(["rmse of hidden bands (reflectance)"], tags)
+    layers = Layers.of_measures(["rmse of hidden bands (reflectance)"], tags)
     settings = {
         "settings": f"{mask_ratio:g}, {seed}, {batch_size}",
         "model": digest_model(model, next(model.parameters()).device.type),

@@ -18,9 +18,8 @@ from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.files import write_file
 from spectralgpt.rasters import (
     NO_CLASS,
+    Layers,
     Window,
-    class_layers,
-    measure_layers,
     writing_map,
 )
 from spectralgpt.rasters.embeddings import EmbeddingRaster, open_embeddings
@@ -262,7 +261,7 @@ def write_similarity(query: Query, raster: EmbeddingRaster, path: Path) -> Float
         found = query.similarity(values[..., : raster.source.width])
         return np.where(valid, found, np.float32("nan"))
 
-    with writing_map(path, raster.grid, measure_layers(("similarity",))) as write:
+    with writing_map(path, raster.grid, Layers.of_measures(("similarity",))) as write:
         return _write_rows(raster, work, write)
 
 
@@ -433,5 +432,5 @@ def write_class_map(
     def work(values: FloatArray, valid: BoolArray) -> NDArray[np.uint8]:
         return np.where(valid, classify(values), NO_CLASS).astype(np.uint8)
 
-    with writing_map(path, raster.grid, class_layers(names, colours)) as write:
+    with writing_map(path, raster.grid, Layers.of_classes(names, colours)) as write:
         return _write_rows(raster, work, write)

@@ -21,7 +21,7 @@ from spectralgpt.data.dense.dataset import Patch
 from spectralgpt.data.samples import Sample, SampleSet
 from spectralgpt.errors import DataError, SpectralGPTError
 from spectralgpt.metrics import POSITIVE_SCORES, confusion_counts, score_pixels
-from spectralgpt.preprocessing import Preprocessing, match_some_bands
+from spectralgpt.preprocessing import Preprocessing, match_bands
 from spectralgpt.sensors import Band
 from spectralgpt.tasks.dense import leading_metric
 
@@ -161,7 +161,7 @@ def _shared_bands(samples: Sequence[Sample]) -> tuple[Band, ...]:
     bands = tuple(samples[0].item.bands)
     for sample in samples:
         for item in sample.items:
-            there = match_some_bands(bands, item.bands)
+            there = match_bands(bands, item.bands, allow_missing=True)
             bands = tuple(b for b, i in zip(bands, there, strict=True) if i is not None)
     return bands
 

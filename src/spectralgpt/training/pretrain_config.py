@@ -15,8 +15,8 @@ from spectralgpt.data.crops import CropConfig
 from spectralgpt.errors import ConfigError
 from spectralgpt.models.sizes import check_settings
 from spectralgpt.models.tokens import MaskStyle
+from spectralgpt.preprocessing import Scaling
 from spectralgpt.rasters import Stated
-from spectralgpt.scaling import Scaling
 from spectralgpt.training.fit import TrainerConfig, check_seed
 from spectralgpt.training.optim import OptimizerConfig
 

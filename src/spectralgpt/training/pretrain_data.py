@@ -20,9 +20,12 @@ from spectralgpt.data.sources import Source, find_items, find_series, read_sourc
 from spectralgpt.data.statistics import band_statistics
 from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.models.tokens import TokenGrid
-from spectralgpt.preprocessing import Preprocessing, sensor_preprocessing
+from spectralgpt.preprocessing import (
+    BandStatistics,
+    Preprocessing,
+    sensor_preprocessing,
+)
 from spectralgpt.rasters import RasterFile, glob_folder
-from spectralgpt.scaling import BandStatistics
 from spectralgpt.training.pretrain_config import (
     DataConfig,
     DatasetConfig,

@@ -15,9 +15,13 @@ from spectralgpt.errors import CheckpointError, ConfigError
 from spectralgpt.models.building import add_adapters, build_encoder
 from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.models.sizes import SIZES
-from spectralgpt.preprocessing import Preprocessing, sensor_preprocessing
+from spectralgpt.preprocessing import (
+    BandStatistics,
+    Preprocessing,
+    Scaling,
+    sensor_preprocessing,
+)
 from spectralgpt.rasters import Stated
-from spectralgpt.scaling import BandStatistics, Scaling
 from spectralgpt.sensors import Band, find_sensor
 from spectralgpt.training.fit import TrainerConfig, check_seed, processes
 from spectralgpt.training.optim import OptimizerConfig

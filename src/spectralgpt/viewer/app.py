@@ -478,7 +478,8 @@ def _describe_map(viewer: Viewer, layer: MapLayer) -> dict[str, Any]:
         "kind": layer.map.kind,
         "layers": layer.map.layers,
         "classes": [
-            {"name": each.name, "colour": each.colour} for each in layer.map.classes
+            {"name": name, "colour": layer.map.colours[code]}
+            for code, name in layer.map.names.items()
         ],
         "ramps": [_ramp(MEASURE_COLOURS, limits) for limits in layer.limits],
     }

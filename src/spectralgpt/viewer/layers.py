@@ -5,7 +5,7 @@ Files stay open while they are served; each is for one thread at a time.
 
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,8 +19,8 @@ from spectralgpt.errors import BandError, DataError
 from spectralgpt.rasters import OpenFiles, Window
 from spectralgpt.rasters.embeddings import EmbeddingRaster
 from spectralgpt.rasters.grid import Grid
-from spectralgpt.rasters.lookup import lay_under, sample, shown_grid
-from spectralgpt.rasters.maps import MapClass, MapFile, sample_map
+from spectralgpt.rasters.lookup import lay_under, sample, sample_map, shown_grid
+from spectralgpt.rasters.maps import MapFile
 from spectralgpt.reports.style import (
     Stretch,
     choose_composites,
@@ -149,12 +149,12 @@ def draw_measures(
 
 
 def draw_classes(
-    codes: NDArray[np.generic], valid: NDArray[np.bool_], classes: Sequence[MapClass]
+    codes: NDArray[np.generic], valid: NDArray[np.bool_], colours: Mapping[int, str]
 ) -> Picture:
     """Draw class codes (H, W) in their colours, clear where there is no class."""
     picture = np.zeros((*codes.shape, 4), np.uint8)
-    for each in classes:
-        picture[valid & (codes == each.code)] = (*to_rgb(str(each.colour)), _LEVELS)
+    for code, colour in colours.items():
+        picture[valid & (codes == code)] = (*to_rgb(colour), _LEVELS)
     return picture
 
 
@@ -177,14 +177,12 @@ class MapLayer:
 
     def __init__(self, found: MapFile) -> None:
         self._files, self._lock = OpenFiles(), threading.Lock()
-        stated = {each.name: each.colour for each in found.classes if each.colour}
-        colours = class_colours([each.name for each in found.classes], stated)
+        names = found.names
+        stated = {names[code]: colour for code, colour in found.colours.items()}
+        by_name = class_colours(list(names.values()), stated)
         # Two codes may share a name, and yet have colours of their own.
-        classes = (
-            replace(each, colour=each.colour or colours[each.name])
-            for each in found.classes
-        )
-        self.map = replace(found, classes=tuple(classes))
+        colours = {code: by_name[name] for code, name in names.items()}
+        self.map = replace(found, colours=colours | found.colours)
         self.limits = [
             self._measure(layer)
             for layer in range(len(found.layers) if found.kind == "measures" else 0)
@@ -201,7 +199,7 @@ class MapLayer:
         """Draw a layer under a grid."""
         values, valid = self.read(layer, shown, base)
         if self.map.kind == "classes":
-            return draw_classes(values, valid, self.map.classes)
+            return draw_classes(values, valid, self.map.colours)
         return draw_measures(values, valid, self.limits[layer], MEASURE_COLOURS)
 
     def name_of(self, layer: int, row: int, column: int, base: Grid) -> str:
@@ -211,8 +209,7 @@ class MapLayer:
             return ""
         if self.map.kind == "measures":
             return f"{values[0, 0]:.4g}"
-        names = {each.code: each.name for each in self.map.classes}
-        return names.get(int(values[0, 0]), f"code {values[0, 0]}")
+        return self.map.names.get(int(values[0, 0]), f"code {values[0, 0]}")
 
     def _measure(self, layer: int) -> tuple[float, float]:
         values, valid = self.read(layer, thin_grid(self.map.grid), self.map.grid)

@@ -35,7 +35,7 @@ from spectralgpt.errors import (
     SpectralGPTError,
 )
 from spectralgpt.preprocessing import sensor_preprocessing
-from spectralgpt.rasters import Window, locations, read_raster
+from spectralgpt.rasters import Window, gdal, read_raster
 from tests.raster_files import S2_L2A, write_tiff
 from tests.small_disks import small_disk
 
@@ -386,7 +386,7 @@ def test_pack_is_read_from_object_storage(
 def test_a_server_that_says_nothing_is_given_up_and_named(
     pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(locations, "NO_ANSWER_S", 1)
+    monkeypatch.setattr(gdal, "NO_ANSWER_S", 1)
     shard = Storage(pack).manifest().shards[0]
     # The system takes calls that nobody answers.
     with socket.create_server(("127.0.0.1", 0)) as silent:

@@ -34,6 +34,7 @@ from spectralgpt.data.overlaps import (
 from spectralgpt.data.sources import Source, describe_image
 from spectralgpt.data.statistics import band_statistics
 from spectralgpt.errors import BandError, RasterError, SpectralGPTError, UnitError
+from spectralgpt.preprocessing import BandStatistics
 from spectralgpt.rasters import (
     Raster,
     RasterFile,
@@ -44,8 +45,6 @@ from spectralgpt.rasters import (
     read_raster,
 )
 from spectralgpt.rasters.files import read_header, read_known
-from spectralgpt.rasters.read import find_valid
-from spectralgpt.scaling import BandStatistics
 from spectralgpt.sensors import find_sensor
 
 logger = logging.getLogger(__name__)
@@ -413,7 +412,7 @@ def _read_image(entry: Entry, listing: Listing, source: Source) -> _ReadImage:
             continue
         digest.update(np.ascontiguousarray(numbers).tobytes())
         numbers = numbers[[file.index - 1 for file in layers]]
-        known = find_valid(numbers, item, layers)
+        known = item.find_valid(numbers, layers)
         for valid, mask in zip(known, masks, strict=True):
             if mask is not None:
                 valid &= mask[0]

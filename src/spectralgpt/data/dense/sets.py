@@ -41,7 +41,6 @@ from spectralgpt.rasters import (
     quiet_gdal,
 )
 from spectralgpt.rasters.files import Header
-from spectralgpt.rasters.grid import describe_difference
 from spectralgpt.rasters.lookup import overlay
 from spectralgpt.rasters.maps import read_palette
 from spectralgpt.sensors import load_sensor
@@ -283,7 +282,7 @@ def _report_dates(samples: Sequence[Sample], config: DenseDataConfig) -> None:
         sample.name
         for sample in samples
         if len(sample.items) > 1 and config.align != "shape"
-        if describe_difference(*(item.grid() for item in sample.items)) is not None
+        if sample.items[0].grid().difference(sample.items[1].grid()) is not None
     ]
     if near:
         logger.warning(

@@ -34,7 +34,6 @@ from spectralgpt.rasters.lookup import (
     find_codes,
     paint_shapes,
     read_codes_at,
-    rows_of,
 )
 from spectralgpt.rasters.write import write_strips
 
@@ -245,7 +244,7 @@ def write_masks(
     def strips(grid: Grid) -> Iterator[NDArray[np.uint8]]:
         nonlocal done, overlaps
         paint = painter_on(grid)
-        for window in rows_of(grid):
+        for window in grid.strips():
             painted, several = paint(window)
             done, overlaps = done + window.height, overlaps + several
             progress(done, total)

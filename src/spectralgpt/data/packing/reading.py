@@ -28,7 +28,7 @@ from spectralgpt.data.packing.manifest import (
 )
 from spectralgpt.errors import DataError, DatasetNotFoundError, RasterError
 from spectralgpt.files import replace_file
-from spectralgpt.rasters import BandFile, Grid, RasterFile, Window, locations
+from spectralgpt.rasters import BandFile, Grid, RasterFile, Window, gdal
 
 _FETCH_AGAIN = "Copy or fetch it again, or pack the images again."
 _NUMBERS = 6
@@ -153,7 +153,7 @@ class Storage:
                 import aiohttp
 
                 # Its own limit is the time of a whole file, however large.
-                wait_s = locations.NO_ANSWER_S
+                wait_s = gdal.NO_ANSWER_S
                 limits = {"sock_connect": wait_s, "sock_read": wait_s}
                 timeout = aiohttp.ClientTimeout(total=None, **limits)
                 options[scheme] = {"client_kwargs": {"timeout": timeout}}
@@ -169,7 +169,7 @@ class Storage:
 
     def _failed(self, file: str, error: Exception) -> DataError:
         if self.is_remote and isinstance(error, TimeoutError):
-            silent = locations.no_answer(self.location)
+            silent = gdal.no_answer(self.location)
             return DataError(f"{self.where(file)} cannot be read: {silent}")
         reason = " ".join(str(error).split()) or type(error).__name__
         return DataError(f"{self.where(file)} cannot be read: {reason}")

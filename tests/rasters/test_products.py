@@ -22,8 +22,8 @@ from spectralgpt.rasters import (
     Stated,
     Window,
     describe_raster,
+    gdal,
     is_product,
-    locations,
     open_scene,
     read_raster,
 )
@@ -316,7 +316,7 @@ def test_assets_are_read_over_http(tmp_path: Path, address: str) -> None:
 def test_a_server_that_says_nothing_is_given_up_and_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(locations, "NO_ANSWER_S", 1)
+    monkeypatch.setattr(gdal, "NO_ANSWER_S", 1)
     # The system takes calls that nobody answers.
     with socket.create_server(("127.0.0.1", 0)) as silent:
         server = f"http://127.0.0.1:{silent.getsockname()[1]}"

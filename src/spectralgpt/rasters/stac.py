@@ -20,17 +20,22 @@ from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 from spectralgpt.errors import BandError, ConfigError, RasterError
 from spectralgpt.files import parse_json
-from spectralgpt.rasters.locations import (
+from spectralgpt.rasters.gdal import (
     Location,
     VirtualFile,
     is_path,
     path_below,
     read_metadata,
 )
-from spectralgpt.rasters.stated import ProductMetadata, Scale, day_in, percent_in
+from spectralgpt.rasters.stated import (
+    STAC_SUFFIXES,
+    ProductMetadata,
+    Scale,
+    day_in,
+    percent_in,
+)
 from spectralgpt.sensors import Band, Sensor, list_sensors, load_sensor
 
-STAC_SUFFIXES = (".json", ".geojson")
 _OFFSET_APPLIED = ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied")
 _BASELINES = ("s2:processing_baseline", "processing:version")
 _SUFFIXES = (".tif", ".tiff", ".jp2")
