@@ -236,7 +236,7 @@ def list_version_2(root: Path) -> Listing:
     found: list[Entry | Fault] = []
     if (root / _METADATA_V2).is_file():
         rows = list(_list_rows_v2(root))
-        listed = {r.name if isinstance(r, Fault) else r.images[0].name for r in rows}
+        listed = {r.name if isinstance(r, Fault) else r.path.name for r in rows}
         found += (Fault(FaultKind.NO_LABEL, name) for name in there.keys() - listed)
     else:
         rows = [_entry_v2(root, name) for name in there]
@@ -244,7 +244,7 @@ def list_version_2(root: Path) -> Listing:
         found.append(Fault(FaultKind.NO_TABLE, _METADATA_V2, detail))
     for row in rows:
         if isinstance(row, Entry) and maps:
-            name = row.images[0].name
+            name = row.path.name
             if name in maps:
                 row = replace(row, masks=(maps[name],))
             else:
@@ -280,5 +280,5 @@ def _list_rows_v2(root: Path) -> Iterator[Entry | Fault]:
             yield Fault(FaultKind.OUTSIDE, name, name, unknown_names)
         else:
             entry = _entry_v2(root, name, row["labels"], _SPLIT_V2[split])
-            is_there = entry.images[0].is_dir()
+            is_there = entry.path.is_dir()
             yield entry if is_there else Fault(FaultKind.NO_IMAGE, name)

@@ -62,7 +62,7 @@ def list_fmow(root: Path) -> Listing:
         DataError: one lacks a column or cannot be read.
     """
     listing = Listing.of(_list_rows(root), categories())
-    listed = {entry.images[0] for entry in listing.entries}
+    listed = {entry.path for entry in listing.entries}
     folder = _folder_of(root)
     others = sum(
         path.suffix == ".tif" and path not in listed

@@ -128,7 +128,7 @@ def list_class_folders(
     notes = []
     if lists:
         entries = [each for each in found if isinstance(each, Entry)]
-        there = {entry.images[0].stem for entry in entries}
+        there = {entry.path.stem for entry in entries}
         found += [
             Fault(FaultKind.NO_IMAGE, name, "in a split list")
             for name in lists
@@ -187,7 +187,7 @@ def number_samples(
     index = {name: i for i, name in enumerate(names)}
     return tuple(
         Sample(
-            (image_format.describe(entry.images[0]),),
+            (image_format.describe(entry.path),),
             tuple(sorted({index[label] for label in entry.labels})),
             split=entry.split,
             place=entry.place,

@@ -32,18 +32,32 @@ _COLUMN = re.compile(r"\{(\w+)\}")
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """Something that should be an image.
+class Entry:
+    """The files of one sample, and what the data set says of it.
 
     Args:
-        name: path under the data set's root, with forward slashes.
-        path: the file or folder.
-        members: files of the folder that belong to it; all if None.
+        name: path under the root, with forward slashes, or what its files were matched
+            by.
+        images: one image, or before and after.
+        labels: names of its classes.
+        split: train, val, test, or "" where the data set does not say.
+        place: what it shows; "" if no name tells.
+        masks: the mask, or one mask of each class in their order.
+        members: files of an image's folder that belong to it; all if None.
     """
 
     name: str
-    path: Path
+    images: tuple[Path, ...]
+    labels: tuple[str, ...] = ()
+    split: str = ""
+    place: str = ""
+    masks: tuple[Path, ...] = ()
     members: tuple[Path, ...] | None = None
+
+    @property
+    def path(self) -> Path:
+        """The image, or that of the first date: a file or a folder."""
+        return self.images[0]
 
 
 @dataclass(frozen=True)
@@ -139,7 +153,7 @@ def list_candidates(
     exclude: Sequence[str] = (),
     keep: Selection | None = None,
     pattern: str | None = None,
-) -> list[Candidate]:
+) -> list[Entry]:
     """List what should be images, sorted by name; opens none.
 
     Args:
@@ -175,7 +189,7 @@ def _read_lines(path: Path) -> list[str]:
     return [line.strip() for line in read_text(path).splitlines() if line.strip()]
 
 
-def _from_index(root: Path, index: Index) -> list[Candidate]:
+def _from_index(root: Path, index: Index) -> list[Entry]:
     candidates = []
     for text in index.read(root):
         path = PurePosixPath(text)
@@ -187,18 +201,18 @@ def _from_index(root: Path, index: Index) -> list[Candidate]:
                 )
         elif path_below(root, text) is None:
             raise DataError(f"{index.file} names '{text}', which leaves {root}.")
-        candidates.append(Candidate(path.as_posix(), root / path))
+        candidates.append(Entry(path.as_posix(), (root / path,)))
     return sorted(candidates, key=lambda candidate: candidate.name)
 
 
-def _by_glob(root: Path, items: str) -> list[Candidate]:
+def _by_glob(root: Path, items: str) -> list[Entry]:
     if Path(items).is_absolute() or ".." in Path(items).parts:
         raise ConfigError(f"items '{items}' must be a glob under {root}.")
     paths = [root] if items == "." else glob_folder(root, items)
-    return [Candidate(path.relative_to(root).as_posix(), path) for path in paths]
+    return [Entry(path.relative_to(root).as_posix(), (path,)) for path in paths]
 
 
-def _by_looking(root: Path, sensor: Sensor | None) -> list[Candidate]:
+def _by_looking(root: Path, sensor: Sensor | None) -> list[Entry]:
     """Take products, folders with one file a band, and all other raster files."""
     everything = walk(root)
     products = [p for p in everything if p.suffix == ".SAFE" and p.is_dir()]
@@ -219,10 +233,10 @@ def _by_looking(root: Path, sensor: Sensor | None) -> list[Candidate]:
             if len(named - {None}) >= _BAND_FILES:
                 folders.add(folder)
     paths = sorted(folders | {path for path in files if path.parent not in folders})
-    return [Candidate(path.relative_to(root).as_posix(), path) for path in paths]
+    return [Entry(path.relative_to(root).as_posix(), (path,)) for path in paths]
 
 
-def _group(candidates: Sequence[Candidate], pattern: str) -> list[Candidate]:
+def _group(candidates: Sequence[Entry], pattern: str) -> list[Entry]:
     groups: dict[tuple[str, Path], list[Path]] = {}
     for candidate in candidates:
         match = re.search(pattern, candidate.path.name)
@@ -231,7 +245,7 @@ def _group(candidates: Sequence[Candidate], pattern: str) -> list[Candidate]:
             key = (folder / match.group("item")).as_posix(), candidate.path.parent
             groups.setdefault(key, []).append(candidate.path)
     return [
-        Candidate(name, folder, tuple(members))
+        Entry(name, (folder,), members=tuple(members))
         for (name, folder), members in groups.items()
     ]
 
@@ -345,29 +359,6 @@ class Fault:
     name: str
     detail: str = ""
     refusal: str = ""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """The files of one sample, and what the data set says of it.
-
-    Args:
-        name: path under the root, or what its files were matched by.
-        images: one image, or before and after.
-        labels: names of its classes.
-        split: train, val, test, or "" where the data set does not say.
-        place: what it shows; "" if no name tells.
-        masks: the mask, or one mask of each class in their order.
-        members: see `Candidate`.
-    """
-
-    name: str
-    images: tuple[Path, ...]
-    labels: tuple[str, ...] = ()
-    split: str = ""
-    place: str = ""
-    masks: tuple[Path, ...] = ()
-    members: tuple[Path, ...] | None = None
 
 
 @dataclass(frozen=True)

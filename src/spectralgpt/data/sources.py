@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from spectralgpt.config import build_config, check_keys, read_mapping
 from spectralgpt.data.archives.registry import PREFIX, load_archive
-from spectralgpt.data.listings import Candidate, Index, Selection, list_candidates
+from spectralgpt.data.listings import Entry, Index, Selection, list_candidates
 from spectralgpt.data.packing.manifest import is_pack
 from spectralgpt.data.packing.reading import Storage, open_pack
 from spectralgpt.data.series import Series, SeriesRule, find_day
@@ -223,7 +223,7 @@ def find_root(source: Source, data_root: Path | str) -> Path:
     )
 
 
-def list_images(source: Source, root: Path) -> list[Candidate]:
+def list_images(source: Source, root: Path) -> list[Entry]:
     """List what a description takes as images; opens none.
 
     Args:
@@ -300,9 +300,9 @@ def refuse_if_bad(
 
 
 def _describe_all(
-    source: Source, candidates: Sequence[Candidate], max_bad_share: float
+    source: Source, candidates: Sequence[Entry], max_bad_share: float
 ) -> list[RasterFile]:
-    def describe(candidate: Candidate) -> RasterFile | str:
+    def describe(candidate: Entry) -> RasterFile | str:
         # A description that says nothing of an image is wrong, not the image.
         source.stated_of(candidate.name)
         try:
@@ -321,7 +321,7 @@ def _describe_all(
     return [result for result in results if isinstance(result, RasterFile)]
 
 
-def describe_image(source: Source, candidate: Candidate) -> RasterFile:
+def describe_image(source: Source, candidate: Entry) -> RasterFile:
     """Describe one image of a data set.
 
     Raises:
@@ -445,7 +445,7 @@ def _unstack(
 
 
 def _layers_of_dates(
-    source: Source, bands: tuple[str, ...], rule: SeriesRule, candidate: Candidate
+    source: Source, bands: tuple[str, ...], rule: SeriesRule, candidate: Entry
 ) -> Series:
     place = f"{source.name}/{place_of(source, candidate.name)}"
     count = len(rule.stack)

@@ -87,51 +87,37 @@ def check_archive(
         DataError: nothing can be listed.
     """
     options = options or CheckOptions()
-    found = (
+    name, folder, source, listing, load = (
         _from_file(Path(target), root, options)
         if target.endswith(".yaml")
         else _from_registry(target, root, options)
     )
     checked = check_images(
-        found.listing,
-        found.source,
-        found.name,
-        found.root,
+        listing,
+        source,
+        name,
+        folder,
         options.limit,
         options.seed,
         options.workers,
         report,
     )
-    if checked.faults or found.load is None:
+    if checked.faults or load is None:
         return checked
     try:
-        found.load()
+        load()
     except SpectralGPTError as error:
         # Such as a split without images: no single file is at fault.
-        detail = " ".join(str(error).split())
-        refused = Fault(FaultKind.REFUSED, str(found.root), detail)
+        refused = Fault(FaultKind.REFUSED, str(folder), " ".join(str(error).split()))
         return replace(checked, faults=(refused,))
     return checked
 
 
-@dataclass(frozen=True)
-class _Found:
-    """What is checked.
+_Found = tuple[str, Path, Source, Listing, Callable[[], object] | None]
+"""Name, folder, how images are read, what is there, and what reads it as training does.
 
-    Args:
-        name: of the archive or description.
-        root: its folder.
-        source: how its images are read.
-        listing: what is there.
-        load: reads the set as training does; None for images without labels, and for
-            archives whose files are known.
-    """
-
-    name: str
-    root: Path
-    source: Source
-    listing: Listing
-    load: Callable[[], object] | None = None
+The last is None for images without labels, and for archives whose files are known.
+"""
 
 
 def _has_masks(table: Mapping[str, Any]) -> bool:
@@ -145,54 +131,50 @@ def _from_registry(name: str, root: Path | None, options: CheckOptions) -> _Foun
         raise ConfigError(f"say where {name} is: spectralgpt data check {name} FOLDER.")
     # The folder that is named is the archive's own, not one that holds it.
     source = replace(read_source(PREFIX + archive.name), folders=archive.folders)
-    source = _with_options(source, options)
+    source = _stated(source, options)
     labels = dict(archive.labels)
     if options.labels is not None:
         labels["labels"] = options.labels
+    values = labels | options.stated.facts | {"root": str(root)}
     if _has_masks(labels):
-        values = labels | options.stated.facts | {"root": str(root)}
         listing = _list_masks(build_config(values, DenseDataConfig, archive.name))
-        return _Found(archive.name, root, source, listing)
-    listing = _list(archive, source, root, labels)
-    load: Callable[[], object] | None = None
+        return archive.name, root, source, listing, None
+    load = None
     if archive.name in _OWN_LAYOUTS:
-        values = labels | options.stated.facts | {"root": str(root)}
         labelled = build_config(values, LabelledDataConfig, archive.name)
         load = functools.partial(read_labelled, labelled)
-    return _Found(archive.name, root, source, listing, load)
+    return archive.name, root, source, _list(archive, source, root, labels), load
 
 
 def _from_file(path: Path, root: Path | None, options: CheckOptions) -> _Found:
     table = read_mapping(path)
     if "layout" not in table and "task" not in table:
-        source = _with_options(read_source(path), options)
+        source = _stated(read_source(path), options)
         data_root = root or Path()
-        return _Found(source.name, data_root, source, _list_source(source, data_root))
+        return source.name, data_root, source, _list_source(source, data_root), None
     # As fine-tuning reads the same file: a root lies beside it.
     where = root or path.parent / str(table.get("root", "."))
     settings = dict(table) | {"root": str(where)}
-    source = _with_options(_images_of(table, path), options)
+    source = _stated(_images_of(table, path), options)
     if _has_masks(table):
-        config = build_config(settings, DenseDataConfig, str(path))
-        config = _stated(config, options)
+        config = _stated(build_config(settings, DenseDataConfig, str(path)), options)
         if "sensor" in table and options.stated.sensor is None:
             config = replace(config, sensor=source.sensor)
         read = functools.partial(_read_masks, config)
-        return _Found(path.stem, where, source, _list_masks(config), read)
+        return path.stem, where, source, _list_masks(config), read
     labelled = build_config(settings, LabelledDataConfig, str(path))
     archive = load_archive(_archive_of(table, where))
     if archive.imagery:
         source = replace(
             read_source(PREFIX + archive.name), folders=archive.folders, name=path.stem
         )
-    load: Callable[[], object] | None = None
+    load = None
     if table["layout"] in _OWN_LAYOUTS:
         load = functools.partial(read_labelled, _stated(labelled, options))
-    listing = _list(archive, source, where, table)
-    return _Found(path.stem, where, source, listing, load)
+    return path.stem, where, source, _list(archive, source, where, table), load
 
 
-_Settings = TypeVar("_Settings", DenseDataConfig, LabelledDataConfig)
+_Settings = TypeVar("_Settings", DenseDataConfig, LabelledDataConfig, Source)
 
 
 def _read_masks(config: DenseDataConfig) -> None:
@@ -203,9 +185,9 @@ def _read_masks(config: DenseDataConfig) -> None:
 
 def _stated(config: _Settings, options: CheckOptions) -> _Settings:
     """Put what the options say of the images over what the file says."""
-    facts = options.stated.facts
-    if isinstance(config, DenseDataConfig) and "offset" in facts:
-        config = replace(config, offsets=None)
+    facts = dict(options.stated.facts)
+    if "offset" in facts and not isinstance(config, LabelledDataConfig):
+        facts["offsets"] = type(config).offsets
     return replace(config, **facts)
 
 
@@ -216,13 +198,6 @@ def _archive_of(table: Mapping[str, Any], root: Path) -> str:
         is_second = (root / "BigEarthNet-S2").is_dir()
         return "bigearthnet-v2" if is_second else "bigearthnet-v1"
     return "eurosat-ms" if layout == "eurosat" else str(layout)
-
-
-def _with_options(source: Source, options: CheckOptions) -> Source:
-    facts = options.stated.facts
-    if "offset" in facts:
-        source = replace(source, offsets=())
-    return replace(source, **facts)
 
 
 def _images_of(table: Mapping[str, Any], path: Path) -> Source:
@@ -323,12 +298,10 @@ def _list_source(
             found.append(Fault(FaultKind.OUTSIDE, image.name, str(error)))
             continue
         found.append(
-            Entry(
-                image.name,
-                (image.path,),
+            replace(
+                image,
                 split=splits.get(folder, ""),
                 place="" if place == image.name else place,
-                members=image.members,
             )
         )
     found += (Fault(FaultKind.NOT_THERE, name) for name in splits if name not in seen)

@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 
 from spectralgpt.data.listings import (
-    Candidate,
     Entry,
     Fault,
     FaultKind,
@@ -380,8 +379,7 @@ def _describe(entry: Entry, source: Source) -> RasterFile:
     Raises:
         SpectralGPTError: it cannot be read, or says too little of itself.
     """
-    image = Candidate(entry.name, entry.images[0], entry.members)
-    return describe_image(replace(source, sizes=None, place=None), image)
+    return describe_image(replace(source, sizes=None, place=None), entry)
 
 
 def _read_image(entry: Entry, listing: Listing, source: Source) -> _ReadImage:

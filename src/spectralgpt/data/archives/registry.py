@@ -7,23 +7,16 @@ splits and licence, and where it is to be had. What is on disk is looked at by
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import as_file, files
 from typing import Any
 
-from spectralgpt.config import (
-    check_keys,
-    read_mapping,
-    suggest,
-    take_number,
-    take_text,
-)
+from spectralgpt.config import build_config, read_mapping, suggest
 from spectralgpt.errors import ConfigError
 
 PREFIX = "archive:"
 """Goes before an archive's name where a description's path could stand."""
 _TEXTS = ("title", "layout", "splits", "licence", "url", "get")
-_NUMBERS = ("images", "size_gb")
 
 
 @dataclass(frozen=True)
@@ -93,24 +86,7 @@ def load_archive(name: str) -> Archive:
         )
     with as_file(files("spectralgpt.data") / "archives" / f"{name}.yaml") as path:
         table = read_mapping(path)
-    check_keys(
-        table,
-        f"archive {name}",
-        required=(*_TEXTS, "tasks"),
-        optional=(*_NUMBERS, "is_own", "imagery", "folders", "labels", "classes"),
-    )
-    numbers = [
-        take_number(table, key, name) if key in table else None for key in _NUMBERS
-    ]
-    return Archive(
-        name=name,
-        **{key: take_text(table, key, name).strip() for key in _TEXTS},
-        tasks=tuple(table["tasks"]),
-        is_own=table.get("is_own", False) is True,
-        images=None if numbers[0] is None else int(numbers[0]),
-        size_gb=numbers[1],
-        imagery=table.get("imagery", {}),
-        folders=tuple(table.get("folders", (".",))),
-        labels=table.get("labels", {}),
-        classes=tuple(table.get("classes", ())),
-    )
+    where = f"archive {name}"
+    archive = build_config({"name": name, **table}, Archive, where)
+    texts = {each: getattr(archive, each).strip() for each in _TEXTS}
+    return replace(archive, **texts)
