@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from spectralgpt.data.formats import ImageFormat
 from spectralgpt.data.label_files import read_csv
 from spectralgpt.errors import DataError, OutputError
 from spectralgpt.files import (
@@ -65,7 +66,7 @@ def test_labels_and_lists_in_any_encoding_are_read_alike(tmp_path: Path) -> None
         table = tmp_path / "labels.csv"
         table.write_bytes(NAMES.encode(encoding))
         with pytest.raises(DataError, match=r"labels\.csv .*save it as UTF-8"):
-            read_csv(table)
+            read_csv(table, ImageFormat())
         scenes = tmp_path / "scenes.txt"
         scenes.write_bytes("forêt.tif\n".encode(encoding))
         with pytest.raises(DataError, match=r"scenes\.txt .*save it as UTF-8"):

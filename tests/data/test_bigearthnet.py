@@ -6,12 +6,14 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from spectralgpt.data.bigearthnet import class_names, read_bigearthnet, to_19_classes
+from spectralgpt.data import bigearthnet
+from spectralgpt.data.bigearthnet import read_bigearthnet
 from spectralgpt.errors import ConfigError, DataError, DatasetNotFoundError
 from spectralgpt.rasters import read_raster
 from spectralgpt.sensors import load_sensor
 from tests.toy import write_chip
 
+to_19_classes, class_names = bigearthnet._to_19_classes, bigearthnet._class_names
 BANDS = (
     *("B01", "B02", "B03", "B04", "B05", "B06", "B07"),
     *("B08", "B8A", "B09", "B11", "B12"),

@@ -5,20 +5,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spectralgpt.data import crops as cropping
 from spectralgpt.data.crops import (
     Crop,
     CropConfig,
     check_token_budget,
     draw_bands,
-    draw_crop,
-    grid_crops,
-    split_region,
 )
 from spectralgpt.errors import ConfigError
 from spectralgpt.preprocessing import sensor_preprocessing
 from spectralgpt.rasters import RasterFile, Window
 from spectralgpt.sensors import load_sensor
 
+split_region = cropping._split_region
 SENSOR = load_sensor("sentinel-2-l2a")
 ENMAP = load_sensor("enmap-l2a").select()
 
@@ -29,7 +28,7 @@ def item(place="a", holdout="auto"):
 
 def draw(region, size, seed=0, **config):
     generator = torch.Generator().manual_seed(seed)
-    return draw_crop(Crop(0, region), size, CropConfig(**config), generator)
+    return Crop(0, region).draw(size, CropConfig(**config), generator)
 
 
 @settings(max_examples=200)
@@ -85,7 +84,7 @@ def test_flips_happen_half_of_the_time_if_asked():
 @settings(max_examples=100)
 @given(height=st.integers(1, 300), width=st.integers(1, 300), size=st.integers(8, 128))
 def test_grid_crops_do_not_overlap_and_stay_inside(height, width, size):
-    crops = grid_crops(Crop(0, Window(11, 5, height, width)), size)
+    crops = Crop(0, Window(11, 5, height, width)).grid(size)
     side = min(size, height, width)
     assert len(crops) == (height // side) * (width // side)
     top, left = crops[0].window.row, crops[0].window.column

@@ -5,13 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from spectralgpt.data import division
 from spectralgpt.data.dense import (
     DenseDataConfig,
     balanced_class_weights,
     count_classes,
     read_all_dense,
 )
-from spectralgpt.data.division import divide, sample_centres
+from spectralgpt.data.division import divide
 from spectralgpt.data.samples import SampleSet
 from spectralgpt.data.splits import Fractions
 from spectralgpt.data.statistics import sample_statistics
@@ -93,7 +94,7 @@ def test_blocks_keep_neighbours_together_and_gaps_apart(everything: SampleSet) -
     assert {len(splits) for splits in place_splits(dense).values()} == {1}
     gapped = split_up(everything, split="blocks", block_m=3000.0, gap_m=2500.0)
     assert len(gapped.samples) < len(dense.samples)
-    metres = sample_centres(gapped.samples) * np.array([90_000.0, 111_000.0])
+    metres = division._sample_centres(gapped.samples) * np.array([90_000.0, 111_000.0])
     distance = np.linalg.norm(metres[:, None] - metres[None], axis=2)
     splits = np.array([chip.split for chip in gapped.samples])
     assert distance[splits[:, None] != splits[None]].min() > 2300

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from spectralgpt.data.fmow import FILE_BANDS, categories, read_fmow
+from spectralgpt.data import fmow
+from spectralgpt.data.fmow import FILE_BANDS, read_fmow
 from spectralgpt.data.labelled import LabelledDataConfig, read_labelled
 from spectralgpt.data.sources import find_items, read_source
 from spectralgpt.errors import DataError, DatasetNotFoundError, RasterError
@@ -12,9 +13,9 @@ from tests.fmow import name_of, write_fmow, write_image, write_tables
 
 
 def test_62_classes_in_order() -> None:
-    assert len(categories()) == 62
-    assert list(categories()) == sorted(categories())
-    assert {"airport", "single-unit_residential", "zoo"} < set(categories())
+    assert len(fmow._categories()) == 62
+    assert list(fmow._categories()) == sorted(fmow._categories())
+    assert {"airport", "single-unit_residential", "zoo"} < set(fmow._categories())
 
 
 def test_tables_give_labels_splits_and_places(tmp_path: Path) -> None:

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import rasterio
 
-from spectralgpt.data.dense import DenseDataConfig, read_dense
-from spectralgpt.data.dense.sets import cut_tiles
+from spectralgpt.data.dense import DenseDataConfig, read_dense, sets
 from spectralgpt.data.identity import (
     SeenImages,
     digest_data,
@@ -84,10 +83,10 @@ def test_names_alone_do_not_make_images_the_same(tmp_path: Path) -> None:
 
 
 def test_parts_are_seen_where_pixels_are_shared(dense: SampleSet) -> None:
-    tiles = cut_tiles(dense, 16).samples
+    tiles = sets._cut_tiles(dense, 16).samples
     seen = SeenImages.of(tiles[:1])
     assert seen.count(tiles) == 1
-    assert seen.count(cut_tiles(dense, 12).samples) == 4
+    assert seen.count(sets._cut_tiles(dense, 12).samples) == 4
     assert seen.count(dense.samples) == 1
     assert SeenImages.of(dense.samples[:1]).count(tiles) == 4
     both = seen.joined(SeenImages.of(tiles[3:4]))
@@ -96,7 +95,7 @@ def test_parts_are_seen_where_pixels_are_shared(dense: SampleSet) -> None:
 
 
 def test_what_a_checkpoint_keeps_is_small_and_reads_back(dense: SampleSet) -> None:
-    for chips in (dense.samples, cut_tiles(dense, 16).samples):
+    for chips in (dense.samples, sets._cut_tiles(dense, 16).samples):
         seen = SeenImages.of(chips)
         text = json.dumps(seen.to_dict())
         assert SeenImages.from_dict(json.loads(text)) == seen

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from spectralgpt.data import division
 from spectralgpt.data.datasets import LabelledDataset
-from spectralgpt.data.division import divide, sample_centres
+from spectralgpt.data.division import divide
 from spectralgpt.data.labelled import LabelledDataConfig, read_all, read_labelled
 from spectralgpt.data.masks import count_classes
 from spectralgpt.errors import BandError, DataError, DatasetNotFoundError, UnitError
@@ -128,7 +129,7 @@ def test_the_same_seed_splits_alike_and_another_otherwise(archive: Path) -> None
 def test_blocks_keep_neighbours_together(archive: Path) -> None:
     labelled = read_all(config(archive))
     divided = divide(labelled, config(archive, split="blocks", block_m=4000.0), 0)
-    centres = sample_centres(divided.samples)
+    centres = division._sample_centres(divided.samples)
     near = np.abs(centres[:, None] - centres[None]).max(axis=2) < 1e-4
     splits = np.array([chip.split for chip in divided.samples])
     assert (splits[:, None] == splits[None])[near].all()
@@ -139,7 +140,7 @@ def test_gap_separates_splits_by_its_distance(archive: Path) -> None:
     labelled = read_all(config(archive))
     blocks = config(archive, split="blocks", block_m=4000.0, gap_m=6000.0)
     gapped = divide(labelled, blocks, 0)
-    metres = sample_centres(gapped.samples) * np.array([82_000.0, 111_000.0])
+    metres = division._sample_centres(gapped.samples) * np.array([82_000.0, 111_000.0])
     splits = np.array([chip.split for chip in gapped.samples])
     distance = np.linalg.norm(metres[:, None] - metres[None], axis=2)
     apart = splits[:, None] != splits[None]

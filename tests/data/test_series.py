@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from spectralgpt.data.series import SeriesRule, day_of, find_day
+from spectralgpt.data import series
+from spectralgpt.data.series import SeriesRule, find_day
 from spectralgpt.errors import ConfigError, DataError
 
 TWO = SeriesRule(2)
@@ -26,7 +27,7 @@ AUGUST_13 = 18_487
     ],
 )
 def test_date_is_read_from_names_of_products(text: str) -> None:
-    assert day_of(text) == AUGUST_13
+    assert series._day_of(text) == AUGUST_13
 
 
 @pytest.mark.parametrize(
@@ -42,12 +43,12 @@ def test_date_is_read_from_names_of_products(text: str) -> None:
     ],
 )
 def test_other_digits_are_no_date(text: str) -> None:
-    assert day_of(text) is None
+    assert series._day_of(text) is None
 
 
 def test_epoch_is_day_zero() -> None:
-    assert day_of("1970-01-01") == 0
-    assert day_of("1969-12-31") == -1
+    assert series._day_of("1970-01-01") == 0
+    assert series._day_of("1969-12-31") == -1
 
 
 def test_the_image_s_own_name_comes_before_its_folders(tmp_path: Path) -> None:

@@ -85,21 +85,21 @@ def read_bigearthnet(
     return _read_v1(root, num_classes)
 
 
-def class_names(num_classes: int) -> tuple[str, ...]:
+def _class_names(num_classes: int) -> tuple[str, ...]:
     """Return the names of the 19 or 43 classes in their published order."""
     from torchgeo.datasets import BigEarthNet
 
     return tuple(BigEarthNet.class_sets[num_classes])
 
 
-def to_19_classes(labels: Iterable[str]) -> tuple[str, ...]:
+def _to_19_classes(labels: Iterable[str]) -> tuple[str, ...]:
     """Map names of the 43 classes to those of the 19; eleven have no counterpart.
 
     Source: Sumbul et al. 2021, BigEarthNet-MM, the 19-class nomenclature.
     """
     from torchgeo.datasets import BigEarthNet
 
-    fine, coarse = class_names(43), class_names(19)
+    fine, coarse = _class_names(43), _class_names(19)
     indices = {BigEarthNet.label_converter.get(fine.index(name)) for name in labels}
     return tuple(coarse[index] for index in sorted(i for i in indices if i is not None))
 
@@ -118,7 +118,7 @@ def _read_v1(root: Path, num_classes: int) -> SampleSet:
     for found in _list_patches_v1(patches, splits):
         if isinstance(found, Fault):
             raise DataError(found.refusal)
-        kept = to_19_classes(found.labels) if num_classes == 19 else found.labels
+        kept = _to_19_classes(found.labels) if num_classes == 19 else found.labels
         without += not kept
         entries.append(replace(found, labels=kept))
     if without:
@@ -132,7 +132,7 @@ def _read_v1(root: Path, num_classes: int) -> SampleSet:
 
 
 def _make_set(entries: Sequence[Entry], num_classes: int, source: str) -> SampleSet:
-    names = class_names(num_classes)
+    names = _class_names(num_classes)
     samples = number_samples(entries, names, _FORMAT)
     return SampleSet(samples, names, MULTI_LABEL, source, stated=_FORMAT.of_files)
 
@@ -148,7 +148,7 @@ def list_version_1(root: Path) -> Listing:
         raise DatasetNotFoundError(f"There are no BigEarthNet patches at {root}.")
     there = {patch.name for patch in patches}
     absent = (Fault(FaultKind.NO_IMAGE, name) for name in splits if name not in there)
-    return Listing.of([*_list_patches_v1(patches, splits), *absent], class_names(43))
+    return Listing.of([*_list_patches_v1(patches, splits), *absent], _class_names(43))
 
 
 def _patches_v1(root: Path, with_labels: bool = True) -> list[Path]:
@@ -178,7 +178,7 @@ def _splits_v1(root: Path) -> dict[str, str]:
 def _list_patches_v1(
     patches: Iterable[Path], splits: Mapping[str, str]
 ) -> Iterator[Entry | Fault]:
-    known = set(class_names(43))
+    known = set(_class_names(43))
     for patch in patches:
         path = patch / f"{patch.name}{_METADATA_V1}"
         try:
@@ -251,7 +251,7 @@ def list_version_2(root: Path) -> Listing:
                 found.append(Fault(FaultKind.NO_LABEL, name, "no reference map"))
         found.append(row)
     found += (Fault(FaultKind.NO_IMAGE, m, "map") for m in maps if m not in there)
-    listing = Listing.of(found, class_names(19))
+    listing = Listing.of(found, _class_names(19))
     return replace(listing, mask_codes=_CORINE_CODES)
 
 
@@ -265,7 +265,7 @@ def _entry_v2(
 
 def _list_rows_v2(root: Path) -> Iterator[Entry | Fault]:
     _, rows = read_parquet(root / _METADATA_V2, ("patch_id", "labels", "split"))
-    known = set(class_names(19))
+    known = set(_class_names(19))
     no_labels, unknown_labels, unknown_splits, unknown_names = _REFUSED_V2
     for row in rows:
         name, split = str(row["patch_id"]), str(row["split"])

@@ -6,8 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from spectralgpt.data.masks import seen_codes
-from spectralgpt.data.samples import CHANGE, MaskFile
+from spectralgpt.data.samples import CHANGE
 from spectralgpt.errors import ConfigError, DataError
 
 _ALL_ALIKE = "all"
@@ -21,7 +20,6 @@ _BACKGROUND = frozenset(
     }
 )
 _NEGATIONS = ("no", "not", "non", "un", "without")
-_TAG = re.compile(r"CLASS_(-?\d+)")
 # Told apart by people with any kind of colour vision.
 # Source: Okabe & Ito 2008, Color Universal Design, https://jfly.uni-koeln.de/color/
 CATEGORY_COLOURS = (
@@ -118,33 +116,6 @@ def name_classes(
     if not codes:
         raise ConfigError("data.classes names no class: state each one's code.")
     return ClassTable(tuple(classes), codes)
-
-
-def find_classes(
-    masks: Sequence[MaskFile], tags: Mapping[str, str], ignored: Sequence[int]
-) -> ClassTable:
-    """Find the classes that masks themselves tell.
-
-    Args:
-        masks: the files.
-        tags: those of the first one, such as CLASS_0=water.
-        ignored: codes that are no label.
-
-    Raises:
-        DataError: there is no label at all.
-    """
-    matches = {match: name for tag, name in tags.items() if (match := _TAG.match(tag))}
-    named = {int(match[1]): name for match, name in matches.items()}
-    if named:
-        stated = {named[code]: code for code in sorted(named) if code not in ignored}
-        return name_classes(stated)
-    codes = seen_codes(masks, ignored)
-    if not codes:
-        raise DataError(
-            f"the {len(masks)} masks hold no label: all pixels are nodata or ignored. "
-            "Check data.ignored."
-        )
-    return name_classes({f"class {code}": code for code in codes})
 
 
 def find_positive(

@@ -101,29 +101,43 @@ class Crop:
     flip_columns: bool = False
     flip_rows: bool = False
 
+    def draw(
+        self, image_size: int, config: CropConfig, generator: torch.Generator
+    ) -> "Crop":
+        """Draw a crop inside this part of an image.
 
-def draw_crop(
-    part: Crop, image_size: int, config: CropConfig, generator: torch.Generator
-) -> Crop:
-    """Draw a crop inside a part of an image.
+        Args:
+            image_size: side in px that the crop is resized to.
+            config: how crops are cut.
+            generator: all randomness comes from it.
+        """
+        region = self.window
+        height, width = _draw_shape(region, image_size, config, generator)
+        row = region.row + _draw_whole(region.height - height, generator)
+        column = region.column + _draw_whole(region.width - width, generator)
+        flips = torch.rand(2, generator=generator) < 0.5
+        return Crop(
+            self.item,
+            Window(row, column, height, width),
+            flip_columns=config.horizontal_flip and bool(flips[0]),
+            flip_rows=config.vertical_flip and bool(flips[1]),
+        )
 
-    Args:
-        part: where it may lie.
-        image_size: side in px that the crop is resized to.
-        config: how crops are cut.
-        generator: all randomness comes from it.
-    """
-    region = part.window
-    height, width = _draw_shape(region, image_size, config, generator)
-    row = region.row + _draw_whole(region.height - height, generator)
-    column = region.column + _draw_whole(region.width - width, generator)
-    flips = torch.rand(2, generator=generator) < 0.5
-    return Crop(
-        part.item,
-        Window(row, column, height, width),
-        flip_columns=config.horizontal_flip and bool(flips[0]),
-        flip_rows=config.vertical_flip and bool(flips[1]),
-    )
+    def grid(self, image_size: int) -> list["Crop"]:
+        """Cut this part into squares of the model's size, around its centre.
+
+        A part smaller than that gives the largest square in its centre.
+        """
+        region = self.window
+        side = min(image_size, region.height, region.width)
+        rows, columns = region.height // side, region.width // side
+        top = region.row + (region.height - rows * side) // 2
+        left = region.column + (region.width - columns * side) // 2
+        return [
+            Crop(self.item, Window(top + i * side, left + j * side, side, side))
+            for i in range(rows)
+            for j in range(columns)
+        ]
 
 
 def _draw_shape(
@@ -147,24 +161,7 @@ def _draw_whole(largest: int, generator: torch.Generator) -> int:
     return int(torch.randint(largest + 1, (), generator=generator))
 
 
-def grid_crops(part: Crop, image_size: int) -> list[Crop]:
-    """Cut a part into squares of the model's size side by side, around its centre.
-
-    A part smaller than that gives the largest square in its centre.
-    """
-    region = part.window
-    side = min(image_size, region.height, region.width)
-    rows, columns = region.height // side, region.width // side
-    top = region.row + (region.height - rows * side) // 2
-    left = region.column + (region.width - columns * side) // 2
-    return [
-        Crop(part.item, Window(top + i * side, left + j * side, side, side))
-        for i in range(rows)
-        for j in range(columns)
-    ]
-
-
-def split_region(
+def _split_region(
     item: RasterFile,
     height: int,
     width: int,
@@ -172,22 +169,7 @@ def split_region(
     split: str,
     config: CropConfig,
 ) -> Window | None:
-    """Return the part of an image that belongs to a split, None if none does.
-
-    With `holdout` auto, an image of several base windows gives the last strip along its
-    longer side to validation; smaller ones belong to one split as a whole, by a stable
-    hash of their place, so that dates of a place stay together. `block` asks for the
-    strip wherever one of the model's size fits, `place` never cuts an image, and
-    `never` keeps it for training.
-
-    Args:
-        item: the image.
-        height: rows of the grid that is read.
-        width: columns of the grid that is read.
-        image_size: side in px of the model's images.
-        split: `train` or `val`.
-        config: says how much is held out.
-    """
+    """Return the part of an image that belongs to a split, None if none does."""
     whole = Window(0, 0, height, width)
     if item.holdout == "never" or config.val_share == 0:
         return whole if split == "train" else None
@@ -227,6 +209,12 @@ def find_parts(
 ) -> tuple[list[Crop], dict[int, str]]:
     """Find what of each image belongs to a split.
 
+    With `holdout` auto, an image of several base windows gives the last strip along its
+    longer side to validation; smaller ones belong to one split as a whole, by a stable
+    hash of their place, so that dates of a place stay together. `block` asks for the
+    strip wherever one of the model's size fits, `place` never cuts an image, and
+    `never` keeps it for training.
+
     Args:
         items: the images.
         preprocessing: bands, image size and patch.
@@ -246,7 +234,7 @@ def find_parts(
         except SpectralGPTError as error:
             bad[number] = str(error)
             continue
-        region = split_region(
+        region = _split_region(
             item, height, width, preprocessing.image_size, split, crops
         )
         if region is not None:

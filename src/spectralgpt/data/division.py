@@ -15,17 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spectralgpt.data.formats import ImageFormat
+from spectralgpt.data.identity import find_copies
 from spectralgpt.data.masks import count_samples
-from spectralgpt.data.overlaps import report_overlaps
+from spectralgpt.data.overlaps import count_overlaps, footprint_of
 from spectralgpt.data.samples import SPLITS, Sample, SampleSet
 from spectralgpt.data.splits import (
     Fractions,
     Held,
-    keep_share,
     refuse_untaught,
     report_missing,
     spread_classes,
-    wanted_splits,
 )
 from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.rasters import Stated
@@ -34,6 +33,7 @@ from spectralgpt.rasters.footprints import EARTH_RADIUS_M, centre_lonlat
 logger = logging.getLogger(__name__)
 
 _SHOWN = 5
+_SHOWN_COPIES = 3
 _FEWEST_FOLDS = 3  # One to test, one to choose weights by, one to learn from.
 
 
@@ -123,8 +123,60 @@ def divide(samples: SampleSet, config: SampleSetConfig, seed: int) -> SampleSet:
             divided.class_names,
             divided.source,
         )
-    report_overlaps(divided.samples, divided.source)
+    _report_overlaps(divided.samples, divided.source)
     return _keep_fraction(divided, config.train_fraction, seed)
+
+
+def _report_overlaps(samples: Sequence[Sample], source: str) -> None:
+    """Say aloud where images of one split show ground of another.
+
+    Only georeferences count: names of places may be the same in two splits by chance.
+    Images without one are held against each other by their pixels; what they share in
+    part stays unseen.
+
+    Args:
+        samples: with splits.
+        source: what they are of, for messages.
+    """
+    images = [
+        (sample.split, "", footprint_of(sample.item, sample.window))
+        for sample in samples
+    ]
+    counts = count_overlaps(images, partly=True)
+    shared = [f"{pair}: {count}" for pair, count in counts.items() if count]
+    if shared:
+        logger.warning(
+            "%s: images show ground of other splits (%s), so that scores tell what was "
+            "seen in training. Set data.split blocks with data.gap_m as large as an "
+            "image, or state places.",
+            source,
+            ", ".join(shared),
+        )
+    unplaced = [
+        sample
+        for sample, (_, _, area) in zip(samples, images, strict=True)
+        if area is None
+        if not any(file.is_stated for file in sample.item.files.values())
+    ]
+    _report_copies(unplaced, source)
+
+
+def _report_copies(samples: Sequence[Sample], source: str) -> None:
+    """Say aloud which images lie in two splits at once, by whatever names."""
+    by_split = {name: [c for c in samples if c.split == name] for name in SPLITS}
+    for number, split in enumerate(SPLITS[:-1]):
+        later = [sample for name in SPLITS[number + 1 :] for sample in by_split[name]]
+        copies = find_copies(later, by_split[split]) if by_split[split] else []
+        if copies:
+            some = (f"{name} is {other}" for name, other in copies[:_SHOWN_COPIES])
+            logger.warning(
+                "%s: %d images of other splits have the pixels of images of %s (%s), "
+                "so that scores tell what was seen in training. Remove the copies.",
+                source,
+                len(copies),
+                split,
+                ", ".join(some),
+            )
 
 
 def _assign(
@@ -187,7 +239,7 @@ def _split_stratified(
     Every split with a share gets at least one unit of each class that has enough of
     them, and train gets one in any case.
     """
-    wanted = wanted_splits(fractions)
+    wanted = fractions.wanted
     if len(held) < len(wanted):
         raise DataError(
             f"{samples.source} has {len(held)} places, too few for the splits "
@@ -228,7 +280,7 @@ def _strata(held: Sequence[Held]) -> list[list[int]]:
 
 def _group_sizes(count: int, fractions: Fractions) -> list[int]:
     """Number of units of one class for train, val and test."""
-    wanted = wanted_splits(fractions)
+    wanted = fractions.wanted
     at_least = 1 if count >= len(wanted) else 0
     sizes = {
         split: max(at_least, round(count * fractions.of(split)))
@@ -255,7 +307,7 @@ def _deal_by_share(
         fractions: wanted shares.
         rng: draws.
     """
-    wanted = wanted_splits(fractions)
+    wanted = fractions.wanted
     count = len(counts)
     total = counts.sum(axis=0)
     rarest = int(np.argmin(np.where(total > 0, total, np.inf)))
@@ -325,7 +377,7 @@ def _keep_fraction(samples: SampleSet, fraction: float, seed: int) -> SampleSet:
     counts = np.array(count_samples(train))
     held = [frozenset(np.flatnonzero(counts[u].any(axis=0)).tolist()) for u in units]
     strata = _strata(held) if samples.has_labels else [range(len(units))]
-    chosen = keep_share(strata, held, fraction, np.random.default_rng(seed))
+    chosen = _keep_share(strata, held, fraction, np.random.default_rng(seed))
     kept = {train.samples[units[number][0]].ground for number in chosen}
     return replace(
         samples,
@@ -337,6 +389,44 @@ def _keep_fraction(samples: SampleSet, fraction: float, seed: int) -> SampleSet:
     )
 
 
+def _keep_share(
+    strata: Sequence[Sequence[int]],
+    held: Sequence[Held],
+    fraction: float,
+    rng: np.random.Generator,
+) -> set[int]:
+    """Choose a share of each stratum, and one unit of each class at the least.
+
+    Smaller shares lie inside larger ones of the same generator.
+
+    Args:
+        strata: units, by number.
+        held: the classes that each unit shows.
+        fraction: share that is kept, 0..1.
+        rng: draws the units.
+    """
+    orders = [rng.permutation(np.array(units)).tolist() for units in strata]
+    needed = _cover([unit for order in orders for unit in order], held)
+    kept = set(needed)
+    for order in orders:
+        count = len(order) - round(len(order) * (1 - fraction))
+        kept |= set(sorted(order, key=lambda unit: unit not in needed)[:count])
+    return kept
+
+
+def _cover(order: Sequence[int], held: Sequence[Held]) -> set[int]:
+    """Choose units that show all classes: of each class the first, rare ones before."""
+    counts = Counter(index for unit in order for index in held[unit])
+    seen: set[int] = set()
+    chosen = set()
+    for index in sorted(counts, key=lambda index: (counts[index], index)):
+        if index not in seen:
+            unit = next(unit for unit in order if index in held[unit])
+            chosen.add(unit)
+            seen |= set(held[unit])
+    return chosen
+
+
 def _split_blocks(
     samples: SampleSet, held: Sequence[Held], config: SampleSetConfig, seed: int
 ) -> list[str]:
@@ -345,7 +435,7 @@ def _split_blocks(
     Blocks are square cells of rows of latitude. They are dealt out in the order of a
     hash, each to the split that lacks most; "" is what lies in a gap between splits.
     """
-    centres = sample_centres(samples.samples)
+    centres = _sample_centres(samples.samples)
     cells = _cells(centres, config.block_m)
     sizes = Counter(cells)
     shares = {name: config.fractions.of(name) for name in SPLITS}
@@ -373,14 +463,14 @@ def _split_blocks(
     dealt = spread_classes(
         list(assigned.values()),
         list(shown.values()),
-        wanted_splits(config.fractions),
+        config.fractions.wanted,
     )
     assigned = dict(zip(assigned, dealt, strict=True))
     splits = [assigned[cell] for cell in cells]
     return _leave_gaps(centres, splits, config.gap_m) if config.gap_m > 0 else splits
 
 
-def sample_centres(samples: Sequence[Sample]) -> NDArray[np.float64]:
+def _sample_centres(samples: Sequence[Sample]) -> NDArray[np.float64]:
     """Longitude and latitude of centres, degrees, (N, 2).
 
     Raises:

@@ -60,7 +60,7 @@ def read_eurosat(
                 f"EuroSAT is not at {root}. Set data.download true, or put the folders "
                 "of its classes there."
             )
-        return read_folder(root, image_format=_FORMAT)
+        return read_folder(root, _FORMAT)
     for split in SPLITS:
         # Fetches, unpacks and checks what the split needs.
         archive(root=str(root), split=split, download=download, checksum=True)

@@ -49,7 +49,7 @@ _MAX_BAD_SHARE = 0.1
 _REFUSAL = "rows name no known class or no numbers"
 
 
-def categories() -> tuple[str, ...]:
+def _categories() -> tuple[str, ...]:
     """Return the 62 classes in the order of their names."""
     return load_archive("fmow-sentinel2").classes
 
@@ -61,7 +61,7 @@ def list_fmow(root: Path) -> Listing:
         DatasetNotFoundError: there is no table.
         DataError: one lacks a column or cannot be read.
     """
-    listing = Listing.of(_list_rows(root), categories())
+    listing = Listing.of(_list_rows(root), _categories())
     listed = {entry.path for entry in listing.entries}
     folder = _folder_of(root)
     others = sum(
@@ -77,7 +77,7 @@ def list_fmow(root: Path) -> Listing:
 
 def _list_rows(root: Path) -> list[Entry | Fault]:
     """List the rows of the tables that are there; an image is named by its path."""
-    folder, known = _folder_of(root), set(categories())
+    folder, known = _folder_of(root), set(_categories())
     found: list[Entry | Fault] = []
     for table, split in _SPLITS.items():
         path = _find_table(root, table)
@@ -143,11 +143,11 @@ def read_fmow(root: Path) -> SampleSet:
     problems = []
     for entry in entries:
         try:
-            samples += number_samples([entry], categories(), _FORMAT)
+            samples += number_samples([entry], _categories(), _FORMAT)
         except SpectralGPTError as error:
             problems.append(str(error))
     refuse_if_bad(f"fMoW-Sentinel at {root}", problems, len(entries), _MAX_BAD_SHARE)
     source = f"fMoW-Sentinel at {root}"
     return SampleSet(
-        tuple(samples), categories(), SINGLE_LABEL, source, stated=_FORMAT.of_files
+        tuple(samples), _categories(), SINGLE_LABEL, source, stated=_FORMAT.of_files
     )

@@ -279,12 +279,6 @@ def sample_data(images: Sequence[RasterFile | Sample]) -> str:
     return digest.hexdigest()[:16]
 
 
-def digest_file(path: Path) -> str:
-    """Tell a file's bytes from all others, in 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def find_copies(
     samples: Sequence[Sample], others: Sequence[Sample]
 ) -> list[tuple[str, str]]:

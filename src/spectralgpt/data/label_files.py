@@ -39,19 +39,12 @@ from spectralgpt.rasters import (
 logger = logging.getLogger(__name__)
 
 
-def read_folder(
-    root: Path,
-    *,
-    image_format: ImageFormat | None = None,
-    class_names: Sequence[str] | None = None,
-) -> SampleSet:
+def read_folder(root: Path, image_format: ImageFormat) -> SampleSet:
     """Read a folder of classes, with or without folders of splits above them.
 
     Raises:
-        DataError: no images, a class folder that is not among `class_names`, or folders
-            of images beside those of splits.
+        DataError: no images, or folders of images beside those of splits.
     """
-    image_format = image_format or ImageFormat()
     listing = list_class_folders(root)
     if listing.faults:
         logger.warning(
@@ -65,10 +58,15 @@ def read_folder(
             f"{root} holds no images in folders of classes (expected "
             f"{root.name}/<class>/<image>{'|'.join(RASTER_SUFFIXES)})."
         )
-    names = match_classes({*listing.class_names}, class_names, str(root))
+    return _make_set(listing, SINGLE_LABEL, str(root), image_format)
+
+
+def _make_set(
+    listing: Listing, task: str, source: str, image_format: ImageFormat
+) -> SampleSet:
+    names = listing.class_names
     samples = number_samples(listing.entries, names, image_format)
-    stated = Stated.of(image_format.facts)
-    return SampleSet(samples, names, SINGLE_LABEL, str(root), stated=stated)
+    return SampleSet(samples, names, task, source, stated=Stated.of(image_format.facts))
 
 
 def list_class_folders(
@@ -157,25 +155,6 @@ def _below(root: Path, path: Path) -> str:
     return path.relative_to(root).as_posix()
 
 
-def match_classes(
-    found: set[str], wanted: Sequence[str] | None, source: str
-) -> tuple[str, ...]:
-    """Return the class names in order: the wanted ones, or those found, sorted.
-
-    Raises:
-        DataError: a class was found that is not wanted.
-    """
-    if wanted is None:
-        return tuple(sorted(found))
-    unknown = sorted(found - set(wanted))
-    if unknown:
-        raise DataError(
-            f"{source} has {len(unknown)} unknown classes ({first_names(unknown)}); "
-            f"known: {', '.join(wanted)}. Correct the labels or data.class_names."
-        )
-    return tuple(wanted)
-
-
 def number_samples(
     entries: Sequence[Entry], names: Sequence[str], image_format: ImageFormat
 ) -> tuple[Sample, ...]:
@@ -197,11 +176,7 @@ def number_samples(
 
 
 def read_csv(
-    table: Path,
-    *,
-    image_format: ImageFormat | None = None,
-    class_names: Sequence[str] | None = None,
-    allow_unlisted: bool = False,
+    table: Path, image_format: ImageFormat, allow_unlisted: bool = False
 ) -> SampleSet:
     """Read a CSV of labels; image paths are relative to it and stay beneath it.
 
@@ -212,14 +187,9 @@ def read_csv(
         DataError: columns, paths, labels or images are wrong; all mistakes of a kind
             are counted and the first few named.
     """
-    image_format = image_format or ImageFormat()
     listing, task = list_csv(table, allow_unlisted=allow_unlisted)
     refuse_faults(table, listing.faults)
-    source = str(table)
-    names = match_classes({*listing.class_names}, class_names, source)
-    samples = number_samples(listing.entries, names, image_format)
-    stated = Stated.of(image_format.facts)
-    return SampleSet(samples, names, task, source, stated=stated)
+    return _make_set(listing, task, str(table), image_format)
 
 
 def list_csv(

@@ -19,7 +19,8 @@ from spectralgpt.data.division import SampleSetConfig, divide
 from spectralgpt.data.eurosat import read_eurosat
 from spectralgpt.data.fmow import read_fmow
 from spectralgpt.data.formats import ImageFormat
-from spectralgpt.data.label_files import match_classes, read_csv, read_folder
+from spectralgpt.data.label_files import read_csv, read_folder
+from spectralgpt.data.listings import first_names
 from spectralgpt.data.masks import count_samples
 from spectralgpt.data.samples import (
     MULTI_LABEL,
@@ -100,104 +101,81 @@ def read_all(
     root = Path(config.root)
     if not root.exists() and not config.download:
         raise DatasetNotFoundError(f"There is no folder {root} (option data.root).")
-    names = class_names or config.class_names
-    return _read_layout(config, root, names, config.image_format(assumed))
+    labelled = _read_layout(config, root, config.image_format(assumed))
+    return _use_names(labelled, class_names or config.class_names)
 
 
 def _read_layout(
-    config: LabelledDataConfig,
-    root: Path,
-    class_names: Sequence[str] | None,
-    image_format: ImageFormat,
+    config: LabelledDataConfig, root: Path, image_format: ImageFormat
 ) -> SampleSet:
     if config.layout == "eurosat":
-        labelled = read_eurosat(root, config.eurosat_split, config.download)
-        return _use_names(labelled, class_names)
+        return read_eurosat(root, config.eurosat_split, config.download)
     if config.layout == "bigearthnet":
-        labelled = read_bigearthnet(root, config.num_classes, config.download)
-        return _use_names(labelled, class_names)
+        return read_bigearthnet(root, config.num_classes, config.download)
     if config.layout == "fmow-sentinel2":
-        return _use_names(read_fmow(root), class_names)
+        return read_fmow(root)
     if config.layout == "masks":
-        labelled = _read_from_masks(
-            Path(config.labels),
-            root,
-            config.label_share,
-            config.tile_px,
-            image_format.assumed,
-        )
-        return _use_names(labelled, class_names)
+        return _read_from_masks(config, root, image_format.assumed)
     if config.layout == "csv":
-        return read_csv(
-            root / config.labels,
-            image_format=image_format,
-            class_names=class_names,
-            allow_unlisted=config.allow_unlisted,
-        )
-    return read_folder(
-        root,
-        image_format=image_format,
-        class_names=class_names,
-    )
+        return read_csv(root / config.labels, image_format, config.allow_unlisted)
+    return read_folder(root, image_format)
 
 
 def _use_names(labelled: SampleSet, names: Sequence[str] | None) -> SampleSet:
-    """Renumber the classes of an archive to given names."""
+    """Match the classes that occur by name to given ones, and number them alike.
+
+    Raises:
+        DataError: a class was found that is not wanted.
+    """
     if names is None or tuple(names) == labelled.class_names:
         return labelled
-    occurring = {
-        labelled.class_names[label]
-        for sample in labelled.samples
-        for label in sample.labels
-    }
-    ordered = match_classes(occurring, names, labelled.source)
-    index = {name: i for i, name in enumerate(ordered)}
+    found = labelled.class_names
+    occurring = {found[label] for sample in labelled.samples for label in sample.labels}
+    unknown = sorted(occurring - set(names))
+    if unknown:
+        raise DataError(
+            f"{labelled.source} has {len(unknown)} unknown classes "
+            f"({first_names(unknown)}); known: {', '.join(names)}. Correct the labels "
+            "or data.class_names."
+        )
+    index = {name: i for i, name in enumerate(names)}
     samples = tuple(
         replace(
-            sample,
-            labels=tuple(
-                sorted(index[labelled.class_names[label]] for label in sample.labels)
-            ),
+            sample, labels=tuple(sorted(index[found[label]] for label in sample.labels))
         )
         for sample in labelled.samples
     )
-    return replace(labelled, samples=samples, class_names=ordered)
+    return replace(labelled, samples=samples, class_names=tuple(names))
 
 
 def _read_from_masks(
-    description: Path,
-    root: Path,
-    label_share: float | None = None,
-    tile_px: int | None = None,
-    assumed: Stated | None = None,
+    config: LabelledDataConfig, root: Path, assumed: Stated
 ) -> SampleSet:
     """Label images, or tiles of them, by the classes of their pixels.
 
     Images without a labelled pixel are left out. Splits are those of the description.
 
     Args:
-        description: YAML file of images with masks.
+        config: its `labels` are the description, a YAML file of images with masks.
         root: folder of the images, in place of the description's.
-        label_share: share of the labelled pixels that makes a class a label, 0..1; None
-            gives each image one label, the class of most of its pixels.
-        tile_px: side of the tiles that images are cut into; None does as the file says.
         assumed: what is so where the files do not say.
 
     Raises:
         ConfigError: the share is out of range, or masks show change.
         DataError: no image is labelled.
     """
+    label_share, description = config.label_share, Path(config.labels)
     if label_share is not None and not 0 < label_share <= 1:
         raise ConfigError(f"data.label_share must be in 0..1 (found: {label_share}).")
-    config = read_dense_config(description, str(root))
-    if tile_px is not None:
-        config = replace(config, tile_px=tile_px)
-    if config.task != SEGMENTATION:
+    described = read_dense_config(description, str(root))
+    if config.tile_px is not None:
+        described = replace(described, tile_px=config.tile_px)
+    if described.task != SEGMENTATION:
         raise ConfigError(
-            f"{description} describes {config.task}; layout masks takes the classes of "
-            "single images: use one of segmentation."
+            f"{description} describes {described.task}; layout masks takes the classes "
+            "of single images: use one of segmentation."
         )
-    dense = read_dense(config, assumed=assumed)
+    dense = read_dense(described, assumed=assumed)
     counted = count_samples(dense)
     samples: list[Sample] = []
     for sample, counts in zip(dense.samples, counted, strict=True):

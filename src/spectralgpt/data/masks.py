@@ -1,6 +1,6 @@
 """Masks as class indices: files of codes, laid over images, looked up and counted."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from spectralgpt.rasters import (
     Align,
     Grid,
     Overlay,
+    RasterFile,
     Window,
     overlay,
     read_codes,
@@ -26,21 +27,42 @@ _Numbers = NDArray[np.int64]
 _SHOWN = 8
 
 
-def describe_mask(
-    path: Path, index: int = 1, align: Align = "auto"
+def lay_masks(
+    paths: Sequence[Path],
+    image: RasterFile,
+    index: int = 1,
+    align: Align = "auto",
+    one_a_class: bool = False,
 ) -> tuple[MaskFile, Header]:
-    """Read where a mask lies, none of its pixels.
+    """Lay the masks of an image over it; reads none of their pixels.
+
+    Args:
+        paths: one file of codes, or a file a class in the order of the classes.
+        image: what they show, at its first date.
+        index: layer of the files, from 1.
+        align: see `MaskFile`.
+        one_a_class: whether each file shows one class.
+
+    Returns:
+        The mask, and the header of the first file.
 
     Raises:
-        RasterError: the file cannot be read, or has no such layer.
+        RasterError: a file cannot be read, has no such layer, or does not fit.
     """
-    header = read_header(path)
-    if index > header.count:
-        raise RasterError(
-            f"{path} has {header.count} layers, number {index} was asked for. Set "
-            "data.mask_index."
-        )
-    return MaskFile(path, index, header.grid, header.nodata[index - 1], align), header
+    masks: list[MaskFile] = []
+    headers = [read_header(path) for path in paths]
+    grid = image.grid()
+    for number, (path, header) in enumerate(zip(paths, headers, strict=True)):
+        if index > header.count:
+            raise RasterError(
+                f"{path} has {header.count} layers, number {index} was asked for. Set "
+                "data.mask_index."
+            )
+        nodata, code = header.nodata[index - 1], number if one_a_class else None
+        masks.append(MaskFile(path, index, header.grid, nodata, align, code))
+    for mask in masks:
+        _lay_mask(mask, grid, image.name)
+    return replace(masks[0], others=tuple(masks[1:])), headers[0]
 
 
 def _lay_mask(mask: MaskFile, image: Grid, name: str) -> Overlay:
@@ -56,12 +78,6 @@ def _lay_mask(mask: MaskFile, image: Grid, name: str) -> Overlay:
         raise RasterError(
             f"mask {mask.path} does not fit image {name}: {error}"
         ) from None
-
-
-def check_mask(mask: MaskFile, image: Grid, name: str) -> None:
-    """Refuse a mask that cannot be laid over its image; see `MaskFile.align`."""
-    for file in (mask, *mask.others):
-        _lay_mask(file, image, name)
 
 
 def read_target(

@@ -1,14 +1,12 @@
 """Whether images of one split show places of another."""
 
-import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spectralgpt.data.identity import find_copies
-from spectralgpt.data.samples import SPLITS, Sample
+from spectralgpt.data.samples import SPLITS
 from spectralgpt.errors import RasterError
 from spectralgpt.rasters import RasterFile, Window
 from spectralgpt.rasters.footprints import cut_at_180, footprint_lonlat
@@ -16,79 +14,21 @@ from spectralgpt.rasters.footprints import cut_at_180, footprint_lonlat
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-logger = logging.getLogger(__name__)
-
 Footprint = tuple[tuple[float, float], ...]
 """Corners in turn, see `spectralgpt.rasters.footprints.footprint_lonlat`."""
 _SHARED = 0.02
 """Share of the smaller image that two must have in common: neighbours share edges."""
-_SHOWN = 3
 
 
 def footprint_of(item: RasterFile, window: Window | None = None) -> Footprint | None:
     """Return where an image, or a part of it, lies; None if its headers do not say."""
-    if _is_stated(item):
+    # Where a layout stands for headers, it would take hours to open them.
+    if any(file.is_stated for file in item.files.values()):
         return None
     try:
         return footprint_lonlat(item.grid(), window)
     except RasterError:
         return None
-
-
-def _is_stated(item: RasterFile) -> bool:
-    """Tell whether a layout stands for headers, which would take hours to open."""
-    return any(file.is_stated for file in item.files.values())
-
-
-def report_overlaps(samples: Sequence[Sample], source: str) -> None:
-    """Say aloud where images of one split show ground of another.
-
-    Only georeferences count: names of places may be the same in two splits by chance.
-    Images without one are held against each other by their pixels; what they share in
-    part stays unseen.
-
-    Args:
-        samples: with splits.
-        source: what they are of, for messages.
-    """
-    images = [
-        (sample.split, "", footprint_of(sample.item, sample.window))
-        for sample in samples
-    ]
-    counts = count_overlaps(images, partly=True)
-    shared = [f"{pair}: {count}" for pair, count in counts.items() if count]
-    if shared:
-        logger.warning(
-            "%s: images show ground of other splits (%s), so that scores tell what was "
-            "seen in training. Set data.split blocks with data.gap_m as large as an "
-            "image, or state places.",
-            source,
-            ", ".join(shared),
-        )
-    unplaced = [
-        sample
-        for sample, (_, _, area) in zip(samples, images, strict=True)
-        if area is None and not _is_stated(sample.item)
-    ]
-    _report_copies(unplaced, source)
-
-
-def _report_copies(samples: Sequence[Sample], source: str) -> None:
-    """Say aloud which images lie in two splits at once, by whatever names."""
-    by_split = {name: [c for c in samples if c.split == name] for name in SPLITS}
-    for number, split in enumerate(SPLITS[:-1]):
-        later = [sample for name in SPLITS[number + 1 :] for sample in by_split[name]]
-        copies = find_copies(later, by_split[split]) if by_split[split] else []
-        if copies:
-            some = (f"{name} is {other}" for name, other in copies[:_SHOWN])
-            logger.warning(
-                "%s: %d images of other splits have the pixels of images of %s (%s), "
-                "so that scores tell what was seen in training. Remove the copies.",
-                source,
-                len(copies),
-                split,
-                ", ".join(some),
-            )
 
 
 def count_overlaps(

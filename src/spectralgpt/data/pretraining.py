@@ -28,9 +28,7 @@ from spectralgpt.data.crops import (
     CropConfig,
     check_token_budget,
     draw_bands,
-    draw_crop,
     find_parts,
-    grid_crops,
     own_bands,
 )
 from spectralgpt.data.series import Series, items_of
@@ -57,7 +55,7 @@ class PretrainingDataset(Dataset[dict[str, Any]]):
     without augmentation.
 
     A large image is split by holding out a strip of it, small ones by holding out whole
-    places (see `split_region`). An image that cannot be read is left out, counted, and
+    places (see `find_parts`). An image that cannot be read is left out, counted, and
     reported once.
 
     Of series, each index stands for a window of one date of a place. In training T
@@ -127,7 +125,7 @@ class PretrainingDataset(Dataset[dict[str, Any]]):
             self._owners = _share_indices(self.parts, self.items, base)
         else:
             size = preprocessing.image_size
-            cut = [grid_crops(part, size) for part in self.parts]
+            cut = [part.grid(size) for part in self.parts]
             self._fixed = [crop for crops_of_part in cut for crop in crops_of_part]
             self._owners = [number for number, some in enumerate(cut) for _ in some]
 
@@ -204,7 +202,7 @@ class PretrainingDataset(Dataset[dict[str, Any]]):
         if attempt and attempt % _DRAWS_IN_ITEM == 0:
             index = int(torch.randint(len(self), (), generator=generator))
         part, size = self.parts[self._owners[index]], self.preprocessing.image_size
-        return draw_crop(part, size, self.crops, generator)
+        return part.draw(size, self.crops, generator)
 
     def _fewest_of(self, crop: Crop) -> int:
         """Fewest usable dates of a sample."""

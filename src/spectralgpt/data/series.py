@@ -118,7 +118,7 @@ def items_of(images: Sequence[RasterFile] | Sequence[Series]) -> tuple[RasterFil
     )
 
 
-def day_of(text: str) -> int | None:
+def _day_of(text: str) -> int | None:
     """Return the first date in a text in days since 1 January 1970, None without."""
     day = day_in(text)
     return None if day is None else day.toordinal() - _EPOCH
@@ -140,14 +140,14 @@ def find_day(name: str, path: Path, rule: SeriesRule) -> int:
     """
     if rule.date is not None:
         match = re.search(rule.date, name)
-        day = day_of(match.group("date")) if match else None
+        day = _day_of(match.group("date")) if match else None
         if day is None:
             raise DataError(
                 f"{name}: 'date' pattern '{rule.date}' finds no date. Change it."
             )
         return day
     for part in reversed(PurePosixPath(name).parts):
-        day = day_of(part)
+        day = _day_of(part)
         if day is not None:
             return day
     day = _day_in_metadata(path)
@@ -172,7 +172,7 @@ def _day_in_metadata(path: Path) -> int | None:
         return None
     properties = content.get("properties")
     table = {**(properties if isinstance(properties, dict) else {}), **content}
-    days = [day_of(str(table[key])) for key in _METADATA_KEYS if key in table]
+    days = [_day_of(str(table[key])) for key in _METADATA_KEYS if key in table]
     return next((day for day in days if day is not None), None)
 
 
@@ -185,7 +185,7 @@ def _take_stack(value: Any, where: str) -> tuple[float, ...]:
             f"to {_MOST_DATES}: found {value!r:.80}."
         )
     # YAML reads 2020-08-13 as a date.
-    days = [day_of(str(entry)) for entry in value]
+    days = [_day_of(str(entry)) for entry in value]
     wrong = [entry for entry, day in zip(value, days, strict=True) if day is None]
     if wrong or not days:
         raise ConfigError(

@@ -57,6 +57,11 @@ class Fractions:
         """Return the share of the split of that name."""
         return {"train": self.train, "val": self.val, "test": self.test}[split]
 
+    @property
+    def wanted(self) -> list[str]:
+        """The splits that get a share."""
+        return [name for name in SPLITS if self.of(name) > 0]
+
 
 def split_named(text: str) -> str | None:
     """Return the split that a folder or a table means, such as `val` by Validation."""
@@ -80,11 +85,6 @@ def split_folders(parent: Path) -> dict[str, Path]:
         if split is not None:
             found[split] = folder
     return {split: found[split] for split in SPLITS if split in found}
-
-
-def wanted_splits(fractions: Fractions) -> list[str]:
-    """Return the splits that get a share."""
-    return [name for name in SPLITS if fractions.of(name) > 0]
 
 
 def spread_classes(
@@ -144,44 +144,6 @@ def _bring(
             if not losses(back, held[unit]) and may_give(unit, held[back]):
                 dealt[unit], dealt[back] = split, dealt[unit]
                 return
-
-
-def keep_share(
-    strata: Sequence[Sequence[int]],
-    held: Sequence[Held],
-    fraction: float,
-    rng: np.random.Generator,
-) -> set[int]:
-    """Choose a share of each stratum, and one unit of each class at the least.
-
-    Smaller shares lie inside larger ones of the same generator.
-
-    Args:
-        strata: units, by number.
-        held: the classes that each unit shows.
-        fraction: share that is kept, 0..1.
-        rng: draws the units.
-    """
-    orders = [rng.permutation(np.array(units)).tolist() for units in strata]
-    needed = _cover([unit for order in orders for unit in order], held)
-    kept = set(needed)
-    for order in orders:
-        count = len(order) - round(len(order) * (1 - fraction))
-        kept |= set(sorted(order, key=lambda unit: unit not in needed)[:count])
-    return kept
-
-
-def _cover(order: Sequence[int], held: Sequence[Held]) -> set[int]:
-    """Choose units that show all classes: of each class the first, rare ones before."""
-    counts = Counter(index for unit in order for index in held[unit])
-    seen: set[int] = set()
-    chosen = set()
-    for index in sorted(counts, key=lambda index: (counts[index], index)):
-        if index not in seen:
-            unit = next(unit for unit in order if index in held[unit])
-            chosen.add(unit)
-            seen |= set(held[unit])
-    return chosen
 
 
 def _lacking(

@@ -14,8 +14,9 @@ from typing import Any, Literal
 
 from spectralgpt.config import build_config, changed_settings
 from spectralgpt.data.dense import DenseDataConfig, read_all_dense
-from spectralgpt.data.identity import digest_data, digest_file
+from spectralgpt.data.identity import digest_data
 from spectralgpt.data.labelled import LabelledDataConfig, read_all
+from spectralgpt.data.packing.reading import digest_of
 from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.files import read_json, write_json, write_table
 from spectralgpt.metrics import POSITIVE_SCORES
@@ -175,7 +176,7 @@ def _record(
         if weights is not None:
             plain.pop("model")
             record["weights"] = _once(
-                known, f"weights {weights}", lambda: digest_file(weights)
+                known, f"weights {weights}", lambda: digest_of(weights)
             )
     else:
         plain["seed"] = settings["seed"]

@@ -5,8 +5,8 @@
 """
 
 from spectralgpt.data.classes import find_positive
+from spectralgpt.data.datasets import DenseAugmentationConfig, DenseDataset
 from spectralgpt.data.dense.config import DenseDataConfig, read_dense_config
-from spectralgpt.data.dense.dataset import DenseAugmentationConfig, DenseDataset
 from spectralgpt.data.dense.sets import read_all_dense, read_dense
 from spectralgpt.data.masks import balanced_class_weights, count_classes, find_faults
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from spectralgpt.data.classes import (
     ClassTable,
     class_colours,
-    find_classes,
     name_classes,
 )
 from spectralgpt.data.dense.config import DenseDataConfig
@@ -22,8 +21,8 @@ from spectralgpt.data.dense.entries import list_entries
 from spectralgpt.data.division import divide
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.data.listings import Entry, first_names
-from spectralgpt.data.masks import check_mask, describe_mask
-from spectralgpt.data.samples import Sample, SampleSet
+from spectralgpt.data.masks import lay_masks, seen_codes
+from spectralgpt.data.samples import MaskFile, Sample, SampleSet
 from spectralgpt.errors import (
     ConfigError,
     DataError,
@@ -51,6 +50,7 @@ _READERS = 4
 """Headers read at once; more gains little and loads shared file systems."""
 _SAME_SCALE = 1e-3
 """Largest relative difference in pixel size between two dates of a place."""
+_TAG = re.compile(r"CLASS_(-?\d+)")
 _TILE_PX = 128
 _OSCD_SENSOR = "sentinel-2-l1c"
 
@@ -91,7 +91,7 @@ def read_all_dense(
     if not root.is_dir() and not config.download:
         raise DatasetNotFoundError(f"There is no folder {root} (option data.root).")
     dense = _read_layout(root, config, class_names, assumed)
-    return dense if config.tile_px is None else cut_tiles(dense, config.tile_px)
+    return dense if config.tile_px is None else _cut_tiles(dense, config.tile_px)
 
 
 def _read_layout(
@@ -135,7 +135,7 @@ def _format_of_oscd(config: DenseDataConfig) -> ImageFormat:
     )
 
 
-def cut_tiles(dense: SampleSet, tile_px: int) -> SampleSet:
+def _cut_tiles(dense: SampleSet, tile_px: int) -> SampleSet:
     """Cut each image into square tiles; those at the far edges are smaller."""
     samples = []
     for sample in dense.samples:
@@ -219,9 +219,36 @@ def _table_of(
         return name_classes({name: i for i, name in enumerate(config.class_masks)})
     if config.classes is not None:
         return name_classes(config.classes, config.ignored)
-    return known or find_classes(
+    return known or _find_classes(
         [sample.mask for sample in samples if sample.mask], tags, config.ignored
     )
+
+
+def _find_classes(
+    masks: Sequence[MaskFile], tags: Mapping[str, str], ignored: Sequence[int]
+) -> ClassTable:
+    """Find the classes that masks themselves tell.
+
+    Args:
+        masks: the files.
+        tags: those of the first one, such as CLASS_0=water.
+        ignored: codes that are no label.
+
+    Raises:
+        DataError: there is no label at all.
+    """
+    matches = {match: name for tag, name in tags.items() if (match := _TAG.match(tag))}
+    named = {int(match[1]): name for match, name in matches.items()}
+    if named:
+        stated = {named[code]: code for code in sorted(named) if code not in ignored}
+        return name_classes(stated)
+    codes = seen_codes(masks, ignored)
+    if not codes:
+        raise DataError(
+            f"the {len(masks)} masks hold no label: all pixels are nodata or ignored. "
+            "Check data.ignored."
+        )
+    return name_classes({f"class {code}": code for code in codes})
 
 
 def describe_entries(
@@ -315,21 +342,18 @@ def _fit(
     """Lay dates and masks over each other."""
     if len(items) > 1:
         items = _fit_dates(items[0], items[1], config.align)
-    grid = items[0].grid()
-    described = [
-        describe_mask(path, config.mask_index, config.align) for path in entry.masks
-    ]
-    masks = [mask for mask, _ in described]
-    mask = masks[0]
-    if config.class_masks is not None:
-        masks = [replace(mask, stands_for=i) for i, mask in enumerate(masks)]
-        mask = replace(masks[0], others=tuple(masks[1:]))
-    check_mask(mask, grid, items[0].name)
+    mask, header = lay_masks(
+        entry.masks,
+        items[0],
+        config.mask_index,
+        config.align,
+        one_a_class=config.class_masks is not None,
+    )
     place = entry.place or entry.name
     if config.place is not None:
         place = _place_of(place, config.place)
     sample = Sample(items, mask=mask, split=entry.split, place=place)
-    return sample, described[0][1]
+    return sample, header
 
 
 def _fit_dates(

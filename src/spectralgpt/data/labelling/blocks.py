@@ -25,7 +25,6 @@ from spectralgpt.data.splits import (
     Fractions,
     refuse_untaught,
     spread_classes,
-    wanted_splits,
 )
 from spectralgpt.errors import ConfigError, DataError, DatasetNotFoundError, RasterError
 from spectralgpt.rasters import Grid, RasterFile, Window, read_codes
@@ -365,7 +364,7 @@ def plan_blocks(
         DataError: no tile is labelled enough, or there are fewer blocks than splits;
             says which block size would work.
     """
-    needed = len(wanted_splits(rules.fractions))
+    needed = len(rules.fractions.wanted)
     tile_m = max(rules.tile_px * side for side in scenes[0].pixel_m)
     most, enough, stated = _MOST_TILES, _ENOUGH_BLOCKS, None
     if rules.block_m is not None:
@@ -461,7 +460,7 @@ def _no_tiles(scenes: Sequence[Scene], rules: TileRules) -> str:
 def _refuse_too_few(
     best: BlockPlan, stated: BlockPlan | None, needed: int, rules: TileRules
 ) -> None:
-    names = ", ".join(wanted_splits(rules.fractions))
+    names = ", ".join(rules.fractions.wanted)
     if best.num_blocks < needed:
         raise DataError(
             f"the {len(best.tiles)} labelled tiles lie in {best.num_blocks} blocks "
@@ -488,7 +487,7 @@ def divide_tiles(
     Raises:
         DataError: a split stays empty, or train would learn nothing of a class.
     """
-    wanted = wanted_splits(rules.fractions)
+    wanted = rules.fractions.wanted
     kept: list[Tile] = []
     if written:
         split_of = _assign_splits(written, rules.fractions, rules.seed)
@@ -530,7 +529,7 @@ def _assign_splits(
     table = np.array([counts[cell] for cell in cells], np.float64)  # (blocks, K)
     table = table[:, table.sum(axis=0) > 0]
     table /= table.sum(axis=0)
-    names = wanted_splits(fractions)
+    names = fractions.wanted
     wanted = np.array([fractions.of(name) for name in names])
     rng = np.random.default_rng(seed)
     best, best_error = np.zeros(len(cells), int), np.inf
