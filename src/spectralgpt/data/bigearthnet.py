@@ -85,6 +85,16 @@ def read_bigearthnet(
     return _read_v1(root, num_classes)
 
 
+def list_bigearthnet(root: Path, is_first: bool) -> Listing:
+    """List the patches of version 1 or 2, their labels, and the maps of version 2.
+
+    Raises:
+        DatasetNotFoundError: there are no patches of version 1.
+        DataError: the table of version 2 cannot be read.
+    """
+    return _list_v1(root) if is_first else _list_v2(root)
+
+
 def _class_names(num_classes: int) -> tuple[str, ...]:
     """Return the names of the 19 or 43 classes in their published order."""
     from torchgeo.datasets import BigEarthNet
@@ -137,12 +147,8 @@ def _make_set(entries: Sequence[Entry], num_classes: int, source: str) -> Sample
     return SampleSet(samples, names, MULTI_LABEL, source, stated=_FORMAT.of_files)
 
 
-def list_version_1(root: Path) -> Listing:
-    """List all patches, and those of the split lists that are not there.
-
-    Raises:
-        DatasetNotFoundError: there are no patches.
-    """
+def _list_v1(root: Path) -> Listing:
+    """List all patches, and those of the split lists that are not there."""
     patches, splits = _patches_v1(root, with_labels=False), _splits_v1(root)
     if not patches:
         raise DatasetNotFoundError(f"There are no BigEarthNet patches at {root}.")
@@ -218,12 +224,8 @@ def _read_v2(root: Path, num_classes: int) -> SampleSet:
     return _make_set(entries, num_classes, f"BigEarthNet v2 at {root}")
 
 
-def list_version_2(root: Path) -> Listing:
-    """List the patches of the table with their maps, and what is in no table.
-
-    Raises:
-        DataError: the table cannot be read.
-    """
+def _list_v2(root: Path) -> Listing:
+    """List the patches of the table with their maps, and what is in no table."""
     there = {
         path.name: path
         for path in glob_folder(root / _FOLDER_V2, "*/*")

@@ -4,10 +4,9 @@ import colorsys
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from spectralgpt.data.samples import CHANGE
-from spectralgpt.errors import ConfigError, DataError
+from spectralgpt.errors import ConfigError
 
 _ALL_ALIKE = "all"
 """In place of a positive class: scores are about all classes alike."""
@@ -68,40 +67,14 @@ _APART = 75.0
 _WHEEL = 96
 
 
-@dataclass(frozen=True)
-class ClassTable:
-    """Classes and their codes.
-
-    Args:
-        names: in the order of the class indices.
-        codes: class index of each code.
-    """
-
-    names: tuple[str, ...]
-    codes: Mapping[int, int]
-
-    def renumbered(self, names: Sequence[str], source: str) -> "ClassTable":
-        """Return the table in the order of other names, matched by name.
-
-        Raises:
-            DataError: a class is not among them.
-        """
-        unknown = [name for name in self.names if name not in names]
-        if unknown:
-            raise DataError(
-                f"{source} has classes {', '.join(unknown)} that are not among "
-                f"{', '.join(names)}. Name its codes by these classes in data.classes, "
-                "or put codes without a class into data.ignored."
-            )
-        index = {name: i for i, name in enumerate(names)}
-        codes = {code: index[self.names[i]] for code, i in self.codes.items()}
-        return ClassTable(tuple(names), codes)
+Classes = tuple[tuple[str, ...], dict[int, int]]
+"""Names in the order of the class indices, and the class index of each code."""
 
 
 def name_classes(
     classes: Mapping[str, int | Sequence[int]], ignored: Sequence[int] = ()
-) -> ClassTable:
-    """Make a table from the code, or codes, of each class by its name.
+) -> Classes:
+    """Number classes by the code, or codes, of each by its name.
 
     Raises:
         ConfigError: a code stands for two classes, or for one and none.
@@ -115,7 +88,7 @@ def name_classes(
             codes[int(code)] = index
     if not codes:
         raise ConfigError("data.classes names no class: state each one's code.")
-    return ClassTable(tuple(classes), codes)
+    return tuple(classes), codes
 
 
 def find_positive(

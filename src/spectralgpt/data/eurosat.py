@@ -4,7 +4,6 @@ The files carry no band names and keep B8A last. The order is written down here 
 that bands go by name from then on: dropping B10 by index would drop B11 instead.
 """
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,11 +12,10 @@ from spectralgpt.data.label_files import (
     list_class_folders,
     number_samples,
     read_folder,
+    read_split_lists,
 )
-from spectralgpt.data.listings import Listing
 from spectralgpt.data.samples import SINGLE_LABEL, SPLITS, SampleSet
 from spectralgpt.errors import DatasetNotFoundError
-from spectralgpt.files import read_text
 from spectralgpt.rasters import FILE_SIZES, list_folder
 
 SENSOR = "sentinel-2-l1c"
@@ -53,8 +51,13 @@ def read_eurosat(
     Source: Helber et al. 2019; band order verified on files (the ninth band's values
         are those of water vapour, the last one's follow B08).
     """
-    archive = _archive_class(lists)
-    if not download and not _has_archive(root, archive):
+    from torchgeo.datasets import EuroSAT, EuroSATSpatial
+
+    archive: Any = EuroSATSpatial if lists == "spatial" else EuroSAT
+    files = [(split, root / name) for split, name in archive.split_filenames.items()]
+    images = root / archive.base_dir
+    is_there = images.is_dir() or (root / archive.filename).is_file()
+    if not download and not (is_there and all(path.is_file() for _, path in files)):
         if not (root.is_dir() and any(path.is_dir() for path in list_folder(root))):
             raise DatasetNotFoundError(
                 f"EuroSAT is not at {root}. Set data.download true, or put the folders "
@@ -64,50 +67,9 @@ def read_eurosat(
     for split in SPLITS:
         # Fetches, unpacks and checks what the split needs.
         archive(root=str(root), split=split, download=download, checksum=True)
-    splits = _read_lists(root, archive.split_filenames)
-    listing = list_class_folders(root / archive.base_dir, lists=splits)
+    listing = list_class_folders(images, lists=read_split_lists(files))
     listed = [entry for entry in listing.entries if entry.split]
     entries = sorted(listed, key=lambda entry: SPLITS.index(entry.split))
     names, source = listing.class_names, f"EuroSAT at {root}"
     samples = number_samples(entries, names, _FORMAT)
     return SampleSet(samples, names, SINGLE_LABEL, source, stated=_FORMAT.of_files)
-
-
-def list_eurosat(root: Path, images: Path, class_names: Sequence[str]) -> Listing:
-    """List the images, with the random split as far as its lists are there.
-
-    Args:
-        root: folder of the lists.
-        images: the folder of classes.
-        class_names: the classes that may be there.
-
-    Raises:
-        DataError: folders of splits and of classes lie side by side.
-    """
-    names = {split: f"eurosat-{split}.txt" for split in SPLITS}
-    return list_class_folders(images, class_names, _read_lists(root, names))
-
-
-def _read_lists(root: Path, names: Mapping[str, str]) -> dict[str, str]:
-    """Return the split by the name of an image without its ending."""
-    splits: dict[str, str] = {}
-    for split, name in names.items():
-        lines = read_text(root / name).split() if (root / name).is_file() else []
-        splits |= {Path(line).stem: split for line in lines}
-    return splits
-
-
-def _archive_class(lists: str) -> Any:
-    from torchgeo.datasets import EuroSAT, EuroSATSpatial
-
-    return EuroSATSpatial if lists == "spatial" else EuroSAT
-
-
-def _has_archive(root: Path, archive: Any) -> bool:
-    has_images = (root / archive.base_dir).is_dir() or (
-        root / archive.filename
-    ).is_file()
-    has_lists = all(
-        (root / name).is_file() for name in archive.split_filenames.values()
-    )
-    return has_images and has_lists

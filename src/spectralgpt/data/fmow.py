@@ -20,9 +20,9 @@ from spectralgpt.data.listings import (
     read_rows,
     refuse_faults,
 )
-from spectralgpt.data.samples import SINGLE_LABEL, Sample, SampleSet
-from spectralgpt.data.sources import refuse_if_bad
-from spectralgpt.errors import DatasetNotFoundError, SpectralGPTError
+from spectralgpt.data.samples import SINGLE_LABEL, SampleSet
+from spectralgpt.data.sources import keep_good
+from spectralgpt.errors import DatasetNotFoundError
 from spectralgpt.rasters import FILE_SIZES, walk
 
 logger = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ def _list_rows(root: Path) -> list[Entry | Fault]:
     for table, split in _SPLITS.items():
         path = _find_table(root, table)
         for row in read_rows(path, _COLUMNS) if path else []:
-            category, location, image = (row[column] or "" for column in _COLUMNS)
+            category, location, image = (row[column] for column in _COLUMNS)
             place = f"{category}_{location}"
             name = f"{table}/{category}/{place}/{place}_{image}.tif"
             shown = f"{table}.csv: {category},{location},{image}"
@@ -139,15 +139,12 @@ def read_fmow(root: Path) -> SampleSet:
         )
     if faults:
         logger.warning("%d of %d images are not on disk.", len(faults), len(found))
-    samples: list[Sample] = []
-    problems = []
-    for entry in entries:
-        try:
-            samples += number_samples([entry], _categories(), _FORMAT)
-        except SpectralGPTError as error:
-            problems.append(str(error))
-    refuse_if_bad(f"fMoW-Sentinel at {root}", problems, len(entries), _MAX_BAD_SHARE)
-    source = f"fMoW-Sentinel at {root}"
-    return SampleSet(
-        tuple(samples), _categories(), SINGLE_LABEL, source, stated=_FORMAT.of_files
+    names, source = _categories(), f"fMoW-Sentinel at {root}"
+    described = keep_good(
+        source,
+        lambda entry: number_samples([entry], names, _FORMAT),
+        entries,
+        _MAX_BAD_SHARE,
     )
+    samples = tuple(sample for (sample,) in described)
+    return SampleSet(samples, names, SINGLE_LABEL, source, stated=_FORMAT.of_files)

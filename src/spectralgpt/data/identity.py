@@ -13,14 +13,14 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from spectralgpt.data.samples import MaskFile, Sample
-from spectralgpt.errors import CheckpointError, RasterError
+from spectralgpt.errors import CheckpointError, RasterError, ShapeError
 from spectralgpt.rasters import BandFile, RasterFile, Window
 from spectralgpt.rasters.files import OpenFiles
 from spectralgpt.rasters.gdal import GDAL_ERRORS, quiet_gdal
@@ -37,7 +37,7 @@ _SAMPLED = 2_000
 _MIDDLE_PX = 128
 _KEPT = 65_536
 """Digests that are not made twice: of a split, then of its training images."""
-_WHOLE: tuple["_Box", ...] = ()  # In place of windows: all of an image.
+_WHOLE: tuple[Window, ...] = ()  # In place of windows: all of an image.
 
 _LEARNT_FROM = ("train", "val")
 SPLIT_SETTINGS = (
@@ -54,9 +54,6 @@ SPLIT_SETTINGS = (
 )
 """What data sets are divided by, as far as they have it."""
 
-_Box = tuple[int, int, int, int]
-"""Row, column, height and width, px."""
-
 
 @dataclass(frozen=True)
 class SeenImages:
@@ -66,20 +63,22 @@ class SeenImages:
         windows: parts of each image by its digest; none stands for all of it.
     """
 
-    windows: Mapping[str, tuple[_Box, ...]]
+    windows: Mapping[str, tuple[Window, ...]]
 
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> "SeenImages":
         """Note what samples show; of several dates, each."""
         whole: set[str] = set()
-        parts: dict[str, set[_Box]] = {}
+        parts: dict[str, set[Window]] = {}
         for sample in samples:
             for digest in _digests(sample):
                 if sample.window is None:
                     whole.add(digest)
                 else:
-                    parts.setdefault(digest, set()).add(_box(sample.window))
-        found = {digest: tuple(sorted(boxes)) for digest, boxes in parts.items()}
+                    parts.setdefault(digest, set()).add(sample.window)
+        found = {
+            digest: tuple(sorted(boxes, key=astuple)) for digest, boxes in parts.items()
+        }
         return cls(found | dict.fromkeys(whole, _WHOLE))
 
     @classmethod
@@ -93,7 +92,7 @@ class SeenImages:
             text, parts = values["whole"], values["parts"]
             whole = [text[i : i + _TEXT] for i in range(0, len(text), _TEXT)]
             windows = {digest: _read_boxes(line) for digest, line in parts.items()}
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, ShapeError) as error:
             raise CheckpointError(
                 f"what a checkpoint says of its training images is damaged: {error}. "
                 "Copy it again."
@@ -104,7 +103,7 @@ class SeenImages:
         """Give plain values, some 8 bytes an image."""
         whole = sorted(digest for digest, boxes in self.windows.items() if not boxes)
         parts = {
-            digest: "; ".join(" ".join(map(str, box)) for box in boxes)
+            digest: "; ".join(" ".join(map(str, astuple(box))) for box in boxes)
             for digest, boxes in self.windows.items()
             if boxes
         }
@@ -130,7 +129,7 @@ class SeenImages:
         boxes = self.windows.get(digest)
         if boxes is None or not boxes or window is None:
             return boxes is not None
-        return any(_meet(box, _box(window)) for box in boxes)
+        return any(_meet(box, window) for box in boxes)
 
 
 def training_settings(extra: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -350,27 +349,19 @@ def _sample(path: Path) -> bytes:
     return b"".join(parts)
 
 
-def _read_boxes(line: str) -> tuple[_Box, ...]:
-    boxes = []
-    for text in line.split(";"):
-        row, column, height, width = map(int, text.split())
-        boxes.append((row, column, height, width))
-    return tuple(boxes)
+def _read_boxes(line: str) -> tuple[Window, ...]:
+    return tuple(Window(*map(int, text.split())) for text in line.split(";"))
 
 
-def _box(window: Window) -> _Box:
-    return window.row, window.column, window.height, window.width
-
-
-def _meet(first: _Box, second: _Box) -> bool:
-    row = min(first[0] + first[2], second[0] + second[2]) - max(first[0], second[0])
-    column = min(first[1] + first[3], second[1] + second[3]) - max(first[1], second[1])
-    return row > 0 and column > 0
+def _meet(one: Window, two: Window) -> bool:
+    rows = min(one.row + one.height, two.row + two.height) - max(one.row, two.row)
+    right = min(one.column + one.width, two.column + two.width)
+    return rows > 0 and right > max(one.column, two.column)
 
 
 def _facts(sample: Sample) -> list[Any]:
     """Say all that scores depend on of a sample."""
-    window = None if sample.window is None else _box(sample.window)
+    window = None if sample.window is None else astuple(sample.window)
     facts: list[Any] = [sample.name, sample.split, window]
     items = [_item_facts(item) for item in sample.items]
     if sample.mask is None:

@@ -5,7 +5,7 @@ what is wrong; `labelled` splits the rest.
 """
 
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from spectralgpt.data.samples import (
 )
 from spectralgpt.data.splits import split_folders, split_named
 from spectralgpt.errors import DataError, DatasetNotFoundError
-from spectralgpt.files import read_table
+from spectralgpt.files import read_table, read_text
 from spectralgpt.rasters import (
     RASTER_SUFFIXES,
     Stated,
@@ -135,6 +135,23 @@ def list_class_folders(
         without = sum(entry.split == "" for entry in entries)
         notes = [f"{without} images are in no split list"] if without else []
     return Listing.of(found, class_names, notes)
+
+
+def read_split_lists(
+    files: Iterable[tuple[str, Path]], name_of: Callable[[Path], str] = lambda p: p.stem
+) -> dict[str, str]:
+    """Read an archive's lists of images: the split by the name of each.
+
+    Args:
+        files: split and list, an image's path a line; lists may be missing.
+        name_of: name of an image by that path.
+    """
+    return {
+        name_of(Path(line)): split
+        for split, path in files
+        if path.is_file()
+        for line in read_text(path).split()
+    }
 
 
 def list_images(folder: Path) -> list[Path]:

@@ -92,8 +92,8 @@ class Index:
         return [_fill(template, row) for row in read_rows(root / self.file, columns)]
 
 
-def _fill(template: str, row: Mapping[str, str | None]) -> str:
-    return _COLUMN.sub(lambda match: row[match.group(1)] or "", template)
+def _fill(template: str, row: Mapping[str, str]) -> str:
+    return _COLUMN.sub(lambda match: row[match.group(1)], template)
 
 
 @dataclass(frozen=True)
@@ -260,15 +260,8 @@ def _read_column(path: Path, column: str) -> list[str]:
     return [value for value in values if value]
 
 
-def read_rows(
-    path: Path, columns: Sequence[str], optional: Sequence[str] = ()
-) -> list[dict[str, str | None]]:
+def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     """Read columns of a CSV or Parquet file as text; an empty cell is "".
-
-    Args:
-        path: the file.
-        columns: which.
-        optional: further ones; None in all rows where the file has no such column.
 
     Raises:
         DataError: the file or a column is missing, or the file cannot be read.
@@ -285,11 +278,8 @@ def read_rows(
                 f"{path} has no column '{column}'{suggest(column, names)} "
                 f"(found: {', '.join(names)})."
             )
-    there = [name for name in (*columns, *optional) if name in names]
-    absent: dict[str, str | None] = dict.fromkeys(set(optional) - set(there))
     return [
-        absent
-        | {name: "" if row.get(name) is None else str(row[name]) for name in there}
+        {name: "" if row.get(name) is None else str(row[name]) for name in columns}
         for row in rows
     ]
 
@@ -359,6 +349,11 @@ class Fault:
     name: str
     detail: str = ""
     refusal: str = ""
+
+    @classmethod
+    def of(cls, kind: FaultKind, name: str, error: Exception) -> "Fault":
+        """Return the fault that an error tells, on one line."""
+        return cls(kind, name, " ".join(str(error).split()))
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ import fnmatch
 import functools
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from spectralgpt.config import build_config, check_keys, read_mapping
 from spectralgpt.data.archives.registry import PREFIX, load_archive
@@ -223,26 +223,24 @@ def find_root(source: Source, data_root: Path | str) -> Path:
     )
 
 
-def list_images(source: Source, root: Path) -> list[Entry]:
+def list_images(source: Source, data_root: Path | str) -> list[Entry]:
     """List what a description takes as images; opens none.
 
-    Args:
-        source: the description.
-        root: as `find_root` gives it.
-
     Raises:
-        DataError: there is none, or an index is wrong.
+        DatasetNotFoundError: the folder does not exist.
+        DataError: there is no image, or an index is wrong.
     """
-    candidates = list_candidates(
+    root = find_root(source, data_root)
+    entries = list_candidates(
         root, _load_sensor(source.sensor), source.items, source.index, source.exclude,
         source.keep, source.band_pattern,
     )  # fmt: skip
-    if not candidates:
+    if not entries:
         raise DataError(
             f"{source.name}: no image under {root} fits '{source.items}'. Check the "
             "description."
         )
-    return candidates
+    return entries
 
 
 def find_items(
@@ -267,8 +265,14 @@ def find_items(
         if source.pack is not None:
             found += open_pack(source.pack).items()
             continue
-        candidates = list_images(source, find_root(source, data_root))
-        found += _describe_all(source, candidates, max_bad_share)
+        entries = list_images(source, data_root)
+        for entry in entries:
+            # A description that says nothing of an image is wrong, not the image.
+            source.stated_of(entry.name)
+        describe = functools.partial(describe_image, source)
+        # Where nothing is opened, threads would only wait for each other.
+        readers = _READERS if source.sizes is None else 1
+        found += keep_good(source.name, describe, entries, max_bad_share, readers)
     return found
 
 
@@ -299,45 +303,63 @@ def refuse_if_bad(
     _LOG.warning("%s", summary)
 
 
-def _describe_all(
-    source: Source, candidates: Sequence[Entry], max_bad_share: float
-) -> list[RasterFile]:
-    def describe(candidate: Entry) -> RasterFile | str:
-        # A description that says nothing of an image is wrong, not the image.
-        source.stated_of(candidate.name)
+_Given = TypeVar("_Given")
+_Made = TypeVar("_Made")
+
+
+def keep_good(
+    what: str,
+    make: Callable[[_Given], _Made],
+    given: Sequence[_Given],
+    max_bad_share: float,
+    readers: int = 1,
+) -> list[_Made]:
+    """Make something of each image; those of which nothing can be made are left out.
+
+    Args:
+        what: the data set, for the message; see `refuse_if_bad`.
+        make: raises `SpectralGPTError` for a bad image.
+        given: the images.
+        max_bad_share: largest share that may be bad, 0..1.
+        readers: threads.
+
+    Raises:
+        DataError: more are bad.
+    """
+
+    def try_one(each: _Given) -> tuple[list[_Made], list[str]]:
         try:
-            return describe_image(source, candidate)
+            return [make(each)], []
         except SpectralGPTError as error:
-            return str(error)
+            return [], [str(error)]
 
-    if source.sizes is not None:
-        # Nothing is opened, so that threads would only wait for each other.
-        results = [describe(candidate) for candidate in candidates]
+    if readers == 1:
+        tried = [try_one(each) for each in given]
     else:
-        with quiet_gdal(), ThreadPoolExecutor(_READERS) as pool:
-            results = list(pool.map(describe, candidates))
-    problems = [result for result in results if isinstance(result, str)]
-    refuse_if_bad(source.name, problems, len(results), max_bad_share)
-    return [result for result in results if isinstance(result, RasterFile)]
+        with quiet_gdal(), ThreadPoolExecutor(readers) as pool:
+            tried = list(pool.map(try_one, given))
+    problems = [text for _, texts in tried for text in texts]
+    refuse_if_bad(what, problems, len(given), max_bad_share)
+    return [made for some, _ in tried for made in some]
 
 
-def describe_image(source: Source, candidate: Entry) -> RasterFile:
+def describe_image(source: Source, entry: Entry) -> RasterFile:
     """Describe one image of a data set.
 
     Raises:
         SpectralGPTError: the image or the description is wrong.
     """
     item = describe_raster(
-        candidate.path,
+        entry.path,
         _load_sensor(source.sensor),
-        source.stated_of(candidate.name),
+        source.stated_of(entry.name),
         sizes=source.sizes,
-        members=candidate.members,
-        name=f"{source.name}/{candidate.name}",
+        members=entry.members,
+        name=f"{source.name}/{entry.name}",
     )
     return replace(
         item,
-        place=f"{source.name}/{place_of(source, candidate.name)}",
+        place=f"{source.name}/{place_of(source, entry.name)}",
         holdout=source.holdout,
         weight=source.weight,
     )
@@ -402,9 +424,8 @@ def find_series(
             series = _unstack(source, rule, data_root, max_bad_share)
         else:
             series = _group(source, rule, data_root, max_bad_share)
-        problems = [text for one in series if (text := _problem(one))]
-        refuse_if_bad(f"{source.name}, places", problems, len(series), max_bad_share)
-        found += [one for one in series if not _problem(one)]
+        places = f"{source.name}, places"
+        found += keep_good(places, _check_series, series, max_bad_share)
     return found
 
 
@@ -413,17 +434,14 @@ def _group(
 ) -> list[Series]:
     root = find_root(source, data_root)
     items = find_items([source], data_root, max_bad_share)
-    places: dict[str, list[_Dated]] = {}
-    problems = []
-    for item in items:
+
+    def date(item: RasterFile) -> _Dated:
         name = item.name.removeprefix(f"{source.name}/")
-        try:
-            day = find_day(name, root / name, rule)
-        except SpectralGPTError as error:
-            problems.append(str(error))
-            continue
-        places.setdefault(item.place, []).append((day, name, item))
-    refuse_if_bad(source.name, problems, len(items), max_bad_share)
+        return find_day(name, root / name, rule), name, item
+
+    places: dict[str, list[_Dated]] = {}
+    for dated in keep_good(source.name, date, items, max_bad_share):
+        places.setdefault(dated[2].place, []).append(dated)
     return [_in_order(dates, rule) for dates in places.values()]
 
 
@@ -433,28 +451,22 @@ def _unstack(
     """Take each file as a place, and runs of its layers as dates."""
     if source.bands is None:
         raise ConfigError(f"{source.name}: 'stack' needs the bands of one date.")
-    candidates = list_images(source, find_root(source, data_root))
-    series, problems = [], []
-    for candidate in candidates:
-        try:
-            series.append(_layers_of_dates(source, source.bands, rule, candidate))
-        except SpectralGPTError as error:
-            problems.append(str(error))
-    refuse_if_bad(source.name, problems, len(candidates), max_bad_share)
-    return series
+    entries = list_images(source, data_root)
+    unstack = functools.partial(_layers_of_dates, source, source.bands, rule)
+    return keep_good(source.name, unstack, entries, max_bad_share)
 
 
 def _layers_of_dates(
-    source: Source, bands: tuple[str, ...], rule: SeriesRule, candidate: Entry
+    source: Source, bands: tuple[str, ...], rule: SeriesRule, entry: Entry
 ) -> Series:
-    place = f"{source.name}/{place_of(source, candidate.name)}"
+    place = f"{source.name}/{place_of(source, entry.name)}"
     count = len(rule.stack)
     dates: list[_Dated] = []
     for number, day in enumerate(rule.stack):
         before = (NO_BAND,) * len(bands) * number
         after = (NO_BAND,) * len(bands) * (count - 1 - number)
         layers = (*before, *bands, *after)
-        item = describe_image(replace(source, bands=layers), candidate)
+        item = describe_image(replace(source, bands=layers), entry)
         name = f"{item.name}, date {number + 1}"
         dates.append((day, f"{number:06}", replace(item, name=name, place=place)))
     return _in_order(dates, rule)
@@ -466,18 +478,18 @@ def _in_order(dates: Sequence[_Dated], rule: SeriesRule) -> Series:
     return Series(tuple(item for _, _, item in ordered), days, rule)
 
 
-def _problem(series: Series) -> str:
-    """Say what is wrong with a place, "" if nothing is."""
+def _check_series(series: Series) -> Series:
+    """Refuse a place with too few dates, or dates of different sizes."""
     fewest = series.rule.fewest
     if len(series.items) < fewest:
-        return (
+        raise DataError(
             f"{series.place} has {len(series.items)} date(s), {fewest} were asked for."
         )
     first = series.items[0].shape()
     for item in series.items[1:]:
         if item.shape() != first:
-            return (
+            raise DataError(
                 f"{item.name} has {item.shape()[0]} x {item.shape()[1]} px, another "
                 f"date of its place {first[0]} x {first[1]}: they cannot be cut alike."
             )
-    return ""
+    return series

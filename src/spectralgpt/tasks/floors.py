@@ -16,8 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spectralgpt.data.datasets import Patch
-from spectralgpt.data.dense import DenseDataset
+from spectralgpt.data.datasets import DenseDataset, Patch
 from spectralgpt.data.samples import Sample, SampleSet
 from spectralgpt.errors import DataError, SpectralGPTError
 from spectralgpt.metrics import POSITIVE_SCORES, confusion_counts, score_pixels

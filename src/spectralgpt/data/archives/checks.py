@@ -9,14 +9,13 @@ from typing import Any, TypeVar
 from spectralgpt.config import build_config, read_mapping
 from spectralgpt.data.archives.findings import ArchiveCheck, check_images
 from spectralgpt.data.archives.registry import PREFIX, Archive, load_archive
-from spectralgpt.data.bigearthnet import list_version_1, list_version_2
+from spectralgpt.data.bigearthnet import list_bigearthnet
 from spectralgpt.data.classes import name_classes
 from spectralgpt.data.dense import DenseDataConfig, find_positive, read_dense
 from spectralgpt.data.dense.entries import list_entries
 from spectralgpt.data.dense.sets import FitError, describe_entries
-from spectralgpt.data.eurosat import list_eurosat
 from spectralgpt.data.fmow import list_fmow
-from spectralgpt.data.label_files import list_class_folders, list_csv
+from spectralgpt.data.label_files import list_class_folders, list_csv, read_split_lists
 from spectralgpt.data.labelled import LabelledDataConfig, read_labelled
 from spectralgpt.data.listings import Entry, Fault, FaultKind, Listing
 from spectralgpt.data.samples import SPLITS
@@ -34,7 +33,6 @@ from spectralgpt.errors import (
     DatasetNotFoundError,
     SpectralGPTError,
 )
-from spectralgpt.files import read_text
 from spectralgpt.rasters import Stated
 
 _OWN_LAYOUTS = ("folder", "csv", "masks")
@@ -108,7 +106,7 @@ def check_archive(
         load()
     except SpectralGPTError as error:
         # Such as a split without images: no single file is at fault.
-        refused = Fault(FaultKind.REFUSED, str(folder), " ".join(str(error).split()))
+        refused = Fault.of(FaultKind.REFUSED, str(folder), error)
         return replace(checked, faults=(refused,))
     return checked
 
@@ -235,19 +233,15 @@ def _list(
     if layout == "fmow-sentinel2":
         return list_fmow(root)
     if layout == "bigearthnet":
-        if archive.name == "bigearthnet-v1":
-            return list_version_1(root)
         find_root(source, root)
-        return list_version_2(root)
+        return list_bigearthnet(root, archive.name == "bigearthnet-v1")
     if layout not in ("folder", "eurosat"):
-        return _list_source(source, root, _read_hyspecnet_lists(root))
+        return _list_source(source, root)
     folder = root if layout == "folder" else find_root(source, root)
+    lists = [(split, root / f"eurosat-{split}.txt") for split in SPLITS]
+    splits = read_split_lists(lists) if layout == "eurosat" else None
     try:
-        listing = (
-            list_class_folders(root, names)
-            if layout == "folder"
-            else list_eurosat(root, folder, names)
-        )
+        listing = list_class_folders(folder, names, splits)
     except DataError as error:
         return Listing((), (Fault(FaultKind.NO_MATCH, str(folder), str(error)),))
     if not listing.entries and not listing.faults:
@@ -257,36 +251,21 @@ def _list(
     return listing
 
 
-def _read_hyspecnet_lists(root: Path) -> dict[str, str]:
-    """Read the lists that keep tiles together: TILE/PATCH/PATCH-DATA.npy a line."""
-    splits: dict[str, str] = {}
-    for folder in (root / "hyspecnet-11k" / "splits", root / "splits"):
-        for split in SPLITS:
-            path = folder / "hard" / f"{split}.csv"
-            if path.is_file():
-                lines = read_text(path).split()
-                splits |= {Path(line).parent.name: split for line in lines}
-    return splits
-
-
-def _list_source(
-    source: Source, root: Path, splits: Mapping[str, str] | None = None
-) -> Listing:
-    """List the images of a description.
-
-    Args:
-        source: the description.
-        root: data folder that its root is relative to.
-        splits: split by the name of an image's folder, from the archive's lists.
+def _list_source(source: Source, root: Path) -> Listing:
+    """List the images of a description, its root below a data folder.
 
     Raises:
         DatasetNotFoundError: the folder does not exist.
         DataError: there is no image, or an index is wrong.
     """
-    splits = splits or {}
+    # HySpecNet's lists keep tiles together: TILE/PATCH/PATCH-DATA.npy a line.
+    folders = (root / "hyspecnet-11k" / "splits", root / "splits")
+    lists = [(s, below / "hard" / f"{s}.csv") for below in folders for s in SPLITS]
+    is_known = source.name == "hyspecnet-11k"
+    splits = read_split_lists(lists, lambda p: p.parent.name) if is_known else {}
     found: list[Entry | Fault] = []
     seen = set()
-    for image in list_images(source, find_root(source, root)):
+    for image in list_images(source, root):
         folder = image.path.parent.name
         seen.add(folder)
         if not image.path.exists():
@@ -324,13 +303,12 @@ def _list_masks(config: DenseDataConfig) -> Listing:
         raise
     except DataError as error:
         # What does not match cannot be looked at together; the message counts it.
-        text = " ".join(str(error).split())
-        return Listing((), (Fault(FaultKind.NO_MATCH, config.layout, text),))
+        return Listing((), (Fault.of(FaultKind.NO_MATCH, config.layout, error),))
     is_archive = classes is not None
     if not is_archive and config.classes is not None and config.class_masks is None:
         classes = name_classes(config.classes, config.ignored)
     faults = () if is_archive else _misfits(listed, config)
-    names, codes = (classes.names, classes.codes) if classes else ((), {})
+    names, codes = classes or ((), {})
     return Listing(
         tuple(entry for chip in listed for entry in _one_by_one(root, chip)),
         tuple(faults),
@@ -347,7 +325,7 @@ def _misfits(listed: Sequence[Entry], config: DenseDataConfig) -> Iterator[Fault
     for entry, found in zip(listed, described, strict=True):
         # Images that cannot be described are told when each is looked at.
         if isinstance(found, FitError):
-            yield Fault(FaultKind.APART, entry.name, " ".join(str(found).split()))
+            yield Fault.of(FaultKind.APART, entry.name, found)
 
 
 def _one_by_one(root: Path, chip: Entry) -> Iterator[Entry]:

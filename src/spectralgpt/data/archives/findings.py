@@ -103,16 +103,12 @@ class ArchiveCheck:
             "root": str(self.root),
             "images_listed": self.num_listed,
             "images_checked": self.num_checked,
-            "images_by_split": dict(self.split_counts),
-            "images_by_split_and_class": {
-                split: dict(counts) for split, counts in self.class_counts.items()
-            },
-            "mask_pixels_by_split_and_class": {
-                split: dict(counts) for split, counts in self.pixel_counts.items()
-            },
-            "images_by_size": dict(self.sizes),
-            "images_by_bands": dict(self.bands),
-            "images_on_places_of_another_split": dict(self.overlaps),
+            "images_by_split": self.split_counts,
+            "images_by_split_and_class": self.class_counts,
+            "mask_pixels_by_split_and_class": self.pixel_counts,
+            "images_by_size": self.sizes,
+            "images_by_bands": self.bands,
+            "images_on_places_of_another_split": self.overlaps,
             "images_on_ground_of_another_without_split": self.num_overlapping,
             "reflectance": None
             if statistics is None
@@ -123,26 +119,25 @@ class ArchiveCheck:
                 "percentile_99": dict(statistics.high),
             },
             "faults": {
-                kind: [
-                    {"name": f.name, "detail": f.detail}
-                    for f in self.faults
-                    if f.kind == kind
-                ]
-                for kind in dict.fromkeys(fault.kind.value for fault in self.faults)
+                kind.value: [{"name": f.name, "detail": f.detail} for f in faults]
+                for kind, faults in self._by_kind().items()
             },
             "notes": list(self.notes),
         }
 
     def fault_lines(self) -> list[str]:
         """Return one line for each kind of fault: how many, and the first names."""
-        kinds: dict[FaultKind, list[Fault]] = {}
-        for fault in self.faults:
-            kinds.setdefault(fault.kind, []).append(fault)
         lines = []
-        for kind, found in kinds.items():
+        for kind, found in self._by_kind().items():
             shown = (f"{f.name} ({f.detail})" if f.detail else f.name for f in found)
             lines.append(f"{kind}: {len(found)}: {first_names(shown, _SHOWN)}")
         return lines
+
+    def _by_kind(self) -> dict[FaultKind, list[Fault]]:
+        kinds: dict[FaultKind, list[Fault]] = {}
+        for fault in self.faults:
+            kinds.setdefault(fault.kind, []).append(fault)
+        return kinds
 
 
 @dataclass(frozen=True)
@@ -305,7 +300,7 @@ def _measure(
         except SpectralGPTError as error:
             is_unit = isinstance(error, UnitError)
             kind = FaultKind.IMPLAUSIBLE if is_unit else _kind_of(error)
-            faults.append(Fault(kind, image.name, _shorten(error)))
+            faults.append(Fault.of(kind, image.name, error))
     if not usable:
         return None, faults
     windows = min(_MEASURED, 4 * len(usable))
@@ -394,9 +389,7 @@ def _read_image(entry: Entry, listing: Listing, source: Source) -> _ReadImage:
     try:
         item = _describe(entry, source)
     except SpectralGPTError as error:
-        return _ReadImage(
-            entry, faults=(Fault(_kind_of(error), name, _shorten(error)),)
-        )
+        return _ReadImage(entry, faults=(Fault.of(_kind_of(error), name, error),))
     faults = _compare_sizes(item, source, name)
     digest = hashlib.blake2b(digest_size=16)
     num_valid, seen = 0, []
@@ -406,7 +399,7 @@ def _read_image(entry: Entry, listing: Listing, source: Source) -> _ReadImage:
             numbers = read_numbers(path)
             masks = [read_known(path, [file.index], file.masks) for file in layers]
         except RasterError as error:
-            faults.append(Fault(FaultKind.UNREADABLE, name, _shorten(error)))
+            faults.append(Fault.of(FaultKind.UNREADABLE, name, error))
             continue
         digest.update(np.ascontiguousarray(numbers).tobytes())
         numbers = numbers[[file.index - 1 for file in layers]]
@@ -428,7 +421,7 @@ def _read_image(entry: Entry, listing: Listing, source: Source) -> _ReadImage:
         place = footprint_of(item)
     except RasterError as error:
         size, place = "bands do not lie on each other", None
-        faults.append(Fault(FaultKind.MISALIGNED, name, _shorten(error)))
+        faults.append(Fault.of(FaultKind.MISALIGNED, name, error))
     bands = tuple(band.name for band in item.bands)
     return _ReadImage(
         entry,
@@ -449,11 +442,6 @@ def _kind_of(error: SpectralGPTError) -> FaultKind:
     if isinstance(error, RasterError):
         return FaultKind.UNREADABLE
     return FaultKind.IN_DOUBT
-
-
-def _shorten(error: Exception) -> str:
-    """Return an error's message on one line."""
-    return " ".join(str(error).split())
 
 
 def _compare_sizes(item: RasterFile, source: Source, name: str) -> list[Fault]:
@@ -492,7 +480,7 @@ def _read_mask(
         known = read_known(path, [1], header.masks[0])
         wanted = item.shape()
     except RasterError as error:
-        return {}, [Fault(FaultKind.UNREADABLE, name, _shorten(error))]
+        return {}, [Fault.of(FaultKind.UNREADABLE, name, error)]
     faults = []
     found = codes.shape[1:]
     if listing.masks_have_same_size and found != wanted:

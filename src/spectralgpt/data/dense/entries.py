@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from spectralgpt.data.classes import ClassTable, name_classes
+from spectralgpt.data.classes import Classes, name_classes
 from spectralgpt.data.dense.config import DenseDataConfig
 from spectralgpt.data.label_files import find_files, list_images, read_rows
 from spectralgpt.data.listings import Entry, first_names, refuse_faults
@@ -83,7 +83,7 @@ class _Found:
 
 def list_entries(
     root: Path, config: DenseDataConfig
-) -> tuple[list[Entry], ClassTable | None]:
+) -> tuple[list[Entry], Classes | None]:
     """List images with their masks, by place.
 
     Args:
@@ -446,7 +446,7 @@ def _report_unlisted(folder: Path, names: list[str]) -> None:
         )
 
 
-def _list_oscd(root: Path, download: bool) -> tuple[list[Entry], ClassTable]:
+def _list_oscd(root: Path, download: bool) -> tuple[list[Entry], Classes]:
     """List the cities, and the codes of their masks."""
     images = root / f"{_NAME}Images"
     if download and not images.is_dir():

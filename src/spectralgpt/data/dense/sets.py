@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from spectralgpt.data.classes import (
-    ClassTable,
+    Classes,
     class_colours,
     name_classes,
 )
@@ -158,7 +158,7 @@ def _build_set(
     config: DenseDataConfig,
     image_format: ImageFormat,
     class_names: Sequence[str] | None,
-    known: ClassTable | None = None,
+    known: Classes | None = None,
 ) -> SampleSet:
     """Read the headers of all files and put the set together.
 
@@ -181,17 +181,17 @@ def _build_set(
     if config.layout == "segmunich":
         _check_tiles(samples)
     stated = Stated.of(image_format.facts)
-    table = _table_of(samples, headers[0].tags, config, known)
+    names, codes = _classes_of(samples, headers[0].tags, config, known)
     if class_names is not None:
-        table = table.renumbered(class_names, source)
+        names, codes = _renumber(names, codes, class_names, source)
     return SampleSet(
         tuple(samples),
-        table.names,
+        names,
         config.task,
         source,
-        table.codes,
+        codes,
         config.ignored,
-        _colours(config, table, entries[0].masks[0]),
+        _colours(config, names, codes, entries[0].masks[0]),
         config.positive,
         # What differs from image to image is of none of them in particular.
         replace(stated, offset="auto") if config.offsets else stated,
@@ -208,12 +208,31 @@ def _check_tiles(samples: Sequence[Sample]) -> None:
             )
 
 
-def _table_of(
+def _renumber(
+    own: Sequence[str], codes: Mapping[int, int], names: Sequence[str], source: str
+) -> Classes:
+    """Put classes in the order of other names, matched by name.
+
+    Raises:
+        DataError: a class is not among them.
+    """
+    unknown = [name for name in own if name not in names]
+    if unknown:
+        raise DataError(
+            f"{source} has classes {', '.join(unknown)} that are not among "
+            f"{', '.join(names)}. Name its codes by these classes in data.classes, "
+            "or put codes without a class into data.ignored."
+        )
+    index = {name: i for i, name in enumerate(names)}
+    return tuple(names), {code: index[own[i]] for code, i in codes.items()}
+
+
+def _classes_of(
     samples: Sequence[Sample],
     tags: Mapping[str, str],
     config: DenseDataConfig,
-    known: ClassTable | None,
-) -> ClassTable:
+    known: Classes | None,
+) -> Classes:
     """Take the classes that are stated, else those of the archive or the masks."""
     if config.class_masks is not None:
         return name_classes({name: i for i, name in enumerate(config.class_masks)})
@@ -226,7 +245,7 @@ def _table_of(
 
 def _find_classes(
     masks: Sequence[MaskFile], tags: Mapping[str, str], ignored: Sequence[int]
-) -> ClassTable:
+) -> Classes:
     """Find the classes that masks themselves tell.
 
     Args:
@@ -395,18 +414,23 @@ def _place_of(name: str, pattern: str) -> str:
     return match.group("place")
 
 
-def _colours(config: DenseDataConfig, table: ClassTable, mask: Path) -> tuple[str, ...]:
+def _colours(
+    config: DenseDataConfig,
+    names: Sequence[str],
+    codes: Mapping[int, int],
+    mask: Path,
+) -> tuple[str, ...]:
     """Colours of the classes: stated, else those of the masks, else after the names."""
     stated = dict(config.colours or {})
-    unknown = [name for name in stated if name not in table.names]
+    unknown = [name for name in stated if name not in names]
     if unknown:
         raise ConfigError(
             f"data.colours are given for {', '.join(unknown)}; the classes are "
-            f"{', '.join(table.names)}."
+            f"{', '.join(names)}."
         )
     if config.colours is None and config.class_masks is None:
         for code, colour in read_palette(mask).items():
-            if code in table.codes:
-                stated.setdefault(table.names[table.codes[code]], colour)
-    colours = class_colours(table.names, stated)
-    return tuple(colours[name] for name in table.names)
+            if code in codes:
+                stated.setdefault(names[codes[code]], colour)
+    colours = class_colours(names, stated)
+    return tuple(colours[name] for name in names)
