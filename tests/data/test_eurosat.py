@@ -5,11 +5,16 @@ import pytest
 import rasterio
 
 from spectralgpt.data.datasets import LabelledDataset
-from spectralgpt.data.eurosat import FILE_BANDS, read_eurosat
+from spectralgpt.data.eurosat import read_eurosat
 from spectralgpt.errors import DatasetNotFoundError
 from spectralgpt.rasters import read_raster
 from tests.tiny import tiny_contract
 from tests.toy import write_chip
+
+FILE_BANDS = (
+    *("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08"),
+    *("B09", "B10", "B11", "B12", "B8A"),
+)
 
 
 def fake_copy(root: Path) -> Path:

@@ -12,26 +12,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from spectralgpt.data.formats import ImageFormat
 from spectralgpt.data.label_files import number_samples
 from spectralgpt.data.listings import Entry, Fault, FaultKind, Listing, read_parquet
 from spectralgpt.data.samples import MULTI_LABEL, SPLITS, SampleSet
+from spectralgpt.data.sources import format_of_archive
 from spectralgpt.errors import ConfigError, DataError, DatasetNotFoundError
 from spectralgpt.files import read_json, read_text
 from spectralgpt.rasters import glob_folder
 
 logger = logging.getLogger(__name__)
 
-SENSOR = "sentinel-2-l2a"
-# Tiles of 2017 and 2018. Version 2 was reprocessed (N9999 in its names), without an
-# offset: its darkest pixels lie far below the 1000 that one would add.
-_FORMAT = ImageFormat(
-    sensor=SENSOR,
-    unit="digital-numbers",
-    offset=0.0,
-    quantification=10_000.0,
-    sizes={10.0: 120, 20.0: 60, 60.0: 20},
-)
 _FOLDER_V1 = "BigEarthNet-v1.0"
 _FOLDER_V2 = "BigEarthNet-S2"
 _METADATA_V1 = "_labels_metadata.json"
@@ -143,8 +133,10 @@ def _read_v1(root: Path, num_classes: int) -> SampleSet:
 
 def _make_set(entries: Sequence[Entry], num_classes: int, source: str) -> SampleSet:
     names = _class_names(num_classes)
-    samples = number_samples(entries, names, _FORMAT)
-    return SampleSet(samples, names, MULTI_LABEL, source, stated=_FORMAT.of_files)
+    # Both versions state the same; neither has an offset.
+    image_format = format_of_archive("bigearthnet-v1")
+    samples = number_samples(entries, names, image_format)
+    return SampleSet(samples, names, MULTI_LABEL, source, stated=image_format.of_files)
 
 
 def _list_v1(root: Path) -> Listing:

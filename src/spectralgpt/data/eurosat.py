@@ -1,13 +1,13 @@
 """EuroSAT, all 13 bands: TorchGeo's download and split lists, our pixel reader.
 
-The files carry no band names and keep B8A last. The order is written down here once, so
-that bands go by name from then on: dropping B10 by index would drop B11 instead.
+The files carry no band names and keep B8A last. The registry has the order, so that
+bands go by name from then on: dropping B10 by index would drop B11 instead.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from spectralgpt.data.formats import ImageFormat
 from spectralgpt.data.label_files import (
     list_class_folders,
     number_samples,
@@ -15,22 +15,9 @@ from spectralgpt.data.label_files import (
     read_split_lists,
 )
 from spectralgpt.data.samples import SINGLE_LABEL, SPLITS, SampleSet
+from spectralgpt.data.sources import format_of_archive
 from spectralgpt.errors import DatasetNotFoundError
 from spectralgpt.rasters import FILE_SIZES, list_folder
-
-SENSOR = "sentinel-2-l1c"
-FILE_BANDS = (
-    *("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08"),
-    *("B09", "B10", "B11", "B12", "B8A"),
-)
-_FORMAT = ImageFormat(
-    sensor=SENSOR,
-    bands=FILE_BANDS,
-    unit="digital-numbers",
-    offset=0.0,  # The archive is older than processing baseline 04.00.
-    quantification=10_000.0,
-    sizes=FILE_SIZES,
-)
 
 
 def read_eurosat(
@@ -53,6 +40,7 @@ def read_eurosat(
     """
     from torchgeo.datasets import EuroSAT, EuroSATSpatial
 
+    image_format = replace(format_of_archive("eurosat-ms"), sizes=FILE_SIZES)
     archive: Any = EuroSATSpatial if lists == "spatial" else EuroSAT
     files = [(split, root / name) for split, name in archive.split_filenames.items()]
     images = root / archive.base_dir
@@ -63,7 +51,7 @@ def read_eurosat(
                 f"EuroSAT is not at {root}. Set data.download true, or put the folders "
                 "of its classes there."
             )
-        return read_folder(root, _FORMAT)
+        return read_folder(root, image_format)
     for split in SPLITS:
         # Fetches, unpacks and checks what the split needs.
         archive(root=str(root), split=split, download=download, checksum=True)
@@ -71,5 +59,5 @@ def read_eurosat(
     listed = [entry for entry in listing.entries if entry.split]
     entries = sorted(listed, key=lambda entry: SPLITS.index(entry.split))
     names, source = listing.class_names, f"EuroSAT at {root}"
-    samples = number_samples(entries, names, _FORMAT)
-    return SampleSet(samples, names, SINGLE_LABEL, source, stated=_FORMAT.of_files)
+    samples = number_samples(entries, names, image_format)
+    return SampleSet(samples, names, SINGLE_LABEL, source, stated=image_format.of_files)

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from spectralgpt.data.archives.registry import load_archive
-from spectralgpt.data.formats import ImageFormat
 from spectralgpt.data.label_files import number_samples
 from spectralgpt.data.listings import (
     Entry,
@@ -21,26 +20,12 @@ from spectralgpt.data.listings import (
     refuse_faults,
 )
 from spectralgpt.data.samples import SINGLE_LABEL, SampleSet
-from spectralgpt.data.sources import keep_good
+from spectralgpt.data.sources import format_of_archive, keep_good
 from spectralgpt.errors import DatasetNotFoundError
-from spectralgpt.rasters import FILE_SIZES, walk
+from spectralgpt.rasters import walk
 
 logger = logging.getLogger(__name__)
 
-SENSOR = "sentinel-2-l1c"
-# The archive's README calls them B8A and B8B, after B7, in order of wavelength.
-FILE_BANDS = (
-    *("B01", "B02", "B03", "B04", "B05", "B06", "B07"),
-    *("B08", "B8A", "B09", "B10", "B11", "B12"),
-)
-_FORMAT = ImageFormat(
-    sensor=SENSOR,
-    bands=FILE_BANDS,
-    unit="digital-numbers",
-    offset=0.0,  # 2015 to 2019, before processing baseline 04.00.
-    quantification=10_000.0,
-    sizes=FILE_SIZES,
-)
 _FOLDER = "fmow-sentinel"
 _SPLITS = {"train": "train", "val": "val", "test_gt": "test"}
 _COLUMNS = ("category", "location_id", "image_id")
@@ -140,11 +125,12 @@ def read_fmow(root: Path) -> SampleSet:
     if faults:
         logger.warning("%d of %d images are not on disk.", len(faults), len(found))
     names, source = _categories(), f"fMoW-Sentinel at {root}"
+    image_format = format_of_archive("fmow-sentinel2")
     described = keep_good(
         source,
-        lambda entry: number_samples([entry], names, _FORMAT),
+        lambda entry: number_samples([entry], names, image_format),
         entries,
         _MAX_BAD_SHARE,
     )
     samples = tuple(sample for (sample,) in described)
-    return SampleSet(samples, names, SINGLE_LABEL, source, stated=_FORMAT.of_files)
+    return SampleSet(samples, names, SINGLE_LABEL, source, stated=image_format.of_files)

@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 
 from spectralgpt.config import build_config, check_keys, read_mapping
 from spectralgpt.data.archives.registry import PREFIX, load_archive
+from spectralgpt.data.formats import ImageFormat
 from spectralgpt.data.listings import Entry, Index, Selection, list_candidates
 from spectralgpt.data.packing.manifest import is_pack
 from spectralgpt.data.packing.reading import Storage, open_pack
@@ -149,6 +150,15 @@ def read_source(path: Path | str) -> Source:
         return replace(source, folders=tuple(folders))
     path = Path(path)
     return source_from_table(read_mapping(path), str(path), path.stem, path.parent)
+
+
+@functools.cache
+def format_of_archive(name: str) -> ImageFormat:
+    """Return what the registry states of the images of an archive with labels."""
+    source = read_source(PREFIX + name)
+    quantification = find_sensor(str(source.sensor)).quantification
+    numbers = {"offset": float(source.offset), "quantification": quantification}
+    return ImageFormat(**source.facts | numbers, sizes=source.sizes)
 
 
 def source_from_table(table: _Table, where: str, name: str, folder: Path) -> Source:
