@@ -88,19 +88,9 @@ def list_class_folders(
         DataError: two folders mean one split, or folders of images lie beside those of
             splits, so that it is in doubt what they are.
     """
-    splits = split_folders(root) or {"": root}
-    beside = [
-        path.name
-        for path in list_folder(root)
-        if "" not in splits and path.is_dir() and path not in splits.values()
-        if any(map(_is_raster, walk(path)))
-    ]
-    if beside:
-        raise DataError(
-            f"{root} has folders of splits ({', '.join(splits)}) and beside them "
-            f"{first_names(beside)}: call such a folder train, val or test, or "
-            "move it away."
-        )
+    splits = split_folders(root)
+    _refuse_beside(root, splits)
+    splits = splits or {"": root}
     found: list[Entry | Fault] = []
     for parent in dict.fromkeys((root, *splits.values())):
         found += [
@@ -135,6 +125,21 @@ def list_class_folders(
         without = sum(entry.split == "" for entry in entries)
         notes = [f"{without} images are in no split list"] if without else []
     return Listing.of(found, class_names, notes)
+
+
+def _refuse_beside(root: Path, splits: Mapping[str, Path]) -> None:
+    beside = [
+        path.name
+        for path in list_folder(root)
+        if splits and path.is_dir() and path not in splits.values()
+        if any(map(_is_raster, walk(path)))
+    ]
+    if beside:
+        raise DataError(
+            f"{root} has folders of splits ({', '.join(splits)}) and beside them "
+            f"{first_names(beside)}: call such a folder train, val or test, or "
+            "move it away."
+        )
 
 
 def read_split_lists(

@@ -144,12 +144,12 @@ def read_source(path: Path | str) -> Source:
     if str(path).startswith(PREFIX):
         archive = load_archive(str(path).removeprefix(PREFIX))
         where = f"archive {archive.name}"
-        source = source_from_table(archive.imagery, where, archive.name, Path())
+        source = _from_table(archive.imagery, where, archive.name, Path())
         below = archive.folders
         folders = [f"{archive.name}/{folder}" for folder in below] + [*below]
         return replace(source, folders=tuple(folders))
     path = Path(path)
-    return source_from_table(read_mapping(path), str(path), path.stem, path.parent)
+    return _from_table(read_mapping(path), str(path), path.stem, path.parent)
 
 
 @functools.cache
@@ -161,7 +161,7 @@ def format_of_archive(name: str) -> ImageFormat:
     return ImageFormat(**source.facts | numbers, sizes=source.sizes)
 
 
-def source_from_table(table: _Table, where: str, name: str, folder: Path) -> Source:
+def _from_table(table: _Table, where: str, name: str, folder: Path) -> Source:
     """Make a description from its keys and values.
 
     Args:

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,7 +11,12 @@ from spectralgpt.data.archives.findings import ArchiveCheck, check_images
 from spectralgpt.data.archives.registry import PREFIX, Archive, load_archive
 from spectralgpt.data.bigearthnet import list_bigearthnet
 from spectralgpt.data.classes import name_classes
-from spectralgpt.data.dense import DenseDataConfig, find_positive, read_dense
+from spectralgpt.data.dense import (
+    DenseDataConfig,
+    find_positive,
+    read_dense,
+    read_dense_config,
+)
 from spectralgpt.data.dense.entries import list_entries
 from spectralgpt.data.dense.sets import FitError, describe_entries
 from spectralgpt.data.fmow import list_fmow
@@ -25,7 +30,6 @@ from spectralgpt.data.sources import (
     list_images,
     place_of,
     read_source,
-    source_from_table,
 )
 from spectralgpt.errors import (
     ConfigError,
@@ -150,32 +154,33 @@ def _from_file(path: Path, root: Path | None, options: CheckOptions) -> _Found:
         source = _stated(read_source(path), options)
         data_root = root or Path()
         return source.name, data_root, source, _list_source(source, data_root), None
-    # As fine-tuning reads the same file: a root lies beside it.
+    # As fine-tuning reads the same file: root and sensor lie beside it.
+    if _has_masks(table):
+        config = read_dense_config(path, str(root) if root else None, {"root": "."})
+        config = _stated(config, options)
+        source, read = _images_of(config, path.stem), functools.partial(_read, config)
+        return path.stem, Path(config.root), source, _list_masks(config), read
     where = root or path.parent / str(table.get("root", "."))
     settings = dict(table) | {"root": str(where)}
-    source = _stated(_images_of(table, path), options)
-    if _has_masks(table):
-        config = _stated(build_config(settings, DenseDataConfig, str(path)), options)
-        if "sensor" in table and options.stated.sensor is None:
-            config = replace(config, sensor=source.sensor)
-        read = functools.partial(_read_masks, config)
-        return path.stem, where, source, _list_masks(config), read
+    if str(table.get("sensor")).endswith(".yaml"):
+        settings["sensor"] = str(path.parent / table["sensor"])
     labelled = build_config(settings, LabelledDataConfig, str(path))
+    labelled = _stated(labelled, options)
+    source = _images_of(labelled, path.stem)
     archive = load_archive(_archive_of(table, where))
     if archive.imagery:
         source = replace(
             read_source(PREFIX + archive.name), folders=archive.folders, name=path.stem
         )
-    load = None
-    if table["layout"] in _OWN_LAYOUTS:
-        load = functools.partial(read_labelled, _stated(labelled, options))
+    is_own = table["layout"] in _OWN_LAYOUTS
+    load = functools.partial(read_labelled, labelled) if is_own else None
     return path.stem, where, source, _list(archive, source, where, table), load
 
 
 _Settings = TypeVar("_Settings", DenseDataConfig, LabelledDataConfig, Source)
 
 
-def _read_masks(config: DenseDataConfig) -> None:
+def _read(config: DenseDataConfig) -> None:
     """Read images with masks as training does, to the class that scores are about."""
     dense = read_dense(config)
     find_positive(dense.class_names, dense.task, dense.positive)
@@ -198,15 +203,11 @@ def _archive_of(table: Mapping[str, Any], root: Path) -> str:
     return "eurosat-ms" if layout == "eurosat" else str(layout)
 
 
-def _images_of(table: Mapping[str, Any], path: Path) -> Source:
-    """Return how the settings of labelled data say that its images are read."""
-    known = {each.name for each in fields(Stated)}
-    values = {k: v for k, v in table.items() if k in known and v is not None}
-    if "band_pattern" in values:
-        values["pattern"] = values.pop("band_pattern")
-    if table.get("offsets"):
-        values["offset"] = {**table["offsets"], "*": values.get("offset", "auto")}
-    return source_from_table(values, str(path), path.stem, path.parent)
+def _images_of(config: DenseDataConfig | LabelledDataConfig, name: str) -> Source:
+    """Return how settings of labelled data say that its images are read."""
+    by_glob = config.offsets if isinstance(config, DenseDataConfig) else None
+    offsets = {**by_glob, "*": config.offset} if by_glob else {}
+    return Source(name, offsets=tuple(offsets.items()), **config.facts)
 
 
 def _list(

@@ -1,7 +1,6 @@
 """The one way in: find images with masks, lay them over each other, name, split.
 
-`entries` lists them; here headers are read,
-and everything that can be wrong about them is said at once.
+`entries` lists them; here headers are read, and all that can be wrong is said at once.
 """
 
 import logging
