@@ -37,13 +37,13 @@ FACES = {
 }
 # How large the house may be. Lower a figure when it falls; raise none without a reason.
 LIMITS = {
-    "files": 174,
-    "lines": 50_605,
-    "public functions and classes": 815,
-    "dataclasses": 154,
+    "files": 172,
+    "lines": 50_365,
+    "public functions and classes": 793,
+    "dataclasses": 151,
     "file names that occur twice": 7,
     "files with a single importer": 17,
-    "longest chain of imports": 23,
+    "longest chain of imports": 20,
 }
 
 

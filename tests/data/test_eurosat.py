@@ -5,7 +5,8 @@ import pytest
 import rasterio
 
 from spectralgpt.data.datasets import LabelledDataset
-from spectralgpt.data.eurosat import read_eurosat
+from spectralgpt.data.labelled import LabelledDataConfig, read_all
+from spectralgpt.data.samples import SampleSet
 from spectralgpt.errors import DatasetNotFoundError
 from spectralgpt.rasters import read_raster
 from tests.tiny import tiny_contract
@@ -15,6 +16,10 @@ FILE_BANDS = (
     *("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08"),
     *("B09", "B10", "B11", "B12", "B8A"),
 )
+
+
+def read_eurosat(root: Path) -> SampleSet:
+    return read_all(LabelledDataConfig(str(root), layout="eurosat"))
 
 
 def fake_copy(root: Path) -> Path:

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,21 +16,28 @@ from numpy.typing import NDArray
 from spectralgpt.data.bigearthnet import read_bigearthnet
 from spectralgpt.data.dense import read_dense, read_dense_config
 from spectralgpt.data.division import SampleSetConfig, divide
-from spectralgpt.data.eurosat import read_eurosat
 from spectralgpt.data.fmow import read_fmow
 from spectralgpt.data.formats import ImageFormat
-from spectralgpt.data.label_files import read_csv, read_folder
+from spectralgpt.data.label_files import (
+    list_class_folders,
+    number_samples,
+    read_csv,
+    read_folder,
+    read_split_lists,
+)
 from spectralgpt.data.listings import first_names
 from spectralgpt.data.masks import count_samples
 from spectralgpt.data.samples import (
     MULTI_LABEL,
     SEGMENTATION,
     SINGLE_LABEL,
+    SPLITS,
     Sample,
     SampleSet,
 )
+from spectralgpt.data.sources import format_of_archive
 from spectralgpt.errors import ConfigError, DataError, DatasetNotFoundError
-from spectralgpt.rasters import Stated
+from spectralgpt.rasters import FILE_SIZES, Stated, list_folder
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +116,7 @@ def _read_layout(
     config: LabelledDataConfig, root: Path, image_format: ImageFormat
 ) -> SampleSet:
     if config.layout == "eurosat":
-        return read_eurosat(root, config.eurosat_split, config.download)
+        return _read_eurosat(root, config.eurosat_split, config.download)
     if config.layout == "bigearthnet":
         return read_bigearthnet(root, config.num_classes, config.download)
     if config.layout == "fmow-sentinel2":
@@ -119,6 +126,52 @@ def _read_layout(
     if config.layout == "csv":
         return read_csv(root / config.labels, image_format, config.allow_unlisted)
     return read_folder(root, image_format)
+
+
+def _read_eurosat(
+    root: Path, lists: Literal["random", "spatial"], download: bool
+) -> SampleSet:
+    """Read EuroSAT with its published split, or a folder of its classes without one.
+
+    The files carry no band names and keep B8A last. The registry has the order, so that
+    bands go by name from then on: dropping B10 by index would drop B11 instead.
+
+    Args:
+        root: folder of TorchGeo's layout (`ds/images/...` and the split lists), or one
+            with the class folders directly in it.
+        lists: published split: `random` (Neumann et al. 2019) or `spatial` (by
+            longitude).
+        download: fetch the archive and check its sums if it is not at root.
+
+    Raises:
+        DatasetNotFoundError: it is not there and may not be downloaded.
+
+    Source: Helber et al. 2019; band order verified on files (the ninth band's values
+        are those of water vapour, the last one's follow B08).
+    """
+    from torchgeo.datasets import EuroSAT, EuroSATSpatial
+
+    image_format = replace(format_of_archive("eurosat-ms"), sizes=FILE_SIZES)
+    archive: Any = EuroSATSpatial if lists == "spatial" else EuroSAT
+    files = [(split, root / name) for split, name in archive.split_filenames.items()]
+    images = root / archive.base_dir
+    is_there = images.is_dir() or (root / archive.filename).is_file()
+    if not download and not (is_there and all(path.is_file() for _, path in files)):
+        if not (root.is_dir() and any(path.is_dir() for path in list_folder(root))):
+            raise DatasetNotFoundError(
+                f"EuroSAT is not at {root}. Set data.download true, or put the folders "
+                "of its classes there."
+            )
+        return read_folder(root, image_format)
+    for split in SPLITS:
+        # Fetches, unpacks and checks what the split needs.
+        archive(root=str(root), split=split, download=download, checksum=True)
+    listing = list_class_folders(images, lists=read_split_lists(files))
+    listed = [entry for entry in listing.entries if entry.split]
+    entries = sorted(listed, key=lambda entry: SPLITS.index(entry.split))
+    names, source = listing.class_names, f"EuroSAT at {root}"
+    samples = number_samples(entries, names, image_format)
+    return SampleSet(samples, names, SINGLE_LABEL, source, stated=image_format.of_files)
 
 
 def _use_names(labelled: SampleSet, names: Sequence[str] | None) -> SampleSet:
