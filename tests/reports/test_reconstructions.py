@@ -6,7 +6,6 @@ import pytest
 from spectralgpt.errors import ShapeError
 from spectralgpt.rasters import Window
 from spectralgpt.reports.reconstructions import (
-    Reconstruction,
     _error_picture,
     _plot_bands,
     _plot_marked_spectra,
@@ -18,7 +17,12 @@ from spectralgpt.reports.reconstructions import (
     plot_spectra,
 )
 from spectralgpt.reports.style import Stretch
-from spectralgpt.scenes.reconstruction import RebuiltWindow, WindowScores, score_window
+from spectralgpt.scenes.reconstruction import (
+    RebuiltWindow,
+    Reconstruction,
+    WindowScores,
+    score_window,
+)
 from spectralgpt.sensors import load_sensor
 
 BANDS = load_sensor("sentinel-2-l2a").select(["B02", "B03", "B04", "B08"])
@@ -125,22 +129,21 @@ def window() -> tuple[Reconstruction, WindowScores]:
     masked, valid = np.zeros(pixels.shape, bool), np.ones(pixels.shape, bool)
     masked[:, :8], valid[:, 0] = True, False
     rebuilt = pixels + np.float32(0.1)
-    found = RebuiltWindow(
+    shown = RebuiltWindow(
         pixels,
         rebuilt,
-        rebuilt,
         masked,
-        valid,
         bands,
-        Window(0, 0, 16, 16),
-        8,
-        0,
-        False,
+        "example",
+        "reflectance",
+        valid,
+        guess=rebuilt,
+        window=Window(0, 0, 16, 16),
+        patch_size=8,
+        error=0,
+        is_told=False,
     )
-    shown = Reconstruction(
-        pixels, rebuilt, masked, bands, "example", "reflectance", valid
-    )
-    return shown, score_window(found)
+    return shown, score_window(shown)
 
 
 def test_sheets_hold_bands_spread_over_the_spectrum() -> None:

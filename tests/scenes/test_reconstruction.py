@@ -1,6 +1,7 @@
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,7 @@ def test_scene_smaller_than_a_tile_is_enlarged_to_one(scene: RasterFile) -> None
     window = centre_window(scene, scene.bands, 512, 96)
     assert window == Window(0, 2, 80, 96)
     found = rebuild_window(tiny_model(96), tiny_contract(96), scene, window)
-    assert found.pixels.shape == (12, 96, 96)
+    assert found.image.shape == (12, 96, 96)
     # Rows of the scene are stretched over the tile; columns are not.
     assert found.locate(79, 2) == (95, 0)
     assert found.scene_pixel(95, 0) == (79, 2)
@@ -71,9 +72,9 @@ def test_reflectance_is_that_of_the_scene(scene: RasterFile) -> None:
     window = centre_window(scene, scene.bands, 64, 32)
     found = rebuild_window(tiny_model(), tiny_contract(), scene, window)
     raster = read_raster(scene, found.bands, window)
-    np.testing.assert_allclose(found.pixels, raster.pixels, atol=1e-6)
+    np.testing.assert_allclose(found.image, raster.pixels, atol=1e-6)
     # The guess is one value a tile and band, the mean of what was visible.
-    seen = ~found.masked[4, :32, :32]
+    seen = ~found.is_masked[4, :32, :32]
     mean = raster.pixels[4, :32, :32][seen].mean()
     np.testing.assert_allclose(found.guess[4, :32, :32], mean, atol=1e-5)
 
@@ -88,8 +89,8 @@ def test_pixels_outside_of_the_window_are_refused(scene: RasterFile) -> None:
 def test_share_of_hidden_pixels_is_the_mask_ratio(scene: RasterFile) -> None:
     window = centre_window(scene, scene.bands, 64, 32)
     found = rebuild_window(tiny_model(), tiny_contract(), scene, window, 0.75)
-    assert found.pixels.shape == found.rebuilt.shape == (12, 64, 64)
-    assert found.masked.mean() == pytest.approx(0.75)
+    assert found.image.shape == found.rebuilt.shape == (12, 64, 64)
+    assert found.is_masked.mean() == pytest.approx(0.75)
     again = rebuild_window(
         tiny_model(), tiny_contract(), scene, window, 0.75, batch_size=1
     )
@@ -120,14 +121,15 @@ def example() -> RebuiltWindow:
     return RebuiltWindow(
         pixels,
         rebuilt,
-        pixels + np.float32(0.25),
         masked,
-        valid,
         load_sensor("sentinel-2-l2a").select(["B02", "B03"]),
-        Window(0, 0, 8, 16),
-        8,
-        0.01,
-        False,
+        "example",
+        valid=valid,
+        guess=pixels + np.float32(0.25),
+        window=Window(0, 0, 8, 16),
+        patch_size=8,
+        error=0.01,
+        is_told=False,
     )
 
 
@@ -158,14 +160,12 @@ def test_angle_is_that_of_the_spectrum_with_hidden_bands_rebuilt() -> None:
 
 def test_band_without_data_is_left_out_of_the_angle() -> None:
     found = example()
-    more = [
-        np.concatenate([values, values[:1]])
-        for values in (found.pixels, found.rebuilt, found.guess, found.masked)
-    ]
-    more[3][2] = True
-    valid = np.concatenate([found.valid, np.zeros_like(found.valid[:1])])
+    names = ("image", "rebuilt", "guess", "is_masked")
+    more = {name: np.concatenate([v := getattr(found, name), v[:1]]) for name in names}
+    more["is_masked"][2] = True
+    valid = np.concatenate([found.known, np.zeros_like(found.known[:1])])
     bands = load_sensor("sentinel-2-l2a").select(["B02", "B03", "B04"])
-    scores = score_window(RebuiltWindow(*more, valid, bands, found.window, 8, 0, False))
+    scores = score_window(replace(found, **more, valid=valid, bands=bands))
     np.testing.assert_array_equal(scores.angle, score_window(found).angle)
     assert (scores.bands[2].hidden_pixels, scores.bands[2].range_reflectance) == (0, 0)
     assert math.isnan(scores.bands[2].rmse_reflectance)

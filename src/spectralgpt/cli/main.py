@@ -123,16 +123,6 @@ def _overview() -> str:
     )
 
 
-def _say(error: Exception) -> str:
-    """Return an error as one line, the system's with what to do."""
-    from spectralgpt.files import UNWRITABLE, explain_failure
-
-    if isinstance(error, OSError) and error.errno in UNWRITABLE:
-        where = error.filename or "the output"
-        return f"{where} cannot be used: {explain_failure(Path(where), error)}"
-    return _one_line(error)
-
-
 def _explained(name: str, words: list[str], signals: "_StopSignals") -> int:
     """Run a command; its errors are a line, and a status."""
     from jsonargparse import ArgumentError
@@ -147,7 +137,11 @@ def _explained(name: str, words: list[str], signals: "_StopSignals") -> int:
     except (SpectralGPTError, OSError) as error:
         if "--debug" in words:
             raise
-        print(f"error: {_say(error)}", file=sys.stderr)
+        from spectralgpt.files import explain_unwritable
+
+        # The system's with what to do.
+        said = explain_unwritable(error) or _one_line(error)
+        print(f"error: {said}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

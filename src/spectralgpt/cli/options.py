@@ -313,16 +313,11 @@ def add_run_options(parser: ArgumentParser) -> None:
         action=ConfigFile,
         help="YAML file or name of a recipe (see spectralgpt recipes)",
     )
-    parser.add_argument(
-        "--output", type=Path, required=True, help="folder that gets all of the run"
-    )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace a run in the output folder"
-    )
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="go on from the last checkpoint in the output folder, if there is one",
+    add_options(
+        parser,
+        output=(Path, ..., "folder that gets all of the run"),
+        overwrite="replace a run in the output folder",
+        resume="go on from the last checkpoint in the output folder, if there is one",
     )
 
 

@@ -39,9 +39,9 @@ from spectralgpt.models.mae import MaskedAutoencoder
 from spectralgpt.preprocessing import Preprocessing, sensor_preprocessing
 from spectralgpt.rasters import Raster, Stated
 from spectralgpt.recipes import find_recipe
-from spectralgpt.reports.reconstructions import Reconstruction
 from spectralgpt.reports.style import choose_composites
 from spectralgpt.scenes.embedding import embed_scene
+from spectralgpt.scenes.reconstruction import Reconstruction
 from spectralgpt.sensors import Band
 from spectralgpt.tasks.pretraining import PretrainingTask, pixel_mask
 from spectralgpt.tasks.probes import Features, predict_knn, predict_linear

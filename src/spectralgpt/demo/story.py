@@ -12,7 +12,6 @@ from spectralgpt.demo.imagery import CellLabels, Imagery
 from spectralgpt.metrics import Scores
 from spectralgpt.reports.html import write_report
 from spectralgpt.reports.reconstructions import (
-    Reconstruction,
     plot_reconstruction,
     plot_spectra,
 )
@@ -25,6 +24,7 @@ from spectralgpt.reports.training_reports import (
     plot_curves,
     read_metrics,
 )
+from spectralgpt.scenes.reconstruction import Reconstruction
 from spectralgpt.training.pretrain_config import PretrainConfig
 
 if TYPE_CHECKING:

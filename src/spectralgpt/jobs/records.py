@@ -34,9 +34,8 @@ from spectralgpt.errors import (
     UnitError,
 )
 from spectralgpt.files import (
-    UNWRITABLE,
     checked_line,
-    explain_failure,
+    explain_unwritable,
     parse_checked,
     read_json,
     write_text,
@@ -398,7 +397,5 @@ def _attempt(
 def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
     is_ours = type(error).__module__.startswith("spectralgpt.")
-    if isinstance(error, OSError) and error.errno in UNWRITABLE:
-        where = error.filename or "the output"
-        return f"{where} cannot be used: {explain_failure(Path(where), error)}"
-    return text if is_ours and text else f"{type(error).__name__}: {text}"
+    plain = text if is_ours and text else f"{type(error).__name__}: {text}"
+    return explain_unwritable(error) or plain

@@ -29,10 +29,7 @@ from spectralgpt.jobs.records import (
     SceneRecord,
     attempt_scene,
 )
-from spectralgpt.scenes.inputs import (
-    Progress,
-    adding_up,
-)
+from spectralgpt.scenes.inputs import Progress, adding_up
 
 if TYPE_CHECKING:
     from distributed import Client, Future

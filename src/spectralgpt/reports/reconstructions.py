@@ -1,14 +1,13 @@
 """Pictures of what the masked autoencoder saw, hid and rebuilt, and a page of them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spectralgpt.errors import ShapeError
 from spectralgpt.files import write_json, write_table
 from spectralgpt.reports.html import TEMPLATES, write_report
 from spectralgpt.reports.style import (
@@ -26,10 +25,10 @@ from spectralgpt.reports.style import (
 from spectralgpt.scenes.reconstruction import (
     BandScore,
     RebuiltWindow,
+    Reconstruction,
     WindowScores,
     score_window,
 )
-from spectralgpt.sensors import Band
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,63 +60,6 @@ _MANY_BANDS = 40
 _ENOUGH = 0.9
 _MARK = "#ffd400"
 _PICTURE_DPI = 110
-
-
-@dataclass(frozen=True)
-class Reconstruction:
-    """One image before and after the masked autoencoder.
-
-    Args:
-        image: (C, H, W), in any unit.
-        rebuilt: (C, H, W), the prediction for all tokens, in the same unit.
-        is_masked: bool (C, H, W), true where the model did not see the pixel.
-        bands: the C bands.
-        name: where the image comes from.
-        unit: of `image`, for the axes.
-        valid: bool (C, H, W), false where a pixel holds no data and is left blank; None
-            if all do.
-
-    Raises:
-        ShapeError: the arrays and the bands do not fit each other.
-    """
-
-    image: NDArray[np.float32]
-    rebuilt: NDArray[np.float32]
-    is_masked: NDArray[np.bool_]
-    bands: tuple[Band, ...]
-    name: str
-    unit: str = "scaled reflectance"
-    valid: NDArray[np.bool_] | None = None
-
-    def __post_init__(self) -> None:
-        """Check that pixels, predictions, masks and bands fit each other."""
-        arrays = (self.image, self.rebuilt, self.is_masked, self.known)
-        shapes = {array.shape for array in arrays}
-        if len(shapes) > 1 or self.image.ndim != 3:
-            raise ShapeError(
-                f"reconstruction of {self.name}: found shapes {sorted(shapes)}; image, "
-                "rebuilt and is_masked must all be (bands, rows, columns)."
-            )
-        if len(self.bands) != len(self.image):
-            raise ShapeError(
-                f"reconstruction of {self.name}: {len(self.bands)} bands are named, "
-                f"the image has {len(self.image)}."
-            )
-
-    @property
-    def known(self) -> NDArray[np.bool_]:
-        """Where the image holds data: (C, H, W)."""
-        return np.ones_like(self.is_masked) if self.valid is None else self.valid
-
-    @property
-    def counted(self) -> NDArray[np.bool_]:
-        """Where the model had something to predict: hidden pixels that hold data."""
-        return self.is_masked & self.known
-
-    @property
-    def pasted(self) -> NDArray[np.float32]:
-        """The image with only its masked pixels replaced by the prediction."""
-        return np.where(self.is_masked, self.rebuilt, self.image)
 
 
 def plot_reconstruction(
@@ -199,15 +141,7 @@ def write_rebuilt_report(
         all_bands: draw every band of many.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    shown = Reconstruction(
-        rebuilt.pixels,
-        rebuilt.rebuilt,
-        rebuilt.masked,
-        rebuilt.bands,
-        name,
-        "reflectance",
-        rebuilt.valid,
-    )
+    shown = replace(rebuilt, name=name)
     scores = score_window(rebuilt)
     guess = "the mean of the band's visible pixels in the tile"
     if rebuilt.is_told:
@@ -279,7 +213,7 @@ def _band_row(score: BandScore) -> list[str]:
 
 
 def _describe_size(rebuilt: RebuiltWindow) -> tuple[str, str]:
-    window, size = rebuilt.window, rebuilt.pixels.shape[1:]
+    window, size = rebuilt.window, rebuilt.image.shape[1:]
     is_enlarged = size != (window.height, window.width)
     enlarged = f", enlarged to {size[0]} x {size[1]}" if is_enlarged else ""
     return f"{window.height} x {window.width} px", f"shown{enlarged}"

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from spectralgpt.errors import CheckpointError, ConfigError
+from spectralgpt.errors import CheckpointError, ConfigError, ShapeError
 from spectralgpt.metrics import psnr, spectral_angle
 from spectralgpt.models.building import check_output
 from spectralgpt.models.mae import MaskedAutoencoder
@@ -54,20 +54,71 @@ _OVERLAP = 0.5
 
 
 @dataclass(frozen=True)
-class RebuiltWindow:
-    """A window of a scene, and what the model made of its visible part.
+class Reconstruction:
+    """One image before and after the masked autoencoder.
 
-    All arrays are (C, H, W). H and W are those of the window, unless it is smaller than
-    a tile and was enlarged.
-
-    Attributes:
-        pixels: reflectance, as the model was given it.
-        rebuilt: reflectance, the model's prediction everywhere.
-        guess: reflectance, what fills the pixels without learning: the mean of the
-            band's visible pixels in the tile, or the mean of the token if `is_told`.
-        masked: true where the model did not see the pixel.
-        valid: false where the scene holds no data.
+    Args:
+        image: (C, H, W), in any unit.
+        rebuilt: (C, H, W), the prediction for all tokens, in the same unit.
+        is_masked: bool (C, H, W), true where the model did not see the pixel.
         bands: the C bands.
+        name: where the image comes from.
+        unit: of `image`, for the axes.
+        valid: bool (C, H, W), false where a pixel holds no data and is left blank; None
+            if all do.
+
+    Raises:
+        ShapeError: the arrays and the bands do not fit each other.
+    """
+
+    image: NDArray[np.float32]
+    rebuilt: NDArray[np.float32]
+    is_masked: NDArray[np.bool_]
+    bands: tuple[Band, ...]
+    name: str
+    unit: str = "scaled reflectance"
+    valid: NDArray[np.bool_] | None = None
+
+    def __post_init__(self) -> None:
+        """Check that pixels, predictions, masks and bands fit each other."""
+        arrays = (self.image, self.rebuilt, self.is_masked, self.known)
+        shapes = {array.shape for array in arrays}
+        if len(shapes) > 1 or self.image.ndim != 3:
+            raise ShapeError(
+                f"reconstruction of {self.name}: found shapes {sorted(shapes)}; image, "
+                "rebuilt and is_masked must all be (bands, rows, columns)."
+            )
+        if len(self.bands) != len(self.image):
+            raise ShapeError(
+                f"reconstruction of {self.name}: {len(self.bands)} bands are named, "
+                f"the image has {len(self.image)}."
+            )
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """Where the image holds data: (C, H, W)."""
+        return np.ones_like(self.is_masked) if self.valid is None else self.valid
+
+    @property
+    def counted(self) -> NDArray[np.bool_]:
+        """Where the model had something to predict: hidden pixels that hold data."""
+        return self.is_masked & self.known
+
+    @property
+    def pasted(self) -> NDArray[np.float32]:
+        """The image with only its masked pixels replaced by the prediction."""
+        return np.where(self.is_masked, self.rebuilt, self.image)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RebuiltWindow(Reconstruction):
+    """A window of a scene, and what the model made of its visible part, in reflectance.
+
+    H and W are those of the window, unless it is smaller than a tile and was enlarged.
+
+    Args:
+        guess: (C, H, W), what fills the pixels without learning: the mean of the
+            band's visible pixels in the tile, or the mean of the token if `is_told`.
         window: which pixels of the scene these are.
         patch_size: side of a token, pixels of the arrays.
         error: mean squared error over masked, valid pixels, in the model's scaled unit.
@@ -75,12 +126,7 @@ class RebuiltWindow:
             variance.
     """
 
-    pixels: FloatArray
-    rebuilt: FloatArray
     guess: FloatArray
-    masked: BoolArray
-    valid: BoolArray
-    bands: tuple[Band, ...]
     window: Window
     patch_size: int
     error: float
@@ -88,7 +134,7 @@ class RebuiltWindow:
 
     def locate(self, row: int, column: int) -> tuple[int, int]:
         """Return where a pixel of the scene lies in the arrays."""
-        height, width = self.pixels.shape[1:]
+        height, width = self.image.shape[1:]
         return (
             (2 * (row - self.window.row) + 1) * height // (2 * self.window.height),
             (2 * (column - self.window.column) + 1) * width // (2 * self.window.width),
@@ -96,7 +142,7 @@ class RebuiltWindow:
 
     def scene_pixel(self, row: int, column: int) -> tuple[int, int]:
         """Return which pixel of the scene a place in the arrays is."""
-        height, width = self.pixels.shape[1:]
+        height, width = self.image.shape[1:]
         return (
             self.window.row + row * self.window.height // height,
             self.window.column + column * self.window.width // width,
@@ -264,14 +310,16 @@ def rebuild_window(
     return RebuiltWindow(
         preprocessing.restore(pixels, raster),
         preprocessing.restore(rebuilt.numpy(), raster),
-        preprocessing.restore(guess.numpy(), raster),
         masked.numpy(),
-        valid,
         preprocessing.bands,
-        window,
-        model.encoder.patch_size,
-        error.mean,
-        model.normalize_targets,
+        item.name,
+        "reflectance",
+        valid,
+        guess=preprocessing.restore(guess.numpy(), raster),
+        window=window,
+        patch_size=model.encoder.patch_size,
+        error=error.mean,
+        is_told=model.normalize_targets,
     )
 
 
@@ -318,22 +366,22 @@ def _join(tiles: torch.Tensor, rows: int) -> torch.Tensor:
 
 def score_window(found: RebuiltWindow) -> WindowScores:
     """Score a rebuilt window, by pixel, by patch, by band and in all."""
-    low, high = image_limits(found.pixels, found.valid)
+    low, high = image_limits(found.image, found.known)
     peak = high - low
     # A constant band has no signal to hold an error against.
-    counted = found.masked & found.valid & (peak > 0)
+    counted = found.counted & (peak > 0)
     P = found.patch_size
-    C, H, W = found.pixels.shape
+    C, H, W = found.image.shape
     cut = (C, H // P, P, W // P, P)
     patch_psnr = psnr(
-        found.pixels.reshape(cut),
+        found.image.reshape(cut),
         found.rebuilt.reshape(cut),
         counted.reshape(cut),
         peak[..., None, None],
         axis=(0, 2, 4),
     )
     by_band = [
-        psnr(found.pixels, values, counted, peak, axis=(1, 2))
+        psnr(found.image, values, counted, peak, axis=(1, 2))
         for values in (found.rebuilt, found.guess)
     ]
     return WindowScores(
@@ -345,8 +393,8 @@ def score_window(found: RebuiltWindow) -> WindowScores:
             )
             for index in range(C)
         ),
-        float(psnr(found.pixels, found.rebuilt, counted, peak)),
-        float(psnr(found.pixels, found.guess, counted, peak)),
+        float(psnr(found.image, found.rebuilt, counted, peak)),
+        float(psnr(found.image, found.guess, counted, peak)),
         _mean(_angle(found, found.guess)),
     )
 
@@ -418,18 +466,18 @@ def map_errors(
 
 def _angle(found: RebuiltWindow, rebuilt: FloatArray) -> NDArray[np.float64]:
     # A band of zeros in both spectra leaves the angle as it is.
-    truth = np.where(found.valid, found.pixels, 0)
-    pasted = np.where(found.masked & found.valid, rebuilt, truth)
-    has_angle = found.valid.sum(axis=0) > 1
-    counted = has_angle & (found.masked & found.valid).any(axis=0)
+    truth = np.where(found.known, found.image, 0)
+    pasted = np.where(found.counted, rebuilt, truth)
+    has_angle = found.known.sum(axis=0) > 1
+    counted = has_angle & found.counted.any(axis=0)
     return np.where(counted, spectral_angle(truth, pasted), np.nan)
 
 
 def _score_band(
     found: RebuiltWindow, index: int, peak: float, ratio: float, guess_ratio: float
 ) -> BandScore:
-    counted = found.masked[index] & found.valid[index]
-    error = (found.rebuilt[index] - found.pixels[index])[counted].astype(np.float64)
+    counted = found.counted[index]
+    error = (found.rebuilt[index] - found.image[index])[counted].astype(np.float64)
     rmse = float(np.sqrt((error**2).mean())) if error.size else math.nan
     band = found.bands[index]
     ratios = float(ratio), float(guess_ratio)

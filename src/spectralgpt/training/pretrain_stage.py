@@ -18,10 +18,10 @@ from spectralgpt.models.mae import MaskedAutoencoder
 from spectralgpt.models.sizes import model_size
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.reports.reconstructions import (
-    Reconstruction,
     plot_reconstruction,
     plot_spectra,
 )
+from spectralgpt.scenes.reconstruction import Reconstruction
 from spectralgpt.tasks.pretraining import (
     PretrainingTask,
     pixel_mask,

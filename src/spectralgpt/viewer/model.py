@@ -69,17 +69,16 @@ class Rebuilt:
         if missing:
             raise CheckpointError(f"the model does not take band {missing[0]}.")
         at = [self.bands.index(band) for band in bands]
-        valid = found.valid[at]
+        valid = found.known[at]
         if kind == "visible":
-            picture = draw_bands(found.pixels[at], valid, stretch)
+            picture = draw_bands(found.image[at], valid, stretch)
             # Plain grey only where all of the bands are hidden, as in reports.
             hidden = np.moveaxis(
-                np.broadcast_to(found.masked[at], (3, *valid[0].shape)), 0, -1
+                np.broadcast_to(found.is_masked[at], (3, *valid[0].shape)), 0, -1
             )
             picture[..., :3][hidden] = _HIDDEN_GREY
             return picture
-        filled = np.where(found.masked[at], found.rebuilt[at], found.pixels[at])
-        return draw_bands(filled, valid, stretch)
+        return draw_bands(found.pasted[at], valid, stretch)
 
     def spectrum(
         self, row: int, column: int
@@ -93,7 +92,7 @@ class Rebuilt:
         if not (inside and 0 <= column - place.column < place.width):
             return None
         at = np.s_[:, *self.window.locate(row, column)]
-        return self.window.rebuilt[at], self.window.masked[at]
+        return self.window.rebuilt[at], self.window.is_masked[at]
 
 
 @dataclass(frozen=True)
