@@ -38,7 +38,7 @@ FACES = {
 # How large the house may be. Lower a figure when it falls; raise none without a reason.
 LIMITS = {
     "files": 172,
-    "lines": 50_337,
+    "lines": 50_139,
     "public functions and classes": 794,
     "dataclasses": 151,
     "file names that occur twice": 7,

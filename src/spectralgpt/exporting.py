@@ -283,11 +283,7 @@ class _ExportGraph(nn.Module):
 
 
 def _choose_contract(loaded: LoadedModel) -> Preprocessing:
-    """Return the model's contract.
-
-    Raises:
-        ConfigError: it has none.
-    """
+    """Return the model's contract."""
     if loaded.preprocessing is None:
         raise ConfigError(
             "the model carries no preprocessing contract, so that an exported file "
@@ -298,11 +294,7 @@ def _choose_contract(loaded: LoadedModel) -> Preprocessing:
 
 
 def _choose_output(loaded: LoadedModel, what: str) -> str:
-    """Return `logits` or `embeddings`; `auto` takes logits where there are any.
-
-    Raises:
-        ConfigError: logits of a model that is not fine-tuned, or neither.
-    """
+    """Return `logits` or `embeddings`; `auto` takes logits where there are any."""
     if what not in get_args(What):
         raise ConfigError(f"what {what!r} is unknown: use {', '.join(get_args(What))}.")
     is_finetuned = isinstance(loaded.model, ClassificationModel | DenseModel)
@@ -328,16 +320,7 @@ def _input_shape(loaded: LoadedModel, output: str) -> tuple[int, ...]:
 
 
 def _describe(loaded: LoadedModel, output: str, batch: int | None) -> dict[str, Any]:
-    """Describe what an exported model takes and gives, in plain values.
-
-    Args:
-        loaded: the model.
-        output: logits or embeddings.
-        batch: images it takes at once; None for any number.
-
-    Raises:
-        ConfigError: the model has no contract.
-    """
+    """Describe what an exported model takes and gives, in plain values."""
     contract, shape = _choose_contract(loaded), _input_shape(loaded, output)
     axes = ["dates: before, after", "bands", "rows", "columns"][-len(shape) :]
     outputs = {"logits": "(B, classes)"}
@@ -416,15 +399,6 @@ def _compare(
 
     The model runs as everywhere in this package: scaled by its contract, in the form
     that is fastest here.
-
-    Args:
-        path: an .onnx or .pt2 file.
-        loaded: what it was made from, on the CPU.
-        output: logits or embeddings.
-        batches: sizes of the batches.
-
-    Raises:
-        CheckpointError: the file cannot be run.
     """
     run = _open_exported(path)
     worst = 0.0

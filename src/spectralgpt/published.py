@@ -22,12 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from spectralgpt.errors import CheckpointError, ConfigError
-from spectralgpt.models.building import (
-    Model,
-    build_model,
-    load_weights,
-    plain_names,
-)
+from spectralgpt.models.building import Model, build_model, load_weights, plain_names
 from spectralgpt.models.encoder import SpectralEncoder
 
 _log = logging.getLogger(__name__)
@@ -149,10 +144,7 @@ def read_torch_file(path: Path, *, mmap: bool = False) -> dict[str, Any]:
     """
     check_is_weights(path)
     try:
-        with (
-            torch.serialization.safe_globals(_HARMLESS),
-            warnings.catch_warnings(),
-        ):
+        with torch.serialization.safe_globals(_HARMLESS), warnings.catch_warnings():
             # torch warns of foreign pickles just before it refuses them.
             warnings.simplefilter("ignore")
             checkpoint = torch.load(
@@ -391,19 +383,7 @@ def _published_names(names: Collection[str]) -> dict[str, str]:
 
 
 def _from_published(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename a published state dict to our names; also serves for gradients.
-
-    Args:
-        state_dict: published names.
-
-    Returns:
-        Our names, as in `MaskedAutoencoder`, `ClassificationModel`, `SegmentationModel`
-        and `ChangeModel`.
-
-    Raises:
-        CheckpointError: a key is unknown, or one of q, k, v is missing or of another
-            shape.
-    """
+    """Rename a published state dict to our names; also serves for gradients."""
     ours: dict[str, Tensor] = {}
     for key, tensor in state_dict.items():
         matched = _QKV.fullmatch(key)

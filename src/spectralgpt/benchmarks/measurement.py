@@ -102,10 +102,7 @@ def _speed(config: BenchmarkConfig, measured: Measured) -> Result:
 
 
 def _share(
-    config: BenchmarkConfig,
-    measured: Measured,
-    flops: int | None,
-    device: torch.device,
+    config: BenchmarkConfig, measured: Measured, flops: int | None, device: torch.device
 ) -> Result:
     """Compare the speed with the fastest products; nothing to compare in loading."""
     products, peak, share = None, None, None
@@ -124,11 +121,7 @@ def _share(
 
 
 def _find_device(name: str) -> torch.device:
-    """Return the device of a name, `auto` for CUDA where there is any, else the CPU.
-
-    Raises:
-        ConfigError: this machine has no such device, or none of that name is known.
-    """
+    """Return the device of a name, `auto` for CUDA where there is any, else the CPU."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -118,9 +118,7 @@ def total_steps(config: BenchmarkConfig) -> int:
 
 
 def measure_steps(
-    config: BenchmarkConfig,
-    device: torch.device,
-    on_step: OnStep = lambda done: None,
+    config: BenchmarkConfig, device: torch.device, on_step: OnStep = lambda done: None
 ) -> tuple[Measured, int | None]:
     """Run and time the steps.
 
@@ -179,10 +177,6 @@ class _RandomImages:
     """Images as `PretrainingDataset` gives them: uniform in 0..1, as scaled ones are.
 
     They are made once, so that drawing one costs next to nothing.
-
-    Args:
-        contract: bands and image size.
-        count: how many.
     """
 
     def __init__(self, contract: Preprocessing, count: int) -> None:
@@ -379,11 +373,7 @@ def _time_steps(
 
 
 class _PartClock:
-    """Split steps into parts that follow each other without gaps.
-
-    Args:
-        device: is waited for at each boundary.
-    """
+    """Split steps into parts that follow each other without gaps."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -445,12 +435,6 @@ def _watch_parts(
     `embedding`; what follows the head is the caller's. A model that runs a part without
     calling its module has that part's time in the next one. The head may be called more
     than once a step, for some images each time, with its gradients taken in between.
-
-    Args:
-        clock: gets the boundaries.
-        encoder: its blocks are watched.
-        head: decoder or classifier; None if there is none.
-        name: of the part that it is.
     """
     block: Any = encoder.blocks[0]
     hooks = [_mark_inputs(block, clock, lambda: "embedding", "encoder")]
@@ -502,14 +486,7 @@ def _mark_gradient(values: Any, clock: _PartClock, part: str) -> None:
 
 
 class _StepTimer(Callback):
-    """Time training steps from the end of one to the end of the next; then split some.
-
-    Args:
-        device: where the steps run.
-        config: how many steps are measured, and how many before them are not.
-        marks: encoder, head and its name, see `_watch_parts`.
-        on_step: called after each step with the number done.
-    """
+    """Time training steps, each from the end of the one before; then split some."""
 
     def __init__(
         self,

@@ -25,12 +25,7 @@ from spectralgpt.demo.imagery import (
     read_pixels,
     shipped_imagery,
 )
-from spectralgpt.demo.story import (
-    NEIGHBOURS,
-    Compared,
-    Findings,
-    write_demo_report,
-)
+from spectralgpt.demo.story import NEIGHBOURS, Compared, Findings, write_demo_report
 from spectralgpt.errors import BandError, CheckpointError, ConfigError
 from spectralgpt.metrics import Scores, score_single_label
 from spectralgpt.models.building import build_autoencoder
@@ -123,16 +118,7 @@ def run_demo(
 
 
 def _demo_config(imagery: Imagery, folder: Path, seed: int) -> PretrainConfig:
-    """Return the recipe `demo` on this imagery.
-
-    Args:
-        imagery: what is trained on.
-        folder: gets the descriptions of the images, so that the run can be repeated.
-        seed: of weights, order, crops and masks.
-
-    Raises:
-        BandError: the images have no band in common.
-    """
+    """Return the recipe `demo` on this imagery."""
     item = imagery.strips[0].item
     # Within these wavelengths water vapour hides the ground: a cirrus band is empty.
     low, high = _CIRRUS_NM

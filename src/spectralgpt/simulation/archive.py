@@ -514,11 +514,7 @@ def _simulate(
 
 
 def _write_image(
-    path: Path,
-    picture: Picture,
-    camera: Camera,
-    grid: Grid,
-    tags: dict[str, str],
+    path: Path, picture: Picture, camera: Camera, grid: Grid, tags: dict[str, str]
 ) -> None:
     # Files state their own scale and offset, so that readers need no rule.
     season, scale = picture.season, camera.quantification
@@ -539,11 +535,7 @@ def _write_image(
 
 
 def _write_mask(
-    path: Path,
-    task: str,
-    pictures: list[Picture],
-    grid: Grid,
-    tags: dict[str, str],
+    path: Path, task: str, pictures: list[Picture], grid: Grid, tags: dict[str, str]
 ) -> None:
     last = pictures[-1]
     classes = last.is_changed if task == "change" else last.covers.argmax(axis=0)

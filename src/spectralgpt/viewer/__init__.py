@@ -36,13 +36,7 @@ _WAIT_S = 2
 
 @dataclass(frozen=True)
 class _PageServer:
-    """A page that is ready to be served.
-
-    Args:
-        url: where.
-        server: answers.
-        listener: takes connections already.
-    """
+    """A page that is ready to be served."""
 
     url: str
     server: "uvicorn.Server"

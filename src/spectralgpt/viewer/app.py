@@ -260,9 +260,7 @@ def _error(status: int, message: str) -> Response:
     return Response(body, status, media_type="application/json", headers=_ASK)
 
 
-def _explained(
-    answer: Callable[[Request], Response],
-) -> Callable[[Request], Response]:
+def _explained(answer: Callable[[Request], Response]) -> Callable[[Request], Response]:
     """Turn whatever goes wrong into one line of JSON."""
 
     @wraps(answer)
@@ -505,18 +503,7 @@ def _describe_pixel(
     layer: MapLayer | None = None,
     index: int = 0,
 ) -> dict[str, Any]:
-    """Describe a pixel: place, spectrum, what was rebuilt, what a map holds.
-
-    Args:
-        view: what is looked at.
-        at: row and column.
-        rebuilt: a window that was rebuilt.
-        layer: a map over the view.
-        index: which layer of it.
-
-    Raises:
-        RasterError: a file cannot be read.
-    """
+    """Describe a pixel: place, spectrum, what was rebuilt, what a map holds."""
     row, column = at
     found: dict[str, Any] = {"row": row, "column": column}
     if view.base.transform is not None:

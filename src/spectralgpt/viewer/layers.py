@@ -21,11 +21,7 @@ from spectralgpt.rasters.embeddings import EmbeddingRaster
 from spectralgpt.rasters.grid import Grid
 from spectralgpt.rasters.lookup import lay_under, sample, sample_map, shown_grid
 from spectralgpt.rasters.maps import MapFile
-from spectralgpt.reports.style import (
-    Stretch,
-    choose_composites,
-    measure_stretch,
-)
+from spectralgpt.reports.style import Stretch, choose_composites, measure_stretch
 from spectralgpt.scenes.embedding import SceneEmbedding
 from spectralgpt.scenes.similarity import Query, query_of
 from spectralgpt.sensors import Band

@@ -516,11 +516,6 @@ def _assign_splits(
     classes counting as much as others. That is done in several orders, and the result
     whose shares are nearest to the wanted ones is taken. Where a split then lacks a
     class that other blocks could give it, they do.
-
-    Args:
-        tiles: those of all blocks.
-        fractions: wanted shares of the labelled pixels.
-        seed: of the orders.
     """
     counts: dict[Cell, _Counts] = {}
     for tile in tiles:
@@ -570,11 +565,6 @@ def _keep_apart(
 
     Of two that do not, the one of the lattice that comes later is left out. Tiles count
     as rectangles of longitude and latitude, which are a little larger than they are.
-
-    Args:
-        tiles: with their splits.
-        scenes: what they are cut from.
-        gap_m: least distance, m.
     """
     import shapely
 

@@ -30,11 +30,7 @@ from spectralgpt.rasters import Grid, Window
 from spectralgpt.rasters.files import read_header
 from spectralgpt.rasters.footprints import move_near, move_shapes, turn_of
 from spectralgpt.rasters.grid import apply
-from spectralgpt.rasters.lookup import (
-    find_codes,
-    paint_shapes,
-    read_codes_at,
-)
+from spectralgpt.rasters.lookup import find_codes, paint_shapes, read_codes_at
 from spectralgpt.rasters.write import write_strips
 
 if TYPE_CHECKING:

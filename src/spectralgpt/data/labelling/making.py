@@ -196,14 +196,7 @@ def _write_tiles(
 ) -> list[Tile]:
     """Write those tiles that still have enough labels where the image is valid.
 
-    Args:
-        folder: gets `images` and `masks`.
-        tiles: in the order of their rows, so that files are read once.
-        scenes: what they are cut from.
-        colours: of the classes.
-        least_px: pixels that must be labelled and valid.
-        sensor_tag: name of the sensor for the files' tag.
-        progress: called with tiles done and all.
+    In the order of their rows, so that files are read once.
     """
     numbers = {cell: n for n, cell in enumerate(sorted({t.cell for t in tiles}))}
     for part in _PARTS:
@@ -338,12 +331,7 @@ def _word(value: Any) -> str:
 
 
 def _write_description(made: MadeSet, sensor: str) -> Path:
-    """Write labels.yaml, which `spectralgpt finetune segmentation --data` takes.
-
-    Args:
-        made: the set.
-        sensor: name, or file beside the description.
-    """
+    """Write labels.yaml, which `spectralgpt finetune segmentation --data` takes."""
     table = {
         "root": ".",
         "task": "segmentation",
@@ -363,13 +351,7 @@ def _write_description(made: MadeSet, sensor: str) -> Path:
 
 
 def _write_statistics(made: MadeSet, dense: SampleSet, seed: int) -> None:
-    """Write statistics.json: `BandStatistics` of train, and its extremes.
-
-    Args:
-        made: the set.
-        dense: the same set, as fine-tuning reads it.
-        seed: of the windows that are measured.
-    """
+    """Write statistics.json: `BandStatistics` of train, and its extremes."""
     bands = made.scenes[0].item.bands
     measured = asdict(sample_statistics(dense.select("train"), bands, seed=seed))
     measured["source"] = f"{made.name}, train"
@@ -389,15 +371,7 @@ def _write_card(
     licence: str,
     command: Sequence[str],
 ) -> None:
-    """Write classes.csv and README.md.
-
-    Args:
-        made: the set.
-        labels: where labels come from.
-        rules: how tiles were cut.
-        licence: of the set, "" if not stated.
-        command: that made it.
-    """
+    """Write classes.csv and README.md."""
     from jinja2 import Environment, StrictUndefined
 
     splits = made.splits

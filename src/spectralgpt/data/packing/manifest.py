@@ -312,17 +312,8 @@ def index_schema() -> Any:
     """
     import pyarrow as pa
 
-    texts, numbers = ("name", "place", "crs"), {"layout", "shard", "row", "series"}
-    kinds = {
-        **dict.fromkeys(texts, pa.string()),
-        **dict.fromkeys(numbers, pa.int32()),
-        "transforms": pa.list_(pa.float64()),
-        "day": pa.float64(),
-    }
-    return pa.schema([(name, kinds[name]) for name in _COLUMNS])
-
-
-_COLUMNS = (
-    *("name", "place", "layout", "shard", "row", "crs", "transforms"),
-    *("series", "day"),
-)
+    texts = [(name, pa.string()) for name in ("name", "place")]
+    numbers = [(name, pa.int32()) for name in ("layout", "shard", "row")]
+    places = [("crs", pa.string()), ("transforms", pa.list_(pa.float64()))]
+    dates = [("series", pa.int32()), ("day", pa.float64())]
+    return pa.schema([*texts, *numbers, *places, *dates])

@@ -168,11 +168,7 @@ def pack_images(
 def _plan(
     source: Source, data_root: Path | str, max_bad_share: float
 ) -> list[_Planned]:
-    """List the images in the order in which training lists them.
-
-    Raises:
-        ConfigError: two sensors of one name differ.
-    """
+    """List the images in the order in which training lists them."""
     if source.series is None:
         items = find_items([source], data_root, max_bad_share)
         planned = [(item, NO_SERIES, math.nan) for item in items]
@@ -204,12 +200,7 @@ def _digest(source: Source, planned: Sequence[_Planned], shard_mb: float) -> str
 
 
 def _check_folder(path: Path, overwrite: bool, packed: Path) -> None:
-    """Refuse a folder that may not be touched; nothing is changed.
-
-    Raises:
-        ConfigError: it holds a finished pack, files of another kind, or what is to be
-            packed.
-    """
+    """Refuse a folder that may not be touched; nothing is changed."""
     is_finished = (path / MANIFEST).is_file()
     if is_finished and not overwrite:
         raise ConfigError(
@@ -224,17 +215,7 @@ def _check_folder(path: Path, overwrite: bool, packed: Path) -> None:
 
 
 def _begin(path: Path, digest: str, overwrite: bool) -> None:
-    """Note what is to be packed in a folder, or go on with the same.
-
-    Args:
-        path: of the folder.
-        digest: of the plan.
-        overwrite: remove a pack that is there.
-
-    Raises:
-        ConfigError: the folder holds the beginning of another pack.
-        OutputError: it cannot be written.
-    """
+    """Note what is to be packed in a folder, or go on with the same."""
     make_folder(path)
     remove_leftovers(path)
     if overwrite:
@@ -419,12 +400,7 @@ def _read_or_say(planned: _Planned) -> _Read | str:
 
 
 def _read(item: RasterFile, series: int, day: float) -> _Read:
-    """Read all bands of an image as they are in its files.
-
-    Raises:
-        RasterError: a file cannot be read to its end, or has another size or type
-            than was said.
-    """
+    """Read all bands of an image as they are in its files."""
     item = item.located()
     # The bands in the order of the files, so that the pack lists them alike.
     layers: dict[tuple[Grid, str, float | None], tuple[list[str], list[_Numbers]]] = {}
@@ -476,11 +452,7 @@ def _read_layer(file: BandFile, whole: dict[Location, _Numbers]) -> _Numbers:
 
 
 def _without_masked(layer: _Numbers, file: BandFile, nodata: float | None) -> _Numbers:
-    """Put nodata where the file's mask says so: a pack has no masks beside its numbers.
-
-    Raises:
-        RasterError: the image has no number that could stand for it.
-    """
+    """Put nodata where the file's mask says so: a pack holds no masks."""
     known = read_known(file.path, [file.index], file.masks)
     if known is None or known.all():
         return layer
