@@ -28,7 +28,8 @@ from spectralgpt.rasters.write import (
 from spectralgpt.sensors import Band
 
 FloatArray = NDArray[np.float32]
-_TAG = "SPECTRALGPT_EMBEDDING"
+EMBEDDING_TAG = "SPECTRALGPT_EMBEDDING"
+"""Stands in rasters of embeddings, with what they are of."""
 _BLOCK_PX = 128
 """The smallest that a COG may have: a block holds every dimension of its cells."""
 _MOST_NUMBERS = 2**24
@@ -118,16 +119,6 @@ class EmbeddingRaster(Header):
                 yield Window(row, column, height, width)
 
 
-def is_embeddings(path: Path) -> bool:
-    """Whether a raster says that it holds embeddings.
-
-    Raises:
-        RasterError: it is missing, or no raster.
-    """
-    with quiet_gdal(), open_raster(path) as dataset:
-        return _TAG in dataset.tags()
-
-
 def open_embeddings(path: Path) -> EmbeddingRaster:
     """Read what a raster of embeddings says of itself.
 
@@ -135,21 +126,21 @@ def open_embeddings(path: Path) -> EmbeddingRaster:
         RasterError: it is missing, corrupt, or no raster of embeddings.
     """
     header = read_header(path)
-    text = header.tags.get(_TAG)
+    text = header.tags.get(EMBEDDING_TAG)
     if text is None:
         raise RasterError(
             f"{path} is no raster of embeddings: make one with "
             "`spectralgpt embed SCENE --format geotiff`."
         )
     try:
-        values = parse_json(text, _TAG)
+        values = parse_json(text, EMBEDDING_TAG)
         bands = tuple(Band(**band) for band in values.pop("bands"))
         source = EmbeddingSource(bands=bands, **values)
         if len(source.layer_names) != header.count:
             raise ValueError(f"{header.count} layers")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise RasterError(
-            f"{path} has a broken tag {_TAG} ({error}): embed the scene again."
+            f"{path} has a broken tag {EMBEDDING_TAG} ({error}): embed the scene again."
         ) from None
     return EmbeddingRaster(**vars(header), source=source)
 
@@ -174,7 +165,7 @@ def writing_embeddings(
     Raises:
         OutputError: the file cannot be written.
     """
-    tags = {_TAG: json.dumps(asdict(source))}
+    tags = {EMBEDDING_TAG: json.dumps(asdict(source))}
     layers = Layers(source.layer_names, "float32", float("nan"), "average", tags=tags)
     with writing_map(path, grid, layers, _BLOCK_PX, number_type) as write:
         yield write

@@ -17,7 +17,6 @@ import math
 import re
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 from xml.etree import ElementTree
@@ -182,48 +181,31 @@ def open_array(path: Path) -> rasterio.DatasetReader:
         return rasterio.open(description, driver="VRT")
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """How the numbers of an array lie in its file.
-
-    Args:
-        shape: length of each axis.
-        is_fortran: whether the first axis varies fastest, not the last.
-        dtype: NumPy's short name, such as "<u2".
-        start: first byte of the numbers.
-    """
-
-    shape: tuple[int, ...]
-    is_fortran: bool
-    dtype: str
-    start: int
-
-
 def _describe(path: Path) -> str:
     """Describe where each layer lies; nothing of the file but the header is read."""
     try:
         with path.open("rb") as file:
-            layout = _read_layout(file)
+            shape, is_fortran, dtype, start = _read_layout(file)
     except (ValueError, OSError) as error:
         reason = " ".join(str(error).split())
         raise RasterError(
             f"{path} has a broken NumPy header: {reason}. Fetch it again."
         ) from None
-    shape, kind = layout.shape, _TYPES.get(layout.dtype[1:])
+    kind, itemsize = _TYPES.get(dtype[1:]), dtype[2:]
     if (
         kind is None
         or not 2 <= len(shape) <= _MOST_AXES
         or min(shape) < 1
-        or layout.is_fortran
+        or is_fortran
     ):
-        order = ", columns first" if layout.is_fortran else ""
+        order = ", columns first" if is_fortran else ""
         raise RasterError(
             f"{path} holds an array of shape {shape} and type "
-            f"{_type_name(layout.dtype)}{order}: a raster has 2 to 4 axes (dates, "
+            f"{_type_name(dtype)}{order}: a raster has 2 to 4 axes (dates, "
             "rows, columns, bands) of numbers, in C order."
         )
     # Not numpy's product, which wraps around.
-    needed = layout.start + math.prod(shape) * int(layout.dtype[2:])
+    needed = start + math.prod(shape) * int(itemsize)
     if path.stat().st_size < needed:
         raise RasterError(
             f"{path} is truncated: {path.stat().st_size} bytes of {needed}. Fetch it "
@@ -235,11 +217,15 @@ def _describe(path: Path) -> str:
             f"{path} holds {dates * bands} layers of {height} x {width} px: at most "
             f"{_MOST_LAYERS} layers are read. Is an axis out of its place?"
         )
-    return _virtual_raster(layout, kind)
+    return _virtual_raster(shape, dtype, start, kind)
 
 
-def _read_layout(file: BinaryIO) -> _Layout:
+def _read_layout(file: BinaryIO) -> tuple[tuple[int, ...], bool, str, int]:
     """Read a header without evaluating it, as NumPy itself does.
+
+    Returns:
+        The length of each axis, whether the first axis varies fastest and not the last,
+        NumPy's short name of the type, such as "<u2", and the numbers' first byte.
 
     Raises:
         ValueError: it is no header, or not whole.
@@ -259,12 +245,8 @@ def _read_layout(file: BinaryIO) -> _Layout:
     lengths = [each.rstrip("L") for each in found["shape"][1:-1].split(",") if each]
     if not all(each.isdecimal() and len(each) <= _MOST_DIGITS for each in lengths):
         raise ValueError(f"its shape is {found['shape'][:_SHOWN]}")
-    return _Layout(
-        tuple(map(int, lengths)),
-        found["fortran_order"] == "True",
-        found["descr"].strip("'\""),
-        file.tell(),
-    )
+    shape, is_fortran = tuple(map(int, lengths)), found["fortran_order"] == "True"
+    return shape, is_fortran, found["descr"].strip("'\""), file.tell()
 
 
 def _type_name(short: str) -> str:
@@ -285,15 +267,15 @@ def _four_axes(shape: tuple[int, ...]) -> tuple[int, int, int, int]:
     return dates, height, width, bands
 
 
-def _virtual_raster(layout: _Layout, kind: str) -> str:
-    dates, height, width, bands = _four_axes(layout.shape)
-    order = "MSB" if layout.dtype[0] == ">" else "LSB"
-    itemsize = int(layout.dtype[2:])
+def _virtual_raster(shape: tuple[int, ...], dtype: str, start: int, kind: str) -> str:
+    dates, height, width, bands = _four_axes(shape)
+    order = "MSB" if dtype[0] == ">" else "LSB"
+    itemsize = int(dtype[2:])
     pixel = bands * itemsize
     layers = []
     for layer in range(dates * bands):
         date, band = divmod(layer, bands)
-        offset = layout.start + date * height * width * pixel + band * itemsize
+        offset = start + date * height * width * pixel + band * itemsize
         layers.append(
             f'<VRTRasterBand dataType="{kind}" band="{layer + 1}" '
             f'subClass="VRTRawRasterBand">'

@@ -23,10 +23,11 @@ from spectralgpt.models.sizes import WEIGHTS_FILE
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import OpenFiles, RasterFile, Window, is_product
 from spectralgpt.rasters.embeddings import (
+    EMBEDDING_TAG,
     EmbeddingRaster,
-    is_embeddings,
     open_embeddings,
 )
+from spectralgpt.rasters.files import read_header
 from spectralgpt.rasters.grid import Grid
 from spectralgpt.rasters.lookup import lay_under, reaches, sample_scene
 from spectralgpt.rasters.maps import MapFile, open_map
@@ -147,7 +148,7 @@ def _open(
     if not path.exists():
         raise RasterError(f"{path} does not exist. Check the path.")
     if path.is_file() and path.suffix.lower() in _MAP_LIKE:
-        if is_embeddings(path):
+        if EMBEDDING_TAG in read_header(path).tags:
             return open_embeddings(path)
         found = open_map(path)
         # One layer may be a scene of one band, where the user names one.
