@@ -38,9 +38,9 @@ FACES = {
 # How large the house may be. Lower a figure when it falls; raise none without a reason.
 LIMITS = {
     "files": 172,
-    "lines": 50_139,
-    "public functions and classes": 794,
-    "dataclasses": 151,
+    "lines": 50_113,
+    "public functions and classes": 793,
+    "dataclasses": 150,
     "file names that occur twice": 7,
     "files with a single importer": 17,
     "longest chain of imports": 20,
