@@ -32,8 +32,7 @@ from spectralgpt.data.sources import find_items, read_source
 from spectralgpt.models.building import build_autoencoder
 from spectralgpt.preprocessing import sensor_preprocessing
 from spectralgpt.rasters import RasterFile, Window, read_raster
-from spectralgpt.training.loading import EpochBatchSampler, build_loader
-from spectralgpt.training.mixing import KeyedMixture
+from spectralgpt.training.loading import EpochBatchSampler, KeyedDataset, build_loader
 
 SIDE = 120
 
@@ -106,7 +105,7 @@ def measure_wait(dataset: PretrainingDataset, steps: int, workers: int) -> dict:
     """Share of a training step of `small` that is spent waiting for data."""
     mixture = MixedDataset([NamedDataset("packed", dataset)])
     batches = EpochBatchSampler(len(mixture), 16 * (steps + 1), 16, 1, seed=0)
-    loader = iter(build_loader(KeyedMixture(mixture), batches, workers))
+    loader = iter(build_loader(KeyedDataset(mixture, True), batches, workers))
     model = build_autoencoder("small", image_size=96, num_bands=12)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     waits, whole = [], []

@@ -25,14 +25,13 @@ from spectralgpt.data.labelled import LabelledDataConfig, read_labelled
 from spectralgpt.models.building import quantize_encoder, weight_bytes
 from spectralgpt.models.heads import ClassificationModel
 from spectralgpt.tasks import read_batches
-from spectralgpt.tasks.classification import check_classifier
 
 
 def test_images(loaded: LoadedModel, root: Path | None) -> LabelledDataset:
     """Read the test split that a classifier was scored on."""
     values = dict(loaded.extra["config"]["data"])
     values["root"] = str(root or values["root"])
-    names, _ = check_classifier(loaded.model, loaded.extra, "run")
+    names, _ = loaded.classes("run")
     config: Any = build_config(values, LabelledDataConfig, "data")
     contract = loaded.preprocessing
     assert contract is not None

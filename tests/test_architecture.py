@@ -32,17 +32,17 @@ ALLOWED = {("models", "losses")}
 MODULES = sorted(SOURCE.rglob("*.py"))
 # Packages that are imported through their face, never past it.
 FACES = {
-    *("data.labelling", "metrics"),
+    "data.labelling",
     *("simulation", "viewer"),
 }
 # How large the house may be. Lower a figure when it falls; raise none without a reason.
 LIMITS = {
-    "files": 172,
-    "lines": 50_113,
-    "public functions and classes": 793,
-    "dataclasses": 150,
-    "file names that occur twice": 7,
-    "files with a single importer": 17,
+    "files": 168,
+    "lines": 49_383,
+    "public functions and classes": 733,
+    "dataclasses": 140,
+    "file names that occur twice": 6,
+    "files with a single importer": 15,
     "longest chain of imports": 20,
 }
 

@@ -24,14 +24,13 @@ BANDS = {
 
 def stages(name: str) -> list[PretrainConfig]:
     config = read_config(find_recipe(name), PretrainConfig)
-    return [stage.config for stage in stages_of(config)] or [config]
+    return [*stages_of(config).values()] or [config]
 
 
 @pytest.mark.parametrize("name", PRETRAINING)
 def test_pretraining_recipe_names_the_bands_of_its_sensors(name: str) -> None:
     for config in stages(name):
-        for each in datasets_of(config.data):
-            data = each.data
+        for _, data, _ in datasets_of(config.data):
             contract = sensor_preprocessing(
                 data.sensor, data.use_bands, data.exclude_bands
             )
@@ -54,7 +53,7 @@ def test_progressive_recipe_is_the_two_single_ones_in_turn() -> None:
 
 def test_sensors_recipe_adds_one_sensor_a_stage() -> None:
     sensors = [
-        [each.data.sensor for each in datasets_of(config.data)]
+        [data.sensor for _, data, _ in datasets_of(config.data)]
         for config in stages("pretrain_sensors")
     ]
     assert [len(found) for found in sensors] == [1, 2, 3, 4]

@@ -70,6 +70,45 @@ class LoadedModel:
             return self.model
         return self.model.encoder
 
+    def classes(self, name: str, maps: bool = False) -> tuple[tuple[str, ...], str]:
+        """Return class names and task of a fine-tuned model.
+
+        Args:
+            name: what it is called in messages.
+            maps: whether it is to make maps, or to tell classes of whole images.
+
+        Raises:
+            CheckpointError: it does not, or does not say what its classes are.
+        """
+        is_mapper = isinstance(self.model, DenseModel)
+        if maps and not is_mapper:
+            raise CheckpointError(
+                f"{name} makes no maps: run `spectralgpt finetune segmentation` or "
+                "`finetune change` first."
+            )
+        if is_mapper and not maps:
+            raise CheckpointError(
+                f"{name} makes maps, no classes of whole images: evaluate it with "
+                "--masks."
+            )
+        if not isinstance(self.model, ClassificationModel | DenseModel):
+            raise CheckpointError(
+                f"{name} is not fine-tuned: it has no classes. Run `spectralgpt "
+                "finetune` first, or evaluate it with method linear-probe or knn."
+            )
+        names, task = self.extra.get("class_names"), self.extra.get("task")
+        if names and task:
+            return tuple(names), str(task)
+        if maps:
+            raise CheckpointError(
+                f"{name} makes maps, but does not name their classes. Fine-tune with "
+                "this package to get a model that does."
+            )
+        raise CheckpointError(
+            f"{name} is a classifier that does not name its classes and task. "
+            "Fine-tune with this package to get one that does."
+        )
+
 
 def save_torch(values: Mapping[str, Any], path: Path) -> None:
     """Write what `torch.load` reads.

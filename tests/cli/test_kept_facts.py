@@ -13,8 +13,7 @@ from spectralgpt.cli.main import main
 from spectralgpt.errors import ConfigError
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.training.finetuning import DenseFinetuneConfig, finetune
-from spectralgpt.training.fit import TrainerConfig
-from spectralgpt.training.optim import OptimizerConfig
+from spectralgpt.training.optim import OptimizerConfig, TrainerConfig
 from tests.dense_places import places_config, write_places
 from tests.tiny import tiny_contract, tiny_model
 from tests.toy import BANDS

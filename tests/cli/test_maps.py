@@ -16,8 +16,7 @@ from spectralgpt.checkpoints import save_model
 from spectralgpt.cli.main import main
 from spectralgpt.models.heads import ClassificationModel
 from spectralgpt.training.finetuning import DenseFinetuneConfig, finetune
-from spectralgpt.training.fit import TrainerConfig
-from spectralgpt.training.optim import OptimizerConfig
+from spectralgpt.training.optim import OptimizerConfig, TrainerConfig
 from tests.dense_places import SIZE, places_config, write_places
 from tests.tiny import tiny_contract, tiny_model
 

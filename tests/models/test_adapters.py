@@ -10,7 +10,7 @@ from spectralgpt.checkpoints import load_model, save_model
 from spectralgpt.errors import CheckpointError, ConfigError
 from spectralgpt.models.building import add_adapters, has_adapters, merge_adapters
 from spectralgpt.models.heads import ClassificationModel, SegmentationModel
-from spectralgpt.training.optim import layer_decay_groups, parameter_groups
+from spectralgpt.training.optim import parameter_groups
 from tests.tiny import tiny_contract, tiny_encoder
 
 pytest.importorskip("peft")
@@ -119,7 +119,7 @@ def test_optimizer_takes_adapters_by_their_layer() -> None:
     assert set(grouped) == names
     scales = {
         name: group["lr_scale"]
-        for group in layer_decay_groups(model, 0.05, 0.5)
+        for group in parameter_groups(model, 0.05, 0.5)
         for name in group["names"]
     }
     assert scales.keys() == names

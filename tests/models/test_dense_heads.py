@@ -2,23 +2,19 @@ import pytest
 import torch
 from torch import nn
 
-from spectralgpt.models.heads import (
-    FPNHead,
-    PixelHead,
-    PyramidPooling,
-    UPerNetHead,
-    head_width,
-)
+from spectralgpt.models import heads
 
 
 @pytest.mark.parametrize(
     ("embed_dim", "width"), [(768, 256), (1280, 256), (384, 128), (192, 64), (48, 64)]
 )
 def test_head_width_follows_the_encoder(embed_dim: int, width: int) -> None:
-    assert head_width(embed_dim) == width
+    assert heads._head_width(embed_dim) == width
 
 
-@pytest.mark.parametrize(("head", "scale"), [(UPerNetHead, 8), (FPNHead, 4)])
+@pytest.mark.parametrize(
+    ("head", "scale"), [(heads._UPerNetHead, 8), (heads._FPNHead, 4)]
+)
 @pytest.mark.parametrize("grid", [(1, 1), (2, 3), (7, 5)])
 def test_heads_train_on_one_image_of_any_grid(
     head: type[nn.Module], scale: int, grid: tuple[int, int]
@@ -32,7 +28,7 @@ def test_heads_train_on_one_image_of_any_grid(
         assert parameter.grad.isfinite().all(), name
 
 
-@pytest.mark.parametrize("head", [UPerNetHead, FPNHead])
+@pytest.mark.parametrize("head", [heads._UPerNetHead, heads._FPNHead])
 def test_fresh_heads_are_nearly_undecided(head: type[nn.Module]) -> None:
     torch.manual_seed(0)
     probabilities = head(48, 4, 64)(torch.randn(2, 48, 6, 6)).softmax(dim=1)
@@ -42,14 +38,14 @@ def test_fresh_heads_are_nearly_undecided(head: type[nn.Module]) -> None:
 
 def test_every_level_of_a_fresh_upernet_counts() -> None:
     torch.manual_seed(0)
-    head = UPerNetHead(48, 3, 64)
+    head = heads._UPerNetHead(48, 3, 64)
     features = torch.randn(2, 48, 6, 6)
     scales = [level(features).std().item() for level in head.levels]
     assert max(scales) < 4 * min(scales)
 
 
 def test_pyramid_pooling_takes_maxima() -> None:
-    pooling = PyramidPooling(32, 32)
+    pooling = heads._PyramidPooling(32, 32)
     x = torch.randn(1, 32, 6, 6)
     with torch.no_grad():
         for branch in pooling.branches[1:]:
@@ -62,7 +58,7 @@ def test_pyramid_pooling_takes_maxima() -> None:
 
 
 def test_pixel_head_lays_out_patches() -> None:
-    head = PixelHead(2, 4)
+    head = heads._PixelHead(2, 4)
     scores = torch.zeros(1, 2 * 4 * 4, 3, 5)
     # Class 1, pixel row 2 and column 3 of the patch in row 1, column 4.
     scores[0, 1 * 16 + 2 * 4 + 3, 1, 4] = 1

@@ -2,13 +2,12 @@ import pytest
 import torch
 
 from spectralgpt.errors import ConfigError, ShapeError
+from spectralgpt.models import positions as positions_module
 from spectralgpt.models.positions import (
-    JointPositions,
-    SeparablePositions,
+    Positions,
     group_wavelengths,
     resize_spatial,
     resize_spectral,
-    sine_cosine,
 )
 from spectralgpt.models.tokens import TokenGrid
 from tests.tiny import tiny_encoder
@@ -51,12 +50,10 @@ def test_spectral_resize_sorts_unordered_and_survives_equal_wavelengths() -> Non
     assert torch.allclose(found.flatten(), torch.tensor([20.0]))
 
 
-@pytest.mark.parametrize("kind", [SeparablePositions, JointPositions])
-def test_positions_follow_the_grid_of_the_image(
-    kind: type[SeparablePositions | JointPositions],
-) -> None:
+@pytest.mark.parametrize("joint", [False, True])
+def test_positions_follow_the_grid_of_the_image(joint: bool) -> None:
     own = TokenGrid(6, 32, 32)
-    positions = kind(own, 8, NM)
+    positions = Positions(own, 8, NM, joint)
     torch.nn.init.normal_(next(positions.parameters()))
     assert torch.equal(positions(own), positions(own, NM))
     other = TokenGrid(4, 16, 48)
@@ -65,7 +62,7 @@ def test_positions_follow_the_grid_of_the_image(
 
 def test_position_is_the_sum_of_place_and_band_group() -> None:
     grid = TokenGrid(6, 16, 16)
-    positions = SeparablePositions(grid, 8, NM)
+    positions = Positions(grid, 8, NM)
     found = positions(grid)
     wanted = positions.spectral[0, 1] + positions.spatial[0, 3]
     assert torch.equal(found[1 * 4 + 3], wanted)
@@ -74,20 +71,20 @@ def test_position_is_the_sum_of_place_and_band_group() -> None:
 def test_bands_in_doubt_are_refused() -> None:
     grid = TokenGrid(6, 16, 16)
     with pytest.raises(ShapeError, match="3 bands, the model knows 6"):
-        SeparablePositions(grid, 8, NM)(TokenGrid(3, 16, 16))
+        Positions(grid, 8, NM)(TokenGrid(3, 16, 16))
     with pytest.raises(ConfigError, match="built without wavelengths"):
-        SeparablePositions(grid, 8)(grid, NM)
+        Positions(grid, 8)(grid, NM)
     with pytest.raises(ShapeError, match="2 wavelengths for images of 6"):
-        SeparablePositions(grid, 8, NM)(grid, (443, 490))
+        Positions(grid, 8, NM)(grid, (443, 490))
 
 
 @pytest.mark.parametrize("dim", [8, 7, 2, 1])
 def test_sine_cosine_has_the_width_asked_for(dim: int) -> None:
-    assert sine_cosine(torch.arange(5), dim).shape == (5, dim)
+    assert positions_module._sine_cosine(torch.arange(5), dim).shape == (5, dim)
 
 
 def test_tables_start_with_neighbours_alike() -> None:
-    table = SeparablePositions(TokenGrid(12, 64, 64), 64).spatial[0].detach()
+    table = Positions(TokenGrid(12, 64, 64), 64).spatial[0].detach()
     distance = torch.cdist(table, table)
     middle = 3 * 8 + 3
     beside, below, far = middle + 1, middle + 8, 7 * 8 + 7

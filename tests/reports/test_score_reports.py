@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from spectralgpt.errors import ShapeError
-from spectralgpt.metrics import Interval, score_multi_label, score_single_label
+from spectralgpt.metrics import Interval, score_images
 from spectralgpt.reports.score_reports import (
     Examples,
     _plot_predictions,
@@ -23,7 +23,7 @@ def test_single_label_report_has_scores_confusion_classes_and_examples(
     tmp_path: Path,
 ) -> None:
     probabilities = torch.tensor([[0.9, 0.1], [0.4, 0.6], [0.3, 0.7], [0.8, 0.2]])
-    scores = score_single_label(probabilities, torch.tensor([0, 1, 1, 1]), NAMES)
+    scores = score_images(probabilities, torch.tensor([0, 1, 1, 1]), NAMES)
     (tmp_path / "metrics.csv").write_text("step,epoch,loss\n1,1,0.5\n2,2,0.4\n")
     bands = load_sensor("sentinel-2-l2a").select(["B02", "B03", "B04"])
     images = np.random.default_rng(0).random((2, 3, 8, 8)).astype(np.float32)
@@ -49,7 +49,7 @@ def test_multi_label_report_has_average_precision_and_no_confusion(
 ) -> None:
     probabilities = torch.tensor([[0.9, 0.1], [0.4, 0.6], [0.3, 0.7]])
     targets = torch.tensor([[1, 0], [0, 1], [1, 1]])
-    scores = score_multi_label(probabilities, targets, NAMES)
+    scores = score_images(probabilities, targets, NAMES)
     page = write_classification_report(tmp_path, "t", {"test": scores}).read_text()
     assert "average precision" in page
     assert "<figure>" not in page

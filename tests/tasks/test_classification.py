@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from spectralgpt.checkpoints import LoadedModel
 from spectralgpt.data.masks import balanced_class_weights
 from spectralgpt.data.samples import Sample, SampleSet
 from spectralgpt.errors import CheckpointError, ConfigError
@@ -15,7 +16,6 @@ from spectralgpt.sensors import load_sensor
 from spectralgpt.tasks.classification import (
     ClassificationTask,
     RegularizationConfig,
-    check_classifier,
     to_probabilities,
 )
 from tests.tiny import tiny_model
@@ -150,6 +150,6 @@ def test_outputs_must_fit_the_classes() -> None:
 
 def test_a_model_without_classes_cannot_classify() -> None:
     with pytest.raises(CheckpointError, match="is not fine-tuned"):
-        check_classifier(tiny_model(), {}, "model")
+        LoadedModel(tiny_model(), None).classes("model")
     with pytest.raises(CheckpointError, match="does not name its classes"):
-        check_classifier(classifier(), {}, "model")
+        LoadedModel(classifier(), None).classes("model")

@@ -11,14 +11,14 @@ from lightning.pytorch import Callback
 from spectralgpt.models.mae import MaskedAutoencoder
 from spectralgpt.tasks.pretraining import PretrainingTask
 from spectralgpt.training.checkpointing import LastCheckpoint
-from spectralgpt.training.fit import RunFolder, TrainerConfig, fit
+from spectralgpt.training.fit import RunFolder, fit
 from spectralgpt.training.loading import (
     EpochBatchSampler,
     FixedBatchSampler,
     build_loader,
 )
 from spectralgpt.training.module import TrainingModule
-from spectralgpt.training.optim import OptimizerConfig
+from spectralgpt.training.optim import OptimizerConfig, TrainerConfig
 
 BANDS, SIZE = 6, 16
 
@@ -87,14 +87,13 @@ def run_tiny() -> Callable[..., TrainingModule]:
         module = TrainingModule(
             PretrainingTask(model or build_tiny_model(), mask_ratio=0.5),
             optimizer or OptimizerConfig(base_lr=1e-1, warmup_epochs=1),
-            config.epochs,
-            config.batch_size * config.accumulate,
+            config,
             batches,
         )
         fit(
             module,
             build_loader(RandomImages(20), batches, config.workers),
-            build_loader(RandomImages(4), FixedBatchSampler(range(4), 3, 1), 0),
+            build_loader(RandomImages(4), FixedBatchSampler(4, 3, 1), 0),
             config,
             folder,
             resume=resume,

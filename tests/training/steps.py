@@ -18,10 +18,10 @@ from spectralgpt.tasks import Task
 from spectralgpt.tasks.classification import ClassificationTask, RegularizationConfig
 from spectralgpt.tasks.dense import DenseLossConfig, DenseTask
 from spectralgpt.tasks.pretraining import PretrainingTask
-from spectralgpt.training.fit import RunFolder, TrainerConfig, fit
+from spectralgpt.training.fit import RunFolder, fit
 from spectralgpt.training.loading import EpochBatchSampler, build_loader
 from spectralgpt.training.module import TrainingModule
-from spectralgpt.training.optim import OptimizerConfig
+from spectralgpt.training.optim import OptimizerConfig, TrainerConfig
 from tests.tiny import tiny_encoder, tiny_model
 
 SIDE, CLASSES, SAMPLES = 16, 3, 8
@@ -107,7 +107,7 @@ def make_step(
         SAMPLES, SAMPLES, batch_size, accumulate, 3, world_size=devices
     )
     optimizer = OptimizerConfig(base_lr=1e-3, warmup_epochs=0, clip_grad_norm=None)
-    module = TrainingModule(build_task(kind), optimizer, 1, SAMPLES, batches)
+    module = TrainingModule(build_task(kind), optimizer, config, batches)
     noted, folder = Noted(), RunFolder(output)
     folder.root.mkdir(parents=True, exist_ok=True)
     loader = build_loader(Uneven(kind), batches, 0)

@@ -7,12 +7,8 @@ import torch
 from spectralgpt.data.datasets import LabelledDataset
 from spectralgpt.data.labelled import LabelledDataConfig, read_labelled
 from spectralgpt.tasks.probes import predict_linear
-from spectralgpt.training.comparison import (
-    band_statistics,
-    extract_features,
-    random_convolutions,
-    random_encoder,
-)
+from spectralgpt.training import comparison
+from spectralgpt.training.comparison import band_statistics, random_encoder
 from tests.tiny import tiny_contract, tiny_model
 from tests.toy import SENSOR, write_archive
 
@@ -28,7 +24,7 @@ def test_encoder_features_are_the_means_of_each_band_groups_normed_tokens(
     dataset: LabelledDataset,
 ) -> None:
     encoder = tiny_model().encoder
-    features = extract_features(encoder, dataset, batch_size=5)
+    features = comparison._extract_features(encoder, dataset, batch_size=5)
     image = dataset[7]["image"]
     with torch.no_grad():
         tokens = encoder.eval()(image[None])[0]  # (G, Hp, Wp, D)
@@ -38,7 +34,7 @@ def test_encoder_features_are_the_means_of_each_band_groups_normed_tokens(
 
 
 def test_probe_learns_the_archive_from_an_encoder(dataset: LabelledDataset) -> None:
-    features = extract_features(tiny_model().encoder, dataset)
+    features = comparison._extract_features(tiny_model().encoder, dataset)
     splits = [c.split for c in dataset.sample_set.samples]
     train, val, test = (
         features.take(np.array([i for i, s in enumerate(splits) if s == name]))
@@ -65,7 +61,9 @@ def test_random_convolutions_follow_their_seed(
 ) -> None:
     train = np.arange(10)
     first, again, other = (
-        random_convolutions(dataset, train, seed=seed, mode=mode, num_features=8)
+        comparison._random_convolutions(
+            dataset, train, seed=seed, mode=mode, num_features=8
+        )
         for seed in (0, 0, 1)
     )
     assert first.values.shape == (len(dataset), 8)

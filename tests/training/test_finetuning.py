@@ -16,16 +16,12 @@ from spectralgpt.models.heads import ClassificationModel
 from spectralgpt.rasters import Stated
 from spectralgpt.recipes import find_recipe
 from spectralgpt.tasks.classification import RegularizationConfig
+from spectralgpt.training import finetuning
 from spectralgpt.training.comparison import PRETRAINED, compare_features
-from spectralgpt.training.finetuning import (
-    FinetuneConfig,
-    add_head,
-    finetune,
-)
-from spectralgpt.training.fit import TrainerConfig
+from spectralgpt.training.finetuning import FinetuneConfig, finetune
 from spectralgpt.training.logs import read_metrics
-from spectralgpt.training.optim import OptimizerConfig
-from spectralgpt.training.scoring import score_set
+from spectralgpt.training.optim import OptimizerConfig, TrainerConfig
+from spectralgpt.training.scoring import evaluate
 from spectralgpt.training.transfer import load_start
 from tests.tiny import tiny_contract, tiny_model
 from tests.toy import CLASSES, SENSOR, write_archive
@@ -204,7 +200,7 @@ def test_weights_without_a_contract_are_refused(archive: Path, tmp_path: Path) -
 
 def test_head_is_put_on_a_copy(archive: Path, pretrained: Path) -> None:
     encoder: SpectralEncoder = tiny_model().encoder
-    model = add_head(encoder, 3, config(archive, pretrained, drop_path=0.3))
+    model = finetuning._add_head(encoder, 3, config(archive, pretrained, drop_path=0.3))
     assert model.encoder.drop_path == 0.3
     assert encoder.drop_path == 0.0
     for name, value in encoder.state_dict().items():
@@ -262,7 +258,7 @@ def test_eurosat_recipe_has_the_published_numbers(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_comparison_probes_all_kinds_on_the_same_splits(
-    archive: Path, pretrained: Path
+    archive: Path, pretrained: Path, tmp_path: Path
 ) -> None:
     data = config(archive, pretrained).data
     labelled = read_all(data, assumed=Stated(sensor=SENSOR))
@@ -270,25 +266,28 @@ def test_comparison_probes_all_kinds_on_the_same_splits(
         load_model(pretrained),
         labelled,
         data,
+        tmp_path,
+        "model",
         method="knn",
         k=3,
         seeds=2,
         baselines=True,
     )
-    assert list(found.scores) == [
+    assert list(found) == [
         PRETRAINED,
         "random weights",
         "band statistics",
         "RCF gaussian",
         "RCF empirical",
     ]
-    assert all(len(scores) == 2 for scores in found.scores.values())
-    assert found.sizes == {"train": 18, "val": 6, "test": 6}
-    assert found.values(PRETRAINED, "accuracy").mean() > 1 / 3
+    assert all(len(scores) == 2 for scores in found.values())
+    written = json.loads((tmp_path / "metrics.json").read_text())
+    assert written["images"] == {"train": 18, "val": 6, "test": 6}
+    assert written["features"][PRETRAINED]["accuracy"]["mean"] > 1 / 3
 
 
 def test_labels_of_the_other_kind_or_other_classes_are_refused(
-    archive: Path, pretrained: Path
+    archive: Path, pretrained: Path, tmp_path: Path
 ) -> None:
     loaded = load_model(pretrained)
     model = ClassificationModel(loaded.encoder, 3)
@@ -298,10 +297,10 @@ def test_labels_of_the_other_kind_or_other_classes_are_refused(
     with pytest.raises(
         DataError, match=r"is for single-label of .* for multi-label of"
     ):
-        score_set(tuned, "m", labelled, seed=0)
+        evaluate(tuned, "m", labelled, tmp_path / "scores")
     others = {"class_names": ["a", "b", "c"], "task": "single-label"}
     with pytest.raises(DataError, match=r"but m was fine-tuned .* of a, b, c"):
-        score_set(replace(tuned, extra=others), "m", labelled, seed=0)
+        evaluate(replace(tuned, extra=others), "m", labelled, tmp_path / "scores")
 
 
 def test_what_cannot_run_leaves_the_run_before_alone(

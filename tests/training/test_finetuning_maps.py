@@ -17,15 +17,11 @@ from spectralgpt.errors import CheckpointError, DataError
 from spectralgpt.models.building import has_adapters
 from spectralgpt.models.heads import ChangeModel, SegmentationModel
 from spectralgpt.rasters import Stated
-from spectralgpt.training.finetuning import (
-    DenseFinetuneConfig,
-    add_head,
-    finetune,
-)
-from spectralgpt.training.fit import TrainerConfig
+from spectralgpt.training import finetuning
+from spectralgpt.training.finetuning import DenseFinetuneConfig, finetune
 from spectralgpt.training.logs import read_metrics
-from spectralgpt.training.optim import OptimizerConfig
-from spectralgpt.training.scoring import score_set
+from spectralgpt.training.optim import OptimizerConfig, TrainerConfig
+from spectralgpt.training.scoring import evaluate
 from tests.dense_places import places_config, write_places
 from tests.tiny import tiny_contract, tiny_encoder, tiny_model
 
@@ -164,7 +160,7 @@ def test_modes_leave_the_encoders_own_weights_alone(
     places: Path, pretrained: Path, mode: str
 ) -> None:
     wanted = config(places, pretrained, mode=mode)
-    model = add_head(tiny_encoder(), 2, wanted)
+    model = finetuning._add_head(tiny_encoder(), 2, wanted)
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     own = {name for name in trained if name.startswith("encoder.")}
     assert {name for name in trained if name.startswith("head.")} == {
@@ -197,17 +193,17 @@ def test_a_model_for_one_task_is_refused_for_another(
         assumed=Stated(sensor="sentinel-2-l1c"),
     )
     with pytest.raises(DataError, match="fine-tuned for segmentation"):
-        score_set(load_model(run), "the model", change, seed=0)
+        evaluate(load_model(run), "the model", change, tmp_path / "scores")
     with pytest.raises(CheckpointError, match="makes no maps"):
-        score_set(load_model(pretrained), "the model", change, seed=0)
+        evaluate(load_model(pretrained), "the model", change, tmp_path / "scores")
 
 
 def test_the_seed_draws_the_same_head(places: Path, pretrained: Path) -> None:
     wanted = config(places, pretrained)
     encoder = tiny_encoder()
     torch.manual_seed(5)
-    one = add_head(encoder, 2, wanted).state_dict()
-    other = add_head(encoder, 2, wanted).state_dict()
+    one = finetuning._add_head(encoder, 2, wanted).state_dict()
+    other = finetuning._add_head(encoder, 2, wanted).state_dict()
     assert all(other[name].equal(value) for name, value in one.items())
 
 

@@ -10,10 +10,15 @@ from lightning.pytorch import Callback
 from spectralgpt.errors import CheckpointError, ConfigError, TrainingError
 from spectralgpt.models.mae import MaskedAutoencoder
 from spectralgpt.training.checkpointing import read_checkpoint
-from spectralgpt.training.fit import RunFolder, TrainerConfig, check_machine, processes
+from spectralgpt.training.fit import RunFolder
 from spectralgpt.training.logs import read_metrics
 from spectralgpt.training.module import TrainingModule
-from spectralgpt.training.optim import OptimizerConfig, learning_rate_at
+from spectralgpt.training.optim import (
+    OptimizerConfig,
+    TrainerConfig,
+    check_machine,
+    learning_rate_at,
+)
 
 RunTiny = Callable[..., TrainingModule]
 
@@ -351,8 +356,8 @@ def test_impossible_settings_are_refused(
 
 
 def test_processes_are_counted_over_nodes() -> None:
-    assert processes(TrainerConfig(devices=2, num_nodes=3, accelerator="cpu")) == 6
-    assert processes(TrainerConfig(devices="auto", accelerator="cpu")) == 1
+    assert TrainerConfig(devices=2, num_nodes=3, accelerator="cpu").processes == 6
+    assert TrainerConfig(devices="auto", accelerator="cpu").processes == 1
 
 
 def test_devices_that_are_not_there_are_refused(

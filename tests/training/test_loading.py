@@ -104,7 +104,7 @@ def test_epoch_too_short_for_a_step_is_refused_with_the_numbers() -> None:
 
 
 def test_chosen_items_come_in_order_with_equal_seeds_each_time() -> None:
-    sampler = FixedBatchSampler([4, 0, 1, 2, 3], 2, seed=9)
+    sampler = FixedBatchSampler([[4, 0, 1, 2, 3]], 2, seed=9)
     first = list(sampler)
     assert [key.item for batch in first for key in batch] == [4, 0, 1, 2, 3]
     assert list(sampler) == first

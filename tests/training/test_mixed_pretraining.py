@@ -16,9 +16,8 @@ from spectralgpt.errors import ConfigError
 from spectralgpt.models.mae import MaskedAutoencoder
 from spectralgpt.rasters import read_raster
 from spectralgpt.tasks.pretraining import PretrainingTask
-from spectralgpt.training.loading import build_loader
+from spectralgpt.training.loading import EpochBatchSampler, KeyedDataset, build_loader
 from spectralgpt.training.logs import read_metrics
-from spectralgpt.training.mixing import KeyedMixture, MixedBatchSampler
 from spectralgpt.training.pretrain_config import PretrainConfig
 from spectralgpt.training.pretrain_data import load_pretraining_data
 from spectralgpt.training.pretraining import pretrain
@@ -220,13 +219,15 @@ def test_224_bands_train_within_the_budget(shared: Path, tmp_path: Path) -> None
         wavelengths_nm=data.preprocessing.wavelengths_nm,
     )  # fmt: skip
     task = PretrainingTask(model, mask_ratio=0.75)
-    batches = MixedBatchSampler(data.train.sizes, data.train.weights, 16, 4, 1, 0)
+    batches = EpochBatchSampler(
+        data.train.sizes, 16, 4, 1, 0, weights=data.train.weights
+    )
     kept: list[int] = []
     hook = torch.autograd.graph.saved_tensors_hooks(
         lambda tensor: (kept.append(tensor.nbytes), tensor)[1], lambda tensor: tensor
     )
     spectra = set()
-    for batch in build_loader(KeyedMixture(data.train), batches, 0):
+    for batch in build_loader(KeyedDataset(data.train, True), batches, 0):
         output = task.forward(batch)
         assert output.prediction.shape[:2] == (4, 192)
         assert output.latent.shape[1] == 48

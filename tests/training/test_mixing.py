@@ -10,11 +10,12 @@ from spectralgpt.data.pretraining import MixedDataset, NamedDataset, Pretraining
 from spectralgpt.data.sources import find_items, read_source
 from spectralgpt.errors import ConfigError
 from spectralgpt.preprocessing import sensor_preprocessing
-from spectralgpt.training.loading import EpochBatchSampler, SampleKey, build_loader
-from spectralgpt.training.mixing import (
-    HeldOutBatches,
-    KeyedMixture,
-    MixedBatchSampler,
+from spectralgpt.training.loading import (
+    EpochBatchSampler,
+    FixedBatchSampler,
+    KeyedDataset,
+    SampleKey,
+    build_loader,
 )
 from tests.imagery import write_archive
 
@@ -22,10 +23,10 @@ SIZES = (50, 30, 7)
 WEIGHTS = (2.0, 1.0, 1.0)
 
 
-def sampler(rank: int = 0, world_size: int = 1, **changes: int) -> MixedBatchSampler:
+def sampler(rank: int = 0, world_size: int = 1, **changes: int) -> EpochBatchSampler:
     values = {"samples_per_epoch": 160, "batch_size": 4, "accumulate": 2, "seed": 3}
-    return MixedBatchSampler(
-        SIZES, WEIGHTS, **(values | changes), rank=rank, world_size=world_size
+    return EpochBatchSampler(
+        SIZES, **(values | changes), rank=rank, world_size=world_size, weights=WEIGHTS
     )
 
 
@@ -33,7 +34,7 @@ def kind_of(item: int) -> int:
     return int(np.searchsorted(np.cumsum(SIZES), item, side="right"))
 
 
-def kinds_of(batches: MixedBatchSampler) -> list[int]:
+def kinds_of(batches: EpochBatchSampler) -> list[int]:
     found = [{kind_of(key.item) for key in batch} for batch in batches]
     assert all(len(kinds) == 1 for kinds in found)
     return [kinds.pop() for kinds in found]
@@ -79,7 +80,7 @@ def test_epochs_differ() -> None:
 
 
 def test_mixture_of_one_is_the_plain_order() -> None:
-    mixed = MixedBatchSampler([20], [3.0], 20, 2, 2, seed=7)
+    mixed = EpochBatchSampler([20], 20, 2, 2, seed=7, weights=[3.0])
     plain = EpochBatchSampler(20, 20, 2, 2, seed=7)
     for epoch in range(3):
         mixed.start_at(epoch, 0)
@@ -88,7 +89,7 @@ def test_mixture_of_one_is_the_plain_order() -> None:
 
 
 def test_rare_data_set_comes_in_proportion_over_epochs() -> None:
-    batches = MixedBatchSampler([8, 8], [19.0, 1.0], 16, 4, 1, seed=0)
+    batches = EpochBatchSampler([8, 8], 16, 4, 1, seed=0, weights=[19.0, 1.0])
     rare = 0
     for epoch in range(400):
         batches.start_at(epoch, 0)
@@ -100,13 +101,13 @@ def test_rare_data_set_comes_in_proportion_over_epochs() -> None:
 @pytest.mark.parametrize("weights", [(1.0, 0.0), (1.0, -1.0), (1.0,)])
 def test_weights_that_cannot_be_are_refused(weights: tuple[float, ...]) -> None:
     with pytest.raises(ConfigError, match="a weight above 0 for each data set"):
-        MixedBatchSampler([5, 5], weights, 8, 2, 1, seed=0)
+        EpochBatchSampler([5, 5], 8, 2, 1, seed=0, weights=weights)
 
 
 def test_held_out_batches_never_mix_data_sets() -> None:
-    batches = list(HeldOutBatches([[0, 1, 2], [10, 11]], 2, seed=0))
+    batches = list(FixedBatchSampler([[0, 1, 2], [10, 11]], 2, seed=0))
     assert [[key.item for key in batch] for batch in batches] == [[0, 1], [2], [10, 11]]
-    assert batches == list(HeldOutBatches([[0, 1, 2], [10, 11]], 2, seed=0))
+    assert batches == list(FixedBatchSampler([[0, 1, 2], [10, 11]], 2, seed=0))
 
 
 @pytest.fixture
@@ -151,7 +152,7 @@ def test_sample_carries_wavelengths_and_ground_distance(mixture: MixedDataset) -
 def test_batch_shares_its_cubes_and_batches_differ(mixture: MixedDataset) -> None:
     first = sum(mixture.sizes[:2])
     keys = [[SampleKey(first + i, i, seed) for i in range(4)] for seed in (1, 2)]
-    batches = list(build_loader(KeyedMixture(mixture), keys, 0))
+    batches = list(build_loader(KeyedDataset(mixture, True), keys, 0))
     for batch in batches:
         assert -(-batch["images"].shape[1] // 3) == 10
         assert bool((batch["wavelengths_nm"] == batch["wavelengths_nm"][0]).all())

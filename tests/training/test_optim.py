@@ -12,10 +12,8 @@ from spectralgpt.models.mae import MaskedAutoencoder
 from spectralgpt.training.optim import (
     OptimizerConfig,
     build_optimizer,
-    layer_decay_groups,
     learning_rate_at,
     parameter_groups,
-    scale_learning_rate,
     set_learning_rate,
 )
 
@@ -48,7 +46,7 @@ def test_schedule_matches_the_golden_points(shared: Path) -> None:
 
 
 def test_published_effective_batch_gives_the_published_rate() -> None:
-    assert scale_learning_rate(2e-4, 16 * 32 * 8) == pytest.approx(3.2e-3)
+    assert OptimizerConfig(base_lr=2e-4).rate(16 * 32 * 8) == pytest.approx(3.2e-3)
 
 
 def test_pretraining_decays_all_but_biases_and_norms() -> None:
@@ -81,7 +79,7 @@ def test_layer_decay_matches_the_golden_table(shared: Path) -> None:
     with torch.device("meta"):
         encoder = SpectralEncoder(image_size=128, positions="joint")
         model = ClassificationModel(encoder, num_classes=10)
-    groups = layer_decay_groups(model, golden["weight_decay"], golden["layer_decay"])
+    groups = parameter_groups(model, golden["weight_decay"], golden["layer_decay"])
     found = {
         name: (group["lr_scale"], group["weight_decay"])
         for group in groups
@@ -103,7 +101,7 @@ def test_separable_positions_get_the_rate_of_the_lowest_layer() -> None:
     model = ClassificationModel(encoder, num_classes=3)
     found = {
         name: (group["lr_scale"], group["weight_decay"])
-        for group in layer_decay_groups(model, 0.05, 0.5)
+        for group in parameter_groups(model, 0.05, 0.5)
         for name in group["names"]
     }
     assert found["encoder.positions.spatial"] == (0.125, 0.0)

@@ -20,7 +20,7 @@ def run(*stages: dict[str, Any], **top: Any) -> PretrainConfig:
 
 
 def test_stage_takes_what_it_does_not_say_from_the_run() -> None:
-    one, two = stages_of(
+    stages = stages_of(
         run(
             {"name": "a", "data": {"root": "fmow", "crops": {"scale_min": 0.5}}},
             {"name": "b", "data": {"root": "/other"}, "masking": {"ratio": 0.5}},
@@ -28,20 +28,21 @@ def test_stage_takes_what_it_does_not_say_from_the_run() -> None:
             trainer={"epochs": 30},
         )
     )
-    assert one.folder == "stage-1-a"
-    assert one.config.data.root == Path("/data/fmow")
-    assert one.config.data.image_size == 96
-    assert one.config.data.crops.scale_min == 0.5
-    assert one.config.data.crops.val_share == 0.1
-    assert (one.config.masking.ratio, one.config.masking.style) == (0.75, "tube")
-    assert two.config.data.root == Path("/other")
-    assert (two.config.masking.ratio, two.config.masking.style) == (0.5, "tube")
-    assert two.config.trainer.epochs == 30
-    assert not two.config.stages
+    assert list(stages) == ["a", "b"]
+    one, two = stages.values()
+    assert one.data.root == Path("/data/fmow")
+    assert one.data.image_size == 96
+    assert one.data.crops.scale_min == 0.5
+    assert one.data.crops.val_share == 0.1
+    assert (one.masking.ratio, one.masking.style) == (0.75, "tube")
+    assert two.data.root == Path("/other")
+    assert (two.masking.ratio, two.masking.style) == (0.5, "tube")
+    assert two.trainer.epochs == 30
+    assert not two.stages
 
 
 def test_stage_that_says_its_length_replaces_the_run_s() -> None:
-    by_steps, by_samples = stages_of(
+    stages = stages_of(
         run(
             {"name": "a", "steps": 100},
             {"name": "b", "data": {"samples_per_epoch": 64}},
@@ -49,9 +50,10 @@ def test_stage_that_says_its_length_replaces_the_run_s() -> None:
             trainer={"epochs": 4},
         )
     )
-    assert by_steps.config.steps == 100
-    assert by_steps.config.data.samples_per_epoch is None
-    assert by_samples.config.data.samples_per_epoch == 64
+    by_steps, by_samples = stages.values()
+    assert by_steps.steps == 100
+    assert by_steps.data.samples_per_epoch is None
+    assert by_samples.data.samples_per_epoch == 64
 
 
 def test_data_set_takes_what_it_does_not_say_from_data() -> None:
@@ -63,18 +65,18 @@ def test_data_set_takes_what_it_does_not_say_from_data() -> None:
             {"name": "enmap", "sensor": "enmap-l2a", "token_budget": 512},
         ),
     )
-    one, two = datasets_of(data)
-    assert (one.name, one.weight, one.data.root) == ("s2", 2, Path("/data/s2"))
-    assert one.data.exclude_bands == ("B10",)
-    assert (two.weight, two.data.token_budget, two.data.image_size) == (1, 512, 64)
-    assert two.data.root == Path("/data")
-    assert not two.data.mixture
+    (name, one, weight), (_, two, usual) = datasets_of(data)
+    assert (name, weight, one.root) == ("s2", 2, Path("/data/s2"))
+    assert one.exclude_bands == ("B10",)
+    assert (usual, two.token_budget, two.image_size) == (1, 512, 64)
+    assert two.root == Path("/data")
+    assert not two.mixture
 
 
 def test_one_data_set_needs_no_mixture() -> None:
     data = DataConfig(root=Path("/data/fmow"))
     (only,) = datasets_of(data)
-    assert (only.name, only.data) == ("fmow", data)
+    assert only[:2] == ("fmow", data)
 
 
 @pytest.mark.parametrize(

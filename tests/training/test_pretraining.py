@@ -11,9 +11,8 @@ from spectralgpt.errors import CheckpointError, ConfigError
 from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.models.mae import MaskedAutoencoder
 from spectralgpt.preprocessing import sensor_preprocessing
-from spectralgpt.training.fit import TrainerConfig
 from spectralgpt.training.logs import read_metrics
-from spectralgpt.training.optim import OptimizerConfig
+from spectralgpt.training.optim import OptimizerConfig, TrainerConfig
 from spectralgpt.training.pretrain_config import (
     DataConfig,
     ModelConfig,

@@ -13,7 +13,8 @@ import rasterio
 
 from spectralgpt.checkpoints import save_model
 from spectralgpt.errors import ConfigError
-from spectralgpt.training.study import StudyConfig, planned_runs, run_study
+from spectralgpt.training import study as study_module
+from spectralgpt.training.study import StudyConfig, run_study
 from tests.dense_places import write_places
 from tests.tiny import tiny_contract, tiny_model
 
@@ -60,7 +61,8 @@ def test_seeds_leave_out_one_fold_after_the_other(
     config = study(places, pretrained, seeds=(5, 6, 7))
     folds = {**config.finetune["data"], "split": "folds", "num_folds": 3}
     config = replace(config, finetune={**config.finetune, "data": folds})
-    data = {run.seed: run.settings["data"] for run in planned_runs(config)}
+    runs = study_module._planned_runs(config).values()
+    data = {settings["seed"]: settings["data"] for *_, settings in runs}
     assert [data[seed]["fold"] for seed in (5, 6, 7)] == [0, 1, 2]
     assert {entry["split_seed"] for entry in data.values()} == {5}
 
@@ -68,16 +70,17 @@ def test_seeds_leave_out_one_fold_after_the_other(
 def test_starts_change_single_settings_of_what_they_share(
     places: Path, pretrained: Path
 ) -> None:
-    runs = planned_runs(study(places, pretrained))
-    assert [run.name for run in runs][:2] == [
+    runs = study_module._planned_runs(study(places, pretrained))
+    assert list(runs)[:2] == [
         "pretrained/labels-0.5/seed-0",
         "forest/labels-0.5/seed-0",
     ]
-    settings = runs[0].settings
+    all_settings = [settings for *_, settings in runs.values()]
+    settings = all_settings[0]
     assert settings["optimizer"] == {"warmup_epochs": 0.5, "base_lr": 0.02}
     assert settings["data"]["root"] == str(places)
     assert settings["data"]["split_seed"] == settings["seed"] == 0
-    assert runs[-1].settings["seed"] == 1
+    assert all_settings[-1]["seed"] == 1
 
 
 def test_a_study_is_summarised_and_goes_on_where_it_was(

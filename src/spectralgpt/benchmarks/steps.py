@@ -36,11 +36,10 @@ from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.sensors import Band
 from spectralgpt.tasks.classification import ClassificationTask
 from spectralgpt.tasks.pretraining import PretrainingTask
-from spectralgpt.training.fit import TrainerConfig, fit
+from spectralgpt.training.fit import fit
 from spectralgpt.training.loading import EpochBatchSampler, KeyedDataset, build_loader
-from spectralgpt.training.mixing import KeyedMixture, MixedBatchSampler
 from spectralgpt.training.module import TrainingModule
-from spectralgpt.training.optim import OptimizerConfig
+from spectralgpt.training.optim import OptimizerConfig, TrainerConfig
 from spectralgpt.training.pretrain_config import (
     DataConfig,
     MaskingConfig,
@@ -48,10 +47,9 @@ from spectralgpt.training.pretrain_config import (
     PretrainConfig,
 )
 from spectralgpt.training.pretrain_data import load_pretraining_data
-from spectralgpt.training.pretrain_stage import (
+from spectralgpt.training.pretraining import (
     build_batches,
     build_model,
-    build_training_module,
 )
 from spectralgpt.training.run_folder import RunFolder
 from spectralgpt.training.transfer import TransferConfig, start_encoder
@@ -147,7 +145,7 @@ def measure_steps(
 
 def _find_images(
     config: BenchmarkConfig, run: PretrainConfig
-) -> tuple[DataLoader[dict[str, Any]], MixedBatchSampler, Preprocessing, bool]:
+) -> tuple[DataLoader[dict[str, Any]], EpochBatchSampler, Preprocessing, bool]:
     """Return what pretraining runs on, its contract, and whether it has series."""
     if config.data is None:
         contract, has_series = _random_contract(config), False
@@ -156,7 +154,7 @@ def _find_images(
     else:
         data = load_pretraining_data(run)
         contract, has_series = data.preprocessing, data.has_series
-        samples = KeyedMixture(data.train)
+        samples = KeyedDataset(data.train, by_batch=True)
         batches = build_batches(run, data.train.sizes, data.train.weights)
     loader = build_loader(samples, batches, config.workers)
     return loader, batches, contract, has_series
@@ -261,7 +259,7 @@ def _measure_pretraining(
     grid = _grid_of(contract)
     model = build_model(run, contract, has_series)
     task = PretrainingTask(model, run.masking.ratio, run.masking.style)
-    module = build_training_module(run, task, batches)
+    module = TrainingModule(task, run.optimizer, run.trainer, batches)
     marks = (model.encoder, model.decoder, "decoder")
     timer = _StepTimer(device, config, marks, on_step)
     measured = _fit(module, loader, run.trainer, timer)
@@ -286,8 +284,7 @@ def _measure_finetuning(
     module = TrainingModule(
         ClassificationTask(model, names, "single-label"),
         optimizer,
-        trainer.epochs,
-        run.effective_batch,
+        trainer,
         batches,
     )
     timer = _StepTimer(device, config, (encoder, model.head, "head"), on_step)

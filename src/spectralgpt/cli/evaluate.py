@@ -205,9 +205,8 @@ def _flips(args: Namespace, loaded: "LoadedModel") -> bool:
 def _read_images(args: Namespace, loaded: "LoadedModel") -> "SampleSet":
     """Read labelled images for a classifier, divided as for its training."""
     from spectralgpt.data.labelled import read_labelled
-    from spectralgpt.tasks.classification import check_classifier
 
-    names, _ = check_classifier(loaded.model, loaded.extra, args.model)
+    names, _ = loaded.classes(args.model)
     return read_labelled(_read_config(args, loaded), names, _assumed(loaded))
 
 
@@ -215,9 +214,8 @@ def _read_masks(args: Namespace, loaded: "LoadedModel") -> "SampleSet":
     """Read images with masks for a model that makes maps, divided as for training."""
     from spectralgpt.data.dense import DenseDataConfig, read_dense, read_dense_config
     from spectralgpt.data.identity import split_settings
-    from spectralgpt.tasks.dense import check_mapper
 
-    names, task = check_mapper(loaded.model, loaded.extra, args.model)
+    names, task = loaded.classes(args.model, maps=True)
     usual = split_settings(loaded.extra, DenseDataConfig)
     config = read_dense_config(args.masks, usual=usual)
     if config.task != task:
@@ -252,15 +250,17 @@ def _assumed(loaded: "LoadedModel") -> "Stated | None":
 
 def _compare(args: Namespace, method: Any, loaded: "LoadedModel") -> None:
     from spectralgpt.data.labelled import read_all
-    from spectralgpt.training.comparison import compare_features, write_comparison
+    from spectralgpt.training.comparison import compare_features
 
     config = _read_config(args)
     labelled = read_all(config, assumed=_assumed(loaded))
     with counting("features", len(labelled.samples)) as update:
-        comparison = compare_features(
+        compare_features(
             loaded,
             labelled,
             config,
+            args.output,
+            args.model,
             method=method,
             k=args.k,
             baselines=args.baselines,
@@ -271,7 +271,6 @@ def _compare(args: Namespace, method: Any, loaded: "LoadedModel") -> None:
                 description=name, completed=done, total=total
             ),
         )
-    write_comparison(comparison, args.output, args.model)
 
 
 def _print_comparison(folder: Path, console: Console) -> None:

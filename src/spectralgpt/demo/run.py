@@ -27,7 +27,7 @@ from spectralgpt.demo.imagery import (
 )
 from spectralgpt.demo.story import NEIGHBOURS, Compared, Findings, write_demo_report
 from spectralgpt.errors import BandError, CheckpointError, ConfigError
-from spectralgpt.metrics import Scores, score_single_label
+from spectralgpt.metrics import Scores, score_images
 from spectralgpt.models.building import build_autoencoder
 from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.models.mae import MaskedAutoencoder
@@ -383,7 +383,7 @@ def _score(labels: CellLabels, cells: FloatArray, method: str) -> Scores:
         probabilities = predict_knn(train, test, NEIGHBOURS)
     else:
         probabilities = predict_linear(train, val, test)
-    return score_single_label(probabilities, test.targets, labels.class_names)
+    return score_images(probabilities, test.targets, labels.class_names)
 
 
 def _features(labels: CellLabels, cells: FloatArray, split: str) -> Features:

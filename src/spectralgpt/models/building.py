@@ -9,7 +9,6 @@ to the map, and the model is a plain one again, as large and as fast as before.
 import copy
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from itertools import chain
 from typing import Any, Literal, TypeVar, get_args
 
@@ -71,7 +70,7 @@ def build_autoencoder(size: str, **overrides: Any) -> MaskedAutoencoder:
         size: tiny, small, base, large or huge.
         **overrides: any other argument of `MaskedAutoencoder`.
     """
-    return MaskedAutoencoder(**(asdict(model_size(size)) | overrides))
+    return MaskedAutoencoder(**(model_size(size) | overrides))
 
 
 def build_encoder(size: str, **overrides: Any) -> SpectralEncoder:
@@ -82,8 +81,7 @@ def build_encoder(size: str, **overrides: Any) -> SpectralEncoder:
         **overrides: any other argument of `SpectralEncoder`.
     """
     chosen = model_size(size)
-    own = {"embed_dim": chosen.embed_dim, "depth": chosen.depth}
-    own["num_heads"] = chosen.num_heads
+    own = {name: chosen[name] for name in ("embed_dim", "depth", "num_heads")}
     return SpectralEncoder(**(own | overrides))
 
 
@@ -372,10 +370,7 @@ def plain_parts(value: Tensor) -> list[Tensor]:
 
 
 def add_adapters(
-    encoder: SpectralEncoder,
-    rank: int = 8,
-    alpha: int = 16,
-    dropout: float = 0.0,
+    encoder: SpectralEncoder, rank: int = 8, alpha: int = 16, dropout: float = 0.0
 ) -> SpectralEncoder:
     """Freeze an encoder and give its attention maps low-rank adapters, in place.
 

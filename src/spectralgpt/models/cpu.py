@@ -393,11 +393,7 @@ def keep_freed_memory() -> bool:
     if platform.libc_ver()[0] != "glibc":
         return False
     libc = ctypes.CDLL(None)
-    settings = (
-        (_MMAP_MAX, 0),
-        (_TRIM_THRESHOLD, _NEVER),
-        (_TOP_PAD, _TOP_PAD_BYTES),
-    )
+    settings = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, _NEVER), (_TOP_PAD, _TOP_PAD_BYTES))
     done = all(libc.mallopt(name, value) == 1 for name, value in settings)
     if done:
         _log.debug("freed memory is kept for the next tensors (mallopt).")

@@ -1,6 +1,6 @@
 """The encoder: visible tokens in, features out; and the blocks that it is made of."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -10,8 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from spectralgpt.errors import ConfigError
 from spectralgpt.models.cpu import Linear, attend, split_batch
 from spectralgpt.models.positions import (
-    JointPositions,
-    SeparablePositions,
+    Positions,
     add_dates,
     check_dates,
     dates_of_tokens,
@@ -31,7 +30,7 @@ def initialise_linear(linear: nn.Linear, parts: int = 1) -> None:
     nn.init.zeros_(linear.bias)
 
 
-class Attention(nn.Module):
+class _Attention(nn.Module):
     """Multi-head self-attention with one fused map for query, key and value.
 
     Args:
@@ -56,17 +55,37 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix tokens (B, N, D) -> (B, N, D)."""
-        q, k, v = split_heads(self.qkv(x), 3, self.num_heads)
+        q, k, v = _split_heads(self.qkv(x), 3, self.num_heads)
         return self.proj(attend(q, k, v).transpose(1, 2).flatten(2))
 
 
-def split_heads(x: Tensor, parts: int, num_heads: int) -> tuple[Tensor, ...]:
+def _split_heads(x: Tensor, parts: int, num_heads: int) -> tuple[Tensor, ...]:
     """Part (B, N, parts * D) into `parts` tensors (B, heads, N, D / heads)."""
     split = x.unflatten(-1, (parts, num_heads, -1))
     return split.permute(2, 0, 3, 1, 4).unbind()
 
 
-class MLP(nn.Module):
+class _CrossAttention(nn.Module):
+    """Multi-head attention from tokens to a memory."""
+
+    def __init__(self, embed_dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.q = Linear(embed_dim, embed_dim)
+        self.kv = Linear(embed_dim, 2 * embed_dim)
+        self.proj = Linear(embed_dim, embed_dim)
+        initialise_linear(self.q)
+        initialise_linear(self.kv, parts=2)
+        initialise_linear(self.proj)
+
+    def forward(self, x: Tensor, memory: Tensor) -> Tensor:
+        """Mix a memory (B, K, D) into tokens (B, M, D) -> (B, M, D)."""
+        (q,) = _split_heads(self.q(x), 1, self.num_heads)
+        k, v = _split_heads(self.kv(memory), 2, self.num_heads)
+        return self.proj(attend(q, k, v).transpose(1, 2).flatten(2))
+
+
+class _MLP(nn.Module):
     """Two linear maps with an exact GELU between them.
 
     Args:
@@ -85,14 +104,14 @@ class MLP(nn.Module):
         return self.fc2(self.fc1.gelu(x))
 
 
-class Block(nn.Module):
+class _Block(nn.Module):
     """Pre-norm transformer block with stochastic depth.
 
     Args:
         embed_dim: width D.
         num_heads: attention heads.
         drop_path: probability that a sample skips a branch in training, 0..1.
-        attention: kind of attention, built of width and heads.
+        is_cross: attend to a memory, not to each other.
     """
 
     def __init__(
@@ -100,13 +119,14 @@ class Block(nn.Module):
         embed_dim: int,
         num_heads: int,
         drop_path: float = 0.0,
-        attention: Callable[[int, int], nn.Module] = Attention,
+        is_cross: bool = False,
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(embed_dim, eps=NORM_EPS)
+        attention = _CrossAttention if is_cross else _Attention
         self.attn = attention(embed_dim, num_heads)
         self.norm2 = nn.LayerNorm(embed_dim, eps=NORM_EPS)
-        self.mlp = MLP(embed_dim)
+        self.mlp = _MLP(embed_dim)
         self.drop_path = drop_path
 
     def forward(self, x: Tensor, *memory: Tensor) -> Tensor:
@@ -150,11 +170,22 @@ def build_blocks(
     depth: int,
     num_heads: int,
     drop_path: float = 0.0,
-    attention: Callable[[int, int], nn.Module] = Attention,
+    is_cross: bool = False,
 ) -> BlockStack:
-    """Build `depth` blocks whose drop path rises linearly from 0 to `drop_path`."""
+    """Build `depth` blocks whose drop path rises linearly from 0 to `drop_path`.
+
+    Args:
+        embed_dim: width D.
+        depth: number of blocks.
+        num_heads: attention heads; D must be a multiple.
+        drop_path: of the last block, 0..1.
+        is_cross: blocks attend to a memory.
+
+    Raises:
+        ConfigError: D is no multiple of the number of heads.
+    """
     rates = [drop_path * index / max(1, depth - 1) for index in range(depth)]
-    return BlockStack(Block(embed_dim, num_heads, rate, attention) for rate in rates)
+    return BlockStack(_Block(embed_dim, num_heads, rate, is_cross) for rate in rates)
 
 
 class SpectralEncoder(nn.Module):
@@ -196,19 +227,20 @@ class SpectralEncoder(nn.Module):
         date_embedding: bool = False,
     ) -> None:
         super().__init__()
-        check_settings(
-            {
-                "image_size": image_size,
-                "num_bands": num_bands,
-                "patch_size": patch_size,
-                "bands_per_token": bands_per_token,
-                "embed_dim": embed_dim,
-                "depth": depth,
-                "num_heads": num_heads,
-                "drop_path": drop_path,
-                "date_embedding": date_embedding,
-            }
-        )
+        self._settings = {
+            "image_size": image_size,
+            "num_bands": num_bands,
+            "patch_size": patch_size,
+            "bands_per_token": bands_per_token,
+            "embed_dim": embed_dim,
+            "depth": depth,
+            "num_heads": num_heads,
+            "wavelengths_nm": wavelengths_nm,
+            "drop_path": drop_path,
+            "positions": positions,
+            "date_embedding": date_embedding,
+        }
+        check_settings(self._settings)
         self.image_size = image_size
         self.num_bands = num_bands
         self.patch_size = patch_size
@@ -216,15 +248,15 @@ class SpectralEncoder(nn.Module):
         self.embed_dim = embed_dim
         self.depth = depth
         self.num_heads = num_heads
-        self.position_kind = positions
         self.drop_path = drop_path
         self.wavelengths_nm = check_wavelengths(wavelengths_nm, num_bands)
+        self._settings["wavelengths_nm"] = self.wavelengths_nm
         grid = TokenGrid(num_bands, image_size, image_size, patch_size, bands_per_token)
-        tables = {"separable": SeparablePositions, "joint": JointPositions}
-        if not isinstance(positions, str) or positions not in tables:
+        if positions not in ("separable", "joint"):
             raise ConfigError(f"positions {positions!r}: use 'separable' or 'joint'.")
         self.embedding = TokenEmbedding(grid.token_dim, embed_dim)
-        self.positions = tables[positions](grid, embed_dim, self.wavelengths_nm)
+        is_joint = positions == "joint"
+        self.positions = Positions(grid, embed_dim, self.wavelengths_nm, is_joint)
         self.blocks = build_blocks(embed_dim, depth, num_heads, drop_path)
         self.norm = nn.LayerNorm(embed_dim, eps=NORM_EPS)
         if date_embedding:
@@ -242,19 +274,7 @@ class SpectralEncoder(nn.Module):
     @property
     def config(self) -> dict[str, Any]:
         """The constructor arguments that build this encoder again."""
-        return {
-            "image_size": self.image_size,
-            "num_bands": self.num_bands,
-            "patch_size": self.patch_size,
-            "bands_per_token": self.bands_per_token,
-            "embed_dim": self.embed_dim,
-            "depth": self.depth,
-            "num_heads": self.num_heads,
-            "wavelengths_nm": self.wavelengths_nm,
-            "drop_path": self.drop_path,
-            "positions": self.position_kind,
-            "date_embedding": self.has_date_embedding,
-        }
+        return {**self._settings, "date_embedding": self.has_date_embedding}
 
     def grid_of(self, images: Tensor) -> TokenGrid:
         """Return the token grid of images (B, C, H, W) or series (B, T, C, H, W)."""

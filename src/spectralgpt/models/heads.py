@@ -74,9 +74,12 @@ class ClassificationModel(nn.Module):
         pooling: Pooling = "tokens",
     ) -> None:
         super().__init__()
-        check_settings(
-            {"num_classes": num_classes, "skip_first_token": skip_first_token}
-        )
+        settings: dict[str, Any] = {
+            "num_classes": num_classes,
+            "skip_first_token": skip_first_token,
+            "pooling": pooling,
+        }
+        check_settings(settings)
         if pooling not in ("tokens", "groups"):
             raise ConfigError(f"pooling {pooling!r}: use 'tokens' or 'groups'.")
         if skip_first_token and pooling == "groups":
@@ -87,19 +90,11 @@ class ClassificationModel(nn.Module):
         self.num_classes = num_classes
         self.skip_first_token = skip_first_token
         self.pooling: Pooling = pooling
+        self.head_config = settings
         parts = encoder.positions.grid.groups if pooling == "groups" else 1
         self.head = nn.Linear(parts * encoder.embed_dim, num_classes)
         nn.init.trunc_normal_(self.head.weight, std=_HEAD_STD)
         nn.init.zeros_(self.head.bias)
-
-    @property
-    def head_config(self) -> dict[str, Any]:
-        """The constructor arguments, without the encoder, that build this again."""
-        return {
-            "num_classes": self.num_classes,
-            "skip_first_token": self.skip_first_token,
-            "pooling": self.pooling,
-        }
 
     def features(
         self,
@@ -169,7 +164,7 @@ def resize_group_weights(weights: Tensor, places: GroupPlaces | None) -> Tensor:
     return resized if share == 1 else resized * share
 
 
-class GroupSum(nn.Module):
+class _GroupSum(nn.Module):
     """One weight a band group: the weighted sum of their feature maps, plus a bias.
 
     It starts as the mean over the groups.
@@ -186,17 +181,12 @@ class GroupSum(nn.Module):
         self.bias = nn.Parameter(torch.zeros(1))
 
     def forward(self, tokens: Tensor, places: GroupPlaces | None = None) -> Tensor:
-        """Sum tokens (B, G, Hp, Wp, D) to a feature map (B, D, Hp, Wp).
-
-        Args:
-            tokens: one feature vector a band group and position.
-            places: wavelengths of the own and of the given groups; None if equal.
-        """
+        """Sum tokens (B, G, Hp, Wp, D) to a feature map (B, D, Hp, Wp)."""
         weights = resize_group_weights(self.weight[0], places)
         return torch.einsum("bghwd,g->bdhw", tokens, weights) + self.bias
 
 
-class GroupProjection(nn.Module):
+class _GroupProjection(nn.Module):
     """One linear map a band group, summed: all that is linear in a position's tokens.
 
     Args:
@@ -212,17 +202,12 @@ class GroupProjection(nn.Module):
         nn.init.trunc_normal_(self.weight, std=0.1 * (groups * embed_dim) ** -0.5)
 
     def forward(self, tokens: Tensor, places: GroupPlaces | None = None) -> Tensor:
-        """Map tokens (B, G, Hp, Wp, D) to (B, channels, Hp, Wp).
-
-        Args:
-            tokens: one feature vector a band group and position.
-            places: wavelengths of the own and of the given groups; None if equal.
-        """
+        """Map tokens (B, G, Hp, Wp, D) to (B, channels, Hp, Wp)."""
         weights = resize_group_weights(self.weight, places)
         return torch.einsum("bghwd,gcd->bchw", tokens, weights)
 
 
-def head_width(embed_dim: int) -> int:
+def _head_width(embed_dim: int) -> int:
     """Return a head's channels for an encoder's width: the published 256 for 768.
 
     Narrower encoders get narrower heads in the same proportion; a multiple of 32.
@@ -283,7 +268,7 @@ def _initialise(head: nn.Module, classifier: nn.Conv2d) -> None:
     nn.init.normal_(classifier.weight, std=_CLASSIFIER_STD)
 
 
-class PyramidPooling(nn.Module):
+class _PyramidPooling(nn.Module):
     """What the image holds at 1, 2, 3 and 6 parts a side, beside the map itself.
 
     Args:
@@ -321,7 +306,7 @@ def _build_level(
     return nn.Sequential(*layers)
 
 
-class UPerNetHead(nn.Module):
+class _UPerNetHead(nn.Module):
     """Four scales of one map, pyramid pooling, top-down fusion: the published head.
 
     Logits come on a grid of 8 pixels a patch side, whatever the patch.
@@ -344,7 +329,7 @@ class UPerNetHead(nn.Module):
             _build_level(in_channels, width, upsampling, channels)
             for width, upsampling in zip(widths, _UPSAMPLINGS, strict=True)
         )
-        self.pooling = PyramidPooling(widths[-1], channels)
+        self.pooling = _PyramidPooling(widths[-1], channels)
         self.top = nn.Conv2d(channels, channels, 1)
         self.laterals = nn.ModuleList(
             _conv_block(width, channels, _FUSE_NORM_GROUPS)
@@ -374,7 +359,7 @@ class UPerNetHead(nn.Module):
         return logits
 
 
-class FPNHead(nn.Module):
+class _FPNHead(nn.Module):
     """A light head: three scales of one map, fused top-down and added.
 
     Logits come on a grid of 4 pixels a patch side, whatever the patch.
@@ -419,11 +404,11 @@ class FPNHead(nn.Module):
         return logits
 
 
-class PixelHead(nn.Module):
+class _PixelHead(nn.Module):
     """What is left of a plain linear head: scores of a patch's pixels, laid out.
 
-    The scores are a linear map of all tokens at a position (`GroupProjection`), so that
-    nothing but the encoder's own features can tell one pixel of a patch from the next.
+    The scores are a linear map of all tokens at a position (`_GroupProjection`): only
+    the encoder's own features can tell one pixel of a patch from the next.
 
     Args:
         num_classes: classes K.
@@ -440,7 +425,7 @@ class PixelHead(nn.Module):
         return F.pixel_shuffle(scores, self.patch_size) + self.bias
 
 
-class PixelDetail(nn.Module):
+class _PixelDetail(nn.Module):
     """Join what a head says of the surroundings with the spectrum of each pixel.
 
     A patch is the finest thing an encoder of tokens tells apart. Where borders matter,
@@ -485,9 +470,9 @@ class PixelDetail(nn.Module):
         return logits
 
 
-_CONVOLUTIONAL: dict[str, type[UPerNetHead] | type[FPNHead]] = {
-    "upernet": UPerNetHead,
-    "fpn": FPNHead,
+_CONVOLUTIONAL: dict[str, type[_UPerNetHead] | type[_FPNHead]] = {
+    "upernet": _UPerNetHead,
+    "fpn": _FPNHead,
 }
 
 
@@ -525,51 +510,39 @@ class DenseModel(nn.Module):
         pixel_detail: bool = False,
     ) -> None:
         super().__init__()
-        check_settings(
-            {
-                "num_classes": num_classes,
-                "head_channels": head_channels,
-                "head_dropout": head_dropout,
-                "apply_norm": apply_norm,
-                "pixel_detail": pixel_detail,
-            }
-        )
+        settings: dict[str, Any] = {
+            "num_classes": num_classes,
+            "head": head,
+            "head_channels": head_channels,
+            "head_dropout": head_dropout,
+            "apply_norm": apply_norm,
+            "pixel_detail": pixel_detail,
+        }
+        check_settings(settings)
         _check(num_classes, head, head_channels)
         self.encoder = encoder
         self.num_classes = num_classes
         self.head_kind: HeadKind = head
-        self.head_channels = head_channels or head_width(encoder.embed_dim)
-        self.head_dropout = head_dropout
+        self.head_channels = head_channels or _head_width(encoder.embed_dim)
+        self.head_config = settings | {"head_channels": self.head_channels}
         self.apply_norm = apply_norm
-        self.detail: PixelDetail | None = None
+        self.detail: _PixelDetail | None = None
         maps = num_classes
         if pixel_detail:
             maps = self.head_channels
             bands = self.num_dates * encoder.num_bands
-            self.detail = PixelDetail(bands, maps, num_classes)
+            self.detail = _PixelDetail(bands, maps, num_classes)
         groups, width = encoder.positions.grid.groups, encoder.embed_dim
-        self.fusion: GroupSum | GroupProjection
-        self.head: UPerNetHead | FPNHead | PixelHead
+        self.fusion: _GroupSum | _GroupProjection
+        self.head: _UPerNetHead | _FPNHead | _PixelHead
         if head == "linear":
             scores = maps * encoder.patch_size**2
-            self.fusion = GroupProjection(groups, width, scores)
-            self.head = PixelHead(maps, encoder.patch_size)
+            self.fusion = _GroupProjection(groups, width, scores)
+            self.head = _PixelHead(maps, encoder.patch_size)
         else:
-            self.fusion = GroupSum(groups)
+            self.fusion = _GroupSum(groups)
             build = _CONVOLUTIONAL[head]
             self.head = build(width, maps, self.head_channels, head_dropout)
-
-    @property
-    def head_config(self) -> dict[str, Any]:
-        """The constructor arguments, without the encoder, that build this again."""
-        return {
-            "num_classes": self.num_classes,
-            "head": self.head_kind,
-            "head_channels": self.head_channels,
-            "head_dropout": self.head_dropout,
-            "apply_norm": self.apply_norm,
-            "pixel_detail": self.detail is not None,
-        }
 
     def features(
         self,
@@ -642,12 +615,7 @@ class SegmentationModel(DenseModel):
         wavelengths: Sequence[float] | Tensor | None = None,
         dates: Tensor | None = None,
     ) -> Tensor:
-        """Classify pixels of images (B, C, H, W); returns logits (B, K, H, W).
-
-        Args:
-            images: see `features`.
-            wavelengths: see `features`.
-            dates: see `features`.
+        """Classify pixels, see `features`; returns logits (B, K, H, W).
 
         Raises:
             ShapeError: the images do not fit the patch, or bands are in doubt.

@@ -23,23 +23,15 @@ from spectralgpt.losses import (
     spectral_loss,
     token_loss,
 )
-from spectralgpt.models.cpu import (
-    Linear,
-    attend,
-    keep_rounded,
-    loss_in_parts,
-    part_size,
-)
+from spectralgpt.models.cpu import Linear, keep_rounded, loss_in_parts, part_size
 from spectralgpt.models.encoder import (
     NORM_EPS,
-    Attention,
     SpectralEncoder,
     build_blocks,
     initialise_linear,
-    split_heads,
 )
 from spectralgpt.models.positions import (
-    SeparablePositions,
+    Positions,
     add_dates,
     check_dates,
     dates_of_tokens,
@@ -63,7 +55,7 @@ _PREDICTION_STD = 0.02
 
 
 class _Decoder(nn.Module):
-    """What both decoders consist of: maps in and out, positions, blocks.
+    """A small transformer that rebuilds tokens from the visible ones.
 
     Args:
         grid: the token grid that the positions are learned on.
@@ -72,9 +64,10 @@ class _Decoder(nn.Module):
         depth: number of blocks.
         num_heads: attention heads.
         wavelengths_nm: centre wavelength of each band, nm; None if unknown.
-    """
+        is_cross: masked tokens look at visible ones only, not at each other.
 
-    attention: type[nn.Module] = Attention
+    Source: Fu et al. 2024, arXiv:2401.14391 (cross-attention and partial targets).
+    """
 
     def __init__(
         self,
@@ -84,14 +77,14 @@ class _Decoder(nn.Module):
         depth: int,
         num_heads: int,
         wavelengths_nm: Sequence[float] | None = None,
+        is_cross: bool = False,
     ) -> None:
         super().__init__()
+        self.is_cross = is_cross
         self.embedding = Linear(encoder_dim, embed_dim)
         self.mask_token = nn.Parameter(torch.empty(1, 1, embed_dim))
-        self.positions = SeparablePositions(grid, embed_dim, wavelengths_nm)
-        self.blocks = build_blocks(
-            embed_dim, depth, num_heads, attention=self.attention
-        )
+        self.positions = Positions(grid, embed_dim, wavelengths_nm)
+        self.blocks = build_blocks(embed_dim, depth, num_heads, is_cross=is_cross)
         self.norm = nn.LayerNorm(embed_dim, eps=NORM_EPS)
         self.prediction = Linear(embed_dim, grid.token_dim)
         nn.init.normal_(self.mask_token, std=_MASK_TOKEN_STD)
@@ -99,88 +92,8 @@ class _Decoder(nn.Module):
         initialise_linear(self.prediction)
         # Pixels lie in 0..1: predictions of Xavier's size would cost the first steps.
         nn.init.trunc_normal_(self.prediction.weight, std=_PREDICTION_STD)
-
-
-class ReconstructionDecoder(_Decoder):
-    """A small transformer that rebuilds every token from the visible ones."""
-
-    def forward(
-        self,
-        latent: Tensor,
-        visible: Tensor,
-        grid: TokenGrid,
-        wavelengths_nm: Sequence[float] | None = None,
-        dates: Tensor | None = None,
-    ) -> Tensor:
-        """Rebuild the pixel values of all tokens.
-
-        Args:
-            latent: (B, K, encoder width), the encoder's output.
-            visible: (B, K), which token each row of `latent` is.
-            grid: token grid of the images.
-            wavelengths_nm: centre of each band, nm; None for the model's own.
-            dates: (B, T), days since 1970-01-01; None if unknown.
-
-        Returns:
-            (B, N, S * P * P).
-        """
-        x = self.embedding(latent)  # (B, K, D)
-        B, _, D = x.shape
-        index = visible.unsqueeze(-1).expand(-1, -1, D)
-        hidden = self.mask_token.to(x.dtype).expand(B, grid.num_tokens, D)
-        x = hidden.scatter(1, index, x) + self.positions(grid, wavelengths_nm)
-        x = add_dates(x, self.positions.embed_dates(dates, grid.dates))
-        prediction: Tensor = self.prediction(self.norm(self.blocks(x)))
-        return prediction
-
-
-class _CrossAttention(nn.Module):
-    """Multi-head attention from tokens to a memory."""
-
-    def __init__(self, embed_dim: int, num_heads: int) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.q = Linear(embed_dim, embed_dim)
-        self.kv = Linear(embed_dim, 2 * embed_dim)
-        self.proj = Linear(embed_dim, embed_dim)
-        initialise_linear(self.q)
-        initialise_linear(self.kv, parts=2)
-        initialise_linear(self.proj)
-
-    def forward(self, x: Tensor, memory: Tensor) -> Tensor:
-        """Mix a memory (B, K, D) into tokens (B, M, D) -> (B, M, D)."""
-        (q,) = split_heads(self.q(x), 1, self.num_heads)
-        k, v = split_heads(self.kv(memory), 2, self.num_heads)
-        return self.proj(attend(q, k, v).transpose(1, 2).flatten(2))
-
-
-class CrossDecoder(_Decoder):
-    """A small transformer that rebuilds masked tokens from the visible ones.
-
-    Args:
-        grid: see `_Decoder`, as all others.
-        encoder_dim: width of the encoder's features.
-        embed_dim: width of the decoder.
-        depth: number of blocks.
-        num_heads: attention heads.
-        wavelengths_nm: centre wavelength of each band, nm; None if unknown.
-
-    Source: Fu et al. 2024, arXiv:2401.14391 (cross-attention and partial targets).
-    """
-
-    attention = _CrossAttention
-
-    def __init__(
-        self,
-        grid: TokenGrid,
-        encoder_dim: int,
-        embed_dim: int,
-        depth: int,
-        num_heads: int,
-        wavelengths_nm: Sequence[float] | None = None,
-    ) -> None:
-        super().__init__(grid, encoder_dim, embed_dim, depth, num_heads, wavelengths_nm)
-        self.memory_norm = nn.LayerNorm(embed_dim, eps=NORM_EPS)
+        if is_cross:
+            self.memory_norm = nn.LayerNorm(embed_dim, eps=NORM_EPS)
 
     def forward(
         self,
@@ -191,27 +104,35 @@ class CrossDecoder(_Decoder):
         wavelengths_nm: Sequence[float] | None = None,
         dates: Tensor | None = None,
     ) -> Tensor:
-        """Rebuild the pixel values of some masked tokens.
+        """Rebuild the pixel values of all tokens, or of the hidden ones.
 
         Args:
             latent: (B, K, encoder width), the encoder's output.
             visible: (B, K), which token each row of `latent` is.
-            hidden: (B, M), the tokens to rebuild.
+            hidden: (B, M), the tokens that a cross decoder rebuilds.
             grid: token grid of the images.
             wavelengths_nm: centre of each band, nm; None for the model's own.
             dates: (B, T), days since 1970-01-01; None if unknown.
 
         Returns:
-            (B, M, S * P * P).
+            (B, N, S * P * P), or (B, M, S * P * P) of a cross decoder.
         """
         positions = self.positions(grid, wavelengths_nm)  # (N, D)
         by_date = self.positions.embed_dates(dates, grid.dates)
-        x = self.mask_token + positions[hidden]  # (B, M, D)
-        memory = self.embedding(latent) + positions[visible]  # (B, K, D)
-        if by_date is not None:
-            x = x + dates_of_tokens(by_date, hidden, grid.tokens_per_date)
-            memory = memory + dates_of_tokens(by_date, visible, grid.tokens_per_date)
-        x = self.blocks(x, self.memory_norm(memory))
+        known = self.embedding(latent)  # (B, K, D)
+        if self.is_cross:
+            x = self.mask_token + positions[hidden]  # (B, M, D)
+            known = known + positions[visible]
+            if by_date is not None:
+                x = x + dates_of_tokens(by_date, hidden, grid.tokens_per_date)
+                known = known + dates_of_tokens(by_date, visible, grid.tokens_per_date)
+            x = self.blocks(x, self.memory_norm(known))
+        else:
+            index = visible.unsqueeze(-1).expand_as(known)
+            size = (len(known), grid.num_tokens, known.shape[-1])
+            masked = self.mask_token.to(known.dtype).expand(size)
+            x = masked.scatter(1, index, known) + positions  # (B, N, D)
+            x = self.blocks(add_dates(x, by_date))
         prediction: Tensor = self.prediction(self.norm(x))
         return prediction
 
@@ -319,7 +240,7 @@ def _find_targets(
     share: float = 1.0,
     normalize: bool = False,
 ) -> _Targets:
-    """Choose the targets of a batch.
+    """Choose the targets of a batch; see `_Targets`.
 
     Args:
         tokens: (B, N, S * P * P), the images.
@@ -402,17 +323,17 @@ class MaskedAutoencoder(nn.Module):
         target_share: float = 1.0,
     ) -> None:
         super().__init__()
-        check_settings(
-            {
-                "decoder_embed_dim": decoder_embed_dim,
-                "decoder_depth": decoder_depth,
-                "decoder_num_heads": decoder_num_heads,
-                "normalize_targets": normalize_targets,
-                "token_loss_weight": token_loss_weight,
-                "spectral_loss_weight": spectral_loss_weight,
-                "date_embedding": date_embedding,
-            }
-        )
+        settings = {
+            "decoder_embed_dim": decoder_embed_dim,
+            "decoder_depth": decoder_depth,
+            "decoder_num_heads": decoder_num_heads,
+            "normalize_targets": normalize_targets,
+            "token_loss_weight": token_loss_weight,
+            "spectral_loss_weight": spectral_loss_weight,
+            "decoder": decoder,
+            "target_share": target_share,
+        }
+        check_settings({**settings, "date_embedding": date_embedding})
         _check_decoder(decoder, target_share)
         self.encoder = SpectralEncoder(
             image_size,
@@ -424,14 +345,14 @@ class MaskedAutoencoder(nn.Module):
             num_heads,
             wavelengths_nm,
         )
-        build_decoder = CrossDecoder if decoder == "cross" else ReconstructionDecoder
-        self.decoder = build_decoder(
+        self.decoder = _Decoder(
             self.encoder.positions.grid,
             embed_dim,
             decoder_embed_dim,
             decoder_depth,
             decoder_num_heads,
             self.encoder.wavelengths_nm,
+            is_cross=decoder == "cross",
         )
         keep_rounded(self.decoder)  # It runs once for each part of a batch.
         self.normalize_targets = normalize_targets
@@ -442,16 +363,7 @@ class MaskedAutoencoder(nn.Module):
             name: value
             for name, value in self.encoder.config.items()
             if name not in ("drop_path", "positions")
-        } | {
-            "decoder_embed_dim": decoder_embed_dim,
-            "decoder_depth": decoder_depth,
-            "decoder_num_heads": decoder_num_heads,
-            "normalize_targets": normalize_targets,
-            "token_loss_weight": token_loss_weight,
-            "spectral_loss_weight": spectral_loss_weight,
-            "decoder": decoder,
-            "target_share": target_share,
-        }
+        } | settings
         if date_embedding:
             self.add_date_embedding()
 
@@ -614,28 +526,22 @@ class MaskedAutoencoder(nn.Module):
         self, latent: Tensor, targets: _Targets, wavelengths: Sequence[float] | None
     ) -> Tensor:
         """Decode all tokens (B, N, S * P * P)."""
-        if isinstance(self.decoder, ReconstructionDecoder):
-            prediction: Tensor = self.decoder(
-                latent, targets.visible, targets.grid, wavelengths, targets.dates
-            )
-            return prediction
-        return targets.place(
-            self.decoder(
-                latent,
-                targets.visible,
-                targets.hidden,
-                targets.grid,
-                wavelengths,
-                targets.dates,
-            )
+        rebuilt: Tensor = self.decoder(
+            latent,
+            targets.visible,
+            targets.hidden,
+            targets.grid,
+            wavelengths,
+            targets.dates,
         )
+        return targets.place(rebuilt) if self.decoder.is_cross else rebuilt
 
     def _rescale(self, prediction: Tensor, targets: _Targets) -> Tensor:
         """Give predictions the scale of the images."""
         if not self.normalize_targets:
             return prediction
         rescaled = denormalize_tokens(prediction, targets.tokens)
-        if isinstance(self.decoder, ReconstructionDecoder):
+        if not self.decoder.is_cross:
             return rescaled
         is_rebuilt = targets.is_counted[..., None] > 0
         return torch.where(is_rebuilt, rescaled, targets.tokens)

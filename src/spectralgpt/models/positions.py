@@ -95,7 +95,7 @@ def resize_spectral(
     return low * (1 - share) + high * share
 
 
-def sine_cosine(places: Tensor, dim: int) -> Tensor:
+def _sine_cosine(places: Tensor, dim: int) -> Tensor:
     """Encode places on a line by sines and cosines of falling frequency.
 
     Learnable tables start from these: from noise, a short run does not find out which
@@ -129,7 +129,7 @@ def check_dates(dates: Tensor | None, batch_size: int, num_dates: int) -> None:
         )
 
 
-def date_features(dates: Tensor) -> Tensor:
+def _date_features(dates: Tensor) -> Tensor:
     """Describe dates by fixed sines and cosines.
 
     Season: harmonics of the place in the year, so that 31 December lies beside
@@ -184,8 +184,8 @@ def dates_of_tokens(embedded: Tensor, tokens: Tensor, tokens_per_date: int) -> T
     return embedded.expand(len(tokens), -1, -1).gather(1, index)
 
 
-class DateEmbedding(nn.Module):
-    """A linear map of `date_features`, zero at the start.
+class _DateEmbedding(nn.Module):
+    """A linear map of `_date_features`, zero at the start.
 
     Until it is trained, dates change nothing, and a model that was trained on single
     dates can be given one at any time.
@@ -214,30 +214,78 @@ class DateEmbedding(nn.Module):
         if dates is None:
             dates = self.weight.new_full((1, num_dates), torch.nan)
         check_dates(dates, len(dates), num_dates)
-        features = date_features(dates.to(self.weight.device))
+        features = _date_features(dates.to(self.weight.device))
         return F.linear(features.to(self.weight.dtype), self.weight)
 
 
-class _Positions(nn.Module):
-    """What both kinds of table share: the grid and bands they were learned on, dates.
+class Positions(nn.Module):
+    """What tells tokens apart: where they lie, their band group and their date.
+
+    Args:
+        grid: the token grid that the tables are learned on.
+        embed_dim: width D.
+        wavelengths_nm: centre wavelength of each band, nm; None if unknown.
+        joint: one table with a row for each token, as published classifiers have it,
+            instead of a spatial and a spectral one, added.
 
     Attributes:
         dates: what tells dates apart; None in a model of single dates.
     """
 
     def __init__(
-        self, grid: TokenGrid, wavelengths_nm: Sequence[float] | None = None
+        self,
+        grid: TokenGrid,
+        embed_dim: int,
+        wavelengths_nm: Sequence[float] | None = None,
+        joint: bool = False,
     ) -> None:
         super().__init__()
         self.grid = grid
         self.wavelengths_nm = wavelengths_nm
-        self.dates: DateEmbedding | None = None
+        self.is_joint = joint
+        if joint:
+            self.joint = nn.Parameter(torch.zeros(1, grid.num_tokens, embed_dim))
+        else:
+            half = embed_dim // 2
+            rows = _sine_cosine(torch.arange(grid.rows), half)[:, None]
+            columns = _sine_cosine(torch.arange(grid.columns), embed_dim - half)
+            size = (grid.rows, grid.columns, -1)
+            by_place = torch.cat([rows.expand(size), columns.expand(size)], dim=-1)
+            self.spatial = nn.Parameter(by_place.flatten(0, 1)[None])
+            by_group = _sine_cosine(torch.arange(grid.groups), embed_dim)
+            self.spectral = nn.Parameter(by_group[None])
+        self.dates: _DateEmbedding | None = None
+
+    def forward(
+        self, grid: TokenGrid, wavelengths_nm: Sequence[float] | None = None
+    ) -> Tensor:
+        """Return the positions of the tokens of `grid`, (N, D), alike for all dates.
+
+        Args:
+            grid: token grid of the images, of any size.
+            wavelengths_nm: wavelength of each band in nm; None for the model's own.
+
+        Raises:
+            ShapeError: another band count without wavelengths.
+            ConfigError: wavelengths for a model that knows none.
+        """
+        own, size = ((each.rows, each.columns) for each in (self.grid, grid))
+        if self.is_joint:
+            table = self.joint.reshape(self.grid.groups, self.grid.positions, -1)
+            table = resize_spatial(table, own, size)
+            table = self._resize_groups(table, grid, wavelengths_nm)
+        else:
+            spatial = resize_spatial(self.spatial, own, size)
+            spectral = self._resize_groups(self.spectral[0], grid, wavelengths_nm)
+            table = spectral[:, None] + spatial  # (G, Hp * Wp, D)
+        table = table.flatten(0, 1)  # (G * Hp * Wp, D)
+        return table.repeat(grid.dates, 1) if grid.dates > 1 else table
 
     def add_dates(self) -> None:
         """Add the embedding of dates, if it is not there, as zeros."""
         if self.dates is None:
             table = next(self.parameters())
-            self.dates = DateEmbedding(table.shape[-1]).to(table)
+            self.dates = _DateEmbedding(table.shape[-1]).to(table)
 
     def embed_dates(self, dates: Tensor | None, num_dates: int) -> Tensor | None:
         """Return what dates add to their tokens.
@@ -290,89 +338,3 @@ class _Positions(nn.Module):
             group_wavelengths(self.wavelengths_nm, S),
             group_wavelengths(wavelengths_nm, S),
         )
-
-
-def _over_dates(table: Tensor, grid: TokenGrid) -> Tensor:
-    """Repeat the positions (G * Hp * Wp, D) of one date for all: (N, D)."""
-    return table.repeat(grid.dates, 1) if grid.dates > 1 else table
-
-
-class SeparablePositions(_Positions):
-    """A spatial and a spectral table, added.
-
-    Args:
-        grid: the token grid that the tables are learned on.
-        embed_dim: width D.
-        wavelengths_nm: centre wavelength of each band, nm; None if unknown.
-    """
-
-    def __init__(
-        self,
-        grid: TokenGrid,
-        embed_dim: int,
-        wavelengths_nm: Sequence[float] | None = None,
-    ) -> None:
-        super().__init__(grid, wavelengths_nm)
-        self.spatial = nn.Parameter(torch.empty(1, grid.positions, embed_dim))
-        self.spectral = nn.Parameter(torch.empty(1, grid.groups, embed_dim))
-        rows, columns = torch.meshgrid(
-            torch.arange(grid.rows), torch.arange(grid.columns), indexing="ij"
-        )
-        half = embed_dim // 2
-        by_row = sine_cosine(rows.flatten(), half)
-        by_column = sine_cosine(columns.flatten(), embed_dim - half)
-        by_group = sine_cosine(torch.arange(grid.groups), embed_dim)
-        with torch.no_grad():
-            self.spatial.copy_(torch.cat([by_row, by_column], dim=1))
-            self.spectral.copy_(by_group)
-
-    def forward(
-        self, grid: TokenGrid, wavelengths_nm: Sequence[float] | None = None
-    ) -> Tensor:
-        """Return the positions of the tokens of `grid`, (N, D), alike for all dates.
-
-        Args:
-            grid: token grid of the images, of any size.
-            wavelengths_nm: wavelength of each band in nm; None for the model's own.
-
-        Raises:
-            ShapeError: another band count without wavelengths.
-            ConfigError: wavelengths for a model that knows none.
-        """
-        own = (self.grid.rows, self.grid.columns)
-        spatial = resize_spatial(self.spatial, own, (grid.rows, grid.columns))
-        spectral = self._resize_groups(self.spectral[0], grid, wavelengths_nm)
-        table = (spectral[:, None] + spatial).flatten(0, 1)  # (G * Hp * Wp, D)
-        return _over_dates(table, grid)
-
-
-class JointPositions(_Positions):
-    """One table with a row for each token, as published classifiers have it.
-
-    Args:
-        grid: the token grid that the table is learned on.
-        embed_dim: width D.
-        wavelengths_nm: centre wavelength of each band, nm; None if unknown.
-    """
-
-    def __init__(
-        self,
-        grid: TokenGrid,
-        embed_dim: int,
-        wavelengths_nm: Sequence[float] | None = None,
-    ) -> None:
-        super().__init__(grid, wavelengths_nm)
-        self.joint = nn.Parameter(torch.zeros(1, grid.num_tokens, embed_dim))
-
-    def forward(
-        self, grid: TokenGrid, wavelengths_nm: Sequence[float] | None = None
-    ) -> Tensor:
-        """Return the positions of the tokens of `grid`, (N, D), alike for all dates.
-
-        See `SeparablePositions.forward`.
-        """
-        own = (self.grid.rows, self.grid.columns)
-        table = self.joint.reshape(self.grid.groups, self.grid.positions, -1)
-        table = resize_spatial(table, own, (grid.rows, grid.columns))
-        table = self._resize_groups(table, grid, wavelengths_nm).flatten(0, 1)
-        return _over_dates(table, grid)

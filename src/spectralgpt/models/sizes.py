@@ -9,7 +9,6 @@ is imported.
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
 from typing import Any, NoReturn
@@ -49,38 +48,30 @@ _MOST_PARAMETERS = 100e9
 _WAVELENGTHS_NM = (100.0, 1e10)
 
 
-@dataclass(frozen=True)
-class _ModelSize:
-    """Width, depth and heads of encoder and decoder."""
-
-    embed_dim: int
-    depth: int
-    num_heads: int
-    decoder_embed_dim: int = 512
-    decoder_depth: int = 4
-    decoder_num_heads: int = 16
-
-
+_SIZE_NAMES = (
+    *("embed_dim", "depth", "num_heads"),
+    *("decoder_embed_dim", "decoder_depth", "decoder_num_heads"),
+)
 # base, large and huge: Hong et al. 2024; tiny and small are ours, for laptops.
 _SIZES = {
-    "tiny": _ModelSize(192, 6, 3, 128, 2, 4),
-    "small": _ModelSize(384, 8, 6, 256, 3, 8),
-    "base": _ModelSize(768, 12, 12),
-    "large": _ModelSize(1024, 24, 16),
-    "huge": _ModelSize(1280, 32, 16),
+    "tiny": (192, 6, 3, 128, 2, 4),
+    "small": (384, 8, 6, 256, 3, 8),
+    "base": (768, 12, 12, 512, 4, 16),
+    "large": (1024, 24, 16, 512, 4, 16),
+    "huge": (1280, 32, 16, 512, 4, 16),
 }
 SIZES = tuple(_SIZES)
 
 
-def model_size(name: str) -> _ModelSize:
-    """Return a size by name.
+def model_size(name: str) -> dict[str, int]:
+    """Return width, depth and heads of encoder and decoder of a size.
 
     Raises:
         ConfigError: there is no size of that name.
     """
     if name not in _SIZES:
         raise ConfigError(f"model size {name!r} is unknown: use {', '.join(SIZES)}.")
-    return _SIZES[name]
+    return dict(zip(_SIZE_NAMES, _SIZES[name], strict=True))
 
 
 def find_weights(name_or_path: str | Path) -> Path | None:

@@ -6,7 +6,7 @@ ordering and scaling bands is left to `spectralgpt.preprocessing`.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -255,8 +255,7 @@ class TokenEmbedding(nn.Module):
         return F.linear(tokens, self.weight, self.bias)
 
 
-@dataclass(frozen=True)
-class TokenMask:
+class TokenMask(NamedTuple):
     """Which tokens of each image are visible.
 
     Attributes:

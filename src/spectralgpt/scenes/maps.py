@@ -46,7 +46,7 @@ from spectralgpt.scenes.windows import (
     read_batches,
 )
 from spectralgpt.sensors import Band
-from spectralgpt.tasks.dense import check_mapper, predict_map
+from spectralgpt.tasks.dense import predict_map
 
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float32]
@@ -168,7 +168,7 @@ def build_mapper(
     Raises:
         CheckpointError: it makes no maps, or does not say which classes and input.
     """
-    names, task = check_mapper(loaded.model, loaded.extra, name)
+    names, task = loaded.classes(name, maps=True)
     contract = stated_contract(loaded, name)
     model: Any = loaded.model.eval()
     window_px = int(loaded.extra.get("window_px") or contract.image_size)

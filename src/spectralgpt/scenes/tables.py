@@ -30,7 +30,7 @@ from spectralgpt.scenes.inputs import Outcome, Progress, describe_input, for_eac
 from spectralgpt.scenes.loading import stated_contract
 from spectralgpt.scenes.windows import check_size, choose_bands, cover_axis
 from spectralgpt.sensors import Band
-from spectralgpt.tasks.classification import check_classifier, to_probabilities
+from spectralgpt.tasks.classification import to_probabilities
 
 Fit = Literal["auto", "resize", "windows"]
 TABLES = {"geoparquet": "embeddings.parquet", "npz": "embeddings.npz"}
@@ -123,7 +123,7 @@ def predict_files(
         CheckpointError: the model is not fine-tuned.
         DataError: no file could be used.
     """
-    names, task = check_classifier(loaded.model, loaded.extra, name)
+    names, task = loaded.classes(name)
     contract, model = stated_contract(loaded, "The model"), loaded.model
     assert isinstance(model, ClassificationModel)
     device = next(model.parameters()).device

@@ -4,23 +4,19 @@ Mixing and erasing are timm's. They act on whole batches and, as stochastic dept
 draw from the seed of the batch's first sample, so that a resumed run repeats them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from spectralgpt.data.samples import LABEL_TASKS, MULTI_LABEL
-from spectralgpt.errors import CheckpointError, ConfigError
-from spectralgpt.metrics import (
-    Scores,
-    score_multi_label,
-    score_single_label,
-)
+from spectralgpt.errors import ConfigError
+from spectralgpt.metrics import score_images
 from spectralgpt.models.building import check_output
-from spectralgpt.models.heads import ClassificationModel, DenseModel
+from spectralgpt.models.heads import ClassificationModel
 from spectralgpt.tasks import Gather, own_sums, seeded
 
 MultiLabelLoss = Literal["soft-margin", "bce"]
@@ -144,7 +140,7 @@ class ClassificationTask:
         probabilities = torch.cat(self._probabilities)
         targets = torch.cat(self._held_out_targets)
         self._probabilities, self._held_out_targets = [], []
-        return score(self.task, probabilities, targets, self.class_names).summary
+        return score_images(probabilities, targets, self.class_names).summary
 
     def _erase(self, images: Tensor) -> Tensor:
         if not self.regularization.erasing:
@@ -152,9 +148,7 @@ class ClassificationTask:
         from timm.data.random_erasing import RandomErasing
 
         erase: Any = RandomErasing(  # type: ignore[no-untyped-call]
-            probability=self.regularization.erasing,
-            mode="pixel",
-            device=images.device,
+            probability=self.regularization.erasing, mode="pixel", device=images.device
         )
         erased: Tensor = erase(images.clone())
         return erased
@@ -197,46 +191,6 @@ class ClassificationTask:
                 logits, targets, pos_weight=weights
             )
         return F.multilabel_soft_margin_loss(logits, targets, weight=weights)
-
-
-def check_classifier(
-    model: nn.Module, extra: Mapping[str, Any], name: str
-) -> tuple[tuple[str, ...], str]:
-    """Return class names and task of a fine-tuned model.
-
-    Args:
-        model: any loaded model.
-        extra: what its checkpoint says of it.
-        name: what it is called in messages.
-
-    Raises:
-        CheckpointError: it is no classifier, or does not say what its classes are.
-    """
-    if isinstance(model, DenseModel):
-        raise CheckpointError(
-            f"{name} makes maps, no classes of whole images: evaluate it with --masks."
-        )
-    if not isinstance(model, ClassificationModel):
-        raise CheckpointError(
-            f"{name} is not fine-tuned: it has no classes. Run `spectralgpt finetune` "
-            "first, or evaluate it with method linear-probe or knn."
-        )
-    names, task = extra.get("class_names"), extra.get("task")
-    if not names or not task:
-        raise CheckpointError(
-            f"{name} is a classifier that does not name its classes and task. "
-            "Fine-tune with this package to get one that does."
-        )
-    return tuple(names), str(task)
-
-
-def score(
-    task: str, probabilities: Tensor, targets: Tensor, class_names: Sequence[str]
-) -> Scores:
-    """Score predictions of either task; see `spectralgpt.metrics`."""
-    if task == MULTI_LABEL:
-        return score_multi_label(probabilities, targets, class_names)
-    return score_single_label(probabilities, targets, class_names)
 
 
 def to_probabilities(logits: Tensor, task: str) -> Tensor:

@@ -1,6 +1,6 @@
 """Maps as a task: a class for every pixel, of one date or of the change between two."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -8,16 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spectralgpt.errors import CheckpointError, ConfigError
-from spectralgpt.losses import (
-    cross_entropy_sums,
-    dice_areas,
-    dice_loss,
-    sum_weights,
-)
+from spectralgpt.errors import ConfigError
+from spectralgpt.losses import cross_entropy_sums, dice_areas, dice_loss, sum_weights
 from spectralgpt.metrics import confusion_counts, score_pixels
 from spectralgpt.models.building import check_output
-from spectralgpt.models.heads import DenseModel
 from spectralgpt.tasks import Gather, own_sums, seeded
 
 HELD_OUT_LOSS = "loss"
@@ -151,33 +145,6 @@ class DenseTask:
         classes = len(self.class_names)
         self._counts = np.zeros((classes, classes), dtype=np.int64)
         self._loss_sums = np.zeros(2)
-
-
-def check_mapper(
-    model: nn.Module, extra: Mapping[str, Any], name: str
-) -> tuple[tuple[str, ...], str]:
-    """Return class names and task of a model that makes maps.
-
-    Args:
-        model: any loaded model.
-        extra: what its checkpoint says of it.
-        name: what it is called in messages.
-
-    Raises:
-        CheckpointError: it makes none, or does not say what its classes are.
-    """
-    if not isinstance(model, DenseModel):
-        raise CheckpointError(
-            f"{name} makes no maps: run `spectralgpt finetune segmentation` or "
-            "`finetune change` first."
-        )
-    names, task = extra.get("class_names"), extra.get("task")
-    if not names or not task:
-        raise CheckpointError(
-            f"{name} makes maps, but does not name their classes. Fine-tune with this "
-            "package to get a model that does."
-        )
-    return tuple(names), str(task)
 
 
 def leading_metric(positive: str | None) -> str:

@@ -119,7 +119,7 @@ def find_floors(
     return tuple(floors)
 
 
-def best_index(
+def _best_index(
     values: dict[str, _Values], is_positive: NDArray[np.bool_]
 ) -> tuple[str, bool, float] | None:
     """Choose an index and its threshold by F1.
@@ -229,7 +229,7 @@ def _index(
     learned: _Pixels, tested: _Pixels, names: Sequence[str], positive: str
 ) -> list[Floor]:
     number = list(names).index(positive)
-    chosen = best_index(_index_values(learned), learned.targets == number)
+    chosen = _best_index(_index_values(learned), learned.targets == number)
     if chosen is None:
         return []
     name, above, threshold = chosen
@@ -291,10 +291,7 @@ def _score(
 
 
 def fit_pixel_forest(
-    train: DenseDataset,
-    val: DenseDataset,
-    seed: int,
-    positive: str | None,
+    train: DenseDataset, val: DenseDataset, seed: int, positive: str | None
 ) -> Any:
     """Fit forests with and without class weights; keep the better one on val.
 

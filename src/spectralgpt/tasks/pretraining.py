@@ -7,7 +7,7 @@ the visible ones alone. All work in the images' scaled units.
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +30,7 @@ from spectralgpt.tasks import Batch, Gather, own_sums
 _WIDTHS = tuple((pixels, bands) for pixels in (8, 16, 32) for bands in (1, 4, 12))
 
 
-def draw_sample_noise(grid: TokenGrid, seeds: Tensor, style: MaskStyle) -> Tensor:
+def _draw_sample_noise(grid: TokenGrid, seeds: Tensor, style: MaskStyle) -> Tensor:
     """Draw the masking noise of each image from its own seed.
 
     A mask thus depends on the sample alone: not on the batch it is in, the process, the
@@ -124,7 +124,7 @@ class PretrainingTask:
         """Mask by each sample's seed and rebuild; `counts` as of the model."""
         images = batch["images"]
         grid = self.model.encoder.grid_of(images)
-        noise = draw_sample_noise(grid, batch["seed"], self.mask_style)
+        noise = _draw_sample_noise(grid, batch["seed"], self.mask_style)
         output: MaskedAutoencoderOutput = self.model(
             images,
             self.mask_ratio,
@@ -147,7 +147,7 @@ class PretrainingTask:
         """
         images = batch["images"]
         grid = self.model.encoder.grid_of(images)
-        noise = draw_sample_noise(grid, batch["seed"], self.mask_style)
+        noise = _draw_sample_noise(grid, batch["seed"], self.mask_style)
         counts = self.model.count_targets(
             images,
             self.mask_ratio,
@@ -230,49 +230,50 @@ def score_reconstructions(
         batches: held-out batches.
 
     Returns:
-        Mean squared errors over masked pixels; see `score_fillers`. A model with
-        normalised targets is told each token's mean, and so is compared with that
-        alone: `model`, `token_mean` and `images`.
+        Mean squared errors over masked pixels: `model`, `band_mean`, `linear_space`,
+        `space_spectrum` (the best width), and `images`, how many there were. A model
+        with normalised targets is told each token's mean, and so is compared with that
+        alone, `token_mean`: fillers are not told, and would flatter it.
     """
-
-    def rebuilt() -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        for batch in batches:
-            with torch.no_grad():
-                output = task.forward(batch)
-            masked = pixel_mask(output.mask, output.grid)
-            guess = task.model.reconstruct(output)
-            valid = batch["valid"]
-            # Fillers know no dates: each date of a series is an image to them.
-            yield (
-                batch["images"].flatten(0, -4),
-                guess.flatten(0, -4),
-                (~masked & valid).flatten(0, -4),
-                (masked & valid).flatten(0, -4),
-            )
-
-    if task.model.normalize_targets:
-        return _score_against_token_means(task, batches)
-    return score_fillers(rebuilt())
-
-
-def _score_against_token_means(
-    task: PretrainingTask, batches: Iterable[Batch]
-) -> dict[str, float]:
-    """Score a model that is told each token's mean and variance against that mean.
-
-    Fillers are not told, so comparing them would flatter the model.
-    """
-    sums = {"model": ErrorSum(), "token_mean": ErrorSum()}
+    sums: dict[str, ErrorSum] = defaultdict(ErrorSum)
     count = 0
     for batch in batches:
         with torch.no_grad():
             output = task.forward(batch)
-        images, grid = batch["images"], output.grid
-        counted = pixel_mask(output.mask, grid) & batch["valid"]
-        sums["model"].add(task.model.reconstruct(output), images, counted)
-        sums["token_mean"].add(token_means(images, grid), images, counted)
+        images, valid = batch["images"], batch["valid"]
+        masked = pixel_mask(output.mask, output.grid)
+        rebuilt = task.model.reconstruct(output)
+        counted, visible = masked & valid, ~masked & valid
+        if task.model.normalize_targets:
+            guesses = {"token_mean": token_means(images, output.grid)}
+        else:
+            # Fillers know no dates: each date of a series is an image to them.
+            images, rebuilt, counted, visible = (
+                each.flatten(0, -4) for each in (images, rebuilt, counted, visible)
+            )
+            guesses = _fill(images, visible)
         count += len(images)
-    return {name: found.mean for name, found in sums.items()} | {"images": float(count)}
+        for name, guess in {"model": rebuilt, **guesses}.items():
+            sums[name].add(guess, images, counted)
+    errors = {name: found.mean for name, found in sums.items()}
+    tried = {n: e for n, e in errors.items() if n.startswith("space_spectrum")}
+    chosen = {n: e for n, e in errors.items() if n not in tried}
+    if not task.model.normalize_targets:
+        chosen["space_spectrum"] = min(tried.values(), default=float("nan"))
+    return {**chosen, "images": float(count)}
+
+
+def _fill(images: Tensor, visible: Tensor) -> dict[str, Tensor]:
+    """Rebuild images (B, C, H, W) from their visible pixels by each filler."""
+    return {
+        "band_mean": band_means(images, visible).expand_as(images),
+        "linear_space": _fill_linearly_in_space(images, visible),
+    } | {
+        f"space_spectrum {pixels} px {bands} bands": _fill_by_space_and_spectrum(
+            images, visible, pixels, bands
+        )
+        for pixels, bands in _WIDTHS
+    }
 
 
 def band_means(images: Tensor, visible: Tensor) -> Tensor:
@@ -296,7 +297,7 @@ def band_means(images: Tensor, visible: Tensor) -> Tensor:
     return torch.where(count > 0, total / count.clamp(min=1), overall)
 
 
-def fill_linearly_in_space(images: Tensor, visible: Tensor) -> Tensor:
+def _fill_linearly_in_space(images: Tensor, visible: Tensor) -> Tensor:
     """Interpolate each band linearly over the triangles of its own visible pixels.
 
     Beyond their hull the nearest visible pixel is taken; a band without visible pixels
@@ -341,7 +342,7 @@ def _griddata(
     return torch.from_numpy(filled.astype(np.float32)).permute(2, 0, 1)
 
 
-def fill_by_space_and_spectrum(
+def _fill_by_space_and_spectrum(
     images: Tensor, visible: Tensor, pixels: int, bands: int
 ) -> Tensor:
     """Interpolate along rows, columns and the spectrum at once.
@@ -383,41 +384,3 @@ def _tent(values: Tensor, pixels: int, bands: int) -> Tensor:
         shape[axis + 2], padding[axis] = len(kernel), half_width - 1
         result = F.conv3d(result, kernel.reshape(shape), padding=tuple(padding))
     return result[:, 0]
-
-
-def score_fillers(
-    batches: Iterable[tuple[Tensor, Tensor, Tensor, Tensor]],
-) -> dict[str, float]:
-    """Score the model's rebuilt images and all fillers on the same masks.
-
-    Args:
-        batches: on the CPU, (images, rebuilt by the model, visible, counted), each
-            (B, C, H, W); `counted` are the masked, valid pixels.
-
-    Returns:
-        Mean squared error over masked pixels: `model`, `band_mean`, `linear_space`,
-        `space_spectrum` (the best width), and `images`, how many there were.
-    """
-    sums: dict[str, ErrorSum] = {}
-    count = 0
-    for images, rebuilt, visible, counted in batches:
-        count += len(images)
-        means = band_means(images, visible).expand_as(images)
-        guesses = {
-            "model": rebuilt,
-            "band_mean": means,
-            "linear_space": fill_linearly_in_space(images, visible),
-        }
-        for pixels, bands in _WIDTHS:
-            guesses[f"space_spectrum {pixels} px {bands} bands"] = (
-                fill_by_space_and_spectrum(images, visible, pixels, bands)
-            )
-        for name, guess in guesses.items():
-            sums.setdefault(name, ErrorSum()).add(guess, images, counted)
-    return {**_pick_best({n: s.mean for n, s in sums.items()}), "images": float(count)}
-
-
-def _pick_best(errors: dict[str, float]) -> dict[str, float]:
-    tried = {n: e for n, e in errors.items() if n.startswith("space_spectrum")}
-    chosen = {n: e for n, e in errors.items() if n not in tried}
-    return {**chosen, "space_spectrum": min(tried.values(), default=float("nan"))}

@@ -410,10 +410,7 @@ def _weights(classes: IntArray, shapes: IntArray) -> NDArray[np.float64]:
 
 
 def _choose_strength(
-    x: FloatArray,
-    classes: IntArray,
-    weights: NDArray[np.float64],
-    groups: IntArray,
+    x: FloatArray, classes: IntArray, weights: NDArray[np.float64], groups: IntArray
 ) -> float:
     from sklearn.metrics import log_loss
     from sklearn.model_selection import GroupKFold

@@ -9,7 +9,7 @@ encoder's scaled pixels: scaling each image to 0..1 would take their brightness 
 and a baseline is only worth beating at its best.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,18 +27,17 @@ from spectralgpt.data.labelled import LabelledDataConfig
 from spectralgpt.data.samples import SPLITS, SampleSet
 from spectralgpt.errors import CheckpointError
 from spectralgpt.files import write_json, write_table
-from spectralgpt.metrics import Scores
+from spectralgpt.metrics import Scores, score_images
 from spectralgpt.models.building import check_output
 from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.tasks import read_batches
-from spectralgpt.tasks.classification import score
 from spectralgpt.tasks.probes import (
     Features,
     predict_knn,
     predict_linear,
     predict_ridge,
 )
-from spectralgpt.training.scoring import spread, write_class_table, write_confusion
+from spectralgpt.training.scoring import spread, write_class_scores
 
 ProbeMethod = Literal["linear-probe", "ridge", "knn"]
 PRETRAINED = "this model"
@@ -54,44 +53,16 @@ _Indices = dict[str, NDArray[np.int64]]
 _Compute = Callable[[int, NDArray[np.int64]], Features]
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Scores of each kind of features, one for each seed.
-
-    Args:
-        method: the probe.
-        scores: kind -> scores in the order of the seeds; the model comes first.
-        sizes: images in each split, for the first seed.
-        source: the labelled set.
-        seen: test images of any seed that the model was fine-tuned on, by split of that
-            training; None if its checkpoint does not say.
-    """
-
-    method: str
-    scores: Mapping[str, tuple[Scores, ...]]
-    sizes: Mapping[str, int]
-    source: str
-    seen: Mapping[str, int] | None = None
-
-    def values(self, kind: str, metric: str) -> NDArray[np.float64]:
-        """Return a metric of one kind, one value a seed."""
-        return np.array([entry.summary[metric] for entry in self.scores[kind]])
-
-    def summary(self) -> dict[str, dict[str, dict[str, Any]]]:
-        """Mean, standard deviation over seeds and all values, by kind and metric."""
-        metrics = list(self.scores[PRETRAINED][0].summary)
-        return {
-            kind: {
-                metric: spread(self.values(kind, metric).tolist()) for metric in metrics
-            }
-            for kind in self.scores
-        }
+_Summary = dict[str, dict[str, dict[str, Any]]]
+"""Mean, standard deviation over seeds and all values, by kind and metric."""
 
 
 def compare_features(
     loaded: LoadedModel,
     labelled: SampleSet,
     config: LabelledDataConfig,
+    folder: Path,
+    name: str,
     *,
     method: ProbeMethod = "linear-probe",
     k: int = 20,
@@ -100,8 +71,10 @@ def compare_features(
     batch_size: int = 32,
     num_workers: int = 0,
     progress: Callable[[str, int, int], None] | None = None,
-) -> Comparison:
+) -> dict[str, tuple[Scores, ...]]:
     """Probe the features of a model, and of the baselines if asked.
+
+    Writes metrics.json, table.csv, classes.csv, confusion.png and report.html.
 
     Each seed draws its own split, unless the archive gives one; then it draws the
     training subset if `config.train_fraction` is below 1. Random weights and filters
@@ -111,6 +84,8 @@ def compare_features(
         loaded: the model, on the device to use.
         labelled: all images, from `read_all`.
         config: how they are split.
+        folder: gets the files.
+        name: what the model is called in them.
         method: `linear-probe` (logistic regression), `ridge` or `knn`.
         k: neighbours of `knn`.
         baselines: compare with band statistics, random convolutions (both of TorchGeo's
@@ -119,6 +94,10 @@ def compare_features(
         batch_size: images encoded at once.
         num_workers: processes that read images.
         progress: called with (what is done, images done, images in all).
+
+    Returns:
+        Scores of each kind of features in the order of the seeds; the model comes
+        first.
 
     Raises:
         CheckpointError: the model has no contract.
@@ -138,7 +117,7 @@ def compare_features(
         return None if progress is None else _counter(progress, kind, len(dataset))
 
     def encode(encoder: SpectralEncoder, kind: str) -> Features:
-        return extract_features(
+        return _extract_features(
             encoder,
             dataset,
             batch_size=batch_size,
@@ -162,7 +141,22 @@ def compare_features(
     seen = count_seen(
         loaded.extra, "the model", [labelled.samples[i] for i in tested.tolist()]
     )
-    return Comparison(method, scores, sizes, labelled.source, seen)
+    summary = _summarise(scores)
+    facts = {
+        "model": name,
+        "method": method,
+        "seeds": seeds,
+        "images": sizes,
+        "seen_in_training": seen,
+        "features": summary,
+    }
+    text = (
+        f"A {method} on frozen features. Labels: {labelled.source} "
+        f"({', '.join(f'{count} {split}' for split, count in sizes.items())} images). "
+        f"Scores below are those of the first of {seeds} seeds."
+    )
+    _write(folder, scores, summary, facts, text)
+    return scores
 
 
 def _baselines(
@@ -178,7 +172,7 @@ def _baselines(
         return encode(random_encoder(encoder, seed), "random weights")
 
     def convolved(mode: str) -> _Compute:
-        return lambda seed, train: random_convolutions(
+        return lambda seed, train: _random_convolutions(
             dataset, train, seed=seed, mode=mode, progress=counter(f"RCF {mode}")
         )
 
@@ -203,34 +197,36 @@ def _counter(
     return add
 
 
-def write_comparison(comparison: Comparison, folder: Path, model: str) -> Path:
-    """Write metrics.json, table.csv, classes.csv, confusion.png and report.html."""
+def _summarise(scores: Mapping[str, Sequence[Scores]]) -> _Summary:
+    return {
+        kind: {
+            metric: spread([entry.summary[metric] for entry in entries])
+            for metric in scores[PRETRAINED][0].summary
+        }
+        for kind, entries in scores.items()
+    }
+
+
+def _write(
+    folder: Path,
+    scores: Mapping[str, Sequence[Scores]],
+    summary: _Summary,
+    facts: Mapping[str, Any],
+    text: str,
+) -> None:
     from spectralgpt.reports.score_reports import write_classification_report
 
     folder.mkdir(parents=True, exist_ok=True)
-    first = {kind: scores[0] for kind, scores in comparison.scores.items()}
-    seeds = len(comparison.scores[PRETRAINED])
-    write_json(
-        folder / "metrics.json",
-        {
-            "model": model,
-            "method": comparison.method,
-            "seeds": seeds,
-            "images": dict(comparison.sizes),
-            "seen_in_training": comparison.seen,
-            "features": comparison.summary(),
-        },
-    )
-    write_table(folder / "table.csv", _rows(comparison))
-    write_class_table(folder / "classes.csv", first[PRETRAINED])
-    write_confusion(folder / "confusion.png", first[PRETRAINED])
+    first = {kind: entries[0] for kind, entries in scores.items()}
+    write_json(folder / "metrics.json", facts)
+    write_table(folder / "table.csv", _rows(summary))
+    write_class_scores(folder, "classes.csv", first[PRETRAINED])
     write_classification_report(
         folder,
-        f"Frozen features: {model}",
+        f"Frozen features: {facts['model']}",
         first,
-        summary=_describe(comparison, seeds),
+        summary="\n\n".join([text, *_describe(summary)]),
     )
-    return folder
 
 
 def _probe(
@@ -247,7 +243,7 @@ def _probe(
         probabilities = predict_ridge(train, test)
     else:
         probabilities = predict_linear(train, val, test)
-    return score(labelled.task, probabilities, test.targets, labelled.class_names)
+    return score_images(probabilities, test.targets, labelled.class_names)
 
 
 def _indices(labelled: SampleSet, divided: SampleSet) -> _Indices:
@@ -259,7 +255,7 @@ def _indices(labelled: SampleSet, divided: SampleSet) -> _Indices:
     }
 
 
-def _rows(comparison: Comparison) -> list[dict[str, str]]:
+def _rows(summary: _Summary) -> list[dict[str, str]]:
     return [
         {"features": kind}
         | {
@@ -267,26 +263,20 @@ def _rows(comparison: Comparison) -> list[dict[str, str]]:
             for metric in scores
             for part in ("mean", "std")
         }
-        for kind, scores in comparison.summary().items()
+        for kind, scores in summary.items()
     ]
 
 
-def _describe(comparison: Comparison, seeds: int) -> str:
-    sizes = ", ".join(f"{count} {name}" for name, count in comparison.sizes.items())
-    lines = [
-        f"A {comparison.method} on frozen features. Labels: {comparison.source} "
-        f"({sizes} images). Scores below are those of the first of {seeds} seeds."
-    ]
-    for kind, row in comparison.summary().items():
+def _describe(summary: _Summary) -> Iterator[str]:
+    for kind, row in summary.items():
         spread = "; ".join(
             f"{metric.replace('_', ' ')} {entry['mean']:.4f} ± {entry['std']:.4f}"
             for metric, entry in row.items()
         )
-        lines.append(f"{kind}, mean and standard deviation over seeds: {spread}.")
-    return "\n\n".join(lines)
+        yield f"{kind}, mean and standard deviation over seeds: {spread}."
 
 
-def extract_features(
+def _extract_features(
     encoder: SpectralEncoder,
     dataset: LabelledDataset,
     *,
@@ -336,7 +326,7 @@ def band_statistics(
     return _features_of(np.stack(rows), dataset)
 
 
-def random_convolutions(
+def _random_convolutions(
     dataset: LabelledDataset,
     train: NDArray[Any],
     *,

@@ -39,24 +39,17 @@ from spectralgpt.models.heads import (
     Pooling,
     SegmentationModel,
 )
+from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import Stated
-from spectralgpt.tasks.classification import (
-    ClassificationTask,
-    RegularizationConfig,
-)
+from spectralgpt.tasks.classification import ClassificationTask, RegularizationConfig
 from spectralgpt.tasks.dense import (
     HELD_OUT_LOSS,
     DenseLossConfig,
     DenseTask,
     leading_metric,
 )
-from spectralgpt.training.fit import (
-    check_checkpoint,
-    check_machine,
-    fit,
-    full_state_dict,
-    processes,
-)
+from spectralgpt.training.fit import check_checkpoint, fit, full_state_dict
+from spectralgpt.training.optim import check_machine
 from spectralgpt.training.run_folder import RunFolder, plain_config
 from spectralgpt.training.transfer import (
     Start,
@@ -69,7 +62,6 @@ from spectralgpt.training.transfer import (
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, Trainer
 
-    from spectralgpt.training.loading import EpochBatchSampler
     from spectralgpt.training.module import TrainingModule
 
 _log = logging.getLogger(__name__)
@@ -191,28 +183,35 @@ def finetune(
         DataError: labels or images are unusable.
     """
     from spectralgpt.training.checkpointing import LastCheckpoint
-    from spectralgpt.training.loading import FixedBatchSampler, build_loader
+    from spectralgpt.training.loading import (
+        EpochBatchSampler,
+        FixedBatchSampler,
+        build_loader,
+    )
     from spectralgpt.training.module import TrainingModule
+    from spectralgpt.training.scoring import evaluate
 
     trainer, folder = config.trainer, RunFolder(output)
     check_machine(trainer)
     folder.check(plain_config(config), overwrite=overwrite, resume=resume)
     start = load_start(config)
     if isinstance(config, FinetuneConfig):
-        learning = _learn_classes(config, start)
+        labelled, train, val, task, facts = _learn_classes(config, start)
     else:
-        learning = _learn_maps(config, start)
-    task, train, val = learning.task, learning.train, learning.val
-    batches = _batches(len(train), config)
+        labelled, train, val, task, facts = _learn_maps(config, start)
+    # A set smaller than one step is gone through more than once an epoch.
+    samples = max(config.samples_per_epoch or len(train), trainer.effective_batch)
+    batches = EpochBatchSampler(
+        len(train),
+        samples,
+        trainer.batch_size,
+        trainer.accumulate,
+        config.seed,
+        world_size=trainer.processes,
+    )
     fixed = FixedBatchSampler(len(val), trainer.batch_size, config.seed)
     module = TrainingModule(
-        task,
-        config.optimizer,
-        trainer.epochs,
-        config.effective_batch,
-        batches,
-        trainer.log_every_steps,
-        sample_data(learning.labelled.samples),
+        task, config.optimizer, trainer, batches, sample_data(labelled.samples)
     )
     if resume:
         check_checkpoint(module, folder)
@@ -226,16 +225,28 @@ def finetune(
         resume=resume,
         callbacks=[
             *callbacks,
-            _keep_best(learning, config, folder),
+            _keep_best(task, start, train.preprocessing, facts, config, folder),
             LastCheckpoint(folder.last, trainer.checkpoint_every_steps),
         ],
     )
     if ran.is_global_zero:
-        _score(learning.labelled, config, folder)
+        options: dict[str, Any] = {}
+        if isinstance(config, DenseFinetuneConfig):
+            options["flips"] = config.test_flips
+            options["train"] = labelled.select("train") if config.floors else None
+        evaluate(
+            load_model(folder.model),
+            str(folder.root),
+            labelled.select("test"),
+            folder.root,
+            seed=config.seed,
+            batch_size=trainer.batch_size,
+            **options,
+        )
     return output
 
 
-def add_head(
+def _add_head(
     encoder: SpectralEncoder,
     num_classes: int,
     config: FinetuneConfig | DenseFinetuneConfig,
@@ -258,25 +269,13 @@ def add_head(
         )
 
 
-@dataclass(frozen=True)
-class _Learning:
-    """What is learnt from which images.
-
-    Args:
-        labelled: all images with their labels, split.
-        train: training samples.
-        val: samples of the val split; drawn without chance.
-        task: model, loss and metrics; its `metric` chooses the weights.
-        encoder: that the model was built on.
-        facts: what the checkpoint says of the model beside its contract.
-    """
-
-    labelled: SampleSet
-    train: LabelledDataset | DenseDataset
-    val: LabelledDataset | DenseDataset
-    task: ClassificationTask | DenseTask
-    encoder: SpectralEncoder
-    facts: dict[str, Any]
+_Labelled = LabelledDataset | DenseDataset
+_Learning = tuple[
+    SampleSet, _Labelled, _Labelled, ClassificationTask | DenseTask, dict[str, Any]
+]
+"""All images with their labels; training samples; those of the val split, drawn without
+chance; model, loss and metrics; what the checkpoint says of the model beside its
+contract."""
 
 
 def _learn_classes(config: FinetuneConfig, start: Start) -> _Learning:
@@ -293,7 +292,7 @@ def _learn_classes(config: FinetuneConfig, start: Start) -> _Learning:
                 "otherwise (data.split, data.fractions, data.split_seed)."
             )
     names, augmentation = labelled.class_names, config.augmentation
-    model = add_head(start.encoder, len(names), config)
+    model = _add_head(start.encoder, len(names), config)
     assert isinstance(model, ClassificationModel)
     weights = None
     if config.regularization.class_weights == "balanced":
@@ -306,12 +305,11 @@ def _learn_classes(config: FinetuneConfig, start: Start) -> _Learning:
         "chip_px": _sample_side(labelled),
         "seen": note_seen({"train": train.samples, "val": val.samples}, start.seen),
     }
-    return _Learning(
+    return (
         labelled,
         LabelledDataset(train, preprocessing, crop, augmentation.flip),
         LabelledDataset(val, preprocessing),
         ClassificationTask(model, names, labelled.task, config.regularization, weights),
-        start.encoder,
         facts,
     )
 
@@ -332,7 +330,7 @@ def _learn_maps(config: DenseFinetuneConfig, start: Start) -> _Learning:
     weights = None
     if config.loss.class_weights == "balanced":
         weights = torch.tensor(balanced_class_weights(train.sample_set))
-    model = add_head(start.encoder, len(names), config)
+    model = _add_head(start.encoder, len(names), config)
     metric = _choose_metric(positive, val)
     facts = {
         "task": dense.task,
@@ -348,7 +346,7 @@ def _learn_maps(config: DenseFinetuneConfig, start: Start) -> _Learning:
         ),
     }
     task = DenseTask(model, names, positive, config.loss, weights, metric)
-    return _Learning(dense, train, val, task, start.encoder, facts)
+    return dense, train, val, task, facts
 
 
 def _sample_side(labelled: SampleSet) -> int:
@@ -397,31 +395,18 @@ def _holds(dataset: DenseDataset, class_index: int | None) -> bool:
     return any(bool((target == class_index).any()) for target in targets)
 
 
-def _batches(images: int, config: TransferConfig) -> "EpochBatchSampler":
-    from spectralgpt.training.loading import EpochBatchSampler
-
-    trainer = config.trainer
-    return EpochBatchSampler(
-        images,
-        # A set smaller than one step is gone through more than once an epoch.
-        max(config.samples_per_epoch or images, config.effective_batch),
-        trainer.batch_size,
-        trainer.accumulate,
-        config.seed,
-        world_size=processes(trainer),
-    )
-
-
 def _keep_best(
-    learning: _Learning,
+    task: ClassificationTask | DenseTask,
+    start: Start,
+    preprocessing: Preprocessing,
+    facts: dict[str, Any],
     config: FinetuneConfig | DenseFinetuneConfig,
     folder: RunFolder,
 ) -> "Callback":
     """Export the weights with the best score of the val split."""
     from spectralgpt.training.checkpointing import BestModel
 
-    metric, facts = learning.task.metric, learning.facts
-    is_loss = metric == HELD_OUT_LOSS
+    is_loss = task.metric == HELD_OUT_LOSS
     # The loss is about all classes.
     positive = None if is_loss else facts.get("positive")
 
@@ -431,36 +416,12 @@ def _keep_best(
         state = full_state_dict(trainer, module)
         if not trainer.is_global_zero:
             return
-        names = learning.labelled.class_names
-        model = add_head(learning.encoder, len(names), config)
+        model = _add_head(start.encoder, len(task.class_names), config)
         model.load_state_dict(state)
         plain = merge_adapters(model)
         extra = {**facts, "config": plain_config(config), "chosen": chosen}
-        save_model(folder.model, plain, learning.train.preprocessing, extra)
+        save_model(folder.model, plain, preprocessing, extra)
 
     return BestModel(
-        f"val_{metric}", export, lower_is_better=is_loss, of_class=positive
-    )
-
-
-def _score(
-    labelled: SampleSet,
-    config: FinetuneConfig | DenseFinetuneConfig,
-    folder: RunFolder,
-) -> None:
-    """Score the best model on the test split."""
-    from spectralgpt.training.scoring import evaluate
-
-    options: dict[str, Any] = {}
-    if isinstance(config, DenseFinetuneConfig):
-        options["flips"] = config.test_flips
-        options["train"] = labelled.select("train") if config.floors else None
-    evaluate(
-        load_model(folder.model),
-        str(folder.root),
-        labelled.select("test"),
-        folder.root,
-        seed=config.seed,
-        batch_size=config.trainer.batch_size,
-        **options,
+        f"val_{task.metric}", export, lower_is_better=is_loss, of_class=positive
     )

@@ -8,19 +8,19 @@ import time
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from spectralgpt.errors import CheckpointError, ConfigError, TrainingError
-from spectralgpt.models.encoder import Block, BlockStack
+from spectralgpt.models.encoder import BlockStack, build_blocks
 from spectralgpt.tasks import Batch, Gather, Task, own_sums
 from spectralgpt.training.loading import EpochBatchSampler
 from spectralgpt.training.optim import (
     OptimizerConfig,
+    TrainerConfig,
     build_optimizer,
     learning_rate_at,
-    scale_learning_rate,
     set_learning_rate,
 )
 
@@ -40,10 +40,8 @@ class TrainingModule(LightningModule):
     Args:
         task: loss and metrics; its model's parameters become this module's.
         optimizer: AdamW and its schedule.
-        epochs: length of the whole training, for the schedule.
-        effective_batch: samples in one optimizer step over all processes.
+        settings: length of the whole training, batches, steps between logged rows.
         batches: the training batches, put back to the right place on resume.
-        log_every_steps: optimizer steps between logged rows.
         data: tells the data from others, see `spectralgpt.data.identity.sample_data`.
     """
 
@@ -51,26 +49,41 @@ class TrainingModule(LightningModule):
         self,
         task: Task,
         optimizer: OptimizerConfig,
-        epochs: int,
-        effective_batch: int,
+        settings: TrainerConfig,
         batches: EpochBatchSampler,
-        log_every_steps: int = 1,
         data: str = "",
     ) -> None:
         super().__init__()
         self.model = task.model
         self.task = task
         self.optimizer_config = optimizer
-        self.epochs = epochs
-        self.effective_batch = effective_batch
+        self.settings = settings
+        self.epochs = settings.epochs
+        self.effective_batch = settings.effective_batch
         self.batches = batches
-        self.log_every_steps = log_every_steps
+        self.log_every_steps = settings.log_every_steps
         self.data = data
-        self.lr = scale_learning_rate(optimizer.base_lr, effective_batch)
+        self.lr = optimizer.rate(self.effective_batch)
         self.last_terms: dict[str, float] = {}
         self._micro_terms: list[dict[str, Tensor]] = []
         self._step_sums: Tensor | None = None
         self._last_step_time: float | None = None
+        self._on_terminate = signal.getsignal(signal.SIGTERM)
+        for stack in _stacks(self):
+            stack.recomputes = settings.recompute_activations
+
+    def on_fit_start(self) -> None:
+        """Compile the blocks of what is trained, once it is where it is trained."""
+        if self.settings.compile:
+            _compile_blocks(self, self.device)
+
+    def on_train_start(self) -> None:
+        """Leave SIGTERM to whoever had it before the Trainer.
+
+        That waits for a step's end, and ends the process as if all were done.
+        """
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._on_terminate)
 
     def setup(self, stage: str) -> None:
         """Take this process's slice of the batches, now that processes are known.
@@ -354,13 +367,7 @@ def _shard(model: nn.Module, mesh: Any) -> None:
     fully_shard(model, mesh=mesh)
 
 
-def recompute_activations(model: nn.Module) -> None:
-    """Keep no activations inside the blocks of a model; see `BlockStack`."""
-    for stack in _stacks(model):
-        stack.recomputes = True
-
-
-def compile_blocks(model: nn.Module, device: torch.device) -> bool:
+def _compile_blocks(model: nn.Module, device: torch.device) -> bool:
     """Compile each block of a model, if torch.compile works on this machine.
 
     Args:
@@ -371,7 +378,7 @@ def compile_blocks(model: nn.Module, device: torch.device) -> bool:
         Whether they are; where not, the log says why, and they run as before.
     """
     with torch.random.fork_rng(devices=[]):  # The run draws what it would draw without.
-        trial = Block(embed_dim=32, num_heads=1).to(device)
+        (trial,) = build_blocks(embed_dim=32, depth=1, num_heads=1).to(device)
     try:
         trial.compile()
         trial(torch.zeros(1, 4, 32, device=device)).sum().backward()
@@ -388,29 +395,6 @@ def compile_blocks(model: nn.Module, device: torch.device) -> bool:
         for block in stack:
             block.compile()
     return True
-
-
-class KeepSignals(Callback):
-    """Leave SIGTERM to whoever had it before the Trainer, which waits for a step's end.
-
-    It then ends the process as if all were done.
-    """
-
-    def __init__(self) -> None:
-        self._handler = signal.getsignal(signal.SIGTERM)
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take back what the Trainer has set before."""
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self._handler)
-
-
-class CompileBlocks(Callback):
-    """Compile the blocks of what is trained, once it is where it is trained."""
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compile them."""
-        compile_blocks(pl_module, pl_module.device)
 
 
 def _stacks(model: nn.Module) -> list[BlockStack]:

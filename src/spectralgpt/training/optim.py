@@ -1,4 +1,4 @@
-"""Parameter groups, learning-rate scaling and the warm-up and cosine schedule.
+"""How a run learns: its length, batches and machines, its optimizer and schedule.
 
 Pure functions of models and numbers: nothing here knows about the training loop. The
 schedule is a function of the fractional epoch alone, so a resumed run needs no
@@ -7,19 +7,45 @@ scheduler state.
 
 import math
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from spectralgpt.errors import ConfigError
 
 # lr = base_lr * effective batch / 256: the linear scaling rule of the published code.
-BASE_BATCH_SIZE = 256
+_BASE_BATCH_SIZE = 256
 
 _BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)\.")
+
+
+PRECISIONS: dict[str, Any] = {
+    "fp32": "32-true",
+    "bf16": "bf16-mixed",
+    "fp16": "16-mixed",
+}
+
+
+def check_at_least(least: int, config: object, *names: str, section: str = "") -> None:
+    """Refuse numbers that are too small; None is not looked at.
+
+    Args:
+        least: that they may be.
+        config: holds them.
+        *names: theirs.
+        section: put before names in messages, such as `trainer.`.
+
+    Raises:
+        ConfigError: one is smaller, or not a number.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not value >= least:
+            raise ConfigError(
+                f"{section}{name} is {value}; it must be at least {least}."
+            )
 
 
 @dataclass(frozen=True)
@@ -49,6 +75,10 @@ class OptimizerConfig:
     layer_decay: float | None = None
     clip_grad_norm: float | None = None
 
+    def rate(self, effective_batch: int) -> float:
+        """Return the learning rate for a batch of so many images."""
+        return self.base_lr * effective_batch / _BASE_BATCH_SIZE
+
     def __post_init__(self) -> None:
         """Check the ranges."""
         for name in ("base_lr", "min_lr", "warmup_epochs", "weight_decay"):
@@ -67,9 +97,123 @@ def _check(name: str, value: float, rule: str, holds: bool) -> None:
         raise ConfigError(f"optimizer.{name} is {value}; it must be {rule}.")
 
 
-def scale_learning_rate(base_lr: float, effective_batch: int) -> float:
-    """Give the learning rate for a batch of `effective_batch` images."""
-    return base_lr * effective_batch / BASE_BATCH_SIZE
+@dataclass(frozen=True)
+class TrainerConfig:
+    """Length of the run, its batches and its machines.
+
+    Args:
+        epochs: passes over samples_per_epoch draws.
+        batch_size: images of one process in one micro-batch.
+        accumulate: micro-batches whose gradients make one optimizer step.
+        precision: fp32, bf16 or fp16 arithmetic; weights stay fp32.
+        accelerator: auto, cpu, gpu or mps.
+        devices: processes on each node, one a device; auto takes what is there.
+        num_nodes: machines.
+        strategy: auto, ddp (each process holds the model) or fsdp (parameters,
+            gradients and optimizer state are sharded over the processes).
+        recompute_activations: keep only what goes into each transformer block, and run
+            the block once more in the backward pass: less memory, more time.
+        compile: compile each transformer block with torch.compile, where that works;
+            for GPUs: on processors it is slower.
+        workers: loader processes of each training process; 0 loads in the process.
+        log_every_steps: optimizer steps between rows of metrics.csv.
+        checkpoint_every_steps: optimizer steps between writes of last.ckpt inside an
+            epoch; 0 writes at the end of each epoch only.
+        export_every_epochs: epochs between exports of checkpoints/model; 0 exports at
+            the end only.
+        validate_every_epochs: epochs between scores of the held-out images; 0 scores at
+            the end only.
+    """
+
+    epochs: int = 200
+    batch_size: int = 16
+    accumulate: int = 1
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
+    devices: int | Literal["auto"] = 1
+    num_nodes: int = 1
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    recompute_activations: bool = False
+    compile: bool = False
+    workers: int = 2
+    log_every_steps: int = 1
+    checkpoint_every_steps: int = 100
+    export_every_epochs: int = 1
+    validate_every_epochs: int = 1
+
+    def __post_init__(self) -> None:
+        """Check the ranges, and that the precision fits the device."""
+        counts = ("epochs", "batch_size", "accumulate", "num_nodes", "log_every_steps")
+        check_at_least(1, self, *counts, section="trainer.")
+        every = ("workers", "checkpoint_every_steps", "export_every_epochs")
+        check_at_least(0, self, *every, "validate_every_epochs", section="trainer.")
+        if self.devices != "auto":
+            check_at_least(1, self, "devices", section="trainer.")
+        if self.precision not in PRECISIONS:
+            raise ConfigError(
+                f"trainer.precision is {self.precision!r}; use one of "
+                f"{', '.join(PRECISIONS)}."
+            )
+        if self.precision == "fp16" and not self.on_gpu:
+            raise ConfigError(
+                "trainer.precision fp16 needs a GPU (found: none in use). Use bf16 or "
+                "fp32 on this machine."
+            )
+        if self.precision == "fp16" and self.strategy == "fsdp":
+            raise ConfigError(
+                "trainer.precision fp16 does not go with strategy fsdp. Use bf16."
+            )
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the accelerator is one that does half precision."""
+        if self.accelerator == "auto":
+            return torch.cuda.is_available() or torch.backends.mps.is_available()
+        return self.accelerator != "cpu"
+
+    @property
+    def processes(self) -> int:
+        """Training processes over all nodes."""
+        on_node = 1
+        if self.devices != "auto":
+            on_node = self.devices
+        elif self.accelerator in ("auto", "gpu") and torch.cuda.is_available():
+            on_node = torch.cuda.device_count()
+        return on_node * self.num_nodes
+
+    @property
+    def effective_batch(self) -> int:
+        """Samples in one optimizer step, over all processes."""
+        return self.batch_size * self.accumulate * self.processes
+
+
+def check_machine(config: TrainerConfig) -> None:
+    """Refuse devices that this machine does not have.
+
+    Not part of the configuration's own checks: it may be read on another machine.
+
+    Raises:
+        ConfigError: there is no such accelerator, or there are fewer devices.
+    """
+    counts = {
+        "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        "mps": int(torch.backends.mps.is_available()),
+    }
+    wanted = {"gpu": ("cuda", "mps"), "mps": ("mps",)}.get(config.accelerator, ())
+    found = max((counts[kind] for kind in wanted), default=0)
+    if wanted and not found:
+        raise ConfigError(
+            f"trainer.accelerator is {config.accelerator!r}, and this machine has "
+            "none that torch can use. Set it to auto or cpu."
+        )
+    # With auto, Lightning takes a GPU wherever there is one.
+    on_gpu = wanted or (config.accelerator == "auto" and any(counts.values()))
+    found = found or max(counts.values())
+    if on_gpu and config.devices != "auto" and config.devices > found:
+        raise ConfigError(
+            f"trainer.devices is {config.devices}, and this machine has {found}. "
+            "Lower it, or set trainer.accelerator to cpu."
+        )
 
 
 def learning_rate_at(
@@ -92,57 +236,60 @@ def learning_rate_at(
     return min_lr + (lr - min_lr) * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the rate of every group to `lr` times the group's own `lr_scale`."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr * group.get("lr_scale", 1.0)
+def parameter_groups(
+    model: nn.Module, weight_decay: float, layer_decay: float | None = None
+) -> list[dict[str, Any]]:
+    """Split trainable parameters by weight decay and, if asked, by layer.
 
+    Biases and norms are not decayed; position tables and the mask token are, as in the
+    published pretraining. With a layer decay lower layers learn more slowly: the token
+    embedding and the position tables are layer 0, block i is layer i + 1, and the final
+    norm and the head keep the full rate; position tables are then not decayed.
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Split trainable parameters into decayed and not decayed (biases and norms).
-
-    Position tables and the mask token are decayed, as in the published pretraining.
+    Args:
+        model: any module; for a layer decay one whose `encoder` has `blocks`, and
+            anything else above it.
+        weight_decay: decoupled weight decay of matrices.
+        layer_decay: factor of the rate from one layer to the one below.
 
     Returns:
         Groups for a torch optimizer, with the names of their parameters under `names`.
-    """
-    entries = [
-        (
-            name,
-            parameter,
-            1.0,
-            0.0 if _is_bias_or_norm(name, parameter) else weight_decay,
-        )
-        for name, parameter in _trainable(model)
-    ]
-    return _collect(entries)
-
-
-def layer_decay_groups(
-    model: nn.Module, weight_decay: float, layer_decay: float
-) -> list[dict[str, Any]]:
-    """Give lower layers of a classifier smaller learning rates.
-
-    The token embedding and the position tables are layer 0, block i is layer i + 1, and
-    the final norm and the head keep the full rate; a layer's rate is `layer_decay` to
-    the power of its distance from the head. Position tables are not decayed.
-
-    Args:
-        model: a model whose `encoder` has `blocks`, and anything else above it.
-        weight_decay: decoupled weight decay of matrices.
-        layer_decay: factor from one layer to the one below.
 
     Source: golden table of the published fine-tuning. There the separable position
         tables fall through to the full rate by mistake; here they are layer 0.
     """
-    names = [name for name, _ in _trainable(model)]
-    depth = 1 + max((int(m[1]) for m in map(_BLOCK.search, names) if m), default=-1)
-    entries = []
-    for name, parameter in _trainable(model):
-        scale = layer_decay ** (depth + 1 - _layer_of(name, depth))
-        no_decay = _is_bias_or_norm(name, parameter) or _is_position_table(name)
-        entries.append((name, parameter, scale, 0.0 if no_decay else weight_decay))
-    return _collect(entries)
+    trainable = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    blocks = [int(found[1]) for n, _ in trainable if (found := _BLOCK.search(n))]
+    depth = 1 + max(blocks, default=-1)
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for name, parameter in trainable:
+        rate, decay = 1.0, weight_decay
+        if layer_decay is not None:
+            rate = layer_decay ** (depth + 1 - _layer_of(name, depth))
+            decay = 0.0 if ".positions." in f".{name}" else weight_decay
+        if parameter.ndim <= 1 or name.endswith(".bias"):
+            decay = 0.0
+        settings = {"lr_scale": rate, "weight_decay": decay}
+        group = groups.setdefault(
+            (rate, decay), {"params": [], "names": [], **settings}
+        )
+        group["params"].append(parameter)
+        group["names"].append(name)
+    return list(groups.values())
+
+
+def _layer_of(name: str, depth: int) -> int:
+    block = _BLOCK.search(name)
+    if block is not None:
+        return int(block[1]) + 1
+    in_encoder = name.startswith("encoder.") and not name.startswith("encoder.norm.")
+    return 0 if in_encoder else depth + 1
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the rate of every group to `lr` times the group's own `lr_scale`."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
 def build_optimizer(
@@ -156,50 +303,8 @@ def build_optimizer(
         fused: update each weight in one pass over memory. With scaled gradients
             (fp16) such an update would undo their scale itself, after they are clipped.
     """
-    if config.layer_decay is None:
-        groups = parameter_groups(model, config.weight_decay)
-    else:
-        groups = layer_decay_groups(model, config.weight_decay, config.layer_decay)
+    groups = parameter_groups(model, config.weight_decay, config.layer_decay)
     # Names are for people and tests; as optimizer state they would bloat checkpoints.
     groups = [{k: v for k, v in group.items() if k != "names"} for group in groups]
     betas = (config.beta1, config.beta2)
     return torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=fused)
-
-
-def _trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    return [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-
-
-def _is_bias_or_norm(name: str, parameter: Tensor) -> bool:
-    return parameter.ndim <= 1 or name.endswith(".bias")
-
-
-def _is_position_table(name: str) -> bool:
-    return ".positions." in f".{name}"
-
-
-def _layer_of(name: str, depth: int) -> int:
-    block = _BLOCK.search(name)
-    if block is not None:
-        return int(block[1]) + 1
-    in_encoder = name.startswith("encoder.") and not name.startswith("encoder.norm.")
-    return 0 if in_encoder else depth + 1
-
-
-def _collect(
-    entries: Iterable[tuple[str, nn.Parameter, float, float]],
-) -> list[dict[str, Any]]:
-    groups: dict[tuple[float, float], dict[str, Any]] = {}
-    for name, parameter, lr_scale, weight_decay in entries:
-        group = groups.setdefault(
-            (lr_scale, weight_decay),
-            {
-                "params": [],
-                "names": [],
-                "lr_scale": lr_scale,
-                "weight_decay": weight_decay,
-            },
-        )
-        group["params"].append(parameter)
-        group["names"].append(name)
-    return list(groups.values())

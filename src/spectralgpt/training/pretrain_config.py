@@ -17,20 +17,13 @@ from spectralgpt.models.sizes import check_settings
 from spectralgpt.models.tokens import MaskStyle
 from spectralgpt.preprocessing import Scaling
 from spectralgpt.rasters import Stated
-from spectralgpt.training.fit import TrainerConfig, check_seed
-from spectralgpt.training.optim import OptimizerConfig
+from spectralgpt.training.optim import OptimizerConfig, TrainerConfig, check_at_least
 
 # Names become columns of tables and folders: nothing that leaves a folder.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _SECTIONS = ("data", "masking", "optimizer", "trainer", "report")
 _WHOLE_RUN = ("accelerator", "devices", "num_nodes", "strategy")
 """Settings of the processes, which are started once for all stages."""
-
-
-def _check_at_least(section: str, config: object, name: str, least: int) -> None:
-    value = getattr(config, name)
-    if value is not None and not value >= least:
-        raise ConfigError(f"{section}.{name} is {value}; it must be at least {least}.")
 
 
 @dataclass(frozen=True)
@@ -159,10 +152,9 @@ class DataConfig(Stated):
                 "data.index and data.sources are both set; a description names its own "
                 "index. Keep one."
             )
-        for name in ("image_size", "samples_per_epoch", "token_budget"):
-            _check_at_least("data", self, name, 1)
-        for name in ("max_bad_share", "memory_mb"):
-            _check_at_least("data", self, name, 0)
+        counts = ("image_size", "samples_per_epoch", "token_budget")
+        check_at_least(1, self, *counts, section="data.")
+        check_at_least(0, self, "max_bad_share", "memory_mb", section="data.")
         if self.max_held_out < 1:
             raise ConfigError(
                 f"data.max_held_out is {self.max_held_out}; it must be at least 1. To "
@@ -206,8 +198,7 @@ class ReportConfig:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        for name in ("images", "every_epochs"):
-            _check_at_least("report", self, name, 0)
+        check_at_least(0, self, "images", "every_epochs", section="report.")
 
 
 @dataclass(frozen=True)
@@ -241,7 +232,7 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         """Check the seed, and that steps can be shared over the epochs."""
-        check_seed(self.seed)
+        check_at_least(0, self, "seed")
         if self.steps is None:
             return
         epochs = self.trainer.epochs
@@ -258,43 +249,13 @@ class PretrainConfig:
             )
 
 
-@dataclass(frozen=True)
-class DatasetConfig:
-    """One data set of a run.
-
-    Args:
-        name: in metrics and reports.
-        data: its whole configuration, without a mixture.
-        weight: how often it is drawn, relative to the others.
-    """
-
-    name: str
-    data: DataConfig
-    weight: float = 1.0
-
-
-@dataclass(frozen=True)
-class StageConfig:
-    """One stage of a run.
-
-    Args:
-        number: from 1.
-        name: as the configuration gives it.
-        config: its whole configuration, that of a run without stages.
-    """
-
-    number: int
-    name: str
-    config: PretrainConfig
-
-    @property
-    def folder(self) -> str:
-        """Name of its folder in that of the run."""
-        return f"stage-{self.number}-{self.name}"
-
-
-def datasets_of(data: DataConfig, where: str = "data") -> list[DatasetConfig]:
+def datasets_of(
+    data: DataConfig, where: str = "data"
+) -> list[tuple[str, DataConfig, float]]:
     """Return the data sets of a run; without a mixture there is one.
+
+    Each has its name in metrics and reports, its whole configuration, and how often it
+    is drawn, relative to the others.
 
     Args:
         data: of the run or stage.
@@ -305,7 +266,7 @@ def datasets_of(data: DataConfig, where: str = "data") -> list[DatasetConfig]:
             that is not above 0.
     """
     if not data.mixture:
-        return [DatasetConfig(Path(data.root).resolve().name or "images", data)]
+        return [(Path(data.root).resolve().name or "images", data, 1.0)]
     base = asdict(data)
     for name in ("mixture", "samples_per_epoch"):
         del base[name]
@@ -320,13 +281,13 @@ def datasets_of(data: DataConfig, where: str = "data") -> list[DatasetConfig]:
         own = build_config(
             merge_sections(base, values), DataConfig, f"{place} ({name})"
         )
-        found.append(DatasetConfig(name, own, weight))
-    _refuse_doubles([each.name for each in found], f"{where}.mixture")
+        found.append((name, own, weight))
+    _refuse_doubles([name for name, *_ in found], f"{where}.mixture")
     return found
 
 
-def stages_of(config: PretrainConfig) -> list[StageConfig]:
-    """Return the stages of a run, each with its whole configuration.
+def stages_of(config: PretrainConfig) -> dict[str, PretrainConfig]:
+    """Return the stages of a run by name, each with its whole configuration.
 
     Raises:
         ConfigError: an unknown key or bad value, a missing or doubled name, a stage
@@ -345,9 +306,9 @@ def stages_of(config: PretrainConfig) -> list[StageConfig]:
         merged = merge_sections(_without_length(base, values), values)
         own = replace(build_config(merged, PretrainConfig, place), model=config.model)
         _check_data(own.data, place)
-        found.append(StageConfig(number, name, own))
-    _refuse_doubles([stage.name for stage in found], "stages")
-    return found
+        found.append((name, own))
+    _refuse_doubles([name for name, _ in found], "stages")
+    return dict(found)
 
 
 def _without_length(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
@@ -365,20 +326,12 @@ def _check_entry(entry: Any, where: str, known: Sequence[str]) -> dict[str, Any]
     if not isinstance(entry, Mapping):
         raise ConfigError(f"{where}: expected keys with values, found {entry!r}.")
     check_keys(entry, where, required=("name",), optional=known)
-    check_name(entry["name"], where)
-    return dict(entry)
-
-
-def check_name(name: Any, where: str) -> None:
-    """Refuse what cannot name a column of a table, or a folder.
-
-    Raises:
-        ConfigError: it holds other than letters, digits, "-", "_" and ".".
-    """
+    name = entry["name"]
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ConfigError(
             f"{where}: name is {name!r}; use letters, digits, '-', '_' and '.'."
         )
+    return dict(entry)
 
 
 def _check_machines(trainer: Any, where: str) -> None:
@@ -393,8 +346,8 @@ def _check_machines(trainer: Any, where: str) -> None:
 
 
 def _check_data(data: DataConfig, where: str) -> None:
-    for each in datasets_of(data, f"{where}, data"):
-        if each.data.root == Path() and not (each.data.sources or each.data.index):
+    for _, own, _ in datasets_of(data, f"{where}, data"):
+        if own.root == Path() and not (own.sources or own.index):
             raise ConfigError(
                 f"{where} has no data. Name data.root, data.sources or data.mixture, "
                 "there or at the top level."

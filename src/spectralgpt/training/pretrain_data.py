@@ -10,11 +10,7 @@ from spectralgpt.data.crops import find_parts
 from spectralgpt.data.identity import sample_data
 from spectralgpt.data.listings import Index
 from spectralgpt.data.packing import is_pack
-from spectralgpt.data.pretraining import (
-    MixedDataset,
-    NamedDataset,
-    PretrainingDataset,
-)
+from spectralgpt.data.pretraining import MixedDataset, NamedDataset, PretrainingDataset
 from spectralgpt.data.series import Series, items_of
 from spectralgpt.data.sources import Source, find_items, find_series, read_source
 from spectralgpt.data.statistics import band_statistics
@@ -26,12 +22,7 @@ from spectralgpt.preprocessing import (
     sensor_preprocessing,
 )
 from spectralgpt.rasters import RasterFile, glob_folder
-from spectralgpt.training.pretrain_config import (
-    DataConfig,
-    DatasetConfig,
-    PretrainConfig,
-    datasets_of,
-)
+from spectralgpt.training.pretrain_config import DataConfig, PretrainConfig, datasets_of
 
 _Images = Sequence[RasterFile] | Sequence[Series]
 
@@ -65,19 +56,20 @@ def load_pretraining_data(config: PretrainConfig) -> PretrainingData:
         DataError: there are no usable images.
     """
     datasets = datasets_of(config.data)
-    images = [_find_images(each.data) for each in datasets]
+    settings = [data for _, data, _ in datasets]
+    images = [_find_images(data) for data in settings]
     items = [items_of(found) for found in images]
-    contracts = _contracts(config, datasets, items)
+    contracts = _contracts(config, settings, items)
     joined = _join_contracts(contracts)
     train, held_out, scored, first = [], [], [], 0
-    for number, each in enumerate(datasets):
-        both = (number, each, images[number], contracts[number])
+    for number, (name, data, weight) in enumerate(datasets):
+        both = (name, data, images[number], contracts[number], weight, number)
         train.append(_named(*both, split="train"))
-        if each.data.crops.val_share:
+        if data.crops.val_share:
             held_out.append(_named(*both, split="val"))
             count = len(held_out[-1].dataset)
             indices = range(first, first + count)
-            scored.append(tuple(spread(indices, each.data.max_held_out)))
+            scored.append(tuple(spread(indices, data.max_held_out)))
             first += count
     mixed = MixedDataset(held_out) if held_out else None
     has_series = any(part.dataset.num_dates is not None for part in train)
@@ -141,13 +133,14 @@ def _descriptions(sources: Sequence[str]) -> list[str]:
 
 
 def _named(
-    number: int,
-    each: DatasetConfig,
+    name: str,
+    data: DataConfig,
     images: _Images,
     preprocessing: Preprocessing,
+    weight: float,
+    number: int,
     split: str,
 ) -> NamedDataset:
-    data = each.data
     try:
         dataset = PretrainingDataset(
             images,
@@ -160,30 +153,30 @@ def _named(
             data.memory_mb,
         )
     except (ConfigError, DataError) as error:
-        raise type(error)(f"data set {each.name!r}: {error}") from None
-    return NamedDataset(each.name, dataset, each.weight, number)
+        raise type(error)(f"data set {name!r}: {error}") from None
+    return NamedDataset(name, dataset, weight, number)
 
 
 def _contracts(
     config: PretrainConfig,
-    datasets: Sequence[DatasetConfig],
+    settings: Sequence[DataConfig],
     items: Sequence[Sequence[RasterFile]],
 ) -> list[Preprocessing]:
     """Return the contract of each data set; those of one sensor share statistics."""
-    plain = [_plain_contract(config, each.data) for each in datasets]
+    plain = [_plain_contract(config, data) for data in settings]
     contracts = []
-    for each, own in zip(datasets, plain, strict=True):
-        if each.data.scaling == "image-minmax":
+    for data, own in zip(settings, plain, strict=True):
+        if data.scaling == "image-minmax":
             contracts.append(own)
             continue
         same = [n for n, other in enumerate(plain) if other.sensor == own.sensor]
         statistics = _measure(
-            [datasets[n] for n in same],
+            [settings[n] for n in same],
             [items[n] for n in same],
             [plain[n] for n in same],
             config.seed,
         )
-        contracts.append(replace(own, scaling=each.data.scaling, statistics=statistics))
+        contracts.append(replace(own, scaling=data.scaling, statistics=statistics))
     return contracts
 
 
@@ -234,7 +227,7 @@ def _plain_contract(config: PretrainConfig, data: DataConfig) -> Preprocessing:
 
 
 def _measure(
-    datasets: Sequence[DatasetConfig],
+    settings: Sequence[DataConfig],
     items: Sequence[Sequence[RasterFile]],
     contracts: Sequence[Preprocessing],
     seed: int,
@@ -242,18 +235,18 @@ def _measure(
     """Measure band statistics on the training parts of the data sets of one sensor."""
     images: list[RasterFile] = []
     regions = []
-    for each, found, contract in zip(datasets, items, contracts, strict=True):
+    for data, found, contract in zip(settings, items, contracts, strict=True):
         parts, _ = find_parts(
-            found, contract, "train", each.data.crops, each.data.allow_missing_bands
+            found, contract, "train", data.crops, data.allow_missing_bands
         )
         images += [found[part.item] for part in parts]
         regions += [part.window for part in parts]
-    roots = ", ".join(dict.fromkeys(str(each.data.root) for each in datasets))
+    roots = ", ".join(dict.fromkeys(str(data.root) for data in settings))
     return band_statistics(
         images,
         contracts[0].bands,
         f"the training parts of {len(images)} images under {roots}",
         seed=seed,
         regions=regions,
-        allow_missing=any(each.data.allow_missing_bands for each in datasets),
+        allow_missing=any(data.allow_missing_bands for data in settings),
     )

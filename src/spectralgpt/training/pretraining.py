@@ -10,32 +10,59 @@ Source: Hong et al. 2024, arXiv:2311.07113, progressive pretraining.
 
 import logging
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from lightning.pytorch import Callback
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.utils.data import DataLoader, Sampler, default_collate
 
-from spectralgpt.checkpoints import CONFIG_FILE
+from spectralgpt.checkpoints import CONFIG_FILE, load_model, save_model
 from spectralgpt.config import changed_settings, read_mapping
+from spectralgpt.data.pretraining import MixedDataset
 from spectralgpt.errors import (
     BandError,
+    CheckpointError,
     ConfigError,
     DataError,
     DatasetNotFoundError,
     SpectralGPTError,
 )
-from spectralgpt.files import write_file
-from spectralgpt.models.sizes import WEIGHTS_FILE
-from spectralgpt.training.checkpointing import read_checkpoint
-from spectralgpt.training.fit import check_machine
-from spectralgpt.training.module import DATA, PROGRESS
-from spectralgpt.training.pretrain_config import PretrainConfig, StageConfig, stages_of
-from spectralgpt.training.pretrain_data import PretrainingData, load_pretraining_data
-from spectralgpt.training.pretrain_stage import (
-    check_data,
-    check_schedule,
-    run_stage,
+from spectralgpt.files import write_file, write_json
+from spectralgpt.models.building import build_autoencoder
+from spectralgpt.models.mae import MaskedAutoencoder
+from spectralgpt.models.sizes import WEIGHTS_FILE, model_size
+from spectralgpt.preprocessing import Preprocessing
+from spectralgpt.reports.reconstructions import (
+    plot_reconstruction,
+    plot_spectra,
+)
+from spectralgpt.scenes.reconstruction import Reconstruction
+from spectralgpt.tasks.pretraining import (
+    PretrainingTask,
+    pixel_mask,
+    score_reconstructions,
+)
+from spectralgpt.training.checkpointing import LastCheckpoint, read_checkpoint
+from spectralgpt.training.fit import check_checkpoint, fit, full_state_dict
+from spectralgpt.training.loading import (
+    EpochBatchSampler,
+    FixedBatchSampler,
+    KeyedDataset,
+    SampleKey,
+    build_loader,
+    sample_seed,
+)
+from spectralgpt.training.module import DATA, PROGRESS, TrainingModule
+from spectralgpt.training.optim import check_machine
+from spectralgpt.training.pretrain_config import ModelConfig, PretrainConfig, stages_of
+from spectralgpt.training.pretrain_data import (
+    PretrainingData,
+    load_pretraining_data,
+    spread,
 )
 from spectralgpt.training.run_folder import RunFolder, is_first_process, plain_config
 
@@ -91,7 +118,7 @@ def pretrain(
             announce=announce,
         )
     else:
-        run_stage(
+        _run_stage(
             config, folder, overwrite=overwrite, resume=resume, callbacks=callbacks
         )
     return output
@@ -101,79 +128,57 @@ def _run_stages(
     config: PretrainConfig,
     folder: RunFolder,
     *,
-    overwrite: bool = False,
-    resume: bool = False,
-    callbacks: Sequence[Callback] = (),
-    announce: Callable[[str], None] | None = None,
+    overwrite: bool,
+    resume: bool,
+    callbacks: Sequence[Callback],
+    announce: Callable[[str], None] | None,
 ) -> None:
-    """Run all stages that are not done yet.
-
-    Args:
-        config: the whole run.
-        folder: of the run; each stage gets a folder in it.
-        overwrite: replace a run that is there.
-        resume: go on with a run that is there.
-        callbacks: more to do while each stage trains.
-        announce: called with a line as each stage begins.
-
-    Raises:
-        ConfigError: the configuration is wrong, or a run is in the way.
-        DataError: there are no usable images.
-        CheckpointError: weights cannot be read or written.
-        TrainingError: the loss is not finite.
-    """
+    """Run all stages that are not done yet; see `pretrain`."""
     stages = stages_of(config)
-    due = [s for s in stages if overwrite or not _of(s, folder).report.exists()]
-    for stage in stages:
-        if stage not in due:
-            _check_finished(stage, _of(stage, folder))
-            _check_same_data(stage, _of(stage, folder))
+    runs = {
+        name: RunFolder(folder.root / f"stage-{number}-{name}")
+        for number, name in enumerate(stages, start=1)
+    }
+    due = [n for n, run in runs.items() if overwrite or not run.report.exists()]
+    for name, stage in stages.items():
+        if name not in due:
+            _check_finished(name, stage, runs[name])
+            _check_same_data(name, stage, runs[name])
     # A mistake in the last stage is not to be found after days of the first.
-    data = {stage.number: _load(stage) for stage in due}
+    data = {name: _load(name, stages[name]) for name in due}
     folder.prepare(plain_config(config), overwrite=overwrite, resume=resume)
     start = config.model.start_from
-    for stage in stages:
-        own = _of(stage, folder)
-        if stage in due:
-            text = f"stage {stage.number} of {len(stages)}: {stage.name}"
+    for number, (name, stage) in enumerate(stages.items(), start=1):
+        run = runs[name]
+        if name in due:
+            text = f"stage {number} of {len(stages)}: {name}"
             _log.info("%s", text)
             if announce is not None and is_first_process():
                 announce(text)
-            run_stage(
-                _starting_from(stage.config, start),
-                own,
-                data.pop(stage.number),
+            _run_stage(
+                replace(stage, model=replace(stage.model, start_from=start)),
+                run,
+                data.pop(name),
                 overwrite=overwrite,
                 # A stage that has not begun has nothing to go on with.
-                resume=resume and own.config.exists(),
+                resume=resume and run.config.exists(),
                 callbacks=callbacks,
             )
         # The last one again: the run may have been killed before its model was copied.
-        if is_first_process() and (stage in due or stage is stages[-1]):
-            _hand_over(own, folder)
-        start = str(own.model)
+        if is_first_process() and (name in due or number == len(stages)):
+            _hand_over(run, folder)
+        start = str(run.model)
 
 
-def _starting_from(config: PretrainConfig, start: str | None) -> PretrainConfig:
-    return replace(config, model=replace(config.model, start_from=start))
-
-
-def _of(stage: StageConfig, folder: RunFolder) -> RunFolder:
-    return RunFolder(folder.root / stage.folder)
-
-
-def _load(stage: StageConfig) -> PretrainingData:
+def _load(name: str, stage: PretrainConfig) -> PretrainingData:
     """Find a stage's images, and all that can be wrong with it before it starts."""
     try:
-        check_schedule(stage.config)
-        data = load_pretraining_data(stage.config)
-        check_data(stage.config, data)
+        return _load_checked(stage)
     except (ConfigError, BandError, DataError, DatasetNotFoundError) as error:
-        raise type(error)(f"stage {stage.name!r}: {error}") from None
-    return data
+        raise type(error)(f"stage {name!r}: {error}") from None
 
 
-def _check_finished(stage: StageConfig, folder: RunFolder) -> None:
+def _check_finished(name: str, stage: PretrainConfig, folder: RunFolder) -> None:
     """Refuse to go on from a stage that was trained with other settings.
 
     Raises:
@@ -184,7 +189,7 @@ def _check_finished(stage: StageConfig, folder: RunFolder) -> None:
             f"{folder.root} is finished, but its {folder.config.name} is gone, so "
             "nothing says what it learned. Train anew with --overwrite."
         )
-    before, now = dict(read_mapping(folder.config)), plain_config(stage.config)
+    before, now = dict(read_mapping(folder.config)), plain_config(stage)
     for plain in (before, now):
         plain.pop("report", None)
         plain["model"] = {**plain.get("model", {}), "start_from": None}
@@ -193,13 +198,13 @@ def _check_finished(stage: StageConfig, folder: RunFolder) -> None:
     changed = changed_settings(before, now)
     if changed:
         raise ConfigError(
-            f"stage {stage.name!r} was finished with other settings: "
+            f"stage {name!r} was finished with other settings: "
             f"{', '.join(changed[:_SHOWN])}. Resume with those it was trained with, "
             "or train anew with --overwrite."
         )
 
 
-def _check_same_data(stage: StageConfig, folder: RunFolder) -> None:
+def _check_same_data(name: str, stage: PretrainConfig, folder: RunFolder) -> None:
     """Refuse to go on from a stage that learned from other images than are there now.
 
     Raises:
@@ -207,18 +212,18 @@ def _check_same_data(stage: StageConfig, folder: RunFolder) -> None:
     """
     try:
         before = read_checkpoint(folder.last, mmap=True)[PROGRESS][DATA]
-        now = _load(stage).sample
+        now = _load(name, stage).sample
     except (SpectralGPTError, KeyError, TypeError) as error:
         _log.warning(
             "stage %r is finished, and whether its images are still the same cannot be "
             "told (%s).",
-            stage.name,
+            name,
             error,
         )
         return
     if now != before:
         raise ConfigError(
-            f"stage {stage.name!r} was finished with other images than are there now. "
+            f"stage {name!r} was finished with other images than are there now. "
             "Put those back, or train anew with --overwrite."
         )
 
@@ -228,12 +233,370 @@ def _hand_over(stage: RunFolder, run: RunFolder) -> None:
     from spectralgpt.reports.training_reports import write_stages_report
 
     for name in (WEIGHTS_FILE, CONFIG_FILE):
-        _copy(stage.model / name, run.model / name)
+        write_file(run.model / name, partial(shutil.copyfile, stage.model / name))
     write_stages_report(run.root)
 
 
-def _copy(source: Path, target: Path) -> None:
-    def copy(path: Path) -> None:
-        shutil.copyfile(source, path)
+def _run_stage(
+    config: PretrainConfig,
+    folder: RunFolder,
+    data: PretrainingData | None = None,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    callbacks: Sequence[Callback] = (),
+) -> None:
+    """Train a masked autoencoder as a configuration without stages says.
 
-    write_file(target, copy)
+    Args:
+        config: the stage, or the whole run.
+        folder: gets all that `pretrain` lists.
+        data: as `load_pretraining_data` gives it for this configuration; None loads it.
+        overwrite: replace a run that is there.
+        resume: go on with a run that is there.
+        callbacks: more to do while training.
+    """
+    data = data or _load_checked(config)
+    primary = data.train.parts[0].dataset
+    task = PretrainingTask(
+        build_model(config, data.preprocessing, data.has_series),
+        config.masking.ratio,
+        config.masking.style,
+        data.train.names,
+        primary.groups if len(data.train.parts) > 1 else None,
+    )
+    batches = build_batches(config, data.train.sizes, data.train.weights)
+    module = TrainingModule(
+        task, config.optimizer, config.trainer, batches, data.sample
+    )
+    drawn, names = [], _shown(config, data)
+    if data.held_out is not None and names:
+        every = config.report.every_epochs
+        drawn = [
+            _ReconstructionFigures(
+                folder.figures, task, data.held_out, names, every, config.seed
+            )
+        ]
+    # Only now, so that a configuration that cannot work leaves nothing behind.
+    if resume:
+        check_checkpoint(module, folder)
+    folder.prepare(plain_config(config), overwrite=overwrite, resume=resume)
+    _run(config, folder, module, data, resume, [*callbacks, *drawn])
+
+
+def _load_checked(config: PretrainConfig) -> PretrainingData:
+    """Find the images, and refuse a configuration that does not fit them.
+
+    Raises:
+        ConfigError: the warm-up does not end, an epoch fills no optimizer step, or no
+            image is there to draw.
+    """
+    warmup, epochs = config.optimizer.warmup_epochs, config.trainer.epochs
+    if warmup >= epochs:
+        raise ConfigError(
+            f"optimizer.warmup_epochs is {warmup:g}, trainer.epochs {epochs}: the "
+            "warm-up must end before the training does. Lower it."
+        )
+    data = load_pretraining_data(config)
+    build_batches(config, data.train.sizes, data.train.weights)
+    _shown(config, data)
+    return data
+
+
+def build_batches(
+    config: PretrainConfig, sizes: Sequence[int], weights: Sequence[float]
+) -> EpochBatchSampler:
+    """Build the order of a run's batches.
+
+    Args:
+        config: length of an epoch, batch size, seed.
+        sizes: items in each data set.
+        weights: how often each is drawn, relative to each other.
+
+    Raises:
+        ConfigError: an epoch does not fill one optimizer step.
+    """
+    settings = config.trainer
+    samples = config.data.samples_per_epoch or sum(sizes)
+    if config.steps is not None:
+        samples = config.steps // settings.epochs * settings.effective_batch
+    return EpochBatchSampler(
+        sizes,
+        samples,
+        settings.batch_size,
+        settings.accumulate,
+        config.seed,
+        world_size=settings.processes,
+        weights=weights,
+    )
+
+
+def _run(
+    config: PretrainConfig,
+    folder: RunFolder,
+    module: TrainingModule,
+    data: PretrainingData,
+    resume: bool,
+    callbacks: Sequence[Callback],
+) -> None:
+    settings = config.trainer
+
+    def export(trainer: Trainer, epochs_done: int) -> None:
+        every = settings.export_every_epochs
+        if every and epochs_done % every == 0:
+            _export(config, folder, trainer, module, data.preprocessing)
+
+    scored = FixedBatchSampler(data.scored, settings.batch_size, config.seed)
+    held_out = None
+    if data.held_out is not None:
+        held_out = _load_batches(data.held_out, scored, settings.workers)
+    trainer = fit(
+        module,
+        _load_batches(data.train, module.batches, settings.workers),
+        held_out,
+        settings,
+        folder,
+        resume=resume,
+        callbacks=[
+            *callbacks,
+            LastCheckpoint(folder.last, settings.checkpoint_every_steps, export),
+        ],
+    )
+    model = _export(config, folder, trainer, module, data.preprocessing)
+    if trainer.is_global_zero:
+        _conclude(config, folder, model, data.held_out, data.scored)
+    # Whatever comes next may read what the first process has written.
+    trainer.strategy.barrier("stage concluded")
+
+
+def _load_batches(
+    images: MixedDataset, batches: Sampler[list[SampleKey]], workers: int
+) -> DataLoader[dict[str, Any]]:
+    return build_loader(KeyedDataset(images, by_batch=True), batches, workers)
+
+
+def _shown(config: PretrainConfig, data: PretrainingData) -> dict[int, str]:
+    """Choose the held-out images that are drawn; their names by index."""
+    held_out = data.held_out
+    if held_out is None or config.report.images == 0:
+        return {}
+    names = {index: held_out.item_of(index).name for index in range(len(held_out))}
+    parts = config.report.items
+    fitting = [i for i, n in names.items() if not parts or any(p in n for p in parts)]
+    if not fitting:
+        raise ConfigError(
+            f"report.items {list(parts)} fit no held-out image (found: "
+            f"{', '.join(sorted(set(names.values()))[:5])} ...). Change them."
+        )
+    return {index: names[index] for index in spread(fitting, config.report.images)}
+
+
+def _export(
+    config: PretrainConfig,
+    folder: RunFolder,
+    trainer: Trainer,
+    module: TrainingModule,
+    preprocessing: Preprocessing,
+) -> MaskedAutoencoder | None:
+    """Save the model in our own format; returns an unsharded copy on rank 0."""
+    state = full_state_dict(trainer, module)
+    if not trainer.is_global_zero:
+        return None
+    assert isinstance(module.model, MaskedAutoencoder)
+    copy = MaskedAutoencoder(**module.model.config)
+    copy.load_state_dict(state)
+    extra = {
+        "task": "pretraining",
+        "step": trainer.global_step,
+        "masking": asdict(config.masking),
+    }
+    save_model(folder.model, copy, preprocessing, extra)
+    return copy.eval()
+
+
+def _conclude(
+    config: PretrainConfig,
+    folder: RunFolder,
+    model: MaskedAutoencoder | None,
+    held_out: MixedDataset | None,
+    parts: Sequence[Sequence[int]],
+) -> None:
+    """Score the held-out images against simple fillers, and write the report."""
+    from spectralgpt.reports.training_reports import write_pretraining_report
+
+    if held_out is not None and model is not None:
+        size = config.trainer.batch_size
+        final = PretrainingTask(model, config.masking.ratio, config.masking.style)
+        by_name = {
+            name: score_reconstructions(
+                final,
+                _load_batches(
+                    held_out, FixedBatchSampler([part], size, config.seed), 0
+                ),
+            )
+            for name, part in zip(held_out.names, parts, strict=True)
+        }
+        # A run of one data set has one table of scores, not a table of tables.
+        single = next(iter(by_name.values())) if len(by_name) == 1 else by_name
+        write_json(folder.scores, single)
+    write_pretraining_report(folder.root)
+
+
+def build_model(
+    config: PretrainConfig, preprocessing: Preprocessing, has_series: bool = False
+) -> MaskedAutoencoder:
+    """Build the model of a run, or load it with positions for the run's images.
+
+    Args:
+        config: names the size and the checkpoint, if there is one.
+        preprocessing: bands and image size that its positions are for.
+        has_series: whether it is told dates; a checkpoint without date embedding gains
+            one of zeros.
+
+    Raises:
+        CheckpointError: the checkpoint is missing, or no masked autoencoder.
+        ConfigError: it has another size than the configuration says.
+    """
+    if config.model.start_from is not None:
+        model = _load_start(config.model, preprocessing)
+        if has_series:
+            model.add_date_embedding()
+        if not config.model.keep_positions:
+            fresh = _build_random(config, preprocessing, has_series)
+            for part, anew in (
+                (model.encoder, fresh.encoder),
+                (model.decoder, fresh.decoder),
+            ):
+                part.positions.load_state_dict(anew.positions.state_dict())
+        return model
+    return _build_random(config, preprocessing, has_series)
+
+
+def _build_random(
+    config: PretrainConfig, preprocessing: Preprocessing, has_series: bool
+) -> MaskedAutoencoder:
+    # Processes that shard the model must all start from the same weights.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return build_autoencoder(
+            config.model.size,
+            image_size=preprocessing.image_size,
+            num_bands=len(preprocessing.bands),
+            wavelengths_nm=preprocessing.wavelengths_nm,
+            date_embedding=has_series,
+            **config.model.settings(),
+        )
+
+
+def _load_start(config: ModelConfig, preprocessing: Preprocessing) -> MaskedAutoencoder:
+    assert config.start_from is not None
+    model = load_model(
+        config.start_from,
+        image_size=preprocessing.image_size,
+        bands=preprocessing.bands,
+    ).model
+    if not isinstance(model, MaskedAutoencoder):
+        raise CheckpointError(
+            f"{config.start_from} holds a {type(model).__name__}; pretraining starts "
+            "from a masked autoencoder. Name the checkpoint of a pretraining run."
+        )
+    wanted = {"embed_dim": model_size(config.size)["embed_dim"]} | config.settings()
+    for name, value in wanted.items():
+        if name in model.config and model.config[name] != value:
+            raise ConfigError(
+                f"model.{name} is {value} (size {config.size}), but "
+                f"{config.start_from} has {model.config[name]}. Set it to that."
+            )
+    return model.train()
+
+
+class _ReconstructionFigures(Callback):
+    """Draw the same held-out images, with the same masks, at chosen epochs.
+
+    Args:
+        folder: gets reconstruction_epoch_EEEE_image_I.png.
+        task: rebuilds the images.
+        images: held-out images.
+        names: which of them are drawn, by index, with the names shown.
+        every_epochs: epochs between drawings; 0 draws at the end only.
+        seed: seed of the masks.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        task: PretrainingTask,
+        images: MixedDataset,
+        names: Mapping[int, str],
+        every_epochs: int,
+        seed: int,
+    ) -> None:
+        self.folder = folder
+        self.task = task
+        self.images = images
+        self.names = names
+        self.every_epochs = every_epochs
+        self.seed = seed
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw if this epoch is one of the chosen, or the last.
+
+        The images are rebuilt on every process, and drawn on the first.
+        """
+        epoch = trainer.current_epoch + 1
+        is_chosen = self.every_epochs > 0 and epoch % self.every_epochs == 0
+        if not is_chosen and epoch != trainer.max_epochs:
+            return
+        shown = dict(enumerate(self.names))
+        parts = {index: self.images.place_of(index)[0] for index in self.names}
+        for part in sorted(set(parts.values())):
+            # Images of one data set have one shape, and go through the model together.
+            chosen = {i: n for i, n in shown.items() if parts[n] == part}
+            self._draw_together(trainer, pl_module, epoch, chosen)
+
+    def _draw_together(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        epoch: int,
+        chosen: Mapping[int, int],
+    ) -> None:
+        """Draw images of one data set: number of the figure to index of the image."""
+        keyed = KeyedDataset(self.images, by_batch=True)
+        keys = [SampleKey(i, sample_seed(self.seed, 0, i)) for i in chosen.values()]
+        batch: dict[str, Any] = default_collate([keyed[key] for key in keys])
+        placed = {name: value.to(pl_module.device) for name, value in batch.items()}
+        was_training = self.task.model.training
+        self.task.model.eval()
+        with torch.no_grad(), trainer.precision_plugin.forward_context():
+            output = self.task.forward(placed)
+        self.task.model.train(was_training)
+        if not trainer.is_global_zero:
+            return
+        # Of a series the last date is drawn.
+        rebuilt, masked, images = (
+            tensor[:, -1] if output.grid.num_dates else tensor
+            for tensor in (
+                self.task.model.reconstruct(output).float().cpu(),
+                pixel_mask(output.mask, output.grid).cpu(),
+                batch["images"],
+            )
+        )
+        for at, (number, index) in enumerate(chosen.items()):
+            self._save(
+                f"epoch_{epoch:04d}_image_{number}",
+                Reconstruction(
+                    images[at].numpy(),
+                    rebuilt[at].numpy(),
+                    masked[at].numpy(),
+                    self.images.contract_of(index).bands,
+                    f"{self.names[index]}, epoch {epoch}",
+                ),
+            )
+
+    def _save(self, name: str, reconstruction: Reconstruction) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        plot_reconstruction(reconstruction).savefig(
+            self.folder / f"reconstruction_{name}.png"
+        )
+        plot_spectra(reconstruction).savefig(self.folder / f"spectra_{name}.png")

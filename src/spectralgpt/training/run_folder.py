@@ -5,7 +5,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -42,55 +42,36 @@ _FREE = {*(f"trainer.{name}" for name in _MACHINE), "data.memory_mb"}
 """Settings that a resumed run takes from the call, and that change no weight."""
 
 
-@dataclass(frozen=True)
 class RunFolder:
     """Where a run keeps its things.
 
     Args:
         root: the folder that was asked for with --output.
+
+    Attributes:
+        config: the resolved configuration, as YAML.
+        metrics: the table of losses and metrics.
+        last: the checkpoint to resume from.
+        model: the model in our own format.
+        scores: errors of held-out images, as JSON.
+        figures: drawn while the run goes on.
+        report: the self-contained report.
     """
 
-    root: Path
-
-    @property
-    def config(self) -> Path:
-        """The resolved configuration, as YAML."""
-        return self.root / "config.yaml"
-
-    @property
-    def metrics(self) -> Path:
-        """The table of losses and metrics."""
-        return self.root / "metrics.csv"
-
-    @property
-    def last(self) -> Path:
-        """The checkpoint to resume from."""
-        return self.root / "checkpoints" / "last.ckpt"
-
-    @property
-    def model(self) -> Path:
-        """The model in our own format."""
-        return self.root / "checkpoints" / "model"
-
-    @property
-    def scores(self) -> Path:
-        """Errors of held-out images, as JSON."""
-        return self.root / "validation.json"
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.config = root / "config.yaml"
+        self.metrics = root / "metrics.csv"
+        self.last = root / "checkpoints" / "last.ckpt"
+        self.model = root / "checkpoints" / "model"
+        self.scores = root / "validation.json"
+        self.figures = root / "figures"
+        self.report = root / "report.html"
 
     @property
     def stages(self) -> list[Path]:
         """Folders of the stages of a run of several, in order of their names."""
         return sorted(path for path in self.root.glob("stage-*") if path.is_dir())
-
-    @property
-    def figures(self) -> Path:
-        """Figures drawn while the run goes on."""
-        return self.root / "figures"
-
-    @property
-    def report(self) -> Path:
-        """The self-contained report."""
-        return self.root / "report.html"
 
     def check_free(self, *, overwrite: bool, resume: bool) -> None:
         """Refuse a run that is in the way.
@@ -111,11 +92,7 @@ class RunFolder:
             )
 
     def check(
-        self,
-        config: Mapping[str, Any],
-        *,
-        overwrite: bool,
-        resume: bool,
+        self, config: Mapping[str, Any], *, overwrite: bool, resume: bool
     ) -> None:
         """Refuse a run that is in the way, or that is not the one to go on with.
 

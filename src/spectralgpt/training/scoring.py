@@ -4,8 +4,8 @@ Classes of whole images and maps come the same way: predict, count, resample for
 intervals (images, or whole places), and write metrics.json, table.csv and report.html.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,20 +31,16 @@ from spectralgpt.metrics import (
     Scores,
     bootstrap_intervals,
     confusion_counts,
-    multi_label_summary,
+    score_images,
     score_pixels,
-    single_label_summary,
+    summarise_images,
 )
 from spectralgpt.models.building import check_output
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import Stated
 from spectralgpt.tasks import read_batches
-from spectralgpt.tasks.classification import (
-    check_classifier,
-    score,
-    to_probabilities,
-)
-from spectralgpt.tasks.dense import check_mapper, predict_map
+from spectralgpt.tasks.classification import to_probabilities
+from spectralgpt.tasks.dense import predict_map
 from spectralgpt.tasks.floors import Floor, find_floors, fit_pixel_forest, map_pixels
 
 if TYPE_CHECKING:
@@ -55,19 +51,9 @@ _DRAWN_FOR_EXAMPLE = 8
 """Windows that are looked at for one that is shown."""
 
 
-@dataclass(frozen=True)
-class SetScores:
-    """Scores on a set and how sure they are.
-
-    Args:
-        scores: over all images, or all labelled pixels.
-        intervals: of the summary scores, from resampled images, of maps places.
-        probabilities: (N, classes) of the images; None of maps.
-    """
-
-    scores: Scores
-    intervals: dict[str, Interval]
-    probabilities: Tensor | None = None
+_Found = tuple[Scores, dict[str, Interval]]
+"""Scores over all images or labelled pixels, and intervals of the summary, from
+resampled images, of maps from resampled places."""
 
 
 def evaluate(
@@ -108,151 +94,147 @@ def evaluate(
         write_map_report,
     )
 
-    found = score_set(
-        loaded,
-        name,
-        test,
-        seed=seed,
-        flips=flips,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        resamples=resamples,
-        progress=progress,
-    )
+    _check_fits(loaded, name, test)
+    reading = (batch_size, num_workers, progress)
+    probabilities: Tensor | None = None
+    if test.has_labels:
+        probabilities = _predict_images(loaded, test, *reading)
+        scores, intervals = _score_images(test, probabilities, seed, resamples)
+    else:
+        maps = _predict_maps(loaded, test, flips, *reading)
+        positive = _scored_class(test, loaded.extra)
+        scores, intervals = _score_places(test, positive, maps, seed, resamples)
     chosen = loaded.extra.get("chosen")
     seen = count_seen(loaded.extra, name, test.samples)
     facts: dict[str, Any] = {"chosen": chosen, "seen_in_training": seen}
     floors: tuple[Floor, ...] = ()
     if not test.has_labels:
         if train is not None:
-            floors = find_floors(train, test, found.scores.positive, seed)
+            floors = find_floors(train, test, scores.positive, seed)
         facts["floors"] = {floor.name: asdict(floor) for floor in floors}
-    _write_scores(folder, name, test, found, facts)
+    _write_scores(folder, name, test, (scores, intervals), facts)
     places = "" if test.has_labels else f" of {len(test.places)} places"
     text = (
         f"Labels: {test.source}. Scored on {len(test.samples)} images{places}."
-        f"{_describe_positive(found.scores)}"
+        f"{_describe_positive(scores)}"
         f"{describe_seen(seen, len(test.samples))}{_describe_choice(chosen)}"
     )
-    if not test.has_labels:
+    if probabilities is None:
         write_map_report(
             folder,
             f"{test.task.capitalize()}: {name}",
-            found.scores,
+            scores,
             summary=text,
-            intervals=found.intervals,
+            intervals=intervals,
             floors=floors,
             examples=_map_examples(loaded, test, seed, flips),
             colours=test.colours,
         )
-        return found.scores
-    assert found.probabilities is not None
+        return scores
     write_classification_report(
         folder,
         f"Classification: {name}",
-        {"test": found.scores},
+        {"test": scores},
         summary=text,
-        intervals=found.intervals,
-        examples=_image_examples(loaded, test, found.probabilities, seed),
+        intervals=intervals,
+        examples=_image_examples(loaded, test, probabilities, seed),
     )
-    return found.scores
+    return scores
 
 
-def score_set(
+def _predict_images(
     loaded: LoadedModel,
-    name: str,
     labelled: SampleSet,
-    *,
-    seed: int,
-    flips: bool = False,
-    batch_size: int = 32,
-    num_workers: int = 0,
-    resamples: int = 500,
-    progress: Callable[[int], None] | None = None,
-) -> SetScores:
-    """Predict all of a set and compare with its labels; see `evaluate`."""
-    _check_fits(loaded, name, labelled)
+    batch_size: int,
+    num_workers: int,
+    progress: Callable[[int], None] | None,
+) -> Tensor:
+    """Give the probabilities (N, classes) of all images of a set."""
     model, contract = loaded.model.eval(), loaded.preprocessing
     assert contract is not None
-    if labelled.has_labels:
-        device = next(model.parameters()).device
-        images = LabelledDataset(labelled, contract)
-        rows = []
-        with torch.inference_mode():
-            for batch in read_batches(images, batch_size, num_workers, progress):
-                logits = model(batch["image"].to(device))
-                found = to_probabilities(logits, labelled.task).float().cpu()
-                rows.append(check_output(found))
-        return _score_images(labelled, torch.cat(rows), seed, resamples)
-    windows = DenseDataset(labelled, contract)
-    counts = PlaceCounts(labelled, _scored_class(labelled, loaded.extra))
+    device = next(model.parameters()).device
+    images = LabelledDataset(labelled, contract)
+    rows = []
+    with torch.inference_mode():
+        for batch in read_batches(images, batch_size, num_workers, progress):
+            logits = model(batch["image"].to(device))
+            found = to_probabilities(logits, labelled.task).float().cpu()
+            rows.append(check_output(found))
+    return torch.cat(rows)
+
+
+def _predict_maps(
+    loaded: LoadedModel,
+    dense: SampleSet,
+    flips: bool,
+    batch_size: int,
+    num_workers: int,
+    progress: Callable[[int], None] | None,
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Map every window; see `_score_places`."""
+    model, contract = loaded.model.eval(), loaded.preprocessing
+    assert contract is not None
+    windows = DenseDataset(dense, contract)
     places = iter(windows.windows)
     for batch in read_batches(windows, batch_size, num_workers, progress):
         predicted = predict_map(model, flips, batch["image"]).argmax(dim=1).cpu()
         for one, target in zip(predicted, batch["target"], strict=True):
-            counts.add(next(places).number, one, target)
-    return counts.scores(seed, resamples)
-
-
-class PlaceCounts:
-    """Counts of true and predicted classes, apart for each place.
-
-    Args:
-        dense: what is scored.
-        positive: the class that scores are about; None if all count alike.
-    """
-
-    def __init__(self, dense: SampleSet, positive: str | None) -> None:
-        self.dense = dense
-        self.positive = positive
-        self._index_of = {place: i for i, place in enumerate(dense.places)}
-        shape = (len(self._index_of), dense.num_classes, dense.num_classes)
-        self._counts = np.zeros(shape, dtype=np.int64)
-
-    def add(self, sample: int, predicted: Tensor, target: Tensor) -> None:
-        """Count the pixels of a window of a sample, both (H, W) class indices."""
-        place = self._index_of[self.dense.samples[sample].place]
-        found = confusion_counts(predicted, target, self.dense.num_classes)
-        self._counts[place] += found
-
-    def scores(self, seed: int, resamples: int = 500) -> SetScores:
-        """Score all that was counted, with intervals from resampled places.
-
-        Raises:
-            DataError: no pixel is labelled.
-        """
-
-        def scored(counts: NDArray[np.int64]) -> Scores:
-            return score_pixels(counts, self.dense.class_names, self.positive)
-
-        whole = scored(self._counts.sum(axis=0))
-        labelled = self._counts[self._counts.sum(axis=(1, 2)) > 0]
-        intervals = bootstrap_intervals(
-            lambda times: scored(np.tensordot(times, labelled, axes=1)).summary,
-            len(labelled),
-            resamples=resamples,
-            generator=torch.Generator().manual_seed(seed),
-        )
-        return SetScores(whole, intervals)
+            yield next(places).number, one, target
 
 
 def _score_images(
-    labelled: SampleSet,
-    probabilities: Tensor,
-    seed: int,
-    resamples: int,
-) -> SetScores:
+    labelled: SampleSet, probabilities: Tensor, seed: int, resamples: int
+) -> _Found:
     """Score predictions (N, classes), with intervals from resampled images."""
-    task, targets = labelled.task, labelled.targets()
-    summarise = multi_label_summary if task == MULTI_LABEL else single_label_summary
+    targets = labelled.targets()
     intervals = bootstrap_intervals(
-        summarise(probabilities, targets),
+        summarise_images(probabilities, targets),
         len(targets),
         resamples=resamples,
         generator=torch.Generator().manual_seed(seed),
     )
-    scores = score(task, probabilities, targets, labelled.class_names)
-    return SetScores(scores, intervals, probabilities)
+    return score_images(probabilities, targets, labelled.class_names), intervals
+
+
+def _score_places(
+    dense: SampleSet,
+    positive: str | None,
+    maps: Iterable[tuple[int, Tensor, Tensor]],
+    seed: int,
+    resamples: int,
+) -> _Found:
+    """Score maps of a set, with intervals from resampled places.
+
+    Args:
+        dense: what is scored.
+        positive: the class that scores are about; None if all count alike.
+        maps: the number of a sample, its map and its labels, both (H, W) class indices
+            of a window or of all of it.
+        seed: of the bootstrap.
+        resamples: bootstrap test sets.
+
+    Raises:
+        DataError: no pixel is labelled.
+    """
+
+    def scored(counts: NDArray[np.int64]) -> Scores:
+        return score_pixels(counts, dense.class_names, positive)
+
+    index_of = {place: i for i, place in enumerate(dense.places)}
+    shape = (len(index_of), dense.num_classes, dense.num_classes)
+    counts = np.zeros(shape, dtype=np.int64)
+    for sample, predicted, target in maps:
+        place = index_of[dense.samples[sample].place]
+        counts[place] += confusion_counts(predicted, target, dense.num_classes)
+    whole = scored(counts.sum(axis=0))
+    labelled = counts[counts.sum(axis=(1, 2)) > 0]
+    intervals = bootstrap_intervals(
+        lambda times: scored(np.tensordot(times, labelled, axes=1)).summary,
+        len(labelled),
+        resamples=resamples,
+        generator=torch.Generator().manual_seed(seed),
+    )
+    return whole, intervals
 
 
 def _check_fits(loaded: LoadedModel, name: str, labelled: SampleSet) -> None:
@@ -262,8 +244,7 @@ def _check_fits(loaded: LoadedModel, name: str, labelled: SampleSet) -> None:
         CheckpointError: it predicts none, or does not name its classes.
         DataError: it was fine-tuned for another task, or for other classes.
     """
-    check = check_classifier if labelled.has_labels else check_mapper
-    names, task = check(loaded.model, loaded.extra, name)
+    names, task = loaded.classes(name, maps=not labelled.has_labels)
     if task != labelled.task or names != labelled.class_names:
         raise DataError(
             f"{labelled.source} is for {labelled.task} of "
@@ -316,29 +297,23 @@ def _describe_choice(chosen: Mapping[str, Any] | None) -> str:
 
 
 def _write_scores(
-    folder: Path,
-    name: str,
-    test: SampleSet,
-    found: SetScores,
-    facts: Mapping[str, Any],
+    folder: Path, name: str, test: SampleSet, found: _Found, facts: Mapping[str, Any]
 ) -> None:
     """Write metrics.json, table.csv and, of classes of images, confusion.png."""
-    scores = found.scores
+    scores, intervals = found
     values: dict[str, Any] = {"model": name}
     if not test.has_labels:
         values |= {"task": test.task, "positive": scores.positive}
     values |= {
         "test": scores.summary,
-        "intervals": {key: asdict(value) for key, value in found.intervals.items()},
+        "intervals": {key: value._asdict() for key, value in intervals.items()},
         "images": len(test.samples),
     }
     if not test.has_labels:
         values["places"] = len(test.places)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "metrics.json", {**values, **facts})
-    write_class_table(folder / "table.csv", scores)
-    if test.has_labels:
-        write_confusion(folder / "confusion.png", scores)
+    write_class_scores(folder, "table.csv", scores, draws=test.has_labels)
 
 
 def _image_examples(
@@ -423,29 +398,32 @@ def evaluate_forest(
     train, val, test = (DenseDataset(dense.select(split), contract) for split in SPLITS)
     positive = _scored_class(dense, {})
     forest = fit_pixel_forest(train, val, seed, positive)
-    counts = PlaceCounts(test.sample_set, positive)
-    for sample, predicted, target in map_pixels(forest, test):
-        counts.add(sample, predicted, target)
-    found = counts.scores(seed, resamples)
+    maps = map_pixels(forest, test)
+    found = _score_places(test.sample_set, positive, maps, seed, resamples)
     _write_scores(folder, "random forest on single pixels", test.sample_set, found, {})
-    return found.scores
+    return found[0]
 
 
-def write_class_table(path: Path, scores: Scores) -> None:
-    """Write the scores of each class as CSV."""
+def write_class_scores(
+    folder: Path, table: str, scores: Scores, draws: bool = True
+) -> None:
+    """Write the scores of each class as CSV, and draw what is taken for what.
+
+    Args:
+        folder: gets the files.
+        table: name of the CSV file.
+        scores: of one set.
+        draws: whether confusion.png is drawn, if confusion was counted.
+    """
     rows: list[dict[str, Any]] = [asdict(entry) for entry in scores.per_class]
     if scores.positive is not None:
         rows = [row | {"positive": row["name"] == scores.positive} for row in rows]
-    write_table(path, rows)
+    write_table(folder / table, rows)
+    if draws and scores.confusion is not None:
+        from spectralgpt.reports.score_reports import plot_confusion
 
-
-def write_confusion(path: Path, scores: Scores) -> None:
-    """Draw what is taken for what, if that was counted."""
-    from spectralgpt.reports.score_reports import plot_confusion
-
-    if scores.confusion is not None:
         names = [entry.name for entry in scores.per_class]
-        plot_confusion(scores.confusion, names).savefig(path)
+        plot_confusion(scores.confusion, names).savefig(folder / "confusion.png")
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:

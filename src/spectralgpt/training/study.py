@@ -8,7 +8,7 @@ study can be stopped, extended, or shared between processes.
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,6 +42,8 @@ _SHOWN = 3
 StudyTask = Literal["classification", "segmentation", "change"]
 _Config = FinetuneConfig | DenseFinetuneConfig | DenseDataConfig
 """Of a fine-tuning; images with masks alone are for a forest."""
+_Run = tuple[str, str, dict[str, Any]]
+"""Start, share of the labels as text, and settings."""
 
 
 @dataclass(frozen=True)
@@ -90,29 +92,22 @@ class StudyConfig:
                 )
 
 
-@dataclass(frozen=True)
-class StudyRun:
-    """One start with one share of the labels and one seed."""
+def _planned_runs(config: StudyConfig) -> dict[str, _Run]:
+    """Plan the runs, seed by seed, so that a part of a study compares all starts.
 
-    start: str
-    fraction: float
-    seed: int
-    settings: Mapping[str, Any] = field(compare=False)
-
-    @property
-    def name(self) -> str:
-        """Folder of the run, below that of the study."""
-        return f"{self.start}/labels-{self.fraction:g}/seed-{self.seed}"
-
-
-def planned_runs(config: StudyConfig) -> list[StudyRun]:
-    """List the runs, seed by seed, so that a part of a study compares all starts."""
-    return [
-        StudyRun(start, fraction, seed, _settings(config, start, fraction, seed))
+    Returns:
+        Of each folder, below that of the study: start, share of the labels, settings.
+    """
+    return {
+        f"{start}/labels-{fraction:g}/seed-{seed}": (
+            start,
+            f"{fraction:g}",
+            _settings(config, start, fraction, seed),
+        )
         for seed in config.seeds
         for fraction in config.fractions
         for start in config.starts
-    ]
+    }
 
 
 def run_study(
@@ -136,21 +131,27 @@ def run_study(
         ConfigError: settings of a start are wrong, or runs with other settings are in
             the way; found before anything runs.
     """
-    runs = planned_runs(config)
-    configs = {run: _resolve(config.task, run) for run in runs}
+    runs = _planned_runs(config)
+    configs = {
+        name: _resolve(config.task, start, settings)
+        for name, (start, _, settings) in runs.items()
+    }
     known: dict[str, str] = {}
-    records = {run: _record(configs[run], run.settings, known) for run in runs}
-    for run in runs:
-        _check_record(output / run.name, records[run])
-    for number, run in enumerate(runs):
-        folder = output / run.name
+    records = {
+        name: _record(configs[name], settings, known)
+        for name, (*_, settings) in runs.items()
+    }
+    for name, record in records.items():
+        _check_record(output / name, record)
+    for number, (name, (*_, settings)) in enumerate(runs.items()):
+        folder = output / name
         if (folder / "metrics.json").exists():
             continue
         if progress is not None:
-            progress(run.name, number, len(runs))
+            progress(name, number, len(runs))
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / _RECORD, records[run])
-        _run(configs[run], run, folder)
+        write_json(folder / _RECORD, records[name])
+        _run(configs[name], settings, folder)
     _summarise(output, runs)
     return output
 
@@ -248,13 +249,13 @@ def _check_record(folder: Path, record: Mapping[str, Any]) -> None:
         )
 
 
-def _summarise(output: Path, runs: Sequence[StudyRun]) -> None:
+def _summarise(output: Path, runs: Mapping[str, _Run]) -> None:
     """Write study.json and study.csv of these runs, and of no other in the folder."""
     found: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for run in runs:
-        by_start = found.setdefault(f"{run.fraction:g}", {})
-        scores = read_json(output / run.name / "metrics.json")
-        by_start.setdefault(run.start, []).append(scores)
+    for name, (start, fraction, _) in runs.items():
+        by_start = found.setdefault(fraction, {})
+        scores = read_json(output / name / "metrics.json")
+        by_start.setdefault(start, []).append(scores)
     table = {
         fraction: {start: _spread(scores) for start, scores in by_start.items()}
         for fraction, by_start in found.items()
@@ -282,20 +283,20 @@ def _settings(
     return {**merged, "data": data, "seed": seed}
 
 
-def _resolve(task: StudyTask, run: StudyRun) -> _Config:
+def _resolve(task: StudyTask, start: str, settings: Mapping[str, Any]) -> _Config:
     """Build the configuration of a run; mistakes in its settings are found here."""
-    where = f"start {run.start}"
-    if run.settings.get("method") == FOREST:
-        return build_config(run.settings["data"], DenseDataConfig, f"{where}, data")
+    where = f"start {start}"
+    if settings.get("method") == FOREST:
+        return build_config(settings["data"], DenseDataConfig, f"{where}, data")
     if task == "classification":
-        return build_config(run.settings, FinetuneConfig, where)
-    return build_config(run.settings, DenseFinetuneConfig, where)
+        return build_config(settings, FinetuneConfig, where)
+    return build_config(settings, DenseFinetuneConfig, where)
 
 
-def _run(config: _Config, run: StudyRun, folder: Path) -> None:
+def _run(config: _Config, settings: Mapping[str, Any], folder: Path) -> None:
     if isinstance(config, DenseDataConfig):
-        sensor = run.settings.get("sensor")
-        evaluate_forest(config, folder, sensor=sensor, seed=run.seed)
+        sensor, seed = settings.get("sensor"), settings["seed"]
+        evaluate_forest(config, folder, sensor=sensor, seed=seed)
         return
     # A run that was cut off goes on where it was.
     finetune(config, folder, resume=RunFolder(folder).config.exists())

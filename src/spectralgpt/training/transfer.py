@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Literal
@@ -23,22 +24,15 @@ from spectralgpt.preprocessing import (
 )
 from spectralgpt.rasters import Stated
 from spectralgpt.sensors import Band, find_sensor
-from spectralgpt.training.fit import TrainerConfig, check_seed, processes
-from spectralgpt.training.optim import OptimizerConfig
+from spectralgpt.training.optim import OptimizerConfig, TrainerConfig, check_at_least
 
 _log = logging.getLogger(__name__)
 # Training images with less than half of the spread, or more than twice, are told of.
 _FAR = 2.0
-
-
-def _default_optimizer() -> OptimizerConfig:
-    return OptimizerConfig(
-        base_lr=2e-3, warmup_epochs=5.0, beta2=0.999, layer_decay=0.75
-    )
-
-
-def _default_trainer() -> TrainerConfig:
-    return TrainerConfig(epochs=50, batch_size=32)
+_OPTIMIZER = partial(
+    OptimizerConfig, base_lr=2e-3, warmup_epochs=5.0, beta2=0.999, layer_decay=0.75
+)
+_TRAINER = partial(TrainerConfig, epochs=50, batch_size=32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +78,8 @@ class TransferConfig:
     statistics: Literal["checkpoint", "training"] = "checkpoint"
     drop_path: float = 0.1
     samples_per_epoch: int | None = None
-    optimizer: OptimizerConfig = field(default_factory=_default_optimizer)
-    trainer: TrainerConfig = field(default_factory=_default_trainer)
+    optimizer: OptimizerConfig = field(default_factory=_OPTIMIZER)
+    trainer: TrainerConfig = field(default_factory=_TRAINER)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -113,17 +107,11 @@ class TransferConfig:
             )
         if self.patch_size is not None and self.patch_size < 1:
             raise ConfigError(f"patch_size is {self.patch_size}; use at least 1.")
-        check_seed(self.seed)
+        check_at_least(0, self, "seed")
         if self.sensor is None and (self.use_bands is not None or self.exclude_bands):
             raise ConfigError(
                 "use_bands and exclude_bands need a sensor: set it as well."
             )
-
-    @property
-    def effective_batch(self) -> int:
-        """Images in one optimizer step, over all processes."""
-        trainer = self.trainer
-        return trainer.batch_size * trainer.accumulate * processes(trainer)
 
 
 @dataclass(frozen=True)
@@ -187,10 +175,7 @@ def load_start(config: TransferConfig) -> Start:
 
 
 def _start_at(
-    loaded: LoadedModel,
-    image_size: int | None,
-    bands: Sequence[Band] | None,
-    name: str,
+    loaded: LoadedModel, image_size: int | None, bands: Sequence[Band] | None, name: str
 ) -> Start:
     """Move a checkpoint to an image size and bands, of which it may know nothing."""
     contract = loaded.preprocessing

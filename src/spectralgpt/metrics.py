@@ -1,4 +1,4 @@
-"""Scores of classes, of images and of pixels, and how sure they are.
+"""Scores of classes, of images and of pixels, and how sure they are; of spectra, too.
 
 Each kind of score of images is a function of how often each image counts: once each for
 a test set, as often as it was drawn for a resampled one. What does not depend on that,
@@ -9,11 +9,11 @@ little that is new. Nothing here knows models or files.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from spectralgpt.errors import DataError
@@ -29,7 +29,7 @@ POSITIVE_SCORES = ("f1", "iou", "precision", "recall")
 
 
 @dataclass(frozen=True)
-class ClassScore:
+class _ClassScore:
     """How well one class was found.
 
     Args:
@@ -69,13 +69,12 @@ class Scores:
     """
 
     summary: dict[str, float]
-    per_class: tuple[ClassScore, ...]
+    per_class: tuple[_ClassScore, ...]
     confusion: NDArray[np.int64] | None = None
     positive: str | None = None
 
 
-@dataclass(frozen=True)
-class Interval:
+class Interval(NamedTuple):
     """A percentile interval of a score; `level` is its nominal coverage, 0..1."""
 
     low: float
@@ -122,91 +121,65 @@ def bootstrap_intervals(
     }
 
 
-def score_single_label(
+def score_images(
     probabilities: Tensor, targets: Tensor, class_names: Sequence[str]
 ) -> Scores:
-    """Score one class an image.
+    """Score one class an image, or any number of them, over the whole set at once.
 
     Macro scores are means over the classes that occur in `targets`: a class that the
-    test set lacks cannot be found and would only count as zero.
+    test set lacks cannot be found and would only count as zero. Average precision is no
+    mean over batches: the ranking is over all images. From a probability of one half
+    one of several classes counts as predicted, for F1.
 
     Args:
-        probabilities: (N, C), any monotone class score.
-        targets: (N,) class indices.
-        class_names: C names.
-
-    Raises:
-        DataError: nothing to score, or the shapes do not fit.
-    """
-    _check(probabilities, targets, class_names, target_dims=1)
-    pairs, classes = _pairs(probabilities, targets), len(class_names)
-    confusion = _confusion(pairs, classes, None).astype(np.int64)
-    per_class = _per_class(
-        class_names,
-        found=np.diag(confusion),
-        support=confusion.sum(axis=1),
-        predicted=confusion.sum(axis=0),
-    )
-    return Scores(_summarise_confusion(confusion), per_class, confusion)
-
-
-def single_label_summary(probabilities: Tensor, targets: Tensor) -> Summarise:
-    """Return what gives the summary of `score_single_label` for images that recur.
-
-    Args:
-        probabilities: (N, C).
-        targets: (N,).
-    """
-    pairs, classes = _pairs(probabilities, targets), probabilities.shape[1]
-    return lambda times: _summarise_confusion(_confusion(pairs, classes, times))
-
-
-def score_multi_label(
-    probabilities: Tensor, targets: Tensor, class_names: Sequence[str]
-) -> Scores:
-    """Score any number of classes an image, over the whole data set at once.
-
-    Average precision is no mean over batches: the ranking is over all images. The macro
-    mean is over the classes that occur in `targets`. From a probability of one half a
-    class counts as predicted, for F1.
-
-    Args:
-        probabilities: (N, C), 0..1.
-        targets: (N, C), 0 or 1.
+        probabilities: (N, C), any monotone class score; of several classes 0..1.
+        targets: (N,) class indices, or (N, C) of 0 and 1.
         class_names: C names.
 
     Raises:
         DataError: nothing to score, no class occurs, or the shapes do not fit.
     """
-    _check(probabilities, targets, class_names, target_dims=2)
+    _check(probabilities, targets, class_names)
+    if targets.ndim == 1:
+        pairs = _pairs(probabilities, targets)
+        confusion = _confusion(pairs, len(class_names), None).astype(np.int64)
+        per_class = _per_class(
+            class_names,
+            found=np.diag(confusion),
+            support=confusion.sum(axis=1),
+            predicted=confusion.sum(axis=0),
+        )
+        return Scores(_summarise_confusion(confusion), per_class, confusion)
     truth, predicted = targets.numpy() > 0, probabilities.numpy() >= _THRESHOLD
     if not truth.any():
         raise DataError("No image of the scored split has any label.")
     once = np.ones(len(truth), np.int64)
+    rankings = _rankings(probabilities, truth)
     per_class = _per_class(
         class_names,
         found=(predicted & truth).sum(axis=0),
         support=truth.sum(axis=0),
         predicted=predicted.sum(axis=0),
-        average_precision=np.array(
-            [_Ranking(p, t)(once) for p, t in _columns(probabilities, truth)]
-        ),
+        average_precision=np.array([ranking(once) for ranking in rankings]),
     )
-    return Scores(multi_label_summary(probabilities, targets)(once), per_class)
+    return Scores(summarise_images(probabilities, targets)(once), per_class)
 
 
-def multi_label_summary(probabilities: Tensor, targets: Tensor) -> Summarise:
-    """Return what gives the summary of `score_multi_label` for images that recur.
+def summarise_images(probabilities: Tensor, targets: Tensor) -> Summarise:
+    """Return what gives the summary of `score_images` for images that recur.
 
-    It ranks once, so that a resample costs one pass. Where no image that counts has a
-    label, there is nothing to summarise: it gives nothing.
+    It ranks once, so that a resample costs one pass. Where no image that counts has any
+    of several labels, there is nothing to summarise: it gives nothing.
 
     Args:
         probabilities: (N, C).
-        targets: (N, C).
+        targets: (N,), or (N, C).
     """
+    if targets.ndim == 1:
+        pairs, classes = _pairs(probabilities, targets), probabilities.shape[1]
+        return lambda times: _summarise_confusion(_confusion(pairs, classes, times))
     truth, predicted = targets.numpy() > 0, probabilities.numpy() >= _THRESHOLD
-    rankings = [_Ranking(p, t) for p, t in _columns(probabilities, truth)]
+    rankings = _rankings(probabilities, truth)
     together = _Ranking(probabilities.numpy().ravel(), truth.ravel(), truth.shape[1])
     # Of float32, which counts whole numbers up to 2**24 and is multiplied fast.
     parts = (predicted & truth, truth, predicted)
@@ -270,10 +243,9 @@ class _Ranking:
         return float((weights * precision).sum() / true[-1])
 
 
-def _columns(
-    probabilities: Tensor, truth: NDArray[np.bool_]
-) -> list[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
-    return list(zip(probabilities.numpy().T, truth.T, strict=True))
+def _rankings(probabilities: Tensor, truth: NDArray[np.bool_]) -> list[_Ranking]:
+    columns = zip(probabilities.numpy().T, truth.T, strict=True)
+    return [_Ranking(scores, true) for scores, true in columns]
 
 
 def _pairs(probabilities: Tensor, targets: Tensor) -> NDArray[np.int64]:
@@ -361,19 +333,11 @@ def score_pixels(
     return Scores(summary, per_class, counts, positive)
 
 
-def _check(
-    probabilities: Tensor, targets: Tensor, class_names: Sequence[str], target_dims: int
-) -> None:
+def _check(probabilities: Tensor, targets: Tensor, class_names: Sequence[str]) -> None:
     if len(probabilities) == 0:
         raise DataError("There are no predictions to score.")
-    fits = (
-        probabilities.ndim == 2
-        and targets.ndim == target_dims
-        and len(targets) == len(probabilities)
-        and probabilities.shape[1] == len(class_names)
-        and (target_dims == 1 or targets.shape == probabilities.shape)
-    )
-    if not fits:
+    shape = (len(probabilities), len(class_names))
+    if probabilities.shape != shape or targets.shape not in (shape[:1], shape):
         raise DataError(
             f"Predictions {tuple(probabilities.shape)} and targets "
             f"{tuple(targets.shape)} do not fit {len(class_names)} classes."
@@ -386,7 +350,7 @@ def _per_class(
     support: NDArray[Any],
     predicted: NDArray[Any],
     **more: NDArray[np.float64],
-) -> tuple[ClassScore, ...]:
+) -> tuple[_ClassScore, ...]:
     """Score each class from its counts; `more` are scores that stand beside, (C,)."""
     ratios = {
         "precision": found / np.maximum(predicted, 1),
@@ -395,7 +359,7 @@ def _per_class(
         **more,
     }
     return tuple(
-        ClassScore(
+        _ClassScore(
             name,
             int(support[i]),
             int(predicted[i]),
@@ -403,3 +367,57 @@ def _per_class(
         )
         for i, name in enumerate(class_names)
     )
+
+
+def spectral_angle(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]:
+    """Return the angle between spectra, degrees.
+
+    The angle sees the shape of a spectrum, not its brightness: spectra that are
+    multiples of each other lie 0 degrees apart.
+
+    Args:
+        first: (C, ...), spectra along the first axis.
+        second: the same shape.
+
+    Returns:
+        The shape without its first axis, 0..180; NaN where a spectrum is all zero or
+        not finite.
+
+    Source: Kruse et al. 1993, Remote Sensing of Environment 44, 145-163.
+    """
+    one, other = (np.asarray(values, dtype=np.float64) for values in (first, second))
+    lengths = np.linalg.norm(one, axis=0) * np.linalg.norm(other, axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        cosine = (one * other).sum(axis=0) / lengths
+    angle: NDArray[np.float64] = np.degrees(np.arccos(np.clip(cosine, -1, 1)))
+    return angle
+
+
+def psnr(
+    truth: ArrayLike,
+    rebuilt: ArrayLike,
+    counted: ArrayLike,
+    peak: ArrayLike,
+    axis: int | tuple[int, ...] | None = None,
+) -> NDArray[np.float64]:
+    """Return the peak signal-to-noise ratio, 10 log10(peak² / mean squared error), dB.
+
+    Args:
+        truth: any shape.
+        rebuilt: the same shape.
+        counted: bool of the same shape, true where the error counts.
+        peak: the largest signal; broadcasts against `truth`, such as (C, 1, 1).
+        axis: axes that the mean is over; None takes all.
+
+    Returns:
+        The shape without `axis`: NaN where nothing counts, infinite without any error.
+    """
+    used = np.asarray(counted, dtype=bool)
+    difference = np.asarray(rebuilt, np.float64) - np.asarray(truth, np.float64)
+    relative = np.divide(
+        difference, np.asarray(peak), out=np.zeros_like(difference), where=used
+    )
+    with np.errstate(invalid="ignore", divide="ignore"):
+        error = (relative**2).sum(axis=axis) / used.sum(axis=axis)
+        ratio: NDArray[np.float64] = -10 * np.log10(error)
+    return ratio

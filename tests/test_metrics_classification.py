@@ -8,10 +8,8 @@ from sklearn.metrics import average_precision_score, f1_score
 from spectralgpt.errors import DataError
 from spectralgpt.metrics import (
     bootstrap_intervals,
-    multi_label_summary,
-    score_multi_label,
-    score_single_label,
-    single_label_summary,
+    score_images,
+    summarise_images,
 )
 
 NAMES = ("field", "forest", "water")
@@ -23,7 +21,7 @@ def one_hot(classes: list[int]) -> torch.Tensor:
 
 def test_scores_of_a_case_counted_by_hand() -> None:
     truth = torch.tensor([0, 0, 0, 1, 1, 2])
-    scores = score_single_label(one_hot([0, 0, 1, 1, 1, 0]), truth, NAMES)
+    scores = score_images(one_hot([0, 0, 1, 1, 1, 0]), truth, NAMES)
     assert scores.summary["accuracy"] == pytest.approx(4 / 6)
     assert scores.summary["macro_accuracy"] == pytest.approx((2 / 3 + 1 + 0) / 3)
     assert scores.summary["macro_f1"] == pytest.approx((2 / 3 + 4 / 5 + 0) / 3)
@@ -36,7 +34,7 @@ def test_scores_of_a_case_counted_by_hand() -> None:
 
 def test_a_class_that_does_not_occur_is_left_out_of_macro_scores() -> None:
     truth = torch.tensor([0, 0, 1, 1])
-    scores = score_single_label(one_hot([0, 0, 1, 1]), truth, NAMES)
+    scores = score_images(one_hot([0, 0, 1, 1]), truth, NAMES)
     assert scores.summary["macro_accuracy"] == 1.0
     assert scores.summary["macro_f1"] == 1.0
 
@@ -46,7 +44,7 @@ def test_multi_label_scores_match_scikit_learn_on_the_whole_set() -> None:
     truth = (torch.rand(200, 3, generator=generator) > 0.6).float()
     noise = torch.rand(200, 3, generator=generator)
     probabilities = 0.4 * truth + 0.6 * noise
-    scores = score_multi_label(probabilities, truth, NAMES)
+    scores = score_images(probabilities, truth, NAMES)
     y, p = truth.numpy(), probabilities.numpy()
     for name in ("macro", "micro"):
         expected = average_precision_score(y, p, average=name)
@@ -57,7 +55,7 @@ def test_multi_label_scores_match_scikit_learn_on_the_whole_set() -> None:
 
 def test_a_label_that_does_not_occur_is_left_out_of_map() -> None:
     truth = torch.tensor([[1.0, 0, 0], [0, 1.0, 0]])
-    scores = score_multi_label(truth * 0.8, truth, NAMES)
+    scores = score_images(truth * 0.8, truth, NAMES)
     assert scores.summary["macro_map"] == 1.0
     assert np.isnan(scores.per_class[2].average_precision)
 
@@ -87,13 +85,13 @@ def test_resampled_scores_are_those_of_the_images_that_were_drawn(
     # Few levels, so that many images share a score.
     noise = torch.randint(levels, (100, 3), generator=generator) / levels
     probabilities = 0.3 * truth + 0.7 * noise
-    multi = multi_label_summary(probabilities, truth)
+    multi = summarise_images(probabilities, truth)
     labels = torch.randint(3, (100,), generator=generator)
-    single = single_label_summary(probabilities, labels)
+    single = summarise_images(probabilities, labels)
     for _ in range(20):
         drawn = torch.randint(100, (100,), generator=generator)
         times = np.bincount(drawn.numpy(), minlength=100)
-        whole = score_single_label(probabilities[drawn], labels[drawn], NAMES)
+        whole = score_images(probabilities[drawn], labels[drawn], NAMES)
         assert single(times) == pytest.approx(whole.summary, abs=1e-6)
         y, p = truth[drawn].numpy(), probabilities[drawn].numpy()
         found, there = multi(times), y.any(axis=0)
@@ -115,13 +113,13 @@ def test_few_labels_give_intervals_from_the_resamples_that_have_any() -> None:
     truth = torch.zeros(12, 3)
     truth[4, 1] = 1
     probabilities = torch.rand(12, 3, generator=torch.Generator().manual_seed(0))
-    summarise = multi_label_summary(probabilities, truth)
+    summarise = summarise_images(probabilities, truth)
     found = bootstrap_intervals(
         summarise, 12, resamples=60, generator=torch.Generator().manual_seed(0)
     )
     assert set(found) == {"macro_map", "micro_map", "macro_f1", "micro_f1"}
     assert 0 <= found["macro_map"].low <= found["macro_map"].high <= 1
-    assert multi_label_summary(probabilities, truth * 0)(np.ones(12, int)) == {}
+    assert summarise_images(probabilities, truth * 0)(np.ones(12, int)) == {}
 
 
 @pytest.mark.slow
@@ -131,7 +129,7 @@ def test_a_large_test_set_is_resampled_in_seconds() -> None:
     probabilities = torch.rand(119_825, 19, generator=generator)
     begun = time.process_time()
     bootstrap_intervals(
-        multi_label_summary(probabilities, truth),
+        summarise_images(probabilities, truth),
         len(truth),
         resamples=10,
         generator=generator,
@@ -141,8 +139,8 @@ def test_a_large_test_set_is_resampled_in_seconds() -> None:
 
 def test_shapes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(DataError, match="do not fit 3 classes"):
-        score_single_label(torch.zeros(4, 2), torch.zeros(4).long(), NAMES)
+        score_images(torch.zeros(4, 2), torch.zeros(4).long(), NAMES)
     with pytest.raises(DataError, match="no predictions"):
-        score_single_label(torch.zeros(0, 3), torch.zeros(0).long(), NAMES)
+        score_images(torch.zeros(0, 3), torch.zeros(0).long(), NAMES)
     with pytest.raises(DataError, match="any label"):
-        score_multi_label(torch.zeros(4, 3), torch.zeros(4, 3), NAMES)
+        score_images(torch.zeros(4, 3), torch.zeros(4, 3), NAMES)
