@@ -14,7 +14,7 @@ ROWS = [
     {"errors", "threads"},
     {"config", "files", "recipes"},
     {"sensors"},
-    {"rasters", "scaling"},
+    {"rasters"},
     {"preprocessing", "models", "losses", "metrics"},
     {"data", "published"},
     {"checkpoints"},
