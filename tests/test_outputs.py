@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,8 @@ def test_a_lock_that_a_signal_found_half_made_goes_and_one_that_is_held_stays(
         with pytest.raises(KeyboardInterrupt), claiming(tmp_path / "out"):
             pass
         monkeypatch.undo()
+        # It is never given back, for the process is to end.
+        monkeypatch.setattr("spectralgpt.files._BEGINNING", threading.RLock())
         for name in ("out", "held"):
             drop_temporaries(tmp_path / name)
         assert [path.name for path in tmp_path.iterdir()] == [".held.lock"]
@@ -186,3 +189,26 @@ def test_a_lock_that_is_another_file_each_time_is_given_up(
         claiming(tmp_path / "out"),
     ):
         pass
+
+
+def test_nothing_begins_once_the_process_is_to_end(tmp_path: Path) -> None:
+    """Another thread may be writing when a signal ends the process."""
+    code = (
+        "import sys, threading, time\n"
+        "from pathlib import Path\n"
+        "from spectralgpt.files import drop_temporaries, write_text\n"
+        "folder = Path(sys.argv[1])\n"
+        "def write():\n"
+        "    for number in range(10**6):\n"
+        "        write_text(folder / f'{number % 7}.txt', 'x')\n"
+        "threading.Thread(target=write, daemon=True).start()\n"
+        "while not any(folder.iterdir()): time.sleep(0.01)\n"
+        "drop_temporaries(folder)\n"
+        "print(*(p.name for p in folder.iterdir() if p.suffix == '.making'))\n"
+        "time.sleep(0.2)\n"
+        "print(*(p.name for p in folder.iterdir() if p.suffix == '.making'))\n"
+    )
+    for _ in range(5):
+        words = [sys.executable, "-c", code, str(tmp_path)]
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
+        assert done.stdout.split() == []

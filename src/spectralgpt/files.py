@@ -20,6 +20,8 @@ import json
 import os
 import re
 import shutil
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,6 +65,9 @@ _LOCK_TRIES = 100
 """Other processes remove a lock, and its folder, as often in a row at most."""
 _TEMPORARY: set[Path] = set()
 """What this process removes before it ends, also where no `finally` is reached."""
+_BEGINNING = threading.RLock()
+"""Held where something temporary begins, and for good once the process is to end."""
+_REMOVAL_TRIES = 50
 
 
 def read_text(path: Path, most_bytes: int = _MOST_BYTES) -> str:
@@ -390,9 +395,10 @@ def folder_beside(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_unlocked(path.parent.glob(f".{glob.escape(path.name)}.*{_MAKING_SUFFIX}"))
     folder = path.with_name(f".{path.name}.{uuid4().hex}{_MAKING_SUFFIX}")
-    _TEMPORARY.add(folder)
     try:
-        folder.mkdir()
+        with _BEGINNING:
+            _TEMPORARY.add(folder)
+            folder.mkdir()
         with FileLock(folder / _LOCK):
             # Beside the lock, so that all that it holds may be moved out.
             made = folder / "made"
@@ -579,17 +585,23 @@ def remove_leftovers(folder: Path) -> None:
 def drop_temporaries(result: Path) -> None:
     """Remove what this process has in the making, and those that it has killed.
 
+    The process is to end then: what its other threads begin afterwards waits for good.
+
     Args:
         result: the file or folder that they worked on.
     """
+    _BEGINNING.acquire(timeout=1)
     remove_leftovers(result)
     _remove_unlocked([_lock_path(result.resolve())])
     for path in list(_TEMPORARY):
-        if path.is_dir():
+        for _ in range(_REMOVAL_TRIES):
             shutil.rmtree(path, ignore_errors=True)
-        else:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
+            if not path.exists():
+                break
+            # Another thread was writing there.
+            time.sleep(0.01)
 
 
 def _remove_unlocked(paths: Iterable[Path]) -> None:
