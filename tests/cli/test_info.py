@@ -69,3 +69,23 @@ def test_a_wrong_area_is_one_line(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_a_sensor_of_ones_own_is_said_with_its_scale(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "camera.yaml"
+    band = "{name: red, wavelength_nm: 660, width_nm: 20, gsd_m: 0.5}"
+    path.write_text(
+        "title: Camera\nquantification: 5000\noffset: -10\nnodata: 7\nsaturated: null\n"
+        f"source: its maker\nbands:\n  - {band}\n"
+    )
+    assert main(["info", str(path)]) == 0
+    said = capsys.readouterr().out
+    for wanted in ("Camera", "660", "/ 5000, offset -10", "nodata: 7", "its maker"):
+        assert wanted in said
+    assert main(["info", str(tmp_path / "none.yaml")]) == 1
+    assert "none.yaml does not exist" in capsys.readouterr().err
+    assert main(["info", "sentinel-2-l2a"]) == 0
+    said = capsys.readouterr().out
+    assert "offset -1000 from processing baseline 04.00 on, 0 before" in said

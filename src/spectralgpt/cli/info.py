@@ -1,6 +1,7 @@
 """`spectralgpt info`: say what a checkpoint, an image or a sensor is."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
@@ -8,6 +9,9 @@ from rich.table import Table
 
 from spectralgpt.cli.images import AREA, add_format_options, format_of, list_stated
 from spectralgpt.cli.options import add_options
+
+if TYPE_CHECKING:
+    from spectralgpt.sensors import Sensor
 
 HELP = "Say what a checkpoint, an exported model, an image or a sensor is."
 
@@ -17,8 +21,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "target",
         type=str,
-        help="a sensor's name, an image file or folder, or a checkpoint (folder, "
-        ".safetensors, .pth, Hub name, size), or an exported .onnx or .pt2",
+        help="a sensor's name or .yaml file, an image file or folder, or a checkpoint "
+        "(folder, .safetensors, .pth, Hub name, size), or an exported .onnx or .pt2",
     )
     add_format_options(parser)
     add_options(parser, **AREA)
@@ -26,11 +30,10 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> Path:
     """Print what is known of the target; returns the target."""
-    from spectralgpt.sensors import list_sensors, load_sensor
+    from spectralgpt.sensors import find_sensor, list_sensors
 
-    if args.target in list_sensors():
-        sensor = load_sensor(args.target)
-        _print_bands(sensor.title, sensor.bands)
+    if args.target in list_sensors() or args.target.endswith(".yaml"):
+        _print_sensor(find_sensor(args.target))
     elif _is_raster(Path(args.target)):
         _print_raster(Path(args.target), args)
     elif Path(args.target).suffix in (".onnx", ".pt2"):
@@ -49,6 +52,21 @@ def _is_raster(path: Path) -> bool:
     if path.is_dir():
         return any(entry.suffix.lower() in suffixes for entry in walk(path))
     return path.suffix.lower() in (*suffixes, ".npy")
+
+
+def _print_sensor(sensor: "Sensor") -> None:
+    _print_bands(sensor.title, sensor.bands)
+    scale, rule = sensor.quantification, sensor.baseline
+    offset = f"{sensor.offset:g}"
+    if rule is not None:
+        since = f"processing baseline {rule.since / 100:05.2f} on"
+        offset = f"{rule.offset:g} from {since}, {rule.offset_before:g} before"
+    if scale is None:
+        print("products have no common scale: state --unit, or --quantification")
+    else:
+        print(f"reflectance = (number + offset) / {scale:g}, offset {offset}")
+    print(f"nodata: {'none' if sensor.nodata is None else f'{sensor.nodata:g}'}")
+    print(f"source: {sensor.source}")
 
 
 def _print_bands(title: str, bands: object) -> None:

@@ -157,8 +157,10 @@ def format_of_archive(name: str) -> ImageFormat:
     """Return what the registry states of the images of an archive with labels."""
     source = read_source(PREFIX + name)
     quantification = find_sensor(str(source.sensor)).quantification
-    numbers = {"offset": float(source.offset), "quantification": quantification}
-    return ImageFormat(**source.facts | numbers, sizes=source.sizes)
+    facts = source.facts | {"quantification": quantification}
+    if source.offset != "auto":
+        facts["offset"] = float(source.offset)
+    return ImageFormat(**facts, sizes=source.sizes)
 
 
 def _from_table(table: _Table, where: str, name: str, folder: Path) -> Source:

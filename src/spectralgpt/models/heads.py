@@ -470,10 +470,8 @@ class _PixelDetail(nn.Module):
         return logits
 
 
-_CONVOLUTIONAL: dict[str, type[_UPerNetHead] | type[_FPNHead]] = {
-    "upernet": _UPerNetHead,
-    "fpn": _FPNHead,
-}
+# Heads on one feature map: (in_channels, num_classes, channels, dropout) builds one.
+_HEADS: dict[str, type[nn.Module]] = {"upernet": _UPerNetHead, "fpn": _FPNHead}
 
 
 class DenseModel(nn.Module):
@@ -534,14 +532,14 @@ class DenseModel(nn.Module):
             self.detail = _PixelDetail(bands, maps, num_classes)
         groups, width = encoder.positions.grid.groups, encoder.embed_dim
         self.fusion: _GroupSum | _GroupProjection
-        self.head: _UPerNetHead | _FPNHead | _PixelHead
+        self.head: nn.Module
         if head == "linear":
             scores = maps * encoder.patch_size**2
             self.fusion = _GroupProjection(groups, width, scores)
             self.head = _PixelHead(maps, encoder.patch_size)
         else:
             self.fusion = _GroupSum(groups)
-            build = _CONVOLUTIONAL[head]
+            build = _HEADS[head]
             self.head = build(width, maps, self.head_channels, head_dropout)
 
     def features(
@@ -659,8 +657,8 @@ class ChangeModel(DenseModel):
 def _check(num_classes: int, head: str, head_channels: int | None) -> None:
     if num_classes < 2:
         raise ConfigError(f"num_classes is {num_classes}: maps need at least 2.")
-    if head not in (*_CONVOLUTIONAL, "linear"):
-        known = ", ".join((*_CONVOLUTIONAL, "linear"))
+    if head not in (*_HEADS, "linear"):
+        known = ", ".join((*_HEADS, "linear"))
         raise ConfigError(f"head {head!r} is unknown: use one of {known}.")
     step = _LEVEL_NORM_GROUPS
     if head_channels is not None and (head_channels < 2 * step or head_channels % step):
