@@ -2,14 +2,14 @@ import pytest
 import torch
 
 from spectralgpt.errors import ConfigError, ShapeError
-from spectralgpt.models import positions as positions_module
-from spectralgpt.models.positions import (
-    Positions,
+from spectralgpt.models import encoder
+from spectralgpt.models.encoder import Positions
+from spectralgpt.models.tokens import (
+    TokenGrid,
     group_wavelengths,
     resize_spatial,
     resize_spectral,
 )
-from spectralgpt.models.tokens import TokenGrid
 from tests.tiny import tiny_encoder
 
 NM = (443.0, 490.0, 560.0, 665.0, 705.0, 740.0)
@@ -80,7 +80,7 @@ def test_bands_in_doubt_are_refused() -> None:
 
 @pytest.mark.parametrize("dim", [8, 7, 2, 1])
 def test_sine_cosine_has_the_width_asked_for(dim: int) -> None:
-    assert positions_module._sine_cosine(torch.arange(5), dim).shape == (5, dim)
+    assert encoder._sine_cosine(torch.arange(5), dim).shape == (5, dim)
 
 
 def test_tables_start_with_neighbours_alike() -> None:

@@ -25,12 +25,12 @@ from spectralgpt.models.heads import (
     resize_group_weights,
 )
 from spectralgpt.models.mae import MaskedAutoencoder
-from spectralgpt.models.positions import (
+from spectralgpt.models.sizes import check_settings, model_size
+from spectralgpt.models.tokens import (
     group_wavelengths,
     resize_spatial,
     resize_spectral,
 )
-from spectralgpt.models.sizes import check_settings, model_size
 
 _log = logging.getLogger(__name__)
 

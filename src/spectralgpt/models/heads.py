@@ -27,8 +27,8 @@ from torch.nn import functional as F
 
 from spectralgpt.errors import ConfigError, ShapeError
 from spectralgpt.models.encoder import SpectralEncoder, mean_by_group
-from spectralgpt.models.positions import group_wavelengths, resize_spectral
 from spectralgpt.models.sizes import check_settings
+from spectralgpt.models.tokens import group_wavelengths, resize_spectral
 
 Pooling = Literal["tokens", "groups"]
 

@@ -26,21 +26,18 @@ from spectralgpt.losses import (
 from spectralgpt.models.cpu import Linear, keep_rounded, loss_in_parts, part_size
 from spectralgpt.models.encoder import (
     NORM_EPS,
+    Positions,
     SpectralEncoder,
     build_blocks,
     initialise_linear,
-)
-from spectralgpt.models.positions import (
-    Positions,
-    add_dates,
-    check_dates,
-    dates_of_tokens,
 )
 from spectralgpt.models.sizes import check_settings
 from spectralgpt.models.tokens import (
     MaskStyle,
     TokenGrid,
     TokenMask,
+    add_dates,
+    dates_of_tokens,
     draw_mask,
     draw_noise,
     find_available,
@@ -118,7 +115,7 @@ class _Decoder(nn.Module):
             (B, N, S * P * P), or (B, M, S * P * P) of a cross decoder.
         """
         positions = self.positions(grid, wavelengths_nm)  # (N, D)
-        by_date = self.positions.embed_dates(dates, grid.dates)
+        by_date = self.positions.embed_dates(dates, grid)
         known = self.embedding(latent)  # (B, K, D)
         if self.is_cross:
             x = self.mask_token + positions[hidden]  # (B, M, D)
@@ -411,7 +408,7 @@ class MaskedAutoencoder(nn.Module):
         if isinstance(wavelengths, Tensor):
             wavelengths = wavelengths.tolist()
         grid = self.encoder.grid_of(images)
-        check_dates(dates, len(images), grid.dates)
+        grid.check_dates(dates, len(images))
         if noise is None:
             noise = draw_noise(grid, len(images), mask_style, generator, images.device)
         mask, targets = self._hide(images, mask_ratio, noise, valid, dates, mask_style)

@@ -2,9 +2,12 @@
 
 An image (C, H, W) becomes N = G * Hp * Wp tokens of S neighbouring bands and P x P
 pixels; a series of T dates (T, C, H, W) becomes those of each date in turn. Choosing,
-ordering and scaling bands is left to `spectralgpt.preprocessing`.
+ordering and scaling bands is left to `spectralgpt.preprocessing`. Tables with a row a
+patch or band group are resized here: bicubically over the patch grid, linearly over
+wavelength.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -16,6 +19,7 @@ from spectralgpt.errors import ConfigError, ShapeError
 
 MaskStyle = Literal["cube", "tube", "spectral", "date"]
 MASK_STYLES: tuple[MaskStyle, ...] = ("cube", "tube", "spectral", "date")
+_SAME_WAVELENGTH_NM = 1e-3
 
 
 @dataclass(frozen=True)
@@ -133,6 +137,19 @@ class TokenGrid:
             return cls(bands, height, width, patch_size, bands_per_token, dates)
         except ConfigError as error:
             raise ShapeError(str(error)) from error
+
+    def check_dates(self, dates: Tensor | None, batch_size: int) -> None:
+        """Refuse dates that do not fit the images.
+
+        Raises:
+            ShapeError: `dates` is not (batch_size, T).
+        """
+        if dates is not None and dates.shape != (batch_size, self.dates):
+            raise ShapeError(
+                f"dates have shape {tuple(dates.shape)}: {batch_size} samples of "
+                f"{self.dates} date(s) need ({batch_size}, {self.dates}), in days "
+                "since 1970-01-01."
+            )
 
 
 def _pad_bands(images: Tensor, grid: TokenGrid) -> Tensor:
@@ -420,3 +437,101 @@ def draw_noise(
     source = generator.device if generator is not None else device
     shape = (batch_size, _units(grid, style))
     return torch.rand(shape, generator=generator, device=source).to(device)
+
+
+def group_wavelengths(
+    wavelengths_nm: Sequence[float], bands_per_token: int
+) -> tuple[float, ...]:
+    """Return the mean wavelength in nm of each band group.
+
+    The last group averages the bands that it really has, not the repeated ones.
+    """
+    values = list(wavelengths_nm)
+    starts = range(0, len(values), bands_per_token)
+    groups = [values[start : start + bands_per_token] for start in starts]
+    return tuple(sum(group) / len(group) for group in groups)
+
+
+def resize_spatial(
+    table: Tensor, size: tuple[int, int], new_size: tuple[int, int]
+) -> Tensor:
+    """Interpolate a spatial table bicubically to another patch grid.
+
+    Args:
+        table: (M, Hp * Wp, D).
+        size: patch rows and columns of the table.
+        new_size: patch rows and columns wanted.
+
+    Returns:
+        (M, new Hp * new Wp, D); the table itself if the size is unchanged.
+    """
+    if size == new_size:
+        return table
+    M, _, D = table.shape
+    grid = table.reshape(M, *size, D).permute(0, 3, 1, 2)  # (M, D, Hp, Wp)
+    grid = F.interpolate(grid, new_size, mode="bicubic", align_corners=False)
+    return grid.permute(0, 2, 3, 1).reshape(M, -1, D)  # (M, new Hp * new Wp, D)
+
+
+def resize_spectral(
+    table: Tensor, wavelengths_nm: Sequence[float], new_wavelengths_nm: Sequence[float]
+) -> Tensor:
+    """Interpolate a spectral table linearly over wavelength.
+
+    Outside the range of the table its first or last row is used.
+
+    Args:
+        table: (G, ...), one row a band group.
+        wavelengths_nm: G mean wavelengths of the table's groups, in any order.
+        new_wavelengths_nm: mean wavelengths wanted.
+
+    Returns:
+        (new G, ...); the table itself if the wavelengths are unchanged.
+    """
+    known = torch.tensor(list(wavelengths_nm), dtype=torch.float64)
+    wanted = torch.tensor(list(new_wavelengths_nm), dtype=torch.float64)
+    if known.shape == wanted.shape and (known - wanted).abs().max() < (
+        _SAME_WAVELENGTH_NM
+    ):
+        return table
+    order = known.argsort()
+    known = known[order]
+    wanted = wanted.clamp(known[0], known[-1])
+    above = torch.searchsorted(known, wanted).clamp(max=len(known) - 1)
+    below = (above - 1).clamp(min=0)
+    span = (known[above] - known[below]).clamp(min=_SAME_WAVELENGTH_NM)
+    share = ((wanted - known[below]) / span).clamp(0, 1)
+    share = share.to(table).reshape(-1, *[1] * (table.ndim - 1))
+    sorted_table = table[order.to(table.device)]
+    low = sorted_table[below.to(table.device)]
+    high = sorted_table[above.to(table.device)]
+    return low * (1 - share) + high * share
+
+
+def add_dates(x: Tensor, embedded: Tensor | None) -> Tensor:
+    """Add the embedding of each date to its tokens.
+
+    Args:
+        x: (B, N, D), all tokens, by date first.
+        embedded: (B or 1, T, D); None adds nothing.
+    """
+    if embedded is None:
+        return x
+    by_date = x.unflatten(1, (embedded.shape[1], -1))  # (B, T, N / T, D)
+    return (by_date + embedded[:, :, None]).flatten(1, 2)  # (B, N, D)
+
+
+def dates_of_tokens(embedded: Tensor, tokens: Tensor, tokens_per_date: int) -> Tensor:
+    """Pick for each token the embedding of its date.
+
+    Args:
+        embedded: (B or 1, T, D).
+        tokens: (B, K), indices of tokens, by date first.
+        tokens_per_date: G * Hp * Wp.
+
+    Returns:
+        (B, K, D).
+    """
+    date = tokens.div(tokens_per_date, rounding_mode="floor").unsqueeze(-1)
+    index = date.expand(-1, -1, embedded.shape[-1])
+    return embedded.expand(len(tokens), -1, -1).gather(1, index)
