@@ -27,7 +27,8 @@ from spectralgpt.rasters import (
     read_raster,
 )
 from spectralgpt.rasters import files as files_module
-from spectralgpt.rasters.files import OpenFiles, read_header
+from spectralgpt.rasters.files import read_header
+from spectralgpt.rasters.read import OpenFiles
 from tests.raster_files import LEFT, S2_L2A, TOP, constant, write_tiff
 
 SAMPLES_PER_PIXEL, PHOTOMETRIC = 277, 262

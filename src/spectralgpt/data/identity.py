@@ -22,8 +22,8 @@ import numpy as np
 from spectralgpt.data.samples import MaskFile, Sample
 from spectralgpt.errors import CheckpointError, RasterError, ShapeError
 from spectralgpt.rasters import BandFile, RasterFile, Window
-from spectralgpt.rasters.files import OpenFiles
 from spectralgpt.rasters.gdal import GDAL_ERRORS, quiet_gdal
+from spectralgpt.rasters.read import OpenFiles
 
 _log = logging.getLogger(__name__)
 

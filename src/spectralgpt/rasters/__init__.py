@@ -14,7 +14,13 @@ from spectralgpt.rasters.describe import (
     open_scene,
     summarise,
 )
-from spectralgpt.rasters.files import OpenFiles, read_numbers
+from spectralgpt.rasters.files import (
+    MODEL_TAG,
+    SENSOR_TAG,
+    Stated,
+    day_in,
+    read_numbers,
+)
 from spectralgpt.rasters.gdal import (
     Location,
     glob_folder,
@@ -34,23 +40,16 @@ from spectralgpt.rasters.mosaics import (
     read_area,
 )
 from spectralgpt.rasters.numbers import as_option, find_fill
-from spectralgpt.rasters.products import is_product
+from spectralgpt.rasters.products import STAC_SUFFIXES, ZIP_SUFFIX, is_product
 from spectralgpt.rasters.read import (
     BandFile,
+    OpenFiles,
     RasterFile,
     StoredLayers,
     check_reflectance,
     read_raster,
 )
 from spectralgpt.rasters.stac import is_stac_member, list_stac_items
-from spectralgpt.rasters.stated import (
-    MODEL_TAG,
-    SENSOR_TAG,
-    STAC_SUFFIXES,
-    ZIP_SUFFIX,
-    Stated,
-    day_in,
-)
 from spectralgpt.rasters.write import (
     NO_CLASS,
     Layers,

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from spectralgpt.errors import BandError, RasterError
-from spectralgpt.rasters.files import Header, read_header
+from spectralgpt.rasters.files import Header, Stated, read_header
 from spectralgpt.rasters.gdal import (
     Location,
     is_litter,
@@ -15,7 +15,6 @@ from spectralgpt.rasters.gdal import (
     warn_once,
 )
 from spectralgpt.rasters.read import BandFile
-from spectralgpt.rasters.stated import Stated
 from spectralgpt.sensors import Band, Sensor
 
 FoundBands = tuple[dict[str, BandFile], dict[Location, Header]]

@@ -36,21 +36,32 @@ from spectralgpt.rasters.bands import (
     find_bands,
     open_bands,
 )
-from spectralgpt.rasters.files import OpenFiles, open_raster, read_masks
+from spectralgpt.rasters.files import (
+    SENSOR_TAG,
+    ProductMetadata,
+    Stated,
+    open_raster,
+    read_masks,
+)
 from spectralgpt.rasters.footprints import pixel_size_m
-from spectralgpt.rasters.gdal import is_litter, is_path, quiet_gdal, reading
+from spectralgpt.rasters.gdal import (
+    is_litter,
+    is_path,
+    list_folder,
+    quiet_gdal,
+    reading,
+)
 from spectralgpt.rasters.grid import Grid, Raster, Window, apply
 from spectralgpt.rasters.mosaics import Bounds, Mosaic, make_mosaic
 from spectralgpt.rasters.numbers import ImageNumbers
-from spectralgpt.rasters.products import offset_from_texts, read_product
-from spectralgpt.rasters.read import BandFile, RasterFile, read_raster
-from spectralgpt.rasters.stac import is_stac_member, read_stac_item
-from spectralgpt.rasters.stated import (
-    SENSOR_TAG,
+from spectralgpt.rasters.products import (
+    PRODUCT_FILES,
     STAC_SUFFIXES,
-    ProductMetadata,
-    Stated,
+    offset_from_texts,
+    read_product,
 )
+from spectralgpt.rasters.read import BandFile, OpenFiles, RasterFile, read_raster
+from spectralgpt.rasters.stac import is_stac_member, read_stac_item
 from spectralgpt.sensors import Band, Sensor, find_sensor, list_sensors, load_sensor
 
 _SAMPLE_SIDE = 512
@@ -127,11 +138,7 @@ def describe_raster(
     if not is_path(str(path)) or not (path.exists() or is_stac_member(path)):
         raise RasterError(f"{path} does not exist. Check the path.")
     is_described = stated.band_pattern is not None or members is not None
-    product = None
-    if not is_described:
-        is_stac = path.suffix.lower() in STAC_SUFFIXES and not path.is_dir()
-        read = read_stac_item if is_stac or not path.exists() else read_product
-        product = read(path)
+    product = None if is_described else _read_product(path)
     sensor = sensor or _find_sensor(path, assumed, product)
     if product is not None and product.sensor != sensor.name:
         # What the user states wins: then the metadata are those of something else.
@@ -145,6 +152,18 @@ def describe_raster(
         files, headers = _find_bands(path, sensor, stated, assumed, members)
     numbers = ImageNumbers(path, sensor, files, headers, stated, assumed, product)
     return numbers.describe(name)
+
+
+def _read_product(path: Path) -> ProductMetadata | None:
+    """Read what a product says of itself; None if names show a plain image."""
+    is_stac = path.suffix.lower() in STAC_SUFFIXES and not path.is_dir()
+    if is_stac or not path.exists():
+        return read_stac_item(path)
+    names = [path.name]
+    if path.is_dir():
+        names += [file.name for file in list_folder(path)]
+    may_be_one = any(map(PRODUCT_FILES.fullmatch, names))
+    return read_product(path) if may_be_one else None
 
 
 def _find_bands(

@@ -1,19 +1,23 @@
-"""Opening raster files: which kinds, what they say of themselves, each only once."""
+"""Opening raster files: which kinds, what they say of themselves, and what is stated.
 
+People state what files do not say, and the metadata of products do.
+"""
+
+import datetime
 import math
-from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import rasterio
 from rasterio import Affine
 from rasterio.enums import ColorInterp, MaskFlags
 
-from spectralgpt.errors import RasterError
+from spectralgpt.errors import RasterError, UnitError
 from spectralgpt.rasters.gdal import (
     Location,
     VirtualFile,
@@ -31,6 +35,18 @@ from spectralgpt.rasters.virtual import (
     open_virtual,
 )
 
+UNIT_TAG = "SPECTRALGPT_UNIT"
+SENSOR_TAG = "SPECTRALGPT_SENSOR"
+MODEL_TAG = "SPECTRALGPT_MODEL"
+"""What our own files state of themselves."""
+_NUMERIC = ("bands", "unit", "offset", "quantification", "nodata")
+_LEAST, _MOST = 1e-30, 1e30
+"""What pixels in 32 bits can be added to and divided by."""
+_UNITS = ("auto", "digital-numbers", "reflectance")
+_SAME_SCALE = 1e-6
+_ALL_PERCENT = 100
+_DATE = re.compile(r"(?<!\d)(\d{4})([-_]?)(\d{2})\2(\d{2})(?=T\d{2,}|\D|$)")
+"""20200813, 2020-08-13 or 2020_08_13, alone or before a time of day."""
 _ARRAY, _VIRTUAL = "array", "VRT"
 _DRIVER_BY_START = {
     b"II*\0": "GTiff",
@@ -55,7 +71,6 @@ _POINTS_PX = 0.1
 """Ground control points that lie this near to a transform, px, are explained by it."""
 _MASK_SUFFIX = ".msk"
 _SIDECARS = (_MASK_SUFFIX, ".ovr")
-_SMALL_FILE = 2 * 2**20
 _SHOWN = 60
 _LONGEST_NAME = 1000
 """Characters of a layer's description that are read."""
@@ -244,7 +259,7 @@ def read_header(path: Location) -> Header:
         _say_lost_place(path, dataset)
         return Header(
             path=path,
-            grid=_grid_of(dataset),
+            grid=grid_of(dataset),
             dtypes=tuple(map(str, dataset.dtypes)),
             descriptions=tuple(
                 (text or "")[:_LONGEST_NAME] for text in dataset.descriptions
@@ -351,7 +366,8 @@ def read_numbers(path: Location) -> Numbers:
         return np.asarray(dataset.read())
 
 
-def _grid_of(dataset: rasterio.DatasetReader) -> Grid:
+def grid_of(dataset: rasterio.DatasetReader) -> Grid:
+    """Return where its pixels lie, by its transform or ground control points."""
     transform, crs = dataset.transform, dataset.crs
     if not _is_place(transform):
         transform, crs = _from_points(dataset) or (None, None)
@@ -419,74 +435,197 @@ def _say_lost_place(path: Location, dataset: rasterio.DatasetReader) -> None:
     )
 
 
-class OpenFiles:
-    """The files read last, kept open, and small ones kept whole; for one thread.
+@dataclass(frozen=True, kw_only=True)
+class Stated:
+    """What is stated of image files; None and auto ask the files.
 
     Args:
-        most: how many stay open.
-        memory_mb: memory in MiB for the numbers of files of up to 2 MiB each, which are
-            decoded once and not again for every window.
+        sensor: sensor of the images, such as sentinel-2-l2a, or the path of a YAML file
+            that describes one.
+        bands: names of the files' layers in their order ("-" leaves one out,
+            "sensor-order" alone names all); for a folder with one file a band, the
+            bands to take.
+        unit: `digital-numbers`, `reflectance` or `auto`.
+        offset: added to digital numbers before scaling, or `auto`.
+        quantification: digital numbers per unit of reflectance, or `auto`.
+        nodata: all numbers that mean no measurement, or `auto`.
+        band_pattern: regular expression with a group `band` for the names of files of
+            one band.
+
+    Raises:
+        UnitError: the unit is unknown, or a number cannot be what it is stated to be.
     """
 
-    def __init__(self, most: int = 64, memory_mb: float = 0.0) -> None:
-        self._most = most
-        self._free = int(memory_mb * 2**20)
-        self._open: OrderedDict[Location, rasterio.DatasetReader] = OrderedDict()
-        self._whole: dict[Location, Numbers] = {}
-        self._grids: dict[Location, tuple[Grid, tuple[tuple[int, ...], ...]]] = {}
+    sensor: str | None = None
+    bands: tuple[str, ...] | None = None
+    unit: Literal["auto", "digital-numbers", "reflectance"] = "auto"
+    offset: float | Literal["auto"] = "auto"
+    quantification: float | Literal["auto"] = "auto"
+    nodata: tuple[float, ...] | Literal["auto"] = "auto"
+    band_pattern: str | None = None
 
-    def place(self, path: Location) -> tuple[Grid, tuple[tuple[int, ...], ...]]:
-        """Return where a file's pixels lie, and its masks, inside `quiet_gdal`.
+    def __post_init__(self) -> None:
+        """Check what can be seen without the files."""
+        for name, kind in (("bands", str), ("nodata", int | float)):
+            value = getattr(self, name)
+            if isinstance(value, list):
+                # As YAML and JSON have them.
+                value = tuple(value)
+                object.__setattr__(self, name, value)
+            is_tuple = isinstance(value, tuple)
+            if is_tuple and not all(isinstance(each, kind) for each in value):
+                raise UnitError(f"{name} cannot be {value!r:.80}.")
+        if self.unit not in _UNITS:
+            raise UnitError(f"unknown unit '{self.unit}' (known: {', '.join(_UNITS)}).")
+        quantification = 1.0 if self.quantification == "auto" else self.quantification
+        offset = 0.0 if self.offset == "auto" else self.offset
+        Scale(quantification, offset, "what is stated")
+        if self.nodata != "auto" and not isinstance(self.nodata, tuple):
+            raise UnitError(
+                f"nodata must be numbers or 'auto', found {self.nodata!r:.80}."
+            )
+        if self.bands is not None and not isinstance(self.bands, tuple):
+            raise UnitError(f"bands must be a list of names, found {self.bands!r:.80}.")
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What is stated and not left to the files, by name."""
+        usual = Stated()
+        named = {each.name: getattr(self, each.name) for each in fields(Stated)}
+        return {name: v for name, v in named.items() if v != getattr(usual, name)}
+
+    def contradicts(self, other: "Stated") -> list[str]:
+        """Say which facts both state, and otherwise; sensor and names left out."""
+        own, others = self.facts, other.facts
+        both = [name for name in _NUMERIC if name in own and name in others]
+        return [
+            f"{name} {own[name]} where {others[name]} was stated"
+            for name in both
+            if own[name] != others[name]
+        ]
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> "Stated":
+        """Build from `facts`, as JSON may have kept them.
 
         Raises:
-            RasterError: the file is missing, or not a raster.
+            UnitError: a fact is unknown or of the wrong kind.
         """
-        # A file that is kept whole is closed, and need not be opened for this again.
-        if path in self._grids:
-            return self._grids[path]
-        dataset = self.get(path)
-        with reading(path):
-            return _grid_of(dataset), find_masks(dataset)
+        try:
+            return Stated(**facts)
+        except TypeError as error:
+            raise UnitError(f"what is stated cannot be read: {error}.") from None
 
-    def get(self, path: Location) -> rasterio.DatasetReader:
-        """Return the open file, inside `quiet_gdal`."""
-        dataset = self._open.pop(path, None) or open_raster(path)
-        self._open[path] = dataset
-        while len(self._open) > self._most:
-            self._open.popitem(last=False)[1].close()
-        return dataset
 
-    def read(self, path: Location, indices: list[int], window: Window) -> Numbers:
-        """Read layers (1-based) of a window, inside `quiet_gdal`."""
-        if path not in self._whole:
-            dataset = self.get(path)
-            if not self._keep(path, dataset):
-                return np.asarray(dataset.read(indices, window=window.slices))
-        return self._whole[path][np.subtract(indices, 1), *window.slices]
+@dataclass(frozen=True)
+class Scale:
+    """Reflectance = (number in the file + offset) / quantification.
 
-    def known(
-        self, path: Location, indices: list[int], masks: Sequence[int], window: Window
-    ) -> Flags:
-        """Read the masks of layers (1-based), see `read_masks`; inside `quiet_gdal`."""
-        return read_masks(self.get(path), indices, masks, window)
+    Args:
+        quantification: numbers per unit of reflectance.
+        offset: added before dividing.
+        source: what says so, for people.
 
-    def close(self) -> None:
-        """Close all files, forget all numbers."""
-        self._whole.clear()
-        self._grids.clear()
-        while self._open:
-            self._open.popitem()[1].close()
+    Raises:
+        UnitError: the quantification is not above 0, or one of both not finite.
+    """
 
-    def _keep(self, path: Location, dataset: rasterio.DatasetReader) -> bool:
-        """Keep the numbers of a small file, if there is room."""
-        pixels = dataset.count * dataset.height * dataset.width
-        size = pixels * np.dtype(dataset.dtypes[0]).itemsize
-        # GDAL reads layers of one type at once, and masks are read from the file.
-        is_plain = len(set(dataset.dtypes)) == 1 and not any(find_masks(dataset))
-        if size > min(self._free, _SMALL_FILE) or not is_plain:
-            return False
-        self._whole[path] = dataset.read()
-        self._grids[path] = _grid_of(dataset), find_masks(dataset)
-        self._free -= size
-        self._open.pop(path).close()
-        return True
+    quantification: float
+    offset: float
+    source: str
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot turn numbers into reflectance."""
+        try:
+            is_usable = (
+                _LEAST < self.quantification < _MOST and abs(self.offset) < _MOST
+            )
+        except TypeError:
+            is_usable = False
+        if not is_usable:
+            raise UnitError(
+                f"{self.source}: the quantification is {self.quantification} and the "
+                f"offset {self.offset}; digital numbers per unit of reflectance must "
+                "be above 0, and both finite and no further than 1e30. State the right "
+                "ones."
+            )
+
+    @classmethod
+    def common(
+        cls, shown: str, factors: Mapping[str, tuple[float, float]], source: str
+    ) -> "Scale | None":
+        """Return the scale that all bands have in common, None without bands.
+
+        Args:
+            shown: the product, for messages.
+            factors: (m, a) of reflectance = m * number + a, by band.
+            source: what says so.
+
+        Raises:
+            UnitError: bands differ, or a factor is not above 0.
+        """
+        if not factors:
+            return None
+        (gain, added), *others = dict.fromkeys(factors.values())
+        if others:
+            raise UnitError(
+                f"{shown} states other scales for some of its bands: "
+                f"{', '.join(f'{m:g} * DN + {a:g}' for m, a in factors.values())}. "
+                "Convert it to reflectance first."
+            )
+        if not (math.isfinite(gain) and gain > 0):
+            raise UnitError(f"{shown} states a scale of {gain:g}; it must be above 0.")
+        return cls(1 / gain, added / gain, source)
+
+    def agrees(self, quantification: float | str, offset: float | str) -> bool:
+        """Whether it is what was stated; `auto` states nothing."""
+        pairs = ((quantification, self.quantification), (offset, self.offset))
+        return all(
+            one == "auto" or math.isclose(float(one), other, rel_tol=_SAME_SCALE)
+            for one, other in pairs
+        )
+
+
+@dataclass(frozen=True)
+class ProductMetadata:
+    """What the metadata of a product say of it, before its rasters are opened.
+
+    Args:
+        sensor: name in the registry.
+        files: file and layer (from 1) of each band, by canonical name.
+        scale: what its numbers mean, None if the metadata do not say.
+        date: day it was taken, None if nothing says.
+        nodata: number that means no measurement by band, where they say one.
+        cloud_percent: share of the scene that the metadata call cloud, 0 to 100, None
+            if they do not say.
+    """
+
+    sensor: str
+    files: Mapping[str, tuple[Location, int]]
+    scale: Scale | None = None
+    date: datetime.date | None = None
+    nodata: Mapping[str, float] = field(default_factory=dict)
+    cloud_percent: float | None = None
+
+
+def day_in(text: str) -> datetime.date | None:
+    """Return the first date in a text, None without one.
+
+    Eight digits that are no day of the calendar are no date.
+    """
+    for match in _DATE.finditer(text):
+        year, month, day = (int(match[group]) for group in (1, 3, 4))
+        try:
+            return datetime.date(year, month, day)
+        except ValueError:
+            continue
+    return None
+
+
+def percent_in(text: object) -> float | None:
+    """Return a number from 0 to 100, None if it is something else."""
+    try:
+        number = float(str(text))
+    except ValueError:
+        return None
+    return number if 0 <= number <= _ALL_PERCENT else None

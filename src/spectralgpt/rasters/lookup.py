@@ -20,7 +20,6 @@ from rasterio.features import rasterize
 
 from spectralgpt.errors import RasterError
 from spectralgpt.rasters.files import (
-    OpenFiles,
     find_masks,
     open_raster,
     read_header,
@@ -40,7 +39,7 @@ from spectralgpt.rasters.grid import (
 )
 from spectralgpt.rasters.maps import MapFile
 from spectralgpt.rasters.mosaics import Mosaic
-from spectralgpt.rasters.read import RasterFile
+from spectralgpt.rasters.read import OpenFiles, RasterFile
 from spectralgpt.sensors import Band
 
 Align = Literal["auto", "georeference", "shape"]

@@ -15,10 +15,15 @@ from rasterio import Affine
 from rasterio.features import shapes
 
 from spectralgpt.errors import RasterError
-from spectralgpt.rasters.files import Header, open_raster, read_header
+from spectralgpt.rasters.files import (
+    SENSOR_TAG,
+    UNIT_TAG,
+    Header,
+    open_raster,
+    read_header,
+)
 from spectralgpt.rasters.gdal import quiet_gdal, reading, writing
 from spectralgpt.rasters.grid import Window, apply
-from spectralgpt.rasters.stated import SENSOR_TAG, UNIT_TAG
 from spectralgpt.rasters.write import CLASS_TAG, SOFTWARE_TAG
 
 if TYPE_CHECKING:

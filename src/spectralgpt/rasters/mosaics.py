@@ -21,7 +21,6 @@ from rasterio.warp import Resampling, reproject, transform_bounds
 
 from spectralgpt.errors import ConfigError, RasterError, SpectralGPTError
 from spectralgpt.files import parse_json
-from spectralgpt.rasters.files import OpenFiles
 from spectralgpt.rasters.footprints import LONLAT, move_edges, move_pixels, turn_of
 from spectralgpt.rasters.gdal import GDAL_ERRORS, read_metadata, reading
 from spectralgpt.rasters.grid import (
@@ -33,7 +32,7 @@ from spectralgpt.rasters.grid import (
     apply,
     is_same_system,
 )
-from spectralgpt.rasters.read import RasterFile, read_raster
+from spectralgpt.rasters.read import OpenFiles, RasterFile, read_raster
 from spectralgpt.sensors import Band
 
 Layer = tuple[Pixels, Flags]

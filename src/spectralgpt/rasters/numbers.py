@@ -18,12 +18,20 @@ import rasterio
 from rasterio.windows import Window as RasterioWindow
 
 from spectralgpt.errors import RasterError, UnitError
-from spectralgpt.rasters.files import Header, open_raster, read_masks
+from spectralgpt.rasters.files import (
+    UNIT_TAG,
+    Header,
+    ProductMetadata,
+    Scale,
+    Stated,
+    day_in,
+    open_raster,
+    read_masks,
+)
 from spectralgpt.rasters.gdal import Location, is_first, quiet_gdal, reading, warn_once
 from spectralgpt.rasters.grid import Flags, Numbers
 from spectralgpt.rasters.products import offset_from_texts
 from spectralgpt.rasters.read import BandFile, RasterFile, is_measured
-from spectralgpt.rasters.stated import UNIT_TAG, ProductMetadata, Scale, Stated, day_in
 from spectralgpt.sensors import BaselineRule, Sensor
 
 _REFLECTANCE_BELOW = 2.0

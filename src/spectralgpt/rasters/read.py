@@ -6,15 +6,17 @@ reflectance; `read_raster` reads it.
 
 import contextlib
 import datetime
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import starmap
 from typing import Protocol
 
 import numpy as np
+import rasterio
 
 from spectralgpt.errors import BandError, RasterError, ShapeError, UnitError
-from spectralgpt.rasters.files import OpenFiles
+from spectralgpt.rasters.files import find_masks, grid_of, open_raster, read_masks
 from spectralgpt.rasters.gdal import Location, check_memory, quiet_gdal, reading
 from spectralgpt.rasters.grid import (
     Axis,
@@ -32,6 +34,8 @@ _BLOCK = 2**25
 """Numbers held at once while shrinking a large raster."""
 _BYTES_PER_VALUE = 5
 """Of float32 and a flag, which one number becomes."""
+_SMALL_FILE = 2 * 2**20
+"""Bytes of a file whose numbers may be kept whole."""
 _SAMPLES = 2**13
 """Pixels a band that the check of units looks at."""
 BRIGHTEST = 2.0
@@ -40,6 +44,79 @@ DARKEST = -0.04
 """Water after atmospheric correction stays above this; an offset too many does not."""
 _DARK_BANDS = 2
 """Bands with such a median before the unit is refused: one alone may be noise."""
+
+
+class OpenFiles:
+    """The files read last, kept open, and small ones kept whole; for one thread.
+
+    Args:
+        most: how many stay open.
+        memory_mb: memory in MiB for the numbers of files of up to 2 MiB each, which are
+            decoded once and not again for every window.
+    """
+
+    def __init__(self, most: int = 64, memory_mb: float = 0.0) -> None:
+        self._most = most
+        self._free = int(memory_mb * 2**20)
+        self._open: OrderedDict[Location, rasterio.DatasetReader] = OrderedDict()
+        self._whole: dict[Location, Numbers] = {}
+        self._grids: dict[Location, tuple[Grid, tuple[tuple[int, ...], ...]]] = {}
+
+    def place(self, path: Location) -> tuple[Grid, tuple[tuple[int, ...], ...]]:
+        """Return where a file's pixels lie, and its masks, inside `quiet_gdal`.
+
+        Raises:
+            RasterError: the file is missing, or not a raster.
+        """
+        # A file that is kept whole is closed, and need not be opened for this again.
+        if path in self._grids:
+            return self._grids[path]
+        dataset = self.get(path)
+        with reading(path):
+            return grid_of(dataset), find_masks(dataset)
+
+    def get(self, path: Location) -> rasterio.DatasetReader:
+        """Return the open file, inside `quiet_gdal`."""
+        dataset = self._open.pop(path, None) or open_raster(path)
+        self._open[path] = dataset
+        while len(self._open) > self._most:
+            self._open.popitem(last=False)[1].close()
+        return dataset
+
+    def read(self, path: Location, indices: list[int], window: Window) -> Numbers:
+        """Read layers (1-based) of a window, inside `quiet_gdal`."""
+        if path not in self._whole:
+            dataset = self.get(path)
+            if not self._keep(path, dataset):
+                return np.asarray(dataset.read(indices, window=window.slices))
+        return self._whole[path][np.subtract(indices, 1), *window.slices]
+
+    def known(
+        self, path: Location, indices: list[int], masks: Sequence[int], window: Window
+    ) -> Flags:
+        """Read the masks of layers (1-based), see `read_masks`; inside `quiet_gdal`."""
+        return read_masks(self.get(path), indices, masks, window)
+
+    def close(self) -> None:
+        """Close all files, forget all numbers."""
+        self._whole.clear()
+        self._grids.clear()
+        while self._open:
+            self._open.popitem()[1].close()
+
+    def _keep(self, path: Location, dataset: rasterio.DatasetReader) -> bool:
+        """Keep the numbers of a small file, if there is room."""
+        pixels = dataset.count * dataset.height * dataset.width
+        size = pixels * np.dtype(dataset.dtypes[0]).itemsize
+        # GDAL reads layers of one type at once, and masks are read from the file.
+        is_plain = len(set(dataset.dtypes)) == 1 and not any(find_masks(dataset))
+        if size > min(self._free, _SMALL_FILE) or not is_plain:
+            return False
+        self._whole[path] = dataset.read()
+        self._grids[path] = grid_of(dataset), find_masks(dataset)
+        self._free -= size
+        self._open.pop(path).close()
+        return True
 
 
 class StoredLayers(Protocol):

@@ -20,6 +20,7 @@ from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 from spectralgpt.errors import BandError, ConfigError, RasterError
 from spectralgpt.files import parse_json
+from spectralgpt.rasters.files import ProductMetadata, Scale, day_in, percent_in
 from spectralgpt.rasters.gdal import (
     Location,
     VirtualFile,
@@ -27,13 +28,7 @@ from spectralgpt.rasters.gdal import (
     path_below,
     read_metadata,
 )
-from spectralgpt.rasters.stated import (
-    STAC_SUFFIXES,
-    ProductMetadata,
-    Scale,
-    day_in,
-    percent_in,
-)
+from spectralgpt.rasters.products import STAC_SUFFIXES
 from spectralgpt.sensors import Band, Sensor, list_sensors, load_sensor
 
 _OFFSET_APPLIED = ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied")

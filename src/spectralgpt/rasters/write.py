@@ -33,9 +33,9 @@ from rasterio.errors import NotGeoreferencedWarning
 from spectralgpt import __version__
 from spectralgpt.errors import ConfigError, RasterError
 from spectralgpt.files import folder_beside, sync_file
+from spectralgpt.rasters.files import SENSOR_TAG, UNIT_TAG
 from spectralgpt.rasters.gdal import quiet_gdal, writing
 from spectralgpt.rasters.grid import Grid, Raster, Window
-from spectralgpt.rasters.stated import SENSOR_TAG, UNIT_TAG
 
 NumberType = Literal["float16", "int8"]
 RowWriter = Callable[[int, NDArray[Any]], object]
