@@ -19,7 +19,7 @@ from spectralgpt.errors import (
     SpectralGPTError,
     UnitError,
 )
-from spectralgpt.rasters import Raster, Stated, check_reflectance
+from spectralgpt.rasters import Raster, Stated
 from spectralgpt.sensors import Band, find_sensor
 
 FloatArray = NDArray[np.float32]
@@ -273,7 +273,7 @@ class Preprocessing:
             DataError: the raster has no valid pixel.
         """
         if not is_checked:
-            check_reflectance(raster)
+            raster.check_reflectance()
         pixels, valid = self._arrange(raster, allow_missing)
         if not valid.any():
             raise DataError(f"{raster.name} has no valid pixel in any band: skip it.")

@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spectralgpt.errors import ConfigError, ShapeError
-from spectralgpt.models.tokens import TokenGrid, patchify, token_weights, unpatchify
+from spectralgpt.models import mae
+from spectralgpt.models.tokens import TokenGrid, patchify, unpatchify
 from tests.tiny import tiny_encoder
 
 grids = st.builds(
@@ -48,7 +49,7 @@ def test_padding_repeats_the_last_band_and_weighs_nothing() -> None:
     last = patchify(images, grid)[0, 1].reshape(3, 64)
     assert torch.equal(last[1], images[0, 3].flatten())
     assert torch.equal(last[2], images[0, 3].flatten())
-    weights = token_weights(None, grid)
+    weights = mae._token_weights(None, grid)
     assert weights is not None
     assert weights[0, 1].reshape(3, 64).sum(dim=1).tolist() == [64, 0, 0]
 
@@ -57,13 +58,13 @@ def test_invalid_pixels_weigh_nothing() -> None:
     grid = TokenGrid(num_bands=3, height=8, width=8)
     valid = torch.ones(2, 3, 8, 8, dtype=torch.bool)
     valid[1, 2, 5, 6] = False
-    weights = token_weights(valid, grid)
+    weights = mae._token_weights(valid, grid)
     assert weights is not None
     assert (weights == 0).nonzero().tolist() == [[1, 0, 2 * 64 + 5 * 8 + 6]]
 
 
 def test_whole_images_need_no_weights() -> None:
-    assert token_weights(None, TokenGrid(3, 8, 8)) is None
+    assert mae._token_weights(None, TokenGrid(3, 8, 8)) is None
 
 
 def test_image_smaller_than_a_token_is_refused() -> None:
@@ -91,9 +92,9 @@ def test_a_series_is_cut_as_its_dates_are(
     assert torch.equal(tokens, torch.cat(by_date, dim=1))
     assert torch.equal(unpatchify(tokens, whole), series)
     valid = series > 0.3 if with_valid else None
-    found = token_weights(valid, whole)
+    found = mae._token_weights(valid, whole)
     wanted = [
-        token_weights(None if valid is None else valid[:, date], grid)
+        mae._token_weights(None if valid is None else valid[:, date], grid)
         for date in range(dates)
     ]
     if found is None:

@@ -13,7 +13,6 @@ from spectralgpt.rasters import (
     describe_raster,
     make_mosaic,
     open_scene,
-    read_area,
     read_raster,
 )
 from tests.raster_files import LEFT, S2_L2A, TOP, write_tiff
@@ -157,11 +156,11 @@ def test_the_area_of_a_geojson_file_is_around_its_shapes(tmp_path: Path) -> None
     shape = {"type": "Polygon", "coordinates": [[[9, 45, 7], [10, 45], [9.5, 46]]]}
     rows = [{"type": "Feature", "properties": {}, "geometry": shape}]
     path.write_text(json.dumps({"type": "FeatureCollection", "features": rows}))
-    assert read_area(path) == Bounds(9, 45, 10, 46)
+    assert Bounds.of_file(path) == Bounds(9, 45, 10, 46)
     for text, message in [("{", "is not JSON"), ('{"features": []}', "no shape")]:
         path.write_text(text)
         with pytest.raises(ConfigError, match=message):
-            read_area(path)
+            Bounds.of_file(path)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
@@ -170,7 +169,7 @@ def test_areas_are_read_in_encodings_that_say_so(tmp_path: Path, encoding: str) 
     line = '{"type": "LineString", "coordinates": [[9, 45], [10, 46]]}'
     text = f'{{"type": "Feature", "geometry": {line}, "name": "Gr\u00fcn"}}'
     path.write_text(text, encoding=encoding)
-    assert read_area(path) == Bounds(9, 45, 10, 46)
+    assert Bounds.of_file(path) == Bounds(9, 45, 10, 46)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +181,7 @@ def test_areas_in_other_encodings_are_one_line(
     path = tmp_path / "a.geojson"
     path.write_text('{"name": "Gr\u00fcn"}', encoding=encoding)
     with pytest.raises(ConfigError, match=message) as caught:
-        read_area(path)
+        Bounds.of_file(path)
     assert str(caught.value).count(path.name) == 1
     assert ".." not in str(caught.value)
 
@@ -241,7 +240,7 @@ def test_shapes_across_180_degrees_are_an_area_there(tmp_path: Path) -> None:
     ]
     path = tmp_path / "a.geojson"
     path.write_text(json.dumps({"type": "MultiPolygon", "coordinates": rings}))
-    area = read_area(path)
+    area = Bounds.of_file(path)
     assert (area.left, area.right) == pytest.approx((179.99, 180.01))
     # The scene is 2 km wide and the shapes are 2.1 km.
     assert make_mosaic([item], area).grid() == item.grid()

@@ -162,12 +162,12 @@ def list_stated(
 
 
 def _area_of(args: Namespace) -> "Bounds | None":
-    from spectralgpt.rasters import Bounds, read_area
+    from spectralgpt.rasters import Bounds
 
     if args.area is not None and args.bounds is not None:
         raise ConfigError("give --bounds or --area, not both.")
     if args.area is not None:
-        return read_area(args.area)
+        return Bounds.of_file(args.area)
     if args.bounds is None:
         return None
     try:

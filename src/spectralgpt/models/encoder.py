@@ -18,7 +18,6 @@ from spectralgpt.errors import ConfigError, ShapeError
 from spectralgpt.models.cpu import Linear, attend, split_batch
 from spectralgpt.models.sizes import check_settings, check_wavelengths
 from spectralgpt.models.tokens import (
-    TokenEmbedding,
     TokenGrid,
     add_dates,
     dates_of_tokens,
@@ -38,6 +37,39 @@ _HARMONICS = 4
 # Each period four times the one before, from a revisit or two to a decade.
 _GAP_PERIODS_DAYS = (16.0, 64.0, 256.0, 1024.0, 4096.0)
 _DATE_FEATURES = 2 * (_HARMONICS + len(_GAP_PERIODS_DAYS))
+
+
+class _TokenEmbedding(nn.Module):
+    """One linear map from the values of a token to the width of the encoder.
+
+    Args:
+        token_dim: values in a token, S * P * P.
+        embed_dim: width D.
+    """
+
+    def __init__(self, token_dim: int, embed_dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(embed_dim, token_dim))
+        self.bias = nn.Parameter(torch.zeros(embed_dim))
+        nn.init.xavier_uniform_(self.weight)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map tokens (B, K, S * P * P) to (B, K, D).
+
+        Raises:
+            ShapeError: the tokens are of another type than the weights.
+        """
+        # Autocast brings all floating types together, but for float64.
+        if tokens.dtype != self.weight.dtype and not (
+            torch.is_autocast_enabled(tokens.device.type)
+            and tokens.is_floating_point()
+            and tokens.dtype != torch.float64
+        ):
+            raise ShapeError(
+                f"images are {tokens.dtype}, the weights {self.weight.dtype}: convert "
+                f"scaled images with .to({self.weight.dtype})."
+            )
+        return F.linear(tokens, self.weight, self.bias)
 
 
 def _sine_cosine(places: Tensor, dim: int) -> Tensor:
@@ -473,7 +505,7 @@ class SpectralEncoder(nn.Module):
         grid = TokenGrid(num_bands, image_size, image_size, patch_size, bands_per_token)
         if positions not in ("separable", "joint"):
             raise ConfigError(f"positions {positions!r}: use 'separable' or 'joint'.")
-        self.embedding = TokenEmbedding(grid.token_dim, embed_dim)
+        self.embedding = _TokenEmbedding(grid.token_dim, embed_dim)
         is_joint = positions == "joint"
         self.positions = Positions(grid, embed_dim, self.wavelengths_nm, is_joint)
         self.blocks = build_blocks(embed_dim, depth, num_heads, drop_path)

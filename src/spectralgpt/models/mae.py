@@ -42,7 +42,6 @@ from spectralgpt.models.tokens import (
     draw_noise,
     find_available,
     patchify,
-    token_weights,
     unpatchify,
 )
 
@@ -268,6 +267,30 @@ def _find_targets(
     )
 
 
+def _token_weights(valid: Tensor | None, grid: TokenGrid) -> Tensor | None:
+    """Weigh each token value: 1 where it is a real, valid pixel and 0 elsewhere.
+
+    Args:
+        valid: bool, shaped as the images, true where a pixel holds data; None if all
+            do.
+        grid: token geometry; values of repeated bands weigh 0.
+
+    Returns:
+        float (B, N, S * P * P), or (1, N, S * P * P) if the same for all images, or
+        None if every value weighs 1.
+    """
+    if valid is None and not grid.padded_bands:
+        return None
+    if valid is None:
+        valid = torch.ones(1, *grid.image_shape, dtype=torch.bool)
+    weights = patchify(valid, grid).float()
+    if grid.padded_bands:
+        repeated = grid.padded_bands * grid.patch_size**2
+        by_date = weights.unflatten(1, (grid.dates, -1))
+        by_date[:, :, -grid.positions :, -repeated:] = 0
+    return weights
+
+
 class MaskedAutoencoder(nn.Module):
     """SpectralGPT's pretraining model.
 
@@ -477,7 +500,7 @@ class MaskedAutoencoder(nn.Module):
             patchify(images, grid),
             mask,
             grid,
-            token_weights(valid, grid),
+            _token_weights(valid, grid),
             dates,
             self.target_share if self.training else 1.0,
             self.normalize_targets,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from spectralgpt.errors import ConfigError, ShapeError
@@ -213,63 +213,6 @@ def unpatchify(tokens: Tensor, grid: TokenGrid) -> Tensor:
     padded = (*grid.image_shape[:-3], grid.groups * S, grid.height, grid.width)
     images = cubes.reshape(B, *padded)
     return images[..., : grid.num_bands, :, :]
-
-
-def token_weights(valid: Tensor | None, grid: TokenGrid) -> Tensor | None:
-    """Weigh each token value: 1 where it is a real, valid pixel and 0 elsewhere.
-
-    Args:
-        valid: bool, shaped as the images, true where a pixel holds data; None if all
-            do.
-        grid: token geometry; values of repeated bands weigh 0.
-
-    Returns:
-        float (B, N, S * P * P), or (1, N, S * P * P) if the same for all images, or
-        None if every value weighs 1.
-    """
-    if valid is None and not grid.padded_bands:
-        return None
-    if valid is None:
-        valid = torch.ones(1, *grid.image_shape, dtype=torch.bool)
-    weights = patchify(valid, grid).float()
-    if grid.padded_bands:
-        repeated = grid.padded_bands * grid.patch_size**2
-        by_date = weights.unflatten(1, (grid.dates, -1))
-        by_date[:, :, -grid.positions :, -repeated:] = 0
-    return weights
-
-
-class TokenEmbedding(nn.Module):
-    """One linear map from the values of a token to the width of the encoder.
-
-    Args:
-        token_dim: values in a token, S * P * P.
-        embed_dim: width D.
-    """
-
-    def __init__(self, token_dim: int, embed_dim: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(embed_dim, token_dim))
-        self.bias = nn.Parameter(torch.zeros(embed_dim))
-        nn.init.xavier_uniform_(self.weight)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Map tokens (B, K, S * P * P) to (B, K, D).
-
-        Raises:
-            ShapeError: the tokens are of another type than the weights.
-        """
-        # Autocast brings all floating types together, but for float64.
-        if tokens.dtype != self.weight.dtype and not (
-            torch.is_autocast_enabled(tokens.device.type)
-            and tokens.is_floating_point()
-            and tokens.dtype != torch.float64
-        ):
-            raise ShapeError(
-                f"images are {tokens.dtype}, the weights {self.weight.dtype}: convert "
-                f"scaled images with .to({self.weight.dtype})."
-            )
-        return F.linear(tokens, self.weight, self.bias)
 
 
 class TokenMask(NamedTuple):

@@ -37,7 +37,6 @@ from spectralgpt.rasters.mosaics import (
     Mosaic,
     cut_to_common,
     make_mosaic,
-    read_area,
 )
 from spectralgpt.rasters.numbers import as_option, find_fill
 from spectralgpt.rasters.products import STAC_SUFFIXES, ZIP_SUFFIX, is_product
@@ -46,7 +45,6 @@ from spectralgpt.rasters.read import (
     OpenFiles,
     RasterFile,
     StoredLayers,
-    check_reflectance,
     read_raster,
 )
 from spectralgpt.rasters.stac import is_stac_member, list_stac_items
@@ -88,7 +86,6 @@ __all__ = [
     "StoredLayers",
     "Window",
     "as_option",
-    "check_reflectance",
     "cut_to_common",
     "day_in",
     "describe_raster",
@@ -104,7 +101,6 @@ __all__ = [
     "overlay",
     "path_below",
     "quiet_gdal",
-    "read_area",
     "read_class_rows",
     "read_codes",
     "read_numbers",

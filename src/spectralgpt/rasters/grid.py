@@ -49,6 +49,14 @@ _MOST_PIXELS = 2**20
 """Pixels of a strip; coordinates of each are held at once."""
 _WHOLE = 1e-6
 """Closer than this to whole pixels at equal size, nothing is interpolated."""
+_SAMPLES = 2**13
+"""Pixels a band that the check of units looks at."""
+_BRIGHTEST = 2.0
+"""No surface or cloud has a median reflectance above this (clouds reach about 1.6)."""
+_DARKEST = -0.04
+"""Water after atmospheric correction stays above this; an offset too many does not."""
+_DARK_BANDS = 2
+"""Bands with such a median before the unit is refused: one alone may be noise."""
 
 
 @dataclass(frozen=True)
@@ -335,6 +343,62 @@ class Raster:
         if self.transform is None:
             raise RasterError(f"{self.name} has no georeference, so no coordinates.")
         return apply(self.transform, column, row)
+
+    def check_reflectance(self) -> None:
+        """Refuse values that cannot be reflectance.
+
+        Clouds and snow above 1 and dark water a little below 0 pass.
+
+        Raises:
+            UnitError: a band's median is too bright, which unscaled digital numbers
+                are, or the medians of bands are clearly negative, as after an offset
+                was applied twice.
+        """
+        step = max(1, int(np.ceil(np.sqrt(self.pixels[0].size / _SAMPLES))))
+        seen = np.s_[:, ::step, ::step]
+        pixels, valid = self.pixels[seen], self.valid[seen]
+        if _is_ordinary(pixels, valid):
+            return
+        medians = _medians(pixels, valid)
+        for band, median in zip(self.bands, medians.tolist(), strict=True):
+            if median > _BRIGHTEST:
+                raise UnitError(
+                    f"{self.name}, band {band.name}: median reflectance would be "
+                    f"{median:.4g}, these look like unscaled digital numbers. State "
+                    "the unit, quantification and offset."
+                )
+        dark = [
+            f"{band.name} {median:.3f}"
+            for band, median in zip(self.bands, medians.tolist(), strict=True)
+            if median < _DARKEST
+        ]
+        if len(dark) >= min(_DARK_BANDS, len(self.bands)):
+            raise UnitError(
+                f"{self.name}: median reflectance is negative in "
+                f"{', '.join(dark[:4])}: this looks like a twice-applied offset, or "
+                "another quantification. State the right offset (0 if it was already "
+                "applied) and quantification."
+            )
+
+
+def _is_ordinary(pixels: Pixels, valid: Flags) -> bool:
+    """Whether over half of each band's pixels are in range, and so its median is.
+
+    Counting costs a tenth of sorting, and this runs for every crop of a training.
+    """
+    in_range = (pixels >= _DARKEST) & (pixels <= _BRIGHTEST) & valid
+    counts = np.count_nonzero(in_range, axis=(1, 2))
+    return bool((2 * counts > np.count_nonzero(valid, axis=(1, 2))).all())
+
+
+def _medians(pixels: Pixels, valid: Flags) -> Pixels:
+    """Median of each band's valid pixels, NaN for a band without any."""
+    return np.array(
+        [
+            np.median(band[seen]) if seen.any() else np.nan
+            for band, seen in zip(pixels, valid, strict=True)
+        ]
+    )
 
 
 def compose(outer: Affine, inner: Affine) -> Affine:

@@ -97,6 +97,29 @@ class Bounds:
                 "longitude before latitude, or name their reference system."
             )
 
+    @classmethod
+    def of_file(cls, path: Path) -> "Bounds":
+        """Return the rectangle around all shapes of a GeoJSON file, degrees.
+
+        Raises:
+            ConfigError: the file is no GeoJSON, or holds no position.
+        """
+        try:
+            content = parse_json(read_metadata(path), str(path))
+            lines = [line for line in _lines(content) if line]
+        except SpectralGPTError as error:
+            # It names the file.
+            raise ConfigError(str(error)) from None
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+            raise ConfigError(f"{path} cannot be read as GeoJSON: {error}.") from None
+        if not lines:
+            raise ConfigError(f"{path} holds no shape.")
+        ends = [(min(x), max(x)) for x in ([x for x, _ in line] for line in lines)]
+        crs = _system_of(content)
+        west, east = _narrowest(ends, turn_of(crs))
+        latitudes = [y for line in lines for _, y in line]
+        return cls(west, min(latitudes), east, max(latitudes), crs)
+
     def to(self, crs: str) -> "Bounds":
         """Return the rectangle in another system that covers this one.
 
@@ -285,29 +308,6 @@ def cut_to_common(
         for item, grid, window in zip((first, second), grids, windows, strict=True)
     ]
     return cut[0], cut[1]
-
-
-def read_area(path: Path) -> Bounds:
-    """Return the rectangle around all shapes of a GeoJSON file, degrees.
-
-    Raises:
-        ConfigError: the file is no GeoJSON, or holds no position.
-    """
-    try:
-        content = parse_json(read_metadata(path), str(path))
-        lines = [line for line in _lines(content) if line]
-    except SpectralGPTError as error:
-        # It names the file.
-        raise ConfigError(str(error)) from None
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        raise ConfigError(f"{path} cannot be read as GeoJSON: {error}.") from None
-    if not lines:
-        raise ConfigError(f"{path} holds no shape.")
-    ends = [(min(x), max(x)) for x in ([x for x, _ in line] for line in lines)]
-    crs = _system_of(content)
-    west, east = _narrowest(ends, turn_of(crs))
-    latitudes = [y for line in lines for _, y in line]
-    return Bounds(west, min(latitudes), east, max(latitudes), crs)
 
 
 def _narrowest(ends: Sequence[tuple[float, float]], turn: float) -> tuple[float, float]:

@@ -35,7 +35,6 @@ import math
 import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -109,78 +108,30 @@ _Bands = dict[str, tuple[Location, int]]
 """File and layer (from 1) by band."""
 
 
-@dataclass(frozen=True)
 class _ProductFiles:
     """The files of one product.
 
     Args:
-        path: the folder or archive that a user named.
+        path: its folder, its zip archive, or its image with the metadata beside it.
+
+    Attributes:
         name: the product's name: that of the folder, in an archive of the one inside.
         files: where each is, by its path below the product's folder.
+
+    Raises:
+        RasterError: see `_list_archive`, or the folder cannot be read.
     """
 
-    path: Path
-    name: str
-    files: Mapping[str, Location]
-
-    @classmethod
-    def of_folder(cls, folder: Path) -> "_ProductFiles":
-        """List the usual places of a folder.
-
-        Raises:
-            RasterError: it cannot be read.
-        """
-        found = [entry for entry in list_folder(folder) if entry.is_file()]
-        for granule in folder.glob("GRANULE/*"):
-            found += [file for file in granule.glob("*.xml") if file.is_file()]
-            found += [file for file in granule.glob("IMG_DATA/**/*") if file.is_file()]
-        kept = sorted(file for file in found if not is_litter(file.name))
-        files = {file.relative_to(folder).as_posix(): file for file in kept}
-        return cls(folder, folder.absolute().name, files)
-
-    @classmethod
-    def of_archive(cls, path: Path) -> "_ProductFiles":
-        """List the files of a product in a zip archive.
-
-        Raises:
-            RasterError: it is broken, or refused: its names lead out of it, it holds
-                masks or several products, or it is encrypted.
-        """
-        try:
-            with zipfile.ZipFile(path) as archive:
-                infos = archive.infolist()
-        except BROKEN_ZIP as error:
-            raise RasterError(
-                f"{path} cannot be read as a zip archive: {error}. It is corrupt or "
-                "truncated: fetch it again."
-            ) from None
-        if len(infos) > _MOST_MEMBERS:
-            raise RasterError(
-                f"{path} has {len(infos)} members, more than the {_MOST_MEMBERS} of "
-                "any product. Unpack what is needed of it."
-            )
-        for info in infos:
-            _check_member(path, info)
-        names = [
-            info.filename
-            for info in infos
-            if not info.is_dir()
-            if not any(map(is_litter, PurePosixPath(info.filename).parts))
-        ]
-        products = sorted(set(filter(None, map(_product_folder, names))))
-        if len(products) > 1:
-            raise RasterError(
-                f"{path} holds {len(products)} products, {products[0]} and "
-                f"{products[1]} among them: unpack it, or zip each of them alone."
-            )
-        root = _common_folder(names)
-        name = PurePosixPath(root).name if root else path.stem
-        files = {
-            name.removeprefix(root): VirtualFile.in_zip(path, name)
-            for name in sorted(names)
-            if name.startswith(root)
-        }
-        return cls(path, name, files)
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = path.absolute().name
+        self.files: dict[str, Location]
+        if path.is_dir():
+            self.files = _list_usual(path)
+        elif path.suffix.lower() == ZIP_SUFFIX:
+            self.name, self.files = _list_archive(path)
+        else:
+            self.name, self.files = path.stem, _list_beside(path)
 
     def matching(self, pattern: str) -> list[str]:
         """Return the paths that a regular expression matches as a whole, sorted."""
@@ -208,6 +159,67 @@ class _ProductFiles:
         for node in root.iter():
             node.tag = node.tag.rpartition("}")[2]
         return root
+
+
+def _list_usual(folder: Path) -> dict[str, Location]:
+    """List the usual places of a folder."""
+    found = [entry for entry in list_folder(folder) if entry.is_file()]
+    for granule in folder.glob("GRANULE/*"):
+        found += [file for file in granule.glob("*.xml") if file.is_file()]
+        found += [file for file in granule.glob("IMG_DATA/**/*") if file.is_file()]
+    kept = sorted(file for file in found if not is_litter(file.name))
+    return {file.relative_to(folder).as_posix(): file for file in kept}
+
+
+def _list_archive(path: Path) -> tuple[str, dict[str, Location]]:
+    """Return the name of the product in a zip archive, and its files.
+
+    Raises:
+        RasterError: it is broken, or refused: its names lead out of it, it holds
+            masks or several products, or it is encrypted.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            infos = archive.infolist()
+    except BROKEN_ZIP as error:
+        raise RasterError(
+            f"{path} cannot be read as a zip archive: {error}. It is corrupt or "
+            "truncated: fetch it again."
+        ) from None
+    if len(infos) > _MOST_MEMBERS:
+        raise RasterError(
+            f"{path} has {len(infos)} members, more than the {_MOST_MEMBERS} of "
+            "any product. Unpack what is needed of it."
+        )
+    for info in infos:
+        _check_member(path, info)
+    names = [
+        info.filename
+        for info in infos
+        if not info.is_dir()
+        if not any(map(is_litter, PurePosixPath(info.filename).parts))
+    ]
+    products = sorted(set(filter(None, map(_product_folder, names))))
+    if len(products) > 1:
+        raise RasterError(
+            f"{path} holds {len(products)} products, {products[0]} and "
+            f"{products[1]} among them: unpack it, or zip each of them alone."
+        )
+    root = _common_folder(names)
+    name = PurePosixPath(root).name if root else path.stem
+    files: dict[str, Location] = {
+        name.removeprefix(root): VirtualFile.in_zip(path, name)
+        for name in sorted(names)
+        if name.startswith(root)
+    }
+    return name, files
+
+
+def _list_beside(image: Path) -> dict[str, Location]:
+    """List an EnMAP image named by itself, and the METADATA.XML beside it."""
+    start = re.split("-SPECTRAL_IMAGE", image.name, flags=re.IGNORECASE)[0]
+    beside = (image.with_name(f"{start}-METADATA.{end}") for end in ("XML", "xml"))
+    return {file.name: file for file in (image, *beside) if file.is_file()}
 
 
 def _check_member(path: Path, info: zipfile.ZipInfo) -> None:
@@ -254,7 +266,7 @@ def is_product(path: Path) -> bool:
         return path.suffix.lower() in (ZIP_SUFFIX, *STAC_SUFFIXES, ".vrt")
     if path.suffix == _SAFE_SUFFIX:
         return True
-    product = _ProductFiles.of_folder(path)
+    product = _ProductFiles(path)
     if any(product.matching(mark) for mark in _MARKS):
         return True
     rasters = product.matching(r".*\.(tiff?|jp2)")
@@ -273,15 +285,12 @@ def read_product(path: Path) -> ProductMetadata | None:
         BandError: its metadata list no band.
         UnitError: bands differ in scale or offset.
     """
-    is_folder, suffix = path.is_dir(), path.suffix.lower()
-    if is_folder:
-        product = _ProductFiles.of_folder(path)
-    elif suffix == ZIP_SUFFIX and path.is_file():
-        product = _ProductFiles.of_archive(path)
-    elif re.fullmatch(_ENMAP, path.name, re.IGNORECASE):
-        return _read_enmap(_files_beside(path), [path.name])
-    else:
-        return None
+    is_folder = path.is_dir()
+    is_archive = path.suffix.lower() == ZIP_SUFFIX and path.is_file()
+    if not is_folder and not is_archive:
+        is_enmap = re.fullmatch(_ENMAP, path.name, re.IGNORECASE)
+        return _read_enmap(_ProductFiles(path), [path.name]) if is_enmap else None
+    product = _ProductFiles(path)
     for mark, read in (
         (_SAFE, _read_safe),
         (_LANDSAT, _read_landsat),
@@ -606,14 +615,6 @@ def _rescaling(
     except (ValueError, KeyError) as error:
         raise _broken(shown, error) from None
     return Scale.common(shown, factors, source)
-
-
-def _files_beside(image: Path) -> _ProductFiles:
-    """Return an EnMAP image named by itself, with the METADATA.XML beside it."""
-    start = re.split("-SPECTRAL_IMAGE", image.name, flags=re.IGNORECASE)[0]
-    beside = (image.with_name(f"{start}-METADATA.{end}") for end in ("XML", "xml"))
-    files = {file.name: file for file in (image, *beside) if file.is_file()}
-    return _ProductFiles(image, image.stem, files)
 
 
 def _read_enmap(

@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 import rasterio
 
-from spectralgpt.errors import BandError, RasterError, ShapeError, UnitError
+from spectralgpt.errors import BandError, RasterError, ShapeError
 from spectralgpt.rasters.files import find_masks, grid_of, open_raster, read_masks
 from spectralgpt.rasters.gdal import Location, check_memory, quiet_gdal, reading
 from spectralgpt.rasters.grid import (
@@ -36,14 +36,6 @@ _BYTES_PER_VALUE = 5
 """Of float32 and a flag, which one number becomes."""
 _SMALL_FILE = 2 * 2**20
 """Bytes of a file whose numbers may be kept whole."""
-_SAMPLES = 2**13
-"""Pixels a band that the check of units looks at."""
-BRIGHTEST = 2.0
-"""No surface or cloud has a median reflectance above this (clouds reach about 1.6)."""
-DARKEST = -0.04
-"""Water after atmospheric correction stays above this; an offset too many does not."""
-_DARK_BANDS = 2
-"""Bands with such a median before the unit is refused: one alone may be noise."""
 
 
 class OpenFiles:
@@ -320,7 +312,7 @@ class RasterFile:
         raster = Raster(
             pixels, valid, tuple(bands), grid.crs, shown.transform, self.name
         )
-        check_reflectance(raster)
+        raster.check_reflectance()
         return raster
 
     def to_reflectance(
@@ -425,62 +417,6 @@ def read_raster(
             "finite. Leave it out."
         )
     return raster
-
-
-def check_reflectance(raster: Raster) -> None:
-    """Refuse values that cannot be reflectance.
-
-    Clouds and snow above 1 and dark water a little below 0 pass.
-
-    Raises:
-        UnitError: a band's median is too bright, which unscaled digital numbers are,
-            or the medians of bands are clearly negative, as after an offset was
-            applied twice.
-    """
-    step = max(1, int(np.ceil(np.sqrt(raster.pixels[0].size / _SAMPLES))))
-    seen = np.s_[:, ::step, ::step]
-    pixels, valid = raster.pixels[seen], raster.valid[seen]
-    if _is_ordinary(pixels, valid):
-        return
-    medians = _medians(pixels, valid)
-    for band, median in zip(raster.bands, medians.tolist(), strict=True):
-        if median > BRIGHTEST:
-            raise UnitError(
-                f"{raster.name}, band {band.name}: median reflectance would be "
-                f"{median:.4g}, these look like unscaled digital numbers. State the "
-                "unit, quantification and offset."
-            )
-    dark = [
-        f"{band.name} {median:.3f}"
-        for band, median in zip(raster.bands, medians.tolist(), strict=True)
-        if median < DARKEST
-    ]
-    if len(dark) >= min(_DARK_BANDS, len(raster.bands)):
-        raise UnitError(
-            f"{raster.name}: median reflectance is negative in {', '.join(dark[:4])}: "
-            "this looks like a twice-applied offset, or another quantification. State "
-            "the right offset (0 if it was already applied) and quantification."
-        )
-
-
-def _is_ordinary(pixels: Pixels, valid: Flags) -> bool:
-    """Whether over half of each band's pixels are in range, and so its median is.
-
-    Counting costs a tenth of sorting, and this runs for every crop of a training.
-    """
-    in_range = (pixels >= DARKEST) & (pixels <= BRIGHTEST) & valid
-    counts = np.count_nonzero(in_range, axis=(1, 2))
-    return bool((2 * counts > np.count_nonzero(valid, axis=(1, 2))).all())
-
-
-def _medians(pixels: Pixels, valid: Flags) -> Pixels:
-    """Median of each band's valid pixels, NaN for a band without any."""
-    return np.array(
-        [
-            np.median(band[seen]) if seen.any() else np.nan
-            for band, seen in zip(pixels, valid, strict=True)
-        ]
-    )
 
 
 def _as_size(size: tuple[int, int] | int | None, place: Window) -> tuple[int, int]:
