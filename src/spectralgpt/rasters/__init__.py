@@ -39,7 +39,8 @@ from spectralgpt.rasters.mosaics import (
     make_mosaic,
 )
 from spectralgpt.rasters.numbers import as_option, find_fill
-from spectralgpt.rasters.products import STAC_SUFFIXES, ZIP_SUFFIX, is_product
+from spectralgpt.rasters.product_files import STAC_SUFFIXES, ZIP_SUFFIX
+from spectralgpt.rasters.products import is_product
 from spectralgpt.rasters.read import (
     BandFile,
     OpenFiles,

@@ -54,9 +54,9 @@ from spectralgpt.rasters.gdal import (
 from spectralgpt.rasters.grid import Grid, Raster, Window, apply
 from spectralgpt.rasters.mosaics import Bounds, Mosaic, make_mosaic
 from spectralgpt.rasters.numbers import ImageNumbers
+from spectralgpt.rasters.product_files import STAC_SUFFIXES
 from spectralgpt.rasters.products import (
     PRODUCT_FILES,
-    STAC_SUFFIXES,
     offset_from_texts,
     read_product,
 )

@@ -33,11 +33,10 @@ beside it.
 
 import math
 import re
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from xml.etree import ElementTree
 
 from spectralgpt.errors import BandError, ConfigError, RasterError, UnitError
@@ -49,22 +48,15 @@ from spectralgpt.rasters.files import (
     percent_in,
     read_header,
 )
-from spectralgpt.rasters.gdal import (
-    BROKEN_ZIP,
-    Location,
-    VirtualFile,
-    is_litter,
-    list_folder,
-    read_metadata,
+from spectralgpt.rasters.gdal import Location, VirtualFile, read_metadata
+from spectralgpt.rasters.product_files import (
+    SAFE_SUFFIX,
+    STAC_SUFFIXES,
+    ZIP_SUFFIX,
+    ProductFiles,
 )
 from spectralgpt.sensors import BaselineRule, Sensor, list_sensors, load_sensor
 
-ZIP_SUFFIX = ".zip"
-STAC_SUFFIXES = (".json", ".geojson")
-_SAFE_SUFFIX = ".SAFE"
-_MTL = re.compile(r"_MTL\.(json|txt)$", re.IGNORECASE)
-_MOST_MEMBERS = 20_000
-_MASK_SUFFIX = (".tif.msk", ".tiff.msk", ".jp2.msk")
 _SAFE = r"MTD_MSI(L1C|L2A)\.xml"
 _LANDSAT = r"L[A-Z]\d\d_.*_MTL\.(json|txt)"
 _ENMAP = r"ENMAP01-____L2A-.*-SPECTRAL_IMAGE[^/]*\.TIFF?"
@@ -75,10 +67,6 @@ _IMAGES = (
     (r"GF\d[A-D]?_(PMS|WFV).*\.tiff?", _GAOFEN),
 )
 """What all rasters of a product's folder are called, and its one image among them."""
-PRODUCT_FILES = re.compile(
-    rf"{_SAFE}|{_LANDSAT}|{_ENMAP}|{_GAOFEN}|.*\.(zip|SAFE)", re.IGNORECASE
-)
-"""What products are called, or some file at the top of their folder."""
 _IMAGE = re.compile(
     r"(?:.*/)?IMG_DATA/(?:.*/)?[^/]*_(B\d[\dA])(?:_(\d\d)m)?\.jp2", re.IGNORECASE
 )
@@ -108,165 +96,13 @@ _Bands = dict[str, tuple[Location, int]]
 """File and layer (from 1) by band."""
 
 
-class _ProductFiles:
-    """The files of one product.
-
-    Args:
-        path: its folder, its zip archive, or its image with the metadata beside it.
-
-    Attributes:
-        name: the product's name: that of the folder, in an archive of the one inside.
-        files: where each is, by its path below the product's folder.
-
-    Raises:
-        RasterError: see `_list_archive`, or the folder cannot be read.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.name = path.absolute().name
-        self.files: dict[str, Location]
-        if path.is_dir():
-            self.files = _list_usual(path)
-        elif path.suffix.lower() == ZIP_SUFFIX:
-            self.name, self.files = _list_archive(path)
-        else:
-            self.name, self.files = path.stem, _list_beside(path)
-
-    def matching(self, pattern: str) -> list[str]:
-        """Return the paths that a regular expression matches as a whole, sorted."""
-        return sorted(
-            name for name in self.files if re.fullmatch(pattern, name, re.IGNORECASE)
-        )
-
-    def read_text(self, name: str) -> str:
-        """Read a text file of the product; see `read_metadata`."""
-        return read_metadata(self.files[name])
-
-    def read_xml(self, name: str) -> ElementTree.Element:
-        """Read an XML file of the product; its tags lose their namespaces.
-
-        Raises:
-            RasterError: it is no XML; see `read_metadata`.
-        """
-        try:
-            root = ElementTree.fromstring(self.read_text(name))
-        except ElementTree.ParseError as error:
-            raise RasterError(
-                f"{self.files[name]} is no valid XML ({error}): fetch the product "
-                "again."
-            ) from None
-        for node in root.iter():
-            node.tag = node.tag.rpartition("}")[2]
-        return root
-
-
-def _list_usual(folder: Path) -> dict[str, Location]:
-    """List the usual places of a folder."""
-    found = [entry for entry in list_folder(folder) if entry.is_file()]
-    for granule in folder.glob("GRANULE/*"):
-        found += [file for file in granule.glob("*.xml") if file.is_file()]
-        found += [file for file in granule.glob("IMG_DATA/**/*") if file.is_file()]
-    kept = sorted(file for file in found if not is_litter(file.name))
-    return {file.relative_to(folder).as_posix(): file for file in kept}
-
-
-def _list_archive(path: Path) -> tuple[str, dict[str, Location]]:
-    """Return the name of the product in a zip archive, and its files.
-
-    Raises:
-        RasterError: it is broken, or refused: its names lead out of it, it holds
-            masks or several products, or it is encrypted.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            infos = archive.infolist()
-    except BROKEN_ZIP as error:
-        raise RasterError(
-            f"{path} cannot be read as a zip archive: {error}. It is corrupt or "
-            "truncated: fetch it again."
-        ) from None
-    if len(infos) > _MOST_MEMBERS:
-        raise RasterError(
-            f"{path} has {len(infos)} members, more than the {_MOST_MEMBERS} of "
-            "any product. Unpack what is needed of it."
-        )
-    for info in infos:
-        _check_member(path, info)
-    names = [
-        info.filename
-        for info in infos
-        if not info.is_dir()
-        if not any(map(is_litter, PurePosixPath(info.filename).parts))
-    ]
-    products = sorted(set(filter(None, map(_product_folder, names))))
-    if len(products) > 1:
-        raise RasterError(
-            f"{path} holds {len(products)} products, {products[0]} and "
-            f"{products[1]} among them: unpack it, or zip each of them alone."
-        )
-    root = _common_folder(names)
-    name = PurePosixPath(root).name if root else path.stem
-    files: dict[str, Location] = {
-        name.removeprefix(root): VirtualFile.in_zip(path, name)
-        for name in sorted(names)
-        if name.startswith(root)
-    }
-    return name, files
-
-
-def _list_beside(image: Path) -> dict[str, Location]:
-    """List an EnMAP image named by itself, and the METADATA.XML beside it."""
-    start = re.split("-SPECTRAL_IMAGE", image.name, flags=re.IGNORECASE)[0]
-    beside = (image.with_name(f"{start}-METADATA.{end}") for end in ("XML", "xml"))
-    return {file.name: file for file in (image, *beside) if file.is_file()}
-
-
-def _check_member(path: Path, info: zipfile.ZipInfo) -> None:
-    name = info.filename
-    parts = PurePosixPath(name.replace("\\", "/")).parts
-    if name.startswith(("/", "\\")) or ".." in parts or ":" in name or "\0" in name:
-        raise RasterError(
-            f"{path} is refused: its member {name!r} leads out of the archive. Fetch "
-            "the product from where it was published."
-        )
-    if name.lower().endswith(_MASK_SUFFIX):
-        raise RasterError(
-            f"{path} holds a mask, {name}, which is not read inside of archives. "
-            "Unpack it first."
-        )
-    if info.flag_bits & 1:
-        raise RasterError(f"{path} is encrypted. Unpack it first.")
-
-
-def _product_folder(name: str) -> str | None:
-    """Return the folder that makes a member part of a product, by its names."""
-    parts = PurePosixPath(name).parts
-    for depth, part in enumerate(parts, start=1):
-        if part.upper().endswith(_SAFE_SUFFIX) and depth < len(parts):
-            return "/".join(parts[:depth])
-    return "/".join(parts[:-1]) or None if _MTL.search(name) else None
-
-
-def _common_folder(names: list[str]) -> str:
-    """Return the folder of the product with a slash, or ""."""
-    root = ""
-    while True:
-        inside = [name.removeprefix(root) for name in names]
-        tops = {name.partition("/")[0] for name in inside}
-        is_product = root.upper().endswith(f"{_SAFE_SUFFIX}/")
-        if is_product or len(tops) != 1 or any("/" not in name for name in inside):
-            return root
-        root += f"{tops.pop()}/"
-
-
 def is_product(path: Path) -> bool:
     """Whether a path is one scene by its looks: nothing of it is opened."""
     if not path.is_dir():
         return path.suffix.lower() in (ZIP_SUFFIX, *STAC_SUFFIXES, ".vrt")
-    if path.suffix == _SAFE_SUFFIX:
+    if path.suffix == SAFE_SUFFIX:
         return True
-    product = _ProductFiles(path)
+    product = ProductFiles(path)
     if any(product.matching(mark) for mark in _MARKS):
         return True
     rasters = product.matching(r".*\.(tiff?|jp2)")
@@ -289,19 +125,14 @@ def read_product(path: Path) -> ProductMetadata | None:
     is_archive = path.suffix.lower() == ZIP_SUFFIX and path.is_file()
     if not is_folder and not is_archive:
         is_enmap = re.fullmatch(_ENMAP, path.name, re.IGNORECASE)
-        return _read_enmap(_ProductFiles(path), [path.name]) if is_enmap else None
-    product = _ProductFiles(path)
-    for mark, read in (
-        (_SAFE, _read_safe),
-        (_LANDSAT, _read_landsat),
-        (_ENMAP, _read_enmap),
-        (_GAOFEN, _read_gaofen),
-    ):
+        return _read_enmap(ProductFiles(path), [path.name]) if is_enmap else None
+    product = ProductFiles(path)
+    for mark, read in _KINDS:
         names = product.matching(mark)
         metadata = read(product, names) if names else None
         if metadata is not None:
             return metadata
-    if path.suffix == _SAFE_SUFFIX and not product.matching(r".*\.(jp2|tiff?)"):
+    if path.suffix == SAFE_SUFFIX and not product.matching(r".*\.(jp2|tiff?)"):
         raise RasterError(
             f"{path} has neither metadata nor images: it is an incomplete product. "
             "Fetch it again."
@@ -315,7 +146,7 @@ def read_product(path: Path) -> ProductMetadata | None:
 
 
 def _read_safe(
-    product: _ProductFiles, metadata: Sequence[str]
+    product: ProductFiles, metadata: Sequence[str]
 ) -> ProductMetadata | None:
     """Read what the metadata of a SAFE product say; of level 2A the finest bands.
 
@@ -324,7 +155,7 @@ def _read_safe(
     level = metadata[0][len("MTD_MSI") : -len(".xml")].lower()
     sensor = load_sensor(f"sentinel-2-{level}")
     files = _find_images(product, sensor)
-    is_whole = product.name.endswith(_SAFE_SUFFIX) or product.path.is_file()
+    is_whole = product.name.endswith(SAFE_SUFFIX) or product.path.is_file()
     if not files and not is_whole:
         # The offset is looked for there.
         return None
@@ -344,7 +175,7 @@ def _read_safe(
     )
 
 
-def _find_images(product: _ProductFiles, sensor: Sensor) -> _Bands:
+def _find_images(product: ProductFiles, sensor: Sensor) -> _Bands:
     found: dict[str, dict[str, Location]] = {}
     granules = set()
     for name, file in product.files.items():
@@ -464,12 +295,12 @@ def _offset_in_metadata(path: Path, rule: BaselineRule) -> tuple[float, str] | N
 def _metadata_files(path: Path) -> Iterator[Path]:
     """Metadata of the product only: a file in a folder higher up belongs to others."""
     folders = [path] if path.is_dir() else [path.parent]
-    if any(part.suffix == _SAFE_SUFFIX for part in path.parents):
+    if any(part.suffix == SAFE_SUFFIX for part in path.parents):
         folders += folders[0].parents[:_METADATA_LEVELS_UP]
     for folder in folders:
         yield from sorted(folder.glob("metadata.json"))
         yield from sorted(folder.glob("MTD*.xml"))
-        if folder.suffix == _SAFE_SUFFIX:
+        if folder.suffix == SAFE_SUFFIX:
             return
 
 
@@ -499,7 +330,7 @@ def _offset_in_xml(path: Path, text: str, rule: BaselineRule) -> float | None:
         raise UnitError(f"{path} is broken: {error}. State the offset.") from None
 
 
-def _read_landsat(product: _ProductFiles, metadata: Sequence[str]) -> ProductMetadata:
+def _read_landsat(product: ProductFiles, metadata: Sequence[str]) -> ProductMetadata:
     """Read what the MTL file of a Collection 2 product says.
 
     Level 1 becomes reflectance at the sun's elevation that the file states.
@@ -560,7 +391,7 @@ def _read_groups(shown: str, text: str) -> _Groups:
 
 
 def _listed_files(
-    product: _ProductFiles, contents: Mapping[str, str], sensor: Sensor
+    product: ProductFiles, contents: Mapping[str, str], sensor: Sensor
 ) -> tuple[_Bands, set[str]]:
     """Files of the bands by what MTL lists; it names files of the product alone."""
     files: _Bands = {}
@@ -617,9 +448,7 @@ def _rescaling(
     return Scale.common(shown, factors, source)
 
 
-def _read_enmap(
-    product: _ProductFiles, images: Sequence[str]
-) -> ProductMetadata | None:
+def _read_enmap(product: ProductFiles, images: Sequence[str]) -> ProductMetadata | None:
     """Read what an EnMAP product says of itself.
 
     Without METADATA.XML all 224 layers of a product are known by their order; None
@@ -662,7 +491,7 @@ def _read_enmap(
 
 
 def _read_gaofen(
-    product: _ProductFiles, images: Sequence[str]
+    product: ProductFiles, images: Sequence[str]
 ) -> ProductMetadata | None:
     """Read what names of a Gaofen product say; None of a sensor that is not known."""
     if len(images) > 1:
@@ -687,3 +516,16 @@ def _in_order(image: Location, sensor: Sensor, day: date | None) -> ProductMetad
     """Take the layers of a file for all bands of a sensor, in its own order."""
     files = {name: (image, i) for i, name in enumerate(sensor.band_names, start=1)}
     return ProductMetadata(sensor.name, files, date=day)
+
+
+_KINDS = (
+    (_SAFE, _read_safe),
+    (_LANDSAT, _read_landsat),
+    (_ENMAP, _read_enmap),
+    (_GAOFEN, _read_gaofen),
+)
+"""A file at the top of a folder that makes it a product, and the reader."""
+PRODUCT_FILES = re.compile(
+    "|".join([*(mark for mark, _ in _KINDS), r".*\.(zip|SAFE)"]), re.IGNORECASE
+)
+"""What products are called, or such a file: all else is no product."""

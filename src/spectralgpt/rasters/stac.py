@@ -28,7 +28,7 @@ from spectralgpt.rasters.gdal import (
     path_below,
     read_metadata,
 )
-from spectralgpt.rasters.products import STAC_SUFFIXES
+from spectralgpt.rasters.product_files import STAC_SUFFIXES
 from spectralgpt.sensors import Band, Sensor, list_sensors, load_sensor
 
 _OFFSET_APPLIED = ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied")
