@@ -37,10 +37,10 @@ FACES = {
 }
 # How large the house may be. Lower a figure when it falls; raise none without a reason.
 LIMITS = {
-    "files": 168,
-    "lines": 49_440,
-    "public functions and classes": 733,
-    "dataclasses": 140,
+    "files": 167,
+    "lines": 49_379,
+    "public functions and classes": 729,
+    "dataclasses": 139,
     "file names that occur twice": 6,
     "files with a single importer": 15,
     "longest chain of imports": 20,
@@ -176,7 +176,7 @@ def figures() -> dict[str, int]:
     ]
     return {
         "files": len(MODULES),
-        "lines": 49_440sum(len(path.read_text().splitlines()) for path in MODULES),
+        "lines": sum(len(path.read_text().splitlines()) for path in MODULES),
         "public functions and classes": sum(
             isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name[0] != "_"
             for path in MODULES

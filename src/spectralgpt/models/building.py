@@ -26,11 +26,7 @@ from spectralgpt.models.heads import (
 )
 from spectralgpt.models.mae import MaskedAutoencoder
 from spectralgpt.models.sizes import check_settings, model_size
-from spectralgpt.models.tokens import (
-    group_wavelengths,
-    resize_spatial,
-    resize_spectral,
-)
+from spectralgpt.models.tokens import group_wavelengths, resize_spatial, resize_spectral
 
 _log = logging.getLogger(__name__)
 

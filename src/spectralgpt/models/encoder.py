@@ -40,12 +40,7 @@ _DATE_FEATURES = 2 * (_HARMONICS + len(_GAP_PERIODS_DAYS))
 
 
 class _TokenEmbedding(nn.Module):
-    """One linear map from the values of a token to the width of the encoder.
-
-    Args:
-        token_dim: values in a token, S * P * P.
-        embed_dim: width D.
-    """
+    """One linear map from the values of a token to the width of the encoder."""
 
     def __init__(self, token_dim: int, embed_dim: int) -> None:
         super().__init__()
@@ -54,11 +49,7 @@ class _TokenEmbedding(nn.Module):
         nn.init.xavier_uniform_(self.weight)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Map tokens (B, K, S * P * P) to (B, K, D).
-
-        Raises:
-            ShapeError: the tokens are of another type than the weights.
-        """
+        """Map tokens (B, K, S * P * P), of the weights' type, to (B, K, D)."""
         # Autocast brings all floating types together, but for float64.
         if tokens.dtype != self.weight.dtype and not (
             torch.is_autocast_enabled(tokens.device.type)
@@ -73,17 +64,10 @@ class _TokenEmbedding(nn.Module):
 
 
 def _sine_cosine(places: Tensor, dim: int) -> Tensor:
-    """Encode places on a line by sines and cosines of falling frequency.
+    """Encode places (M,) on a line by sines and cosines of falling frequency: (M, dim).
 
     Learnable tables start from these: from noise, a short run does not find out which
-    tokens are neighbours.
-
-    Args:
-        places: (M,), such as patch rows.
-        dim: width of the code; an odd last value is 0.
-
-    Returns:
-        (M, dim).
+    tokens are neighbours. An odd last value is 0.
     """
     half = dim // 2
     steps = torch.arange(half, dtype=torch.float32) / max(1, half)
@@ -123,9 +107,6 @@ class _DateEmbedding(nn.Module):
 
     Until it is trained, dates change nothing, and a model that was trained on single
     dates can be given one at any time.
-
-    Args:
-        embed_dim: width D.
     """
 
     def __init__(self, embed_dim: int) -> None:
@@ -133,18 +114,7 @@ class _DateEmbedding(nn.Module):
         self.weight = nn.Parameter(torch.zeros(embed_dim, _DATE_FEATURES))
 
     def forward(self, dates: Tensor | None, grid: TokenGrid) -> Tensor:
-        """Embed dates.
-
-        Args:
-            dates: (B, T), days since 1970-01-01; None if all are unknown.
-            grid: token grid of the images.
-
-        Returns:
-            (B, T, D), or (1, T, D) without dates.
-
-        Raises:
-            ShapeError: `dates` is not (B, T).
-        """
+        """Embed dates (B, T), in days: (B, T, D); if all are unknown, (1, T, D)."""
         if dates is None:
             dates = self.weight.new_full((1, grid.dates), torch.nan)
         grid.check_dates(dates, len(dates))
@@ -337,11 +307,7 @@ class _CrossAttention(nn.Module):
 
 
 class _MLP(nn.Module):
-    """Two linear maps with an exact GELU between them.
-
-    Args:
-        embed_dim: width D.
-    """
+    """Two linear maps with an exact GELU between them."""
 
     def __init__(self, embed_dim: int) -> None:
         super().__init__()

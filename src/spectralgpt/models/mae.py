@@ -270,14 +270,8 @@ def _find_targets(
 def _token_weights(valid: Tensor | None, grid: TokenGrid) -> Tensor | None:
     """Weigh each token value: 1 where it is a real, valid pixel and 0 elsewhere.
 
-    Args:
-        valid: bool, shaped as the images, true where a pixel holds data; None if all
-            do.
-        grid: token geometry; values of repeated bands weigh 0.
-
-    Returns:
-        float (B, N, S * P * P), or (1, N, S * P * P) if the same for all images, or
-        None if every value weighs 1.
+    By `valid`, shaped as the images; None if all pixels are. Repeated bands weigh 0.
+    Returns (B or 1, N, S * P * P), None if every value weighs 1.
     """
     if valid is None and not grid.padded_bands:
         return None

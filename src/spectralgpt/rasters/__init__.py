@@ -32,12 +32,7 @@ from spectralgpt.rasters.gdal import (
 from spectralgpt.rasters.grid import Grid, Raster, Window
 from spectralgpt.rasters.lookup import Align, Overlay, overlay, read_codes
 from spectralgpt.rasters.maps import read_class_rows, write_polygons
-from spectralgpt.rasters.mosaics import (
-    Bounds,
-    Mosaic,
-    cut_to_common,
-    make_mosaic,
-)
+from spectralgpt.rasters.mosaics import Bounds, Mosaic, cut_to_common, make_mosaic
 from spectralgpt.rasters.numbers import as_option, find_fill
 from spectralgpt.rasters.product_files import STAC_SUFFIXES, ZIP_SUFFIX
 from spectralgpt.rasters.products import is_product

@@ -55,11 +55,7 @@ from spectralgpt.rasters.grid import Grid, Raster, Window, apply
 from spectralgpt.rasters.mosaics import Bounds, Mosaic, make_mosaic
 from spectralgpt.rasters.numbers import ImageNumbers
 from spectralgpt.rasters.product_files import STAC_SUFFIXES
-from spectralgpt.rasters.products import (
-    PRODUCT_FILES,
-    offset_from_texts,
-    read_product,
-)
+from spectralgpt.rasters.products import PRODUCT_FILES, offset_from_texts, read_product
 from spectralgpt.rasters.read import BandFile, OpenFiles, RasterFile, read_raster
 from spectralgpt.rasters.stac import is_stac_member, read_stac_item
 from spectralgpt.sensors import Band, Sensor, find_sensor, list_sensors, load_sensor

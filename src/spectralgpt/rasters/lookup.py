@@ -19,12 +19,7 @@ from rasterio import Affine
 from rasterio.features import rasterize
 
 from spectralgpt.errors import RasterError
-from spectralgpt.rasters.files import (
-    find_masks,
-    open_raster,
-    read_header,
-    read_masks,
-)
+from spectralgpt.rasters.files import find_masks, open_raster, read_header, read_masks
 from spectralgpt.rasters.footprints import move_edges, move_pixels, move_points, turn_of
 from spectralgpt.rasters.gdal import Location, check_memory, quiet_gdal, reading
 from spectralgpt.rasters.grid import (
