@@ -127,7 +127,7 @@ class Sensor:
     baseline: BaselineRule | None
     source: str
     product_name: str = ""
-    responses: _Curves = field(default=(), repr=False)
+    responses: _Curves = field(default=(), repr=False, compare=False)
     aliases: tuple[tuple[str, str], ...] = ()
 
     @property

@@ -87,6 +87,7 @@ def same_images(found: list, expected: list) -> None:
     assert [item.name for item in found] == [item.name for item in expected]
     for one, two in zip(found, expected, strict=True):
         assert one.bands == two.bands
+        assert one.sensor.responses == two.sensor.responses
         for name in ("sensor", "place", "holdout", "weight", "quantification"):
             # Rules for finding an offset do not matter once it is found.
             change = {"baseline": None, "product_name": ""}

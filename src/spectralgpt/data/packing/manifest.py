@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from spectralgpt.data.series import SeriesRule
 from spectralgpt.errors import DataError, SpectralGPTError
 from spectralgpt.files import parse_json
 from spectralgpt.rasters import RasterFile
-from spectralgpt.sensors import Band, Sensor
+from spectralgpt.sensors import Band, Sensor, list_sensors, load_sensor
 
 MANIFEST = "pack.json"
 INDEX = "images.parquet"
@@ -293,7 +293,12 @@ def _sensor(values: Mapping[str, Any]) -> Sensor:
     check_keys(values, "sensor", required=_SENSOR_KEYS)
     bands = tuple(Band(**band) for band in values["bands"])
     aliases = tuple((str(one), str(two)) for one, two in values["aliases"])
-    return Sensor(**{**values, "bands": bands, "aliases": aliases, "baseline": None})
+    sensor = Sensor(**{**values, "bands": bands, "aliases": aliases, "baseline": None})
+    if sensor.name in list_sensors():
+        known = load_sensor(sensor.name)
+        if known.bands == sensor.bands:
+            return replace(sensor, responses=known.responses)
+    return sensor
 
 
 def is_pack(location: str | Path) -> bool:
