@@ -7,7 +7,7 @@ import pytest
 
 from spectralgpt.data.pretraining import PretrainingDataset
 from spectralgpt.demo import run
-from spectralgpt.demo.imagery import own_imagery, read_pixels, shipped_imagery
+from spectralgpt.demo.imagery import Imagery
 from spectralgpt.errors import BandError, DatasetNotFoundError
 from spectralgpt.preprocessing import sensor_preprocessing
 from spectralgpt.rasters import Raster, Stated, write_geotiff
@@ -24,7 +24,7 @@ def write_image(path: Path, sensor: str, names: list[str], side: int = 96) -> No
 
 
 def test_training_never_draws_from_the_held_out_strip(tmp_path: Path) -> None:
-    imagery = shipped_imagery()
+    imagery = Imagery.shipped()
     config = run._demo_config(imagery, tmp_path, 0)
     contract = sensor_preprocessing(
         config.data.sensor, config.data.use_bands, image_size=config.data.image_size
@@ -39,16 +39,16 @@ def test_training_never_draws_from_the_held_out_strip(tmp_path: Path) -> None:
 
 
 def test_demo_leaves_out_the_band_that_sees_no_ground(tmp_path: Path) -> None:
-    config = run._demo_config(shipped_imagery(), tmp_path, 0)
+    config = run._demo_config(Imagery.shipped(), tmp_path, 0)
     assert config.data.use_bands is not None
     assert len(config.data.use_bands) == 12
     assert "B10" not in config.data.use_bands
 
 
 def test_scene_is_read_from_north_to_south() -> None:
-    imagery = shipped_imagery()
+    imagery = Imagery.shipped()
     contract = sensor_preprocessing("sentinel-2-l1c", ["B02", "B08"])
-    pixels = read_pixels(imagery, contract)
+    pixels = imagery.read_pixels(contract)
     assert pixels.shape == (2, 640, 640)
     assert np.isfinite(pixels).all()
     assert imagery.pixel_width_m == pytest.approx(10, rel=0.01)
@@ -63,10 +63,10 @@ def test_own_folder_is_described_and_its_largest_image_mapped(tmp_path: Path) ->
     names = ["B2", "B3", "B4", "B5"]
     write_image(folder / "small.tif", "landsat-8-9-l2", names, 64)
     write_image(folder / "large.tif", "landsat-8-9-l2", names, 100)
-    imagery = own_imagery(folder, Stated(sensor="landsat-8-9-l2"))
-    [strip] = imagery.strips
-    assert "large" in strip.item.name
-    assert (strip.window.height, strip.window.width) == (96, 96)
+    imagery = Imagery.of_folder(folder, Stated(sensor="landsat-8-9-l2"))
+    [(item, window)] = imagery.strips
+    assert "large" in item.name
+    assert (window.height, window.width) == (96, 96)
     assert imagery.labels is None
     config = run._demo_config(imagery, tmp_path / "out", 3)
     assert config.data.sensor == "landsat-8-9-l2"
@@ -76,11 +76,11 @@ def test_own_folder_is_described_and_its_largest_image_mapped(tmp_path: Path) ->
 
 def test_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetNotFoundError, match="is no folder"):
-        own_imagery(tmp_path / "nowhere", Stated())
+        Imagery.of_folder(tmp_path / "nowhere", Stated())
 
 
 def test_folder_of_two_sensors_is_refused(tmp_path: Path) -> None:
     write_image(tmp_path / "a.tif", "landsat-8-9-l2", ["B2", "B3"])
     write_image(tmp_path / "b.tif", "sentinel-2-l2a", ["B02", "B03"])
     with pytest.raises(BandError, match=r"landsat-8-9-l2, sentinel-2-l2a"):
-        own_imagery(tmp_path, Stated())
+        Imagery.of_folder(tmp_path, Stated())

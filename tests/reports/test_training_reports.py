@@ -11,7 +11,6 @@ from spectralgpt.reports.style import new_figure
 from spectralgpt.reports.training_reports import (
     describe_divergence,
     describe_fillers,
-    filler_rows,
     plot_curves,
     read_metrics,
     write_pretraining_report,
@@ -67,7 +66,7 @@ def test_run_without_metrics_or_with_broken_scores_is_refused(tmp_path: Path) ->
 
 
 def test_a_model_that_loses_to_a_filler_is_said_to() -> None:
-    text = describe_fillers(SCORES | {"model": 0.03})
+    text, _ = describe_fillers(SCORES | {"model": 0.03})
     assert "does not beat" in text
     assert "1.50 times" in text
     with pytest.raises(DataError, match="need model and a filler"):
@@ -75,7 +74,7 @@ def test_a_model_that_loses_to_a_filler_is_said_to() -> None:
 
 
 def test_table_has_the_ratio_to_the_model() -> None:
-    rows = filler_rows(SCORES)
+    _, rows = describe_fillers(SCORES)
     assert [row[2] for row in rows] == ["1.00", "4.00", "2.00"]
     assert np.isclose(float(rows[1][1]), SCORES["band_mean"])
 

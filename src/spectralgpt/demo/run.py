@@ -17,15 +17,8 @@ from numpy.typing import NDArray
 from spectralgpt.checkpoints import LoadedModel, load_model
 from spectralgpt.config import read_config
 from spectralgpt.data.pretraining import PretrainingDataset
-from spectralgpt.demo.imagery import (
-    CellLabels,
-    Imagery,
-    own_imagery,
-    read_labels,
-    read_pixels,
-    shipped_imagery,
-)
-from spectralgpt.demo.story import NEIGHBOURS, Compared, Findings, write_demo_report
+from spectralgpt.demo.imagery import CellLabels, Imagery
+from spectralgpt.demo.story import NEIGHBOURS, Compared, write_demo_report
 from spectralgpt.errors import BandError, CheckpointError, ConfigError
 from spectralgpt.metrics import Scores, score_images
 from spectralgpt.models.building import build_autoencoder
@@ -104,7 +97,9 @@ def run_demo(
 
     on_step(0, str(data) if data else "ships with the package")
     imagery = (
-        shipped_imagery() if data is None else own_imagery(data, stated or Stated())
+        Imagery.shipped()
+        if data is None
+        else Imagery.of_folder(data, stated or Stated())
     )
     config = _demo_config(imagery, output, seed)
     seconds, threads = _measure_speed(config, imagery)
@@ -119,7 +114,7 @@ def run_demo(
 
 def _demo_config(imagery: Imagery, folder: Path, seed: int) -> PretrainConfig:
     """Return the recipe `demo` on this imagery."""
-    item = imagery.strips[0].item
+    item = imagery.strips[0][0]
     # Within these wavelengths water vapour hides the ground: a cirrus band is empty.
     low, high = _CIRRUS_NM
     seen = [band for band in item.bands if not low <= band.wavelength_nm <= high]
@@ -143,7 +138,7 @@ def _write_sources(imagery: Imagery, folder: Path) -> tuple[str, ...]:
         return tuple(str(path) for path in imagery.descriptions)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "imagery.yaml"
-    facts = {"sensor": imagery.strips[0].item.sensor.name} | imagery.stated.facts
+    facts = {"sensor": imagery.strips[0][0].sensor.name} | imagery.stated.facts
     if facts["sensor"].endswith(".yaml"):
         facts["sensor"] = str(Path(facts["sensor"]).absolute())
     content = {
@@ -253,17 +248,18 @@ def _examine(
     cells = _embed_cells(encoder, contract, imagery, _MAP_OVERLAP)
     untrained = random_encoder(encoder, config.seed)
     random_cells = _embed_cells(untrained, contract, imagery, _MAP_OVERLAP)
-    pixels = read_pixels(imagery, contract)
+    pixels = imagery.read_pixels(contract)
     spectra = _mean_spectra(pixels, encoder.patch_size)
     labels = None
     if imagery.labels is not None:
-        labels = read_labels(imagery.labels, imagery, encoder.patch_size)
+        labels = CellLabels.read(imagery.labels, imagery, encoder.patch_size)
     on_step(4, f"{_RANDOM_SEEDS} seeds" if labels else "left out: there are no labels")
     compared: Compared = {}
     if labels is not None:
         compared = _compare(encoder, contract, imagery, labels, spectra, config.seed)
     on_step(5, str(output / "report.html"))
-    findings = Findings(
+    return write_demo_report(
+        output / "report.html",
         imagery=imagery,
         config=config,
         run=run,
@@ -277,7 +273,6 @@ def _examine(
         compared=compared,
         classes=None if labels is None else _map_classes(labels, cells),
     )
-    return write_demo_report(output / "report.html", findings)
 
 
 def _rebuild_held_out(
@@ -335,10 +330,8 @@ def _embed_cells(
     Each strip is embedded for itself, so that none sees pixels of another.
     """
     parts = [
-        embed_scene(
-            encoder, contract, strip.item, overlap=overlap, window=strip.window
-        ).values
-        for strip in imagery.strips
+        embed_scene(encoder, contract, item, overlap=overlap, window=window).values
+        for item, window in imagery.strips
     ]
     return np.concatenate(parts)
 

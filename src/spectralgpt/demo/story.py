@@ -1,9 +1,9 @@
 """The demo's report: what each picture shows, and what it does not prove."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,18 +17,14 @@ from spectralgpt.reports.reconstructions import (
 )
 from spectralgpt.reports.scene_pictures import plot_class_map, plot_embedding_map
 from spectralgpt.reports.score_reports import plot_confusion
-from spectralgpt.reports.style import Stretch, choose_composites, measure_stretch
+from spectralgpt.reports.style import choose_composites, measure_stretch
 from spectralgpt.reports.training_reports import (
     describe_fillers,
-    filler_rows,
     plot_curves,
     read_metrics,
 )
 from spectralgpt.scenes.reconstruction import Reconstruction
 from spectralgpt.training.pretrain_config import PretrainConfig
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 NEIGHBOURS = 5
 
@@ -36,11 +32,26 @@ NEIGHBOURS = 5
 Compared = dict[str, dict[str, list[Scores]]]
 
 
-@dataclass(frozen=True)
-class Findings:
-    """All that the demo found.
+def write_demo_report(
+    path: Path,
+    *,
+    imagery: Imagery,
+    config: PretrainConfig,
+    run: Path,
+    scores: dict[str, float],
+    crops: list[Reconstruction],
+    pixels: NDArray[np.float32],
+    cells: NDArray[np.float32],
+    random_cells: NDArray[np.float32],
+    clusters: tuple[NDArray[np.int64], tuple[str, ...]],
+    labels: CellLabels | None,
+    compared: Compared,
+    classes: NDArray[np.int64] | None,
+) -> Path:
+    """Write the report of all that the demo found; returns its path.
 
     Args:
+        path: the page.
         imagery: what it ran on.
         config: of the pretraining.
         run: folder of the pretraining.
@@ -54,97 +65,72 @@ class Findings:
         compared: scores by kind of features, none without labels.
         classes: (rows, columns) class map, None without labels.
     """
-
-    imagery: Imagery
-    config: PretrainConfig
-    run: Path
-    scores: dict[str, float]
-    crops: list[Reconstruction]
-    pixels: NDArray[np.float32]
-    cells: NDArray[np.float32]
-    random_cells: NDArray[np.float32]
-    clusters: tuple[NDArray[np.int64], tuple[str, ...]]
-    labels: CellLabels | None
-    compared: Compared
-    classes: NDArray[np.int64] | None
-
-    @property
-    def stretch(self) -> Stretch:
-        """One stretch for every picture of the scene and of its crops."""
-        return measure_stretch(self.pixels)
-
-    @property
-    def picture(self) -> NDArray[np.float32]:
-        """The scene in true colour, or in grey where the sensor sees none."""
-        composite = choose_composites(self.crops[0].bands)[0]
-        return self.stretch.apply(np.nan_to_num(self.pixels), composite.indices)
-
-
-def write_demo_report(path: Path, found: Findings) -> Path:
-    """Write the report; returns its path."""
-    series = read_metrics(found.run / "metrics.csv")
-    index, names = found.clusters
-    labels = found.labels
+    series = read_metrics(run / "metrics.csv")
+    against_fillers, filler_rows = describe_fillers(scores)
+    # One stretch for every picture of the scene and of its crops.
+    stretch = measure_stretch(pixels)
+    # In true colour, or in grey where the sensor sees none.
+    composite = choose_composites(crops[0].bands)[0]
+    picture = stretch.apply(np.nan_to_num(pixels), composite.indices)
+    draw = partial(
+        plot_class_map,
+        picture,
+        pixel_width_m=imagery.pixel_width_m,
+        dashed_rows=imagery.borders,
+    )
     return write_report(
         path,
         Path(__file__).with_suffix(".html"),
         "SpectralGPT: a first run",
-        facts=_facts(found, series["loss"][0][-1]),
-        found=found,
+        facts=_facts(config, scores, compared, series["loss"][0][-1]),
+        imagery=imagery,
+        config=config,
+        run=run,
+        labels=labels,
+        scene_px=pixels.shape[1:],
+        width=cells.shape[-1],
+        cluster_names=clusters[1],
         labelled_cells=labels
-        and _map(found, labels.classes, labels.class_names, "labelled cells"),
-        against_fillers=describe_fillers(found.scores),
-        filler_rows=filler_rows(found.scores),
+        and draw(labels.classes, labels.class_names, title="labelled cells"),
+        against_fillers=against_fillers,
+        filler_rows=filler_rows,
+        images=scores.get("images"),
         curves=plot_curves(
             series, ("loss", "token_loss", "spectral_loss", "masked_error")
         ),
-        crops=[
-            (crop.name, plot_reconstruction(crop, found.stretch))
-            for crop in found.crops
-        ],
-        spectra=plot_spectra(found.crops[0]),
+        crops=[(crop.name, plot_reconstruction(crop, stretch)) for crop in crops],
+        spectra=plot_spectra(crops[0]),
         embeddings=plot_embedding_map(
-            found.picture,
-            [("pretrained", found.cells), ("random weights", found.random_cells)],
+            picture, [("pretrained", cells), ("random weights", random_cells)]
         ),
-        clusters=_map(found, index, names, "clusters of embeddings"),
-        compared=labels and _compare(found, labels),
+        clusters=draw(*clusters, title="clusters of embeddings"),
+        compared=labels and _compare(compared, labels),
+        class_map=None
+        if labels is None or classes is None
+        else draw(classes, labels.class_names, title="classes by the linear probe"),
     )
 
 
-def _facts(found: Findings, steps: int) -> list[tuple[str, str]]:
-    images = steps * found.config.trainer.batch_size
+def _facts(
+    config: PretrainConfig, scores: dict[str, float], compared: Compared, steps: int
+) -> list[tuple[str, str]]:
+    images = steps * config.trainer.batch_size
     facts = [(f"{images:,}", f"crops seen in {steps:,} optimizer steps")]
-    fillers = found.scores.keys() - {"model", "images"}
-    ratio = found.scores["model"] / min(found.scores[name] for name in fillers)
+    fillers = scores.keys() - {"model", "images"}
+    ratio = scores["model"] / min(scores[name] for name in fillers)
     facts.append((f"{ratio:.2f}", "times the held-out error of the best simple filler"))
-    if found.compared:
+    if compared:
         ours, untrained, _ = (
-            _mean_and_range(by_method["probe"]) for by_method in found.compared.values()
+            _mean_and_range(by_method["probe"]) for by_method in compared.values()
         )
         facts.append((ours[0], "accuracy of a linear probe on the frozen encoder"))
         facts.append((untrained[0], f"the same with random weights ({untrained[1]})"))
     return facts
 
 
-def _map(
-    found: Findings, classes: NDArray[np.int64], names: Sequence[str], title: str
-) -> "Figure":
-    """Draw classes of cells (rows, columns) beside the scene."""
-    return plot_class_map(
-        found.picture,
-        classes,
-        names,
-        title=title,
-        pixel_width_m=found.imagery.pixel_width_m,
-        dashed_rows=found.imagery.borders,
-    )
-
-
-def _compare(found: Findings, labels: CellLabels) -> dict[str, Any]:
+def _compare(compared: Compared, labels: CellLabels) -> dict[str, Any]:
     """Return what the report says of pretrained, random and no embeddings."""
-    assert found.classes is not None
-    pretrained, untrained, spectrum = found.compared.values()
+    pretrained, untrained, spectrum = compared.values()
     confusion = pretrained["probe"][0].confusion
     assert confusion is not None
     verdicts = []
@@ -172,11 +158,10 @@ def _compare(found: Findings, labels: CellLabels) -> dict[str, Any]:
         "by_spectrum": f"{by_spectrum:.1%}",
         "by_embeddings": f"{by_embeddings:.1%}",
         "how": "no worse" if by_spectrum >= by_embeddings else "worse",
-        "rows": [_method_row(name, each) for name, each in found.compared.items()],
+        "rows": [_method_row(name, each) for name, each in compared.items()],
         "seeds": len(untrained["probe"]),
         "class_rows": [_class_row(labels, name) for name in names],
         "confusion": plot_confusion(confusion, names),
-        "classes": _map(found, found.classes, names, "classes by the linear probe"),
     }
 
 

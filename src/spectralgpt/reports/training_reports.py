@@ -277,7 +277,7 @@ def write_pretraining_report(run: Path) -> Path:
         if datasets
         else None,
         fillers=[
-            (name, describe_fillers(each), filler_rows(each), each.get("images"))
+            (name, *describe_fillers(each), each.get("images"))
             for name, each in by_name.items()
         ],
         epoch=epoch,
@@ -308,19 +308,11 @@ def _read_scores(path: Path) -> dict[str, dict[str, float]]:
         raise DataError(f"{path} is no table of scores ({error}).") from error
 
 
-def filler_rows(scores: Mapping[str, float]) -> list[list[str]]:
-    """Return what fills, its error, and that error over the model's, as texts."""
-    model = scores.get("model", math.nan)
-    rows = []
-    for name, title in _FILLERS.items():
-        if name in scores:
-            ratio = scores[name] / model if model > 0 else math.nan
-            rows.append([title, f"{scores[name]:.5f}", f"{ratio:.2f}"])
-    return rows
+def describe_fillers(scores: Mapping[str, float]) -> tuple[str, list[list[str]]]:
+    """Say how the model stands against the best filler, and against each.
 
-
-def describe_fillers(scores: Mapping[str, float]) -> str:
-    """Say in a sentence how the model stands against the best filler.
+    Returns:
+        A sentence, and rows of texts: what fills, its error, and that over the model's.
 
     Raises:
         DataError: the scores lack the model's, or all fillers'.
@@ -330,15 +322,20 @@ def describe_fillers(scores: Mapping[str, float]) -> str:
         raise DataError(f"found scores of {sorted(scores)}: need model and a filler.")
     best = min(fillers, key=lambda name: fillers[name])
     model, other = scores["model"], fillers[best]
-    if model < other:
-        return (
-            f"The model's error is {1 - model / other:.0%} below that of the best "
-            f"filler ({_FILLERS[best]})."
-        )
-    return (
+    sentence = (
         f"The model does not beat the best filler ({_FILLERS[best]}): its error is "
         f"{model / max(other, 1e-12):.2f} times as large. It needs longer training."
     )
+    if model < other:
+        sentence = (
+            f"The model's error is {1 - model / other:.0%} below that of the best "
+            f"filler ({_FILLERS[best]})."
+        )
+    rows = []
+    for name in (name for name in _FILLERS if name in scores):
+        ratio = scores[name] / model if model > 0 else math.nan
+        rows.append([_FILLERS[name], f"{scores[name]:.5f}", f"{ratio:.2f}"])
+    return sentence, rows
 
 
 def _find_figures(folder: Path) -> tuple[int, list[tuple[int, str, Path]]]:
