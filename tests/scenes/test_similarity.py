@@ -1,3 +1,4 @@
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -6,11 +7,10 @@ import pytest
 from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.rasters import embeddings
 from spectralgpt.scenes.similarity import (
+    Query,
     _sample_cells,
     _write_rows,
-    find_places,
     fit_clusters,
-    make_query,
 )
 from tests.embedding_files import WIDTH, three_kinds, write_embeddings
 
@@ -31,8 +31,8 @@ def test_parts_of_a_raster_give_what_the_whole_gives(
     classes[3:5, 7:12] = -1
     raster = write_embeddings(tmp_path / "a.tif", classes)
     values, valid = raster.read()
-    query = make_query(raster, (np.array([12]), np.array([15])), [raster])
-    whole = find_places(query, [raster], 9, 3)
+    query = Query.at(raster, (np.array([12]), np.array([15])), [raster])
+    whole = query.find([raster], 9, 3)
     small_blocks()  # type: ignore[operator]
     assert len(list(raster.blocks())) == 6
     written: list[tuple[int, np.ndarray]] = []
@@ -42,14 +42,14 @@ def test_parts_of_a_raster_give_what_the_whole_gives(
     assert [row for row, _ in written] == [0, 8, 16]
     assert np.array_equal(made, values[..., 2] + valid)
     assert np.array_equal(np.concatenate([p[0] for _, p in written]), made)
-    assert find_places(query, [raster], 9, 3) == whole
+    assert query.find([raster], 9, 3) == whole
 
 
 def test_the_place_itself_is_found_first(tmp_path: Path) -> None:
     # The index holds 16-bit floats: cells must differ by more than their rounding.
     raster = write_embeddings(tmp_path / "a.tif", three_kinds(), noise=0.2)
-    query = make_query(raster, (np.array([4]), np.array([25])), [raster])
-    first = find_places(query, [raster], 1, 1)[0]
+    query = Query.at(raster, (np.array([4]), np.array([25])), [raster])
+    first = query.find([raster], 1, 1)[0]
     assert (first.row, first.column) == (4, 25)
     assert first.similarity == pytest.approx(1, abs=2e-3)
 
@@ -70,9 +70,11 @@ def test_clusters_are_sorted_by_size_and_seeded(tmp_path: Path) -> None:
     classes = np.repeat([0, 1, 2], [4, 9, 17])[None].repeat(20, axis=0)
     raster = write_embeddings(tmp_path / "a.tif", classes)
     first, again = (fit_clusters([raster], 3, seed=1) for _ in range(2))
-    assert np.array_equal(first.centres, again.centres)
-    found = first.assign(raster.read()[0][..., :WIDTH])
-    assert np.array_equal(found, 2 - classes)
+    assert isinstance(first, partial)
+    assert isinstance(again, partial)
+    for fitted, twin in zip(first.args, again.args, strict=True):
+        assert np.array_equal(fitted, twin)
+    assert np.array_equal(first(raster.read()[0][..., :WIDTH]), 2 - classes)
 
 
 def test_too_many_clusters_or_no_cells_are_refused(tmp_path: Path) -> None:
@@ -87,4 +89,4 @@ def test_too_many_clusters_or_no_cells_are_refused(tmp_path: Path) -> None:
     classes[0, 0] = 0
     lonely = write_embeddings(tmp_path / "b.tif", classes)
     with pytest.raises(DataError, match="no embedding there"):
-        make_query(lonely, (np.array([2]), np.array([2])), [lonely])
+        Query.at(lonely, (np.array([2]), np.array([2])), [lonely])

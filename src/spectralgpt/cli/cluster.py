@@ -32,11 +32,12 @@ def run(args: Namespace) -> Path:
     from spectralgpt.scenes.similarity import fit_clusters, write_class_map
 
     rasters, targets = open_rasters(args, "clusters")
-    clustering = fit_clusters(rasters, args.classes, args.seed)
+    classify = fit_clusters(rasters, args.classes, args.seed)
+    # Nobody has told what they show.
+    names = [f"cluster {number + 1}" for number in range(args.classes)]
     colours = category_colours(args.classes)
     for raster, path in zip(rasters, targets, strict=True):
-        assign, names = clustering.assign, clustering.names
-        classes = write_class_map(raster, assign, names, colours, path)
+        classes = write_class_map(raster, classify, names, colours, path)
         title = f"{args.classes} clusters, no labels"
         picture = path.with_suffix(".png")
         write_class_picture(raster, classes, names, colours, picture, title)

@@ -40,18 +40,14 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> Path:
     """Search the inputs; returns the file of places."""
     from spectralgpt.reports.scene_pictures import write_similarity_picture
-    from spectralgpt.scenes.similarity import (
-        find_places,
-        write_places,
-        write_similarity,
-    )
+    from spectralgpt.scenes.similarity import write_places
 
     table = args.output / f"places.{args.format}"
     rasters, maps = open_rasters(args, "similarity", table)
     query = _query(args, rasters)
-    places = find_places(query, rasters, args.top, args.spacing)
+    places = query.find(rasters, args.top, args.spacing)
     for raster, path in zip(rasters, maps, strict=True):
-        similarity = write_similarity(query, raster, path)
+        similarity = query.write_map(raster, path)
         own = [(p.row, p.column) for p in places if p.raster is raster]
         write_similarity_picture(raster, similarity, own, path.with_suffix(".png"))
     return write_places(places, table)
@@ -61,7 +57,7 @@ def _query(args: Namespace, rasters: list["EmbeddingRaster"]) -> "Query":
     """Make the query from the first raster that the place lies on."""
     from spectralgpt.errors import ConfigError, SpectralGPTError
     from spectralgpt.scenes.places import find_query_cells
-    from spectralgpt.scenes.similarity import make_query
+    from spectralgpt.scenes.similarity import Query
 
     if (args.point is None) == (args.polygon is None):
         raise ConfigError("name what is looked for: either --point or --polygon.")
@@ -72,5 +68,5 @@ def _query(args: Namespace, rasters: list["EmbeddingRaster"]) -> "Query":
             if raster is rasters[-1]:
                 raise
             continue
-        return make_query(raster, cells, rasters)
+        return Query.at(raster, cells, rasters)
     raise AssertionError("open_alike gives at least one raster")

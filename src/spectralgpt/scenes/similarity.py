@@ -7,9 +7,10 @@ had no release since 2023, and it and usearch are made for graphs, which miss so
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +52,40 @@ class Query:
     mean: FloatArray
     direction: FloatArray
 
+    @classmethod
+    def of(cls, cells: FloatArray, mean: FloatArray) -> Self:
+        """Average embeddings (N, D) into a query.
+
+        Args:
+            cells: the embeddings that are looked for.
+            mean: (D,), of all that are searched.
+        """
+        return cls(mean, _unit(_unit(cells - mean).mean(axis=0)))
+
+    @classmethod
+    def at(
+        cls,
+        raster: EmbeddingRaster,
+        cells: tuple[NDArray[np.int64], NDArray[np.int64]],
+        rasters: Sequence[EmbeddingRaster],
+    ) -> Self:
+        """Average the embeddings of cells at some places into a query.
+
+        Args:
+            raster: that they lie in.
+            cells: their rows and columns.
+            rasters: all that are searched; their mean embedding is subtracted.
+
+        Raises:
+            DataError: there is no embedding at any of the cells.
+        """
+        values, valid = read_cells(raster, *cells)
+        if not valid.any():
+            raise DataError(f"{raster.path} has no embedding there: it shows nothing.")
+        width = raster.source.width
+        mean = _sample_cells(rasters)[:, :width].mean(axis=0)
+        return cls.of(values[valid][:, :width], mean)
+
     def similarity(self, cells: FloatArray) -> FloatArray:
         """Return the cosine of embeddings (..., D) with the query, -1..1."""
         # BLAS's product of matrix and vector can warn of numbers beside the array.
@@ -58,33 +93,45 @@ class Query:
         found: FloatArray = np.einsum("...d,d->...", unit, self.direction)
         return found
 
+    def find(
+        self, rasters: Sequence[EmbeddingRaster], top: int, spacing: int
+    ) -> list["_Place"]:
+        """Find the cells that are most like the query, the likest first.
 
-@dataclass(frozen=True)
-class _Clustering:
-    """Groups of embeddings, the largest first.
+        Vectors of one raster at a time are held, 2 bytes a number.
 
-    Args:
-        mean: (D,), subtracted from embeddings.
-        scale: (D,), which they are divided by.
-        centres: (K, D) of the result.
-    """
+        Args:
+            rasters: where.
+            top: places wanted; fewer are found if there are no more.
+            spacing: least distance between two places of a raster, cells.
 
-    mean: FloatArray
-    scale: FloatArray
-    centres: FloatArray
+        Raises:
+            ConfigError: faiss is not installed, or a number is not positive.
+        """
+        if top < 1 or spacing < 1:
+            raise ConfigError(f"ask for 1 place or more (found: {top}), 1 cell apart.")
+        places = [
+            place for raster in rasters for place in _find(self, raster, top, spacing)
+        ]
+        return sorted(places, key=lambda place: -place.similarity)[:top]
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """What the clusters are called: nobody has told what they show."""
-        return tuple(f"cluster {i + 1}" for i in range(len(self.centres)))
+    def write_map(self, raster: EmbeddingRaster, path: Path) -> FloatArray:
+        """Write the similarity of every cell as a GeoTIFF, NaN for nodata.
 
-    def assign(self, cells: FloatArray) -> NDArray[np.int64]:
-        """Return the nearest centre of each embedding, the first D of (..., D + C)."""
-        scaled = (cells[..., : len(self.mean)] - self.mean) / self.scale
-        # Without the square of the cells, which is the same for every centre.
-        halves = (self.centres**2).sum(axis=1) / 2
-        nearest: NDArray[np.int64] = (scaled @ self.centres.T - halves).argmax(axis=-1)
-        return nearest
+        Returns:
+            The map (H, W).
+
+        Raises:
+            RasterError: it cannot be written.
+        """
+
+        def work(values: FloatArray, valid: BoolArray) -> FloatArray:
+            found = self.similarity(values[..., : raster.source.width])
+            return np.where(valid, found, np.float32("nan"))
+
+        layers = Layers.of_measures(("similarity",))
+        with writing_map(path, raster.grid, layers) as write:
+            return _write_rows(raster, work, write)
 
 
 class _Place(NamedTuple):
@@ -118,29 +165,6 @@ def open_alike(paths: Sequence[Path]) -> list[EmbeddingRaster]:
     return rasters
 
 
-def make_query(
-    raster: EmbeddingRaster,
-    cells: tuple[NDArray[np.int64], NDArray[np.int64]],
-    rasters: Sequence[EmbeddingRaster],
-) -> Query:
-    """Average the embeddings of cells into a query.
-
-    Args:
-        raster: that they lie in.
-        cells: their rows and columns.
-        rasters: all that are searched; their mean embedding is subtracted.
-
-    Raises:
-        DataError: there is no embedding at any of the cells.
-    """
-    values, valid = read_cells(raster, *cells)
-    if not valid.any():
-        raise DataError(f"{raster.path} has no embedding there: it shows nothing.")
-    width = raster.source.width
-    mean = _sample_cells(rasters)[:, :width].mean(axis=0)
-    return query_of(values[valid][:, :width], mean)
-
-
 def read_cells(
     raster: EmbeddingRaster, rows: NDArray[np.int64], columns: NDArray[np.int64]
 ) -> tuple[FloatArray, BoolArray]:
@@ -155,40 +179,6 @@ def read_cells(
     window = Window(top, left, int(rows.max()) - top + 1, int(columns.max()) - left + 1)
     values, valid = raster.read(window)
     return values[rows - top, columns - left], valid[rows - top, columns - left]
-
-
-def query_of(cells: FloatArray, mean: FloatArray) -> Query:
-    """Average embeddings (N, D) into a query.
-
-    Args:
-        cells: the embeddings that are looked for.
-        mean: (D,), of all that are searched.
-    """
-    return Query(mean, _unit(_unit(cells - mean).mean(axis=0)))
-
-
-def find_places(
-    query: Query, rasters: Sequence[EmbeddingRaster], top: int, spacing: int
-) -> list[_Place]:
-    """Find the cells that are most like the query, the likest first.
-
-    Vectors of one raster at a time are held, 2 bytes a number.
-
-    Args:
-        query: what is looked for.
-        rasters: where.
-        top: places wanted; fewer are found if there are no more.
-        spacing: least distance between two places of a raster, cells.
-
-    Raises:
-        ConfigError: faiss is not installed, or a number is not positive.
-    """
-    if top < 1 or spacing < 1:
-        raise ConfigError(f"ask for 1 place or more (found: {top}), 1 cell apart.")
-    places = [
-        place for raster in rasters for place in _find(query, raster, top, spacing)
-    ]
-    return sorted(places, key=lambda place: -place.similarity)[:top]
 
 
 def _find(
@@ -245,24 +235,6 @@ def _apart(
         if len(kept) == top:
             break
     return kept
-
-
-def write_similarity(query: Query, raster: EmbeddingRaster, path: Path) -> FloatArray:
-    """Write the similarity of every cell as a GeoTIFF, NaN for nodata.
-
-    Returns:
-        The map (H, W).
-
-    Raises:
-        RasterError: it cannot be written.
-    """
-
-    def work(values: FloatArray, valid: BoolArray) -> FloatArray:
-        found = query.similarity(values[..., : raster.source.width])
-        return np.where(valid, found, np.float32("nan"))
-
-    with writing_map(path, raster.grid, Layers.of_measures(("similarity",))) as write:
-        return _write_rows(raster, work, write)
 
 
 def write_places(places: Sequence[_Place], path: Path) -> Path:
@@ -350,13 +322,17 @@ def _sample_cells(
 
 def fit_clusters(
     rasters: Sequence[EmbeddingRaster], count: int, seed: int = 0
-) -> _Clustering:
+) -> Callable[[FloatArray], NDArray[np.int64]]:
     """Group the cells of rasters by k-means on their standardised embeddings.
 
     Args:
         rasters: of one encoder, see `open_alike`.
         count: clusters K.
         seed: of the first centres, and of the cells that are drawn of many.
+
+    Returns:
+        What takes embeddings (..., D + C) and returns the clusters (...) that they are
+        in, the largest of all cells being 0.
 
     Raises:
         ConfigError: fewer than 2 clusters, or more than 64.
@@ -383,7 +359,21 @@ def fit_clusters(
     groups = grouping.fit_predict((cells - mean) / scale)
     order = np.argsort(-np.bincount(groups, minlength=count), kind="stable")
     centres = grouping.cluster_centers_[order].astype(np.float32)
-    return _Clustering(mean, scale, centres)
+    return partial(_nearest, mean, scale, centres)
+
+
+def _nearest(
+    mean: FloatArray, scale: FloatArray, centres: FloatArray, cells: FloatArray
+) -> NDArray[np.int64]:
+    """Return the nearest centre (K, D) of each embedding, the first D of (..., D + C).
+
+    The centres are of embeddings less their mean (D,), over their scale (D,).
+    """
+    scaled = (cells[..., : len(mean)] - mean) / scale
+    # Without the square of the cells, which is the same for every centre.
+    halves = (centres**2).sum(axis=1) / 2
+    nearest: NDArray[np.int64] = (scaled @ centres.T - halves).argmax(axis=-1)
+    return nearest
 
 
 def _write_rows(

@@ -23,7 +23,7 @@ from spectralgpt.rasters.lookup import lay_under, sample, sample_map, shown_grid
 from spectralgpt.rasters.maps import MapFile
 from spectralgpt.reports.style import Stretch, choose_composites, measure_stretch
 from spectralgpt.scenes.embedding import SceneEmbedding
-from spectralgpt.scenes.similarity import Query, query_of
+from spectralgpt.scenes.similarity import Query
 from spectralgpt.sensors import Band
 
 Picture = NDArray[np.uint8]
@@ -144,7 +144,7 @@ def draw_measures(
     return _join(colormaps[colours](share)[..., :3], valid)
 
 
-def draw_classes(
+def _draw_classes(
     codes: NDArray[np.generic], valid: NDArray[np.bool_], colours: Mapping[int, str]
 ) -> Picture:
     """Draw class codes (H, W) in their colours, clear where there is no class."""
@@ -195,7 +195,7 @@ class MapLayer:
         """Draw a layer under a grid."""
         values, valid = self.read(layer, shown, base)
         if self.map.kind == "classes":
-            return draw_classes(values, valid, self.map.colours)
+            return _draw_classes(values, valid, self.map.colours)
         return draw_measures(values, valid, self.limits[layer], MEASURE_COLOURS)
 
     def name_of(self, layer: int, row: int, column: int, base: Grid) -> str:
@@ -291,7 +291,7 @@ class Cells:
         found, valid = self.take(shown, lambda cells: cells[..., : self.width])
         if not valid[0, 0]:
             raise DataError("there is no embedding at this place: choose another.")
-        return query_of(found[None, :, 0, 0], self.mean)
+        return Query.of(found[None, :, 0, 0], self.mean)
 
     def draw(self, query: Query, shown: Grid) -> Picture:
         """Draw how like a query all cells are under a grid."""
