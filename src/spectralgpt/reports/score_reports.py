@@ -35,6 +35,11 @@ _FACTS = 4
 _RIGHT, _WRONG = "#0072B2", "#D55E00"
 _BLANK, _UNREMARKABLE = "#ffffff", "#d8dcdf"
 
+MapExample = tuple[Sequence[NDArray[np.float32]], NDArray[np.int64], NDArray[np.int64]]
+"""A window with its labels and its map: one date, or before and after, as pictures
+(H, W, 3), see `paint_bands`; class indices (H, W), negative where there is no label;
+and those predicted."""
+
 
 @dataclass(frozen=True)
 class Examples:
@@ -66,25 +71,6 @@ class Examples:
                 f"found {lengths} images, true labels, predictions and confidences: "
                 "give equally many of each, at least one."
             )
-
-
-@dataclass(frozen=True)
-class MapExample:
-    """A window with its labels and its map.
-
-    Args:
-        images: (T, C, H, W), one date, or before and after; any unit.
-        valid: (T, C, H, W).
-        bands: the C bands.
-        truth: (H, W) class indices, negative where there is no label.
-        predicted: (H, W) class indices.
-    """
-
-    images: NDArray[np.float32]
-    valid: NDArray[np.bool_]
-    bands: Sequence[Band]
-    truth: NDArray[np.int64]
-    predicted: NDArray[np.int64]
 
 
 def write_classification_report(
@@ -349,21 +335,17 @@ def _plot_maps(
     """Draw each window's image or images, labels, map and errors in a row."""
     from matplotlib.patches import Patch
 
-    dates = len(examples[0].images)
-    titles = ["image"] if dates == 1 else ["before", "after"]
+    titles = ["image"] if len(examples[0][0]) == 1 else ["before", "after"]
     titles += ["labels", "map", "errors"]
     figure = new_figure(2.1 * len(titles), 2.15 * len(examples) + 0.6)
     grid = figure.subplots(len(examples), len(titles), squeeze=False)
     palette = list(colours or class_colours(names).values())
-    for row, example in zip(grid, examples, strict=True):
-        pictures: list[NDArray[Any]] = [
-            paint_bands(image, valid, example.bands)
-            for image, valid in zip(example.images, example.valid, strict=True)
-        ]
-        verdict = np.where(example.truth == example.predicted, 0, 1)
-        verdict[example.truth < 0] = -1
-        pictures.append(_paint(example.truth, palette))
-        pictures.append(_paint(example.predicted, palette))
+    for row, (dates, truth, predicted) in zip(grid, examples, strict=True):
+        pictures: list[NDArray[Any]] = [*dates]
+        verdict = np.where(truth == predicted, 0, 1)
+        verdict[truth < 0] = -1
+        pictures.append(_paint(truth, palette))
+        pictures.append(_paint(predicted, palette))
         pictures.append(_paint(verdict, (_UNREMARKABLE, _WRONG)))
         for axes, picture in zip(row, pictures, strict=True):
             axes.imshow(picture, interpolation="nearest")

@@ -351,26 +351,27 @@ def _map_examples(
     loaded: LoadedModel, test: SampleSet, seed: int, flips: bool
 ) -> list["MapExample"]:
     """Map a few windows: those with the most classes, of some drawn at random."""
-    from spectralgpt.reports.score_reports import MapExample
+    from spectralgpt.reports.style import paint_bands
 
     assert loaded.preprocessing is not None
     dataset = DenseDataset(test, loaded.preprocessing)
     order = np.random.default_rng(seed).permutation(len(dataset)).tolist()
     drawn = {i: dataset[i] for i in order[: _DRAWN_FOR_EXAMPLE * _MAP_EXAMPLES]}
     kinds = {i: len(sample["target"].unique()) for i, sample in drawn.items()}
-    examples = []
+    examples: list[MapExample] = []
     for index in sorted(drawn, key=lambda i: -kinds[i])[:_MAP_EXAMPLES]:
         shown = drawn[index]["image"]
         predicted = predict_map(loaded.model, flips, shown[None]).argmax(dim=1)
-        examples.append(
-            MapExample(
-                images=shown.numpy() if shown.ndim == 4 else shown[None].numpy(),
-                valid=drawn[index]["valid"].numpy().reshape(-1, *shown.shape[-3:]),
-                bands=loaded.preprocessing.bands,
-                truth=drawn[index]["target"].numpy(),
-                predicted=predicted[0].cpu().numpy(),
-            )
+        images, valid = (
+            each.numpy().reshape(-1, *shown.shape[-3:])
+            for each in (shown, drawn[index]["valid"])
         )
+        dates = [
+            paint_bands(*date, loaded.preprocessing.bands)
+            for date in zip(images, valid, strict=True)
+        ]
+        truth = drawn[index]["target"].numpy()
+        examples.append((dates, truth, predicted[0].cpu().numpy()))
     return examples
 
 
