@@ -13,8 +13,9 @@ from torch import Tensor
 
 from spectralgpt.errors import SpectralGPTError
 from spectralgpt.files import checked_line, parse_checked
+from spectralgpt.jobs.kinds import Plan
 from spectralgpt.jobs.records import RecordFolder, SceneRecord
-from spectralgpt.jobs.running import plan_job, run_job
+from spectralgpt.jobs.running import run_job
 from spectralgpt.scenes.maps import map_image
 from tests.dense_files import blobs
 from tests.fuzz.mutate import bounded, mutate_bytes, mutate_text, refusal, rounds
@@ -123,7 +124,7 @@ def test_a_damaged_record_is_of_no_scene_and_the_job_does_it_again(
     scenes += write_scenes(tmp_path / "other", {"a": "lake"})
 
     def run() -> None:
-        plan = plan_job(job, tmp_path / "out")
+        plan = Plan.of(job, tmp_path / "out")
         run_job(plan, of_one_date(scenes), pause_s=0)
 
     run()

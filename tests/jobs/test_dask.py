@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from spectralgpt.errors import ConfigError
-from spectralgpt.jobs.running import Engine, JobOutcome, on_dask, plan_job, run_job
+from spectralgpt.jobs.kinds import Plan
+from spectralgpt.jobs.running import Engine, JobOutcome, on_dask, run_job
 from tests.job_kinds import NotingJob, count_notes, of_one_date, write_scenes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,7 +35,7 @@ def run(
     scenes = write_scenes(folder / "in", texts)
     (folder / "notes").touch()
     job: Any = NotingJob(str(folder / "notes"), 0.1)
-    plan, seen = plan_job(job, folder / "out"), [0.0]
+    plan, seen = Plan.of(job, folder / "out"), [0.0]
     outcome = run_job(
         plan,
         of_one_date(scenes),

@@ -17,12 +17,13 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import sys
 from pathlib import Path
-from spectralgpt.jobs.running import plan_job, run_job
+from spectralgpt.jobs.kinds import Plan
+from spectralgpt.jobs.running import run_job
 from tests.job_kinds import NotingJob, of_one_date
 
 folder, delay = Path(sys.argv[1]), float(sys.argv[2])
 scenes = of_one_date(sorted((folder / "in").iterdir()))
-plan = plan_job(NotingJob(str(folder / "notes"), delay), folder / "out")
+plan = Plan.of(NotingJob(str(folder / "notes"), delay), folder / "out")
 if __name__ == "__main__":
     if len(sys.argv) > 3:
         from spectralgpt.jobs.running import on_dask

@@ -10,7 +10,7 @@ import pytest
 from spectralgpt.errors import ConfigError
 from spectralgpt.jobs.kinds import Plan
 from spectralgpt.jobs.records import RecordFolder, SceneRecord
-from spectralgpt.jobs.running import JobOutcome, plan_job, run_job
+from spectralgpt.jobs.running import JobOutcome, run_job
 from tests.job_kinds import NotingJob, count_notes, of_one_date, write_scenes
 
 
@@ -21,7 +21,7 @@ def job(tmp_path: Path) -> NotingJob:
 
 
 def plan_of(job: NotingJob, output: Path) -> Plan:
-    return plan_job(job, output)  # type: ignore[arg-type]
+    return Plan.of(job, output)  # type: ignore[arg-type]
 
 
 def run(job: NotingJob, scenes: list[Path], output: Path, **options: Any) -> JobOutcome:

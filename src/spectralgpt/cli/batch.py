@@ -129,11 +129,11 @@ def _run_and_report(job: "Job", args: Namespace) -> Path:
     Raises:
         DataError: scenes failed.
     """
-    from spectralgpt.jobs.kinds import load_job
-    from spectralgpt.jobs.running import plan_job, run_job
+    from spectralgpt.jobs.kinds import Plan, load_job
+    from spectralgpt.jobs.running import run_job
 
     console = Console(stderr=True)
-    plan = plan_job(job, args.output)
+    plan = Plan.of(job, args.output)
     scenes = _list_scenes(args, load_job(plan.job))
     with _engine(args) as engine, counting("scenes", len(scenes)) as update:
         outcome = run_job(

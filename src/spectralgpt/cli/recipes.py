@@ -6,7 +6,7 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
 
-from spectralgpt.recipes import describe_recipe, find_recipe, list_recipes
+from spectralgpt.recipes import find_recipe, list_recipes
 
 HELP = "List the configurations that ship with the package, or print one of them."
 
@@ -25,7 +25,8 @@ def run(args: Namespace) -> Path:
         print(path.read_text(encoding="utf-8"))
         return path
     table = Table("recipe", "what it is")
-    for name in list_recipes():
-        table.add_row(name, describe_recipe(name))
+    recipes = list_recipes()
+    for name, text in recipes.items():
+        table.add_row(name, text)
     Console().print(table)
-    return find_recipe(list_recipes()[0]).parent
+    return find_recipe(next(iter(recipes))).parent

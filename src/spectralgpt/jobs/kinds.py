@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from uuid import uuid4
 
 from spectralgpt import __version__
@@ -41,7 +41,6 @@ from spectralgpt.scenes.loading import (
 from spectralgpt.scenes.maps import (
     Mapper,
     SceneMap,
-    beside_map,
     build_mapper,
     map_image,
 )
@@ -96,7 +95,7 @@ class _ReadyMaps:
         mapper, target = self.mapper, made.path
         picture = write_quick_look(made, mapper)
         described = mapper.write_item(made)
-        probabilities, polygons = beside_map(target)
+        probabilities, polygons = mapper.beside(target)
         others = [target.with_name(target.name + LEGEND_SUFFIX)]
         others += [probabilities] if mapper.probabilities else []
         others += [polygons] if mapper.polygons else []
@@ -113,7 +112,7 @@ class _ReadyMaps:
 
     def beside(self, target: Path) -> tuple[Path, ...]:
         """Return files that `make` may write beside a map."""
-        return beside_map(target)
+        return self.mapper.beside(target)
 
     def rows(self, scene: Path, made: SceneMap) -> list[dict[str, Any]]:
         """Return what the table says of a scene: the pixels of each class."""
@@ -361,6 +360,19 @@ class Plan:
     weights: str
     run: str = field(default_factory=lambda: uuid4().hex)
     version: str = __version__
+
+    @classmethod
+    def of(cls, job: Job, output: Path) -> Self:
+        """Load a job's model, and say what its outputs will depend on.
+
+        Raises:
+            CheckpointError: the model cannot be read, or is for something else.
+            ConfigError: options do not fit it.
+        """
+        # Other processes start in other folders.
+        if Path(job.model).exists():
+            job = replace(job, model=str(Path(job.model).absolute()))
+        return cls(job, output.absolute(), load_job(job).weights)
 
     @cached_property
     def configuration(self) -> str:

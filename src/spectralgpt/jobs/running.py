@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from spectralgpt.errors import ConfigError
 from spectralgpt.files import remove_leftovers
-from spectralgpt.jobs.kinds import Job, Plan, load_job
+from spectralgpt.jobs.kinds import Plan
 from spectralgpt.jobs.records import (
     MANIFEST,
     Attempt,
@@ -196,19 +196,6 @@ def _result_of(plan: Plan, future: "Future[Any]", record: SceneRecord) -> Attemp
     if isinstance(error, ImportError):
         raise ConfigError(f"the workers lack spectralgpt or what it needs: {error}")
     raise error
-
-
-def plan_job(job: Job, output: Path) -> Plan:
-    """Load a job's model, and say what its outputs will depend on.
-
-    Raises:
-        CheckpointError: the model cannot be read, or is for something else.
-        ConfigError: options do not fit it.
-    """
-    # Other processes start in other folders.
-    if Path(job.model).exists():
-        job = replace(job, model=str(Path(job.model).absolute()))
-    return Plan(job, output.absolute(), load_job(job).weights)
 
 
 def run_job(

@@ -1,21 +1,27 @@
 """The configurations that ship with the package, one YAML file each."""
 
 import difflib
+import re
 from importlib.resources import files
 from pathlib import Path
 
 from spectralgpt.errors import ConfigError
 
-__all__ = ["describe_recipe", "find_recipe", "list_recipes"]
+__all__ = ["find_recipe", "list_recipes"]
 
 
 def _folder() -> Path:
     return Path(str(files(__name__)))
 
 
-def list_recipes() -> list[str]:
-    """Return the names of all recipes, sorted."""
-    return sorted(path.stem for path in _folder().glob("*.yaml"))
+def list_recipes() -> dict[str, str]:
+    """Return what each recipe reproduces, its first comment line, by sorted names."""
+    texts = {path.stem: path.read_text("utf-8") for path in _folder().glob("*.yaml")}
+    comment = re.compile("^#(.*)", re.MULTILINE)
+    found = {name: comment.search(texts[name]) for name in sorted(texts)}
+    return {
+        name: match[1].lstrip("# ") if match else "" for name, match in found.items()
+    }
 
 
 def find_recipe(name: str | Path) -> Path:
@@ -33,11 +39,3 @@ def find_recipe(name: str | Path) -> Path:
     near = difflib.get_close_matches(str(name), recipes, n=1)
     hint = f"Did you mean {near[0]!r}?" if near else "See spectralgpt recipes."
     raise ConfigError(f"no file and no recipe called {str(name)!r}. {hint}")
-
-
-def describe_recipe(name: str) -> str:
-    """Return the first comment line of a recipe: what it reproduces."""
-    for line in find_recipe(name).read_text(encoding="utf-8").splitlines():
-        if line.startswith("#"):
-            return line.lstrip("# ")
-    return ""

@@ -114,13 +114,19 @@ class Mapper:
         names, tags = self.class_names, {MODEL_TAG: self.name} if self.name else {}
         maps = {path: Layers.of_classes(names, self.colours, tags)}
         if self.probabilities:
-            maps[beside_map(path)[0]] = Layers.of_measures(names, tags)
+            maps[self.beside(path)[0]] = Layers.of_measures(names, tags)
         return maps
+
+    @staticmethod
+    def beside(path: Path) -> tuple[Path, Path]:
+        """Return the files of probabilities and of outlines beside a map of classes."""
+        stem = path.stem
+        return path.with_name(f"{stem}_probabilities.tif"), path.with_suffix(".gpkg")
 
     def write_item(self, made: "SceneMap") -> Path | None:
         """Describe a map and the files beside it as a STAC item, if it can be one."""
         path, first = made.path, made.items[0]
-        probabilities, polygons = beside_map(path)
+        probabilities, polygons = self.beside(path)
         classes = list(zip(self.class_names, self.colours, strict=True))
         assets = {"classes": _class_asset(path, classes)}
         if self.probabilities:
@@ -235,7 +241,7 @@ def map_image(
         if not pixels[:NO_CLASS].any():
             raise DataError(f"{items[0].name} has no valid pixel: leave it out.")
         if mapper.polygons:
-            outlines = beside_map(path)[1]
+            outlines = mapper.beside(path)[1]
             write_polygons(whole, made.folder / outlines.name, mapper.class_names)
             made.place(outlines)
         made.publish()
@@ -325,8 +331,3 @@ def _identifier(name: str, value: int) -> str:
     """Return a name of letters, digits, hyphens and lines, as the extension asks."""
     plain = "".join(c if c.isascii() and c.isalnum() else "_" for c in name)
     return plain.strip("_") or f"class_{value}"
-
-
-def beside_map(path: Path) -> tuple[Path, Path]:
-    """Return the files of probabilities and of outlines beside a map of classes."""
-    return path.with_name(f"{path.stem}_probabilities.tif"), path.with_suffix(".gpkg")
