@@ -38,9 +38,9 @@ FACES = {
 # How large the house may be. Lower a figure when it falls; raise none without a reason.
 LIMITS = {
     "files": 167,
-    "lines": 49_379,
-    "public functions and classes": 729,
-    "dataclasses": 139,
+    "lines": 49_321,
+    "public functions and classes": 714,
+    "dataclasses": 135,
     "file names that occur twice": 6,
     "files with a single importer": 15,
     "longest chain of imports": 20,
