@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from spectralgpt.data.formats import ImageFormat
-from spectralgpt.data.label_files import read_csv
+from spectralgpt.data.labelled import LabelledDataConfig, read_labelled
 from spectralgpt.errors import DataError, OutputError
 from spectralgpt.files import (
     decode_text,
@@ -66,7 +65,7 @@ def test_labels_and_lists_in_any_encoding_are_read_alike(tmp_path: Path) -> None
         table = tmp_path / "labels.csv"
         table.write_bytes(NAMES.encode(encoding))
         with pytest.raises(DataError, match=r"labels\.csv .*save it as UTF-8"):
-            read_csv(table, ImageFormat())
+            read_labelled(LabelledDataConfig(str(tmp_path), layout="csv"))
         scenes = tmp_path / "scenes.txt"
         scenes.write_bytes("forêt.tif\n".encode(encoding))
         with pytest.raises(DataError, match=r"scenes\.txt .*save it as UTF-8"):

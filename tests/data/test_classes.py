@@ -9,7 +9,7 @@ from spectralgpt.data.dense import (
     DenseDataConfig,
     count_classes,
     find_positive,
-    read_all_dense,
+    read_dense,
 )
 from spectralgpt.errors import ConfigError, DataError
 from tests.dense_files import BANDS, image_of, write_sensor
@@ -31,29 +31,31 @@ def write(root: Path, mask: np.ndarray = CODES, **options: object) -> Path:
 
 def test_classes_keep_their_order_and_gather_codes(tmp_path: Path) -> None:
     stated = config(write(tmp_path), classes={"high": 9, "low": [3, 5]}, ignored=(0,))
-    dense = read_all_dense(stated)
+    dense = read_dense(stated, divided=False)
     assert dense.class_names == ("high", "low")
     assert count_classes(dense)[""] == {"high": 8, "low": 20}
 
 
 def test_codes_that_occur_are_classes_where_none_are_stated(tmp_path: Path) -> None:
-    dense = read_all_dense(config(write(tmp_path, nodata=0)))
+    dense = read_dense(config(write(tmp_path, nodata=0)), divided=False)
     assert dense.class_names == ("class 3", "class 5", "class 9")
     assert count_classes(dense)[""] == {"class 3": 12, "class 5": 8, "class 9": 8}
 
 
 def test_masks_may_name_their_classes_themselves(tmp_path: Path) -> None:
     tags = {"CLASS_0": "water", "CLASS_3": "crops", "CLASS_5": "trees", "CLASS_9": "x"}
-    dense = read_all_dense(config(write(tmp_path, tags=tags)))
+    dense = read_dense(config(write(tmp_path, tags=tags)), divided=False)
     assert dense.class_names == ("water", "crops", "trees", "x")
     assert dense.codes == {0: 0, 3: 1, 5: 2, 9: 3}
 
 
 def test_nodata_is_no_label_unless_it_is_a_class(tmp_path: Path) -> None:
     write(tmp_path, nodata=9)
-    without = read_all_dense(config(tmp_path, classes={"a": [0, 3], "b": 5}))
+    without = read_dense(config(tmp_path, classes={"a": [0, 3], "b": 5}), divided=False)
     assert count_classes(without)[""] == {"a": 16, "b": 8}
-    named = read_all_dense(config(tmp_path, classes={"a": [0, 3], "b": 5, "c": 9}))
+    named = read_dense(
+        config(tmp_path, classes={"a": [0, 3], "b": 5, "c": 9}), divided=False
+    )
     assert count_classes(named)[""]["c"] == 8
 
 
@@ -61,31 +63,33 @@ def test_float_masks_hold_whole_codes_or_are_refused(tmp_path: Path) -> None:
     codes = CODES.astype(np.float32)
     codes[0, 0] = np.nan
     classes = {"a": 0, "b": [3, 5, 9]}
-    dense = read_all_dense(config(write(tmp_path, codes), classes=classes))
+    dense = read_dense(config(write(tmp_path, codes), classes=classes), divided=False)
     assert count_classes(dense)[""] == {"a": 4, "b": 27}
     codes[0, 0] = 2.5
-    dense = read_all_dense(config(write(tmp_path, codes), classes=classes))
+    dense = read_dense(config(write(tmp_path, codes), classes=classes), divided=False)
     with pytest.raises(OSError, match=r"holds fractions such as 2.5"):
         count_classes(dense)
 
 
 def test_a_models_classes_are_matched_by_name(tmp_path: Path) -> None:
     stated = config(write(tmp_path), classes={"b": 3, "a": [0, 5, 9]})
-    dense = read_all_dense(stated, class_names=("a", "b", "c"))
+    dense = read_dense(stated, class_names=("a", "b", "c"), divided=False)
     assert dense.class_names == ("a", "b", "c")
     assert count_classes(dense)[""] == {"a": 20, "b": 12, "c": 0}
     with pytest.raises(DataError, match="has classes b that are not among a, c"):
-        read_all_dense(stated, class_names=("a", "c"))
+        read_dense(stated, class_names=("a", "c"), divided=False)
 
 
 def test_contradictions_in_the_table_are_refused(tmp_path: Path) -> None:
     write(tmp_path)
     with pytest.raises(ConfigError, match="code 3 is b and a"):
-        read_all_dense(config(tmp_path, classes={"a": [3, 5], "b": 3}))
+        read_dense(config(tmp_path, classes={"a": [3, 5], "b": 3}), divided=False)
     with pytest.raises(ConfigError, match="code 3 is a and ignored"):
-        read_all_dense(config(tmp_path, classes={"a": 3}, ignored=(3,)))
+        read_dense(config(tmp_path, classes={"a": 3}, ignored=(3,)), divided=False)
     with pytest.raises(ConfigError, match="colours are given for a; the classes are"):
-        read_all_dense(config(tmp_path, classes={"b": 3}, colours={"a": "#000000"}))
+        read_dense(
+            config(tmp_path, classes={"b": 3}, colours={"a": "#000000"}), divided=False
+        )
     with pytest.raises(ConfigError, match=r"must be like '#1b7837'"):
         config(tmp_path, colours={"a": "green"})
 
@@ -93,7 +97,7 @@ def test_contradictions_in_the_table_are_refused(tmp_path: Path) -> None:
 def test_masks_without_any_label_are_refused(tmp_path: Path) -> None:
     write(tmp_path, np.zeros_like(CODES), nodata=0)
     with pytest.raises(DataError, match="hold no label"):
-        read_all_dense(config(tmp_path))
+        read_dense(config(tmp_path), divided=False)
 
 
 def test_another_layer_of_the_mask_may_hold_the_codes(tmp_path: Path) -> None:
@@ -101,9 +105,9 @@ def test_another_layer_of_the_mask_may_hold_the_codes(tmp_path: Path) -> None:
     two = np.stack([np.full_like(CODES, 77), CODES])
     write_tiff(tmp_path / "masks" / "a.tif", two)
     stated = config(tmp_path, classes={"a": [0, 3], "b": [5, 9]}, mask_index=2)
-    assert count_classes(read_all_dense(stated))[""] == {"a": 16, "b": 16}
+    assert count_classes(read_dense(stated, divided=False))[""] == {"a": 16, "b": 16}
     with pytest.raises(OSError, match="has 2 layers, number 3 was asked for"):
-        read_all_dense(config(tmp_path, classes={"a": 0}, mask_index=3))
+        read_dense(config(tmp_path, classes={"a": 0}, mask_index=3), divided=False)
 
 
 @pytest.mark.parametrize(
@@ -150,15 +154,15 @@ def test_more_than_two_classes_count_alike_unless_one_is_stated() -> None:
 
 def test_colours_are_stated_or_the_masks_or_follow_the_names(tmp_path: Path) -> None:
     classes = {"water": 0, "land": 3, "mud": [5, 9]}
-    dense = read_all_dense(config(write(tmp_path), classes=classes))
+    dense = read_dense(config(write(tmp_path), classes=classes), divided=False)
     by_name = tuple(class_colours(tuple(classes)).values())
     assert dense.colours == by_name
     some = config(tmp_path, classes=classes, colours={"land": "#123456"})
-    assert read_all_dense(some).colours == tuple(
+    assert read_dense(some, divided=False).colours == tuple(
         class_colours(tuple(classes), {"land": "#123456"}).values()
     )
     with rasterio.open(tmp_path / "masks" / "a.tif", "r+") as mask:
         mask.write_colormap(1, {0: (1, 2, 3, 255), 3: (250, 0, 1, 255)})
-    found = read_all_dense(config(tmp_path, classes=classes)).colours
+    found = read_dense(config(tmp_path, classes=classes), divided=False).colours
     assert found is not None
     assert found[:2] == ("#010203", "#fa0001")

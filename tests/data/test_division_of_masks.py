@@ -10,7 +10,7 @@ from spectralgpt.data.dense import (
     DenseDataConfig,
     balanced_class_weights,
     count_classes,
-    read_all_dense,
+    read_dense,
 )
 from spectralgpt.data.division import divide
 from spectralgpt.data.samples import SampleSet
@@ -50,7 +50,7 @@ def config(root: Path, **options: object) -> DenseDataConfig:
 
 @pytest.fixture(scope="module")
 def everything(root: Path) -> SampleSet:
-    return read_all_dense(config(root))
+    return read_dense(config(root), divided=False)
 
 
 def split_up(dense: SampleSet, seed: int = 0, **options: object) -> SampleSet:
@@ -167,13 +167,13 @@ def test_splits_that_cannot_be_are_refused(everything: SampleSet, root: Path) ->
     with pytest.raises(
         ConfigError, match=r"data.place 'x\(\?P<place>y\)' does not fit"
     ):
-        read_all_dense(config(root, place="x(?P<place>y)"))
+        read_dense(config(root, place="x(?P<place>y)"), divided=False)
 
 
 def test_a_large_image_is_cut_into_tiles_that_cover_it_once(tmp_path: Path) -> None:
     mask = np.zeros((50, 70), np.uint8)
     write_pair(tmp_path, "scene", mask)
-    dense = read_all_dense(config(tmp_path, place=None, tile_px=32))
+    dense = read_dense(config(tmp_path, place=None, tile_px=32), divided=False)
     covered = np.zeros(mask.shape, int)
     for chip in dense.samples:
         assert isinstance(chip.window, Window)
@@ -186,7 +186,9 @@ def test_a_large_image_is_cut_into_tiles_that_cover_it_once(tmp_path: Path) -> N
 
 
 def test_weights_let_classes_count_alike(root: Path) -> None:
-    dense = read_all_dense(config(root, classes={"ground": 0, "roof": 1, "none": 9}))
+    dense = read_dense(
+        config(root, classes={"ground": 0, "roof": 1, "none": 9}), divided=False
+    )
     counts = count_classes(dense)[""]
     weights = balanced_class_weights(dense)
     assert weights[0] * counts["ground"] == pytest.approx(weights[1] * counts["roof"])
@@ -201,7 +203,9 @@ def test_statistics_are_measured_inside_the_windows(tmp_path: Path) -> None:
     write_tiff(tmp_path / "images" / "a.tif", image_of(mask))
     write_tiff(tmp_path / "masks" / "a.tif", mask[None])
     classes = {"a": 0, "b": 3}
-    dense = read_all_dense(config(tmp_path, place=None, tile_px=32, classes=classes))
+    dense = read_dense(
+        config(tmp_path, place=None, tile_px=32, classes=classes), divided=False
+    )
     bands = contract(write_sensor(tmp_path)).bands
     left = [c for c in dense.samples if c.window and c.window.column == 0]
     statistics = sample_statistics(replace(dense, samples=tuple(left)), bands)
@@ -227,7 +231,7 @@ def rare(tmp_path_factory: pytest.TempPathFactory) -> SampleSet:
         corner = (LEFT + 1000.0 * number, TOP)
         write_pair(root, f"p{number:02d}_", mask, corner=corner)
     classes = {"ground": 0, "roof": 1, "pond": 2, "mast": 3}
-    return read_all_dense(config(root, classes=classes))
+    return read_dense(config(root, classes=classes), divided=False)
 
 
 def classes_of(dense: SampleSet, split: str) -> set[str]:

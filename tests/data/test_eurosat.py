@@ -5,7 +5,7 @@ import pytest
 import rasterio
 
 from spectralgpt.data.datasets import LabelledDataset
-from spectralgpt.data.labelled import LabelledDataConfig, read_all
+from spectralgpt.data.labelled import LabelledDataConfig, read_labelled
 from spectralgpt.data.samples import SampleSet
 from spectralgpt.errors import DatasetNotFoundError
 from spectralgpt.rasters import read_raster
@@ -19,7 +19,7 @@ FILE_BANDS = (
 
 
 def read_eurosat(root: Path) -> SampleSet:
-    return read_all(LabelledDataConfig(str(root), layout="eurosat"))
+    return read_labelled(LabelledDataConfig(str(root), layout="eurosat"), divided=False)
 
 
 def fake_copy(root: Path) -> Path:

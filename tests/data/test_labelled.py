@@ -9,7 +9,7 @@ import torch
 from spectralgpt.data import division
 from spectralgpt.data.datasets import LabelledDataset
 from spectralgpt.data.division import divide
-from spectralgpt.data.labelled import LabelledDataConfig, read_all, read_labelled
+from spectralgpt.data.labelled import LabelledDataConfig, read_labelled
 from spectralgpt.data.masks import count_classes
 from spectralgpt.errors import BandError, DataError, DatasetNotFoundError, UnitError
 from tests.tiny import tiny_contract
@@ -117,7 +117,7 @@ def test_val_is_taken_out_of_train_never_out_of_test(tmp_path: Path) -> None:
 
 
 def test_the_same_seed_splits_alike_and_another_otherwise(archive: Path) -> None:
-    labelled = read_all(config(archive))
+    labelled = read_labelled(config(archive), divided=False)
     first, again, other = (
         [c.split for c in divide(labelled, config(archive), seed).samples]
         for seed in (0, 0, 1)
@@ -127,7 +127,7 @@ def test_the_same_seed_splits_alike_and_another_otherwise(archive: Path) -> None
 
 
 def test_blocks_keep_neighbours_together(archive: Path) -> None:
-    labelled = read_all(config(archive))
+    labelled = read_labelled(config(archive), divided=False)
     divided = divide(labelled, config(archive, split="blocks", block_m=4000.0), 0)
     centres = division._sample_centres(divided.samples)
     near = np.abs(centres[:, None] - centres[None]).max(axis=2) < 1e-4
@@ -137,7 +137,7 @@ def test_blocks_keep_neighbours_together(archive: Path) -> None:
 
 
 def test_gap_separates_splits_by_its_distance(archive: Path) -> None:
-    labelled = read_all(config(archive))
+    labelled = read_labelled(config(archive), divided=False)
     blocks = config(archive, split="blocks", block_m=4000.0, gap_m=6000.0)
     gapped = divide(labelled, blocks, 0)
     metres = division._sample_centres(gapped.samples) * np.array([82_000.0, 111_000.0])
@@ -162,9 +162,13 @@ def test_a_fraction_of_train_keeps_val_and_test(archive: Path) -> None:
 
 def test_csv_gives_single_and_multi_labels(tmp_path: Path) -> None:
     single = table(tmp_path / "s", "image,label\nimages/a.tif,x\nimages/b.tif,y\n")
-    assert read_all(config(single, layout="csv")).targets().tolist() == [0, 1]
+    assert read_labelled(
+        config(single, layout="csv"), divided=False
+    ).targets().tolist() == [0, 1]
     text = "image,labels,split\nimages/a.tif,x;z,train\nimages/b.tif,,test\n"
-    multi = read_all(config(table(tmp_path / "m", text), layout="csv"))
+    multi = read_labelled(
+        config(table(tmp_path / "m", text), layout="csv"), divided=False
+    )
     assert multi.task == "multi-label"
     assert multi.targets().tolist() == [[1, 1], [0, 0]]
     assert [chip.split for chip in multi.samples] == ["train", "test"]
@@ -193,39 +197,43 @@ def test_csv_that_does_not_fit_its_images_is_refused(
     tmp_path: Path, text: str, message: str
 ) -> None:
     with pytest.raises(DataError, match=message):
-        read_all(config(table(tmp_path, text), layout="csv"))
+        read_labelled(config(table(tmp_path, text), layout="csv"), divided=False)
 
 
 def test_unlisted_images_may_be_allowed(tmp_path: Path) -> None:
     root = table(tmp_path, "image,label\nimages/a.tif,x\n")
-    allowed = read_all(config(root, layout="csv", allow_unlisted=True))
+    allowed = read_labelled(
+        config(root, layout="csv", allow_unlisted=True), divided=False
+    )
     assert len(allowed.samples) == 1
 
 
 def test_unknown_class_is_named(archive: Path) -> None:
     with pytest.raises(DataError, match=r"1 unknown classes \(water\); known: field"):
-        read_all(config(archive), ["field", "forest"])
+        read_labelled(config(archive), ["field", "forest"], divided=False)
 
 
 def test_labels_are_matched_to_a_models_classes_by_name(archive: Path) -> None:
     names = ("water", "ice", "field", "forest")
-    labelled = read_all(config(archive), names)
+    labelled = read_labelled(config(archive), names, divided=False)
     for chip in labelled.samples:
         assert names[chip.labels[0]] == Path(chip.item.name).parent.name
 
 
 def test_missing_folder_and_empty_folder_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(DatasetNotFoundError, match="There is no folder"):
-        read_all(config(tmp_path / "nowhere"))
+        read_labelled(config(tmp_path / "nowhere"), divided=False)
     with pytest.raises(DataError, match="no images in folders of classes"):
-        read_all(config(tmp_path))
+        read_labelled(config(tmp_path), divided=False)
 
 
 def test_bands_in_another_order_give_the_same_bits(tmp_path: Path) -> None:
     one_chip(tmp_path / "a")
     one_chip(tmp_path / "b", order=BANDS[::-1])
     first, second = (
-        LabelledDataset(read_all(config(tmp_path / name)), tiny_contract())[0]
+        LabelledDataset(
+            read_labelled(config(tmp_path / name), divided=False), tiny_contract()
+        )[0]
         for name in ("a", "b")
     )
     assert torch.equal(first["image"], second["image"])
@@ -233,14 +241,16 @@ def test_bands_in_another_order_give_the_same_bits(tmp_path: Path) -> None:
 
 def test_missing_band_is_refused_by_name(tmp_path: Path) -> None:
     one_chip(tmp_path, order=[band for band in BANDS if band != "B8A"])
-    dataset = LabelledDataset(read_all(config(tmp_path)), tiny_contract())
+    dataset = LabelledDataset(
+        read_labelled(config(tmp_path), divided=False), tiny_contract()
+    )
     with pytest.raises(BandError, match="B8A"):
         dataset[0]
 
 
 def test_wrong_unit_and_twice_applied_offset_are_refused(tmp_path: Path) -> None:
     one_chip(tmp_path)
-    labelled = read_all(config(tmp_path))
+    labelled = read_labelled(config(tmp_path), divided=False)
     chip = labelled.samples[0]
     for item, message in (
         (replace(chip.item, quantification=1.0, unit="reflectance"), "unscaled"),
@@ -253,7 +263,10 @@ def test_wrong_unit_and_twice_applied_offset_are_refused(tmp_path: Path) -> None
 
 def test_drawn_samples_follow_their_generator_and_stay_inside(archive: Path) -> None:
     dataset = LabelledDataset(
-        read_all(config(archive)), tiny_contract(), crop_scale=(0.2, 0.6), flip=True
+        read_labelled(config(archive), divided=False),
+        tiny_contract(),
+        crop_scale=(0.2, 0.6),
+        flip=True,
     )
     first, again, other = (
         dataset.draw(0, torch.Generator().manual_seed(seed))["image"]
@@ -265,7 +278,7 @@ def test_drawn_samples_follow_their_generator_and_stay_inside(archive: Path) -> 
 
 
 def test_chips_kept_in_memory_are_the_same_up_to_the_limit(archive: Path) -> None:
-    labelled = read_all(config(archive))
+    labelled = read_labelled(config(archive), divided=False)
     plain = LabelledDataset(labelled, tiny_contract())
     limited = LabelledDataset(labelled, tiny_contract(), memory_mb=0.1)
     for index in (0, 1, 0):
@@ -276,6 +289,8 @@ def test_chips_kept_in_memory_are_the_same_up_to_the_limit(archive: Path) -> Non
 
 def test_small_chips_are_enlarged_to_the_models_image(tmp_path: Path) -> None:
     one_chip(tmp_path)
-    sample = LabelledDataset(read_all(config(tmp_path)), tiny_contract(64))[0]
+    sample = LabelledDataset(
+        read_labelled(config(tmp_path), divided=False), tiny_contract(64)
+    )[0]
     assert sample["image"].shape == (12, 64, 64)
     shutil.rmtree(tmp_path)

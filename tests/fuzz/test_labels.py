@@ -4,14 +4,14 @@ import contextlib
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from spectralgpt.data.formats import ImageFormat
-from spectralgpt.data.label_files import read_csv
+from spectralgpt.data.labelled import LabelledDataConfig, read_labelled
 from spectralgpt.data.labelling.labels import UNLABELLED, LabelSource, open_labels
 from spectralgpt.errors import SpectralGPTError
 from spectralgpt.rasters import Grid, Window
@@ -124,13 +124,16 @@ def test_damaged_tables_of_labels(tmp_path: Path) -> None:
         rows.append(f"chips/{number}.tif,{name},{'train' if number else 'val'},p{name}")
     text = "\n".join(rows) + "\n"
     own = {tmp_path / f"chips/{number}.tif" for number in range(4)}
-    images = ImageFormat(sensor="sentinel-2-l2a", offset=0.0)
+    stated = LabelledDataConfig(
+        str(tmp_path), layout="csv", sensor="sentinel-2-l2a", offset=0.0
+    )
     table = tmp_path / "labels.csv"
     for seed in rounds():
         damaged = mutate_text(text, seed).encode("utf-8", "surrogatepass")
         table.write_bytes(damaged if seed % 2 else mutate_bytes(text.encode(), seed))
         with contextlib.suppress(SpectralGPTError), bounded(), said():
-            found = read_csv(table, image_format=images, allow_unlisted=bool(seed % 3))
+            config = replace(stated, allow_unlisted=bool(seed % 3))
+            found = read_labelled(config, divided=False)
             paths = [file.path for c in found.samples for file in c.item.files.values()]
             assert {*paths} <= own
             assert all(chip.labels for chip in found.samples) or found.task

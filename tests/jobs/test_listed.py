@@ -13,7 +13,7 @@ from spectralgpt.checkpoints import save_model
 from spectralgpt.data.dense import (
     DenseDataConfig,
     DenseDataset,
-    read_all_dense,
+    read_dense,
 )
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.errors import (
@@ -116,7 +116,7 @@ def test_a_map_can_be_read_as_a_mask_with_its_names(tmp_path: Path) -> None:
     for other in ("maps.csv", "scene.png"):
         (tmp_path / "masks" / other).unlink()
     config = DenseDataConfig(str(tmp_path), sensor=write_sensor(tmp_path), bands=BANDS)
-    dense = read_all_dense(config)
+    dense = read_dense(config, divided=False)
     assert dense.class_names == NAMES
     dataset = DenseDataset(dense, rule_contract(tmp_path))
     np.testing.assert_array_equal(dataset[0]["target"], classes)

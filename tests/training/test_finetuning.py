@@ -8,7 +8,7 @@ import yaml
 
 from spectralgpt.checkpoints import load_model, save_model
 from spectralgpt.config import read_config
-from spectralgpt.data.labelled import LabelledDataConfig, read_all
+from spectralgpt.data.labelled import LabelledDataConfig, read_labelled
 from spectralgpt.data.splits import Fractions
 from spectralgpt.errors import CheckpointError, ConfigError, DataError
 from spectralgpt.models.encoder import SpectralEncoder
@@ -261,7 +261,7 @@ def test_comparison_probes_all_kinds_on_the_same_splits(
     archive: Path, pretrained: Path, tmp_path: Path
 ) -> None:
     data = config(archive, pretrained).data
-    labelled = read_all(data, assumed=Stated(sensor=SENSOR))
+    labelled = read_labelled(data, assumed=Stated(sensor=SENSOR), divided=False)
     found = compare_features(
         load_model(pretrained),
         labelled,
@@ -293,7 +293,9 @@ def test_labels_of_the_other_kind_or_other_classes_are_refused(
     model = ClassificationModel(loaded.encoder, 3)
     extra = {"class_names": list(CLASSES), "task": "multi-label"}
     tuned = replace(loaded, model=model, extra=extra)
-    labelled = read_all(config(archive, pretrained).data, assumed=Stated(sensor=SENSOR))
+    labelled = read_labelled(
+        config(archive, pretrained).data, assumed=Stated(sensor=SENSOR), divided=False
+    )
     with pytest.raises(
         DataError, match=r"is for single-label of .* for multi-label of"
     ):

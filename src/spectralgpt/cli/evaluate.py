@@ -249,11 +249,11 @@ def _assumed(loaded: "LoadedModel") -> "Stated | None":
 
 
 def _compare(args: Namespace, method: Any, loaded: "LoadedModel") -> None:
-    from spectralgpt.data.labelled import read_all
+    from spectralgpt.data.labelled import read_labelled
     from spectralgpt.training.comparison import compare_features
 
     config = _read_config(args)
-    labelled = read_all(config, assumed=_assumed(loaded))
+    labelled = read_labelled(config, assumed=_assumed(loaded), divided=False)
     with counting("features", len(labelled.samples)) as update:
         compare_features(
             loaded,

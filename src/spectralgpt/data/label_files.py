@@ -4,7 +4,6 @@ Both listings give all images with their labels and the split that the files sta
 what is wrong; `labelled` splits the rest.
 """
 
-import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,57 +15,17 @@ from spectralgpt.data.listings import (
     FaultKind,
     Listing,
     first_names,
-    refuse_faults,
 )
-from spectralgpt.data.samples import (
-    MULTI_LABEL,
-    SINGLE_LABEL,
-    SPLITS,
-    Sample,
-    SampleSet,
-)
+from spectralgpt.data.samples import MULTI_LABEL, SINGLE_LABEL, SPLITS, Sample
 from spectralgpt.data.splits import split_folders, split_named
 from spectralgpt.errors import DataError, DatasetNotFoundError
 from spectralgpt.files import read_table, read_text
 from spectralgpt.rasters import (
     RASTER_SUFFIXES,
-    Stated,
     list_folder,
     path_below,
     walk,
 )
-
-logger = logging.getLogger(__name__)
-
-
-def read_folder(root: Path, image_format: ImageFormat) -> SampleSet:
-    """Read a folder of classes, with or without folders of splits above them.
-
-    Raises:
-        DataError: no images, or folders of images beside those of splits.
-    """
-    listing = list_class_folders(root)
-    if listing.faults:
-        logger.warning(
-            "%s: %d images lie in no folder of a class and are left out (%s).",
-            root,
-            len(listing.faults),
-            first_names(fault.name for fault in listing.faults),
-        )
-    if not listing.entries:
-        raise DataError(
-            f"{root} holds no images in folders of classes (expected "
-            f"{root.name}/<class>/<image>{'|'.join(RASTER_SUFFIXES)})."
-        )
-    return _make_set(listing, SINGLE_LABEL, str(root), image_format)
-
-
-def _make_set(
-    listing: Listing, task: str, source: str, image_format: ImageFormat
-) -> SampleSet:
-    names = listing.class_names
-    samples = number_samples(listing.entries, names, image_format)
-    return SampleSet(samples, names, task, source, stated=Stated.of(image_format.facts))
 
 
 def list_class_folders(
@@ -195,23 +154,6 @@ def number_samples(
         )
         for entry in entries
     )
-
-
-def read_csv(
-    table: Path, image_format: ImageFormat, allow_unlisted: bool = False
-) -> SampleSet:
-    """Read a CSV of labels; image paths are relative to it and stay beneath it.
-
-    Columns are image, label or labels (parted by ";"), and optionally split and place.
-
-    Raises:
-        DatasetNotFoundError: there is no such file.
-        DataError: columns, paths, labels or images are wrong; all mistakes of a kind
-            are counted and the first few named.
-    """
-    listing, task = list_csv(table, allow_unlisted=allow_unlisted)
-    refuse_faults(table, listing.faults)
-    return _make_set(listing, task, str(table), image_format)
 
 
 def list_csv(

@@ -20,12 +20,11 @@ from spectralgpt.data.fmow import read_fmow
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.data.label_files import (
     list_class_folders,
+    list_csv,
     number_samples,
-    read_csv,
-    read_folder,
     read_split_lists,
 )
-from spectralgpt.data.listings import first_names
+from spectralgpt.data.listings import Listing, first_names, refuse_faults
 from spectralgpt.data.masks import count_samples
 from spectralgpt.data.samples import (
     MULTI_LABEL,
@@ -37,7 +36,7 @@ from spectralgpt.data.samples import (
 )
 from spectralgpt.data.sources import format_of_archive
 from spectralgpt.errors import ConfigError, DataError, DatasetNotFoundError
-from spectralgpt.rasters import FILE_SIZES, Stated, list_folder
+from spectralgpt.rasters import FILE_SIZES, RASTER_SUFFIXES, Stated, list_folder
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +82,8 @@ def read_labelled(
     config: LabelledDataConfig,
     class_names: Sequence[str] | None = None,
     assumed: Stated | None = None,
+    *,
+    divided: bool = True,
 ) -> SampleSet:
     """Find the images and labels of a data set and split them.
 
@@ -91,25 +92,18 @@ def read_labelled(
         class_names: classes of a fine-tuned model, in its order; they go before those
             of the config, and labels are matched to them by name.
         assumed: what is so where the files do not say, such as the model's sensor.
+        divided: split as configured; else the splits are those that it states itself.
 
     Raises:
         DatasetNotFoundError: nothing is there.
         DataError: labels and images contradict each other, or a class is unknown.
     """
-    return divide(read_all(config, class_names, assumed), config, config.split_seed)
-
-
-def read_all(
-    config: LabelledDataConfig,
-    class_names: Sequence[str] | None = None,
-    assumed: Stated | None = None,
-) -> SampleSet:
-    """Find the images and labels of a data set, with the splits it states itself."""
     root = Path(config.root)
     if not root.exists() and not config.download:
         raise DatasetNotFoundError(f"There is no folder {root} (option data.root).")
     labelled = _read_layout(config, root, config.image_format(assumed))
-    return _use_names(labelled, class_names or config.class_names)
+    labelled = _use_names(labelled, class_names or config.class_names)
+    return divide(labelled, config, config.split_seed) if divided else labelled
 
 
 def _read_layout(
@@ -124,8 +118,55 @@ def _read_layout(
     if config.layout == "masks":
         return _read_from_masks(config, root, image_format.assumed)
     if config.layout == "csv":
-        return read_csv(root / config.labels, image_format, config.allow_unlisted)
-    return read_folder(root, image_format)
+        return _read_csv(root / config.labels, image_format, config.allow_unlisted)
+    return _read_folder(root, image_format)
+
+
+def _read_folder(root: Path, image_format: ImageFormat) -> SampleSet:
+    """Read a folder of classes, with or without folders of splits above them.
+
+    Raises:
+        DataError: no images, or folders of images beside those of splits.
+    """
+    listing = list_class_folders(root)
+    if listing.faults:
+        logger.warning(
+            "%s: %d images lie in no folder of a class and are left out (%s).",
+            root,
+            len(listing.faults),
+            first_names(fault.name for fault in listing.faults),
+        )
+    if not listing.entries:
+        raise DataError(
+            f"{root} holds no images in folders of classes (expected "
+            f"{root.name}/<class>/<image>{'|'.join(RASTER_SUFFIXES)})."
+        )
+    return _make_set(listing, SINGLE_LABEL, str(root), image_format)
+
+
+def _read_csv(
+    table: Path, image_format: ImageFormat, allow_unlisted: bool
+) -> SampleSet:
+    """Read a CSV of labels; image paths are relative to it and stay beneath it.
+
+    Columns are image, label or labels (parted by ";"), and optionally split and place.
+
+    Raises:
+        DatasetNotFoundError: there is no such file.
+        DataError: columns, paths, labels or images are wrong; all mistakes of a kind
+            are counted and the first few named.
+    """
+    listing, task = list_csv(table, allow_unlisted=allow_unlisted)
+    refuse_faults(table, listing.faults)
+    return _make_set(listing, task, str(table), image_format)
+
+
+def _make_set(
+    listing: Listing, task: str, source: str, image_format: ImageFormat
+) -> SampleSet:
+    names = listing.class_names
+    samples = number_samples(listing.entries, names, image_format)
+    return SampleSet(samples, names, task, source, stated=Stated.of(image_format.facts))
 
 
 def _read_eurosat(
@@ -162,7 +203,7 @@ def _read_eurosat(
                 f"EuroSAT is not at {root}. Set data.download true, or put the folders "
                 "of its classes there."
             )
-        return read_folder(root, image_format)
+        return _read_folder(root, image_format)
     for split in SPLITS:
         # Fetches, unpacks and checks what the split needs.
         archive(root=str(root), split=split, download=download, checksum=True)

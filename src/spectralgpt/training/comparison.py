@@ -82,7 +82,7 @@ def compare_features(
 
     Args:
         loaded: the model, on the device to use.
-        labelled: all images, from `read_all`.
+        labelled: all images, from `read_labelled`, not divided.
         config: how they are split.
         folder: gets the files.
         name: what the model is called in them.

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from spectralgpt.config import build_config, changed_settings
-from spectralgpt.data.dense import DenseDataConfig, read_all_dense
+from spectralgpt.data.dense import DenseDataConfig, read_dense
 from spectralgpt.data.identity import digest_data
-from spectralgpt.data.labelled import LabelledDataConfig, read_all
+from spectralgpt.data.labelled import LabelledDataConfig, read_labelled
 from spectralgpt.data.packing.reading import digest_of
 from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.files import read_json, write_json, write_table
@@ -215,8 +215,8 @@ def _digest_data(config: _Config, settings: Mapping[str, Any]) -> str:
         sensor = load_start(config).preprocessing.sensor
     data, assumed = _data_of(config), Stated(sensor=sensor)
     if isinstance(data, DenseDataConfig):
-        return digest_data(read_all_dense(data, assumed=assumed).samples)
-    return digest_data(read_all(data, assumed=assumed).samples)
+        return digest_data(read_dense(data, assumed=assumed, divided=False).samples)
+    return digest_data(read_labelled(data, assumed=assumed, divided=False).samples)
 
 
 def _check_record(folder: Path, record: Mapping[str, Any]) -> None:

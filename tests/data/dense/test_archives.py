@@ -11,7 +11,6 @@ from spectralgpt.data.dense import (
     DenseDataset,
     count_classes,
     find_faults,
-    read_all_dense,
     read_dense,
 )
 from spectralgpt.errors import (
@@ -70,7 +69,7 @@ def test_segmunich_targets_follow_the_pixels(tmp_path: Path) -> None:
 
 def test_segmunich_asks_for_its_bands(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"do not name their 10 bands.*State data.b"):
-        read_all_dense(segmunich(write_segmunich(tmp_path), bands=None))
+        read_dense(segmunich(write_segmunich(tmp_path), bands=None), divided=False)
 
 
 def test_segmunich_faults_are_found(tmp_path: Path) -> None:
@@ -78,25 +77,25 @@ def test_segmunich_faults_are_found(tmp_path: Path) -> None:
     nine = np.ones((9, 128, 128), np.uint16)
     write_tiff(root / "train" / "img" / "train_1.tif", nine)
     with pytest.raises(BandError, match=r"train_1.tif has 9 layers, 10 bands"):
-        read_all_dense(segmunich(root))
+        read_dense(segmunich(root), divided=False)
     root = write_segmunich(tmp_path / "b")
     write_tiff(root / "val" / "label" / "val_2.tif", np.zeros((1, 64, 64), np.uint8))
     with pytest.raises(RasterError, match=r"val_2.tif does not fit image .*val_2.tif"):
-        read_all_dense(segmunich(root))
+        read_dense(segmunich(root), divided=False)
     with pytest.raises(DataError, match="has 64 x 64 px; tiles of SegMunich have 128"):
-        read_all_dense(segmunich(write_segmunich(tmp_path / "c", side=64)))
+        read_dense(segmunich(write_segmunich(tmp_path / "c", side=64)), divided=False)
     root = write_segmunich(tmp_path / "d")
     label = np.full((1, 128, 128), 24, np.uint8)
     write_tiff(root / "train" / "label" / "train_0.tif", label)
     with pytest.raises(DataError, match=r"train_0.tif holds unknown class codes 24"):
-        count_classes(read_all_dense(segmunich(root)))
+        count_classes(read_dense(segmunich(root), divided=False))
     (root / "train" / "img" / "train_2.tif").unlink()
     with pytest.raises(DataError, match=r"lacks 1 of 3 tiles of .*\(train_2\)"):
-        read_all_dense(segmunich(root))
+        read_dense(segmunich(root), divided=False)
     root = write_segmunich(tmp_path / "e")
     (root / "dataset" / "val.txt").write_text("../../etc/passwd\n", encoding="utf-8")
     with pytest.raises(DataError, match="must list names of tiles"):
-        read_all_dense(segmunich(root))
+        read_dense(segmunich(root), divided=False)
 
 
 def test_segmunich_tells_of_tiles_that_no_list_names(
@@ -104,12 +103,12 @@ def test_segmunich_tells_of_tiles_that_no_list_names(
 ) -> None:
     root = write_segmunich(tmp_path)
     (root / "dataset" / "train.txt").write_text("train_0\ntrain_1", encoding="utf-8")
-    assert len(read_all_dense(segmunich(root)).select("train").samples) == 2
+    assert len(read_dense(segmunich(root), divided=False).select("train").samples) == 2
     assert "1 tiles that no list names (train_2)" in caplog.text
 
 
 def test_oscd_pairs_dates_and_keeps_its_split(tmp_path: Path) -> None:
-    dense = read_all_dense(oscd(write_oscd(tmp_path)))
+    dense = read_dense(oscd(write_oscd(tmp_path)), divided=False)
     assert dense.select("train").places == ("paris", "pisa")
     assert dense.select("test").places == ("milano",)
     assert dense.class_names == ("unchanged", "changed")
@@ -121,7 +120,7 @@ def test_oscd_pairs_dates_and_keeps_its_split(tmp_path: Path) -> None:
 
 
 def test_oscd_targets_follow_the_change(tmp_path: Path) -> None:
-    dense = read_all_dense(oscd(write_oscd(tmp_path)))
+    dense = read_dense(oscd(write_oscd(tmp_path)), divided=False)
     contract = fixed_range("sentinel-2-l1c", ("B04", "B12"), 32)
     data = DenseDataset(dense, contract)  # type: ignore[arg-type]
     seen = 0
@@ -144,38 +143,38 @@ def test_oscd_takes_pictures_where_a_city_has_no_tiff(tmp_path: Path) -> None:
             numbers = (dataset.read() - 1) * np.uint8(255)
         plain = write_tiff(tmp_path / "plain.tif", numbers)
         rasterio.shutil.copy(plain, path.parent / "cm.png", driver="PNG")
-    expected = count_classes(read_all_dense(oscd(root)))
+    expected = count_classes(read_dense(oscd(root), divided=False))
     next(root.rglob("milano-cm.tif")).unlink()
-    dense = read_all_dense(oscd(root))
+    dense = read_dense(oscd(root), divided=False)
     assert dense.codes == {0: 0, 255: 1}
     assert count_classes(dense) == expected
 
 
 def test_oscd_faults_are_found(tmp_path: Path) -> None:
     with pytest.raises(DatasetNotFoundError, match=r"OSCD is not at .*download true"):
-        read_all_dense(oscd(tmp_path))
+        read_dense(oscd(tmp_path), divided=False)
     root = write_oscd(tmp_path / "a")
     (root / IMAGES / "pisa" / "imgs_2_rect" / "B07.tif").unlink()
     with pytest.raises(BandError, match="no file named after band B07"):
-        read_all_dense(oscd(root))
+        read_dense(oscd(root), divided=False)
     shutil.rmtree(root / IMAGES / "pisa" / "imgs_2_rect")
     with pytest.raises(DataError, match=r"1 dates are missing \(pisa/imgs_2_rect\)"):
-        read_all_dense(oscd(root))
+        read_dense(oscd(root), divided=False)
     root = write_oscd(tmp_path / "b")
     next(root.rglob("pisa-cm.tif")).unlink()
     with pytest.raises(DataError, match=r"1 of 3 cities of OSCD have no mask.*pisa"):
-        read_all_dense(oscd(root))
+        read_dense(oscd(root), divided=False)
     shutil.rmtree(root / OSCD_NAME.format("Train Labels") / "pisa")
     with pytest.raises(DataError, match=r"1 cities have no mask \(pisa\)"):
-        read_all_dense(oscd(root))
+        read_dense(oscd(root), divided=False)
     root = write_oscd(tmp_path / "c")
     mask = next(root.rglob("milano-cm.tif"))
     write_tiff(mask, np.ones((1, 40, 47), np.uint8), crs=None)
     with pytest.raises(RasterError, match=r"milano-cm.tif does not fit.*40 x 48 px"):
-        read_all_dense(oscd(root))
+        read_dense(oscd(root), divided=False)
     write_tiff(mask, np.zeros((1, 40, 48), np.uint8), crs=None)
     with pytest.raises(DataError, match=r"unknown class codes 0 \(1920 px\)"):
-        count_classes(read_all_dense(oscd(root)))
+        count_classes(read_dense(oscd(root), divided=False))
 
 
 def test_oscd_reads_a_truncated_band_as_a_fault(tmp_path: Path) -> None:
@@ -183,7 +182,7 @@ def test_oscd_reads_a_truncated_band_as_a_fault(tmp_path: Path) -> None:
     path = root / IMAGES / "paris" / "imgs_1_rect" / "B05.tif"
     rasterio.shutil.copy(path, tmp_path / "x.tif", driver="COG", compress="none")
     path.write_bytes((tmp_path / "x.tif").read_bytes()[:-200])
-    faults = find_faults(read_all_dense(oscd(root)))
+    faults = find_faults(read_dense(oscd(root), divided=False))
     assert len(faults) == 1
     assert "B05.tif cannot be read as a raster" in faults[0]
 

@@ -10,7 +10,7 @@ from spectralgpt.data.dense import (
     DenseAugmentationConfig,
     DenseDataConfig,
     DenseDataset,
-    read_all_dense,
+    read_dense,
 )
 from spectralgpt.data.samples import SampleSet
 from spectralgpt.errors import BandError, ConfigError, DataError, ShapeError
@@ -43,7 +43,7 @@ def read(root: Path, **options: object) -> SampleSet:
         "bands": BANDS,
         "classes": {"a": 0, "b": 1, "c": 2},
     }
-    return read_all_dense(DenseDataConfig(str(root), **stated | options))  # type: ignore
+    return read_dense(DenseDataConfig(str(root), **stated | options), divided=False)  # type: ignore
 
 
 def dataset(root: Path, **options: object) -> DenseDataset:

@@ -9,7 +9,6 @@ from spectralgpt.data.dense import (
     DenseDataset,
     count_classes,
     find_faults,
-    read_all_dense,
     read_dense,
 )
 from spectralgpt.data.statistics import sample_statistics
@@ -51,7 +50,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_images_are_matched_with_masks_by_name(root: Path) -> None:
-    dense = read_all_dense(config(root))
+    dense = read_dense(config(root), divided=False)
     assert [Path(c.item.name).stem for c in dense.samples] == sorted(
         f"p{n}" for n in range(10)
     )
@@ -79,7 +78,7 @@ def test_splits_may_lie_below_images_and_masks(tmp_path: Path) -> None:
             images=f"images/{split}",
             masks=f"masks/{split}",
         )
-    dense = read_all_dense(config(tmp_path / "set"))
+    dense = read_dense(config(tmp_path / "set"), divided=False)
     assert [(c.place, c.split) for c in dense.samples] == [
         ("test", "test"),
         ("train", "train"),
@@ -109,13 +108,14 @@ def test_patterns_find_place_split_and_date(tmp_path: Path) -> None:
             write_tiff(path, image_of(mask + (year == 2019)))
         split = "train" if name == "one" else "test"
         write_tiff(root / "cm" / split / f"{name}_mask.tif", mask[None])
-    dense = read_all_dense(
+    dense = read_dense(
         config(
             root,
             task="change",
             images=r"s2 (?P<date>\d+)/img_(?P<place>\w+)\.tif",
             masks=r"cm/(?P<split>\w+)/(?P<place>\w+)_mask\.tif",
-        )
+        ),
+        divided=False,
     )
     assert [(c.place, c.split) for c in dense.samples] == [
         ("one", "train"),
@@ -132,7 +132,7 @@ def test_three_dates_of_a_place_are_refused_with_the_dates(tmp_path: Path) -> No
     write_tiff(tmp_path / "masks" / "a.tif", blobs(8, 8, 0)[None])
     images = r"(?P<date>\d+)/(?P<place>\w+)\.tif"
     with pytest.raises(DataError, match=r"a \(2018, 2019, 2020\).*Narrow the pattern"):
-        read_all_dense(config(tmp_path, task="change", images=images))
+        read_dense(config(tmp_path, task="change", images=images), divided=False)
 
 
 def test_dates_of_a_place_share_its_mask_and_its_split(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_a_folder_of_band_files_is_one_image(tmp_path: Path) -> None:
         values = {band: 1000 + 10 * i for i, band in enumerate(BANDS)}
         write_band_folder(tmp_path / "images" / name, values, name="x_{band}.tif")
         write_tiff(tmp_path / "masks" / f"{name}.tif", blobs(16, 16, 0)[None])
-    dense = read_all_dense(config(tmp_path, bands=None))
+    dense = read_dense(config(tmp_path, bands=None), divided=False)
     assert [c.place for c in dense.samples] == ["a", "b.c"]
     assert len(dense.samples[0].item.bands) == 7
 
@@ -175,7 +175,7 @@ def test_pictures_serve_as_masks(tmp_path: Path) -> None:
         rasterio.shutil.copy(source, path, driver=driver)
         (tmp_path / "masks" / f"a.{suffix}.aux.xml").unlink(missing_ok=True)
         stated = config(tmp_path, classes={"no": 0, "yes": 255})
-        counts = count_classes(read_all_dense(stated))[""]
+        counts = count_classes(read_dense(stated, divided=False))[""]
         assert counts == {"no": int((mask == 0).sum()), "yes": int((mask > 0).sum())}
         path.unlink()
 
@@ -193,11 +193,14 @@ def test_each_class_may_have_a_mask_of_its_own(tmp_path: Path) -> None:
     }
     images = r"images/(?P<place>\w)\.tif"
     stated = config(tmp_path, images=images, class_masks=patterns, classes=None)
-    assert count_classes(read_all_dense(stated))[""] == {"water": 64, "forest": 128}
+    assert count_classes(read_dense(stated, divided=False))[""] == {
+        "water": 64,
+        "forest": 128,
+    }
     forest[3] = 1
     write_tiff(tmp_path / "m" / "a_forest.tif", forest[None])
     with pytest.raises(DataError, match="16 pixels belong to another class too"):
-        count_classes(read_all_dense(stated))
+        count_classes(read_dense(stated, divided=False))
 
 
 # Faults.
@@ -206,15 +209,18 @@ def test_each_class_may_have_a_mask_of_its_own(tmp_path: Path) -> None:
 def test_an_image_without_a_mask_is_named_or_left_out(root: Path) -> None:
     (root / "masks" / "p3.tif").unlink()
     with pytest.raises(DataError, match=r"1 with image but no mask \(p3\)"):
-        read_all_dense(config(root))
-    assert "p3" not in read_all_dense(config(root, allow_unlabelled=True)).places
+        read_dense(config(root), divided=False)
+    assert (
+        "p3"
+        not in read_dense(config(root, allow_unlabelled=True), divided=False).places
+    )
 
 
 def test_a_mask_without_an_image_is_named(root: Path) -> None:
     (root / "images" / "p3.tif").unlink()
     for allow in (False, True):
         with pytest.raises(DataError, match=r"1 with mask but no image \(p3\)"):
-            read_all_dense(config(root, allow_unlabelled=allow))
+            read_dense(config(root, allow_unlabelled=allow), divided=False)
 
 
 def test_an_image_without_its_second_date_is_named(tmp_path: Path) -> None:
@@ -231,13 +237,13 @@ def test_an_image_without_its_second_date_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"1 with image before but no image after \(b\)"
     ):
-        read_all_dense(stated)
+        read_dense(stated, divided=False)
 
 
 def test_a_mask_of_another_size_is_refused(root: Path) -> None:
     write_tiff(root / "masks" / "p3.tif", blobs(23, 24, 0)[None], crs=None, res=1)
     with pytest.raises(RasterError, match=r"p3.tif.*24 x 24 px, the mask 23 x 24"):
-        read_all_dense(config(root))
+        read_dense(config(root), divided=False)
 
 
 def test_a_mask_of_another_place_is_refused(root: Path) -> None:
@@ -245,8 +251,8 @@ def test_a_mask_of_another_place_is_refused(root: Path) -> None:
         root / "masks" / "p3.tif", blobs(24, 24, 0)[None], corner=(LEFT, TOP), res=5.0
     )
     with pytest.raises(RasterError, match=r"p3.tif does not fit.*the mask ends"):
-        read_all_dense(config(root))
-    assert read_all_dense(config(root, align="shape")).samples
+        read_dense(config(root), divided=False)
+    assert read_dense(config(root, align="shape"), divided=False).samples
 
 
 def test_dates_on_other_grids_are_refused(tmp_path: Path) -> None:
@@ -255,7 +261,7 @@ def test_dates_on_other_grids_are_refused(tmp_path: Path) -> None:
     write_tiff(tmp_path / "after" / "a.tif", image_of(blobs(32, 32, 0)), res=5.0)
     write_tiff(tmp_path / "masks" / "a.tif", mask[None], res=10.0)
     with pytest.raises(RasterError, match="differ in size: 16 x 16 px against"):
-        read_all_dense(config(tmp_path, task="change"))
+        read_dense(config(tmp_path, task="change"), divided=False)
 
 
 def test_a_missing_band_is_refused_by_name(tmp_path: Path) -> None:
@@ -263,12 +269,12 @@ def test_a_missing_band_is_refused_by_name(tmp_path: Path) -> None:
     write_band_folder(tmp_path / "images" / "a", values)
     write_tiff(tmp_path / "masks" / "a.tif", blobs(16, 16, 0)[None])
     with pytest.raises(BandError, match="no file named after band edge"):
-        read_all_dense(config(tmp_path))
+        read_dense(config(tmp_path), divided=False)
     six = image_of(blobs(16, 16, 0), bands=6)
     write_tiff(tmp_path / "set" / "images" / "a.tif", six)
     write_tiff(tmp_path / "set" / "masks" / "a.tif", blobs(16, 16, 0)[None])
     with pytest.raises(BandError, match="has 6 layers, 7 bands were stated"):
-        read_all_dense(config(tmp_path / "set"))
+        read_dense(config(tmp_path / "set"), divided=False)
 
 
 @pytest.mark.parametrize("part", ["images", "masks"])
@@ -279,7 +285,7 @@ def test_a_truncated_file_is_found(root: Path, part: str) -> None:
     content = (root / "copy.tif").read_bytes()
     path.write_bytes(content[:-200])
     (root / "copy.tif").unlink()
-    faults = find_faults(read_all_dense(config(root)))
+    faults = find_faults(read_dense(config(root), divided=False))
     assert len(faults) == 1
     assert f"{part}/p3.tif cannot be read as a raster" in faults[0]
 
@@ -287,7 +293,7 @@ def test_a_truncated_file_is_found(root: Path, part: str) -> None:
 def test_a_file_that_is_no_raster_is_refused(root: Path) -> None:
     (root / "masks" / "p3.tif").write_text("not a raster", encoding="utf-8")
     with pytest.raises(RasterError, match=r"p3.tif cannot be read as a raster"):
-        read_all_dense(config(root))
+        read_dense(config(root), divided=False)
 
 
 def test_an_unknown_code_is_refused_by_name_unless_ignored(root: Path) -> None:
@@ -297,8 +303,8 @@ def test_an_unknown_code_is_refused_by_name_unless_ignored(root: Path) -> None:
     with pytest.raises(
         DataError, match=r"p3.tif holds unknown class codes 7 \(5 px\); known: 0 ground"
     ):
-        count_classes(read_all_dense(config(root)))
-    counts = count_classes(read_all_dense(config(root, ignored=(7,))))[""]
+        count_classes(read_dense(config(root), divided=False))
+    counts = count_classes(read_dense(config(root, ignored=(7,)), divided=False))[""]
     assert sum(counts.values()) == 10 * 24 * 24 - 5
 
 
@@ -306,20 +312,20 @@ def test_folders_that_are_not_there_are_named(root: Path) -> None:
     with pytest.raises(
         DatasetNotFoundError, match=r"no folder .*labels \(data.masks\)"
     ):
-        read_all_dense(config(root, masks="labels"))
+        read_dense(config(root, masks="labels"), divided=False)
     with pytest.raises(DatasetNotFoundError, match=r"There is no folder .*nowhere"):
-        read_all_dense(config(root.parent / "nowhere"))
+        read_dense(config(root.parent / "nowhere"), divided=False)
     with pytest.raises(ConfigError, match="must be a folder under root"):
-        read_all_dense(config(root, masks="../masks"))
+        read_dense(config(root, masks="../masks"), divided=False)
     with pytest.raises(ConfigError, match="needs a group"):
-        read_all_dense(config(root, images=r"images/(?P<name>\w+)\.tif"))
+        read_dense(config(root, images=r"images/(?P<name>\w+)\.tif"), divided=False)
 
 
 def test_two_files_for_one_place_are_refused(root: Path) -> None:
     write_tiff(root / "masks" / "p3.jp2.tif", blobs(24, 24, 0)[None])
     (root / "masks" / "p3.jp2.tif").rename(root / "masks" / "p3.tiff")
     with pytest.raises(DataError, match="two files are the mask of 'p3'"):
-        read_all_dense(config(root))
+        read_dense(config(root), divided=False)
 
 
 def test_splits_go_by_any_of_their_names_and_litter_by_none(tmp_path: Path) -> None:
@@ -366,7 +372,7 @@ def test_dates_that_lie_whole_pixels_apart_are_read_where_both_show_ground(
 ) -> None:
     shifts = {"a": (0, 0), "b": (3, 0), "c": (2, 5), "d": (0, 7)}
     root = write_shifted(tmp_path / "set", shifts)
-    dense = read_all_dense(config(root, task="change"))
+    dense = read_dense(config(root, task="change"), divided=False)
     assert [c.item.shape() for c in dense.samples] == [
         (24, 24), (21, 24), (22, 19), (24, 17)
     ]  # fmt: skip
@@ -386,7 +392,7 @@ def test_dates_that_lie_parts_of_a_pixel_apart_are_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     root = write_shifted(tmp_path / "set", {"a": (0, 0), "b": (0, 0.3)})
-    dense = read_all_dense(config(root, task="change"))
+    dense = read_dense(config(root, task="change"), divided=False)
     assert [c.item.shape() for c in dense.samples] == [(24, 24)] * 2
     assert "the dates of 1 places lie parts of a pixel apart" in caplog.text
 
@@ -395,4 +401,4 @@ def test_every_pair_that_does_not_fit_is_named(tmp_path: Path) -> None:
     shifts = {"a": (0, 0), "b": (3.7, 0), "c": (0, 0), "d": (0, 4.6), "e": (1, 1)}
     root = write_shifted(tmp_path / "set", shifts)
     with pytest.raises(DataError, match=r"2 of 5 places are bad \(b, d\), the first: "):
-        read_all_dense(config(root, task="change"))
+        read_dense(config(root, task="change"), divided=False)

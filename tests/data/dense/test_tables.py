@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from spectralgpt.data.dense import DenseDataConfig, read_all_dense, read_dense
+from spectralgpt.data.dense import DenseDataConfig, read_dense
 from spectralgpt.errors import DataError, DatasetNotFoundError
 from tests.dense_files import BANDS, write_sensor, write_set
 
@@ -31,7 +31,7 @@ def test_two_dates_are_two_columns(tmp_path: Path) -> None:
     text = "before,after,mask\nimages/a.tif,images/b.tif,masks/a.tif\n"
     # The three images lie at different places, which `align` leaves out here.
     stated = config(tmp_path, text, task="change", align="shape")
-    items = read_all_dense(stated).samples[0].items
+    items = read_dense(stated, divided=False).samples[0].items
     assert [Path(item.name).name for item in items] == ["a.tif", "b.tif"]
 
 
@@ -50,17 +50,17 @@ def test_two_dates_are_two_columns(tmp_path: Path) -> None:
 def test_mistakes_are_named(tmp_path: Path, old: str, new: str, message: str) -> None:
     stated = config(tmp_path, ROWS.replace(old, new, 1))
     with pytest.raises(DataError, match=message):
-        read_all_dense(stated)
+        read_dense(stated, divided=False)
 
 
 def test_a_missing_table_is_named(tmp_path: Path) -> None:
     stated = config(tmp_path, table="other.csv")
     with pytest.raises(DatasetNotFoundError, match=r"other.csv \(option data.table\)"):
-        read_all_dense(stated)
+        read_dense(stated, divided=False)
 
 
 def test_images_behind_links_are_read(tmp_path: Path) -> None:
     stated = config(tmp_path / "set")
     (tmp_path / "set" / "images").rename(tmp_path / "images")
     (tmp_path / "set" / "images").symlink_to(tmp_path / "images")
-    assert len(read_all_dense(stated).samples) == 3
+    assert len(read_dense(stated, divided=False).samples) == 3

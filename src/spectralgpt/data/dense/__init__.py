@@ -7,7 +7,7 @@
 from spectralgpt.data.classes import find_positive
 from spectralgpt.data.datasets import DenseAugmentationConfig, DenseDataset
 from spectralgpt.data.dense.config import DenseDataConfig, read_dense_config
-from spectralgpt.data.dense.sets import read_all_dense, read_dense
+from spectralgpt.data.dense.sets import read_dense
 from spectralgpt.data.masks import balanced_class_weights, count_classes, find_faults
 
 __all__ = [
@@ -18,7 +18,6 @@ __all__ = [
     "count_classes",
     "find_faults",
     "find_positive",
-    "read_all_dense",
     "read_dense",
     "read_dense_config",
 ]

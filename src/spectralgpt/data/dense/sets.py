@@ -62,6 +62,8 @@ def read_dense(
     config: DenseDataConfig,
     class_names: Sequence[str] | None = None,
     assumed: Stated | None = None,
+    *,
+    divided: bool = True,
 ) -> SampleSet:
     """Find the images and masks of a data set and split them.
 
@@ -70,27 +72,20 @@ def read_dense(
         class_names: classes of a fine-tuned model, in its order; those of the data set
             are matched to them by name.
         assumed: what is so where the files do not say, such as the model's sensor.
+        divided: split as configured; else the splits are those that it states itself.
 
     Raises:
         DatasetNotFoundError: nothing is there.
         DataError: images and masks contradict each other, or a class is unknown.
         ConfigError: the description is wrong.
     """
-    dense = read_all_dense(config, class_names, assumed)
-    return divide(dense, config, config.split_seed)
-
-
-def read_all_dense(
-    config: DenseDataConfig,
-    class_names: Sequence[str] | None = None,
-    assumed: Stated | None = None,
-) -> SampleSet:
-    """Find the images and masks of a data set, with the splits it states itself."""
     root = Path(config.root)
     if not root.is_dir() and not config.download:
         raise DatasetNotFoundError(f"There is no folder {root} (option data.root).")
     dense = _read_layout(root, config, class_names, assumed)
-    return dense if config.tile_px is None else _cut_tiles(dense, config.tile_px)
+    if config.tile_px is not None:
+        dense = _cut_tiles(dense, config.tile_px)
+    return divide(dense, config, config.split_seed) if divided else dense
 
 
 def _read_layout(
