@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spectralgpt.data.packing import open_pack
+from spectralgpt.data.packing import Pack
 from spectralgpt.data.packing.writing import pack_images
 from spectralgpt.data.sources import read_source
 from spectralgpt.rasters import Window
@@ -35,7 +35,7 @@ def load(patches: Path, count: int) -> list[Arrays]:
         source = read_source("archive:bigearthnet-v1")
         pack_images(source, patches, Path(folder) / "pack")
         found = []
-        for item in open_pack(Path(folder) / "pack").items():
+        for item in Pack(Path(folder) / "pack").items():
             stores = {file.store: file.grid for file in item.files.values()}
             whole = [Window(0, 0, g.height, g.width) for g in stores.values()]
             bands = [

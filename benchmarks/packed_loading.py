@@ -25,9 +25,9 @@ import torch
 from rasterio.enums import Resampling
 
 from spectralgpt.data.crops import CropConfig
-from spectralgpt.data.packing import open_pack
+from spectralgpt.data.packing import Pack
 from spectralgpt.data.packing.writing import pack_images
-from spectralgpt.data.pretraining import MixedDataset, NamedDataset, PretrainingDataset
+from spectralgpt.data.pretraining import MixedDataset, PretrainingDataset
 from spectralgpt.data.sources import find_items, read_source
 from spectralgpt.models.building import build_autoencoder
 from spectralgpt.preprocessing import sensor_preprocessing
@@ -103,7 +103,7 @@ def time_all(
 
 def measure_wait(dataset: PretrainingDataset, steps: int, workers: int) -> dict:
     """Share of a training step of `small` that is spent waiting for data."""
-    mixture = MixedDataset([NamedDataset("packed", dataset)])
+    mixture = MixedDataset({"packed": dataset})
     batches = EpochBatchSampler(len(mixture), 16 * (steps + 1), 16, 1, seed=0)
     loader = iter(build_loader(KeyedDataset(mixture, True), batches, workers))
     model = build_autoencoder("small", image_size=96, num_bands=12)
@@ -154,7 +154,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict:
     source = read_source("archive:bigearthnet-v1")
     pack_images(source, folder / "tiffs", folder / "pack")
     tiffs = find_items([source], folder / "tiffs")
-    packed = open_pack(folder / "pack").items()
+    packed = Pack(folder / "pack").items()
     contract = sensor_preprocessing("sentinel-2-l2a", image_size=96)
     crops = CropConfig(val_share=0.0)
     from_pack = PretrainingDataset(packed, contract, crops=crops)

@@ -38,9 +38,9 @@ FACES = {
 # How large the house may be. Lower a figure when it falls; raise none without a reason.
 LIMITS = {
     "files": 167,
-    "lines": 49_321,
-    "public functions and classes": 714,
-    "dataclasses": 135,
+    "lines": 49_193,
+    "public functions and classes": 696,
+    "dataclasses": 130,
     "file names that occur twice": 6,
     "files with a single importer": 15,
     "longest chain of imports": 20,

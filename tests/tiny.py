@@ -1,10 +1,12 @@
 """Small builders that tests share."""
 
 import torch
+from torch import nn
 
 from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.models.mae import MaskedAutoencoder
 from spectralgpt.preprocessing import Preprocessing, sensor_preprocessing
+from spectralgpt.training.optim import OptimizerConfig, build_optimizer
 
 TINY = {
     "patch_size": 8,
@@ -35,3 +37,16 @@ def tiny_model(image_size: int = 32, seed: int = 0) -> MaskedAutoencoder:
 def tiny_encoder(image_size: int = 32, seed: int = 0) -> SpectralEncoder:
     """A seeded encoder of depth 2 on the bands of `tiny_contract`."""
     return tiny_model(image_size, seed).encoder
+
+
+def rates_and_decays(
+    model: nn.Module, weight_decay: float, layer_decay: float | None = None
+) -> dict[str, tuple[float, float]]:
+    """Return `lr_scale` and weight decay of each trainable parameter by its name."""
+    config = OptimizerConfig(weight_decay=weight_decay, layer_decay=layer_decay)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {
+        names[id(parameter)]: (group["lr_scale"], group["weight_decay"])
+        for group in build_optimizer(model, config, fused=False).param_groups
+        for parameter in group["params"]
+    }

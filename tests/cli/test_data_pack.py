@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from spectralgpt.cli.main import main
-from spectralgpt.data.packing import MANIFEST, open_pack
+from spectralgpt.data.packing import MANIFEST, Pack
 from tests.imagery import write_archive
 
 
@@ -41,7 +41,7 @@ def test_a_folder_of_images_is_packed(tmp_path: Path) -> None:
     words = ["--sensor", "sentinel-2-l2a", "--output", tmp_path / "pack"]
     # Such images say their bands; whether they hold reflectance, their type does.
     assert pack(tmp_path / "scenes", *words) == 0
-    names = [item.name for item in open_pack(tmp_path / "pack").items()]
+    names = [item.name for item in Pack(tmp_path / "pack").items()]
     assert names == [f"images/{number}.tif" for number in range(4)]
 
 

@@ -18,7 +18,7 @@ from spectralgpt.preprocessing import BandStatistics
 from spectralgpt.rasters import Raster
 from spectralgpt.scenes.maps import build_mapper
 from spectralgpt.sensors import load_sensor
-from spectralgpt.training.checkpointing import AtomicCheckpointIO, read_resumable
+from spectralgpt.training.checkpointing import AtomicCheckpointIO, read_checkpoint
 from tests.fuzz.mutate import bounded, mutate_bytes, mutate_value, refusal, rounds
 from tests.tiny import tiny_contract, tiny_encoder, tiny_model
 
@@ -132,12 +132,12 @@ def last(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_damaged_training_checkpoints(last: Path, tmp_path: Path) -> None:
     content, path = last.read_bytes(), tmp_path / "last.ckpt"
-    assert read_resumable(last)["global_step"] == 7
+    assert read_checkpoint(last, mmap=True, resumable=True)["global_step"] == 7
     for seed in rounds():
         path.write_bytes(mutate_bytes(content, seed, 8192))
         with bounded():
             try:
-                read_resumable(path)
+                read_checkpoint(path, mmap=True, resumable=True)
             except SpectralGPTError as error:
                 refusal(error)
 
@@ -147,5 +147,5 @@ def test_training_checkpoints_cut_anywhere(last: Path, tmp_path: Path) -> None:
     for seed in rounds():
         path.write_bytes(content[: len(content) * seed // len(rounds())])
         with bounded(), pytest.raises(SpectralGPTError, match=r"last\.ckpt") as caught:
-            read_resumable(path)
+            read_checkpoint(path, mmap=True, resumable=True)
         refusal(caught.value)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spectralgpt.data.packing import MANIFEST, open_pack, verify_pack
+from spectralgpt.data.packing import MANIFEST, Pack, verify_pack
 from spectralgpt.data.packing.manifest import INDEX
 from spectralgpt.data.packing.writing import pack_images
 from spectralgpt.data.sources import Source
@@ -56,7 +56,7 @@ def copy_of(pack: Path, folder: Path) -> Path:
 def try_pack(folder: Path) -> list[np.ndarray] | None:
     """Read all of a pack, as training does; None where that was refused."""
     try:
-        opened = open_pack(folder)
+        opened = Pack(folder)
         items = opened.items()
         if opened.manifest.series is not None:
             opened.series()

@@ -10,8 +10,7 @@ from spectralgpt.checkpoints import load_model, save_model
 from spectralgpt.errors import CheckpointError, ConfigError
 from spectralgpt.models.building import add_adapters, has_adapters, merge_adapters
 from spectralgpt.models.heads import ClassificationModel, SegmentationModel
-from spectralgpt.training.optim import parameter_groups
-from tests.tiny import tiny_contract, tiny_encoder
+from tests.tiny import rates_and_decays, tiny_contract, tiny_encoder
 
 pytest.importorskip("peft")
 
@@ -115,13 +114,8 @@ def test_model_without_adapters_is_copied() -> None:
 def test_optimizer_takes_adapters_by_their_layer() -> None:
     model = adapted_classifier()
     names = {n for n, p in model.named_parameters() if p.requires_grad}
-    grouped = [name for g in parameter_groups(model, 0.05) for name in g["names"]]
-    assert set(grouped) == names
-    scales = {
-        name: group["lr_scale"]
-        for group in parameter_groups(model, 0.05, 0.5)
-        for name in group["names"]
-    }
+    assert rates_and_decays(model, 0.05).keys() == names
+    scales = {n: scale for n, (scale, _) in rates_and_decays(model, 0.05, 0.5).items()}
     assert scales.keys() == names
     first = "encoder.blocks.0.attn.qkv.lora_A.default.weight"
     assert scales[first] == scales[first.replace("blocks.0", "blocks.1")] / 2

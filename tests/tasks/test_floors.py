@@ -11,7 +11,7 @@ from spectralgpt.data.dense import DenseDataConfig, DenseDataset, read_dense
 from spectralgpt.data.samples import SampleSet
 from spectralgpt.rasters import Stated
 from spectralgpt.tasks import floors
-from spectralgpt.tasks.floors import find_floors, fit_pixel_forest, map_pixels
+from spectralgpt.tasks.floors import find_floors, map_by_forest
 from spectralgpt.training import scoring
 from spectralgpt.training.scoring import evaluate_forest
 from tests.dense_files import BANDS as SENSOR_BANDS
@@ -153,8 +153,7 @@ def test_a_class_that_single_pixels_show_is_mapped(tmp_path: Path, task: str) ->
         DenseDataset(dense.select(split), tiny_contract())
         for split in ("train", "val", "test")
     )
-    forest = fit_pixel_forest(train, val, 0, "damaged")
-    maps = list(map_pixels(forest, test))
+    maps = list(map_by_forest(train, val, test, 0, "damaged"))
     assert all(predicted.shape == target.shape for _, predicted, target in maps)
     scores, _ = scoring._score_places(test.sample_set, "damaged", maps, 0, 20)
     assert scores.summary["iou"] > 0.95
@@ -164,8 +163,7 @@ def test_the_seed_decides_the_forest(tmp_path: Path) -> None:
     dense = dense_places(tmp_path, "segmentation")
     train = DenseDataset(dense.select("train"), tiny_contract())
     maps = [
-        next(map_pixels(fit_pixel_forest(train, train, seed, "damaged"), train))[1]
-        for seed in (3, 3)
+        next(map_by_forest(train, train, train, seed, "damaged"))[1] for seed in (3, 3)
     ]
     assert maps[0].equal(maps[1])
 

@@ -107,7 +107,7 @@ def test_statistics_are_those_of_the_training_parts(root: Path) -> None:
     values["data"]["mixture"] = values["data"]["mixture"][1:]
     config = build_config(values, PretrainConfig, "test")
     data = load_pretraining_data(config)
-    dataset = data.train.parts[0].dataset
+    dataset = data.train.datasets[0]
     assert data.preprocessing.statistics is not None
     measured = data.preprocessing.statistics.high["B1"]
     brightest = [
@@ -132,7 +132,7 @@ def test_data_set_that_cannot_be_used_is_named(root: Path) -> None:
 def test_missing_bands_are_never_visible_and_count_in_no_loss(root: Path) -> None:
     config = build_config(mixed(root), PretrainConfig, "test")
     data = load_pretraining_data(config)
-    dataset = data.train.parts[0].dataset
+    dataset = data.train.datasets[0]
     lacking = next(i for i in range(len(dataset)) if "1.tif" in dataset.item_of(i).name)
     generator = torch.Generator().manual_seed(0)
     samples = [dataset.draw(index, generator) for index in (0, lacking)]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from spectralgpt.data.crops import CropConfig
-from spectralgpt.data.pretraining import MixedDataset, NamedDataset, PretrainingDataset
+from spectralgpt.data.pretraining import MixedDataset, PretrainingDataset
 from spectralgpt.data.sources import find_items, read_source
 from spectralgpt.errors import ConfigError
 from spectralgpt.preprocessing import sensor_preprocessing
@@ -112,23 +112,20 @@ def test_held_out_batches_never_mix_data_sets() -> None:
 
 @pytest.fixture
 def mixture(tmp_path: Path) -> MixedDataset:
-    parts = []
-    for number, (name, sensor, size, budget) in enumerate(
-        [
-            ("s2", "sentinel-2-l2a", 16, None),
-            ("landsat", "landsat-8-9-l2", 24, None),
-            ("enmap", "enmap-l2a", 16, 40),
-        ]
-    ):
+    datasets = {}
+    for name, sensor, size, budget in [
+        ("s2", "sentinel-2-l2a", 16, None),
+        ("landsat", "landsat-8-9-l2", 24, None),
+        ("enmap", "enmap-l2a", 16, 40),
+    ]:
         source = read_source(write_archive(tmp_path, name, sensor, count=2))
-        dataset = PretrainingDataset(
+        datasets[name] = PretrainingDataset(
             find_items([source], tmp_path),
             sensor_preprocessing(sensor, image_size=size),
             crops=CropConfig(val_share=0),
             token_budget=budget,
         )
-        parts.append(NamedDataset(name, dataset, number=number))
-    return MixedDataset(parts)
+    return MixedDataset(datasets)
 
 
 def test_sample_carries_wavelengths_and_ground_distance(mixture: MixedDataset) -> None:

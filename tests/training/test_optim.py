@@ -1,6 +1,7 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,13 +10,13 @@ from spectralgpt.errors import ConfigError
 from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.models.heads import ClassificationModel
 from spectralgpt.models.mae import MaskedAutoencoder
+from spectralgpt.training.module import TrainingModule
 from spectralgpt.training.optim import (
     OptimizerConfig,
     build_optimizer,
     learning_rate_at,
-    parameter_groups,
-    set_learning_rate,
 )
+from tests.tiny import rates_and_decays
 
 
 def tiny_autoencoder() -> MaskedAutoencoder:
@@ -51,8 +52,7 @@ def test_published_effective_batch_gives_the_published_rate() -> None:
 
 def test_pretraining_decays_all_but_biases_and_norms() -> None:
     model = tiny_autoencoder()
-    groups = parameter_groups(model, weight_decay=0.05)
-    decay = {n: g["weight_decay"] for g in groups for n in g["names"]}
+    decay = {name: decay for name, (_, decay) in rates_and_decays(model, 0.05).items()}
     assert decay.keys() == dict(model.named_parameters()).keys()
     for name, parameter in model.named_parameters():
         assert decay[name] == (0.0 if parameter.ndim == 1 else 0.05), name
@@ -79,12 +79,7 @@ def test_layer_decay_matches_the_golden_table(shared: Path) -> None:
     with torch.device("meta"):
         encoder = SpectralEncoder(image_size=128, positions="joint")
         model = ClassificationModel(encoder, num_classes=10)
-    groups = parameter_groups(model, golden["weight_decay"], golden["layer_decay"])
-    found = {
-        name: (group["lr_scale"], group["weight_decay"])
-        for group in groups
-        for name in group["names"]
-    }
+    found = rates_and_decays(model, golden["weight_decay"], golden["layer_decay"])
     expected = {
         published_to_ours(name): (row["lr_scale"], row["weight_decay"])
         for name, row in golden["params"].items()
@@ -99,11 +94,7 @@ def test_layer_decay_matches_the_golden_table(shared: Path) -> None:
 def test_separable_positions_get_the_rate_of_the_lowest_layer() -> None:
     encoder = SpectralEncoder(16, 6, embed_dim=16, depth=2, num_heads=2)
     model = ClassificationModel(encoder, num_classes=3)
-    found = {
-        name: (group["lr_scale"], group["weight_decay"])
-        for group in parameter_groups(model, 0.05, 0.5)
-        for name in group["names"]
-    }
+    found = rates_and_decays(model, 0.05, 0.5)
     assert found["encoder.positions.spatial"] == (0.125, 0.0)
     assert found["encoder.positions.spectral"] == (0.125, 0.0)
     assert found["encoder.embedding.weight"] == (0.125, 0.05)
@@ -116,7 +107,12 @@ def test_rate_of_a_group_is_multiplied_by_its_scale() -> None:
     encoder = SpectralEncoder(16, 6, embed_dim=16, depth=2, num_heads=2)
     model = ClassificationModel(encoder, num_classes=3)
     optimizer = build_optimizer(model, OptimizerConfig(layer_decay=0.5))
-    set_learning_rate(optimizer, 0.8)
+    module = SimpleNamespace(
+        trainer=SimpleNamespace(accumulate_grad_batches=1),
+        _raw_optimizer=lambda: optimizer,
+        rate_at=lambda batch_idx: 0.8,
+    )
+    TrainingModule.on_train_batch_start(module, {}, 0)
     rates = {group["lr"] for group in optimizer.param_groups}
     assert rates == {0.1, 0.2, 0.4, 0.8}
     assert optimizer.param_groups[0]["betas"] == (0.9, 0.95)
@@ -128,7 +124,7 @@ def test_fused_update_gives_the_weights_of_the_plain_one() -> None:
         torch.manual_seed(0)
         model = torch.nn.Linear(3, 2)
         optimizer = build_optimizer(model, OptimizerConfig(), fused=fused)
-        set_learning_rate(optimizer, 0.1)
+        optimizer.param_groups[0]["lr"] = 0.1
         for step in range(1, 4):
             optimizer.zero_grad()
             model(torch.full((1, 3), float(step))).square().sum().backward()
@@ -140,7 +136,7 @@ def test_fused_update_gives_the_weights_of_the_plain_one() -> None:
 def test_frozen_parameters_are_not_optimized() -> None:
     model = tiny_autoencoder()
     model.encoder.requires_grad_(False)
-    names = [n for g in parameter_groups(model, 0.05) for n in g["names"]]
+    names = list(rates_and_decays(model, 0.05))
     assert names
     assert all(name.startswith("decoder.") for name in names)
 

@@ -16,10 +16,13 @@ from spectralgpt.cli.images import (
     stated_of,
 )
 from spectralgpt.cli.options import CommandParser, add_options, counting, from_options
+from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.files import write_json
 
 if TYPE_CHECKING:
     from spectralgpt.data.archives.findings import ArchiveCheck
+    from spectralgpt.data.sources import Source
+    from spectralgpt.rasters import Stated
 
 HELP = "Say which archives are known; check, pack or label data."
 _MOST_BANDS = 16
@@ -49,13 +52,13 @@ def _add_list(parser: ArgumentParser) -> None:
 
 def _list(args: Namespace) -> str:
     """Print the archives; returns what to do next."""
-    from spectralgpt.data.archives.registry import Archive, list_archives, load_archive
+    from spectralgpt.data.archives.registry import ARCHIVES, Archive, load_archive
 
     if args.name:
         _describe(load_archive(args.name))
         return f"check it with: spectralgpt data check {args.name} FOLDER"
     table = Table("name", "what it is", "tasks", "images", "GB")
-    archives: list[Archive] = [load_archive(name) for name in list_archives()]
+    archives: list[Archive] = [load_archive(name) for name in ARCHIVES]
     for archive in sorted(archives, key=lambda archive: archive.is_own):
         table.add_row(
             archive.name,
@@ -106,7 +109,6 @@ def _check(args: Namespace) -> Path:
     """
     from spectralgpt.data.archives.checks import CheckOptions, check_archive
     from spectralgpt.data.packing import is_pack
-    from spectralgpt.errors import DataError
 
     if is_pack(args.target):
         return _check_pack(args.target)
@@ -140,7 +142,6 @@ def _check_pack(location: str) -> Path:
         DataError: some differ.
     """
     from spectralgpt.data.packing import verify_pack
-    from spectralgpt.errors import DataError
 
     with counting("reading shards", is_numbered=True) as update:
         manifest, faults = verify_pack(location, _told(update))
@@ -248,9 +249,9 @@ def _add_pack(parser: ArgumentParser) -> None:
 
 def _pack(args: Namespace) -> Path:
     """Pack the images; returns the pack's folder."""
-    from spectralgpt.data.packing.writing import find_source, pack_images
+    from spectralgpt.data.packing.writing import pack_images
 
-    source, root = find_source(args.source, args.root, stated_of(args))
+    source, root = _find_source(args.source, args.root, stated_of(args))
     with counting("packing images", is_numbered=True) as update:
         made = pack_images(
             source,
@@ -266,6 +267,31 @@ def _pack(args: Namespace) -> Path:
     print(f"{made.name}: {made.images:,} images, {len(made.shards)} shards")
     print(f"{size / 1e9:.3g} GB; left out as bad: {len(made.left_out)}")
     return args.output
+
+
+def _find_source(source: str, root: Path, stated: "Stated") -> tuple["Source", Path]:
+    """Return the description of what is packed, and what its root is relative to.
+
+    Args:
+        source: what `spectralgpt.data.sources.read_source` takes, or a folder of
+            images.
+        root: the data folder.
+        stated: of a folder of images.
+
+    Raises:
+        ConfigError: it is no description, or says what is stated, too.
+    """
+    from spectralgpt.data.packing import is_pack
+    from spectralgpt.data.sources import Source, read_source
+
+    folder = Path(source)
+    if folder.is_dir() and not is_pack(folder):
+        # As pretraining names the images of a folder.
+        return Source(name="images", **stated.facts), folder
+    if stated.facts:
+        given = ", ".join(f"--{name}" for name in stated.facts)
+        raise ConfigError(f"{given} is for folders: a description states its own.")
+    return read_source(source), root
 
 
 def _add_label(parser: ArgumentParser) -> None:

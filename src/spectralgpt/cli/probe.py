@@ -14,7 +14,7 @@ from spectralgpt.errors import ConfigError
 
 if TYPE_CHECKING:
     from spectralgpt.rasters.embeddings import EmbeddingRaster
-    from spectralgpt.tasks.probes import BlockScores, Probe, ProbeFacts
+    from spectralgpt.tasks.probes import BlockScores, Probe
 
 HELP = (
     "Map scenes from a few labelled points or polygons: a linear probe on frozen "
@@ -49,24 +49,22 @@ def run(args: Namespace) -> Path:
     if (args.labels is None) == (args.probe is None):
         raise ConfigError("give either --labels, to fit a probe, or --probe.")
     rasters, targets = open_rasters(args, "map")
-    probe, facts = _find_probe(args, rasters[0])
-    maps = apply_probe(rasters, probe, facts, targets)
+    probe = _find_probe(args, rasters[0])
+    maps = apply_probe(rasters, probe, targets)
     for raster, path, classes in zip(rasters, targets, maps, strict=True):
         picture = path.with_suffix(".png")
-        names, colours = facts.class_names, facts.colours
+        names, colours = probe.class_names, probe.colours
         write_class_picture(raster, classes, names, colours, picture)
     return targets[0]
 
 
-def _find_probe(
-    args: Namespace, raster: "EmbeddingRaster"
-) -> tuple["Probe", "ProbeFacts"]:
+def _find_probe(args: Namespace, raster: "EmbeddingRaster") -> "Probe":
     from spectralgpt.scenes.places import probe_labels
     from spectralgpt.tasks.probes import load_probe
 
     if args.probe is not None:
         return load_probe(args.probe)
-    probe, facts, scores, notes = probe_labels(
+    probe, scores, notes = probe_labels(
         raster,
         args.labels,
         args.class_column,
@@ -75,10 +73,10 @@ def _find_probe(
         features=args.features,
         block_m=args.block_m,
     )
-    _print_scores(scores, facts.class_names, Console(stderr=True))
+    _print_scores(scores, probe.class_names, Console(stderr=True))
     for note in notes:
         print(f"note: {note}")
-    return probe, facts
+    return probe
 
 
 def _print_scores(

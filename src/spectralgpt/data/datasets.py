@@ -273,21 +273,10 @@ class Patch:
         return Patch(rasters, np.pad(self.target, missing, constant_values=IGNORE))
 
 
-@dataclass(frozen=True)
-class _SampleWindow:
-    """One window of the grid that covers a sample.
-
-    Args:
-        number: of the sample.
-        window: pixels of the grid of the model's bands.
-        seen_rows: first rows of the window that an earlier window covers already.
-        seen_columns: the same for columns.
-    """
-
-    number: int
-    window: Window
-    seen_rows: int = 0
-    seen_columns: int = 0
+_SampleWindow = tuple[int, Window, int, int]
+"""One window of the grid that covers a sample: number of the sample, pixels of the grid
+of the model's bands, and how many of its first rows and columns an earlier window
+covers already."""
 
 
 class DenseDataset(_SampleDataset[Patch]):
@@ -342,11 +331,11 @@ class DenseDataset(_SampleDataset[Patch]):
             RasterError: a file cannot be read.
             DataError: the mask holds an unknown code.
         """
-        place = self.windows[index]
-        patch = self._read(place.number, place.window)
+        number, window, seen_rows, seen_columns = self.windows[index]
+        patch = self._read(number, window)
         target = patch.target.copy()
-        target[: place.seen_rows] = IGNORE
-        target[:, : place.seen_columns] = IGNORE
+        target[:seen_rows] = IGNORE
+        target[:, :seen_columns] = IGNORE
         return self._prepare(Patch(patch.rasters, target), self.shape(index))
 
     def draw(self, index: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -360,7 +349,7 @@ class DenseDataset(_SampleDataset[Patch]):
         """
         if self.augmentation is None:
             return self[index]
-        number = self.windows[index].number
+        number = self.windows[index][0]
         size = self.preprocessing.image_size
         side = max(1, round(size * self.augmentation.draw_scale(generator)))
         window = self._draw_labelled(number, side, self.augmentation.tries, generator)
@@ -380,7 +369,7 @@ class DenseDataset(_SampleDataset[Patch]):
 
     def shape(self, index: int) -> tuple[int, int]:
         """(H, W) of the images of a window, whether indexed or drawn without scale."""
-        window = self.windows[index].window
+        window = self.windows[index][1]
         return self._padded(window.height, window.width)
 
     @cached_property
@@ -492,9 +481,7 @@ def _cover(number: int, whole: Window, size: int) -> Iterator[_SampleWindow]:
     """
     for row, height, seen_rows in _cover_axis(whole.row, whole.height, size):
         for column, width, seen in _cover_axis(whole.column, whole.width, size):
-            yield _SampleWindow(
-                number, Window(row, column, height, width), seen_rows, seen
-            )
+            yield number, Window(row, column, height, width), seen_rows, seen
 
 
 def _padded_side(length: int, patch_size: int, most: int) -> int:

@@ -158,22 +158,6 @@ def split_settings(extra: Mapping[str, Any], kind: type[Any]) -> dict[str, Any]:
     return {name: data[name] for name in SPLIT_SETTINGS if name in {*data} & known}
 
 
-def note_seen(
-    samples: Mapping[str, Sequence[Sample]], before: Mapping[str, SeenImages]
-) -> dict[str, Any]:
-    """Note the images of a training for its checkpoint.
-
-    Args:
-        samples: those that are learnt from and that choose the weights, by split.
-        before: those that the start of the training has seen, by split.
-    """
-    found = {split: SeenImages.of(samples[split]) for split in _LEARNT_FROM}
-    return {
-        split: (seen.joined(before[split]) if split in before else seen).to_dict()
-        for split, seen in found.items()
-    }
-
-
 def read_seen(extra: Mapping[str, Any], name: str) -> dict[str, SeenImages] | None:
     """Return the images that a model was fine-tuned on, by split.
 
@@ -204,7 +188,7 @@ def read_seen(extra: Mapping[str, Any], name: str) -> dict[str, SeenImages] | No
 
 def count_seen(
     extra: Mapping[str, Any], name: str, samples: Sequence[Sample]
-) -> dict[str, int] | None:
+) -> tuple[dict[str, int] | None, str]:
     """Count scored images that a model was trained on, or chosen by; warn of them.
 
     Args:
@@ -213,32 +197,26 @@ def count_seen(
         samples: what is scored.
 
     Returns:
-        By split of the training; None if it cannot be told.
+        How many by split of the training, None if it cannot be told; and a sentence
+        of them, with a blank before, or nothing.
 
     Raises:
         CheckpointError: what the checkpoint says is damaged.
     """
     seen = read_seen(extra, name)
     if seen is None:
-        return None
+        return None, " Whether the model was trained on them cannot be told."
     counts = {split: images.count(samples) for split, images in seen.items()}
-    if any(counts.values()):
-        _log.warning("%s:%s", name, describe_seen(counts, len(samples)))
-    return counts
-
-
-def describe_seen(counts: Mapping[str, int] | None, images: int) -> str:
-    """Say in a sentence, with a blank before, what `count_seen` found; or nothing."""
-    if counts is None:
-        return " Whether the model was trained on them cannot be told."
     trained, chosen = counts.get("train", 0), counts.get("val", 0)
     if not trained and not chosen:
-        return ""
-    return (
-        f" {trained} of the {images} scored images were trained on and {chosen} chose "
-        "the weights: the scores flatter the model. Score it on the test split of its "
-        "training, or on other images."
+        return counts, ""
+    told = (
+        f" {trained} of the {len(samples)} scored images were trained on and {chosen} "
+        "chose the weights: the scores flatter the model. Score it on the test split "
+        "of its training, or on other images."
     )
+    _log.warning("%s:%s", name, told)
+    return counts, told
 
 
 def digest_data(samples: Sequence[Sample]) -> str:

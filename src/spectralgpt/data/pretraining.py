@@ -13,8 +13,8 @@ import bisect
 import logging
 import math
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
@@ -398,53 +398,35 @@ def _check_together(name: str, first: Grid, other: Grid) -> None:
         )
 
 
-@dataclass(frozen=True)
-class NamedDataset:
-    """A data set that takes part in a mixture.
-
-    Args:
-        name: what it is called in metrics and reports.
-        dataset: draws its samples.
-        weight: how often it is drawn, relative to the other data sets.
-        number: which of the run's data sets it is; its samples carry it.
-    """
-
-    name: str
-    dataset: PretrainingDataset
-    weight: float = 1.0
-    number: int = 0
-
-
 class MixedDataset(Dataset[dict[str, Any]]):
     """Data sets one after the other; `dataset` in a sample says which it is from.
 
     Args:
-        parts: the data sets; the first is the primary one.
+        datasets: by their names in metrics and reports; the first is the primary one.
+        weights: how often each is drawn, relative to each other; None draws all alike.
+        numbers: which of the run's data sets each is; None counts them.
 
     Raises:
         ConfigError: there is none.
     """
 
-    def __init__(self, parts: Sequence[NamedDataset]) -> None:
-        if not parts:
+    def __init__(
+        self,
+        datasets: Mapping[str, PretrainingDataset],
+        weights: Sequence[float] | None = None,
+        numbers: Sequence[int] | None = None,
+    ) -> None:
+        if not datasets:
             raise ConfigError("a mixture needs at least one data set.")
-        self.parts = tuple(parts)
+        self.names, self.datasets = tuple(datasets), tuple(datasets.values())
+        self.weights = tuple(weights or (1.0 for _ in datasets))
+        self._numbers = tuple(numbers or range(len(datasets)))
         self._ends = list(accumulate(self.sizes))
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the data sets, in order."""
-        return tuple(part.name for part in self.parts)
 
     @property
     def sizes(self) -> tuple[int, ...]:
         """Number of indices of each data set."""
-        return tuple(len(part.dataset) for part in self.parts)
-
-    @property
-    def weights(self) -> tuple[float, ...]:
-        """How often each is drawn, relative to each other."""
-        return tuple(part.weight for part in self.parts)
+        return tuple(map(len, self.datasets))
 
     def __len__(self) -> int:
         """Count the indices of all data sets."""
@@ -459,12 +441,12 @@ class MixedDataset(Dataset[dict[str, Any]]):
     def item_of(self, index: int) -> RasterFile:
         """The image an index belongs to."""
         number, inner = self.place_of(index)
-        return self.parts[number].dataset.item_of(inner)
+        return self.datasets[number].item_of(inner)
 
     def contract_of(self, index: int, batch_seed: int = 0) -> Preprocessing:
         """The contract of an index's sample in a batch."""
         number, _ = self.place_of(index)
-        return self.parts[number].dataset.contract_of(batch_seed)
+        return self.datasets[number].contract_of(batch_seed)
 
     def draw(
         self, index: int, generator: torch.Generator, batch_seed: int = 0
@@ -475,8 +457,5 @@ class MixedDataset(Dataset[dict[str, Any]]):
             The sample, with `dataset`, the number of the data set that it is from.
         """
         place, inner = self.place_of(index)
-        part = self.parts[place]
-        return {
-            **part.dataset.draw(inner, generator, batch_seed),
-            "dataset": part.number,
-        }
+        sample = self.datasets[place].draw(inner, generator, batch_seed)
+        return {**sample, "dataset": self._numbers[place]}

@@ -20,7 +20,7 @@ from spectralgpt.data.archives.registry import PREFIX, load_archive
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.data.listings import Entry, Index, Selection, list_candidates
 from spectralgpt.data.packing.manifest import is_pack
-from spectralgpt.data.packing.reading import Storage, open_pack
+from spectralgpt.data.packing.reading import Pack, Storage
 from spectralgpt.data.series import Series, SeriesRule, find_day
 from spectralgpt.errors import (
     ConfigError,
@@ -275,7 +275,7 @@ def find_items(
     found: list[RasterFile] = []
     for source in sources:
         if source.pack is not None:
-            found += open_pack(source.pack).items()
+            found += Pack(source.pack).items()
             continue
         entries = list_images(source, data_root)
         for entry in entries:
@@ -430,7 +430,7 @@ def find_series(
         if source.pack is not None:
             series = [
                 Series(tuple(items), tuple(days), rule)
-                for items, days in open_pack(source.pack).series()
+                for items, days in Pack(source.pack).series()
             ]
         elif rule.stack:
             series = _unstack(source, rule, data_root, max_bad_share)

@@ -30,7 +30,6 @@ from spectralgpt.tasks.probes import (
     BlockScores,
     CellFeatures,
     Probe,
-    ProbeFacts,
     blocks_of,
     fit_probe,
     save_probe,
@@ -250,7 +249,7 @@ def probe_labels(
     layer: str | None = None,
     features: CellFeatures = "embedding",
     block_m: float = 1000.0,
-) -> tuple[Probe, ProbeFacts, BlockScores, tuple[str, ...]]:
+) -> tuple[Probe, BlockScores, tuple[str, ...]]:
     """Fit a probe on labelled points and polygons, and score it by spatial blocks.
 
     Writes probe.safetensors, scores.json and confusion.csv.
@@ -265,8 +264,8 @@ def probe_labels(
         block_m: side of the blocks that are held out whole, m.
 
     Returns:
-        The probe, fitted on all labels, and what it is of; scores of probes that were
-        fitted without the blocks they are scored on; notes on the labels.
+        The probe, fitted on all labels; scores of probes that were fitted without the
+        blocks they are scored on; notes on the labels.
 
     Raises:
         DatasetNotFoundError: there is no such file.
@@ -299,7 +298,8 @@ def probe_labels(
         )
     scores = score_by_blocks(values, cells.classes, cells.shapes, centres, block_m)
     colours = class_colours(cells.names)
-    facts = ProbeFacts(
+    probe = replace(
+        fit_probe(values, cells.classes, cells.shapes, groups),
         class_names=cells.names,
         colours=tuple(colours[name] for name in cells.names),
         features=features,
@@ -307,14 +307,13 @@ def probe_labels(
         cell_px=raster.source.cell_px,
         bands=_band_names(raster.source, features),
     )
-    probe = fit_probe(values, cells.classes, cells.shapes, groups)
-    save_probe(folder / "probe.safetensors", probe, facts)
-    _write_scores(folder, scores, facts)
-    return probe, facts, scores, cells.notes
+    save_probe(folder / "probe.safetensors", probe)
+    _write_scores(folder, scores, probe)
+    return probe, scores, cells.notes
 
 
-def _write_scores(folder: Path, scores: BlockScores, facts: ProbeFacts) -> None:
-    names = facts.class_names
+def _write_scores(folder: Path, scores: BlockScores, probe: Probe) -> None:
+    names = probe.class_names
     values = {
         "accuracy": scores.accuracy,
         "label_accuracy": scores.label_accuracy,
@@ -325,7 +324,7 @@ def _write_scores(folder: Path, scores: BlockScores, facts: ProbeFacts) -> None:
         "blocks": scores.blocks,
         "block_m": scores.block_m,
         "folds": scores.folds,
-        "features": facts.features,
+        "features": probe.features,
     }
     write_json(folder / "scores.json", values)
     rows = [
@@ -338,7 +337,6 @@ def _write_scores(folder: Path, scores: BlockScores, facts: ProbeFacts) -> None:
 def apply_probe(
     rasters: Sequence[EmbeddingRaster],
     probe: Probe,
-    facts: ProbeFacts,
     paths: Sequence[Path],
 ) -> Iterator[NDArray[np.uint8]]:
     """Map rasters of embeddings.
@@ -346,7 +344,6 @@ def apply_probe(
     Args:
         rasters: the embeddings.
         probe: what maps them.
-        facts: what it is of.
         paths: the GeoTIFFs to make, one a raster.
 
     Yields:
@@ -357,25 +354,25 @@ def apply_probe(
         RasterError: a file cannot be read or written.
     """
     for raster in rasters:
-        _check_probe(facts, raster)
+        _check_probe(probe, raster)
     for raster, path in zip(rasters, paths, strict=True):
-        at = _layers(raster.source, facts.features)
+        at = _layers(raster.source, probe.features)
 
         def classify(values: NDArray[np.float32], at: slice = at) -> NDArray[np.int64]:
             found: NDArray[np.int64] = probe.probabilities(values[..., at]).argmax(-1)
             return found
 
-        names, colours = facts.class_names, facts.colours
+        names, colours = probe.class_names, probe.colours
         yield write_class_map(raster, classify, names, colours, path)
 
 
-def _check_probe(facts: ProbeFacts, raster: EmbeddingRaster) -> None:
+def _check_probe(probe: Probe, raster: EmbeddingRaster) -> None:
     """Refuse to apply a probe to embeddings that it was not fitted on."""
     source = raster.source
     for what, wanted, found in (
-        ("encoder", facts.encoder, source.encoder),
-        ("cells (px)", facts.cell_px, source.cell_px),
-        ("bands", facts.bands, _band_names(source, facts.features)),
+        ("encoder", probe.encoder, source.encoder),
+        ("cells (px)", probe.cell_px, source.cell_px),
+        ("bands", probe.bands, _band_names(source, probe.features)),
     ):
         if wanted != found:
             raise DataError(

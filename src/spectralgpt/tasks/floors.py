@@ -50,6 +50,8 @@ _INDICES = {
     "NBR": ("nir", "swir2"),
 }
 _Values = NDArray[np.float32]
+_Pixels = tuple[_Values, NDArray[np.int64]]
+"""Labelled pixels: reflectance (N, T, C) of each date, and classes (N,)."""
 
 
 @dataclass(frozen=True)
@@ -67,20 +69,6 @@ class Floor:
     scores: dict[str, float]
     learned_from: int
     scored_on: int
-
-
-@dataclass(frozen=True)
-class _Pixels:
-    """Labelled pixels: reflectance (N, T, C) of each date, and classes (N,)."""
-
-    values: _Values
-    targets: NDArray[np.int64]
-    bands: tuple[Band, ...]
-
-    @property
-    def features(self) -> _Values:
-        """What a forest sees, (N, features)."""
-        return _features(list(self.values.swapaxes(0, 1)))
 
 
 def find_floors(
@@ -109,13 +97,13 @@ def find_floors(
     except SpectralGPTError as error:
         logger.warning("no floors beside the scores: %s", error)
         return ()
-    if len(np.unique(learned.targets)) < 2 or not len(tested.targets):
+    if len(np.unique(learned[1])) < 2 or not len(tested[1]):
         logger.warning("no floors beside the scores: train shows one class only.")
         return ()
     names = scored.class_names
     floors = [_forest(learned, tested, names, positive, seed)]
     if positive is not None:
-        floors += _index(learned, tested, names, positive)
+        floors += _index(learned, tested, contract.bands, names, positive)
     return tuple(floors)
 
 
@@ -184,7 +172,7 @@ def _draw(dataset: DenseDataset, most: int, seed: int) -> _Pixels:
             share, values, targets = _halve(share, values, targets, rng)
     drawn, classes = np.concatenate(values), np.concatenate(targets)
     kept = rng.permutation(len(classes))[:most]
-    return _Pixels(drawn[kept], classes[kept], dataset.preprocessing.bands)
+    return drawn[kept], classes[kept]
 
 
 def _halve(
@@ -205,57 +193,62 @@ def _forest(
     positive: str | None,
     seed: int,
 ) -> Floor:
+    (values, targets), (new, truth) = learned, tested
+
     def score_unseen(forest: Any) -> float:
         unseen = forest.classes_[forest.oob_decision_function_.argmax(axis=1)]
-        found = _score(unseen, learned.targets, names, positive)
+        found = _score(unseen, targets, names, positive)
         return found[leading_metric(positive)]
 
     forest = _fit_better_forest(
-        learned.features,
-        learned.targets,
+        _features(list(values.swapaxes(0, 1))),
+        targets,
         score_unseen,
         n_estimators=_TREES_OF_FLOOR,
         oob_score=True,
         random_state=seed,
     )
-    predicted = forest.predict(tested.features)
-    scores = _score(predicted, tested.targets, names, positive)
-    return Floor(
-        "random forest on pixels", scores, len(learned.targets), len(tested.targets)
-    )
+    predicted = forest.predict(_features(list(new.swapaxes(0, 1))))
+    scores = _score(predicted, truth, names, positive)
+    return Floor("random forest on pixels", scores, len(targets), len(truth))
 
 
 def _index(
-    learned: _Pixels, tested: _Pixels, names: Sequence[str], positive: str
+    learned: _Pixels,
+    tested: _Pixels,
+    bands: Sequence[Band],
+    names: Sequence[str],
+    positive: str,
 ) -> list[Floor]:
+    (values, targets), (new, truth) = learned, tested
     number = list(names).index(positive)
-    chosen = _best_index(_index_values(learned), learned.targets == number)
+    chosen = _best_index(_index_values(values, bands), targets == number)
     if chosen is None:
         return []
     name, above, threshold = chosen
-    values = _index_values(tested)[name]
-    is_found = values > threshold if above else values < threshold
+    found = _index_values(new, bands)[name]
+    is_found = found > threshold if above else found < threshold
     if len(names) == 2:
         predicted = np.where(is_found, number, 1 - number)
-        scores = _score(predicted, tested.targets, names, positive)
+        scores = _score(predicted, truth, names, positive)
     else:
         both = ("the rest", positive)
-        truth = (tested.targets == number).astype(np.int64)
-        scores = _score(is_found.astype(np.int64), truth, both, positive)
+        is_it = (truth == number).astype(np.int64)
+        scores = _score(is_found.astype(np.int64), is_it, both, positive)
         scores = {name: scores[name] for name in POSITIVE_SCORES}
     label = f"{name} {'>' if above else '<'} {threshold:.3g}"
-    return [Floor(label, scores, len(learned.targets), len(tested.targets))]
+    return [Floor(label, scores, len(targets), len(truth))]
 
 
-def _index_values(pixels: _Pixels) -> dict[str, _Values]:
+def _index_values(values: _Values, bands: Sequence[Band]) -> dict[str, _Values]:
     """Give each index that the bands allow, (N,); of two dates, before minus after."""
-    at = {name: _band_at(pixels.bands, name) for name in _PARTS_NM}
+    at = {name: _band_at(bands, name) for name in _PARTS_NM}
     found = {}
     for name, (first, second) in _INDICES.items():
         one, other = at[first], at[second]
         if one is None or other is None:
             continue
-        a, b = pixels.values[:, :, one], pixels.values[:, :, other]
+        a, b = values[:, :, one], values[:, :, other]
         total = a + b
         with np.errstate(invalid="ignore", divide="ignore"):
             dates = np.where(total > 0, (a - b) / total, np.nan)
@@ -290,19 +283,24 @@ def _score(
     return score_pixels(counts, names, positive).summary
 
 
-def fit_pixel_forest(
-    train: DenseDataset, val: DenseDataset, seed: int, positive: str | None
-) -> Any:
-    """Fit forests with and without class weights; keep the better one on val.
+def map_by_forest(
+    train: DenseDataset,
+    val: DenseDataset,
+    test: DenseDataset,
+    seed: int,
+    positive: str | None,
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Fit forests with and without class weights; map by the better one on val.
 
     Args:
         train: learnt from: up to 100,000 of its labelled pixels, drawn at random.
         val: chooses.
+        test: is mapped.
         seed: of the draw and the trees.
         positive: the class that val is scored on; None takes all alike.
 
     Returns:
-        A fitted `sklearn.ensemble.RandomForestClassifier`.
+        Of every sample its number, its map and its labels, both (H, W) class indices.
 
     Raises:
         DataError: the training pixels are of fewer than two classes.
@@ -312,13 +310,14 @@ def fit_pixel_forest(
         raise DataError(
             f"{train.sample_set.source}: train has pixels of one class only."
         )
-    return _fit_better_forest(
+    forest = _fit_better_forest(
         features,
         targets,
         lambda forest: _score_map(forest, val, positive),
         n_estimators=_TREES,
         random_state=seed,
     )
+    return _map_pixels(forest, test)
 
 
 def _fit_better_forest(
@@ -346,14 +345,10 @@ def _fit_better_forest(
     return max(forests, key=score)
 
 
-def map_pixels(
+def _map_pixels(
     forest: Any, dataset: DenseDataset
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Map every sample.
-
-    Yields:
-        The sample's number, its map and its labels, both (H, W) class indices.
-    """
+    """Map every sample; see `map_by_forest`."""
     for number in range(len(dataset.sample_set.samples)):
         patch = dataset.patch(number)
         predicted = forest.predict(_pixels_of(patch)).reshape(patch.target.shape)
@@ -363,7 +358,7 @@ def map_pixels(
 def _score_map(forest: Any, val: DenseDataset, positive: str | None) -> float:
     dense = val.sample_set
     counts = np.zeros((dense.num_classes, dense.num_classes), dtype=np.int64)
-    for _, predicted, target in map_pixels(forest, val):
+    for _, predicted, target in _map_pixels(forest, val):
         counts += confusion_counts(predicted, target, dense.num_classes)
     if positive is not None and not counts[dense.class_names.index(positive)].any():
         logger.warning(

@@ -10,7 +10,7 @@ change.
 import json
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -219,29 +219,6 @@ def _log_loss(probabilities: Tensor, targets: Tensor) -> float:
 
 
 @dataclass(frozen=True)
-class ProbeFacts:
-    """What a probe is of, stored with its weights.
-
-    Args:
-        class_names: K names.
-        colours: one a class, such as "#0072B2".
-        features: `embedding`, `reflectance` (of the bands), or `both`.
-        encoder: fingerprint of the encoder.
-        cell_px: side of the cells it was fitted on, px of the scene.
-        bands: whose reflectance it takes; empty without.
-        version: of the package.
-    """
-
-    class_names: tuple[str, ...]
-    colours: tuple[str, ...]
-    features: CellFeatures
-    encoder: str
-    cell_px: int
-    bands: tuple[str, ...]
-    version: str = __version__
-
-
-@dataclass(frozen=True)
 class Probe:
     """Logistic regression on standardised features.
 
@@ -250,12 +227,27 @@ class Probe:
         scale: (D,) of the labelled cells.
         weight: (K, D).
         bias: (K,).
+        class_names: K names; like all below, none until it is said what the probe is
+            of, which is stored with its weights.
+        colours: one a class, such as "#0072B2".
+        features: `embedding`, `reflectance` (of the bands), or `both`.
+        encoder: fingerprint of the encoder.
+        cell_px: side of the cells it was fitted on, px of the scene.
+        bands: whose reflectance it takes; empty without.
+        version: of the package.
     """
 
     mean: FloatArray
     scale: FloatArray
     weight: FloatArray
     bias: FloatArray
+    class_names: tuple[str, ...] = ()
+    colours: tuple[str, ...] = ()
+    features: CellFeatures = "embedding"
+    encoder: str = ""
+    cell_px: int = 0
+    bands: tuple[str, ...] = ()
+    version: str = __version__
 
     def probabilities(self, values: FloatArray) -> FloatArray:
         """Return the probabilities (..., K) of features (..., D)."""
@@ -448,17 +440,21 @@ def _choose_strength(
     return min(_CELL_STRENGTHS, key=loss)
 
 
-def save_probe(path: Path, probe: Probe, facts: ProbeFacts) -> Path:
-    """Write weights and facts as safetensors.
+_WEIGHTS = ("mean", "scale", "weight", "bias")
+_FACTS = {field.name for field in fields(Probe)} - {*_WEIGHTS, "version"}
+
+
+def save_probe(path: Path, probe: Probe) -> Path:
+    """Write weights, and what they are of, as safetensors.
 
     Raises:
         OutputError: the file cannot be written.
     """
     from safetensors.numpy import save_file
 
-    weights = {field.name: getattr(probe, field.name) for field in fields(Probe)}
-    weights = {name: np.ascontiguousarray(value) for name, value in weights.items()}
-    metadata = {_KEY: json.dumps(asdict(facts))}
+    values = {field.name: getattr(probe, field.name) for field in fields(Probe)}
+    weights = {name: np.ascontiguousarray(values.pop(name)) for name in _WEIGHTS}
+    metadata = {_KEY: json.dumps(values)}
     write_file(path, lambda to: save_file(weights, to, metadata))
     return path
 
@@ -467,7 +463,7 @@ def save_probe(path: Path, probe: Probe, facts: ProbeFacts) -> Path:
 _DAMAGE = (LookupError, TypeError, ValueError, AttributeError)
 
 
-def load_probe(path: Path) -> tuple[Probe, ProbeFacts]:
+def load_probe(path: Path) -> Probe:
     """Read what `save_probe` wrote.
 
     Raises:
@@ -487,22 +483,23 @@ def load_probe(path: Path) -> tuple[Probe, ProbeFacts]:
             for name, value in values.items()
             if isinstance(value, list)
         }
-        facts = ProbeFacts(**(values | lists))
-        probe = Probe(**weights)
-        _check_shapes(probe, facts)
+        if missing := _FACTS - values.keys():
+            raise LookupError(f"no {', '.join(sorted(missing))}")
+        probe = Probe(**weights, **(values | lists))
+        _check_shapes(probe)
     except (SafetensorError, OSError, *_DAMAGE) as error:
         raise CheckpointError(
             f"{path} is no probe that `spectralgpt probe` made ({error})."
         ) from None
-    return probe, facts
+    return probe
 
 
-def _check_shapes(probe: Probe, facts: ProbeFacts) -> None:
-    classes, width = len(facts.class_names), len(probe.mean)
+def _check_shapes(probe: Probe) -> None:
+    classes, width = len(probe.class_names), len(probe.mean)
     wanted: Sequence[tuple[int, ...]] = [(width,), (classes, width), (classes,)]
     found = [probe.scale.shape, probe.weight.shape, probe.bias.shape]
-    if found != wanted or facts.features not in get_args(CellFeatures):
-        raise ValueError(f"shapes {found}, features {facts.features!r}")
+    if found != wanted or probe.features not in get_args(CellFeatures):
+        raise ValueError(f"shapes {found}, features {probe.features!r}")
     if not all(np.isfinite(part).all() for part in (probe.mean, probe.scale)) or not (
         np.isfinite(probe.weight).all() and np.isfinite(probe.bias).all()
     ):

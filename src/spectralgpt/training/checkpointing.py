@@ -33,16 +33,19 @@ _ENTRIES: dict[str, type] = {
 }
 
 
-def read_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
+def read_checkpoint(
+    path: Path, *, mmap: bool = False, resumable: bool = False
+) -> dict[str, Any]:
     """Read a training checkpoint on the CPU; code in it is refused, never run.
 
     Args:
         path: a `last.ckpt`.
         mmap: leave tensors on disk until they are used.
+        resumable: insist on all that a run needs to go on, with finite values.
 
     Raises:
         CheckpointError: the file is missing, truncated, holds pickled code, or is not
-            what a run writes.
+            what a run writes; names the entry that is missing or of another type.
     """
     if not path.exists():
         raise CheckpointError(
@@ -54,21 +57,11 @@ def read_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
         raise CheckpointError(
             f"{error} Restore it from a copy, or start anew with --overwrite."
         ) from error
-    _check_entry(checkpoint, "state_dict", dict, path)
-    return checkpoint
-
-
-def read_resumable(path: Path) -> dict[str, Any]:
-    """Read a training checkpoint from which a run can go on, its tensors on disk.
-
-    Raises:
-        CheckpointError: see `read_checkpoint`, or an entry is missing or of another
-            type, or values are not finite; names them.
-    """
-    checkpoint = read_checkpoint(path, mmap=True)
     for name, kind in _ENTRIES.items():
-        _check_entry(checkpoint, name, kind, path)
-    check_finite(_named_state(checkpoint), f"{path} was not read, for values are")
+        if resumable or name == "state_dict":
+            _check_entry(checkpoint, name, kind, path)
+    if resumable:
+        check_finite(_named_state(checkpoint), f"{path} was not read, for values are")
     return checkpoint
 
 

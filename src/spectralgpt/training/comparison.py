@@ -138,7 +138,7 @@ def compare_features(
     }
     sizes = {name: len(indices) for name, indices in splits[0].items()}
     tested = np.unique(np.concatenate([split["test"] for split in splits]))
-    seen = count_seen(
+    seen, _ = count_seen(
         loaded.extra, "the model", [labelled.samples[i] for i in tested.tolist()]
     )
     summary = _summarise(scores)

@@ -25,7 +25,7 @@ from spectralgpt.data.dense import (
     find_positive,
     read_dense,
 )
-from spectralgpt.data.identity import note_seen, sample_data
+from spectralgpt.data.identity import SeenImages, sample_data
 from spectralgpt.data.labelled import LabelledDataConfig, read_labelled
 from spectralgpt.data.samples import CHANGE, SPLITS, SampleSet
 from spectralgpt.data.statistics import sample_statistics
@@ -303,7 +303,7 @@ def _learn_classes(config: FinetuneConfig, start: Start) -> _Learning:
         "class_names": list(names),
         "trained_on": labelled.source,
         "chip_px": _sample_side(labelled),
-        "seen": note_seen({"train": train.samples, "val": val.samples}, start.seen),
+        "seen": _note_seen(train, val, start),
     }
     return (
         labelled,
@@ -340,13 +340,18 @@ def _learn_maps(config: DenseFinetuneConfig, start: Start) -> _Learning:
         "trained_on": dense.source,
         # Maps of scenes are made from windows like the images seen in training.
         "window_px": train.shared_side,
-        "seen": note_seen(
-            {"train": train.sample_set.samples, "val": val.sample_set.samples},
-            start.seen,
-        ),
+        "seen": _note_seen(train.sample_set, val.sample_set, start),
     }
     task = DenseTask(model, names, positive, config.loss, weights, metric)
     return dense, train, val, task, facts
+
+
+def _note_seen(train: SampleSet, val: SampleSet, start: Start) -> dict[str, Any]:
+    """Note the images that the training, and its start, learn from and choose by."""
+    found = {"train": SeenImages.of(train.samples), "val": SeenImages.of(val.samples)}
+    for split in found.keys() & start.seen.keys():
+        found[split] = found[split].joined(start.seen[split])
+    return {split: seen.to_dict() for split, seen in found.items()}
 
 
 def _sample_side(labelled: SampleSet) -> int:

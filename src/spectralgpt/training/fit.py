@@ -4,8 +4,9 @@ Pretraining and fine-tuning both come through `fit`; they differ in the task the
 in. Nothing here knows what is learned.
 """
 
+import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,10 +30,11 @@ def check_checkpoint(module: "TrainingModule", folder: RunFolder) -> None:
     Raises:
         CheckpointError: it cannot be read, or is of a run split into other batches.
     """
-    from spectralgpt.training.checkpointing import read_resumable
+    from spectralgpt.training.checkpointing import read_checkpoint
 
     if folder.last.exists():
-        module.on_load_checkpoint(read_resumable(folder.last))
+        checkpoint = read_checkpoint(folder.last, mmap=True, resumable=True)
+        module.on_load_checkpoint(checkpoint)
 
 
 def fit(
@@ -64,8 +66,7 @@ def fit(
         CheckpointError: the checkpoint cannot be read, or not be written.
     """
     from spectralgpt.reports.training_reports import describe_divergence
-    from spectralgpt.training.checkpointing import read_resumable
-    from spectralgpt.training.loading import WholeSteps
+    from spectralgpt.training.checkpointing import read_checkpoint
     from spectralgpt.training.logs import quiet_lightning
 
     if not config.on_gpu and keep_freed_memory():
@@ -73,15 +74,42 @@ def fit(
     resumed = folder.last if resume and folder.last.exists() else None
     first_step = 0
     if resumed is not None:
-        first_step = int(read_resumable(resumed)["global_step"])
+        checkpoint = read_checkpoint(resumed, mmap=True, resumable=True)
+        first_step = int(checkpoint["global_step"])
         _log.info("resuming %s at step %d", folder.root, first_step)
-    batches = WholeSteps(train, config.accumulate) if config.accumulate > 1 else train
+    batches = _WholeSteps(train, config.accumulate) if config.accumulate > 1 else train
     with quiet_lightning():
         trainer = _build_trainer(config, folder, first_step, callbacks, held_out)
         trainer.fit(module, batches, held_out, ckpt_path=resumed)
     if trainer.is_global_zero and (found := describe_divergence(folder.metrics)):
         _log.warning("%s:%s", folder.root, found)
     return trainer
+
+
+class _WholeSteps:
+    """Micro-batches in order; the first of a step holds all of them under `step`.
+
+    So a loss can average over the whole step before its later micro-batches come.
+
+    Args:
+        loader: gives the micro-batches, from the first of a step on.
+        accumulate: micro-batches in a step.
+    """
+
+    def __init__(self, loader: "DataLoader[dict[str, Any]]", accumulate: int) -> None:
+        self.loader = loader
+        self.accumulate = accumulate
+
+    def __len__(self) -> int:
+        """Count the micro-batches."""
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Give the micro-batches, each step's once all of them are read."""
+        batches = iter(self.loader)
+        while step := list(itertools.islice(batches, self.accumulate)):
+            yield {**step[0], "step": step}
+            yield from step[1:]
 
 
 def _build_trainer(

@@ -9,7 +9,6 @@ workers, or on how a batch is split over processes and accumulation steps: that 
 makes a resumed run equal an uninterrupted one, and two processes equal one.
 """
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -237,32 +236,6 @@ class KeyedDataset(Dataset[dict[str, Any]]):
         shared = (key.batch_seed,) if self.by_batch else ()
         sample = self.dataset.draw(key.item, generator, *shared)
         return {**sample, "seed": torch.tensor(key.seed, dtype=torch.int64)}
-
-
-class WholeSteps:
-    """Micro-batches in order; the first of a step holds all of them under `step`.
-
-    So a loss can average over the whole step before its later micro-batches come.
-
-    Args:
-        loader: gives the micro-batches, from the first of a step on.
-        accumulate: micro-batches in a step.
-    """
-
-    def __init__(self, loader: DataLoader[dict[str, Any]], accumulate: int) -> None:
-        self.loader = loader
-        self.accumulate = accumulate
-
-    def __len__(self) -> int:
-        """Count the micro-batches."""
-        return len(self.loader)
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Give the micro-batches, each step's once all of them are read."""
-        batches = iter(self.loader)
-        while step := list(itertools.islice(batches, self.accumulate)):
-            yield {**step[0], "step": step}
-            yield from step[1:]
 
 
 def build_loader(

@@ -21,7 +21,6 @@ from spectralgpt.training.optim import (
     TrainerConfig,
     build_optimizer,
     learning_rate_at,
-    set_learning_rate,
 )
 
 PROGRESS = "spectralgpt"
@@ -117,7 +116,9 @@ class TrainingModule(LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Set the learning rate for the step that this batch opens."""
         if batch_idx % self.trainer.accumulate_grad_batches == 0:
-            set_learning_rate(self._raw_optimizer(), self.rate_at(batch_idx))
+            rate = self.rate_at(batch_idx)
+            for group in self._raw_optimizer().param_groups:
+                group["lr"] = rate * group.get("lr_scale", 1.0)
 
     def rate_at(self, batch_idx: int) -> float:
         """Give the learning rate at a batch of the current epoch."""

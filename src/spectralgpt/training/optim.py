@@ -236,8 +236,8 @@ def learning_rate_at(
     return min_lr + (lr - min_lr) * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-def parameter_groups(
-    model: nn.Module, weight_decay: float, layer_decay: float | None = None
+def _parameter_groups(
+    model: nn.Module, weight_decay: float, layer_decay: float | None
 ) -> list[dict[str, Any]]:
     """Split trainable parameters by weight decay and, if asked, by layer.
 
@@ -253,7 +253,7 @@ def parameter_groups(
         layer_decay: factor of the rate from one layer to the one below.
 
     Returns:
-        Groups for a torch optimizer, with the names of their parameters under `names`.
+        Groups for a torch optimizer.
 
     Source: golden table of the published fine-tuning. There the separable position
         tables fall through to the full rate by mistake; here they are layer 0.
@@ -270,11 +270,8 @@ def parameter_groups(
         if parameter.ndim <= 1 or name.endswith(".bias"):
             decay = 0.0
         settings = {"lr_scale": rate, "weight_decay": decay}
-        group = groups.setdefault(
-            (rate, decay), {"params": [], "names": [], **settings}
-        )
+        group = groups.setdefault((rate, decay), {"params": [], **settings})
         group["params"].append(parameter)
-        group["names"].append(name)
     return list(groups.values())
 
 
@@ -284,12 +281,6 @@ def _layer_of(name: str, depth: int) -> int:
         return int(block[1]) + 1
     in_encoder = name.startswith("encoder.") and not name.startswith("encoder.norm.")
     return 0 if in_encoder else depth + 1
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the rate of every group to `lr` times the group's own `lr_scale`."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
 def build_optimizer(
@@ -303,8 +294,6 @@ def build_optimizer(
         fused: update each weight in one pass over memory. With scaled gradients
             (fp16) such an update would undo their scale itself, after they are clipped.
     """
-    groups = parameter_groups(model, config.weight_decay, config.layer_decay)
-    # Names are for people and tests; as optimizer state they would bloat checkpoints.
-    groups = [{k: v for k, v in group.items() if k != "names"} for group in groups]
+    groups = _parameter_groups(model, config.weight_decay, config.layer_decay)
     betas = (config.beta1, config.beta2)
     return torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=fused)

@@ -10,7 +10,7 @@ from spectralgpt.data.crops import find_parts
 from spectralgpt.data.identity import sample_data
 from spectralgpt.data.listings import Index
 from spectralgpt.data.packing import is_pack
-from spectralgpt.data.pretraining import MixedDataset, NamedDataset, PretrainingDataset
+from spectralgpt.data.pretraining import MixedDataset, PretrainingDataset
 from spectralgpt.data.series import Series, items_of
 from spectralgpt.data.sources import Source, find_items, find_series, read_source
 from spectralgpt.data.statistics import band_statistics
@@ -61,22 +61,22 @@ def load_pretraining_data(config: PretrainConfig) -> PretrainingData:
     items = [items_of(found) for found in images]
     contracts = _contracts(config, settings, items)
     joined = _join_contracts(contracts)
-    train, held_out, scored, first = [], [], [], 0
-    for number, (name, data, weight) in enumerate(datasets):
-        both = (name, data, images[number], contracts[number], weight, number)
-        train.append(_named(*both, split="train"))
+    train, held_out, numbers, scored, first = {}, {}, [], [], 0
+    for number, (name, data, _) in enumerate(datasets):
+        both = (name, data, images[number], contracts[number])
+        train[name] = _dataset(*both, split="train")
         if data.crops.val_share:
-            held_out.append(_named(*both, split="val"))
-            count = len(held_out[-1].dataset)
+            held_out[name] = _dataset(*both, split="val")
+            numbers.append(number)
+            count = len(held_out[name])
             indices = range(first, first + count)
             scored.append(tuple(spread(indices, data.max_held_out)))
             first += count
-    mixed = MixedDataset(held_out) if held_out else None
-    has_series = any(part.dataset.num_dates is not None for part in train)
+    has_series = any(each.num_dates is not None for each in train.values())
     return PretrainingData(
         joined,
-        MixedDataset(train),
-        mixed,
+        MixedDataset(train, [weight for *_, weight in datasets]),
+        MixedDataset(held_out, numbers=numbers) if held_out else None,
         tuple(scored),
         has_series,
         sample_data([item for found in items for item in found]),
@@ -132,17 +132,15 @@ def _descriptions(sources: Sequence[str]) -> list[str]:
     return paths
 
 
-def _named(
+def _dataset(
     name: str,
     data: DataConfig,
     images: _Images,
     preprocessing: Preprocessing,
-    weight: float,
-    number: int,
     split: str,
-) -> NamedDataset:
+) -> PretrainingDataset:
     try:
-        dataset = PretrainingDataset(
+        return PretrainingDataset(
             images,
             preprocessing,
             split,
@@ -154,7 +152,6 @@ def _named(
         )
     except (ConfigError, DataError) as error:
         raise type(error)(f"data set {name!r}: {error}") from None
-    return NamedDataset(name, dataset, weight, number)
 
 
 def _contracts(

@@ -257,13 +257,13 @@ def _run_stage(
         callbacks: more to do while training.
     """
     data = data or _load_checked(config)
-    primary = data.train.parts[0].dataset
+    primary = data.train.datasets[0]
     task = PretrainingTask(
         build_model(config, data.preprocessing, data.has_series),
         config.masking.ratio,
         config.masking.style,
         data.train.names,
-        primary.groups if len(data.train.parts) > 1 else None,
+        primary.groups if len(data.train.datasets) > 1 else None,
     )
     batches = build_batches(config, data.train.sizes, data.train.weights)
     module = TrainingModule(

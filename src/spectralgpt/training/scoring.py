@@ -22,7 +22,7 @@ from spectralgpt.data.dense import (
     find_positive,
     read_dense,
 )
-from spectralgpt.data.identity import count_seen, describe_seen
+from spectralgpt.data.identity import count_seen
 from spectralgpt.data.samples import MULTI_LABEL, SPLITS, SampleSet
 from spectralgpt.errors import DataError
 from spectralgpt.files import write_json, write_table
@@ -41,7 +41,7 @@ from spectralgpt.rasters import Stated
 from spectralgpt.tasks import read_batches
 from spectralgpt.tasks.classification import to_probabilities
 from spectralgpt.tasks.dense import predict_map
-from spectralgpt.tasks.floors import Floor, find_floors, fit_pixel_forest, map_pixels
+from spectralgpt.tasks.floors import Floor, find_floors, map_by_forest
 
 if TYPE_CHECKING:
     from spectralgpt.reports.score_reports import Examples, MapExample
@@ -105,7 +105,7 @@ def evaluate(
         positive = _scored_class(test, loaded.extra)
         scores, intervals = _score_places(test, positive, maps, seed, resamples)
     chosen = loaded.extra.get("chosen")
-    seen = count_seen(loaded.extra, name, test.samples)
+    seen, told = count_seen(loaded.extra, name, test.samples)
     facts: dict[str, Any] = {"chosen": chosen, "seen_in_training": seen}
     floors: tuple[Floor, ...] = ()
     if not test.has_labels:
@@ -117,7 +117,7 @@ def evaluate(
     text = (
         f"Labels: {test.source}. Scored on {len(test.samples)} images{places}."
         f"{_describe_positive(scores)}"
-        f"{describe_seen(seen, len(test.samples))}{_describe_choice(chosen)}"
+        f"{told}{_describe_choice(chosen)}"
     )
     if probabilities is None:
         write_map_report(
@@ -179,7 +179,7 @@ def _predict_maps(
     for batch in read_batches(windows, batch_size, num_workers, progress):
         predicted = predict_map(model, flips, batch["image"]).argmax(dim=1).cpu()
         for one, target in zip(predicted, batch["target"], strict=True):
-            yield next(places).number, one, target
+            yield next(places)[0], one, target
 
 
 def _score_images(
@@ -398,8 +398,7 @@ def evaluate_forest(
     contract = Preprocessing(item.sensor.name, item.bands)
     train, val, test = (DenseDataset(dense.select(split), contract) for split in SPLITS)
     positive = _scored_class(dense, {})
-    forest = fit_pixel_forest(train, val, seed, positive)
-    maps = map_pixels(forest, test)
+    maps = map_by_forest(train, val, test, seed, positive)
     found = _score_places(test.sample_set, positive, maps, seed, resamples)
     _write_scores(folder, "random forest on single pixels", test.sample_set, found, {})
     return found[0]

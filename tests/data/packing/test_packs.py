@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from spectralgpt.data.crops import CropConfig
-from spectralgpt.data.packing import MANIFEST, open_pack, verify_pack
+from spectralgpt.data.packing import MANIFEST, Pack, verify_pack
 from spectralgpt.data.packing.manifest import DTYPES
 from spectralgpt.data.packing.reading import Storage
 from spectralgpt.data.packing.writing import pack_images
@@ -155,7 +155,7 @@ def test_any_numbers_come_back(
         write_tiff(path, written[-1], descriptions=["B04", "B08"])
     source = Source("any", sensor="sentinel-2-l2a", offset=0.0, unit="reflectance")
     pack_images(source, root / "in", root / "out", shard_kb / 1024)
-    items = open_pack(root / "out").items()
+    items = Pack(root / "out").items()
     for item, numbers in zip(items, written, strict=True):
         whole = Window(0, 0, *numbers.shape[1:])
         for index, band in enumerate(("B04", "B08")):
@@ -182,8 +182,8 @@ def test_a_pack_that_a_disk_does_not_hold_goes_on(
         assert not (disk / "out" / MANIFEST).exists()
         shutil.copytree(disk / "out", tmp_path / "out")
     pack_images(CHIPS, patches, tmp_path / "out", 0.015)
-    assert [item.name for item in open_pack(tmp_path / "out").items()] == [
-        item.name for item in open_pack(pack).items()
+    assert [item.name for item in Pack(tmp_path / "out").items()] == [
+        item.name for item in Pack(pack).items()
     ]
 
 
@@ -210,7 +210,7 @@ def test_interrupted_packing_goes_on(patches: Path, pack: Path, tmp_path: Path) 
     process.stdout.close()
     assert not (out / MANIFEST).exists()
     with pytest.raises(DatasetNotFoundError, match="does not exist"):
-        open_pack(out)
+        Pack(out)
     done = [path for path in out.glob("shard-*.safetensors")]
     times = {path: path.stat().st_mtime_ns for path in done}
     assert done
@@ -257,7 +257,7 @@ def test_bad_images_are_left_out_or_refused(tmp_path: Path) -> None:
     content[at : at + 100] = b"\xff" * 100
     path.write_bytes(content)
     made = pack_images(CHIPS, tmp_path / "in", tmp_path / "a", 1, 1, 0.3)
-    names = [item.name for item in open_pack(tmp_path / "a").items()]
+    names = [item.name for item in Pack(tmp_path / "a").items()]
     assert names == [f"chips/tile/patch_{n}" for n in (0, 1, 3)]
     assert len(made.left_out) == 1
     assert "patch_2_B02.tif" in made.left_out[0]
@@ -273,10 +273,10 @@ def test_truncated_shard_is_one_clear_line_on_opening(
     shard = own / "shard-00001.safetensors"
     shard.write_bytes(shard.read_bytes()[:-1])
     with pytest.raises(DataError, match=r"shard-00001.* truncated or changed"):
-        open_pack(own)
+        Pack(own)
     shard.unlink()
     with pytest.raises(DataError, match=r"shard-00001.* is missing"):
-        open_pack(own)
+        Pack(own)
 
 
 @pytest.mark.parametrize("file", ["shard-00001.safetensors", "images.parquet"])
@@ -294,7 +294,7 @@ def test_broken_header_of_a_shard_is_a_bad_image(pack: Path, tmp_path: Path) -> 
     own = copy_of(pack, tmp_path / "own")
     shard = own / "shard-00000.safetensors"
     shard.write_bytes(b"\xff" * shard.stat().st_size)
-    first = open_pack(own).items()[0]
+    first = Pack(own).items()[0]
     with pytest.raises(SpectralGPTError, match=r"shard-00000\.safetensors is corrupt"):
         read_raster(first)
 
@@ -315,7 +315,7 @@ def test_no_path_of_a_manifest_is_followed(
         change["file"] = name
         (own / MANIFEST).write_text(json.dumps(table))
         with pytest.raises(DataError, match="is no name of a file in a pack's folder"):
-            open_pack(own)
+            Pack(own)
         change["file"] = before
 
 
@@ -338,7 +338,7 @@ def test_manifest_is_read_strictly(
     del table["sha256"]
     (own / MANIFEST).write_text(json.dumps(table))
     with pytest.raises(DataError, match=says):
-        open_pack(own)
+        Pack(own)
 
 
 def test_a_changed_number_of_a_manifest_is_found(pack: Path, tmp_path: Path) -> None:
@@ -348,7 +348,7 @@ def test_a_changed_number_of_a_manifest_is_found(pack: Path, tmp_path: Path) -> 
     assert changed != text
     (own / MANIFEST).write_text(changed)
     with pytest.raises(DataError, match="its checksum is not the one that was written"):
-        open_pack(own)
+        Pack(own)
 
 
 def test_pack_from_before_checksums_of_manifests_opens(
@@ -358,7 +358,7 @@ def test_pack_from_before_checksums_of_manifests_opens(
     table = json.loads((own / MANIFEST).read_text())
     del table["sha256"]
     (own / MANIFEST).write_text(json.dumps(table))
-    same_images(open_pack(own).items(), open_pack(pack).items())
+    same_images(Pack(own).items(), Pack(pack).items())
 
 
 def test_pack_is_read_from_object_storage(
@@ -371,7 +371,7 @@ def test_pack_is_read_from_object_storage(
         system.pipe_file(f"/bucket/pack/{name}", content)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     source = read_source("memory://bucket/pack")
-    same_images(find_items([source], "."), open_pack(pack).items())
+    same_images(find_items([source], "."), Pack(pack).items())
     cached = list((tmp_path / "spectralgpt" / "packs").iterdir())
     assert len(cached) == len(verify_pack(pack)[0].shards)
     for path in cached:
@@ -394,7 +394,7 @@ def test_a_server_that_says_nothing_is_given_up_and_named(
         server = f"http://127.0.0.1:{silent.getsockname()[1]}"
         remote = Storage(f"{server}/pack", tmp_path / "cache")
         start = time.monotonic()
-        for ask in (lambda: open_pack(f"{server}/pack"), lambda: remote.fetch(shard)):
+        for ask in (lambda: Pack(f"{server}/pack"), lambda: remote.fetch(shard)):
             with pytest.raises(DataError, match=f"{server} did not answer within 1 s"):
                 ask()
     assert time.monotonic() - start < 10

@@ -16,6 +16,12 @@ from spectralgpt.errors import ConfigError
 
 PREFIX = "archive:"
 """Goes before an archive's name where a description's path could stand."""
+ARCHIVES = sorted(
+    entry.name.removesuffix(".yaml")
+    for entry in (files("spectralgpt.data") / "archives").iterdir()
+    if entry.name.endswith(".yaml")
+)
+"""The names of the registry."""
 _TEXTS = ("title", "layout", "splits", "licence", "url", "get")
 
 
@@ -61,16 +67,6 @@ class Archive:
     classes: tuple[str, ...] = ()
 
 
-def list_archives() -> list[str]:
-    """Return the names of the registry, sorted."""
-    folder = files("spectralgpt.data") / "archives"
-    return sorted(
-        entry.name.removesuffix(".yaml")
-        for entry in folder.iterdir()
-        if entry.name.endswith(".yaml")
-    )
-
-
 @functools.cache
 def load_archive(name: str) -> Archive:
     """Return an archive of the registry.
@@ -78,11 +74,10 @@ def load_archive(name: str) -> Archive:
     Raises:
         ConfigError: there is none of that name; names the nearest.
     """
-    known = list_archives()
-    if name not in known:
+    if name not in ARCHIVES:
         raise ConfigError(
-            f"unknown archive '{name}'{suggest(name, known)} "
-            f"(known: {', '.join(known)})."
+            f"unknown archive '{name}'{suggest(name, ARCHIVES)} "
+            f"(known: {', '.join(ARCHIVES)})."
         )
     with as_file(files("spectralgpt.data") / "archives" / f"{name}.yaml") as path:
         table = read_mapping(path)

@@ -31,7 +31,6 @@ from spectralgpt.rasters.files import read_header
 from spectralgpt.rasters.footprints import move_near, move_shapes, turn_of
 from spectralgpt.rasters.grid import apply
 from spectralgpt.rasters.lookup import find_codes, paint_shapes, read_codes_at
-from spectralgpt.rasters.write import write_strips
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame, GeoSeries
@@ -221,34 +220,6 @@ def open_labels(
     index, counts, names = _read_raster(labels, grids)
     classes = _number_classes(counts, labels, names)
     return classes, functools.partial(_codes_on, labels.labels, index, classes), ()
-
-
-def write_masks(
-    masks: Mapping[Path, Grid],
-    painter_on: PainterOn,
-    progress: Callable[[int, int], None],
-) -> int:
-    """Write the mask of each scene; returns the pixels that lie in several classes.
-
-    Args:
-        masks: the scenes' grids, by the files to write.
-        painter_on: see `open_labels`.
-        progress: called with the rows done and all of them.
-    """
-    total, done, overlaps = sum(grid.height for grid in masks.values()), 0, 0
-
-    def strips(grid: Grid) -> Iterator[NDArray[np.uint8]]:
-        nonlocal done, overlaps
-        paint = painter_on(grid)
-        for window in grid.strips():
-            painted, several = paint(window)
-            done, overlaps = done + window.height, overlaps + several
-            progress(done, total)
-            yield painted
-
-    for path, grid in masks.items():
-        write_strips(path, grid, strips(grid))
-    return overlaps
 
 
 def _read_raster(

@@ -35,14 +35,14 @@ from spectralgpt.data.labelling.labels import (
     UNLABELLED,
     LabelClasses,
     LabelSource,
+    PainterOn,
     open_labels,
-    write_masks,
 )
 from spectralgpt.data.samples import SPLITS, SampleSet
 from spectralgpt.data.statistics import sample_statistics
 from spectralgpt.files import appearing
 from spectralgpt.rasters import Grid, OpenFiles, read_codes, read_raster, write_geotiff
-from spectralgpt.rasters.write import write_numbers
+from spectralgpt.rasters.write import write_numbers, write_strips
 from spectralgpt.sensors import list_sensors
 
 _PLACE = r"_(?P<place>block\d+)_r\d+_c\d+$"
@@ -155,7 +155,7 @@ def make_labelled_set(
         classes, painter_on, repaired = open_labels(labels, list(grids.values()))
         work.mkdir()
         colours = class_colours(classes.names)
-        overlaps = write_masks(
+        overlaps = _write_masks(
             grids, painter_on, lambda *n: progress("laying labels", *n)
         )
         plan = plan_blocks(found, len(colours), rules)
@@ -247,6 +247,34 @@ def _write_mask(
         tags={f"CLASS_{code}": name for code, name in enumerate(classes)},
         colours=colours | {UNLABELLED: _BLANK},
     )
+
+
+def _write_masks(
+    masks: Mapping[Path, Grid],
+    painter_on: PainterOn,
+    progress: Callable[[int, int], None],
+) -> int:
+    """Write the mask of each scene; returns the pixels that lie in several classes.
+
+    Args:
+        masks: the scenes' grids, by the files to write.
+        painter_on: see `open_labels`.
+        progress: called with the rows done and all of them.
+    """
+    total, done, overlaps = sum(grid.height for grid in masks.values()), 0, 0
+
+    def strips(grid: Grid) -> Iterator[NDArray[np.uint8]]:
+        nonlocal done, overlaps
+        paint = painter_on(grid)
+        for window in grid.strips():
+            painted, several = paint(window)
+            done, overlaps = done + window.height, overlaps + several
+            progress(done, total)
+            yield painted
+
+    for path, grid in masks.items():
+        write_strips(path, grid, strips(grid))
+    return overlaps
 
 
 def _notes_on_labels(overlaps: int, classes: LabelClasses) -> Iterator[str]:

@@ -12,6 +12,6 @@ files. Nothing is unpickled, and no path inside a pack is followed.
 """
 
 from spectralgpt.data.packing.manifest import MANIFEST, is_pack
-from spectralgpt.data.packing.reading import Pack, open_pack, verify_pack
+from spectralgpt.data.packing.reading import Pack, verify_pack
 
-__all__ = ["MANIFEST", "Pack", "is_pack", "open_pack", "verify_pack"]
+__all__ = ["MANIFEST", "Pack", "is_pack", "verify_pack"]

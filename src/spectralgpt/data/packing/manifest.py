@@ -93,50 +93,40 @@ class BandStack:
             raise DataError(f"numbers of type '{self.dtype}' cannot be packed.")
 
 
-@dataclass(frozen=True)
-class ImageKind:
-    """What images have in common: all but name, place, position and numbers.
+ImageKind = tuple[RasterFile, tuple[BandStack, ...]]
+"""What images have in common: all but name, place, position and numbers. An image of
+this kind, without name, place and files, and the stacks of its bands."""
 
-    Args:
-        item: an image of this kind, without name, place and files.
-        stacks: its bands.
+
+def _read_kind(values: Mapping[str, Any], sensors: Mapping[str, Sensor]) -> ImageKind:
+    """Read what `layout_of` gives.
+
+    Raises:
+        DataError: a value cannot be.
+        ConfigError: a key is missing or unknown.
     """
-
-    item: RasterFile
-    stacks: tuple[BandStack, ...]
-
-    @classmethod
-    def from_dict(
-        cls, values: Mapping[str, Any], sensors: Mapping[str, Sensor]
-    ) -> "ImageKind":
-        """Build from what `layout_of` gives.
-
-        Raises:
-            DataError: a value cannot be.
-            ConfigError: a key is missing or unknown.
-        """
-        check_keys(values, "layout", required=("sensor", "stacks", *_COMMON))
-        for name in ("quantification", "offset", "weight"):
-            _check_number(name, values[name], -math.inf if name == "offset" else 0)
-        if values["quantification"] == 0:
-            raise DataError("quantification is 0.")
-        for name in ("unit", "offset_source", "holdout"):
-            if not isinstance(values[name], str):
-                raise DataError(f"{name} of images is no text.")
-        nodata = None if values["nodata"] is None else _from_json(values["nodata"])
-        if nodata is not None and not math.isnan(nodata):
-            _check_number("nodata", nodata)
-        common = {name: values[name] for name in _COMMON} | {
-            "nodata": nodata,
-            "other_invalid": tuple(map(_from_json, values["other_invalid"])),
-        }
-        sensor = sensors[values["sensor"]]
-        stacks = tuple(
-            build_config(stack, BandStack, "stack") for stack in values["stacks"]
-        )
-        for stack in stacks:
-            sensor.select(stack.bands)
-        return cls(RasterFile("", sensor, {}, **common), stacks)
+    check_keys(values, "layout", required=("sensor", "stacks", *_COMMON))
+    for name in ("quantification", "offset", "weight"):
+        _check_number(name, values[name], -math.inf if name == "offset" else 0)
+    if values["quantification"] == 0:
+        raise DataError("quantification is 0.")
+    for name in ("unit", "offset_source", "holdout"):
+        if not isinstance(values[name], str):
+            raise DataError(f"{name} of images is no text.")
+    nodata = None if values["nodata"] is None else _from_json(values["nodata"])
+    if nodata is not None and not math.isnan(nodata):
+        _check_number("nodata", nodata)
+    common = {name: values[name] for name in _COMMON} | {
+        "nodata": nodata,
+        "other_invalid": tuple(map(_from_json, values["other_invalid"])),
+    }
+    sensor = sensors[values["sensor"]]
+    stacks = tuple(
+        build_config(stack, BandStack, "stack") for stack in values["stacks"]
+    )
+    for stack in stacks:
+        sensor.select(stack.bands)
+    return RasterFile("", sensor, {}, **common), stacks
 
 
 def layout_of(item: RasterFile, stacks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -245,7 +235,7 @@ class Manifest:
             str(table["name"]),
             table["images"],
             sensors,
-            tuple(ImageKind.from_dict(each, sensors) for each in table["layouts"]),
+            tuple(_read_kind(each, sensors) for each in table["layouts"]),
             build_config(table["index"], PackFile, "index"),
             tuple(shards),
             None if series is None else build_config(series, SeriesRule, "series"),

@@ -188,18 +188,21 @@ class Pack:
     load from them share one copy; another process maps its own.
 
     Args:
-        storage: where its files are.
-        manifest: what it says of itself.
-        columns: those of `index_schema` for its N images; texts as lists, numbers as
-            (N,) arrays, of `transforms` all numbers one after the other, and `starts`,
-            (N + 1,), where those of each image start and end.
+        location: its folder, or an address that fsspec understands.
+        cache: see `Storage`.
+
+    Raises:
+        DatasetNotFoundError: there is no pack.
+        DataError: the manifest or table is broken, or a shard is missing or truncated;
+            of the shards no more than their sizes is looked at.
     """
 
-    def __init__(
-        self, storage: Storage, manifest: Manifest, columns: Mapping[str, Any]
-    ) -> None:
-        self.manifest = manifest
-        self._storage, self._columns = storage, columns
+    def __init__(self, location: str | Path, cache: Path | None = None) -> None:
+        self._storage = Storage(location, cache)
+        self.manifest = self._storage.manifest()
+        for file in (self.manifest.index, *self.manifest.shards):
+            self._storage.check(file)
+        self._columns = _read_table(self._storage, self.manifest)
         self._opened: dict[int, Any] = {}
         self._tensors: dict[tuple[int, int, int], Any] = {}
 
@@ -232,8 +235,9 @@ class Pack:
         return list(found.values())
 
     def _item(self, number: int) -> RasterFile:
+        item, _ = self.manifest.kinds[self._columns["layout"][number]]
         return replace(
-            self.manifest.kinds[self._columns["layout"][number]].item,
+            item,
             name=self._columns["name"][number],
             place=self._columns["place"][number],
             files=_PackedBands(self, number),
@@ -241,7 +245,8 @@ class Pack:
 
     def stacks(self, number: int) -> tuple[BandStack, ...]:
         """Return the stacks of bands of an image."""
-        return self.manifest.kinds[self._columns["layout"][number]].stacks
+        _, stacks = self.manifest.kinds[self._columns["layout"][number]]
+        return stacks
 
     def path(self, number: int) -> Path:
         """Return the shard of an image, for messages and as a name."""
@@ -293,7 +298,7 @@ class Pack:
         except (SafetensorError, OSError) as error:
             reason = " ".join(str(error).split())
             raise DataError(f"{where} is corrupt: {reason}. {_FETCH_AGAIN}") from None
-        wanted = self.manifest.kinds[kind].stacks[stack]
+        wanted = self.manifest.kinds[kind][1][stack]
         shape = (len(wanted.bands), wanted.height, wanted.width)
         found = (tuple(tensor.get_shape()[1:]), tensor.get_dtype())
         if found != (shape, _NAMES[wanted.dtype]):
@@ -309,23 +314,16 @@ _NAMES = {
 """Names of types in safetensors."""
 
 
-def open_pack(location: str | Path, cache: Path | None = None) -> Pack:
-    """Open a pack; of the shards no more than their sizes is looked at.
+def _read_table(storage: Storage, manifest: Manifest) -> dict[str, Any]:
+    """Read the table of the images of a pack.
 
-    Args:
-        location: its folder, or an address that fsspec understands.
-        cache: see `Storage`.
-
-    Raises:
-        DatasetNotFoundError: there is no pack.
-        DataError: the manifest or table is broken, or a shard is missing or truncated.
+    Returns:
+        The columns of `index_schema` for the N images; texts as lists, numbers as (N,)
+        arrays, of `transforms` all numbers one after the other, and `starts`, (N + 1,),
+        where those of each image start and end.
     """
     import pyarrow as pa
 
-    storage = Storage(location, cache)
-    manifest = storage.manifest()
-    for file in (manifest.index, *manifest.shards):
-        storage.check(file)
     content = storage.read(manifest.index.file)
     if hashlib.sha256(content).hexdigest() != manifest.index.sha256:
         raise storage.corrupt(manifest.index)
@@ -336,11 +334,10 @@ def open_pack(location: str | Path, cache: Path | None = None) -> Pack:
         where = storage.where(manifest.index.file)
         reason = " ".join(str(error).split())
         raise DataError(f"{where} is no table of a pack: {reason}") from None
-    return Pack(storage, manifest, columns)
+    return columns
 
 
 def _read_columns(content: bytes, images: int) -> dict[str, Any]:
-    """Read the table of the images; returns what `Pack` takes."""
     from pyarrow import parquet
 
     found = parquet.read_metadata(io.BytesIO(content)).num_rows
@@ -384,7 +381,7 @@ def _check_columns(columns: Mapping[str, Any], manifest: Manifest) -> None:
     """Hold the table against the manifest."""
     if len(columns["name"]) != manifest.images:
         raise ValueError(f"{len(columns['name'])} rows for {manifest.images} images.")
-    counts = np.array([len(kind.stacks) for kind in manifest.kinds])
+    counts = np.array([len(stacks) for _, stacks in manifest.kinds])
     for name, most in (("layout", len(counts)), ("shard", len(manifest.shards))):
         numbers = columns[name]
         if numbers.size and not 0 <= numbers.min() <= numbers.max() < most:
@@ -404,7 +401,7 @@ def verify_pack(
     """Compare every file of a pack with its checksum.
 
     Args:
-        location: see `open_pack`.
+        location: see `Pack`.
         report: called with the files looked at and all of them.
         cache: see `Storage`.
 
@@ -427,7 +424,7 @@ def verify_pack(
         if report is not None:
             report(done, len(files))
     if not faults:
-        open_pack(location, cache)
+        Pack(location, cache)
     return manifest, faults
 
 

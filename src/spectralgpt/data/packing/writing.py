@@ -26,7 +26,6 @@ from spectralgpt.data.packing.manifest import (
     Manifest,
     PackFile,
     index_schema,
-    is_pack,
     layout_of,
     manifest_text,
 )
@@ -36,7 +35,6 @@ from spectralgpt.data.sources import (
     find_items,
     find_root,
     find_series,
-    read_source,
     refuse_if_bad,
 )
 from spectralgpt.errors import (
@@ -59,7 +57,6 @@ from spectralgpt.rasters import (
     Grid,
     Location,
     RasterFile,
-    Stated,
     Window,
     read_numbers,
 )
@@ -81,31 +78,6 @@ _Planned = tuple[RasterFile, int, float]
 """An image to be packed, and which date of which series it is."""
 _Read = tuple[dict[str, Any], _Row, tuple[_Numbers, ...]]
 """An image in memory: its layout, its row of the table so far, its bands' numbers."""
-
-
-def find_source(source: str, root: Path, stated: Stated) -> tuple[Source, Path]:
-    """Find what is to be packed.
-
-    Args:
-        source: what `spectralgpt.data.sources.read_source` takes, or a folder of
-            images.
-        root: the data folder.
-        stated: of a folder of images.
-
-    Returns:
-        The description, and the folder that its root is relative to.
-
-    Raises:
-        ConfigError: it is no description, or says what is stated, too.
-    """
-    folder = Path(source)
-    if folder.is_dir() and not is_pack(folder):
-        # As pretraining names the images of a folder.
-        return Source(name="images", **stated.facts), folder
-    if stated.facts:
-        given = ", ".join(f"--{name}" for name in stated.facts)
-        raise ConfigError(f"{given} is for folders: a description states its own.")
-    return read_source(source), root
 
 
 def pack_images(
