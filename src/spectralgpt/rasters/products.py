@@ -33,10 +33,11 @@ beside it.
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 from xml.etree import ElementTree
 
 from spectralgpt.errors import BandError, ConfigError, RasterError, UnitError
@@ -61,12 +62,6 @@ _SAFE = r"MTD_MSI(L1C|L2A)\.xml"
 _LANDSAT = r"L[A-Z]\d\d_.*_MTL\.(json|txt)"
 _ENMAP = r"ENMAP01-____L2A-.*-SPECTRAL_IMAGE[^/]*\.TIFF?"
 _GAOFEN = r"(?!.*PAN\d?\.tiff?$)GF\d[A-D]?_(PMS|WFV)[^/]*\.tiff?"
-_MARKS = (r"(.*/)?IMG_DATA/.*\.jp2", _LANDSAT)
-_IMAGES = (
-    (r"ENMAP01-.*\.TIFF?", r"ENMAP01-.*-SPECTRAL_IMAGE[^/]*"),
-    (r"GF\d[A-D]?_(PMS|WFV).*\.tiff?", _GAOFEN),
-)
-"""What all rasters of a product's folder are called, and its one image among them."""
 _IMAGE = re.compile(
     r"(?:.*/)?IMG_DATA/(?:.*/)?[^/]*_(B\d[\dA])(?:_(\d\d)m)?\.jp2", re.IGNORECASE
 )
@@ -103,12 +98,13 @@ def is_product(path: Path) -> bool:
     if path.suffix == SAFE_SUFFIX:
         return True
     product = ProductFiles(path)
-    if any(product.matching(mark) for mark in _MARKS):
-        return True
     rasters = product.matching(r".*\.(tiff?|jp2)")
     return any(
-        product.matching(every) == rasters and len(product.matching(image)) == 1
-        for every, image in _IMAGES
+        product.matching(kind.holds) == rasters
+        and len(product.matching(kind.image)) == 1
+        if kind.image
+        else product.matching(kind.holds)
+        for kind in _KINDS
     )
 
 
@@ -127,9 +123,9 @@ def read_product(path: Path) -> ProductMetadata | None:
         is_enmap = re.fullmatch(_ENMAP, path.name, re.IGNORECASE)
         return _read_enmap(ProductFiles(path), [path.name]) if is_enmap else None
     product = ProductFiles(path)
-    for mark, read in _KINDS:
-        names = product.matching(mark)
-        metadata = read(product, names) if names else None
+    for kind in _KINDS:
+        names = product.matching(kind.mark)
+        metadata = kind.read(product, names) if names else None
         if metadata is not None:
             return metadata
     if path.suffix == SAFE_SUFFIX and not product.matching(r".*\.(jp2|tiff?)"):
@@ -518,14 +514,34 @@ def _in_order(image: Location, sensor: Sensor, day: date | None) -> ProductMetad
     return ProductMetadata(sensor.name, files, date=day)
 
 
+class _Kind(NamedTuple):
+    """How a product is told from other files, by regular expressions of their names.
+
+    Attributes:
+        mark: a file at the top that makes a folder or archive a product, to be read.
+        read: takes the product and the names of such files.
+        holds: a file that a folder of it holds, which makes it one scene.
+        image: its one image, where all rasters of the folder must be called `holds`.
+    """
+
+    mark: str
+    read: Callable[[ProductFiles, Sequence[str]], ProductMetadata | None]
+    holds: str
+    image: str = ""
+
+
 _KINDS = (
-    (_SAFE, _read_safe),
-    (_LANDSAT, _read_landsat),
-    (_ENMAP, _read_enmap),
-    (_GAOFEN, _read_gaofen),
+    _Kind(_SAFE, _read_safe, r"(.*/)?IMG_DATA/.*\.jp2"),
+    _Kind(_LANDSAT, _read_landsat, _LANDSAT),
+    _Kind(
+        _ENMAP,
+        _read_enmap,
+        holds=r"ENMAP01-.*\.TIFF?",
+        image=r"ENMAP01-.*-SPECTRAL_IMAGE[^/]*",
+    ),
+    _Kind(_GAOFEN, _read_gaofen, r"GF\d[A-D]?_(PMS|WFV).*\.tiff?", _GAOFEN),
 )
-"""A file at the top of a folder that makes it a product, and the reader."""
 PRODUCT_FILES = re.compile(
-    "|".join([*(mark for mark, _ in _KINDS), r".*\.(zip|SAFE)"]), re.IGNORECASE
+    "|".join([*(kind.mark for kind in _KINDS), r".*\.(zip|SAFE)"]), re.IGNORECASE
 )
 """What products are called, or such a file: all else is no product."""
