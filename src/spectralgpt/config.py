@@ -204,7 +204,16 @@ def check_keys(
 
 
 def take_number(mapping: Mapping[str, Any], key: str, where: str) -> float:
-    """Return the number under `key`, or say which file and key hold something else."""
+    """Return the number under `key`.
+
+    Args:
+        mapping: holds the key.
+        key: names the value, in the message too.
+        where: file, or the place in it, for the message.
+
+    Raises:
+        ConfigError: the value is no number.
+    """
     value = mapping[key]
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ConfigError(f"{where}: '{key}' must be a number, found {value!r:.80}.")
@@ -217,7 +226,11 @@ def take_number(mapping: Mapping[str, Any], key: str, where: str) -> float:
 
 
 def take_text(mapping: Mapping[str, Any], key: str, where: str) -> str:
-    """Return the text under `key`, or say which file and key hold something else."""
+    """Return the text under `key`; for the arguments see `take_number`.
+
+    Raises:
+        ConfigError: the value is no text, or blank.
+    """
     value = mapping[key]
     if not isinstance(value, str) or not value.strip():
         raise ConfigError(f"{where}: '{key}' must be text, found {value!r:.80}.")

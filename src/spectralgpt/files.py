@@ -221,7 +221,7 @@ def parse_checked(line: bytes) -> dict[str, Any] | None:
 
 
 def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
-    """Do what `write_file` does, for callers who say themselves what went wrong.
+    """Do what `write_file` does, for callers that report errors in their own words.
 
     Raises:
         OSError: it cannot be written (disk full, no permission); the old file stays.
@@ -376,7 +376,7 @@ def _say_free(path: Path) -> str:
 
 
 def name_openly(text: str) -> str:
-    """Name what is in the making in a hidden folder by where it is to be."""
+    """Name files in a hidden folder by the place that they will be moved to."""
     return _HIDDEN.sub("", text)
 
 
@@ -386,7 +386,7 @@ def folder_beside(path: Path) -> Iterator[Path]:
 
     A file that is made in it and moved out has the permissions of any new file. What
     killed processes left beside the same path is removed; folders of processes that are
-    alive are locked. Where nothing comes of it, no new folder stays above it.
+    alive are locked. Folders made above it are removed again if they stay empty.
 
     Raises:
         OSError: the folder cannot be made.
@@ -425,7 +425,7 @@ def appearing(
         output: folder to make; an empty one may be there.
         what: it is, such as `labelled set`.
         own_files: what tells a folder that was made so before.
-        overwrite: replace such a one.
+        overwrite: replace such a folder.
         inputs: what is read, which must not lie in it.
 
     Raises:
@@ -451,7 +451,7 @@ def appearing(
 
 @contextmanager
 def claiming(result: Path) -> Iterator[None]:
-    """Keep a file or folder that is to be made from other processes while it is made.
+    """Keep other processes from a file or folder while it is being made.
 
     What killed processes left half-made in the folder is removed. The lock lies beside
     the result, or in it where nothing can be written beside it.

@@ -21,7 +21,7 @@ def normalize_tokens(tokens: Tensor) -> Tensor:
 
 
 def denormalize_tokens(normalized: Tensor, tokens: Tensor) -> Tensor:
-    """Give normalised tokens the mean and variance of `tokens`, of the same shape."""
+    """Give normalised tokens the mean and variance of others, both (..., S * P * P)."""
     mean, deviation = _moments(tokens)
     return normalized * deviation + mean
 
@@ -147,7 +147,7 @@ def balanced_class_weights(
             class is very rare; 0 weighs all pixels alike.
 
     Returns:
-        One weight a class, proportional to count ** -power, with mean 1 over the
+        One weight per class, proportional to count ** -power, with mean 1 over the
         pixels; 0 for a class without pixels.
 
     Raises:

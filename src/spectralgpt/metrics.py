@@ -61,7 +61,7 @@ class Scores:
 
     Args:
         summary: score name -> value, 0..1.
-        per_class: one entry a class, in the order of the class names.
+        per_class: one entry per class, in the order of the class names.
         confusion: (C, C) counts, rows are truth, columns are prediction; None for
             multi-label tasks.
         positive: the class that precision, recall, F1 and IoU of the summary are about;
@@ -124,7 +124,7 @@ def bootstrap_intervals(
 def score_images(
     probabilities: Tensor, targets: Tensor, class_names: Sequence[str]
 ) -> Scores:
-    """Score one class an image, or any number of them, over the whole set at once.
+    """Score one class per image, or any number of them, over the whole set at once.
 
     Macro scores are means over the classes that occur in `targets`: a class that the
     test set lacks cannot be found and would only count as zero. Average precision is no
@@ -166,10 +166,10 @@ def score_images(
 
 
 def summarise_images(probabilities: Tensor, targets: Tensor) -> Summarise:
-    """Return what gives the summary of `score_images` for images that recur.
+    """Return a function that gives the summary of `score_images` for resampled images.
 
-    It ranks once, so that a resample costs one pass. Where no image that counts has any
-    of several labels, there is nothing to summarise: it gives nothing.
+    It takes how often each image counts, (N,), and returns {} where no image that
+    counts has any of several labels. Ranking is done once, here.
 
     Args:
         probabilities: (N, C).

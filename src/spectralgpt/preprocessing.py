@@ -108,7 +108,7 @@ def match_bands(
     Args:
         wanted: bands to find.
         found: bands that are there.
-        allow_missing: say None of a wanted band that is missing.
+        allow_missing: give None for a wanted band that is missing.
 
     Returns:
         For each wanted band its index in `found`.
@@ -176,7 +176,7 @@ class Preprocessing:
         unit: what `bands` hold before scaling.
         others: the same for each further sensor that the weights were trained on.
         stated: what was stated of the images of a fine-tuning, where their files did
-            not say it: so it is of images like them.
+            not say it; images like them are taken to be the same.
         seen: reflectance of those images by band, to tell what lies far from it.
 
     Raises:

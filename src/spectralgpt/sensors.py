@@ -1,6 +1,6 @@
 """Known sensors: which bands they have, where those lie, and what their numbers mean.
 
-The facts are data: one YAML file a sensor in `sensors/`, each citing its source, and
+The facts are data: one YAML file per sensor in `sensors/`, each citing its source, and
 measured spectral responses in `sensors/responses/`. This module reads them strictly.
 Where the pixels of a product lie on disk, and which of the offset rules applies to it,
 is decided in `spectralgpt.rasters`.
@@ -347,7 +347,7 @@ def _read_sensor(path: Path) -> Sensor:
 
 
 def _rows(table: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
-    """Return the rows under `bands`, each of which is keys with values."""
+    """Return the rows under `bands`, each a mapping."""
     rows = table["bands"]
     if not isinstance(rows, list) or not rows:
         raise ConfigError(f"{where}: 'bands' must be a list of bands.")

@@ -13,8 +13,8 @@ from threadpoolctl import ThreadpoolController
 def one_thread_a_product() -> AbstractContextManager[object]:
     """Hold numpy's own OpenBLAS to one thread, from the call to the end of the context.
 
-    Beside a model, or in one of several worker processes, each small product would else
-    wait for threads that find no free core. What torch uses keeps its threads.
+    Beside a model, or in one of several worker processes, each small product would
+    otherwise wait for threads that find no free core. Torch keeps its own threads.
     """
     numpys = ThreadpoolController().select(internal_api="openblas")
     return numpys.limit(limits=1, user_api="blas")
@@ -29,8 +29,9 @@ def start_worker(_: int) -> None:
 def follow_parent() -> None:
     """Leave Ctrl-C to the process that started this one, and end when that has ended.
 
-    A terminal sends Ctrl-C to all processes; what is killed can end no other. Errors of
-    what is asked for go to the process that asked; what its end breaks off is none.
+    A terminal sends Ctrl-C to all processes, and a killed process cannot end others.
+    Errors in requested work go to the process that asked; work cut short by the end of
+    that process is not an error.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.excepthook = _say_nothing

@@ -157,7 +157,7 @@ def measure_products(
 
     Returns:
         For each product its `size`, the `kernel` that computed it, `linear` (torch's
-        own choice) or `onednn`, and the median of `gflops`, 10^9 operations a second.
+        own choice) or `onednn`, and the median of `gflops`, 10^9 operations per second.
     """
     found = []
     for size in _MATMUL_SIZES if sizes is None else sizes:
@@ -174,7 +174,7 @@ def measure_products(
 
 
 def _fastest_gflops(products: Sequence[Mapping[str, Any]]) -> float:
-    """Return the highest speed of any product, 10^9 operations a second."""
+    """Return the highest speed of any product, 10^9 operations per second."""
     return max(float(product["gflops"]) for product in products)
 
 

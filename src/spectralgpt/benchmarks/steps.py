@@ -431,7 +431,7 @@ def _watch_parts(
     What comes before the encoder's blocks (masking, cutting, embedding) is the part
     `embedding`; what follows the head is the caller's. A model that runs a part without
     calling its module has that part's time in the next one. The head may be called more
-    than once a step, for some images each time, with its gradients taken in between.
+    than once per step, for some images each time, with its gradients taken in between.
     """
     block: Any = encoder.blocks[0]
     hooks = [_mark_inputs(block, clock, lambda: "embedding", "encoder")]

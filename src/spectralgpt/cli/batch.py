@@ -170,7 +170,7 @@ def _list_scenes(args: Namespace, job: "ReadyJob") -> list[tuple[Path, ...]]:
 
 
 def _engine(args: Namespace) -> "AbstractContextManager[Engine | None]":
-    """Give what does the scenes on a cluster, or nothing to do them here."""
+    """Return the engine of a cluster, or None to do the scenes here."""
     from spectralgpt.jobs.running import on_dask
 
     if args.workers and args.scheduler is not None:

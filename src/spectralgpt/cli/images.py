@@ -182,7 +182,7 @@ def _area_of(args: Namespace) -> "Bounds | None":
 def check_dates(
     model: str, num_dates: int, inputs: Sequence[Path], args: Namespace
 ) -> None:
-    """Find out whether the images are of as many dates as a model takes.
+    """Check that the images are of as many dates as a model takes.
 
     Args:
         model: what it is called in the message.
@@ -201,7 +201,12 @@ def check_dates(
 
 
 def prepare_output(folder: Path, name: str, overwrite: bool) -> None:
-    """Find out whether the folder can be made; whatever is written makes it.
+    """Check that the folder can be made, and leave none behind.
+
+    Args:
+        folder: for the result.
+        name: of a file or folder in it that tells of an earlier result.
+        overwrite: let an earlier result be replaced.
 
     Raises:
         ConfigError: the result is there already, or the folder cannot be made.

@@ -229,10 +229,10 @@ class _Stopped(KeyboardInterrupt):
 
 
 class _StopSignals:
-    """Hears signals that end a command; a context manager, for the main thread.
+    """Handles signals that end a command; a context manager, for the main thread.
 
     Args:
-        is_process: the process ends with the command, and is not heard of after it.
+        is_process: the process ends with the command, so nothing is restored after it.
 
     Attributes:
         received: the signal that was heard, if any.
@@ -355,7 +355,7 @@ def _is_importing(frame: FrameType | None) -> bool:
 
 @functools.cache
 def _let_go_in_children() -> None:
-    """Let processes that are forked from this one end as if it had heard of nothing."""
+    """Let processes forked from this one ignore Ctrl-C and end by SIGTERM as usual."""
 
     def let_go() -> None:
         for each, handler in zip(

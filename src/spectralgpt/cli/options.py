@@ -71,9 +71,9 @@ _FILES = ("input", "inputs", "scenes", "paths", "before", "after", "masks")
 
 
 class CommandParser(ArgumentParser):
-    """A parser to which single options say more than files, wherever they stand.
+    """A parser in which single options override files, wherever they stand.
 
-    jsonargparse takes words in turn, so that a file would undo what stands before it.
+    jsonargparse takes words in turn, so that a file would undo options before it.
     """
 
     def parse_args(  # type: ignore[override]
@@ -231,7 +231,7 @@ def counting(
 def _spell_lists(words: Sequence[str]) -> list[str]:
     """Write lists of bands and numbers as YAML does: `--bands B1,B2` as `[B1, B2]`.
 
-    Numbers below zero are then no options of their own, either.
+    Negative numbers are then not mistaken for options, either.
     """
     spelled: list[str] = []
     rest = iter(words)
@@ -353,10 +353,10 @@ def read_early(name: str, words: Sequence[str]) -> dict[str, Any]:
 
 
 def check_run(early: Mapping[str, Any]) -> None:
-    """Refuse a folder of a run that is in the way; `early` is what `read_early` gives.
+    """Refuse a folder that already holds a run; `early` is what `read_early` gives.
 
     Raises:
-        ConfigError: it holds a run that is neither to be replaced nor to go on.
+        ConfigError: it holds a run, which was not to be replaced or continued.
     """
     from spectralgpt.training.run_folder import RunFolder
 

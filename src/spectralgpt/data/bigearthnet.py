@@ -1,4 +1,4 @@
-"""BigEarthNet, versions 1 and 2: patches of one file a band, with several labels each.
+"""BigEarthNet, versions 1 and 2: patches of one file per band, several labels each.
 
 TorchGeo downloads and names the classes; the rasters are read in their native
 resolutions by our reader.
@@ -51,7 +51,7 @@ def read_bigearthnet(
 ) -> SampleSet:
     """Read the Sentinel-2 patches at a folder, whichever version they are.
 
-    Version 2 is told by its `metadata.parquet`. Version 1 has a JSON in each patch
+    Version 2 is known by its `metadata.parquet`. Version 1 has a JSON in each patch
     folder and, in TorchGeo's layout, lists bigearthnet-train.csv and so on.
 
     Args:

@@ -96,7 +96,7 @@ def find_positive(
 ) -> str | None:
     """Find the class that F1, IoU and the choice of weights are about.
 
-    It is told by names, never by their order: of two classes, the one that is not
+    It is found by name, never by order: of two classes, the one that is not
     called background, unchanged, no change, other or the like.
 
     Args:

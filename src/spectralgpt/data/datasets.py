@@ -122,7 +122,7 @@ class LabelledDataset(_SampleDataset[Raster]):
         return self._prepare(index, self.raster(index))
 
     def draw(self, index: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Return an item with a random crop and flip from `generator`."""
+        """Return an item, see `__getitem__`, with a random crop and flip."""
         window = None
         if self.crop_scale is not None:
             whole = self._part(index)[1]
@@ -219,7 +219,7 @@ class Patch:
     """A window of a sample at its own pixel size.
 
     Args:
-        rasters: one a date, of the same size.
+        rasters: one per date, of the same size.
         target: (H, W) class indices.
     """
 
@@ -227,7 +227,14 @@ class Patch:
     target: NDArray[np.int64]
 
     def cut(self, row: int, column: int, height: int, width: int) -> "Patch":
-        """Return a part of it."""
+        """Return a part of it, without a georeference.
+
+        Args:
+            row: first row of the part.
+            column: its first column.
+            height: its rows.
+            width: its columns.
+        """
         rows, columns = slice(row, row + height), slice(column, column + width)
         rasters = tuple(
             replace(
@@ -284,9 +291,9 @@ class DenseDataset(_SampleDataset[Patch]):
 
     Every labelled pixel of every sample stands in the target of exactly one indexed
     window: where the last window of a row overlaps the one before, its target is
-    `IGNORE`. So it is where the mask states no class, and where the image shows
-    nothing: no band is valid, at one of the dates. Pixels that lack some bands keep
-    their label, as a map gives them a class too.
+    `IGNORE`. The same holds where the mask states no class, and where no band of the
+    image is valid at one of the dates. Pixels that lack only some bands keep their
+    label, as a map gives them a class too.
 
     Images smaller than the model's are never enlarged. They are padded with invalid
     pixels, below and to the right, to a multiple of the patch.
@@ -346,6 +353,9 @@ class DenseDataset(_SampleDataset[Patch]):
         Args:
             index: as for indexing.
             generator: all randomness comes from it.
+
+        Returns:
+            See `__getitem__`.
         """
         if self.augmentation is None:
             return self[index]

@@ -90,7 +90,7 @@ def divide(samples: SampleSet, config: SampleSetConfig, seed: int) -> SampleSet:
     """Split as configured and keep the configured share of train.
 
     Classes that a split lacks, and images of one split that show ground of another, are
-    said aloud.
+    reported.
 
     Args:
         samples: with the splits that the archive states.
@@ -128,7 +128,7 @@ def divide(samples: SampleSet, config: SampleSetConfig, seed: int) -> SampleSet:
 
 
 def _report_overlaps(samples: Sequence[Sample], source: str) -> None:
-    """Say aloud where images of one split show ground of another.
+    """Report where images of one split show ground of another.
 
     Only georeferences count: names of places may be the same in two splits by chance.
     Images without one are held against each other by their pixels; what they share in
@@ -162,7 +162,7 @@ def _report_overlaps(samples: Sequence[Sample], source: str) -> None:
 
 
 def _report_copies(samples: Sequence[Sample], source: str) -> None:
-    """Say aloud which images lie in two splits at once, by whatever names."""
+    """Report which images lie in two splits at once, by whatever names."""
     by_split = {name: [c for c in samples if c.split == name] for name in SPLITS}
     for number, split in enumerate(SPLITS[:-1]):
         later = [sample for name in SPLITS[number + 1 :] for sample in by_split[name]]

@@ -36,7 +36,7 @@ class ImageFormat(Stated):
     below: tuple[Path, ...] = ()
 
     def assuming(self, assumed: Stated) -> "ImageFormat":
-        """Return it with what is so otherwise; says aloud what contradicts that."""
+        """Return it with what is so otherwise; reports what contradicts that."""
         _tell_contradictions(Stated.of(self.facts), assumed)
         return replace(self, assumed=assumed)
 

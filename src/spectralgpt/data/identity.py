@@ -3,7 +3,7 @@
 Images are known by the numbers in the middle of their first layer, so that copies are
 recognised by other names, in other folders and formats. Of archives whose files
 are not opened to list them, and of blank images, a sample of the bytes stands for that.
-Checkpoints keep what they were trained on, so that scores of the same images are told.
+Checkpoints keep what they were trained on, so that scores of the same images show.
 """
 
 import base64
@@ -100,7 +100,7 @@ class SeenImages:
         return cls(dict.fromkeys(whole, _WHOLE) | windows)
 
     def to_dict(self) -> dict[str, Any]:
-        """Give plain values, some 8 bytes an image."""
+        """Give plain values, some 8 bytes per image."""
         whole = sorted(digest for digest, boxes in self.windows.items() if not boxes)
         parts = {
             digest: "; ".join(" ".join(map(str, astuple(box))) for box in boxes)
@@ -197,8 +197,8 @@ def count_seen(
         samples: what is scored.
 
     Returns:
-        How many by split of the training, None if it cannot be told; and a sentence
-        of them, with a blank before, or nothing.
+        How many by split of the training, None if that is unknown; and a sentence
+        about them, with a leading blank, or "".
 
     Raises:
         CheckpointError: what the checkpoint says is damaged.

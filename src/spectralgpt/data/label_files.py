@@ -40,8 +40,8 @@ def list_class_folders(
     Args:
         root: the folder.
         class_names: the classes that may be there; none takes what is there.
-        lists: split by the name of an image without its ending; images without one are
-            told in a note.
+        lists: split by the name of an image without its ending; a note counts
+            the images without one.
 
     Raises:
         DataError: two folders mean one split, or folders of images lie beside those of
@@ -140,6 +140,11 @@ def number_samples(
     entries: Sequence[Entry], names: Sequence[str], image_format: ImageFormat
 ) -> tuple[Sample, ...]:
     """Describe labelled images; labels are numbered in the order of the names.
+
+    Args:
+        entries: images with labels, all of them among the names.
+        names: all classes, in the order of their numbers.
+        image_format: what is stated about the images.
 
     Raises:
         SpectralGPTError: an image cannot be described.

@@ -293,7 +293,7 @@ def _read_from_masks(
 def _report_lost(
     samples: Sequence[Sample], counted: Sequence[NDArray[np.int64]], dense: SampleSet
 ) -> None:
-    """Say aloud which classes masks show that become no image's label."""
+    """Report which classes of the masks become no image's label."""
     pixels = np.sum(counted, axis=0)
     labels = {label for sample in samples for label in sample.labels}
     lost = [

@@ -213,7 +213,7 @@ def _by_glob(root: Path, items: str) -> list[Entry]:
 
 
 def _by_looking(root: Path, sensor: Sensor | None) -> list[Entry]:
-    """Take products, folders with one file a band, and all other raster files."""
+    """Take products, folders with one file per band, and all other raster files."""
     everything = walk(root)
     products = [p for p in everything if p.suffix == ".SAFE" and p.is_dir()]
     files = [
@@ -352,7 +352,13 @@ class Fault:
 
     @classmethod
     def of(cls, kind: FaultKind, name: str, error: Exception) -> "Fault":
-        """Return the fault that an error tells, on one line."""
+        """Make a fault of an error; its detail is the error's text on one line.
+
+        Args:
+            kind: see `Fault`.
+            name: see `Fault`.
+            error: what was raised.
+        """
         return cls(kind, name, " ".join(str(error).split()))
 
 

@@ -37,7 +37,7 @@ def lay_masks(
     """Lay the masks of an image over it; reads none of their pixels.
 
     Args:
-        paths: one file of codes, or a file a class in the order of the classes.
+        paths: one file of codes, or a file per class in the order of the classes.
         image: what they show, at its first date.
         index: layer of the files, from 1.
         align: see `MaskFile`.

@@ -196,7 +196,13 @@ class PretrainingDataset(Dataset[dict[str, Any]]):
         return replace(contract, bands=chosen)
 
     def choose_crop(self, index: int, attempt: int, generator: torch.Generator) -> Crop:
-        """Take the crop for a draw; on retries the next, or one of another image."""
+        """Take the crop for a draw; on retries the next, or one of another image.
+
+        Args:
+            index: 0 .. len - 1.
+            attempt: how often this draw was tried before, from 0.
+            generator: on the CPU; validation draws nothing from it.
+        """
         if self.split == "val":
             return self._fixed[(index + attempt) % len(self._fixed)]
         if attempt and attempt % _DRAWS_IN_ITEM == 0:
@@ -235,7 +241,7 @@ class PretrainingDataset(Dataset[dict[str, Any]]):
     def _read_crop(self, crop: Crop, contract: Preprocessing) -> Raster | None:
         """Read a crop at the model's size; None if it has too few valid pixels.
 
-        So it is if it cannot be read, which is counted and reported.
+        Also None if it cannot be read, which is counted and reported.
         """
         if self._process != os.getpid():
             # Handles copied by a fork share their position in the file.

@@ -35,7 +35,7 @@ class MaskFile:
         grid: where its pixels lie; None reads it from the file when pixels are read.
         nodata: code that the file says is no label.
         align: how it is laid over the image; see `spectralgpt.rasters.overlay`.
-        stands_for: code of every pixel that is not 0, for masks with one file a class;
+        stands_for: code of all pixels other than 0, for masks with one file per class;
             None takes the numbers as codes.
         others: the files of the other classes.
     """
@@ -102,7 +102,7 @@ class SampleSet:
         source: where it came from, for messages and reports.
         codes: class index of each code in the masks.
         ignored: codes in the masks that are no label.
-        colours: a colour a class, such as "#1b7837"; None takes those of the names.
+        colours: a colour per class, such as "#1b7837"; None takes those of the names.
         positive: what is stated of the class that scores are about; see
             `find_positive`.
         stated: what was stated of its images.

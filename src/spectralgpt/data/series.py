@@ -94,7 +94,7 @@ class Series:
     """The dates of one place.
 
     Args:
-        items: one image a date, sorted by date.
+        items: one image per date, sorted by date.
         days: their days since 1 January 1970, NaN if unknown.
         rule: how many of them a sample has.
     """

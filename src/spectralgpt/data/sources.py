@@ -326,7 +326,7 @@ def keep_good(
     max_bad_share: float,
     readers: int = 1,
 ) -> list[_Made]:
-    """Make something of each image; those of which nothing can be made are left out.
+    """Make something of each image, leaving out those where that fails.
 
     Args:
         what: the data set, for the message; see `refuse_if_bad`.

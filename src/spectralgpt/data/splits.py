@@ -158,7 +158,7 @@ def _lacking(
 def report_missing(
     splits: Sequence[str], held: Sequence[Held], names: Sequence[str], source: str
 ) -> None:
-    """Say aloud which classes a split lacks that others show.
+    """Report which classes a split lacks that others show.
 
     Args:
         splits: of samples or units; "" for those that are left out.

@@ -449,5 +449,5 @@ def _plain(value: Any) -> str:
 
 @lru_cache(maxsize=1)
 def load_job(job: Job) -> ReadyJob:
-    """Load the model of a job, once a process."""
+    """Load the model of a job, once per process."""
     return job.load()

@@ -50,7 +50,7 @@ class JobOutcome:
     """What became of the scenes of a run.
 
     Args:
-        manifest: the file with a line a scene.
+        manifest: the file with a line per scene.
         counts: of scenes by what became of them.
         failures: records of those that are not done, mostly because they failed.
         items: number of STAC items in items.json.

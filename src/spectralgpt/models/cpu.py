@@ -379,7 +379,7 @@ class _LossInParts(torch.autograd.Function):
 
 @cache
 def keep_freed_memory() -> bool:
-    """Keep freed blocks in this process, where glibc allocates; once a process.
+    """Keep freed blocks in this process, where glibc allocates; once per process.
 
     By default glibc maps each block over 32 MB anew and gives it back when it is freed,
     so that every large tensor pays for fresh pages: up to a tenth of a training step,

@@ -592,7 +592,7 @@ class SpectralEncoder(nn.Module):
         wavelengths: Sequence[float] | Tensor | None = None,
         dates: Tensor | None = None,
     ) -> Tensor:
-        """Return one embedding a sample: the mean of its normalised tokens, (B, D)."""
+        """Return the mean of each sample's normalised tokens, (B, D); see `forward`."""
         return self(images, wavelengths, dates).flatten(1, -2).mean(dim=1)
 
     @torch.no_grad()
@@ -604,7 +604,8 @@ class SpectralEncoder(nn.Module):
     ) -> Tensor:
         """Return the mean of each band group's tokens, side by side: (B, G * D).
 
-        It keeps apart what a mean over all tokens mixes: the parts of the spectrum.
+        It keeps apart what a mean over all tokens mixes: the parts of the spectrum. For
+        the arguments see `forward`.
         """
         return mean_by_group(self(images, wavelengths, dates)).flatten(1)
 

@@ -149,7 +149,7 @@ def resize_group_weights(weights: Tensor, places: GroupPlaces | None) -> Tensor:
     """Move weights of band groups to the groups of other bands.
 
     Args:
-        weights: (G, ...), one row a band group.
+        weights: (G, ...), one row per band group.
         places: mean wavelengths of the groups that they were learned on, and of the
             wanted ones; None if they are the same.
 
@@ -165,7 +165,7 @@ def resize_group_weights(weights: Tensor, places: GroupPlaces | None) -> Tensor:
 
 
 class _GroupSum(nn.Module):
-    """One weight a band group: the weighted sum of their feature maps, plus a bias.
+    """One weight per band group: the weighted sum of their feature maps, plus a bias.
 
     It starts as the mean over the groups.
 
@@ -187,7 +187,7 @@ class _GroupSum(nn.Module):
 
 
 class _GroupProjection(nn.Module):
-    """One linear map a band group, summed: all that is linear in a position's tokens.
+    """One linear map per band group, summed: all that is linear in a position's tokens.
 
     Args:
         groups: band groups G.
@@ -309,7 +309,7 @@ def _build_level(
 class _UPerNetHead(nn.Module):
     """Four scales of one map, pyramid pooling, top-down fusion: the published head.
 
-    Logits come on a grid of 8 pixels a patch side, whatever the patch.
+    Logits come on a grid of 8 pixels per patch side, whatever the patch.
 
     Args:
         in_channels: channels D of the feature map.
@@ -362,7 +362,7 @@ class _UPerNetHead(nn.Module):
 class _FPNHead(nn.Module):
     """A light head: three scales of one map, fused top-down and added.
 
-    Logits come on a grid of 4 pixels a patch side, whatever the patch.
+    Logits come on a grid of 4 pixels per patch side, whatever the patch.
 
     Args:
         in_channels: channels D of the feature map.

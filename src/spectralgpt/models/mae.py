@@ -562,7 +562,10 @@ class MaskedAutoencoder(nn.Module):
 
     @staticmethod
     def reconstruct(output: MaskedAutoencoderOutput) -> Tensor:
-        """Return what a forward pass rebuilt, shaped as the images."""
+        """Return what a forward pass rebuilt as images, (B, C, H, W).
+
+        Of series it is (B, T, C, H, W).
+        """
         return unpatchify(output.rebuilt, output.grid)
 
 

@@ -120,7 +120,12 @@ class TokenGrid:
 
     @classmethod
     def of(cls, images: Tensor, patch_size: int, bands_per_token: int) -> "TokenGrid":
-        """Return the grid of images (B, C, H, W) or series (B, T, C, H, W).
+        """Return the grid of images.
+
+        Args:
+            images: (B, C, H, W), or (B, T, C, H, W) of series.
+            patch_size: side P of a patch in pixels.
+            bands_per_token: bands S that share a token.
 
         Raises:
             ShapeError: images have other axes or cannot be cut into patches.
@@ -374,8 +379,21 @@ def draw_noise(
 ) -> Tensor:
     """Draw the uniform noise that `draw_mask` needs.
 
-    It is drawn on the generator's device (the CPU without one) and then moved, so that
-    a CPU generator gives the same masks on every device.
+    It is drawn on the generator's device and then moved, so that a CPU generator gives
+    the same masks on every device.
+
+    Args:
+        grid: token geometry.
+        batch_size: images B.
+        style: what is masked as a whole.
+        generator: None draws from torch's own, on `device`.
+        device: where the noise is wanted; None takes torch's default.
+
+    Returns:
+        (B, units of the style), 0..1.
+
+    Raises:
+        ConfigError: the style is unknown, or needs several dates.
     """
     source = generator.device if generator is not None else device
     shape = (batch_size, _units(grid, style))
@@ -424,7 +442,7 @@ def resize_spectral(
     Outside the range of the table its first or last row is used.
 
     Args:
-        table: (G, ...), one row a band group.
+        table: (G, ...), one row per band group.
         wavelengths_nm: G mean wavelengths of the table's groups, in any order.
         new_wavelengths_nm: mean wavelengths wanted.
 

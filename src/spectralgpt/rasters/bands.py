@@ -47,7 +47,7 @@ def find_bands(
     """Find the bands of an image.
 
     Args:
-        path: a file, or a folder with one file a band.
+        path: a file, or a folder with one file per band.
         sensor: whose bands to look for.
         facts: what is stated of bands and names of files.
         members: the files of the folder that belong to the image; all if None.
@@ -82,7 +82,7 @@ def find_bands(
 
 
 def _layer_of(header: Header, index: int, named: Collection[int]) -> BandFile:
-    """Return a layer of a file with its masks; what is named a band is none of them."""
+    """Return a layer of a file with its masks, leaving out those named as bands."""
     masks = tuple(mask for mask in header.masks[index - 1] if mask not in named)
     return BandFile(header.path, index, header.grid, masks=masks)
 
@@ -125,7 +125,7 @@ def open_bands(
 
 
 def _warn_of_coarser(path: Path, sensor: Sensor, files: Mapping[str, BandFile]) -> None:
-    """Say of which bands there are coarser copies than the sensor takes alone.
+    """Warn of bands that are there only as copies coarser than the sensor's own.
 
     Names of files tell the resolution, as in B04_20m.
     """

@@ -85,7 +85,7 @@ class Header:
         grid: where its pixels lie.
         dtypes: numpy type name of each layer.
         descriptions: one text a layer, "" where there is none.
-        nodata: number that means no measurement, one a layer; None if not set.
+        nodata: number that means no measurement, one per layer; None if not set.
         scales: (scale, offset) that the file states of each layer, (1, 0) if it does
             not.
         tags: text by key.
@@ -327,7 +327,12 @@ def read_masks(
 def read_known(
     path: Location, indices: Sequence[int], masks: Sequence[int]
 ) -> Flags | None:
-    """Read the masks of layers of a file; None if they have none.
+    """Read the masks of layers of a file, (layers, H, W); None if they have none.
+
+    Args:
+        path: the file.
+        indices: layers, from 1.
+        masks: of these layers, from `find_masks`.
 
     Raises:
         RasterError: the file cannot be read to its end.
@@ -527,7 +532,7 @@ class Scale:
         source: what says so, for people.
 
     Raises:
-        UnitError: the quantification is not above 0, or one of both not finite.
+        UnitError: the quantification is not above 0, or either is not finite.
     """
 
     quantification: float

@@ -96,12 +96,12 @@ def turn_of(crs: str | None) -> float:
 def move_near(
     x: npt.NDArray[np.float64], crs: str | None, near: float
 ) -> npt.NDArray[np.float64]:
-    """Return longitudes moved by whole turns, each next to another; else x as it is.
+    """Move longitudes by whole turns until they lie nearest to one; others stay.
 
     Args:
         x: of any shape.
-        crs: their reference system.
-        near: where they are to lie.
+        crs: their reference system; x that are no longitudes in degrees stay.
+        near: the longitude that they are brought near to.
     """
     turn = turn_of(crs)
     if math.isinf(turn):
@@ -205,8 +205,14 @@ def move_points(
 ) -> tuple[list[float], list[float]]:
     """Bring points to another reference system.
 
+    Args:
+        source: system that the points are in, as text or rasterio's.
+        target: system that they are wanted in.
+        xs: (N,), in the unit of the source; longitudes where that is degrees.
+        ys: (N,), the same; latitudes where that is degrees.
+
     Returns:
-        xs and ys there, infinite for points that have no place in it.
+        xs and ys there, (N,) each, infinite for points that have no place in it.
 
     Raises:
         RasterError: there is no way from the one system to the other, such as from that

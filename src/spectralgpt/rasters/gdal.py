@@ -170,7 +170,7 @@ Location = Path | VirtualFile
 
 
 def is_litter(name: str) -> bool:
-    """Whether a file or folder of this name is none of the data."""
+    """Whether a file or folder of this name is not part of the data."""
     return name.startswith(".") or name in _LITTER
 
 
@@ -309,7 +309,7 @@ def no_answer(address: str) -> str:
 
 @contextmanager
 def reading(path: Location) -> Iterator[None]:
-    """Raise what is raised of a file that is read as our error.
+    """Turn what goes wrong while a file is read into our error.
 
     Raises:
         RasterError: the file cannot be read.
@@ -324,7 +324,7 @@ def reading(path: Location) -> Iterator[None]:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Raise what is raised of a file that is written as our error.
+    """Turn what goes wrong while a file is written into our error.
 
     Raises:
         OutputError: the file cannot be written.
@@ -549,9 +549,9 @@ def _numbered_lines(path: Path) -> dict[str, int]:
 def _http_settings() -> dict[str, str | int | float]:
     """Return GDAL's settings for addresses.
 
-    A busy server is asked again soon. One that takes the call and then says nothing is
-    not: it would take the wait each time. Who cannot be connected to is tried again
-    within the same wait.
+    A busy server is asked again soon. One that accepts a connection and then stays
+    silent is not: each try would cost the whole wait. Where no connection comes about,
+    all tries share one wait.
     """
     return {
         "GDAL_HTTP_LOW_SPEED_TIME": NO_ANSWER_S,

@@ -417,7 +417,13 @@ def compose(outer: Affine, inner: Affine) -> Affine:
 
 
 def apply(transform: Affine, column: _Number, row: _Number) -> tuple[_Number, _Number]:
-    """Return the coordinates (x, y) of positions in pixels, numbers or arrays."""
+    """Return the coordinates (x, y) of positions in pixels.
+
+    Args:
+        transform: of the raster.
+        column: a number or an array of any shape; edges of pixels are at whole numbers.
+        row: of the same shape.
+    """
     x = transform.a * column + transform.b * row + transform.c
     y = transform.d * column + transform.e * row + transform.f
     return x, y

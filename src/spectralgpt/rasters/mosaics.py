@@ -209,7 +209,10 @@ class Mosaic(RasterFile):
         size: tuple[int, int],
         files: OpenFiles | None,
     ) -> Raster:
-        """Read of each product what lies under a window, until all pixels are there."""
+        """Read of each product what lies under a window, until all pixels are there.
+
+        For the arguments see `RasterFile.read`.
+        """
         target = grid.part(window, size)
         shape = (len(bands), *size)
         layer: Layer = np.zeros(shape, np.float32), np.zeros(shape, np.bool_)

@@ -153,7 +153,7 @@ class ImageNumbers:
             )
 
     def _unit(self) -> str:
-        """Return what the files hold: stated, tagged, or told by type and values."""
+        """Return what the files hold: stated, tagged, or seen from type and values."""
         stated = self.stated.unit
         if self._is_tagged:
             if stated == "digital-numbers":

@@ -11,8 +11,8 @@ it is found so:
 3. Where there is neither, or the name says N9999 (reprocessed, so the number tells
    nothing), the pixels may tell (see `spectralgpt.rasters.numbers`), or the user.
 
-Landsat Collection 2: a file a band, and an MTL file that describes them. Reflectance at
-the top of the atmosphere is (M * DN + A) / sin(sun elevation).
+Landsat Collection 2: a file per band, and an MTL file that describes them. Reflectance
+at the top of the atmosphere is (M * DN + A) / sin(sun elevation).
 
 EnMAP: one GeoTIFF of all bands, and METADATA.XML that describes them.
 
@@ -146,7 +146,7 @@ def _read_safe(
 ) -> ProductMetadata | None:
     """Read what the metadata of a SAFE product say; of level 2A the finest bands.
 
-    None of a copy of the metadata beside other files.
+    None for a copy of the metadata beside other files.
     """
     level = metadata[0][len("MTD_MSI") : -len(".xml")].lower()
     sensor = load_sensor(f"sentinel-2-{level}")
@@ -489,7 +489,7 @@ def _read_enmap(product: ProductFiles, images: Sequence[str]) -> ProductMetadata
 def _read_gaofen(
     product: ProductFiles, images: Sequence[str]
 ) -> ProductMetadata | None:
-    """Read what names of a Gaofen product say; None of a sensor that is not known."""
+    """Read what names of a Gaofen product say; None for an unknown sensor."""
     if len(images) > 1:
         raise RasterError(
             f"{product.path} holds {len(images)} images, such as {images[0]} and "

@@ -76,7 +76,16 @@ class OpenFiles:
         return dataset
 
     def read(self, path: Location, indices: list[int], window: Window) -> Numbers:
-        """Read layers (1-based) of a window, inside `quiet_gdal`."""
+        """Read layers of a window, inside `quiet_gdal`.
+
+        Args:
+            path: the file.
+            indices: layers, from 1.
+            window: pixels of the file.
+
+        Returns:
+            (layers, h, w), in the type of the file.
+        """
         if path not in self._whole:
             dataset = self.get(path)
             if not self._keep(path, dataset):

@@ -213,8 +213,7 @@ def _check_whole(path: Path) -> None:
 def _check_blocks(dataset: rasterio.DatasetReader, layer: int, file: BinaryIO) -> None:
     """Compare the blocks of a layer with their checksums, which GDAL does not do.
 
-    Of a block that is not there it reads nodata, and of one that ends too early what
-    happens to come of it.
+    GDAL reads a missing block as nodata, and a truncated one as whatever it decodes to.
     """
     for (row, column), _ in dataset.block_windows(layer):
         offset, size = (
@@ -233,7 +232,7 @@ class Layers:
     """What the layers of a map hold, and how programs are to show them.
 
     Args:
-        names: one a layer.
+        names: one per layer.
         dtype: NumPy's name of the type of the numbers.
         nodata: number that means nothing is known.
         overviews: how smaller versions are made; `nearest` and `mode` invent no class.
@@ -264,7 +263,7 @@ class Layers:
 
         Args:
             names: of the classes, in the order of their indices.
-            colours: one a class, such as "#1b7837".
+            colours: one per class, such as "#1b7837".
             tags: further text by key.
 
         Raises:
@@ -305,8 +304,9 @@ def writing_map(
         layers: what it holds.
         block_px: see `RowFile.export`.
         number_type: to round floats to, None for all their digits: `float16` for as
-            many digits as that has, or `int8` with a scale and an offset a layer, which
-            is less than half the size and within half of a 254th of each layer's range.
+            many digits as that has, or `int8` with a scale and an offset per layer,
+            which is less than half the size and within half of a 254th of each layer's
+            range.
 
     Yields:
         A function that writes rows (layers, rows, W) from the top down.

@@ -65,7 +65,7 @@ _PICTURE_DPI = 110
 def plot_reconstruction(
     reconstruction: Reconstruction, stretch: Stretch | None = None
 ) -> "Figure":
-    """Draw one image: a row a composite; input, visible part, rebuilt and error.
+    """Draw one image: a row per composite; input, visible part, rebuilt and error.
 
     Args:
         reconstruction: the image and its prediction.

@@ -81,7 +81,7 @@ def write_class_picture(
         raster: that the map was made of.
         classes: (H, W), `NO_CLASS` for nothing.
         names: of the classes.
-        colours: one a class.
+        colours: one per class.
         path: the PNG.
         title: of the map.
 
@@ -287,7 +287,7 @@ def plot_class_map(
         pixel_width_m: ground that a pixel of `picture` covers from left to right, for a
             scale bar; None draws none.
         dashed_rows: rows of `picture` to draw a dashed line above.
-        colours: one a class; None chooses them.
+        colours: one per class; None chooses them.
         before: (H, W, 3), the scene at an earlier date, drawn first.
         picture_title: of the scene.
         shares: of the classes, for the legend; None counts what is drawn.

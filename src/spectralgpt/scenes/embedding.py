@@ -1,4 +1,4 @@
-"""Embeddings of whole scenes, one a token cell without seams; as GeoTIFFs, too.
+"""Embeddings of whole scenes, one per token cell without seams; as GeoTIFFs, too.
 
 A cell is a patch, or a part of one: windows that lie between the patches of others show
 the encoder each place in several cuttings, and cells hold what the patches centred on
@@ -221,7 +221,7 @@ def write_embedding_item(
 
 
 def _embedding_asset(raster: EmbeddingRaster) -> dict[str, Any]:
-    """Describe a raster of embeddings: a layer a dimension, then the reflectance."""
+    """Describe a raster of embeddings: a layer per dimension, then the reflectance."""
     source = raster.source
     dtype = raster.dtypes[0]
     is_float = dtype == "float32"

@@ -67,7 +67,7 @@ def list_inputs(
 ) -> list[Path]:
     """List the images: files as they are, all rasters below folders.
 
-    A product, or a folder with one file a band, is one image. A path that does not
+    A product, or a folder with one file per band, is one image. A path that does not
     exist is kept, so that it is counted among the failures.
 
     Args:
@@ -114,6 +114,11 @@ def describe_input(
     path: Path, image_format: ImageFormat, preprocessing: Preprocessing
 ) -> RasterFile:
     """Describe a file; one that does not say its sensor is taken to be the model's.
+
+    Args:
+        path: a file, the folder of a product, or an item of a STAC file.
+        image_format: what is stated about it.
+        preprocessing: the model's contract.
 
     Raises:
         RasterError: it is missing, or cannot be read.

@@ -63,7 +63,7 @@ class Mapper:
             probabilities (B, K, H, W).
         preprocessing: the contract for its input.
         class_names: K names.
-        colours: one a class, such as "#1b7837".
+        colours: one per class, such as "#1b7837".
         window_px: side of the images that it was trained on, px.
         probabilities: write them beside the map, too.
         polygons: write the outlines of classes too.
@@ -267,7 +267,7 @@ def _map_strips(
 
 
 def _classes_of(probabilities: FloatArray) -> NDArray[np.uint8]:
-    """Return the likeliest classes (1, rows, W), `NO_CLASS` where there is none."""
+    """Return the most probable classes (1, rows, W), `NO_CLASS` where there is none."""
     is_mapped = ~np.isnan(probabilities[0])
     likeliest = np.where(is_mapped, probabilities, 0).argmax(axis=0)
     return np.where(is_mapped, likeliest, NO_CLASS).astype(np.uint8)[None]
@@ -289,7 +289,7 @@ def _predict(
 def _count_pixels(
     path: Path, grid: Grid
 ) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-    """Return the pixels of each class and of none, and the map thinned out."""
+    """Count the pixels of each class and without one; also thin the map out."""
     pixels = np.zeros(NO_CLASS + 1, dtype=np.int64)
     step = -(-max(grid.height, grid.width) // _PREVIEW_PX)
     preview = []

@@ -158,7 +158,7 @@ def _read_shapes(path: Path, grid: Grid) -> list[Any]:
 def find_query_cells(
     grid: Grid, point: str | None, crs: str, polygon: Path | None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the rows and columns of the cells at a point, or below shapes.
+    """Return the rows and columns, (N,) each, of cells at a point or below shapes.
 
     Args:
         grid: of the cells.

@@ -101,12 +101,12 @@ class Reconstruction:
 
     @property
     def counted(self) -> NDArray[np.bool_]:
-        """Where the model had something to predict: hidden pixels that hold data."""
+        """Where there was something to predict: hidden pixels with data, (C, H, W)."""
         return self.is_masked & self.known
 
     @property
     def pasted(self) -> NDArray[np.float32]:
-        """The image with only its masked pixels replaced by the prediction."""
+        """The image (C, H, W), its masked pixels replaced by the prediction."""
         return np.where(self.is_masked, self.rebuilt, self.image)
 
 

@@ -1,6 +1,6 @@
 """Places that look alike: clusters of embeddings, and search by cosine similarity.
 
-faiss finds the places: it is released often, and holds vectors at 2 bytes a number in
+faiss finds the places: it is released often, and holds vectors at 2 bytes per number in
 an index that looks at all of them, so that no place is missed for speed. hnswlib has
 had no release since 2023, and it and usearch are made for graphs, which miss some.
 """
@@ -73,7 +73,7 @@ class Query:
 
         Args:
             raster: that they lie in.
-            cells: their rows and columns.
+            cells: their rows and columns, (N,) each.
             rasters: all that are searched; their mean embedding is subtracted.
 
         Raises:
@@ -96,9 +96,9 @@ class Query:
     def find(
         self, rasters: Sequence[EmbeddingRaster], top: int, spacing: int
     ) -> list["_Place"]:
-        """Find the cells that are most like the query, the likest first.
+        """Find the cells that are most like the query, most similar first.
 
-        Vectors of one raster at a time are held, 2 bytes a number.
+        Vectors of one raster at a time are held, 2 bytes per number.
 
         Args:
             rasters: where.
@@ -148,7 +148,7 @@ def open_alike(paths: Sequence[Path]) -> list[EmbeddingRaster]:
 
     Raises:
         DataError: they are of different encoders or cells, or none is named.
-        RasterError: one cannot be read, or is none.
+        RasterError: one cannot be read, or does not hold embeddings.
     """
     if not paths:
         raise DataError("name at least one raster of embeddings.")
@@ -243,7 +243,7 @@ def write_places(places: Sequence[_Place], path: Path) -> Path:
     Columns are rank, similarity, scene, longitude and latitude.
 
     Args:
-        places: the likest first.
+        places: the most similar first.
         path: a .geojson or .gpkg file.
 
     Raises:
@@ -409,7 +409,7 @@ def write_class_map(
         raster: what is mapped.
         classify: from values (h, w, D + C) to classes (h, w).
         names: of the classes.
-        colours: one a class.
+        colours: one per class.
         path: the GeoTIFF to make.
 
     Returns:

@@ -56,7 +56,7 @@ def embed_files(
     strict: bool = False,
     progress: Progress | None = None,
 ) -> Outcome:
-    """Write one embedding a file or window, or one a token cell of each scene.
+    """Write one embedding per file or window, or one per token cell of each scene.
 
     Args:
         loaded: the model, on the device to use.
@@ -104,7 +104,7 @@ def predict_files(
     strict: bool = False,
     progress: Progress | None = None,
 ) -> Outcome:
-    """Write predictions.csv: classes with probabilities, a row a file or window.
+    """Write predictions.csv: classes with probabilities, a row per file or window.
 
     Windows are as large as the chips that the model was fine-tuned on.
 

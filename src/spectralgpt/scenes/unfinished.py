@@ -162,7 +162,7 @@ def making_maps(
 
 
 class _Journal:
-    """The file that says of which maps which rows are finished; a context manager.
+    """The file that lists the finished rows of maps; a context manager.
 
     The first entry says what the maps depend on, each further one which rows were
     written next, and the checksum of them in each map.
@@ -191,10 +191,10 @@ class _Journal:
         """Return the entries up to the first that is not as it was written.
 
         Returns:
-            None at all if it tells of something else and `may_begin_anew`.
+            Empty if the journal tells of another run and `may_begin_anew`.
 
         Raises:
-            ConfigError: it tells of something else.
+            ConfigError: the journal tells of another run.
         """
         self._file.seek(0)
         read = map(parse_checked, self._file)

@@ -36,6 +36,11 @@ def cover_axis(length: int, size: int, stride: int) -> list[int]:
     Windows lie `stride` apart; the last one ends with the axis. A window that is longer
     than the axis starts at 0.
 
+    Args:
+        length: of the axis, px.
+        size: of a window, px.
+        stride: px between the first pixels of windows, 1 .. size.
+
     Raises:
         ConfigError: a window or stride below 1, or gaps between windows.
     """
@@ -134,6 +139,11 @@ def choose_bands(preprocessing: Preprocessing, item: RasterFile) -> tuple[Band, 
 def check_size(item: RasterFile, bands: tuple[Band, ...], patch_size: int) -> None:
     """Refuse images that are smaller than a token.
 
+    Args:
+        item: the image.
+        bands: those that are read; the finest gives the image's size.
+        patch_size: side of a token, px.
+
     Raises:
         ShapeError: it is.
     """
@@ -159,7 +169,7 @@ class WindowBatch:
     Args:
         row: first row of the windows.
         columns: first columns of the windows, ascending; none if nothing is shown.
-        rasters: of each window, one a date; less than a window beyond the scene.
+        rasters: of each window, one per date; less than a window beyond the scene.
         is_known: of each window (h, w), where all dates have a valid band.
         is_last: no windows of this row follow.
     """
@@ -207,7 +217,7 @@ def cut_batches(
     batch_size: int,
     first_row: int = 0,
 ) -> Generator[WindowBatch]:
-    """Cut strips, one a row of windows, into batches; see `read_batches`."""
+    """Cut strips, one per row of windows, into batches; see `read_batches`."""
     for (row, _), *strips in zip(plan.strips(first_row), *dates, strict=True):
         for start in range(0, len(plan.columns), batch_size):
             is_last = start + batch_size >= len(plan.columns)
@@ -242,7 +252,7 @@ def compute_strips(
         plan: the windows.
         preprocessing: the model's contract.
         compute: what is made of windows.
-        layers: numbers a cell.
+        layers: numbers per cell.
         first_row: as given to `read_batches`.
         cell: side of the cells that numbers are of, px; divides all of the plan.
         ahead: read and compute in threads of their own.
@@ -373,7 +383,7 @@ class _RowBlender:
     as soon as no window below reaches them. No more rows than a window has are held.
 
     Args:
-        layers: numbers a pixel.
+        layers: numbers per pixel.
         width: of the scene, px.
         side: of a window, px.
     """

@@ -162,7 +162,7 @@ class Camera:
         return self.sensor.quantification or _STATED_QUANTIFICATION
 
     def to_numbers(self, reflectance: Field) -> NDArray[np.uint16 | np.int16]:
-        """Turn reflectance into the whole numbers of the sensor's product.
+        """Turn reflectance (D, H, W) into the whole numbers of the sensor's product.
 
         Nothing becomes the number for missing data: what is that dark gets the next
         higher one. Light beyond the range gets that for saturation, or the highest.

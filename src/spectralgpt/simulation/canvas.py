@@ -161,7 +161,12 @@ class Season:
     def draw(
         cls, region: Region, rng: np.random.Generator, snow_share: float = 0.0
     ) -> "Season":
-        """Draw a date and what comes with it; cold dates have snow by `snow_share`.
+        """Draw a date and what comes with it.
+
+        Args:
+            region: gives latitude, delay of spring, dryness and haze.
+            rng: all randomness comes from it.
+            snow_share: how often there is snow on cold dates, 0..1.
 
         Source: solar declination after Cooper 1969.
         """
@@ -219,7 +224,16 @@ class Parcels:
     v_m: Field
 
     def draw(self, rng: np.random.Generator, low: float, high: float) -> Field:
-        """A number between `low` and `high` for each parcel."""
+        """Draw a number for each parcel.
+
+        Args:
+            rng: what is drawn from.
+            low: least number.
+            high: largest number.
+
+        Returns:
+            (size, size), at each cell that of its parcel.
+        """
         return rng.uniform(low, high, _NUMBERS).astype(np.float32)[self.index]
 
     def some(self, rng: np.random.Generator, share: float) -> Field:
@@ -268,7 +282,11 @@ class Canvas:
         return east * cosine + south * sine, south * cosine - east * sine
 
     def coverage(self, inside_m: NDArray[np.floating[Any]]) -> Field:
-        """Share of each cell inside a shape, from the distance inwards of its edge."""
+        """Return the share of each cell that lies inside a shape, (size, size).
+
+        Args:
+            inside_m: (size, size), distance inwards of its edge, m; negative outside.
+        """
         return np.clip(inside_m / self.step_m + 0.5, 0.0, 1.0).astype(np.float32)
 
     def noise(self, exponent: float, scale_m: float = 0.0) -> Field:
@@ -346,7 +364,7 @@ class Canvas:
         self._layers.append((cover, number, self._zone * np.float32(coverage)))
 
     def shade(self, depth: NDArray[np.floating[Any]]) -> None:
-        """Take light away; `depth` is the share that it loses, 0..1."""
+        """Take light away; `depth` (size, size) is the share that is lost, 0..1."""
         self._layers.append((None, 0, self._zone * np.float32(depth)))
 
     @contextmanager

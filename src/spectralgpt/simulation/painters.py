@@ -147,7 +147,13 @@ def draw_changes(canvas: Canvas, covers: Field) -> list[tuple[str, Field]]:
 
 
 def paint_change(canvas: Canvas, kind: str, zone: Field) -> None:
-    """Paint what people, fire or water made of a zone by the later date."""
+    """Paint what people, fire or water made of a zone by the later date.
+
+    Args:
+        canvas: of the later date, with the scene painted as it was before.
+        kind: from `draw_changes`.
+        zone: (size, size) share of each cell that changes, 0..1.
+    """
     with canvas.within(zone):
         if kind in _TOWNS:
             _paint_cover(canvas, kind)

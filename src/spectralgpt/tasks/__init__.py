@@ -34,9 +34,9 @@ def own_sums(sums: Tensor) -> Tensor:
 class Task(Protocol):
     """Where a model, a loss and its metrics meet.
 
-    A batch is a dict of tensors; `seed` (B,) int64 holds one seed a sample, from which
-    everything random about that sample is drawn, so that a step depends on nothing
-    before it.
+    A batch is a dict of tensors; `seed` (B,) int64 holds one seed per sample, from
+    which everything random about that sample is drawn, so that a step depends on
+    nothing before it.
     """
 
     @property
@@ -45,7 +45,10 @@ class Task(Protocol):
         ...
 
     def sums(self, batch: Batch) -> Tensor:
-        """Sum up what the loss averages over; sums of micro-batches add up."""
+        """Sum up what the loss averages over; sums of micro-batches add up.
+
+        Their shape is a task's own, and the same for all batches.
+        """
         ...
 
     def loss(self, batch: Batch, gather: Gather = own_sums) -> dict[str, Tensor]:
@@ -95,7 +98,7 @@ def read_batches(
     num_workers: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[Batch]:
-    """Yield the samples of a data set in its order, without chance.
+    """Yield batches of a data set in its order; nothing is random.
 
     Args:
         dataset: its samples have one shape.

@@ -1,4 +1,4 @@
-"""Classification as a task: one class an image, or any number of labels.
+"""Classification as a task: one class per image, or any number of labels.
 
 Mixing and erasing are timm's. They act on whole batches and, as stochastic depth does,
 draw from the seed of the batch's first sample, so that a resumed run repeats them.
@@ -64,7 +64,10 @@ class RegularizationConfig:
 
 
 class ClassificationTask:
-    """Loss and metrics of a classifier; batches hold `image`, `target` and `seed`.
+    """Loss and metrics of a classifier.
+
+    Batches hold `image` (B, C, H, W) float, `seed` (B,), and `target`: (B,) class
+    indices, or (B, classes) of 0 and 1 for several labels.
 
     Args:
         model: the classifier.
@@ -111,9 +114,9 @@ class ClassificationTask:
     def loss(
         self, batch: dict[str, Any], gather: Gather = own_sums
     ) -> dict[str, Tensor]:
-        """Give the loss on erased, mixed images and softened targets.
+        """Give the 0-d loss on erased, mixed images and softened targets.
 
-        Micro-batches have equally many images, so that nothing is to be gathered.
+        Micro-batches have equally many images, so `gather` is not needed.
         """
         with seeded(int(batch["seed"][0]), batch["image"].device):
             images = self._erase(batch["image"])
@@ -194,5 +197,5 @@ class ClassificationTask:
 
 
 def to_probabilities(logits: Tensor, task: str) -> Tensor:
-    """Turn logits into probabilities: softmax over classes, or one sigmoid a label."""
+    """Turn logits (B, K) into probabilities: softmax, or one sigmoid a label."""
     return logits.sigmoid() if task == MULTI_LABEL else logits.softmax(dim=-1)

@@ -45,7 +45,10 @@ class DenseLossConfig:
 
 
 class DenseTask:
-    """Loss and metrics of a map; batches hold `image`, `target` and `seed`.
+    """Loss and metrics of a map.
+
+    Batches hold `image`, as the model takes it, `target` (B, H, W) class indices, and
+    `seed` (B,).
 
     Args:
         model: images (B, C, H, W), or (B, 2, C, H, W) of two dates, to logits
@@ -89,7 +92,7 @@ class DenseTask:
     def loss(
         self, batch: dict[str, Any], gather: Gather = own_sums
     ) -> dict[str, Tensor]:
-        """Give the loss over labelled pixels.
+        """Give the loss over labelled pixels and its terms, 0-d each.
 
         Args:
             batch: a micro-batch.

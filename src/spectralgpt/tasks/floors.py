@@ -1,9 +1,8 @@
 """What a map must beat to be worth a network: a forest on pixels, and an index.
 
 Both see calibrated reflectance of single pixels, for change of both dates, and nothing
-of their surroundings, and learn from the training places alone. Floors beside scores
-work on drawn pixels, so that they cost seconds beside minutes; the forest of a study
-maps every pixel.
+of their surroundings, and learn from the training places alone. Floors reported beside
+scores use sampled pixels, which takes seconds; the forest of a study maps every pixel.
 """
 
 import logging

@@ -61,7 +61,15 @@ def pixel_mask(is_masked: Tensor, grid: TokenGrid) -> Tensor:
 
 
 def token_means(images: Tensor, grid: TokenGrid) -> Tensor:
-    """Set every value of a token to the token's mean; shaped as the images."""
+    """Set every value of a token to the token's mean.
+
+    Args:
+        images: (B, C, H, W), or (B, T, C, H, W) of series.
+        grid: token geometry.
+
+    Returns:
+        Shaped as the images.
+    """
     tokens = patchify(images, grid)
     return unpatchify(tokens.mean(dim=-1, keepdim=True).expand_as(tokens), grid)
 
@@ -79,7 +87,13 @@ class ErrorSum:
     pixels: int = 0
 
     def add(self, rebuilt: Tensor, images: Tensor, counted: Tensor) -> None:
-        """Add the pixels (B, C, H, W) where `counted` is true."""
+        """Add a batch.
+
+        Args:
+            rebuilt: (B, C, H, W), or (B, T, C, H, W) of series.
+            images: of the same shape.
+            counted: bool of the same shape, true at the pixels to add.
+        """
         difference = (rebuilt.float() - images)[counted].double()
         self.squared += float((difference**2).sum())
         self.pixels += int(counted.sum())
@@ -121,7 +135,12 @@ class PretrainingTask:
     def forward(
         self, batch: Batch, counts: Tensor | None = None
     ) -> MaskedAutoencoderOutput:
-        """Mask by each sample's seed and rebuild; `counts` as of the model."""
+        """Mask by each sample's seed and rebuild.
+
+        Args:
+            batch: see `PretrainingTask`.
+            counts: (2,), see `MaskedAutoencoder.forward`.
+        """
         images = batch["images"]
         grid = self.model.encoder.grid_of(images)
         noise = _draw_sample_noise(grid, batch["seed"], self.mask_style)
@@ -160,11 +179,11 @@ class PretrainingTask:
         return sums
 
     def loss(self, batch: Batch, gather: Gather = own_sums) -> dict[str, Tensor]:
-        """Give the loss, both of its terms, and that of the batch's data set.
+        """Give the loss, both of its terms, and that of the batch's data set, all 0-d.
 
         Args:
             batch: a micro-batch.
-            gather: gives the counts of its whole step. A term is then this batch's
+            gather: gives the `sums` of its whole step. A term is then this batch's
                 share of the step's, times the number of micro-batches of its data set:
                 their mean is the term of all of them as one batch.
         """

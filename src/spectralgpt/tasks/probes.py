@@ -68,7 +68,7 @@ class Features:
         return self.targets.ndim > 1
 
     def take(self, indices: NDArray[Any]) -> "Features":
-        """Return the features of some images."""
+        """Return the features of some images, by their `indices` (M,)."""
         chosen = torch.as_tensor(indices, dtype=torch.long)
         return Features(self.values[indices], self.targets[chosen], self.num_classes)
 
@@ -78,6 +78,11 @@ def predict_linear(train: Features, val: Features, other: Features) -> Tensor:
 
     The L2 penalty is the one with the least log loss on `val`. A class that never, or
     always, occurs in `train` keeps a probability near 0, or 1.
+
+    Args:
+        train: what is fitted.
+        val: chooses the penalty.
+        other: what is predicted; its targets are not looked at.
 
     Returns:
         (N, classes) probabilities for `other`.
@@ -102,7 +107,7 @@ def predict_ridge(train: Features, other: Features) -> Tensor:
 
     Returns:
         (N, classes) scores for `other`, 0..1: the fitted labels, clipped, and of one
-        class an image scaled to sum to 1. They rank classes and images, but are no
+        class per image scaled to sum to 1. They rank classes and images, but are no
         calibrated probabilities.
 
     Source: Rifkin and Klautau 2004, JMLR 5, regularised least-squares classification.
@@ -124,6 +129,11 @@ def predict_knn(train: Features, other: Features, k: int = 20) -> Tensor:
 
     Features are standardised on `train` first, so that no feature counts only for its
     unit; each neighbour weighs exp(similarity / 0.07).
+
+    Args:
+        train: the neighbours.
+        other: what is predicted; its targets are not looked at.
+        k: neighbours that count, at most all of `train`.
 
     Returns:
         (N, classes) probabilities for `other`.
@@ -184,7 +194,7 @@ def _fit(
 
 
 def _fit_labels(x: FloatArray, train: Features, strength: float) -> Sequence[Any]:
-    """Fit one model, or one a label for multi-label; a float is a constant label."""
+    """Fit one model, or one per label for multi-label; a float is a constant label."""
     if not train.is_multi_label:
         if len(train.targets.unique()) < 2:
             raise DataError("The training split has images of one class only.")
@@ -229,7 +239,7 @@ class Probe:
         bias: (K,).
         class_names: K names; like all below, none until it is said what the probe is
             of, which is stored with its weights.
-        colours: one a class, such as "#0072B2".
+        colours: one per class, such as "#0072B2".
         features: `embedding`, `reflectance` (of the bands), or `both`.
         encoder: fingerprint of the encoder.
         cell_px: side of the cells it was fitted on, px of the scene.
@@ -259,7 +269,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class BlockScores:
-    """How well blocks of ground that were held out are told.
+    """How well classes are predicted on held-out blocks of ground.
 
     Args:
         confusion: (K, K) cells, the labelled class by row, the one predicted by column.
@@ -267,8 +277,8 @@ class BlockScores:
         block_m: side of a block, m.
         folds: times that the probe was fitted.
         labels: points and polygons.
-        label_accuracy: share told right where each of these weighs alike, however many
-            cells it has.
+        label_accuracy: share predicted right where each point or polygon weighs alike,
+            however many cells it has.
     """
 
     confusion: IntArray
@@ -280,12 +290,12 @@ class BlockScores:
 
     @property
     def accuracy(self) -> float:
-        """Share of the labelled cells that are told right."""
+        """Share of the labelled cells that are predicted right."""
         return float(np.trace(self.confusion) / self.confusion.sum())
 
     @property
     def recalls(self) -> NDArray[np.float64]:
-        """(K,) shares of each class's cells that are told right."""
+        """(K,) shares of each class's cells that are predicted right."""
         return np.diagonal(self.confusion) / self.confusion.sum(axis=1)
 
     @property

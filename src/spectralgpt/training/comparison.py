@@ -284,7 +284,7 @@ def _extract_features(
     num_workers: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Features:
-    """Encode every image to the means of its normalised tokens, one a band group.
+    """Encode every image to the means of its normalised tokens, one per band group.
 
     Args:
         encoder: left in evaluation mode; its device is used.

@@ -95,7 +95,7 @@ class AugmentationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig(TransferConfig):
-    """Fine-tuning for one class an image, or several labels.
+    """Fine-tuning for one class per image, or several labels.
 
     Args:
         data: labelled images.

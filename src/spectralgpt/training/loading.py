@@ -40,7 +40,13 @@ class SampleKey(NamedTuple):
 
 
 def sample_seed(seed: int, epoch: int, position: int) -> int:
-    """Mix run seed, epoch and position in the epoch into a 63-bit seed."""
+    """Mix a sample's own 63-bit seed.
+
+    Args:
+        seed: of the run.
+        epoch: from 0.
+        position: of the sample in the epoch's order, over all processes.
+    """
     return _mix(seed, epoch, position)
 
 
@@ -129,7 +135,11 @@ class EpochBatchSampler(Sampler[list[SampleKey]]):
         return np.asarray(rng.permutation(kinds))
 
     def order(self) -> np.ndarray:
-        """Give the item of each position of this epoch, over all processes."""
+        """Give the item of each position of this epoch, over all processes.
+
+        Returns:
+            (num_batches * world_size * batch_size,) int64.
+        """
         per_batch = self.batch_size * self.world_size
         if len(self.sizes) == 1:
             return self._shuffle(self.num_items, self.num_batches * per_batch)
@@ -244,7 +254,14 @@ def build_loader(
     workers: int,
     pin_memory: bool = False,
 ) -> DataLoader[dict[str, Any]]:
-    """Load the batches that `batches` names, in `workers` processes (0 is in this)."""
+    """Return what loads batches of a data set.
+
+    Args:
+        dataset: drawn by `SampleKey`.
+        batches: which samples come in which batch.
+        workers: processes that read; 0 reads in this one.
+        pin_memory: hand batches over in memory that a GPU copies from faster.
+    """
     return DataLoader(
         dataset if isinstance(dataset, KeyedDataset) else KeyedDataset(dataset),
         batch_sampler=batches,

@@ -47,7 +47,7 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
 
 
 class MetricsTable(Logger):
-    """metrics.csv: one row a step that logs anything, columns added as names appear.
+    """metrics.csv: one row per step that logs anything, columns added as names appear.
 
     Numbers are written so that they read back bit for bit.
 

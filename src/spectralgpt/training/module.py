@@ -140,7 +140,7 @@ class TrainingModule(LightningModule):
         return {**moved, "step": batch["step"]} if "step" in batch else moved
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Give the loss of one micro-batch, averaged over its whole step."""
+        """Give the 0-d loss of one micro-batch, averaged over its whole step."""
         step = batch.pop("step", None)
         if step is not None:
             self._step_sums = self._over_processes(self._sum_up(step))

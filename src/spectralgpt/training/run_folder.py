@@ -74,7 +74,7 @@ class RunFolder:
         return sorted(path for path in self.root.glob("stage-*") if path.is_dir())
 
     def check_free(self, *, overwrite: bool, resume: bool) -> None:
-        """Refuse a run that is in the way.
+        """Refuse a folder that already holds a run.
 
         Args:
             overwrite: replace a run in the folder.
@@ -94,7 +94,7 @@ class RunFolder:
     def check(
         self, config: Mapping[str, Any], *, overwrite: bool, resume: bool
     ) -> None:
-        """Refuse a run that is in the way, or that is not the one to go on with.
+        """Refuse a folder that holds a run, or one that cannot be continued like this.
 
         Args:
             config: of the run that is to begin or to go on, as `plain_config` gives it.

@@ -220,7 +220,7 @@ def _digest_data(config: _Config, settings: Mapping[str, Any]) -> str:
 
 
 def _check_record(folder: Path, record: Mapping[str, Any]) -> None:
-    """Refuse a run in the way that others would take for this one.
+    """Refuse an existing run that would be mistaken for this one.
 
     Raises:
         ConfigError: it was made with other settings, weights or data, or does not say.

@@ -27,7 +27,7 @@ from spectralgpt.sensors import Band, find_sensor
 from spectralgpt.training.optim import OptimizerConfig, TrainerConfig, check_at_least
 
 _log = logging.getLogger(__name__)
-# Training images with less than half of the spread, or more than twice, are told of.
+# Training images with less than half of the spread, or more than twice, give a warning.
 _FAR = 2.0
 _OPTIMIZER = partial(
     OptimizerConfig, base_lr=2e-3, warmup_epochs=5.0, beta2=0.999, layer_decay=0.75
@@ -177,7 +177,7 @@ def load_start(config: TransferConfig) -> Start:
 def _start_at(
     loaded: LoadedModel, image_size: int | None, bands: Sequence[Band] | None, name: str
 ) -> Start:
-    """Move a checkpoint to an image size and bands, of which it may know nothing."""
+    """Move a checkpoint to an image size and bands, with or without a contract."""
     contract = loaded.preprocessing
     if contract is None:
         raise CheckpointError(

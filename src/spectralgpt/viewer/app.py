@@ -96,7 +96,7 @@ def make_app(viewer: Viewer, port: int) -> ASGIApp:
 
 
 class _Answers:
-    """One method an address."""
+    """One method per address."""
 
     def __init__(self, viewer: Viewer) -> None:
         self._viewer, self._files = viewer, _page_files()

@@ -88,7 +88,7 @@ def _folder_above(path: Path, up: int) -> str | None:
 def take_models(
     paths: Sequence[Path], stated: str | None
 ) -> tuple[str | None, list[Path]]:
-    """Part the model from what is to be shown.
+    """Separate the model from what will be shown.
 
     Args:
         paths: what the user named; a run folder or file of weights among them is the
@@ -296,6 +296,12 @@ class Viewer:
 
     def rebuild(self, view: View, place: Window, ratio: float, seed: int) -> str:
         """Rebuild what is looked at, unless that is kept; returns the result's id.
+
+        Args:
+            view: what is shown.
+            place: the part of it that is looked at.
+            ratio: share of masked tokens, 0..1.
+            seed: of the mask.
 
         Raises:
             RequestError: too many such jobs wait.

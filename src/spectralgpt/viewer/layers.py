@@ -52,7 +52,7 @@ ReadCells = Callable[[Window, tuple[int, int]], tuple[FloatArray, BoolArray]]
 
 
 def thin_grid(base: Grid, most: int = _THIN_PX) -> Grid:
-    """Return a grid of at most `most` pixels a side that covers all of another."""
+    """Return a grid of at most `most` pixels per side that covers all of another."""
     side = max(base.height, base.width)
     return shown_grid(base, 0, 0, -(-side // most), min(most, side))
 
@@ -86,7 +86,7 @@ class BandPictures:
         return [known[name] for name in names]
 
     def stretch(self, bands: Sequence[Band]) -> Stretch:
-        """Return the darkest and brightest values shown, measured once a band.
+        """Return the darkest and brightest values shown, measured once per band.
 
         Raises:
             RasterError: the bands cannot be read.
@@ -136,7 +136,14 @@ def draw_measures(
     limits: tuple[float, float],
     colours: str,
 ) -> Picture:
-    """Draw numbers (H, W) by a colour map of matplotlib, clear where invalid."""
+    """Draw numbers by a colour map, clear where invalid.
+
+    Args:
+        values: (H, W).
+        valid: the same shape.
+        limits: numbers at both ends of the colour map.
+        colours: matplotlib's name of the colour map.
+    """
     from matplotlib import colormaps
 
     span = max(limits[1] - limits[0], _SMALLEST_SPAN)
@@ -192,14 +199,21 @@ class MapLayer:
             return sample_map(self.map, layer, shown, base, self._files)
 
     def draw(self, layer: int, shown: Grid, base: Grid) -> Picture:
-        """Draw a layer under a grid."""
+        """Draw a layer under a grid; for the arguments see `sample_map`."""
         values, valid = self.read(layer, shown, base)
         if self.map.kind == "classes":
             return _draw_classes(values, valid, self.map.colours)
         return draw_measures(values, valid, self.limits[layer], MEASURE_COLOURS)
 
     def name_of(self, layer: int, row: int, column: int, base: Grid) -> str:
-        """Say what the map holds at a pixel of the base; "" where nothing."""
+        """Say what the map holds at a pixel; "" where nothing.
+
+        Args:
+            layer: which, from 0.
+            row: of the pixel, in the base.
+            column: of the pixel, in the base.
+            base: the whole grid that is shown.
+        """
         values, valid = self.read(layer, shown_grid(base, row, column, 1, 1), base)
         if not valid[0, 0]:
             return ""
@@ -237,7 +251,7 @@ class Cells:
 
     @property
     def level(self) -> int:
-        """Level of tiles that show a cell a pixel: finer ones only repeat cells."""
+        """Level of tiles that show a cell per pixel: finer ones only repeat cells."""
         base = self.base.pixel_area if self.base.transform is not None else 1.0
         side = (self.grid.pixel_area / base) ** 0.5
         return max(0, math.floor(math.log2(side) + _SLACK))

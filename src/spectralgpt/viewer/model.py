@@ -181,7 +181,7 @@ class ViewModel:
         return Rebuilt(found, score_window(found), choose_bands(self.contract, item))
 
     def embed(self, item: RasterFile, window: Window) -> Cells:
-        """Embed a window, a cell a patch.
+        """Embed a window, a cell per patch.
 
         Raises:
             SpectralGPTError: see `embed_scene`.

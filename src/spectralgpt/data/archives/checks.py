@@ -289,7 +289,7 @@ def _list_source(source: Source, root: Path) -> Listing:
 
 
 def _list_masks(config: DenseDataConfig) -> Listing:
-    """List images with their masks, one entry an image.
+    """List images with their masks, one entry per image.
 
     Raises:
         DatasetNotFoundError: nothing is there.

@@ -66,7 +66,7 @@ class ArchiveCheck:
         root: its folder.
         num_listed: images that are listed and there.
         num_checked: images that were opened.
-        class_counts: images by split and class; a split "" is none.
+        class_counts: images by split and class; "" stands for no split.
         pixel_counts: pixels of masks by split and class, or code where it has no name.
         split_counts: images by split.
         sizes: images by "height x width" of their finest band.
@@ -185,7 +185,7 @@ def check_images(
     workers: int = 2,
     report: Callable[[int, int], None] | None = None,
 ) -> ArchiveCheck:
-    """Open and read the images of an listing.
+    """Open and read the images of a listing.
 
     Args:
         listing: what is there.

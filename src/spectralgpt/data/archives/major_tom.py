@@ -52,7 +52,7 @@ def download(part: int, folder: Path, source: str = "S2L2A") -> Path:
 
 
 def unpack(files: Iterable[Path], folder: Path, source: str = "S2L2A") -> list[Path]:
-    """Write the images of parquet files as folders with one file a band.
+    """Write the images of parquet files as folders with one file per band.
 
     Rows are read one by one; a product that is there already is left alone.
 

@@ -1,8 +1,8 @@
 """The archives that are known by name, as data: one YAML file each.
 
 An entry states facts: how the archive's folders and files are named, its bands, sizes,
-splits and licence, and where it is to be had. What is on disk is looked at by
-`inventory`; pixels are read by nobody here.
+splits and licence, and where to get it. No pixels are read here: `checks` lists what is
+on disk, `findings` reads it.
 """
 
 import functools

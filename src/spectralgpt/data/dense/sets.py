@@ -1,6 +1,6 @@
 """The one way in: find images with masks, lay them over each other, name, split.
 
-`entries` lists them; here headers are read, and all that can be wrong is said at once.
+`entries` lists them; here headers are read, and all that is wrong is reported at once.
 """
 
 import logging
@@ -269,6 +269,14 @@ def describe_entries(
 ) -> list[tuple[Sample, Header] | SpectralGPTError]:
     """Read the headers of all files; what is wrong with an entry stands in its place.
 
+    Args:
+        entries: images with their masks.
+        config: how they lie on disk, and what the codes mean.
+        image_format: what is stated about the images.
+
+    Returns:
+        One for each entry, in order: its sample and a header, or the error.
+
     Raises:
         SpectralGPTError: a setting makes no sense, whatever the files are.
     """
@@ -308,7 +316,7 @@ def _describe_all(
 
 
 def _report_dates(samples: Sequence[Sample], config: DenseDataConfig) -> None:
-    """Say aloud of which places the two dates did not lie on each other as they are."""
+    """Report the places whose two dates did not lie on each other as they are."""
     cut = [sample.name for sample in samples if isinstance(sample.item, Mosaic)]
     if cut:
         logger.warning(

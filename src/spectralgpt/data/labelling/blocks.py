@@ -100,7 +100,7 @@ def list_scenes(
 ) -> list[Scene]:
     """Describe scenes; reads headers only.
 
-    A folder is one scene with a file a band; where the sensor is stated, all scenes
+    A folder is one scene with a file per band; where the sensor is stated, all scenes
     below it are taken.
 
     Args:
@@ -483,6 +483,16 @@ def divide_tiles(
     names: Sequence[str],
 ) -> list[Tile]:
     """Give each tile the split of its block; leave out those too near another split.
+
+    Args:
+        written: the tiles of the plan that still show enough valid pixels.
+        plan: the blocks.
+        scenes: those that the tiles are cut from.
+        rules: shares of the splits, and the seed.
+        names: of the classes, in the order of their numbers.
+
+    Returns:
+        The tiles that are kept, with their splits.
 
     Raises:
         DataError: a split stays empty, or train would learn nothing of a class.

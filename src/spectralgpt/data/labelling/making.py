@@ -127,7 +127,7 @@ def make_labelled_set(
     """Cut aligned tiles with masks from scenes, in spatially separate splits.
 
     Args:
-        scenes: files, or folders with one file a band.
+        scenes: files, or folders with one file per band.
         image_format: what is stated about them.
         labels: where labels come from.
         rules: sizes of tiles and blocks.

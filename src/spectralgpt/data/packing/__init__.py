@@ -3,7 +3,7 @@
 A pack is a folder, on disk or in object storage:
 
 - `pack.json`: what the pack holds, with the size and checksum of each other file;
-- `images.parquet`: one row an image: name, place, where it lies, which shard has it;
+- `images.parquet`: one row per image: name, place, where it lies, which shard has it;
 - `shard-00000.safetensors` and so on: the numbers of the files as they were, those of
   images that are alike stacked, so that any window of any image is one read.
 

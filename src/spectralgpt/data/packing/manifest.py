@@ -1,6 +1,6 @@
 """What a pack says of itself and its images: read strictly, as from anywhere.
 
-The manifest is JSON; the table of the images is Parquet, one row an image.
+The manifest is JSON; the table of the images is Parquet, one row per image.
 """
 
 import hashlib
@@ -297,7 +297,7 @@ def is_pack(location: str | Path) -> bool:
 
 
 def index_schema() -> Any:
-    """Return the columns of the table of the images, which has a row an image.
+    """Return the columns of the table of the images, which has a row per image.
 
     They are its name, place, the number of its layout, of the shard and the row among
     that one's images of the layout; `crs` as text and `transforms`, six numbers for

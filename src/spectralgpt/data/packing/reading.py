@@ -269,6 +269,11 @@ class Pack:
     def read(self, number: int, stack: int, window: Window) -> npt.NDArray[np.generic]:
         """Read a window of a stack of bands of an image, (C, h, w), as in the files.
 
+        Args:
+            number: of the image, in the order of the table.
+            stack: number of the stack, see `stacks`.
+            window: pixels of that stack's grid.
+
         Raises:
             DataError: the shard cannot be read, or holds no such array.
             SafetensorError: it is corrupt.
@@ -371,7 +376,7 @@ def _read_columns(content: bytes, images: int) -> dict[str, Any]:
 
 
 def _shared(column: Any) -> list[Any]:
-    """Return texts of which most are the same, each of them once in memory."""
+    """Return texts, most of them alike, with each different one in memory once."""
     encoded = column.dictionary_encode()
     values = [*encoded.dictionary.to_pylist(), None]
     return [values[-1 if i is None else i] for i in encoded.indices.to_pylist()]

@@ -108,7 +108,7 @@ def pack_images(
         What the pack says of itself.
 
     Raises:
-        ConfigError: the folder holds a pack, another one's beginning, or other files;
+        ConfigError: the folder holds a pack, the start of another, or other files;
             or a number makes no sense.
         DatasetNotFoundError: the images are not where they were said to be.
         DataError: there are no images, or too many are bad.
@@ -187,7 +187,7 @@ def _check_folder(path: Path, overwrite: bool, packed: Path) -> None:
 
 
 def _begin(path: Path, digest: str, overwrite: bool) -> None:
-    """Note what is to be packed in a folder, or go on with the same."""
+    """Note in a folder what will be packed, or go on if that is what it says."""
     make_folder(path)
     remove_leftovers(path)
     if overwrite:
