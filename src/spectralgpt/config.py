@@ -2,8 +2,8 @@
 
 YAML is bounded in size and depth before anything is built, with all that aliases stand
 for: a text of a few lines can stand for more than memory holds. Values then become
-dataclasses by the names and types of the fields, and a key nobody knows is an error
-that suggests the nearest known one, so that no mistake becomes a default.
+dataclasses by the names and types of the fields, and an unknown key is an error that
+suggests the nearest known one, so that no mistake becomes a default.
 """
 
 import difflib

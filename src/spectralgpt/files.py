@@ -6,8 +6,8 @@ first bytes that it is UTF-16. In other encodings letters would be guessed, and 
 guessed wrong is another file or another class.
 
 What is being made lies in a hidden, locked folder beside its place. The system frees a
-lock when its process ends, however it ends: what nobody has locked was left by one that
-was killed, and goes.
+lock when its process ends, however it ends: what is not locked was left by a killed
+process, and is removed.
 """
 
 import codecs

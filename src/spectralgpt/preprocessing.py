@@ -107,7 +107,7 @@ def match_bands(
 
     Args:
         wanted: bands to find.
-        found: bands that are there.
+        found: bands to choose from.
         allow_missing: give None for a wanted band that is missing.
 
     Returns:

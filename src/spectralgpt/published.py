@@ -201,8 +201,8 @@ def load_published_state_dict(model: nn.Module, state_dict: Mapping[str, Any]) -
     Args:
         model: `MaskedAutoencoder`, `ClassificationModel`, `SegmentationModel`,
             `ChangeModel` or `SpectralEncoder`.
-        state_dict: published names; a whole checkpoint with a `model` or `state_dict`
-            entry also goes.
+        state_dict: published names; or a whole checkpoint with a `model` or
+            `state_dict` entry.
 
     Raises:
         CheckpointError: lists every missing, unexpected or differently shaped key.

@@ -212,7 +212,7 @@ def _options_of(args: "Namespace") -> "Namespace":
 
 
 def _describe_rest(name: str, output: Path) -> str:
-    """Say how a command that was stopped goes on, if it left what it can go on with."""
+    """Say how to continue a stopped command, if it left something to continue from."""
     from spectralgpt.training.run_folder import RunFolder
 
     if name in _RUNS:

@@ -151,7 +151,7 @@ def class_colours(
 ) -> dict[str, str]:
     """Give each class a different colour such as "#0072B2", one that fits its name.
 
-    Classes whose names say nothing get colours that everyone tells apart.
+    Classes whose names say nothing get colours that everyone can tell apart.
 
     Args:
         names: of the classes.

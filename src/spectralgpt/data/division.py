@@ -131,8 +131,8 @@ def _report_overlaps(samples: Sequence[Sample], source: str) -> None:
     """Report where images of one split show ground of another.
 
     Only georeferences count: names of places may be the same in two splits by chance.
-    Images without one are held against each other by their pixels; what they share in
-    part stays unseen.
+    Images without one are compared by their pixels, which finds copies but no partial
+    overlap.
 
     Args:
         samples: with splits.

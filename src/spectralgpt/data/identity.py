@@ -1,9 +1,9 @@
 """Which images a model has seen, and whether a data set is still the same.
 
 Images are known by the numbers in the middle of their first layer, so that copies are
-recognised by other names, in other folders and formats. Of archives whose files
-are not opened to list them, and of blank images, a sample of the bytes stands for that.
-Checkpoints keep what they were trained on, so that scores of the same images show.
+recognised under other names, in other folders and formats. For archives whose files are
+not opened to list them, and for blank images, a sample of the bytes takes their place.
+Checkpoints keep what they were trained on, so that scoring the same images is noticed.
 """
 
 import base64

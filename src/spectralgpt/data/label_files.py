@@ -107,7 +107,7 @@ def read_split_lists(
     """Read an archive's lists of images: the split by the name of each.
 
     Args:
-        files: split and list, an image's path a line; lists may be missing.
+        files: split and list, an image's path per line; lists may be missing.
         name_of: name of an image by that path.
     """
     return {

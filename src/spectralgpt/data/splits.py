@@ -93,7 +93,7 @@ def spread_classes(
     """Move units between splits so that each split shows each class, as far as can be.
 
     Rare classes come first, and train before val and test: a class that one unit alone
-    shows is learned. Nothing moves where nothing is missing.
+    shows is learned. If nothing is missing, nothing moves.
 
     Args:
         splits: of the units; units stay whole.

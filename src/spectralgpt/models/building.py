@@ -245,7 +245,7 @@ def resize_model(
         wavelengths_nm: centres in nm of the new bands; None keeps them.
 
     Raises:
-        CheckpointError: other bands are asked of a model that knows no wavelengths.
+        CheckpointError: other bands are wanted of a model without wavelengths.
     """
     config = model_config(model)
     target = config.get("encoder", config)

@@ -383,9 +383,9 @@ def keep_freed_memory() -> bool:
 
     By default glibc maps each block over 32 MB anew and gives it back when it is freed,
     so that every large tensor pays for fresh pages: up to a tenth of a training step,
-    and far more where pages are dear. Memory stays with the process until it ends.
-    Linux is asked to back it with pages of 2 MiB, whose addresses the processor finds
-    faster: another twentieth of a step.
+    and far more where page faults are costly. Memory stays with the process until it
+    ends. Linux is asked to back it with pages of 2 MiB, whose addresses the processor
+    finds faster: another twentieth of a step.
 
     Returns:
         Whether blocks are kept.

@@ -269,7 +269,7 @@ def _initialise(head: nn.Module, classifier: nn.Conv2d) -> None:
 
 
 class _PyramidPooling(nn.Module):
-    """What the image holds at 1, 2, 3 and 6 parts a side, beside the map itself.
+    """What the image holds at 1, 2, 3 and 6 parts per side, beside the map itself.
 
     Args:
         in_channels: channels of the map.

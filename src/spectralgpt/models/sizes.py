@@ -1,9 +1,9 @@
-"""What models there may be: by name, a size or a file of weights, and by settings.
+"""Which models can be asked for: by name, a size or a file of weights, or by settings.
 
 Settings come from recipes, from Python and from checkpoints that strangers wrote: all
-of them are checked here, by the names that the constructors' arguments have, before
-anything is built. Importing this is quick, so that a wrong name is found before torch
-is imported.
+of them are checked here, by the names of the constructors' arguments, before anything
+is built. Importing this is quick, so that a wrong name is found before torch is
+imported.
 """
 
 import math

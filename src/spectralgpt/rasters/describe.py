@@ -5,8 +5,8 @@ Nothing is guessed: what neither the files nor the caller say is an error that a
 Opening the header of every band file takes an hour for an archive of 350,000 patches
 with twelve files each. Where band files are named after their bands and all images have
 the same size, the names of the files say the rest: with stated sizes images are
-described without opening them; headers are read, and held against the stated size, when
-pixels are.
+described without opening them; headers are read, and compared with the stated size,
+when pixels are.
 
 `read_raster` opens files for each call; a `Scene` keeps them open between windows, so
 that compressed tiles which neighbouring windows share are decoded once.

@@ -152,12 +152,12 @@ def writing_embeddings(
     """Write embeddings as they are made; the file appears when it is whole.
 
     Args:
-        path: where to; a file that is there is replaced.
+        path: where to; an existing file is replaced.
         grid: where the cells lie.
         source: what they are of.
         number_type: `float16` for as many digits, or `int8` with a scale and an offset
-            a layer, which is less than half the size and within half of a 254th of each
-            layer's range.
+            per layer, which is less than half the size and within half of a 254th of
+            each layer's range.
 
     Yields:
         A function that writes rows (D + C, rows, W) from the top down, NaN for nodata.

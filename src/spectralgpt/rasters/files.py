@@ -84,7 +84,7 @@ class Header:
         path: the file.
         grid: where its pixels lie.
         dtypes: numpy type name of each layer.
-        descriptions: one text a layer, "" where there is none.
+        descriptions: one text per layer, "" where there is none.
         nodata: number that means no measurement, one per layer; None if not set.
         scales: (scale, offset) that the file states of each layer, (1, 0) if it does
             not.
@@ -277,8 +277,8 @@ def find_masks(dataset: rasterio.DatasetReader) -> tuple[tuple[int, ...], ...]:
 
     Returns:
         For each layer, what `read_masks` takes: the numbers of layers of opacity, and
-        0 where the file has a mask for it. Nodata are none of them: what
-        they are can be stated.
+        0 where the file has a mask for it. Nodata values are not among them, as users
+        may state others.
     """
     alpha = _alpha_of(dataset)
     return tuple(

@@ -1,15 +1,14 @@
 """Where files lie, and GDAL, tamed: its errors in our words, its memory bounded.
 
 Notebooks, unpackers and file managers leave copies and thumbnails beside the data; one
-rule says for every lister that these are no data. Links that users make in their own
-folders are followed; what a file writes must not lead out of its folder by itself.
-Members of zips and addresses are made here alone, after it was checked where they lead;
-GDAL's own way to say such things (/vsizip/, /vsicurl/) is never taken from a user or a
-file.
+rule, used by every lister, leaves these out. Links that users make in their own folders
+are followed; a path that a file names must not lead out of that file's folder. Only
+this module names members of zips and addresses, after checking where they lead; GDAL's
+own way to say such things (/vsizip/, /vsicurl/) is never taken from a user or a file.
 
 rasterio has errors of its own, and lets GDAL's through where it has none that fits:
-they share no base. Who calls either does it inside of `reading` or `writing`. GDAL also
-writes a line for every oddity of every file: inside of `quiet_gdal` the lines are
+they share no base. Calls of either belong inside `reading` or `writing`. GDAL also
+writes a line for every oddity of every file: inside `quiet_gdal` the lines are
 collected, and each kind is reported once in a process.
 """
 

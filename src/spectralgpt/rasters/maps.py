@@ -141,7 +141,7 @@ def write_polygons(source: Path, path: Path, names: Sequence[str]) -> Path:
 
     Args:
         source: a map of classes with a reference system, see `Layers.of_classes`.
-        path: the GeoPackage; one that is there is replaced.
+        path: the GeoPackage; an existing one is replaced.
         names: of the classes.
 
     Raises:

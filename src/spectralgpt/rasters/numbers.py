@@ -1,7 +1,7 @@
 """What the numbers of an image mean: unit, scale, offset, and what is no measurement.
 
-What headers do not say some numbers tell, thinned out: they decide what the numbers
-are, and show fill that nobody declared: one number in all bands, or at a scene's edge
+What headers do not say, a thinned-out sample of the numbers tells: it decides what the
+numbers are, and shows undeclared fill: one number in all bands, or at a scene's edge
 and unlike all others.
 """
 

@@ -1,7 +1,7 @@
 """The files of a product, by their paths below its folder.
 
-Zip archives are read in place, nothing is unpacked. Names that lead out of the archive,
-as in `../x`, make it refused.
+Zip archives are read in place, nothing is unpacked. An archive with names that lead out
+of it, as in `../x`, is refused.
 """
 
 import re

@@ -1,11 +1,11 @@
-"""Writing rasters that are there whole or not at all: GeoTIFFs, and maps row by row.
+"""Writing rasters, whole or not at all: GeoTIFFs, and maps row by row.
 
 On a full disk GDAL does not always say that blocks are missing, so that what was
 written is checked before it gets its name.
 
 A compressed file that is cut off in the middle is lost. While a map is made its numbers
-therefore lie plain in a file, each at a place that its row tells, so that whatever was
-written stays usable; GDAL turns it into a Cloud-Optimized GeoTIFF when it is whole.
+therefore lie uncompressed in a file, each at a place given by its row, so that whatever
+was written stays usable; GDAL turns it into a Cloud-Optimized GeoTIFF when it is whole.
 """
 
 import contextlib
@@ -70,7 +70,7 @@ def write_geotiff(
         path: where to.
         raster: what.
         sensor: name in the registry, for the tag.
-        overwrite: replace a file that is there.
+        overwrite: replace an existing file.
 
     Raises:
         RasterError: the file is there already, or cannot be written.
@@ -299,7 +299,7 @@ def writing_map(
     """Write a map that appears when it is whole, or not at all.
 
     Args:
-        path: where to; a file that is there is replaced.
+        path: where to; an existing file is replaced.
         grid: where the pixels lie.
         layers: what it holds.
         block_px: see `RowFile.export`.

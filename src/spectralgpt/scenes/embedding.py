@@ -1,8 +1,8 @@
 """Embeddings of whole scenes, one per token cell without seams; as GeoTIFFs, too.
 
-A cell is a patch, or a part of one: windows that lie between the patches of others show
-the encoder each place in several cuttings, and cells hold what the patches centred on
-them say. Memory follows the scene's width, not its size.
+A cell is a patch, or a part of one: windows shifted by part of a patch show the encoder
+each place cut in several ways, and cells hold what the patches centred on them say.
+Memory follows the scene's width, not its size.
 """
 
 import hashlib

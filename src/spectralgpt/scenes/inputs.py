@@ -295,13 +295,13 @@ def list_scenes(
 
     Args:
         sources: scenes and folders of them, as in `scenes.inputs.list_inputs`; text
-            files with a path a line, which start at the list's folder; STAC items,
+            files with a path per line, which start at the list's folder; STAC items,
             collections and item collections.
         sensor: whose band names tell folders of band files; None takes the model's.
         preprocessing: the model's contract.
 
     Returns:
-        Paths, those of scenes that are not there, too: they are to fail one by one.
+        Paths, missing ones too, so that they fail one by one.
 
     Raises:
         DataError: no scene is named, or a list is no text.
@@ -355,7 +355,7 @@ def list_pairs(
 
 
 def _read_list(path: Path) -> list[Path]:
-    """Read a path a line; blank lines and those after # say nothing."""
+    """Read a path per line; blank lines and those after # say nothing."""
     named = [line.strip() for line in read_text(path).splitlines()]
     found = [path.parent / name for name in named if name and name[0] != _COMMENT]
     if not found:

@@ -59,7 +59,7 @@ def stated_contract(loaded: LoadedModel, name: str) -> Preprocessing:
     """Return which bands and scaling a model takes.
 
     Raises:
-        CheckpointError: it does not say.
+        CheckpointError: the checkpoint does not say.
     """
     if loaded.preprocessing is None:
         raise CheckpointError(

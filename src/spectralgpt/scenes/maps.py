@@ -1,7 +1,7 @@
 """Maps of classes: of a scene by rows, as its GeoTIFF, and of many with a table.
 
-Which task this is stays with the function that predicts. No more of a scene is held
-than one row of windows and a few batches, so memory follows its width, not its size.
+Only the function that predicts knows the task. No more of a scene is held than one row
+of windows and a few batches, so memory follows its width, not its size.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -69,7 +69,7 @@ class Mapper:
         polygons: write the outlines of classes too.
         batch_size: windows predicted at once.
         overlap: share of a window that its neighbour covers again, 0 to below 1.
-        overwrite: replace maps that are there.
+        overwrite: replace existing maps.
         name: what the model is called in the maps' tags.
         digest: tells its weights and settings from all others; an interrupted map is
             continued by a mapper of the same digest only, and never without one.

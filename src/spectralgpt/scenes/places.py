@@ -344,7 +344,7 @@ def apply_probe(
     Args:
         rasters: the embeddings.
         probe: what maps them.
-        paths: the GeoTIFFs to make, one a raster.
+        paths: the GeoTIFFs to make, one per raster.
 
     Yields:
         The classes (H, W) that were written; `NO_CLASS` is nothing.

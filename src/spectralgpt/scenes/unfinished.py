@@ -2,8 +2,8 @@
 
 The folder holds the rows that are finished and a journal of them. Whatever kills the
 process, even the machine, the next run with the same model, image and settings goes on
-behind the last row of the journal. Entries and rows have checksums: what is not as it
-was written is made anew, with all that comes after it.
+after the last row of the journal. Entries and rows have checksums: what no longer
+matches is made again, with all that comes after it.
 """
 
 import contextlib

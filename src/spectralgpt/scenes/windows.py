@@ -114,7 +114,7 @@ def plan_windows(
         bands: that are read; they say how fine its pixels are.
         side: of a window, px.
         overlap: share of a window that its neighbour covers again, 0 to below 1.
-        patch: what windows lie a whole number of apart, px.
+        patch: windows lie a whole multiple of this apart, px.
 
     Raises:
         ConfigError: the overlap is not in that range.
@@ -201,7 +201,7 @@ def read_batches(
         first_row: see `WindowPlan.strips`.
 
     Yields:
-        At least one batch a row of windows.
+        At least one batch per row of windows.
     """
     with ExitStack() as stack:
         dates = [

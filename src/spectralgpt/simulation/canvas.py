@@ -5,7 +5,7 @@ roofs, waters, relief and season, so that a model is tested on places whose colo
 has not seen; a date has its own state of plants, wetness, sun and air.
 
 Shapes are known by the distance inwards of their edges, in metres; which cover fills
-one is left to the painters. At last the layers are averaged over pixels, so that those
+one is left to the painters. Finally the layers are averaged over pixels, so that those
 at edges are mixed. Everything after works on the shares of a few spectra, which makes a
 sensor with hundreds of bands as cheap as one with four.
 """

@@ -1,7 +1,7 @@
 """Run a task through Lightning's Trainer, in a folder, resumably.
 
-Pretraining and fine-tuning both come through `fit`; they differ in the task they hand
-in. Nothing here knows what is learned.
+Pretraining and fine-tuning both use `fit`; they differ in the task that they pass.
+Nothing here knows what is learned.
 """
 
 import itertools

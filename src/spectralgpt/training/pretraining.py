@@ -90,8 +90,8 @@ def pretrain(
             tensorboard/, checkpoints/last.ckpt, checkpoints/model/ and report.html. A
             run of stages has all of this for each in stage-N-NAME/, and in the folder
             itself config.yaml, checkpoints/model/, the last stage's, and report.html.
-        overwrite: replace a run that is there.
-        resume: go on with a run that is there, in the stage that was interrupted; it
+        overwrite: replace an existing run.
+        resume: go on with an existing run, in the stage that was interrupted; it
             ends up as if it had never stopped.
         callbacks: more to do while training, such as showing progress.
         announce: called with a line as each stage begins.
@@ -252,8 +252,8 @@ def _run_stage(
         config: the stage, or the whole run.
         folder: gets all that `pretrain` lists.
         data: as `load_pretraining_data` gives it for this configuration; None loads it.
-        overwrite: replace a run that is there.
-        resume: go on with a run that is there.
+        overwrite: replace an existing run.
+        resume: go on with an existing run.
         callbacks: more to do while training.
     """
     data = data or _load_checked(config)

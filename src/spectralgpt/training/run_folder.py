@@ -121,8 +121,8 @@ class RunFolder:
     ) -> None:
         """Make the folder ready to be written to, and write the configuration.
 
-        Files that are not a run's are never removed. Comes after all that can go wrong
-        before the training, for the results of an earlier run go.
+        Files that are not a run's are never removed. Call it after everything that can
+        fail before the training, as it removes the results of an earlier run.
 
         Args:
             config: of the run, as `plain_config` gives it.
@@ -147,7 +147,7 @@ class RunFolder:
             _log.warning("no checkpoint in %s, starting anew", self.root)
 
     def describe_rest(self) -> str:
-        """Say from which checkpoint a run that was stopped goes on."""
+        """Say from which checkpoint a stopped run can continue."""
         runs = (*map(RunFolder, reversed(self.stages)), self)
         for run in runs:
             if run.last.exists():

@@ -1,8 +1,8 @@
 """Major TOM Core as the Hub has it, parquet files, written out as folders.
 
 A row of a parquet file is one product of one cell, its bands as GeoTIFF files in
-columns of bytes. Written to `ROW/CELL/PRODUCT/BAND.tif`, as the data set's own tools
-do, everything else here can read it.
+columns of bytes. They are written to `ROW/CELL/PRODUCT/BAND.tif`, the layout of the
+data set's own tools, which everything else here can read.
 """
 
 import logging

@@ -133,7 +133,7 @@ def make_labelled_set(
         rules: sizes of tiles and blocks.
         output: folder to make. It appears whole or not at all.
         licence: of the set, for its card.
-        overwrite: replace a labelled set that is there.
+        overwrite: replace an existing labelled set.
         draw: writes the picture of the set to a path; None leaves it out.
         progress: called with what is done, how much of it, and of how much.
 
