@@ -74,13 +74,13 @@ def test_windows_show_every_labelled_pixel_once(root: Path) -> None:
     for index in range(len(data)):
         sample = data[index]
         assert mismatches(sample) == 0
-        counts[data.windows[index].number] += int((sample["target"] >= 0).sum())
+        counts[data.windows[index][0]] += int((sample["target"] >= 0).sum())
     assert counts == [height * width for height, width in SIZES.values()]
 
 
 def test_windows_move_back_at_the_edge_and_see_real_pixels(root: Path) -> None:
     data = dataset(root)
-    large = [w.window for w in data.windows if w.number == 0]
+    large = [window for number, window, *_ in data.windows if number == 0]
     assert Window(38, 58, 32, 32) in large
     sample = data[data.windows.index(data.windows[len(large) - 1])]
     assert sample["valid"].all()
@@ -90,7 +90,7 @@ def test_windows_move_back_at_the_edge_and_see_real_pixels(root: Path) -> None:
 
 
 def test_small_images_are_padded_and_never_enlarged(root: Path) -> None:
-    small = next(i for i, w in enumerate(dataset(root).windows) if w.number == 1)
+    small = next(i for i, w in enumerate(dataset(root).windows) if w[0] == 1)
     for pad, side in (("shared", (32, 32)), ("patch", (24, 32))):
         sample = dataset(root, pad=pad)[small]
         assert sample["image"].shape == (7, *side)
@@ -182,7 +182,7 @@ def test_scaled_crops_keep_the_mask_on_the_image(root: Path) -> None:
 def test_smaller_images_are_not_enlarged_by_scaling_alone(root: Path) -> None:
     augmentation = DenseAugmentationConfig(scale_low=2.0, scale_high=2.0)
     data = dataset(root, augmentation=augmentation)
-    small = next(i for i, w in enumerate(data.windows) if w.number == 1)
+    small = next(i for i, w in enumerate(data.windows) if w[0] == 1)
     sample = data.draw(small, generator())
     assert int((sample["target"] >= 0).sum()) == 10 * 14
 
@@ -269,9 +269,9 @@ def test_chips_with_windows_stay_inside_them(root: Path) -> None:
     assert total == 40 * 36
     for seed in range(10):
         assert mismatches(data.draw(0, generator(seed))) == 0
-    for place in data.windows:
-        assert place.window.row >= 10
-        assert place.window.column + place.window.width <= 56
+    for _, window, *_ in data.windows:
+        assert window.row >= 10
+        assert window.column + window.width <= 56
 
 
 def test_windows_are_carried_to_the_grid_of_the_models_bands(tmp_path: Path) -> None:
@@ -290,7 +290,7 @@ def test_windows_are_carried_to_the_grid_of_the_models_bands(tmp_path: Path) -> 
     coarse = replace(coarse, bands=tuple(b for b in coarse.bands if b.name != "blue"))
     chip = replace(dense.samples[0], window=Window(16, 8, 32, 16))
     data = DenseDataset(replace(dense, samples=(chip,)), coarse)
-    assert data.windows[0].window == Window(8, 4, 16, 8)
+    assert data.windows[0][1] == Window(8, 4, 16, 8)
     assert mismatches(data[0]) == 0
     odd = replace(chip, window=Window(15, 8, 32, 16))
     with pytest.raises(ShapeError, match="has no whole pixels in the bands"):
