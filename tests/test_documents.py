@@ -58,6 +58,13 @@ def test_links_and_files_named_exist(document: Path) -> None:
     assert missing == []
 
 
+@pytest.mark.parametrize("script", [".ci/run", "Makefile"])
+def test_scripts_name_tests_that_exist(script: str) -> None:
+    text = (PROJECT / script).read_text(encoding="utf-8")
+    named = set(re.findall(r"\btests/[\w/]+(?:\.py)?", text))
+    assert {name for name in named if not (PROJECT / name).exists()} == set()
+
+
 def test_architecture_draws_the_rows_that_are_enforced() -> None:
     from tests.test_architecture import ROWS
 
