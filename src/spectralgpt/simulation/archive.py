@@ -508,7 +508,7 @@ def _simulate(
         _write_mask(folder / "masks" / name, task, pictures, grid, tags)
     # Covers that hold a share of the image, the largest one in any case.
     shares = pictures[0].covers.mean(axis=(1, 2))
-    is_label = shares >= min(config.label_share, shares.max())
+    is_label = shares >= min(config.label_share, float(shares.max()))
     labels = [_COVERS[cover] for cover in np.flatnonzero(is_label)]
     return f"images/{name}", ";".join(labels), split
 
