@@ -10,6 +10,7 @@ import difflib
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
+from importlib.resources import files
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -30,6 +31,17 @@ VALUE_ERRORS = (
     *(ValueError, LookupError, TypeError, AttributeError),
     *(OverflowError, RecursionError),
 )
+
+
+def list_yaml(*folders: str) -> list[str]:
+    """Return the names of the YAML files in a folder of the package, sorted.
+
+    Args:
+        *folders: the way to it, such as `data`, `archives`.
+    """
+    entries = files("spectralgpt").joinpath(*folders).iterdir()
+    names = (entry.name for entry in entries)
+    return sorted(n.removesuffix(".yaml") for n in names if n.endswith(".yaml"))
 
 
 def read_config(path: Path, kind: type[Config]) -> Config:

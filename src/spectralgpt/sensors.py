@@ -19,7 +19,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spectralgpt.config import check_keys, read_mapping, suggest, take_number, take_text
+from spectralgpt.config import (
+    check_keys,
+    list_yaml,
+    read_mapping,
+    suggest,
+    take_number,
+    take_text,
+)
 from spectralgpt.errors import BandError, ConfigError
 
 _SEPARATORS = re.compile(r"[^A-Za-z0-9]+")
@@ -268,13 +275,7 @@ def _plain_name(name: str) -> str:
 
 def list_sensors() -> list[str]:
     """Names of the sensors that come with the package, sorted."""
-    return _list_yaml("sensors")
-
-
-def _list_yaml(*folders: str) -> list[str]:
-    entries = files("spectralgpt").joinpath(*folders).iterdir()
-    names = (entry.name for entry in entries)
-    return sorted(n.removesuffix(".yaml") for n in names if n.endswith(".yaml"))
+    return list_yaml("sensors")
 
 
 @functools.cache
@@ -400,7 +401,7 @@ def _read_responses(
     if "responses" not in table:
         return ()
     name = take_text(table, "responses", str(path))
-    known = _list_yaml("sensors", "responses")
+    known = list_yaml("sensors", "responses")
     is_own = name.endswith(".yaml") and Path(name).name == name
     if not is_own and name not in known:
         raise ConfigError(

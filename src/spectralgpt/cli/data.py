@@ -52,13 +52,13 @@ def _add_list(parser: ArgumentParser) -> None:
 
 def _list(args: Namespace) -> str:
     """Print the archives; returns what to do next."""
-    from spectralgpt.data.archives.registry import ARCHIVES, Archive, load_archive
+    from spectralgpt.data.archives.registry import Archive, list_archives, load_archive
 
     if args.name:
         _describe(load_archive(args.name))
         return f"check it with: spectralgpt data check {args.name} FOLDER"
     table = Table("name", "what it is", "tasks", "images", "GB")
-    archives: list[Archive] = [load_archive(name) for name in ARCHIVES]
+    archives: list[Archive] = [load_archive(name) for name in list_archives()]
     for archive in sorted(archives, key=lambda archive: archive.is_own):
         table.add_row(
             archive.name,

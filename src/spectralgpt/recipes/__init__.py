@@ -33,9 +33,9 @@ def find_recipe(name: str | Path) -> Path:
     path = Path(name)
     if path.is_file():
         return path
-    recipes = list_recipes()
+    recipes = {each.stem: each for each in _folder().glob("*.yaml")}
     if str(name) in recipes:
-        return _folder() / f"{name}.yaml"
+        return recipes[str(name)]
     near = difflib.get_close_matches(str(name), recipes, n=1)
     hint = f"Did you mean {near[0]!r}?" if near else "See spectralgpt recipes."
     raise ConfigError(f"no file and no recipe called {str(name)!r}. {hint}")

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from spectralgpt.data.archives.registry import ARCHIVES, load_archive
+from spectralgpt.data.archives.registry import list_archives, load_archive
 from spectralgpt.data.labelled import LabelledDataConfig
 from spectralgpt.data.sources import find_root, read_source
 from spectralgpt.errors import ConfigError, DatasetNotFoundError
@@ -14,11 +14,11 @@ OWN = {"folder", "csv", "masks", "images"}
 
 
 def test_registry_has_the_archives_and_layouts() -> None:
-    assert set(ARCHIVES) >= PAPER | OTHERS | OWN
-    assert {n for n in ARCHIVES if load_archive(n).is_own} == OWN
+    assert set(list_archives()) >= PAPER | OTHERS | OWN
+    assert {n for n in list_archives() if load_archive(n).is_own} == OWN
 
 
-@pytest.mark.parametrize("name", ARCHIVES)
+@pytest.mark.parametrize("name", list_archives())
 def test_entries_fit_what_reads_them(name: str) -> None:
     archive = load_archive(name)
     source = read_source(f"archive:{name}")

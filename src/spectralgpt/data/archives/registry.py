@@ -11,17 +11,11 @@ from dataclasses import dataclass, field, replace
 from importlib.resources import as_file, files
 from typing import Any
 
-from spectralgpt.config import build_config, read_mapping, suggest
+from spectralgpt.config import build_config, list_yaml, read_mapping, suggest
 from spectralgpt.errors import ConfigError
 
 PREFIX = "archive:"
 """Goes before an archive's name where a description's path could stand."""
-ARCHIVES = sorted(
-    entry.name.removesuffix(".yaml")
-    for entry in (files("spectralgpt.data") / "archives").iterdir()
-    if entry.name.endswith(".yaml")
-)
-"""The names of the registry."""
 _TEXTS = ("title", "layout", "splits", "licence", "url", "get")
 
 
@@ -67,6 +61,11 @@ class Archive:
     classes: tuple[str, ...] = ()
 
 
+def list_archives() -> list[str]:
+    """Return the names of the registry, sorted."""
+    return list_yaml("data", "archives")
+
+
 @functools.cache
 def load_archive(name: str) -> Archive:
     """Return an archive of the registry.
@@ -74,10 +73,11 @@ def load_archive(name: str) -> Archive:
     Raises:
         ConfigError: there is none of that name; names the nearest.
     """
-    if name not in ARCHIVES:
+    known = list_archives()
+    if name not in known:
         raise ConfigError(
-            f"unknown archive '{name}'{suggest(name, ARCHIVES)} "
-            f"(known: {', '.join(ARCHIVES)})."
+            f"unknown archive '{name}'{suggest(name, known)} "
+            f"(known: {', '.join(known)})."
         )
     with as_file(files("spectralgpt.data") / "archives" / f"{name}.yaml") as path:
         table = read_mapping(path)
