@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 from torch.nn import functional as F
 
 import spectralgpt
@@ -26,9 +27,24 @@ from spectralgpt.published import (
 from spectralgpt.rasters import Raster
 from spectralgpt.sensors import Band
 from tests.golden import assert_close, formula_input, formula_weights, read_keys
-from tests.tiny import TINY
+from tests.tiny import TINY, tiny_contract
 
 ENCODER = {key: TINY[key] for key in ("embed_dim", "depth", "num_heads")}
+
+
+@pytest.fixture(params=["linear", "spectral"])
+def tokenizer(request: pytest.FixtureRequest) -> str:
+    """Both tokenisers give the published numbers, the spectral one at its start."""
+    kind: str = request.param
+    return kind
+
+
+def follow_bands(model: nn.Module, tokenizer: str) -> None:
+    """Give a model the spectral tokeniser, if it is to have it."""
+    if tokenizer == "spectral":
+        is_whole = isinstance(model, SpectralEncoder | MaskedAutoencoder)
+        part = model if is_whole else model.encoder
+        part.add_spectral_tokenizer(tiny_contract().band_rows)  # type: ignore[operator, union-attr]
 
 
 @pytest.fixture
@@ -36,10 +52,13 @@ def numbers(shared: Path) -> dict[str, np.ndarray]:
     return dict(np.load(shared / "golden" / "dev_pretrain.npz"))
 
 
-def published_tiny(shared: Path, **settings: bool) -> MaskedAutoencoder:
+def published_tiny(
+    shared: Path, tokenizer: str = "linear", **settings: bool
+) -> MaskedAutoencoder:
     model = spectralgpt.MaskedAutoencoder(32, 12, **TINY, **settings)
     state = load_file(shared / "golden" / "dev_pretrain_state.safetensors")
     spectralgpt.load_published_state_dict(model, state)
+    follow_bands(model, tokenizer)
     return model
 
 
@@ -52,19 +71,19 @@ def run_tiny(
 
 
 def test_token_embedding_matches_published(
-    shared: Path, numbers: dict[str, np.ndarray]
+    shared: Path, tokenizer: str, numbers: dict[str, np.ndarray]
 ) -> None:
-    model = published_tiny(shared)
+    encoder = published_tiny(shared, tokenizer).encoder
     images = torch.from_numpy(numbers["input"])
-    grid = model.encoder.grid_of(images)
-    embedded = model.encoder.embedding(patchify(images, grid))
+    grid = encoder.grid_of(images)
+    embedded = encoder._embed(patchify(images, grid), grid, None)
     assert_close(embedded.unflatten(1, (grid.groups, -1)), numbers["patch_embed"])
 
 
 def test_pretraining_outputs_match_published(
-    shared: Path, numbers: dict[str, np.ndarray]
+    shared: Path, tokenizer: str, numbers: dict[str, np.ndarray]
 ) -> None:
-    output = run_tiny(published_tiny(shared), numbers)
+    output = run_tiny(published_tiny(shared, tokenizer), numbers)
     assert_close(output.latent, numbers["latent"])
     assert_close(output.prediction, numbers["pred"])
     assert_close(output.loss, numbers["loss"][0])
@@ -80,9 +99,11 @@ def test_targets_match_published(numbers: dict[str, np.ndarray], shared: Path) -
 
 
 def test_pixel_normalisation_matches_published(
-    shared: Path, numbers: dict[str, np.ndarray]
+    shared: Path, tokenizer: str, numbers: dict[str, np.ndarray]
 ) -> None:
-    output = run_tiny(published_tiny(shared, normalize_targets=True), numbers)
+    output = run_tiny(
+        published_tiny(shared, tokenizer, normalize_targets=True), numbers
+    )
     assert_close(output.loss, numbers["loss_normpix"][0])
     # The spectral term keeps raw targets.
     assert_close(output.spectral_loss, numbers["loss_spectral"][0])
@@ -92,11 +113,15 @@ def test_pixel_normalisation_matches_published(
 
 
 def test_all_gradients_match_published(
-    shared: Path, numbers: dict[str, np.ndarray]
+    shared: Path, tokenizer: str, numbers: dict[str, np.ndarray]
 ) -> None:
-    model = published_tiny(shared)
+    model = published_tiny(shared, tokenizer)
     run_tiny(model, numbers).loss.backward()
-    ours = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    ours = {
+        name: p.grad
+        for name, p in model.named_parameters()
+        if p.grad is not None and "tokenizer" not in name
+    }
     found = to_published(ours, patch_size=8, bands_per_token=3)
     wanted = load_file(shared / "golden" / "dev_pretrain_grads.safetensors")
     assert found.keys() == wanted.keys()
@@ -108,13 +133,16 @@ def test_all_gradients_match_published(
 
 
 @pytest.mark.parametrize("positions", ["joint", "separable"])
-def test_classifier_matches_published(shared: Path, positions: str) -> None:
+def test_classifier_matches_published(
+    shared: Path, tokenizer: str, positions: str
+) -> None:
     name = "joint" if positions == "joint" else "sep"
     numbers = np.load(shared / "golden" / f"dev_cls_{name}.npz")
     encoder = SpectralEncoder(32, 12, **ENCODER, positions=positions)  # type: ignore[arg-type]
     model = ClassificationModel(encoder, 7, skip_first_token=True)
     state = load_file(shared / "golden" / f"dev_cls_{name}_state.safetensors")
     load_published_state_dict(model, state)
+    follow_bands(model, tokenizer)
     logits = model.eval()(torch.from_numpy(numbers["input"]))
     assert_close(logits, numbers["logits"])
     loss = F.cross_entropy(logits, torch.from_numpy(numbers["labels"]).long())
@@ -140,10 +168,11 @@ def test_all_tokens_are_pooled_unless_asked(shared: Path) -> None:
     torch.testing.assert_close(model.features(images), model.encoder.norm(pooled))
 
 
-def test_base_pretraining_matches_published(shared: Path) -> None:
+def test_base_pretraining_matches_published(shared: Path, tokenizer: str) -> None:
     wanted = np.load(shared / "golden" / "base_pretrain96_formula.npz")
     weights = formula_weights(read_keys(shared, "base_keys_pretrain_96.json"))
     model = build_published_model({"model": weights})
+    follow_bands(model, tokenizer)
     images = formula_input("pre-x", (2, 12, 96, 96))
     with torch.no_grad():
         output = model(images, 0.9, formula_input("pre-noise", (2, 576)))
@@ -152,10 +181,11 @@ def test_base_pretraining_matches_published(shared: Path) -> None:
     np.testing.assert_array_equal(output.mask.numpy(), wanted["mask"])
 
 
-def test_base_classifier_matches_published(shared: Path) -> None:
+def test_base_classifier_matches_published(shared: Path, tokenizer: str) -> None:
     wanted = np.load(shared / "golden" / "base_cls128_formula.npz")
     weights = formula_weights(read_keys(shared, "base_keys_finetune_128.json"))
     model = build_published_model({"model": weights}).eval()
+    follow_bands(model, tokenizer)
     with torch.no_grad():
         logits = model(formula_input("cls-x", (2, 12, 128, 128)))
     assert_close(logits, wanted["logits"])
@@ -169,11 +199,12 @@ def test_base_classifier_matches_published(shared: Path) -> None:
     ],
 )
 def test_base_maps_match_published(
-    shared: Path, name: str, tags: tuple[str, ...], kind: type
+    shared: Path, tokenizer: str, name: str, tags: tuple[str, ...], kind: type
 ) -> None:
     weights = formula_weights(read_keys(shared, f"base_keys_{name}.json"))
     model = build_published_model({"model": weights}).eval()
     assert type(model) is kind
+    follow_bands(model, tokenizer)
     images = torch.stack([formula_input(tag, (1, 12, 128, 128)) for tag in tags], 1)
     with torch.no_grad():
         logits = model(images if kind is ChangeModel else images[:, 0])

@@ -31,6 +31,7 @@ from spectralgpt.models.building import (
 from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.models.heads import ClassificationModel, DenseModel, SegmentationModel
 from spectralgpt.models.sizes import SIZES, WEIGHTS_FILE, find_weights
+from spectralgpt.models.tokens import Wavelengths
 from spectralgpt.preprocessing import Preprocessing, sensor_preprocessing
 from spectralgpt.published import (
     PUBLISHED_CONFIG_KEY,
@@ -258,7 +259,7 @@ def move_model(
         image_size = image_size or own.image_size
         loaded = replace(loaded, preprocessing=own)
     if image_size is not None or bands is not None:
-        wavelengths = None if bands is None else [band.wavelength_nm for band in bands]
+        wavelengths = None if bands is None else [band.row for band in bands]
         model = resize_model(loaded.model, image_size, wavelengths)
         contract = loaded.preprocessing
         if contract is not None:
@@ -280,7 +281,7 @@ def _contract_at(loaded: LoadedModel, sensor: str) -> Preprocessing:
 def load(
     name_or_path: str | Path,
     image_size: int | None = None,
-    wavelengths_nm: Sequence[float] | None = None,
+    wavelengths_nm: Wavelengths | None = None,
 ) -> SpectralEncoder:
     """Load an encoder, ready to use.
 
@@ -288,7 +289,7 @@ def load(
         name_or_path: see `load_model`.
         image_size: side in px for which the spatial tables are interpolated.
         wavelengths_nm: centres in nm of the bands for which the spectral tables are
-            interpolated.
+            interpolated; a spectral tokeniser needs rows, see `SpectralEncoder`.
 
     Returns:
         The encoder in evaluation mode: images (B, C, H, W) to (B, G, Hp, Wp, D).

@@ -231,6 +231,11 @@ class Preprocessing:
         return tuple(band.wavelength_nm for band in self.bands)
 
     @property
+    def band_rows(self) -> tuple[tuple[float, float, float], ...]:
+        """Centre (nm), width (nm) and ground sampling distance (m) of each band."""
+        return tuple(band.row for band in self.bands)
+
+    @property
     def assumed(self) -> Stated:
         """What is so where files do not say: the sensor, and what was stated."""
         return replace(self.stated, sensor=self.sensor)

@@ -69,6 +69,11 @@ class Band:
                     f"band '{self.name}': {key} must be above 0, found {value!r:.40}."
                 )
 
+    @property
+    def row(self) -> tuple[float, float, float]:
+        """Centre in nm, width in nm and ground sampling distance in m, for models."""
+        return float(self.wavelength_nm), float(self.width_nm), float(self.gsd_m)
+
 
 @dataclass(frozen=True)
 class BaselineRule:

@@ -259,7 +259,7 @@ def test_token_budget_reads_the_cubes_of_the_batch_alone(tmp_path):
         ]
         assert len(kept) == 6
         assert torch.equal(some["images"], every["images"][kept])
-        assert torch.equal(some["wavelengths_nm"], every["wavelengths_nm"][kept])
+        assert torch.equal(some["bands"], every["bands"][kept])
 
 
 def test_image_smaller_than_a_token_is_named(tmp_path):

@@ -202,8 +202,8 @@ def test_token_budget_counts_all_dates(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     sample = data.draw(0, generator, batch_seed=5)
     assert sample["images"].shape == (2, 6, 16, 16)
-    wanted = data.contract_of(5).wavelengths_nm
-    assert sample["wavelengths_nm"].tolist() == pytest.approx(wanted)
+    wanted = torch.tensor(data.contract_of(5).band_rows)
+    assert torch.equal(sample["bands"], wanted)
 
 
 def test_series_of_different_lengths_make_no_data_set(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from spectralgpt.errors import ConfigError, ShapeError
 from spectralgpt.losses import spectral_loss
-from spectralgpt.models import encoder as encoder_module
+from spectralgpt.models import positions as positions_module
 from spectralgpt.models.building import build_model, model_config
 from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.models.heads import ClassificationModel
@@ -214,7 +214,7 @@ def test_spectral_term_sums_over_the_spectrum_and_never_over_dates() -> None:
 
 
 def test_seasons_are_cyclic_and_gaps_count_from_the_earliest_date() -> None:
-    code = encoder_module._date_features(
+    code = positions_module._date_features(
         days("2019-12-31", "2020-01-01", "2020-07-01")
     )[0]
     season, gap = code[:, :8], code[:, 8:]
@@ -223,19 +223,19 @@ def test_seasons_are_cyclic_and_gaps_count_from_the_earliest_date() -> None:
     assert gap[0].tolist() == [0] * 10
     assert (gap[2] - gap[1]).abs().max() > 0.5
     # One year on, the season is the same and the gap tells the years apart.
-    code = encoder_module._date_features(days("2019-06-01", "2020-06-01"))[0]
+    code = positions_module._date_features(days("2019-06-01", "2020-06-01"))[0]
     torch.testing.assert_close(code[0, :8], code[1, :8], atol=0.05, rtol=0)
     assert code[1, 8:].abs().max() > 0.5
 
 
 def test_unknown_dates_have_the_code_zero() -> None:
     dates = torch.tensor([[torch.nan, 18_000.0, 18_010.0], [torch.nan] * 3])
-    code = encoder_module._date_features(dates)
+    code = positions_module._date_features(dates)
     assert torch.isfinite(code).all()
     assert not code[0, 0].any()
     assert not code[1].any()
-    assert torch.equal(code[0, 1:], encoder_module._date_features(dates[:1, 1:])[0])
-    embedding = encoder_module._DateEmbedding(4)
+    assert torch.equal(code[0, 1:], positions_module._date_features(dates[:1, 1:])[0])
+    embedding = positions_module._DateEmbedding(4)
     torch.nn.init.normal_(embedding.weight)
     grid = TokenGrid(3, 8, 8, num_dates=3)
     assert torch.equal(embedding(None, grid), embedding(dates[1:], grid))

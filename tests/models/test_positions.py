@@ -1,15 +1,18 @@
+import math
+
 import pytest
 import torch
 
 from spectralgpt.errors import ConfigError, ShapeError
-from spectralgpt.models import encoder
-from spectralgpt.models.encoder import Positions
+from spectralgpt.models import positions as positions_module
+from spectralgpt.models.positions import Positions, resize_positions
 from spectralgpt.models.tokens import (
     TokenGrid,
     group_wavelengths,
     resize_spatial,
     resize_spectral,
 )
+from spectralgpt.sensors import list_sensors, load_sensor
 from tests.tiny import tiny_encoder
 
 NM = (443.0, 490.0, 560.0, 665.0, 705.0, 740.0)
@@ -50,6 +53,63 @@ def test_spectral_resize_sorts_unordered_and_survives_equal_wavelengths() -> Non
     assert torch.allclose(found.flatten(), torch.tensor([20.0]))
 
 
+def test_positions_are_those_of_today_inside_and_go_on_outside() -> None:
+    table, own = torch.rand(3, 2, 8), (500.0, 700.0, 1600.0)
+    inside = (500.0, 612.0, 700.0, 1599.0, 1600.0)
+    found = resize_positions(table, own, inside)
+    assert torch.equal(found, resize_spectral(table, own, inside))
+    # One step of the table on, and less than two after twice the way.
+    low, one, two = resize_positions(table, own, (400.0, 2500.0, 3400.0))
+    step = table[2] - table[1]
+    torch.testing.assert_close(one, table[2] + math.log(2) * step)
+    torch.testing.assert_close(two, table[2] + math.log(3) * step)
+    torch.testing.assert_close(low, table[0] + math.log(1.5) * (table[0] - table[1]))
+
+
+@pytest.mark.parametrize(
+    ("rows", "own"),
+    [
+        (torch.rand(1, 8), (560.0,)),
+        (torch.zeros(3, 8), (500.0, 600.0, 700.0)),
+        (torch.rand(3, 8)[[0, 0, 1]], (500.0, 600.0, 700.0)),
+        (torch.rand(3, 8), (500.0, 500.0, 700.0)),
+        (torch.rand(4, 5, 8), (1582.0, 498.0, 830.0, 703.0)),
+    ],
+)
+def test_no_two_wavelengths_outside_share_a_position(
+    rows: torch.Tensor, own: tuple[float, ...]
+) -> None:
+    outside = [nm for nm in range(350, 2501) if not min(own) <= nm <= max(own)]
+    found = resize_positions(rows, own, [float(nm) for nm in outside]).flatten(1)
+    assert len(torch.unique(found, dim=0)) == len(outside)
+
+
+def test_groups_beyond_sunlight_are_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    table, own = torch.rand(2, 8), (500.0, 800.0)
+    with caplog.at_level("WARNING", logger="spectralgpt"):
+        resize_positions(table, own, (351.0, 2499.0))
+        assert not caplog.messages
+        thermal = resize_positions(table, own, (10_900.0, 12_000.0))
+    assert len(torch.unique(thermal, dim=0)) == 2
+    assert "10900, 12000 nm lie outside reflected sunlight" in caplog.text
+
+
+@pytest.mark.parametrize("sensor", list_sensors())
+def test_no_groups_of_a_sensor_share_a_position(sensor: str) -> None:
+    """Under the default model, of groups that differ by more than 1 nm."""
+    positions = tiny_encoder().positions
+    bands = load_sensor(sensor).select()
+    nm = [band.wavelength_nm for band in bands]
+    groups = torch.tensor(group_wavelengths(nm, 3))
+    table = positions(TokenGrid(len(nm), 32, 32), nm).unflatten(0, (len(groups), -1))
+    differ = (groups[:, None] - groups).abs() > 1
+    rows = table[:, 0]
+    same = (rows[:, None] == rows).all(dim=-1)
+    assert not bool((same & differ).any())
+
+
 @pytest.mark.parametrize("joint", [False, True])
 def test_positions_follow_the_grid_of_the_image(joint: bool) -> None:
     own = TokenGrid(6, 32, 32)
@@ -80,7 +140,7 @@ def test_bands_in_doubt_are_refused() -> None:
 
 @pytest.mark.parametrize("dim", [8, 7, 2, 1])
 def test_sine_cosine_has_the_width_asked_for(dim: int) -> None:
-    assert encoder._sine_cosine(torch.arange(5), dim).shape == (5, dim)
+    assert positions_module._sine_cosine(torch.arange(5), dim).shape == (5, dim)
 
 
 def test_tables_start_with_neighbours_alike() -> None:

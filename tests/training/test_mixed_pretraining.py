@@ -231,7 +231,7 @@ def test_224_bands_train_within_the_budget(shared: Path, tmp_path: Path) -> None
         output = task.forward(batch)
         assert output.prediction.shape[:2] == (4, 192)
         assert output.latent.shape[1] == 48
-        spectra.add(tuple(batch["wavelengths_nm"][0].tolist()))
+        spectra.add(tuple(batch["bands"][0, :, 0].tolist()))
         with hook:
             kept.clear()
             task.loss(batch)["loss"].backward()

@@ -135,7 +135,7 @@ def test_sample_carries_wavelengths_and_ground_distance(mixture: MixedDataset) -
     for name, size in zip(mixture.names, mixture.sizes, strict=True):
         sample = mixture.draw(first, generator)
         shapes[name] = tuple(sample["images"].shape)
-        assert sample["wavelengths_nm"].shape == sample["images"].shape[:1]
+        assert sample["bands"].shape == (len(sample["images"]), 3)
         assert mixture.names[sample["dataset"]] == name
         finest = {"s2": 10, "landsat": 30, "enmap": 30}[name]
         # A crop is between native resolution and the base window's, 1 / sqrt(0.2).
@@ -152,7 +152,7 @@ def test_batch_shares_its_cubes_and_batches_differ(mixture: MixedDataset) -> Non
     batches = list(build_loader(KeyedDataset(mixture, True), keys, 0))
     for batch in batches:
         assert -(-batch["images"].shape[1] // 3) == 10
-        assert bool((batch["wavelengths_nm"] == batch["wavelengths_nm"][0]).all())
-    one, two = (batch["wavelengths_nm"][0].tolist() for batch in batches)
+        assert bool((batch["bands"] == batch["bands"][0]).all())
+    one, two = (batch["bands"][0].tolist() for batch in batches)
     assert one != two
     assert one == sorted(one)

@@ -183,7 +183,7 @@ class _RandomImages:
         self.images = torch.rand(
             count, len(contract.bands), size, size, generator=generator
         )
-        self.wavelengths_nm = torch.tensor(contract.wavelengths_nm)
+        self.bands = torch.tensor(contract.band_rows)
 
     def __len__(self) -> int:
         """Count the images."""
@@ -195,7 +195,7 @@ class _RandomImages:
         return {
             "images": image,
             "valid": torch.ones_like(image, dtype=torch.bool),
-            "wavelengths_nm": self.wavelengths_nm,
+            "bands": self.bands,
             "gsd_m": torch.tensor(_GSD_M),
             "item": index,
         }

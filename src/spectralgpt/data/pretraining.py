@@ -162,11 +162,12 @@ class PretrainingDataset(Dataset[dict[str, Any]]):
             batch_seed: chooses the spectral cubes, the same for a batch.
 
         Returns:
-            `images` (C, S, S) float32 scaled, `valid` (C, S, S) bool, `wavelengths_nm`
-            (C,) float32, `gsd_m`, the side of a pixel on the ground in metres, and
-            `item`, the index in `items` of the image that the crop was taken from. Of
-            series, `images` and `valid` are (T, C, S, S), and `days` (T,) float32 count
-            since 1 January 1970 (NaN if unknown, or where dates are padded).
+            `images` (C, S, S) float32 scaled, `valid` (C, S, S) bool, `bands` (C, 3)
+            float32, see `Preprocessing.band_rows`, `gsd_m`, the side of a pixel on the
+            ground in metres, and `item`, the index in `items` of the image that the
+            crop was taken from. Of series, `images` and `valid` are (T, C, S, S), and
+            `days` (T,) float32 count since 1 January 1970 (NaN if unknown, or where
+            dates are padded).
 
         Raises:
             DataError: too many images are bad, or none has a usable crop.
@@ -305,7 +306,7 @@ class PretrainingDataset(Dataset[dict[str, Any]]):
         return sample | {
             "images": torch.from_numpy(images).flip(axes),
             "valid": torch.from_numpy(valid).flip(axes),
-            "wavelengths_nm": torch.tensor(contract.wavelengths_nm),
+            "bands": torch.tensor(contract.band_rows),
             "gsd_m": _ground_distance(crop, dates[0][1], size),
             "item": crop.item,
         }

@@ -25,8 +25,9 @@ from spectralgpt.models.heads import (
     resize_group_weights,
 )
 from spectralgpt.models.mae import MaskedAutoencoder
+from spectralgpt.models.positions import resize_positions
 from spectralgpt.models.sizes import check_settings, model_size
-from spectralgpt.models.tokens import group_wavelengths, resize_spatial, resize_spectral
+from spectralgpt.models.tokens import Wavelengths, group_wavelengths, resize_spatial
 
 _log = logging.getLogger(__name__)
 
@@ -233,7 +234,7 @@ def _listed(problems: Sequence[str]) -> str:
 def resize_model(
     model: Model,
     image_size: int | None = None,
-    wavelengths_nm: Sequence[float] | None = None,
+    wavelengths_nm: Wavelengths | None = None,
 ) -> Model:
     """Return the model with position tables for another image size or other bands.
 
@@ -242,7 +243,7 @@ def resize_model(
     Args:
         model: left as it is.
         image_size: new side in px; None keeps it.
-        wavelengths_nm: centres in nm of the new bands; None keeps them.
+        wavelengths_nm: of the new bands, see `SpectralEncoder`; None keeps them.
 
     Raises:
         CheckpointError: other bands are wanted of a model without wavelengths.
@@ -301,12 +302,12 @@ def _resize_table(
     if kind == "spatial":
         return resize_spatial(table, size, new_size)
     if kind == "spectral" and places is not None:
-        return resize_spectral(table[0], *places)[None]
+        return resize_positions(table[0], *places)[None]
     if kind == "joint":
         by_group = table.reshape(-1, sides[0] ** 2, table.shape[-1])
         by_group = resize_spatial(by_group, size, new_size)
         if places is not None:
-            by_group = resize_spectral(by_group, *places)
+            by_group = resize_positions(by_group, *places)
         return by_group.flatten(0, 1)[None]
     return table
 

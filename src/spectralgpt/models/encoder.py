@@ -1,12 +1,6 @@
-"""The encoder: visible tokens in, features out; its positions and its blocks.
+"""The encoder: visible tokens in, features out; and its blocks."""
 
-Learnable tables tell where a token lies and its band group; they are exact on the grid
-and bands that they were learned on, and interpolated for others. Dates tell season, and
-gap in days: they are days since 1 January 1970, not a number (NaN) where unknown.
-"""
-
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
@@ -16,27 +10,23 @@ from torch.utils.checkpoint import checkpoint
 
 from spectralgpt.errors import ConfigError, ShapeError
 from spectralgpt.models.cpu import Linear, attend, split_batch
+from spectralgpt.models.positions import Positions
 from spectralgpt.models.sizes import check_settings, check_wavelengths
+from spectralgpt.models.tokenizer import SpectralTokenizer
 from spectralgpt.models.tokens import (
     TokenGrid,
+    Wavelengths,
     add_dates,
     dates_of_tokens,
     group_wavelengths,
     patchify,
-    resize_spatial,
-    resize_spectral,
+    pick_tokens,
 )
 
 NORM_EPS = 1e-6  # Source: the published weights.
 MLP_RATIO = 4
 _PositionKind = Literal["separable", "joint"]
-# As Vaswani et al. 2017, arXiv:1706.03762, but for tens of patches, not for text.
-_LONGEST_PERIOD = 100.0
-_YEAR_DAYS = 365.2425  # Mean length of a year; seasons stay within a day of it.
-_HARMONICS = 4
-# Each period four times the one before, from a revisit or two to a decade.
-_GAP_PERIODS_DAYS = (16.0, 64.0, 256.0, 1024.0, 4096.0)
-_DATE_FEATURES = 2 * (_HARMONICS + len(_GAP_PERIODS_DAYS))
+TokenizerKind = Literal["linear", "spectral"]
 
 
 class _TokenEmbedding(nn.Module):
@@ -50,6 +40,11 @@ class _TokenEmbedding(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map tokens (B, K, S * P * P), of the weights' type, to (B, K, D)."""
+        self.check_type(tokens)
+        return F.linear(tokens, self.weight, self.bias)
+
+    def check_type(self, tokens: Tensor) -> None:
+        """Refuse tokens of another floating type than the weights."""
         # Autocast brings all floating types together, but for float64.
         if tokens.dtype != self.weight.dtype and not (
             torch.is_autocast_enabled(tokens.device.type)
@@ -60,188 +55,6 @@ class _TokenEmbedding(nn.Module):
                 f"images are {tokens.dtype}, the weights {self.weight.dtype}: convert "
                 f"scaled images with .to({self.weight.dtype})."
             )
-        return F.linear(tokens, self.weight, self.bias)
-
-
-def _sine_cosine(places: Tensor, dim: int) -> Tensor:
-    """Encode places (M,) on a line by sines and cosines of falling frequency: (M, dim).
-
-    Learnable tables start from these: from noise, a short run does not find out which
-    tokens are neighbours. An odd last value is 0.
-    """
-    half = dim // 2
-    steps = torch.arange(half, dtype=torch.float32) / max(1, half)
-    angles = places[:, None] * _LONGEST_PERIOD**-steps
-    code = torch.cat([angles.sin(), angles.cos()], dim=1)
-    return F.pad(code, (0, dim - 2 * half))
-
-
-def _date_features(dates: Tensor) -> Tensor:
-    """Describe dates by fixed sines and cosines.
-
-    Season: harmonics of the place in the year, so that 31 December lies beside
-    1 January. Gap: days since the sample's earliest known date, at several periods, as
-    sin and 1 - cos, so that the earliest date has the code 0.
-
-    Args:
-        dates: (B, T), days since 1970-01-01; the code of an unknown date (NaN) is 0.
-
-    Returns:
-        float32 (B, T, features).
-    """
-    known = dates.isfinite()
-    days = torch.where(known, dates, 0).float()
-    first = torch.where(known, days, torch.inf).amin(dim=1, keepdim=True)
-    gap = torch.where(known, days - first, 0)
-    turn = 2 * math.pi
-    harmonics = torch.arange(1, _HARMONICS + 1, device=dates.device)
-    season = turn * (days % _YEAR_DAYS / _YEAR_DAYS)[..., None] * harmonics
-    periods = torch.tensor(_GAP_PERIODS_DAYS, device=dates.device)
-    apart = turn * gap[..., None] / periods
-    code = [season.sin(), season.cos(), apart.sin(), 1 - apart.cos()]
-    return torch.cat(code, dim=-1) * known[..., None]  # (B, T, features)
-
-
-class _DateEmbedding(nn.Module):
-    """A linear map of `_date_features`, zero at the start.
-
-    Until it is trained, dates change nothing, and a model that was trained on single
-    dates can be given one at any time.
-    """
-
-    def __init__(self, embed_dim: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(embed_dim, _DATE_FEATURES))
-
-    def forward(self, dates: Tensor | None, grid: TokenGrid) -> Tensor:
-        """Embed dates (B, T), in days: (B, T, D); if all are unknown, (1, T, D)."""
-        if dates is None:
-            dates = self.weight.new_full((1, grid.dates), torch.nan)
-        grid.check_dates(dates, len(dates))
-        features = _date_features(dates.to(self.weight.device))
-        return F.linear(features.to(self.weight.dtype), self.weight)
-
-
-class Positions(nn.Module):
-    """What tells tokens apart: where they lie, their band group and their date.
-
-    Args:
-        grid: the token grid that the tables are learned on.
-        embed_dim: width D.
-        wavelengths_nm: centre wavelength of each band, nm; None if unknown.
-        joint: one table with a row for each token, as published classifiers have it,
-            instead of a spatial and a spectral one, added.
-
-    Attributes:
-        dates: what tells dates apart; None in a model of single dates.
-    """
-
-    def __init__(
-        self,
-        grid: TokenGrid,
-        embed_dim: int,
-        wavelengths_nm: Sequence[float] | None = None,
-        joint: bool = False,
-    ) -> None:
-        super().__init__()
-        self.grid = grid
-        self.wavelengths_nm = wavelengths_nm
-        self.is_joint = joint
-        if joint:
-            self.joint = nn.Parameter(torch.zeros(1, grid.num_tokens, embed_dim))
-        else:
-            half = embed_dim // 2
-            rows = _sine_cosine(torch.arange(grid.rows), half)[:, None]
-            columns = _sine_cosine(torch.arange(grid.columns), embed_dim - half)
-            size = (grid.rows, grid.columns, -1)
-            by_place = torch.cat([rows.expand(size), columns.expand(size)], dim=-1)
-            self.spatial = nn.Parameter(by_place.flatten(0, 1)[None])
-            by_group = _sine_cosine(torch.arange(grid.groups), embed_dim)
-            self.spectral = nn.Parameter(by_group[None])
-        self.dates: _DateEmbedding | None = None
-
-    def forward(
-        self, grid: TokenGrid, wavelengths_nm: Sequence[float] | None = None
-    ) -> Tensor:
-        """Return the positions of the tokens of `grid`, (N, D), alike for all dates.
-
-        Args:
-            grid: token grid of the images, of any size.
-            wavelengths_nm: wavelength of each band in nm; None for the model's own.
-
-        Raises:
-            ShapeError: another band count without wavelengths.
-            ConfigError: wavelengths for a model that knows none.
-        """
-        own, size = ((each.rows, each.columns) for each in (self.grid, grid))
-        if self.is_joint:
-            table = self.joint.reshape(self.grid.groups, self.grid.positions, -1)
-            table = resize_spatial(table, own, size)
-            table = self._resize_groups(table, grid, wavelengths_nm)
-        else:
-            spatial = resize_spatial(self.spatial, own, size)
-            spectral = self._resize_groups(self.spectral[0], grid, wavelengths_nm)
-            table = spectral[:, None] + spatial  # (G, Hp * Wp, D)
-        table = table.flatten(0, 1)  # (G * Hp * Wp, D)
-        return table.repeat(grid.dates, 1) if grid.dates > 1 else table
-
-    def add_dates(self) -> None:
-        """Add the embedding of dates, if it is not there, as zeros."""
-        if self.dates is None:
-            table = next(self.parameters())
-            self.dates = _DateEmbedding(table.shape[-1]).to(table)
-
-    def embed_dates(self, dates: Tensor | None, grid: TokenGrid) -> Tensor | None:
-        """Return what dates add to their tokens.
-
-        Args:
-            dates: (B, T), days since 1970-01-01, NaN if unknown; None if all are.
-            grid: token grid of the images.
-
-        Returns:
-            (B, T, D), or (1, T, D) without dates; None without date embedding.
-
-        Raises:
-            ShapeError: dates are not (B, T).
-            ConfigError: dates for a model that has no date embedding.
-        """
-        if self.dates is not None:
-            embedded: Tensor = self.dates(dates, grid)
-            return embedded
-        if dates is not None:
-            raise ConfigError(
-                "this model has no date embedding, so it cannot use dates: give it "
-                "one with add_date_embedding(), or pass no dates."
-            )
-        return None
-
-    def _resize_groups(
-        self, table: Tensor, grid: TokenGrid, wavelengths_nm: Sequence[float] | None
-    ) -> Tensor:
-        """Interpolate a table (G, ...) to the groups of bands at `wavelengths_nm`."""
-        if wavelengths_nm is None:
-            if grid.num_bands != self.grid.num_bands:
-                raise ShapeError(
-                    f"images have {grid.num_bands} bands, the model knows "
-                    f"{self.grid.num_bands}: pass the wavelengths of the bands in nm."
-                )
-            return table
-        if self.wavelengths_nm is None:
-            raise ConfigError(
-                "this model was built without wavelengths, so bands cannot be placed "
-                "by wavelength: build it with wavelengths_nm=..., or pass none."
-            )
-        if len(wavelengths_nm) != grid.num_bands:
-            raise ShapeError(
-                f"{len(wavelengths_nm)} wavelengths for images of {grid.num_bands} "
-                "bands: give one wavelength in nm for each band."
-            )
-        S = grid.bands_per_token
-        return resize_spectral(
-            table,
-            group_wavelengths(self.wavelengths_nm, S),
-            group_wavelengths(wavelengths_nm, S),
-        )
 
 
 def initialise_linear(linear: nn.Linear, parts: int = 1) -> None:
@@ -420,10 +233,19 @@ class SpectralEncoder(nn.Module):
         embed_dim: width D.
         depth: number of blocks.
         num_heads: attention heads.
-        wavelengths_nm: centre wavelength of each band, nm; needed for other bands.
+        wavelengths_nm: centre wavelength of each band, nm, needed for other bands; or
+            rows of its centre (nm), width (nm) and ground sampling distance (m), which
+            a spectral tokeniser needs.
         drop_path: stochastic depth of the last block, 0..1, rising from 0.
         positions: `separable` tables, or one `joint` table as published classifiers.
         date_embedding: whether dates can be told apart; zero at the start.
+        tokenizer: `linear`, the published one, with the same weights for all band
+            groups; or `spectral`, see `SpectralTokenizer`.
+
+    Attributes:
+        absent_groups: band groups that are not shown to the blocks, because the images
+            do not have them; their features are the mean of the others' at their place.
+            Not a setting: it is not stored with the weights.
 
     Raises:
         ConfigError: a setting is out of range, see `check_settings`.
@@ -438,13 +260,14 @@ class SpectralEncoder(nn.Module):
         embed_dim: int = 768,
         depth: int = 12,
         num_heads: int = 12,
-        wavelengths_nm: Sequence[float] | None = None,
+        wavelengths_nm: Wavelengths | None = None,
         drop_path: float = 0.0,
         positions: _PositionKind = "separable",
         date_embedding: bool = False,
+        tokenizer: TokenizerKind = "linear",
     ) -> None:
         super().__init__()
-        self._settings = {
+        self._settings: dict[str, Any] = {
             "image_size": image_size,
             "num_bands": num_bands,
             "patch_size": patch_size,
@@ -466,7 +289,8 @@ class SpectralEncoder(nn.Module):
         self.depth = depth
         self.num_heads = num_heads
         self.drop_path = drop_path
-        self.wavelengths_nm = check_wavelengths(wavelengths_nm, num_bands)
+        bands = check_wavelengths(wavelengths_nm, num_bands)
+        self.wavelengths_nm = None if bands is None else group_wavelengths(bands, 1)
         self._settings["wavelengths_nm"] = self.wavelengths_nm
         grid = TokenGrid(num_bands, image_size, image_size, patch_size, bands_per_token)
         if positions not in ("separable", "joint"):
@@ -478,10 +302,34 @@ class SpectralEncoder(nn.Module):
         self.norm = nn.LayerNorm(embed_dim, eps=NORM_EPS)
         if date_embedding:
             self.add_date_embedding()
+        self.absent_groups: tuple[int, ...] = ()
+        self.tokenizer: SpectralTokenizer | None = None
+        if tokenizer not in ("linear", "spectral"):
+            raise ConfigError(f"tokenizer {tokenizer!r}: use 'linear' or 'spectral'.")
+        if tokenizer == "spectral":
+            self.add_spectral_tokenizer(bands)
 
     def add_date_embedding(self) -> None:
         """Let dates be told apart; until trained, it changes no number."""
         self.positions.add_dates()
+
+    def add_spectral_tokenizer(self, bands: Wavelengths | None) -> None:
+        """Let weights follow the bands; until trained, it changes no number.
+
+        That holds for tokens that are full; tokens of fewer bands share the weights.
+
+        Args:
+            bands: rows of centre (nm), width (nm) and ground sampling distance (m) of
+                the model's own bands.
+
+        Raises:
+            ConfigError: the rows are wrong.
+        """
+        rows = check_wavelengths(bands, self.num_bands)
+        self.tokenizer = SpectralTokenizer(
+            self.embed_dim, self.bands_per_token, self.patch_size, rows
+        ).to(self.embedding.weight)
+        self._settings |= {"wavelengths_nm": rows, "tokenizer": "spectral"}
 
     @property
     def has_date_embedding(self) -> bool:
@@ -500,7 +348,7 @@ class SpectralEncoder(nn.Module):
     def forward(
         self,
         images: Tensor,
-        wavelengths: Sequence[float] | Tensor | None = None,
+        wavelengths: Wavelengths | Tensor | None = None,
         dates: Tensor | None = None,
     ) -> Tensor:
         """Encode whole images to normalised tokens.
@@ -508,9 +356,11 @@ class SpectralEncoder(nn.Module):
         Args:
             images: (B, C, H, W), scaled as in pretraining; H, W multiples of P. A
                 series of T dates is (B, T, C, H, W).
-            wavelengths: centre of each band, nm; None if they are the model's own.
-                Bands share tokens in the order given: sort them by wavelength, as in
-                pretraining, or they are grouped otherwise.
+            wavelengths: centre of each band, nm, or (C, 3) rows of centre in nm, width
+                in nm and ground sampling distance in m, which a spectral tokeniser
+                needs; None if they are the model's own. Bands share tokens in the order
+                given: sort them by wavelength, as in pretraining, or they are grouped
+                otherwise.
             dates: (B, T), days since 1970-01-01, NaN where unknown; None if all are.
                 Images without a date axis have T = 1.
 
@@ -528,24 +378,40 @@ class SpectralEncoder(nn.Module):
     def encode(
         self,
         images: Tensor,
-        wavelengths: Sequence[float] | Tensor | None = None,
+        wavelengths: Wavelengths | Tensor | None = None,
         dates: Tensor | None = None,
     ) -> Tensor:
         """Encode whole images without the final norm; see `forward`."""
         grid = self.grid_of(images)
         grid.check_dates(dates, images.shape[0])
-        x = self.embedding(patchify(images, grid)) + self.position_table(
-            grid, wavelengths
-        )
-        x = add_dates(x, self.embed_dates(dates, grid))
+        bands = self._check_bands(grid, wavelengths)
+        x = self._embed(patchify(images, grid), grid, bands)
+        x = x + self._place(grid, bands)
+        x = add_dates(x, self.positions.embed_dates(dates, grid))
+        if self.absent_groups:
+            return self._transform_present(x, grid)
         x = self.transform(x)  # (B, N, D)
         return x.unflatten(1, grid.token_shape)
+
+    def _transform_present(self, x: Tensor, grid: TokenGrid) -> Tensor:
+        """Run the tokens (B, N, D) of groups that are not absent through all blocks."""
+        present = [g for g in range(grid.groups) if g not in self.absent_groups]
+        if not present:
+            raise ShapeError("all band groups are absent: nothing is left to encode.")
+        size = (grid.dates, grid.groups, grid.rows, grid.columns)
+        x = x.unflatten(1, size)[:, :, present]  # (B, T, present, Hp, Wp, D)
+        shape = x.shape
+        x = self.transform(x.flatten(1, 4)).view(shape)
+        filled = x.mean(dim=2, keepdim=True).repeat(1, 1, grid.groups, 1, 1, 1)
+        filled[:, :, present] = x
+        return filled.flatten(1, 4).unflatten(1, grid.token_shape)
 
     def encode_visible(
         self,
         tokens: Tensor,
         visible: Tensor,
-        positions: Tensor,
+        grid: TokenGrid,
+        wavelengths: Wavelengths | Tensor | None = None,
         dates: Tensor | None = None,
     ) -> Tensor:
         """Encode only the visible tokens of each image.
@@ -553,32 +419,52 @@ class SpectralEncoder(nn.Module):
         Args:
             tokens: (B, N, S * P * P), all tokens of the images.
             visible: (B, K) indices of the visible tokens.
-            positions: (N, D), from `position_table`.
-            dates: (B or 1, T, D), from `embed_dates`; None adds nothing.
+            grid: token grid of the images.
+            wavelengths: see `forward`; so are the dates.
+            dates: (B, T).
 
         Returns:
             (B, K, D), after the final norm, in the order of `visible`.
         """
-        index = visible.unsqueeze(-1).expand(-1, -1, tokens.shape[-1])
-        x = self.embedding(tokens.gather(1, index)) + positions[visible]  # (B, K, D)
-        if dates is not None:
-            x = x + dates_of_tokens(dates, visible, tokens.shape[1] // dates.shape[1])
+        bands = self._check_bands(grid, wavelengths)
+        positions = self._place(grid, bands)
+        embedded = self.positions.embed_dates(dates, grid)
+        x = self._embed(tokens, grid, bands, visible) + positions[visible]  # (B, K, D)
+        if embedded is not None:
+            x = x + dates_of_tokens(embedded, visible, grid.tokens_per_date)
         return self.norm(self.transform(x))
 
-    def position_table(
-        self, grid: TokenGrid, wavelengths: Sequence[float] | Tensor | None = None
-    ) -> Tensor:
-        """Return the positions (N, D) of all tokens of a grid."""
+    def _check_bands(
+        self, grid: TokenGrid, wavelengths: Wavelengths | Tensor | None
+    ) -> Wavelengths | None:
+        """Return wavelengths as plain numbers, checked; None for the model's own."""
         if isinstance(wavelengths, Tensor):
             wavelengths = wavelengths.tolist()
-        if wavelengths is not None:
-            wavelengths = check_wavelengths(wavelengths, grid.num_bands)
-        table: Tensor = self.positions(grid, wavelengths)
-        return table
+        return check_wavelengths(wavelengths, grid.num_bands)
 
-    def embed_dates(self, dates: Tensor | None, grid: TokenGrid) -> Tensor | None:
-        """Return what dates (B, T) add to their tokens; see `Positions.embed_dates`."""
-        return self.positions.embed_dates(dates, grid)
+    def _embed(
+        self,
+        tokens: Tensor,
+        grid: TokenGrid,
+        bands: Wavelengths | None,
+        visible: Tensor | None = None,
+    ) -> Tensor:
+        """Embed all tokens (B, N, S * P * P), or the visible ones (B, K): (B, K, D)."""
+        if self.tokenizer is None:
+            return self.embedding(pick_tokens(tokens, visible))
+        self.embedding.check_type(tokens)
+        weight, bias = self.embedding.weight, self.embedding.bias
+        x = self.tokenizer.embed(tokens, weight, bias, grid, bands)
+        return pick_tokens(x, visible)
+
+    def _place(self, grid: TokenGrid, bands: Wavelengths | None) -> Tensor:
+        """Return the positions (N, D) of all tokens of a grid."""
+        table: Tensor = self.positions(grid, bands)
+        return (
+            table
+            if self.tokenizer is None
+            else self.tokenizer.place(table, grid, bands)
+        )
 
     def transform(self, x: Tensor) -> Tensor:
         """Run embedded tokens (B, K, D) through all blocks."""
@@ -589,7 +475,7 @@ class SpectralEncoder(nn.Module):
     def pooled(
         self,
         images: Tensor,
-        wavelengths: Sequence[float] | Tensor | None = None,
+        wavelengths: Wavelengths | Tensor | None = None,
         dates: Tensor | None = None,
     ) -> Tensor:
         """Return the mean of each sample's normalised tokens, (B, D); see `forward`."""
@@ -599,7 +485,7 @@ class SpectralEncoder(nn.Module):
     def pooled_by_group(
         self,
         images: Tensor,
-        wavelengths: Sequence[float] | Tensor | None = None,
+        wavelengths: Wavelengths | Tensor | None = None,
         dates: Tensor | None = None,
     ) -> Tensor:
         """Return the mean of each band group's tokens, side by side: (B, G * D).

@@ -7,7 +7,6 @@ times all; and some of the masked tokens can be left out of a step. Visible toke
 not rebuilt: they are known.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -26,22 +25,27 @@ from spectralgpt.losses import (
 from spectralgpt.models.cpu import Linear, keep_rounded, loss_in_parts, part_size
 from spectralgpt.models.encoder import (
     NORM_EPS,
-    Positions,
     SpectralEncoder,
+    TokenizerKind,
     build_blocks,
     initialise_linear,
 )
+from spectralgpt.models.positions import Positions
 from spectralgpt.models.sizes import check_settings
+from spectralgpt.models.tokenizer import SpectralTokenizer
 from spectralgpt.models.tokens import (
     MaskStyle,
     TokenGrid,
     TokenMask,
+    Wavelengths,
     add_dates,
     dates_of_tokens,
     draw_mask,
     draw_noise,
     find_available,
+    group_wavelengths,
     patchify,
+    pick_tokens,
     unpatchify,
 )
 
@@ -59,7 +63,7 @@ class _Decoder(nn.Module):
         embed_dim: width of the decoder.
         depth: number of blocks.
         num_heads: attention heads.
-        wavelengths_nm: centre wavelength of each band, nm; None if unknown.
+        bands: wavelengths of the bands; None if unknown.
         is_cross: masked tokens look at visible ones only, not at each other.
 
     Source: Fu et al. 2024, arXiv:2401.14391 (cross-attention and partial targets).
@@ -72,14 +76,16 @@ class _Decoder(nn.Module):
         embed_dim: int,
         depth: int,
         num_heads: int,
-        wavelengths_nm: Sequence[float] | None = None,
+        bands: Wavelengths | None = None,
         is_cross: bool = False,
     ) -> None:
         super().__init__()
         self.is_cross = is_cross
         self.embedding = Linear(encoder_dim, embed_dim)
         self.mask_token = nn.Parameter(torch.empty(1, 1, embed_dim))
-        self.positions = Positions(grid, embed_dim, wavelengths_nm)
+        centres = None if bands is None else group_wavelengths(bands, 1)
+        self.positions = Positions(grid, embed_dim, centres)
+        self.tokenizer: SpectralTokenizer | None = None
         self.blocks = build_blocks(embed_dim, depth, num_heads, is_cross=is_cross)
         self.norm = nn.LayerNorm(embed_dim, eps=NORM_EPS)
         self.prediction = Linear(embed_dim, grid.token_dim)
@@ -91,13 +97,24 @@ class _Decoder(nn.Module):
         if is_cross:
             self.memory_norm = nn.LayerNorm(embed_dim, eps=NORM_EPS)
 
+    def add_tokenizer(self, bands: Wavelengths | None) -> None:
+        """Let weights follow the bands, as the encoder's method of this name does."""
+        grid = self.positions.grid
+        self.tokenizer = SpectralTokenizer(
+            self.prediction.in_features,
+            grid.bands_per_token,
+            grid.patch_size,
+            bands,
+            rebuilds=True,
+        ).to(self.prediction.weight)
+
     def forward(
         self,
         latent: Tensor,
         visible: Tensor,
         hidden: Tensor,
         grid: TokenGrid,
-        wavelengths_nm: Sequence[float] | None = None,
+        bands: Wavelengths | None = None,
         dates: Tensor | None = None,
     ) -> Tensor:
         """Rebuild the pixel values of all tokens, or of the hidden ones.
@@ -107,13 +124,15 @@ class _Decoder(nn.Module):
             visible: (B, K), which token each row of `latent` is.
             hidden: (B, M), the tokens that a cross decoder rebuilds.
             grid: token grid of the images.
-            wavelengths_nm: centre of each band, nm; None for the model's own.
+            bands: wavelengths of the bands; None for the model's own.
             dates: (B, T), days since 1970-01-01; None if unknown.
 
         Returns:
             (B, N, S * P * P), or (B, M, S * P * P) of a cross decoder.
         """
-        positions = self.positions(grid, wavelengths_nm)  # (N, D)
+        positions = self.positions(grid, bands)  # (N, D)
+        if self.tokenizer is not None:
+            positions = self.tokenizer.place(positions, grid, bands)
         by_date = self.positions.embed_dates(dates, grid)
         known = self.embedding(latent)  # (B, K, D)
         if self.is_cross:
@@ -129,8 +148,23 @@ class _Decoder(nn.Module):
             masked = self.mask_token.to(known.dtype).expand(size)
             x = masked.scatter(1, index, known) + positions  # (B, N, D)
             x = self.blocks(add_dates(x, by_date))
-        prediction: Tensor = self.prediction(self.norm(x))
-        return prediction
+        return self._predict(self.norm(x), hidden, grid, bands)
+
+    def _predict(
+        self, x: Tensor, hidden: Tensor, grid: TokenGrid, bands: Wavelengths | None
+    ) -> Tensor:
+        """Give the values of tokens from their features, (B, N or M, S * P * P)."""
+        if self.tokenizer is None:
+            prediction: Tensor = self.prediction(x)
+            return prediction
+        weight, bias = self.prediction.weight, self.prediction.bias
+        if not self.is_cross:
+            return self.tokenizer.rebuild(x, weight, bias, grid, bands)
+        index = hidden.unsqueeze(-1).expand_as(x)
+        placed = x.new_zeros(len(x), grid.num_tokens, x.shape[-1])
+        placed = placed.scatter(1, index, x)  # (B, N, D)
+        every = self.tokenizer.rebuild(placed, weight, bias, grid, bands)
+        return pick_tokens(every, hidden)
 
 
 @dataclass(frozen=True)
@@ -299,7 +333,7 @@ class MaskedAutoencoder(nn.Module):
         decoder_embed_dim: width of the decoder.
         decoder_depth: blocks of the decoder.
         decoder_num_heads: attention heads of the decoder.
-        wavelengths_nm: centre wavelength of each band, nm; needed for other bands.
+        wavelengths_nm: see `SpectralEncoder`.
         normalize_targets: compare tokens normalised one by one (the token term only).
         token_loss_weight: weight of the token term.
         spectral_loss_weight: weight of the spectral term.
@@ -308,6 +342,8 @@ class MaskedAutoencoder(nn.Module):
             ones only: faster.
         target_share: share of the masked tokens that a training step rebuilds, 0..1, of
             a cross decoder.
+        tokenizer: see `SpectralEncoder`; the decoder's last weights follow the bands
+            likewise.
 
     Raises:
         ConfigError: a setting is out of range, the decoder is unknown, or it cannot
@@ -328,13 +364,14 @@ class MaskedAutoencoder(nn.Module):
         decoder_embed_dim: int = 512,
         decoder_depth: int = 4,
         decoder_num_heads: int = 16,
-        wavelengths_nm: Sequence[float] | None = None,
+        wavelengths_nm: Wavelengths | None = None,
         normalize_targets: bool = False,
         token_loss_weight: float = 1.0,
         spectral_loss_weight: float = 1.0,
         date_embedding: bool = False,
         decoder: DecoderKind = "full",
         target_share: float = 1.0,
+        tokenizer: TokenizerKind = "linear",
     ) -> None:
         super().__init__()
         settings = {
@@ -376,10 +413,12 @@ class MaskedAutoencoder(nn.Module):
         self.config: dict[str, Any] = {
             name: value
             for name, value in self.encoder.config.items()
-            if name not in ("drop_path", "positions")
+            if name not in ("drop_path", "positions", "tokenizer")
         } | settings
         if date_embedding:
             self.add_date_embedding()
+        if tokenizer != "linear":
+            self.add_spectral_tokenizer(wavelengths_nm)
 
     def add_date_embedding(self) -> None:
         """Let dates be told apart; until trained, it changes no number."""
@@ -387,13 +426,21 @@ class MaskedAutoencoder(nn.Module):
         self.decoder.positions.add_dates()
         self.config["date_embedding"] = True
 
+    def add_spectral_tokenizer(self, bands: Wavelengths | None) -> None:
+        """Let weights follow the bands, as the encoder's method of this name does."""
+        self.encoder.add_spectral_tokenizer(bands)
+        assert self.encoder.tokenizer is not None
+        self.decoder.add_tokenizer(self.encoder.tokenizer.bands)
+        for name in ("wavelengths_nm", "tokenizer"):
+            self.config[name] = self.encoder.config[name]
+
     def forward(
         self,
         images: Tensor,
         mask_ratio: float = 0.9,
         noise: Tensor | None = None,
         *,
-        wavelengths: Sequence[float] | Tensor | None = None,
+        wavelengths: Wavelengths | Tensor | None = None,
         valid: Tensor | None = None,
         dates: Tensor | None = None,
         mask_style: MaskStyle = "cube",
@@ -408,7 +455,8 @@ class MaskedAutoencoder(nn.Module):
                 series of T dates is (B, T, C, H, W).
             mask_ratio: share of masked tokens, 0 <= ratio < 1.
             noise: uniform values that choose the mask (see `draw_mask`); None draws it.
-            wavelengths: centre of each band, nm; None if they are the model's own.
+            wavelengths: of each band, see `SpectralEncoder.forward`; None if they are
+                the model's own.
             valid: bool, shaped as the images, false where a pixel counts in no loss.
             dates: (B, T), days since 1970-01-01, NaN where unknown; None if all are.
             mask_style: one of `MASK_STYLES`.
@@ -432,12 +480,8 @@ class MaskedAutoencoder(nn.Module):
         if counts is None:
             # A batch without any masked token has no error.
             counts = targets.counts.clamp(min=1)
-        positions = self.encoder.position_table(grid, wavelengths)
         latent = self.encoder.encode_visible(
-            targets.tokens,
-            mask.visible,
-            positions,
-            self.encoder.embed_dates(dates, grid),
+            targets.tokens, mask.visible, grid, wavelengths, dates
         )
         return self._compare(
             latent,
@@ -506,7 +550,7 @@ class MaskedAutoencoder(nn.Module):
         latent: Tensor,
         targets: _Targets,
         is_masked: Tensor,
-        wavelengths: Sequence[float] | None,
+        wavelengths: Wavelengths | None,
         spectral_scale: float,
     ) -> MaskedAutoencoderOutput:
         """Decode the visible tokens (B, K, D) and measure the error, part by part."""
@@ -537,7 +581,7 @@ class MaskedAutoencoder(nn.Module):
         )
 
     def _rebuild(
-        self, latent: Tensor, targets: _Targets, wavelengths: Sequence[float] | None
+        self, latent: Tensor, targets: _Targets, wavelengths: Wavelengths | None
     ) -> Tensor:
         """Decode all tokens (B, N, S * P * P)."""
         rebuilt: Tensor = self.decoder(

@@ -8,7 +8,7 @@ imported.
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import Any, NoReturn
@@ -167,8 +167,15 @@ def _refuse(name: str, value: Any, wanted: str) -> NoReturn:
     raise ConfigError(f"{name} is {shown}; it must be {wanted}.")
 
 
-def check_wavelengths(wavelengths_nm: Any, num_bands: int) -> tuple[float, ...] | None:
-    """Return the wavelengths as a tuple of `num_bands` numbers, nm; None stays None.
+def check_wavelengths(
+    wavelengths_nm: Any, num_bands: int
+) -> tuple[float, ...] | tuple[tuple[float, ...], ...] | None:
+    """Return what is said of each of `num_bands` bands as plain numbers.
+
+    Args:
+        wavelengths_nm: centres in nm; or rows of centre in nm, width in nm and ground
+            sampling distance in m. None stays None.
+        num_bands: bands of the images.
 
     Raises:
         ConfigError: they are no numbers, another count, or out of range (a unit slip).
@@ -176,7 +183,10 @@ def check_wavelengths(wavelengths_nm: Any, num_bands: int) -> tuple[float, ...] 
     if wavelengths_nm is None:
         return None
     try:
-        values = tuple(float(value) for value in wavelengths_nm)
+        values: Any = tuple(
+            tuple(map(float, value)) if isinstance(value, Sequence) else float(value)
+            for value in wavelengths_nm
+        )
     except (TypeError, ValueError, OverflowError):
         raise ConfigError(
             f"wavelengths_nm must be a list of numbers, found "
@@ -186,6 +196,15 @@ def check_wavelengths(wavelengths_nm: Any, num_bands: int) -> tuple[float, ...] 
         raise ConfigError(f"{len(values)} wavelengths for {num_bands} bands.")
     low, high = _WAVELENGTHS_NM
     for value in values:
-        if not low <= value <= high:
-            raise ConfigError(f"wavelength {value} is not in nm: 0.49 um is 490 nm.")
-    return values
+        centre, *size = value if isinstance(value, tuple) else (value,)
+        if not low <= centre <= high:
+            raise ConfigError(f"wavelength {centre} is not in nm: 0.49 um is 490 nm.")
+        if isinstance(value, tuple) and not (
+            len(size) == 2 and all(0 < each < math.inf for each in size)
+        ):
+            raise ConfigError(
+                f"a band at {centre:g} nm is {list(value)}: give its centre (nm), "
+                "width (nm) and ground sampling distance (m), all above 0."
+            )
+    checked: tuple[float, ...] | tuple[tuple[float, ...], ...] = values
+    return checked

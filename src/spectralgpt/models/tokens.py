@@ -4,7 +4,8 @@ An image (C, H, W) becomes N = G * Hp * Wp tokens of S neighbouring bands and P 
 pixels; a series of T dates (T, C, H, W) becomes those of each date in turn. Choosing,
 ordering and scaling bands is left to `spectralgpt.preprocessing`. Tables with a row a
 patch or band group are resized here: bicubically over the patch grid, linearly over
-wavelength.
+wavelength. Wavelengths of bands are their centres in nm, or rows of centre in nm, width
+in nm and ground sampling distance in m.
 """
 
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 from spectralgpt.errors import ConfigError, ShapeError
 
 MaskStyle = Literal["cube", "tube", "spectral", "date"]
+Wavelengths = Sequence[float] | Sequence[Sequence[float]]
 MASK_STYLES: tuple[MaskStyle, ...] = ("cube", "tube", "spectral", "date")
 _SAME_WAVELENGTH_NM = 1e-3
 
@@ -401,13 +403,15 @@ def draw_noise(
 
 
 def group_wavelengths(
-    wavelengths_nm: Sequence[float], bands_per_token: int
+    wavelengths_nm: Wavelengths, bands_per_token: int
 ) -> tuple[float, ...]:
     """Return the mean wavelength in nm of each band group.
 
     The last group averages the bands that it really has, not the repeated ones.
     """
-    values = list(wavelengths_nm)
+    values = [
+        band[0] if isinstance(band, Sequence) else band for band in wavelengths_nm
+    ]
     starts = range(0, len(values), bands_per_token)
     groups = [values[start : start + bands_per_token] for start in starts]
     return tuple(sum(group) / len(group) for group in groups)
@@ -467,6 +471,13 @@ def resize_spectral(
     low = sorted_table[below.to(table.device)]
     high = sorted_table[above.to(table.device)]
     return low * (1 - share) + high * share
+
+
+def pick_tokens(x: Tensor, tokens: Tensor | None) -> Tensor:
+    """Pick from all tokens (B, N, D) those of indices (B, K); None picks all."""
+    if tokens is None:
+        return x
+    return x.gather(1, tokens.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
 
 
 def add_dates(x: Tensor, embedded: Tensor | None) -> Tensor:

@@ -107,9 +107,9 @@ class ErrorSum:
 class PretrainingTask:
     """Masked-image modelling with both reconstruction targets.
 
-    Batches hold `images` (B, C, H, W) float, `valid` (B, C, H, W) bool and `seed` (B,).
-    Those of series have a date axis, (B, T, C, H, W), and `days` (B, T) since
-    1970-01-01.
+    Batches hold `images` (B, C, H, W) float, `valid` (B, C, H, W) bool and `seed` (B,),
+    and where bands are not the model's own, `bands` (B, C, 3), alike in a batch. Those
+    of series have a date axis, (B, T, C, H, W), and `days` (B, T) since 1970-01-01.
 
     Args:
         model: the masked autoencoder.
@@ -148,7 +148,7 @@ class PretrainingTask:
             images,
             self.mask_ratio,
             noise.to(images.device),
-            wavelengths=_wavelengths(batch),
+            wavelengths=batch["bands"][0] if "bands" in batch else None,
             valid=_valid_or_none(batch["valid"]),
             dates=batch.get("days"),
             mask_style=self.mask_style,
@@ -230,13 +230,6 @@ class PretrainingTask:
 def _valid_or_none(valid: Tensor) -> Tensor | None:
     # Without invalid pixels the model takes its shorter path, with the same result.
     return None if bool(valid.all()) else valid
-
-
-def _wavelengths(batch: Batch) -> Tensor | None:
-    if "wavelengths_nm" not in batch:
-        return None
-    wavelengths: Tensor = batch["wavelengths_nm"][0]
-    return wavelengths
 
 
 def score_reconstructions(

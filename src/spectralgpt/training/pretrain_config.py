@@ -52,6 +52,10 @@ class ModelConfig:
             only.
         target_share: share of the masked tokens that a step rebuilds, 0..1, of a cross
             decoder.
+        tokenizer: linear, the published one, with the same weights for all band groups;
+            or spectral, whose weights follow each band's centre, width and ground
+            sampling distance. null takes that of the checkpoint, and spectral where
+            several sensors are mixed.
     """
 
     size: Literal["tiny", "small", "base", "large", "huge"] = "base"
@@ -70,6 +74,7 @@ class ModelConfig:
     spectral_loss_weight: float = 1.0
     decoder: Literal["full", "cross"] = "full"
     target_share: float = 1.0
+    tokenizer: Literal["linear", "spectral"] | None = None
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -77,7 +82,7 @@ class ModelConfig:
 
     def settings(self) -> dict[str, Any]:
         """Return the arguments of `build_autoencoder` that are set."""
-        others = ("size", "start_from", "keep_positions")
+        others = ("size", "start_from", "keep_positions", "tokenizer")
         names = [f.name for f in fields(self) if f.name not in others]
         values = {name: getattr(self, name) for name in names}
         return {name: value for name, value in values.items() if value is not None}

@@ -461,6 +461,7 @@ def build_model(
         model = _load_start(config.model, preprocessing)
         if has_series:
             model.add_date_embedding()
+        _set_tokenizer(model, config, preprocessing)
         if not config.model.keep_positions:
             fresh = _build_random(config, preprocessing, has_series)
             for part, anew in (
@@ -469,7 +470,9 @@ def build_model(
             ):
                 part.positions.load_state_dict(anew.positions.state_dict())
         return model
-    return _build_random(config, preprocessing, has_series)
+    model = _build_random(config, preprocessing, has_series)
+    _set_tokenizer(model, config, preprocessing)
+    return model
 
 
 def _build_random(
@@ -486,6 +489,30 @@ def _build_random(
             date_embedding=has_series,
             **config.model.settings(),
         )
+
+
+def _set_tokenizer(
+    model: MaskedAutoencoder, config: PretrainConfig, preprocessing: Preprocessing
+) -> None:
+    """Give a model the tokeniser that is asked for, or that its sensors need."""
+    own = "linear" if model.encoder.tokenizer is None else "spectral"
+    asked, is_mixed = config.model.tokenizer, bool(preprocessing.others)
+    wanted = asked or ("spectral" if is_mixed else own)
+    if wanted == own:
+        return
+    if own == "spectral":
+        raise ConfigError(
+            f"model.tokenizer is {wanted}, but the weights of "
+            f"{config.model.start_from} follow its bands: leave it out."
+        )
+    if asked is None:
+        _log.info(
+            "sensors are mixed, so that weights of tokens follow their bands: "
+            "model.tokenizer linear gives all band groups the same."
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model.add_spectral_tokenizer(preprocessing.band_rows)
 
 
 def _load_start(config: ModelConfig, preprocessing: Preprocessing) -> MaskedAutoencoder:
