@@ -98,7 +98,7 @@ def test_checkpoint_loads_at_each_sensor_with_its_scaling(run: Path) -> None:
     assert loaded.encoder.num_bands == 4
     images = torch.rand(1, 4, 24, 24)
     # Moved to its bands, or told their wavelengths: the same model.
-    own = load_model(run).encoder(images, at_gaofen.wavelengths_nm)
+    own = load_model(run).encoder(images, at_gaofen.band_rows)
     assert torch.allclose(loaded.encoder(images), own, atol=1e-5)
 
 
