@@ -16,6 +16,7 @@ ROWS = [
     {"sensors"},
     {"rasters"},
     {"preprocessing", "models", "losses", "metrics"},
+    {"resampling"},
     {"data", "published"},
     {"checkpoints"},
     {"tasks"},

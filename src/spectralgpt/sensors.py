@@ -228,13 +228,7 @@ class Sensor:
             if measured == band.name:
                 steps = np.arange(len(values), dtype=float)
                 return first_nm + steps, np.array(values) / sum(values)
-        centre, reach_nm = band.wavelength_nm, _REACH * band.width_nm
-        first_nm = max(1, round(centre - reach_nm))
-        wavelengths_nm = np.arange(first_nm, round(centre + reach_nm) + 1, dtype=float)
-        squares = ((wavelengths_nm - centre) / band.width_nm) ** 2
-        # The nearest step counts, however narrow the band is.
-        response = np.exp(-4 * math.log(2) * (squares - squares.min()))
-        return wavelengths_nm, response / response.sum()
+        return gaussian_response(band)
 
     def select(
         self, names: Sequence[str] | None = None, exclude: Iterable[str] = ()
@@ -271,6 +265,22 @@ class Sensor:
         if not taken:
             raise BandError(f"{self.name}: no band is left after the selection.")
         return tuple(sorted(taken, key=lambda band: (band.wavelength_nm, band.name)))
+
+
+def gaussian_response(
+    band: Band,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return how a band weighs wavelengths if all that is known are centre and width.
+
+    See `Sensor.response`.
+    """
+    centre, reach_nm = band.wavelength_nm, _REACH * band.width_nm
+    first_nm = max(1, round(centre - reach_nm))
+    wavelengths_nm = np.arange(first_nm, round(centre + reach_nm) + 1, dtype=float)
+    squares = ((wavelengths_nm - centre) / band.width_nm) ** 2
+    # The nearest step counts, however narrow the band is.
+    response = np.exp(-4 * math.log(2) * (squares - squares.min()))
+    return wavelengths_nm, response / response.sum()
 
 
 def _plain_name(name: str) -> str:
