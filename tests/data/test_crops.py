@@ -186,6 +186,26 @@ def test_draw_is_that_of_the_seed_and_reaches_every_group() -> None:
     assert seen == set(ENMAP)
 
 
+def test_a_share_of_draws_is_of_single_bands() -> None:
+    bands = SENSOR.select()
+    drawn = [draw_bands(bands, 3, None, seed, 0.7) for seed in range(300)]
+    some = [chosen for chosen in drawn if len(chosen) < len(bands)]
+    # Of those of single bands a tenth takes all of them.
+    assert 0.5 < len(some) / len(drawn) < 0.75
+    assert min(map(len, some)) == 3
+    for chosen in some:
+        nm = [band.wavelength_nm for band in chosen]
+        assert nm == sorted(nm)
+        assert len(set(chosen)) == len(chosen)
+    assert draw_bands(bands, 3, None, 7, 0.7) == draw_bands(bands, 3, None, 7, 0.7)
+    assert draw_bands(bands, 3, None, 7) == bands
+
+
+def test_single_bands_keep_within_the_budget() -> None:
+    counts = {len(draw_bands(ENMAP, 3, 4, seed, 1.0)) for seed in range(200)}
+    assert counts == set(range(3, 13))
+
+
 @pytest.mark.parametrize(
     ("budget", "groups"), [(None, None), (144, 1), (1727, 11), (10800, None)]
 )

@@ -20,6 +20,7 @@ from spectralgpt.training.loading import EpochBatchSampler, KeyedDataset, build_
 from spectralgpt.training.logs import read_metrics
 from spectralgpt.training.pretrain_config import PretrainConfig
 from spectralgpt.training.pretrain_data import load_pretraining_data
+from spectralgpt.training.pretraining import build_model as build_run_model
 from spectralgpt.training.pretraining import pretrain
 from tests.imagery import write_archive
 from tests.training.test_stages import NARROW, TRAINER
@@ -83,6 +84,38 @@ def test_losses_of_the_sensors_are_logged_apart(run: Path) -> None:
     page = (run / "report.html").read_text()
     assert "Losses by data set" in page
     assert "against simple fillers: gaofen" in page
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "subsets", "share"),
+    [(None, None, 0.7), ("linear", None, 0.0), ("spectral", 0.2, 0.2)],
+)
+def test_mixed_sensors_take_the_spectral_tokenizer_and_any_bands(
+    root: Path, tokenizer: str | None, subsets: float | None, share: float
+) -> None:
+    plain = mixed(root)
+    plain["model"] = {**plain["model"], "tokenizer": tokenizer}
+    plain["data"]["band_subsets"] = subsets
+    config = build_config(plain, PretrainConfig, "test")
+    data = load_pretraining_data(config)
+    model = build_run_model(config, data.preprocessing)
+    assert (model.encoder.tokenizer is None) == (tokenizer == "linear")
+    sentinel = data.train.datasets[0]
+    drawn = [len(sentinel.contract_of(seed).bands) for seed in range(200)]
+    assert sum(count < 12 for count in drawn) / 200 == pytest.approx(share, abs=0.15)
+    assert data.held_out is not None
+    scored = data.held_out.datasets[0]
+    assert {len(scored.contract_of(seed).bands) for seed in range(20)} == {12}
+
+
+def test_weights_that_follow_bands_cannot_become_linear(root: Path, run: Path) -> None:
+    plain = mixed(root)
+    start = {"start_from": str(run), "tokenizer": "linear"}
+    plain["model"] = {**plain["model"], **start}
+    config = build_config(plain, PretrainConfig, "test")
+    data = load_pretraining_data(config)
+    with pytest.raises(ConfigError, match="tokenizer is linear, but the weights of"):
+        build_run_model(config, data.preprocessing)
 
 
 def test_checkpoint_loads_at_each_sensor_with_its_scaling(run: Path) -> None:

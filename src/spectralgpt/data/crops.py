@@ -347,21 +347,35 @@ def check_token_budget(budget: int | None, contract: Preprocessing) -> int | Non
 
 
 def draw_bands(
-    bands: Sequence[Band], bands_per_token: int, groups: int, seed: int
+    bands: Sequence[Band],
+    bands_per_token: int,
+    groups: int | None,
+    seed: int,
+    subsets: float = 0.0,
 ) -> tuple[Band, ...]:
-    """Draw band groups without replacement and return their bands in order.
+    """Draw bands without replacement and return them in order.
 
-    Groups are those of the whole spectrum, so that a token holds the same bands whether
-    or not others were drawn.
+    Band groups are drawn as a whole, so that a token holds the same bands whether or
+    not others were drawn. Only in a share of draws are they single bands: at least a
+    token's, at most all, or as many as the groups hold.
 
     Args:
         bands: all bands, sorted by wavelength.
         bands_per_token: neighbouring bands S in a group.
-        groups: how many are drawn.
+        groups: how many are drawn; None for all.
         seed: of the draw.
+        subsets: share of draws that are of single bands, 0..1.
     """
-    starts = range(0, len(bands), bands_per_token)
     generator = torch.Generator().manual_seed(seed)
+    most = min(len(bands), (groups or len(bands)) * bands_per_token)
+    if subsets > 0 and float(torch.rand((), generator=generator)) < subsets:
+        least = min(bands_per_token, most)
+        count = int(torch.randint(least, most + 1, (), generator=generator))
+        some = torch.randperm(len(bands), generator=generator)[:count].sort().values
+        return tuple(bands[at] for at in some.tolist())
+    if groups is None:
+        return tuple(bands)
+    starts = range(0, len(bands), bands_per_token)
     chosen = torch.randperm(len(starts), generator=generator)[:groups].sort().values
     return tuple(
         band

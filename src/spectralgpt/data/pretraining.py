@@ -77,6 +77,7 @@ class PretrainingDataset(Dataset[dict[str, Any]]):
         token_budget: most tokens of one sample, all dates together; None for no limit.
         memory_mb: most memory in MiB for small files that are kept decoded; each
             process that reads has its own.
+        band_subsets: share of training batches that take a random part of the bands.
 
     Raises:
         ConfigError: unknown split, the budget holds no band group, or series of
@@ -94,6 +95,7 @@ class PretrainingDataset(Dataset[dict[str, Any]]):
         allow_missing: bool = False,
         token_budget: int | None = None,
         memory_mb: float = 0.0,
+        band_subsets: float = 0.0,
     ) -> None:
         if split not in ("train", "val"):
             raise ConfigError(f"split must be train or val, found '{split}'.")
@@ -107,6 +109,7 @@ class PretrainingDataset(Dataset[dict[str, Any]]):
         if token_budget is not None:
             token_budget //= self.num_dates or 1
         self._groups = check_token_budget(token_budget, preprocessing)
+        self._band_subsets = band_subsets if split == "train" else 0.0
         self._memory_mb = memory_mb
         self._files = OpenFiles(memory_mb=memory_mb)
         self._process = os.getpid()
@@ -189,10 +192,14 @@ class PretrainingDataset(Dataset[dict[str, Any]]):
     def contract_of(self, batch_seed: int) -> Preprocessing:
         """Return the contract of one batch: all bands, or the cubes that it takes."""
         contract = self.preprocessing
-        if self._groups is None:
+        if self._groups is None and not self._band_subsets:
             return contract
         chosen = draw_bands(
-            contract.bands, contract.bands_per_token, self._groups, batch_seed
+            contract.bands,
+            contract.bands_per_token,
+            self._groups,
+            batch_seed,
+            self._band_subsets,
         )
         return replace(contract, bands=chosen)
 

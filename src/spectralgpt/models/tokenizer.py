@@ -24,6 +24,8 @@ _HIDDEN = 64
 _RANK = 32
 _TYPICAL = (1000.0, 50.0, 20.0)
 """Centre in nm, width in nm and ground sampling distance in m whose code is 0."""
+# So small that a sensor of pixels never seen is not a stranger by that alone.
+_SIZE_WEIGHT = 0.2
 # Full width at half maximum of a Gaussian, in standard deviations.
 _FWHM = 2 * math.sqrt(2 * math.log(2))
 
@@ -49,7 +51,7 @@ def encode_bands(bands: Tensor) -> Tensor:
     )
     angles = bands[:, :1] * rates
     fading = (-0.5 * (bands[:, 1:2] / _FWHM * rates) ** 2).exp()
-    sizes = (bands / bands.new_tensor(_TYPICAL)).log()
+    sizes = _SIZE_WEIGHT * (bands / bands.new_tensor(_TYPICAL)).log()
     code = [angles.sin() * fading, angles.cos() * fading, sizes]
     return torch.cat(code, dim=1).float()
 

@@ -117,6 +117,10 @@ class DataConfig(Stated):
             never shown to the encoder and counts in no loss.
         token_budget: most tokens of one sample; of images with more, each batch takes
             some band groups. null sets no limit.
+        band_subsets: share of training batches that take a random part of the bands,
+            0..1: tokens then hold other neighbours each time, which teaches a spectral
+            tokeniser tokens of any bands. null takes 0.7 where several sensors are
+            mixed and model.tokenizer is not linear, else 0.
         memory_mb: memory in MiB in which each loader process keeps small files (up to
             2 MiB) decoded, instead of reading them again for each crop; 0 keeps none.
         mixture: several data sets instead of one, each with a name, a weight (how often
@@ -140,6 +144,7 @@ class DataConfig(Stated):
     max_bad_share: float = 0.1
     allow_missing_bands: bool = False
     token_budget: int | None = None
+    band_subsets: float | None = None
     memory_mb: float = 256.0
     mixture: tuple[dict[str, Any], ...] = ()
 
@@ -160,6 +165,10 @@ class DataConfig(Stated):
         counts = ("image_size", "samples_per_epoch", "token_budget")
         check_at_least(1, self, *counts, section="data.")
         check_at_least(0, self, "max_bad_share", "memory_mb", section="data.")
+        if not 0 <= (self.band_subsets or 0) <= 1:
+            raise ConfigError(
+                f"data.band_subsets is {self.band_subsets}; use 0 up to 1."
+            )
         if self.max_held_out < 1:
             raise ConfigError(
                 f"data.max_held_out is {self.max_held_out}; it must be at least 1. To "

@@ -24,6 +24,8 @@ from spectralgpt.preprocessing import (
 from spectralgpt.rasters import RasterFile, glob_folder
 from spectralgpt.training.pretrain_config import DataConfig, PretrainConfig, datasets_of
 
+_BAND_SUBSETS = 0.7
+"""Of runs that mix sensors; measured by `tools/unseen_sensor.py`."""
 _Images = Sequence[RasterFile] | Sequence[Series]
 
 
@@ -63,7 +65,11 @@ def load_pretraining_data(config: PretrainConfig) -> PretrainingData:
     joined = _join_contracts(contracts)
     train, held_out, numbers, scored, first = {}, {}, [], [], 0
     for number, (name, data, _) in enumerate(datasets):
-        both = (name, data, images[number], contracts[number])
+        subsets = data.band_subsets
+        if subsets is None:
+            is_spectral = joined.others and config.model.tokenizer != "linear"
+            subsets = _BAND_SUBSETS if is_spectral else 0.0
+        both = (name, data, images[number], contracts[number], subsets)
         train[name] = _dataset(*both, split="train")
         if data.crops.val_share:
             held_out[name] = _dataset(*both, split="val")
@@ -137,6 +143,7 @@ def _dataset(
     data: DataConfig,
     images: _Images,
     preprocessing: Preprocessing,
+    band_subsets: float,
     split: str,
 ) -> PretrainingDataset:
     try:
@@ -149,6 +156,7 @@ def _dataset(
             data.allow_missing_bands,
             data.token_budget,
             data.memory_mb,
+            band_subsets,
         )
     except (ConfigError, DataError) as error:
         raise type(error)(f"data set {name!r}: {error}") from None
