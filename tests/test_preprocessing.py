@@ -8,11 +8,10 @@ from spectralgpt.errors import BandError, ConfigError, DataError, UnitError
 from spectralgpt.preprocessing import (
     BandStatistics,
     Preprocessing,
-    match_bands,
     sensor_preprocessing,
 )
 from spectralgpt.rasters import Raster
-from spectralgpt.sensors import Band, load_sensor
+from spectralgpt.sensors import Band, load_sensor, match_bands
 from tests.tiny import tiny_contract
 
 

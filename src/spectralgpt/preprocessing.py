@@ -4,7 +4,6 @@ A `Preprocessing` is stored in every checkpoint. Training and prediction both tu
 rasters into model input through `Preprocessing.prepare`, and nowhere else.
 """
 
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
@@ -19,8 +18,8 @@ from spectralgpt.errors import (
     SpectralGPTError,
     UnitError,
 )
-from spectralgpt.rasters import Raster, Stated
-from spectralgpt.sensors import Band, find_sensor
+from spectralgpt.rasters import Assumed, Raster, Stated
+from spectralgpt.sensors import Band, find_sensor, match_bands
 
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
@@ -94,70 +93,6 @@ def image_limits(pixels: FloatArray, valid: BoolArray) -> tuple[FloatArray, Floa
     high = np.where(valid, pixels, -np.inf).max(axis=(1, 2), keepdims=True)
     empty = low > high
     return np.where(empty, 0, low), np.where(empty, 0, high)
-
-
-def match_bands(
-    wanted: Sequence[Band], found: Sequence[Band], allow_missing: bool = False
-) -> list[int | None]:
-    """Find each wanted band among the found ones, by name or by wavelength.
-
-    A band of the same name whose centre agrees is taken. Otherwise the nearest centre
-    is, if it lies within half the width of the narrower of both bands. No band is used
-    twice.
-
-    Args:
-        wanted: bands to find.
-        found: bands to choose from.
-        allow_missing: give None for a wanted band that is missing.
-
-    Returns:
-        For each wanted band its index in `found`.
-
-    Raises:
-        BandError: a wanted band is missing; names it and what was found.
-    """
-    indices = list(_match_bands(tuple(wanted), tuple(found)))
-    missing = [b for b, index in zip(wanted, indices, strict=True) if index is None]
-    if missing and not allow_missing:
-        there = [b.name for b, i in zip(wanted, indices, strict=True) if i is not None]
-        how = f", by use_bands {','.join(there)} where it is trained" if there else ""
-        raise BandError(
-            f"missing band {_describe(missing)}; found {_describe(found) or 'none'}. "
-            f"Add the band, or take a model of the bands that you have{how}."
-        )
-    return indices
-
-
-@functools.lru_cache
-def _match_bands(
-    wanted: tuple[Band, ...], found: tuple[Band, ...]
-) -> tuple[int | None, ...]:
-    indices: dict[int, int] = {}
-    for position, band in enumerate(wanted):
-        for index, other in enumerate(found):
-            if other.name == band.name and _agree(band, other):
-                indices[position] = index
-    free = set(range(len(found))) - set(indices.values())
-    for position, band in enumerate(wanted):
-        if position in indices:
-            continue
-        near = [i for i in sorted(free) if _agree(band, found[i])]
-        if near:
-            nearest = min(
-                near, key=lambda i: abs(found[i].wavelength_nm - band.wavelength_nm)
-            )
-            indices[position] = nearest
-            free.remove(nearest)
-    return tuple(indices.get(position) for position in range(len(wanted)))
-
-
-def _describe(bands: Sequence[Band]) -> str:
-    return ", ".join(f"{band.name} ({band.wavelength_nm:g} nm)" for band in bands)
-
-
-def _agree(band: Band, other: Band) -> bool:
-    tolerance_nm = min(band.width_nm, other.width_nm) / 2
-    return abs(band.wavelength_nm - other.wavelength_nm) <= tolerance_nm
 
 
 @dataclass(frozen=True)
@@ -236,9 +171,18 @@ class Preprocessing:
         return tuple(band.row for band in self.bands)
 
     @property
-    def assumed(self) -> Stated:
+    def assumed(self) -> Assumed:
         """What is so where files do not say: the sensor, and what was stated."""
-        return replace(self.stated, sensor=self.sensor)
+        return replace(self.unstated, **(self.stated.facts | {"sensor": self.sensor}))
+
+    @property
+    def unstated(self) -> Assumed:
+        """The same of images that are not like those that it was trained on."""
+        return Assumed(
+            sensor=self.sensor,
+            model_bands=self.bands,
+            bands_per_token=self.bands_per_token,
+        )
 
     def trained_on(self, stated: Stated, seen: BandStatistics) -> "Preprocessing":
         """Return the contract of a model that was fine-tuned on images.

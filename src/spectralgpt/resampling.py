@@ -6,143 +6,64 @@ sensors, tells how their bands go together. What cannot be had is absent. How we
 band is had is measured on spectra of the library that the fit did not see.
 """
 
-import copy
 import functools
-import io
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.resources import files
-from typing import Any, Literal
+from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from spectralgpt.errors import BandError, ShapeError
-from spectralgpt.preprocessing import match_bands
-from spectralgpt.sensors import Band, Sensor, gaussian_response
+from spectralgpt.estimating import SAID, Estimator
+from spectralgpt.rasters import (
+    SENSOR_TAG,
+    Assumed,
+    Grid,
+    Layers,
+    OpenFiles,
+    Raster,
+    RasterFile,
+    Scene,
+    Window,
+    writing_map,
+)
+from spectralgpt.rasters.files import UNIT_TAG
+from spectralgpt.sensors import (
+    Band,
+    Sensor,
+    list_sensors,
+    load_sensor,
+    match_bands,
+)
+from spectralgpt.spectra import (
+    COVERED,
+    SpectralLibrary,
+    load_library,
+    response_of,
+    spread_response,
+)
 
 FloatArray = NDArray[np.float32]
 DoubleArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
-Array = NDArray[Any]
-"""Of 64 bits while a model is fitted, of 32 for pixels."""
 Status = Literal["measured", "resampled", "estimated", "absent"]
 MOST_ERROR_SHARE = 0.25
 """A band is absent whose expected error is a larger share of its spread (library)."""
+RESAMPLING_TAG = "RESAMPLING"
 _SHOWN = 3
 _MOST_NAMED = 8
-_LEVELS = 10_000
-_COVERED = 0.99
-"""Share of a response that must lie where there is something to weigh."""
-_GAP_NM = 20
+_KEPT = 32
+"""Fits that are kept."""
 _SIMILAR = 2
 """A band is taken for another one that is up to so many times as wide."""
 _FINE = 0.75
 """Bands so many widths of another one apart, at most, can be summed to it."""
 _MOST_SUM_ERROR = 0.005
 _LEAST_BANDS = 2
-_MOST_FEATURES = 16
-_LEAST_MEAN = 0.01
-"""Reflectance; below it, differences between bands are mostly noise."""
-_LANDMARKS = 512
-_DECAY = 2.8
-"""Of the kernel, with the mean distance over features, which are standardised."""
-_RIDGE = 0.03
-_JITTER = 1e-6
-_PARTS = 5
-_CAUTION = 2.5
-"""How many times its error in the library a fit may give up for caution beyond it."""
-_RAMPS = (
-    *((1, 1.05), (0.95, 1), (0.9, 1), (0.9, 0.999), (0.9, 0.998), (0.9, 0.997)),
-    *((0.9, 0.995), (0.9, 0.99), (0.85, 0.99), (0.8, 0.98), (0.7, 0.97), (0.5, 0.95)),
-    *((0.3, 0.9), (0, 0.8)),
-)
-"""From which to which distance estimates fade, as quantiles of the library's own."""
-_SAID = 0.9
-_STEPS = 10
-_PIXELS_AT_ONCE = 1 << 10
-"""That their distances to the landmarks fit into a processor's cache."""
-
-
-@dataclass(frozen=True)
-class SpectralLibrary:
-    """Reflectance spectra of the ground, with labels.
-
-    Args:
-        wavelengths_nm: (W,), ascending.
-        spectra: (N, W) reflectance.
-        classes: (N,) names of coarse classes, such as vegetation.
-        kinds: (N,) names of finer ones.
-    """
-
-    wavelengths_nm: DoubleArray
-    spectra: DoubleArray
-    classes: NDArray[np.str_]
-    kinds: NDArray[np.str_]
-
-    def part(self, at: NDArray[np.intp] | BoolArray) -> "SpectralLibrary":
-        """Return some of the spectra."""
-        return replace(
-            self,
-            spectra=self.spectra[at],
-            classes=self.classes[at],
-            kinds=self.kinds[at],
-        )
-
-    def sense(self, bands: Sequence[Band], sensor: Sensor | None = None) -> DoubleArray:
-        """Return what bands measure of the spectra, (N, C) reflectance.
-
-        A band whose response lies beyond the library's wavelengths, or in the gaps
-        between them, is NaN.
-
-        Args:
-            bands: which.
-            sensor: whose measured responses to take for the bands that are its own.
-        """
-        weights = [self._weigh(band, sensor) for band in bands]
-        return self.spectra @ np.stack(weights, axis=1)
-
-    def _weigh(self, band: Band, sensor: Sensor | None) -> DoubleArray:
-        """Return the weight of each wavelength (W,); NaN if the library has too few."""
-        nm, response = _response(band, sensor)
-        known = self.wavelengths_nm
-        after = np.searchsorted(known, nm).clip(1, len(known) - 1)
-        inside = (nm >= known[0]) & (nm <= known[-1])
-        inside &= (known[after] - known[after - 1] <= _GAP_NM) | np.isin(nm, known)
-        share = response[inside].sum()
-        if share < _COVERED:
-            return np.full(len(known), np.nan)
-        return _spread(known, nm[inside], response[inside] / share)
-
-
-@functools.cache
-def load_library() -> SpectralLibrary:
-    """Return the library that comes with the package: see `spectra/README.md`."""
-    content = (files("spectralgpt") / "spectra" / "library.npz").read_bytes()
-    with np.load(io.BytesIO(content), allow_pickle=False) as table:
-        return SpectralLibrary(
-            table["wavelengths_nm"].astype(float),
-            np.cumsum(table["steps"], axis=1) / _LEVELS,
-            table["names_2"][table["level_2"]],
-            table["names_3"][table["level_3"]],
-        )
-
-
-def _response(band: Band, sensor: Sensor | None) -> tuple[DoubleArray, DoubleArray]:
-    if sensor is not None and band in sensor.bands:
-        return sensor.response(band.name)
-    return gaussian_response(band)
-
-
-def _spread(known: DoubleArray, nm: DoubleArray, response: DoubleArray) -> DoubleArray:
-    """Return weights (W,) of known wavelengths, interpolating a response's between."""
-    after = np.searchsorted(known, nm).clip(1, len(known) - 1)
-    share = (nm - known[after - 1]) / (known[after] - known[after - 1])
-    weights = np.zeros(len(known))
-    np.add.at(weights, after - 1, response * (1 - share))
-    np.add.at(weights, after, response * share)
-    return weights
+_MOST_VALUES = 1 << 25
+"""Of an image, that are read at once to write it."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +79,8 @@ class BandSource:
             where the library tells nothing.
         interval: half the width of the interval that holds the band's value with 90 %
             probability, over the whole library; NaN likewise.
-        reason: why it is absent, for people.
+        reason: why it is absent; or, of an estimate that is no good, but is shown with
+            the others of its band group, why it is no good.
     """
 
     band: Band
@@ -168,6 +90,18 @@ class BandSource:
     interval: float
     reason: str = ""
 
+    @property
+    def tags(self) -> dict[str, str]:
+        """What a layer of it says in a file."""
+        return {
+            "wavelength": f"{self.band.wavelength_nm:g}",
+            "wavelength_units": "Nanometers",
+            "fwhm": f"{self.band.width_nm:g}",
+            "STATUS": self.status + (" (poor)" if self.reason else ""),
+            "EXPECTED_ERROR": f"{self.error:.5f}",
+            "INTERVAL_90": f"{self.interval:.5f}",
+        }
+
     def __str__(self) -> str:
         band = f"{self.band.name} ({self.band.wavelength_nm:g} nm)"
         if self.status == "absent":
@@ -176,10 +110,11 @@ class BandSource:
         if len(self.sources) > _SHOWN:
             shown = f"{len(self.sources)} bands, {shown} ..."
         error = "error unknown" if np.isnan(self.error) else f"+-{self.error:.4f}"
-        return f"{band}: {self.status} from {shown}, {error}"
+        poor = ", poorly" if self.reason else ""
+        return f"{band}: {self.status}{poor} from {shown}, {error}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Resampling:
     """How the bands of an image become those that are wanted; see `fit_resampling`.
 
@@ -193,7 +128,7 @@ class Resampling:
     found: tuple[Band, ...]
     sources: tuple[BandSource, ...]
     weights: FloatArray
-    estimator: "_Estimator | None"
+    estimator: "Estimator | None"
 
     @property
     def bands(self) -> tuple[Band, ...]:
@@ -205,6 +140,26 @@ class Resampling:
         """The found bands that any wanted one is made of."""
         used = {band for source in self.sources for band in source.sources}
         return tuple(band for band in self.found if band in used)
+
+    @property
+    def summary(self) -> str:
+        """How the bands are had, in one line."""
+        parts = []
+        for status in get_args(Status):
+            shown = []
+            for source in (self.sources[at] for at in self.positions(status)):
+                error = f" +-{source.error:.4f}" if status == "estimated" else ""
+                poor = " (poor)" if error and source.reason else ""
+                shown.append(f"{source.band.name}{error}{poor}")
+            parts += [f"{status} {', '.join(shown)}"] if shown else []
+        return "; ".join(parts)
+
+    def absent_groups(self, bands_per_token: int) -> tuple[int, ...]:
+        """Return the groups of so many wanted bands of which all are absent."""
+        absent = self.positions("absent")
+        groups = range(len(self.sources) // bands_per_token)
+        spans = (range(g * bands_per_token, (g + 1) * bands_per_token) for g in groups)
+        return tuple(g for g, span in enumerate(spans) if set(span) <= set(absent))
 
     def positions(self, status: Status) -> list[int]:
         """Return which of the wanted bands have a status."""
@@ -263,6 +218,181 @@ class Resampling:
         return known
 
 
+@dataclass(frozen=True, kw_only=True)
+class ResampledFile(RasterFile):
+    """An image on disk that is read in the bands of a model, or of another sensor.
+
+    What it has of an image's own, such as the files, is that of the image.
+
+    Args:
+        source: the image.
+        resampling: how its bands become those that are wanted.
+        bands_per_token: neighbours among the wanted bands that a model takes together.
+        wanted_sensor: name of the sensor whose bands are wanted, "" if no registry has
+            it.
+    """
+
+    source: RasterFile
+    resampling: Resampling
+    bands_per_token: int = 1
+    wanted_sensor: str = ""
+
+    @property
+    def bands(self) -> tuple[Band, ...]:
+        """The bands that are wanted, in their order; absent ones are invalid."""
+        return self.resampling.bands
+
+    def require(self, bands: Sequence[Band] | None) -> tuple[Band, ...]:
+        """Return the bands asked for; see `RasterFile.require`."""
+        missing = [b.name for b in bands or () if b not in self.bands]
+        if missing:
+            raise BandError(f"{self.name} is not resampled to {', '.join(missing)}.")
+        return self.bands if bands is None else tuple(bands)
+
+    def grid(self, bands: Sequence[Band] | None = None) -> Grid:
+        """The finest grid among the bands that any wanted one is made of."""
+        return self.source.grid(self.resampling.used)
+
+    def shape(self, bands: Sequence[Band] | None = None) -> tuple[int, int]:
+        """(H, W) of `grid`."""
+        return self.source.shape(self.resampling.used)
+
+    def located(
+        self, bands: Sequence[Band] | None = None, files: OpenFiles | None = None
+    ) -> RasterFile:
+        """Return it with grids read from the headers; see `RasterFile.located`."""
+        return replace(self, source=self.source.located(self.resampling.used, files))
+
+    def read(
+        self,
+        bands: Sequence[Band],
+        grid: Grid,
+        window: Window,
+        size: tuple[int, int],
+        files: OpenFiles | None,
+    ) -> Raster:
+        """Read a window of the image and resample it; see `RasterFile.read`."""
+        found = self.resampling.found
+        raster = self.source.read(self.resampling.used, grid, window, size, files)
+        shape = (len(found), *size)
+        pixels, valid = np.zeros(shape, np.float32), np.zeros(shape, np.bool_)
+        at = [found.index(band) for band in raster.bands]
+        pixels[at], valid[at] = raster.pixels, raster.valid
+        pixels, valid = self.resampling.apply(pixels, valid)
+        order = [self.bands.index(band) for band in bands]
+        made = pixels[order], valid[order], tuple(bands)
+        return Raster(*made, raster.crs, raster.transform, self.name)
+
+
+def resample_file(
+    item: RasterFile, assumed: Assumed, wanted: Sensor | None = None
+) -> ResampledFile:
+    """Bring an image into the bands that a model takes.
+
+    Args:
+        item: the image.
+        assumed: the bands.
+        wanted: whose measured responses they have; the assumed sensor's if None.
+
+    Raises:
+        BandError: not one of the bands can be had.
+    """
+    if wanted is None and assumed.sensor in list_sensors():
+        wanted = load_sensor(str(assumed.sensor))
+    try:
+        resampling = fit_resampling(
+            item.bands,
+            assumed.model_bands,
+            sensor=item.sensor,
+            wanted_sensor=wanted,
+            bands_per_token=assumed.bands_per_token,
+        )
+    except BandError as error:
+        raise BandError(f"{item.name}: {error}") from None
+    # Of mosaics, too, these are the fields that all images have.
+    values = {name: getattr(item, name) for name in RasterFile.__dataclass_fields__}
+    return ResampledFile(
+        **values,
+        source=item,
+        resampling=resampling,
+        bands_per_token=assumed.bands_per_token,
+        wanted_sensor=wanted.name if wanted and wanted.name in list_sensors() else "",
+    )
+
+
+def write_resampled(
+    item: ResampledFile, path: Path, progress: Callable[[float], None] | None = None
+) -> Path:
+    """Write what is not absent as reflectance, a Cloud-Optimized GeoTIFF of float32.
+
+    Sensor, unit and bands stand in it, so that it is read without being told anything;
+    each layer says its wavelength, how it was had and its expected error.
+
+    Args:
+        item: the image.
+        path: the file, which appears when it is whole.
+        progress: called with the share that is done, 0..1.
+
+    Raises:
+        RasterError: the image cannot be read.
+        OutputError: the file cannot be written.
+    """
+    had = [source for source in item.resampling.sources if source.status != "absent"]
+    bands = [source.band for source in had]
+    sensor = {SENSOR_TAG: item.wanted_sensor} if item.wanted_sensor else {}
+    layers = Layers.of_measures(
+        [band.name for band in bands],
+        {UNIT_TAG: "reflectance"} | sensor | resampling_of([item]),
+    )
+    layers = replace(layers, layer_tags=tuple(source.tags for source in had))
+    with Scene(item, bands) as scene, writing_map(path, scene.grid, layers) as write:
+        height, width = scene.shape
+        rows = max(1, _MOST_VALUES // (width * len(item.resampling.found)))
+        for row in range(0, height, rows):
+            window = Window(row, 0, min(rows, height - row), width)
+            raster = scene.read(window)
+            write(row, np.where(raster.valid, raster.pixels, np.float32("nan")))
+            if progress is not None:
+                progress((row + window.height) / height)
+    return path
+
+
+def resampling_of(items: Iterable[RasterFile]) -> dict[str, str]:
+    """Return the tag that outputs carry whose images were resampled; else nothing."""
+    found = {
+        item.resampling.summary for item in items if isinstance(item, ResampledFile)
+    }
+    return {RESAMPLING_TAG: " | ".join(sorted(found))} if found else {}
+
+
+def present(item: RasterFile, bands: Sequence[Band]) -> list[int]:
+    """Return which of the bands that are read of an image are not absent in it."""
+    if not isinstance(item, ResampledFile):
+        return list(range(len(bands)))
+    had = [s.band for s in item.resampling.sources if s.status != "absent"]
+    return [at for at, band in enumerate(bands) if band in had]
+
+
+def absent_groups(items: Iterable[RasterFile]) -> tuple[int, ...]:
+    """Return the band groups of a model that none of its images has.
+
+    Raises:
+        BandError: images lack different groups, which no batch can be made of.
+    """
+    found = {
+        item.resampling.absent_groups(item.bands_per_token)
+        if isinstance(item, ResampledFile)
+        else ()
+        for item in items
+    }
+    if len(found) > 1:
+        raise BandError(
+            "images of several sensors lack different bands of the model: use those of "
+            "one sensor at a time."
+        )
+    return next(iter(found), ())
+
+
 def fit_resampling(
     found: Sequence[Band],
     wanted: Sequence[Band],
@@ -270,6 +400,7 @@ def fit_resampling(
     sensor: Sensor | None = None,
     wanted_sensor: Sensor | None = None,
     most_error_share: float = MOST_ERROR_SHARE,
+    bands_per_token: int = 1,
     library: SpectralLibrary | None = None,
 ) -> Resampling:
     """Find out how each wanted band can be had from those that an image has.
@@ -286,77 +417,58 @@ def fit_resampling(
         wanted_sensor: the same for the wanted bands.
         most_error_share: a band is absent whose expected error is a larger share of its
             standard deviation in the library.
+        bands_per_token: neighbours among the wanted bands that a model takes together;
+            where it gets one of them, it gets poor estimates of the others, too.
         library: spectra to learn from; those that come with the package if None.
 
     Raises:
         BandError: not one of the bands can be had, or there are none.
     """
-    if library is None:
-        keys = [
-            () if each is None else each.responses for each in (sensor, wanted_sensor)
-        ]
-        return _fit_cached(
-            tuple(found), tuple(wanted), sensor, wanted_sensor, most_error_share, *keys
-        )
-    return _fit(
-        tuple(found), tuple(wanted), sensor, wanted_sensor, most_error_share, library
-    )
+    curves = [() if s is None else s.responses for s in (sensor, wanted_sensor)]
+    rules, sensors = (most_error_share, bands_per_token), (sensor, wanted_sensor)
+    library = library or load_library()
+    return _fit(tuple(found), tuple(wanted), sensors, rules, library, *curves)
 
 
-@functools.lru_cache
-def _fit_cached(
-    found: tuple[Band, ...],
-    wanted: tuple[Band, ...],
-    sensor: Sensor | None,
-    wanted_sensor: Sensor | None,
-    most_error_share: float,
-    *_curves: object,
-) -> Resampling:
-    """Fit on the package's library; sensors that differ in curves alone are equal."""
-    library = load_library()
-    return _fit(found, wanted, sensor, wanted_sensor, most_error_share, library)
-
-
+@functools.lru_cache(_KEPT)
 def _fit(
     found: tuple[Band, ...],
     wanted: tuple[Band, ...],
-    sensor: Sensor | None,
-    wanted_sensor: Sensor | None,
-    most_error_share: float,
+    sensors: tuple[Sensor | None, Sensor | None],
+    rules: tuple[float, int],
     library: SpectralLibrary,
+    # Sensors that differ in curves alone are equal; what is kept of them is not.
+    *_curves: object,
 ) -> Resampling:
     if not found or not wanted:
         raise BandError("resampling needs bands that are found and bands to make.")
-    seen = library.sense(found, sensor)
-    target = library.sense(wanted, wanted_sensor)
+    seen, target = library.sense(found, sensors[0]), library.sense(wanted, sensors[1])
     weights = np.zeros((len(wanted), len(found)))
-    sources: list[BandSource | None] = []
+    sources: dict[int, BandSource] = {}
     matches = match_bands(wanted, found, allow_missing=True)
     for at, (band, match) in enumerate(zip(wanted, matches, strict=True)):
-        made = _take_or_sum(band, match, found, _response(band, wanted_sensor))
-        for status, own in made:
-            error = seen[:, own > 0] @ own[own > 0] - target[:, at]
-            if status == "resampled" and _rmse(error) > _MOST_SUM_ERROR:
-                continue
-            weights[at] = own
-            parts = tuple(found[i] for i in np.flatnonzero(own))
-            sources.append(
-                BandSource(band, status, parts, _rmse(error), _half_width(error))
-            )
-            break
-        else:
-            sources.append(None)
-    missing = [at for at, source in enumerate(sources) if source is None]
+        for status, own in _take_or_sum(
+            band, match, found, response_of(band, sensors[1])
+        ):
+            used = np.flatnonzero(own)
+            error = seen[:, used] @ own[used] - target[:, at]
+            if status == "measured" or not _rmse(error) > _MOST_SUM_ERROR:
+                parts = tuple(found[i] for i in used)
+                numbers = _rmse(error), _half_width(error)
+                weights[at] = own
+                sources[at] = BandSource(band, status, parts, *numbers)
+                break
     estimator, estimated = _estimate(
-        found, wanted, missing, seen, target, most_error_share
+        found, wanted, sources, rules, seen, target, library.classes
     )
-    made_of = [source or estimated[at] for at, source in enumerate(sources)]
+    sources |= estimated
+    made_of = tuple(sources[at] for at in range(len(wanted)))
     if all(source.status == "absent" for source in made_of):
         raise BandError(
             f"none of the bands {_names(wanted)} can be had from {_names(found)}: "
             f"{made_of[0].reason}. Use images with more bands."
         )
-    return Resampling(found, tuple(made_of), weights.astype(np.float32), estimator)
+    return Resampling(found, made_of, weights.astype(np.float32), estimator)
 
 
 def _take_or_sum(
@@ -393,253 +505,69 @@ def _sum_narrow(
     inside = (nm >= centres[0]) & (nm <= centres[-1])
     inside &= centres[after] - centres[after - 1] <= _FINE * band.width_nm
     share = response[inside].sum()
-    if share < _COVERED:
+    if share < COVERED:
         return None
     weights = np.zeros(len(found))
     at = np.array(narrow)[first]
-    weights[at] = _spread(centres, nm[inside], response[inside] / share)
+    weights[at] = spread_response(centres, nm[inside], response[inside] / share)
     return weights
 
 
 def _estimate(
     found: tuple[Band, ...],
     wanted: tuple[Band, ...],
-    missing: list[int],
+    had: Mapping[int, BandSource],
+    rules: tuple[float, int],
     seen: DoubleArray,
     target: DoubleArray,
-    most_error_share: float,
-) -> "tuple[_Estimator | None, dict[int, BandSource]]":
-    """Fit what estimates the missing bands; say by position how each is had."""
+    classes: NDArray[np.str_],
+) -> "tuple[Estimator | None, dict[int, BandSource]]":
+    """Fit what estimates the bands that are not had; say by position how each is."""
+    (most_share, group), nan = rules, float("nan")
     usable = [i for i in range(len(found)) if np.isfinite(seen[:, i]).all()]
     usable.sort(key=lambda i: found[i].wavelength_nm)
-    parts = tuple(found[i] for i in usable)
-    known = [at for at in missing if np.isfinite(target[:, at]).all()]
-    nothing = float("nan")
-    sources = {
-        at: BandSource(
-            wanted[at], "absent", (), nothing, nothing, "outside of the known spectra"
-        )
-        for at in missing
-    }
+    reason = "outside of the known spectra"
     if len(usable) < _LEAST_BANDS:
         reason = (
-            f"estimating it needs at least {_LEAST_BANDS} bands, from 400 to 2450 nm"
+            f"estimating it needs at least {_LEAST_BANDS} bands from 400 to 2450 nm"
         )
-        return None, {at: replace(s, reason=reason) for at, s in sources.items()}
-    if not known:
+    sources = {
+        at: BandSource(band, "absent", (), nan, nan, reason)
+        for at, band in enumerate(wanted)
+        if at not in had
+    }
+    known = [at for at in sources if np.isfinite(target[:, at]).all()]
+    if len(usable) < _LEAST_BANDS or not known:
         return None, sources
-    estimator = _Estimator(
-        usable,
-        np.array([band.wavelength_nm for band in parts]),
-        np.array([wanted[at].wavelength_nm for at in known]),
-        seen[:, usable],
-        target[:, known],
+    nm, target_nm = (
+        np.array([bands[at].wavelength_nm for at in each])
+        for bands, each in ((found, usable), (wanted, known))
     )
-    errors = estimator.errors
-    kept = []
-    for column, at in enumerate(known):
-        error, wide = _rmse(errors[:, column]), _half_width(errors[:, column])
-        spread = float(target[:, at].std())
-        if error <= most_error_share * spread:
-            kept.append(column)
-            sources[at] = BandSource(wanted[at], "estimated", parts, error, wide)
-        else:
-            reason = (
-                f"an estimate would be off by {error:.4f}, over "
-                f"{most_error_share:.0%} of its spread ({spread:.4f})"
-            )
-            sources[at] = BandSource(wanted[at], "absent", (), error, wide, reason)
-    return (estimator.for_targets(kept) if kept else None), sources
-
-
-class _Estimator:
-    """Estimates bands by linear interpolation over wavelength, and by what that misses.
-
-    Misses are learned in relation to the mean of all bands, from the shape of spectra.
-    Far from the library's shapes they fade out, and the interpolation stays.
-
-    Args:
-        layers: which of the found bands to take, F, ascending in wavelength.
-        nm: their centres.
-        target_nm: centres of the T bands to estimate.
-        values: (N, F) of the library.
-        targets: (N, T) likewise.
-    """
-
-    def __init__(
-        self,
-        layers: Sequence[int],
-        nm: DoubleArray,
-        target_nm: DoubleArray,
-        values: DoubleArray,
-        targets: DoubleArray,
-    ) -> None:
-        self.layers = list(layers)
-        bins = np.array_split(np.eye(len(nm)), min(len(nm), _MOST_FEATURES))
-        self._bins = np.stack([each.mean(axis=0) for each in bins], axis=1)
-        self._between = np.stack([np.interp(target_nm, nm, e) for e in np.eye(len(nm))])
-        features, mean = self._features(values)
-        misses = (targets - values @ self._between) / mean
-        self._kernel = _Kernel(features, misses)
-        found, distance = _predict_unseen(features, misses)
-        self._ramps = _choose_ramps(found, misses, mean, distance)
-        errors = found * _fade(distance, self._ramps) - misses
-        self.errors = errors * mean
-        """(N, T) reflectance, of spectra that the fit did not see."""
-        self._edges = np.quantile(distance, np.linspace(0, 1, _STEPS + 1)[1:])
-        self._wide = self._widths(errors, misses, distance)
-
-    def _features(self, values: Array) -> tuple[Array, Array]:
-        """Return what tells shapes apart, (N, features), and the scale (N, 1)."""
-        mean = values.mean(axis=1, keepdims=True).clip(_LEAST_MEAN)
-        steps = np.diff(values @ self._bins.astype(values.dtype), axis=1) / mean
-        return np.concatenate([steps, np.log(mean)], axis=1), mean
-
-    def _widths(
-        self, errors: DoubleArray, misses: DoubleArray, distance: DoubleArray
-    ) -> DoubleArray:
-        """Return half widths of intervals by step of distance, (steps + 1, T).
-
-        Beyond the last step it is that of plain interpolation, at least.
-        """
-        step = np.searchsorted(self._edges, distance).clip(max=_STEPS - 1)
-        wide = [
-            np.quantile(np.abs(errors[step == at]), _SAID, axis=0)
-            for at in range(_STEPS)
-        ]
-        beyond = np.quantile(np.abs(misses), _SAID, axis=0)
-        return np.maximum.accumulate(np.stack([*wide, beyond]), axis=0)
-
-    def for_targets(self, kept: Sequence[int]) -> "_Estimator":
-        """Return it with some of its targets alone."""
-        part = copy.copy(self)
-        part._between, part.errors = self._between[:, kept], self.errors[:, kept]
-        part._kernel = copy.copy(self._kernel)
-        part._kernel.weights = self._kernel.weights[:, kept]
-        part._ramps, part._wide = self._ramps[kept], self._wide[:, kept]
-        return part
-
-    def apply(self, pixels: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return estimates and half the widths of their intervals, (T, H, W) each.
-
-        Args:
-            pixels: (C, H, W) reflectance of the found bands.
-        """
-        values = pixels[self.layers].reshape(len(self.layers), -1).T
-        shape = (self._between.shape[1], values.shape[0])
-        made, wide = np.empty(shape, np.float32), np.empty(shape, np.float32)
-        for start in range(0, len(values), _PIXELS_AT_ONCE):
-            at = np.s_[start : start + _PIXELS_AT_ONCE]
-            made[:, at], wide[:, at] = self._estimate(values[at])
-        size = (len(made), *pixels.shape[1:])
-        return made.reshape(size), wide.reshape(size)
-
-    def _estimate(self, values: FloatArray) -> tuple[Array, Array]:
-        """Return estimates and half widths (T, n) of pixels (n, F)."""
-        features, mean = self._features(values)
-        misses, distance = self._kernel.predict(features)
-        misses *= _fade(distance, self._ramps)
-        made = values @ self._between.astype(np.float32) + misses * mean
-        wide = self._wide[np.searchsorted(self._edges, distance)]
-        return made.T, (wide * mean).T
-
-
-class _Kernel:
-    """Ridge regression with an exponential kernel on landmarks.
-
-    Args:
-        features: (N, F).
-        values: (N, T) to predict.
-
-    Source: Williams and Seeger 2001, Using the Nystroem Method to Speed Up Kernel
-    Machines; landmarks by farthest-point sampling (Gonzalez 1985).
-    """
-
-    def __init__(self, features: DoubleArray, values: DoubleArray) -> None:
-        self._mean, self._std = features.mean(axis=0), features.std(axis=0) + _JITTER
-        scaled = (features - self._mean) / self._std
-        self._landmarks = scaled[_spread_out(scaled, min(_LANDMARKS, len(scaled)))]
-        known, own = (self._kernel(self._far(at)) for at in (scaled, self._landmarks))
-        jitter = _JITTER * np.eye(len(own))
-        products = known.T @ known + _RIDGE * own + jitter
-        self.weights = np.linalg.solve(products, known.T @ values)
-
-    def predict(self, features: Array) -> tuple[Array, Array]:
-        """Return predictions (n, T), and distances to the nearest landmark (n,)."""
-        kind = features.dtype
-        scaled = (features - self._mean.astype(kind)) / self._std.astype(kind)
-        far = self._far(scaled)
-        return self._kernel(far) @ self.weights.astype(kind), far.min(axis=1)
-
-    def _far(self, scaled: Array) -> Array:
-        """Return mean distances over features to the landmarks, (n, landmarks)."""
-        columns = torch.from_numpy(scaled / scaled.shape[1])
-        theirs = torch.from_numpy(self._landmarks.T / scaled.shape[1])
-        theirs = theirs.to(columns.dtype).contiguous()
-        far = (columns[:, :1] - theirs[0]).abs_()
-        step = torch.empty_like(far)
-        for at in range(1, len(theirs)):
-            torch.sub(columns[:, at : at + 1], theirs[at], out=step)
-            far += step.abs_()
-        return far.numpy()
-
-    @staticmethod
-    def _kernel(far: Array) -> Array:
-        return torch.from_numpy(far).mul(-_DECAY).exp_().numpy()
-
-
-def _spread_out(points: DoubleArray, count: int) -> NDArray[np.intp]:
-    """Choose points, each as far as can be from those chosen before."""
-    far = ((points - points.mean(axis=0)) ** 2).sum(axis=1)
-    chosen = [int(far.argmax())]
-    far = np.full(len(points), np.inf)
-    for _ in range(count - 1):
-        latest = points[chosen[-1]]
-        far = np.minimum(far, ((points - latest) ** 2).sum(axis=1))
-        chosen.append(int(far.argmax()))
-    return np.array(chosen)
-
-
-def _predict_unseen(
-    features: DoubleArray, values: DoubleArray
-) -> tuple[DoubleArray, DoubleArray]:
-    """Return predictions (N, T) and distances (N,), each fitted on other spectra."""
-    part = np.random.default_rng(0).permutation(len(features)) % _PARTS
-    found, distance = np.empty_like(values), np.empty(len(features))
-    for number in range(_PARTS):
-        out = part == number
-        kernel = _Kernel(features[~out], values[~out])
-        found[out], distance[out] = kernel.predict(features[out])
-    return found, distance
-
-
-def _choose_ramps(
-    found: DoubleArray, values: DoubleArray, mean: DoubleArray, distance: DoubleArray
-) -> DoubleArray:
-    """Choose between which distances each target's predictions fade out, (T, 2).
-
-    The most cautious ramp is taken that keeps the error in the library within a factor
-    of the least. Spectra unlike the library have been seen to gain from it: what is
-    learned from other classes misleads there.
-    """
-    ramps = [
-        np.array([np.quantile(distance, min(q, 1)) * max(q, 1) for q in each])
-        for each in _RAMPS
-    ]
-    errors = []
-    for ramp in ramps:
-        ramped = found * _fade(distance, ramp[None]) - values
-        errors.append(np.sqrt(((ramped * mean) ** 2).mean(axis=0)))
-    least = np.sqrt((((found - values) * mean) ** 2).mean(axis=0))
-    within = np.array(errors) <= _CAUTION * least
-    last = [int(np.flatnonzero(column).max(initial=0)) for column in within.T]
-    return np.stack([ramps[at] for at in last])
-
-
-def _fade(distance: Array, ramps: Array) -> Array:
-    """Return 1 up to the first distance of a ramp, 0 from its second on, (n, T)."""
-    first, last = ramps.astype(distance.dtype).T
-    return ((last - distance[:, None]) / (last - first)).clip(0, 1)
+    values, targets = seen[:, usable], target[:, known]
+    estimator = Estimator(usable, nm, target_nm, values, targets, classes)
+    parts = tuple(found[i] for i in usable)
+    errors = {at: estimator.errors[:, column] for column, at in enumerate(known)}
+    limits = {at: most_share * float(target[:, at].std()) for at in known}
+    good = {at for at in known if _rmse(errors[at]) <= limits[at]}
+    shown = {at // group for at in (*had, *good)}
+    kept = [at for at in known if at in good or at // group in shown]
+    for at in known:
+        error, limit = _rmse(errors[at]), limits[at]
+        reason = (
+            f"an estimate would be off by {error:.4f}, over {most_share:.0%} of its "
+            f"spread ({limit / most_share:.4f})"
+        )
+        status: Status = "estimated" if at in kept else "absent"
+        sources[at] = BandSource(
+            wanted[at],
+            status,
+            parts if at in kept else (),
+            error,
+            _half_width(errors[at]),
+            "" if at in good else reason,
+        )
+    chosen = [column for column, at in enumerate(known) if at in kept]
+    return (estimator.for_targets(chosen) if kept else None), sources
 
 
 def _rmse(errors: DoubleArray) -> float:
@@ -647,7 +575,7 @@ def _rmse(errors: DoubleArray) -> float:
 
 
 def _half_width(errors: DoubleArray) -> float:
-    return float(np.quantile(np.abs(errors), _SAID))
+    return float(np.quantile(np.abs(errors), SAID))
 
 
 def _names(bands: Sequence[Band]) -> str:

@@ -288,6 +288,71 @@ def _plain_name(name: str) -> str:
     return re.sub(r"[\s_-]+", "", name).lower()
 
 
+def match_bands(
+    wanted: Sequence[Band], found: Sequence[Band], allow_missing: bool = False
+) -> list[int | None]:
+    """Find each wanted band among the found ones, by name or by wavelength.
+
+    A band of the same name whose centre agrees is taken. Otherwise the nearest centre
+    is, if it lies within half the width of the narrower of both bands. No band is used
+    twice.
+
+    Args:
+        wanted: bands to find.
+        found: bands to choose from.
+        allow_missing: give None for a wanted band that is missing.
+
+    Returns:
+        For each wanted band its index in `found`.
+
+    Raises:
+        BandError: a wanted band is missing; names it and what was found.
+    """
+    indices = list(_match_bands(tuple(wanted), tuple(found)))
+    missing = [b for b, index in zip(wanted, indices, strict=True) if index is None]
+    if missing and not allow_missing:
+        there = [b.name for b, i in zip(wanted, indices, strict=True) if i is not None]
+        how = f", by use_bands {','.join(there)} where it is trained" if there else ""
+        raise BandError(
+            f"missing band {_describe(missing)}; found {_describe(found) or 'none'}. "
+            f"Add the band, take a model of the bands that you have{how}, or state "
+            "--bands resample (in files bands: resample) to have it estimated."
+        )
+    return indices
+
+
+@functools.lru_cache
+def _match_bands(
+    wanted: tuple[Band, ...], found: tuple[Band, ...]
+) -> tuple[int | None, ...]:
+    indices: dict[int, int] = {}
+    for position, band in enumerate(wanted):
+        for index, other in enumerate(found):
+            if other.name == band.name and _agree(band, other):
+                indices[position] = index
+    free = set(range(len(found))) - set(indices.values())
+    for position, band in enumerate(wanted):
+        if position in indices:
+            continue
+        near = [i for i in sorted(free) if _agree(band, found[i])]
+        if near:
+            nearest = min(
+                near, key=lambda i: abs(found[i].wavelength_nm - band.wavelength_nm)
+            )
+            indices[position] = nearest
+            free.remove(nearest)
+    return tuple(indices.get(position) for position in range(len(wanted)))
+
+
+def _describe(bands: Sequence[Band]) -> str:
+    return ", ".join(f"{band.name} ({band.wavelength_nm:g} nm)" for band in bands)
+
+
+def _agree(band: Band, other: Band) -> bool:
+    tolerance_nm = min(band.width_nm, other.width_nm) / 2
+    return abs(band.wavelength_nm - other.wavelength_nm) <= tolerance_nm
+
+
 def list_sensors() -> list[str]:
     """Names of the sensors that come with the package, sorted."""
     return list_yaml("sensors")

@@ -9,6 +9,8 @@ from rich.table import Table
 
 from spectralgpt.cli.images import AREA, add_format_options, format_of, list_stated
 from spectralgpt.cli.options import add_options
+from spectralgpt.cli.resample import print_sources, resample_input
+from spectralgpt.errors import ConfigError
 
 if TYPE_CHECKING:
     from spectralgpt.sensors import Sensor
@@ -25,16 +27,20 @@ def add_arguments(parser: ArgumentParser) -> None:
         "(folder, .safetensors, .pth, Hub name, size), or an exported .onnx or .pt2",
     )
     add_format_options(parser)
-    add_options(parser, **AREA)
+    resampled = "of an image: say how it gives each band of this sensor or model"
+    add_options(parser, **{"for": (str, resampled)}, **AREA)
 
 
 def run(args: Namespace) -> Path:
     """Print what is known of the target; returns the target."""
     from spectralgpt.sensors import find_sensor, list_sensors
 
+    is_image = _is_raster(Path(args.target))
+    if args["for"] is not None and not is_image:
+        raise ConfigError(f"--for is of images, and {args.target} is none.")
     if args.target in list_sensors() or args.target.endswith(".yaml"):
         _print_sensor(find_sensor(args.target))
-    elif _is_raster(Path(args.target)):
+    elif is_image:
         _print_raster(Path(args.target), args)
     elif Path(args.target).suffix in (".onnx", ".pt2"):
         _print_exported(Path(args.target))
@@ -84,6 +90,9 @@ def _print_bands(title: str, bands: object) -> None:
 def _print_raster(path: Path, args: Namespace) -> None:
     from spectralgpt.rasters import summarise
 
+    if args["for"] is not None:
+        print_sources(resample_input(path, args["for"], args))
+        return
     stated = format_of(args)
     if stated.area is not None:
         (path,), stated = list_stated([path], args, None)

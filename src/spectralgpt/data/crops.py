@@ -20,9 +20,9 @@ from spectralgpt.errors import (
     ShapeError,
     SpectralGPTError,
 )
-from spectralgpt.preprocessing import Preprocessing, match_bands
+from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import Grid, RasterFile, Window
-from spectralgpt.sensors import Band
+from spectralgpt.sensors import Band, match_bands
 
 _TRIES = 10
 """Shapes tried before the largest square that fits is taken."""

@@ -5,7 +5,9 @@ import logging
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from spectralgpt.errors import ConfigError
 from spectralgpt.rasters import (
+    Assumed,
     Bounds,
     RasterFile,
     Sizes,
@@ -13,6 +15,7 @@ from spectralgpt.rasters import (
     describe_raster,
     make_mosaic,
 )
+from spectralgpt.resampling import resample_file
 
 _LOG = logging.getLogger(__name__)
 
@@ -52,13 +55,34 @@ class ImageFormat(Stated):
     def describe(self, path: Path) -> RasterFile:
         """Describe an image, or the mosaic of it and those below.
 
-        See `describe_raster` and `make_mosaic` of `spectralgpt.rasters`.
+        See `describe_raster` and `make_mosaic` of `spectralgpt.rasters`. Where it is
+        stated, the image is brought into the bands of the model that is assumed; how is
+        said, once a sensor.
+
+        Raises:
+            ConfigError: that is stated where there is no model.
         """
         items = [
             describe_raster(each, stated=self, sizes=self.sizes, assumed=self.assumed)
             for each in (path, *self.below)
         ]
-        return make_mosaic(items, self.area)
+        item = make_mosaic(items, self.area)
+        if not self.resamples:
+            return item
+        if not isinstance(self.assumed, Assumed):
+            raise ConfigError(
+                "bands 'resample' are those of a model, and none takes the images "
+                "here: leave it out, or make files of them by `spectralgpt resample`."
+            )
+        resampled = resample_file(item, self.assumed)
+        _tell_summary(item.sensor.name, resampled.resampling.summary)
+        return resampled
+
+
+@functools.lru_cache
+def _tell_summary(sensor: str, summary: str) -> None:
+    """Say once how a sensor's bands become those of a model."""
+    _LOG.warning("bands of %s are resampled: %s.", sensor, summary)
 
 
 @functools.lru_cache

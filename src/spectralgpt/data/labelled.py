@@ -36,9 +36,16 @@ from spectralgpt.data.samples import (
 )
 from spectralgpt.data.sources import format_of_archive
 from spectralgpt.errors import ConfigError, DataError, DatasetNotFoundError
-from spectralgpt.rasters import FILE_SIZES, RASTER_SUFFIXES, Stated, list_folder
+from spectralgpt.rasters import (
+    FILE_SIZES,
+    RASTER_SUFFIXES,
+    RESAMPLE,
+    Stated,
+    list_folder,
+)
 
 logger = logging.getLogger(__name__)
+_OWN_LAYOUTS = ("folder", "csv", "masks")
 
 
 @dataclass(frozen=True)
@@ -109,6 +116,11 @@ def read_labelled(
 def _read_layout(
     config: LabelledDataConfig, root: Path, image_format: ImageFormat
 ) -> SampleSet:
+    if config.resamples and config.layout not in _OWN_LAYOUTS:
+        raise ConfigError(
+            f"layout {config.layout} states its own bands: bands 'resample' is for "
+            f"{', '.join(_OWN_LAYOUTS)}."
+        )
     if config.layout == "eurosat":
         return _read_eurosat(root, config.eurosat_split, config.download)
     if config.layout == "bigearthnet":
@@ -262,6 +274,8 @@ def _read_from_masks(
     if label_share is not None and not 0 < label_share <= 1:
         raise ConfigError(f"data.label_share must be in 0..1 (found: {label_share}).")
     described = read_dense_config(description, str(root))
+    if config.resamples and not described.resamples:
+        described = replace(described, bands=(*(described.layers or ()), RESAMPLE))
     if config.tile_px is not None:
         described = replace(described, tile_px=config.tile_px)
     if described.task != SEGMENTATION:

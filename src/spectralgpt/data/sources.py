@@ -461,10 +461,10 @@ def _unstack(
     source: Source, rule: SeriesRule, data_root: Path | str, max_bad_share: float
 ) -> list[Series]:
     """Take each file as a place, and runs of its layers as dates."""
-    if source.bands is None:
+    if source.layers is None:
         raise ConfigError(f"{source.name}: 'stack' needs the bands of one date.")
     entries = list_images(source, data_root)
-    unstack = functools.partial(_layers_of_dates, source, source.bands, rule)
+    unstack = functools.partial(_layers_of_dates, source, source.layers, rule)
     return keep_good(source.name, unstack, entries, max_bad_share)
 
 

@@ -11,6 +11,7 @@ from spectralgpt.data.samples import SampleSet
 from spectralgpt.errors import DataError, SpectralGPTError
 from spectralgpt.preprocessing import BandStatistics, Preprocessing
 from spectralgpt.rasters import OpenFiles, RasterFile, Window, read_raster
+from spectralgpt.resampling import present
 from spectralgpt.sensors import Band
 
 _LOG = logging.getLogger(__name__)
@@ -48,6 +49,9 @@ def band_statistics(
         regions: the part of each image that is measured; None measures all of it.
         allow_missing: take images that lack some of the bands.
 
+    Returns:
+        Statistics; NaN for bands that are absent in resampled images.
+
     Raises:
         BandError: an image lacks a band.
         DataError: a band has no valid pixel.
@@ -76,6 +80,9 @@ def band_statistics(
     files.close()
     empty = np.empty(0, np.float32)
     joined = {name: np.concatenate([empty, *values]) for name, values in seen.items()}
+    had = {bands[at].name for item in items for at in present(item, bands)}
+    nothing = np.array([np.nan], np.float32)
+    joined |= {name: nothing for name in joined.keys() - had}
     return _summarise(joined, source)
 
 
@@ -154,7 +161,8 @@ def tell_if_far(
     except SpectralGPTError:
         # Whoever reads the images says it better.
         return False
-    both = seen.mean.keys() & seen.std.keys()
+    # NaN is of bands that the images lacked.
+    both = [name for name, std in seen.std.items() if name in seen.mean and std >= 0]
     names = [band.name for band in contract.bands if band.name in both]
     if not names or not _is_far(found, seen, names):
         return False

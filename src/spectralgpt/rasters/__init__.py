@@ -16,7 +16,9 @@ from spectralgpt.rasters.describe import (
 )
 from spectralgpt.rasters.files import (
     MODEL_TAG,
+    RESAMPLE,
     SENSOR_TAG,
+    Assumed,
     Stated,
     day_in,
     read_numbers,
@@ -60,10 +62,12 @@ __all__ = [
     "NO_BAND",
     "NO_CLASS",
     "RASTER_SUFFIXES",
+    "RESAMPLE",
     "SENSOR_TAG",
     "STAC_SUFFIXES",
     "ZIP_SUFFIX",
     "Align",
+    "Assumed",
     "BandFile",
     "Bounds",
     "Grid",

@@ -28,6 +28,8 @@ _WAVELENGTH = re.compile(
     r"(\d+(?:\.\d+)?)\s*(nm|nanomet\w*|µm|um|micromet\w*)", re.IGNORECASE
 )
 _NM_PER_UM = 1000
+_LEAST_TOLERANCE_NM = 20.0
+"""Products' wavelengths differ from the nominal ones by some nanometres."""
 _SEPARATORS = re.compile(r"[^A-Za-z0-9]+")
 _WORD = re.compile(r"[A-Za-z]{2,}")
 _COMPANIONS = {
@@ -64,10 +66,11 @@ def find_bands(
             candidates = _raster_files(path) if members is None else members
             return _find_in_folder(path, candidates, sensor, facts)
         header = read_header(path)
-    if facts.bands is not None:
-        names = _stated_layers(header, sensor, facts.bands)
+    if facts.layers is not None:
+        names = _stated_layers(header, sensor, facts.layers)
     else:
         names = _described_layers(header, sensor)
+    _refuse_contradictions(header, sensor, names)
     named = [at for at, name in enumerate(names, start=1) if name is not None]
     for layer in set(named) & set(header.alpha):
         what = f"layer {layer} is marked as opacity (alpha), and read as"
@@ -178,6 +181,28 @@ def _described_layers(header: Header, sensor: Sensor) -> list[str | None]:
     return _refuse_doubles(header.path, names)
 
 
+def _refuse_contradictions(
+    header: Header, sensor: Sensor, names: list[str | None]
+) -> None:
+    """Refuse layers that are named otherwise than the file says their wavelengths.
+
+    Raises:
+        BandError: there is one; says both.
+    """
+    for layer, (name, nm) in enumerate(
+        zip(names, header.wavelengths_nm, strict=False), start=1
+    ):
+        band = None if name is None else sensor.band(name)
+        if band is None or nm is None:
+            continue
+        if abs(nm - band.wavelength_nm) > max(band.width_nm, _LEAST_TOLERANCE_NM):
+            raise BandError(
+                f"{header.path}: layer {layer} is named {name}, which is centred at "
+                f"{band.wavelength_nm:g} nm, but the file says {nm:g} nm. Name the "
+                "layers in the file's order, or correct its wavelengths."
+            )
+
+
 def _refuse_unknown(header: Header, sensor: Sensor, names: list[str | None]) -> None:
     """Refuse layers that are no band, which only the user can leave out.
 
@@ -235,7 +260,7 @@ def _find_in_folder(
         band: [read_header(Path(file)) for file in files]
         for band, files in found.items()
     }
-    if facts.bands is None and facts.band_pattern is None:
+    if facts.layers is None and facts.band_pattern is None:
         _tell_unknown(folder, sensor, unknown)
     chosen = {name: _choose(folder, name, found) for name, found in headers.items()}
     files = {n: _layer_of(h, h.measured[0], h.measured) for n, h in chosen.items()}
@@ -260,7 +285,7 @@ def find_band_files(
     Raises:
         BandError: a band has no file, or none has any.
     """
-    bands, pattern = facts.bands, facts.band_pattern
+    bands, pattern = facts.layers, facts.band_pattern
     wanted = None if bands is None else {sensor.band(name).name for name in bands}
     found: dict[str, list[str]] = {}
     unknown = []

@@ -142,8 +142,8 @@ def describe_raster(
     if assumed.sensor not in (None, sensor.name):
         # It is of images of another sensor.
         assumed = Stated()
-    if product is not None and not (path.is_file() and stated.bands is not None):
-        files, headers = open_bands(path, sensor, product.files, stated.bands)
+    if product is not None and not (path.is_file() and stated.layers is not None):
+        files, headers = open_bands(path, sensor, product.files, stated.layers)
     else:
         files, headers = _find_bands(path, sensor, stated, assumed, members)
     numbers = ImageNumbers(path, sensor, files, headers, stated, assumed, product)
@@ -174,8 +174,8 @@ def _find_bands(
     try:
         return find_bands(path, sensor, stated, members)
     except BandError:
-        is_stated = (stated.bands, stated.band_pattern) != nothing
-        if is_stated or (assumed.bands, assumed.band_pattern) == nothing:
+        is_stated = (stated.layers, stated.band_pattern) != nothing
+        if is_stated or (assumed.layers, assumed.band_pattern) == nothing:
             raise
         return find_bands(path, sensor, assumed, members)
 
@@ -331,7 +331,7 @@ def _list_layers(
             f"{', '.join(found[doubled[0]][:2])}. Remove one."
         )
     rows = []
-    for band in map(sensor.band, stated.bands or found):
+    for band in map(sensor.band, stated.layers or found):
         (file,) = found[band.name]
         grid = _grid(folder / file, band, sizes, sensor)
         # Of names like PATCH_B02.tif only the end differs from band to band.
@@ -342,7 +342,7 @@ def _list_layers(
 def _layers_of_file(
     path: Path, stated: Stated, sizes: Sizes, sensor: Sensor
 ) -> _Layers:
-    names = stated.bands or (IN_SENSOR_ORDER,)
+    names = stated.layers or (IN_SENSOR_ORDER,)
     if names == (IN_SENSOR_ORDER,):
         names = sensor.band_names
     own: Grid | None = None

@@ -49,6 +49,7 @@ class EmbeddingSource:
         bands: whose mean reflectance follows the dimensions; may be empty.
         version: of this package.
         trained_on: labelled images that the encoder was fine-tuned on; may be empty.
+        resampling: how the scene's bands became the encoder's; empty if they are its.
     """
 
     encoder: str
@@ -59,6 +60,7 @@ class EmbeddingSource:
     bands: tuple[Band, ...]
     version: str
     trained_on: str = ""
+    resampling: str = ""
 
     @property
     def layer_names(self) -> tuple[str, ...]:

@@ -34,11 +34,14 @@ from spectralgpt.rasters.virtual import (
     open_array,
     open_virtual,
 )
+from spectralgpt.sensors import Band
 
 UNIT_TAG = "SPECTRALGPT_UNIT"
 SENSOR_TAG = "SPECTRALGPT_SENSOR"
 MODEL_TAG = "SPECTRALGPT_MODEL"
 """What our own files state of themselves."""
+RESAMPLE = "resample"
+"""Stated as a band: bring the images into the bands of the model that takes them."""
 _NUMERIC = ("bands", "unit", "offset", "quantification", "nodata")
 _LEAST, _MOST = 1e-30, 1e30
 """What pixels in 32 bits can be added to and divided by."""
@@ -91,6 +94,7 @@ class Header:
         tags: text by key.
         alpha: layers, from 1, that say how opaque a pixel is.
         masks: what says which pixels of each layer are measurements, see `read_masks`.
+        wavelengths_nm: centre of each layer's band; None where it says none.
     """
 
     path: Location
@@ -102,6 +106,7 @@ class Header:
     tags: dict[str, str]
     alpha: tuple[int, ...] = ()
     masks: tuple[tuple[int, ...], ...] = ()
+    wavelengths_nm: tuple[float | None, ...] = ()
 
     @property
     def count(self) -> int:
@@ -269,7 +274,20 @@ def read_header(path: Location) -> Header:
             tags=dict(dataset.tags()),
             alpha=_alpha_of(dataset),
             masks=find_masks(dataset),
+            wavelengths_nm=tuple(
+                map(_wavelength_in, map(dataset.tags, dataset.indexes))
+            ),
         )
+
+
+def _wavelength_in(tags: Mapping[str, str]) -> float | None:
+    """Return the centre in nm that a layer's tags state, None without a known unit."""
+    unit = tags.get("wavelength_units", "").lower()
+    factor = {"nanometers": 1.0, "micrometers": 1000.0}.get(unit)
+    try:
+        return None if factor is None else float(tags["wavelength"]) * factor
+    except (KeyError, ValueError):
+        return None
 
 
 def find_masks(dataset: rasterio.DatasetReader) -> tuple[tuple[int, ...], ...]:
@@ -449,7 +467,8 @@ class Stated:
             that describes one.
         bands: names of the files' layers in their order ("-" leaves one out,
             "sensor-order" alone names all); for a folder with one file a band, the
-            bands to take.
+            bands to take. "resample", alone or after them, brings the images into the
+            bands of the model that takes them, see `spectralgpt.resampling`.
         unit: `digital-numbers`, `reflectance` or `auto`.
         offset: added to digital numbers before scaling, or `auto`.
         quantification: digital numbers per unit of reflectance, or `auto`.
@@ -462,7 +481,7 @@ class Stated:
     """
 
     sensor: str | None = None
-    bands: tuple[str, ...] | None = None
+    bands: tuple[str, ...] | Literal["resample"] | None = None
     unit: Literal["auto", "digital-numbers", "reflectance"] = "auto"
     offset: float | Literal["auto"] = "auto"
     quantification: float | Literal["auto"] = "auto"
@@ -471,6 +490,8 @@ class Stated:
 
     def __post_init__(self) -> None:
         """Check what can be seen without the files."""
+        if self.bands == RESAMPLE:
+            object.__setattr__(self, "bands", (RESAMPLE,))
         for name, kind in (("bands", str), ("nodata", int | float)):
             value = getattr(self, name)
             if isinstance(value, list):
@@ -491,6 +512,16 @@ class Stated:
             )
         if self.bands is not None and not isinstance(self.bands, tuple):
             raise UnitError(f"bands must be a list of names, found {self.bands!r:.80}.")
+
+    @property
+    def layers(self) -> tuple[str, ...] | None:
+        """The names of layers among `bands`; None asks the files."""
+        return tuple(n for n in self.bands or () if n != RESAMPLE) or None
+
+    @property
+    def resamples(self) -> bool:
+        """Whether images are to be brought into a model's bands."""
+        return RESAMPLE in (self.bands or ())
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -520,6 +551,19 @@ class Stated:
             return Stated(**facts)
         except TypeError as error:
             raise UnitError(f"what is stated cannot be read: {error}.") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assumed(Stated):
+    """What is so of images for a model, where neither files nor the user say.
+
+    Args:
+        model_bands: the bands that the model takes, in its order.
+        bands_per_token: neighbouring bands S in a token.
+    """
+
+    model_bands: tuple[Band, ...] = ()
+    bands_per_token: int = 1
 
 
 @dataclass(frozen=True)

@@ -171,6 +171,15 @@ class Mosaic(RasterFile):
     parts: tuple[RasterFile, ...] = ()
     area: Bounds | None = None
 
+    @property
+    def bands(self) -> tuple[Band, ...]:
+        """The bands of the first product."""
+        return self.parts[0].bands
+
+    def require(self, bands: Sequence[Band] | None) -> tuple[Band, ...]:
+        """Return the bands asked for; see `RasterFile.require`."""
+        return self.parts[0].require(bands)
+
     def grid(self, bands: Sequence[Band] | None = None) -> Grid:
         """The pixels of the first product's grid, continued, that show the area.
 

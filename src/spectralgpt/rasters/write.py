@@ -239,6 +239,7 @@ class Layers:
         categories: what the numbers 0, 1, ... of a single layer are called.
         colours: one a category, such as "#1b7837".
         tags: text by key.
+        layer_tags: the same of each layer; none if empty.
     """
 
     names: tuple[str, ...]
@@ -248,6 +249,7 @@ class Layers:
     categories: tuple[str, ...] = ()
     colours: tuple[str, ...] = ()
     tags: dict[str, str] = field(default_factory=dict)
+    layer_tags: tuple[dict[str, str], ...] = ()
 
     @classmethod
     def of_classes(
@@ -529,6 +531,8 @@ class RowFile:
         dataset.nodata = self.layers.nodata
         dataset.descriptions = self.layers.names
         dataset.update_tags(**self.layers.tags)
+        for layer, tags in enumerate(self.layers.layer_tags, start=1):
+            dataset.update_tags(layer, **tags)
         if self.layers.colours:
             table = dict(enumerate(map(_rgba, self.layers.colours)))
             dataset.write_colormap(1, table)

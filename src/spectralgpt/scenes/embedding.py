@@ -35,6 +35,7 @@ from spectralgpt.rasters.embeddings import (
 )
 from spectralgpt.rasters.grid import Grid
 from spectralgpt.rasters.write import NumberType
+from spectralgpt.resampling import absent_groups, present, resampling_of
 from spectralgpt.scenes.stac import describe_asset, write_item
 from spectralgpt.scenes.windows import (
     WindowBatch,
@@ -172,15 +173,17 @@ def embed_to_raster(
         RasterError: the scene cannot be read, or the raster not written.
     """
     side = cell_side(loaded.encoder.patch_size, cell_px)
+    bands = choose_bands(contract, item)
     source = EmbeddingSource(
         encoder=encoder,
         scene=item.name,
         width=loaded.encoder.embed_dim,
         patch_px=loaded.encoder.patch_size,
         cell_px=side,
-        bands=choose_bands(contract, item) if reflectance else (),
+        bands=tuple(bands[at] for at in present(item, bands)) if reflectance else (),
         version=__version__,
         trained_on=str(loaded.extra.get("trained_on", "")),
+        resampling="".join(resampling_of([item]).values()),
     )
     grid = _cell_grid(item, contract, None, side)
     some = False
@@ -270,6 +273,7 @@ def _embed_strips(
     patch, size = encoder.patch_size, preprocessing.image_size
     bands = choose_bands(preprocessing, item)
     check_size(item, bands, patch)
+    encoder.absent_groups, had = absent_groups([item]), present(item, bands)
     scene = item.grid(bands)
     place = place or Window(0, 0, scene.height, scene.width)
     covered = scene.coarsened(place, cell)
@@ -297,7 +301,7 @@ def _embed_strips(
     )
     for (first, values), (strip, row, below) in zip(embedded, shown, strict=True):
         left = -columns[0]
-        seen = np.s_[:, first - row : below - row, left : left + width]
+        seen = np.s_[had, first - row : below - row, left : left + width]
         valid, reflectance = _average(strip.valid[seen], strip.pixels[seen], cell)
         known = np.ascontiguousarray(np.moveaxis(np.nan_to_num(values), 0, -1))
         yield first // cell, known, valid, reflectance

@@ -18,6 +18,7 @@ from torch import Tensor
 from spectralgpt.checkpoints import LoadedModel
 from spectralgpt.data.classes import class_colours
 from spectralgpt.errors import DataError, RasterError
+from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import (
     MODEL_TAG,
@@ -28,6 +29,7 @@ from spectralgpt.rasters import (
     read_class_rows,
     write_polygons,
 )
+from spectralgpt.resampling import absent_groups, resampling_of
 from spectralgpt.scenes.inputs import Progress, on_same_pixels
 from spectralgpt.scenes.loading import Precision, stated_contract
 from spectralgpt.scenes.stac import describe_asset, write_item
@@ -73,6 +75,7 @@ class Mapper:
         name: what the model is called in the maps' tags.
         digest: tells its weights and settings from all others; an interrupted map is
             continued by a mapper of the same digest only, and never without one.
+        encoder: of the model; it is told which band groups images lack.
     """
 
     predict: Callable[[Tensor], Tensor]
@@ -87,6 +90,7 @@ class Mapper:
     overwrite: bool = False
     name: str = ""
     digest: str = ""
+    encoder: SpectralEncoder | None = None
 
     def bands(self, item: RasterFile) -> tuple[Band, ...]:
         """Return the bands of an image that are read, in the model's order."""
@@ -96,7 +100,11 @@ class Mapper:
         """Tell what a map depends on from all else; empty if that is not known."""
         options = (self.colours, self.probabilities, self.polygons, self.overwrite)
         facts = self.facts(items)
-        return "" if facts is None else digest_facts(facts, self.layers(path), options)
+        return (
+            ""
+            if facts is None
+            else digest_facts(facts, self.layers(path, items), options)
+        )
 
     def facts(self, items: Sequence[RasterFile]) -> dict[str, str] | None:
         """Return what a map depends on, None if the mapper does not say."""
@@ -109,9 +117,12 @@ class Mapper:
         }
         return scene_facts(items, self.preprocessing) | settings
 
-    def layers(self, path: Path) -> dict[Path, Layers]:
-        """Return what each map holds, the map of classes first."""
+    def layers(
+        self, path: Path, items: Sequence[RasterFile] = ()
+    ) -> dict[Path, Layers]:
+        """Return what each map of images holds, the map of classes first."""
         names, tags = self.class_names, {MODEL_TAG: self.name} if self.name else {}
+        tags |= resampling_of(items)
         maps = {path: Layers.of_classes(names, self.colours, tags)}
         if self.probabilities:
             maps[self.beside(path)[0]] = Layers.of_measures(names, tags)
@@ -188,6 +199,7 @@ def build_mapper(
         window_px,
         name=Path(name).name,
         digest=digest_model(model, flips, window_px, names, device, precision),
+        encoder=loaded.encoder,
     )
     return mapper, task
 
@@ -228,7 +240,9 @@ def map_image(
     grid = items[0].grid(bands[0])
     if mapper.polygons and grid.crs is None:
         raise RasterError(f"{items[0].name} has no georeference: leave out --polygons.")
-    maps, facts = mapper.layers(path), mapper.facts(items)
+    if mapper.encoder is not None:
+        mapper.encoder.absent_groups = absent_groups(items)
+    maps, facts = mapper.layers(path, items), mapper.facts(items)
     with making_maps(maps, grid, facts, mapper.overwrite) as made:
         for row, probabilities in _map_strips(mapper, items, made.next_row):
             # In the order of `maps`.

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from spectralgpt.errors import CheckpointError, ConfigError, ShapeError
+from spectralgpt.errors import BandError, CheckpointError, ConfigError, ShapeError
 from spectralgpt.metrics import psnr, spectral_angle
 from spectralgpt.models.building import check_output
 from spectralgpt.models.mae import MaskedAutoencoder
@@ -29,6 +29,7 @@ from spectralgpt.rasters import (
     Window,
     read_raster,
 )
+from spectralgpt.resampling import absent_groups, resampling_of
 from spectralgpt.scenes.unfinished import digest_model, making_maps, scene_facts
 from spectralgpt.scenes.windows import (
     WindowBatch,
@@ -297,6 +298,7 @@ def rebuild_window(
         raise CheckpointError(f"{window} is no multiple of the tile of {tile} px.")
     bands = choose_bands(preprocessing, item)
     check_size(item, bands, model.encoder.patch_size)
+    _refuse_absent(item)
     raster = read_raster(item, bands, window, out_size=(height, width))
     pixels, valid = preprocessing.prepare(raster)
     tiles, known = (_split(torch.from_numpy(a), tile) for a in (pixels, valid))
@@ -321,6 +323,20 @@ def rebuild_window(
         error=error.mean,
         is_told=model.normalize_targets,
     )
+
+
+def _refuse_absent(item: RasterFile) -> None:
+    """Refuse images that lack whole band groups: what is visible is all there.
+
+    Raises:
+        BandError: it lacks some.
+    """
+    if absent_groups([item]):
+        summary = "".join(resampling_of([item]).values())
+        raise BandError(
+            f"{item.name} lacks whole band groups of the model ({summary}), which "
+            "rebuilding needs: take images with more bands."
+        )
 
 
 def _rebuild_tiles(
@@ -438,10 +454,11 @@ def map_errors(
     """
     bands = choose_bands(preprocessing, item)
     check_size(item, bands, model.encoder.patch_size)
+    _refuse_absent(item)
     grid = item.grid(bands)
     side, patch = preprocessing.image_size, preprocessing.patch_size
     plan = plan_windows(item, bands, side, _OVERLAP, patch)
-    tags = {MODEL_TAG: name, "MASK_RATIO": f"{mask_ratio:g}"}
+    tags = {MODEL_TAG: name, "MASK_RATIO": f"{mask_ratio:g}"} | resampling_of([item])
     layers = Layers.of_measures(["rmse of hidden bands (reflectance)"], tags)
     settings = {
         "settings": f"{mask_ratio:g}, {seed}, {batch_size}",

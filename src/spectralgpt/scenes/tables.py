@@ -25,6 +25,7 @@ from spectralgpt.rasters.footprints import (
     cut_at_180,
     footprint_lonlat,
 )
+from spectralgpt.resampling import absent_groups, resampling_of
 from spectralgpt.scenes.embedding import embed_scene
 from spectralgpt.scenes.inputs import Outcome, Progress, describe_input, for_each_input
 from spectralgpt.scenes.loading import stated_contract
@@ -130,6 +131,7 @@ def predict_files(
 
     def predict(path: Path, item: RasterFile) -> list[_Row]:
         bands, found = choose_bands(contract, item), []
+        model.encoder.absent_groups = absent_groups([item])
         grid = item.grid(bands)
         check_size(item, bands, model.encoder.patch_size)
         for windows, images in _prepared_windows(
@@ -178,6 +180,7 @@ def _embed_windows(
 ) -> Iterator[tuple[Window, NDArray[np.float32]]]:
     """Yield windows with the mean (D,) of their normalised tokens."""
     check_size(item, choose_bands(contract, item), encoder.patch_size)
+    encoder.absent_groups = absent_groups([item])
     device = next(encoder.parameters()).device
     for windows, images in _prepared_windows(item, contract, fit, batch_size):
         with torch.inference_mode():
@@ -287,6 +290,7 @@ def _place_row(
         "path": str(path),
         **vars(window),
         "bands": ",".join(band.name for band in bands),
+        "resampling": "".join(resampling_of([item]).values()),
         "crs": grid.crs or "",
         "longitude": longitude,
         "latitude": latitude,
@@ -307,6 +311,8 @@ def _write_embeddings(folder: Path, rows: Sequence[_Row], table_format: str) -> 
     path = folder / TABLES[table_format]
     write = _write_geoparquet if table_format == "geoparquet" else _write_npz
     columns = {name: [row[name] for row in rows] for name in rows[0]}
+    if not any(columns.get("resampling", ())):
+        columns.pop("resampling", None)
     write_file(path, lambda temporary: write(temporary, columns))
     return path
 

@@ -34,6 +34,7 @@ from spectralgpt.models.building import plain_parts
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import Grid, Layers, Mosaic, RasterFile, RowFile, move_map
 from spectralgpt.rasters.gdal import writing
+from spectralgpt.resampling import ResampledFile
 
 _JOURNAL = "journal.jsonl"
 _FINISHED = ".finished.jsonl"
@@ -298,6 +299,8 @@ def scene_facts(
 def _item_facts(item: RasterFile) -> list[Any]:
     meaning = (item.quantification, item.offset, item.nodata, item.other_invalid)
     facts: list[Any] = [item.sensor.name, *map(str, meaning)]
+    if isinstance(item, ResampledFile):
+        return [*facts, item.resampling.summary, *_item_facts(item.source)]
     if isinstance(item, Mosaic):
         return [*facts, repr(item.area), *map(_item_facts, item.parts)]
     for band, file in sorted(item.files.items()):

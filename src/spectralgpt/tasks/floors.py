@@ -19,8 +19,8 @@ from spectralgpt.data.datasets import DenseDataset, Patch
 from spectralgpt.data.samples import Sample, SampleSet
 from spectralgpt.errors import DataError, SpectralGPTError
 from spectralgpt.metrics import POSITIVE_SCORES, confusion_counts, score_pixels
-from spectralgpt.preprocessing import Preprocessing, match_bands
-from spectralgpt.sensors import Band
+from spectralgpt.preprocessing import Preprocessing
+from spectralgpt.sensors import Band, match_bands
 from spectralgpt.tasks.dense import leading_metric
 
 logger = logging.getLogger(__name__)

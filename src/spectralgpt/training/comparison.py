@@ -30,6 +30,7 @@ from spectralgpt.files import write_json, write_table
 from spectralgpt.metrics import Scores, score_images
 from spectralgpt.models.building import check_output
 from spectralgpt.models.encoder import SpectralEncoder
+from spectralgpt.resampling import absent_groups
 from spectralgpt.tasks import read_batches
 from spectralgpt.tasks.probes import (
     Features,
@@ -117,6 +118,9 @@ def compare_features(
         return None if progress is None else _counter(progress, kind, len(dataset))
 
     def encode(encoder: SpectralEncoder, kind: str) -> Features:
+        encoder.absent_groups = absent_groups(
+            i for sample in labelled.samples for i in sample.items
+        )
         return _extract_features(
             encoder,
             dataset,

@@ -40,7 +40,7 @@ from spectralgpt.models.heads import (
     SegmentationModel,
 )
 from spectralgpt.preprocessing import Preprocessing
-from spectralgpt.rasters import Stated
+from spectralgpt.resampling import absent_groups
 from spectralgpt.tasks.classification import ClassificationTask, RegularizationConfig
 from spectralgpt.tasks.dense import (
     HELD_OUT_LOSS,
@@ -279,8 +279,9 @@ contract."""
 
 
 def _learn_classes(config: FinetuneConfig, start: Start) -> _Learning:
-    labelled = read_labelled(
-        config.data, assumed=Stated(sensor=start.preprocessing.sensor)
+    labelled = read_labelled(config.data, assumed=start.preprocessing.unstated)
+    start.encoder.absent_groups = absent_groups(
+        i for sample in labelled.samples for i in sample.items
     )
     measure = partial(sample_statistics, labelled.select("train"))
     preprocessing = choose_contract(start, config, measure, labelled.stated)
@@ -315,7 +316,10 @@ def _learn_classes(config: FinetuneConfig, start: Start) -> _Learning:
 
 
 def _learn_maps(config: DenseFinetuneConfig, start: Start) -> _Learning:
-    dense = read_dense(config.data, assumed=Stated(sensor=start.preprocessing.sensor))
+    dense = read_dense(config.data, assumed=start.preprocessing.unstated)
+    start.encoder.absent_groups = absent_groups(
+        i for sample in dense.samples for i in sample.items
+    )
     measure = partial(sample_statistics, dense.select("train"), seed=config.seed)
     preprocessing = choose_contract(start, config, measure, dense.stated)
     names = dense.class_names

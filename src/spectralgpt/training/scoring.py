@@ -38,6 +38,7 @@ from spectralgpt.metrics import (
 from spectralgpt.models.building import check_output
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import Stated
+from spectralgpt.resampling import absent_groups
 from spectralgpt.tasks import read_batches
 from spectralgpt.tasks.classification import to_probabilities
 from spectralgpt.tasks.dense import predict_map
@@ -95,6 +96,9 @@ def evaluate(
     )
 
     _check_fits(loaded, name, test)
+    loaded.encoder.absent_groups = absent_groups(
+        i for sample in test.samples for i in sample.items
+    )
     reading = (batch_size, num_workers, progress)
     probabilities: Tensor | None = None
     if test.has_labels:

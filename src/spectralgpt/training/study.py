@@ -210,10 +210,9 @@ def _data_of(config: _Config) -> LabelledDataConfig | DenseDataConfig:
 
 
 def _digest_data(config: _Config, settings: Mapping[str, Any]) -> str:
-    sensor = settings.get("sensor")
+    data, assumed = _data_of(config), Stated(sensor=settings.get("sensor"))
     if not isinstance(config, DenseDataConfig):
-        sensor = load_start(config).preprocessing.sensor
-    data, assumed = _data_of(config), Stated(sensor=sensor)
+        assumed = load_start(config).preprocessing.unstated
     if isinstance(data, DenseDataConfig):
         return digest_data(read_dense(data, assumed=assumed, divided=False).samples)
     return digest_data(read_labelled(data, assumed=assumed, divided=False).samples)

@@ -218,15 +218,31 @@ def choose_contract(
     if scaling == "image-minmax":
         return replace(contract, scaling=scaling, statistics=None)
     if scaling != contract.scaling or config.statistics == "training":
+        _refuse_unmeasured(measured)
         return replace(contract, scaling=scaling, statistics=measured)
     assert contract.statistics is not None
     _tell_if_far(contract.statistics, measured)
     return contract
 
 
+def _refuse_unmeasured(measured: BandStatistics) -> None:
+    """Refuse statistics of bands that all images lack.
+
+    Raises:
+        ConfigError: there are some.
+    """
+    lacking = [name for name, std in measured.std.items() if not std >= 0]
+    if lacking:
+        raise ConfigError(
+            f"the images lack {', '.join(lacking)}, so that their statistics cannot be "
+            "measured: take scaling: image-minmax, or statistics: checkpoint."
+        )
+
+
 def _tell_if_far(kept: BandStatistics, measured: BandStatistics) -> None:
     """Warn where the kept statistics squeeze or stretch the training images."""
-    stretch = median(std / kept.std[name] for name, std in measured.std.items())
+    spreads = {name: std for name, std in measured.std.items() if std >= 0}
+    stretch = median(std / kept.std[name] for name, std in spreads.items())
     if 1 / _FAR < stretch < _FAR:
         return
     _log.warning(
@@ -242,6 +258,7 @@ def start_encoder(encoder: SpectralEncoder, config: TransferConfig) -> SpectralE
     drop_path = config.drop_path if config.mode == "full" else 0.0
     copy = SpectralEncoder(**{**encoder.config, "drop_path": drop_path})
     copy.load_state_dict(encoder.state_dict())
+    copy.absent_groups = encoder.absent_groups
     copy.requires_grad_(config.mode == "full")
     if config.mode == "adapters":
         add_adapters(copy, config.adapter_rank, config.adapter_alpha)

@@ -95,6 +95,10 @@ def _read_layout(
     assumed: Stated | None,
 ) -> SampleSet:
     image_format = config.image_format(assumed)
+    if config.resamples and config.layout in ("segmunich", "oscd"):
+        raise ConfigError(
+            f"layout {config.layout} states its own bands: leave out 'resample'."
+        )
     entries, known = list_entries(root, config)
     if config.layout == "segmunich":
         image_format = _format_of_segmunich(config)
@@ -107,7 +111,7 @@ def _read_layout(
 
 
 def _format_of_segmunich(config: DenseDataConfig) -> ImageFormat:
-    if config.bands is None:
+    if config.layers is None:
         raise ConfigError(
             "SegMunich's files do not name their 10 bands, and descriptions of it "
             "disagree: the bands of 10 and 20 m (B02 B03 B04 B05 B06 B07 B08 B8A B11 "
@@ -120,7 +124,7 @@ def _format_of_oscd(config: DenseDataConfig) -> ImageFormat:
     """Sentinel-2 of 2015 to 2018, from before digital numbers had an offset."""
     return ImageFormat(
         sensor=config.sensor or _OSCD_SENSOR,
-        bands=config.bands or load_sensor(_OSCD_SENSOR).band_names,
+        bands=config.layers or load_sensor(_OSCD_SENSOR).band_names,
         unit="digital-numbers" if config.unit == "auto" else config.unit,
         offset=0.0 if config.offset == "auto" else config.offset,
         quantification=config.quantification,
