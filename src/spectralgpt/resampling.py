@@ -63,7 +63,7 @@ _FINE = 0.75
 _MOST_SUM_ERROR = 0.005
 _LEAST_BANDS = 2
 _MOST_VALUES = 1 << 25
-"""Of an image, that are read at once to write it."""
+"""Of an image, read and made, that are held at once to write it."""
 
 
 @dataclass(frozen=True)
@@ -347,7 +347,8 @@ def write_resampled(
     layers = replace(layers, layer_tags=tuple(source.tags for source in had))
     with Scene(item, bands) as scene, writing_map(path, scene.grid, layers) as write:
         height, width = scene.shape
-        rows = max(1, _MOST_VALUES // (width * len(item.resampling.found)))
+        bands_held = len(item.resampling.found) + len(item.bands)
+        rows = max(1, _MOST_VALUES // (width * bands_held))
         for row in range(0, height, rows):
             window = Window(row, 0, min(rows, height - row), width)
             raster = scene.read(window)
