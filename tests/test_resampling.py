@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from spectralgpt.errors import BandError, ShapeError
+from spectralgpt.rasters import describe_raster, read_raster
 from spectralgpt.resampling import Resampling, fit_resampling, load_library
 from spectralgpt.sensors import Band, load_sensor
 
@@ -238,3 +239,28 @@ def test_pixels_of_other_bands_are_refused():
 def test_no_bands_at_all_are_refused():
     with pytest.raises(BandError, match="needs bands"):
         fit_resampling((), SENTINEL.select())
+
+
+def test_on_imagery_of_a_town_estimates_beat_interpolation(shared):
+    folder = shared / "data" / "enmap_potsdam" / "images"
+    if not folder.is_dir():
+        pytest.skip("EnMAP imagery of Potsdam is not in ../shared")
+    rasters = [read_raster(describe_raster(f, ENMAP)) for f in folder.glob("*.tif")]
+    pixels = np.concatenate([each.pixels for each in rasters], axis=2)
+    valid = np.concatenate([each.valid for each in rasters], axis=2)
+    seen, known = fit(ENMAP, LANDSAT).apply(pixels, valid)
+    target = fit(ENMAP, SENTINEL).apply(pixels, valid)[0]
+    assert known.all()
+    made = fit(LANDSAT, SENTINEL).apply(seen, known)[0]
+    centres = [band.wavelength_nm for band in LANDSAT.select()]
+    for at, band in enumerate(SENTINEL.select()):
+        if band.name in MOST_SHARE:
+            nm = band.wavelength_nm
+            after = int(np.searchsorted(centres, nm))
+            low, high = centres[after - 1 : after + 1]
+            share = (nm - low) / (high - low)
+            plain = seen[after - 1] * (1 - share) + seen[after] * share
+            errors = [
+                np.sqrt(((x - target[at]) ** 2).mean()) for x in (made[at], plain)
+            ]
+            assert errors[0] < 0.8 * errors[1], (band.name, errors)

@@ -62,7 +62,7 @@ _FINE = 0.75
 """Bands so many widths of another one apart, at most, can be summed to it."""
 _MOST_SUM_ERROR = 0.005
 _LEAST_BANDS = 2
-_MOST_VALUES = 1 << 25
+_MOST_VALUES = 1 << 24
 """Of an image, read and made, that are held at once to write it."""
 
 
