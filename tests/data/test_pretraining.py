@@ -262,6 +262,25 @@ def test_token_budget_reads_the_cubes_of_the_batch_alone(tmp_path):
         assert torch.equal(some["bands"], every["bands"][kept])
 
 
+def test_batch_of_coarse_bands_alone_shows_the_same_ground(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, side in (("B02", 48), ("B03", 48), ("B11", 24), ("B12", 24)):
+        pixels = rng.integers(100, 5000, (1, side, side), dtype=np.uint16)
+        write_tiff(tmp_path / f"{name}.tif", pixels, res=480 / side)
+    item = describe_raster(tmp_path, "sentinel-2-l2a", Stated(offset=0))
+    bands = sensor_preprocessing(
+        "sentinel-2-l2a", ["B02", "B03", "B11", "B12"], image_size=16, bands_per_token=2
+    )
+    plain = PretrainingDataset([item], bands, crops=keep_all())
+    every = plain.draw(0, torch.Generator().manual_seed(9))
+    some = PretrainingDataset([item], bands, crops=keep_all(), token_budget=4)
+    seeds = range(8)
+    drawn = {some.contract_of(seed).band_names: seed for seed in seeds}
+    coarse = some.draw(0, torch.Generator().manual_seed(9), drawn["B11", "B12"])
+    assert torch.equal(coarse["images"], every["images"][2:])
+    assert coarse["gsd_m"] == every["gsd_m"]
+
+
 def test_image_smaller_than_a_token_is_named(tmp_path):
     items = chips(tmp_path, 1, height=7, width=24)
     with pytest.raises(DataError, match="7 x 24 px, smaller than a token of 8 px"):

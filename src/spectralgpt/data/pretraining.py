@@ -36,6 +36,7 @@ from spectralgpt.data.sources import refuse_if_bad
 from spectralgpt.errors import ConfigError, DataError, RasterError, SpectralGPTError
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import Grid, OpenFiles, Raster, RasterFile, read_raster
+from spectralgpt.sensors import Band
 
 _LOG = logging.getLogger(__name__)
 _DRAWS = 32
@@ -260,9 +261,10 @@ class PretrainingDataset(Dataset[dict[str, Any]]):
             bands = own_bands(item, contract.bands, self.allow_missing)
             if not bands:
                 return None
+            found = list(bands.values())
             raster = read_raster(
                 item,
-                list(bands.values()),
+                [*found, *_finer(item, found, self._all_of(crop.item))],
                 crop.window,
                 contract.image_size,
                 self._files,
@@ -270,8 +272,20 @@ class PretrainingDataset(Dataset[dict[str, Any]]):
         except SpectralGPTError as error:
             self._set_aside(crop.item, error)
             return None
+        count = len(found)
+        raster = replace(
+            raster,
+            pixels=raster.pixels[:count],
+            valid=raster.valid[:count],
+            bands=raster.bands[:count],
+        )
         invalid = 1 - np.count_nonzero(raster.valid) / raster.valid.size
         return raster if invalid <= self.crops.max_invalid_share else None
+
+    def _all_of(self, item: int) -> list[Band]:
+        """Bands of an image, whichever a batch takes of them."""
+        bands = self.preprocessing.bands
+        return list(own_bands(self.items[item], bands, self.allow_missing).values())
 
     def _lies_on(self, first: int, other: int, contract: Preprocessing) -> bool:
         """Whether a date's pixels lie on those of its place's first date."""
@@ -314,7 +328,7 @@ class PretrainingDataset(Dataset[dict[str, Any]]):
             "images": torch.from_numpy(images).flip(axes),
             "valid": torch.from_numpy(valid).flip(axes),
             "bands": torch.tensor(contract.band_rows),
-            "gsd_m": _ground_distance(crop, dates[0][1], size),
+            "gsd_m": _ground_distance(crop, self._all_of(crop.item), size),
             "item": crop.item,
         }
 
@@ -367,15 +381,31 @@ def _share_indices(
     return [int(owner) for owner in np.searchsorted(edges, positions)]
 
 
-def _ground_distance(crop: Crop, raster: Raster, size: int) -> Tensor:
+def _ground_distance(crop: Crop, bands: Sequence[Band], size: int) -> Tensor:
     """Return the side of a pixel of the sample on the ground, m.
 
-    A crop is read on the grid of its finest band, and then brought to the model's size.
+    A crop is read on the grid of the image's finest band, and then brought to the
+    model's size.
     """
-    finest = min(band.gsd_m for band in raster.bands)
+    finest = min(band.gsd_m for band in bands)
     side = math.sqrt(crop.window.height * crop.window.width)
     # Single precision, because not every accelerator takes double.
     return torch.tensor(finest * side / size, dtype=torch.float32)
+
+
+def _finer(
+    item: RasterFile, bands: Sequence[Band], every: Sequence[Band]
+) -> list[Band]:
+    """Return the finest band of an image if it is finer than those of a batch.
+
+    Windows are pixels of it, whichever bands are drawn.
+    """
+
+    def area(band: Band) -> float:
+        return item.files[band.name].grid.pixel_area
+
+    finest = min(every, key=area)
+    return [finest] if area(finest) < min(map(area, bands)) else []
 
 
 def _num_dates(images: Sequence[RasterFile] | Sequence[Series]) -> int | None:
