@@ -29,6 +29,8 @@ _MIXED = 0.1
 """Mixtures of two spectra that are learned from, too, as a share of the spectra."""
 _CAUTION = 2.2
 """How many times its error in the library a fit may give up for caution beyond it."""
+_CAUTION_FITTED = 1.02
+"""The same where imagery of one sensor is learned from, which other imagery is like."""
 _RAMPS = (
     *((1, 1.05), (0.95, 1), (0.9, 1), (0.9, 0.999), (0.9, 0.998), (0.9, 0.997)),
     *((0.9, 0.995), (0.9, 0.99), (0.85, 0.99), (0.8, 0.98), (0.7, 0.97), (0.5, 0.95)),
@@ -38,15 +40,18 @@ _RAMPS = (
 SAID = 0.9
 """Chance that intervals hold a value."""
 _STEPS = 10
+_LIKE = 0.999
+"""Share of unseen spectra that count as like those learned from."""
 _PIXELS_AT_ONCE = 1 << 10
 """That their distances to the landmarks fit into a processor's cache."""
 
 
 class Estimator:
-    """Estimates bands by linear interpolation over wavelength, and by what that misses.
+    """Estimates bands by a linear map of the others, and by what that misses.
 
-    Misses are learned in relation to the mean of all bands, from the shape of spectra.
-    Far from the library's shapes they fade out, and the interpolation stays.
+    The map is interpolation over wavelength, or fitted. Misses are learned in relation
+    to the mean of all bands, from the shape of spectra. Far from the library's shapes
+    they fade out, and the linear map stays.
 
     Args:
         layers: which of the found bands to take, F, ascending in wavelength.
@@ -55,6 +60,7 @@ class Estimator:
         values: (N, F) of the library.
         targets: (N, T) likewise.
         classes: (N,) likewise; rare ones are mixed more often.
+        is_fitted: fit the map by least squares, as suits pixels of one sensor.
     """
 
     def __init__(
@@ -65,11 +71,16 @@ class Estimator:
         values: DoubleArray,
         targets: DoubleArray,
         classes: NDArray[np.str_],
+        is_fitted: bool = False,
     ) -> None:
         self.layers = list(layers)
         bins = np.array_split(np.eye(len(nm)), min(len(nm), _MOST_FEATURES))
         self._bins = np.stack([each.mean(axis=0) for each in bins], axis=1)
         self._between = np.stack([np.interp(target_nm, nm, e) for e in np.eye(len(nm))])
+        self._shift = np.zeros(len(target_nm))
+        if is_fitted:
+            fitted = fit_linear(values, targets)
+            self._between, self._shift = fitted[:-1], fitted[-1]
         features, misses, mean = self._learned(values, targets)
         part = np.random.default_rng(0).permutation(len(values)) % _PARTS
         found, distance = np.empty_like(misses), np.empty(len(values))
@@ -81,10 +92,13 @@ class Estimator:
             if not kept.all():
                 predicted = self._kernel.predict(features[~kept])
                 found[~kept], distance[~kept] = predicted
-        self._ramps = _choose_ramps(found, misses, mean, distance)
+        caution = _CAUTION_FITTED if is_fitted else _CAUTION
+        self._ramps = _choose_ramps(found, misses, mean, distance, caution)
         errors = found * _fade(distance, self._ramps) - misses
         self.errors = errors * mean
         """(N, T) reflectance, of spectra that the fit did not see."""
+        self._reach = float(np.quantile(distance, _LIKE))
+        self._bounds = values.min(axis=0), values.max(axis=0)
         self._edges = np.quantile(distance, np.linspace(0, 1, _STEPS + 1)[1:])
         self._wide = self._widths(errors, misses, distance)
 
@@ -93,7 +107,11 @@ class Estimator:
     ) -> tuple[DoubleArray, DoubleArray, DoubleArray]:
         """Return features, what interpolation misses (N, T), and the scale (N, 1)."""
         features, mean = self._features(values)
-        return features, (targets - values @ self._between) / mean, mean
+        return features, (targets - self._map(values)) / mean, mean
+
+    def _map(self, values: Array) -> Array:
+        kind = values.dtype
+        return values @ self._between.astype(kind) + self._shift.astype(kind)
 
     def _features(self, values: Array) -> tuple[Array, Array]:
         """Return what tells shapes apart, (N, features), and the scale (N, 1)."""
@@ -121,34 +139,54 @@ class Estimator:
         """Return it with some of its targets alone."""
         part = copy.copy(self)
         part._between, part.errors = self._between[:, kept], self.errors[:, kept]
+        part._shift = self._shift[kept]
         part._kernel = copy.copy(self._kernel)
         part._kernel.weights = self._kernel.weights[:, kept]
         part._ramps, part._wide = self._ramps[kept], self._wide[:, kept]
         return part
 
-    def apply(self, pixels: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return estimates and half the widths of their intervals, (T, H, W) each.
+    def apply(
+        self, pixels: FloatArray
+    ) -> tuple[FloatArray, FloatArray, NDArray[np.bool_]]:
+        """Estimate the bands of pixels.
 
         Args:
             pixels: (C, H, W) reflectance of the found bands.
+
+        Returns:
+            Estimates and half the widths of their intervals, (T, H, W) each; and
+            whether a pixel is like what was learned from, (H, W).
         """
         values = pixels[self.layers].reshape(len(self.layers), -1).T
         shape = (self._between.shape[1], values.shape[0])
         made, wide = np.empty(shape, np.float32), np.empty(shape, np.float32)
+        is_like = np.empty(len(values), np.bool_)
         for start in range(0, len(values), _PIXELS_AT_ONCE):
             at = np.s_[start : start + _PIXELS_AT_ONCE]
-            made[:, at], wide[:, at] = self._estimate(values[at])
+            made[:, at], wide[:, at], is_like[at] = self._estimate(values[at])
         size = (len(made), *pixels.shape[1:])
-        return made.reshape(size), wide.reshape(size)
+        return made.reshape(size), wide.reshape(size), is_like.reshape(size[1:])
 
-    def _estimate(self, values: FloatArray) -> tuple[Array, Array]:
-        """Return estimates and half widths (T, n) of pixels (n, F)."""
+    def _estimate(self, values: FloatArray) -> tuple[Array, Array, NDArray[np.bool_]]:
+        """Do what `apply` does for pixels (n, F): (T, n) twice, and (n,)."""
         features, mean = self._features(values)
         misses, distance = self._kernel.predict(features)
         misses *= _fade(distance, self._ramps)
-        made = values @ self._between.astype(np.float32) + misses * mean
+        made = self._map(values) + misses * mean
         wide = self._wide[np.searchsorted(self._edges, distance)]
-        return made.T, (wide * mean).T
+        low, high = self._bounds
+        is_like = ((values >= low) & (values <= high)).all(axis=1)
+        return made.T, (wide * mean).T, is_like & (distance <= self._reach)
+
+
+def fit_linear(values: DoubleArray, targets: DoubleArray) -> DoubleArray:
+    """Return weights (F + 1, T) from values (N, F) to targets (N, T), a constant last.
+
+    By least squares.
+    """
+    with_one = np.concatenate([values, np.ones((len(values), 1))], axis=1)
+    weights: DoubleArray = np.linalg.lstsq(with_one, targets, rcond=None)[0]
+    return weights
 
 
 class _Kernel:
@@ -228,13 +266,17 @@ def _mix(
 
 
 def _choose_ramps(
-    found: DoubleArray, values: DoubleArray, mean: DoubleArray, distance: DoubleArray
+    found: DoubleArray,
+    values: DoubleArray,
+    mean: DoubleArray,
+    distance: DoubleArray,
+    caution: float,
 ) -> DoubleArray:
     """Choose between which distances each target's predictions fade out, (T, 2).
 
-    The most cautious ramp is taken that keeps the error in the library within a factor
-    of the least. Spectra unlike the library have been seen to gain from it: what is
-    learned from other classes misleads there.
+    The most cautious ramp is taken that keeps the error in the library within a factor,
+    the caution, of the least. Spectra unlike the library have been seen to gain from
+    it: what is learned from other classes misleads there.
     """
     ramps = [
         np.array([np.quantile(distance, min(q, 1)) * max(q, 1) for q in each])
@@ -245,7 +287,7 @@ def _choose_ramps(
         ramped = found * _fade(distance, ramp[None]) - values
         errors.append(np.sqrt(((ramped * mean) ** 2).mean(axis=0)))
     least = np.sqrt((((found - values) * mean) ** 2).mean(axis=0))
-    within = np.array(errors) <= _CAUTION * least
+    within = np.array(errors) <= caution * least
     last = [int(np.flatnonzero(column).max(initial=0)) for column in within.T]
     return np.stack([ramps[at] for at in last])
 

@@ -15,7 +15,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from spectralgpt.errors import BandError, ShapeError
+from spectralgpt.errors import BandError, DataError, ShapeError
 from spectralgpt.estimating import SAID, Estimator
 from spectralgpt.rasters import (
     SENSOR_TAG,
@@ -62,6 +62,7 @@ _FINE = 0.75
 """Bands so many widths of another one apart, at most, can be summed to it."""
 _MOST_SUM_ERROR = 0.005
 _LEAST_BANDS = 2
+_LEAST_PIXELS = 200
 _MOST_VALUES = 1 << 24
 """Of an image, read and made, that are held at once to write it."""
 
@@ -203,6 +204,16 @@ class Resampling:
             clean = np.where(valid, pixels, np.float32(0))
             wide[self.positions("estimated")] = self.estimator.apply(clean)[1]
         return np.where(known, wide, np.float32("nan"))
+
+    def is_like(self, pixels: FloatArray, valid: BoolArray) -> BoolArray:
+        """Return where estimates stand on spectra like those learned from, (H, W).
+
+        True where nothing is estimated. See `apply` for the arguments.
+        """
+        if self.estimator is None:
+            return np.ones(valid.shape[1:], np.bool_)
+        known: BoolArray = np.logical_and.reduce(valid[self.estimator.layers])
+        return known & self.estimator.apply(np.where(valid, pixels, np.float32(0)))[2]
 
     def _known(self, pixels: FloatArray, valid: BoolArray) -> BoolArray:
         if pixels.shape != valid.shape or len(pixels) != len(self.found):
@@ -470,6 +481,62 @@ def _fit(
             f"{made_of[0].reason}. Use images with more bands."
         )
     return Resampling(found, made_of, weights.astype(np.float32), estimator)
+
+
+def fit_pixels(
+    found: Sequence[Band],
+    wanted: Sequence[Band],
+    values: DoubleArray,
+    targets: DoubleArray,
+    sensor: Sensor | None = None,
+) -> Resampling:
+    """Learn from pixels of imagery how bands go together; all bands are estimated.
+
+    They are estimated by regression and what that misses; or, with a sensor, by
+    interpolation and what that misses in pixels and in the library's spectra together.
+
+    Args:
+        found: bands that are known, C.
+        wanted: bands to estimate, D.
+        values: (N, C) reflectance of the found bands.
+        targets: (N, D) of the wanted ones.
+        sensor: whose responses all bands have, to learn from the library as well.
+
+    Raises:
+        BandError: there are fewer than two known bands.
+        DataError: there are fewer pixels than can be learned from.
+    """
+    if len(found) < _LEAST_BANDS:
+        raise BandError(f"estimating bands needs at least {_LEAST_BANDS} others.")
+    if len(values) < _LEAST_PIXELS:
+        raise DataError(
+            f"{len(values)} pixels are too few to learn from: give images with at "
+            f"least {_LEAST_PIXELS} that are valid in all bands."
+        )
+    order = sorted(range(len(found)), key=lambda i: found[i].wavelength_nm)
+    nm = np.array([found[i].wavelength_nm for i in order])
+    target_nm = np.array([band.wavelength_nm for band in wanted])
+    kinds = np.full(len(values), "pixel")
+    if sensor is not None:
+        library = load_library()
+        rows = np.s_[:: max(1, len(library.spectra) // len(values))]
+        seen, truth = (library.sense(bands, sensor)[rows] for bands in (found, wanted))
+        if not (np.isfinite(seen).all() and np.isfinite(truth).all()):
+            raise BandError("the library does not hold all of the bands.")
+        values, targets = (
+            np.concatenate([values, seen]),
+            np.concatenate([targets, truth]),
+        )
+        kinds = np.concatenate([kinds, library.classes[rows]])
+    estimator = Estimator(
+        order, nm, target_nm, values[:, order], targets, kinds, sensor is None
+    )
+    sources = tuple(
+        BandSource(band, "estimated", tuple(found), _rmse(error), _half_width(error))
+        for band, error in zip(wanted, estimator.errors.T, strict=True)
+    )
+    nothing = np.zeros((len(wanted), len(found)), np.float32)
+    return Resampling(tuple(found), sources, nothing, estimator)
 
 
 def _take_or_sum(

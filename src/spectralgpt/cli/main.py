@@ -46,6 +46,7 @@ COMMANDS = {
     "view": "serve a local page to look at scenes, maps and what a model makes of them",
     "batch": "map or embed many scenes, each once, on one machine or a cluster",
     "resample": "write an image in the bands of another sensor, or of a model",
+    "synthesize": "write bands that an image does not have, with their errors",
     "export": "write a model as ONNX or torch.export, to run without this package",
     "convert": "convert between our checkpoints and the published format",
     "info": "say what a checkpoint, an image or a sensor is",

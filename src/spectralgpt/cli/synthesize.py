@@ -1,0 +1,80 @@
+"""`spectralgpt synthesize`: make bands that an image does not have."""
+
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from spectralgpt.cli.images import DEVICE, prepare_output
+from spectralgpt.cli.options import add_options, counting, from_options
+from spectralgpt.errors import CheckpointError, ConfigError
+
+HELP = (
+    "Write bands that an image does not have: from a library of spectra, from pixels "
+    "of other imagery or by an autoencoder, whichever is better on held-out pixels."
+)
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the options of this command."""
+    from spectralgpt.rasters import Stated
+
+    parser.add_argument("input", type=Path, help="image file, or folder of its bands")
+    add_options(
+        parser,
+        bands=(
+            tuple[str, ...],
+            ...,
+            "bands to make: names of the image's sensor, or wavelengths such as "
+            "1240nm, taken as 10 nm wide, or 1240nm:30",
+        ),
+        like=(
+            tuple[str, ...],
+            (),
+            "images that have both, to learn from and to measure errors on; without "
+            "any the library of spectra alone is used",
+        ),
+        model=(str, "autoencoder to try, too: a pretraining run, a file or a Hub name"),
+        input_bands=(tuple[str, ...], "names of the image's layers in their order"),
+        output=(Path, ..., "GeoTIFF to write; NAME_error.tif is written beside it"),
+        overwrite="replace the files",
+        seed=(int, 0, "of the draw of pixels"),
+        **DEVICE,
+    )
+    parser.add_class_arguments(Stated, as_group=False, skip={"bands"})
+
+
+def run(args: Namespace) -> Path:
+    """Plan, tell and write; returns the file."""
+    from spectralgpt.data.formats import ImageFormat
+    from spectralgpt.rasters import Stated
+    from spectralgpt.scenes.loading import load_on_device
+    from spectralgpt.scenes.synthesis import (
+        find_wanted,
+        plan_synthesis,
+        write_synthesis,
+    )
+
+    if args.output.suffix.lower() not in (".tif", ".tiff"):
+        raise ConfigError(f"--output {args.output} must be a GeoTIFF, ending in .tif.")
+    prepare_output(args.output.parent, args.output.name, args.overwrite)
+    stated = from_options(Stated, args, bands=args.input_bands)
+    image_format = ImageFormat(**stated.facts)
+    item = image_format.describe(args.input)
+    like = [image_format.describe(Path(path)) for path in args.like]
+    loaded = None
+    if args.model is not None:
+        loaded = load_on_device(args.model, args.device)
+        if loaded.preprocessing is None:
+            raise CheckpointError(f"{args.model} does not say which bands it takes.")
+    wanted = find_wanted(args.bands, item)
+    synthesis = plan_synthesis(item, wanted, like, loaded, args.seed)
+    for line in synthesis.lines:
+        print(line)
+    with counting("making bands", 1) as update:
+        return write_synthesis(
+            synthesis,
+            item,
+            args.output,
+            args.batch_size,
+            lambda share: update(completed=share),
+        )[0]
