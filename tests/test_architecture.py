@@ -39,7 +39,7 @@ FACES = {
 # How large the house may be. Raise none without a reason.
 LIMITS = {
     "files": 220,
-    "lines": 52_000,
+    "lines": 52_600,
     "public functions and classes": 740,
     "dataclasses": 138,
     "file names that occur twice": 10,
