@@ -8,7 +8,7 @@ seen, nothing is written.
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -240,11 +240,9 @@ def plan_synthesis(
         _check_model(loaded, wanted)
     rng = np.random.default_rng(seed)
     samples = [_draw(each, found, wanted, loaded, rng) for each in like]
-    library = fits.get("library")
-    sensor = item.sensor if library and _knows_all(library) else None
-    errors = _compare(found, wanted, _parts(samples), library, sensor)
+    errors = _compare(found, wanted, _parts(samples), fits.get("library"), item.sensor)
     values, targets, _ = _join(_parts(samples), rng)
-    fits |= _fit_imagery(found, wanted, values, targets, sensor)
+    fits |= _fit_imagery(found, wanted, values, targets, item.sensor)
     names = (*fits, REBUILT)
     ways = tuple(
         min(
@@ -263,22 +261,16 @@ def _fit_library(
     )
 
 
-def _knows_all(library: Resampling) -> bool:
-    """Whether the library's spectra hold all bands, found and wanted."""
-    estimator = library.estimator
-    return estimator is not None and len(estimator.layers) == len(library.found)
-
-
 def _fit_imagery(
     found: tuple[Band, ...],
     wanted: Sequence[Band],
     values: DoubleArray,
     targets: DoubleArray,
-    sensor: Sensor | None,
+    sensor: Sensor,
 ) -> dict[str, Resampling]:
     """Learn from pixels alone, and together with the library if it knows the bands."""
     fits = {"imagery": fit_pixels(found, wanted, values, targets)}
-    if sensor is not None:
+    with suppress(BandError):
         fits[BOTH] = fit_pixels(found, wanted, values, targets, sensor)
     return fits
 
@@ -372,7 +364,7 @@ def _compare(
     wanted: Sequence[Band],
     parts: Sequence[_Sample],
     library: Resampling | None,
-    sensor: Sensor | None,
+    sensor: Sensor,
 ) -> tuple[Mapping[str, float], ...]:
     """Return the errors of all ways on parts that were not learned from, by band."""
     rng = np.random.default_rng(0)
