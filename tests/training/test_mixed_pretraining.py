@@ -23,7 +23,7 @@ from spectralgpt.training.pretrain_data import load_pretraining_data
 from spectralgpt.training.pretraining import build_model as build_run_model
 from spectralgpt.training.pretraining import pretrain
 from tests.imagery import write_archive
-from tests.training.test_stages import NARROW, TRAINER
+from tests.training.test_stages import NARROW, TRAINER, InterruptedRunError, StopAt
 
 GAOFEN = "gaofen-2-pms"
 
@@ -106,6 +106,24 @@ def test_mixed_sensors_take_the_spectral_tokenizer_and_any_bands(
     assert data.held_out is not None
     scored = data.held_out.datasets[0]
     assert {len(scored.contract_of(seed).bands) for seed in range(20)} == {12}
+
+
+def test_run_from_before_the_choice_of_tokenizers_goes_on(
+    root: Path, tmp_path: Path
+) -> None:
+    plain = mixed(root)
+    begun = {**plain, "model": {**plain["model"], "tokenizer": "linear"}}
+    config = build_config(begun, PretrainConfig, "test")
+    run = tmp_path / "run"
+    with pytest.raises(InterruptedRunError):
+        pretrain(config, run, callbacks=[StopAt(4, 16)])
+    # As an earlier version left it: neither setting was known.
+    written = yaml.safe_load((run / "config.yaml").read_text())
+    del written["model"]["tokenizer"], written["data"]["band_subsets"]
+    (run / "config.yaml").write_text(yaml.safe_dump(written))
+    whole = build_config(plain, PretrainConfig, "test")
+    pretrain(whole, run, resume=True)
+    assert load_model(run).encoder.tokenizer is None
 
 
 def test_weights_that_follow_bands_cannot_become_linear(root: Path, run: Path) -> None:

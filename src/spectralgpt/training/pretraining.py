@@ -256,6 +256,8 @@ def _run_stage(
         resume: go on with an existing run.
         callbacks: more to do while training.
     """
+    if resume:
+        config, data = _as_begun(config, folder), None
     data = data or _load_checked(config)
     primary = data.train.datasets[0]
     task = PretrainingTask(
@@ -282,6 +284,15 @@ def _run_stage(
         check_checkpoint(module, folder)
     folder.prepare(plain_config(config), overwrite=overwrite, resume=resume)
     _run(config, folder, module, data, resume, [*callbacks, *drawn])
+
+
+def _as_begun(config: PretrainConfig, folder: RunFolder) -> PretrainConfig:
+    """Return the configuration with what was no choice yet when the run began."""
+    begun = read_mapping(folder.config) if folder.config.is_file() else {}
+    model = begun.get("model")
+    if not isinstance(model, Mapping) or "tokenizer" in model:
+        return config
+    return replace(config, model=replace(config.model, tokenizer="linear"))
 
 
 def _load_checked(config: PretrainConfig) -> PretrainingData:
