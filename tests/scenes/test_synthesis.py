@@ -224,6 +224,8 @@ def test_command_tells_how_and_refuses_slips(
     output = ["--output", str(tmp_path / "out.tif")]
     assert main([*base, *output]) == 0
     assert "B8A (865 nm, 20 wide): by library; +-" in capsys.readouterr().out
+    stated = ["--input_bands", ",".join(b.name for b in lacking.bands)]
+    assert main([*base, *output, *stated, "--overwrite"]) == 0
     assert main([*base, *output]) != 0
     assert "pass --overwrite" in capsys.readouterr().err
     assert main([*base, "--output", str(tmp_path / "out.png")]) != 0

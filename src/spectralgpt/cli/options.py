@@ -61,7 +61,7 @@ _LACKING = re.compile(
 )
 _UNKNOWN = re.compile(r"[Uu]nrecognized arguments: --(?P<name>[\w.]+)")
 _LIST_OPTION = re.compile(
-    r"(?P<name>--([\w.]+\.)?(bands|use_bands|exclude_bands|nodata))(=(?P<value>.*))?"
+    r"(?P<name>--([\w.]+\.)?(((use|exclude|input)_)?bands|nodata))(=(?P<value>.*))?"
 )
 _COORDINATES = re.compile(r"^-[\d.][^,]*,")
 """Words such as -3.7,40.3 are values; argparse takes what has no space for an option.

@@ -27,18 +27,24 @@ def add_arguments(parser: ArgumentParser) -> None:
             "bands to make: names of the image's sensor, or wavelengths such as "
             "1240nm, taken as 10 nm wide, or 1240nm:30",
         ),
-        like=(
+        model=(str, "autoencoder to try, too: a pretraining run, a file or a Hub name"),
+        input_bands=(
             tuple[str, ...],
             (),
-            "images that have both, to learn from and to measure errors on; without "
-            "any the library of spectra alone is used",
+            "names of the image's layers in their order, as --bands of other commands",
         ),
-        model=(str, "autoencoder to try, too: a pretraining run, a file or a Hub name"),
-        input_bands=(tuple[str, ...], "names of the image's layers in their order"),
         output=(Path, ..., "GeoTIFF to write; NAME_error.tif is written beside it"),
         overwrite="replace the files",
         seed=(int, 0, "of the draw of pixels"),
         **DEVICE,
+    )
+    parser.add_argument(
+        "--like",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="images that have both, to learn from and to measure errors on; without "
+        "any the library of spectra alone is used",
     )
     parser.add_class_arguments(Stated, as_group=False, skip={"bands"})
 
@@ -57,10 +63,10 @@ def run(args: Namespace) -> Path:
     if args.output.suffix.lower() not in (".tif", ".tiff"):
         raise ConfigError(f"--output {args.output} must be a GeoTIFF, ending in .tif.")
     prepare_output(args.output.parent, args.output.name, args.overwrite)
-    stated = from_options(Stated, args, bands=args.input_bands)
+    stated = from_options(Stated, args, bands=args.input_bands or None)
     image_format = ImageFormat(**stated.facts)
     item = image_format.describe(args.input)
-    like = [image_format.describe(Path(path)) for path in args.like]
+    like = [image_format.describe(path) for path in args.like]
     loaded = None
     if args.model is not None:
         loaded = load_on_device(args.model, args.device)
