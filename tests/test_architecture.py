@@ -39,9 +39,9 @@ FACES = {
 # How large the house may be. Raise none without a reason.
 LIMITS = {
     "files": 220,
-    "lines": 52_600,
-    "public functions and classes": 740,
-    "dataclasses": 138,
+    "lines": 53_200,
+    "public functions and classes": 760,
+    "dataclasses": 142,
     "file names that occur twice": 10,
     "files with a single importer": 20,
     "longest chain of imports": 20,
