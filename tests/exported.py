@@ -3,7 +3,12 @@
 import torch
 
 from spectralgpt.checkpoints import LoadedModel
-from spectralgpt.models.heads import ChangeModel, ClassificationModel, SegmentationModel
+from spectralgpt.models.heads import (
+    ChangeModel,
+    ClassificationModel,
+    RegressionModel,
+    SegmentationModel,
+)
 from spectralgpt.preprocessing import (
     BandStatistics,
     Preprocessing,
@@ -44,6 +49,14 @@ def loaded(kind: str, scaling: Scaling = "z-score") -> LoadedModel:
         torch.nn.init.normal_(model.head.weight, std=0.1)
     elif kind == "change":
         model = ChangeModel(encoder, len(CLASSES), pixel_detail=True)
+    elif kind == "regression":
+        model = RegressionModel(encoder, 1, "fpn", pixel_detail=True)
+        model.target_mean.fill_(20.0)
+        model.target_std.fill_(7.0)
+        torch.nn.init.normal_(model.detail.classifier.weight)
+        extra = {"task": kind, "class_names": ["height"]}
+        extra["target"] = {"unit": "m", "range": None, "edges": [10.0, 20.0]}
+        return LoadedModel(model.eval(), contract(scaling), extra)
     elif kind in ("upernet", "fpn", "linear"):
         model = SegmentationModel(encoder, len(CLASSES), kind)
     else:

@@ -97,9 +97,20 @@ def test_logits_of_any_batch_are_the_models(
         assert torch.allclose(logits, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_numbers_come_out_in_their_unit(tmp_path: Path) -> None:
+    model, path = loaded("regression"), tmp_path / "model.pt2"
+    export_model(model, path)
+    (numbers,) = exporting._open_exported(path)(torch.rand(2, 12, 32, 32))
+    assert numbers.shape == (2, 1, 32, 32)
+    assert 5 < numbers.mean() < 35  # The targets' mean is 20 m.
+    described = read_description(path)
+    assert described["outputs"] == {"numbers": "(B, 1, rows, columns), in m"}
+    assert described["target"]["unit"] == "m"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", FORMATS)
-@pytest.mark.parametrize("kind", ["upernet", "fpn", "linear"])
+@pytest.mark.parametrize("kind", ["upernet", "fpn", "linear", "regression"])
 @pytest.mark.parametrize("scaling", ["image-minmax", "fixed-range", "two-std-uint8"])
 def test_every_head_and_scaling_is_exported(
     tmp_path: Path, kind: str, scaling: Any, suffix: str

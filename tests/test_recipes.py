@@ -9,7 +9,10 @@ from spectralgpt.data.crops import check_token_budget
 from spectralgpt.errors import ConfigError
 from spectralgpt.preprocessing import sensor_preprocessing
 from spectralgpt.recipes import find_recipe, list_recipes
-from spectralgpt.training.finetuning import DenseFinetuneConfig
+from spectralgpt.training.finetuning import (
+    DenseFinetuneConfig,
+    RegressionFinetuneConfig,
+)
 from spectralgpt.training.pretrain_config import PretrainConfig, datasets_of, stages_of
 
 PRETRAINING = [name for name in list_recipes() if name.startswith(("pretrain", "demo"))]
@@ -75,6 +78,20 @@ def test_recipes_of_maps_are_the_best_that_is_known(task: str) -> None:
     assert steps * config.trainer.epochs == 300
     rate = config.optimizer.base_lr * config.trainer.batch_size / 256
     assert rate == pytest.approx(1e-3)
+
+
+def test_numbers_are_learned_as_classes_are() -> None:
+    ours, theirs = (
+        dict(read_mapping(find_recipe(f"finetune_{task}")))
+        for task in ("regression", "segmentation")
+    )
+    data = {"root": "x", "task": "regression", "target": {"name": "x", "unit": "m"}}
+    config = build_config(
+        {**ours, "model": "x", "data": data}, RegressionFinetuneConfig, "test"
+    )
+    assert config.loss == "mse"
+    assert ours.keys() == theirs.keys()
+    assert all(ours[name] == theirs[name] for name in ours if name != "loss")
 
 
 @pytest.mark.parametrize("name", list_recipes())

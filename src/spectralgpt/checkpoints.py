@@ -29,7 +29,12 @@ from spectralgpt.models.building import (
     resize_model,
 )
 from spectralgpt.models.encoder import SpectralEncoder
-from spectralgpt.models.heads import ClassificationModel, DenseModel, SegmentationModel
+from spectralgpt.models.heads import (
+    ClassificationModel,
+    DenseModel,
+    RegressionModel,
+    SegmentationModel,
+)
 from spectralgpt.models.sizes import SIZES, WEIGHTS_FILE, find_weights
 from spectralgpt.models.tokens import Wavelengths
 from spectralgpt.preprocessing import Preprocessing, sensor_preprocessing
@@ -71,8 +76,14 @@ class LoadedModel:
             return self.model
         return self.model.encoder
 
+    @property
+    def unit(self) -> str | None:
+        """Unit of the numbers that it maps; None for classes and other models."""
+        is_regressor = isinstance(self.model, RegressionModel)
+        return self.extra.get("target", {}).get("unit") if is_regressor else None
+
     def classes(self, name: str, maps: bool = False) -> tuple[tuple[str, ...], str]:
-        """Return class names and task of a fine-tuned model.
+        """Return class names, or that of a regression's target, and the task.
 
         Args:
             name: what it is called in messages.
@@ -84,8 +95,8 @@ class LoadedModel:
         is_mapper = isinstance(self.model, DenseModel)
         if maps and not is_mapper:
             raise CheckpointError(
-                f"{name} makes no maps: run `spectralgpt finetune segmentation` or "
-                "`finetune change` first."
+                f"{name} makes no maps: run `spectralgpt finetune segmentation`, "
+                "`finetune regression` or `finetune change` first."
             )
         if is_mapper and not maps:
             raise CheckpointError(
@@ -102,8 +113,8 @@ class LoadedModel:
             return tuple(names), str(task)
         if maps:
             raise CheckpointError(
-                f"{name} makes maps, but does not name their classes. Fine-tune with "
-                "this package to get a model that does."
+                f"{name} makes maps, but does not name their classes or target. "
+                "Fine-tune with this package to get a model that does."
             )
         raise CheckpointError(
             f"{name} is a classifier that does not name its classes and task. "
@@ -191,6 +202,8 @@ def save_published(path: Path, model: Model) -> Path:
             "a bare encoder has no published format: convert an autoencoder or a "
             "classifier."
         )
+    if isinstance(model, RegressionModel):
+        raise CheckpointError("a model of regression has no published format.")
     if isinstance(model, DenseModel) and (
         model.head_kind != "upernet" or model.apply_norm or model.detail is not None
     ):
@@ -432,10 +445,20 @@ def _check_contract(
         raise CheckpointError(
             f"it has {len(names)} class_names for {known} classes: copy it again."
         )
+    if isinstance(model, RegressionModel) and "task" in extra:
+        _check_target(extra.get("target"))
     for name in ("window_px", "chip_px"):
         side = extra.get(name)
         if side is not None and (not isinstance(side, int) or not 0 < side < 2**16):
             raise CheckpointError(f"its {name} is {side!r:.40}: copy it again.")
+
+
+def _check_target(target: object) -> None:
+    stated = target if isinstance(target, dict) else {}
+    edges = stated.get("edges")
+    is_list = isinstance(edges, list) and all(type(each) is float for each in edges)
+    if not (is_list and edges) or not isinstance(stated.get("unit"), str):
+        raise CheckpointError("it does not say what its numbers are: copy it again.")
 
 
 def _published(path: Path, heads: Mapping[str, int] | None) -> LoadedModel:

@@ -27,7 +27,12 @@ from spectralgpt.errors import CheckpointError, ConfigError, OutputError
 from spectralgpt.files import folder_beside, parse_json
 from spectralgpt.models.building import model_config
 from spectralgpt.models.encoder import SpectralEncoder
-from spectralgpt.models.heads import ChangeModel, ClassificationModel, DenseModel
+from spectralgpt.models.heads import (
+    ChangeModel,
+    ClassificationModel,
+    DenseModel,
+    RegressionModel,
+)
 from spectralgpt.models.mae import MaskedAutoencoder
 from spectralgpt.preprocessing import RANGE_EPS, UINT8_LEVELS, Preprocessing
 from spectralgpt.rasters import Raster
@@ -41,7 +46,7 @@ _METADATA_KEY = "spectralgpt.json"
 _INPUT_NAME = "reflectance"
 _FORMAT = "spectralgpt-export"
 _FORMAT_VERSION = 1
-_CARRIED = ("task", "class_names", "positive", "colours")
+_CARRIED = ("task", "class_names", "positive", "colours", "target")
 _LIMIT_BYTES = 16 * 2**20
 _TRACED_BATCH = 2  # Sizes 0 and 1 would be taken for constants.
 _COMPARED_BATCHES = (1, 3)
@@ -86,8 +91,8 @@ def export_model(
     Args:
         loaded: the model, on the CPU; its weights are left without gradients.
         path: the file to make, .onnx or .pt2; replaced if it is there.
-        what: logits of a fine-tuned model, embeddings of its encoder, or auto: logits
-            where there are any.
+        what: logits of a fine-tuned model, the numbers of one of regression, or
+            embeddings of its encoder; auto: logits where there are any.
         batch: images taken at once; None for any number.
         tolerance: greatest difference from the model that is accepted, as a share of
             the largest number of an output.
@@ -273,8 +278,8 @@ class _ExportGraph(nn.Module):
             reflectance: (B, C, H, W); for a model of change (B, 2, C, H, W).
 
         Returns:
-            logits (B, classes) or (B, classes, H, W); or embedding (B, D) and tokens
-            (B, G, Hp, Wp, D).
+            logits (B, classes) or (B, classes, H, W), or numbers (B, 1, H, W); or
+            embedding (B, D) and tokens (B, G, Hp, Wp, D).
         """
         answer = self.model(self.scaling(reflectance))
         if isinstance(self.model, SpectralEncoder):
@@ -326,6 +331,9 @@ def _describe(loaded: LoadedModel, output: str, batch: int | None) -> dict[str, 
     outputs = {"logits": "(B, classes)"}
     if isinstance(loaded.model, DenseModel):
         outputs = {"logits": "(B, classes, rows, columns)"}
+    if isinstance(loaded.model, RegressionModel):
+        unit = loaded.unit or "the target's unit"
+        outputs = {"numbers": f"(B, 1, rows, columns), in {unit}"}
     if output == _EMBEDDINGS:
         outputs = {
             "embedding": "(B, D): mean of the tokens, as spectralgpt embed gives it",
@@ -348,7 +356,7 @@ def _describe(loaded: LoadedModel, output: str, batch: int | None) -> dict[str, 
             "no_data": "NaN; filled with the mean of the band's other pixels",
             "scaling": f"in the graph ({contract.scaling}): do not scale before",
         },
-        "output": output,
+        "output": output if output == _EMBEDDINGS else next(iter(outputs)),
         "outputs": outputs,
         **{name: loaded.extra[name] for name in _CARRIED if loaded.extra.get(name)},
         "preprocessing": contract.to_dict(),

@@ -1,10 +1,10 @@
-"""Scores of classes, of images and of pixels, and how sure they are; of spectra, too.
+"""Scores of classes, of images and of pixels, of numbers, and how sure they are.
 
 Each kind of score of images is a function of how often each image counts: once each for
 a test set, as often as it was drawn for a resampled one. What does not depend on that,
-such as the ranking of the images, is worked out once. Counts of the pixels of single
-places add up, so that a bootstrap resamples whole places: neighbouring pixels say
-little that is new. Nothing here knows models or files.
+such as the ranking of the images, is worked out once. Counts and sums over the pixels
+of single places add up, so that a bootstrap resamples whole places: neighbouring pixels
+say little that is new. Nothing here knows models or files.
 """
 
 from collections.abc import Callable, Sequence
@@ -60,18 +60,21 @@ class Scores:
     """The scores of one set of predictions.
 
     Args:
-        summary: score name -> value, 0..1.
+        summary: score name -> value, 0..1; of numbers in the target's unit, but for R2.
         per_class: one entry per class, in the order of the class names.
         confusion: (C, C) counts, rows are truth, columns are prediction; None for
             multi-label tasks.
         positive: the class that precision, recall, F1 and IoU of the summary are about;
             None if the summary has no such scores.
+        per_range: of numbers, for each range of the truth its limits `least` and
+            `below`, `pixels`, `rmse` and `bias`; NaN where there is no pixel.
     """
 
     summary: dict[str, float]
     per_class: tuple[_ClassScore, ...]
     confusion: NDArray[np.int64] | None = None
     positive: str | None = None
+    per_range: tuple[dict[str, float], ...] = ()
 
 
 class Interval(NamedTuple):
@@ -331,6 +334,61 @@ def score_pixels(
         leading = {k: 0.0 if np.isnan(v) else v for k, v in leading.items()}
         summary = leading | summary
     return Scores(summary, per_class, counts, positive)
+
+
+def value_sums(
+    predicted: Tensor, targets: Tensor, edges: Sequence[float] = (), centre: float = 0.0
+) -> NDArray[np.float64]:
+    """Sum up what `score_values` needs; sums over several batches add up.
+
+    Args:
+        predicted: numbers, any shape.
+        targets: the same shape, NaN where a pixel counts nowhere.
+        edges: rising limits between ranges of the target.
+        centre: taken off the targets, for the digits of their squares.
+
+    Returns:
+        (len(edges) + 1, 6): pixels; sums of target and of its square; of predicted less
+        target, of the square and of the absolute value of that.
+    """
+    known = targets.isfinite()
+    truth = targets[known].double().cpu().numpy()
+    error = predicted[known].double().cpu().numpy() - truth
+    ranges = np.digitize(truth, edges)
+    truth = truth - centre
+    parts = (np.ones_like(truth), truth, truth**2, error, error**2, np.abs(error))
+    count = len(edges) + 1
+    return np.stack([np.bincount(ranges, part, count) for part in parts], axis=1)
+
+
+def score_values(sums: NDArray[np.float64], edges: Sequence[float] = ()) -> Scores:
+    """Score numbers from their sums: RMSE, MAE, R2 and bias over all pixels.
+
+    R2 = 1 - squared errors / squared distances of the targets from their mean; it is
+    left out where all targets are equal.
+
+    Args:
+        sums: from `value_sums`.
+        edges: the same as there.
+
+    Raises:
+        DataError: no pixel has a target.
+    """
+    count, total, squares, error, squared, absolute = sums.sum(axis=0).tolist()
+    if not count:
+        raise DataError("There is no pixel with a number to score.")
+    summary = {"rmse": (squared / count) ** 0.5, "mae": absolute / count}
+    spread = squares - total**2 / count
+    if spread > np.finfo(np.float64).eps * squares * count:
+        summary["r2"] = 1 - squared / spread
+    summary["bias"] = error / count
+    with np.errstate(invalid="ignore", divide="ignore"):
+        rmse, bias = np.sqrt(sums[:, 4] / sums[:, 0]), sums[:, 3] / sums[:, 0]
+    names = ("least", "below", "pixels", "rmse", "bias")
+    columns = ((-np.inf, *edges), (*edges, np.inf), sums[:, 0], rmse, bias)
+    rows = zip(*columns, strict=True)
+    per_range = (dict(zip(names, map(float, row), strict=True)) for row in rows)
+    return Scores(summary, (), per_range=tuple(per_range))
 
 
 def _check(probabilities: Tensor, targets: Tensor, class_names: Sequence[str]) -> None:

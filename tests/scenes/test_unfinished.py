@@ -10,7 +10,7 @@ from rasterio import Affine
 
 from spectralgpt.errors import ConfigError, DataError, OutputError
 from spectralgpt.models.building import plain_parts, quantize_encoder
-from spectralgpt.rasters import Grid, Layers, read_class_rows, write
+from spectralgpt.rasters import Grid, Layers, read_map_rows, write
 from spectralgpt.scenes.unfinished import digest_model, making_maps
 from tests.tiny import tiny_model
 
@@ -51,7 +51,7 @@ def test_what_was_stopped_goes_on_behind_its_last_row(tmp_path: Path) -> None:
         made.write(4, [ROWS[None, 4:]])
         made.export()
         made.publish()
-    found = np.concatenate([rows for _, rows in read_class_rows(path)])
+    found = np.concatenate([rows for _, rows in read_map_rows(path)])
     np.testing.assert_array_equal(found, ROWS)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["map.tif", "map.tif.aux.xml"]
 
@@ -231,6 +231,6 @@ def test_rows_and_entries_that_are_damaged_are_made_anew(tmp_path: Path) -> None
                 made.publish()
         else:
             assert make(whole) == list(range(whole, 6, 2))
-        found = np.concatenate([rows for _, rows in read_class_rows(path)])
+        found = np.concatenate([rows for _, rows in read_map_rows(path)])
         np.testing.assert_array_equal(found, ROWS)
         path.unlink()

@@ -107,6 +107,15 @@ def test_masks_lie_on_their_images(archive: Path) -> None:
             assert one.crs == two.crs
             assert set(np.unique(two.read())) <= {*map(int, Cover), 255}
             assert two.tags()["CLASS_0"] == "water"
+        # Pixels of which trees cover most are trees, and those without any are not.
+        (classes,), (cover,) = (
+            read(image.parent.parent / "masks" / image.name),
+            read(image.parent.parent / "tree_cover" / image.name),
+        )
+        assert (cover == 255).sum() == (classes == 255).sum()
+        assert cover[cover != 255].max(initial=0) <= 100
+        assert (cover[classes == Cover.TREES] > 0).all()
+        assert (classes[(cover > 50) & (cover <= 100)] == Cover.TREES).all()
     for mask in archive.glob("change/*/masks/*.tif"):
         assert set(np.unique(read(mask))) <= {0, 1, 255}
         before = mask.parent.parent / "before" / mask.name
@@ -131,7 +140,7 @@ def test_label_table_lists_every_image_once(archive: Path) -> None:
 def test_places_do_not_overlap(archive: Path) -> None:
     boxes = []
     for path in archive.rglob("*.tif"):
-        if path.parent.name in ("masks", "after"):
+        if path.parent.name in ("masks", "tree_cover", "after"):
             continue
         with rasterio.open(path) as dataset:
             boxes.append((dataset.crs.to_epsg(), *dataset.bounds))

@@ -13,10 +13,10 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from spectralgpt.models.heads import ClassificationModel
+from spectralgpt.models.heads import ClassificationModel, RegressionModel
 from spectralgpt.tasks import Task
 from spectralgpt.tasks.classification import ClassificationTask, RegularizationConfig
-from spectralgpt.tasks.dense import DenseLossConfig, DenseTask
+from spectralgpt.tasks.dense import DenseLossConfig, DenseTask, RegressionTask
 from spectralgpt.tasks.pretraining import PretrainingTask
 from spectralgpt.training.fit import RunFolder, fit
 from spectralgpt.training.loading import EpochBatchSampler, build_loader
@@ -49,6 +49,10 @@ class Uneven:
             labels = torch.zeros(CLASSES)
             labels[: index % (CLASSES + 1)] = 1
             return {"image": image, "target": labels}
+        if self.kind == "numbers":
+            numbers = 20 + 5 * torch.rand(SIDE, SIDE, generator=fixed)
+            numbers[: 2 * index] = torch.nan
+            return {"image": image, "target": numbers}
         target = torch.randint(CLASSES, (SIDE, SIDE), generator=fixed)
         target[: 2 * index] = -1
         target[target == index % CLASSES] = -1  # Classes are spread unevenly, too.
@@ -67,6 +71,11 @@ def build_task(kind: str) -> Task:
         # A new head is zero, and would pass nothing on.
         nn.init.normal_(model.head.weight)
         return ClassificationTask(model, names, task, RegularizationConfig(), weights)
+    if kind == "numbers":
+        numbers = RegressionModel(tiny_encoder(SIDE), 1, "linear")
+        numbers.target_mean.fill_(20.0)
+        numbers.target_std.fill_(5.0)
+        return RegressionTask(numbers, "height", "huber")
     config = DenseLossConfig(dice_weight=1.0 if kind == "dice" else 0.0)
     convolution: Any = nn.Conv2d(12, CLASSES, 3, padding=1)
     return DenseTask(convolution, names, None, config, weights)

@@ -11,7 +11,7 @@ import torch
 
 from tests.training.steps import SAMPLES, make_step
 
-KINDS = ("maps", "dice", "pretraining", "classification", "labels")
+KINDS = ("maps", "dice", "numbers", "pretraining", "classification", "labels")
 
 
 def check_alike(step: dict[str, Any], whole: dict[str, Any]) -> None:

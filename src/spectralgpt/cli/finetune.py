@@ -17,6 +17,7 @@ HELP = "Train a pretrained encoder for a task, from labels."
 _TASKS = {
     "classification": "one class an image, or several labels",
     "segmentation": "a class for every pixel",
+    "regression": "a number for every pixel, such as canopy height",
     "change": "what changed between two dates, for every pixel",
 }
 
@@ -96,6 +97,10 @@ def _task_parser(task: str) -> ArgumentParser:
 
 
 def _config_kind(task: str) -> type[Any]:
-    from spectralgpt.training.finetuning import DenseFinetuneConfig, FinetuneConfig
+    from spectralgpt.training import finetuning
 
-    return FinetuneConfig if task == "classification" else DenseFinetuneConfig
+    kinds = {
+        "classification": finetuning.FinetuneConfig,
+        "regression": finetuning.RegressionFinetuneConfig,
+    }
+    return kinds.get(task, finetuning.DenseFinetuneConfig)

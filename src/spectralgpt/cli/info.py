@@ -116,6 +116,9 @@ def _print_model(target: str) -> None:
         f"{encoder.patch_size} x {encoder.patch_size} px x {encoder.bands_per_token} "
         "bands"
     )
+    if loaded.unit is not None:
+        names = ", ".join(loaded.extra.get("class_names", []))
+        print(f"maps {names}, in {loaded.unit}")
     contract = loaded.preprocessing
     if contract is None:
         print("no preprocessing contract: bands and scaling are up to you")
@@ -138,4 +141,6 @@ def _print_exported(path: Path) -> None:
     for name, axes in described["outputs"].items():
         print(f"gives {name} {axes}")
     if described.get("class_names"):
-        print(f"classes {', '.join(described['class_names'])}")
+        names = ", ".join(described["class_names"])
+        unit = described.get("target", {}).get("unit")
+        print(f"target {names}, in {unit}" if unit else f"classes {names}")

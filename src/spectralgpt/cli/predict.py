@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from spectralgpt.data.formats import ImageFormat
 
 HELP = (
-    "Apply a fine-tuned model: a CSV of classes and probabilities, or for segmentation "
-    "and change a GeoTIFF of classes on each image's own pixels."
+    "Apply a fine-tuned model: a CSV of classes and probabilities, or for maps a "
+    "GeoTIFF of classes, or of a target's numbers, on each image's own pixels."
 )
 _TABLE = "predictions.csv"
 _MAP_TABLE = "maps.csv"

@@ -31,6 +31,8 @@ def print_test_scores(folder: Path, console: Console) -> None:
             for floor in floors.values()
         ]
         label = _spell(name, found.get("positive"))
+        if "unit" in found and name != "r2":
+            label += f" ({found['unit']})"
         table.add_row(label, f"{value:.4f}", between, *beside)
     console.print(table)
 

@@ -8,7 +8,7 @@ regular grid that covers every image; drawn, random crops of the same images, tu
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from spectralgpt.data.crops import part_on
 from spectralgpt.data.masks import read_target
-from spectralgpt.data.samples import SEGMENTATION, SampleSet
+from spectralgpt.data.samples import CHANGE, SampleSet
 from spectralgpt.errors import ConfigError
 from spectralgpt.losses import IGNORE
 from spectralgpt.preprocessing import Preprocessing
@@ -220,11 +220,16 @@ class Patch:
 
     Args:
         rasters: one per date, of the same size.
-        target: (H, W) class indices.
+        target: (H, W) class indices, or numbers; see `DenseDataset`.
     """
 
     rasters: tuple[Raster, ...]
-    target: NDArray[np.int64]
+    target: NDArray[Any]
+
+    @property
+    def labelled(self) -> NDArray[np.bool_]:
+        """(H, W) whether a pixel has a label or a number."""
+        return _is_labelled(self.target)
 
     def cut(self, row: int, column: int, height: int, width: int) -> "Patch":
         """Return a part of it, without a georeference.
@@ -277,7 +282,18 @@ class Patch:
         rasters = tuple(
             raster.padded(height, width, "constant") for raster in self.rasters
         )
-        return Patch(rasters, np.pad(self.target, missing, constant_values=IGNORE))
+        padded = np.pad(self.target, missing, constant_values=_no_label(self.target))
+        return Patch(rasters, padded)
+
+
+def _no_label(target: NDArray[Any]) -> float:
+    """Return what stands for no label: `IGNORE`, or NaN among numbers."""
+    return np.nan if target.dtype.kind == "f" else IGNORE
+
+
+def _is_labelled(target: NDArray[Any]) -> NDArray[np.bool_]:
+    labelled: NDArray[np.bool_] = np.isfinite(target) & (target != _no_label(target))
+    return labelled
 
 
 _SampleWindow = tuple[int, Window, int, int]
@@ -288,6 +304,8 @@ covers already."""
 
 class DenseDataset(_SampleDataset[Patch]):
     """Windows of images with class indices: plain when indexed, augmented when drawn.
+
+    For regression, numbers stand in place of class indices, and NaN of `IGNORE`.
 
     Every labelled pixel of every sample stands in the target of exactly one indexed
     window: where the last window of a row overlaps the one before, its target is
@@ -331,18 +349,18 @@ class DenseDataset(_SampleDataset[Patch]):
 
         Returns:
             `image` (C, H, W) or, for change detection, (2, C, H, W) float32; `valid`,
-            the same in bool; `target` (H, W) int64.
+            the same in bool; `target` (H, W) int64, or float32 for regression.
 
         Raises:
             BandError: the sample lacks a band of the model; it is named.
             RasterError: a file cannot be read.
-            DataError: the mask holds an unknown code.
+            DataError: the mask holds an unknown code, or a number out of range.
         """
         number, window, seen_rows, seen_columns = self.windows[index]
         patch = self._read(number, window)
         target = patch.target.copy()
-        target[:seen_rows] = IGNORE
-        target[:, :seen_columns] = IGNORE
+        target[:seen_rows] = _no_label(target)
+        target[:, :seen_columns] = _no_label(target)
         return self._prepare(Patch(patch.rasters, target), self.shape(index))
 
     def draw(self, index: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -418,11 +436,11 @@ class DenseDataset(_SampleDataset[Patch]):
         for _ in range(tries):
             window = _draw_window(part, side, generator)
             is_whole = (window.height, window.width) == (part.height, part.width)
-            if is_whole or (self._read_target(number, window) != IGNORE).any():
+            if is_whole or _is_labelled(self._read_target(number, window)).any():
                 break
         return window
 
-    def _read_target(self, number: int, window: Window) -> NDArray[np.int64]:
+    def _read_target(self, number: int, window: Window) -> NDArray[Any]:
         grid, part = self._part(number)
         if number in self._kept:
             return _inside(self._kept[number], part, window).target
@@ -447,14 +465,14 @@ class DenseDataset(_SampleDataset[Patch]):
         )
         target = read_target(self.sample_set, found, self._part(number)[0], window)
         for raster in rasters:
-            target[~raster.valid.any(axis=0)] = IGNORE
+            target[~raster.valid.any(axis=0)] = _no_label(target)
         return Patch(rasters, target)
 
     def _prepare(self, patch: Patch, shape: tuple[int, int]) -> dict[str, Tensor]:
         patch = patch.padded(*shape)
         dates = [self._prepare_date(raster) for raster in patch.rasters]
         images, valid = (np.stack(parts) for parts in zip(*dates, strict=True))
-        if self.sample_set.task == SEGMENTATION:
+        if self.sample_set.task != CHANGE:
             images, valid = images[0], valid[0]
         return {
             "image": torch.from_numpy(images),

@@ -375,6 +375,7 @@ class Listing:
         mask_codes: numbers that masks may hold; None is any.
         masks_have_same_size: whether their pixels are those of the image's finest band;
             false where they are laid over the image by position.
+        masks_hold_codes: whether they are of classes; false for numbers.
     """
 
     entries: tuple[Entry, ...]
@@ -384,6 +385,7 @@ class Listing:
     code_names: Mapping[int, str] = field(default_factory=dict)
     mask_codes: frozenset[int] | None = None
     masks_have_same_size: bool = True
+    masks_hold_codes: bool = True
 
     @classmethod
     def of(

@@ -1,14 +1,15 @@
-"""Masks as class indices: files of codes, laid over images, looked up and counted."""
+"""Masks laid over images: codes looked up as class indices, or measured numbers."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spectralgpt import losses
-from spectralgpt.data.samples import MaskFile, Sample, SampleSet
+from spectralgpt.data.samples import MaskFile, Sample, SampleSet, Target
 from spectralgpt.errors import DataError, RasterError, SpectralGPTError
 from spectralgpt.losses import IGNORE
 from spectralgpt.rasters import (
@@ -20,11 +21,17 @@ from spectralgpt.rasters import (
     overlay,
     read_codes,
     read_raster,
+    read_values,
 )
 from spectralgpt.rasters.files import Header, read_header
 
 _Numbers = NDArray[np.int64]
 _SHOWN = 8
+_USED_AS_NODATA = (-9999.0, -99999.0, -32768.0, float(np.finfo(np.float32).min))
+"""Numbers that stand for nothing in many files which do not say so."""
+_LOOKED_AT = 2**24
+"""Most numbers that a target is described by, of each sample those at equal steps."""
+_PERCENTS = (1, 20, 40, 50, 60, 80, 99)
 
 
 def lay_masks(
@@ -59,7 +66,8 @@ def lay_masks(
                 "data.mask_index."
             )
         nodata, code = header.nodata[index - 1], number if one_a_class else None
-        masks.append(MaskFile(path, index, header.grid, nodata, align, code))
+        mask = MaskFile(path, index, header.grid, nodata, align, code)
+        masks.append(replace(mask, scale=header.scales[index - 1]))
     for mask in masks:
         _lay_mask(mask, grid, image.name)
     return replace(masks[0], others=tuple(masks[1:])), headers[0]
@@ -82,23 +90,27 @@ def _lay_mask(mask: MaskFile, image: Grid, name: str) -> Overlay:
 
 def read_target(
     samples: SampleSet, sample: Sample, image: Grid, window: Window
-) -> _Numbers:
-    """Read class indices in a window of an image.
+) -> NDArray[Any]:
+    """Read class indices, or the numbers of a target, in a window of an image.
 
     Args:
-        samples: what the codes mean.
+        samples: what the codes or numbers mean.
         sample: whose mask.
         image: the grid that `window` counts in.
         window: pixels of it.
 
     Returns:
-        (H, W), `IGNORE` where there is no label.
+        (H, W) int64, `IGNORE` where there is no label; for regression float32, NaN
+        where there is none.
 
     Raises:
-        DataError: a code is neither a class nor ignored; names it.
+        DataError: a code is neither a class nor ignored, or a number out of range;
+            names it.
         RasterError: the mask cannot be read, or does not fit the image.
     """
     assert sample.mask is not None, sample.name
+    if samples.target is not None:
+        return _read_target(samples.target, sample.mask, image, window, sample.name)
     codes, known = _read_mask(sample.mask, image, window, sample.name)
     return _to_classes(codes, known, samples, sample.mask)
 
@@ -150,6 +162,40 @@ def _read_file(
 ) -> tuple[_Numbers, NDArray[np.bool_]]:
     rows, columns = _lay_mask(mask, image, name).pixels(window)
     return read_codes(mask.path, mask.index, rows, columns)
+
+
+def _read_target(
+    target: Target, mask: MaskFile, image: Grid, window: Window, name: str
+) -> NDArray[np.float32]:
+    rows, columns = _lay_mask(mask, image, name).pixels(window)
+    numbers, known = read_values(mask.path, mask.index, rows, columns)
+    for nodata in (mask.nodata, target.nodata):
+        if nodata is not None:
+            known &= numbers != nodata
+    seen = numbers[known]
+    lowest = float(seen.min()) if seen.size else 0.0
+    if target.range is None and lowest in _USED_AS_NODATA:
+        raise DataError(
+            f"{mask.path} holds {lowest:g}, which stands for nothing in many "
+            "files: state data.target.nodata, or data.target.range if it is a value."
+        )
+    own = (target.scale, target.offset)
+    scale, offset = (
+        stated if given is None else given
+        for given, stated in zip(own, mask.scale, strict=True)
+    )
+    values = np.where(known, numbers.astype(np.float64) * scale + offset, np.nan)
+    if target.range is not None:
+        low, high = target.range
+        slack = (high - low) * np.finfo(np.float32).eps
+        beyond = (values < low - slack) | (values > high + slack)
+        if beyond.any():
+            raise DataError(
+                f"{mask.path} holds {values[beyond][0]:g} {target.unit} "
+                f"({int(beyond.sum())} px), outside data.target.range {low:g} to "
+                f"{high:g}. Mend the mask, or state nodata, scale, offset or range."
+            )
+    return values.astype(np.float32)
 
 
 def _to_classes(
@@ -238,10 +284,43 @@ def find_faults(samples: SampleSet) -> tuple[str, ...]:
     return tuple(faults)
 
 
+def describe_target(samples: SampleSet) -> dict[str, float]:
+    """Measure the numbers of regression masks, in the target's unit.
+
+    Returns:
+        `pixels`, `labelled` (share with a number, 0..1), `mean`, `std`, `least`, `most`
+        and percentiles `p1`, `p20`, `p40`, `p50`, `p60`, `p80` and `p99`; only the
+        first two where no pixel has a number.
+
+    Raises:
+        DataError: a number is out of range.
+        RasterError: a mask cannot be read.
+    """
+    most, pixels, labelled = max(1, _LOOKED_AT // len(samples.samples)), 0, 0
+    some = []
+    for sample in samples.samples:
+        grid = sample.item.grid()
+        window = sample.window or Window(0, 0, grid.height, grid.width)
+        found = read_target(samples, sample, grid, window)
+        values = found[np.isfinite(found)].astype(np.float64)
+        pixels, labelled = pixels + found.size, labelled + values.size
+        some.append(values[:: max(1, -(-values.size // most))])
+    described = {"pixels": float(pixels), "labelled": labelled / max(pixels, 1)}
+    if not labelled:
+        return described
+    every = np.concatenate(some)
+    numbers = [every.mean(), every.std(), every.min(), every.max()]
+    numbers += np.percentile(every, _PERCENTS).tolist()
+    names = ["mean", "std", "least", "most", *(f"p{each}" for each in _PERCENTS)]
+    return described | dict(zip(names, map(float, numbers), strict=True))
+
+
 def _count(samples: SampleSet, sample: Sample) -> _Numbers:
     if samples.has_labels:
         return np.bincount(np.array(sample.labels, int), minlength=samples.num_classes)
     grid = sample.item.grid()
     window = sample.window or Window(0, 0, grid.height, grid.width)
     target = read_target(samples, sample, grid, window)
+    if samples.target is not None:
+        return np.array([np.isfinite(target).sum()])
     return np.bincount(target[target >= 0], minlength=samples.num_classes)

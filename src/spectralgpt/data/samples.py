@@ -20,14 +20,52 @@ SINGLE_LABEL = "single-label"
 MULTI_LABEL = "multi-label"
 SEGMENTATION = "segmentation"
 CHANGE = "change"
+REGRESSION = "regression"
 LABEL_TASKS = (SINGLE_LABEL, MULTI_LABEL)
-"""Tasks of classes of images; the others are of classes of pixels."""
-_DATES = {SINGLE_LABEL: 1, MULTI_LABEL: 1, SEGMENTATION: 1, CHANGE: 2}
+"""Tasks of classes of images; the others are of pixels."""
+_DATES = dict.fromkeys((*LABEL_TASKS, SEGMENTATION, REGRESSION), 1) | {CHANGE: 2}
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the numbers in masks measure, for regression.
+
+    Args:
+        name: such as `canopy height`.
+        unit: such as `m` or `%`; `1` for shares and indices.
+        scale: value = number in the mask * scale + offset. Null takes what the files
+            state, as GDAL knows it, or else 1.
+        offset: null takes what the files state, or else 0.
+        nodata: number in the masks that is no measurement, beside NaN and what the
+            files state.
+        range: least and most that a value can be; others are an error.
+
+    Raises:
+        ConfigError: there is no name or unit, or numbers make no sense.
+    """
+
+    name: str
+    unit: str
+    scale: float | None = None
+    offset: float | None = None
+    nodata: float | None = None
+    range: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        """Check what can be seen without the data."""
+        if not self.name.strip() or not self.unit.strip():
+            raise ConfigError(
+                "data.target needs a name and a unit, '1' for shares (found: "
+                f"{self.name!r} and {self.unit!r})."
+            )
+        if self.range is not None and not self.range[0] < self.range[1]:
+            low, high = self.range
+            raise ConfigError(f"data.target.range {low:g} to {high:g} is empty.")
 
 
 @dataclass(frozen=True)
 class MaskFile:
-    """Where the class codes of an image lie.
+    """Where the class codes, or measured numbers, of an image's pixels lie.
 
     Args:
         path: the file.
@@ -38,6 +76,7 @@ class MaskFile:
         stands_for: code of all pixels other than 0, for masks with one file per class;
             None takes the numbers as codes.
         others: the files of the other classes.
+        scale: (factor, addend) that the file states of its numbers.
     """
 
     path: Path
@@ -47,6 +86,7 @@ class MaskFile:
     align: Align = "auto"
     stands_for: int | None = None
     others: tuple["MaskFile", ...] = ()
+    scale: tuple[float, float] = (1.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -97,8 +137,9 @@ class SampleSet:
 
     Args:
         samples: at least one.
-        class_names: names in the order of the class indices.
-        task: "single-label", "multi-label", "segmentation" or "change".
+        class_names: names in the order of the class indices; for regression the
+            target's alone.
+        task: "single-label", "multi-label", "segmentation", "regression" or "change".
         source: where it came from, for messages and reports.
         codes: class index of each code in the masks.
         ignored: codes in the masks that are no label.
@@ -106,6 +147,7 @@ class SampleSet:
         positive: what is stated of the class that scores are about; see
             `find_positive`.
         stated: what was stated of its images.
+        target: what masks of regression measure.
 
     Raises:
         ConfigError: codes or colours do not fit the classes, or the task is unknown.
@@ -121,6 +163,7 @@ class SampleSet:
     colours: tuple[str, ...] | None = None
     positive: str | None = None
     stated: Stated = field(default_factory=Stated)
+    target: Target | None = None
 
     def __post_init__(self) -> None:
         """Check that the parts fit each other."""

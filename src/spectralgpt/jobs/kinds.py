@@ -96,7 +96,8 @@ class _ReadyMaps:
         picture = write_quick_look(made, mapper)
         described = mapper.write_item(made)
         probabilities, polygons = mapper.beside(target)
-        others = [target.with_name(target.name + LEGEND_SUFFIX)]
+        legend = target.with_name(target.name + LEGEND_SUFFIX)
+        others = [legend] if mapper.unit is None else []
         others += [probabilities] if mapper.probabilities else []
         others += [polygons] if mapper.polygons else []
         others += [described] if described is not None else []
@@ -115,7 +116,13 @@ class _ReadyMaps:
         return self.mapper.beside(target)
 
     def rows(self, scene: Path, made: SceneMap) -> list[dict[str, Any]]:
-        """Return what the table says of a scene: the pixels of each class."""
+        """Return what the table says of a scene: pixels of each class, or numbers."""
+        if self.mapper.unit is not None:
+            least, mean, most = (f"{value:.6g}" for value in made.values)
+            about = {"image": str(scene), "map": made.path.name}
+            about |= {"target": self.mapper.class_names[0], "unit": self.mapper.unit}
+            found = {"least": least, "mean": mean, "most": most}
+            return [{**about, "pixels": int(made.pixels[0]), **found}]
         total = int(made.pixels.sum())
         return [
             {
@@ -217,7 +224,7 @@ class PredictJob:
     """Map every scene, as `spectralgpt predict` does.
 
     Args:
-        model: a model of segmentation or change: a path or a Hub name.
+        model: a model of segmentation, regression or change: a path or a Hub name.
         image_format: what is stated about the scenes.
         device: see `load_on_device`.
         batch_size: windows predicted at once.
@@ -262,8 +269,15 @@ class PredictJob:
 
         Raises:
             CheckpointError: it makes no maps.
+            ConfigError: numbers are to have what only classes have.
         """
         mapper, task = build_mapper(loaded, self.model, self.test_flips, self.precision)
+        of_classes = [n for n in ("probabilities", "polygons") if getattr(self, n)]
+        if mapper.unit is not None and of_classes:
+            raise ConfigError(
+                f"{self.model} maps numbers, and --{of_classes[0]} is for classes: "
+                "leave it out."
+            )
         mapper = replace(
             mapper,
             probabilities=self.probabilities,

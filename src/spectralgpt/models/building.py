@@ -21,6 +21,7 @@ from spectralgpt.models.heads import (
     ChangeModel,
     ClassificationModel,
     GroupPlaces,
+    RegressionModel,
     SegmentationModel,
     resize_group_weights,
 )
@@ -36,16 +37,22 @@ Model = (
     | SpectralEncoder
     | ClassificationModel
     | SegmentationModel
+    | RegressionModel
     | ChangeModel
 )
 
 Quantization = Literal["none", "int8"]
 
 _TASK_MODELS: dict[
-    str, type[ClassificationModel] | type[SegmentationModel] | type[ChangeModel]
+    str,
+    type[ClassificationModel]
+    | type[SegmentationModel]
+    | type[RegressionModel]
+    | type[ChangeModel],
 ] = {
     "classifier": ClassificationModel,
     "segmenter": SegmentationModel,
+    "regressor": RegressionModel,
     "change-detector": ChangeModel,
 }
 _KINDS = ("autoencoder", "encoder", *_TASK_MODELS)

@@ -1,9 +1,9 @@
 """Models of tasks: an encoder, and what turns its output into the task's output.
 
-A classifier gives an image its classes. Dense models give each pixel a class: of one
-image, or of the change between two. They are encoder, learned map over band groups,
-head; the change model runs both dates through one encoder and gives the head the
-difference of their features.
+A classifier gives an image its classes. Dense models give each pixel a class, of one
+image or of the change between two, or a number. They are encoder, learned map over band
+groups, head; the change model runs both dates through one encoder and gives the head
+the difference of their features.
 
 A dense head needs one feature map, the encoder gives one for each band group. The maps
 that join them are learned on the groups of the model's own bands. For other bands their
@@ -475,11 +475,12 @@ _HEADS: dict[str, type[nn.Module]] = {"upernet": _UPerNetHead, "fpn": _FPNHead}
 
 
 class DenseModel(nn.Module):
-    """What both models share; build `SegmentationModel` or `ChangeModel`.
+    """What all three share; build one of those below.
 
     Args:
         encoder: a pretrained or random encoder.
-        num_classes: classes K, at least 2; changed or not, unless stated.
+        num_classes: classes K, at least 2; changed or not, unless stated. Of numbers
+            there is one map.
         head: `upernet`, as published; `fpn`, a lighter one; `linear`, one linear map
             from all tokens at a position to the pixels of its patch.
         head_channels: width of a convolutional head, a multiple of 32; None follows the
@@ -496,6 +497,7 @@ class DenseModel(nn.Module):
     """
 
     num_dates = 1
+    has_classes = True
 
     def __init__(
         self,
@@ -517,7 +519,7 @@ class DenseModel(nn.Module):
             "pixel_detail": pixel_detail,
         }
         check_settings(settings)
-        _check(num_classes, head, head_channels)
+        _check(num_classes, self.has_classes, head, head_channels)
         self.encoder = encoder
         self.num_classes = num_classes
         self.head_kind: HeadKind = head
@@ -530,6 +532,9 @@ class DenseModel(nn.Module):
             maps = self.head_channels
             bands = self.num_dates * encoder.num_bands
             self.detail = _PixelDetail(bands, maps, num_classes)
+        if not self.has_classes:
+            self.register_buffer("target_mean", torch.zeros(()))
+            self.register_buffer("target_std", torch.ones(()))
         groups, width = encoder.positions.grid.groups, encoder.embed_dim
         self.fusion: _GroupSum | _GroupProjection
         self.head: nn.Module
@@ -623,6 +628,38 @@ class SegmentationModel(DenseModel):
         return self.classify(features, images[:, -1] if images.ndim == 5 else images)
 
 
+class RegressionModel(DenseModel):
+    """A number for each pixel of an image; see `DenseModel`, of one class.
+
+    It is given in the unit of the targets, whose mean and deviation, `target_mean` and
+    `target_std`, are kept with the weights: an output of the head of 0 is the mean, and
+    1 lies a deviation above. They are 0 and 1 until training measures them.
+    """
+
+    has_classes = False
+    target_mean: Tensor
+    target_std: Tensor
+
+    def forward(
+        self, images: Tensor, wavelengths: Sequence[float] | Tensor | None = None
+    ) -> Tensor:
+        """Estimate the number of each pixel, see `features`; returns (B, 1, H, W).
+
+        Raises:
+            ShapeError: the images do not fit the patch, or bands are in doubt.
+        """
+        estimated = self.classify(self.features(images, wavelengths), images)
+        return estimated.float() * self.target_std + self.target_mean
+
+    @torch.no_grad()
+    def predict(
+        self, images: Tensor, wavelengths: Sequence[float] | Tensor | None = None
+    ) -> Tensor:
+        """Return the numbers (B, 1, H, W), in their unit."""
+        numbers: Tensor = self(images, wavelengths)
+        return numbers
+
+
 class ChangeModel(DenseModel):
     """The change of each pixel between two dates; see `DenseModel` for the arguments.
 
@@ -654,9 +691,12 @@ class ChangeModel(DenseModel):
         return self.classify(before - after, images.flatten(1, 2))
 
 
-def _check(num_classes: int, head: str, head_channels: int | None) -> None:
-    if num_classes < 2:
-        raise ConfigError(f"num_classes is {num_classes}: maps need at least 2.")
+def _check(
+    num_classes: int, has_classes: bool, head: str, head_channels: int | None
+) -> None:
+    if has_classes != (num_classes > 1):
+        wanted = "at least 2" if has_classes else "1, for they hold numbers"
+        raise ConfigError(f"num_classes is {num_classes}: maps need {wanted}.")
     if head not in (*_HEADS, "linear"):
         known = ", ".join((*_HEADS, "linear"))
         raise ConfigError(f"head {head!r} is unknown: use one of {known}.")

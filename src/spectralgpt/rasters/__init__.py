@@ -32,8 +32,8 @@ from spectralgpt.rasters.gdal import (
     walk,
 )
 from spectralgpt.rasters.grid import Grid, Raster, Window
-from spectralgpt.rasters.lookup import Align, Overlay, overlay, read_codes
-from spectralgpt.rasters.maps import read_class_rows, write_polygons
+from spectralgpt.rasters.lookup import Align, Overlay, overlay, read_codes, read_values
+from spectralgpt.rasters.maps import read_map_rows, write_polygons
 from spectralgpt.rasters.mosaics import Bounds, Mosaic, cut_to_common, make_mosaic
 from spectralgpt.rasters.numbers import as_option, find_fill
 from spectralgpt.rasters.product_files import STAC_SUFFIXES, ZIP_SUFFIX
@@ -101,10 +101,11 @@ __all__ = [
     "overlay",
     "path_below",
     "quiet_gdal",
-    "read_class_rows",
     "read_codes",
+    "read_map_rows",
     "read_numbers",
     "read_raster",
+    "read_values",
     "summarise",
     "walk",
     "write_geotiff",

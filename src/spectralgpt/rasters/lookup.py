@@ -160,6 +160,14 @@ def read_codes(
     Raises:
         RasterError: the file cannot be read, has no such layer, or holds fractions.
     """
+    numbers, known = read_values(path, index, rows, columns)
+    return _to_codes(np.where(known, numbers, 0), path), known
+
+
+def read_values(
+    path: Path, index: int, rows: _Indices, columns: _Indices
+) -> tuple[Numbers, Flags]:
+    """Look numbers up in a layer, fractions and all; see `read_codes`."""
     check_memory(path, len(rows) * len(columns) * _CODE_BYTES)
     there = (rows >= 0)[:, None] & (columns >= 0)
     if not there.any():
@@ -168,8 +176,7 @@ def read_codes(
     height, width = int(rows.max()) + 1 - top, int(columns.max()) + 1 - left
     numbers, seen, _ = _read_window(path, index, Window(top, left, height, width))
     at = np.maximum(rows - top, 0)[:, None], np.maximum(columns - left, 0)
-    found, known = numbers[at], there & seen[at]
-    return _to_codes(np.where(known, found, 0), path), known
+    return numbers[at], there & seen[at]
 
 
 def read_codes_at(path: Path, index: int, grid: Grid) -> tuple[_Codes, Flags]:

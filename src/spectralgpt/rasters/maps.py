@@ -39,8 +39,8 @@ _DATE = "1970-01-01T00:00:00.000Z"
 _Shape = tuple["BaseGeometry", int]
 
 
-def read_class_rows(path: Path) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Read a map of classes from the top downwards: first row, and (rows, W).
+def read_map_rows(path: Path) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Read the first layer of a map from the top downwards: first row, and (rows, W).
 
     Raises:
         RasterError: the file cannot be read.
@@ -50,8 +50,8 @@ def read_class_rows(path: Path) -> Iterator[tuple[int, NDArray[np.uint8]]]:
             rows = min(_ROWS, dataset.height - row)
             place = Window(row, 0, rows, dataset.width)
             with reading(path):
-                classes = dataset.read(1, window=place.slices)
-            yield row, classes
+                numbers = dataset.read(1, window=place.slices)
+            yield row, numbers
 
 
 @dataclass(frozen=True, kw_only=True)

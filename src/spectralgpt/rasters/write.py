@@ -240,6 +240,7 @@ class Layers:
         colours: one a category, such as "#1b7837".
         tags: text by key.
         layer_tags: the same of each layer; none if empty.
+        unit: of the numbers, as GDAL keeps it of each layer; "" states none.
     """
 
     names: tuple[str, ...]
@@ -250,6 +251,7 @@ class Layers:
     colours: tuple[str, ...] = ()
     tags: dict[str, str] = field(default_factory=dict)
     layer_tags: tuple[dict[str, str], ...] = ()
+    unit: str = ""
 
     @classmethod
     def of_classes(
@@ -283,11 +285,15 @@ class Layers:
 
     @classmethod
     def of_measures(
-        cls, names: Sequence[str], tags: Mapping[str, str] | None = None
+        cls,
+        names: Sequence[str],
+        tags: Mapping[str, str] | None = None,
+        unit: str = "",
     ) -> "Layers":
         """Describe layers of measured numbers, float32, NaN for nodata."""
         stated = {SOFTWARE_TAG: _SOFTWARE, **(tags or {})}
-        return cls(tuple(names), "float32", float("nan"), "average", tags=stated)
+        nodata = float("nan")
+        return cls(tuple(names), "float32", nodata, "average", tags=stated, unit=unit)
 
 
 @contextmanager
@@ -533,6 +539,8 @@ class RowFile:
         dataset.update_tags(**self.layers.tags)
         for layer, tags in enumerate(self.layers.layer_tags, start=1):
             dataset.update_tags(layer, **tags)
+        if self.layers.unit:
+            dataset.units = [self.layers.unit] * len(self.layers.names)
         if self.layers.colours:
             table = dict(enumerate(map(_rgba, self.layers.colours)))
             dataset.write_colormap(1, table)

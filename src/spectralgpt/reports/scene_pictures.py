@@ -41,14 +41,19 @@ _DPI = 130
 _PANEL_IN, _TITLE_IN = 4.6, 0.35
 _LEGEND_COLUMNS = 3
 _HEAT_COLOURS = "magma"
+_NUMBER_COLOURS = "viridis"
 
 
 def write_quick_look(made: SceneMap, mapper: Mapper) -> Path:
-    """Write a PNG beside the map: the scene, or both dates, and the classes."""
+    """Write a PNG beside the map: the scene, or both dates, and classes or numbers."""
     height, width = made.preview.shape
     pictures = [
         read_picture(item, mapper.bands(item), (height, width)) for item in made.items
     ]
+    if mapper.unit is not None:
+        label = f"{mapper.class_names[0]} ({mapper.unit})"
+        figure = _plot_numbers(*pictures[-1], made.preview, label)
+        return _write(figure, made.path.with_suffix(".png"))
     first = made.items[0]
     grid = first.grid(mapper.bands(first))
     size = pixel_size_m(grid)
@@ -65,6 +70,26 @@ def write_quick_look(made: SceneMap, mapper: Mapper) -> Path:
         shares=(made.pixels / made.pixels.sum()).tolist(),
     )
     return _write(figure, made.path.with_suffix(".png"))
+
+
+def _plot_numbers(
+    title: str, picture: _Picture, numbers: NDArray[np.float32], label: str
+) -> "Figure":
+    """Draw a scene beside a map of numbers (h, w), NaN for nothing, with a colour bar.
+
+    Colours reach from the 1st to the 99th percentile.
+    """
+    figure = new_figure(2 * _PANEL_IN + 0.8, _PANEL_IN + 0.4)
+    left, right = figure.subplots(1, 2)
+    _show(left, picture, title)
+    known = numbers[np.isfinite(numbers)]
+    low, high = np.percentile(known, (_LOW_PERCENT, _HIGH_PERCENT))
+    heat = _show(
+        right, numbers, "map", cmap=_NUMBER_COLOURS, vmin=low, vmax=high,
+        extent=_extent(picture), interpolation="nearest",
+    )  # fmt: skip
+    figure.colorbar(heat, ax=right, shrink=0.8, label=label, extend="both")
+    return figure
 
 
 def write_class_picture(

@@ -35,10 +35,15 @@ _FACTS = 4
 _RIGHT, _WRONG = "#0072B2", "#D55E00"
 _BLANK, _UNREMARKABLE = "#ffffff", "#d8dcdf"
 
-MapExample = tuple[Sequence[NDArray[np.float32]], NDArray[np.int64], NDArray[np.int64]]
+_HEAT, _DIVERGING = "viridis", "RdBu_r"
+_NUMBER_SCORES = {"rmse": "RMSE", "mae": "MAE", "r2": "R²", "bias": "bias"}
+_WIDEST = 98.0
+"""Percentile of numbers and errors that colours reach to."""
+
+MapExample = tuple[Sequence[NDArray[np.float32]], NDArray[Any], NDArray[Any]]
 """A window with its labels and its map: one date, or before and after, as pictures
-(H, W, 3), see `paint_bands`; class indices (H, W), negative where there is no label;
-and those predicted."""
+(H, W, 3), see `paint_bands`; class indices (H, W), negative where there is no label, or
+numbers, NaN where there is none; and those predicted."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +132,8 @@ def write_map_report(
     floors: Sequence[Floor] = (),
     examples: Sequence[MapExample],
     colours: Sequence[str] | None = None,
+    measured: str | None = None,
+    pairs: NDArray[np.float32] | None = None,
 ) -> Path:
     """Write `report.html` of a fine-tuning or an evaluation of maps.
 
@@ -139,12 +146,20 @@ def write_map_report(
         floors: what simple methods reach on the same images.
         examples: windows to show.
         colours: of the classes; None chooses them.
+        measured: what the numbers of a regression are, with their unit; None for
+            classes.
+        pairs: (2, N) numbers of some pixels, true and estimated.
 
     Returns:
         The path of the report.
     """
     names = [entry.name for entry in scores.per_class]
-    class_header, class_rows = _class_table(scores, "pixels", "iou")
+    if measured is None:
+        class_header, class_rows = _class_table(scores, "pixels", "iou")
+        drawn = _plot_maps(examples, names, colours) if examples else None
+    else:
+        class_header, class_rows = _range_table(scores, measured)
+        drawn = _plot_numbers(examples, measured) if examples else None
     return _write(
         run,
         "mapping.html",
@@ -155,7 +170,9 @@ def write_map_report(
         score_rows=_map_score_rows(scores, intervals, floors),
         class_header=class_header,
         class_rows=class_rows,
-        examples=_plot_maps(examples, names, colours) if examples else None,
+        measured=measured,
+        scatter=None if pairs is None else _plot_scatter(pairs, str(measured)),
+        examples=drawn,
     )
 
 
@@ -164,7 +181,8 @@ def _write(
 ) -> Path:
     """Write the page, with the first scores above and the run's curves below."""
     metrics = run / "metrics.csv"
-    facts = [(f"{value:.1%}", name) for name, value in scores.items()]
+    form = ".1%" if shown.get("measured") is None else ".4g"
+    facts = [(f"{value:{form}}", name) for name, value in scores.items()]
     return write_report(
         run / "report.html",
         TEMPLATES / template,
@@ -182,6 +200,7 @@ def _spell(name: str) -> str:
 
 def _spell_of_map(name: str, scores: Scores) -> str:
     """Spell a score of the summary, and the class that it is about."""
+    name = _NUMBER_SCORES.get(name, name)
     is_own = name in POSITIVE_SCORES and scores.positive is not None
     spelled = _spell(name).replace("iou", "IoU").replace("f1", "F1")
     return spelled + (f" of {scores.positive}" if is_own else "")
@@ -211,12 +230,15 @@ def _map_score_rows(
     rows = []
     for name, value in scores.summary.items():
         between = intervals.get(name)
-        interval = "" if between is None else f"{between.low:.4f} to {between.high:.4f}"
+        form = ".4g" if name in _NUMBER_SCORES else ".4f"
+        interval = (
+            "" if between is None else f"{between.low:{form}} to {between.high:{form}}"
+        )
         beside = [
-            f"{floor.scores[name]:.4f}" if name in floor.scores else ""
+            f"{floor.scores[name]:{form}}" if name in floor.scores else ""
             for floor in floors
         ]
-        rows.append([_spell_of_map(name, scores), f"{value:.4f}", interval, *beside])
+        rows.append([_spell_of_map(name, scores), f"{value:{form}}", interval, *beside])
     return rows
 
 
@@ -240,6 +262,19 @@ def _class_table(
         for row, value in zip(rows, values, strict=True):
             row.append("" if np.isnan(value) else f"{value:.3f}")
     return header, rows
+
+
+def _range_table(scores: Scores, measured: str) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows of the scores by ranges of the truth."""
+    rows = []
+    for entry in scores.per_range:
+        low, high = f"{entry['least']:.3g}", f"{entry['below']:.3g}"
+        name = f"{low} to below {high}".replace("-inf to ", "")
+        name = name.replace("to below inf", "and above")
+        values = (entry["rmse"], entry["bias"])
+        shown = ("" if math.isnan(value) else f"{value:.4g}" for value in values)
+        rows.append([name, f"{entry['pixels']:.0f}", *shown])
+    return [f"true {measured}", "pixels", "RMSE", "bias"], rows
 
 
 def plot_confusion(counts: NDArray[np.int64], class_names: Sequence[str]) -> "Figure":
@@ -356,6 +391,50 @@ def _plot_maps(
     handles.append(Patch(color=_UNREMARKABLE, label="right"))
     handles.append(Patch(color=_WRONG, label="wrong"))
     draw_legend(figure, handles, _LEGEND_COLUMNS)
+    return figure
+
+
+def _plot_numbers(examples: Sequence[MapExample], measured: str) -> "Figure":
+    """Draw each window's image, true numbers, map and difference in a row."""
+    titles = ["image", "truth", "map", "map less truth"]
+    figure = new_figure(2.3 * len(titles), 2.15 * len(examples) + 0.9)
+    grid = figure.subplots(len(examples), len(titles), squeeze=False)
+    every = np.concatenate([truth[np.isfinite(truth)] for _, truth, _ in examples])
+    errors = [abs(found - truth)[np.isfinite(truth)] for _, truth, found in examples]
+    low, high = np.percentile(every, (100 - _WIDEST, _WIDEST))
+    most = max(float(np.percentile(np.concatenate(errors), _WIDEST)), 1e-12)
+    heat: dict[str, Any] = {"cmap": _HEAT, "vmin": low, "vmax": high}
+    both: dict[str, Any] = {"cmap": _DIVERGING, "vmin": -most, "vmax": most}
+    for row, (dates, truth, found) in zip(grid, examples, strict=True):
+        row[0].imshow(dates[-1], interpolation="nearest")
+        for axes, numbers, options in (
+            (row[1], truth, heat),
+            (row[2], found, heat),
+            (row[3], found - truth, both),
+        ):
+            shown = axes.imshow(numbers, interpolation="nearest", **options)
+    for axes in grid.flat:
+        hide_ticks(axes)
+    for axes, title in zip(grid[0], titles, strict=True):
+        axes.set_title(title, fontsize=11)
+    below: dict[str, Any] = {"location": "bottom", "shrink": 0.8, "extend": "both"}
+    mapped = grid[-1][2].images[0]
+    figure.colorbar(mapped, ax=grid[:, :3], label=measured, **below)
+    figure.colorbar(shown, ax=grid[:, 3], label="difference", **below)
+    return figure
+
+
+def _plot_scatter(pairs: NDArray[np.float32], measured: str) -> "Figure":
+    """Draw how often which number was estimated for which true one."""
+    figure = new_figure(5.4, 4.6)
+    axes = figure.subplots()
+    drawn = axes.hexbin(*pairs, gridsize=50, bins="log", mincnt=1, cmap=_HEAT)
+    ends = float(pairs.min()), float(pairs.max())
+    axes.plot(ends, ends, color=_WRONG, linewidth=1)
+    axes.set_xlabel(f"true {measured}")
+    axes.set_ylabel("estimated")
+    axes.set_aspect("equal", adjustable="datalim")
+    figure.colorbar(drawn, label="pixels")
     return figure
 
 

@@ -1,4 +1,4 @@
-"""Maps of classes: of a scene by rows, as its GeoTIFF, and of many with a table.
+"""Maps of classes or numbers: of a scene by rows, as its GeoTIFF, and with a table.
 
 Only the function that predicts knows the task. No more of a scene is held than one row
 of windows and a few batches, so memory follows its width, not its size.
@@ -26,7 +26,7 @@ from spectralgpt.rasters import (
     Grid,
     Layers,
     RasterFile,
-    read_class_rows,
+    read_map_rows,
     write_polygons,
 )
 from spectralgpt.resampling import absent_groups, resampling_of
@@ -54,6 +54,7 @@ BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float32]
 _PREVIEW_PX = 900
 """Longest side of the thinned-out map that is kept for a picture."""
+_TARGET_TAG, _TARGET_UNIT_TAG = "TARGET", "TARGET_UNIT"
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,9 @@ class Mapper:
 
     Args:
         predict: prepared images (B, C, H, W), or (B, 2, C, H, W) of two dates, to class
-            probabilities (B, K, H, W).
+            probabilities (B, K, H, W), or to the numbers (B, 1, H, W) of a target.
         preprocessing: the contract for its input.
-        class_names: K names.
+        class_names: K names, or that of the target.
         colours: one per class, such as "#1b7837".
         window_px: side of the images that it was trained on, px.
         probabilities: write them beside the map, too.
@@ -76,6 +77,7 @@ class Mapper:
         digest: tells its weights and settings from all others; an interrupted map is
             continued by a mapper of the same digest only, and never without one.
         encoder: of the model; it is told which band groups images lack.
+        unit: of the numbers; None for classes.
     """
 
     predict: Callable[[Tensor], Tensor]
@@ -91,6 +93,7 @@ class Mapper:
     name: str = ""
     digest: str = ""
     encoder: SpectralEncoder | None = None
+    unit: str | None = None
 
     def bands(self, item: RasterFile) -> tuple[Band, ...]:
         """Return the bands of an image that are read, in the model's order."""
@@ -120,9 +123,12 @@ class Mapper:
     def layers(
         self, path: Path, items: Sequence[RasterFile] = ()
     ) -> dict[Path, Layers]:
-        """Return what each map of images holds, the map of classes first."""
+        """Return what each map of images holds, that of classes or numbers first."""
         names, tags = self.class_names, {MODEL_TAG: self.name} if self.name else {}
         tags |= resampling_of(items)
+        if self.unit is not None:
+            tags |= {_TARGET_TAG: names[0], _TARGET_UNIT_TAG: self.unit}
+            return {path: Layers.of_measures(names, tags, self.unit)}
         maps = {path: Layers.of_classes(names, self.colours, tags)}
         if self.probabilities:
             maps[self.beside(path)[0]] = Layers.of_measures(names, tags)
@@ -138,8 +144,13 @@ class Mapper:
         """Describe a map and the files beside it as a STAC item, if it can be one."""
         path, first = made.path, made.items[0]
         probabilities, polygons = self.beside(path)
-        classes = list(zip(self.class_names, self.colours, strict=True))
-        assets = {"classes": _class_asset(path, classes)}
+        if self.unit is not None:
+            title = f"{self.class_names[0]} ({self.unit})"
+            numbers = _measure_asset(path, title, self.class_names, self.unit)
+            assets = {"numbers": numbers}
+        else:
+            classes = list(zip(self.class_names, self.colours, strict=True))
+            assets = {"classes": _class_asset(path, classes)}
         if self.probabilities:
             title, names = "Probability of each class", self.class_names
             assets["probabilities"] = _measure_asset(probabilities, title, names)
@@ -150,8 +161,10 @@ class Mapper:
 
     def look_at(self, items: tuple[RasterFile, ...], path: Path) -> "SceneMap":
         """Return a map that is there."""
-        pixels, preview = _count_pixels(path, items[0].grid(self.bands(items[0])))
-        return SceneMap(path, items, pixels[: len(self.class_names)], preview)
+        grid = items[0].grid(self.bands(items[0]))
+        pixels, preview, values = _count_pixels(path, grid)
+        own = pixels[: len(self.class_names)]
+        return SceneMap(path, items, own, preview, values)
 
 
 @dataclass(frozen=True)
@@ -161,20 +174,23 @@ class SceneMap:
     Args:
         path: its file.
         items: the image, or before and after.
-        pixels: (K,) pixels of each class.
-        preview: the map thinned out without blending, (h, w); `NO_CLASS` is nothing.
+        pixels: (K,) pixels of each class, or (1,) with a number.
+        preview: the map thinned out without blending, (h, w); `NO_CLASS`, or NaN, is
+            nothing.
+        values: least, mean and most of its numbers; NaN for classes.
     """
 
     path: Path
     items: tuple[RasterFile, ...]
     pixels: NDArray[np.int64]
-    preview: NDArray[np.uint8]
+    preview: NDArray[Any]
+    values: tuple[float, float, float] = (np.nan, np.nan, np.nan)
 
 
 def build_mapper(
     loaded: LoadedModel, name: str, flips: bool, precision: Precision = "fp32"
 ) -> tuple[Mapper, str]:
-    """Return what makes maps with a model, and its task, segmentation or change.
+    """Return what makes maps with a model, and its task.
 
     Args:
         loaded: the model, on the device to use.
@@ -200,6 +216,7 @@ def build_mapper(
         name=Path(name).name,
         digest=digest_model(model, flips, window_px, names, device, precision),
         encoder=loaded.encoder,
+        unit=loaded.unit,
     )
     return mapper, task
 
@@ -246,12 +263,14 @@ def map_image(
     with making_maps(maps, grid, facts, mapper.overwrite) as made:
         for row, probabilities in _map_strips(mapper, items, made.next_row):
             # In the order of `maps`.
-            numbers: list[NDArray[Any]] = [_classes_of(probabilities), probabilities]
+            numbers: list[NDArray[Any]] = [probabilities]
+            if mapper.unit is None:
+                numbers = [_classes_of(probabilities), probabilities]
             made.write(row, numbers[: len(maps)])
             if progress is not None:
                 progress(made.next_row / grid.height)
         whole = made.export()[0]
-        pixels, preview = _count_pixels(whole, grid)
+        pixels, preview, values = _count_pixels(whole, grid)
         if not pixels[:NO_CLASS].any():
             raise DataError(f"{items[0].name} has no valid pixel: leave it out.")
         if mapper.polygons:
@@ -259,7 +278,8 @@ def map_image(
             write_polygons(whole, made.folder / outlines.name, mapper.class_names)
             made.place(outlines)
         made.publish()
-    return SceneMap(path, items, pixels[: len(mapper.class_names)], preview)
+    own = pixels[: len(mapper.class_names)]
+    return SceneMap(path, items, own, preview, values)
 
 
 def _map_strips(
@@ -296,21 +316,34 @@ def _predict(
     found = mapper.predict(given).float().cpu().numpy()
     if not np.isfinite(found).all():
         name = batch.rasters[0][0].name
-        raise DataError(f"{name}: the model gives no finite probabilities.")
+        what = "probabilities" if mapper.unit is None else "numbers"
+        raise DataError(f"{name}: the model gives no finite {what}.")
     return batch, found
 
 
 def _count_pixels(
     path: Path, grid: Grid
-) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-    """Count the pixels of each class and without one; also thin the map out."""
-    pixels = np.zeros(NO_CLASS + 1, dtype=np.int64)
+) -> tuple[NDArray[np.int64], NDArray[Any], tuple[float, float, float]]:
+    """Count the pixels of each class and without one; also thin the map out.
+
+    Returns:
+        Pixels by class, all with a number as class 0; the map thinned out; and the
+        least, mean and most of its numbers.
+    """
+    pixels, least, total, most = np.zeros(NO_CLASS + 1, np.int64), np.inf, 0.0, -np.inf
     step = -(-max(grid.height, grid.width) // _PREVIEW_PX)
     preview = []
-    for row, classes in read_class_rows(path):
+    for row, found in read_map_rows(path):
+        classes = found
+        if found.dtype.kind == "f":
+            known = found[np.isfinite(found)]
+            classes = np.where(np.isfinite(found), 0, NO_CLASS)
+            total += float(known.sum(dtype=np.float64))
+            least, most = known.min(initial=least), known.max(initial=most)
         pixels += np.bincount(classes.ravel(), minlength=len(pixels))
-        preview.append(classes[-row % step :: step, ::step])
-    return pixels, np.concatenate(preview)
+        preview.append(found[-row % step :: step, ::step])
+    values = (float(least), total / max(int(pixels[0]), 1), float(most))
+    return pixels, np.concatenate(preview), values
 
 
 def _class_asset(path: Path, classes: Sequence[tuple[str, str]]) -> dict[str, Any]:
@@ -329,9 +362,12 @@ def _class_asset(path: Path, classes: Sequence[tuple[str, str]]) -> dict[str, An
     return describe_asset(path, "Class of each pixel", bands=bands)
 
 
-def _measure_asset(path: Path, title: str, names: Sequence[str]) -> dict[str, Any]:
+def _measure_asset(
+    path: Path, title: str, names: Sequence[str], unit: str | None = None
+) -> dict[str, Any]:
     """Describe a map of measured numbers, a layer a name."""
-    bands = [{"name": n, "data_type": "float32", "nodata": "nan"} for n in names]
+    about = {"data_type": "float32", "nodata": "nan"} | ({"unit": unit} if unit else {})
+    bands = [{"name": name, **about} for name in names]
     return describe_asset(path, title, bands=bands)
 
 

@@ -68,8 +68,9 @@ _TASKS: Final = {
     "multilabel": "`multilabel/labels.csv` (columns image, labels parted by `;`, "
     "split) and `multilabel/images/`.",
     "segmentation": "`segmentation/<split>/images/` and `masks/` of the same names: "
-    "land cover of each pixel, 255 where clouds hide it. `segmentation_labels.yaml` "
-    "describes them for fine-tuning.",
+    "land cover of each pixel, 255 where clouds hide it. `tree_cover/`: percent of a "
+    "pixel under trees, likewise. `segmentation_labels.yaml` and "
+    "`regression_labels.yaml` describe them for fine-tuning.",
     "change": "`change/<split>/before/`, `after/` and `masks/` of the same names: 1 "
     "where land cover was replaced, 0 elsewhere (season, light and haze differ too and "
     "are no change), 255 where clouds hide it. `change_labels.yaml` describes them for "
@@ -85,7 +86,7 @@ name: simulated-{task}
 sensor: {sensor}
 root: {task}
 items: "{items}"
-exclude: [train/masks/*]
+exclude: [train/masks/*, train/tree_cover/*]
 unit: digital-numbers
 place: "(?P<place>region[0-9]+)"
 holdout: place
@@ -98,6 +99,14 @@ place: "(?P<place>region[0-9]+)"
 split: given
 classes:
 {classes}
+"""
+_NUMBERS_YAML: Final = """# SIMULATED. For spectralgpt finetune regression --data.
+root: segmentation
+task: regression
+masks: tree_cover
+place: "(?P<place>region[0-9]+)"
+split: given
+target: {name: tree cover, unit: "%", range: [0, 100]}
 """
 _SPLITS: Final = ("train", "val", "test")
 # Value of masks under clouds of some opacity, where the ground cannot be seen.
@@ -543,6 +552,11 @@ def _write_mask(
     numbers = np.where(is_hidden, _IGNORED, classes)[None].astype(np.uint8)
     names = {f"CLASS_{i}": name for i, name in enumerate(_MASK_CLASSES[task])}
     write_numbers(path, numbers, grid, ["class"], nodata=_IGNORED, tags=tags | names)
+    if task == "segmentation":
+        percent = np.rint(100 * last.covers[Cover.TREES])
+        trees = np.where(is_hidden, _IGNORED, percent)[None].astype(np.uint8)
+        path = path.parent.with_name("tree_cover") / path.name
+        write_numbers(path, trees, grid, ["tree cover"], nodata=_IGNORED, tags=tags)
 
 
 def _write_cards(folder: Path, config: SimulationConfig) -> None:
@@ -580,6 +594,8 @@ def _write_cards(folder: Path, config: SimulationConfig) -> None:
         if names:
             text = _LABELS_YAML.format(task=task, classes=rows)
             files[f"{task}_labels.yaml"] = text
+        if task == "segmentation":
+            files["regression_labels.yaml"] = _NUMBERS_YAML
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""Maps as a task: a class for every pixel, of one date or of the change between two."""
+"""Maps as a task: for every pixel a class, of one date or of a change, or a number."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -7,15 +7,20 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from spectralgpt.errors import ConfigError
 from spectralgpt.losses import cross_entropy_sums, dice_areas, dice_loss, sum_weights
-from spectralgpt.metrics import confusion_counts, score_pixels
+from spectralgpt.metrics import confusion_counts, score_pixels, score_values, value_sums
 from spectralgpt.models.building import check_output
+from spectralgpt.models.heads import RegressionModel
 from spectralgpt.tasks import Gather, own_sums, seeded
 
 HELD_OUT_LOSS = "loss"
 """Name of the cross-entropy among the held-out scores; lower is better."""
+NUMBERS_METRIC = "rmse"
+"""The held-out score of numbers by which weights are chosen; lower is better."""
+ValueLoss = Literal["mse", "l1", "huber"]
 
 
 @dataclass(frozen=True)
@@ -150,24 +155,90 @@ class DenseTask:
         self._loss_sums = np.zeros(2)
 
 
+class RegressionTask:
+    """Loss and metrics of a map of numbers.
+
+    Batches are those of `DenseTask`, with `target` (B, H, W) in the target's unit, NaN
+    where it is not known. Errors are divided by the deviation of the training targets,
+    which the model keeps, so that a learning rate serves all units.
+
+    Args:
+        model: gives (B, 1, H, W), in the target's unit.
+        name: of the target.
+        loss: `mse` (L2), `l1`, or `huber`, squared up to an error of one deviation.
+    """
+
+    metric = NUMBERS_METRIC
+
+    def __init__(
+        self, model: RegressionModel, name: str, loss: ValueLoss = "mse"
+    ) -> None:
+        self.model = model
+        self.class_names = (name,)
+        self.value_loss = loss
+        self._sums = np.zeros((1, 6))
+
+    def sums(self, batch: dict[str, Any]) -> Tensor:
+        """Count micro-batches and pixels with a target, (2,)."""
+        known = batch["target"].isfinite().sum().float()
+        return torch.stack([torch.ones_like(known), known])
+
+    def loss(
+        self, batch: dict[str, Any], gather: Gather = own_sums
+    ) -> dict[str, Tensor]:
+        """Give the 0-d loss over pixels with a target; see `DenseTask.loss`."""
+        with seeded(int(batch["seed"][0]), batch["image"].device):
+            predicted = self.model(batch["image"])[:, 0]
+        parts, count = gather(self.sums(batch))
+        targets = batch["target"]
+        known = targets.isfinite()
+        error = (predicted - targets.nan_to_num())[known] / self.model.target_std
+        zero = torch.zeros_like(error)
+        compare: dict[str, Any] = {
+            "mse": F.mse_loss,
+            "l1": F.l1_loss,
+            "huber": F.huber_loss,
+        }
+        summed = compare[self.value_loss](error, zero, reduction="sum")
+        return {"loss": summed / count.clamp(min=1) * parts}
+
+    def validate(self, batch: dict[str, Any]) -> None:
+        """Add the sums of one held-out batch."""
+        with torch.inference_mode():
+            predicted = check_output(self.model(batch["image"]))[:, 0]
+        centre = float(self.model.target_mean)
+        self._sums += value_sums(predicted, batch["target"], centre=centre)
+
+    def metrics(self) -> dict[str, float]:
+        """Give the scores over all held-out pixels, and reset."""
+        scores = score_values(self._sums).summary
+        self._sums = np.zeros((1, 6))
+        return scores
+
+
 def leading_metric(positive: str | None) -> str:
     """Name the score by which models are chosen."""
     return "mean_iou" if positive is None else "f1"
 
 
 def predict_map(model: nn.Module, flips: bool, images: Tensor) -> Tensor:
-    """Give class probabilities (B, K, H, W) of prepared images on any device.
+    """Map prepared images on any device.
 
     Args:
-        model: images (B, ..., H, W) to logits (B, K, H, W).
+        model: images (B, ..., H, W) to logits (B, K, H, W), or a `RegressionModel`.
         flips: average over the image and its three mirror images.
         images: (B, C, H, W), or (B, 2, C, H, W) of two dates.
+
+    Returns:
+        Class probabilities (B, K, H, W), or numbers (B, 1, H, W) in their unit.
     """
     images = images.to(next(model.parameters()).device)
+    has_classes = not isinstance(model, RegressionModel)
     with torch.inference_mode():
+        found = [model(_flip(images, axes)).float() for axes in _mirrors(flips)]
         views = [
-            _flip(model(_flip(images, axes)).float().softmax(dim=1), axes)
-            for axes in _mirrors(flips)
+            _flip(each.softmax(dim=1) if has_classes else each, axes)
+            for each, axes in zip(found, _mirrors(flips), strict=True)
         ]
     return check_output(torch.stack(views).mean(dim=0))
 

@@ -1,8 +1,9 @@
 """What a map must beat to be worth a network: a forest on pixels, and an index.
 
-Both see calibrated reflectance of single pixels, for change of both dates, and nothing
-of their surroundings, and learn from the training places alone. Floors reported beside
-scores use sampled pixels, which takes seconds; the forest of a study maps every pixel.
+For numbers these are the mean of the training, ridge regression and a forest. All see
+calibrated reflectance of single pixels, for change of both dates, and nothing of their
+surroundings, and learn from the training places alone. Floors reported beside scores
+use sampled pixels, which takes seconds; the forest of a study maps every pixel.
 """
 
 import logging
@@ -18,7 +19,13 @@ from torch import Tensor
 from spectralgpt.data.datasets import DenseDataset, Patch
 from spectralgpt.data.samples import Sample, SampleSet
 from spectralgpt.errors import DataError, SpectralGPTError
-from spectralgpt.metrics import POSITIVE_SCORES, confusion_counts, score_pixels
+from spectralgpt.metrics import (
+    POSITIVE_SCORES,
+    confusion_counts,
+    score_pixels,
+    score_values,
+    value_sums,
+)
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.sensors import Band, match_bands
 from spectralgpt.tasks.dense import leading_metric
@@ -32,6 +39,8 @@ _MOST_PIXELS = 100_000
 _MOST_IMAGES = 400
 _LEARNED, _SCORED = 20_000, 100_000
 """Most pixels that are learnt from, and that are scored."""
+_PENALTIES = tuple(10.0**power for power in range(-4, 5))
+"""Of ridge regression on standardised features, tried in turn."""
 
 _PARTS_NM = {
     "green": (520.0, 560.0, 600.0),
@@ -49,8 +58,8 @@ _INDICES = {
     "NBR": ("nir", "swir2"),
 }
 _Values = NDArray[np.float32]
-_Pixels = tuple[_Values, NDArray[np.int64]]
-"""Labelled pixels: reflectance (N, T, C) of each date, and classes (N,)."""
+_Pixels = tuple[_Values, NDArray[Any]]
+"""Labelled pixels: reflectance (N, T, C) of each date, and classes or numbers (N,)."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +106,11 @@ def find_floors(
         logger.warning("no floors beside the scores: %s", error)
         return ()
     if len(np.unique(learned[1])) < 2 or not len(tested[1]):
-        logger.warning("no floors beside the scores: train shows one class only.")
+        what = "class" if scored.target is None else "number"
+        logger.warning("no floors beside the scores: train shows one %s only.", what)
         return ()
+    if scored.target is not None:
+        return _number_floors(learned, tested, seed)
     names = scored.class_names
     floors = [_forest(learned, tested, names, positive, seed)]
     if positive is not None:
@@ -162,7 +174,7 @@ def _draw(dataset: DenseDataset, most: int, seed: int) -> _Pixels:
         is_valid = np.all(
             [raster.valid.all(axis=0) for raster in patch.rasters], axis=0
         )
-        usable = (patch.target >= 0) & is_valid
+        usable = patch.labelled & is_valid
         chosen = usable & (rng.random(usable.shape) < share)
         dates = [raster.pixels[:, chosen].T for raster in patch.rasters]
         values.append(np.stack(dates, axis=1))
@@ -177,12 +189,40 @@ def _draw(dataset: DenseDataset, most: int, seed: int) -> _Pixels:
 def _halve(
     share: float,
     values: list[_Values],
-    targets: list[NDArray[np.int64]],
+    targets: list[NDArray[Any]],
     rng: np.random.Generator,
-) -> tuple[float, list[_Values], list[NDArray[np.int64]]]:
+) -> tuple[float, list[_Values], list[NDArray[Any]]]:
     drawn, classes = np.concatenate(values), np.concatenate(targets)
     kept = rng.random(len(classes)) < 1 / 2
     return share / 2, [drawn[kept]], [classes[kept]]
+
+
+def _number_floors(learned: _Pixels, tested: _Pixels, seed: int) -> tuple[Floor, ...]:
+    """Estimate numbers by their mean, by ridge regression and by a forest."""
+    from sklearn.dummy import DummyRegressor
+    from sklearn.ensemble import RandomForestRegressor
+    from sklearn.linear_model import RidgeCV
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    (values, targets), (new, truth) = learned, tested
+    features, others = (_features(list(v.swapaxes(0, 1))) for v in (values, new))
+    forest = RandomForestRegressor(
+        _TREES_OF_FLOOR, min_samples_leaf=_LEAST_LEAF, random_state=seed
+    )
+    models: dict[str, Any] = {
+        "mean of training": DummyRegressor(),
+        "ridge on pixels": make_pipeline(StandardScaler(), RidgeCV(_PENALTIES)),
+        "random forest on pixels": forest,
+    }
+    floors = []
+    for name, model in models.items():
+        found = model.fit(features, targets).predict(others)
+        pair = torch.from_numpy(found), torch.from_numpy(truth)
+        sums = value_sums(*pair, centre=float(targets.mean()))
+        scores = score_values(sums).summary
+        floors.append(Floor(name, scores, len(targets), len(truth)))
+    return tuple(floors)
 
 
 def _forest(

@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from spectralgpt.checkpoints import load_model, save_model
@@ -27,7 +28,8 @@ from spectralgpt.data.dense import (
 )
 from spectralgpt.data.identity import SeenImages, sample_data
 from spectralgpt.data.labelled import LabelledDataConfig, read_labelled
-from spectralgpt.data.samples import CHANGE, SPLITS, SampleSet
+from spectralgpt.data.masks import describe_target
+from spectralgpt.data.samples import CHANGE, REGRESSION, SPLITS, SampleSet
 from spectralgpt.data.statistics import sample_statistics
 from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.models.building import merge_adapters
@@ -37,6 +39,7 @@ from spectralgpt.models.heads import (
     ClassificationModel,
     HeadKind,
     Pooling,
+    RegressionModel,
     SegmentationModel,
 )
 from spectralgpt.preprocessing import Preprocessing
@@ -44,8 +47,11 @@ from spectralgpt.resampling import absent_groups
 from spectralgpt.tasks.classification import ClassificationTask, RegularizationConfig
 from spectralgpt.tasks.dense import (
     HELD_OUT_LOSS,
+    NUMBERS_METRIC,
     DenseLossConfig,
     DenseTask,
+    RegressionTask,
+    ValueLoss,
     leading_metric,
 )
 from spectralgpt.training.fit import check_checkpoint, fit, full_state_dict
@@ -68,6 +74,9 @@ _log = logging.getLogger(__name__)
 
 # Every epoch reads the same images again; each loader process keeps its own.
 _MEMORY_MB = 1024.0
+_EDGES = ("p20", "p40", "p60", "p80")
+"""Limits of the ranges that numbers are scored in: fifths of the training targets, or
+of their span where many are the same."""
 
 
 @dataclass(frozen=True)
@@ -123,11 +132,11 @@ class FinetuneConfig(TransferConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DenseFinetuneConfig(TransferConfig):
-    """Fine-tuning for a class of every pixel.
+class _MapConfig(TransferConfig):
+    """Fine-tuning for maps.
 
     Args:
-        data: images with masks; its `task` says segmentation or change.
+        data: images with masks; its `task` says segmentation, change or regression.
         head: `upernet`, as published; `fpn`, a lighter one; `linear`, one linear map
             from the tokens at a position to the pixels of its patch.
         head_channels: width of a convolutional head, a multiple of 32; null follows the
@@ -136,11 +145,11 @@ class DenseFinetuneConfig(TransferConfig):
             0..1.
         pixel_detail: let the last layers see single pixels beside the patches of the
             encoder: finer borders; the model is then bound to its bands.
-        loss: class weights, Dice, smoothing.
         augmentation: flips, turns and scale; masks follow.
         test_flips: average predictions for the test split over mirror images.
-        floors: print what a random forest on pixels and the best index reach beside the
-            scores; they learn from drawn pixels of the training places, in seconds.
+        floors: print what a random forest on pixels and the best index, or for numbers
+            the mean and ridge regression, reach beside the scores; they learn from
+            drawn pixels of the training places, in seconds.
     """
 
     data: DenseDataConfig
@@ -148,7 +157,6 @@ class DenseFinetuneConfig(TransferConfig):
     head_channels: int | None = None
     head_dropout: float = 0.1
     pixel_detail: bool = False
-    loss: DenseLossConfig = field(default_factory=DenseLossConfig)
     augmentation: DenseAugmentationConfig = field(
         default_factory=DenseAugmentationConfig
     )
@@ -156,8 +164,34 @@ class DenseFinetuneConfig(TransferConfig):
     floors: bool = True
 
 
+@dataclass(frozen=True, kw_only=True)
+class DenseFinetuneConfig(_MapConfig):
+    """Fine-tuning for a class of every pixel.
+
+    Args:
+        loss: class weights, Dice, smoothing.
+    """
+
+    loss: DenseLossConfig = field(default_factory=DenseLossConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegressionFinetuneConfig(_MapConfig):
+    """Fine-tuning for a number of every pixel, such as canopy height.
+
+    Args:
+        loss: `mse` (L2), `l1`, or `huber`, which is squared up to an error of one
+            standard deviation of the training targets.
+    """
+
+    loss: ValueLoss = "mse"
+
+
+AnyFinetuneConfig = FinetuneConfig | DenseFinetuneConfig | RegressionFinetuneConfig
+
+
 def finetune(
-    config: FinetuneConfig | DenseFinetuneConfig,
+    config: AnyFinetuneConfig,
     output: Path,
     *,
     overwrite: bool = False,
@@ -231,7 +265,7 @@ def finetune(
     )
     if ran.is_global_zero:
         options: dict[str, Any] = {}
-        if isinstance(config, DenseFinetuneConfig):
+        if isinstance(config, _MapConfig):
             options["flips"] = config.test_flips
             options["train"] = labelled.select("train") if config.floors else None
         evaluate(
@@ -249,8 +283,8 @@ def finetune(
 def _add_head(
     encoder: SpectralEncoder,
     num_classes: int,
-    config: FinetuneConfig | DenseFinetuneConfig,
-) -> ClassificationModel | ChangeModel | SegmentationModel:
+    config: AnyFinetuneConfig,
+) -> ClassificationModel | ChangeModel | SegmentationModel | RegressionModel:
     """Put a head on a copy of an encoder, as the mode asks; the seed draws the head."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -258,8 +292,9 @@ def _add_head(
         if isinstance(config, FinetuneConfig):
             skip, pooling = config.skip_first_token, config.pooling
             return ClassificationModel(own, num_classes, skip, pooling)
-        kind = ChangeModel if config.data.task == CHANGE else SegmentationModel
-        return kind(
+        kinds: dict[str, Any] = {CHANGE: ChangeModel, REGRESSION: RegressionModel}
+        kind = kinds.get(config.data.task, SegmentationModel)
+        made: ChangeModel | SegmentationModel | RegressionModel = kind(
             own,
             num_classes,
             config.head,
@@ -267,12 +302,12 @@ def _add_head(
             config.head_dropout,
             pixel_detail=config.pixel_detail,
         )
+        return made
 
 
 _Labelled = LabelledDataset | DenseDataset
-_Learning = tuple[
-    SampleSet, _Labelled, _Labelled, ClassificationTask | DenseTask, dict[str, Any]
-]
+_Task = ClassificationTask | DenseTask | RegressionTask
+_Learning = tuple[SampleSet, _Labelled, _Labelled, _Task, dict[str, Any]]
 """All images with their labels; training samples; those of the val split, drawn without
 chance; model, loss and metrics; what the checkpoint says of the model beside its
 contract."""
@@ -315,15 +350,15 @@ def _learn_classes(config: FinetuneConfig, start: Start) -> _Learning:
     )
 
 
-def _learn_maps(config: DenseFinetuneConfig, start: Start) -> _Learning:
+def _learn_maps(
+    config: DenseFinetuneConfig | RegressionFinetuneConfig, start: Start
+) -> _Learning:
     dense = read_dense(config.data, assumed=start.preprocessing.unstated)
     start.encoder.absent_groups = absent_groups(
         i for sample in dense.samples for i in sample.items
     )
     measure = partial(sample_statistics, dense.select("train"), seed=config.seed)
     preprocessing = choose_contract(start, config, measure, dense.stated)
-    names = dense.class_names
-    positive = find_positive(names, dense.task, dense.positive)
     train, val, test = (
         DenseDataset(dense.select(split), preprocessing, memory_mb=_MEMORY_MB)
         for split in SPLITS
@@ -331,23 +366,60 @@ def _learn_maps(config: DenseFinetuneConfig, start: Start) -> _Learning:
     train.augmentation = config.augmentation
     for dataset, split in zip((train, val, test), SPLITS, strict=True):
         _check_labelled(dataset, split)
-    weights = None
-    if config.loss.class_weights == "balanced":
-        weights = torch.tensor(balanced_class_weights(train.sample_set))
-    model = _add_head(start.encoder, len(names), config)
-    metric = _choose_metric(positive, val)
+    if (dense.target is None) == isinstance(config, RegressionFinetuneConfig):
+        raise ConfigError(f"data.task {dense.task} is for another finetune command.")
+    model = _add_head(start.encoder, dense.num_classes, config)
+    task: DenseTask | RegressionTask
+    if isinstance(config, RegressionFinetuneConfig):
+        task, own = _number_task(config, model, train.sample_set)
+    else:
+        task, own = _class_task(config, model, train.sample_set, val)
     facts = {
         "task": dense.task,
-        "class_names": list(names),
-        "positive": positive,
-        "colours": list(dense.colours) if dense.colours else None,
+        "class_names": list(dense.class_names),
+        **own,
         "trained_on": dense.source,
         # Maps of scenes are made from windows like the images seen in training.
         "window_px": train.shared_side,
         "seen": _note_seen(train.sample_set, val.sample_set, start),
     }
-    task = DenseTask(model, names, positive, config.loss, weights, metric)
     return dense, train, val, task, facts
+
+
+def _class_task(
+    config: DenseFinetuneConfig, model: Any, dense: SampleSet, val: DenseDataset
+) -> tuple[DenseTask, dict[str, Any]]:
+    """Return the task, and what the checkpoint says of it."""
+    names = dense.class_names
+    positive = find_positive(names, dense.task, dense.positive)
+    weights = None
+    if config.loss.class_weights == "balanced":
+        weights = torch.tensor(balanced_class_weights(dense))
+    colours = list(dense.colours) if dense.colours else None
+    metric = _choose_metric(positive, val)
+    task = DenseTask(model, names, positive, config.loss, weights, metric)
+    return task, {"positive": positive, "colours": colours}
+
+
+def _number_task(
+    config: RegressionFinetuneConfig, model: Any, train: SampleSet
+) -> tuple[RegressionTask, dict[str, Any]]:
+    """Return the task, its model's target standardised, and what is said of it."""
+    target, found = train.target, describe_target(train)
+    assert target is not None
+    if not found["std"]:
+        raise DataError(
+            f"{train.source}: all numbers of split train are {found['mean']:g} "
+            f"{target.unit}: there is nothing to learn. Check the masks."
+        )
+    model.target_mean.fill_(found["mean"])
+    model.target_std.fill_(found["std"])
+    fifths = [found[name] for name in _EDGES]
+    if len({found["least"], *fifths}) <= len(_EDGES):
+        fifths = np.linspace(found["p1"], found["p99"], len(_EDGES) + 2)[1:-1].tolist()
+    edges = sorted({float(f"{edge:.3g}") for edge in fifths})
+    facts = {"unit": target.unit, "range": target.range, "edges": edges}
+    return RegressionTask(model, target.name, config.loss), {"target": facts}
 
 
 def _note_seen(train: SampleSet, val: SampleSet, start: Start) -> dict[str, Any]:
@@ -376,10 +448,13 @@ def _check_labelled(dataset: DenseDataset, split: str) -> None:
         DataError: no pixel that the images show has a label.
     """
     if not _holds(dataset, None):
+        numbers = dataset.sample_set.target is not None
         raise DataError(
-            f"{dataset.sample_set.source}: split {split} has no labelled pixel in its "
+            f"{dataset.sample_set.source}: split {split} has no "
+            f"{'pixel with a number' if numbers else 'labelled pixel'} in its "
             f"{len(dataset.sample_set.samples)} images. Split otherwise (data.split, "
-            "data.fractions, data.split_seed), or check data.classes and data.ignored."
+            "data.fractions, data.split_seed), or check "
+            f"{'data.target' if numbers else 'data.classes and data.ignored'}."
         )
 
 
@@ -398,18 +473,18 @@ def _choose_metric(positive: str | None, val: DenseDataset) -> str:
 
 def _holds(dataset: DenseDataset, class_index: int | None) -> bool:
     """Tell whether any pixel has this label, or any at all; stops at the first."""
-    targets = (dataset.patch(n).target for n in range(len(dataset.sample_set.samples)))
+    patches = (dataset.patch(n) for n in range(len(dataset.sample_set.samples)))
     if class_index is None:
-        return any(bool((target >= 0).any()) for target in targets)
-    return any(bool((target == class_index).any()) for target in targets)
+        return any(bool(patch.labelled.any()) for patch in patches)
+    return any(bool((patch.target == class_index).any()) for patch in patches)
 
 
 def _keep_best(
-    task: ClassificationTask | DenseTask,
+    task: _Task,
     start: Start,
     preprocessing: Preprocessing,
     facts: dict[str, Any],
-    config: FinetuneConfig | DenseFinetuneConfig,
+    config: AnyFinetuneConfig,
     folder: RunFolder,
 ) -> "Callback":
     """Export the weights with the best score of the val split."""
@@ -432,5 +507,8 @@ def _keep_best(
         save_model(folder.model, plain, preprocessing, extra)
 
     return BestModel(
-        f"val_{task.metric}", export, lower_is_better=is_loss, of_class=positive
+        f"val_{task.metric}",
+        export,
+        lower_is_better=is_loss or task.metric == NUMBERS_METRIC,
+        of_class=positive,
     )

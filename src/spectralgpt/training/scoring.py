@@ -6,6 +6,7 @@ intervals (images, or whole places), and write metrics.json, table.csv and repor
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,9 @@ from spectralgpt.metrics import (
     confusion_counts,
     score_images,
     score_pixels,
+    score_values,
     summarise_images,
+    value_sums,
 )
 from spectralgpt.models.building import check_output
 from spectralgpt.preprocessing import Preprocessing
@@ -50,6 +53,8 @@ if TYPE_CHECKING:
 _EXAMPLES, _MAP_EXAMPLES = 12, 6
 _DRAWN_FOR_EXAMPLE = 8
 """Windows that are looked at for one that is shown."""
+_PAIRS_A_WINDOW = 256
+"""Pixels of a window, at most, that the scatter of a report shows."""
 
 
 _Found = tuple[Scores, dict[str, Interval]]
@@ -101,13 +106,13 @@ def evaluate(
     )
     reading = (batch_size, num_workers, progress)
     probabilities: Tensor | None = None
+    pairs: list[Tensor] = []
     if test.has_labels:
         probabilities = _predict_images(loaded, test, *reading)
         scores, intervals = _score_images(test, probabilities, seed, resamples)
     else:
-        maps = _predict_maps(loaded, test, flips, *reading)
-        positive = _scored_class(test, loaded.extra)
-        scores, intervals = _score_places(test, positive, maps, seed, resamples)
+        maps = _predict_maps(loaded, test, flips, *reading, pairs)
+        scores, intervals = _score_places(test, loaded.extra, maps, seed, resamples)
     chosen = loaded.extra.get("chosen")
     seen, told = count_seen(loaded.extra, name, test.samples)
     facts: dict[str, Any] = {"chosen": chosen, "seen_in_training": seen}
@@ -133,6 +138,8 @@ def evaluate(
             floors=floors,
             examples=_map_examples(loaded, test, seed, flips),
             colours=test.colours,
+            measured=f"{test.class_names[0]} ({loaded.unit})" if pairs else None,
+            pairs=torch.cat(pairs, dim=1).numpy() if pairs else None,
         )
         return scores
     write_classification_report(
@@ -174,16 +181,28 @@ def _predict_maps(
     batch_size: int,
     num_workers: int,
     progress: Callable[[int], None] | None,
+    pairs: list[Tensor],
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Map every window; see `_score_places`."""
+    """Map every window; see `_score_places`.
+
+    Of numbers, true and estimated ones (2, N) at equal steps are added to `pairs`.
+    """
     model, contract = loaded.model.eval(), loaded.preprocessing
     assert contract is not None
     windows = DenseDataset(dense, contract)
     places = iter(windows.windows)
     for batch in read_batches(windows, batch_size, num_workers, progress):
-        predicted = predict_map(model, flips, batch["image"]).argmax(dim=1).cpu()
+        predicted = _map_of(predict_map(model, flips, batch["image"]), dense).cpu()
         for one, target in zip(predicted, batch["target"], strict=True):
+            if dense.target is not None:
+                both = torch.stack([target, one])[:, target.isfinite()]
+                pairs.append(both[:, :: max(1, both.shape[1] // _PAIRS_A_WINDOW)])
             yield next(places)[0], one, target
+
+
+def _map_of(found: Tensor, dense: SampleSet) -> Tensor:
+    """Return the numbers, or likeliest classes, (B, H, W), of maps (B, K, H, W)."""
+    return found.argmax(dim=1) if dense.target is None else found[:, 0]
 
 
 def _score_images(
@@ -202,7 +221,7 @@ def _score_images(
 
 def _score_places(
     dense: SampleSet,
-    positive: str | None,
+    extra: Mapping[str, Any],
     maps: Iterable[tuple[int, Tensor, Tensor]],
     seed: int,
     resamples: int,
@@ -211,34 +230,46 @@ def _score_places(
 
     Args:
         dense: what is scored.
-        positive: the class that scores are about; None if all count alike.
+        extra: what the model's checkpoint says of it.
         maps: the number of a sample, its map and its labels, both (H, W) class indices
-            of a window or of all of it.
+            or numbers, of a window or of all of it.
         seed: of the bootstrap.
         resamples: bootstrap test sets.
 
     Raises:
         DataError: no pixel is labelled.
     """
-
-    def scored(counts: NDArray[np.int64]) -> Scores:
-        return score_pixels(counts, dense.class_names, positive)
-
-    index_of = {place: i for i, place in enumerate(dense.places)}
-    shape = (len(index_of), dense.num_classes, dense.num_classes)
-    counts = np.zeros(shape, dtype=np.int64)
+    count, score = _scoring(dense, extra)
+    counts: dict[str, Any] = {}
     for sample, predicted, target in maps:
-        place = index_of[dense.samples[sample].place]
-        counts[place] += confusion_counts(predicted, target, dense.num_classes)
-    whole = scored(counts.sum(axis=0))
-    labelled = counts[counts.sum(axis=(1, 2)) > 0]
+        place = dense.samples[sample].ground
+        counts[place] = counts.get(place, 0) + count(predicted, target)
+    stacked = np.stack([counts[place] for place in sorted(counts)])
+    whole = score(stacked.sum(axis=0))
+    labelled = stacked[stacked.any(axis=(1, 2))]
     intervals = bootstrap_intervals(
-        lambda times: scored(np.tensordot(times, labelled, axes=1)).summary,
+        lambda times: score(np.tensordot(times, labelled, axes=1)).summary,
         len(labelled),
         resamples=resamples,
         generator=torch.Generator().manual_seed(seed),
     )
     return whole, intervals
+
+
+def _scoring(
+    dense: SampleSet, extra: Mapping[str, Any]
+) -> tuple[Callable[..., NDArray[Any]], Callable[[NDArray[Any]], Scores]]:
+    """Return what counts map and labels of a window, and what scores such counts."""
+    if dense.target is not None:
+        edges = extra["target"]["edges"]
+        centre = edges[len(edges) // 2]
+        count = partial(value_sums, edges=edges, centre=centre)
+        return count, partial(score_values, edges=edges)
+    names, positive = dense.class_names, _scored_class(dense, extra)
+    return (
+        partial(confusion_counts, num_classes=dense.num_classes),
+        lambda counts: score_pixels(counts, names, positive),
+    )
 
 
 def _check_fits(loaded: LoadedModel, name: str, labelled: SampleSet) -> None:
@@ -254,6 +285,11 @@ def _check_fits(loaded: LoadedModel, name: str, labelled: SampleSet) -> None:
             f"{labelled.source} is for {labelled.task} of "
             f"{', '.join(labelled.class_names)}, but {name} was fine-tuned for {task} "
             f"of {', '.join(names)}."
+        )
+    if labelled.target is not None and labelled.target.unit != loaded.unit:
+        raise DataError(
+            f"{labelled.source} is in {labelled.target.unit}, but {name} was fine-"
+            f"tuned for {names[0]} in {loaded.unit}: state that unit, and target.scale."
         )
 
 
@@ -308,6 +344,8 @@ def _write_scores(
     values: dict[str, Any] = {"model": name}
     if not test.has_labels:
         values |= {"task": test.task, "positive": scores.positive}
+    if test.target is not None:
+        values |= {"target": test.target.name, "unit": test.target.unit}
     values |= {
         "test": scores.summary,
         "intervals": {key: value._asdict() for key, value in intervals.items()},
@@ -361,11 +399,17 @@ def _map_examples(
     dataset = DenseDataset(test, loaded.preprocessing)
     order = np.random.default_rng(seed).permutation(len(dataset)).tolist()
     drawn = {i: dataset[i] for i in order[: _DRAWN_FOR_EXAMPLE * _MAP_EXAMPLES]}
-    kinds = {i: len(sample["target"].unique()) for i, sample in drawn.items()}
+    kinds = {
+        i: len(sample["target"].unique())
+        if test.target is None
+        else float(np.nan_to_num(np.nanstd(sample["target"].numpy())))
+        for i, sample in drawn.items()
+        if test.target is None or sample["target"].isfinite().any()
+    }
     examples: list[MapExample] = []
-    for index in sorted(drawn, key=lambda i: -kinds[i])[:_MAP_EXAMPLES]:
+    for index in sorted(kinds, key=lambda i: -kinds[i])[:_MAP_EXAMPLES]:
         shown = drawn[index]["image"]
-        predicted = predict_map(loaded.model, flips, shown[None]).argmax(dim=1)
+        predicted = _map_of(predict_map(loaded.model, flips, shown[None]), test)
         images, valid = (
             each.numpy().reshape(-1, *shown.shape[-3:])
             for each in (shown, drawn[index]["valid"])
@@ -401,9 +445,8 @@ def evaluate_forest(
     # Only which bands are read is taken from it: the forest sees reflectance.
     contract = Preprocessing(item.sensor.name, item.bands)
     train, val, test = (DenseDataset(dense.select(split), contract) for split in SPLITS)
-    positive = _scored_class(dense, {})
-    maps = map_by_forest(train, val, test, seed, positive)
-    found = _score_places(test.sample_set, positive, maps, seed, resamples)
+    maps = map_by_forest(train, val, test, seed, _scored_class(dense, {}))
+    found = _score_places(test.sample_set, {}, maps, seed, resamples)
     _write_scores(folder, "random forest on single pixels", test.sample_set, found, {})
     return found[0]
 
@@ -411,7 +454,7 @@ def evaluate_forest(
 def write_class_scores(
     folder: Path, table: str, scores: Scores, draws: bool = True
 ) -> None:
-    """Write the scores of each class as CSV, and draw what is taken for what.
+    """Write the scores of each class, or range, as CSV; draw what is taken for what.
 
     Args:
         folder: gets the files.
@@ -420,6 +463,7 @@ def write_class_scores(
         draws: whether confusion.png is drawn, if confusion was counted.
     """
     rows: list[dict[str, Any]] = [asdict(entry) for entry in scores.per_class]
+    rows = rows or list(scores.per_range)
     if scores.positive is not None:
         rows = [row | {"positive": row["name"] == scores.positive} for row in rows]
     write_table(folder / table, rows)

@@ -23,7 +23,8 @@ from spectralgpt.data.fmow import list_fmow
 from spectralgpt.data.label_files import list_class_folders, list_csv, read_split_lists
 from spectralgpt.data.labelled import LabelledDataConfig, read_labelled
 from spectralgpt.data.listings import Entry, Fault, FaultKind, Listing
-from spectralgpt.data.samples import SPLITS
+from spectralgpt.data.masks import describe_target
+from spectralgpt.data.samples import REGRESSION, SPLITS, SampleSet
 from spectralgpt.data.sources import (
     Source,
     find_root,
@@ -107,12 +108,35 @@ def check_archive(
     if checked.faults or load is None:
         return checked
     try:
-        load()
+        loaded = load()
+        if isinstance(loaded, SampleSet) and loaded.target is not None:
+            return replace(checked, notes=(*checked.notes, *_tell_numbers(loaded)))
     except SpectralGPTError as error:
         # Such as a split without images: no single file is at fault.
         refused = Fault.of(FaultKind.REFUSED, str(folder), error)
         return replace(checked, faults=(refused,))
     return checked
+
+
+def _tell_numbers(samples: SampleSet) -> Iterator[str]:
+    """Say of each split what numbers its masks hold.
+
+    Raises:
+        DataError: those of a split hold none, or one is out of range.
+    """
+    assert samples.target is not None
+    for split in sorted({sample.split for sample in samples.samples}):
+        found = describe_target(samples.select(split))
+        if not found["labelled"]:
+            raise DataError(f"no mask of split {split} holds a number.")
+        named = {"1 %": "p1", "median": "p50", "99 %": "p99", "most": "most"}
+        named = {"mean": "mean", "std": "std", "least": "least"} | named
+        told = (f"{name} {found[key]:.4g}" for name, key in named.items())
+        yield (
+            f"{samples.target.name} ({samples.target.unit}) in {split}: "
+            f"{', '.join(told)}; {1 - found['labelled']:.1%} of {found['pixels']:,.0f} "
+            "pixels have no number"
+        )
 
 
 _Found = tuple[str, Path, Source, Listing, Callable[[], object] | None]
@@ -180,10 +204,12 @@ def _from_file(path: Path, root: Path | None, options: CheckOptions) -> _Found:
 _Settings = TypeVar("_Settings", DenseDataConfig, LabelledDataConfig, Source)
 
 
-def _read(config: DenseDataConfig) -> None:
+def _read(config: DenseDataConfig) -> SampleSet:
     """Read images with masks as training does, to the class that scores are about."""
     dense = read_dense(config)
-    find_positive(dense.class_names, dense.task, dense.positive)
+    if dense.target is None:
+        find_positive(dense.class_names, dense.task, dense.positive)
+    return dense
 
 
 def _stated(config: _Settings, options: CheckOptions) -> _Settings:
@@ -317,6 +343,7 @@ def _list_masks(config: DenseDataConfig) -> Listing:
         code_names={code: names[index] for code, index in codes.items()},
         mask_codes=frozenset((*codes, *config.ignored)) if classes else None,
         masks_have_same_size=is_archive,
+        masks_hold_codes=config.task != REGRESSION,
     )
 
 

@@ -413,7 +413,7 @@ def _read_image(entry: Entry, listing: Listing, source: Source) -> _ReadImage:
     if num_valid == 0 and not faults:
         faults.append(Fault(FaultKind.EMPTY, name))
     mask_pixels: dict[int, int] = {}
-    if entry.masks:
+    if entry.masks and listing.masks_hold_codes:
         mask_pixels, more = _read_mask(entry, listing, item)
         faults += more
     try:

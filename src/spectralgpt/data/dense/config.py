@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from spectralgpt.config import build_config, read_mapping
 from spectralgpt.data.division import SampleSetConfig
+from spectralgpt.data.samples import REGRESSION, Target
 from spectralgpt.errors import ConfigError
 from spectralgpt.rasters import Align
 
@@ -27,7 +28,8 @@ class DenseDataConfig(SampleSetConfig):
     `images` alone gives both dates of change detection.
 
     Args:
-        task: segmentation, or change (two dates, one mask).
+        task: segmentation, change (two dates, one mask), or regression (masks of
+            numbers, see `target`).
         layout: `folders` (below train, val and test or not), `csv` (columns image, or
             before and after; mask; optionally split and place), or an archive:
             `segmunich`, `oscd`.
@@ -56,6 +58,8 @@ class DenseDataConfig(SampleSetConfig):
             such as `changed`; `all` if all classes count alike. Null takes, of two
             classes, the one that is not called background, unchanged, no change, other
             or the like, and refuses names that do not tell.
+        target: what the masks' numbers measure, for regression, in place of `classes`:
+            name, unit, and optionally range, nodata, scale and offset; see `Target`.
         ignored: codes that are no label. The masks' own nodata value is none either,
             unless it is the code of a class.
         colours: colours of classes by name, such as "#1b7837"; others follow from the
@@ -69,7 +73,7 @@ class DenseDataConfig(SampleSetConfig):
         ConfigError: a value, or a combination of them, makes no sense.
     """
 
-    task: Literal["segmentation", "change"] = "segmentation"
+    task: Literal["segmentation", "change", "regression"] = "segmentation"
     layout: Literal["folders", "csv", "segmunich", "oscd"] = "folders"
     images: str = "images"
     before: str = "before"
@@ -83,6 +87,7 @@ class DenseDataConfig(SampleSetConfig):
     offsets: dict[str, float] | None = None
     align: Align = "auto"
     classes: dict[str, int | list[int]] | None = None
+    target: dict[str, Any] | None = None
     positive: str | None = None
     ignored: tuple[int, ...] = ()
     colours: dict[str, str] | None = None
@@ -101,6 +106,7 @@ class DenseDataConfig(SampleSetConfig):
             raise ConfigError(
                 "data.class_masks names the classes itself: leave data.classes out."
             )
+        self._check_target()
         if self.layout == "segmunich" and self.task != "segmentation":
             raise ConfigError("layout segmunich has one date: set data.task.")
         if self.layout == "oscd" and self.task != "change":
@@ -108,6 +114,38 @@ class DenseDataConfig(SampleSetConfig):
         wrong = [c for c in (self.colours or {}).values() if not _COLOUR.fullmatch(c)]
         if wrong:
             raise ConfigError(f"data.colours must be like '#1b7837' (found: {wrong}).")
+
+    @property
+    def measured(self) -> Target | None:
+        """What the masks' numbers measure; None for classes.
+
+        Raises:
+            ConfigError: `target` is wrong.
+        """
+        if self.target is None:
+            return None
+        unit = self.target.get("unit")
+        # The command line takes "1" for a number.
+        own = {"unit": str(unit)} if isinstance(unit, int) else {}
+        return build_config({**self.target, **own}, Target, "data.target")
+
+    def _check_target(self) -> None:
+        """Refuse masks that are to hold classes and numbers, or neither."""
+        of_classes = ("classes", "class_masks", "positive", "ignored", "colours")
+        given = [name for name in of_classes if getattr(self, name)]
+        if self.measured is None:
+            if self.task == REGRESSION:
+                raise ConfigError(
+                    "data.task is regression: say what the masks' numbers are, such as "
+                    "'target: {name: canopy height, unit: m}'."
+                )
+        elif given or self.task != REGRESSION:
+            other = f"data.task is {self.task}"
+            other = f"data.{given[0]} is for classes" if given else other
+            raise ConfigError(
+                f"{other}, and data.target for numbers, of task regression: leave one "
+                "of them out."
+            )
 
     def offset_of(self, path: Path) -> float | Literal["auto"]:
         """Return the offset stated for an image."""

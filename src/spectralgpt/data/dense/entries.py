@@ -24,7 +24,7 @@ from spectralgpt.data.classes import Classes, name_classes
 from spectralgpt.data.dense.config import DenseDataConfig
 from spectralgpt.data.label_files import find_files, list_images, read_rows
 from spectralgpt.data.listings import Entry, first_names, refuse_faults
-from spectralgpt.data.samples import SPLITS
+from spectralgpt.data.samples import CHANGE, SPLITS
 from spectralgpt.data.splits import split_folders, split_named
 from spectralgpt.errors import ConfigError, DataError, DatasetNotFoundError
 from spectralgpt.files import read_table, read_text
@@ -110,7 +110,7 @@ def list_entries(
 def _list_folders(root: Path, config: DenseDataConfig) -> list[Entry]:
     masks = _find_masks(root, config)
     roles: dict[str, list[_Found]]
-    if config.task == "segmentation":
+    if config.task != CHANGE:
         images = _find(root, config.images, "images")
         roles = {"image": _name_by_date(images)}
         masks = {role: _repeat(files, images) for role, files in masks.items()}
@@ -359,7 +359,7 @@ def _list_table(root: Path, config: DenseDataConfig) -> list[Entry]:
         raise ConfigError("data.class_masks needs layout folders.")
     table = root / config.table
     columns, rows = read_rows(table, "data.table")
-    dates = ("image",) if config.task == "segmentation" else ("before", "after")
+    dates = ("before", "after") if config.task == CHANGE else ("image",)
     missing = [name for name in (*dates, "mask") if name not in columns]
     if missing:
         raise DataError(

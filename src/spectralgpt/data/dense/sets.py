@@ -51,6 +51,8 @@ _SAME_SCALE = 1e-3
 """Largest relative difference in pixel size between two dates of a place."""
 _TAG = re.compile(r"CLASS_(-?\d+)")
 _TILE_PX = 128
+_FINER = 1.5
+"""Pixels of a mask along one of the image's from which that is said."""
 _OSCD_SENSOR = "sentinel-2-l1c"
 
 
@@ -180,7 +182,15 @@ def _build_set(
         _check_tiles(samples)
     stated = Stated.of(image_format.facts)
     names, codes = _classes_of(samples, headers[0].tags, config, known)
-    if class_names is not None:
+    if config.target is not None:
+        _report_finer(samples, config)
+        wanted = tuple(class_names or names)
+        if wanted != names:
+            raise DataError(
+                f"{source} measures {names[0]}, the model {', '.join(wanted)}. "
+                "Set data.target.name if they are the same."
+            )
+    elif class_names is not None:
         names, codes = _renumber(names, codes, class_names, source)
     return SampleSet(
         tuple(samples),
@@ -189,10 +199,11 @@ def _build_set(
         source,
         codes,
         config.ignored,
-        _colours(config, names, codes, entries[0].masks[0]),
+        None if config.target else _colours(config, names, codes, entries[0].masks[0]),
         config.positive,
         # What differs from image to image is of none of them in particular.
         replace(stated, offset="auto") if config.offsets else stated,
+        config.measured,
     )
 
 
@@ -232,6 +243,8 @@ def _classes_of(
     known: Classes | None,
 ) -> Classes:
     """Take the classes that are stated, else those of the archive or the masks."""
+    if config.measured is not None:
+        return (config.measured.name,), {}
     if config.class_masks is not None:
         return name_classes({name: i for i, name in enumerate(config.class_masks)})
     if config.classes is not None:
@@ -319,6 +332,22 @@ def _describe_all(
     return samples, [header for _, header in good]
 
 
+def _report_finer(samples: Sequence[Sample], config: DenseDataConfig) -> None:
+    """Report numbers of which an image's pixel takes one of several below it."""
+    mask, image = samples[0].mask, samples[0].item.grid()
+    assert mask is not None
+    assert mask.grid is not None
+    scale = abs(overlay(image, mask.grid, mask.align).rows[0])
+    if scale >= _FINER:
+        logger.warning(
+            "%s: pixels of the masks are %.3g times as fine as those of the images, "
+            "each of which takes the number at its centre alone. Average the masks to "
+            "the images' pixels first.",
+            config.root,
+            scale,
+        )
+
+
 def _report_dates(samples: Sequence[Sample], config: DenseDataConfig) -> None:
     """Report the places whose two dates did not lie on each other as they are."""
     cut = [sample.name for sample in samples if isinstance(sample.item, Mosaic)]
@@ -374,6 +403,12 @@ def _fit(
         config.align,
         one_a_class=config.class_masks is not None,
     )
+    names = [name for tag, name in header.tags.items() if _TAG.fullmatch(tag)]
+    if config.target is not None and names:
+        raise DataError(
+            f"{header.path} holds codes of classes ({first_names(names)}), no numbers: "
+            "set data.task to segmentation, or name other masks."
+        )
     place = entry.place or entry.name
     if config.place is not None:
         place = _place_of(place, config.place)
