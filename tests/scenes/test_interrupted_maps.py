@@ -98,6 +98,31 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(tmp_path: Path) -> None:
     assert files(tmp_path / "maps") == whole
 
 
+def test_a_map_of_numbers_goes_on_and_gives_the_same_bytes(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def predict(images: torch.Tensor) -> torch.Tensor:
+        calls.append(len(images))
+        if len(calls) == 12:
+            raise KeyboardInterrupt
+        return images[:, :1] * 100
+
+    item, made = describe(scene(tmp_path)), []
+    numbers = {"class_names": ("height",), "colours": (), "unit": "m", "digest": "rule"}
+    mapper = dataclasses.replace(
+        rule_mapper(tmp_path, predict), batch_size=4, **numbers
+    )
+    with pytest.raises(KeyboardInterrupt):
+        map_image(mapper, (item,), tmp_path / "maps/scene.tif")
+    made.append(map_image(mapper, (item,), tmp_path / "maps/scene.tif"))
+    again = len(calls) - 12
+    made.append(map_image(mapper, (item,), tmp_path / "whole/scene.tif"))
+    assert again < len(calls) - 12 - again
+    assert made[0].values == made[1].values
+    assert made[0].pixels.tolist() == [300 * 90 - 20 * 20]
+    assert files(tmp_path / "maps") == files(tmp_path / "whole")
+
+
 @pytest.mark.slow
 def test_a_full_disk_is_one_error_and_the_next_run_goes_on(tmp_path: Path) -> None:
     scene(tmp_path)
