@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,15 @@ from tests.toy import write_archive as write_archive_of_classes
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 TIMEOUT_S = 240
+
+
+def holds(folder: Path, pattern: str) -> bool:
+    """Whether a folder holds such a file, while another process works in it."""
+    try:
+        return any(folder.glob(pattern))
+    except FileNotFoundError:
+        # What was made beside it has just moved to its place.
+        return False
 
 
 def interrupt(
@@ -172,7 +182,7 @@ def test_a_study_says_that_it_goes_on(tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
     out = tmp_path / "out"
     words = ["compare", "--config", tmp_path / "study.yaml", "--output", out]
-    begun = lambda: any(out.rglob("last.ckpt"))  # noqa: E731
+    begun = partial(holds, out, "**/last.ckpt")
     status, lines = interrupt(words, begun, signal.SIGINT)
     assert status == 130
     assert lines[-1] == (
@@ -300,7 +310,7 @@ def test_simulating_leaves_no_process_and_no_file(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     words = ["simulate", "--output", tmp_path / "out", "--workers", 2]
-    begun = lambda: any(tmp_path.rglob("*.tif"))  # noqa: E731
+    begun = partial(holds, tmp_path, "**/*.tif")
     status, lines = interrupt([*words, "--images", 5000], begun, number)
     assert (status, lines) == (128 + number, [f"interrupted by {number.name}"])
     assert list(tmp_path.iterdir()) == []
@@ -311,7 +321,7 @@ def test_embedding_leaves_no_file(tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = ["embed", scene, "--model", "tiny", "--format", "geotiff", "--cell_px", 2]
     words += ["--output", out, "--sensor", "sentinel-2-l1c", "--offset", 0]
-    making = lambda: any(out.glob(".*.making"))  # noqa: E731
+    making = partial(holds, out, ".*.making")
     status, lines = interrupt(words, making, signal.SIGTERM)
     # The first says that the weights are random.
     assert (status, lines[1:]) == (143, ["interrupted by SIGTERM"])
@@ -329,7 +339,7 @@ def test_a_job_on_dask_ends_without_a_word_of_its_workers(
     out = tmp_path / "out"
     words = ["batch", "embed", scene, "--model", model, "--workers", 2]
     words += ["--output", out, "--sensor", "sentinel-2-l1c", "--offset", 0]
-    making = lambda: any(out.glob("scenes/.*.making"))  # noqa: E731
+    making = partial(holds, out, "scenes/.*.making")
     status, lines = interrupt(words, making, number, to_group=True)
     assert status == 128 + number
     assert [line.partition(":")[0] for line in lines] == [
