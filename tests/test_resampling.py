@@ -264,3 +264,10 @@ def test_on_imagery_of_a_town_estimates_beat_interpolation(shared):
                 np.sqrt(((x - target[at]) ** 2).mean()) for x in (made[at], plain)
             ]
             assert errors[0] < 0.8 * errors[1], (band.name, errors)
+
+
+def test_a_last_group_of_fewer_bands_is_absent_too() -> None:
+    """Seven bands make groups of three, three and one, and the one cannot be had."""
+    made = fit(SENTINEL, LANDSAT, ["B02", "B03", "B04"], bands_per_token=3)
+    assert made.sources[-1].status == "absent"
+    assert made.absent_groups(3)[-1] == 2

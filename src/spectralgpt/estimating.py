@@ -76,7 +76,7 @@ class Estimator:
         self.layers = list(layers)
         bins = np.array_split(np.eye(len(nm)), min(len(nm), _MOST_FEATURES))
         self._bins = np.stack([each.mean(axis=0) for each in bins], axis=1)
-        self._between = np.stack([np.interp(target_nm, nm, e) for e in np.eye(len(nm))])
+        self._between = interpolation_weights(nm, target_nm)
         self._shift = np.zeros(len(target_nm))
         if is_fitted:
             fitted = fit_linear(values, targets)
@@ -177,6 +177,14 @@ class Estimator:
         low, high = self._bounds
         is_like = ((values >= low) & (values <= high)).all(axis=1)
         return made.T, (wide * mean).T, is_like & (distance <= self._reach)
+
+
+def interpolation_weights(nm: DoubleArray, target_nm: DoubleArray) -> DoubleArray:
+    """Return weights (F, T) that interpolate bands at `nm` (F,), ascending, linearly.
+
+    Beyond the first and the last these are taken themselves.
+    """
+    return np.stack([np.interp(target_nm, nm, row) for row in np.eye(len(nm))])
 
 
 def fit_linear(values: DoubleArray, targets: DoubleArray) -> DoubleArray:

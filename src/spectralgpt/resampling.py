@@ -94,10 +94,7 @@ class BandSource:
     @property
     def tags(self) -> dict[str, str]:
         """What a layer of it says in a file."""
-        return {
-            "wavelength": f"{self.band.wavelength_nm:g}",
-            "wavelength_units": "Nanometers",
-            "fwhm": f"{self.band.width_nm:g}",
+        return wavelength_tags(self.band) | {
             "STATUS": self.status + (" (poor)" if self.reason else ""),
             "EXPECTED_ERROR": f"{self.error:.5f}",
             "INTERVAL_90": f"{self.interval:.5f}",
@@ -113,6 +110,15 @@ class BandSource:
         error = "error unknown" if np.isnan(self.error) else f"+-{self.error:.4f}"
         poor = ", poorly" if self.reason else ""
         return f"{band}: {self.status}{poor} from {shown}, {error}"
+
+
+def wavelength_tags(band: Band) -> dict[str, str]:
+    """Return what a layer says of where its band lies, as ENVI names it."""
+    return {
+        "wavelength": f"{band.wavelength_nm:g}",
+        "wavelength_units": "Nanometers",
+        "fwhm": f"{band.width_nm:g}",
+    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,8 +164,12 @@ class Resampling:
     def absent_groups(self, bands_per_token: int) -> tuple[int, ...]:
         """Return the groups of so many wanted bands of which all are absent."""
         absent = self.positions("absent")
-        groups = range(len(self.sources) // bands_per_token)
-        spans = (range(g * bands_per_token, (g + 1) * bands_per_token) for g in groups)
+        count = len(self.sources)
+        # The last group may hold fewer bands.
+        spans = [
+            range(first, min(first + bands_per_token, count))
+            for first in range(0, count, bands_per_token)
+        ]
         return tuple(g for g, span in enumerate(spans) if set(span) <= set(absent))
 
     def positions(self, status: Status) -> list[int]:
@@ -169,7 +179,22 @@ class Resampling:
     def apply(
         self, pixels: FloatArray, valid: BoolArray
     ) -> tuple[FloatArray, BoolArray]:
-        """Bring pixels into the wanted bands.
+        """Bring pixels into the wanted bands; see `estimate`.
+
+        Returns:
+            pixels and valid, (D, H, W) each; invalid pixels are 0.
+        """
+        made, known, _, _ = self.estimate(pixels, valid)
+        return made, known
+
+    def interval(self, pixels: FloatArray, valid: BoolArray) -> FloatArray:
+        """Return half the widths of intervals alone, (D, H, W); see `estimate`."""
+        return self.estimate(pixels, valid)[2]
+
+    def estimate(
+        self, pixels: FloatArray, valid: BoolArray
+    ) -> tuple[FloatArray, BoolArray, FloatArray, BoolArray]:
+        """Bring pixels into the wanted bands, and say how far they can be trusted.
 
         A pixel is valid in a band where it is in all bands that this one is made of;
         absent bands are invalid everywhere. Invalid pixels are 0.
@@ -179,7 +204,10 @@ class Resampling:
             valid: (C, H, W).
 
         Returns:
-            pixels and valid, (D, H, W) each.
+            pixels and valid, (D, H, W) each; half the widths of the intervals that hold
+            each value with 90 % probability, (D, H, W), wider with the distance from
+            what was learned from, NaN where nothing is known; and where estimates stand
+            on spectra like those, (H, W), true where nothing is estimated.
 
         Raises:
             ShapeError: the arrays are of other bands.
@@ -187,33 +215,15 @@ class Resampling:
         known = self._known(pixels, valid)
         clean = np.where(valid, pixels, np.float32(0))
         made = np.tensordot(self.weights, clean, axes=1).astype(np.float32)
-        if self.estimator is not None:
-            made[self.positions("estimated")] = self.estimator.apply(clean)[0]
-        return np.where(known, made, np.float32(0)), known
-
-    def interval(self, pixels: FloatArray, valid: BoolArray) -> FloatArray:
-        """Return half the widths of the intervals that hold each value, (D, H, W).
-
-        With 90 % probability, as far as a pixel is like the library; it widens with the
-        distance from there. NaN where nothing is known. See `apply` for the arguments.
-        """
-        known = self._known(pixels, valid)
         wide = np.array([source.interval for source in self.sources], np.float32)
         wide = np.broadcast_to(wide[:, None, None], known.shape).copy()
+        is_like = np.ones(valid.shape[1:], np.bool_)
         if self.estimator is not None:
-            clean = np.where(valid, pixels, np.float32(0))
-            wide[self.positions("estimated")] = self.estimator.apply(clean)[1]
-        return np.where(known, wide, np.float32("nan"))
-
-    def is_like(self, pixels: FloatArray, valid: BoolArray) -> BoolArray:
-        """Return where estimates stand on spectra like those learned from, (H, W).
-
-        True where nothing is estimated. See `apply` for the arguments.
-        """
-        if self.estimator is None:
-            return np.ones(valid.shape[1:], np.bool_)
-        known: BoolArray = np.logical_and.reduce(valid[self.estimator.layers])
-        return known & self.estimator.apply(np.where(valid, pixels, np.float32(0)))[2]
+            at = self.positions("estimated")
+            made[at], wide[at], is_like = self.estimator.apply(clean)
+            is_like &= np.logical_and.reduce(valid[self.estimator.layers])
+        made = np.where(known, made, np.float32(0))
+        return made, known, np.where(known, wide, np.float32("nan")), is_like
 
     def _known(self, pixels: FloatArray, valid: BoolArray) -> BoolArray:
         if pixels.shape != valid.shape or len(pixels) != len(self.found):

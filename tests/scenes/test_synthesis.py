@@ -127,8 +127,8 @@ def test_bands_by_wavelength_say_where_they_lie(
     path, _ = write_synthesis(synthesis, lacking, tmp_path / "made.tif")
     with rasterio.open(path) as file:
         assert file.descriptions == ("B8A", "1240nm")
-        assert file.tags(2)["WAVELENGTH_NM"] == "1240"
-        assert file.tags(2)["WIDTH_NM"] == "30"
+        assert file.tags(2)["wavelength"] == "1240"
+        assert file.tags(2)["fwhm"] == "30"
         assert "SPECTRALGPT_SENSOR" not in file.tags()
 
 
@@ -228,6 +228,9 @@ def test_command_tells_how_and_refuses_slips(
     assert main([*base, *output, *stated, "--overwrite"]) == 0
     assert main([*base, *output]) != 0
     assert "pass --overwrite" in capsys.readouterr().err
+    (tmp_path / "out.tif").unlink()
+    assert main([*base, *output]) != 0
+    assert "out_error.tif is there already" in capsys.readouterr().err
     assert main([*base, "--output", str(tmp_path / "out.png")]) != 0
     assert "ending in .tif" in capsys.readouterr().err
     assert main([*base, *output, "--overwrite", "--like", "gone.tif"]) != 0

@@ -222,6 +222,18 @@ def prepare_output(folder: Path, name: str, overwrite: bool) -> None:
         path.rmdir()
 
 
+def prepare_geotiff(path: Path, overwrite: bool, *beside: Path) -> None:
+    """Check that a GeoTIFF, and what goes beside it, can be written.
+
+    Raises:
+        ConfigError: its name is no GeoTIFF's, or a file is there already.
+    """
+    if path.suffix.lower() not in (".tif", ".tiff"):
+        raise ConfigError(f"--output {path} must be a GeoTIFF, ending in .tif.")
+    for each in (path, *beside):
+        prepare_output(each.parent, each.name, overwrite)
+
+
 def open_rasters(
     args: Namespace, what: str, *others: Path
 ) -> "tuple[list[EmbeddingRaster], list[Path]]":

@@ -9,7 +9,7 @@ from spectralgpt.cli.images import (
     AREA,
     add_format_options,
     list_stated,
-    prepare_output,
+    prepare_geotiff,
 )
 from spectralgpt.cli.options import add_options, counting
 from spectralgpt.errors import ConfigError
@@ -21,7 +21,6 @@ HELP = (
     "Write an image in the bands of another sensor, or of a model: measured, summed "
     "from narrower bands or estimated, each with its expected error."
 )
-_SUFFIXES = (".tif", ".tiff")
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -42,9 +41,7 @@ def run(args: Namespace) -> Path:
     """Resample and write; returns the file."""
     from spectralgpt.resampling import write_resampled
 
-    if args.output.suffix.lower() not in _SUFFIXES:
-        raise ConfigError(f"--output {args.output} must be a GeoTIFF, ending in .tif.")
-    prepare_output(args.output.parent, args.output.name, args.overwrite)
+    prepare_geotiff(args.output, args.overwrite)
     item = resample_input(args.input, args.to, args)
     print_sources(item)
     with counting("resampling", 1) as update:

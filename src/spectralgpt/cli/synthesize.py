@@ -4,9 +4,9 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from spectralgpt.cli.images import DEVICE, prepare_output
+from spectralgpt.cli.images import DEVICE, prepare_geotiff
 from spectralgpt.cli.options import add_options, counting, from_options
-from spectralgpt.errors import CheckpointError, ConfigError
+from spectralgpt.errors import CheckpointError
 
 HELP = (
     "Write bands that an image does not have: from a library of spectra, from pixels "
@@ -55,14 +55,13 @@ def run(args: Namespace) -> Path:
     from spectralgpt.rasters import Stated
     from spectralgpt.scenes.loading import load_on_device
     from spectralgpt.scenes.synthesis import (
+        errors_beside,
         find_wanted,
         plan_synthesis,
         write_synthesis,
     )
 
-    if args.output.suffix.lower() not in (".tif", ".tiff"):
-        raise ConfigError(f"--output {args.output} must be a GeoTIFF, ending in .tif.")
-    prepare_output(args.output.parent, args.output.name, args.overwrite)
+    prepare_geotiff(args.output, args.overwrite, errors_beside(args.output))
     stated = from_options(Stated, args, bands=args.input_bands or None)
     image_format = ImageFormat(**stated.facts)
     item = image_format.describe(args.input)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from spectralgpt.checkpoints import LoadedModel
 from spectralgpt.errors import BandError, CheckpointError, DataError
-from spectralgpt.estimating import fit_linear
+from spectralgpt.estimating import fit_linear, interpolation_weights
 from spectralgpt.models.building import check_output
 from spectralgpt.models.mae import MaskedAutoencoder
 from spectralgpt.rasters import (
@@ -33,7 +33,13 @@ from spectralgpt.rasters import (
     writing_map,
 )
 from spectralgpt.rasters.files import UNIT_TAG
-from spectralgpt.resampling import Resampling, fit_pixels, fit_resampling, resample_file
+from spectralgpt.resampling import (
+    Resampling,
+    fit_pixels,
+    fit_resampling,
+    resample_file,
+    wavelength_tags,
+)
 from spectralgpt.scenes.windows import (
     WindowBatch,
     compute_strips,
@@ -45,7 +51,8 @@ from spectralgpt.sensors import Band, Sensor, match_bands
 FloatArray = NDArray[np.float32]
 DoubleArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
-BOTH, REBUILT = "library and imagery", "encoder-decoder"
+REBUILT = "encoder-decoder"
+_LIBRARY, _IMAGERY, _BOTH = "library", "imagery", "library and imagery"
 _BY_NUMBER = re.compile(r"(\d+(?:\.\d+)?)nm(?::(\d+(?:\.\d+)?))?")
 _WIDTH_NM = 10.0
 """Of a band that is named by its wavelength alone."""
@@ -141,24 +148,19 @@ class Synthesis:
         values, wide = (np.full(shape, np.nan, np.float32) for _ in range(2))
         is_like = np.zeros(shape, np.bool_)
         natural = looks_measured(raster)
+        # The autoencoder does not say what it has seen; the pixels do.
+        fitted = [_IMAGERY if way == REBUILT else way for way in self.ways]
         by_fit = {
-            way: (
-                *fit.apply(raster.pixels, raster.valid),
-                fit.interval(raster.pixels, raster.valid),
-                fit.is_like(raster.pixels, raster.valid),
-            )
-            for way, fit in self.fits.items()
-            if way in self.ways or REBUILT in self.ways
+            way: self.fits[way].estimate(raster.pixels, raster.valid)
+            for way in set(fitted)
         }
-        for at, (band, way) in enumerate(zip(self.wanted, self.ways, strict=True)):
-            # The autoencoder does not say what it has seen; the pixels do.
-            own = way if way != REBUILT else "imagery"
+        for at, (band, own) in enumerate(zip(self.wanted, fitted, strict=True)):
             made, valid, width, like = by_fit[own]
             row = self.fits[own].bands.index(band)
             known = valid[row]
             values[at] = np.where(known, made[row], np.nan)
             wide[at] = np.where(known, width[row], np.nan)
-            if way == REBUILT:
+            if self.ways[at] == REBUILT:
                 assert rebuilt is not None
                 values[at] = np.where(known, rebuilt[at], np.nan)
                 wide[at] = np.where(known, _SAID * self.errors[at][REBUILT], np.nan)
@@ -223,7 +225,7 @@ def plan_synthesis(
     found = tuple(b for at, b in enumerate(item.bands) if at not in taken)
     fits = {}
     try:
-        fits["library"] = _fit_library(found, wanted, item.sensor)
+        fits[_LIBRARY] = _fit_library(found, wanted, item.sensor)
     except BandError:
         if not like:
             raise
@@ -233,14 +235,14 @@ def plan_synthesis(
                 "whether the model makes bands better than the library cannot be told "
                 "without imagery that has them: name some by --like."
             )
-        _refuse_unknown(fits["library"])
-        ways = ("library",) * len(wanted)
+        _refuse_unknown(fits[_LIBRARY])
+        ways = (_LIBRARY,) * len(wanted)
         return Synthesis(found, tuple(wanted), ways, fits, ({},) * len(wanted))
     if loaded is not None:
         _check_model(loaded, wanted)
     rng = np.random.default_rng(seed)
     samples = [_draw(each, found, wanted, loaded, rng) for each in like]
-    errors = _compare(found, wanted, _parts(samples), fits.get("library"), item.sensor)
+    errors = _compare(found, wanted, _parts(samples), fits.get(_LIBRARY), item.sensor)
     values, targets, _ = _join(_parts(samples), rng)
     fits |= _fit_imagery(found, wanted, values, targets, item.sensor)
     names = (*fits, REBUILT)
@@ -269,9 +271,9 @@ def _fit_imagery(
     sensor: Sensor,
 ) -> dict[str, Resampling]:
     """Learn from pixels alone, and together with the library if it knows the bands."""
-    fits = {"imagery": fit_pixels(found, wanted, values, targets)}
+    fits = {_IMAGERY: fit_pixels(found, wanted, values, targets)}
     with suppress(BandError):
-        fits[BOTH] = fit_pixels(found, wanted, values, targets, sensor)
+        fits[_BOTH] = fit_pixels(found, wanted, values, targets, sensor)
     return fits
 
 
@@ -307,6 +309,7 @@ def _draw(
     side = _SIDE_PX
     if loaded is not None and loaded.preprocessing is not None:
         side = loaded.preprocessing.image_size
+        source = _in_model_bands(item, own[: len(found)], loaded)
     grid, sample = item.grid(own), _Sample()
     size = min(side, grid.height), min(side, grid.width)
     for _ in range(_WINDOWS):
@@ -322,7 +325,6 @@ def _draw(
         sample.values.append(spectra[:, : len(found)])
         sample.targets.append(spectra[:, len(found) :])
         if loaded is not None:
-            source = _in_model_bands(item, own[: len(found)], loaded)
             shown = read_raster(source, source.bands, window)
             (made,) = _rebuild(loaded, wanted, [shown.padded(side, side, "constant")])
             made = made[:, : size[0], : size[1]].reshape(len(wanted), -1)
@@ -385,7 +387,7 @@ def _compare(
             "interpolation": _interpolate(found, wanted, seen),
         }
         if library is not None:
-            made["library"] = _apply(library, seen)
+            made[_LIBRARY] = _apply(library, seen)
         if len(rebuilt):
             made[REBUILT] = rebuilt
         for name, guess in made.items():
@@ -409,9 +411,8 @@ def _interpolate(
 ) -> DoubleArray:
     order = np.argsort([band.wavelength_nm for band in found])
     nm = np.array([found[i].wavelength_nm for i in order])
-    target = [band.wavelength_nm for band in wanted]
-    weights = np.stack([np.interp(target, nm, row) for row in np.eye(len(nm))])
-    return seen[:, order] @ weights
+    target = np.array([band.wavelength_nm for band in wanted])
+    return seen[:, order] @ interpolation_weights(nm, target)
 
 
 def _in_model_bands(
@@ -466,6 +467,11 @@ def _rebuild(
     return np.stack(restored)[:, at]
 
 
+def errors_beside(path: Path) -> Path:
+    """Return the file of errors that is written beside a file of made bands."""
+    return path.with_name(f"{path.stem}_error{path.suffix}")
+
+
 def write_synthesis(
     synthesis: Synthesis,
     item: RasterFile,
@@ -491,7 +497,7 @@ def write_synthesis(
         RasterError: the image cannot be read.
         OutputError: a file cannot be written.
     """
-    beside = path.with_name(f"{path.stem}_error{path.suffix}")
+    beside = errors_beside(path)
     names = [band.name for band in synthesis.wanted]
     tags = {
         UNIT_TAG: "reflectance",
@@ -499,10 +505,7 @@ def write_synthesis(
     }
     if all(band in item.sensor.bands for band in synthesis.wanted):
         tags[SENSOR_TAG] = item.sensor.name
-    waves = tuple(
-        {"WAVELENGTH_NM": f"{b.wavelength_nm:g}", "WIDTH_NM": f"{b.width_nm:g}"}
-        for b in synthesis.wanted
-    )
+    waves = tuple(map(wavelength_tags, synthesis.wanted))
     bands = replace(Layers.of_measures(names, tags), layer_tags=waves)
     trust = [f"{name} {what}" for what in ("error", "left out") for name in names]
     errors = Layers.of_measures(trust, tags)
