@@ -344,13 +344,7 @@ def _say(hint: Any) -> str:
 
 @dataclass
 class _Node:
-    """A value in the making, with all that its aliases stand for.
-
-    Attributes:
-        anchor: its name for aliases, if it has one.
-        values: in it, itself included.
-        levels: of nesting in it.
-    """
+    """A value in the making, with all that its aliases stand for, itself included."""
 
     anchor: str | None = None
     values: int = 1

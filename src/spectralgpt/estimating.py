@@ -198,11 +198,7 @@ def fit_linear(values: DoubleArray, targets: DoubleArray) -> DoubleArray:
 
 
 class _Kernel:
-    """Ridge regression with an exponential kernel on landmarks.
-
-    Args:
-        features: (N, F).
-        values: (N, T) to predict.
+    """Ridge regression with an exponential kernel on landmarks: (N, F) to (N, T).
 
     Source: Williams and Seeger 2001, Using the Nystroem Method to Speed Up Kernel
     Machines; landmarks by farthest-point sampling (Gonzalez 1985).

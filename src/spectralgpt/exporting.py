@@ -193,9 +193,6 @@ class _ReflectanceScaling(nn.Module):
     """Scale reflectance as a contract says, and fill pixels without data.
 
     The numbers are those of `Preprocessing.prepare`, in operations of torch.
-
-    Args:
-        contract: bands, scaling and statistics.
     """
 
     low: Tensor
@@ -210,14 +207,7 @@ class _ReflectanceScaling(nn.Module):
             self.register_buffer("span", span)
 
     def forward(self, reflectance: Tensor) -> Tensor:
-        """Scale images.
-
-        Args:
-            reflectance: (B, C, H, W), NaN where there is no data.
-
-        Returns:
-            (B, C, H, W), finite; pixels without data hold the mean of their band.
-        """
+        """Scale (B, C, H, W); NaN becomes the mean of its band."""
         valid = reflectance.isfinite()
         pixels = torch.where(valid, reflectance, 0)
         scaled = self._scale(pixels, valid)
@@ -259,12 +249,7 @@ def _limits(pixels: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _ExportGraph(nn.Module):
-    """Scaling and model in one.
-
-    Args:
-        loaded: the model and its contract.
-        output: `logits` of a fine-tuned model, or `embeddings` of its encoder.
-    """
+    """Scaling and model in one, to `logits`, or `embeddings` of its encoder."""
 
     def __init__(self, loaded: LoadedModel, output: str) -> None:
         super().__init__()
@@ -272,14 +257,10 @@ class _ExportGraph(nn.Module):
         self.model = loaded.encoder if output == _EMBEDDINGS else loaded.model
 
     def forward(self, reflectance: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Run the model.
+        """Run the model on reflectance (B, C, H, W), or (B, 2, C, H, W) for change.
 
-        Args:
-            reflectance: (B, C, H, W); for a model of change (B, 2, C, H, W).
-
-        Returns:
-            logits (B, classes) or (B, classes, H, W), or numbers (B, 1, H, W); or
-            embedding (B, D) and tokens (B, G, Hp, Wp, D).
+        Gives logits (B, classes) or (B, classes, H, W), or numbers (B, 1, H, W); or
+        embedding (B, D) and tokens (B, G, Hp, Wp, D).
         """
         answer = self.model(self.scaling(reflectance))
         if isinstance(self.model, SpectralEncoder):

@@ -491,12 +491,7 @@ def _lock_path(result: Path) -> Path:
 
 
 def _lock(path: Path) -> FileLock:
-    """Lock a file that whoever holds it removes in the end.
-
-    Raises:
-        Timeout: another process holds it.
-        OSError: it cannot be made, or does not stay.
-    """
+    """Lock a file that whoever holds it removes in the end."""
     error = OSError(errno.ENOLCK, "a lock is lost as soon as it is made")
     for _ in range(_LOCK_TRIES):
         make_folder(path.parent)

@@ -210,14 +210,10 @@ def summarise_images(probabilities: Tensor, targets: Tensor) -> Summarise:
 
 
 class _Ranking:
-    """Average precision of one ranking, for images that count several times or not.
+    """Average precision of scores (M,), for images that count several times or not.
 
-    Equal scores are one threshold, as in scikit-learn and torchmetrics.
-
-    Args:
-        scores: (M,), higher is more likely.
-        truth: (M,) bool.
-        each: entries in a row that belong to one image.
+    Equal scores are one threshold, as in scikit-learn and torchmetrics. So many entries
+    in a row belong to one image.
     """
 
     def __init__(

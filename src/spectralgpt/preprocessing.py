@@ -410,11 +410,7 @@ class Preprocessing:
 
 
 def _read_stated(facts: Any) -> Stated:
-    """Read the facts that a checkpoint keeps; it names no path and no expression.
-
-    Raises:
-        ConfigError: there is another fact, or one is of the wrong kind.
-    """
+    """Read the facts that a checkpoint keeps; it names no path and no expression."""
     if not isinstance(facts, Mapping) or not set(facts) <= set(_KEPT):
         raise ConfigError(f"preprocessing: stated facts cannot be {facts!r:.80}.")
     try:

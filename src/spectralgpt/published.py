@@ -170,15 +170,9 @@ def read_torch_file(path: Path, *, mmap: bool = False) -> dict[str, Any]:
 
 
 def _weights_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the state dict of a checkpoint.
+    """Return a checkpoint's state dict: itself, or under `model` or `state_dict`.
 
-    Args:
-        checkpoint: the state dict itself, or a table that holds it under `model` or
-            `state_dict`. Prefixes that compiling and parallel training put before every
-            key are taken off.
-
-    Raises:
-        CheckpointError: there is no state dict.
+    Prefixes that compiling and parallel training put before every key are taken off.
     """
     tables = (checkpoint.get(key) for key in _WEIGHT_KEYS)
     weights: Mapping[str, Any] = next(

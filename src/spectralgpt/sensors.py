@@ -397,9 +397,6 @@ def _read_sensor(path: Path) -> Sensor:
     """Read a sensor from a YAML file laid out as those in `sensors/`.
 
     The file's name without its ending is the sensor's name.
-
-    Raises:
-        ConfigError: names the file and the key that is wrong.
     """
     where = str(path)
     table = read_mapping(path)

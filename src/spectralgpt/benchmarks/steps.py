@@ -172,10 +172,7 @@ def _random_contract(config: BenchmarkConfig) -> Preprocessing:
 
 
 class _RandomImages:
-    """Images as `PretrainingDataset` gives them: uniform in 0..1, as scaled ones are.
-
-    They are made once, so that drawing one costs next to nothing.
-    """
+    """Images as `PretrainingDataset` gives them: uniform in 0..1, made once."""
 
     def __init__(self, contract: Preprocessing, count: int) -> None:
         size = contract.image_size
@@ -388,13 +385,7 @@ class _PartClock:
         self._last = time.perf_counter()
 
     def end_part(self, part: str, of_gradient: bool = False) -> None:
-        """Give the time since the last boundary to a part.
-
-        Args:
-            part: its name.
-            of_gradient: it was spent on gradients, also if the whole step's backward
-                pass has not begun.
-        """
+        """Give the time since the last boundary to a part, or to gradients of it."""
         if self._last is None:
             return
         synchronize(self.device)

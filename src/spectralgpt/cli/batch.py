@@ -124,11 +124,7 @@ def _shared_format(args: Namespace) -> "ImageFormat":
 
 
 def _run_and_report(job: "Job", args: Namespace) -> Path:
-    """Run a job, and print what became of the scenes; returns the manifest.
-
-    Raises:
-        DataError: scenes failed.
-    """
+    """Run a job, and print what became of the scenes; returns the manifest."""
     from spectralgpt.jobs.kinds import Plan, load_job
     from spectralgpt.jobs.running import run_job
 
@@ -155,11 +151,7 @@ def _run_and_report(job: "Job", args: Namespace) -> Path:
 
 
 def _list_scenes(args: Namespace, job: "ReadyJob") -> list[tuple[Path, ...]]:
-    """Return the dates of each scene that the user names.
-
-    Raises:
-        ConfigError: the job is for another number of dates.
-    """
+    """Return the dates of each scene that the user names."""
     from spectralgpt.scenes.inputs import list_pairs, list_scenes
 
     check_dates(args.model, job.num_dates, args.scenes, args)

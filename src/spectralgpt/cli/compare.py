@@ -80,11 +80,7 @@ def run(args: Namespace) -> Path:
 
 
 def _change(values: dict[str, Any], changes: Sequence[str]) -> None:
-    """Set what `--set a.b.c=VALUE` says, in place; VALUE is YAML.
-
-    Raises:
-        ConfigError: there is no such section, or no value.
-    """
+    """Set what `--set a.b.c=VALUE` says, in place; VALUE is YAML."""
     for change in changes:
         path, is_set, text = change.partition("=")
         *sections, name = path.split(".")

@@ -102,11 +102,7 @@ def _add_check(parser: ArgumentParser) -> None:
 
 
 def _check(args: Namespace) -> Path:
-    """Check, write and print; returns the folder of the results.
-
-    Raises:
-        DataError: there are faults.
-    """
+    """Check, write and print; returns the folder of the results."""
     from spectralgpt.data.archives.checks import CheckOptions, check_archive
     from spectralgpt.data.packing import is_pack
 
@@ -136,11 +132,7 @@ def _check(args: Namespace) -> Path:
 
 
 def _check_pack(location: str) -> Path:
-    """Compare the files of a pack with their checksums; returns where it is.
-
-    Raises:
-        DataError: some differ.
-    """
+    """Compare the files of a pack with their checksums; returns where it is."""
     from spectralgpt.data.packing import verify_pack
 
     with counting("reading shards", is_numbered=True) as update:
@@ -270,17 +262,7 @@ def _pack(args: Namespace) -> Path:
 
 
 def _find_source(source: str, root: Path, stated: "Stated") -> tuple["Source", Path]:
-    """Return the description of what is packed, and what its root is relative to.
-
-    Args:
-        source: what `spectralgpt.data.sources.read_source` takes, or a folder of
-            images.
-        root: the data folder.
-        stated: of a folder of images.
-
-    Raises:
-        ConfigError: it is no description, or says what is stated, too.
-    """
+    """Return the description of what is packed, and what its root is relative to."""
     from spectralgpt.data.packing import is_pack
     from spectralgpt.data.sources import Source, read_source
 

@@ -37,11 +37,8 @@ _Kept = TypeVar("_Kept")
 class _SampleDataset(Dataset[dict[str, Tensor]], Generic[_Kept]):
     """What data sets of labels and of masks share: bands, parts, and what is kept.
 
-    Args:
-        sample_set: the samples, of one split or all.
-        preprocessing: that of the checkpoint: bands, unit, scaling, image size.
-        memory_mb: whole samples kept in memory once read, up to this many megabytes;
-            for sets that are gone through several times.
+    Whole samples are kept in memory once read, up to so many megabytes; for sets that
+    are gone through several times.
     """
 
     def __init__(
@@ -497,15 +494,10 @@ def _inside(kept: Patch, part: Window, window: Window) -> Patch:
 
 
 def _cover(number: int, whole: Window, size: int) -> Iterator[_SampleWindow]:
-    """Cover a part of an image with windows of one size.
+    """Cover a part of an image with windows of one size, px; smaller parts with one.
 
     The last window of a row or column is moved back to end with the image, so that it
     sees what is really there; it says how far it overlaps the one before.
-
-    Args:
-        number: of the sample.
-        whole: the part.
-        size: side of the windows, px; smaller parts get a window of their own size.
     """
     for row, height, seen_rows in _cover_axis(whole.row, whole.height, size):
         for column, width, seen in _cover_axis(whole.column, whole.width, size):
@@ -513,10 +505,7 @@ def _cover(number: int, whole: Window, size: int) -> Iterator[_SampleWindow]:
 
 
 def _padded_side(length: int, patch_size: int, most: int) -> int:
-    """Return the side of the image that a window of `length` px is padded to.
-
-    That is the next multiple of the patch, and no more than the model's image size.
-    """
+    """Return the next multiple of the patch, at most the model's image size."""
     return min(most, -(-length // patch_size) * patch_size)
 
 

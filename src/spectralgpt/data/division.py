@@ -133,10 +133,6 @@ def _report_overlaps(samples: Sequence[Sample], source: str) -> None:
     Only georeferences count: names of places may be the same in two splits by chance.
     Images without one are compared by their pixels, which finds copies but no partial
     overlap.
-
-    Args:
-        samples: with splits.
-        source: what they are of, for messages.
     """
     images = [
         (sample.split, "", footprint_of(sample.item, sample.window))
@@ -301,11 +297,7 @@ def _deal_by_share(
     """Deal units out in the order of their share of the class that is rarest overall.
 
     Each run of neighbours in that order goes to all splits, each at its own pace.
-
-    Args:
-        counts: (units, K) pixels of each class.
-        fractions: wanted shares.
-        rng: draws.
+    `counts` (units, K) are pixels of each class.
     """
     wanted = fractions.wanted
     count = len(counts)
@@ -398,12 +390,6 @@ def _keep_share(
     """Choose a share of each stratum, and one unit of each class at the least.
 
     Smaller shares lie inside larger ones of the same generator.
-
-    Args:
-        strata: units, by number.
-        held: the classes that each unit shows.
-        fraction: share that is kept, 0..1.
-        rng: draws the units.
     """
     orders = [rng.permutation(np.array(units)).tolist() for units in strata]
     needed = _cover([unit for order in orders for unit in order], held)
@@ -471,11 +457,7 @@ def _split_blocks(
 
 
 def _sample_centres(samples: Sequence[Sample]) -> NDArray[np.float64]:
-    """Longitude and latitude of centres, degrees, (N, 2).
-
-    Raises:
-        DataError: samples without coordinates; the first few are named.
-    """
+    """Longitude and latitude of centres, degrees, (N, 2)."""
     found = [(each.name, centre_lonlat(each.item.grid(), each.window))
              for each in samples]  # fmt: skip
     missing = [name for name, centre in found if centre is None]
@@ -493,13 +475,7 @@ def _leave_gaps(
 ) -> list[str]:
     """Give up places of train too near to one of val or test, and of val to test.
 
-    Args:
-        lonlat: (N, 2) longitude and latitude, degrees.
-        splits: N splits.
-        gap_m: least distance that remains.
-
-    Returns:
-        The splits, "" for what is left out.
+    Returns the splits of places (N, 2), longitude and latitude; "" is left out.
     """
     from sklearn.neighbors import NearestNeighbors
 

@@ -135,11 +135,7 @@ def _read_layout(
 
 
 def _read_folder(root: Path, image_format: ImageFormat) -> SampleSet:
-    """Read a folder of classes, with or without folders of splits above them.
-
-    Raises:
-        DataError: no images, or folders of images beside those of splits.
-    """
+    """Read a folder of classes, with or without folders of splits above them."""
     listing = list_class_folders(root)
     if listing.faults:
         logger.warning(
@@ -162,11 +158,6 @@ def _read_csv(
     """Read a CSV of labels; image paths are relative to it and stay beneath it.
 
     Columns are image, label or labels (parted by ";"), and optionally split and place.
-
-    Raises:
-        DatasetNotFoundError: there is no such file.
-        DataError: columns, paths, labels or images are wrong; all mistakes of a kind
-            are counted and the first few named.
     """
     listing, task = list_csv(table, allow_unlisted=allow_unlisted)
     refuse_faults(table, listing.faults)
@@ -187,17 +178,8 @@ def _read_eurosat(
     """Read EuroSAT with its published split, or a folder of its classes without one.
 
     The files carry no band names and keep B8A last. The registry has the order, so that
-    bands go by name from then on: dropping B10 by index would drop B11 instead.
-
-    Args:
-        root: folder of TorchGeo's layout (`ds/images/...` and the split lists), or one
-            with the class folders directly in it.
-        lists: published split: `random` (Neumann et al. 2019) or `spatial` (by
-            longitude).
-        download: fetch the archive and check its sums if it is not at root.
-
-    Raises:
-        DatasetNotFoundError: it is not there and may not be downloaded.
+    bands go by name from then on: dropping B10 by index would drop B11 instead. Splits
+    are `random` (Neumann et al. 2019) or `spatial` (by longitude).
 
     Source: Helber et al. 2019; band order verified on files (the ninth band's values
         are those of water vapour, the last one's follow B08).
@@ -228,11 +210,7 @@ def _read_eurosat(
 
 
 def _use_names(labelled: SampleSet, names: Sequence[str] | None) -> SampleSet:
-    """Match the classes that occur by name to given ones, and number them alike.
-
-    Raises:
-        DataError: a class was found that is not wanted.
-    """
+    """Match the classes that occur by name to given ones, and number them alike."""
     if names is None or tuple(names) == labelled.class_names:
         return labelled
     found = labelled.class_names
@@ -259,16 +237,8 @@ def _read_from_masks(
 ) -> SampleSet:
     """Label images, or tiles of them, by the classes of their pixels.
 
-    Images without a labelled pixel are left out. Splits are those of the description.
-
-    Args:
-        config: its `labels` are the description, a YAML file of images with masks.
-        root: folder of the images, in place of the description's.
-        assumed: what is so where the files do not say.
-
-    Raises:
-        ConfigError: the share is out of range, or masks show change.
-        DataError: no image is labelled.
+    Images without a labelled pixel are left out. Splits are those of the description
+    that `config.labels` names; `root` takes the place of its folder.
     """
     label_share, description = config.label_share, Path(config.labels)
     if label_share is not None and not 0 < label_share <= 1:

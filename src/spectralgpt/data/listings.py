@@ -251,11 +251,7 @@ def _group(candidates: Sequence[Entry], pattern: str) -> list[Entry]:
 
 
 def _read_column(path: Path, column: str) -> list[str]:
-    """Read a column of a CSV or Parquet file as text, without empty rows.
-
-    Raises:
-        DataError: the file or the column is missing, or the file cannot be read.
-    """
+    """Read a column of a CSV or Parquet file as text, without empty rows."""
     values = [row[column] for row in read_rows(path, [column])]
     return [value for value in values if value]
 

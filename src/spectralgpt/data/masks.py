@@ -74,11 +74,7 @@ def lay_masks(
 
 
 def _lay_mask(mask: MaskFile, image: Grid, name: str) -> Overlay:
-    """Lay one file of a mask over an image.
-
-    Raises:
-        RasterError: they do not fit; names both files.
-    """
+    """Lay one file of a mask over an image."""
     grid = mask.grid or read_header(mask.path).grid
     try:
         return overlay(image, grid, mask.align)

@@ -363,10 +363,7 @@ def _share_indices(
 ) -> list[int]:
     """Give each index the number of a part, in proportion to its size and weight.
 
-    Args:
-        parts: what is shared among.
-        items: the images that the parts belong to.
-        base_side: side of the window that counts as one, px.
+    A window of `base_side` px counts as one.
     """
     weights = [items[part.item].weight for part in parts]
     areas = [part.window.height * part.window.width / base_side**2 for part in parts]
@@ -420,11 +417,7 @@ def _num_dates(images: Sequence[RasterFile] | Sequence[Series]) -> int | None:
 
 
 def _check_together(name: str, first: Grid, other: Grid) -> None:
-    """Refuse a date whose pixels do not lie on those of its place's first date.
-
-    Raises:
-        RasterError: it differs in size or reference system, or is shifted.
-    """
+    """Refuse a date whose pixels do not lie on those of its place's first date."""
     apart = math.inf
     if (first.height, first.width) == (other.height, other.width):
         apart = max(

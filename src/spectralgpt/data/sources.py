@@ -164,17 +164,7 @@ def format_of_archive(name: str) -> ImageFormat:
 
 
 def _from_table(table: _Table, where: str, name: str, folder: Path) -> Source:
-    """Make a description from its keys and values.
-
-    Args:
-        table: as read from YAML.
-        where: file and place, for messages.
-        name: of the data set, if the table says none.
-        folder: that the path of a sensor's YAML file is relative to.
-
-    Raises:
-        ConfigError: names the key that is wrong.
-    """
+    """Make a description from the keys and values of YAML, found at `where`."""
     check_keys(table, where, optional=_KEYS)
     blank = [key for key, value in table.items() if value in (None, "")]
     if blank:

@@ -153,15 +153,8 @@ def _measure_speed(config: PretrainConfig, imagery: Imagery) -> tuple[float, int
     """Time a few training steps with all of torch's threads, and with one.
 
     On a machine shared with others, or in a container with fewer processors than it
-    shows, many threads wait for each other and one alone is faster.
-
-    Args:
-        config: the run; one worker reads ahead of it.
-        imagery: what it trains on.
-
-    Returns:
-        The seconds of an optimizer step, reading included, and the number of threads
-        with which a step is fastest.
+    shows, many threads wait for each other and one alone is faster. Returns seconds of
+    an optimizer step, reading included, and the number of threads that is fastest.
     """
     contract = sensor_preprocessing(
         config.data.sensor, config.data.use_bands, image_size=config.data.image_size
@@ -402,20 +395,10 @@ def _find_clusters(
     labels: CellLabels | None,
     seed: int,
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Group cells by k-means on their embeddings.
+    """Group cells (rows, columns, D) by k-means on their embeddings, the largest first.
 
     Groups are named afterwards: by the labelled class found most often in them, or
     without labels by their vegetation index. The names take no part in the grouping.
-
-    Args:
-        cells: (rows, columns, D) embeddings.
-        spectra: (rows, columns, C) mean reflectance.
-        bands: the C bands.
-        labels: known cells; None if there are none.
-        seed: of the first centres.
-
-    Returns:
-        The group of each cell (rows, columns), the largest first, and their names.
     """
     from sklearn.cluster import KMeans
 

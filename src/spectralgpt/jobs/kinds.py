@@ -138,14 +138,7 @@ class _ReadyMaps:
 
 @dataclass(frozen=True)
 class _ReadyEmbeddings:
-    """What is done with each scene to embed it, as `_ReadyMaps` says of maps.
-
-    Args:
-        loaded: the model, on the device to use.
-        contract: its input.
-        job: says how.
-        weights: see `fingerprint`.
-    """
+    """What is done with each scene to embed it, as `_ReadyMaps` says of maps."""
 
     loaded: LoadedModel
     contract: Preprocessing

@@ -169,9 +169,6 @@ class _GroupSum(nn.Module):
 
     It starts as the mean over the groups.
 
-    Args:
-        groups: band groups G.
-
     Source: Hong et al. 2024, arXiv:2311.07113, the map from 4 spectral cubes to 1.
     """
 
@@ -187,13 +184,7 @@ class _GroupSum(nn.Module):
 
 
 class _GroupProjection(nn.Module):
-    """One linear map per band group, summed: all that is linear in a position's tokens.
-
-    Args:
-        groups: band groups G.
-        embed_dim: width D of the tokens.
-        channels: width of the output.
-    """
+    """One linear map per band group, summed: what is linear in a position's tokens."""
 
     def __init__(self, groups: int, embed_dim: int, channels: int) -> None:
         super().__init__()
@@ -271,10 +262,6 @@ def _initialise(head: nn.Module, classifier: nn.Conv2d) -> None:
 class _PyramidPooling(nn.Module):
     """What the image holds at 1, 2, 3 and 6 parts per side, beside the map itself.
 
-    Args:
-        in_channels: channels of the map.
-        channels: channels of the output.
-
     Source: Zhao et al. 2017, arXiv:1612.01105; maxima as in the published weights.
     """
 
@@ -310,12 +297,6 @@ class _UPerNetHead(nn.Module):
     """Four scales of one map, pyramid pooling, top-down fusion: the published head.
 
     Logits come on a grid of 8 pixels per patch side, whatever the patch.
-
-    Args:
-        in_channels: channels D of the feature map.
-        num_classes: classes K.
-        channels: width of the head, a multiple of 32.
-        dropout: share of fused channels that a training step leaves out, 0..1.
 
     Source: Xiao et al. 2018, arXiv:1807.10221, as built by the published weights.
     """
@@ -364,12 +345,6 @@ class _FPNHead(nn.Module):
 
     Logits come on a grid of 4 pixels per patch side, whatever the patch.
 
-    Args:
-        in_channels: channels D of the feature map.
-        num_classes: classes K.
-        channels: width of the head, a multiple of 32.
-        dropout: share of fused channels that a training step leaves out, 0..1.
-
     Source: scales from one map, Li et al. 2022, arXiv:2203.16527; their sum, Kirillov
         et al. 2019, arXiv:1901.02446.
     """
@@ -409,10 +384,6 @@ class _PixelHead(nn.Module):
 
     The scores are a linear map of all tokens at a position (`_GroupProjection`): only
     the encoder's own features can tell one pixel of a patch from the next.
-
-    Args:
-        num_classes: classes K.
-        patch_size: side P of a patch, px.
     """
 
     def __init__(self, num_classes: int, patch_size: int) -> None:
@@ -430,11 +401,6 @@ class _PixelDetail(nn.Module):
 
     A patch is the finest thing an encoder of tokens tells apart. Where borders matter,
     and where the spectrum of one pixel says much, a map gains from the pixels as well.
-
-    Args:
-        num_bands: bands of the image, or of both dates together.
-        context: channels of the head's map.
-        num_classes: classes K.
 
     Source: a skip connection from the image to the last layer, as in U-Nets;
         Hatamizadeh et al. 2022, arXiv:2103.10504, has one around a transformer.
@@ -456,15 +422,7 @@ class _PixelDetail(nn.Module):
         nn.init.normal_(self.classifier.weight, std=_CLASSIFIER_STD)
 
     def forward(self, images: Tensor, context: Tensor) -> Tensor:
-        """Classify pixels.
-
-        Args:
-            images: (B, bands, H, W), scaled as the encoder sees them.
-            context: (B, context, H, W), from a head, brought to the image's size.
-
-        Returns:
-            Logits (B, K, H, W).
-        """
+        """Classify pixels (B, bands, H, W), given a head's map (B, context, H, W)."""
         seen = torch.cat([self.pixels(images), context], dim=1)
         logits: Tensor = self.classifier(self.joined(seen))
         return logits

@@ -53,17 +53,11 @@ def _sine_cosine(places: Tensor, dim: int) -> Tensor:
 
 
 def _date_features(dates: Tensor) -> Tensor:
-    """Describe dates by fixed sines and cosines.
+    """Describe dates (B, T), days, by fixed sines and cosines, (B, T, features).
 
     Season: harmonics of the place in the year, so that 31 December lies beside
     1 January. Gap: days since the sample's earliest known date, at several periods, as
-    sin and 1 - cos, so that the earliest date has the code 0.
-
-    Args:
-        dates: (B, T), days since 1970-01-01; the code of an unknown date (NaN) is 0.
-
-    Returns:
-        float32 (B, T, features).
+    sin and 1 - cos, so that the earliest date has the code 0. Unknown ones (NaN), too.
     """
     known = dates.isfinite()
     days = torch.where(known, dates, 0).float()
@@ -269,13 +263,8 @@ def _steps_beyond(table: Tensor, known: Tensor, edge: int, beyond: Tensor) -> Te
     """Return what positions (M, ..., D) gain beyond an edge of a table (G, ..., D).
 
     The nearest row that differs gives the direction. Where none does, sines and cosines
-    of the distance tell wavelengths apart.
-
-    Args:
-        table: one row per band group.
-        known: (G,) wavelengths of the rows, nm.
-        edge: the row with the least or greatest.
-        beyond: (M,) signed distance from the edge, nm; 0 inside, which gains nothing.
+    of the distance tell wavelengths apart. `known` (G,) and `beyond`, the signed
+    distances (M,) from the edge, are in nm; 0 gains nothing.
     """
     shape = (-1, *[1] * (table.ndim - 1))
     apart = (known - known[edge]).abs()

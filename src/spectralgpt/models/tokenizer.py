@@ -221,16 +221,7 @@ def slot_shares(slots: int, bands: int) -> Tensor:
 
 
 def _map_by_group(x: Tensor, weights: Tensor, grid: TokenGrid) -> Tensor:
-    """Map all tokens, each by its band group's weights.
-
-    Args:
-        x: (B, N, I), by date, then group, then place.
-        weights: (G, O, I).
-        grid: of the tokens.
-
-    Returns:
-        (B, N, O).
-    """
+    """Map tokens (B, N, I) by weights (G, O, I) of their band groups: (B, N, O)."""
     by_group = x.unflatten(1, (grid.dates, grid.groups, grid.positions))
     mapped = torch.einsum("btgmi,goi->btgmo", by_group, weights)
     return mapped.flatten(1, 3)

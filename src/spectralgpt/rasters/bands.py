@@ -184,11 +184,7 @@ def _described_layers(header: Header, sensor: Sensor) -> list[str | None]:
 def _refuse_contradictions(
     header: Header, sensor: Sensor, names: list[str | None]
 ) -> None:
-    """Refuse layers that are named otherwise than the file says their wavelengths.
-
-    Raises:
-        BandError: there is one; says both.
-    """
+    """Refuse layers that are named otherwise than the file says their wavelengths."""
     for layer, (name, nm) in enumerate(
         zip(names, header.wavelengths_nm, strict=False), start=1
     ):
@@ -204,11 +200,7 @@ def _refuse_contradictions(
 
 
 def _refuse_unknown(header: Header, sensor: Sensor, names: list[str | None]) -> None:
-    """Refuse layers that are no band, which only the user can leave out.
-
-    Raises:
-        BandError: there are some; names them.
-    """
+    """Refuse layers that are no band, which only the user can leave out."""
     unknown = [
         f"{index} ({text or 'no name'})"
         for index, (text, name) in enumerate(

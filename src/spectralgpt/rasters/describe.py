@@ -249,11 +249,7 @@ def _describe_unopened(
 
 
 def _check(stated: Stated, sizes: Sizes, sensor: Sensor) -> float:
-    """Refuse sizes that make no sense; returns the quantification.
-
-    Raises:
-        ConfigError: the sensor's scale is unknown, or a size is no positive number.
-    """
+    """Refuse sizes that make no sense; returns the quantification."""
     if stated.unit == "reflectance":
         raise ConfigError(
             "sizes are for archives of digital numbers, the unit of these images is "
@@ -279,9 +275,7 @@ def _is_side(side: object) -> bool:
 class _Layers(Mapping[str, BandFile]):
     """Band files made when they are asked for: millions of them would fill the memory.
 
-    Args:
-        path: a folder of band files, or one file.
-        table: what is where; a file name "" is the path itself.
+    In the table, a file name "" is the path itself.
     """
 
     __slots__ = ("_path", "_table")
@@ -364,11 +358,7 @@ def _layers_of_file(
 
 
 def _grid(path: Path, band: Band, sizes: Sizes, sensor: Sensor) -> Grid:
-    """Return the stated grid of a band, or that which its file's first bytes tell.
-
-    Raises:
-        ConfigError: sizes by GSD lack that of the band.
-    """
+    """Return the stated grid of a band, or that which its file's first bytes tell."""
     if isinstance(sizes, str):
         return Grid(*_read_size(path)[:2])
     if isinstance(sizes, int):

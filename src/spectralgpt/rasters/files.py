@@ -143,11 +143,7 @@ def open_raster(path: Location) -> rasterio.DatasetReader:
 
 
 def _check_texts(path: Location, dataset: rasterio.DatasetReader) -> None:
-    """Refuse texts that fail wherever they are read, or that GDAL would follow.
-
-    Raises:
-        RasterError: they are in another encoding, or lead to another file.
-    """
+    """Refuse texts that fail wherever they are read, or that GDAL would follow."""
     try:
         _ = dataset.descriptions, dataset.tags()
         overviews = dataset.tags(ns="OVERVIEWS").get("OVERVIEW_FILE")

@@ -436,19 +436,10 @@ def _sample_layers(
     source: Grid,
     files: OpenFiles,
 ) -> tuple[Numbers, Flags] | None:
-    """Take numbers of layers of a file with `sample`, inside `quiet_gdal`.
+    """Take numbers of layers of a file, from 1, with `sample`, inside `quiet_gdal`.
 
-    Args:
-        path: the file.
-        indices: its layers, from 1.
-        masks: of these layers, see `files.read_masks`.
-        shown: the grid wanted.
-        source: the file's, from `lay_under`.
-        files: kept open between calls.
-
-    Returns:
-        Numbers (layers, H, W), and whether they are there and not masked, in this
-        shape; None if the file reaches nowhere.
+    Numbers (layers, H, W), and whether they are there and not masked, in this shape;
+    None if the file reaches nowhere.
     """
 
     def read_numbers(window: Window, size: tuple[int, int]) -> Numbers:

@@ -395,14 +395,9 @@ def _bounds_of(grid: Grid) -> Bounds:
 
 
 def _shown(grid: Grid, area: Bounds | None, crs: str | None = None) -> Bounds | None:
-    """Return what a product shows of an area, None for nothing.
+    """Return what a product shows of an area, or of everything; None for nothing.
 
     It is cut in the area's system first: other systems may not know all of the area.
-
-    Args:
-        grid: of the product.
-        area: None for everything.
-        crs: reference system of what is returned; the product's own if None.
     """
     own = _bounds_of(grid)
     crs = crs or own.crs

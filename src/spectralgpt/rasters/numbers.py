@@ -118,12 +118,7 @@ class ImageNumbers:
         return item
 
     def _look_at_numbers(self, item: RasterFile) -> None:
-        """Hold the scale against some numbers of a plain file, and look for fill.
-
-        Raises:
-            RasterError: they cannot be read.
-            UnitError: the usual scale does not fit them.
-        """
+        """Hold the scale against some numbers of a plain file, and look for fill."""
         known = (self.stated.quantification, self.assumed.quantification)
         is_all_stated = "auto" not in (self.stated.quantification, self.stated.nodata)
         # What is stated is right or wrong for all alike: one look is enough.
@@ -371,11 +366,7 @@ class _Thumbnail:
         return found
 
     def fill(self, invalid: tuple[float, ...]) -> tuple[float, ...]:
-        """Return numbers that look like fill that nobody declared; see `find_fill`.
-
-        Args:
-            invalid: what is declared to be no measurement, in all bands.
-        """
+        """Return numbers that look like fill that nobody declared; see `find_fill`."""
         if invalid not in self._fills:
             numbers = [numbers for numbers, *_ in self._layers]
             known = self._known(invalid)
@@ -539,11 +530,9 @@ def _find_darkness(item: RasterFile, numbers: Sequence[Numbers]) -> tuple[str, b
     """Say whether an image would be far too dark in all of its bands.
 
     A window, or some of the bands, may well be dark: deep water is. So this is for
-    measured numbers of a whole image, by band.
-
-    Returns:
-        What is too dark, "" if it is not; and whether the scale is the only
-        explanation, as of 8-bit numbers and percent that are taken for ten-thousandths.
+    measured numbers of a whole image, by band. Returns what is too dark, "" if it is
+    not; and whether the scale is the only explanation, as of 8-bit numbers and percent
+    that are taken for ten-thousandths.
     """
     limit = _DIMMEST * item.quantification - item.offset
     for band in numbers:

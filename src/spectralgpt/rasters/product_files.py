@@ -91,12 +91,7 @@ def _list_usual(folder: Path) -> dict[str, Location]:
 
 
 def _list_archive(path: Path) -> tuple[str, dict[str, Location]]:
-    """Return the name of the product in a zip archive, and its files.
-
-    Raises:
-        RasterError: it is broken, or refused: its names lead out of it, it holds
-            masks or several products, or it is encrypted.
-    """
+    """Return the name of the product in a zip archive, and its files."""
     try:
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()

@@ -218,10 +218,6 @@ def _listed_offset(
     """Return the offset that metadata list, or that of the baseline which they state.
 
     Products from before the offset was introduced do not list it.
-
-    Raises:
-        ValueError: what they list is no number.
-        UnitError: they list several.
     """
     listed = {float(text) for tag in _OFFSETS for text in texts.get(tag, ())}
     if len(listed) > 1:

@@ -223,12 +223,8 @@ def _describe(path: Path) -> str:
 def _read_layout(file: BinaryIO) -> tuple[tuple[int, ...], bool, str, int]:
     """Read a header without evaluating it, as NumPy itself does.
 
-    Returns:
-        The length of each axis, whether the first axis varies fastest and not the last,
-        NumPy's short name of the type, such as "<u2", and the numbers' first byte.
-
-    Raises:
-        ValueError: it is no header, or not whole.
+    Gives the length of each axis, whether the first axis varies fastest, not the last,
+    NumPy's short name of the type, such as "<u2", and the numbers' first byte.
     """
     version = npy.read_magic(file)
     if version not in _VERSIONS:

@@ -151,11 +151,7 @@ def write_strips(path: Path, grid: Grid, strips: Iterable[NDArray[np.uint8]]) ->
 def _making(
     path: Path, grid: Grid, count: int, dtype: Any, **options: Any
 ) -> Iterator[rasterio.io.DatasetWriter]:
-    """Open a GeoTIFF to be written, which is moved to its place when it is whole.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
+    """Open a GeoTIFF to be written, which is moved to its place when it is whole."""
     with writing(path), folder_beside(path) as folder:
         made = folder / path.name
         # GDAL does not say why it can make no file.
@@ -189,12 +185,7 @@ def _create_geotiff(
 
 
 def _check_whole(path: Path) -> None:
-    """Check every block of a GeoTIFF, compressed by deflate, that was just written.
-
-    Raises:
-        OSError: the disk holds less of it than was written.
-        RasterioError: likewise, by GDAL's words; or another of the `GDAL_ERRORS`.
-    """
+    """Check every block of a GeoTIFF, compressed by deflate, that was just written."""
     sync_file(path)
     with quiet_gdal(), rasterio.open(path, driver="GTiff") as dataset:
         levels = range(len(dataset.overviews(1)))
@@ -360,12 +351,7 @@ def _copy_as_cog(
     predictor: str = "YES",
     **options: Any,
 ) -> None:
-    """Copy a raster as Cloud-Optimized GeoTIFF, inside `quiet_gdal`.
-
-    Raises:
-        RasterioError: it cannot be written; or one of the other `GDAL_ERRORS`.
-        OSError: the disk holds less of it than was written.
-    """
+    """Copy a raster as Cloud-Optimized GeoTIFF, inside `quiet_gdal`."""
     try:
         rasterio.shutil.copy(
             source,

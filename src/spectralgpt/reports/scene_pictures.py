@@ -193,12 +193,7 @@ def write_similarity_picture(
 
 
 def _thin(raster: EmbeddingRaster) -> tuple[_Picture, NDArray[np.bool_], int]:
-    """Thin a raster out to the size of a picture.
-
-    Returns:
-        All its layers (h, w, layers), validity (h, w), and the cells of the raster to
-        one of these.
-    """
+    """Thin a raster out: layers (h, w, layers), validity (h, w), and the step."""
     grid, layers = raster.grid, len(raster.source.layer_names)
     least = math.sqrt(grid.height * grid.width * layers / _MOST_NUMBERS)
     step = math.ceil(max(grid.height / _MOST_PX, grid.width / _MOST_PX, least))
@@ -231,14 +226,9 @@ def _pca_colours(
 ) -> tuple[_Picture, tuple[float, ...]]:
     """Turn embeddings (H, W, D) into colours by their first three principal components.
 
-    Returns:
-        Colours (H, W, 3) of 0..1, each component stretched between its 1st and 99th
-        percentile, white where cells are not valid (H, W); and the shares of variance
-        the components explain. The sign of a component is arbitrary; it is fixed so
-        that its largest loading is positive.
-
-    Raises:
-        ShapeError: embeddings are not (H, W, D), or too few for three components.
+    Each is stretched between its 1st and 99th percentile, with the sign by which its
+    largest loading is positive, white where cells are not valid (H, W). Returns colours
+    (H, W, 3) of 0..1, and the shares of variance that the components explain.
     """
     if (
         embeddings.ndim != 3

@@ -95,13 +95,7 @@ def draw_legend(
 
 @dataclass(frozen=True)
 class _Composite:
-    """Bands shown as one picture.
-
-    Args:
-        name: such as `true colour`.
-        indices: three bands for red, green and blue, or one for a grey picture.
-        band_names: their names, in the same order.
-    """
+    """Bands shown as one picture: three for red, green and blue, or one for grey."""
 
     name: str
     indices: tuple[int, ...]

@@ -358,16 +358,7 @@ def _flatten(content: object, prefix: str = "") -> Iterable[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class _Stage:
-    """What a stage left.
-
-    Args:
-        title: number from 1, and name.
-        name: as in the configuration.
-        folder: of the stage.
-        loss: its training loss by step, counted from its own beginning.
-        config: its resolved configuration.
-        contracts: bands and patch of each sensor, by the sensor's name.
-    """
+    """What a stage left; its loss is counted from its own beginning."""
 
     title: str
     name: str

@@ -324,11 +324,9 @@ def _predict(
 def _count_pixels(
     path: Path, grid: Grid
 ) -> tuple[NDArray[np.int64], NDArray[Any], tuple[float, float, float]]:
-    """Count the pixels of each class and without one; also thin the map out.
+    """Count pixels by class, or with a number as class 0; also thin the map out.
 
-    Returns:
-        Pixels by class, all with a number as class 0; the map thinned out; and the
-        least, mean and most of its numbers.
+    Least, mean and most of its numbers come last.
     """
     pixels, least, total, most = np.zeros(NO_CLASS + 1, np.int64), np.inf, 0.0, -np.inf
     step = -(-max(grid.height, grid.width) // _PREVIEW_PX)

@@ -43,16 +43,10 @@ _POINTS = ("Point", "MultiPoint")
 
 @dataclass(frozen=True)
 class _LabelledCells:
-    """Cells with classes.
+    """N cells with classes: where, index into sorted `names`, number of their shape.
 
-    Args:
-        rows: (N,) of the cells.
-        columns: (N,) of the cells.
-        classes: (N,) indices into `names`.
-        shapes: (N,) number of the point or polygon that each is of.
-        centres: (shapes, 2) x and y of each, in the raster's reference system.
-        names: of the classes, sorted.
-        notes: what was mended or left out, for people.
+    `centres` (shapes, 2) are x and y in the raster's reference system; `notes` say what
+    was mended or left out.
     """
 
     rows: NDArray[np.int64]
@@ -190,12 +184,7 @@ def find_query_cells(
 def _labelled_cells(
     labels: Path, column: str, layer: str | None, grid: Grid
 ) -> _LabelledCells:
-    """Find the cells below labelled points and polygons, in any reference system.
-
-    Raises:
-        DataError: no shape lies on the raster, there is one class only, or a cell is
-            labelled with two.
-    """
+    """Find the cells below labelled points and polygons, in any reference system."""
     frame, notes = read_vectors(LabelSource(labels, column, layer=layer), [grid])
     named = move_shapes(frame[frame["value"] != ""], grid.crs)
     if not np.isfinite(named.bounds).all(axis=None):

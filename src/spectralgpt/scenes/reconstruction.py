@@ -326,11 +326,7 @@ def rebuild_window(
 
 
 def _refuse_absent(item: RasterFile) -> None:
-    """Refuse images that lack whole band groups: what is visible is all there.
-
-    Raises:
-        BandError: it lacks some.
-    """
+    """Refuse images that lack whole band groups: what is visible is all there."""
     if absent_groups([item]):
         summary = "".join(resampling_of([item]).values())
         raise BandError(

@@ -301,11 +301,7 @@ def _unit(vectors: FloatArray) -> FloatArray:
 def _sample_cells(
     rasters: Sequence[EmbeddingRaster], most: int = _MOST_CELLS, seed: int = 0
 ) -> FloatArray:
-    """Draw cells of all rasters alike, (N, D + C); all of them if there are few.
-
-    Raises:
-        DataError: there is none.
-    """
+    """Draw cells of all rasters alike, (N, D + C); all of them if there are few."""
     total = sum(raster.grid.height * raster.grid.width for raster in rasters)
     most = min(most, _MOST_NUMBERS // len(rasters[0].source.layer_names))
     rng, share = np.random.default_rng(seed), min(1.0, most / total)
@@ -383,10 +379,8 @@ def _write_rows(
 ) -> NDArray[Any]:
     """Make a map (H, W) of a raster, part by part, and write it by rows.
 
-    Args:
-        raster: what is read.
-        work: from values (h, w, D + C), and which are valid (h, w), to numbers (h, w).
-        write: given the first row, and numbers (1, rows, W), over the whole width.
+    `work` turns values (h, w, D + C), and which are valid (h, w), to numbers (h, w);
+    `write` gets the first row, and numbers (1, rows, W), over the whole width.
     """
     rows = []
     for row, blocks in groupby(raster.blocks(), key=lambda block: block.row):

@@ -427,15 +427,9 @@ def _in_model_bands(
 def _rebuild(
     loaded: LoadedModel, wanted: Sequence[Band], rasters: Sequence[Raster]
 ) -> FloatArray:
-    """Rebuild bands from all band groups that hold none of them.
+    """Rebuild bands (B, D, H, W) from all band groups that hold none of them.
 
-    Args:
-        loaded: the autoencoder.
-        wanted: bands of its contract, D.
-        rasters: B windows of the model's size and bands.
-
-    Returns:
-        (B, D, H, W) reflectance.
+    Rasters are windows of the model's size and bands.
     """
     model, contract = loaded.model, loaded.preprocessing
     assert isinstance(model, MaskedAutoencoder)

@@ -212,9 +212,6 @@ def _prepared_windows(
 
     Yields windows, of the model's image size unless another one is stated, with their
     images (B, C, H, W). Windows without a valid pixel are left out.
-
-    Raises:
-        DataError: there is no valid pixel at all.
     """
     size = preprocessing.image_size
     bands = choose_bands(preprocessing, item)
@@ -300,12 +297,7 @@ def _place_row(
 
 
 def _write_embeddings(folder: Path, rows: Sequence[_Row], table_format: str) -> Path:
-    """Write rows of `_place_row` as embeddings.parquet or embeddings.npz.
-
-    Raises:
-        DataError: there are no rows.
-        OutputError: the file cannot be written.
-    """
+    """Write rows of `_place_row` as embeddings.parquet or embeddings.npz."""
     if not rows:
         raise DataError("There are no embeddings to write.")
     path = folder / TABLES[table_format]

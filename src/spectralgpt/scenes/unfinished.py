@@ -42,12 +42,7 @@ _FINISHED = ".finished.jsonl"
 
 @dataclass
 class _UnfinishedMaps:
-    """Maps of one scene that are written together.
-
-    Attributes:
-        folder: where they lie until they are whole.
-        next_row: the first row that is not finished.
-    """
+    """Maps of one scene that are written together, in a folder until they are whole."""
 
     folder: Path
     next_row: int
@@ -55,11 +50,7 @@ class _UnfinishedMaps:
     _journal: "_Journal"
 
     def write(self, row: int, numbers: Sequence[NDArray[Any]]) -> None:
-        """Write the next rows (layers, rows, W) of each map, and note that they are.
-
-        Raises:
-            OutputError: they cannot be written.
-        """
+        """Write the next rows (layers, rows, W) of each map, and note that they are."""
         digests = {}
         for (path, file), part in zip(self._files.items(), numbers, strict=True):
             digests[path.name] = file.write(row, part)
@@ -69,11 +60,7 @@ class _UnfinishedMaps:
         self._journal.append(entry)
 
     def export(self) -> list[Path]:
-        """Make the maps of what was written, still in the folder; in their order.
-
-        Raises:
-            OutputError: one cannot be written.
-        """
+        """Make the maps of what was written, still in the folder; in their order."""
         made = []
         for path, file in self._files.items():
             made.append(self.folder / path.name)
@@ -81,19 +68,11 @@ class _UnfinishedMaps:
         return made
 
     def place(self, path: Path) -> None:
-        """Move another file of the folder to where it is wanted, before the maps.
-
-        Raises:
-            OutputError: it cannot be moved.
-        """
+        """Move another file of the folder to where it is wanted, before the maps."""
         move_map(self.folder / path.name, path)
 
     def publish(self) -> None:
-        """Move the maps to where they are wanted, the first one last.
-
-        Raises:
-            OutputError: one cannot be moved.
-        """
+        """Move the maps to where they are wanted, the first one last."""
         for path in reversed(self._files):
             move_map(self.folder / path.name, path)
 
@@ -166,13 +145,7 @@ class _Journal:
     """The file that lists the finished rows of maps; a context manager.
 
     The first entry says what the maps depend on, each further one which rows were
-    written next, and the checksum of them in each map.
-
-    Args:
-        path: the file, which is made if it is missing.
-
-    Raises:
-        OSError: it cannot be opened.
+    written next, and the checksum of them in each map. It is made if it is missing.
     """
 
     def __init__(self, path: Path) -> None:
@@ -191,11 +164,7 @@ class _Journal:
     ) -> list[dict[str, Any]]:
         """Return the entries up to the first that is not as it was written.
 
-        Returns:
-            Empty if the journal tells of another run and `may_begin_anew`.
-
-        Raises:
-            ConfigError: the journal tells of another run.
+        There are none if another run's journal may be begun anew.
         """
         self._file.seek(0)
         read = map(parse_checked, self._file)
@@ -232,11 +201,7 @@ class _Journal:
     def keep_whole(
         self, entries: Sequence[dict[str, Any]], files: Mapping[Path, RowFile]
     ) -> int:
-        """Drop entries whose rows are not as they were written, and all after them.
-
-        Returns:
-            The first row that is not finished.
-        """
+        """Drop entries from the first with other rows than written; returns its row."""
         kept = _find_whole(entries, files)
         self.keep(len(kept))
         next_row: int = kept[-1].get("next_row", 0)

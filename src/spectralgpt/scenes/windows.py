@@ -381,11 +381,6 @@ class _RowBlender:
 
     Windows are added one row of windows after the other, and rows of pixels taken out
     as soon as no window below reaches them. No more rows than a window has are held.
-
-    Args:
-        layers: numbers per pixel.
-        width: of the scene, px.
-        side: of a window, px.
     """
 
     def __init__(self, layers: int, width: int, side: int) -> None:
@@ -394,12 +389,9 @@ class _RowBlender:
         self._window = _window_weight(side).astype(np.float32)
 
     def add(self, column: int, values: FloatArray, is_known: NDArray[np.bool_]) -> None:
-        """Add the known pixels of a window whose first row is the first not yet taken.
+        """Add the known pixels (h, w) of a window (layers, h, w) from a column on.
 
-        Args:
-            column: first column of the window.
-            values: (layers, h, w).
-            is_known: (h, w).
+        Its first row is the first not yet taken.
         """
         height, width = is_known.shape
         at = np.s_[:height, column : column + width]
@@ -424,16 +416,12 @@ class _RowBlender:
 
 
 def _prefetch(items: Generator[T, None, Any], depth: int = 2) -> Iterator[T]:
-    """Yield what a generator yields, which runs ahead in a thread of its own.
+    """Yield what a generator yields, which runs so many items ahead in its own thread.
 
     The generator runs in that one thread from its beginning to its `finally`, so that
     it may hold files that are for one thread, and computes in the precision of the
     thread that asks. Its errors are raised here, in their turn. Meanwhile numpy's
     products keep to one thread: several would wait in turn for the model's threads.
-
-    Args:
-        items: the generator.
-        depth: how many items it may be ahead.
     """
     end: Any = object()
     with (

@@ -264,10 +264,9 @@ def render(
 
 
 def _draw_clouds(sky: Canvas, share: float) -> tuple[Field, Field]:
-    """Draw thin and thick clouds over about a share of the sky.
+    """Draw thin and thick clouds over about a share of the sky: opacity, and shadow.
 
-    Returns:
-        opacity of the clouds, and share of sunlight that they keep from the ground.
+    The latter is the share of sunlight that they keep from the ground.
     """
     field = sky.noise(1.8)
     steepness, height_m = sky.rng.uniform((0.6, 150.0), (2.0, 600.0))
@@ -280,17 +279,9 @@ def _draw_clouds(sky: Canvas, share: float) -> tuple[Field, Field]:
 def _observe(
     camera: Camera, surface: Field, sky: Canvas, cloud: Field, shadow: Field
 ) -> Field:
-    """Simulate the reflectance that the product of a sensor holds.
+    """Simulate the reflectance (D, image_size, image_size) in the product of a sensor.
 
-    Args:
-        camera: the sensor.
-        surface: (D, size, size) reflectance of the ground.
-        sky: haze, sun and gain of its date; random numbers of the noise.
-        cloud: (size, size) opacity of clouds.
-        shadow: (size, size) share of sunlight that clouds take.
-
-    Returns:
-        (D, image_size, image_size).
+    `surface` is (D, size, size); of its size are opacity and shadow of clouds, 0..1.
     """
     is_corrected = camera.sensor.name.endswith(("l2", "l2a"))
     path, through, bright = (

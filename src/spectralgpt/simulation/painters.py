@@ -375,9 +375,7 @@ def _ground(canvas: Canvas, brightness: float, wetness: float = 1.0) -> Spectrum
 
 
 def _plant(canvas: Canvas, kind: str, vigour: float = 1.0) -> Spectrum:
-    """One of `_PLANTS` in the state that the date gives it.
-
-    `vigour` multiplies its leaves, 0.3 poor and dry .. 1.3 fertilised.
+    """One of `_PLANTS` as the date has it; `vigour` as for `_material`.
 
     Source: double logistic growth and fall after Zhang et al. 2003.
     """

@@ -121,15 +121,7 @@ def find_floors(
 def _best_index(
     values: dict[str, _Values], is_positive: NDArray[np.bool_]
 ) -> tuple[str, bool, float] | None:
-    """Choose an index and its threshold by F1.
-
-    Args:
-        values: of each index, (N,), NaN where it has none.
-        is_positive: (N,).
-
-    Returns:
-        Its name, whether the class lies above the threshold (else below), and that.
-    """
+    """Choose, by F1, an index, whether the class lies above its threshold, and that."""
     best: tuple[float, tuple[str, bool, float]] | None = None
     for name, found in values.items():
         for above in (True, False):
@@ -365,14 +357,7 @@ def _fit_better_forest(
     score: Callable[[Any], float],
     **options: Any,
 ) -> Any:
-    """Fit forests with and without class weights; return the one that scores higher.
-
-    Args:
-        features: (N, features) of single pixels.
-        targets: (N,) classes.
-        score: of a fitted forest.
-        **options: of `sklearn.ensemble.RandomForestClassifier`.
-    """
+    """Fit forests with and without class weights; return the one that scores higher."""
     from sklearn.ensemble import RandomForestClassifier
 
     forests = [

@@ -288,15 +288,7 @@ def _extract_features(
     num_workers: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Features:
-    """Encode every image to the means of its normalised tokens, one per band group.
-
-    Args:
-        encoder: left in evaluation mode; its device is used.
-        dataset: images prepared as the encoder expects them.
-        batch_size: images encoded at once.
-        num_workers: processes that read images; 0 reads in this one.
-        progress: called with the number of images done in each batch.
-    """
+    """Encode every image to the means of its normalised tokens, one per band group."""
     device = next(encoder.parameters()).device
     encoder.eval()
     rows = []
@@ -341,14 +333,8 @@ def _random_convolutions(
 ) -> Features:
     """TorchGeo's random convolutional features of standardised reflectance.
 
-    Args:
-        dataset: all images.
-        train: indices of the training images; bands are standardised on them, and the
-            filters of mode `empirical` are patches of them.
-        seed: draws the filters.
-        mode: `gaussian` or `empirical`.
-        num_features: number of features, even.
-        progress: called with the number of images done.
+    Bands are standardised on the images `train`, and the filters of mode `empirical`
+    are patches of them.
 
     Source: Rolf et al. 2021, doi:10.1038/s41467-021-24638-z (MOSAIKS).
     """

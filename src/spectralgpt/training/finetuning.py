@@ -442,11 +442,7 @@ def _sample_side(labelled: SampleSet) -> int:
 
 
 def _check_labelled(dataset: DenseDataset, split: str) -> None:
-    """Find a split that cannot be learnt from or scored before it is trained for.
-
-    Raises:
-        DataError: no pixel that the images show has a label.
-    """
+    """Find a split that cannot be learnt from or scored before it is trained for."""
     if not _holds(dataset, None):
         numbers = dataset.sample_set.target is not None
         raise DataError(

@@ -90,10 +90,6 @@ class _WholeSteps:
     """Micro-batches in order; the first of a step holds all of them under `step`.
 
     So a loss can average over the whole step before its later micro-batches come.
-
-    Args:
-        loader: gives the micro-batches, from the first of a step on.
-        accumulate: micro-batches in a step.
     """
 
     def __init__(self, loader: "DataLoader[dict[str, Any]]", accumulate: int) -> None:

@@ -369,15 +369,7 @@ def _shard(model: nn.Module, mesh: Any) -> None:
 
 
 def _compile_blocks(model: nn.Module, device: torch.device) -> bool:
-    """Compile each block of a model, if torch.compile works on this machine.
-
-    Args:
-        model: its blocks are compiled in place, at their first use.
-        device: where it is trained.
-
-    Returns:
-        Whether they are; where not, the log says why, and they run as before.
-    """
+    """Compile each block, at its first use; False, and logged, where that fails."""
     with torch.random.fork_rng(devices=[]):  # The run draws what it would draw without.
         (trial,) = build_blocks(embed_dim=32, depth=1, num_heads=1).to(device)
     try:

@@ -246,15 +246,6 @@ def _parameter_groups(
     embedding and the position tables are layer 0, block i is layer i + 1, and the final
     norm and the head keep the full rate; position tables are then not decayed.
 
-    Args:
-        model: any module; for a layer decay one whose `encoder` has `blocks`, and
-            anything else above it.
-        weight_decay: decoupled weight decay of matrices.
-        layer_decay: factor of the rate from one layer to the one below.
-
-    Returns:
-        Groups for a torch optimizer.
-
     Source: golden table of the published fine-tuning. There the separable position
         tables fall through to the full rate by mistake; here they are layer 0.
     """

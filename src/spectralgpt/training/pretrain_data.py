@@ -90,12 +90,7 @@ def load_pretraining_data(config: PretrainConfig) -> PretrainingData:
 
 
 def _find_images(data: DataConfig) -> _Images:
-    """Find the images that a data set names, or series of them where it says so.
-
-    Raises:
-        ConfigError: a description does not exist or is wrong.
-        DataError: there are no images.
-    """
+    """Find the images that a data set names, or series of them where it says so."""
     sources = _sources(data)
     if any(source.series for source in sources):
         return find_series(sources, data.root, data.max_bad_share)
@@ -189,10 +184,6 @@ def _join_contracts(contracts: Sequence[Preprocessing]) -> Preprocessing:
     """Return one contract for several sensors: the first, with the rest as its others.
 
     Of data sets of one sensor the first one's image size is kept.
-
-    Raises:
-        ConfigError: data sets of one sensor differ in bands or scaling, so that it is
-            not clear what an image of it is to become.
     """
     by_sensor: dict[str, Preprocessing] = {}
     for contract in contracts:
@@ -209,12 +200,7 @@ def _join_contracts(contracts: Sequence[Preprocessing]) -> Preprocessing:
 
 
 def _plain_contract(config: PretrainConfig, data: DataConfig) -> Preprocessing:
-    """Return the contract before statistics are measured, scaled per image.
-
-    Raises:
-        ConfigError: the sensor is unknown, or images of this size cannot be cut.
-        BandError: the sensor has no such band.
-    """
+    """Return the contract before statistics are measured, scaled per image."""
     contract = sensor_preprocessing(
         data.sensor,
         data.use_bands,

@@ -170,11 +170,7 @@ class RunFolder:
         )
 
     def _check_same(self, config: Mapping[str, Any]) -> None:
-        """Refuse to go on with settings that the run was not begun with.
-
-        Raises:
-            ConfigError: some differ; names them.
-        """
+        """Refuse to go on with settings that the run was not begun with."""
         found = dict(_leaves(read_mapping(self.config)))
         differing = [
             f"{name} {found[name]!r} (now {value!r})"
@@ -188,11 +184,7 @@ class RunFolder:
             )
 
     def _check_inputs(self, config: Mapping[str, Any]) -> None:
-        """Refuse to remove what the run begins with.
-
-        Raises:
-            ConfigError: it is in this folder.
-        """
+        """Refuse to remove what the run begins with."""
         root = self.root.resolve()
         gone = [path.resolve() for path in self._results() if path.exists()]
         for name, value in _leaves(config):

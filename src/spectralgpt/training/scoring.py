@@ -228,16 +228,8 @@ def _score_places(
 ) -> _Found:
     """Score maps of a set, with intervals from resampled places.
 
-    Args:
-        dense: what is scored.
-        extra: what the model's checkpoint says of it.
-        maps: the number of a sample, its map and its labels, both (H, W) class indices
-            or numbers, of a window or of all of it.
-        seed: of the bootstrap.
-        resamples: bootstrap test sets.
-
-    Raises:
-        DataError: no pixel is labelled.
+    `maps` are the number of a sample, its map and its labels, both (H, W) class indices
+    or numbers, of a window or of all of it.
     """
     count, score = _scoring(dense, extra)
     counts: dict[str, Any] = {}
@@ -273,12 +265,7 @@ def _scoring(
 
 
 def _check_fits(loaded: LoadedModel, name: str, labelled: SampleSet) -> None:
-    """Refuse a model that was not fine-tuned for such labels.
-
-    Raises:
-        CheckpointError: it predicts none, or does not name its classes.
-        DataError: it was fine-tuned for another task, or for other classes.
-    """
+    """Refuse a model that was not fine-tuned for such labels."""
     names, task = loaded.classes(name, maps=not labelled.has_labels)
     if task != labelled.task or names != labelled.class_names:
         raise DataError(
@@ -294,15 +281,7 @@ def _check_fits(loaded: LoadedModel, name: str, labelled: SampleSet) -> None:
 
 
 def _scored_class(dense: SampleSet, extra: Mapping[str, Any]) -> str | None:
-    """Return the class that scores are about; None if all count alike.
-
-    Args:
-        dense: what is scored; what it states goes first.
-        extra: what the model's checkpoint says of it.
-
-    Raises:
-        ConfigError: neither says, and the classes' names do not tell.
-    """
+    """Return the class that scores are about, None if all count alike."""
     if dense.positive is None and "positive" in extra:
         own: str | None = extra["positive"]
         return own
@@ -321,11 +300,7 @@ def _describe_positive(scores: Scores) -> str:
 
 
 def _describe_choice(chosen: Mapping[str, Any] | None) -> str:
-    """Say in a sentence how a model's weights were chosen; nothing if that is unknown.
-
-    Args:
-        chosen: epoch, metric, its class and value, as the checkpoint has them.
-    """
+    """Say in a sentence how a model's weights were chosen, if that is known."""
     if chosen is None:
         return ""
     name = chosen.get("class")

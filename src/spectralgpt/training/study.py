@@ -93,11 +93,7 @@ class StudyConfig:
 
 
 def _planned_runs(config: StudyConfig) -> dict[str, _Run]:
-    """Plan the runs, seed by seed, so that a part of a study compares all starts.
-
-    Returns:
-        Of each folder, below that of the study: start, share of the labels, settings.
-    """
+    """Plan the runs, seed by seed, so that a part of a study compares all starts."""
     return {
         f"{start}/labels-{fraction:g}/seed-{seed}": (
             start,
@@ -159,13 +155,7 @@ def run_study(
 def _record(
     config: _Config, settings: Mapping[str, Any], known: dict[str, str]
 ) -> dict[str, Any]:
-    """Say what the scores of a run depend on.
-
-    Args:
-        config: resolved.
-        settings: what it was made from.
-        known: digests of data and weights that were read before.
-    """
+    """Say what the scores of a run depend on; `known` digests are not read again."""
     plain = json.loads(json.dumps(asdict(config)))
     data = plain if isinstance(config, DenseDataConfig) else plain["data"]
     data.pop("root")  # The data count by what they are, not by where they lie.
@@ -219,11 +209,7 @@ def _digest_data(config: _Config, settings: Mapping[str, Any]) -> str:
 
 
 def _check_record(folder: Path, record: Mapping[str, Any]) -> None:
-    """Refuse an existing run that would be mistaken for this one.
-
-    Raises:
-        ConfigError: it was made with other settings, weights or data, or does not say.
-    """
+    """Refuse an existing run that would be mistaken for this one."""
     run, path = RunFolder(folder), folder / _RECORD
     if not (folder / "metrics.json").exists() and not run.config.exists():
         return

@@ -226,11 +226,7 @@ def choose_contract(
 
 
 def _refuse_unmeasured(measured: BandStatistics) -> None:
-    """Refuse statistics of bands that all images lack.
-
-    Raises:
-        ConfigError: there are some.
-    """
+    """Refuse statistics of bands that all images lack."""
     lacking = [name for name, std in measured.std.items() if not std >= 0]
     if lacking:
         raise ConfigError(

@@ -362,10 +362,6 @@ class _Guard:
 
     A page of another site could reach this server by a name of its own that it lets
     point to 127.0.0.1 (DNS rebinding): the Host header gives that away.
-
-    Args:
-        app: answers what passes.
-        port: of this server.
     """
 
     def __init__(self, app: ASGIApp, port: int) -> None:

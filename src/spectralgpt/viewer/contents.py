@@ -52,14 +52,7 @@ Value = TypeVar("Value")
 
 
 def _name_files(paths: Sequence[Path]) -> dict[Path, str]:
-    """Name files for people: by their own names, and by folders where those are alike.
-
-    Args:
-        paths: each once.
-
-    Returns:
-        A different name for each path that is different, such as `2019/…/scene.tif`.
-    """
+    """Name files for people by their own names, and folders where those are alike."""
     names: dict[Path, str] = {}
     for path in paths:
         alike = [each for each in paths if each.name == path.name and each != path]
@@ -184,21 +177,13 @@ class RequestError(Exception):
 
 
 class _OneAtATime:
-    """Runs heavy jobs one after the other, and refuses more than a few.
-
-    Args:
-        most: jobs that run or wait.
-    """
+    """Runs heavy jobs one after the other, and refuses more than a few."""
 
     def __init__(self, most: int = 4) -> None:
         self._places, self._lock = threading.Semaphore(most), threading.Lock()
 
     def run(self, job: Callable[[], Result]) -> Result:
-        """Wait for those before, then run.
-
-        Raises:
-            RequestError: too many wait already.
-        """
+        """Wait for those before, then run."""
         if not self._places.acquire(blocking=False):
             raise RequestError(
                 _BUSY, "the model is busy with earlier requests: try again soon."
@@ -211,11 +196,7 @@ class _OneAtATime:
 
 
 class _Recent(Generic[Key, Value]):
-    """The last few values by key; the one longest unused goes first.
-
-    Args:
-        most: values kept.
-    """
+    """The last few values by key; the one longest unused goes first."""
 
     def __init__(self, most: int) -> None:
         self._most, self._lock = most, threading.Lock()

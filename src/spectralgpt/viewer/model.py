@@ -205,11 +205,8 @@ def _window_in_view(
 ) -> Window:
     """Return the whole tiles of a model in the middle of what is looked at.
 
-    Args:
-        shape: (H, W) of the scene.
-        view: what is looked at, px; may reach beyond the scene.
-        tile: side of a tile, px. Where the scene is smaller, it is taken whole.
-        most: longest side of the result, px.
+    A view may reach beyond the scene (H, W). Where the scene is smaller than a tile, it
+    is taken whole; no side of the result is longer than `most`.
     """
     starts, sides = [], []
     for length, start, shown in zip(

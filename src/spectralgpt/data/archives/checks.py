@@ -119,11 +119,7 @@ def check_archive(
 
 
 def _tell_numbers(samples: SampleSet) -> Iterator[str]:
-    """Say of each split what numbers its masks hold.
-
-    Raises:
-        DataError: those of a split hold none, or one is out of range.
-    """
+    """Say of each split what numbers its masks hold."""
     assert samples.target is not None
     for split in sorted({sample.split for sample in samples.samples}):
         found = describe_target(samples.select(split))
@@ -239,18 +235,7 @@ def _images_of(config: DenseDataConfig | LabelledDataConfig, name: str) -> Sourc
 def _list(
     archive: Archive, source: Source, root: Path, labels: Mapping[str, Any]
 ) -> Listing:
-    """List what an archive says it has, and what is there.
-
-    Args:
-        archive: of the registry.
-        source: description of its images.
-        root: its folder.
-        labels: settings of its labels, such as the name of a table.
-
-    Raises:
-        DatasetNotFoundError: nothing of it is at root.
-        DataError: a table cannot be read at all.
-    """
+    """List what an archive says it has, and what is there below its root."""
     if not root.is_dir():
         raise DatasetNotFoundError(f"There is no folder {root}.")
     layout = labels.get("layout")
@@ -279,12 +264,7 @@ def _list(
 
 
 def _list_source(source: Source, root: Path) -> Listing:
-    """List the images of a description, its root below a data folder.
-
-    Raises:
-        DatasetNotFoundError: the folder does not exist.
-        DataError: there is no image, or an index is wrong.
-    """
+    """List the images of a description, its root below a data folder."""
     # HySpecNet's lists keep tiles together: TILE/PATCH/PATCH-DATA.npy a line.
     folders = (root / "hyspecnet-11k" / "splits", root / "splits")
     lists = [(s, below / "hard" / f"{s}.csv") for below in folders for s in SPLITS]
@@ -315,12 +295,7 @@ def _list_source(source: Source, root: Path) -> Listing:
 
 
 def _list_masks(config: DenseDataConfig) -> Listing:
-    """List images with their masks, one entry per image.
-
-    Raises:
-        DatasetNotFoundError: nothing is there.
-        ConfigError: the settings make no sense.
-    """
+    """List images with their masks, one entry per image."""
     root = Path(config.root)
     if not root.is_dir():
         raise DatasetNotFoundError(f"There is no folder {root}.")

@@ -369,22 +369,12 @@ def _title(entry: Entry) -> str:
 
 
 def _describe(entry: Entry, source: Source) -> RasterFile:
-    """Describe an image by its own headers, whatever its layout states.
-
-    Raises:
-        SpectralGPTError: it cannot be read, or says too little of itself.
-    """
+    """Describe an image by its own headers, whatever its layout states."""
     return describe_image(replace(source, sizes=None, place=None), entry)
 
 
 def _read_image(entry: Entry, listing: Listing, source: Source) -> _ReadImage:
-    """Open an image, read it to its end, and note what is wrong.
-
-    Args:
-        entry: what the archive says of it.
-        listing: that it is of.
-        source: says how it is read; its sizes are held against the file's.
-    """
+    """Open an image, read it to its end, and note what is wrong; see `_ReadImage`."""
     name = entry.name
     try:
         item = _describe(entry, source)

@@ -64,14 +64,9 @@ _PICTURE_CODES: dict[str, int | list[int]] = {"unchanged": 0, "changed": 255}
 
 @dataclass(frozen=True)
 class _Found:
-    """A file, or a folder of band files, that was found for a role.
+    """A file, or a folder of band files, found for a role, by the name that it matches.
 
-    Args:
-        path: where.
-        name: what it is matched by.
-        split: "train", "val", "test" or "".
-        date: of the image, "" if its path tells none.
-        place: what it shows; "" takes it from the name.
+    What its path does not tell is "".
     """
 
     path: Path

@@ -162,17 +162,7 @@ def _build_set(
 ) -> SampleSet:
     """Read the headers of all files and put the set together.
 
-    Args:
-        entries: what belongs together.
-        config: classes, alignment, places.
-        image_format: how images are described.
-        class_names: classes of a fine-tuned model in its order, None for the set's own.
-        known: the classes of a known archive, unless the config states others.
-
-    Raises:
-        DataError: files are bad, or masks do not fit their images; all are counted and
-            the first is described.
-        ConfigError: the description of images or classes is wrong.
+    Classes are numbered as `class_names` of a fine-tuned model, else as the set's own.
     """
     source = config.root
     if not entries:
@@ -220,11 +210,7 @@ def _check_tiles(samples: Sequence[Sample]) -> None:
 def _renumber(
     own: Sequence[str], codes: Mapping[int, int], names: Sequence[str], source: str
 ) -> Classes:
-    """Put classes in the order of other names, matched by name.
-
-    Raises:
-        DataError: a class is not among them.
-    """
+    """Put classes in the order of other names, matched by name."""
     unknown = [name for name in own if name not in names]
     if unknown:
         raise DataError(
@@ -257,16 +243,7 @@ def _classes_of(
 def _find_classes(
     masks: Sequence[MaskFile], tags: Mapping[str, str], ignored: Sequence[int]
 ) -> Classes:
-    """Find the classes that masks themselves tell.
-
-    Args:
-        masks: the files.
-        tags: those of the first one, such as CLASS_0=water.
-        ignored: codes that are no label.
-
-    Raises:
-        DataError: there is no label at all.
-    """
+    """Find the classes that masks tell: the tags of the first one, or their codes."""
     matches = {match: name for tag, name in tags.items() if (match := _TAG.match(tag))}
     named = {int(match[1]): name for match, name in matches.items()}
     if named:
@@ -422,9 +399,6 @@ def _fit_dates(
     """Cut two dates that lie whole pixels apart to the ground that both show.
 
     Dates of one shape that lie on each other to half a pixel stay as they are.
-
-    Raises:
-        RasterError: their pixels do not lie on each other.
     """
     grids = first.grid(), second.grid()
     shapes = [(grid.height, grid.width) for grid in grids]

@@ -276,13 +276,7 @@ class BlockPlan:
 
 @dataclass(frozen=True)
 class _Lattice:
-    """How blocks and tiles follow each other.
-
-    Args:
-        tile_px: side of a tile.
-        tiles: tiles of a block along (rows, columns).
-        gap_px: pixels between blocks along (rows, columns).
-    """
+    """How blocks and tiles follow each other; gaps lie along (rows, columns)."""
 
     tile_px: int
     tiles: tuple[int, int]
@@ -291,11 +285,9 @@ class _Lattice:
     def cut(
         self, offset: tuple[int, int], shape: tuple[int, int]
     ) -> Iterator[tuple[tuple[int, int], Window]]:
-        """Cut a scene: yield (row, column) of the block and window of each tile.
+        """Yield (row, column) of the block, and window, of each whole tile of a scene.
 
-        Args:
-            offset: (row, column) of the scene's first pixel in the lattice.
-            shape: (H, W) of the scene; tiles that do not fit are left out.
+        The scene's first pixel lies at `offset` (row, column) in the lattice.
         """
         columns = list(self._starts(1, offset[1], shape[1]))
         for block_row, row in self._starts(0, offset[0], shape[0]):
@@ -317,10 +309,8 @@ class _Lattice:
 def _place_scenes(grids: Sequence[Grid]) -> list[_Place]:
     """Give scenes whose pixels lie on each other one lattice, others their own.
 
-    A lattice begins at the first pixel of its first scene.
-
-    Returns:
-        Number of each scene's lattice, and (row, column) of its first pixel in it.
+    Of each scene: the lattice's number, and (row, column) of its first pixel in it. A
+    lattice begins at the first pixel of its first scene.
     """
     anchors: list[Grid] = []
     places: list[_Place] = []

@@ -112,17 +112,7 @@ def _value_text(value: Any) -> str:
 def _number_classes(
     found: Mapping[str, int], labels: LabelSource, names: Mapping[str, str]
 ) -> LabelClasses:
-    """Number the classes of the values that occur.
-
-    Args:
-        found: how often each value occurs, as text; "" is no label.
-        labels: what is stated about them.
-        names: what values are called, if the layer itself says.
-
-    Raises:
-        ConfigError: a value is in two classes, or there are too many classes.
-        DataError: a value is in no class, or there is none.
-    """
+    """Number the classes of the texts that occur so often; "" is no label."""
     ignored = {_value_text(value) for value in labels.ignored} | {""}
     if labels.classes is None:
         values = sorted(set(found) - ignored, key=_in_order)
@@ -329,10 +319,8 @@ def _outlines(grids: Sequence[Grid], crs: Any) -> dict[float, list[Any]]:
     """Return the outlines of those grids that can be shown in a reference system.
 
     In degrees each stands at every longitude that a layer may give its place, from -180
-    to 360: so shapes on both sides of 180 degrees are found.
-
-    Returns:
-        By what was added to their x.
+    to 360: so shapes on both sides of 180 degrees are found. They go by what was added
+    to their x.
     """
     import geopandas
     import shapely

@@ -254,13 +254,7 @@ def _write_masks(
     painter_on: PainterOn,
     progress: Callable[[int, int], None],
 ) -> int:
-    """Write the mask of each scene; returns the pixels that lie in several classes.
-
-    Args:
-        masks: the scenes' grids, by the files to write.
-        painter_on: see `open_labels`.
-        progress: called with the rows done and all of them.
-    """
+    """Write masks by file, and their grids; returns the pixels in several classes."""
     total, done, overlaps = sum(grid.height for grid in masks.values()), 0, 0
 
     def strips(grid: Grid) -> Iterator[NDArray[np.uint8]]:

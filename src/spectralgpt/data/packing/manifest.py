@@ -99,12 +99,7 @@ this kind, without name, place and files, and the stacks of its bands."""
 
 
 def _read_kind(values: Mapping[str, Any], sensors: Mapping[str, Sensor]) -> ImageKind:
-    """Read what `layout_of` gives.
-
-    Raises:
-        DataError: a value cannot be.
-        ConfigError: a key is missing or unknown.
-    """
+    """Read what `layout_of` gives."""
     check_keys(values, "layout", required=("sensor", "stacks", *_COMMON))
     for name in ("quantification", "offset", "weight"):
         _check_number(name, values[name], -math.inf if name == "offset" else 0)

@@ -320,12 +320,10 @@ _NAMES = {
 
 
 def _read_table(storage: Storage, manifest: Manifest) -> dict[str, Any]:
-    """Read the table of the images of a pack.
+    """Read the columns of `index_schema` of a pack's N images.
 
-    Returns:
-        The columns of `index_schema` for the N images; texts as lists, numbers as (N,)
-        arrays, of `transforms` all numbers one after the other, and `starts`, (N + 1,),
-        where those of each image start and end.
+    Texts are lists, numbers (N,) arrays; of `transforms` all numbers in a row, and
+    `starts`, (N + 1,), where those of each image start and end.
     """
     import pyarrow as pa
 
@@ -442,11 +440,7 @@ class _StoredStack:
     stack: int
 
     def read(self, indices: Sequence[int], window: Window) -> npt.NDArray[np.generic]:
-        """Read layers (1-based) of a window, (C, h, w), in the type of the files.
-
-        Raises:
-            RasterError: the shard is corrupt.
-        """
+        """Read layers (1-based) of a window, (C, h, w), in the type of the files."""
         from safetensors import SafetensorError
 
         try:
@@ -461,12 +455,7 @@ class _StoredStack:
 
 
 class _PackedBands(Mapping[str, BandFile]):
-    """Band files made when they are asked for: millions of them would fill the memory.
-
-    Args:
-        pack: holds the image.
-        number: of the image.
-    """
+    """Band files made when they are asked for: millions would fill the memory."""
 
     __slots__ = ("_number", "_pack")
 

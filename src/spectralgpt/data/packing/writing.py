@@ -209,10 +209,7 @@ class _PackInMaking:
 
     A note beside each shard keeps what is known of its images: their rows of the table,
     all layouts so far, what was wrong with images before its last one, and how many
-    images of the plan are done with it.
-
-    Args:
-        path: of the folder; what is done there is taken over.
+    images of the plan are done with it. What is done in the folder is taken over.
     """
 
     def __init__(self, path: Path) -> None:
@@ -247,12 +244,7 @@ class _PackInMaking:
         return True
 
     def add(self, read: _Read | str, most: float) -> None:
-        """Take the next image of the plan, or what is wrong with it.
-
-        Args:
-            read: the image.
-            most: bytes in a shard.
-        """
+        """Take the next image, or its fault; `most` is of the bytes in a shard."""
         if isinstance(read, str):
             self.left_out.append(read)
         else:
@@ -263,11 +255,7 @@ class _PackInMaking:
         self.position += 1
 
     def flush(self) -> None:
-        """Write what waits as a shard, and then the note that it is done.
-
-        Raises:
-            OutputError: it cannot be written.
-        """
+        """Write what waits as a shard, and then the note that it is done."""
         if not self._kept:
             return
         from safetensors.numpy import save_file
