@@ -1,5 +1,6 @@
 """Scenes of another sensor than the model's, brought into its bands."""
 
+import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from spectralgpt.data.labelled import LabelledDataConfig, read_labelled
 from spectralgpt.data.splits import Fractions
 from spectralgpt.errors import BandError, ConfigError
 from spectralgpt.models.encoder import SpectralEncoder
+from spectralgpt.preprocessing import BandStatistics
 from spectralgpt.rasters import (
     Raster,
     RasterFile,
@@ -30,6 +32,7 @@ from spectralgpt.rasters import (
 )
 from spectralgpt.resampling import absent_groups, fit_resampling, load_library
 from spectralgpt.scenes.inputs import describe_input
+from spectralgpt.scenes.reconstruction import rebuild_window
 from spectralgpt.sensors import load_sensor
 from spectralgpt.training.finetuning import FinetuneConfig, finetune
 from spectralgpt.training.optim import OptimizerConfig, TrainerConfig
@@ -187,11 +190,45 @@ def test_two_dates_of_a_resampled_place_are_cut_to_their_common_ground(tmp_path)
     np.testing.assert_allclose(first.pixels, whole.pixels[:, :, 8:], atol=1e-6)
 
 
-def test_rebuilding_refuses_what_lacks_whole_groups(model, tmp_path, capsys):
-    scene = write_landsat(tmp_path / "rgb.tif", RGB)
+@pytest.mark.parametrize("scaling", ["fixed-range", "image-minmax"])
+def test_rebuilding_hides_groups_that_are_lacking_and_rebuilds_them(
+    tmp_path, scaling, monkeypatch
+):
+    contract = tiny_contract()
+    if scaling == "fixed-range":
+        low, high = (dict.fromkeys(contract.band_names, v) for v in (0.0, 0.5))
+        statistics = BandStatistics(high, high, low, high)
+        contract = replace(contract, scaling=scaling, statistics=statistics)
+    model = save_model(tmp_path / "model", tiny_model(), contract)
+    scene, out = write_landsat(tmp_path / "rgb.tif", RGB), tmp_path / "out"
+    seen = []
+    encode = SpectralEncoder.encode_visible
+
+    def watched(self, tokens, visible, *args):
+        seen.append(visible)
+        return encode(self, tokens, visible, *args)
+
+    monkeypatch.setattr(SpectralEncoder, "encode_visible", watched)
     command = ["reconstruct", str(scene), "--model", str(model), "--bands", "resample"]
-    assert main([*command, "--output", str(tmp_path / "out")]) == 1
-    assert "lacks whole band groups of the model" in capsys.readouterr().err
+    assert main([*command, "--output", str(out), "--map"]) == 0
+    # Two of four groups of 4 x 4 tokens are lacking.
+    assert all(int(visible.max()) < 32 for visible in seen)
+    said = (out / "report.html").read_text()
+    assert "The input holds nothing in B07, B08, B8A, B09, B11, B12." in said
+    assert ("with nothing to hold it against" in said) == (scaling == "fixed-range")
+    assert "measured B02, B03, B04; estimated B01" in said
+    scores = json.loads((out / "scores.json").read_text())
+    assert scores["resampling"].startswith("measured B02")
+    hidden = {band["band"]: band["hidden_pixels"] for band in scores["bands"]}
+    assert hidden["B02"] > 0
+    assert hidden["B12"] == 0
+    item = describe_input(scene, RESAMPLE, contract)
+    found = rebuild_window(tiny_model(), contract, item, Window(8, 8, 32, 32))
+    assert np.isfinite(found.rebuilt[6:]).all() == (scaling == "fixed-range")
+    assert found.shown[6:].all() == (scaling == "fixed-range")
+    assert found.shown[:6].all()
+    with rasterio.open(out / "reconstruction_error.tif") as dataset:
+        assert 0 < np.nanmean(dataset.read(1)) < 1
 
 
 def test_reading_without_a_model_refuses_it(scene, tmp_path, capsys):

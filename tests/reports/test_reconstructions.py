@@ -96,7 +96,7 @@ def test_spectra_are_drawn_over_wavelength_and_mark_hidden_bands() -> None:
     example_ = example()
     figure = plot_spectra(example_, [(12, 2)])
     lines = {line.get_label(): line for line in figure.axes[0].get_lines()}
-    true, rebuilt = lines["measured"], lines["rebuilt"]
+    true, rebuilt = lines["input"], lines["rebuilt"]
     np.testing.assert_array_equal(
         true.get_xdata(), [band.wavelength_nm for band in BANDS]
     )

@@ -97,6 +97,21 @@ def test_share_of_hidden_pixels_is_the_mask_ratio(scene: RasterFile) -> None:
     np.testing.assert_allclose(again.rebuilt, found.rebuilt, atol=1e-5)
 
 
+def test_tiles_without_data_are_left_blank(tmp_path: Path) -> None:
+    bands = load_sensor("sentinel-2-l1c").select()
+    pixels = np.random.default_rng(0).uniform(0.05, 0.4, (len(bands), 64, 64))
+    valid = np.ones(pixels.shape, dtype=bool)
+    valid[:, :32, :32] = False
+    raster = Raster(pixels.astype(np.float32), valid, bands)
+    write_geotiff(tmp_path / "scene.tif", raster)
+    item = describe_raster(tmp_path / "scene.tif", sensor="sentinel-2-l1c")
+    found = rebuild_window(tiny_model(), tiny_contract(), item, Window(0, 0, 64, 64))
+    assert not found.shown[:, :32, :32].any()
+    assert not found.is_masked[:, :32, :32].any()
+    assert found.shown[:, 32:].all()
+    assert found.is_masked[:, 32:].mean() == pytest.approx(0.9, abs=0.01)
+
+
 def test_missing_band_is_refused_by_name(tmp_path: Path) -> None:
     bands = load_sensor("sentinel-2-l1c").select(exclude=("B8A",))
     pixels = np.full((len(bands), 32, 32), 0.2, dtype=np.float32)

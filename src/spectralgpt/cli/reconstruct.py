@@ -58,6 +58,7 @@ def run(args: Namespace) -> Path:
     from spectralgpt.errors import CheckpointError
     from spectralgpt.models.mae import MaskedAutoencoder
     from spectralgpt.reports.reconstructions import write_rebuilt_report
+    from spectralgpt.resampling import resampling_of
     from spectralgpt.scenes import reconstruction
     from spectralgpt.scenes.inputs import describe_input
     from spectralgpt.scenes.loading import load_on_device
@@ -96,6 +97,7 @@ def run(args: Namespace) -> Path:
         "seed": args.seed,
         "window": vars(window),
     }
+    facts |= {name.lower(): text for name, text in resampling_of([item]).items()}
     return write_rebuilt_report(
         args.output, rebuilt, path.name, facts, pixels, args.all_bands
     )

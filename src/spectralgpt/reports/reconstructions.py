@@ -72,7 +72,7 @@ def plot_reconstruction(
         stretch: values shown darkest and brightest; None measures them on the image.
             Input and rebuilt always share it.
     """
-    stretch = stretch or measure_stretch(reconstruction.image, reconstruction.known)
+    stretch = stretch or _measure_stretch(reconstruction)
     composites = choose_composites(reconstruction.bands)
     figure = new_figure(9.2, 2.05 * len(composites) + 0.6)
     grid = figure.subplots(len(composites), len(_TITLES), squeeze=False)
@@ -101,7 +101,7 @@ def plot_reconstruction(
 def plot_spectra(
     reconstruction: Reconstruction, pixels: Sequence[tuple[int, int]] | None = None
 ) -> "Figure":
-    """Draw spectra of some pixels, measured and rebuilt, over wavelength.
+    """Draw spectra of some pixels, input and rebuilt, over wavelength.
 
     Args:
         reconstruction: the image and its prediction.
@@ -157,6 +157,7 @@ def write_rebuilt_report(
     chosen = list(pixels) or [rebuilt.scene_pixel(*place) for place in places]
     names = [f"row {row}, column {column}" for row, column in chosen]
     spectra = _plot_marked_spectra(shown, places, names)
+    lacking = np.flatnonzero(~rebuilt.known.any(axis=(1, 2)))
     return write_report(
         folder / "report.html",
         TEMPLATES / "rebuilt.html",
@@ -171,6 +172,9 @@ def write_rebuilt_report(
         mask_ratio=facts["mask_ratio"],
         is_told=rebuilt.is_told,
         guess=guess,
+        resampling=facts.get("resampling", ""),
+        lacking=[rebuilt.bands[at].name for at in lacking],
+        are_drawn=bool(np.isfinite(rebuilt.rebuilt[lacking]).all()),
         overview=_save(folder / "reconstruction.png", plot_reconstruction(shown)),
         score_maps=_save(folder / "scores.png", _plot_score_maps(shown, scores)),
         score_rows=[
@@ -228,6 +232,14 @@ def _number(value: float, style: str, unit: str = "") -> str:
     return f"{value:{style}}{unit}" if np.isfinite(value) else "-"
 
 
+def _measure_stretch(reconstruction: Reconstruction) -> Stretch:
+    """Measure what is shown: of bands that the image lacks, what was rebuilt."""
+    values = np.where(
+        reconstruction.known, reconstruction.image, reconstruction.rebuilt
+    )
+    return measure_stretch(values, reconstruction.shown)
+
+
 def _visible_picture(
     reconstruction: Reconstruction,
     indices: Sequence[int],
@@ -266,15 +278,16 @@ def _three_pictures(
     stretch: Stretch,
     hidden: tuple[float, float, float],
 ) -> list[_Picture]:
-    """Return input, visible part and rebuilt, white where a band holds no data."""
+    """Return input, visible part and rebuilt, white where a band has no value."""
+    known = reconstruction.known
     pictures = [
-        stretch.apply(reconstruction.image, indices),
-        _visible_picture(reconstruction, indices, stretch, hidden),
-        stretch.apply(reconstruction.pasted, indices),
+        (stretch.apply(reconstruction.image, indices), known),
+        (_visible_picture(reconstruction, indices, stretch, hidden), known),
+        (stretch.apply(reconstruction.pasted, indices), reconstruction.shown),
     ]
-    for picture in pictures:
-        picture[~reconstruction.known[list(indices)].all(axis=0)] = 1
-    return pictures
+    for picture, has_value in pictures:
+        picture[~has_value[list(indices)].all(axis=0)] = 1
+    return [picture for picture, _ in pictures]
 
 
 def _highest(errors: Sequence[NDArray[np.float32]]) -> float:
@@ -316,7 +329,7 @@ def _plot_bands(
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    stretch = measure_stretch(reconstruction.image, reconstruction.known)
+    stretch = _measure_stretch(reconstruction)
     errors = {}
     for k in chosen:
         # Without a range there is no share of it.
@@ -514,15 +527,16 @@ def _varied_pixels(reconstruction: Reconstruction) -> list[tuple[int, int]]:
 def _draw_spectrum(
     axes: "Axes", reconstruction: Reconstruction, row: int, column: int
 ) -> None:
-    """Draw the spectrum of one pixel, measured and rebuilt, over wavelength."""
+    """Draw the spectrum of one pixel, input and rebuilt, over wavelength."""
     order = np.argsort([band.wavelength_nm for band in reconstruction.bands])
     wavelengths = np.array([reconstruction.bands[at].wavelength_nm for at in order])
     known = reconstruction.known[order, row, column]
     true = np.where(known, reconstruction.image[order, row, column], np.nan)
     rebuilt = reconstruction.rebuilt[order, row, column]
     hidden = reconstruction.counted[order, row, column]
+    shown = (reconstruction.is_masked & reconstruction.shown)[order, row, column]
     size = _MARKER_PT if len(order) <= _MANY_BANDS else _SMALL_MARKER_PT
-    axes.plot(wavelengths, true, color=INK, linewidth=1.3, label="measured")
+    axes.plot(wavelengths, true, color=INK, linewidth=1.3, label="input")
     axes.plot(
         wavelengths,
         np.where(hidden, true, np.nan),
@@ -532,12 +546,12 @@ def _draw_spectrum(
         markersize=size,
         markerfacecolor="white",
         markeredgewidth=size / _MARKER_PT,
-        label="measured, hidden from the model",
+        label="input, hidden from the model",
     )
     axes.plot(wavelengths[~hidden], true[~hidden], "o", color=INK, markersize=size)
     axes.plot(
         wavelengths,
-        np.where(hidden, rebuilt, np.nan),
+        np.where(shown, rebuilt, np.nan),
         color="#D55E00",
         linewidth=1.3,
         marker="s",

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from spectralgpt.errors import BandError, CheckpointError, ConfigError, ShapeError
+from spectralgpt.errors import CheckpointError, ConfigError, ShapeError
 from spectralgpt.metrics import psnr, spectral_angle
 from spectralgpt.models.building import check_output
 from spectralgpt.models.mae import MaskedAutoencoder
@@ -29,7 +29,7 @@ from spectralgpt.rasters import (
     Window,
     read_raster,
 )
-from spectralgpt.resampling import absent_groups, resampling_of
+from spectralgpt.resampling import resampling_of
 from spectralgpt.scenes.unfinished import digest_model, making_maps, scene_facts
 from spectralgpt.scenes.windows import (
     WindowBatch,
@@ -104,6 +104,13 @@ class Reconstruction:
     def counted(self) -> NDArray[np.bool_]:
         """Where there was something to predict: hidden pixels with data, (C, H, W)."""
         return self.is_masked & self.known
+
+    @property
+    def shown(self) -> NDArray[np.bool_]:
+        """Where there is a value: data, or what was rebuilt of a band without any."""
+        lacks = ~self.known.any(axis=(1, 2), keepdims=True)
+        rebuilt = lacks & self.is_masked & np.isfinite(self.rebuilt)
+        return self.known | (rebuilt & self.known.any(axis=0))
 
     @property
     def pasted(self) -> NDArray[np.float32]:
@@ -275,7 +282,9 @@ def rebuild_window(
 ) -> RebuiltWindow:
     """Mask a window of a scene and rebuild it, tile by tile.
 
-    The window is scaled as one image, so that neighbouring tiles agree.
+    The window is scaled as one image, so that neighbouring tiles agree. Band groups
+    that it lacks are not shown to the model and are rebuilt, with nothing to hold them
+    against. Bands without data whose scale only the data could tell become NaN.
 
     Args:
         model: the autoencoder; its device is used.
@@ -298,7 +307,6 @@ def rebuild_window(
         raise CheckpointError(f"{window} is no multiple of the tile of {tile} px.")
     bands = choose_bands(preprocessing, item)
     check_size(item, bands, model.encoder.patch_size)
-    _refuse_absent(item)
     raster = read_raster(item, bands, window, out_size=(height, width))
     pixels, valid = preprocessing.prepare(raster)
     tiles, known = (_split(torch.from_numpy(a), tile) for a in (pixels, valid))
@@ -309,9 +317,12 @@ def rebuild_window(
     rebuilt, guess, masked = (_join(part, height // tile) for part in parts)
     error = ErrorSum()
     error.add(rebuilt, torch.from_numpy(pixels), masked & torch.from_numpy(valid))
+    values = preprocessing.restore(rebuilt.numpy(), raster)
+    if model.normalize_targets or preprocessing.scaling == "image-minmax":
+        values[~valid.any(axis=(1, 2))] = np.nan
     return RebuiltWindow(
         preprocessing.restore(pixels, raster),
-        preprocessing.restore(rebuilt.numpy(), raster),
+        values,
         masked.numpy(),
         preprocessing.bands,
         item.name,
@@ -325,16 +336,6 @@ def rebuild_window(
     )
 
 
-def _refuse_absent(item: RasterFile) -> None:
-    """Refuse images that lack whole band groups: what is visible is all there."""
-    if absent_groups([item]):
-        summary = "".join(resampling_of([item]).values())
-        raise BandError(
-            f"{item.name} lacks whole band groups of the model ({summary}), which "
-            "rebuilding needs: take images with more bands."
-        )
-
-
 def _rebuild_tiles(
     task: PretrainingTask,
     tiles: torch.Tensor,
@@ -342,25 +343,28 @@ def _rebuild_tiles(
     seeds: torch.Tensor,
     batch_size: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return what is rebuilt, what is guessed, and what was masked, as the tiles."""
+    """Return what is rebuilt, what is guessed, and what was masked, as the tiles.
+
+    Tiles without data are not shown to the model: nothing is masked in them.
+    """
     device = next(task.model.parameters()).device
-    parts = []
+    rebuilt, guess = tiles.clone(), tiles.clone()
+    masked = torch.zeros_like(known)
     task.model.eval()
-    for start in range(0, len(tiles), batch_size):
-        part = slice(start, start + batch_size)
+    for part in known.flatten(1).any(dim=1).nonzero()[:, 0].split(batch_size):
         images, valid = tiles[part].to(device), known[part].to(device)
         with torch.inference_mode():
             output = task.forward(
                 {"images": images, "valid": valid, "seed": seeds[part]}
             )
-        masked = pixel_mask(output.mask, output.grid)
+        hidden = pixel_mask(output.mask, output.grid)
         if task.model.normalize_targets:
-            guess = token_means(images, output.grid)
+            filled = token_means(images, output.grid)
         else:
-            guess = band_means(images, ~masked & valid).expand_as(images)
-        rebuilt = check_output(task.model.reconstruct(output).float())
-        parts.append((rebuilt.cpu(), guess.cpu(), masked.cpu()))
-    rebuilt, guess, masked = (torch.cat(kind) for kind in zip(*parts, strict=True))
+            filled = band_means(images, ~hidden & valid).expand_as(images)
+        made = check_output(task.model.reconstruct(output).float())
+        rebuilt[part], guess[part] = made.cpu(), filled.cpu()
+        masked[part] = hidden.cpu()
     return rebuilt, guess, masked
 
 
@@ -450,7 +454,6 @@ def map_errors(
     """
     bands = choose_bands(preprocessing, item)
     check_size(item, bands, model.encoder.patch_size)
-    _refuse_absent(item)
     grid = item.grid(bands)
     side, patch = preprocessing.image_size, preprocessing.patch_size
     plan = plan_windows(item, bands, side, _OVERLAP, patch)

@@ -78,7 +78,7 @@ class Rebuilt:
             )
             picture[..., :3][hidden] = _HIDDEN_GREY
             return picture
-        return draw_bands(found.pasted[at], valid, stretch)
+        return draw_bands(found.pasted[at], found.shown[at], stretch)
 
     def spectrum(
         self, row: int, column: int
