@@ -24,12 +24,12 @@ import rasterio
 import torch
 from rasterio.enums import Resampling
 
+from spectralgpt.building import build_autoencoder
 from spectralgpt.data.crops import CropConfig
 from spectralgpt.data.packing import Pack
 from spectralgpt.data.packing.writing import pack_images
 from spectralgpt.data.pretraining import MixedDataset, PretrainingDataset
 from spectralgpt.data.sources import find_items, read_source
-from spectralgpt.models.building import build_autoencoder
 from spectralgpt.preprocessing import sensor_preprocessing
 from spectralgpt.rasters import RasterFile, Window, read_raster
 from spectralgpt.training.loading import EpochBatchSampler, KeyedDataset, build_loader

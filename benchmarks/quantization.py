@@ -18,11 +18,11 @@ import torch
 from torch.nn import functional as F
 
 from spectralgpt.benchmarks.measurement import describe_machine, git_commit
+from spectralgpt.building import quantize_encoder, weight_bytes
 from spectralgpt.checkpoints import LoadedModel, load_model
 from spectralgpt.config import build_config
 from spectralgpt.data.datasets import LabelledDataset
 from spectralgpt.data.labelled import LabelledDataConfig, read_labelled
-from spectralgpt.models.building import quantize_encoder, weight_bytes
 from spectralgpt.models.heads import ClassificationModel
 from spectralgpt.tasks import read_batches
 

@@ -28,7 +28,7 @@ from spectralgpt.benchmarks.measurement import (
 )
 from spectralgpt.benchmarks.settings import BenchmarkConfig, count_flops
 from spectralgpt.benchmarks.steps import measure_steps, peak_rss_bytes
-from spectralgpt.models.building import build_autoencoder, model_config
+from spectralgpt.building import build_autoencoder, model_config
 from spectralgpt.models.sizes import SIZES
 from spectralgpt.models.tokens import TokenGrid
 

@@ -26,8 +26,8 @@ from typing import Any
 import torch
 
 from spectralgpt import __version__
+from spectralgpt.building import build_encoder
 from spectralgpt.checkpoints import LoadedModel, load_model, save_model
-from spectralgpt.models.building import build_encoder
 from spectralgpt.models.heads import SegmentationModel
 from spectralgpt.preprocessing import sensor_preprocessing
 from spectralgpt.rasters import describe_raster

@@ -16,7 +16,8 @@ ROWS = [
     {"sensors"},
     {"rasters", "spectra"},
     {"preprocessing", "models", "losses", "metrics", "estimating"},
-    {"resampling"},
+    {"resampling", "objectives"},
+    {"building"},
     {"data", "published"},
     {"checkpoints"},
     {"tasks"},
@@ -39,9 +40,9 @@ FACES = {
 # How large the house may be. Raise none without a reason.
 LIMITS = {
     "files": 220,
-    "lines": 53_200,
-    "public functions and classes": 760,
-    "dataclasses": 142,
+    "lines": 57_700,
+    "public functions and classes": 850,
+    "dataclasses": 152,
     "file names that occur twice": 10,
     "files with a single importer": 20,
     "longest chain of imports": 20,

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import spectralgpt
+from spectralgpt.building import resize_model
 from spectralgpt.checkpoints import (
     load,
     load_model,
@@ -20,7 +21,6 @@ from spectralgpt.checkpoints import (
 )
 from spectralgpt.cli.main import main
 from spectralgpt.errors import CheckpointError, ConfigError, OutputError
-from spectralgpt.models.building import resize_model
 from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.models.heads import ChangeModel, ClassificationModel, SegmentationModel
 from spectralgpt.models.mae import MaskedAutoencoder

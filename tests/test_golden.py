@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 import spectralgpt
 from spectralgpt import published
+from spectralgpt.building import build_autoencoder
 from spectralgpt.losses import normalize_tokens, token_loss
-from spectralgpt.models.building import build_autoencoder
 from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.models.heads import ChangeModel, ClassificationModel, SegmentationModel
 from spectralgpt.models.mae import MaskedAutoencoder, MaskedAutoencoderOutput

@@ -39,7 +39,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from spectralgpt import Preprocessing, SpectralEncoder, load_model
-from spectralgpt.models.building import build_encoder
+from spectralgpt.building import build_encoder
 from spectralgpt.models.tokens import (
     group_wavelengths,
     patchify,

@@ -15,20 +15,18 @@ from typing import Any
 import torch
 
 from spectralgpt import __version__
-from spectralgpt.config import check_keys
-from spectralgpt.errors import BandError, CheckpointError, ConfigError, DataError
-from spectralgpt.files import parse_json, write_file, write_text
-from spectralgpt.models.building import (
+from spectralgpt.building import (
     Model,
     build_encoder,
     build_model,
-    check_finite,
     has_adapters,
-    load_weights,
     model_config,
     resize_model,
 )
-from spectralgpt.models.encoder import SpectralEncoder
+from spectralgpt.config import check_keys
+from spectralgpt.errors import BandError, CheckpointError, ConfigError, DataError
+from spectralgpt.files import parse_json, write_file, write_text
+from spectralgpt.models.encoder import Encoder
 from spectralgpt.models.heads import (
     ClassificationModel,
     DenseModel,
@@ -37,6 +35,7 @@ from spectralgpt.models.heads import (
 )
 from spectralgpt.models.sizes import SIZES, WEIGHTS_FILE, find_weights
 from spectralgpt.models.tokens import Wavelengths
+from spectralgpt.models.weights import check_finite, load_weights
 from spectralgpt.preprocessing import Preprocessing, sensor_preprocessing
 from spectralgpt.published import (
     PUBLISHED_CONFIG_KEY,
@@ -70,9 +69,9 @@ class LoadedModel:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def encoder(self) -> SpectralEncoder:
+    def encoder(self) -> Encoder:
         """The encoder inside the model."""
-        if isinstance(self.model, SpectralEncoder):
+        if isinstance(self.model, Encoder):
             return self.model
         return self.model.encoder
 
@@ -197,7 +196,7 @@ def save_published(path: Path, model: Model) -> Path:
         CheckpointError: the model has no published counterpart.
         OutputError: the file cannot be written.
     """
-    if isinstance(model, SpectralEncoder):
+    if isinstance(model, Encoder):
         raise CheckpointError(
             "a bare encoder has no published format: convert an autoencoder or a "
             "classifier."
@@ -295,14 +294,14 @@ def load(
     name_or_path: str | Path,
     image_size: int | None = None,
     wavelengths_nm: Wavelengths | None = None,
-) -> SpectralEncoder:
+) -> Encoder:
     """Load an encoder, ready to use.
 
     Args:
         name_or_path: see `load_model`.
         image_size: side in px for which the spatial tables are interpolated.
         wavelengths_nm: centres in nm of the bands for which the spectral tables are
-            interpolated; a spectral tokeniser needs rows, see `SpectralEncoder`.
+            interpolated; a spectral tokeniser needs rows, see `Encoder`.
 
     Returns:
         The encoder in evaluation mode: images (B, C, H, W) to (B, G, Hp, Wp, D).
@@ -313,7 +312,7 @@ def load(
     encoder = load_model(name_or_path).encoder
     if image_size is not None or wavelengths_nm is not None:
         resized = resize_model(encoder, image_size, wavelengths_nm)
-        assert isinstance(resized, SpectralEncoder)
+        assert isinstance(resized, Encoder)
         encoder = resized
     return encoder.eval()
 
@@ -421,7 +420,7 @@ def _check_contract(
     model: Model, preprocessing: Preprocessing | None, extra: object
 ) -> None:
     """Refuse a contract or facts that are not those of the model beside them."""
-    encoder = model if isinstance(model, SpectralEncoder) else model.encoder
+    encoder = model if isinstance(model, Encoder) else model.encoder
     if preprocessing is not None:
         for name, own in (
             ("bands", encoder.num_bands),

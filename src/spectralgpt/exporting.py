@@ -22,11 +22,11 @@ import torch
 from torch import Tensor, nn
 
 from spectralgpt import __version__
+from spectralgpt.building import model_config
 from spectralgpt.checkpoints import LoadedModel
 from spectralgpt.errors import CheckpointError, ConfigError, OutputError
 from spectralgpt.files import folder_beside, parse_json
-from spectralgpt.models.building import model_config
-from spectralgpt.models.encoder import SpectralEncoder
+from spectralgpt.models.encoder import Encoder
 from spectralgpt.models.heads import (
     ChangeModel,
     ClassificationModel,
@@ -263,7 +263,7 @@ class _ExportGraph(nn.Module):
         embedding (B, D) and tokens (B, G, Hp, Wp, D).
         """
         answer = self.model(self.scaling(reflectance))
-        if isinstance(self.model, SpectralEncoder):
+        if isinstance(self.model, Encoder):
             return answer.flatten(1, -2).mean(dim=1), answer
         return answer
 

@@ -21,9 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from spectralgpt.building import Model, build_model
 from spectralgpt.errors import CheckpointError, ConfigError
-from spectralgpt.models.building import Model, build_model, load_weights, plain_names
 from spectralgpt.models.encoder import SpectralEncoder
+from spectralgpt.models.weights import load_weights, plain_names
 
 _log = logging.getLogger(__name__)
 

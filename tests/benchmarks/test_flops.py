@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from spectralgpt.benchmarks.settings import count_flops
-from spectralgpt.models.building import build_autoencoder, build_encoder, model_config
+from spectralgpt.building import build_autoencoder, build_encoder, model_config
 from spectralgpt.models.heads import ClassificationModel
 from spectralgpt.models.mae import DecoderKind, MaskedAutoencoder
 from spectralgpt.models.tokens import TokenGrid

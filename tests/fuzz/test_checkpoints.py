@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from spectralgpt.checkpoints import load_model, save_model, save_published
 from spectralgpt.errors import SpectralGPTError
-from spectralgpt.models.building import check_output
 from spectralgpt.models.heads import SegmentationModel
+from spectralgpt.models.weights import check_output
 from spectralgpt.preprocessing import BandStatistics
 from spectralgpt.rasters import Raster
 from spectralgpt.scenes.maps import build_mapper

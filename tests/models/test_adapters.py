@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from spectralgpt.building import add_adapters, has_adapters, merge_adapters
 from spectralgpt.checkpoints import load_model, save_model
 from spectralgpt.errors import CheckpointError, ConfigError
-from spectralgpt.models.building import add_adapters, has_adapters, merge_adapters
 from spectralgpt.models.heads import ClassificationModel, SegmentationModel
 from tests.tiny import rates_and_decays, tiny_contract, tiny_encoder
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from spectralgpt.building import build_encoder
 from spectralgpt.models import cpu, mae
-from spectralgpt.models.building import build_encoder
 from spectralgpt.models.cpu import loss_in_parts, part_size, split_batch
 from spectralgpt.models.mae import MaskedAutoencoder
 

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from spectralgpt.building import build_model, model_config
 from spectralgpt.errors import ConfigError, ShapeError
 from spectralgpt.losses import spectral_loss
 from spectralgpt.models import positions as positions_module
-from spectralgpt.models.building import build_model, model_config
 from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.models.heads import ClassificationModel
 from spectralgpt.models.mae import MaskedAutoencoder, MaskedAutoencoderOutput

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from spectralgpt.building import build_autoencoder, build_model, model_config
 from spectralgpt.errors import ConfigError
-from spectralgpt.models.building import build_autoencoder, build_model, model_config
 from spectralgpt.models.mae import MaskedAutoencoder
 from spectralgpt.models.tokens import patchify
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from spectralgpt.building import build_model, model_config, resize_model
 from spectralgpt.errors import CheckpointError, ConfigError, ShapeError
-from spectralgpt.models.building import build_model, model_config, resize_model
 from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.models.heads import ClassificationModel
 from tests.tiny import tiny_contract, tiny_encoder

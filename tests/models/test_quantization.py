@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from spectralgpt.building import build_encoder, quantize_encoder, weight_bytes
 from spectralgpt.errors import ConfigError
-from spectralgpt.models.building import build_encoder, quantize_encoder, weight_bytes
 from spectralgpt.models.heads import ClassificationModel
 from tests.tiny import tiny_encoder, tiny_model
 

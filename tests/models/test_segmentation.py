@@ -2,14 +2,9 @@ import pytest
 import torch
 from torch import nn
 
+from spectralgpt.building import build_encoder, build_model, model_config, resize_model
 from spectralgpt.errors import CheckpointError, ConfigError, ShapeError
 from spectralgpt.losses import cross_entropy_sums
-from spectralgpt.models.building import (
-    build_encoder,
-    build_model,
-    model_config,
-    resize_model,
-)
 from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.models.heads import ChangeModel, SegmentationModel
 from tests.tiny import tiny_contract, tiny_encoder

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from spectralgpt.building import build_model, model_config, resize_model
 from spectralgpt.errors import ConfigError
-from spectralgpt.models.building import build_model, model_config, resize_model
 from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.models.mae import MaskedAutoencoder
 from spectralgpt.models.tokenizer import encode_bands, slot_shares

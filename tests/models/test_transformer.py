@@ -3,7 +3,7 @@ import torch
 
 from spectralgpt.errors import ConfigError
 from spectralgpt.models import encoder
-from spectralgpt.models.encoder import BlockStack, build_blocks
+from spectralgpt.models.blocks import BlockStack, build_blocks
 
 
 def test_attention_matches_torch_reference() -> None:

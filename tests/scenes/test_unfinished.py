@@ -8,8 +8,8 @@ import pytest
 import torch
 from rasterio import Affine
 
+from spectralgpt.building import plain_parts, quantize_encoder
 from spectralgpt.errors import ConfigError, DataError, OutputError
-from spectralgpt.models.building import plain_parts, quantize_encoder
 from spectralgpt.rasters import Grid, Layers, read_map_rows, write
 from spectralgpt.scenes.unfinished import digest_model, making_maps
 from tests.tiny import tiny_model

@@ -8,13 +8,12 @@ from hypothesis import strategies as st
 
 from spectralgpt.losses import normalize_tokens
 from spectralgpt.models.mae import MaskedAutoencoder
-from spectralgpt.models.tokens import TokenGrid, patchify
+from spectralgpt.models.tokens import TokenGrid, count_units, patchify, pixel_mask
 from spectralgpt.tasks import pretraining
 from spectralgpt.tasks.pretraining import (
     ErrorSum,
     PretrainingTask,
     band_means,
-    pixel_mask,
     score_reconstructions,
 )
 
@@ -44,15 +43,19 @@ def tiny_batch(seeds: list[int]) -> dict[str, Any]:
     return {"images": images, "valid": valid, "seed": torch.tensor(seeds)}
 
 
+def test_noise_of_a_sample_depends_on_its_seed_alone() -> None:
+    together = pretraining._draw_sample_noise(8, torch.tensor([5, 6, 7]))
+    alone = pretraining._draw_sample_noise(8, torch.tensor([6]))
+    assert together.shape == (3, 8)
+    assert torch.equal(together[1:2], alone)
+    assert not torch.equal(together[0], together[1])
+
+
 @pytest.mark.parametrize(
     ("style", "units"), [("cube", 8), ("tube", 4), ("spectral", 2)]
 )
-def test_noise_of_a_sample_depends_on_its_seed_alone(style: Any, units: int) -> None:
-    together = pretraining._draw_sample_noise(GRID, torch.tensor([5, 6, 7]), style)
-    alone = pretraining._draw_sample_noise(GRID, torch.tensor([6]), style)
-    assert together.shape == (3, units)
-    assert torch.equal(together[1:2], alone)
-    assert not torch.equal(together[0], together[1])
+def test_noise_is_of_what_is_hidden_as_a_whole(style: Any, units: int) -> None:
+    assert count_units(GRID, style) == units
 
 
 def test_pixel_mask_covers_the_bands_and_pixels_of_masked_tokens() -> None:
@@ -102,7 +105,7 @@ def test_score_is_the_error_of_masked_pixels_over_all_batches() -> None:
     batch = tiny_batch([1, 2, 3])
     with torch.no_grad():
         output = task.forward(batch)
-    counted = pixel_mask(output.mask, output.grid)
+    counted = task.model.hidden_pixels(output)
     difference = (task.model.reconstruct(output) - batch["images"])[counted]
     for seeds in ([1, 2], [3]):
         with torch.no_grad():

@@ -10,11 +10,11 @@ import pytest
 import rasterio
 import torch
 
+from spectralgpt.building import has_adapters
 from spectralgpt.checkpoints import load_model, save_model
 from spectralgpt.config import read_config
 from spectralgpt.data.dense import read_dense
 from spectralgpt.errors import CheckpointError, DataError
-from spectralgpt.models.building import has_adapters
 from spectralgpt.models.heads import ChangeModel, SegmentationModel
 from spectralgpt.rasters import Stated
 from spectralgpt.training import finetuning

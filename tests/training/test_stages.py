@@ -126,7 +126,7 @@ def test_weights_go_over_with_positions_interpolated(
         second.encoder.blocks[0].attn.qkv.weight,
         first.encoder.blocks[0].attn.qkv.weight,
     )
-    from spectralgpt.models.building import resize_model
+    from spectralgpt.building import resize_model
 
     moved = resize_model(first, 24, wavelengths)
     assert second.encoder.positions.spatial.shape == (1, 9, 16)
@@ -138,7 +138,7 @@ def test_weights_go_over_with_positions_interpolated(
 
 
 def test_positions_can_be_learned_anew(whole: Path, root: Path) -> None:
-    from spectralgpt.models.building import build_autoencoder
+    from spectralgpt.building import build_autoencoder
     from spectralgpt.training.pretraining import build_model
 
     start = str(whole / "stage-1-s2-16")

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from spectralgpt.building import Quantization, build_model
 from spectralgpt.errors import ConfigError
-from spectralgpt.models.building import Quantization, build_model
 from spectralgpt.models.mae import MaskedAutoencoder
 from spectralgpt.models.sizes import model_size
 from spectralgpt.models.tokens import TokenGrid

@@ -22,15 +22,16 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from spectralgpt.benchmarks.settings import BenchmarkConfig, count_flops
-from spectralgpt.data.crops import CropConfig
-from spectralgpt.models.building import (
+from spectralgpt.building import (
     build_encoder,
     model_config,
     quantize_encoder,
     weight_bytes,
 )
-from spectralgpt.models.encoder import SpectralEncoder
+from spectralgpt.data.crops import CropConfig
+from spectralgpt.models.encoder import Encoder
 from spectralgpt.models.heads import ClassificationModel
+from spectralgpt.models.mae import MaskedAutoencoder
 from spectralgpt.models.tokens import TokenGrid
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.sensors import Band
@@ -255,6 +256,7 @@ def _measure_pretraining(
     loader, batches, contract, has_series = _find_images(config, run)
     grid = _grid_of(contract)
     model = build_model(run, contract, has_series)
+    assert isinstance(model, MaskedAutoencoder), "what is measured"
     task = PretrainingTask(model, run.masking.ratio, run.masking.style)
     module = TrainingModule(task, run.optimizer, run.trainer, batches)
     marks = (model.encoder, model.decoder, "decoder")
@@ -296,9 +298,7 @@ class _LabelledImages(_RandomImages):
         return {"image": self.images[index], "target": torch.tensor(index % _CLASSES)}
 
 
-def _random_encoder(
-    config: BenchmarkConfig, contract: Preprocessing
-) -> SpectralEncoder:
+def _random_encoder(config: BenchmarkConfig, contract: Preprocessing) -> Encoder:
     return build_encoder(
         config.model,
         image_size=contract.image_size,
@@ -415,7 +415,7 @@ class _PartClock:
 
 @contextmanager
 def _watch_parts(
-    clock: _PartClock, encoder: SpectralEncoder, head: nn.Module | None, name: str = ""
+    clock: _PartClock, encoder: Encoder, head: nn.Module | None, name: str = ""
 ) -> Iterator[None]:
     """Mark where the encoder begins, and where the head begins and ends.
 
@@ -480,7 +480,7 @@ class _StepTimer(Callback):
         self,
         device: torch.device,
         config: BenchmarkConfig,
-        marks: tuple[SpectralEncoder, nn.Module, str],
+        marks: tuple[Encoder, nn.Module, str],
         on_step: OnStep,
     ) -> None:
         self.measured = Measured()

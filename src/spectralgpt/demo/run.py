@@ -14,6 +14,7 @@ import torch
 import yaml
 from numpy.typing import NDArray
 
+from spectralgpt.building import build_autoencoder
 from spectralgpt.checkpoints import LoadedModel, load_model
 from spectralgpt.config import read_config
 from spectralgpt.data.pretraining import PretrainingDataset
@@ -21,8 +22,7 @@ from spectralgpt.demo.imagery import CellLabels, Imagery
 from spectralgpt.demo.story import NEIGHBOURS, Compared, write_demo_report
 from spectralgpt.errors import BandError, CheckpointError, ConfigError
 from spectralgpt.metrics import Scores, score_images
-from spectralgpt.models.building import build_autoencoder
-from spectralgpt.models.encoder import SpectralEncoder
+from spectralgpt.models.encoder import Encoder
 from spectralgpt.models.mae import MaskedAutoencoder
 from spectralgpt.preprocessing import Preprocessing, sensor_preprocessing
 from spectralgpt.rasters import Raster, Stated
@@ -31,7 +31,7 @@ from spectralgpt.reports.style import choose_composites
 from spectralgpt.scenes.embedding import embed_scene
 from spectralgpt.scenes.reconstruction import Reconstruction
 from spectralgpt.sensors import Band
-from spectralgpt.tasks.pretraining import PretrainingTask, pixel_mask
+from spectralgpt.tasks.pretraining import PretrainingTask
 from spectralgpt.tasks.probes import Features, predict_knn, predict_linear
 from spectralgpt.training.comparison import random_encoder
 from spectralgpt.training.pretrain_config import PretrainConfig
@@ -293,7 +293,7 @@ def _rebuild_held_out(
     with torch.no_grad():
         output = task.forward(batch)
     rebuilt = loaded.model.reconstruct(output).numpy()
-    masked = pixel_mask(output.mask, output.grid).numpy()
+    masked = loaded.model.hidden_pixels(output).numpy()
     found = []
     for number, index in enumerate(chosen):
         image, valid = (batch[name][number].numpy() for name in ("images", "valid"))
@@ -313,7 +313,7 @@ def _rebuild_held_out(
 
 
 def _embed_cells(
-    encoder: SpectralEncoder,
+    encoder: Encoder,
     contract: Preprocessing,
     imagery: Imagery,
     overlap: float = 0.0,
@@ -338,7 +338,7 @@ def _mean_spectra(pixels: FloatArray, cell_px: int) -> FloatArray:
 
 
 def _compare(
-    encoder: SpectralEncoder,
+    encoder: Encoder,
     contract: Preprocessing,
     imagery: Imagery,
     labels: CellLabels,

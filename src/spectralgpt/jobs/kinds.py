@@ -14,12 +14,12 @@ from typing import Any, Self
 from uuid import uuid4
 
 from spectralgpt import __version__
+from spectralgpt.building import Quantization
 from spectralgpt.checkpoints import LoadedModel
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.data.samples import CHANGE
 from spectralgpt.errors import ConfigError
 from spectralgpt.files import read_json, write_json
-from spectralgpt.models.building import Quantization
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import RasterFile
 from spectralgpt.rasters.embeddings import EmbeddingRaster, open_embeddings

@@ -1,15 +1,16 @@
-"""The encoder: visible tokens in, features out; and its blocks."""
+"""The encoder: visible tokens in, features out."""
 
-from collections.abc import Iterable
-from typing import Any, Literal
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from spectralgpt.errors import ConfigError, ShapeError
-from spectralgpt.models.cpu import Linear, attend, split_batch
+from spectralgpt.models.blocks import MLP_RATIO, NORM_EPS, BlockStack, build_blocks
+from spectralgpt.models.cpu import split_batch
 from spectralgpt.models.positions import Positions
 from spectralgpt.models.sizes import check_settings, check_wavelengths
 from spectralgpt.models.tokenizer import SpectralTokenizer
@@ -23,8 +24,6 @@ from spectralgpt.models.tokens import (
     pick_tokens,
 )
 
-NORM_EPS = 1e-6  # Source: the published weights.
-MLP_RATIO = 4
 _PositionKind = Literal["separable", "joint"]
 TokenizerKind = Literal["linear", "spectral"]
 
@@ -57,168 +56,143 @@ class _TokenEmbedding(nn.Module):
             )
 
 
-def initialise_linear(linear: nn.Linear, parts: int = 1) -> None:
-    """Xavier-initialise a linear map made of `parts` stacked maps; zero its bias."""
-    for part in linear.weight.chunk(parts):
-        nn.init.xavier_uniform_(part)
-    nn.init.zeros_(linear.bias)
+class Encoder(nn.Module, ABC):
+    """What turns images into features, whatever it was pretrained by.
 
-
-class _Attention(nn.Module):
-    """Multi-head self-attention with one fused map for query, key and value.
-
-    Args:
-        embed_dim: width D.
-        num_heads: heads; D must be a multiple.
-
-    Raises:
-        ConfigError: D is no multiple of the number of heads.
-    """
-
-    def __init__(self, embed_dim: int, num_heads: int) -> None:
-        super().__init__()
-        if embed_dim % num_heads:
-            raise ConfigError(
-                f"embed_dim {embed_dim} is no multiple of num_heads {num_heads}."
-            )
-        self.num_heads = num_heads
-        self.qkv = Linear(embed_dim, 3 * embed_dim)
-        self.proj = Linear(embed_dim, embed_dim)
-        initialise_linear(self.qkv, parts=3)
-        initialise_linear(self.proj)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Mix tokens (B, N, D) -> (B, N, D)."""
-        q, k, v = _split_heads(self.qkv(x), 3, self.num_heads)
-        return self.proj(attend(q, k, v).transpose(1, 2).flatten(2))
-
-
-def _split_heads(x: Tensor, parts: int, num_heads: int) -> tuple[Tensor, ...]:
-    """Part (B, N, parts * D) into `parts` tensors (B, heads, N, D / heads)."""
-    split = x.unflatten(-1, (parts, num_heads, -1))
-    return split.permute(2, 0, 3, 1, 4).unbind()
-
-
-class _CrossAttention(nn.Module):
-    """Multi-head attention from tokens to a memory."""
-
-    def __init__(self, embed_dim: int, num_heads: int) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.q = Linear(embed_dim, embed_dim)
-        self.kv = Linear(embed_dim, 2 * embed_dim)
-        self.proj = Linear(embed_dim, embed_dim)
-        initialise_linear(self.q)
-        initialise_linear(self.kv, parts=2)
-        initialise_linear(self.proj)
-
-    def forward(self, x: Tensor, memory: Tensor) -> Tensor:
-        """Mix a memory (B, K, D) into tokens (B, M, D) -> (B, M, D)."""
-        (q,) = _split_heads(self.q(x), 1, self.num_heads)
-        k, v = _split_heads(self.kv(memory), 2, self.num_heads)
-        return self.proj(attend(q, k, v).transpose(1, 2).flatten(2))
-
-
-class _MLP(nn.Module):
-    """Two linear maps with an exact GELU between them."""
-
-    def __init__(self, embed_dim: int) -> None:
-        super().__init__()
-        self.fc1 = Linear(embed_dim, MLP_RATIO * embed_dim)
-        self.fc2 = Linear(MLP_RATIO * embed_dim, embed_dim)
-        initialise_linear(self.fc1)
-        initialise_linear(self.fc2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map each token (B, N, D) -> (B, N, D)."""
-        return self.fc2(self.fc1.gelu(x))
-
-
-class _Block(nn.Module):
-    """Pre-norm transformer block with stochastic depth.
-
-    Args:
-        embed_dim: width D.
-        num_heads: attention heads.
-        drop_path: probability that a sample skips a branch in training, 0..1.
-        is_cross: attend to a memory, not to each other.
-    """
-
-    def __init__(
-        self,
-        embed_dim: int,
-        num_heads: int,
-        drop_path: float = 0.0,
-        is_cross: bool = False,
-    ) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(embed_dim, eps=NORM_EPS)
-        attention = _CrossAttention if is_cross else _Attention
-        self.attn = attention(embed_dim, num_heads)
-        self.norm2 = nn.LayerNorm(embed_dim, eps=NORM_EPS)
-        self.mlp = _MLP(embed_dim)
-        self.drop_path = drop_path
-
-    def forward(self, x: Tensor, *memory: Tensor) -> Tensor:
-        """Transform tokens (B, N, D) -> (B, N, D); attention may look at a memory."""
-        x = x + self._drop(self.attn(self.norm1(x), *memory))
-        return x + self._drop(self.mlp(self.norm2(x)))
-
-    def _drop(self, branch: Tensor) -> Tensor:
-        if not self.training or self.drop_path == 0:
-            return branch
-        keep = 1 - self.drop_path
-        shape = (len(branch),) + (1,) * (branch.ndim - 1)
-        kept = torch.rand(shape, device=branch.device, dtype=branch.dtype) < keep
-        return branch * kept / keep
-
-
-class BlockStack(nn.ModuleList):
-    """Blocks that run one after the other.
+    Tasks, maps, probes and exports take any. Images are (B, C, H, W), or series
+    (B, T, C, H, W); features (B, G, Hp, Wp, D), or (B, T, G, Hp, Wp, D), of G band
+    groups and patches of P x P pixels.
 
     Attributes:
-        recomputes: where gradients are taken, keep only what goes into each block, and
-            run it once more in the backward pass: less memory, one more forward pass.
+        kind: its name in checkpoints.
+        image_size: side in px of the images that it was trained on.
+        num_bands: bands C.
+        patch_size: side P of a patch, px.
+        bands_per_token: neighbouring bands S of a band group; 1 where groups are stated
+            band by band.
+        embed_dim: width D of the features.
+        groups: band groups G of its own bands.
+        wavelengths_nm: centre of each band, nm; None if it takes its own bands only.
+        blocks: what it consists of, layer by layer.
+        norm: normalises features.
+        absent_groups: band groups that are not shown to the blocks, because the images
+            do not have them; their features are the mean of the others' at their place.
+            Not a setting: it is not stored with the weights.
     """
 
-    def __init__(self, blocks: Iterable[nn.Module]) -> None:
-        super().__init__(blocks)
-        self.recomputes = False
+    kind: ClassVar[str]
+    image_size: int
+    num_bands: int
+    patch_size: int
+    bands_per_token: int
+    embed_dim: int
+    depth: int
+    num_heads: int
+    groups: int
+    wavelengths_nm: tuple[float, ...] | None = None
+    tokenizer: SpectralTokenizer | None
+    blocks: nn.ModuleList
+    norm: nn.Module
+    absent_groups: tuple[int, ...] = ()
 
-    def forward(self, x: Tensor, *memory: Tensor) -> Tensor:
-        """Run tokens (B, N, D) through all blocks, each with the same memory."""
-        for block in self:
-            if self.recomputes and torch.is_grad_enabled():
-                x = checkpoint(block, x, *memory, use_reentrant=False)
-            else:
-                x = block(x, *memory)
-        return x
+    @property
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """The constructor arguments that build this encoder again."""
+
+    @abstractmethod
+    def encode(
+        self,
+        images: Tensor,
+        wavelengths: Wavelengths | Tensor | None = None,
+        dates: Tensor | None = None,
+    ) -> Tensor:
+        """Encode whole images without the final norm; see `forward`."""
+
+    def forward(
+        self,
+        images: Tensor,
+        wavelengths: Wavelengths | Tensor | None = None,
+        dates: Tensor | None = None,
+    ) -> Tensor:
+        """Encode whole images to normalised tokens.
+
+        Args:
+            images: (B, C, H, W), scaled as in pretraining; H, W multiples of P. A
+                series of T dates is (B, T, C, H, W).
+            wavelengths: centre of each band, nm, or (C, 3) rows of centre in nm, width
+                in nm and ground sampling distance in m, which a spectral tokeniser
+                needs; None if they are the model's own. Bands share tokens in the order
+                given: sort them by wavelength, as in pretraining, or they are grouped
+                otherwise.
+            dates: (B, T), days since 1970-01-01, NaN where unknown; None if all are.
+                Images without a date axis have T = 1.
+
+        Returns:
+            (B, G, Hp, Wp, D); (B, T, G, Hp, Wp, D) of a series.
+
+        Raises:
+            ShapeError: the images do not fit the patch or the type of the weights,
+                bands are in doubt, or dates do not fit the images.
+            ConfigError: wavelengths that are not in nm, or dates for a model without
+                date embedding.
+        """
+        normed: Tensor = self.norm(self.encode(images, wavelengths, dates))
+        return normed
+
+    @torch.no_grad()
+    def pooled(
+        self,
+        images: Tensor,
+        wavelengths: Wavelengths | Tensor | None = None,
+        dates: Tensor | None = None,
+    ) -> Tensor:
+        """Return the mean of each sample's normalised tokens, (B, D); see `forward`."""
+        return self(images, wavelengths, dates).flatten(1, -2).mean(dim=1)
+
+    @torch.no_grad()
+    def pooled_by_group(
+        self,
+        images: Tensor,
+        wavelengths: Wavelengths | Tensor | None = None,
+        dates: Tensor | None = None,
+    ) -> Tensor:
+        """Return the mean of each band group's tokens, side by side: (B, G * D).
+
+        It keeps apart what a mean over all tokens mixes: the parts of the spectrum. For
+        the arguments see `forward`.
+        """
+        return mean_by_group(self(images, wavelengths, dates)).flatten(1)
+
+    def encode_present(
+        self, x: Tensor, shape: Sequence[int], absent: Collection[int]
+    ) -> Tensor:
+        """Run embedded tokens through `transform`, but for absent band groups.
+
+        Args:
+            x: (B, N, D), of all band groups.
+            shape: T, G, Hp, Wp of the tokens.
+            absent: groups that are left out.
+
+        Returns:
+            (B, N, D); at absent groups the mean of the others.
+        """
+        present = [g for g in range(shape[1]) if g not in absent]
+        if not present:
+            raise ShapeError("all band groups are absent: nothing is left to encode.")
+        x = x.unflatten(1, tuple(shape))[:, :, present]  # (B, T, present, Hp, Wp, D)
+        size = x.shape
+        x = self.transform(x.flatten(1, 4)).view(size)
+        filled = x.mean(dim=2, keepdim=True).repeat(1, 1, shape[1], 1, 1, 1)
+        filled[:, :, present] = x
+        return filled.flatten(1, 4)
+
+    def transform(self, x: Tensor) -> Tensor:
+        """Run embedded tokens (B, K, D) through all blocks."""
+        raise NotImplementedError
 
 
-def build_blocks(
-    embed_dim: int,
-    depth: int,
-    num_heads: int,
-    drop_path: float = 0.0,
-    is_cross: bool = False,
-) -> BlockStack:
-    """Build `depth` blocks whose drop path rises linearly from 0 to `drop_path`.
-
-    Args:
-        embed_dim: width D.
-        depth: number of blocks.
-        num_heads: attention heads; D must be a multiple.
-        drop_path: of the last block, 0..1.
-        is_cross: blocks attend to a memory.
-
-    Raises:
-        ConfigError: D is no multiple of the number of heads.
-    """
-    rates = [drop_path * index / max(1, depth - 1) for index in range(depth)]
-    return BlockStack(_Block(embed_dim, num_heads, rate, is_cross) for rate in rates)
-
-
-class SpectralEncoder(nn.Module):
+class SpectralEncoder(Encoder):
     """A vision transformer on spectral-spatial tokens.
 
     Images of any size (a multiple of the patch) and any bands are taken: positions are
@@ -242,14 +216,12 @@ class SpectralEncoder(nn.Module):
         tokenizer: `linear`, the published one, with the same weights for all band
             groups; or `spectral`, see `SpectralTokenizer`.
 
-    Attributes:
-        absent_groups: band groups that are not shown to the blocks, because the images
-            do not have them; their features are the mean of the others' at their place.
-            Not a setting: it is not stored with the weights.
-
     Raises:
         ConfigError: a setting is out of range, see `check_settings`.
     """
+
+    kind = "spectral"
+    blocks: BlockStack
 
     def __init__(
         self,
@@ -302,8 +274,9 @@ class SpectralEncoder(nn.Module):
         self.norm = nn.LayerNorm(embed_dim, eps=NORM_EPS)
         if date_embedding:
             self.add_date_embedding()
-        self.absent_groups: tuple[int, ...] = ()
-        self.tokenizer: SpectralTokenizer | None = None
+        self.groups = grid.groups
+        self.absent_groups = ()
+        self.tokenizer = None
         if tokenizer not in ("linear", "spectral"):
             raise ConfigError(f"tokenizer {tokenizer!r}: use 'linear' or 'spectral'.")
         if tokenizer == "spectral":
@@ -345,36 +318,6 @@ class SpectralEncoder(nn.Module):
         """Return the token grid of images (B, C, H, W) or series (B, T, C, H, W)."""
         return TokenGrid.of(images, self.patch_size, self.bands_per_token)
 
-    def forward(
-        self,
-        images: Tensor,
-        wavelengths: Wavelengths | Tensor | None = None,
-        dates: Tensor | None = None,
-    ) -> Tensor:
-        """Encode whole images to normalised tokens.
-
-        Args:
-            images: (B, C, H, W), scaled as in pretraining; H, W multiples of P. A
-                series of T dates is (B, T, C, H, W).
-            wavelengths: centre of each band, nm, or (C, 3) rows of centre in nm, width
-                in nm and ground sampling distance in m, which a spectral tokeniser
-                needs; None if they are the model's own. Bands share tokens in the order
-                given: sort them by wavelength, as in pretraining, or they are grouped
-                otherwise.
-            dates: (B, T), days since 1970-01-01, NaN where unknown; None if all are.
-                Images without a date axis have T = 1.
-
-        Returns:
-            (B, G, Hp, Wp, D); (B, T, G, Hp, Wp, D) of a series.
-
-        Raises:
-            ShapeError: the images do not fit the patch or the type of the weights,
-                bands are in doubt, or dates do not fit the images.
-            ConfigError: wavelengths that are not in nm, or dates for a model without
-                date embedding.
-        """
-        return self.norm(self.encode(images, wavelengths, dates))
-
     def encode(
         self,
         images: Tensor,
@@ -389,22 +332,11 @@ class SpectralEncoder(nn.Module):
         x = x + self._place(grid, bands)
         x = add_dates(x, self.positions.embed_dates(dates, grid))
         if self.absent_groups:
-            return self._transform_present(x, grid)
-        x = self.transform(x)  # (B, N, D)
+            shape = (grid.dates, grid.groups, grid.rows, grid.columns)
+            x = self.encode_present(x, shape, self.absent_groups)
+        else:
+            x = self.transform(x)  # (B, N, D)
         return x.unflatten(1, grid.token_shape)
-
-    def _transform_present(self, x: Tensor, grid: TokenGrid) -> Tensor:
-        """Run the tokens (B, N, D) of groups that are not absent through all blocks."""
-        present = [g for g in range(grid.groups) if g not in self.absent_groups]
-        if not present:
-            raise ShapeError("all band groups are absent: nothing is left to encode.")
-        size = (grid.dates, grid.groups, grid.rows, grid.columns)
-        x = x.unflatten(1, size)[:, :, present]  # (B, T, present, Hp, Wp, D)
-        shape = x.shape
-        x = self.transform(x.flatten(1, 4)).view(shape)
-        filled = x.mean(dim=2, keepdim=True).repeat(1, 1, grid.groups, 1, 1, 1)
-        filled[:, :, present] = x
-        return filled.flatten(1, 4).unflatten(1, grid.token_shape)
 
     def encode_visible(
         self,
@@ -470,30 +402,6 @@ class SpectralEncoder(nn.Module):
         """Run embedded tokens (B, K, D) through all blocks."""
         parts: list[Tensor] = [self.blocks(part) for part in split_batch(x, MLP_RATIO)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-    @torch.no_grad()
-    def pooled(
-        self,
-        images: Tensor,
-        wavelengths: Wavelengths | Tensor | None = None,
-        dates: Tensor | None = None,
-    ) -> Tensor:
-        """Return the mean of each sample's normalised tokens, (B, D); see `forward`."""
-        return self(images, wavelengths, dates).flatten(1, -2).mean(dim=1)
-
-    @torch.no_grad()
-    def pooled_by_group(
-        self,
-        images: Tensor,
-        wavelengths: Wavelengths | Tensor | None = None,
-        dates: Tensor | None = None,
-    ) -> Tensor:
-        """Return the mean of each band group's tokens, side by side: (B, G * D).
-
-        It keeps apart what a mean over all tokens mixes: the parts of the spectrum. For
-        the arguments see `forward`.
-        """
-        return mean_by_group(self(images, wavelengths, dates)).flatten(1)
 
 
 def mean_by_group(tokens: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spectralgpt.errors import ConfigError, ShapeError
-from spectralgpt.models.encoder import SpectralEncoder, mean_by_group
+from spectralgpt.models.encoder import Encoder, mean_by_group
 from spectralgpt.models.sizes import check_settings
 from spectralgpt.models.tokens import group_wavelengths, resize_spectral
 
@@ -68,7 +68,7 @@ class ClassificationModel(nn.Module):
 
     def __init__(
         self,
-        encoder: SpectralEncoder,
+        encoder: Encoder,
         num_classes: int,
         skip_first_token: bool = False,
         pooling: Pooling = "tokens",
@@ -91,7 +91,7 @@ class ClassificationModel(nn.Module):
         self.skip_first_token = skip_first_token
         self.pooling: Pooling = pooling
         self.head_config = settings
-        parts = encoder.positions.grid.groups if pooling == "groups" else 1
+        parts = encoder.groups if pooling == "groups" else 1
         self.head = nn.Linear(parts * encoder.embed_dim, num_classes)
         nn.init.trunc_normal_(self.head.weight, std=_HEAD_STD)
         nn.init.zeros_(self.head.bias)
@@ -109,16 +109,16 @@ class ClassificationModel(nn.Module):
         Args:
             images: (B, C, H, W), or a series (B, T, C, H, W), pooled over dates too.
             wavelengths: centre of each band, nm; None if they are the model's own.
-            dates: (B, T), days since 1970-01-01; see `SpectralEncoder.forward`.
+            dates: (B, T), days since 1970-01-01; see `Encoder.forward`.
         """
         tokens = self.encoder.encode(images, wavelengths, dates)
         normed: Tensor
         if self.pooling == "groups":
             by_group = mean_by_group(tokens)  # (B, G, D)
-            if by_group.shape[1] != self.encoder.positions.grid.groups:
+            if by_group.shape[1] != self.encoder.groups:
                 raise ShapeError(
                     f"images have {by_group.shape[1]} band groups, the head was built "
-                    f"for {self.encoder.positions.grid.groups}: pooling 'groups' takes "
+                    f"for {self.encoder.groups}: pooling 'groups' takes "
                     "only the model's own bands."
                 )
             normed = self.encoder.norm(by_group).flatten(1)
@@ -459,7 +459,7 @@ class DenseModel(nn.Module):
 
     def __init__(
         self,
-        encoder: SpectralEncoder,
+        encoder: Encoder,
         num_classes: int = 2,
         head: HeadKind = "upernet",
         head_channels: int | None = None,
@@ -493,7 +493,7 @@ class DenseModel(nn.Module):
         if not self.has_classes:
             self.register_buffer("target_mean", torch.zeros(()))
             self.register_buffer("target_std", torch.ones(()))
-        groups, width = encoder.positions.grid.groups, encoder.embed_dim
+        groups, width = encoder.groups, encoder.embed_dim
         self.fusion: _GroupSum | _GroupProjection
         self.head: nn.Module
         if head == "linear":
@@ -517,7 +517,7 @@ class DenseModel(nn.Module):
             images: (B, C, H, W), scaled as in pretraining; H, W multiples of P. Of a
                 series (B, T, C, H, W) it is the mean over dates.
             wavelengths: centre of each band, nm; None if they are the model's own.
-            dates: (B, T), days since 1970-01-01; see `SpectralEncoder.forward`.
+            dates: (B, T), days since 1970-01-01; see `Encoder.forward`.
         """
         if isinstance(wavelengths, Tensor):
             wavelengths = wavelengths.tolist()

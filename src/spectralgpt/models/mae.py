@@ -22,14 +22,10 @@ from spectralgpt.losses import (
     spectral_loss,
     token_loss,
 )
+from spectralgpt.models.blocks import NORM_EPS, build_blocks, initialise_linear
 from spectralgpt.models.cpu import Linear, keep_rounded, loss_in_parts, part_size
-from spectralgpt.models.encoder import (
-    NORM_EPS,
-    SpectralEncoder,
-    TokenizerKind,
-    build_blocks,
-    initialise_linear,
-)
+from spectralgpt.models.encoder import SpectralEncoder, TokenizerKind
+from spectralgpt.models.objective import Objective, ObjectiveOutput
 from spectralgpt.models.positions import Positions
 from spectralgpt.models.sizes import check_settings
 from spectralgpt.models.tokenizer import SpectralTokenizer
@@ -39,6 +35,7 @@ from spectralgpt.models.tokens import (
     TokenMask,
     Wavelengths,
     add_dates,
+    count_units,
     dates_of_tokens,
     draw_mask,
     draw_noise,
@@ -46,6 +43,7 @@ from spectralgpt.models.tokens import (
     group_wavelengths,
     patchify,
     pick_tokens,
+    pixel_mask,
     unpatchify,
 )
 
@@ -167,8 +165,8 @@ class _Decoder(nn.Module):
         return pick_tokens(every, hidden)
 
 
-@dataclass(frozen=True)
-class MaskedAutoencoderOutput:
+@dataclass(frozen=True, kw_only=True)
+class MaskedAutoencoderOutput(ObjectiveOutput):
     """What one pass through the masked autoencoder gives.
 
     Attributes:
@@ -185,7 +183,6 @@ class MaskedAutoencoderOutput:
         grid: the token grid of the images.
     """
 
-    loss: Tensor
     token_loss: Tensor
     spectral_loss: Tensor
     prediction: Tensor
@@ -319,7 +316,7 @@ def _token_weights(valid: Tensor | None, grid: TokenGrid) -> Tensor | None:
     return weights
 
 
-class MaskedAutoencoder(nn.Module):
+class MaskedAutoencoder(Objective):
     """SpectralGPT's pretraining model.
 
     Args:
@@ -351,6 +348,10 @@ class MaskedAutoencoder(nn.Module):
 
     Source: Hong et al. 2024, arXiv:2311.07113; numbers follow the published weights.
     """
+
+    name = "spectralgpt"
+    default_mask_ratio = 0.9
+    encoder: SpectralEncoder
 
     def __init__(
         self,
@@ -434,10 +435,14 @@ class MaskedAutoencoder(nn.Module):
         for name in ("wavelengths_nm", "tokenizer"):
             self.config[name] = self.encoder.config[name]
 
+    def noise_size(self, images: Tensor, mask_style: MaskStyle = "cube") -> int:
+        """Return how many tokens, or units of a style, are masked one by one."""
+        return count_units(self.encoder.grid_of(images), mask_style)
+
     def forward(
         self,
         images: Tensor,
-        mask_ratio: float = 0.9,
+        mask_ratio: float | None = None,
         noise: Tensor | None = None,
         *,
         wavelengths: Wavelengths | Tensor | None = None,
@@ -453,7 +458,7 @@ class MaskedAutoencoder(nn.Module):
         Args:
             images: (B, C, H, W), scaled to about 0..1; H, W multiples of the patch. A
                 series of T dates is (B, T, C, H, W).
-            mask_ratio: share of masked tokens, 0 <= ratio < 1.
+            mask_ratio: share of masked tokens, 0 <= ratio < 1; None takes 0.9.
             noise: uniform values that choose the mask (see `draw_mask`); None draws it.
             wavelengths: of each band, see `SpectralEncoder.forward`; None if they are
                 the model's own.
@@ -494,7 +499,7 @@ class MaskedAutoencoder(nn.Module):
     def count_targets(
         self,
         images: Tensor,
-        mask_ratio: float,
+        mask_ratio: float | None,
         noise: Tensor,
         valid: Tensor | None = None,
         mask_style: MaskStyle = "cube",
@@ -519,7 +524,7 @@ class MaskedAutoencoder(nn.Module):
     def _hide(
         self,
         images: Tensor,
-        mask_ratio: float,
+        mask_ratio: float | None,
         noise: Tensor,
         valid: Tensor | None,
         dates: Tensor | None,
@@ -533,7 +538,8 @@ class MaskedAutoencoder(nn.Module):
             )
         grid = self.encoder.grid_of(images)
         available = find_available(valid, grid)
-        mask = draw_mask(grid, noise, mask_ratio, mask_style, available)
+        ratio = self.default_mask_ratio if mask_ratio is None else mask_ratio
+        mask = draw_mask(grid, noise, ratio, mask_style, available)
         targets = _find_targets(
             patchify(images, grid),
             mask,
@@ -569,15 +575,19 @@ class MaskedAutoencoder(nn.Module):
         loss, found = loss_in_parts(part_loss, latent, self.decoder, size)
         by_token, by_spectrum, predictions = zip(*found, strict=True)
         prediction = torch.cat(predictions)
+        terms = {
+            "token_loss": torch.stack(by_token).sum(),
+            "spectral_loss": torch.stack(by_spectrum).sum() * spectral_scale,
+        }
         return MaskedAutoencoderOutput(
-            loss,
-            torch.stack(by_token).sum(),
-            torch.stack(by_spectrum).sum() * spectral_scale,
-            prediction,
-            self._rescale(prediction, targets),
-            is_masked,
-            latent,
-            targets.grid,
+            loss=loss,
+            terms=terms,
+            **terms,
+            prediction=prediction,
+            rebuilt=self._rescale(prediction, targets),
+            mask=is_masked,
+            latent=latent,
+            grid=targets.grid,
         )
 
     def _rebuild(
@@ -604,13 +614,18 @@ class MaskedAutoencoder(nn.Module):
         is_rebuilt = targets.is_counted[..., None] > 0
         return torch.where(is_rebuilt, rescaled, targets.tokens)
 
-    @staticmethod
-    def reconstruct(output: MaskedAutoencoderOutput) -> Tensor:
+    def reconstruct(self, output: ObjectiveOutput) -> Tensor:
         """Return what a forward pass rebuilt as images, (B, C, H, W).
 
         Of series it is (B, T, C, H, W).
         """
+        assert isinstance(output, MaskedAutoencoderOutput)
         return unpatchify(output.rebuilt, output.grid)
+
+    def hidden_pixels(self, output: ObjectiveOutput) -> Tensor:
+        """Return where a forward pass hid pixels, bool shaped as the images."""
+        assert isinstance(output, MaskedAutoencoderOutput)
+        return pixel_mask(output.mask, output.grid)
 
 
 def _check_decoder(decoder: str, target_share: float) -> None:

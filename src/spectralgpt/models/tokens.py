@@ -222,6 +222,15 @@ def unpatchify(tokens: Tensor, grid: TokenGrid) -> Tensor:
     return images[..., : grid.num_bands, :, :]
 
 
+def pixel_mask(is_masked: Tensor, grid: TokenGrid) -> Tensor:
+    """Spread a token mask (B, N) over pixels: bool as the images, true where masked."""
+    cubes = is_masked.bool().reshape(-1, *grid.token_shape)
+    pixels = cubes.repeat_interleave(grid.bands_per_token, dim=-3)
+    pixels = pixels.repeat_interleave(grid.patch_size, dim=-2)
+    pixels = pixels.repeat_interleave(grid.patch_size, dim=-1)
+    return pixels[..., : grid.num_bands, :, :]  # (B, C, H, W) or (B, T, C, H, W)
+
+
 class TokenMask(NamedTuple):
     """Which tokens of each image are visible.
 
@@ -236,7 +245,7 @@ class TokenMask(NamedTuple):
     hidden: Tensor
 
 
-def _units(grid: TokenGrid, style: MaskStyle) -> int:
+def count_units(grid: TokenGrid, style: MaskStyle) -> int:
     """Return how many things are masked independently."""
     units = {
         "cube": grid.num_tokens,
@@ -325,7 +334,7 @@ def draw_mask(
     """
     if not 0 <= mask_ratio < 1:
         raise ConfigError(f"mask_ratio is {mask_ratio}: use 0 <= mask_ratio < 1.")
-    units = _units(grid, style)
+    units = count_units(grid, style)
     if noise.ndim != 2 or noise.shape[1] != units:
         raise ShapeError(
             f"noise has shape {tuple(noise.shape)}: mask style {style!r} on this image "
@@ -398,7 +407,7 @@ def draw_noise(
         ConfigError: the style is unknown, or needs several dates.
     """
     source = generator.device if generator is not None else device
-    shape = (batch_size, _units(grid, style))
+    shape = (batch_size, count_units(grid, style))
     return torch.rand(shape, generator=generator, device=source).to(device)
 
 

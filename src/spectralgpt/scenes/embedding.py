@@ -23,8 +23,8 @@ from torch import Tensor
 from spectralgpt import __version__
 from spectralgpt.checkpoints import LoadedModel
 from spectralgpt.errors import ConfigError, DataError
-from spectralgpt.models.building import check_output
-from spectralgpt.models.encoder import SpectralEncoder
+from spectralgpt.models.encoder import Encoder
+from spectralgpt.models.weights import check_output
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import OpenFiles, Raster, RasterFile, Window, read_raster
 from spectralgpt.rasters.embeddings import (
@@ -80,7 +80,7 @@ class SceneEmbedding:
 
 
 def embed_scene(
-    encoder: SpectralEncoder,
+    encoder: Encoder,
     preprocessing: Preprocessing,
     item: RasterFile,
     *,
@@ -253,7 +253,7 @@ def _cell_grid(
 
 
 def _embed_strips(
-    encoder: SpectralEncoder,
+    encoder: Encoder,
     preprocessing: Preprocessing,
     item: RasterFile,
     place: Window | None,
@@ -307,7 +307,7 @@ def _embed_strips(
         yield first // cell, known, valid, reflectance
 
 
-def _position_response(encoder: SpectralEncoder, size: int) -> FloatArray:
+def _position_response(encoder: Encoder, size: int) -> FloatArray:
     """Return what cells hold for where they lie in a window, whatever it shows.
 
     A map of embeddings would show it as stripes that repeat with the windows. It is the
@@ -322,7 +322,7 @@ def _position_response(encoder: SpectralEncoder, size: int) -> FloatArray:
 
 
 def _encode_cells(
-    encoder: SpectralEncoder,
+    encoder: Encoder,
     by_place: FloatArray,
     parts: int,
     batch: WindowBatch,
@@ -409,7 +409,7 @@ def _block_sums(pixels: NDArray[np.generic], cell: int) -> NDArray[np.float64]:
     return np.asarray(np.add.reduce(blocks, axis=(2, 4), dtype=np.float64))
 
 
-def _encode(encoder: SpectralEncoder, images: Tensor) -> FloatArray:
+def _encode(encoder: Encoder, images: Tensor) -> FloatArray:
     """Encode windows to tokens averaged over spectral groups, (B, h, w, D)."""
     device = next(encoder.parameters()).device
     with torch.inference_mode():

@@ -4,9 +4,9 @@ from typing import Literal
 
 import torch
 
+from spectralgpt.building import Quantization, quantize_encoder
 from spectralgpt.checkpoints import LoadedModel, load_model, move_model
 from spectralgpt.errors import CheckpointError, ConfigError
-from spectralgpt.models.building import Quantization, quantize_encoder
 from spectralgpt.preprocessing import Preprocessing
 
 Precision = Literal["fp32", "bf16"]

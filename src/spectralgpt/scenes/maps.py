@@ -18,7 +18,7 @@ from torch import Tensor
 from spectralgpt.checkpoints import LoadedModel
 from spectralgpt.data.classes import class_colours
 from spectralgpt.errors import DataError, RasterError
-from spectralgpt.models.encoder import SpectralEncoder
+from spectralgpt.models.encoder import Encoder
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import (
     MODEL_TAG,
@@ -92,7 +92,7 @@ class Mapper:
     overwrite: bool = False
     name: str = ""
     digest: str = ""
-    encoder: SpectralEncoder | None = None
+    encoder: Encoder | None = None
     unit: str | None = None
 
     def bands(self, item: RasterFile) -> tuple[Band, ...]:

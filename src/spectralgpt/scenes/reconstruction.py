@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from spectralgpt.errors import CheckpointError, ConfigError, ShapeError
 from spectralgpt.metrics import psnr, spectral_angle
-from spectralgpt.models.building import check_output
-from spectralgpt.models.mae import MaskedAutoencoder
+from spectralgpt.models.mae import MaskedAutoencoder, MaskedAutoencoderOutput
+from spectralgpt.models.weights import check_output
 from spectralgpt.preprocessing import Preprocessing, image_limits
 from spectralgpt.rasters import (
     MODEL_TAG,
@@ -44,7 +44,6 @@ from spectralgpt.tasks.pretraining import (
     ErrorSum,
     PretrainingTask,
     band_means,
-    pixel_mask,
     token_means,
 )
 
@@ -357,12 +356,15 @@ def _rebuild_tiles(
             output = task.forward(
                 {"images": images, "valid": valid, "seed": seeds[part]}
             )
-        hidden = pixel_mask(output.mask, output.grid)
-        if task.model.normalize_targets:
+        model = task.model
+        assert isinstance(model, MaskedAutoencoder)
+        assert isinstance(output, MaskedAutoencoderOutput)
+        hidden = model.hidden_pixels(output)
+        if model.normalize_targets:
             filled = token_means(images, output.grid)
         else:
             filled = band_means(images, ~hidden & valid).expand_as(images)
-        made = check_output(task.model.reconstruct(output).float())
+        made = check_output(model.reconstruct(output).float())
         rebuilt[part], guess[part] = made.cpu(), filled.cpu()
         masked[part] = hidden.cpu()
     return rebuilt, guess, masked
@@ -536,8 +538,12 @@ def _measure_errors(
                 "seed": torch.tensor(places),
             }
         )
-        made = check_output(task.model.reconstruct(output).float().cpu()).numpy()
-        hidden = pixel_mask(output.mask, output.grid).cpu().numpy() & valid
+        rebuilt = task.model.reconstruct(output)
+        masked = task.model.hidden_pixels(output)
+        assert rebuilt is not None
+        assert masked is not None
+        made = check_output(rebuilt.float().cpu()).numpy()
+        hidden = masked.cpu().numpy() & valid
     side = images.shape[-1]
     rasters = [raster.padded(side, side, "constant") for (raster,) in batch.rasters]
     squares = np.stack(

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from spectralgpt.checkpoints import LoadedModel
 from spectralgpt.errors import BandError, CheckpointError, DataError
 from spectralgpt.estimating import fit_linear, interpolation_weights
-from spectralgpt.models.building import check_output
 from spectralgpt.models.mae import MaskedAutoencoder
+from spectralgpt.models.weights import check_output
 from spectralgpt.rasters import (
     SENSOR_TAG,
     Layers,

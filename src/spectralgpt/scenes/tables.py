@@ -14,9 +14,9 @@ from spectralgpt.data.formats import ImageFormat
 from spectralgpt.data.samples import MULTI_LABEL
 from spectralgpt.errors import DataError
 from spectralgpt.files import write_file, write_table
-from spectralgpt.models.building import check_output
-from spectralgpt.models.encoder import SpectralEncoder
+from spectralgpt.models.encoder import Encoder
 from spectralgpt.models.heads import ClassificationModel
+from spectralgpt.models.weights import check_output
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import RasterFile, Window, read_raster
 from spectralgpt.rasters.footprints import (
@@ -172,7 +172,7 @@ def _list_rows(
 
 
 def _embed_windows(
-    encoder: SpectralEncoder,
+    encoder: Encoder,
     contract: Preprocessing,
     item: RasterFile,
     fit: Fit = "auto",
@@ -189,7 +189,7 @@ def _embed_windows(
 
 
 def _embed_cells(
-    encoder: SpectralEncoder, contract: Preprocessing, item: RasterFile, batch_size: int
+    encoder: Encoder, contract: Preprocessing, item: RasterFile, batch_size: int
 ) -> Iterator[tuple[Window, NDArray[np.float32]]]:
     """Yield the token cells of a scene that hold any valid pixel."""
     scene = embed_scene(encoder, contract, item, batch_size=batch_size)

@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from spectralgpt import __version__
+from spectralgpt.building import plain_parts
 from spectralgpt.errors import ConfigError, OutputError, SpectralGPTError
 from spectralgpt.files import (
     checked_line,
@@ -30,7 +31,6 @@ from spectralgpt.files import (
     parse_checked,
     remove_if_empty,
 )
-from spectralgpt.models.building import plain_parts
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import Grid, Layers, Mosaic, RasterFile, RowFile, move_map
 from spectralgpt.rasters.gdal import writing

@@ -15,8 +15,8 @@ from torch import Tensor
 from spectralgpt.data.samples import LABEL_TASKS, MULTI_LABEL
 from spectralgpt.errors import ConfigError
 from spectralgpt.metrics import score_images
-from spectralgpt.models.building import check_output
 from spectralgpt.models.heads import ClassificationModel
+from spectralgpt.models.weights import check_output
 from spectralgpt.tasks import Gather, own_sums, seeded
 
 MultiLabelLoss = Literal["soft-margin", "bce"]

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from spectralgpt.errors import ConfigError
 from spectralgpt.losses import cross_entropy_sums, dice_areas, dice_loss, sum_weights
 from spectralgpt.metrics import confusion_counts, score_pixels, score_values, value_sums
-from spectralgpt.models.building import check_output
 from spectralgpt.models.heads import RegressionModel
+from spectralgpt.models.weights import check_output
 from spectralgpt.tasks import Gather, own_sums, seeded
 
 HELD_OUT_LOSS = "loss"

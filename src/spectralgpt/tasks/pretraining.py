@@ -9,20 +9,16 @@ import contextlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from spectralgpt.models.mae import MaskedAutoencoder, MaskedAutoencoderOutput
-from spectralgpt.models.tokens import (
-    MaskStyle,
-    TokenGrid,
-    draw_noise,
-    patchify,
-    unpatchify,
-)
+from spectralgpt.models.mae import MaskedAutoencoder
+from spectralgpt.models.objective import Objective, ObjectiveOutput
+from spectralgpt.models.tokens import MaskStyle, TokenGrid, patchify, unpatchify
 from spectralgpt.tasks import Batch, Gather, own_sums
 
 # Half-widths of the tent kernels that are tried: pixels, and bands along the spectrum.
@@ -30,34 +26,25 @@ from spectralgpt.tasks import Batch, Gather, own_sums
 _WIDTHS = tuple((pixels, bands) for pixels in (8, 16, 32) for bands in (1, 4, 12))
 
 
-def _draw_sample_noise(grid: TokenGrid, seeds: Tensor, style: MaskStyle) -> Tensor:
-    """Draw the masking noise of each image from its own seed.
+def _draw_sample_noise(size: int, seeds: Tensor) -> Tensor:
+    """Draw the noise of each image from its own seed.
 
-    A mask thus depends on the sample alone: not on the batch it is in, the process, the
-    device, or what was drawn before. The draw is on the CPU for the same reason.
+    What is hidden thus depends on the sample alone: not on the batch it is in, the
+    process, the device, or what was drawn before. The draw is on the CPU for the same
+    reason.
 
     Args:
-        grid: token geometry.
+        size: values an image.
         seeds: (B,) int64.
-        style: what is masked as a whole.
 
     Returns:
-        (B, units of the style), uniform, on the CPU.
+        (B, size), uniform, on the CPU.
     """
     rows = [
-        draw_noise(grid, 1, style, torch.Generator().manual_seed(int(seed)))
+        torch.rand(1, size, generator=torch.Generator().manual_seed(int(seed)))
         for seed in seeds
     ]
     return torch.cat(rows)
-
-
-def pixel_mask(is_masked: Tensor, grid: TokenGrid) -> Tensor:
-    """Spread a token mask (B, N) over pixels: bool as the images, true where masked."""
-    cubes = is_masked.bool().reshape(-1, *grid.token_shape)
-    pixels = cubes.repeat_interleave(grid.bands_per_token, dim=-3)
-    pixels = pixels.repeat_interleave(grid.patch_size, dim=-2)
-    pixels = pixels.repeat_interleave(grid.patch_size, dim=-1)
-    return pixels[..., : grid.num_bands, :, :]  # (B, C, H, W) or (B, T, C, H, W)
 
 
 def token_means(images: Tensor, grid: TokenGrid) -> Tensor:
@@ -105,81 +92,88 @@ class ErrorSum:
 
 
 class PretrainingTask:
-    """Masked-image modelling with both reconstruction targets.
+    """Learning from images without labels, by any objective.
 
     Batches hold `images` (B, C, H, W) float, `valid` (B, C, H, W) bool and `seed` (B,),
     and where bands are not the model's own, `bands` (B, C, 3), alike in a batch. Those
     of series have a date axis, (B, T, C, H, W), and `days` (B, T) since 1970-01-01.
 
     Args:
-        model: the masked autoencoder.
-        mask_ratio: share of masked tokens, 0..1.
-        mask_style: cube, tube or spectral.
+        model: the objective.
+        mask_ratio: share of what is hidden, 0..1; None takes the objective's own.
+        mask_style: cube, tube or spectral, of our own masked autoencoder.
+        names: of the data sets.
+        reference_groups: band groups that the spectral term is weighed for.
     """
 
     def __init__(
         self,
-        model: MaskedAutoencoder,
-        mask_ratio: float = 0.9,
+        model: Objective,
+        mask_ratio: float | None = None,
         mask_style: MaskStyle = "cube",
         names: Sequence[str] = (),
         reference_groups: int | None = None,
     ) -> None:
         self.model = model
         self.mask_ratio = mask_ratio
-        self.mask_style: MaskStyle = mask_style
         self.names = tuple(names)
         self.reference_groups = reference_groups
         self._errors: dict[str, ErrorSum] = defaultdict(ErrorSum)
+        self._losses: list[float] = []
+        # Only our own hides in several styles.
+        is_ours = isinstance(model, MaskedAutoencoder)
+        self._style: dict[str, Any] = {"mask_style": mask_style} if is_ours else {}
 
-    def forward(
-        self, batch: Batch, counts: Tensor | None = None
-    ) -> MaskedAutoencoderOutput:
-        """Mask by each sample's seed and rebuild.
+    def forward(self, batch: Batch, counts: Tensor | None = None) -> ObjectiveOutput:
+        """Hide by each sample's seed, and measure the error.
 
         Args:
             batch: see `PretrainingTask`.
-            counts: (2,), see `MaskedAutoencoder.forward`.
+            counts: what the loss averages over, see `Objective.count_targets`.
         """
         images = batch["images"]
-        grid = self.model.encoder.grid_of(images)
-        noise = _draw_sample_noise(grid, batch["seed"], self.mask_style)
-        output: MaskedAutoencoderOutput = self.model(
+        settings = dict(self._style)
+        if isinstance(self.model, MaskedAutoencoder):
+            groups = self.model.encoder.grid_of(images).groups
+            wanted = self.reference_groups or groups
+            settings["spectral_scale"] = (wanted / groups) ** 2
+        output: ObjectiveOutput = self.model(
             images,
             self.mask_ratio,
-            noise.to(images.device),
+            self._noise(batch),
             wavelengths=batch["bands"][0] if "bands" in batch else None,
             valid=_valid_or_none(batch["valid"]),
             dates=batch.get("days"),
-            mask_style=self.mask_style,
-            spectral_scale=((self.reference_groups or grid.groups) / grid.groups) ** 2,
             counts=counts,
+            **settings,
         )
         return output
+
+    def _noise(self, batch: Batch) -> Tensor:
+        images = batch["images"]
+        size = self.model.noise_size(images, **self._style)
+        return _draw_sample_noise(size, batch["seed"]).to(images.device)
 
     def sums(self, batch: Batch) -> Tensor:
         """Count what the loss averages over, without running the model.
 
         Returns:
-            (data sets, 3): micro-batches, masked tokens and sums over a spectrum, in
-            the row of the batch's data set.
+            (data sets, 1 + M): micro-batches, and the M counts of the objective, in the
+            row of the batch's data set.
         """
-        images = batch["images"]
-        grid = self.model.encoder.grid_of(images)
-        noise = _draw_sample_noise(grid, batch["seed"], self.mask_style)
         counts = self.model.count_targets(
-            images,
+            batch["images"],
             self.mask_ratio,
-            noise.to(images.device),
+            self._noise(batch),
             _valid_or_none(batch["valid"]),
-            self.mask_style,
+            **self._style,
         )
         sums = counts.new_zeros(max(1, len(self.names)), 1 + len(counts))
         sums[self._kind(batch)] = torch.cat([counts.new_ones(1), counts])
         return sums
 
     def loss(self, batch: Batch, gather: Gather = own_sums) -> dict[str, Tensor]:
-        """Give the loss, both of its terms, and that of the batch's data set, all 0-d.
+        """Give the loss, its terms, and that of the batch's data set, all 0-d.
 
         Args:
             batch: a micro-batch.
@@ -192,11 +186,7 @@ class PretrainingTask:
             parts, *found = gather(self.sums(batch))[self._kind(batch)]
             counts = torch.stack(found).clamp(min=1) / parts
         output = self.forward(batch, counts)
-        terms = {
-            "loss": output.loss,
-            "token_loss": output.token_loss,
-            "spectral_loss": output.spectral_loss,
-        }
+        terms = {"loss": output.loss, **output.terms}
         name = self._name_of(batch)
         return {**terms, f"loss_{name}": output.loss} if name else terms
 
@@ -210,18 +200,33 @@ class PretrainingTask:
 
     @torch.no_grad()
     def validate(self, batch: Batch) -> None:
-        """Add the squared error of masked, valid pixels of one held-out batch."""
+        """Add one held-out batch.
+
+        What counts is the squared error of hidden, valid pixels, or the loss where
+        nothing is rebuilt.
+        """
         images = batch["images"]
         output = self.forward(batch)
-        rebuilt = self.model.reconstruct(output).float()
-        counted = pixel_mask(output.mask, output.grid) & batch["valid"]
-        self._errors["masked_error"].add(rebuilt, images, counted)
+        rebuilt = self.model.reconstruct(output)
+        hidden = self.model.hidden_pixels(output)
+        if rebuilt is None or hidden is None:
+            self._losses.append(float(output.loss))
+            return
+        counted = hidden & batch["valid"]
+        self._errors["masked_error"].add(rebuilt.float(), images, counted)
         name = self._name_of(batch)
         if name:
-            self._errors[f"masked_error_{name}"].add(rebuilt, images, counted)
+            self._errors[f"masked_error_{name}"].add(rebuilt.float(), images, counted)
 
     def metrics(self) -> dict[str, float]:
-        """Give the mean squared error of masked pixels, in scaled units, and reset."""
+        """Give the mean squared error of masked pixels, in scaled units, and reset.
+
+        Of an objective that rebuilds nothing it is the mean loss of its batches.
+        """
+        if self._losses:
+            found = {"loss": sum(self._losses) / len(self._losses)}
+            self._losses.clear()
+            return found
         errors = {name: found.mean for name, found in self._errors.items()}
         self._errors.clear()
         return errors or {"masked_error": ErrorSum().mean}
@@ -245,19 +250,23 @@ def score_reconstructions(
         Mean squared errors over masked pixels: `model`, `band_mean`, `linear_space`,
         `space_spectrum` (the best width), and `images`, how many there were. A model
         with normalised targets is told each token's mean, and so is compared with that
-        alone, `token_mean`: fillers are not told, and would flatter it.
+        alone, `token_mean`: fillers are not told, and would flatter it. Nothing of an
+        objective that rebuilds nothing.
     """
     sums: dict[str, ErrorSum] = defaultdict(ErrorSum)
     count = 0
+    has_normal_targets = getattr(task.model, "normalize_targets", False)
     for batch in batches:
         with torch.no_grad():
             output = task.forward(batch)
         images, valid = batch["images"], batch["valid"]
-        masked = pixel_mask(output.mask, output.grid)
         rebuilt = task.model.reconstruct(output)
+        masked = task.model.hidden_pixels(output)
+        if rebuilt is None or masked is None:
+            return {}
         counted, visible = masked & valid, ~masked & valid
-        if task.model.normalize_targets:
-            guesses = {"token_mean": token_means(images, output.grid)}
+        if has_normal_targets:
+            guesses = _own_means(task.model, images)
         else:
             # Fillers know no dates: each date of a series is an image to them.
             images, rebuilt, counted, visible = (
@@ -270,9 +279,16 @@ def score_reconstructions(
     errors = {name: found.mean for name, found in sums.items()}
     tried = {n: e for n, e in errors.items() if n.startswith("space_spectrum")}
     chosen = {n: e for n, e in errors.items() if n not in tried}
-    if not task.model.normalize_targets:
+    if not has_normal_targets:
         chosen["space_spectrum"] = min(tried.values(), default=float("nan"))
     return {**chosen, "images": float(count)}
+
+
+def _own_means(model: Objective, images: Tensor) -> dict[str, Tensor]:
+    """Return what a model of normalised targets is told: each token's own mean."""
+    if not isinstance(model, MaskedAutoencoder):
+        return {}
+    return {"token_mean": token_means(images, model.encoder.grid_of(images))}
 
 
 def _fill(images: Tensor, visible: Tensor) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from spectralgpt.checkpoints import save_torch
 from spectralgpt.errors import CheckpointError, OutputError
 from spectralgpt.files import write_file
-from spectralgpt.models.building import check_finite
+from spectralgpt.models.weights import check_finite
 from spectralgpt.published import read_torch_file
 from spectralgpt.training.module import TrainingModule
 

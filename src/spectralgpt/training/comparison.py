@@ -28,8 +28,8 @@ from spectralgpt.data.samples import SPLITS, SampleSet
 from spectralgpt.errors import CheckpointError
 from spectralgpt.files import write_json, write_table
 from spectralgpt.metrics import Scores, score_images
-from spectralgpt.models.building import check_output
-from spectralgpt.models.encoder import SpectralEncoder
+from spectralgpt.models.encoder import Encoder
+from spectralgpt.models.weights import check_output
 from spectralgpt.resampling import absent_groups
 from spectralgpt.tasks import read_batches
 from spectralgpt.tasks.probes import (
@@ -117,7 +117,7 @@ def compare_features(
     def counter(kind: str) -> Callable[[int], None] | None:
         return None if progress is None else _counter(progress, kind, len(dataset))
 
-    def encode(encoder: SpectralEncoder, kind: str) -> Features:
+    def encode(encoder: Encoder, kind: str) -> Features:
         encoder.absent_groups = absent_groups(
             i for sample in labelled.samples for i in sample.items
         )
@@ -164,9 +164,9 @@ def compare_features(
 
 
 def _baselines(
-    encoder: SpectralEncoder,
+    encoder: Encoder,
     dataset: LabelledDataset,
-    encode: Callable[[SpectralEncoder, str], Features],
+    encode: Callable[[Encoder, str], Features],
     counter: Callable[[str], Callable[[int], None] | None],
 ) -> dict[str, _Compute]:
     """Return what computes each baseline for a seed and its training images."""
@@ -281,7 +281,7 @@ def _describe(summary: _Summary) -> Iterator[str]:
 
 
 def _extract_features(
-    encoder: SpectralEncoder,
+    encoder: Encoder,
     dataset: LabelledDataset,
     *,
     batch_size: int = 32,
@@ -362,13 +362,13 @@ def _random_convolutions(
     return _features_of(np.concatenate(rows), dataset)
 
 
-def random_encoder(encoder: SpectralEncoder, seed: int) -> SpectralEncoder:
+def random_encoder(encoder: Encoder, seed: int) -> Encoder:
     """Build the same encoder anew with random weights."""
     # Initialisation draws from torch's global generator; fork it, so that the caller's
     # own sequence does not depend on whether baselines are computed.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        fresh = SpectralEncoder(**encoder.config)
+        fresh = type(encoder)(**encoder.config)
     return fresh.to(next(encoder.parameters()).device).eval()
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from spectralgpt.building import merge_adapters
 from spectralgpt.checkpoints import load_model, save_model
 from spectralgpt.data.datasets import LabelledDataset
 from spectralgpt.data.dense import (
@@ -32,8 +33,7 @@ from spectralgpt.data.masks import describe_target
 from spectralgpt.data.samples import CHANGE, REGRESSION, SPLITS, SampleSet
 from spectralgpt.data.statistics import sample_statistics
 from spectralgpt.errors import ConfigError, DataError
-from spectralgpt.models.building import merge_adapters
-from spectralgpt.models.encoder import SpectralEncoder
+from spectralgpt.models.encoder import Encoder
 from spectralgpt.models.heads import (
     ChangeModel,
     ClassificationModel,
@@ -281,7 +281,7 @@ def finetune(
 
 
 def _add_head(
-    encoder: SpectralEncoder,
+    encoder: Encoder,
     num_classes: int,
     config: AnyFinetuneConfig,
 ) -> ClassificationModel | ChangeModel | SegmentationModel | RegressionModel:

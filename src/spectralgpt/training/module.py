@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from spectralgpt.errors import CheckpointError, ConfigError, TrainingError
-from spectralgpt.models.encoder import BlockStack, build_blocks
+from spectralgpt.models.blocks import BlockStack, build_blocks
 from spectralgpt.tasks import Batch, Gather, Task, own_sums
 from spectralgpt.training.loading import EpochBatchSampler
 from spectralgpt.training.optim import (

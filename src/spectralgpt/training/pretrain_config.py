@@ -5,7 +5,7 @@ Stages take from the run what they do not say, data sets of a mixture from `data
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,8 +13,9 @@ from typing import Any, Literal
 from spectralgpt.config import build_config, check_keys
 from spectralgpt.data.crops import CropConfig
 from spectralgpt.errors import ConfigError
-from spectralgpt.models.sizes import check_settings
+from spectralgpt.models.sizes import check_settings, model_size
 from spectralgpt.models.tokens import MaskStyle
+from spectralgpt.objectives import OURS, objective_class, settings_of
 from spectralgpt.preprocessing import Scaling
 from spectralgpt.rasters import Stated
 from spectralgpt.training.optim import OptimizerConfig, TrainerConfig, check_at_least
@@ -22,6 +23,9 @@ from spectralgpt.training.optim import OptimizerConfig, TrainerConfig, check_at_
 # Names become columns of tables and folders: nothing that leaves a folder.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _SECTIONS = ("data", "masking", "optimizer", "trainer", "report")
+_OWN = ("objective", "settings", "seed", "steps")
+_OF_DATA = ("image_size", "num_bands", "wavelengths_nm")
+"""Settings of an objective that its images say."""
 _WHOLE_RUN = ("accelerator", "devices", "num_nodes", "strategy")
 """Settings of the processes, which are started once for all stages."""
 
@@ -81,7 +85,7 @@ class ModelConfig:
         check_settings(self.settings(), "model.")
 
     def settings(self) -> dict[str, Any]:
-        """Return the arguments of `build_autoencoder` that are set."""
+        """Return the arguments of the model's class that are set."""
         others = ("size", "start_from", "keep_positions", "tokenizer")
         names = [f.name for f in fields(self) if f.name not in others]
         values = {name: getattr(self, name) for name in names}
@@ -181,17 +185,18 @@ class MaskingConfig:
     """Which tokens the encoder does not see.
 
     Args:
-        ratio: share of masked tokens, 0..1.
+        ratio: share of masked tokens, 0..1; null takes the objective's own, which is
+            0.9 of ours.
         style: cube (each token by itself), tube (one spatial mask for all band groups),
             spectral (whole band groups) or date (whole dates of a series).
     """
 
-    ratio: float = 0.9
+    ratio: float | None = None
     style: MaskStyle = "cube"
 
     def __post_init__(self) -> None:
         """Check the ratio."""
-        if not 0 <= self.ratio < 1:
+        if not 0 <= (self.ratio or 0) < 1:
             raise ConfigError(f"masking.ratio is {self.ratio}; use 0 <= ratio < 1.")
 
 
@@ -220,6 +225,9 @@ class PretrainConfig:
     """A pretraining run.
 
     Args:
+        objective: what is learned: spectralgpt, our own; or another of the paper's
+            family, such as mae, satmae, st-mae, simmim, ringmo, beit, moco or simclr.
+        settings: further settings of another objective, by name, such as groups.
         model: which model, from which weights.
         data: which images.
         masking: which tokens are hidden.
@@ -230,10 +238,13 @@ class PretrainConfig:
         steps: optimizer steps of the whole run, shared equally over the epochs, instead
             of data.samples_per_epoch; null takes that.
         stages: stages that are run in turn, each from the weights of the one before.
-            Each has a name, and whatever of data, masking, optimizer, trainer, report,
-            seed and steps differs for it; a relative data.root lies under the run's.
+            Each has a name, and whatever of objective, settings, data, masking,
+            optimizer, trainer, report, seed and steps differs for it; a relative
+            data.root lies under the run's.
     """
 
+    objective: str = OURS
+    settings: dict[str, Any] = field(default_factory=dict)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)
@@ -245,8 +256,13 @@ class PretrainConfig:
     stages: tuple[dict[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
-        """Check the seed, and that steps can be shared over the epochs."""
+        """Check the objective, the seed, and that steps can be shared over epochs."""
         check_at_least(0, self, "seed")
+        self.objective_settings()
+        if self.masking.ratio is None:
+            ratio = objective_class(self.objective).default_mask_ratio
+            stated = replace(self.masking, ratio=ratio)
+            object.__setattr__(self, "masking", stated)
         if self.steps is None:
             return
         epochs = self.trainer.epochs
@@ -260,6 +276,54 @@ class PretrainConfig:
                 f"steps is {self.steps} and data.samples_per_epoch "
                 f"{self.data.samples_per_epoch}: both say how long an epoch is. Set "
                 "one of them to null."
+            )
+
+    def objective_settings(self) -> dict[str, Any]:
+        """Return the arguments of the objective's class that are not of the data.
+
+        Raises:
+            ConfigError: the objective is unknown, or has no such setting.
+        """
+        if self.objective == OURS:
+            if self.settings:
+                raise ConfigError(
+                    f"settings.{next(iter(self.settings))} is set, but objective "
+                    f"{OURS} has its settings in model."
+                )
+            return self.model.settings()
+        known = settings_of(self.objective)
+        for name in self.settings:
+            if name not in known or name in _OF_DATA:
+                wanted = [each for each in known if each not in _OF_DATA]
+                raise ConfigError(
+                    f"settings.{name}: objective {self.objective} has no such setting; "
+                    f"it has {', '.join(wanted)}."
+                )
+        self._refuse_ours(known)
+        chosen = {k: v for k, v in self.model.settings().items() if k in known}
+        sizes = {k: v for k, v in model_size(self.model.size).items() if k in known}
+        return {**sizes, **chosen, **self.settings}
+
+    def _refuse_ours(self, known: Collection[str]) -> None:
+        """Refuse what only our own objective has."""
+        changed = {
+            f"model.{name}"
+            for name, value in self.model.settings().items()
+            if name not in known and value != getattr(ModelConfig(), name)
+        }
+        if self.model.tokenizer is not None:
+            changed.add("model.tokenizer")
+        if self.masking.style != "cube":
+            changed.add("masking.style")
+        for name in ("token_budget", "band_subsets"):
+            if getattr(self.data, name):
+                changed.add(f"data.{name}")
+        if self.data.allow_missing_bands:
+            changed.add("data.allow_missing_bands")
+        if changed:
+            raise ConfigError(
+                f"{min(changed)} is set, but objective {self.objective} does not have "
+                "it: leave it out."
             )
 
 
@@ -313,11 +377,12 @@ def stages_of(config: PretrainConfig) -> dict[str, PretrainConfig]:
     found = []
     for number, entry in enumerate(config.stages, start=1):
         place = f"stages, entry {number}"
-        values = _check_entry(entry, place, (*_SECTIONS, "seed", "steps"))
+        values = _check_entry(entry, place, (*_SECTIONS, *_OWN))
         name = values.pop("name")
         place = f"stage {name!r}"
         _check_machines(values.get("trainer", {}), place)
-        merged = merge_sections(_without_length(base, values), values)
+        kept = _without_objective(_without_length(base, values), values)
+        merged = merge_sections(kept, values)
         own = replace(build_config(merged, PretrainConfig, place), model=config.model)
         _check_data(own.data, place)
         found.append((name, own))
@@ -333,6 +398,17 @@ def _without_length(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str
         kept["data"] = {**base["data"], "samples_per_epoch": None}
     elif isinstance(data, Mapping) and data.get("samples_per_epoch") is not None:
         kept["steps"] = None
+    return kept
+
+
+def _without_objective(
+    base: Mapping[str, Any], own: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Drop what the run says of its objective, if the stage has another one."""
+    kept = dict(base)
+    if own.get("objective", base["objective"]) != base["objective"]:
+        kept["settings"] = {}
+        kept["masking"] = {**base["masking"], "ratio": None}
     return kept
 
 

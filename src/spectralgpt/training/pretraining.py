@@ -20,6 +20,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader, Sampler, default_collate
 
+from spectralgpt import objectives
+from spectralgpt.building import build_autoencoder
 from spectralgpt.checkpoints import CONFIG_FILE, load_model, save_model
 from spectralgpt.config import changed_settings, read_mapping
 from spectralgpt.data.pretraining import MixedDataset
@@ -32,9 +34,10 @@ from spectralgpt.errors import (
     SpectralGPTError,
 )
 from spectralgpt.files import write_file, write_json
-from spectralgpt.models.building import build_autoencoder
 from spectralgpt.models.mae import MaskedAutoencoder
+from spectralgpt.models.objective import Objective
 from spectralgpt.models.sizes import WEIGHTS_FILE, model_size
+from spectralgpt.objectives import OURS, objective_class, settings_of
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.reports.reconstructions import (
     plot_reconstruction,
@@ -43,7 +46,6 @@ from spectralgpt.reports.reconstructions import (
 from spectralgpt.scenes.reconstruction import Reconstruction
 from spectralgpt.tasks.pretraining import (
     PretrainingTask,
-    pixel_mask,
     score_reconstructions,
 )
 from spectralgpt.training.checkpointing import LastCheckpoint, read_checkpoint
@@ -82,7 +84,7 @@ def pretrain(
     callbacks: Sequence[Callback] = (),
     announce: Callable[[str], None] | None = None,
 ) -> Path:
-    """Pretrain a masked autoencoder.
+    """Pretrain a model on images without labels.
 
     Args:
         config: the whole run.
@@ -189,7 +191,9 @@ def _check_finished(name: str, stage: PretrainConfig, folder: RunFolder) -> None
             f"{folder.root} is finished, but its {folder.config.name} is gone, so "
             "nothing says what it learned. Train anew with --overwrite."
         )
-    before, now = dict(read_mapping(folder.config)), plain_config(stage)
+    # Runs of before there were others say no objective.
+    before = {"objective": OURS, "settings": {}, **read_mapping(folder.config)}
+    now = plain_config(stage)
     for plain in (before, now):
         plain.pop("report", None)
         plain["model"] = {**plain.get("model", {}), "start_from": None}
@@ -246,7 +250,7 @@ def _run_stage(
     resume: bool = False,
     callbacks: Sequence[Callback] = (),
 ) -> None:
-    """Train a masked autoencoder as a configuration without stages says.
+    """Train as a configuration without stages says.
 
     Args:
         config: the stage, or the whole run.
@@ -260,8 +264,15 @@ def _run_stage(
         config, data = _as_begun(config, folder), None
     data = data or _load_checked(config)
     primary = data.train.datasets[0]
+    model = build_model(config, data.preprocessing, data.has_series)
+    contract = replace(
+        data.preprocessing,
+        patch_size=model.encoder.patch_size,
+        bands_per_token=model.encoder.bands_per_token,
+    )
+    data = replace(data, preprocessing=contract)
     task = PretrainingTask(
-        build_model(config, data.preprocessing, data.has_series),
+        model,
         config.masking.ratio,
         config.masking.style,
         data.train.names,
@@ -309,9 +320,40 @@ def _load_checked(config: PretrainConfig) -> PretrainingData:
             "warm-up must end before the training does. Lower it."
         )
     data = load_pretraining_data(config)
+    _check_suits(config, data)
     build_batches(config, data.train.sizes, data.train.weights)
     _shown(config, data)
     return data
+
+
+def _check_suits(config: PretrainConfig, data: PretrainingData) -> None:
+    """Refuse images that another objective than ours cannot take.
+
+    Raises:
+        ConfigError: they are of several sensors, or series.
+    """
+    if config.objective == OURS:
+        return
+    if data.preprocessing.others:
+        raise ConfigError(
+            f"objective {config.objective} takes images of one sensor, and "
+            f"data.mixture has several: use objective {OURS}, or one sensor."
+        )
+    chosen = objective_class(config.objective)
+    if data.has_series and not chosen.takes_series:
+        raise ConfigError(
+            f"objective {config.objective} takes single dates, and these are series: "
+            "leave `series` out of their description, or use st-mae or spectralgpt."
+        )
+    if chosen.sees_pairs and config.trainer.accumulate > 1:
+        _log.warning(
+            "objective %s compares images within a micro-batch only: "
+            "trainer.accumulate %d gives each the others of %d images, not of %d.",
+            config.objective,
+            config.trainer.accumulate,
+            config.trainer.batch_size * config.trainer.processes,
+            config.trainer.effective_batch,
+        )
 
 
 def build_batches(
@@ -408,13 +450,13 @@ def _export(
     trainer: Trainer,
     module: TrainingModule,
     preprocessing: Preprocessing,
-) -> MaskedAutoencoder | None:
+) -> Objective | None:
     """Save the model in our own format; returns an unsharded copy on rank 0."""
     state = full_state_dict(trainer, module)
     if not trainer.is_global_zero:
         return None
-    assert isinstance(module.model, MaskedAutoencoder)
-    copy = MaskedAutoencoder(**module.model.config)
+    assert isinstance(module.model, Objective)
+    copy = type(module.model)(**module.model.config)
     copy.load_state_dict(state)
     extra = {
         "task": "pretraining",
@@ -428,7 +470,7 @@ def _export(
 def _conclude(
     config: PretrainConfig,
     folder: RunFolder,
-    model: MaskedAutoencoder | None,
+    model: Objective | None,
     held_out: MixedDataset | None,
     parts: Sequence[Sequence[int]],
 ) -> None:
@@ -455,35 +497,66 @@ def _conclude(
 
 def build_model(
     config: PretrainConfig, preprocessing: Preprocessing, has_series: bool = False
-) -> MaskedAutoencoder:
+) -> Objective:
     """Build the model of a run, or load it with positions for the run's images.
 
     Args:
-        config: names the size and the checkpoint, if there is one.
+        config: names the objective, the size and the checkpoint, if there is one.
         preprocessing: bands and image size that its positions are for.
         has_series: whether it is told dates; a checkpoint without date embedding gains
             one of zeros.
 
     Raises:
-        CheckpointError: the checkpoint is missing, or no masked autoencoder.
+        CheckpointError: the checkpoint is missing, or of another objective.
         ConfigError: it has another size than the configuration says.
     """
-    if config.model.start_from is not None:
-        model = _load_start(config.model, preprocessing)
-        if has_series:
-            model.add_date_embedding()
-        _set_tokenizer(model, config, preprocessing)
-        if not config.model.keep_positions:
-            fresh = _build_random(config, preprocessing, has_series)
-            for part, anew in (
-                (model.encoder, fresh.encoder),
-                (model.decoder, fresh.decoder),
-            ):
-                part.positions.load_state_dict(anew.positions.state_dict())
-        return model
-    model = _build_random(config, preprocessing, has_series)
+    if config.objective != OURS:
+        return _build_other(config, preprocessing)
+    model = (
+        _build_random(config, preprocessing, has_series)
+        if config.model.start_from is None
+        else _load_start(config.model, preprocessing)
+    )
+    if has_series:
+        model.add_date_embedding()
     _set_tokenizer(model, config, preprocessing)
+    if config.model.start_from is not None and not config.model.keep_positions:
+        fresh = _build_random(config, preprocessing, has_series)
+        for part, anew in (
+            (model.encoder, fresh.encoder),
+            (model.decoder, fresh.decoder),
+        ):
+            part.positions.load_state_dict(anew.positions.state_dict())
     return model
+
+
+def _build_other(config: PretrainConfig, preprocessing: Preprocessing) -> Objective:
+    """Build another objective than ours, or load it."""
+    if not config.model.keep_positions:
+        raise ConfigError(
+            f"model.keep_positions is false, but objective {config.objective} does not "
+            "have it: leave it out."
+        )
+    settings = config.objective_settings()
+    of_data = {
+        "image_size": preprocessing.image_size,
+        "num_bands": len(preprocessing.bands),
+        "wavelengths_nm": preprocessing.wavelengths_nm,
+    }
+    known = settings_of(config.objective)
+    settings |= {name: value for name, value in of_data.items() if name in known}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = objectives.build(config.objective, **settings)
+    if config.model.start_from is None:
+        return model
+    start = load_model(
+        config.model.start_from,
+        image_size=preprocessing.image_size,
+        bands=preprocessing.bands,
+    ).model
+    model.start_from(start, config.model.start_from)
+    return model.train()
 
 
 def _build_random(
@@ -611,14 +684,14 @@ class _ReconstructionFigures(Callback):
         self.task.model.train(was_training)
         if not trainer.is_global_zero:
             return
+        made = self.task.model.reconstruct(output)
+        hidden = self.task.model.hidden_pixels(output)
+        if made is None or hidden is None:
+            return
         # Of a series the last date is drawn.
         rebuilt, masked, images = (
-            tensor[:, -1] if output.grid.num_dates else tensor
-            for tensor in (
-                self.task.model.reconstruct(output).float().cpu(),
-                pixel_mask(output.mask, output.grid).cpu(),
-                batch["images"],
-            )
+            tensor[:, -1] if tensor.ndim == 5 else tensor
+            for tensor in (made.float().cpu(), hidden.cpu(), batch["images"])
         )
         for at, (number, index) in enumerate(chosen.items()):
             self._save(

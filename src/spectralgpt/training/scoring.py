@@ -38,7 +38,7 @@ from spectralgpt.metrics import (
     summarise_images,
     value_sums,
 )
-from spectralgpt.models.building import check_output
+from spectralgpt.models.weights import check_output
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import Stated
 from spectralgpt.resampling import absent_groups

@@ -10,11 +10,11 @@ from typing import Literal
 
 import torch
 
+from spectralgpt.building import add_adapters, build_encoder
 from spectralgpt.checkpoints import LoadedModel, load_model, move_model
 from spectralgpt.data.identity import SeenImages, read_seen
 from spectralgpt.errors import CheckpointError, ConfigError
-from spectralgpt.models.building import add_adapters, build_encoder
-from spectralgpt.models.encoder import SpectralEncoder
+from spectralgpt.models.encoder import Encoder
 from spectralgpt.models.sizes import SIZES
 from spectralgpt.preprocessing import (
     BandStatistics,
@@ -126,7 +126,7 @@ class Start:
         seen: images that it was fine-tuned on before, by split.
     """
 
-    encoder: SpectralEncoder
+    encoder: Encoder
     preprocessing: Preprocessing
     scaling: Scaling
     seen: Mapping[str, SeenImages] = field(default_factory=dict)
@@ -249,10 +249,10 @@ def _tell_if_far(kept: BandStatistics, measured: BandStatistics) -> None:
     )
 
 
-def start_encoder(encoder: SpectralEncoder, config: TransferConfig) -> SpectralEncoder:
+def start_encoder(encoder: Encoder, config: TransferConfig) -> Encoder:
     """Copy an encoder for the mode: trainable, frozen, or with adapters."""
     drop_path = config.drop_path if config.mode == "full" else 0.0
-    copy = SpectralEncoder(**{**encoder.config, "drop_path": drop_path})
+    copy = type(encoder)(**{**encoder.config, "drop_path": drop_path})
     copy.load_state_dict(encoder.state_dict())
     copy.absent_groups = encoder.absent_groups
     copy.requires_grad_(config.mode == "full")

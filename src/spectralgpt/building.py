@@ -8,15 +8,15 @@ to the map, and the model is a plain one again, as large and as fast as before.
 
 import copy
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any, Literal, TypeVar, get_args
 
-import torch
 from torch import Tensor, nn
 
-from spectralgpt.errors import CheckpointError, ConfigError, DataError
-from spectralgpt.models.encoder import SpectralEncoder
+from spectralgpt import objectives
+from spectralgpt.errors import CheckpointError, ConfigError
+from spectralgpt.models.encoder import Encoder, SpectralEncoder
 from spectralgpt.models.heads import (
     ChangeModel,
     ClassificationModel,
@@ -26,15 +26,17 @@ from spectralgpt.models.heads import (
     resize_group_weights,
 )
 from spectralgpt.models.mae import MaskedAutoencoder
+from spectralgpt.models.objective import Objective
 from spectralgpt.models.positions import resize_positions
 from spectralgpt.models.sizes import check_settings, model_size
 from spectralgpt.models.tokens import Wavelengths, group_wavelengths, resize_spatial
+from spectralgpt.models.vit import VisionTransformer, resize_relative
 
 _log = logging.getLogger(__name__)
 
 Model = (
-    MaskedAutoencoder
-    | SpectralEncoder
+    Objective
+    | Encoder
     | ClassificationModel
     | SegmentationModel
     | RegressionModel
@@ -55,16 +57,17 @@ _TASK_MODELS: dict[
     "regressor": RegressionModel,
     "change-detector": ChangeModel,
 }
-_KINDS = ("autoencoder", "encoder", *_TASK_MODELS)
-_MAX_LISTED = 8
-# What torch.compile and parallel training put before names, on all or within them.
-_COMPILED = "_orig_mod."
-_WRAPPERS = ("module.", "model.")
+_ENCODERS: dict[str, type[Encoder]] = {
+    each.kind: each for each in (SpectralEncoder, VisionTransformer)
+}
+# What checkpoints call our own autoencoder, and its encoder alone.
+_AUTOENCODER, _ENCODER = "autoencoder", "encoder"
 # Query, key and value are one map here, and share the adapter's first matrix.
 _TARGETS = r"blocks\.\d+\.attn\.(qkv|proj)"
 _MARK = "lora_"
 
 AnyModel = TypeVar("AnyModel", bound=nn.Module)
+AnyEncoder = TypeVar("AnyEncoder", bound=Encoder)
 
 
 def build_autoencoder(size: str, **overrides: Any) -> MaskedAutoencoder:
@@ -93,9 +96,15 @@ def model_config(model: Model) -> dict[str, Any]:
     """Return the plain values from which `build_model` builds the model again."""
     for kind, builder in _TASK_MODELS.items():
         if isinstance(model, builder):
-            return {"kind": kind, "encoder": model.encoder.config, **model.head_config}
-    assert isinstance(model, MaskedAutoencoder | SpectralEncoder)
-    kind = "encoder" if isinstance(model, SpectralEncoder) else "autoencoder"
+            encoder = model.encoder.config
+            if not isinstance(model.encoder, SpectralEncoder):
+                encoder = {"kind": model.encoder.kind, **encoder}
+            return {"kind": kind, "encoder": encoder, **model.head_config}
+    if isinstance(model, Encoder):
+        is_ours = isinstance(model, SpectralEncoder)
+        return {"kind": _ENCODER if is_ours else model.kind, **model.config}
+    assert isinstance(model, Objective)
+    kind = _AUTOENCODER if isinstance(model, MaskedAutoencoder) else model.name
     return {"kind": kind, **model.config}
 
 
@@ -109,133 +118,29 @@ def build_model(config: Mapping[str, Any]) -> Model:
         raise CheckpointError("model configuration is no table of settings.")
     settings = dict(config)
     kind = settings.pop("kind", None)
-    if kind not in _KINDS:
-        raise CheckpointError(f"model kind {kind!r} is none of {', '.join(_KINDS)}.")
     try:
         check_settings(settings)
         if kind in _TASK_MODELS:
-            encoder = SpectralEncoder(**settings.pop("encoder"))
+            encoder = _build_encoder(dict(settings.pop("encoder")))
             return _TASK_MODELS[kind](encoder, **settings)
-        if kind == "encoder":
-            return SpectralEncoder(**settings)
-        return MaskedAutoencoder(**settings)
-    except (TypeError, KeyError, ConfigError) as error:
+        if kind == _ENCODER or kind in _ENCODERS:
+            return _build_encoder({"kind": kind, **settings})
+        if kind == _AUTOENCODER:
+            return MaskedAutoencoder(**settings)
+        others = [name for name in objectives.names() if name != objectives.OURS]
+        if kind in others:
+            return objectives.build(kind, **settings)
+    except (TypeError, KeyError, ValueError, ConfigError) as error:
         raise CheckpointError(f"model configuration cannot be used: {error}") from error
+    known = ", ".join((_AUTOENCODER, _ENCODER, *_TASK_MODELS, *_ENCODERS, *others))
+    raise CheckpointError(f"model kind {kind!r} is none of {known}.")
 
 
-def load_weights(
-    model: nn.Module, weights: Mapping[str, Tensor], assign: bool = False
-) -> None:
-    """Put weights that were read from a file into a model of our names, strictly.
-
-    Floating weights of any type become what the model has. Prefixes that compiling or
-    parallel training put before all names are taken off.
-
-    Args:
-        model: any module.
-        weights: a tensor for each of the model's names.
-        assign: the model takes the tensors themselves, for one without storage.
-
-    Raises:
-        CheckpointError: names or shapes do not fit, or values are not finite; lists
-            them.
-    """
-    found = plain_names(weights)
-    wanted = model.state_dict()
-    _check_fit(wanted, found)
-    cast = {name: _cast(name, found[name], wanted[name]) for name in wanted}
-    check_finite(cast.items(), "weights")
-    others = {str(v.dtype).removeprefix("torch.") for v in found.values()} - {
-        str(v.dtype).removeprefix("torch.") for v in wanted.values()
-    }
-    if others:
-        _log.info(
-            "weights in %s are cast to those of the model", ", ".join(sorted(others))
-        )
-    model.load_state_dict(cast, assign=assign)
-
-
-def plain_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return weights without the prefixes of compiled and parallel models."""
-    plain = {name.replace(_COMPILED, ""): value for name, value in weights.items()}
-    for prefix in _WRAPPERS * 2:
-        if plain and all(name.startswith(prefix) for name in plain):
-            plain = {name.removeprefix(prefix): value for name, value in plain.items()}
-    return plain
-
-
-def _check_fit(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    problems = [f"missing {name}" for name in wanted if name not in found]
-    problems += [f"unexpected {name}" for name in found if name not in wanted]
-    problems += [
-        f"{name} is {tuple(found[name].shape)}, needs {tuple(wanted[name].shape)}"
-        for name in wanted
-        if name in found and found[name].shape != wanted[name].shape
-    ]
-    if problems:
-        raise CheckpointError(f"weights do not fit the model: {_listed(problems)}.")
-
-
-def _cast(name: str, value: Tensor, wanted: Tensor) -> Tensor:
-    if value.dtype == wanted.dtype:
-        return value
-    # Numbers of 8 bits come with scales that lie elsewhere.
-    is_cast = value.is_floating_point() and value.element_size() > 1
-    if not (is_cast and wanted.is_floating_point()):
-        raise CheckpointError(
-            f"{name} holds {value.dtype}, needs {wanted.dtype}: these are no weights "
-            "of the model. Export them as float32."
-        )
-    return value.to(wanted.dtype)
-
-
-def check_finite(tensors: Iterable[tuple[str, Tensor]], what: str) -> None:
-    """Refuse tensors that hold NaN or infinity.
-
-    Args:
-        tensors: with their names.
-        what: they are, for the message.
-
-    Raises:
-        CheckpointError: names those that are not finite.
-    """
-    bad = [
-        name
-        for name, value in tensors
-        if value.is_floating_point()
-        and value.numel()
-        # One pass without a copy; NaN stays NaN.
-        and not torch.linalg.vector_norm(value.float(), torch.inf).isfinite()
-    ]
-    if bad:
-        raise CheckpointError(
-            f"{what} not finite (NaN or infinity) in {_listed(bad)}: the training that "
-            "wrote them diverged. Use an earlier checkpoint, or train anew with a "
-            "lower optimizer.base_lr."
-        )
-
-
-def check_output(values: Tensor, name: str = "the images") -> Tensor:
-    """Return what a model made, after refusing values that are not finite.
-
-    Raises:
-        DataError: there are NaN or infinite values; a class or score of them would look
-            like a result.
-    """
-    if not bool(values.isfinite().all()):
-        raise DataError(
-            f"{name}: the model gives values that are not finite (NaN or infinity), so "
-            "there is no result. Its weights may be too large for their arithmetic: "
-            "try --precision fp32, or a checkpoint from before the training diverged."
-        )
-    return values
-
-
-def _listed(problems: Sequence[str]) -> str:
-    more = len(problems) - _MAX_LISTED
-    return "; ".join(problems[:_MAX_LISTED]) + (
-        f"; and {more} more" if more > 0 else ""
-    )
+def _build_encoder(settings: dict[str, Any]) -> Encoder:
+    kind = settings.pop("kind", _ENCODER)
+    kind = SpectralEncoder.kind if kind == _ENCODER else kind
+    check_settings(settings)
+    return _ENCODERS[kind](**settings)
 
 
 def resize_model(
@@ -259,9 +164,10 @@ def resize_model(
     target = config.get("encoder", config)
     old = dict(target)
     if wavelengths_nm is not None:
-        if old["wavelengths_nm"] is None:
+        if old.get("wavelengths_nm") is None:
             raise CheckpointError(
-                "the model knows no wavelengths, so it cannot be moved to other bands."
+                "the model knows no wavelengths, so it cannot be moved to other bands: "
+                "bring images into its own with bands: resample."
             )
         is_bound = config.get("pixel_detail") or config.get("pooling") == "groups"
         if is_bound and len(wavelengths_nm) != old["num_bands"]:
@@ -274,7 +180,7 @@ def resize_model(
     target["image_size"] = image_size or old["image_size"]
     resized = build_model(config)
     places = None
-    if old["wavelengths_nm"] != target["wavelengths_nm"]:
+    if old.get("wavelengths_nm") != target.get("wavelengths_nm"):
         known, wanted = (
             group_wavelengths(each["wavelengths_nm"], old["bands_per_token"])
             for each in (old, target)
@@ -307,7 +213,13 @@ def _resize_table(
     kind = name.rpartition("positions.")[2]
     size, new_size = ((side, side) for side in sides)
     if kind == "spatial":
-        return resize_spatial(table, size, new_size)
+        # Joint tables of time and space hold the places of one time after another.
+        by_time = table.reshape(-1, sides[0] ** 2, table.shape[-1])
+        return resize_spatial(by_time, size, new_size).reshape(
+            len(table), -1, table.shape[-1]
+        )
+    if name.endswith("relative.table"):
+        return resize_relative(table, *sides)
     if kind == "spectral" and places is not None:
         return resize_positions(table[0], *places)[None]
     if kind == "joint":
@@ -353,7 +265,7 @@ def quantize_encoder(model: Model, quantization: Quantization = "int8") -> None:
         ) from None
     finally:
         log.setLevel(level)
-    encoder = model if isinstance(model, SpectralEncoder) else model.encoder
+    encoder = model if isinstance(model, Encoder) else model.encoder
     quantize_(
         encoder.blocks, Int8WeightOnlyConfig(set_inductor_config=False, version=2)
     )
@@ -374,8 +286,8 @@ def plain_parts(value: Tensor) -> list[Tensor]:
 
 
 def add_adapters(
-    encoder: SpectralEncoder, rank: int = 8, alpha: int = 16, dropout: float = 0.0
-) -> SpectralEncoder:
+    encoder: AnyEncoder, rank: int = 8, alpha: int = 16, dropout: float = 0.0
+) -> AnyEncoder:
     """Freeze an encoder and give its attention maps low-rank adapters, in place.
 
     The output is unchanged until the adapters are trained. A head on the encoder stays
@@ -447,9 +359,7 @@ def merge_adapters(model: AnyModel) -> AnyModel:
     return plain.requires_grad_()
 
 
-def _check_adapters(
-    encoder: SpectralEncoder, rank: int, alpha: int, dropout: float
-) -> None:
+def _check_adapters(encoder: Encoder, rank: int, alpha: int, dropout: float) -> None:
     if has_adapters(encoder):
         raise ConfigError(
             "the encoder has adapters already: merge them first (merge_adapters)."

@@ -1,0 +1,158 @@
+"""What every way of learning from images without labels gives."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from spectralgpt.errors import CheckpointError
+from spectralgpt.models.encoder import Encoder
+from spectralgpt.models.tokens import Wavelengths
+from spectralgpt.models.weights import load_weights
+
+
+@dataclass(frozen=True)
+class ObjectiveOutput:
+    """What one pass through an objective gives.
+
+    Attributes:
+        loss: 0-d; alone of all it has gradients.
+        terms: 0-d values to log beside the loss, by name.
+        prediction: what the decoder gives, in the objective's own order; None if there
+            is no decoder.
+        mask: float, 1 where something was hidden; None if nothing is.
+        latent: the encoder's output for what it saw.
+        rebuilt: the prediction in the scale of the images, which `reconstruct` makes
+            images of; None where nothing is rebuilt, or in training.
+        hidden: bool shaped as the images, true where they were hidden; likewise.
+    """
+
+    loss: Tensor
+    terms: Mapping[str, Tensor] = field(default_factory=dict)
+    prediction: Tensor | None = None
+    mask: Tensor | None = None
+    latent: Tensor | None = None
+    rebuilt: Tensor | None = None
+    hidden: Tensor | None = None
+
+
+class Objective(nn.Module, ABC):
+    """A way of learning from images without labels.
+
+    It takes scaled images with their bands and gives a loss, what to log, and an
+    encoder that every task takes. All its chance comes from `noise`, uniform values of
+    each image, so that a step depends on nothing before it but weights and buffers.
+
+    Attributes:
+        name: as in `--objective NAME` and in checkpoints.
+        default_mask_ratio: share of what is hidden where none is stated.
+        sees_pairs: whether the loss compares images of a batch with each other. Several
+            processes then share their batch; micro-batches do not.
+        takes_series: whether images may have a date axis.
+        encoder: what is learned.
+        config: the constructor arguments that build it again.
+    """
+
+    name: ClassVar[str]
+    default_mask_ratio: ClassVar[float] = 0.75
+    sees_pairs: ClassVar[bool] = False
+    takes_series: ClassVar[bool] = False
+    encoder: Encoder
+    config: dict[str, Any]
+
+    @abstractmethod
+    def noise_size(self, images: Tensor) -> int:
+        """Return how many uniform values one of these images takes."""
+
+    @abstractmethod
+    def forward(
+        self,
+        images: Tensor,
+        mask_ratio: float | None = None,
+        noise: Tensor | None = None,
+        *,
+        wavelengths: Wavelengths | Tensor | None = None,
+        valid: Tensor | None = None,
+        dates: Tensor | None = None,
+        counts: Tensor | None = None,
+    ) -> ObjectiveOutput:
+        """Measure the error on images.
+
+        Args:
+            images: (B, C, H, W), scaled to about 0..1; a series (B, T, C, H, W).
+            mask_ratio: share of what is hidden, 0 <= ratio < 1; None for the usual one.
+            noise: (B, M) uniform values, M as `noise_size` says; None draws them.
+            wavelengths: of each band; None if they are the encoder's own.
+            valid: bool, shaped as the images, false where a pixel counts in no loss.
+            dates: (B, T), days since 1970-01-01; None if unknown.
+            counts: what the loss is divided by, where these images are a part of a
+                batch, see `count_targets`; None takes their own.
+        """
+
+    def count_targets(
+        self,
+        images: Tensor,
+        mask_ratio: float | None,
+        noise: Tensor,
+        valid: Tensor | None = None,
+    ) -> Tensor:
+        """Count what the loss averages over, without running the model.
+
+        Counts of parts of a batch add up to those of the batch. Here they are the
+        images: (1,).
+        """
+        return images.new_tensor([float(len(images))])
+
+    def draw(self, images: Tensor, noise: Tensor | None) -> Tensor:
+        """Return the noise of images, drawn where none is given: (B, M)."""
+        if noise is not None:
+            return noise.to(images.device)
+        return torch.rand(len(images), self.noise_size(images), device=images.device)
+
+    def begin_step(self) -> None:
+        """Do what comes once before each optimizer step; nothing here."""
+
+    def reconstruct(self, output: ObjectiveOutput) -> Tensor | None:
+        """Return what was rebuilt, shaped as the images; None if nothing is."""
+        return output.rebuilt
+
+    def hidden_pixels(self, output: ObjectiveOutput) -> Tensor | None:
+        """Return where pixels were hidden, bool shaped as the images, or None."""
+        return output.hidden
+
+    def start_from(self, other: nn.Module, name: str) -> None:
+        """Take over the weights of another model.
+
+        Args:
+            other: as it was loaded.
+            name: what it is called in messages.
+
+        Raises:
+            CheckpointError: it is no model of this objective, or has other sizes.
+        """
+        if not isinstance(other, type(self)):
+            raise CheckpointError(
+                f"{name} holds a {type(other).__name__}; objective {self.name} starts "
+                "from weights of its own. Name the checkpoint of such a run."
+            )
+        load_weights(self, other.state_dict())
+
+    def published_names(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Give tensors, named and shaped as the weights, their published form.
+
+        Raises:
+            CheckpointError: nothing is published for this objective.
+        """
+        raise CheckpointError(f"objective {self.name} has no published form.")
+
+    def load_published_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Take weights over under their published names, strictly.
+
+        Raises:
+            CheckpointError: nothing is published for this objective, or names or shapes
+                do not fit; lists them.
+        """
+        raise CheckpointError(f"objective {self.name} has no published form.")

@@ -1,0 +1,130 @@
+"""Weights put into models, strictly, and numbers that are not finite refused."""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from spectralgpt.errors import CheckpointError, DataError
+
+_log = logging.getLogger(__name__)
+_MAX_LISTED = 8
+# What torch.compile and parallel training put before names, on all or within them.
+_COMPILED = "_orig_mod."
+_WRAPPERS = ("module.", "model.")
+
+
+def load_weights(
+    model: nn.Module, weights: Mapping[str, Tensor], assign: bool = False
+) -> None:
+    """Put weights that were read from a file into a model of our names, strictly.
+
+    Floating weights of any type become what the model has. Prefixes that compiling or
+    parallel training put before all names are taken off.
+
+    Args:
+        model: any module.
+        weights: a tensor for each of the model's names.
+        assign: the model takes the tensors themselves, for one without storage.
+
+    Raises:
+        CheckpointError: names or shapes do not fit, or values are not finite; lists
+            them.
+    """
+    found = plain_names(weights)
+    wanted = model.state_dict()
+    _check_fit(wanted, found)
+    cast = {name: _cast(name, found[name], wanted[name]) for name in wanted}
+    check_finite(cast.items(), "weights")
+    others = {str(v.dtype).removeprefix("torch.") for v in found.values()} - {
+        str(v.dtype).removeprefix("torch.") for v in wanted.values()
+    }
+    if others:
+        _log.info(
+            "weights in %s are cast to those of the model", ", ".join(sorted(others))
+        )
+    model.load_state_dict(cast, assign=assign)
+
+
+def plain_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights without the prefixes of compiled and parallel models."""
+    plain = {name.replace(_COMPILED, ""): value for name, value in weights.items()}
+    for prefix in _WRAPPERS * 2:
+        if plain and all(name.startswith(prefix) for name in plain):
+            plain = {name.removeprefix(prefix): value for name, value in plain.items()}
+    return plain
+
+
+def _check_fit(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    problems = [f"missing {name}" for name in wanted if name not in found]
+    problems += [f"unexpected {name}" for name in found if name not in wanted]
+    problems += [
+        f"{name} is {tuple(found[name].shape)}, needs {tuple(wanted[name].shape)}"
+        for name in wanted
+        if name in found and found[name].shape != wanted[name].shape
+    ]
+    if problems:
+        raise CheckpointError(f"weights do not fit the model: {_listed(problems)}.")
+
+
+def _cast(name: str, value: Tensor, wanted: Tensor) -> Tensor:
+    if value.dtype == wanted.dtype:
+        return value
+    # Numbers of 8 bits come with scales that lie elsewhere.
+    is_cast = value.is_floating_point() and value.element_size() > 1
+    if not (is_cast and wanted.is_floating_point()):
+        raise CheckpointError(
+            f"{name} holds {value.dtype}, needs {wanted.dtype}: these are no weights "
+            "of the model. Export them as float32."
+        )
+    return value.to(wanted.dtype)
+
+
+def check_finite(tensors: Iterable[tuple[str, Tensor]], what: str) -> None:
+    """Refuse tensors that hold NaN or infinity.
+
+    Args:
+        tensors: with their names.
+        what: they are, for the message.
+
+    Raises:
+        CheckpointError: names those that are not finite.
+    """
+    bad = [
+        name
+        for name, value in tensors
+        if value.is_floating_point()
+        and value.numel()
+        # One pass without a copy; NaN stays NaN.
+        and not torch.linalg.vector_norm(value.float(), torch.inf).isfinite()
+    ]
+    if bad:
+        raise CheckpointError(
+            f"{what} not finite (NaN or infinity) in {_listed(bad)}: the training that "
+            "wrote them diverged. Use an earlier checkpoint, or train anew with a "
+            "lower optimizer.base_lr."
+        )
+
+
+def check_output(values: Tensor, name: str = "the images") -> Tensor:
+    """Return what a model made, after refusing values that are not finite.
+
+    Raises:
+        DataError: there are NaN or infinite values; a class or score of them would look
+            like a result.
+    """
+    if not bool(values.isfinite().all()):
+        raise DataError(
+            f"{name}: the model gives values that are not finite (NaN or infinity), so "
+            "there is no result. Its weights may be too large for their arithmetic: "
+            "try --precision fp32, or a checkpoint from before the training diverged."
+        )
+    return values
+
+
+def _listed(problems: Sequence[str]) -> str:
+    more = len(problems) - _MAX_LISTED
+    return "; ".join(problems[:_MAX_LISTED]) + (
+        f"; and {more} more" if more > 0 else ""
+    )

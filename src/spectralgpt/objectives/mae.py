@@ -1,0 +1,98 @@
+"""MAE: a token is a patch of all bands; three quarters are hidden.
+
+Source: He et al. 2021, arXiv:2111.06377.
+"""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from spectralgpt.models.vit import GridCodes, VisionTransformer
+from spectralgpt.models.vit_autoencoder import LossOn, VitAutoencoder
+
+
+class MAE(VitAutoencoder):
+    """The masked autoencoder for any number of bands.
+
+    Its prediction is (B, N, P * P * C), by pixel row, pixel column, then band; its mask
+    (B, N). Of series each date is a sample.
+
+    Args:
+        image_size: side in px of the images whose positions are made.
+        num_bands: bands C.
+        patch_size: side P of a patch, px.
+        embed_dim: width of the encoder.
+        depth: blocks of the encoder.
+        num_heads: attention heads of the encoder.
+        decoder_embed_dim: width of the decoder.
+        decoder_depth: blocks of the decoder.
+        decoder_num_heads: attention heads of the decoder.
+        normalize_targets: compare each patch normalised.
+        loss_on: whether `masked` tokens count, or `all`.
+        published: as the published code; there is no difference to it here.
+
+    Raises:
+        ConfigError: a setting is out of range.
+    """
+
+    name = "mae"
+
+    def __init__(
+        self,
+        image_size: int = 96,
+        num_bands: int = 12,
+        patch_size: int = 8,
+        embed_dim: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        decoder_embed_dim: int = 512,
+        decoder_depth: int = 8,
+        decoder_num_heads: int = 16,
+        normalize_targets: bool = False,
+        loss_on: LossOn = "masked",
+        published: bool = False,
+    ) -> None:
+        settings = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        encoder = VisionTransformer(
+            image_size, num_bands, patch_size, embed_dim, depth, num_heads
+        )
+        super().__init__(
+            encoder,
+            GridCodes(image_size // patch_size, decoder_embed_dim),
+            decoder_depth,
+            decoder_num_heads,
+            normalize_targets=normalize_targets,
+            loss_on=loss_on,
+        )
+        self.config = settings
+
+    def _laid_out(self, prediction: Tensor) -> Tensor:
+        return prediction.permute(0, 1, 3, 4, 2).flatten(3).flatten(1, 2)
+
+    def published_names(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Give tensors, named and shaped as the weights, their published form."""
+        found = super().published_names(tensors)
+        return self._swap_rows(found, (self.encoder.num_bands, -1))
+
+    def load_published_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Take weights over under their published names, strictly.
+
+        Raises:
+            CheckpointError: names or shapes do not fit; lists them.
+        """
+        own = self._swap_rows(state_dict, (-1, self.encoder.num_bands))
+        super().load_published_state_dict(own)
+
+    def _swap_rows(
+        self, tensors: Mapping[str, Tensor], parts: tuple[int, int]
+    ) -> dict[str, Tensor]:
+        """Swap both parts of the rows of the last map: bands first here, there last."""
+        found = dict(tensors)
+        for name in ("decoder_pred.weight", "decoder_pred.bias"):
+            if name in found and len(found[name]) % self.encoder.num_bands == 0:
+                rows = found[name].unflatten(0, parts)
+                found[name] = rows.transpose(0, 1).flatten(0, 1)
+        return found
+
+
+OBJECTIVE = MAE
