@@ -26,7 +26,7 @@ from spectralgpt.building import (
 from spectralgpt.config import check_keys
 from spectralgpt.errors import BandError, CheckpointError, ConfigError, DataError
 from spectralgpt.files import parse_json, write_file, write_text
-from spectralgpt.models.encoder import Encoder
+from spectralgpt.models.encoder import Encoder, SpectralEncoder
 from spectralgpt.models.heads import (
     ClassificationModel,
     DenseModel,
@@ -272,6 +272,9 @@ def move_model(
         loaded = replace(loaded, preprocessing=own)
     if image_size is not None or bands is not None:
         wavelengths = None if bands is None else [band.row for band in bands]
+        if bands is not None and not isinstance(loaded.encoder, SpectralEncoder):
+            _check_own_bands(loaded, bands)
+            wavelengths = None
         model = resize_model(loaded.model, image_size, wavelengths)
         contract = loaded.preprocessing
         if contract is not None:
@@ -279,6 +282,38 @@ def move_model(
         loaded = LoadedModel(model, contract, loaded.extra)
     loaded.model.eval()
     return loaded
+
+
+def _check_own_bands(loaded: LoadedModel, bands: Sequence[Band]) -> None:
+    """Refuse bands that an encoder of its own bands only was not trained on.
+
+    The same band of two products counts as one: centres may differ by a quarter of its
+    width.
+
+    Raises:
+        CheckpointError: they are others.
+    """
+    contract = loaded.preprocessing
+    own = loaded.encoder.num_bands
+    if contract is None and len(bands) == own:
+        _log.warning(
+            "the weights do not say which bands they were trained on: %s are taken for "
+            "them, in this order.",
+            ", ".join(band.name for band in bands),
+        )
+        return
+    names = "" if contract is None else f" ({', '.join(contract.band_names)})"
+    fits = contract is not None and len(bands) == own
+    if contract is None or not fits or not all(map(_is_same, contract.bands, bands)):
+        raise CheckpointError(
+            f"the model takes its own {own} bands only{names}, not "
+            f"{', '.join(band.name for band in bands)}: bring images into them with "
+            "bands: resample."
+        )
+
+
+def _is_same(own: Band, other: Band) -> bool:
+    return abs(own.wavelength_nm - other.wavelength_nm) <= own.width_nm / 4
 
 
 def _contract_at(loaded: LoadedModel, sensor: str) -> Preprocessing:

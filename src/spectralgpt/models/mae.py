@@ -351,6 +351,8 @@ class MaskedAutoencoder(Objective):
 
     name = "spectralgpt"
     default_mask_ratio = 0.9
+    takes_bands = True
+    takes_series = True
     encoder: SpectralEncoder
 
     def __init__(

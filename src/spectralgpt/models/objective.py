@@ -51,6 +51,7 @@ class Objective(nn.Module, ABC):
         default_mask_ratio: share of what is hidden where none is stated.
         sees_pairs: whether the loss compares images of a batch with each other. Several
             processes then share their batch; micro-batches do not.
+        takes_bands: whether images may be of other bands than its own.
         takes_series: whether images may have a date axis.
         encoder: what is learned.
         config: the constructor arguments that build it again.
@@ -59,6 +60,7 @@ class Objective(nn.Module, ABC):
     name: ClassVar[str]
     default_mask_ratio: ClassVar[float] = 0.75
     sees_pairs: ClassVar[bool] = False
+    takes_bands: ClassVar[bool] = False
     takes_series: ClassVar[bool] = False
     encoder: Encoder
     config: dict[str, Any]

@@ -452,7 +452,7 @@ class VisionTransformer(Encoder):
         if self.class_token is not None:
             code = None if self.positions is None else self.positions.of_token()
             token = self.class_token if code is None else self.class_token + code
-            x = torch.cat([token.to(x.dtype).expand(len(x), -1, -1), x], dim=1)
+            x = torch.cat([token.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)
         bias = []
         if self.relative is not None:
             assert shape is not None, "relative positions need the grid"

@@ -133,6 +133,7 @@ class PretrainingTask:
         """
         images = batch["images"]
         settings = dict(self._style)
+        bands = batch.get("bands") if self.model.takes_bands else None
         if isinstance(self.model, MaskedAutoencoder):
             groups = self.model.encoder.grid_of(images).groups
             wanted = self.reference_groups or groups
@@ -141,7 +142,7 @@ class PretrainingTask:
             images,
             self.mask_ratio,
             self._noise(batch),
-            wavelengths=batch["bands"][0] if "bands" in batch else None,
+            wavelengths=bands[0] if bands is not None else None,
             valid=_valid_or_none(batch["valid"]),
             dates=batch.get("days"),
             counts=counts,

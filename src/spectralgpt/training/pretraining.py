@@ -544,6 +544,8 @@ def _build_other(config: PretrainConfig, preprocessing: Preprocessing) -> Object
         "wavelengths_nm": preprocessing.wavelengths_nm,
     }
     known = settings_of(config.objective)
+    if settings.get("groups") is not None:
+        settings["groups"] = _numbered(settings["groups"], preprocessing)
     settings |= {name: value for name, value in of_data.items() if name in known}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -557,6 +559,36 @@ def _build_other(config: PretrainConfig, preprocessing: Preprocessing) -> Object
     ).model
     model.start_from(start, config.model.start_from)
     return model.train()
+
+
+def _numbered(groups: Any, preprocessing: Preprocessing) -> Any:
+    """Return groups of bands by number, where they are stated by name.
+
+    Raises:
+        ConfigError: there is no such band.
+    """
+    if not isinstance(groups, list | tuple):
+        return groups
+    names = list(preprocessing.band_names)
+    numbers = {name: number for number, name in enumerate(names)}
+    unknown = [
+        band
+        for group in groups
+        if isinstance(group, list | tuple)
+        for band in group
+        if isinstance(band, str) and band not in numbers
+    ]
+    if unknown:
+        raise ConfigError(
+            f"settings.groups names band {unknown[0]}, but the images' are "
+            f"{', '.join(names)}."
+        )
+    return [
+        [numbers.get(band, band) for band in group]
+        if isinstance(group, list | tuple)
+        else group
+        for group in groups
+    ]
 
 
 def _build_random(
