@@ -29,6 +29,7 @@ from spectralgpt.models.mae import MaskedAutoencoder
 from spectralgpt.models.objective import Objective
 from spectralgpt.models.positions import resize_positions
 from spectralgpt.models.sizes import check_settings, model_size
+from spectralgpt.models.swin import SwinEncoder
 from spectralgpt.models.tokens import Wavelengths, group_wavelengths, resize_spatial
 from spectralgpt.models.vit import VisionTransformer, resize_relative
 
@@ -58,7 +59,7 @@ _TASK_MODELS: dict[
     "change-detector": ChangeModel,
 }
 _ENCODERS: dict[str, type[Encoder]] = {
-    each.kind: each for each in (SpectralEncoder, VisionTransformer)
+    each.kind: each for each in (SpectralEncoder, VisionTransformer, SwinEncoder)
 }
 # What checkpoints call our own autoencoder, and its encoder alone.
 _AUTOENCODER, _ENCODER = "autoencoder", "encoder"
@@ -161,7 +162,9 @@ def resize_model(
         CheckpointError: other bands are wanted of a model without wavelengths.
     """
     config = model_config(model)
-    target = config.get("encoder", config)
+    # Objectives may have a setting of that name.
+    has_encoder = isinstance(config.get("encoder"), Mapping)
+    target = config["encoder"] if has_encoder else config
     old = dict(target)
     if wavelengths_nm is not None:
         if old.get("wavelengths_nm") is None:

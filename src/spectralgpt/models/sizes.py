@@ -111,6 +111,9 @@ def check_settings(settings: Mapping[str, Any], section: str = "") -> None:
     Raises:
         ConfigError: names the setting, its value and what it may be.
     """
+    if isinstance(settings.get("num_heads"), list | tuple):
+        # Those of several stages are checked where these are built.
+        settings = {k: v for k, v in settings.items() if k != "num_heads"}
     _check_counts(settings, section)
     for name in (*_SHARES, *_WEIGHTS):
         value = settings.get(name, 0)

@@ -10,7 +10,7 @@ arXiv:2205.09113, and Bao et al. 2021, arXiv:2106.08254.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from spectralgpt.models.tokens import Wavelengths, resize_spatial
 Groups = Sequence[Sequence[int]]
 PositionKind = Literal["fixed", "learned", "relative"]
 InitKind = Literal["xavier", "truncated"]
+StemKind = Literal["linear", "pi", "pi-tanh"]
 _STD = 0.02
 _PERIOD = 10_000.0
 _DAYS_PER_YEAR = 365.2425
@@ -255,6 +256,82 @@ def check_groups(groups: Groups | None, num_bands: int) -> tuple[tuple[int, ...]
     return checked
 
 
+def check_stem(stem: str, patch_size: int) -> None:
+    """Refuse a way to make tokens of patches that is unknown, or not for this patch.
+
+    Raises:
+        ConfigError: says which there are.
+    """
+    if stem not in get_args(StemKind):
+        raise ConfigError(f"stem {stem!r}: use {', '.join(get_args(StemKind))}.")
+    if stem != "linear":
+        _three_factors(patch_size)
+
+
+def own_bands_only(
+    bands: int = 0,
+    wanted: int = 0,
+    wavelengths: Wavelengths | Tensor | None = None,
+) -> None:
+    """Refuse bands that are not those of an encoder without wavelengths.
+
+    Raises:
+        ShapeError: their number differs, or wavelengths are given.
+    """
+    if bands != wanted:
+        raise ShapeError(
+            f"images have {bands} bands, the model {wanted}: it takes its own bands "
+            "only. Bring images into them with bands: resample."
+        )
+    if wavelengths is not None:
+        raise ShapeError(
+            "this encoder takes its own bands only, no wavelengths: bring images into "
+            "them with bands: resample."
+        )
+
+
+def _three_factors(patch_size: int) -> tuple[int, int, int]:
+    """Part the side of a patch into three factors, none smaller than the next."""
+    for a in range(1, patch_size + 1):
+        for b in range(1, a + 1):
+            if patch_size % (a * b) == 0 and patch_size // (a * b) <= b:
+                return a, b, patch_size // (a * b)
+    raise AssertionError(f"{patch_size} is a product of itself and ones")
+
+
+class PiEmbedding(nn.Sequential):
+    """Three convolutions that make a token of a patch, with batch norms.
+
+    Args:
+        num_bands: bands C.
+        patch_size: side P of a patch, px.
+        embed_dim: width D, a multiple of 4.
+        stem: `pi`; `pi-tanh` has the approximate GELU of the published code.
+
+    Raises:
+        ConfigError: the width is no multiple of 4.
+
+    Source: Sun et al. 2022, doi 10.1109/TGRS.2022.3194732, published code.
+    """
+
+    def __init__(
+        self, num_bands: int, patch_size: int, embed_dim: int, stem: StemKind = "pi"
+    ) -> None:
+        if embed_dim % 4:
+            raise ConfigError(
+                f"embed_dim {embed_dim} is no multiple of 4, which stem {stem} needs."
+            )
+        widths = (num_bands, embed_dim // 4, embed_dim // 4, embed_dim)
+        layers: list[nn.Module] = []
+        for at, side in enumerate(_three_factors(patch_size)):
+            convolution = nn.Conv2d(widths[at], widths[at + 1], side, side)
+            nn.init.trunc_normal_(convolution.weight, std=_STD)
+            layers += [convolution, nn.BatchNorm2d(widths[at + 1])]
+            if at < 2:
+                layers.append(nn.GELU("tanh" if stem == "pi-tanh" else "none"))
+        super().__init__(*layers)
+
+
 def cut_patches(images: Tensor, patch_size: int, frames: int = 1) -> Tensor:
     """Cut series into patches of several dates.
 
@@ -300,6 +377,8 @@ class VisionTransformer(Encoder):
         layer_scale: first value of the factors of each branch; None has none.
         drop_path: stochastic depth of the last block, 0..1.
         init: `xavier`, as masked autoencoders; `truncated`, as BEiT.
+        stem: how patches become tokens: by a `linear` map, or by a `PiEmbedding` of all
+            bands of single dates.
 
     Raises:
         ConfigError: a setting is out of range, see `check_settings`.
@@ -329,6 +408,7 @@ class VisionTransformer(Encoder):
         layer_scale: float | None = None,
         drop_path: float = 0.0,
         init: InitKind = "xavier",
+        stem: StemKind = "linear",
     ) -> None:
         super().__init__()
         settings = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
@@ -337,6 +417,7 @@ class VisionTransformer(Encoder):
             raise ConfigError(
                 f"image_size {image_size} is no multiple of patch_size {patch_size}."
             )
+        check_stem(stem, patch_size)
         self.band_groups = check_groups(groups, num_bands)
         self._settings = settings | {
             "groups": None if groups is None else self.band_groups
@@ -351,9 +432,16 @@ class VisionTransformer(Encoder):
         self.bands_per_token = _run_length(self.band_groups)
         self.joins_dates = num_dates is not None or date_dim > 0
         size = frames_per_token * patch_size**2
-        self.embedding = nn.ModuleList(
-            Linear(len(group) * size, embed_dim) for group in self.band_groups
-        )
+        self.stem: StemKind = stem
+        self.embedding: nn.ModuleList | PiEmbedding
+        if stem == "linear":
+            self.embedding = nn.ModuleList(
+                Linear(len(group) * size, embed_dim) for group in self.band_groups
+            )
+        elif self.groups == frames_per_token == 1:
+            self.embedding = PiEmbedding(num_bands, patch_size, embed_dim, stem)
+        else:
+            raise ConfigError(f"stem {stem} takes all bands of single dates together.")
         self.class_token = (
             nn.Parameter(torch.zeros(1, 1, embed_dim)) if class_token else None
         )
@@ -384,7 +472,10 @@ class VisionTransformer(Encoder):
         )
         self.norm = nn.LayerNorm(embed_dim, eps=NORM_EPS)
         if self.class_token is not None:
-            nn.init.normal_(self.class_token, std=_STD)
+            if init == "truncated":
+                nn.init.trunc_normal_(self.class_token, std=_STD, a=-_STD, b=_STD)
+            else:
+                nn.init.normal_(self.class_token, std=_STD)
         initialise_linears(self, init)
 
     @property
@@ -404,11 +495,7 @@ class VisionTransformer(Encoder):
                 "columns), or (batch, dates, bands, rows, columns)."
             )
         bands, *size = images.shape[-3:]
-        if bands != self.num_bands:
-            raise ShapeError(
-                f"images have {bands} bands, the model {self.num_bands}: it takes its "
-                "own bands only. Bring images into them with bands: resample."
-            )
+        own_bands_only(bands, self.num_bands)
         if any(side % self.patch_size for side in size):
             raise ShapeError(
                 f"images of {size[0]} x {size[1]} px are no multiple of patch_size "
@@ -422,6 +509,9 @@ class VisionTransformer(Encoder):
     def embed(self, images: Tensor) -> Tensor:
         """Map images (B, [T,] C, H, W) to tokens without positions, (B, N, D)."""
         self.shape_of(images)
+        if isinstance(self.embedding, PiEmbedding):
+            x: Tensor = self.embedding(images.flatten(0, -4)).flatten(2).mT
+            return x.unflatten(0, (len(images), -1)).flatten(1, 2)
         series = images if images.ndim == 5 else images[:, None]
         t = self.frames_per_token
         if missing := -series.shape[1] % t:
@@ -468,11 +558,7 @@ class VisionTransformer(Encoder):
         dates: Tensor | None = None,
     ) -> Tensor:
         """Encode whole images without the final norm; see `forward`."""
-        if wavelengths is not None:
-            raise ShapeError(
-                "this encoder takes its own bands only, no wavelengths: bring images "
-                "into them with bands: resample."
-            )
+        own_bands_only(wavelengths=wavelengths)
         is_series = images.ndim == 5
         if is_series and not self.joins_dates:
             each = self.encode(images.flatten(0, 1))

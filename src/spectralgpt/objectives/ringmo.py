@@ -1,0 +1,315 @@
+"""RingMo: part of the pixels of chosen units is hidden, so that small things stay seen.
+
+The encoder gets images whose hidden pixels are 0, through three convolutions a patch;
+there is no mask token. One map rebuilds the pixels, another may rebuild their texture.
+
+Source: Sun et al. 2022, doi 10.1109/TGRS.2022.3194732, and its published code.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from spectralgpt.errors import ShapeError
+from spectralgpt.models.objective import ObjectiveOutput
+from spectralgpt.models.tokens import Wavelengths
+from spectralgpt.models.vit import own_bands_only
+from spectralgpt.objectives.simmim import (
+    EncoderKind,
+    MaskedImageModel,
+    check_noise,
+    check_unit,
+    choose_units,
+    count_masked,
+    default_unit,
+    masked_difference,
+    plain_stages,
+    unit_grid,
+)
+
+_UNIT_PX = 32  # Source: the published code.
+_POINTS, _RADIUS = 8, 2
+_MOST_CHANGES, _UNEVEN = 2, 9.0
+# What MindSpore calls the parts of batch and layer norms, and what torch does.
+_NORM_PARTS = {
+    "moving_mean": "running_mean",
+    "moving_variance": "running_var",
+    "gamma": "weight",
+    "beta": "bias",
+}
+_NORM = re.compile(r"norm\d?$|projection\.[147]$")
+_COUNTED = "num_batches_tracked"
+
+
+def draw_pimask(
+    image_size: int,
+    mask_patch_size: int = _UNIT_PX,
+    mask_ratio: float = 0.6,
+    inside_ratio: float = 0.6,
+    rng: Any = np.random,
+) -> np.ndarray:
+    """Draw a mask as the published code does.
+
+    Args:
+        image_size: side of the image, px.
+        mask_patch_size: side of a unit, px.
+        mask_ratio: share of the units in which pixels are hidden.
+        inside_ratio: share of their pixels that are hidden.
+        rng: has numpy's `permutation`, such as `numpy.random.RandomState(0)`.
+
+    Returns:
+        uint8 (1, image_size, image_size), 1 where hidden.
+    """
+    unit, side = mask_patch_size, image_size // mask_patch_size
+    chosen = rng.permutation(side * side)[: math.ceil(side * side * mask_ratio)]
+    inside = math.ceil(unit * unit * inside_ratio)
+    mask = np.zeros((side * side, unit * unit), dtype=np.uint8)
+    for number in np.sort(chosen):
+        mask[number, rng.permutation(unit * unit)[:inside]] = 1
+    cut = mask.reshape(side, side, unit, unit)
+    return cut.transpose(0, 2, 1, 3).reshape(1, image_size, image_size)
+
+
+def local_binary_pattern(images: Tensor) -> Tensor:
+    """Describe the texture around each pixel by how it compares with 8 points near it.
+
+    Args:
+        images: (..., H, W); beyond their edge is 0.
+
+    Returns:
+        float64 of that shape: of points at a distance of 2 pixels, how many are at
+        least as large as the pixel, 0..8, where they change at most twice between one
+        side and the other; else 9.
+
+    Source: Ojala et al. 2002, doi 10.1109/TPAMI.2002.1017623, as scikit-image has it.
+    """
+    margin = _RADIUS + 1
+    padded = F.pad(images.double(), (margin,) * 4)
+    H, W = images.shape[-2:]
+    larger = []
+    for point in range(_POINTS):
+        angle = 2 * math.pi * point / _POINTS
+        down = round(-_RADIUS * math.sin(angle), 5)
+        on = round(_RADIUS * math.cos(angle), 5)
+        top, left = math.floor(down), math.floor(on)
+        y, x = down - top, on - left
+        corners = [
+            padded[..., margin + r : margin + r + H, margin + c : margin + c + W]
+            for r in (top, math.ceil(down))
+            for c in (left, math.ceil(on))
+        ]
+        above = (1 - x) * corners[0] + x * corners[1]
+        below = (1 - x) * corners[2] + x * corners[3]
+        larger.append((1 - y) * above + y * below >= images.double())
+    signs = torch.stack(larger).double()
+    changes = signs.diff(dim=0).abs().sum(dim=0)
+    even: Tensor = signs.sum(dim=0)
+    return torch.where(changes <= _MOST_CHANGES, even, _UNEVEN)
+
+
+class RingMo(MaskedImageModel):
+    """Masked image modelling by the pixels that are hidden within units.
+
+    Its prediction is (B, C, H, W); its mask (B, 1, H, W); its latent the encoder's map
+    (B, D, rows, columns).
+
+    Args:
+        image_size: side in px of the images that it is trained on.
+        num_bands: bands C.
+        patch_size: side of a patch, px; of `swin` that of the first stage.
+        embed_dim: width; of `swin` that of the first stage where `depths` are given,
+            else of the last.
+        depth: blocks.
+        num_heads: attention heads; of `swin` those of each stage where `depths` are
+            given, else half those of the last.
+        encoder: `vit` or `swin`.
+        depths: blocks of each stage of `swin`; None shares out `depth`, see `SimMIM`.
+        window_size: side of a window of `swin`, tokens.
+        mask_patch_size: side of a unit, px; None takes 32 where image and patches
+            allow it, else a patch.
+        inside_ratio: share of the pixels of a chosen unit that are hidden; the mask
+            ratio is that of chosen units.
+        use_lbp: rebuild the local binary pattern of each band as well.
+        layer_scale: first value of the factors of each branch of `vit`; None has none.
+        drop_path: stochastic depth of the last block, 0..1.
+        published: predict the pixels of a patch by row, column, then band, and
+            approximate the GELU of the embedding by a hyperbolic tangent, as the
+            published code does.
+
+    Raises:
+        ConfigError: a setting is out of range.
+    """
+
+    name = "ringmo"
+    default_mask_ratio = 0.6
+
+    def __init__(
+        self,
+        image_size: int = 192,
+        num_bands: int = 12,
+        patch_size: int = 16,
+        embed_dim: int = 768,
+        depth: int = 12,
+        num_heads: int | Sequence[int] = 12,
+        encoder: EncoderKind = "vit",
+        depths: Sequence[int] | None = None,
+        window_size: int | Sequence[int] = 6,
+        mask_patch_size: int | None = None,
+        inside_ratio: float = 0.6,
+        use_lbp: bool = False,
+        layer_scale: float | None = 0.1,
+        drop_path: float = 0.0,
+        published: bool = False,
+    ) -> None:
+        settings = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        super().__init__(
+            encoder,
+            image_size,
+            num_bands,
+            patch_size,
+            embed_dim,
+            depth,
+            num_heads,
+            depths,
+            window_size,
+            layer_scale,
+            drop_path,
+            stem="pi-tanh" if published else "pi",
+        )
+        self.config = settings | plain_stages(settings, self.encoder)
+        stride = self.encoder.patch_size
+        self.mask_patch_size = mask_patch_size or default_unit(image_size, stride)
+        check_unit(self.mask_patch_size, 1, image_size)
+        self.inside_ratio, self.published = inside_ratio, published
+        width, values = self.encoder.embed_dim, stride**2 * num_bands
+        self.decoder = nn.Conv2d(width, values, 1)
+        self.decoder_lbp = nn.Conv2d(width, values, 1) if use_lbp else None
+
+    def noise_size(self, images: Tensor) -> int:
+        """Return the number of units, and of pixels within them."""
+        rows, columns = unit_grid(images, self.mask_patch_size)
+        return rows * columns * (1 + self.mask_patch_size**2)
+
+    def forward(
+        self,
+        images: Tensor,
+        mask_ratio: float | None = None,
+        noise: Tensor | None = None,
+        *,
+        wavelengths: Wavelengths | Tensor | None = None,
+        valid: Tensor | None = None,
+        dates: Tensor | None = None,
+        counts: Tensor | None = None,
+        mask: Tensor | None = None,
+        lbp: Tensor | None = None,
+    ) -> ObjectiveOutput:
+        """Hide pixels and rebuild them; see `Objective.forward`.
+
+        A mask (B, 1, H, W) and the texture (B, C, H, W) may be given.
+        """
+        own_bands_only(wavelengths=wavelengths)
+        if mask is None:
+            mask = self._choose(images, mask_ratio, self.draw(images, noise))
+        mask = mask.to(images)
+        if mask.shape != (len(images), 1, *images.shape[-2:]):
+            raise ShapeError(
+                f"mask has shape {tuple(mask.shape)}: these images need (batch, 1, "
+                f"{images.shape[-2]}, {images.shape[-1]})."
+            )
+        latent = self._as_map(self._encode(images * (1 - mask)), images)
+        prediction = self._lay_out(self.decoder(latent))
+        loss = masked_difference(images, prediction, mask, valid, counts)
+        terms = {}
+        if self.decoder_lbp is not None:
+            texture = local_binary_pattern(images) if lbp is None else lbp
+            found = self._lay_out(self.decoder_lbp(latent))
+            of_texture = masked_difference(
+                texture.to(images), found, mask, valid, counts
+            )
+            terms = {"pixel_loss": loss, "texture_loss": of_texture}
+            loss = loss + of_texture
+        return ObjectiveOutput(
+            loss,
+            terms,
+            prediction,
+            mask,
+            latent,
+            None if self.training else prediction.detach(),
+            None if self.training else (mask > 0).expand_as(images),
+        )
+
+    def _choose(
+        self, images: Tensor, mask_ratio: float | None, noise: Tensor
+    ) -> Tensor:
+        """Choose the hidden pixels, (B, 1, H, W)."""
+        unit = self.mask_patch_size
+        rows, columns = unit_grid(images, unit)
+        check_noise(noise, self.noise_size(images))
+        of_units, inside = noise.split([rows * columns, rows * columns * unit**2], 1)
+        ratio = self.default_mask_ratio if mask_ratio is None else mask_ratio
+        chosen = choose_units(of_units, ratio)  # (B, units)
+        hidden = choose_units(inside.reshape(-1, unit**2), self.inside_ratio)
+        cut = hidden.view(-1, rows, columns, unit, unit) * chosen.view(
+            -1, rows, columns, 1, 1
+        )
+        return cut.transpose(2, 3).reshape(-1, 1, rows * unit, columns * unit)
+
+    def _lay_out(self, values: Tensor) -> Tensor:
+        """Lay out the pixels of patches (B, values, rows, columns) as images."""
+        stride = self.encoder.patch_size
+        if self.published:
+            by_pixel = values.unflatten(1, (stride**2, -1))
+            values = by_pixel.transpose(1, 2).flatten(1, 2)
+        return F.pixel_shuffle(values, stride)
+
+    def count_targets(
+        self,
+        images: Tensor,
+        mask_ratio: float | None,
+        noise: Tensor,
+        valid: Tensor | None = None,
+    ) -> Tensor:
+        """Count the hidden pixels that the loss averages over; see `Objective`."""
+        mask = self._choose(images, mask_ratio, noise.to(images.device))
+        return count_masked(mask, images, valid)[None]
+
+    def published_names(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Give tensors, named and shaped as the weights, their published form."""
+        theirs = {ours: name for name, ours in _NORM_PARTS.items()}
+        found = {}
+        for name, value in super().published_names(tensors).items():
+            stem, _, part = name.rpartition(".")
+            if part != _COUNTED:
+                part = theirs.get(part, part) if _NORM.search(stem) else part
+                found[_decoder(f"{stem}.{part}", back=True)] = value
+        return found
+
+    def load_published_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Take weights over under their published names, strictly.
+
+        Raises:
+            CheckpointError: names or shapes do not fit; lists them.
+        """
+        counted = {n: v for n, v in self.state_dict().items() if n.endswith(_COUNTED)}
+        found = super().published_names(counted)
+        for name, value in state_dict.items():
+            stem, _, part = name.rpartition(".")
+            found[_decoder(f"{stem}.{_NORM_PARTS.get(part, part)}")] = value
+        super().load_published_state_dict(found)
+
+
+def _decoder(name: str, back: bool = False) -> str:
+    """Name the decoder as SimMIM does, which has it within a sequence."""
+    theirs, simmim = "decoder.", "decoder.0."
+    if back:
+        theirs, simmim = simmim, theirs
+    return simmim + name.removeprefix(theirs) if name.startswith(theirs) else name
+
+
+OBJECTIVE = RingMo

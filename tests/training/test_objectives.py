@@ -1,0 +1,81 @@
+"""Runs of other objectives than ours, from a configuration to a model in use."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import spectralgpt
+from spectralgpt.checkpoints import load_model, save_model
+from spectralgpt.models.heads import ClassificationModel, SegmentationModel
+from spectralgpt.models.objective import Objective
+from spectralgpt.training.optim import OptimizerConfig, TrainerConfig
+from spectralgpt.training.pretrain_config import (
+    DataConfig,
+    ModelConfig,
+    PretrainConfig,
+    ReportConfig,
+)
+from spectralgpt.training.pretraining import pretrain
+
+SCENE = Path(spectralgpt.__file__).parent / "demo_data" / "scene"
+SMALL = PretrainConfig(
+    model=ModelConfig(embed_dim=16, depth=2, num_heads=2, patch_size=4),
+    data=DataConfig(
+        root=SCENE,
+        exclude_bands=("B10",),
+        image_size=32,
+        samples_per_epoch=8,
+        max_held_out=2,
+    ),
+    optimizer=OptimizerConfig(base_lr=0.01, warmup_epochs=0),
+    trainer=TrainerConfig(epochs=1, batch_size=4, workers=0, accelerator="cpu"),
+    report=ReportConfig(images=1),
+)
+SWIN = {"encoder": "swin", "depths": [1, 1], "num_heads": [1, 2], "window_size": 3}
+
+
+def run(name: str, settings: dict[str, Any], output: Path) -> Path:
+    changed = replace(
+        SMALL, objective=name, settings=settings, masking=type(SMALL.masking)()
+    )
+    return pretrain(changed, output) / "checkpoints" / "model"
+
+
+def check_use(folder: Path, again: Path) -> None:
+    """Load, save, classify and map with a model, at other sizes as well."""
+    loaded = load_model(folder)
+    model = loaded.model
+    assert isinstance(model, Objective)
+    save_model(again, model, loaded.preprocessing)
+    images = torch.rand(2, 12, 32, 32)
+    kept = load_model(again).model
+    assert isinstance(kept, Objective)
+    with torch.no_grad():
+        wanted = model.encoder(images)
+        assert torch.equal(kept.encoder(images), wanted)
+        other = load_model(folder, image_size=48).model
+        assert isinstance(other, Objective)
+        for side in (32, 48):
+            seen = torch.rand(2, 12, side, side)
+            assert ClassificationModel(other.encoder, 3)(seen).shape == (2, 3)
+            maps = SegmentationModel(other.encoder, 3, head_channels=64)
+            assert maps(seen).shape == (2, 3, side, side)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("simmim", {"mask_patch_size": 8}),
+        ("simmim", {"mask_patch_size": 8, **SWIN}),
+        ("ringmo", {"mask_patch_size": 8}),
+        ("ringmo", {"mask_patch_size": 8, "use_lbp": True, **SWIN}),
+    ],
+)
+def test_an_objective_trains_and_its_encoder_is_used(
+    name: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    check_use(run(name, settings, tmp_path / "run"), tmp_path / "again")
