@@ -61,7 +61,7 @@ class Objective(nn.Module, ABC):
     default_mask_ratio: ClassVar[float] = 0.75
     sees_pairs: ClassVar[bool] = False
     takes_bands: ClassVar[bool] = False
-    takes_series: ClassVar[bool] = False
+    takes_series: bool = False
     encoder: Encoder
     config: dict[str, Any]
 

@@ -34,15 +34,28 @@ _COUNTS = {
     "decoder_num_heads": (1, 1024),
     "num_classes": (1, 65_536),
     "head_channels": (1, 65_536),
+    "frames_per_token": (1, 10_000),
+    "num_dates": (1, 10_000),
+    "num_frames": (1, 10_000),
+    "t_patch": (1, 10_000),
+    "pred_t_dim": (1, 10_000),
+    "group_dim": (0, 65_536),
+    "decoder_group_dim": (0, 65_536),
+    "date_dim": (0, 65_536),
+    "decoder_date_dim": (0, 65_536),
 }
 _SHARES = ("drop_path", "head_dropout")
-_WEIGHTS = ("token_loss_weight", "spectral_loss_weight")
+_WEIGHTS = ("token_loss_weight", "spectral_loss_weight", "mlp_ratio")
 _FLAGS = (
     *("date_embedding", "normalize_targets", "skip_first_token"),
-    *("apply_norm", "pixel_detail"),
+    *("apply_norm", "pixel_detail", "published", "temporal", "consistent_mask"),
+    *("joint_positions", "codes_token", "class_token", "sep_pos_embed"),
 )
 _LONGEST = 10**40
-_OPTIONAL = ("head_channels",)
+_OPTIONAL = (
+    *("head_channels", "num_dates", "pred_t_dim", "group_dim", "decoder_group_dim"),
+    *("date_dim", "decoder_date_dim"),
+)
 _MOST_PARAMETERS = 100e9
 # From the far ultraviolet to radar.
 _WAVELENGTHS_NM = (100.0, 1e10)

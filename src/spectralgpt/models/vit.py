@@ -81,6 +81,11 @@ class GridCodes(nn.Module):
         ConfigError: the parts leave no width, or one that cannot be split, for places.
     """
 
+    spatial: Tensor
+    token: Tensor
+    temporal: Tensor
+    group: Tensor
+
     def __init__(
         self,
         side: int,
@@ -96,7 +101,7 @@ class GridCodes(nn.Module):
     ) -> None:
         super().__init__()
         self.side, self.embed_dim, self.date_dim = side, embed_dim, date_dim
-        self.codes_token, self.joint = codes_token, joint
+        self.codes_token, self.joint, self.frames = codes_token, joint, frames
         width = embed_dim - group_dim - 3 * date_dim
         if width < 4 or (not learned and width % 4) or group_dim % 2 or date_dim % 2:
             raise ConfigError(
@@ -106,43 +111,47 @@ class GridCodes(nn.Module):
             )
         if learned:
             count = side * side * (frames if joint else 1)
-            self.spatial = nn.Parameter(torch.empty(1, count, width))
-            self.token = nn.Parameter(torch.empty(1, 1, width))
-            tables = [self.spatial, self.token]
+            tables = {"spatial": count}
+            if codes_token:
+                tables["token"] = 1
             if frames and not joint:
-                self.temporal = nn.Parameter(torch.empty(1, frames, width))
-                tables.append(self.temporal)
-            for table in tables:
+                tables["temporal"] = frames
+            for name, rows in tables.items():
+                table = nn.Parameter(torch.empty(1, rows, width))
+                self.register_parameter(name, table)
                 nn.init.trunc_normal_(table, std=_STD)
         else:
-            self.spatial = _frozen(grid_code(side, width)[None])
-            self.token = _frozen(torch.zeros(1, 1, width))
+            # Buffers: nothing that unfreezes a model for fine-tuning trains them.
+            self.register_buffer("spatial", grid_code(side, width)[None])
+            self.register_buffer("token", torch.zeros(1, 1, width))
         self.has_groups, self.has_time = group_dim > 0, frames > 0 and not joint
         if group_dim:
             # The row after the last group's is the class token's, where it has a code.
-            rows = torch.arange(groups + int(codes_token))
-            self.group = _frozen(sine_code(rows, group_dim)[None])
+            places = torch.arange(groups + int(codes_token))
+            self.register_buffer("group", sine_code(places, group_dim)[None])
 
     def forward(self, shape: Sequence[int], dates: Tensor | None = None) -> Tensor:
         """Return the codes of all tokens, (B or 1, T * G * Hp * Wp, D).
 
         Args:
             shape: T, G, Hp, Wp of the tokens.
-            dates: (B, T), days since 1970-01-01; unknown ones have the code 0.
+            dates: (B, T), days since 1970-01-01; or (B, T, 3), their years from 2002,
+                months 0 to 11 and hours. Unknown ones (NaN) have the code 0.
 
         Raises:
-            ShapeError: there are other dates than places in time were learned for.
+            ShapeError: there are more dates than places in time were learned for, or
+                other ones than images.
         """
         frames, groups, *size = shape
         own, wanted = (self.side, self.side), (size[0], size[1])
         table = self.spatial
         if self.joint:
-            self._check_frames(table.shape[1] // self.side**2, frames)
-            table = table.unflatten(1, (frames, -1)).flatten(0, 1)  # (T, places, D)
+            self._check_frames(frames)
+            table = table[0].unflatten(0, (self.frames, -1))[:frames]  # (T, places, D)
         by_place = resize_spatial(table, own, wanted)[:, None]  # (T or 1, 1, places, D)
         if self.has_time:
-            self._check_frames(self.temporal.shape[1], frames)
-            by_place = by_place + self.temporal[0, :, None, None]
+            self._check_frames(frames)
+            by_place = by_place + self.temporal[0, :frames, None, None]
         places = size[0] * size[1]
         code = by_place.expand(frames, groups, places, -1)[None]  # (1, T, G, places, D)
         if self.has_groups:
@@ -159,7 +168,13 @@ class GridCodes(nn.Module):
         if dates is None:
             by_date = code.new_zeros(1, code.shape[1], 3 * self.date_dim)
         else:
-            parts = date_parts(dates)  # (B, T, 3)
+            parts = dates.double() if dates.ndim == 3 else date_parts(dates)
+            if parts.shape[1:] != (code.shape[1], 3):
+                raise ShapeError(
+                    f"dates have shape {tuple(dates.shape)} for {code.shape[1]} dates "
+                    "of images: give (batch, dates) in days since 1970-01-01, or "
+                    "(batch, dates, 3)."
+                )
             known = sine_code(parts.nan_to_num(), self.date_dim)
             known = known * parts.isfinite()[..., None]
             by_date = known.flatten(2).to(code)  # (B, T, 3 * date_dim)
@@ -167,11 +182,11 @@ class GridCodes(nn.Module):
         beside = by_date[:, :, None, None].expand(size)
         return torch.cat([code.expand(len(by_date), *code.shape[1:]), beside], dim=-1)
 
-    def _check_frames(self, own: int, found: int) -> None:
-        if found > own:
+    def _check_frames(self, found: int) -> None:
+        if found > self.frames:
             raise ShapeError(
-                f"images have {found} places in time, the model was trained on {own}: "
-                "give it fewer dates."
+                f"images have {found} places in time, the model learns {self.frames}: "
+                "give it fewer dates, or train one for more."
             )
 
     def of_token(self) -> Tensor | None:
@@ -183,10 +198,6 @@ class GridCodes(nn.Module):
             parts.append(self.group[:, -1:])
         code = torch.cat(parts, dim=-1)
         return F.pad(code, (0, self.embed_dim - code.shape[-1]))
-
-
-def _frozen(values: Tensor) -> nn.Parameter:
-    return nn.Parameter(values, requires_grad=False)
 
 
 class RelativeBias(nn.Module):
@@ -330,6 +341,12 @@ class PiEmbedding(nn.Sequential):
             if at < 2:
                 layers.append(nn.GELU("tanh" if stem == "pi-tanh" else "none"))
         super().__init__(*layers)
+
+
+def fill_tubelets(series: Tensor, frames: int) -> Tensor:
+    """Repeat the last date of series (B, T, ...) until T is a multiple of `frames`."""
+    missing = -series.shape[1] % frames
+    return torch.cat([series, *[series[:, -1:]] * missing], dim=1)
 
 
 def cut_patches(images: Tensor, patch_size: int, frames: int = 1) -> Tensor:
@@ -512,11 +529,8 @@ class VisionTransformer(Encoder):
         if isinstance(self.embedding, PiEmbedding):
             x: Tensor = self.embedding(images.flatten(0, -4)).flatten(2).mT
             return x.unflatten(0, (len(images), -1)).flatten(1, 2)
-        series = images if images.ndim == 5 else images[:, None]
         t = self.frames_per_token
-        if missing := -series.shape[1] % t:
-            # A date alone fills its tubelet.
-            series = torch.cat([series, *[series[:, -1:]] * missing], dim=1)
+        series = fill_tubelets(images if images.ndim == 5 else images[:, None], t)
         patches = cut_patches(series, self.patch_size, t)  # (B, T, C, places, t, PP)
         patches = patches.movedim(3, 2)  # (B, T, places, C, t, PP)
         tokens = [

@@ -62,6 +62,9 @@ class VitAutoencoder(Objective):
         normalize_targets: compare each patch normalised, all of its bands together.
         loss_on: whether `masked` tokens count, or `all`.
         consistent_mask: hide the same places in all band groups and dates.
+        frames_per_prediction: dates that a token's prediction covers.
+        bands_last: predictions are (B, N, values), by date, pixel row, pixel column,
+            then band; the published maps give them so, ours bands first.
     """
 
     encoder: VisionTransformer
@@ -76,13 +79,16 @@ class VitAutoencoder(Objective):
         normalize_targets: bool = False,
         loss_on: LossOn = "masked",
         consistent_mask: bool = False,
+        frames_per_prediction: int = 1,
+        bands_last: bool = False,
     ) -> None:
         super().__init__()
         if loss_on not in ("masked", "all"):
             raise ConfigError(f"loss_on {loss_on!r}: use 'masked' or 'all'.")
         self.encoder = encoder
         self.normalize_targets, self.loss_on = normalize_targets, loss_on
-        self.consistent_mask = consistent_mask
+        self.consistent_mask, self.bands_last = consistent_mask, bands_last
+        self.frames_per_prediction = frames_per_prediction
         width = decoder_codes.embed_dim
         self.decoder_embedding = Linear(encoder.embed_dim, width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
@@ -91,7 +97,7 @@ class VitAutoencoder(Objective):
             width, decoder_depth, decoder_num_heads, mlp_ratio=mlp_ratio
         )
         self.decoder_norm = nn.LayerNorm(width, eps=NORM_EPS)
-        size = self.frames_per_prediction * encoder.patch_size**2
+        size = frames_per_prediction * encoder.patch_size**2
         self.predictions = nn.ModuleList(
             Linear(width, len(group) * size) for group in encoder.band_groups
         )
@@ -99,14 +105,9 @@ class VitAutoencoder(Objective):
         for part in (self.decoder_embedding, self.decoder_blocks, self.predictions):
             initialise_linears(part)
 
-    @property
-    def frames_per_prediction(self) -> int:
-        """Dates that a token's prediction covers."""
-        return 1
-
     def noise_size(self, images: Tensor) -> int:
         """Return the number of units that are hidden one by one."""
-        T, G, rows, columns = self.encoder.shape_of(images)
+        T, G, rows, columns = self._shape_of(images)
         return rows * columns * (1 if self.consistent_mask else T * G)
 
     def forward(
@@ -125,7 +126,7 @@ class VitAutoencoder(Objective):
             raise ShapeError(
                 f"objective {self.name} takes its own bands only: leave out the others."
             )
-        shape = self.encoder.shape_of(images)
+        shape = self._shape_of(images)
         noise = self.draw(images, noise)
         visible, mask = self._hide(noise, mask_ratio, shape)
         x = self.encoder.place(self.encoder.embed(images), shape, dates)
@@ -136,7 +137,9 @@ class VitAutoencoder(Objective):
         rebuilt = hidden = None
         if not self.training:
             rebuilt = self._rebuild(images, prediction.detach())
-            hidden = self._pixels_of(mask, shape).reshape(images.shape) > 0
+            count = images.shape[1] if images.ndim == 5 else 1
+            pixels = self._pixels_of(mask, shape)[:, :count]
+            hidden = pixels.reshape(images.shape) > 0
         shown = self._laid_out(prediction), self._shaped(mask, shape)
         return ObjectiveOutput(loss, {}, *shown, latent, rebuilt, hidden)
 
@@ -148,9 +151,18 @@ class VitAutoencoder(Objective):
         valid: Tensor | None = None,
     ) -> Tensor:
         """Count the tokens that the loss averages over; see `Objective`."""
-        shape = self.encoder.shape_of(images)
+        shape = self._shape_of(images)
         _, mask = self._hide(noise.to(images.device), mask_ratio, shape)
         return self._counted(mask, self._weights(valid)).sum()[None]
+
+    def _shape_of(self, images: Tensor) -> tuple[int, int, int, int]:
+        """Return T, G, Hp, Wp of the tokens of images."""
+        if images.ndim == 5 and not self.takes_series:
+            raise ShapeError(
+                f"objective {self.name} takes single dates, and these are series: use "
+                "st-mae, spectralgpt, or satmae with temporal: true."
+            )
+        return self.encoder.shape_of(images)
 
     def _hide(
         self, noise: Tensor, mask_ratio: float | None, shape: Sequence[int]
@@ -274,11 +286,17 @@ class VitAutoencoder(Objective):
             own = self._targets(images)
             prediction = _over_bands(denormalize_tokens, prediction, own)
         P, (rows, columns) = self.encoder.patch_size, images.shape[-2:]
-        cut = prediction.unflatten(-1, (P, P)).unflatten(3, (rows // P, columns // P))
-        return cut.transpose(4, 5).reshape(images.shape)
+        cut = prediction.unflatten(-1, (-1, P, P))
+        cut = cut.unflatten(3, (rows // P, columns // P))  # (B, T, C, Hp, Wp, t, P, P)
+        series = cut.permute(0, 1, 5, 2, 3, 6, 4, 7).flatten(1, 2)
+        return self._at_dates(series.flatten(3, 4).flatten(4), images)
+
+    def _at_dates(self, predicted: Tensor, images: Tensor) -> Tensor:
+        """Return the dates of images from those predicted, (B, dates, C, H, W)."""
+        return predicted.reshape(images.shape)
 
     def _pixels_of(self, mask: Tensor, shape: Sequence[int]) -> Tensor:
-        """Spread a mask (B, N) over pixels, (B, T, C, H, W)."""
+        """Spread a mask (B, N) over pixels, (B, T, C, H, W) of whole tubelets."""
         T, G, rows, columns = shape
         of_band = {
             band: g
@@ -290,11 +308,13 @@ class VitAutoencoder(Objective):
         ]
         for axis in (-2, -1):
             pixels = pixels.repeat_interleave(self.encoder.patch_size, dim=axis)
-        return pixels
+        return pixels.repeat_interleave(self.encoder.frames_per_token, dim=1)
 
     def _laid_out(self, prediction: Tensor) -> Tensor:
         """Return a prediction (B, T, C, places, values) as the output holds it."""
-        return prediction
+        if not self.bands_last:
+            return prediction
+        return prediction.permute(0, 1, 3, 4, 2).flatten(3).flatten(1, 2)
 
     def _shaped(self, mask: Tensor, shape: Sequence[int]) -> Tensor:
         """Return the mask (B, N) as the output holds it."""
@@ -306,7 +326,8 @@ class VitAutoencoder(Objective):
 
     def published_names(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Give tensors, named and shaped as the weights, their published form."""
-        return to_published(tensors, self._published(), self.encoder.patch_size)
+        found = to_published(tensors, self._published(), self.encoder.patch_size)
+        return self._swap_rows(found, (self.encoder.num_bands, -1))
 
     def load_published_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
         """Take weights over under their published names, strictly.
@@ -314,7 +335,20 @@ class VitAutoencoder(Objective):
         Raises:
             CheckpointError: names or shapes do not fit; lists them.
         """
-        load_weights(self, from_published(state_dict, self._published()))
+        own = self._swap_rows(plain_names(state_dict), (-1, self.encoder.num_bands))
+        load_weights(self, from_published(own, self._published()))
+
+    def _swap_rows(
+        self, tensors: Mapping[str, Tensor], parts: tuple[int, int]
+    ) -> dict[str, Tensor]:
+        """Swap both parts of the rows of the last map, where bands come last there."""
+        found = dict(tensors)
+        for name in ("decoder_pred.weight", "decoder_pred.bias"):
+            fits = name in found and len(found[name]) % self.encoder.num_bands == 0
+            if self.bands_last and fits:
+                rows = found[name].unflatten(0, parts)
+                found[name] = rows.transpose(0, 1).flatten(0, 1)
+        return found
 
 
 def _over_bands(scale: Callable[..., Tensor], *values: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Weights put into models, strictly, and numbers that are not finite refused."""
 
 import logging
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
@@ -13,6 +14,8 @@ _MAX_LISTED = 8
 # What torch.compile and parallel training put before names, on all or within them.
 _COMPILED = "_orig_mod."
 _WRAPPERS = ("module.", "model.")
+_QKV = re.compile(r"(.*\.attn\.)([qkv])(\.(?:weight|bias))")
+_FUSED = re.compile(r"(.*\.attn\.)qkv(\.(?:weight|bias))")
 
 
 def load_weights(
@@ -26,7 +29,8 @@ def load_weights(
     Args:
         model: any module.
         weights: a tensor for each of the model's names.
-        assign: the model takes the tensors themselves, for one without storage.
+        assign: the model takes the tensors themselves, as one without storage always
+            does.
 
     Raises:
         CheckpointError: names or shapes do not fit, or values are not finite; lists
@@ -34,6 +38,7 @@ def load_weights(
     """
     found = plain_names(weights)
     wanted = model.state_dict()
+    assign = assign or any(value.is_meta for value in wanted.values())
     _check_fit(wanted, found)
     cast = {name: _cast(name, found[name], wanted[name]) for name in wanted}
     check_finite(cast.items(), "weights")
@@ -54,6 +59,44 @@ def plain_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if plain and all(name.startswith(prefix) for name in plain):
             plain = {name.removeprefix(prefix): value for name, value in plain.items()}
     return plain
+
+
+def stack_qkv(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Stack maps of query, key and value that a state dict keeps apart.
+
+    Raises:
+        CheckpointError: one of the three is missing, or has another shape.
+    """
+    found: dict[str, Tensor] = {}
+    for name, value in weights.items():
+        matched = _QKV.fullmatch(name)
+        if matched is None:
+            found[name] = value
+        elif matched[2] == "q":
+            parts = [matched[1] + part + matched[3] for part in "qkv"]
+            missing = [part for part in parts if part not in weights]
+            if missing:
+                raise CheckpointError(f"checkpoint lacks {', '.join(missing)}.")
+            if len({weights[part].shape for part in parts}) > 1:
+                raise CheckpointError(f"{', '.join(parts)} differ in shape.")
+            stacked = torch.cat([weights[part] for part in parts])
+            found[f"{matched[1]}qkv{matched[3]}"] = stacked
+        elif f"{matched[1]}q{matched[3]}" not in weights:
+            raise CheckpointError(f"checkpoint has {name} but no query beside it.")
+    return found
+
+
+def split_qkv(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Undo `stack_qkv`."""
+    found: dict[str, Tensor] = {}
+    for name, value in weights.items():
+        matched = _FUSED.fullmatch(name)
+        if matched is None:
+            found[name] = value
+            continue
+        for part, chunk in zip("qkv", value.chunk(3), strict=True):
+            found[matched[1] + part + matched[2]] = chunk.clone()
+    return found
 
 
 def _check_fit(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:

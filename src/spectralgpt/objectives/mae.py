@@ -3,10 +3,6 @@
 Source: He et al. 2021, arXiv:2111.06377.
 """
 
-from collections.abc import Mapping
-
-from torch import Tensor
-
 from spectralgpt.models.vit import GridCodes, VisionTransformer
 from spectralgpt.models.vit_autoencoder import LossOn, VitAutoencoder
 
@@ -15,7 +11,7 @@ class MAE(VitAutoencoder):
     """The masked autoencoder for any number of bands.
 
     Its prediction is (B, N, P * P * C), by pixel row, pixel column, then band; its mask
-    (B, N). Of series each date is a sample.
+    (B, N).
 
     Args:
         image_size: side in px of the images whose positions are made.
@@ -63,36 +59,9 @@ class MAE(VitAutoencoder):
             decoder_num_heads,
             normalize_targets=normalize_targets,
             loss_on=loss_on,
+            bands_last=True,
         )
         self.config = settings
-
-    def _laid_out(self, prediction: Tensor) -> Tensor:
-        return prediction.permute(0, 1, 3, 4, 2).flatten(3).flatten(1, 2)
-
-    def published_names(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Give tensors, named and shaped as the weights, their published form."""
-        found = super().published_names(tensors)
-        return self._swap_rows(found, (self.encoder.num_bands, -1))
-
-    def load_published_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Take weights over under their published names, strictly.
-
-        Raises:
-            CheckpointError: names or shapes do not fit; lists them.
-        """
-        own = self._swap_rows(state_dict, (-1, self.encoder.num_bands))
-        super().load_published_state_dict(own)
-
-    def _swap_rows(
-        self, tensors: Mapping[str, Tensor], parts: tuple[int, int]
-    ) -> dict[str, Tensor]:
-        """Swap both parts of the rows of the last map: bands first here, there last."""
-        found = dict(tensors)
-        for name in ("decoder_pred.weight", "decoder_pred.bias"):
-            if name in found and len(found[name]) % self.encoder.num_bands == 0:
-                rows = found[name].unflatten(0, parts)
-                found[name] = rows.transpose(0, 1).flatten(0, 1)
-        return found
 
 
 OBJECTIVE = MAE

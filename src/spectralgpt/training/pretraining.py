@@ -340,10 +340,11 @@ def _check_suits(config: PretrainConfig, data: PretrainingData) -> None:
             f"data.mixture has several: use objective {OURS}, or one sensor."
         )
     chosen = objective_class(config.objective)
-    if data.has_series and not chosen.takes_series:
+    if data.has_series and not (chosen.takes_series or config.settings.get("temporal")):
         raise ConfigError(
             f"objective {config.objective} takes single dates, and these are series: "
-            "leave `series` out of their description, or use st-mae or spectralgpt."
+            "leave `series` out of their description, or use st-mae, spectralgpt, or "
+            "satmae with settings.temporal true."
         )
     if chosen.sees_pairs and config.trainer.accumulate > 1:
         _log.warning(
