@@ -24,7 +24,7 @@ def test_encoder_features_are_the_means_of_each_band_groups_normed_tokens(
     dataset: LabelledDataset,
 ) -> None:
     encoder = tiny_model().encoder
-    features = comparison._extract_features(encoder, dataset, batch_size=5)
+    features = comparison.extract_features(encoder, dataset, batch_size=5)
     image = dataset[7]["image"]
     with torch.no_grad():
         tokens = encoder.eval()(image[None])[0]  # (G, Hp, Wp, D)
@@ -34,7 +34,7 @@ def test_encoder_features_are_the_means_of_each_band_groups_normed_tokens(
 
 
 def test_probe_learns_the_archive_from_an_encoder(dataset: LabelledDataset) -> None:
-    features = comparison._extract_features(tiny_model().encoder, dataset)
+    features = comparison.extract_features(tiny_model().encoder, dataset)
     splits = [c.split for c in dataset.sample_set.samples]
     train, val, test = (
         features.take(np.array([i for i, s in enumerate(splits) if s == name]))

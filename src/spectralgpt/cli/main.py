@@ -37,6 +37,7 @@ COMMANDS = {
     "finetune": "train a pretrained encoder for a task, from labels",
     "evaluate": "measure a model: fine-tuned, linear probe or nearest neighbours",
     "compare": "compare starts of a task, over shares of the labels and seeds",
+    "arena": "compare ways of pretraining on equal budgets, by the same tasks",
     "embed": "write embeddings of images to GeoParquet, npz or GeoTIFF",
     "cluster": "map groups of like places from embeddings, without labels",
     "similar": "find places that look like a point or polygon, from embeddings",

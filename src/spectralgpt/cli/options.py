@@ -24,6 +24,7 @@ from spectralgpt.config import (
     VALUE_ERRORS,
     check_keys,
     check_yaml,
+    parse_yaml,
     read_mapping,
     suggest,
 )
@@ -402,3 +403,30 @@ def _paths_in(value: Any) -> list[Path]:
 def _may_exist(path: Path) -> bool:
     # Parts of a file are named below it, as in COLLECTION.json/ITEM.
     return path.exists() or any(parent.is_file() for parent in path.parents)
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """Return a mapping of settings, as YAML or as it is; a type of an option."""
+    found = parse_yaml(value, "a mapping") if isinstance(value, str) else value
+    if not isinstance(found, Mapping):
+        raise argparse.ArgumentTypeError(
+            f"it takes a mapping of settings, found {value!r}; one setting is changed "
+            "by --set SECTION.KEY=VALUE."
+        )
+    return dict(found)
+
+
+def change_settings(values: dict[str, Any], changes: Sequence[str]) -> None:
+    """Set what `--set a.b.c=VALUE` says, in place; VALUE is YAML."""
+    for change in changes:
+        path, is_set, text = change.partition("=")
+        *sections, name = path.split(".")
+        at: Any = values
+        for section in sections:
+            at = at.get(section) if isinstance(at, dict) else None
+        if not is_set or not isinstance(at, dict) or (not sections and name not in at):
+            raise ConfigError(
+                f"--set {change}: write KEY=VALUE, with sections that the file has, "
+                f"such as finetune.trainer.epochs=5; it has {', '.join(values)}."
+            )
+        at[name] = parse_yaml(text, f"--set {change[:80]}")

@@ -52,6 +52,22 @@ def print_study(folder: Path, console: Console) -> None:
         console.print(table)
 
 
+def print_arena(folder: Path, console: Console) -> None:
+    """Print the first score of each task."""
+    from spectralgpt.reports.arena import interval, over_seeds
+
+    for task, scores in read_json(folder / "arena.json")["scores"].items():
+        name, by_start = next(iter(scores.items()))
+        table = Table("start", "mean", "95 % interval", title=f"{task}: {name}")
+        found = {start: interval(over_seeds(v)) for start, v in by_start.items()}
+        for start in sorted(found, key=lambda start: -found[start][0]):
+            mean, width = found[start]
+            known = width == width
+            between = f"{mean - width:.4f} to {mean + width:.4f}" if known else ""
+            table.add_row(start, f"{mean:.4f}", between)
+        console.print(table)
+
+
 def _spell(metric: str, positive: str | None = None) -> str:
     of = f" of {positive}" if positive and metric in POSITIVE_SCORES else ""
     return metric.replace("_", " ") + of

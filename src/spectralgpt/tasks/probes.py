@@ -37,6 +37,7 @@ _PENALTIES = tuple(float(a) for a in np.logspace(-1, 5, 13))
 _EPS = 1e-8
 _LEAST_SPREAD = 1e-6
 _KEY = "probe"
+_TREES = 300
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,24 @@ def predict_knn(train: Features, other: Features, k: int = 20) -> Tensor:
         weights = (top.values / temperature).softmax(dim=1)
         rows.append((weights.unsqueeze(-1) * labels[top.indices]).sum(dim=1))
     return torch.cat(rows)
+
+
+def predict_forest(train: Features, other: Features, seed: int = 0) -> Tensor:
+    """Fit a random forest to labels of 0 and 1 and predict.
+
+    The squared error of such labels is what splits of a classifier minimise, too.
+
+    Returns:
+        (N, classes) probabilities for `other`.
+    """
+    from sklearn.ensemble import RandomForestRegressor
+
+    forest = RandomForestRegressor(
+        _TREES, max_features="sqrt", random_state=seed, n_jobs=1
+    )
+    forest.fit(train.values, _one_hot(train).numpy())
+    found = forest.predict(other.values).reshape(len(other.values), -1)
+    return torch.from_numpy(found).float()
 
 
 def _one_hot(features: Features) -> Tensor:

@@ -34,13 +34,14 @@ from spectralgpt.resampling import absent_groups
 from spectralgpt.tasks import read_batches
 from spectralgpt.tasks.probes import (
     Features,
+    predict_forest,
     predict_knn,
     predict_linear,
     predict_ridge,
 )
 from spectralgpt.training.scoring import spread, write_class_scores
 
-ProbeMethod = Literal["linear-probe", "ridge", "knn"]
+ProbeMethod = Literal["linear-probe", "ridge", "knn", "forest"]
 PRETRAINED = "this model"
 # Every seed of every baseline reads the images again.
 _MEMORY_MB = 2048.0
@@ -52,6 +53,7 @@ _BATCH = 32
 _EPS = 1e-6
 _Indices = dict[str, NDArray[np.int64]]
 _Compute = Callable[[int, NDArray[np.int64]], Features]
+_Count = Callable[[str], Callable[[int], None] | None]
 
 
 _Summary = dict[str, dict[str, dict[str, Any]]]
@@ -109,19 +111,13 @@ def compare_features(
             "The model does not say which bands and scaling it takes."
         )
     dataset = LabelledDataset(labelled, loaded.preprocessing, memory_mb=_MEMORY_MB)
-    splits = [
-        _indices(labelled, divide(labelled, config, config.split_seed + seed))
-        for seed in range(seeds)
-    ]
+    splits = draw_splits(labelled, config, seeds)
 
     def counter(kind: str) -> Callable[[int], None] | None:
         return None if progress is None else _counter(progress, kind, len(dataset))
 
     def encode(encoder: Encoder, kind: str) -> Features:
-        encoder.absent_groups = absent_groups(
-            i for sample in labelled.samples for i in sample.items
-        )
-        return _extract_features(
+        return extract_features(
             encoder,
             dataset,
             batch_size=batch_size,
@@ -132,10 +128,10 @@ def compare_features(
     fixed = encode(loaded.encoder, PRETRAINED)
     kinds: dict[str, _Compute] = {PRETRAINED: lambda seed, train: fixed}
     if baselines:
-        kinds |= _baselines(loaded.encoder, dataset, encode, counter)
+        kinds |= floors(loaded.encoder, dataset, encode, counter)
     scores = {
         kind: tuple(
-            _probe(compute(seed, split["train"]), split, labelled, method, k)
+            probe(compute(seed, split["train"]), split, labelled, method, k)
             for seed, split in enumerate(splits)
         )
         for kind, compute in kinds.items()
@@ -163,11 +159,25 @@ def compare_features(
     return scores
 
 
-def _baselines(
+def draw_splits(
+    labelled: SampleSet, config: LabelledDataConfig, seeds: int
+) -> list[_Indices]:
+    """Return for each seed the positions of the samples of each split.
+
+    Raises:
+        DataError: a split is empty.
+    """
+    return [
+        _indices(labelled, divide(labelled, config, config.split_seed + seed))
+        for seed in range(seeds)
+    ]
+
+
+def floors(
     encoder: Encoder,
     dataset: LabelledDataset,
     encode: Callable[[Encoder, str], Features],
-    counter: Callable[[str], Callable[[int], None] | None],
+    counter: _Count,
 ) -> dict[str, _Compute]:
     """Return what computes each baseline for a seed and its training images."""
     statistics = band_statistics(dataset, counter("band statistics"))
@@ -233,18 +243,31 @@ def _write(
     )
 
 
-def _probe(
+def probe(
     features: Features,
     split: _Indices,
     labelled: SampleSet,
     method: ProbeMethod,
-    k: int,
+    k: int = 20,
+    seed: int = 0,
 ) -> Scores:
+    """Fit features to labels on train, tune on val where there is a choice, and score.
+
+    Args:
+        features: of all samples.
+        split: one of `draw_splits`.
+        labelled: the samples.
+        method: logistic regression, ridge, nearest neighbours or a random forest.
+        k: neighbours.
+        seed: of the forest.
+    """
     train, val, test = (features.take(split[name]) for name in SPLITS)
     if method == "knn":
         probabilities = predict_knn(train, test, k)
     elif method == "ridge":
         probabilities = predict_ridge(train, test)
+    elif method == "forest":
+        probabilities = predict_forest(train, test, seed)
     else:
         probabilities = predict_linear(train, val, test)
     return score_images(probabilities, test.targets, labelled.class_names)
@@ -280,7 +303,7 @@ def _describe(summary: _Summary) -> Iterator[str]:
         yield f"{kind}, mean and standard deviation over seeds: {spread}."
 
 
-def _extract_features(
+def extract_features(
     encoder: Encoder,
     dataset: LabelledDataset,
     *,
@@ -291,6 +314,8 @@ def _extract_features(
     """Encode every image to the means of its normalised tokens, one per band group."""
     device = next(encoder.parameters()).device
     encoder.eval()
+    samples = dataset.sample_set.samples
+    encoder.absent_groups = absent_groups(i for s in samples for i in s.items)
     rows = []
     with torch.inference_mode():
         for batch in read_batches(dataset, batch_size, num_workers, progress):

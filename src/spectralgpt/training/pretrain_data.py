@@ -163,7 +163,7 @@ def _contracts(
     items: Sequence[Sequence[RasterFile]],
 ) -> list[Preprocessing]:
     """Return the contract of each data set; those of one sensor share statistics."""
-    plain = [_plain_contract(config, data) for data in settings]
+    plain = [plain_contract(config, data) for data in settings]
     contracts = []
     for data, own in zip(settings, plain, strict=True):
         if data.scaling == "image-minmax":
@@ -199,7 +199,7 @@ def _join_contracts(contracts: Sequence[Preprocessing]) -> Preprocessing:
     return replace(first, others=tuple(rest))
 
 
-def _plain_contract(config: PretrainConfig, data: DataConfig) -> Preprocessing:
+def plain_contract(config: PretrainConfig, data: DataConfig) -> Preprocessing:
     """Return the contract before statistics are measured, scaled per image."""
     contract = sensor_preprocessing(
         data.sensor,

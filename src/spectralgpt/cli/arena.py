@@ -1,0 +1,67 @@
+"""`spectralgpt arena`: pretraining on equal budgets, scored by the same tasks."""
+
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from spectralgpt.cli.options import (
+    ConfigFile,
+    add_options,
+    change_settings,
+    mapping,
+    plain_values,
+)
+
+HELP = (
+    "Pretrain several objectives, or variants of one, on equal budgets, and score them "
+    "by the same tasks."
+)
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the options of this command."""
+    from spectralgpt.training.arena import ArenaConfig
+
+    parser.add_argument(
+        "--config", action=ConfigFile, help="YAML file of the arena, or a recipe's name"
+    )
+    add_options(
+        parser, output=(Path, ..., "folder; what is finished there is not done again")
+    )
+    own = {"pretrain", "starts", "tasks"}
+    parser.add_class_arguments(ArenaConfig, as_group=False, skip=own)
+    # Of their own type: as mappings, --pretrain.data.X would replace all of `data`.
+    add_options(
+        parser,
+        pretrain=(mapping, ..., "settings of `spectralgpt pretrain` that all share"),
+        starts=(mapping, ..., "what each start changes of them, by its name"),
+        tasks=(mapping, ..., "what scores them, by name"),
+    )
+    parser.add_argument(
+        "--set",
+        type=str,
+        action="append",
+        default=[],
+        help="change one setting of the file: --set pretrain.data.root=FOLDER; may be "
+        "given again",
+    )
+
+
+def run(args: Namespace) -> Path:
+    """Run the arena; returns its folder with arena.json, arena.csv and report.html."""
+    from rich.console import Console
+
+    from spectralgpt.cli.results import print_arena
+    from spectralgpt.config import build_config
+    from spectralgpt.training.arena import ArenaConfig, run_arena
+
+    console = Console(stderr=True)
+    values = plain_values(args)
+    change_settings(values, values.pop("set"))
+    folder = run_arena(
+        build_config(values, ArenaConfig, "the command line"),
+        args.output,
+        lambda line: console.print(line, highlight=False, soft_wrap=True),
+    )
+    print_arena(folder, console)
+    return folder
