@@ -52,7 +52,7 @@ def test_one_setting_is_changed_and_the_others_stay(
         (("--set", "finetune.head.width=3"), "sections that the file has"),
         (("--set", "sseds=[1]"), "it has task"),
         (("--set", "finetune.data.root=[1"), "not valid YAML"),
-        (("--finetune.data.label_share", "0.1"), "--set finetune.KEY=VALUE"),
+        (("--finetune.data.label_share", "0.1"), "--set SECTION.KEY=VALUE"),
     ],
 )
 def test_a_change_that_cannot_be_made_is_one_line(

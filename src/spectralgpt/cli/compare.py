@@ -51,11 +51,12 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> Path:
-    """Run the study; returns its folder with study.json and study.csv."""
+    """Run the study; returns its folder with study.json and report.html."""
     from rich.console import Console
 
     from spectralgpt.cli.results import print_study
     from spectralgpt.config import build_config
+    from spectralgpt.reports.arena import write_study_report
     from spectralgpt.training.study import StudyConfig, run_study
 
     console = Console(stderr=True)
@@ -66,5 +67,6 @@ def run(args: Namespace) -> Path:
         args.output,
         lambda name, number, total: console.print(f"run {number + 1}/{total}: {name}"),
     )
+    write_study_report(folder)
     print_study(folder, console)
     return folder

@@ -86,31 +86,58 @@ def write_arena_report(folder: Path) -> Path:
     """
     found = read_json(folder / "arena.json")
     write_table(folder / "arena.csv", _rows(found["scores"]))
+    facts = [
+        (str(len(found["costs"])), "starts"),
+        (f"{found['amount']:g}", f"{found['budget']} each"),
+        (str(len(found["pretrain_seeds"])), "pretrainings of each"),
+        (str(len(found["seeds"])), "seeds of the tasks"),
+    ]
+    return _write(folder, "Arena", facts, found)
+
+
+def write_study_report(folder: Path) -> Path:
+    """Write report.html of starts that were not pretrained here, from study.json.
+
+    Args:
+        folder: of a study.
+
+    Returns:
+        The path of the report.
+    """
+    scores: dict[str, dict[str, dict[str, list[list[float]]]]] = {}
+    starts: dict[str, int] = {}
+    for share, by_start in read_json(folder / "study.json").items():
+        task = scores.setdefault(f"{float(share):.0%} of the labels", {})
+        for start, row in by_start.items():
+            for metric, entry in row.items():
+                task.setdefault(metric, {})[start] = [entry["values"]]
+                starts[start] = len(entry["values"])
+    facts = [(str(len(starts)), "starts"), (str(max(starts.values())), "seeds")]
+    found = {"scores": scores, "curves": {}, "costs": {}, "budget": None}
+    return _write(folder, "Study", facts, {**found, "pretrain_seeds": [0]})
+
+
+def _write(
+    folder: Path, title: str, facts: list[tuple[str, str]], found: Mapping[str, Any]
+) -> Path:
     tasks = []
     for task, by_score in found["scores"].items():
-        scores = list(by_score.items())
         curves = found["curves"].get(task)
         tasks.append(
             {
                 "name": task,
-                "header": ["start", *(name for name, _ in scores)],
-                "rows": _table(dict(scores)),
-                "ranks": [_rank(*each) for each in scores[:_SHOWN_SCORES]],
+                "header": ["start", *by_score],
+                "rows": _table(by_score),
+                "ranks": [_rank(*e) for e in list(by_score.items())[:_SHOWN_SCORES]],
                 "curves": _plot_curves(curves, found["budget"]) if curves else None,
-                "score": scores[0][0],
+                "score": next(iter(by_score)),
             }
         )
-    starts = len(found["costs"])
     return write_report(
         folder / "report.html",
         TEMPLATES / "arena.html",
-        f"Arena: {folder.resolve().name}",
-        facts=[
-            (str(starts), "starts"),
-            (f"{found['amount']:g}", f"{found['budget']} each"),
-            (str(len(found["pretrain_seeds"])), "pretrainings of each"),
-            (str(len(found["seeds"])), "seeds of the tasks"),
-        ],
+        f"{title}: {folder.resolve().name}",
+        facts=facts,
         budget=found["budget"],
         several=len(found["pretrain_seeds"]) > 1,
         tasks=tasks,

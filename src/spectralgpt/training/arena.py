@@ -72,7 +72,7 @@ class ArenaConfig:
         pretrain: settings of `spectralgpt pretrain` that all starts share;
             trainer.epochs is the number of points on the curves of score by budget.
         starts: what each start changes of them, by its name, such as `{mae: {objective:
-            mae}}`.
+            mae}}`; `budget: 0.5` gives it half of the budget.
         tasks: what scores them, by name. `{data: ..., methods: [ridge, knn], k: 20}`
             probes frozen features of labelled images; `{task: segmentation, finetune:
             ..., fractions: [0.1, 1.0]}` fine-tunes, see `StudyConfig`, and may have
@@ -114,6 +114,19 @@ class ArenaConfig:
                     f"{name!r} names a folder: use letters, digits, - and _, and a "
                     "letter first."
                 )
+        for start in self.starts:
+            self.share_of(start)
+
+    def share_of(self, start: str) -> float:
+        """Return the share of the budget that a start has.
+
+        Raises:
+            ConfigError: it is not above 0.
+        """
+        share = self.starts[start].get("budget", 1.0)
+        if not isinstance(share, int | float) or not 0 < share < math.inf:
+            raise ConfigError(f"start {start}: budget is {share!r}; use above 0.")
+        return float(share)
 
 
 @dataclass(frozen=True)
@@ -201,7 +214,7 @@ def run_arena(
         for start in config.starts
     }
     for (start, seed), folder in runs.items():
-        _check_record(folder, _record(config, plans[start], seed))
+        _check_record(folder, _record(config, start, plans[start], seed))
     found = _Results()
     stated = {
         "budget": "processor seconds" if config.seconds is not None else "images",
@@ -211,7 +224,7 @@ def run_arena(
     }
     for number, ((start, seed), folder) in enumerate(runs.items(), start=1):
         line = f"pretraining {number} of {len(runs)}: {start}, seed {seed}"
-        _pretrain(config, plans[start], seed, folder, partial(progress, line))
+        _pretrain(config, start, plans[start], seed, folder, partial(progress, line))
         found.costs.setdefault(start, read_json(folder / _COST))
     for name, task in tasks.items():
         if isinstance(task, _ProbeTask):
@@ -237,7 +250,8 @@ def _plan(config: ArenaConfig, start: str) -> PretrainConfig:
     Raises:
         ConfigError: they are wrong.
     """
-    merged = merge_sections(config.pretrain, config.starts[start])
+    own = {k: v for k, v in config.starts[start].items() if k != "budget"}
+    merged = merge_sections(config.pretrain, own)
     for name in ("steps", "stages"):
         if merged.get(name):
             raise ConfigError(
@@ -275,12 +289,16 @@ def _task_of(config: ArenaConfig, name: str) -> _ProbeTask | None:
     return task
 
 
-def _record(config: ArenaConfig, plan: PretrainConfig, seed: int) -> dict[str, Any]:
+def _record(
+    config: ArenaConfig, start: str, plan: PretrainConfig, seed: int
+) -> dict[str, Any]:
     plain = plain_config(replace(plan, seed=seed))
     plain["data"].pop("root")  # Where images lie changes nothing.
     for name in ("workers", "log_every_steps", "checkpoint_every_steps"):
         plain["trainer"].pop(name)
-    return {"settings": plain, "seconds": config.seconds, "images": config.images}
+    share = config.share_of(start)
+    amount = {"seconds": config.seconds, "images": config.images, "budget": share}
+    return {"settings": plain, **amount}
 
 
 def _check_record(folder: Path, record: Mapping[str, Any]) -> None:
@@ -298,6 +316,7 @@ def _check_record(folder: Path, record: Mapping[str, Any]) -> None:
 
 def _pretrain(
     config: ArenaConfig,
+    start: str,
     plan: PretrainConfig,
     seed: int,
     folder: Path,
@@ -308,11 +327,11 @@ def _pretrain(
         return
     progress()
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / _RECORD, _record(config, plan, seed))
+    write_json(folder / _RECORD, _record(config, start, plan, seed))
     # A resumed run must not be planned anew: the same trial takes other seconds.
     if not (folder / _COST).exists():
         cost = _try(plan)
-        steps = _steps(config, plan, cost)
+        steps = _steps(config, config.share_of(start), plan, cost)
         write_json(
             folder / _COST,
             {
@@ -335,7 +354,7 @@ def _pretrain(
     write_json(folder / _COST, {**noted, "seconds": clock.seconds})
 
 
-def _steps(config: ArenaConfig, plan: PretrainConfig, cost: _Cost) -> int:
+def _steps(config: ArenaConfig, share: float, plan: PretrainConfig, cost: _Cost) -> int:
     """Return the steps that the budget pays, a multiple of the epochs.
 
     Raises:
@@ -343,10 +362,10 @@ def _steps(config: ArenaConfig, plan: PretrainConfig, cost: _Cost) -> int:
     """
     epochs = plan.trainer.epochs
     if config.images is not None:
-        paid = config.images // plan.trainer.effective_batch
+        paid = int(share * config.images) // plan.trainer.effective_batch
     else:
         assert config.seconds is not None
-        paid = int(config.seconds / cost.seconds)
+        paid = int(share * config.seconds / cost.seconds)
     if paid < epochs:
         raise ConfigError(
             f"the budget pays {paid} steps of objective {plan.objective}, fewer than "

@@ -115,6 +115,8 @@ class DataConfig(Stated):
         samples_per_epoch: crops in an epoch; null takes about as many as cover the
             images once.
         crops: how crops are cut, and what is held out.
+        image_share: share of the images that is used, 0..1, each larger share holding
+            the smaller ones.
         max_held_out: most held-out crops that are scored, spread over all there are.
         max_bad_share: largest share of images that may be unreadable, 0..1.
         allow_missing_bands: take images that lack some of the bands; what is missing is
@@ -144,6 +146,7 @@ class DataConfig(Stated):
     scaling: Scaling = "image-minmax"
     samples_per_epoch: int | None = None
     crops: CropConfig = field(default_factory=CropConfig)
+    image_share: float = 1.0
     max_held_out: int = 256
     max_bad_share: float = 0.1
     allow_missing_bands: bool = False
@@ -169,6 +172,10 @@ class DataConfig(Stated):
         counts = ("image_size", "samples_per_epoch", "token_budget")
         check_at_least(1, self, *counts, section="data.")
         check_at_least(0, self, "max_bad_share", "memory_mb", section="data.")
+        if not 0 < self.image_share <= 1:
+            raise ConfigError(
+                f"data.image_share is {self.image_share}; use above 0 up to 1."
+            )
         if not 0 <= (self.band_subsets or 0) <= 1:
             raise ConfigError(
                 f"data.band_subsets is {self.band_subsets}; use 0 up to 1."

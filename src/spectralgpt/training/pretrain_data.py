@@ -1,8 +1,10 @@
 """From the data part of a configuration to data sets with their contracts."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -27,6 +29,7 @@ from spectralgpt.training.pretrain_config import DataConfig, PretrainConfig, dat
 _BAND_SUBSETS = 0.7
 """Of runs that mix sensors; measured by `tools/unseen_sensor.py`."""
 _Images = Sequence[RasterFile] | Sequence[Series]
+_Image = TypeVar("_Image", RasterFile, Series)
 
 
 @dataclass(frozen=True)
@@ -93,8 +96,17 @@ def _find_images(data: DataConfig) -> _Images:
     """Find the images that a data set names, or series of them where it says so."""
     sources = _sources(data)
     if any(source.series for source in sources):
-        return find_series(sources, data.root, data.max_bad_share)
-    return find_items(sources, data.root, data.max_bad_share)
+        return _share(find_series(sources, data.root, data.max_bad_share), data)
+    return _share(find_items(sources, data.root, data.max_bad_share), data)
+
+
+def _share(images: Sequence[_Image], data: DataConfig) -> list[_Image]:
+    """Keep a share of the images, chosen by their names alone, in their order."""
+    first = [items_of([image])[0].name for image in images]
+    names = [hashlib.sha256(name.encode()).hexdigest() for name in first]
+    count = max(1, round(data.image_share * len(images)))
+    kept = set(sorted(range(len(images)), key=names.__getitem__)[:count])
+    return [image for number, image in enumerate(images) if number in kept]
 
 
 def _sources(data: DataConfig) -> list[Source]:

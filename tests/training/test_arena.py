@@ -1,0 +1,115 @@
+"""Pretraining on equal budgets, scored by the same tasks."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from spectralgpt.config import build_config, read_config
+from spectralgpt.errors import ConfigError
+from spectralgpt.recipes import find_recipe
+from spectralgpt.training import arena
+from spectralgpt.training.arena import ArenaConfig, run_arena
+from tests.toy import SENSOR, write_archive
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    root = write_archive(tmp_path / "toy", per_class=8, size=16)
+    images = {"root": str(root), "sensor": SENSOR, "exclude_bands": ["B10"]}
+    images["offset"] = 0
+    # A process of its own takes longer than all the rest.
+    monkeypatch.setattr(arena, "_try", lambda plan: arena._Cost(0.5, 2**30))
+    return {
+        "images": 32,
+        "seeds": [0, 1],
+        "pretrain": {
+            "model": {"size": "tiny", "depth": 1, "decoder_depth": 1},
+            "data": {**images, "image_size": 16},
+            "optimizer": {"warmup_epochs": 0.5},
+            "trainer": {"epochs": 2, "batch_size": 4, "workers": 0},
+            "report": {"images": 0},
+        },
+        "starts": {"ours": {}, "mae": {"objective": "mae", "budget": 0.5}},
+        "tasks": {
+            "toy": {"data": {"root": str(root), "offset": 0}, "methods": ["ridge"]}
+        },
+    }
+
+
+def build(config: dict[str, Any]) -> ArenaConfig:
+    return build_config(config, ArenaConfig, "test")
+
+
+def test_all_is_pretrained_and_scored_once(
+    config: dict[str, Any], tmp_path: Path
+) -> None:
+    said: list[str] = []
+    out = run_arena(build(config), tmp_path / "out", said.append)
+    assert [line for line in said if "pretraining" in line] == [
+        "pretraining 1 of 2: ours, seed 0",
+        "pretraining 2 of 2: mae, seed 0",
+    ]
+    found = json.loads((out / "arena.json").read_text())
+    assert {name: cost["steps"] for name, cost in found["costs"].items()} == {
+        "ours": 8,
+        "mae": 4,
+    }
+    scores = found["scores"]["toy"]["ridge, accuracy"]
+    assert {"ours", "mae", "band statistics", "random forest"} <= scores.keys()
+    assert all(len(values[0]) == 2 for values in scores.values())
+    (curve,) = found["curves"]["toy"]["ours"]
+    assert [images for images, _ in curve] == [16, 32]
+    assert "mae" in (out / "report.html").read_text()
+    said.clear()
+    run_arena(build(config), out, said.append)
+    assert said == []
+    changed = {**config, "images": 64}
+    with pytest.raises(ConfigError, match="images 32 \\(now 64\\)"):
+        run_arena(build(changed), out)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"images": None}, "either seconds or images"),
+        ({"seconds": 5.0}, "either seconds or images"),
+        ({"starts": {"a b": {}}}, "names a folder"),
+        ({"starts": {"a": {"budget": 0}}}, "start a: budget is 0"),
+        ({"starts": {"a": {"objective": "moe"}}}, "objective 'moe' is unknown"),
+        ({"starts": {"a": {"stages": [{"name": "x"}]}}}, "each is one stage"),
+        ({"tasks": {"toy": {"methods": ["ridge"]}}}, "data"),
+        ({"tasks": {}}, "needs starts, tasks"),
+        ({"images": 4}, "pays 1 steps"),
+    ],
+)
+def test_a_mistake_is_named_before_anything_runs(
+    config: dict[str, Any], tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run_arena(build({**config, **changes}), tmp_path / "out")
+    assert not list((tmp_path / "out").glob("models/*/seed-0/config.yaml"))
+
+
+@pytest.mark.parametrize(
+    "path", [find_recipe("ablations"), EXAMPLES / "arena_simulated.yaml"]
+)
+def test_what_ships_can_be_planned(path: Path) -> None:
+    config = read_config(path, ArenaConfig)
+    for start in config.starts:
+        assert arena._plan(config, start).trainer.epochs == 4
+    assert yaml.safe_load(path.read_text())["tasks"]
+
+
+def test_flop_are_counted_without_computing() -> None:
+    config = read_config(EXAMPLES / "arena_simulated.yaml", ArenaConfig)
+    counts = {
+        start: arena._count_gflop(arena._plan(config, start)) for start in config.starts
+    }
+    assert all(count is not None for count in counts.values())
+    # All bands in a token: a quarter of the tokens of four groups.
+    assert counts["mae"] < 0.5 * counts["satmae"]  # type: ignore[operator]
