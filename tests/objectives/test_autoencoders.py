@@ -139,7 +139,7 @@ def test_parts_of_a_batch_add_up_to_it() -> None:
 
 
 def test_a_mistake_is_named() -> None:
-    with pytest.raises(ConfigError, match="mae, .*satmae"):
+    with pytest.raises(ConfigError, match=r"mae, .*satmae"):
         objectives.build("moe")
     with pytest.raises(ConfigError, match="no setting 'depht'"):
         objectives.build("mae", depht=3)

@@ -22,6 +22,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     root = write_archive(tmp_path / "toy", per_class=8, size=16)
     images = {"root": str(root), "sensor": SENSOR, "exclude_bands": ["B10"]}
     images["offset"] = 0
+    labelled = {"root": str(root), "offset": 0}
     # A process of its own takes longer than all the rest.
     monkeypatch.setattr(arena, "_try", lambda plan: arena._Cost(0.5, 2**30))
     return {
@@ -35,9 +36,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             "report": {"images": 0},
         },
         "starts": {"ours": {}, "mae": {"objective": "mae", "budget": 0.5}},
-        "tasks": {
-            "toy": {"data": {"root": str(root), "offset": 0}, "methods": ["ridge"]}
-        },
+        "tasks": {"toy": {"data": labelled, "methods": ["ridge"]}},
     }
 
 

@@ -160,7 +160,7 @@ def _choose_method(args: Namespace) -> str:
 
 
 def _score(args: Namespace, loaded: "LoadedModel") -> None:
-    from spectralgpt.data.dense import DenseDataset
+    from spectralgpt.data.datasets import DenseDataset
     from spectralgpt.data.statistics import tell_if_far
     from spectralgpt.scenes.loading import stated_contract
     from spectralgpt.training.scoring import evaluate
@@ -212,7 +212,8 @@ def _read_images(args: Namespace, loaded: "LoadedModel") -> "SampleSet":
 
 def _read_masks(args: Namespace, loaded: "LoadedModel") -> "SampleSet":
     """Read images with masks for a model that makes maps, divided as for training."""
-    from spectralgpt.data.dense import DenseDataConfig, read_dense, read_dense_config
+    from spectralgpt.data.dense.config import DenseDataConfig, read_dense_config
+    from spectralgpt.data.dense.sets import read_dense
     from spectralgpt.data.identity import split_settings
 
     names, task = loaded.classes(args.model, maps=True)

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spectralgpt.data.bigearthnet import read_bigearthnet
-from spectralgpt.data.dense import read_dense, read_dense_config
+from spectralgpt.data.dense.config import read_dense_config
+from spectralgpt.data.dense.sets import read_dense
 from spectralgpt.data.division import SampleSetConfig, divide
 from spectralgpt.data.fmow import read_fmow
 from spectralgpt.data.formats import ImageFormat

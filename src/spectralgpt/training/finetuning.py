@@ -18,18 +18,17 @@ import torch
 
 from spectralgpt.building import merge_adapters
 from spectralgpt.checkpoints import load_model, save_model
-from spectralgpt.data.datasets import LabelledDataset
-from spectralgpt.data.dense import (
+from spectralgpt.data.classes import find_positive
+from spectralgpt.data.datasets import (
     DenseAugmentationConfig,
-    DenseDataConfig,
     DenseDataset,
-    balanced_class_weights,
-    find_positive,
-    read_dense,
+    LabelledDataset,
 )
+from spectralgpt.data.dense.config import DenseDataConfig
+from spectralgpt.data.dense.sets import read_dense
 from spectralgpt.data.identity import SeenImages, sample_data
 from spectralgpt.data.labelled import LabelledDataConfig, read_labelled
-from spectralgpt.data.masks import describe_target
+from spectralgpt.data.masks import balanced_class_weights, describe_target
 from spectralgpt.data.samples import CHANGE, REGRESSION, SPLITS, SampleSet
 from spectralgpt.data.statistics import sample_statistics
 from spectralgpt.errors import ConfigError, DataError

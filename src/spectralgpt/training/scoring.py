@@ -16,13 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spectralgpt.checkpoints import LoadedModel
-from spectralgpt.data.datasets import LabelledDataset
-from spectralgpt.data.dense import (
-    DenseDataConfig,
-    DenseDataset,
-    find_positive,
-    read_dense,
-)
+from spectralgpt.data.classes import find_positive
+from spectralgpt.data.datasets import DenseDataset, LabelledDataset
+from spectralgpt.data.dense.config import DenseDataConfig
+from spectralgpt.data.dense.sets import read_dense
 from spectralgpt.data.identity import count_seen
 from spectralgpt.data.samples import MULTI_LABEL, SPLITS, SampleSet
 from spectralgpt.errors import DataError

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from spectralgpt.config import build_config, changed_settings
-from spectralgpt.data.dense import DenseDataConfig, read_dense
+from spectralgpt.data.dense.config import DenseDataConfig
+from spectralgpt.data.dense.sets import read_dense
 from spectralgpt.data.identity import digest_data
 from spectralgpt.data.labelled import LabelledDataConfig, read_labelled
 from spectralgpt.data.packing.reading import digest_of

@@ -10,15 +10,10 @@ from spectralgpt.config import build_config, read_mapping
 from spectralgpt.data.archives.findings import ArchiveCheck, check_images
 from spectralgpt.data.archives.registry import PREFIX, Archive, load_archive
 from spectralgpt.data.bigearthnet import list_bigearthnet
-from spectralgpt.data.classes import name_classes
-from spectralgpt.data.dense import (
-    DenseDataConfig,
-    find_positive,
-    read_dense,
-    read_dense_config,
-)
+from spectralgpt.data.classes import find_positive, name_classes
+from spectralgpt.data.dense.config import DenseDataConfig, read_dense_config
 from spectralgpt.data.dense.entries import list_entries
-from spectralgpt.data.dense.sets import FitError, describe_entries
+from spectralgpt.data.dense.sets import FitError, describe_entries, read_dense
 from spectralgpt.data.fmow import list_fmow
 from spectralgpt.data.label_files import list_class_folders, list_csv, read_split_lists
 from spectralgpt.data.labelled import LabelledDataConfig, read_labelled

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from spectralgpt import __version__
 from spectralgpt.data.classes import class_colours, to_rgb
-from spectralgpt.data.dense import read_dense, read_dense_config
+from spectralgpt.data.dense.config import read_dense_config
+from spectralgpt.data.dense.sets import read_dense
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.data.labelling.blocks import (
     BlockPlan,
