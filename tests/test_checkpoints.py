@@ -613,7 +613,7 @@ def test_published_widths_that_are_unknown_need_their_number_of_heads(
     with pytest.raises(
         CheckpointError, match=r"decoder width 256 .* in doubt.* --decoder_num_heads N"
     ):
-        load_model(path, heads=six)
+        load_model(path, stated=six)
     out = tmp_path / "out"
     words = ("convert", path, "--output", out, "--num_heads", 6)
     assert main([*map(str, words), "--decoder_num_heads", "4"]) == 0
@@ -625,9 +625,9 @@ def test_published_widths_that_are_unknown_need_their_number_of_heads(
         ({**six, "decoder_num_heads": 0}, CheckpointError, "decoder_num_heads"),
     ):
         with pytest.raises(error, match=what):
-            load_model(path, heads=heads)
-    with pytest.raises(ConfigError, match="says its number of heads itself"):
-        load_model(out, heads=six)
+            load_model(path, stated=heads)
+    with pytest.raises(ConfigError, match="says itself how it is built"):
+        load_model(out, stated=six)
 
 
 @pytest.mark.parametrize("prefix", ["_orig_mod.", "module._orig_mod.", "model."])

@@ -33,6 +33,7 @@ from spectralgpt.models.heads import (
     RegressionModel,
     SegmentationModel,
 )
+from spectralgpt.models.objective import Objective
 from spectralgpt.models.sizes import SIZES, WEIGHTS_FILE, find_weights
 from spectralgpt.models.tokens import Wavelengths
 from spectralgpt.models.weights import check_finite, load_weights
@@ -190,7 +191,8 @@ def save_published(path: Path, model: Model) -> Path:
 
     Args:
         path: the .pth file to make.
-        model: an autoencoder, classifier, or a model for maps with the published head.
+        model: an autoencoder, of SpectralGPT a classifier or a model for maps with the
+            published head as well.
 
     Raises:
         CheckpointError: the model has no published counterpart.
@@ -218,9 +220,17 @@ def save_published(path: Path, model: Model) -> Path:
             "only 'tokens', and would give other numbers."
         )
     encoder = model.encoder
-    weights = to_published(
-        model.state_dict(), encoder.patch_size, encoder.bands_per_token
-    )
+    if isinstance(encoder, SpectralEncoder):
+        weights = to_published(
+            model.state_dict(), encoder.patch_size, encoder.bands_per_token
+        )
+    elif isinstance(model, Objective):
+        weights = model.published_names(model.state_dict())
+    else:
+        raise CheckpointError(
+            f"a model on an encoder {encoder.kind!r} has no published format: convert "
+            "the checkpoint of its pretraining."
+        )
     checkpoint = {"model": weights, PUBLISHED_CONFIG_KEY: model_config(model)}
     write_file(path, lambda temporary: save_torch(checkpoint, temporary))
     return path
@@ -232,7 +242,7 @@ def load_model(
     image_size: int | None = None,
     bands: Sequence[Band] | None = None,
     sensor: str | None = None,
-    heads: Mapping[str, int] | None = None,
+    stated: Mapping[str, Any] | None = None,
 ) -> LoadedModel:
     """Load a model and its contract.
 
@@ -245,15 +255,15 @@ def load_model(
         bands: bands for which the spectral tables are interpolated; None keeps them.
         sensor: one of the sensors that the weights were trained on: its bands, image
             size and scaling; None takes the first.
-        heads: of published files of unknown width, see `build_published_model`.
+        stated: what a published file does not say, see `build_published_model`.
 
     Raises:
-        ConfigError: the weights were not trained on this sensor, or say their number of
-            heads themselves.
+        ConfigError: the weights were not trained on this sensor, or say themselves what
+            is stated.
         CheckpointError: nothing is found, or it cannot be used; says which and why.
     """
     return move_model(
-        _read(name_or_path, heads), image_size=image_size, bands=bands, sensor=sensor
+        _read(name_or_path, stated), image_size=image_size, bands=bands, sensor=sensor
     )
 
 
@@ -353,18 +363,18 @@ def load(
 
 
 def _read(
-    name_or_path: str | Path, heads: Mapping[str, int] | None = None
+    name_or_path: str | Path, stated: Mapping[str, Any] | None = None
 ) -> LoadedModel:
     name = str(name_or_path)
     path = find_weights(name_or_path)
-    if heads and (path is None or _is_ours(path)):
+    if stated and (path is None or _is_ours(path)):
         raise ConfigError(
-            f"{name} is no published file, and says its number of heads itself: leave "
-            f"out {min(heads)}."
+            f"{name} is no published file, and says itself how it is built: leave out "
+            f"{min(stated)}."
         )
     if path is not None:
         # By what it holds: downloads are often named otherwise.
-        return _read_ours(path) if _is_ours(path) else _published(path, heads)
+        return _read_ours(path) if _is_ours(path) else _published(path, stated)
     if name not in SIZES:
         return _read_ours(_download(name))
     _log.warning(
@@ -495,7 +505,7 @@ def _check_target(target: object) -> None:
         raise CheckpointError("it does not say what its numbers are: copy it again.")
 
 
-def _published(path: Path, heads: Mapping[str, int] | None) -> LoadedModel:
+def _published(path: Path, stated: Mapping[str, Any] | None) -> LoadedModel:
     checkpoint = read_torch_file(path)
     if all(key in checkpoint for key in _TRAINING_KEYS):
         raise CheckpointError(
@@ -504,13 +514,15 @@ def _published(path: Path, heads: Mapping[str, int] | None) -> LoadedModel:
             "another program must export its weights first."
         )
     try:
-        model = build_published_model(checkpoint, heads)
+        model = build_published_model(checkpoint, stated)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
     bare = LoadedModel(model, None)
     encoder = bare.encoder
     # Published maps of land cover took ten bands and two fillers: nothing fits them.
     is_filled = isinstance(model, SegmentationModel)
+    if not isinstance(encoder, SpectralEncoder):
+        return bare
     if is_filled or encoder.num_bands != 12 or encoder.wavelengths_nm is not None:
         return bare
     # Published weights know Sentinel-2 without B10, per-image scaling, and no more.

@@ -1,4 +1,4 @@
-"""Published SpectralGPT checkpoints: their files, their key names, their models.
+"""Published checkpoints: their files, their key names, their models.
 
 Files are read by torch, which runs no code from them. The published code keeps query,
 key and value apart, embeds tokens with a 3D convolution and calls the spectrum time.
@@ -13,7 +13,7 @@ import pickle
 import re
 import struct
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,15 @@ from torch import Tensor, nn
 from spectralgpt.building import Model, build_model
 from spectralgpt.errors import CheckpointError, ConfigError
 from spectralgpt.models.encoder import SpectralEncoder
-from spectralgpt.models.weights import load_weights, plain_names
+from spectralgpt.models.mae import MaskedAutoencoder
+from spectralgpt.models.objective import Objective
+from spectralgpt.models.weights import (
+    load_weights,
+    plain_names,
+    split_qkv,
+    stack_qkv,
+)
+from spectralgpt.objectives.satmae import default_groups
 
 _log = logging.getLogger(__name__)
 
@@ -95,9 +103,9 @@ _DENSE = _ENCODER | {
     "decoder.fuse_all.": "head.fuse.",
     "cls_seg.0.": "head.classifier.",
 }
-_QKV = re.compile(r"(.*\.attn\.)([qkv])(\.(?:weight|bias))")
-_FUSED = re.compile(r"(.*\.attn\.)qkv(\.(?:weight|bias))")
 _CONVOLUTION = "patch_embed.proj.weight"
+_GROUP = "patch_embed.{}.proj.weight"
+_Infer = Callable[[Mapping[str, Tensor], Mapping[str, Any]], dict[str, Any]]
 
 
 def check_is_weights(path: Path) -> None:
@@ -194,8 +202,8 @@ def load_published_state_dict(model: nn.Module, state_dict: Mapping[str, Any]) -
     """Load published weights into a model of the same shape, strictly.
 
     Args:
-        model: `MaskedAutoencoder`, `ClassificationModel`, `SegmentationModel`,
-            `ChangeModel` or `SpectralEncoder`.
+        model: an `Objective`, `ClassificationModel`, `SegmentationModel`, `ChangeModel`
+            or `SpectralEncoder`.
         state_dict: published names; or a whole checkpoint with a `model` or
             `state_dict` entry.
 
@@ -206,6 +214,9 @@ def load_published_state_dict(model: nn.Module, state_dict: Mapping[str, Any]) -
 
 
 def _load(model: nn.Module, weights: Mapping[str, Tensor], assign: bool) -> None:
+    if isinstance(model, Objective) and not isinstance(model, MaskedAutoencoder):
+        model.load_published_state_dict(weights)
+        return
     ours = _from_published(weights)
     if isinstance(model, SpectralEncoder):
         ours = {name.removeprefix("encoder."): value for name, value in ours.items()}
@@ -213,30 +224,32 @@ def _load(model: nn.Module, weights: Mapping[str, Tensor], assign: bool) -> None
 
 
 def build_published_model(
-    checkpoint: Mapping[str, Any], heads: Mapping[str, int] | None = None
+    checkpoint: Mapping[str, Any], stated: Mapping[str, Any] | None = None
 ) -> Model:
     """Build the model that a published checkpoint was saved from, and load it.
 
-    Which of the models it is follows from the keys. Segmentation and change detection
+    Which of the models it is follows from keys and shapes: SpectralGPT's, or an
+    autoencoder of MAE, SatMAE or ST-MAE. Segmentation and change detection
     have the same ones: a map of two classes is taken for change detection, as
     published. Load another one by `load_published_state_dict`.
 
     Args:
         checkpoint: from `read_torch_file`.
-        heads: `num_heads` and `decoder_num_heads` of the attention, as far as they are
-            other than published.
+        stated: what shapes do not say: `num_heads` and `decoder_num_heads` of the
+            attention, as far as they are other than published; `groups`, the numbers of
+            the bands of each group of a SatMAE other than the paper's; `num_frames`,
+            the dates of an ST-MAE whose places and times share a table.
 
     Raises:
-        CheckpointError: keys or shapes are not those of a published model.
-        ConfigError: heads are stated, and the checkpoint says its own.
+        CheckpointError: keys or shapes are not those of a published model, or leave
+            something in doubt.
+        ConfigError: something is stated that the checkpoint says itself.
     """
     weights = _weights_of(checkpoint)
     own = checkpoint.get(PUBLISHED_CONFIG_KEY)
-    if own and heads:
-        raise ConfigError(
-            f"the checkpoint says its number of heads itself: leave out {min(heads)}."
-        )
-    config = own or _infer_config(weights, heads or {})
+    if own and stated:
+        raise ConfigError(f"the checkpoint says itself: leave out {min(stated)}.")
+    config = own or _infer_config(weights, stated or {})
     if not isinstance(config, dict):
         raise CheckpointError(f"{PUBLISHED_CONFIG_KEY} in the checkpoint is no table.")
     # Without storage: random weights would be drawn only to be replaced.
@@ -247,9 +260,16 @@ def build_published_model(
 
 
 def _infer_config(
-    weights: Mapping[str, Tensor], heads: Mapping[str, int]
+    weights: Mapping[str, Tensor], stated: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Read kind and sizes from the keys and shapes of a published state dict."""
+    infer = _infer_family(weights)
+    for name, kinds in _STATED.items():
+        if name in stated and infer not in kinds:
+            raise ConfigError(f"the checkpoint has no {name}: leave it out.")
+    if infer is not None:
+        return infer(weights, stated)
+    heads = stated
     encoder = _infer_encoder(weights, heads)
     if "decoder_embed.weight" in weights:
         width = _shape(weights, "decoder_embed.weight", 2)[0]
@@ -275,8 +295,144 @@ def _infer_config(
     return {"kind": "classifier", "encoder": encoder, **own}
 
 
+def _infer_family(weights: Mapping[str, Tensor]) -> _Infer | None:
+    """Return what reads an autoencoder of the family; None of SpectralGPT's models."""
+    if "decoder_embed.weight" not in weights:
+        return None
+    if _GROUP.format(0) in weights:
+        return _infer_satmae
+    axes = weights[_CONVOLUTION].ndim if _CONVOLUTION in weights else 0
+    if axes == 4:
+        return _infer_mae
+    # SpectralGPT takes the spectrum for time: one channel, and no class token.
+    is_video = axes == 5 and weights[_CONVOLUTION].shape[1] > 1
+    return _infer_st_mae if is_video or "cls_token" in weights else None
+
+
+def _infer_sizes(
+    weights: Mapping[str, Tensor], stated: Mapping[str, Any], first: Sequence[int]
+) -> dict[str, Any]:
+    """Read what all autoencoders of the family have.
+
+    Args:
+        weights: published names.
+        stated: heads, as far as they are.
+        first: width and, last, patch size, as the first convolution has them.
+    """
+    width = _shape(weights, "decoder_embed.weight", 2)[0]
+    return {
+        "patch_size": first[-1],
+        "embed_dim": first[0],
+        "depth": _count_blocks(weights, "blocks."),
+        "num_heads": _heads_of(first[0], _HEADS, stated),
+        "decoder_embed_dim": width,
+        "decoder_depth": _count_blocks(weights, "decoder_blocks."),
+        "decoder_num_heads": _heads_of(width, _DECODER_HEADS, stated, "decoder_"),
+    }
+
+
+def _side(places: int, patch_size: int) -> int:
+    return math.isqrt(places) * patch_size
+
+
+def _infer_mae(
+    weights: Mapping[str, Tensor], stated: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Read MAE, or SatMAE of dates, whose codes of places are narrower."""
+    first = _shape(weights, _CONVOLUTION, 4)
+    _, places, width = _shape(weights, "pos_embed", 3)
+    config = {
+        **_infer_sizes(weights, stated, first),
+        "num_bands": first[1],
+        "image_size": _side(places - 1, first[-1]),
+    }
+    if width == first[0]:
+        return {"kind": "mae", **config}
+    decoder = config["decoder_embed_dim"]
+    hidden = _shape(weights, "blocks.0.mlp.fc1.weight", 2)[0]
+    return {
+        "kind": "satmae",
+        **config,
+        "temporal": True,
+        "date_dim": (first[0] - width) // 3,
+        "decoder_date_dim": (decoder - _shape(weights, "decoder_pos_embed", 3)[2]) // 3,
+        "mlp_ratio": hidden / first[0],
+    }
+
+
+def _infer_satmae(
+    weights: Mapping[str, Tensor], stated: Mapping[str, Any]
+) -> dict[str, Any]:
+    names = [
+        name for name in map(_GROUP.format, range(len(weights))) if name in weights
+    ]
+    shapes = [_shape(weights, name, 4) for name in names]
+    sizes, num_bands = [shape[1] for shape in shapes], sum(shape[1] for shape in shapes)
+    groups = stated.get("groups") or default_groups(num_bands)
+    if not stated.get("groups") and sizes != [4, 4, 2]:
+        raise CheckpointError(
+            f"its band groups hold {', '.join(map(str, sizes))} bands, but it does not "
+            "say which: convert it with --groups and the numbers of the bands of each "
+            "group, in the order of the image's bands, such as [[0, 1], [2, 3, 4]]."
+        )
+    if [len(group) for group in groups] != sizes:
+        raise CheckpointError(
+            f"groups {[list(group) for group in groups]} are stated, but its band "
+            f"groups hold {', '.join(map(str, sizes))} bands."
+        )
+    places = _shape(weights, "pos_embed", 3)[1]
+    return {
+        "kind": "satmae",
+        **_infer_sizes(weights, stated, shapes[0]),
+        "num_bands": num_bands,
+        "image_size": _side(places - 1, shapes[0][-1]),
+        "groups": groups,
+        "group_dim": _shape(weights, "channel_embed", 3)[2],
+        "decoder_group_dim": _shape(weights, "decoder_channel_embed", 3)[2],
+    }
+
+
+def _infer_st_mae(
+    weights: Mapping[str, Tensor], stated: Mapping[str, Any]
+) -> dict[str, Any]:
+    first = _shape(weights, _CONVOLUTION, 5)
+    _, num_bands, t_patch, P, _ = first
+    has_token = "cls_token" in weights
+    is_separate = "pos_embed_spatial" in weights
+    if is_separate:
+        times = _shape(weights, "pos_embed_temporal", 3)[1]
+        places = _shape(weights, "pos_embed_spatial", 3)[1]
+    elif "num_frames" not in stated:
+        raise CheckpointError(
+            "its places and times share a table, which does not say how many dates "
+            "there are: convert it with --num_frames N."
+        )
+    else:
+        times = max(1, stated["num_frames"] // t_patch)
+        places = (_shape(weights, "pos_embed", 3)[1] - has_token) // times
+    rows = _shape(weights, "decoder_pred.weight", 2)[0]
+    return {
+        "kind": "st-mae",
+        **_infer_sizes(weights, stated, first),
+        "num_bands": num_bands,
+        "image_size": _side(places, P),
+        "num_frames": times * t_patch,
+        "t_patch": t_patch,
+        "pred_t_dim": times * (rows // (num_bands * P**2)),
+        "sep_pos_embed": is_separate,
+        "class_token": has_token,
+    }
+
+
+# What shapes may not say, and of which checkpoints.
+_STATED: dict[str, tuple[_Infer, ...]] = {
+    "groups": (_infer_satmae,),
+    "num_frames": (_infer_st_mae,),
+}
+
+
 def _heads_of(
-    width: int, known: Mapping[int, int], stated: Mapping[str, int], part: str = ""
+    width: int, known: Mapping[int, int], stated: Mapping[str, Any], part: str = ""
 ) -> int:
     name = f"{part}num_heads"
     if name not in stated and width not in known:
@@ -286,7 +442,7 @@ def _heads_of(
             "another one gives other numbers. Convert it first, with the number that "
             f"it was trained with: spectralgpt convert --{name} N."
         )
-    return stated[name] if name in stated else known[width]
+    return int(stated[name]) if name in stated else known[width]
 
 
 def _infer_dense(weights: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -380,23 +536,9 @@ def _published_names(names: Collection[str]) -> dict[str, str]:
 def _from_published(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename a published state dict to our names; also serves for gradients."""
     ours: dict[str, Tensor] = {}
-    for key, tensor in state_dict.items():
-        matched = _QKV.fullmatch(key)
-        if matched is None:
-            is_cube = key == _CONVOLUTION and tensor.ndim == 5
-            value = tensor.flatten(1) if is_cube else tensor
-            ours[_our_name(key)] = value
-        elif matched[2] == "q":
-            parts = [matched[1] + part + matched[3] for part in "qkv"]
-            missing = [part for part in parts if part not in state_dict]
-            if missing:
-                raise CheckpointError(f"checkpoint lacks {', '.join(missing)}.")
-            if len({state_dict[part].shape for part in parts}) > 1:
-                raise CheckpointError(f"{', '.join(parts)} differ in shape.")
-            stacked = torch.cat([state_dict[part] for part in parts])
-            ours[_our_name(f"{matched[1]}qkv{matched[3]}")] = stacked
-        elif f"{matched[1]}q{matched[3]}" not in state_dict:
-            raise CheckpointError(f"checkpoint has {key} but no query beside it.")
+    for key, tensor in stack_qkv(state_dict).items():
+        is_cube = key == _CONVOLUTION and tensor.ndim == 5
+        ours[_our_name(key)] = tensor.flatten(1) if is_cube else tensor
     return ours
 
 
@@ -416,13 +558,8 @@ def to_published(
     published: dict[str, Tensor] = {}
     for name, key in _published_names(state_dict).items():
         tensor = state_dict[name]
-        fused = _FUSED.fullmatch(key)
         if key == _CONVOLUTION:
             shape = (len(tensor), 1, bands_per_token, patch_size, patch_size)
-            published[key] = tensor.reshape(shape)
-        elif fused:
-            for part, chunk in zip("qkv", tensor.chunk(3), strict=True):
-                published[fused[1] + part + fused[2]] = chunk.clone()
-        else:
-            published[key] = tensor
-    return published
+            tensor = tensor.reshape(shape)
+        published[key] = tensor
+    return split_qkv(published)

@@ -7,7 +7,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from spectralgpt.cli.options import add_options
 
-HELP = "Convert between our checkpoints and the published SpectralGPT format."
+HELP = "Convert between our checkpoints and the published formats."
 
 PUBLISHED_FILE = "SpectralGPT.pth"
 
@@ -43,6 +43,19 @@ def add_arguments(parser: ArgumentParser) -> None:
             help=f"attention heads of the {part} of a published file whose width is "
             "not one of the published; no file says them",
         )
+    parser.add_argument(
+        "--groups",
+        type=list[list[int]] | None,
+        default=None,
+        help="numbers of the bands of each group of a published SatMAE, such as "
+        "[[0, 1], [2, 3]], where they are not the paper's; no file says them",
+    )
+    parser.add_argument(
+        "--num_frames",
+        type=int | None,
+        default=None,
+        help="dates of a published ST-MAE whose places and times share a table",
+    )
     add_options(parser, overwrite="replace a checkpoint in the folder")
 
 
@@ -54,9 +67,9 @@ def run(args: Namespace) -> Path:
 
     name = PUBLISHED_FILE if args.to == "published" else WEIGHTS_FILE
     prepare_output(args.output, name, args.overwrite)
-    stated = {name: args[name] for name in ("num_heads", "decoder_num_heads")}
-    heads = {name: number for name, number in stated.items() if number is not None}
-    loaded = load_model(args.source, image_size=args.image_size, heads=heads)
+    names = ("num_heads", "decoder_num_heads", "groups", "num_frames")
+    stated = {name: args[name] for name in names if args[name] is not None}
+    loaded = load_model(args.source, image_size=args.image_size, stated=stated)
     if args.to == "published":
         return save_published(args.output / name, loaded.model)
     return save_model(args.output, loaded.model, loaded.preprocessing, loaded.extra)

@@ -171,19 +171,37 @@ def load_start(config: TransferConfig) -> Start:
     bands = None
     if config.sensor is not None:
         bands = find_sensor(config.sensor).select(names, config.exclude_bands)
-    return _start_at(load_model(config.model), config.image_size, bands, config.model)
+    loaded = load_model(config.model)
+    if loaded.preprocessing is None:
+        return _start_bare(loaded, config, bands)
+    return _start_at(loaded, config.image_size, bands, config.model)
+
+
+def _start_bare(
+    loaded: LoadedModel, config: TransferConfig, bands: Sequence[Band] | None
+) -> Start:
+    """Take weights without a contract for the bands that are stated, in their order."""
+    if config.sensor is None or bands is None:
+        raise CheckpointError(
+            f"{config.model} does not say which bands and scaling it was trained with: "
+            "state them by sensor (use_bands, exclude_bands) and scaling."
+        )
+    encoder = move_model(loaded, image_size=config.image_size, bands=bands).encoder
+    contract = replace(
+        sensor_preprocessing(config.sensor, config.use_bands, config.exclude_bands),
+        image_size=encoder.image_size,
+        patch_size=encoder.patch_size,
+        bands_per_token=encoder.bands_per_token,
+    )
+    return Start(encoder, contract, contract.scaling)
 
 
 def _start_at(
     loaded: LoadedModel, image_size: int | None, bands: Sequence[Band] | None, name: str
 ) -> Start:
-    """Move a checkpoint to an image size and bands, with or without a contract."""
+    """Move a checkpoint with a contract to an image size and bands."""
     contract = loaded.preprocessing
-    if contract is None:
-        raise CheckpointError(
-            f"{name} does not say which bands and scaling it was trained with: "
-            "convert it first with `spectralgpt convert`."
-        )
+    assert contract is not None
     scaling = contract.scaling
     if bands is not None:
         contract = contract.for_bands(bands)
