@@ -72,6 +72,21 @@ def test_all_is_pretrained_and_scored_once(
         run_arena(build(changed), out)
 
 
+def test_a_start_goes_on_from_another(config: dict[str, Any], tmp_path: Path) -> None:
+    first = {"objective": "mae", "budget": 0.5}
+    starts = {
+        "first": {**first, "scored": False},
+        "second": {**first, "after": "first"},
+    }
+    out = run_arena(
+        build({**config, "starts": starts, "floors": False}), tmp_path / "o"
+    )
+    begun = yaml.safe_load((out / "models/second/seed-0/config.yaml").read_text())
+    assert begun["model"]["start_from"] == str(out / "models/first/seed-0")
+    found = json.loads((out / "arena.json").read_text())
+    assert found["scores"]["toy"]["ridge, accuracy"].keys() == {"second"}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -79,6 +94,8 @@ def test_all_is_pretrained_and_scored_once(
         ({"seconds": 5.0}, "either seconds or images"),
         ({"starts": {"a b": {}}}, "names a folder"),
         ({"starts": {"a": {"budget": 0}}}, "start a: budget is 0"),
+        ({"starts": {"a": {"after": "b"}, "b": {}}}, "no start before it"),
+        ({"starts": {"a": {"scored": False}}}, "no start is scored"),
         ({"starts": {"a": {"objective": "moe"}}}, "objective 'moe' is unknown"),
         ({"starts": {"a": {"stages": [{"name": "x"}]}}}, "each is one stage"),
         ({"tasks": {"toy": {"methods": ["ridge"]}}}, "data"),

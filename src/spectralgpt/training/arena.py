@@ -51,6 +51,8 @@ _log = logging.getLogger(__name__)
 
 _TRIAL_STEPS, _WARM_STEPS = 10, 3
 _MEMORY_MB = 2048.0
+_OF_ARENA = ("budget", "after", "scored")
+"""Keys of a start that are no settings of its pretraining."""
 _PROBE_KEYS = ("data", "methods", "k")
 _RECORD, _SCORES, _COST = "arena_run.json", "scores.json", "cost.json"
 _SHOWN = 3
@@ -72,7 +74,9 @@ class ArenaConfig:
         pretrain: settings of `spectralgpt pretrain` that all starts share;
             trainer.epochs is the number of points on the curves of score by budget.
         starts: what each start changes of them, by its name, such as `{mae: {objective:
-            mae}}`; `budget: 0.5` gives it half of the budget.
+            mae}}`. Beside these, `budget: 0.5` gives it half of the budget, `after:
+            NAME` the weights of a start before it, so that both budgets count together,
+            and `scored: false` leaves it out of the tasks.
         tasks: what scores them, by name. `{data: ..., methods: [ridge, knn], k: 20}`
             probes frozen features of labelled images; `{task: segmentation, finetune:
             ..., fractions: [0.1, 1.0]}` fine-tunes, see `StudyConfig`, and may have
@@ -114,8 +118,22 @@ class ArenaConfig:
                     f"{name!r} names a folder: use letters, digits, - and _, and a "
                     "letter first."
                 )
-        for start in self.starts:
+        for number, start in enumerate(self.starts):
             self.share_of(start)
+            after = self.starts[start].get("after")
+            if after is not None and after not in list(self.starts)[:number]:
+                raise ConfigError(
+                    f"start {start}: after is {after!r}, which is no start before it."
+                )
+        if not self.scored:
+            raise ConfigError("no start is scored: leave out scored: false of some.")
+
+    @property
+    def scored(self) -> tuple[str, ...]:
+        """The starts that the tasks score."""
+        return tuple(
+            start for start, own in self.starts.items() if own.get("scored", True)
+        )
 
     def share_of(self, start: str) -> float:
         """Return the share of the budget that a start has.
@@ -224,8 +242,13 @@ def run_arena(
     }
     for number, ((start, seed), folder) in enumerate(runs.items(), start=1):
         line = f"pretraining {number} of {len(runs)}: {start}, seed {seed}"
-        _pretrain(config, start, plans[start], seed, folder, partial(progress, line))
+        plan, after = plans[start], config.starts[start].get("after")
+        if after is not None:
+            begun = str(runs[after, seed])
+            plan = replace(plan, model=replace(plan.model, start_from=begun))
+        _pretrain(config, start, plan, seed, folder, partial(progress, line))
         found.costs.setdefault(start, read_json(folder / _COST))
+    runs = {key: folder for key, folder in runs.items() if key[0] in config.scored}
     for name, task in tasks.items():
         if isinstance(task, _ProbeTask):
             _probe_all(config, name, task, runs, output, found, progress)
@@ -250,7 +273,7 @@ def _plan(config: ArenaConfig, start: str) -> PretrainConfig:
     Raises:
         ConfigError: they are wrong.
     """
-    own = {k: v for k, v in config.starts[start].items() if k != "budget"}
+    own = {k: v for k, v in config.starts[start].items() if k not in _OF_ARENA}
     merged = merge_sections(config.pretrain, own)
     for name in ("steps", "stages"):
         if merged.get(name):
@@ -296,6 +319,8 @@ def _record(
     plain["data"].pop("root")  # Where images lie changes nothing.
     for name in ("workers", "log_every_steps", "checkpoint_every_steps"):
         plain["trainer"].pop(name)
+    if after := config.starts[start].get("after"):
+        plain["model"]["start_from"] = after  # Wherever it lies.
     share = config.share_of(start)
     amount = {"seconds": config.seconds, "images": config.images, "budget": share}
     return {"settings": plain, **amount}
