@@ -13,7 +13,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from spectralgpt import objectives
+from spectralgpt.config import read_config
 from spectralgpt.errors import CheckpointError, ConfigError, ShapeError
+from spectralgpt.objectives.satmae import default_groups
+from spectralgpt.recipes import find_recipe
+from spectralgpt.training.pretrain_config import PretrainConfig
 from tests.objectives.test_autoencoders import (
     SMALL,
     SYSTEMS,
@@ -202,6 +206,31 @@ def test_published_names_and_shapes_are_those_of_our_model(
     state.pop("mask_token")
     with pytest.raises(CheckpointError, match="missing mask_token"):
         model.load_published_state_dict(state)
+
+
+@needs_golden
+@pytest.mark.parametrize(
+    ("recipe", "keys", "num_bands"),
+    [
+        ("pretrain_st_mae", "stmae_large16", 3),
+        ("pretrain_satmae", "satmae_group_base8_96", 10),
+    ],
+)
+def test_recipes_build_the_published_sizes(
+    recipe: str, keys: str, num_bands: int
+) -> None:
+    config = read_config(find_recipe(recipe), PretrainConfig)
+    settings = config.objective_settings()
+    settings["image_size"] = config.data.image_size
+    if groups := settings.pop("groups", None):
+        bands = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
+        numbered = [[bands.index(band) for band in group] for group in groups]
+        settings["groups"] = numbered
+        assert tuple(map(tuple, numbered)) == default_groups(10)
+    with torch.device("meta"):
+        model = objectives.build(config.objective, num_bands=num_bands, **settings)
+        found = model.published_names(model.state_dict())
+    assert {each: list(value.shape) for each, value in found.items()} == shapes(keys)
 
 
 def test_all_dates_or_some_are_rebuilt_where_they_belong() -> None:

@@ -1,13 +1,18 @@
 """A description of series trains on series, by the same command as single dates."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from spectralgpt.checkpoints import load_model
 from spectralgpt.config import build_config
+from spectralgpt.errors import ConfigError
 from spectralgpt.models.mae import MaskedAutoencoder
+from spectralgpt.objectives import objective_class
 from spectralgpt.training.logs import read_metrics
 from spectralgpt.training.pretrain_config import PretrainConfig
 from spectralgpt.training.pretrain_data import load_pretraining_data
@@ -72,6 +77,39 @@ def test_single_dates_get_no_date_embedding(tmp_path: Path) -> None:
     source.write_text(text)
     run = pretrain(config(tmp_path, source), tmp_path / "run")
     assert not load_model(run).model.config["date_embedding"]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("st-mae", {"num_frames": 2, "t_patch": 2}), ("satmae", {"temporal": True})],
+)
+def test_other_objectives_learn_from_series(
+    name: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    source = write_places(tmp_path, ("2020-01-05", "2020-06-05", "2020-09-05"))
+    wanted = config(tmp_path, source)
+    narrow = replace(wanted.model, embed_dim=32, decoder_embed_dim=32)
+    data = replace(wanted.data, samples_per_epoch=8)
+    wanted = replace(wanted, objective=name, settings=settings, model=narrow, data=data)
+    run = pretrain(wanted, tmp_path / "run")
+    loaded = load_model(run)
+    assert type(loaded.model) is objective_class(name)
+    assert loaded.model.config.items() >= settings.items()
+    losses = [row for row in read_metrics(run / "metrics.csv") if row.get("loss")]
+    assert len(losses) >= 2
+    assert (run / "report.html").is_file()
+    series = torch.rand(1, 2, 12, 16, 16)
+    assert loaded.encoder(series).shape[-3:] == (2, 2, 32)
+    assert loaded.encoder(series[:, 0]).shape == (1, 1, 2, 2, 32)
+
+
+def test_series_are_refused_before_training_where_dates_are_not_told_apart(
+    tmp_path: Path,
+) -> None:
+    source = write_places(tmp_path, ("2020-01-05", "2020-06-05"))
+    wanted = replace(config(tmp_path, source), objective="satmae")
+    with pytest.raises(ConfigError, match=r"satmae with settings\.temporal true"):
+        pretrain(wanted, tmp_path / "run")
 
 
 @pytest.mark.slow
