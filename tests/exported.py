@@ -2,6 +2,7 @@
 
 import torch
 
+from spectralgpt.building import add_windows
 from spectralgpt.checkpoints import LoadedModel
 from spectralgpt.models.heads import (
     ChangeModel,
@@ -40,7 +41,10 @@ def contract(scaling: Scaling = "image-minmax") -> Preprocessing:
 
 
 def loaded(kind: str, scaling: Scaling = "z-score") -> LoadedModel:
-    """A tiny model of a kind: autoencoder, encoder, classifier, or a head for maps."""
+    """A tiny model of a kind: autoencoder, encoder, classifier, or a head for maps.
+
+    A windowed classifier has the attention `rvsa`.
+    """
     encoder = tiny_encoder()
     torch.manual_seed(1)
     # Class logits that differ from class to class, as of a trained head.
@@ -57,11 +61,19 @@ def loaded(kind: str, scaling: Scaling = "z-score") -> LoadedModel:
         extra = {"task": kind, "class_names": ["height"]}
         extra["target"] = {"unit": "m", "range": None, "edges": [10.0, 20.0]}
         return LoadedModel(model.eval(), contract(scaling), extra)
+    elif kind == "windowed":
+        encoder = add_windows(encoder, 3)
+        for name, parameter in encoder.named_parameters():
+            if "sampling" in name:
+                torch.nn.init.normal_(parameter, std=0.1)
+        model = ClassificationModel(encoder, len(CLASSES), pooling="groups")
+        torch.nn.init.normal_(model.head.weight, std=0.1)
     elif kind in ("upernet", "fpn", "linear"):
         model = SegmentationModel(encoder, len(CLASSES), kind)
     else:
         bare = LoadedModel(tiny_model() if kind == "autoencoder" else encoder, None)
         return LoadedModel(bare.model.eval(), contract(scaling))
-    task = {"classifier": "single-label", "change": "change"}.get(kind, "segmentation")
+    tasks = {"classifier": "single-label", "windowed": "single-label"}
+    task = (tasks | {"change": "change"}).get(kind, "segmentation")
     extra = {"task": task, "class_names": list(CLASSES), "config": {"root": "/home/me"}}
     return LoadedModel(model.eval(), contract(scaling), extra)

@@ -79,7 +79,7 @@ def in_eager_mode(model: LoadedModel, images: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-@pytest.mark.parametrize("kind", ["classifier", "change"])
+@pytest.mark.parametrize("kind", ["classifier", "windowed", "change"])
 def test_logits_of_any_batch_are_the_models(
     tmp_path: Path, kind: str, suffix: str
 ) -> None:

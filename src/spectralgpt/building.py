@@ -28,6 +28,7 @@ from spectralgpt.models.heads import (
 from spectralgpt.models.mae import MaskedAutoencoder
 from spectralgpt.models.objective import Objective
 from spectralgpt.models.positions import resize_positions
+from spectralgpt.models.rvsa import WINDOW_SIZE, resize_distances
 from spectralgpt.models.sizes import check_settings, model_size
 from spectralgpt.models.swin import SwinEncoder
 from spectralgpt.models.tokens import Wavelengths, group_wavelengths, resize_spatial
@@ -194,6 +195,9 @@ def resize_model(
         name: _resize_table(name, value, sides, places)
         for name, value in model.state_dict().items()
     }
+    for name, wanted in resized.state_dict().items():
+        if name.endswith(("rel_pos_h", "rel_pos_w")):  # Those of windows stay.
+            weights[name] = resize_distances(weights[name], (len(wanted) + 1) // 2)
     resized.load_state_dict(weights)
     return resized.train(model.training)
 
@@ -232,6 +236,42 @@ def _resize_table(
             by_group = resize_positions(by_group, *places)
         return by_group.flatten(0, 1)[None]
     return table
+
+
+def add_windows(encoder: AnyEncoder, window_size: int | None = None) -> AnyEncoder:
+    """Copy an encoder, with attention `rvsa` in place of global one.
+
+    All its weights are taken over, but for a class token, which windows do not have;
+    sampling and relative positions start at zero, for fine-tuning.
+
+    Args:
+        encoder: left as it is.
+        window_size: most patches along a side of a window; None is the paper's 7, or
+            what the encoder has.
+
+    Raises:
+        ConfigError: it is another kind of encoder, has windows of another size, or has
+            relative positions.
+
+    Source: Wang et al. 2022, arXiv:2208.03987.
+    """
+    if encoder.kind not in (SpectralEncoder.kind, VisionTransformer.kind):
+        raise ConfigError(
+            f"attention 'rvsa' is for vision transformers, not for {encoder.kind!r}."
+        )
+    settings = dict(encoder.config)
+    own = settings["window_size"] if encoder.attention == "rvsa" else None
+    if own is not None and window_size not in (None, own):
+        raise ConfigError(f"the encoder has windows of {own}: leave out window_size.")
+    side = own or (WINDOW_SIZE if window_size is None else window_size)
+    settings |= {"attention": "rvsa", "window_size": side}
+    weights = encoder.state_dict()
+    if weights.pop("class_token", None) is not None:
+        settings["class_token"] = False
+    windowed = type(encoder)(**settings)
+    windowed.load_state_dict(windowed.state_dict() | weights)
+    windowed.absent_groups = encoder.absent_groups
+    return windowed.to(next(encoder.parameters())).train(encoder.training)
 
 
 def quantize_encoder(model: Model, quantization: Quantization = "int8") -> None:

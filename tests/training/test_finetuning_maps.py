@@ -14,9 +14,11 @@ from spectralgpt.building import has_adapters
 from spectralgpt.checkpoints import load_model, save_model
 from spectralgpt.config import read_config
 from spectralgpt.data.dense import read_dense
-from spectralgpt.errors import CheckpointError, DataError
+from spectralgpt.errors import CheckpointError, ConfigError, DataError
+from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.models.heads import ChangeModel, SegmentationModel
-from spectralgpt.rasters import Stated
+from spectralgpt.rasters import Stated, describe_raster
+from spectralgpt.scenes.maps import build_mapper, map_image
 from spectralgpt.training import finetuning
 from spectralgpt.training.finetuning import DenseFinetuneConfig, finetune
 from spectralgpt.training.logs import read_metrics
@@ -24,6 +26,7 @@ from spectralgpt.training.optim import OptimizerConfig, TrainerConfig
 from spectralgpt.training.scoring import evaluate
 from tests.dense_places import places_config, write_places
 from tests.tiny import tiny_contract, tiny_encoder, tiny_model
+from tests.toy import BANDS, SENSOR, write_chip
 
 TRAINER = TrainerConfig(epochs=1, batch_size=3, accelerator="cpu", workers=0)
 
@@ -182,6 +185,60 @@ def test_adapters_are_merged_into_the_saved_model(
     changed = {key for key, value in after.items() if not value.equal(before[key])}
     assert changed
     assert all(".attn.qkv." in key or ".attn.proj." in key for key in changed)
+
+
+def test_windowed_attention_is_learned_saved_and_mapped_with(
+    places: Path, tmp_path: Path
+) -> None:
+    contract = tiny_contract()
+    torch.manual_seed(0)
+    plain = SpectralEncoder(32, 12, 8, 3, 48, 3, 4, contract.wavelengths_nm)
+    start = save_model(tmp_path / "plain", plain, contract)
+    wanted = config(places, start, attention="rvsa", window_size=3, floors=False)
+    first = finetune(wanted, tmp_path / "first")
+    loaded = load_model(first)
+    assert loaded.encoder.attention == "rvsa"
+    assert loaded.encoder.config["window_size"] == 3
+    weights = loaded.encoder.state_dict()
+    learned = [name for name in weights if "sampling" in name or "rel_pos" in name]
+    assert len(learned) == 2 * 8 + 2
+    assert all(weights[name].any() for name in learned)
+
+    saved = load_model(save_model(tmp_path / "again", loaded.model, contract))
+    images = torch.rand(2, 12, 32, 32)
+    with torch.no_grad():
+        found = saved.model.eval()(images)
+        assert torch.equal(found, loaded.model.eval()(images))
+        moved = load_model(first, image_size=48).model.eval()
+        assert moved(torch.rand(1, 12, 48, 48)).isfinite().all()
+
+    # A further run keeps the windows, unless others are asked for.
+    again = finetune(config(places, first, floors=False), tmp_path / "second")
+    assert load_model(again).encoder.config["window_size"] == 3
+    with pytest.raises(ConfigError, match="the encoder has windows of 3"):
+        finetune(replace(wanted, model=str(first), window_size=5), tmp_path / "none")
+
+    scene = write_chip(
+        tmp_path / "scene.tif",
+        {
+            band: np.arange(70 * 50, dtype=np.uint16).reshape(70, 50) + 1
+            for band in BANDS
+        },
+    )
+    mapper, _ = build_mapper(load_model(first), str(first), flips=False)
+    item = describe_raster(scene, SENSOR, Stated(offset=0.0))
+    made = map_image(mapper, (item,), tmp_path / "map.tif")
+    assert made.pixels.sum() == 70 * 50
+
+
+def test_windows_need_the_mode_that_trains_them(places: Path, tmp_path: Path) -> None:
+    for mode in ("frozen", "adapters"):
+        with pytest.raises(ConfigError, match=f"mode {mode} would not train"):
+            config(places, "tiny", attention="rvsa", mode=mode)
+    with pytest.raises(ConfigError, match="window_size is for attention: rvsa"):
+        config(places, "tiny", window_size=5)
+    with pytest.raises(ConfigError, match="window_size is 0; use at least 1"):
+        config(places, "tiny", attention="rvsa", window_size=0)
 
 
 def test_a_model_for_one_task_is_refused_for_another(

@@ -133,10 +133,10 @@ class _Block(nn.Module):
             self.gamma_1 = nn.Parameter(torch.full((embed_dim,), layer_scale))
             self.gamma_2 = nn.Parameter(torch.full((embed_dim,), layer_scale))
 
-    def forward(self, x: Tensor, *memory: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *memory: Tensor | tuple[int, int]) -> Tensor:
         """Transform tokens (B, N, D) -> (B, N, D).
 
-        Attention may look at a memory, or add a bias.
+        Attention may look at a memory, add a bias, or need rows and columns of a grid.
         """
         mixed = self.attn(self.norm1(x), *memory)
         x = x + self._drop(self.gamma_1 * mixed if self.has_scale else mixed)
@@ -164,7 +164,7 @@ class BlockStack(nn.ModuleList):
         super().__init__(blocks)
         self.recomputes = False
 
-    def forward(self, x: Tensor, *memory: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *memory: Tensor | tuple[int, int]) -> Tensor:
         """Run tokens (B, N, D) through all blocks, each with the same memory."""
         for block in self:
             if self.recomputes and torch.is_grad_enabled():

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from spectralgpt.errors import ConfigError, ShapeError
 from spectralgpt.models.blocks import MLP_RATIO, NORM_EPS, BlockStack, build_blocks
 from spectralgpt.models.cpu import split_batch
 from spectralgpt.models.positions import Positions
+from spectralgpt.models.rvsa import WINDOW_SIZE, look_in_windows
 from spectralgpt.models.sizes import check_settings, check_wavelengths
 from spectralgpt.models.tokenizer import SpectralTokenizer
 from spectralgpt.models.tokens import (
@@ -26,6 +27,8 @@ from spectralgpt.models.tokens import (
 
 _PositionKind = Literal["separable", "joint"]
 TokenizerKind = Literal["linear", "spectral"]
+AttentionKind = Literal["global", "rvsa"]
+_MOST_WINDOW = 256
 
 
 class _TokenEmbedding(nn.Module):
@@ -73,6 +76,7 @@ class Encoder(nn.Module, ABC):
         embed_dim: width D of the features.
         groups: band groups G of its own bands.
         wavelengths_nm: centre of each band, nm; None if it takes its own bands only.
+        attention: `global`, or `rvsa`, which takes whole grids of tokens.
         blocks: what it consists of, layer by layer.
         norm: normalises features.
         absent_groups: band groups that are not shown to the blocks, because the images
@@ -91,6 +95,7 @@ class Encoder(nn.Module, ABC):
     groups: int
     wavelengths_nm: tuple[float, ...] | None = None
     tokenizer: SpectralTokenizer | None
+    attention: AttentionKind = "global"
     blocks: nn.ModuleList
     norm: nn.Module
     absent_groups: tuple[int, ...] = ()
@@ -182,14 +187,45 @@ class Encoder(nn.Module, ABC):
             raise ShapeError("all band groups are absent: nothing is left to encode.")
         x = x.unflatten(1, tuple(shape))[:, :, present]  # (B, T, present, Hp, Wp, D)
         size = x.shape
-        x = self.transform(x.flatten(1, 4)).view(size)
+        x = self.transform(x.flatten(1, 4), shape[-2:]).view(size)
         filled = x.mean(dim=2, keepdim=True).repeat(1, 1, shape[1], 1, 1, 1)
         filled[:, :, present] = x
         return filled.flatten(1, 4)
 
-    def transform(self, x: Tensor) -> Tensor:
-        """Run embedded tokens (B, K, D) through all blocks."""
+    def transform(self, x: Tensor, size: Sequence[int] | None = None) -> Tensor:
+        """Run embedded tokens (B, K, D), of grids of a size, through all blocks."""
         raise NotImplementedError
+
+    def set_attention(self, attention: AttentionKind, window_size: int) -> None:
+        """Let new blocks attend as a setting says, see `look_in_windows`.
+
+        Raises:
+            ConfigError: the setting is unknown, or the window out of range.
+        """
+        if attention not in get_args(AttentionKind):
+            raise ConfigError(f"attention {attention!r}: use 'global' or 'rvsa'.")
+        if not isinstance(window_size, int) or not 1 <= window_size <= _MOST_WINDOW:
+            raise ConfigError(
+                f"window_size is {str(window_size)[:40]}: use 1 to {_MOST_WINDOW}."
+            )
+        self.attention = attention
+        if attention == "rvsa":
+            assert isinstance(self.blocks, BlockStack)
+            side = self.image_size // self.patch_size
+            look_in_windows(self.blocks, side, window_size)
+
+    def grid_for_blocks(
+        self, size: Sequence[int] | None
+    ) -> tuple[()] | tuple[tuple[int, int]]:
+        """Return what blocks take beside tokens: nothing, or rows and columns."""
+        if self.attention == "global":
+            return ()
+        if size is None:
+            raise ShapeError(
+                "attention 'rvsa' takes whole images: it is for fine-tuning, not for "
+                "masked pretraining."
+            )
+        return ((size[0], size[1]),)
 
 
 class SpectralEncoder(Encoder):
@@ -215,6 +251,10 @@ class SpectralEncoder(Encoder):
         date_embedding: whether dates can be told apart; zero at the start.
         tokenizer: `linear`, the published one, with the same weights for all band
             groups; or `spectral`, see `SpectralTokenizer`.
+        attention: `global`; or, for fine-tuning, `rvsa`: within rotated windows of the
+            patches of one band group and date, and in every third block global, see
+            `RotatedWindowAttention`.
+        window_size: most patches along a side of a window.
 
     Raises:
         ConfigError: a setting is out of range, see `check_settings`.
@@ -237,6 +277,8 @@ class SpectralEncoder(Encoder):
         positions: _PositionKind = "separable",
         date_embedding: bool = False,
         tokenizer: TokenizerKind = "linear",
+        attention: AttentionKind = "global",
+        window_size: int = WINDOW_SIZE,
     ) -> None:
         super().__init__()
         self._settings: dict[str, Any] = {
@@ -252,6 +294,8 @@ class SpectralEncoder(Encoder):
             "positions": positions,
             "date_embedding": date_embedding,
         }
+        if attention != "global":
+            self._settings |= {"attention": attention, "window_size": window_size}
         check_settings(self._settings)
         self.image_size = image_size
         self.num_bands = num_bands
@@ -271,6 +315,7 @@ class SpectralEncoder(Encoder):
         is_joint = positions == "joint"
         self.positions = Positions(grid, embed_dim, self.wavelengths_nm, is_joint)
         self.blocks = build_blocks(embed_dim, depth, num_heads, drop_path)
+        self.set_attention(attention, window_size)
         self.norm = nn.LayerNorm(embed_dim, eps=NORM_EPS)
         if date_embedding:
             self.add_date_embedding()
@@ -331,11 +376,11 @@ class SpectralEncoder(Encoder):
         x = self._embed(patchify(images, grid), grid, bands)
         x = x + self._place(grid, bands)
         x = add_dates(x, self.positions.embed_dates(dates, grid))
+        shape = (grid.dates, grid.groups, grid.rows, grid.columns)
         if self.absent_groups:
-            shape = (grid.dates, grid.groups, grid.rows, grid.columns)
             x = self.encode_present(x, shape, self.absent_groups)
         else:
-            x = self.transform(x)  # (B, N, D)
+            x = self.transform(x, shape[-2:])  # (B, N, D)
         return x.unflatten(1, grid.token_shape)
 
     def encode_visible(
@@ -398,9 +443,12 @@ class SpectralEncoder(Encoder):
             else self.tokenizer.place(table, grid, bands)
         )
 
-    def transform(self, x: Tensor) -> Tensor:
-        """Run embedded tokens (B, K, D) through all blocks."""
-        parts: list[Tensor] = [self.blocks(part) for part in split_batch(x, MLP_RATIO)]
+    def transform(self, x: Tensor, size: Sequence[int] | None = None) -> Tensor:
+        """Run embedded tokens (B, K, D), of grids of a size, through all blocks."""
+        grid = self.grid_for_blocks(size)
+        parts: list[Tensor] = [
+            self.blocks(part, *grid) for part in split_batch(x, MLP_RATIO)
+        ]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 

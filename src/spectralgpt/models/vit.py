@@ -19,7 +19,8 @@ from torch.nn import functional as F
 from spectralgpt.errors import ConfigError, ShapeError
 from spectralgpt.models.blocks import MLP_RATIO, NORM_EPS, BlockStack, build_blocks
 from spectralgpt.models.cpu import Linear, split_batch
-from spectralgpt.models.encoder import Encoder
+from spectralgpt.models.encoder import AttentionKind, Encoder
+from spectralgpt.models.rvsa import WINDOW_SIZE
 from spectralgpt.models.sizes import check_settings
 from spectralgpt.models.tokens import Wavelengths, resize_spatial
 
@@ -396,9 +397,13 @@ class VisionTransformer(Encoder):
         init: `xavier`, as masked autoencoders; `truncated`, as BEiT.
         stem: how patches become tokens: by a `linear` map, or by a `PiEmbedding` of all
             bands of single dates.
+        attention: see `SpectralEncoder`; `rvsa` has no class token, and relative
+            positions of its own.
+        window_size: most patches along a side of a window.
 
     Raises:
-        ConfigError: a setting is out of range, see `check_settings`.
+        ConfigError: a setting is out of range, see `check_settings`, or does not go
+            with the attention.
     """
 
     kind = "vit"
@@ -426,6 +431,8 @@ class VisionTransformer(Encoder):
         drop_path: float = 0.0,
         init: InitKind = "xavier",
         stem: StemKind = "linear",
+        attention: AttentionKind = "global",
+        window_size: int = WINDOW_SIZE,
     ) -> None:
         super().__init__()
         settings = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
@@ -494,6 +501,12 @@ class VisionTransformer(Encoder):
             else:
                 nn.init.normal_(self.class_token, std=_STD)
         initialise_linears(self, init)
+        if attention == "rvsa" and (class_token or positions == "relative"):
+            raise ConfigError(
+                "attention 'rvsa' has no class token, and relative positions of its "
+                "own: leave both out."
+            )
+        self.set_attention(attention, window_size)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -548,7 +561,8 @@ class VisionTransformer(Encoder):
 
         Args:
             x: (B, K, D), embedded tokens with positions.
-            shape: T, G, Hp, Wp of all tokens, which relative positions need.
+            shape: T, G, Hp, Wp of all tokens, which relative positions need; so does
+                attention `rvsa`.
 
         Returns:
             (B, 1 + K, D), or (B, K, D) without class token.
@@ -562,7 +576,8 @@ class VisionTransformer(Encoder):
             assert shape is not None, "relative positions need the grid"
             full = self.relative(*shape[-2:])
             bias = [full if self.class_token is not None else full[:, 1:, 1:]]
-        parts = [self.blocks(part, *bias) for part in split_batch(x, MLP_RATIO)]
+        grid = self.grid_for_blocks(None if shape is None else shape[-2:])
+        parts = [self.blocks(part, *bias, *grid) for part in split_batch(x, MLP_RATIO)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def encode(
@@ -588,9 +603,9 @@ class VisionTransformer(Encoder):
         x = x.unflatten(1, shape)
         return x if is_series else x[:, 0]
 
-    def transform(self, x: Tensor) -> Tensor:
+    def transform(self, x: Tensor, size: Sequence[int] | None = None) -> Tensor:
         """Run embedded tokens (B, K, D) through all blocks; returns them alone."""
-        return self.run(x)[:, int(self.class_token is not None) :]
+        return self.run(x, size)[:, int(self.class_token is not None) :]
 
     def _absent(self) -> list[int]:
         """Return the groups all of whose bands are absent."""

@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 
-from spectralgpt.building import add_adapters, build_encoder
+from spectralgpt.building import add_adapters, add_windows, build_encoder
 from spectralgpt.checkpoints import LoadedModel, load_model, move_model
 from spectralgpt.data.identity import SeenImages, read_seen
 from spectralgpt.errors import CheckpointError, ConfigError
@@ -46,6 +46,10 @@ class TransferConfig:
             low-rank adapters in the encoder's attention (needs the extra `adapters`).
         adapter_rank: columns of the adapters' narrow matrices.
         adapter_alpha: an adapter's product counts adapter_alpha / adapter_rank.
+        attention: `rvsa` lets two of three blocks attend within rotated windows of
+            varied size, which mode `full` trains; null keeps the checkpoint's.
+        window_size: most patches along a side of those windows; null is 7, or the
+            checkpoint's.
         sensor: sensor of the model's bands. Needed for random weights; given with a
             checkpoint, its spectral positions are interpolated to the new bands.
         use_bands: bands of the sensor to use; null takes all. (What the layers of
@@ -69,6 +73,8 @@ class TransferConfig:
     mode: Literal["full", "frozen", "adapters"] = "full"
     adapter_rank: int = 8
     adapter_alpha: int = 16
+    attention: Literal["rvsa"] | None = None
+    window_size: int | None = None
     sensor: str | None = None
     use_bands: tuple[str, ...] | None = None
     exclude_bands: tuple[str, ...] = ()
@@ -107,6 +113,15 @@ class TransferConfig:
             )
         if self.patch_size is not None and self.patch_size < 1:
             raise ConfigError(f"patch_size is {self.patch_size}; use at least 1.")
+        if self.attention is not None and self.mode != "full":
+            raise ConfigError(
+                f"attention: {self.attention} has new weights, which mode {self.mode} "
+                "would not train: take mode: full."
+            )
+        if self.window_size is not None and self.attention is None:
+            raise ConfigError("window_size is for attention: rvsa: set it as well.")
+        if self.window_size is not None and self.window_size < 1:
+            raise ConfigError(f"window_size is {self.window_size}; use at least 1.")
         check_at_least(0, self, "seed")
         if self.sensor is None and (self.use_bands is not None or self.exclude_bands):
             raise ConfigError(
@@ -268,7 +283,13 @@ def _tell_if_far(kept: BandStatistics, measured: BandStatistics) -> None:
 
 
 def start_encoder(encoder: Encoder, config: TransferConfig) -> Encoder:
-    """Copy an encoder for the mode: trainable, frozen, or with adapters."""
+    """Copy an encoder for the mode: trainable, frozen, or with adapters.
+
+    Raises:
+        ConfigError: the encoder cannot take the attention asked for.
+    """
+    if config.attention == "rvsa":
+        encoder = add_windows(encoder, config.window_size)
     drop_path = config.drop_path if config.mode == "full" else 0.0
     copy = type(encoder)(**{**encoder.config, "drop_path": drop_path})
     copy.load_state_dict(encoder.state_dict())
