@@ -55,7 +55,11 @@ def _list(args: Namespace) -> str:
     from spectralgpt.data.archives.registry import Archive, list_archives, load_archive
 
     if args.name:
-        _describe(load_archive(args.name))
+        archive = load_archive(args.name)
+        for name in ("title", "layout", "splits", "licence", "url", "get"):
+            text = getattr(archive, name)
+            separator = "\n" if "\n" in text else " "
+            print(f"{name}:{separator}{text}")
         return f"check it with: spectralgpt data check {args.name} FOLDER"
     table = Table("name", "what it is", "tasks", "images", "GB")
     archives: list[Archive] = [load_archive(name) for name in list_archives()]
@@ -69,13 +73,6 @@ def _list(args: Namespace) -> str:
         )
     Console().print(table)
     return "spectralgpt data list NAME says how an archive lies on disk and is got"
-
-
-def _describe(archive: object) -> None:
-    for name in ("title", "layout", "splits", "licence", "url", "get"):
-        text = getattr(archive, name)
-        separator = "\n" if "\n" in text else " "
-        print(f"{name}:{separator}{text}")
 
 
 def _add_check(parser: ArgumentParser) -> None:

@@ -20,13 +20,10 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from spectralgpt import __version__
 from spectralgpt.errors import SpectralGPTError
-
-if TYPE_CHECKING:
-    from jsonargparse import Namespace
 
 _PREFIX = "spectralgpt.cli."
 _LONGEST_LINE = 2000
@@ -183,7 +180,10 @@ def _run(name: str, words: list[str], signals: "_StopSignals") -> object:
     args = parser.parse_args(words)
     level = logging.INFO if args.verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(levelname)s: %(message)s")
-    options = _options_of(args)
+    # Of a command, or of the part of it that was named.
+    action = args.get("action") or args.get("task")
+    own = args.get(action) if isinstance(action, str) else None
+    options = args if own is None else own
     if name != "data":
         # Its paths may lie under a folder that another option names.
         check_stated(options)
@@ -205,13 +205,6 @@ def _one_line(error: BaseException) -> str:
         for letter in " ".join(str(error).split())
     )
     return text if len(text) <= _LONGEST_LINE else f"{text[:_LONGEST_LINE]} ..."
-
-
-def _options_of(args: "Namespace") -> "Namespace":
-    """Return the options of a command, or of the part of it that was named."""
-    action = args.get("action") or args.get("task")
-    own = args.get(action) if isinstance(action, str) else None
-    return args if own is None else own
 
 
 def _describe_rest(name: str, output: Path) -> str:

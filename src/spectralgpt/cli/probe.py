@@ -1,6 +1,5 @@
 """`spectralgpt probe`: from a few labelled places to a map."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -14,7 +13,7 @@ from spectralgpt.errors import ConfigError
 
 if TYPE_CHECKING:
     from spectralgpt.rasters.embeddings import EmbeddingRaster
-    from spectralgpt.tasks.probes import BlockScores, Probe
+    from spectralgpt.tasks.probes import Probe
 
 HELP = (
     "Map scenes from a few labelled points or polygons: a linear probe on frozen "
@@ -73,16 +72,6 @@ def _find_probe(args: Namespace, raster: "EmbeddingRaster") -> "Probe":
         features=args.features,
         block_m=args.block_m,
     )
-    _print_scores(scores, probe.class_names, Console(stderr=True))
-    for note in notes:
-        print(f"note: {note}")
-    return probe
-
-
-def _print_scores(
-    scores: "BlockScores", names: Sequence[str], console: Console
-) -> None:
-    """Print the confusion table of blocks that were held out."""
     title = (
         f"accuracy {scores.accuracy:.3f}, labels weighing alike "
         f"{scores.label_accuracy:.3f}, classes weighing alike "
@@ -90,9 +79,13 @@ def _print_scores(
         f"{scores.labels} labels in {scores.blocks} blocks of {scores.block_m:g} m, "
         f"{scores.folds} folds"
     )
+    names = probe.class_names
     table = Table("labelled", *names, "told right", title=title)
     for name, row, recall in zip(
         names, scores.confusion.tolist(), scores.recalls.tolist(), strict=True
     ):
         table.add_row(name, *map(str, row), f"{recall:.3f}")
-    console.print(table)
+    Console(stderr=True).print(table)
+    for note in notes:
+        print(f"note: {note}")
+    return probe

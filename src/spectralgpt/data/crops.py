@@ -173,8 +173,12 @@ def _split_region(
     whole = Window(0, 0, height, width)
     if item.holdout == "never" or config.val_share == 0:
         return whole if split == "train" else None
-    strip = _strip_side(item, height, width, image_size, config)
-    if strip is None:
+    longer = max(height, width)
+    strip = max(image_size, round(longer * config.val_share))
+    is_large = height * width >= _WINDOWS_FOR_BLOCK * config.base_side(image_size) ** 2
+    fits = min(height, width) >= image_size and longer >= 2 * strip + _GAP_PX
+    asked = item.holdout == "block" or (item.holdout == "auto" and is_large)
+    if not (asked and fits):
         place = zlib.crc32(item.place.encode()) / _HASH_LEVELS
         is_held_out = place < config.val_share
         return whole if is_held_out == (split == "val") else None
@@ -186,18 +190,6 @@ def _split_region(
     if split == "val":
         return Window(0, kept, height, strip)
     return Window(0, 0, height, kept - _GAP_PX)
-
-
-def _strip_side(
-    item: RasterFile, height: int, width: int, image_size: int, config: CropConfig
-) -> int | None:
-    """Return how wide a strip is held out along the longer side, None if none is."""
-    longer = max(height, width)
-    strip = max(image_size, round(longer * config.val_share))
-    is_large = height * width >= _WINDOWS_FOR_BLOCK * config.base_side(image_size) ** 2
-    fits = min(height, width) >= image_size and longer >= 2 * strip + _GAP_PX
-    asked = item.holdout == "block" or (item.holdout == "auto" and is_large)
-    return strip if asked and fits else None
 
 
 def find_parts(

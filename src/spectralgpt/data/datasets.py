@@ -377,7 +377,13 @@ class DenseDataset(_SampleDataset[Patch]):
         number = self.windows[index][0]
         size = self.preprocessing.image_size
         side = max(1, round(size * self.augmentation.draw_scale(generator)))
-        window = self._draw_labelled(number, side, self.augmentation.tries, generator)
+        # A crop that shows no label is drawn again, a few times.
+        part = self._part(number)[1]
+        for _ in range(self.augmentation.tries):
+            window = _draw_window(part, side, generator)
+            is_whole = (window.height, window.width) == (part.height, part.width)
+            if is_whole or _is_labelled(self._read_target(number, window)).any():
+                break
         patch = self._read(number, window)
         if side != size:
             height, width = (
@@ -424,18 +430,6 @@ class DenseDataset(_SampleDataset[Patch]):
             return self.shared_side, self.shared_side
         size, patch = self.preprocessing.image_size, self.preprocessing.patch_size
         return _padded_side(height, patch, size), _padded_side(width, patch, size)
-
-    def _draw_labelled(
-        self, number: int, side: int, tries: int, generator: torch.Generator
-    ) -> Window:
-        """Draw a crop, a few times if it shows no label."""
-        part = self._part(number)[1]
-        for _ in range(tries):
-            window = _draw_window(part, side, generator)
-            is_whole = (window.height, window.width) == (part.height, part.width)
-            if is_whole or _is_labelled(self._read_target(number, window)).any():
-                break
-        return window
 
     def _read_target(self, number: int, window: Window) -> NDArray[Any]:
         grid, part = self._part(number)

@@ -369,7 +369,13 @@ def _keep_fraction(samples: SampleSet, fraction: float, seed: int) -> SampleSet:
     counts = np.array(count_samples(train))
     held = [frozenset(np.flatnonzero(counts[u].any(axis=0)).tolist()) for u in units]
     strata = _strata(held) if samples.has_labels else [range(len(units))]
-    chosen = _keep_share(strata, held, fraction, np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    orders = [rng.permutation(np.array(units)).tolist() for units in strata]
+    needed = _cover([unit for order in orders for unit in order], held)
+    chosen = set(needed)
+    for order in orders:
+        count = len(order) - round(len(order) * (1 - fraction))
+        chosen |= set(sorted(order, key=lambda unit: unit not in needed)[:count])
     kept = {train.samples[units[number][0]].ground for number in chosen}
     return replace(
         samples,
@@ -379,25 +385,6 @@ def _keep_fraction(samples: SampleSet, fraction: float, seed: int) -> SampleSet:
             if sample.split != "train" or sample.ground in kept
         ),
     )
-
-
-def _keep_share(
-    strata: Sequence[Sequence[int]],
-    held: Sequence[Held],
-    fraction: float,
-    rng: np.random.Generator,
-) -> set[int]:
-    """Choose a share of each stratum, and one unit of each class at the least.
-
-    Smaller shares lie inside larger ones of the same generator.
-    """
-    orders = [rng.permutation(np.array(units)).tolist() for units in strata]
-    needed = _cover([unit for order in orders for unit in order], held)
-    kept = set(needed)
-    for order in orders:
-        count = len(order) - round(len(order) * (1 - fraction))
-        kept |= set(sorted(order, key=lambda unit: unit not in needed)[:count])
-    return kept
 
 
 def _cover(order: Sequence[int], held: Sequence[Held]) -> set[int]:

@@ -131,7 +131,10 @@ def _read_layout(
     if config.layout == "masks":
         return _read_from_masks(config, root, image_format.assumed)
     if config.layout == "csv":
-        return _read_csv(root / config.labels, image_format, config.allow_unlisted)
+        table = root / config.labels
+        listing, task = list_csv(table, allow_unlisted=config.allow_unlisted)
+        refuse_faults(table, listing.faults)
+        return _make_set(listing, task, str(table), image_format)
     return _read_folder(root, image_format)
 
 
@@ -151,18 +154,6 @@ def _read_folder(root: Path, image_format: ImageFormat) -> SampleSet:
             f"{root.name}/<class>/<image>{'|'.join(RASTER_SUFFIXES)})."
         )
     return _make_set(listing, SINGLE_LABEL, str(root), image_format)
-
-
-def _read_csv(
-    table: Path, image_format: ImageFormat, allow_unlisted: bool
-) -> SampleSet:
-    """Read a CSV of labels; image paths are relative to it and stay beneath it.
-
-    Columns are image, label or labels (parted by ";"), and optionally split and place.
-    """
-    listing, task = list_csv(table, allow_unlisted=allow_unlisted)
-    refuse_faults(table, listing.faults)
-    return _make_set(listing, task, str(table), image_format)
 
 
 def _make_set(

@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from spectralgpt.data.crops import (
@@ -324,11 +323,15 @@ class PretrainingDataset(Dataset[dict[str, Any]]):
             sample["days"] = torch.tensor(days, dtype=torch.float32)
         flipped = ((-1, crop.flip_columns), (-2, crop.flip_rows))
         axes = [axis for axis, is_flipped in flipped if is_flipped]
+        bands = self._all_of(crop.item)
+        finest = min(band.gsd_m for band in bands)
+        side = math.sqrt(crop.window.height * crop.window.width)
+        # Single precision, because not every accelerator takes double.
         return sample | {
             "images": torch.from_numpy(images).flip(axes),
             "valid": torch.from_numpy(valid).flip(axes),
             "bands": torch.tensor(contract.band_rows),
-            "gsd_m": _ground_distance(crop, self._all_of(crop.item), size),
+            "gsd_m": torch.tensor(finest * side / size, dtype=torch.float32),
             "item": crop.item,
         }
 
@@ -376,18 +379,6 @@ def _share_indices(
     length = max(len(sizes), math.floor(edges[-1]))
     positions = (np.arange(length) + 0.5) * edges[-1] / length
     return [int(owner) for owner in np.searchsorted(edges, positions)]
-
-
-def _ground_distance(crop: Crop, bands: Sequence[Band], size: int) -> Tensor:
-    """Return the side of a pixel of the sample on the ground, m.
-
-    A crop is read on the grid of the image's finest band, and then brought to the
-    model's size.
-    """
-    finest = min(band.gsd_m for band in bands)
-    side = math.sqrt(crop.window.height * crop.window.width)
-    # Single precision, because not every accelerator takes double.
-    return torch.tensor(finest * side / size, dtype=torch.float32)
 
 
 def _finer(

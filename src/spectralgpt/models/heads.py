@@ -19,6 +19,7 @@ and a pooled map of one pixel, train as any other.
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -217,10 +218,6 @@ def _conv_block(in_channels: int, channels: int, norm_groups: int) -> nn.Sequent
     )
 
 
-def _fuse_norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(_FUSE_NORM_GROUPS, channels)
-
-
 def _upsampled(x: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
     # Corners are aligned, as the published heads have it.
     return F.interpolate(x, tuple(size), mode="bilinear", align_corners=True)
@@ -360,9 +357,9 @@ class _FPNHead(nn.Module):
         # torchvision takes seconds to import, and other heads need none of it.
         from torchvision.ops import FeaturePyramidNetwork
 
-        self.pyramid = FeaturePyramidNetwork(
-            [channels] * len(self.levels), channels, norm_layer=_fuse_norm
-        )
+        norm = partial(nn.GroupNorm, _FUSE_NORM_GROUPS)
+        widths = [channels] * len(self.levels)
+        self.pyramid = FeaturePyramidNetwork(widths, channels, norm_layer=norm)
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(channels, num_classes, 1)
         _initialise(self, self.classifier)

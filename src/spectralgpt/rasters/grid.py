@@ -359,7 +359,12 @@ class Raster:
         pixels, valid = self.pixels[seen], self.valid[seen]
         if _is_ordinary(pixels, valid):
             return
-        medians = _medians(pixels, valid)
+        medians = np.array(
+            [
+                np.median(band[seen]) if seen.any() else np.nan
+                for band, seen in zip(pixels, valid, strict=True)
+            ]
+        )
         for band, median in zip(self.bands, medians.tolist(), strict=True):
             if median > _BRIGHTEST:
                 raise UnitError(
@@ -389,16 +394,6 @@ def _is_ordinary(pixels: Pixels, valid: Flags) -> bool:
     in_range = (pixels >= _DARKEST) & (pixels <= _BRIGHTEST) & valid
     counts = np.count_nonzero(in_range, axis=(1, 2))
     return bool((2 * counts > np.count_nonzero(valid, axis=(1, 2))).all())
-
-
-def _medians(pixels: Pixels, valid: Flags) -> Pixels:
-    """Median of each band's valid pixels, NaN for a band without any."""
-    return np.array(
-        [
-            np.median(band[seen]) if seen.any() else np.nan
-            for band, seen in zip(pixels, valid, strict=True)
-        ]
-    )
 
 
 def compose(outer: Affine, inner: Affine) -> Affine:

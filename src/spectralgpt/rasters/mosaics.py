@@ -226,22 +226,17 @@ class Mosaic(RasterFile):
         shape = (len(bands), *size)
         layer: Layer = np.zeros(shape, np.float32), np.zeros(shape, np.bool_)
         for part in self.parts:
-            read = partial(_read_part, part, bands, files)
-            below = _warp(target, part.grid(bands), len(bands), read)
-            layer = _lay_over(layer, below)
+            read = partial(read_raster, part, bands, files=files)
+            more, more_valid = _warp(target, part.grid(bands), len(bands), read)
+            # A pixel is taken from one part with all of its bands, so that no spectrum
+            # mixes two dates: from the first that shows all bands, else any.
+            pixels, valid = layer
+            is_full, is_empty = valid.all(axis=0), ~valid.any(axis=0)
+            take = more_valid.all(axis=0) & ~is_full | more_valid.any(axis=0) & is_empty
+            layer = np.where(take, more, pixels), np.where(take, more_valid, valid)
             if layer[1].all():
                 break
         return Raster(*layer, tuple(bands), grid.crs, target.transform, self.name)
-
-
-def _read_part(
-    part: RasterFile,
-    bands: Sequence[Band],
-    files: OpenFiles | None,
-    window: Window,
-    size: tuple[int, int],
-) -> Raster:
-    return read_raster(part, bands, window, size, files)
 
 
 def make_mosaic(items: Sequence[RasterFile], area: Bounds | None = None) -> RasterFile:
@@ -437,19 +432,6 @@ def _snap(base: Grid, area: Bounds, name: str) -> Grid:
     step = base.transform
     transform = Affine(step.a, step.b, x, step.d, step.e, y)
     return Grid(max(1, bottom - top), max(1, right - left), transform, base.crs)
-
-
-def _lay_over(above: Layer, below: Layer) -> Layer:
-    """Fill a layer with what lies below it.
-
-    A pixel is taken from one layer with all of its bands, so that no spectrum mixes
-    two dates: from the first that shows all bands, else the first that shows any.
-    """
-    pixels, valid = above
-    more, more_valid = below
-    is_full, is_empty = valid.all(axis=0), ~valid.any(axis=0)
-    take = more_valid.all(axis=0) & ~is_full | more_valid.any(axis=0) & is_empty
-    return np.where(take, more, pixels), np.where(take, more_valid, valid)
 
 
 def _warp(target: Grid, source: Grid, count: int, read: _ReadWindow) -> Layer:

@@ -7,7 +7,6 @@ had no release since 2023, and it and usearch are made for graphs, which miss so
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -355,20 +354,15 @@ def fit_clusters(
     groups = grouping.fit_predict((cells - mean) / scale)
     order = np.argsort(-np.bincount(groups, minlength=count), kind="stable")
     centres = grouping.cluster_centers_[order].astype(np.float32)
-    return partial(_nearest, mean, scale, centres)
-
-
-def _nearest(
-    mean: FloatArray, scale: FloatArray, centres: FloatArray, cells: FloatArray
-) -> NDArray[np.int64]:
-    """Return the nearest centre (K, D) of each embedding, the first D of (..., D + C).
-
-    The centres are of embeddings less their mean (D,), over their scale (D,).
-    """
-    scaled = (cells[..., : len(mean)] - mean) / scale
-    # Without the square of the cells, which is the same for every centre.
     halves = (centres**2).sum(axis=1) / 2
-    nearest: NDArray[np.int64] = (scaled @ centres.T - halves).argmax(axis=-1)
+
+    def nearest(cells: FloatArray) -> NDArray[np.int64]:
+        """Return the nearest centre of embeddings, the first D of (..., D + C)."""
+        scaled = (cells[..., : len(mean)] - mean) / scale
+        # Without the square of the cells, which is the same for every centre.
+        found: NDArray[np.int64] = (scaled @ centres.T - halves).argmax(axis=-1)
+        return found
+
     return nearest
 
 

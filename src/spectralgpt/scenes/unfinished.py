@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice, takewhile
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from numpy.typing import NDArray
@@ -202,35 +202,24 @@ class _Journal:
         self, entries: Sequence[dict[str, Any]], files: Mapping[Path, RowFile]
     ) -> int:
         """Drop entries from the first with other rows than written; returns its row."""
-        kept = _find_whole(entries, files)
+        kept = [entries[0]]
+        for entry in entries[1:]:
+            row, next_row = entry["row"], entry["next_row"]
+            found = {
+                path.name: file.digest(row, next_row) for path, file in files.items()
+            }
+            if row != kept[-1].get("next_row", 0) or entry["rows"] != found:
+                break
+            kept.append(entry)
         self.keep(len(kept))
-        next_row: int = kept[-1].get("next_row", 0)
-        return next_row
+        return int(kept[-1].get("next_row", 0))
 
     def append(self, entry: Mapping[str, Any]) -> None:
         """Add an entry, and make sure that it is on the disk."""
         with writing(self._path):
-            _append(self._file, entry)
-
-
-def _find_whole(
-    entries: Sequence[dict[str, Any]], files: Mapping[Path, RowFile]
-) -> list[dict[str, Any]]:
-    """Return the first entry, and those whose rows are as they were written."""
-    kept = [entries[0]]
-    for entry in entries[1:]:
-        row, next_row = entry["row"], entry["next_row"]
-        found = {path.name: file.digest(row, next_row) for path, file in files.items()}
-        if row != kept[-1].get("next_row", 0) or entry["rows"] != found:
-            break
-        kept.append(entry)
-    return kept
-
-
-def _append(file: IO[bytes], entry: Mapping[str, Any]) -> None:
-    file.write(checked_line(entry).encode())
-    file.flush()
-    os.fsync(file.fileno())
+            self._file.write(checked_line(entry).encode())
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
 
 def digest_facts(*facts: Any) -> str:

@@ -262,7 +262,10 @@ def compute_strips(
         knew anything.
     """
     prepared = _prepare(batches, preprocessing, plan.side)
-    computed = _compute(compute, _prefetch(prepared) if ahead else prepared)
+    computed = (
+        (batch, None) if arrays is None else compute(batch, *arrays)
+        for batch, arrays in (_prefetch(prepared) if ahead else prepared)
+    )
     joined = _prefetch(computed) if ahead else computed
     return _blend(joined, plan, layers, first_row, cell)
 
@@ -288,14 +291,6 @@ def _prepare(
             [np.stack([known for _, known in dates]) for dates in prepared]
         )
         yield batch, (images, valid)
-
-
-def _compute(
-    compute: Compute,
-    prepared: Iterator[tuple[WindowBatch, tuple[FloatArray, BoolArray] | None]],
-) -> Generator[tuple[WindowBatch, Iterable[FloatArray] | None]]:
-    for batch, arrays in prepared:
-        yield (batch, None) if arrays is None else compute(batch, *arrays)
 
 
 def _blend(

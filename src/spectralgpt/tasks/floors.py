@@ -172,21 +172,12 @@ def _draw(dataset: DenseDataset, most: int, seed: int) -> _Pixels:
         values.append(np.stack(dates, axis=1))
         targets.append(patch.target[chosen])
         if sum(map(len, targets)) > 2 * most:
-            share, values, targets = _halve(share, values, targets, rng)
+            drawn, classes = np.concatenate(values), np.concatenate(targets)
+            kept = rng.random(len(classes)) < 1 / 2
+            share, values, targets = share / 2, [drawn[kept]], [classes[kept]]
     drawn, classes = np.concatenate(values), np.concatenate(targets)
-    kept = rng.permutation(len(classes))[:most]
-    return drawn[kept], classes[kept]
-
-
-def _halve(
-    share: float,
-    values: list[_Values],
-    targets: list[NDArray[Any]],
-    rng: np.random.Generator,
-) -> tuple[float, list[_Values], list[NDArray[Any]]]:
-    drawn, classes = np.concatenate(values), np.concatenate(targets)
-    kept = rng.random(len(classes)) < 1 / 2
-    return share / 2, [drawn[kept]], [classes[kept]]
+    order = rng.permutation(len(classes))[:most]
+    return drawn[order], classes[order]
 
 
 def _number_floors(learned: _Pixels, tested: _Pixels, seed: int) -> tuple[Floor, ...]:

@@ -114,7 +114,16 @@ def compare_features(
     splits = draw_splits(labelled, config, seeds)
 
     def counter(kind: str) -> Callable[[int], None] | None:
-        return None if progress is None else _counter(progress, kind, len(dataset))
+        if progress is None:
+            return None
+        done = 0
+
+        def add(images: int) -> None:
+            nonlocal done
+            done += images
+            progress(kind, done, len(dataset))
+
+        return add
 
     def encode(encoder: Encoder, kind: str) -> Features:
         return extract_features(
@@ -196,19 +205,6 @@ def floors(
         "RCF gaussian": convolved("gaussian"),
         "RCF empirical": convolved("empirical"),
     }
-
-
-def _counter(
-    progress: Callable[[str, int, int], None], kind: str, total: int
-) -> Callable[[int], None]:
-    done = 0
-
-    def add(images: int) -> None:
-        nonlocal done
-        done += images
-        progress(kind, done, total)
-
-    return add
 
 
 def _summarise(scores: Mapping[str, Sequence[Scores]]) -> _Summary:

@@ -85,7 +85,9 @@ class MetricsTable(Logger):
         rows = self._load()
         row = rows.setdefault(int(step or 0), {"step": str(int(step or 0))})
         is_last = row is list(rows.values())[-1] and len(row) == 1
-        row.update({name: _text(value) for name, value in metrics.items()})
+        # repr of a float is the shortest text that reads back to the same bits.
+        for name, value in metrics.items():
+            row[name] = str(value) if isinstance(value, int) else repr(float(value))
         new = [name for name in row if name not in self._columns]
         self._columns += new
         if new or not is_last or not self.path.exists():
@@ -109,11 +111,6 @@ class MetricsTable(Logger):
 
     def _rewrite(self, rows: Mapping[int, Mapping[str, str]]) -> None:
         write_table(self.path, rows.values(), self._columns)
-
-
-def _text(value: float) -> str:
-    # repr of a float is the shortest text that reads back to the same bits.
-    return str(value) if isinstance(value, int) else repr(float(value))
 
 
 @contextlib.contextmanager
@@ -200,7 +197,9 @@ class ProgressDisplay(Callback):
         # An average over about ten steps: a single one jumps too much to be read.
         self._speed = 0.9 * self._speed + 0.1 * speed if self._speed else speed
         self._last = (now, step)
-        facts = self._facts(trainer, pl_module)
+        terms = " ".join(f"{n} {v:.4f}" for n, v in pl_module.last_terms.items())
+        epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        facts = f"{epoch} {terms} {self._speed:.0f} images/s"
         if self._progress is not None:
             self._progress.update(self._task, completed=step, facts=facts)
         elif now - self._last_line > _SECONDS_BETWEEN_LINES:
@@ -225,11 +224,6 @@ class ProgressDisplay(Callback):
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
-
-    def _facts(self, trainer: Trainer, module: TrainingModule) -> str:
-        terms = " ".join(f"{n} {v:.4f}" for n, v in module.last_terms.items())
-        epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
-        return f"{epoch} {terms} {self._speed:.0f} images/s"
 
 
 def _columns() -> Sequence[ProgressColumn]:

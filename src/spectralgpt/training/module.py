@@ -159,7 +159,9 @@ class TrainingModule(LightningModule):
         self.last_terms = self._mean_terms()
         if not math.isfinite(self.last_terms["loss"]):
             raise TrainingError(self._not_finite(step, "the loss is"))
-        norm = self._gradient_norm()
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         if bool(norm.isfinite()):
             clip = self.optimizer_config.clip_grad_norm
             if clip is not None:
@@ -187,12 +189,6 @@ class TrainingModule(LightningModule):
         super().optimizer_step(*args, **kwargs)
         self._raw_optimizer().zero_grad()
 
-    def _gradient_norm(self) -> Tensor:
-        """Give the norm of all gradients, which one value that is not finite spoils."""
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
-        return norm.full_tensor() if isinstance(norm, DTensor) else norm
-
     def _is_retried(self) -> bool:
         """Tell whether fp16 leaves this step out and takes the next at half the scale.
 
@@ -215,7 +211,9 @@ class TrainingModule(LightningModule):
             tensors |= {f"optimizer {index} {name}": v for name, v in state.items()}
         # A process may hold no row of a sharded tensor.
         parts = {
-            name: _local(v) for name, v in tensors.items() if isinstance(v, Tensor)
+            name: v.to_local() if isinstance(v, DTensor) else v
+            for name, v in tensors.items()
+            if isinstance(v, Tensor)
         }
         norms = {
             name: torch.linalg.vector_norm(part.float(), torch.inf)
@@ -348,11 +346,6 @@ class TrainingModule(LightningModule):
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)
         return optimizer
-
-
-def _local(value: Tensor) -> Tensor:
-    """Return this process's part of a tensor."""
-    return value.to_local() if isinstance(value, DTensor) else value
 
 
 def _shard(model: nn.Module, mesh: Any) -> None:

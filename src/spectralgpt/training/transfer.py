@@ -251,21 +251,17 @@ def choose_contract(
     if scaling == "image-minmax":
         return replace(contract, scaling=scaling, statistics=None)
     if scaling != contract.scaling or config.statistics == "training":
-        _refuse_unmeasured(measured)
+        lacking = [name for name, std in measured.std.items() if not std >= 0]
+        if lacking:
+            raise ConfigError(
+                f"the images lack {', '.join(lacking)}, so that their statistics "
+                "cannot be measured: take scaling: image-minmax, or statistics: "
+                "checkpoint."
+            )
         return replace(contract, scaling=scaling, statistics=measured)
     assert contract.statistics is not None
     _tell_if_far(contract.statistics, measured)
     return contract
-
-
-def _refuse_unmeasured(measured: BandStatistics) -> None:
-    """Refuse statistics of bands that all images lack."""
-    lacking = [name for name, std in measured.std.items() if not std >= 0]
-    if lacking:
-        raise ConfigError(
-            f"the images lack {', '.join(lacking)}, so that their statistics cannot be "
-            "measured: take scaling: image-minmax, or statistics: checkpoint."
-        )
 
 
 def _tell_if_far(kept: BandStatistics, measured: BandStatistics) -> None:

@@ -239,19 +239,14 @@ def _tile(request: Request, view: View) -> Grid:
     return shown_grid(view.base, row * span, column * span, step, _TILE_PX)
 
 
-def _to_png(picture: Picture) -> bytes:
-    """Encode a picture."""
+def _image(picture: Picture) -> Response:
     from PIL import Image
 
     file = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(picture), "RGBA").save(
         file, "PNG", compress_level=1
     )
-    return file.getvalue()
-
-
-def _image(picture: Picture) -> Response:
-    return Response(_to_png(picture), media_type="image/png", headers=_KEEP)
+    return Response(file.getvalue(), media_type="image/png", headers=_KEEP)
 
 
 def _error(status: int, message: str) -> Response:

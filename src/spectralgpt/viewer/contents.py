@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.errors import ConfigError, DataError, RasterError, SpectralGPTError
@@ -34,7 +33,14 @@ from spectralgpt.rasters.maps import MapFile, open_map
 from spectralgpt.scenes.inputs import describe_input
 from spectralgpt.scenes.windows import choose_bands
 from spectralgpt.sensors import Band
-from spectralgpt.viewer.layers import BandPictures, Cells, MapLayer, thin_grid
+from spectralgpt.viewer.layers import (
+    BandPictures,
+    BoolArray,
+    Cells,
+    FloatArray,
+    MapLayer,
+    thin_grid,
+)
 from spectralgpt.viewer.model import Rebuilt, ViewModel
 
 _WEIGHTS = (".safetensors", ".pth", ".pt", ".ckpt")
@@ -350,7 +356,14 @@ class Viewer:
         if self.model is not None and self.model.refuses(item) is None:
             # Windows of the model count in the pixels of its bands.
             base = item.grid(choose_bands(self.model.contract, item))
-        read = partial(_read_scene, item, base, OpenFiles(), threading.Lock())
+        files, lock = OpenFiles(), threading.Lock()
+
+        def read(bands: Sequence[Band], shown: Grid) -> tuple[FloatArray, BoolArray]:
+            # The files stay open.
+            with lock:
+                raster = sample_scene(item, bands, shown, base, files)
+            return raster.pixels, raster.valid
+
         pictures = BandPictures(item.bands, base, read)
         # A file that cannot be read is told now, and not by empty tiles.
         pictures.stretch(pictures.choose(pictures.composites[0].band_names))
@@ -385,23 +398,9 @@ class Viewer:
         self.views[view.id] = view
 
 
-def _read_scene(
-    item: RasterFile,
-    base: Grid,
-    files: OpenFiles,
-    lock: threading.Lock,
-    bands: Sequence[Band],
-    shown: Grid,
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Read bands of a scene under a part of its base, from files that stay open."""
-    with lock:
-        raster = sample_scene(item, bands, shown, base, files)
-    return raster.pixels, raster.valid
-
-
 def _read_reflectance(
     raster: EmbeddingRaster, cells: Cells, bands: Sequence[Band], shown: Grid
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+) -> tuple[FloatArray, BoolArray]:
     """Read the mean reflectance that follows the dimensions of embeddings."""
     at = [raster.source.width + raster.source.bands.index(band) for band in bands]
     pixels, valid = cells.take(shown, lambda values: values[..., at])

@@ -5,7 +5,7 @@ Files stay open while they are served; each is for one thread at a time.
 
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -151,16 +151,6 @@ def draw_measures(
     return _join(colormaps[colours](share)[..., :3], valid)
 
 
-def _draw_classes(
-    codes: NDArray[np.generic], valid: NDArray[np.bool_], colours: Mapping[int, str]
-) -> Picture:
-    """Draw class codes (H, W) in their colours, clear where there is no class."""
-    picture = np.zeros((*codes.shape, 4), np.uint8)
-    for code, colour in colours.items():
-        picture[valid & (codes == code)] = (*to_rgb(colour), _LEVELS)
-    return picture
-
-
 def _join(rgb: NDArray[np.floating], is_shown: NDArray[np.bool_]) -> Picture:
     """Join colours (H, W, 3) of 0..1 with whether a pixel is shown."""
     alpha = np.where(is_shown, 1.0, 0.0)[..., None]
@@ -202,7 +192,10 @@ class MapLayer:
         """Draw a layer under a grid; for the arguments see `sample_map`."""
         values, valid = self.read(layer, shown, base)
         if self.map.kind == "classes":
-            return _draw_classes(values, valid, self.map.colours)
+            picture = np.zeros((*values.shape, 4), np.uint8)
+            for code, colour in self.map.colours.items():
+                picture[valid & (values == code)] = (*to_rgb(colour), _LEVELS)
+            return picture
         return draw_measures(values, valid, self.limits[layer], MEASURE_COLOURS)
 
     def name_of(self, layer: int, row: int, column: int, base: Grid) -> str:

@@ -170,7 +170,11 @@ def make_labelled_set(
             lambda *n: progress("cutting tiles", *n),
         )
         tiles = divide_tiles(written, plan, found, rules, classes.names)
-        _move_tiles(work, tiles, folder)
+        for tile in tiles:
+            for part in _PARTS:
+                there = folder / tile.split / part
+                there.mkdir(parents=True, exist_ok=True)
+                (work / part / f"{tile.name}.tif").replace(there / f"{tile.name}.tif")
         notes = [*repaired, *_notes_on_labels(overlaps, classes)]
         notes += _notes_on_tiles(tiles, written, plan, classes.names)
         made = MadeSet(output.name, folder, found, colours, plan, tiles, tuple(notes))
@@ -224,15 +228,6 @@ def _write_tiles(
         progress(done, len(tiles))
     files.close()
     return written
-
-
-def _move_tiles(folder: Path, written: Sequence[Tile], target: Path) -> None:
-    """Move the files of tiles into the folders of their splits."""
-    for tile in written:
-        for part in _PARTS:
-            there = target / tile.split / part
-            there.mkdir(parents=True, exist_ok=True)
-            (folder / part / f"{tile.name}.tif").replace(there / f"{tile.name}.tif")
 
 
 def _write_mask(
