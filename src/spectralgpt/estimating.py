@@ -100,7 +100,15 @@ class Estimator:
         self._reach = float(np.quantile(distance, _LIKE))
         self._bounds = values.min(axis=0), values.max(axis=0)
         self._edges = np.quantile(distance, np.linspace(0, 1, _STEPS + 1)[1:])
-        self._wide = self._widths(errors, misses, distance)
+        # By step of distance; beyond the last one it is that of plain
+        # interpolation, at least.
+        step = np.searchsorted(self._edges, distance).clip(max=_STEPS - 1)
+        wide = [
+            np.quantile(np.abs(errors[step == at]), SAID, axis=0)
+            for at in range(_STEPS)
+        ]
+        beyond = np.quantile(np.abs(misses), SAID, axis=0)
+        self._wide = np.maximum.accumulate(np.stack([*wide, beyond]), axis=0)
 
     def _learned(
         self, values: DoubleArray, targets: DoubleArray
@@ -119,21 +127,6 @@ class Estimator:
         steps = np.diff(values @ self._bins.astype(values.dtype), axis=1) / mean
         bends = np.diff(steps, axis=1)
         return np.concatenate([steps, bends, np.log(mean)], axis=1), mean
-
-    def _widths(
-        self, errors: DoubleArray, misses: DoubleArray, distance: DoubleArray
-    ) -> DoubleArray:
-        """Return half widths of intervals by step of distance, (steps + 1, T).
-
-        Beyond the last step it is that of plain interpolation, at least.
-        """
-        step = np.searchsorted(self._edges, distance).clip(max=_STEPS - 1)
-        wide = [
-            np.quantile(np.abs(errors[step == at]), SAID, axis=0)
-            for at in range(_STEPS)
-        ]
-        beyond = np.quantile(np.abs(misses), SAID, axis=0)
-        return np.maximum.accumulate(np.stack([*wide, beyond]), axis=0)
 
     def for_targets(self, kept: Sequence[int]) -> "Estimator":
         """Return it with some of its targets alone."""

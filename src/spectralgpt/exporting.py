@@ -392,7 +392,11 @@ def _compare(
     run = _open_exported(path)
     worst = 0.0
     for seed, size in enumerate(batches):
-        images = _random_images(loaded, output, size, seed)
+        generator = torch.Generator().manual_seed(seed)
+        shape = (size, *_input_shape(loaded, output))
+        images = torch.rand(shape, generator=generator) * _BRIGHTEST
+        is_invalid = torch.rand(shape, generator=generator) < _INVALID_SHARE
+        images = images.masked_fill(is_invalid, torch.nan)
         expected = _run_model(loaded, output, images)
         try:
             given = run(images)
@@ -430,31 +434,19 @@ def _open_exported(path: Path) -> Callable[[Tensor], tuple[Tensor, ...]]:
     return run
 
 
-def _random_images(loaded: LoadedModel, output: str, size: int, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    shape = (size, *_input_shape(loaded, output))
-    images = torch.rand(shape, generator=generator) * _BRIGHTEST
-    is_invalid = torch.rand(shape, generator=generator) < _INVALID_SHARE
-    return images.masked_fill(is_invalid, torch.nan)
-
-
 @torch.inference_mode()
 def _run_model(loaded: LoadedModel, output: str, images: Tensor) -> tuple[Tensor, ...]:
-    prepared = _prepare(images, _choose_contract(loaded))
-    if output == _EMBEDDINGS:
-        tokens = loaded.encoder(prepared)
-        return tokens.flatten(1, -2).mean(dim=1), tokens
-    return (loaded.model(prepared),)
-
-
-def _prepare(images: Tensor, contract: Preprocessing) -> Tensor:
-    """Scale images (..., C, H, W) by the contract, one by one."""
+    contract = _choose_contract(loaded)
     scaled = []
     for image in images.flatten(0, -4).numpy():
         valid = np.isfinite(image)
         raster = Raster(np.where(valid, image, np.float32(0)), valid, contract.bands)
         scaled.append(contract.prepare(raster, is_checked=True)[0])
-    return torch.from_numpy(np.stack(scaled)).reshape(images.shape)
+    prepared = torch.from_numpy(np.stack(scaled)).reshape(images.shape)
+    if output == _EMBEDDINGS:
+        tokens = loaded.encoder(prepared)
+        return tokens.flatten(1, -2).mean(dim=1), tokens
+    return (loaded.model(prepared),)
 
 
 def _difference(given: Tensor, expected: Tensor) -> float:

@@ -142,7 +142,14 @@ def score_images(
     Raises:
         DataError: nothing to score, no class occurs, or the shapes do not fit.
     """
-    _check(probabilities, targets, class_names)
+    if len(probabilities) == 0:
+        raise DataError("There are no predictions to score.")
+    shape = (len(probabilities), len(class_names))
+    if probabilities.shape != shape or targets.shape not in (shape[:1], shape):
+        raise DataError(
+            f"Predictions {tuple(probabilities.shape)} and targets "
+            f"{tuple(targets.shape)} do not fit {len(class_names)} classes."
+        )
     if targets.ndim == 1:
         pairs = _pairs(probabilities, targets)
         confusion = _confusion(pairs, len(class_names), None).astype(np.int64)
@@ -385,17 +392,6 @@ def score_values(sums: NDArray[np.float64], edges: Sequence[float] = ()) -> Scor
     rows = zip(*columns, strict=True)
     per_range = (dict(zip(names, map(float, row), strict=True)) for row in rows)
     return Scores(summary, (), per_range=tuple(per_range))
-
-
-def _check(probabilities: Tensor, targets: Tensor, class_names: Sequence[str]) -> None:
-    if len(probabilities) == 0:
-        raise DataError("There are no predictions to score.")
-    shape = (len(probabilities), len(class_names))
-    if probabilities.shape != shape or targets.shape not in (shape[:1], shape):
-        raise DataError(
-            f"Predictions {tuple(probabilities.shape)} and targets "
-            f"{tuple(targets.shape)} do not fit {len(class_names)} classes."
-        )
 
 
 def _per_class(

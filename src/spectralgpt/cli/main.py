@@ -86,23 +86,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     # Before all that is slow to import.
     with _StopSignals(is_process=arguments is None) as signals:
-        return _main(words, signals)
-
-
-def _main(words: list[str], signals: "_StopSignals") -> int:
-    if not words or words[0] in ("-h", "--help"):
-        print(_overview())
-        return 0 if words else _USAGE_ERROR
-    if words[0] == "--version":
-        print(f"spectralgpt {__version__}")
-        return 0
-    name = words[0]
-    if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "see spectralgpt --help."
-        print(f"error: unknown command {name!r}: {hint}", file=sys.stderr)
-        return _USAGE_ERROR
-    return _explained(name, words[1:], signals)
+        if not words or words[0] in ("-h", "--help"):
+            print(_overview())
+            return 0 if words else _USAGE_ERROR
+        if words[0] == "--version":
+            print(f"spectralgpt {__version__}")
+            return 0
+        name = words[0]
+        if name not in COMMANDS:
+            near = difflib.get_close_matches(name, COMMANDS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "see spectralgpt --help."
+            print(f"error: unknown command {name!r}: {hint}", file=sys.stderr)
+            return _USAGE_ERROR
+        return _explained(name, words[1:], signals)
 
 
 def _overview() -> str:

@@ -108,7 +108,14 @@ def read_target(
     if samples.target is not None:
         return _read_target(samples.target, sample.mask, image, window, sample.name)
     codes, known = _read_mask(sample.mask, image, window, sample.name)
-    return _to_classes(codes, known, samples, sample.mask)
+    found, positions = np.unique(codes, return_inverse=True)
+    labelled = set(np.unique(codes[known]).tolist())
+    no_label = {*samples.ignored, sample.mask.nodata} - set(samples.codes)
+    unknown = sorted(labelled - set(samples.codes) - no_label)
+    if unknown:
+        raise DataError(_unknown(codes[known], unknown, samples, sample.mask))
+    table = np.array([samples.codes.get(int(code), IGNORE) for code in found])
+    return np.where(known, table[positions].reshape(codes.shape), IGNORE)
 
 
 def seen_codes(masks: Iterable[MaskFile], ignored: Iterable[int]) -> tuple[int, ...]:
@@ -192,19 +199,6 @@ def _read_target(
                 f"{high:g}. Mend the mask, or state nodata, scale, offset or range."
             )
     return values.astype(np.float32)
-
-
-def _to_classes(
-    codes: _Numbers, known: NDArray[np.bool_], samples: SampleSet, mask: MaskFile
-) -> _Numbers:
-    found, positions = np.unique(codes, return_inverse=True)
-    labelled = set(np.unique(codes[known]).tolist())
-    no_label = {*samples.ignored, mask.nodata} - set(samples.codes)
-    unknown = sorted(labelled - set(samples.codes) - no_label)
-    if unknown:
-        raise DataError(_unknown(codes[known], unknown, samples, mask))
-    table = np.array([samples.codes.get(int(code), IGNORE) for code in found])
-    return np.where(known, table[positions].reshape(codes.shape), IGNORE)
 
 
 def _unknown(

@@ -423,7 +423,13 @@ def find_series(
                 for items, days in Pack(source.pack).series()
             ]
         elif rule.stack:
-            series = _unstack(source, rule, data_root, max_bad_share)
+            if source.layers is None:
+                raise ConfigError(
+                    f"{source.name}: 'stack' needs the bands of one date."
+                )
+            entries = list_images(source, data_root)
+            unstack = functools.partial(_layers_of_dates, source, source.layers, rule)
+            series = keep_good(source.name, unstack, entries, max_bad_share)
         else:
             series = _group(source, rule, data_root, max_bad_share)
         places = f"{source.name}, places"
@@ -445,17 +451,6 @@ def _group(
     for dated in keep_good(source.name, date, items, max_bad_share):
         places.setdefault(dated[2].place, []).append(dated)
     return [_in_order(dates, rule) for dates in places.values()]
-
-
-def _unstack(
-    source: Source, rule: SeriesRule, data_root: Path | str, max_bad_share: float
-) -> list[Series]:
-    """Take each file as a place, and runs of its layers as dates."""
-    if source.layers is None:
-        raise ConfigError(f"{source.name}: 'stack' needs the bands of one date.")
-    entries = list_images(source, data_root)
-    unstack = functools.partial(_layers_of_dates, source, source.layers, rule)
-    return keep_good(source.name, unstack, entries, max_bad_share)
 
 
 def _layers_of_dates(

@@ -108,18 +108,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     Returns:
         (B, heads, N, D / heads).
     """
-    if _suits_pytorch(q):
-        return F.scaled_dot_product_attention(q, k, v)
-    attended: Tensor = _CachedAttention.apply(q, k, v)
-    return attended
-
-
-def _suits_pytorch(q: Tensor) -> bool:
-    return (
+    if (
         q.device.type != "cpu"
         or torch.compiler.is_compiling()
         or (q.dtype == torch.float32 and not torch.is_grad_enabled())
-    )
+    ):
+        return F.scaled_dot_product_attention(q, k, v)
+    attended: Tensor = _CachedAttention.apply(q, k, v)
+    return attended
 
 
 def _product_type(x: Tensor) -> torch.dtype:

@@ -411,7 +411,16 @@ def quiet_gdal() -> Iterator[None]:
             # Several threads decode tiles of JPEG 2000 that are not whole as whatever
             # lay in memory, without an error.
             GDAL_NUM_THREADS="1",
-            **_http_settings(),
+            # A busy server is asked again soon. One that accepts a connection and then
+            # stays silent is not: each try would cost the whole wait. Where no
+            # connection comes about, all tries share one wait.
+            GDAL_HTTP_LOW_SPEED_TIME=NO_ANSWER_S,
+            GDAL_HTTP_LOW_SPEED_LIMIT=_LEAST_BYTES_A_SECOND,
+            # Newer versions try it all twice.
+            GDAL_HTTP_CONNECTTIMEOUT=NO_ANSWER_S / (_RETRIES + 1) / 2,
+            GDAL_HTTP_MAX_RETRY=_RETRIES,
+            GDAL_HTTP_RETRY_DELAY=1,
+            CPL_VSIL_CURL_USE_HEAD="NO",
         ):
             yield
     finally:
@@ -543,21 +552,3 @@ def _numbered_lines(path: Path) -> dict[str, int]:
     """Read lines of a name and a number."""
     lines = path.read_text(encoding="ascii").splitlines()
     return {words[0]: int(words[1]) for words in map(str.split, lines)}
-
-
-def _http_settings() -> dict[str, str | int | float]:
-    """Return GDAL's settings for addresses.
-
-    A busy server is asked again soon. One that accepts a connection and then stays
-    silent is not: each try would cost the whole wait. Where no connection comes about,
-    all tries share one wait.
-    """
-    return {
-        "GDAL_HTTP_LOW_SPEED_TIME": NO_ANSWER_S,
-        "GDAL_HTTP_LOW_SPEED_LIMIT": _LEAST_BYTES_A_SECOND,
-        # Newer versions try it all twice.
-        "GDAL_HTTP_CONNECTTIMEOUT": NO_ANSWER_S / (_RETRIES + 1) / 2,
-        "GDAL_HTTP_MAX_RETRY": _RETRIES,
-        "GDAL_HTTP_RETRY_DELAY": 1,
-        "CPL_VSIL_CURL_USE_HEAD": "NO",
-    }

@@ -357,7 +357,11 @@ class Raster:
         step = max(1, int(np.ceil(np.sqrt(self.pixels[0].size / _SAMPLES))))
         seen = np.s_[:, ::step, ::step]
         pixels, valid = self.pixels[seen], self.valid[seen]
-        if _is_ordinary(pixels, valid):
+        # Counting costs a tenth of sorting, and this runs for every crop of a
+        # training.
+        in_range = (pixels >= _DARKEST) & (pixels <= _BRIGHTEST) & valid
+        counts = np.count_nonzero(in_range, axis=(1, 2))
+        if bool((2 * counts > np.count_nonzero(valid, axis=(1, 2))).all()):
             return
         medians = np.array(
             [
@@ -384,16 +388,6 @@ class Raster:
                 "another quantification. State the right offset (0 if it was already "
                 "applied) and quantification."
             )
-
-
-def _is_ordinary(pixels: Pixels, valid: Flags) -> bool:
-    """Whether over half of each band's pixels are in range, and so its median is.
-
-    Counting costs a tenth of sorting, and this runs for every crop of a training.
-    """
-    in_range = (pixels >= _DARKEST) & (pixels <= _BRIGHTEST) & valid
-    counts = np.count_nonzero(in_range, axis=(1, 2))
-    return bool((2 * counts > np.count_nonzero(valid, axis=(1, 2))).all())
 
 
 def compose(outer: Affine, inner: Affine) -> Affine:

@@ -393,7 +393,9 @@ class RowFile:
             self._file = path.open("r+b")
             try:
                 if path.stat().st_size != size:
-                    _check_room(path, size)
+                    # Refused before a part of it is reserved.
+                    if size > shutil.disk_usage(path.parent).free + path.stat().st_size:
+                        raise OSError(f"it takes {size / _GIGABYTE:.3g} GB")
                     _reserve(self._file.fileno(), size)
             except OSError:
                 self.close()
@@ -546,12 +548,6 @@ def _write_legend(path: Path, categories: Sequence[str]) -> None:
     ElementTree.indent(root)
     text = ElementTree.tostring(root, encoding="unicode")
     path.with_name(path.name + LEGEND_SUFFIX).write_text(f"{text}\n", encoding="utf-8")
-
-
-def _check_room(path: Path, size: int) -> None:
-    """Refuse a file that the disk has no room for, before a part of it is reserved."""
-    if size > shutil.disk_usage(path.parent).free + path.stat().st_size:
-        raise OSError(f"it takes {size / _GIGABYTE:.3g} GB")
 
 
 def _reserve(descriptor: int, size: int) -> None:

@@ -84,7 +84,12 @@ def list_inputs(
     found: list[Path] = []
     for path in paths:
         if path.is_dir() and not is_product(path):
-            products = _products_in(path)
+            products = [
+                entry
+                for entry in list_folder(path)
+                if (entry.is_dir() and is_product(entry))
+                or entry.suffix.lower() == ZIP_SUFFIX
+            ]
             candidates = list_candidates(path, known)
             found += products + [
                 candidate.path
@@ -98,16 +103,6 @@ def list_inputs(
             f"There are no rasters in {', '.join(map(str, paths)) or 'no input'}."
         )
     return list(dict.fromkeys(found))
-
-
-def _products_in(folder: Path) -> list[Path]:
-    """Products that lie in a folder: folders of them, and zip archives."""
-    entries = list_folder(folder)
-    return [
-        entry
-        for entry in entries
-        if (entry.is_dir() and is_product(entry)) or entry.suffix.lower() == ZIP_SUFFIX
-    ]
 
 
 def describe_input(

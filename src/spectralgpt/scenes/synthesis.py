@@ -381,10 +381,13 @@ def _compare(
         seen, truth, rebuilt = _join(parts[fold::folds], rng)
         linear = fit_linear(values, targets)
         fits = _fit_imagery(found, wanted, values, targets, sensor)
+        order = np.argsort([band.wavelength_nm for band in found])
+        nm = np.array([found[i].wavelength_nm for i in order])
+        target = np.array([band.wavelength_nm for band in wanted])
         made = {
             **{way: _apply(fit, seen) for way, fit in fits.items()},
             "linear regression": seen @ linear[:-1] + linear[-1],
-            "interpolation": _interpolate(found, wanted, seen),
+            "interpolation": seen[:, order] @ interpolation_weights(nm, target),
         }
         if library is not None:
             made[_LIBRARY] = _apply(library, seen)
@@ -404,15 +407,6 @@ def _apply(fit: Resampling, values: DoubleArray) -> DoubleArray:
     pixels = values.T[:, None].astype(np.float32)
     made, valid = fit.apply(pixels, np.ones(pixels.shape, np.bool_))
     return np.where(valid, made, np.nan)[:, 0].T.astype(float)
-
-
-def _interpolate(
-    found: Sequence[Band], wanted: Sequence[Band], seen: DoubleArray
-) -> DoubleArray:
-    order = np.argsort([band.wavelength_nm for band in found])
-    nm = np.array([found[i].wavelength_nm for i in order])
-    target = np.array([band.wavelength_nm for band in wanted])
-    return seen[:, order] @ interpolation_weights(nm, target)
 
 
 def _in_model_bands(

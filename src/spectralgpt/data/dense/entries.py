@@ -392,7 +392,15 @@ def _list_segmunich(root: Path) -> list[Entry]:
                     f"{folder / part} lacks {len(missing)} of {len(names)} tiles of "
                     f"dataset/{split}.txt ({first_names(missing)}). Unpack it again."
                 )
-        _report_unlisted(folder, names)
+        there = {path.stem for path in (folder / "img").glob("*.tif")}
+        unlisted = sorted(there - set(names))
+        if unlisted:
+            logger.warning(
+                "%s holds %d tiles that no list names (%s): they are left out.",
+                folder,
+                len(unlisted),
+                first_names(unlisted),
+            )
         entries += [
             Entry(
                 name=f"{split}/{name}",
@@ -427,18 +435,6 @@ def _read_list(path: Path) -> list[str]:
             f"{first_names(outside) or 'none'}; twice: {first_names(twice) or 'none'})."
         )
     return names
-
-
-def _report_unlisted(folder: Path, names: list[str]) -> None:
-    there = {path.stem for path in (folder / "img").glob("*.tif")}
-    unlisted = sorted(there - set(names))
-    if unlisted:
-        logger.warning(
-            "%s holds %d tiles that no list names (%s): they are left out.",
-            folder,
-            len(unlisted),
-            first_names(unlisted),
-        )
 
 
 def _list_oscd(root: Path, download: bool) -> tuple[list[Entry], Classes]:

@@ -84,18 +84,6 @@ def read_dense(
     root = Path(config.root)
     if not root.is_dir() and not config.download:
         raise DatasetNotFoundError(f"There is no folder {root} (option data.root).")
-    dense = _read_layout(root, config, class_names, assumed)
-    if config.tile_px is not None:
-        dense = _cut_tiles(dense, config.tile_px)
-    return divide(dense, config, config.split_seed) if divided else dense
-
-
-def _read_layout(
-    root: Path,
-    config: DenseDataConfig,
-    class_names: Sequence[str] | None,
-    assumed: Stated | None,
-) -> SampleSet:
     image_format = config.image_format(assumed)
     if config.resamples and config.layout in ("segmunich", "oscd"):
         raise ConfigError(
@@ -105,11 +93,23 @@ def _read_layout(
     if config.layout == "segmunich":
         image_format = _format_of_segmunich(config)
     if config.layout == "oscd":
-        image_format = _format_of_oscd(config)
+        # From before digital numbers had an offset.
+        image_format = ImageFormat(
+            sensor=config.sensor or _OSCD_SENSOR,
+            bands=config.layers or load_sensor(_OSCD_SENSOR).band_names,
+            unit="digital-numbers" if config.unit == "auto" else config.unit,
+            offset=0.0 if config.offset == "auto" else config.offset,
+            quantification=config.quantification,
+            nodata=config.nodata,
+            band_pattern=config.band_pattern,
+        )
         if config.align == "auto":
             # Its dates and masks were registered to each other pixel by pixel.
             config = replace(config, align="shape")
-    return _build_set(entries, config, image_format, class_names, known)
+    dense = _build_set(entries, config, image_format, class_names, known)
+    if config.tile_px is not None:
+        dense = _cut_tiles(dense, config.tile_px)
+    return divide(dense, config, config.split_seed) if divided else dense
 
 
 def _format_of_segmunich(config: DenseDataConfig) -> ImageFormat:
@@ -120,19 +120,6 @@ def _format_of_segmunich(config: DenseDataConfig) -> ImageFormat:
             "B12), or B01 B02 B03 B04 B05 B06 B07 B8A B11 B12. State data.bands."
         )
     return config.image_format(Stated(sensor="sentinel-2-l2a"))
-
-
-def _format_of_oscd(config: DenseDataConfig) -> ImageFormat:
-    """Sentinel-2 of 2015 to 2018, from before digital numbers had an offset."""
-    return ImageFormat(
-        sensor=config.sensor or _OSCD_SENSOR,
-        bands=config.layers or load_sensor(_OSCD_SENSOR).band_names,
-        unit="digital-numbers" if config.unit == "auto" else config.unit,
-        offset=0.0 if config.offset == "auto" else config.offset,
-        quantification=config.quantification,
-        nodata=config.nodata,
-        band_pattern=config.band_pattern,
-    )
 
 
 def _cut_tiles(dense: SampleSet, tile_px: int) -> SampleSet:
@@ -169,7 +156,13 @@ def _build_set(
         raise DataError(f"{source} holds no images with masks. Check the layout.")
     samples, headers = _describe_all(entries, config, image_format)
     if config.layout == "segmunich":
-        _check_tiles(samples)
+        for item in (sample.item for sample in samples):
+            height, width = item.shape()
+            if (height, width) != (_TILE_PX, _TILE_PX):
+                raise DataError(
+                    f"{item.name} has {height} x {width} px; tiles of SegMunich have "
+                    f"{_TILE_PX} x {_TILE_PX}. Unpack it again, or use layout folders."
+                )
     stated = Stated.of(image_format.facts)
     names, codes = _classes_of(samples, headers[0].tags, config, known)
     if config.target is not None:
@@ -195,16 +188,6 @@ def _build_set(
         replace(stated, offset="auto") if config.offsets else stated,
         config.measured,
     )
-
-
-def _check_tiles(samples: Sequence[Sample]) -> None:
-    for item in (sample.item for sample in samples):
-        height, width = item.shape()
-        if (height, width) != (_TILE_PX, _TILE_PX):
-            raise DataError(
-                f"{item.name} has {height} x {width} px; tiles of SegMunich have "
-                f"{_TILE_PX} x {_TILE_PX}. Unpack it again, or use layout folders."
-            )
 
 
 def _renumber(
@@ -277,7 +260,16 @@ def describe_entries(
 
     def describe(entry: Entry) -> tuple[Sample, Header] | SpectralGPTError:
         try:
-            return _describe(entry, config, image_format)
+            items = tuple(
+                replace(image_format, offset=config.offset_of(path)).describe(path)
+                if config.offsets
+                else image_format.describe(path)
+                for path in entry.images
+            )
+            try:
+                return _fit(entry, items, config)
+            except RasterError as error:
+                raise FitError(str(error)) from None
         except SpectralGPTError as error:
             return error
 
@@ -350,21 +342,6 @@ def _report_dates(samples: Sequence[Sample], config: DenseDataConfig) -> None:
             len(near),
             first_names(near),
         )
-
-
-def _describe(
-    entry: Entry, config: DenseDataConfig, image_format: ImageFormat
-) -> tuple[Sample, Header]:
-    items = tuple(
-        replace(image_format, offset=config.offset_of(path)).describe(path)
-        if config.offsets
-        else image_format.describe(path)
-        for path in entry.images
-    )
-    try:
-        return _fit(entry, items, config)
-    except RasterError as error:
-        raise FitError(str(error)) from None
 
 
 def _fit(
