@@ -71,15 +71,7 @@ def build_config(
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where}: expected keys with values, found {values!r:.80}.")
     hints: dict[str, Any] = get_type_hints(kind)
-    kept = {}
-    each: Any
-    for each in fields(kind):
-        if default is not None:
-            kept[each.name] = getattr(default, each.name)
-        elif each.default is not MISSING:
-            kept[each.name] = each.default
-        elif each.default_factory is not MISSING:
-            kept[each.name] = each.default_factory()
+    kept = _defaults(kind, default)
     needed = [name for name in hints if name not in kept]
     check_keys(values, where, required=needed, optional=list(kept))
     made: dict[str, Any] = {}
@@ -262,6 +254,19 @@ def suggest(word: str, known: Collection[str]) -> str:
     lowered = {candidate.lower(): candidate for candidate in known}
     nearest = difflib.get_close_matches(word.lower(), lowered, n=1)
     return f"; did you mean '{lowered[nearest[0]]}'?" if nearest else ""
+
+
+def _defaults(kind: type[Any], default: object | None) -> dict[str, Any]:
+    """Return fields by name, of an instance or of the class, as far as it has any."""
+    found = {}
+    for each in fields(kind):
+        if default is not None:
+            found[each.name] = getattr(default, each.name)
+        elif each.default is not MISSING:
+            found[each.name] = each.default
+        elif each.default_factory is not MISSING:
+            found[each.name] = each.default_factory()
+    return found
 
 
 def _fit(value: Any, hint: Any) -> Any:

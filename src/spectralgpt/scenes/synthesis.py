@@ -8,9 +8,8 @@ seen, nothing is written.
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
-from functools import partial
+from contextlib import ExitStack, nullcontext, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +65,8 @@ _SAID = 1.645
 _BLOCK_PX = 32
 _LEAST_DISTINCT = 0.1
 """Share of a block's pixels that differ; imagery has some noise in all its bands."""
+_Pixels = tuple[DoubleArray, DoubleArray, DoubleArray]
+"""Values (N, C), targets (N, D), and what the autoencoder rebuilds, or none (0, D)."""
 
 
 def find_wanted(names: Sequence[str], item: RasterFile) -> tuple[Band, ...]:
@@ -187,15 +188,6 @@ def looks_measured(raster: Raster) -> BoolArray:
     return natural
 
 
-@dataclass
-class _Sample:
-    """Pixels of one image: values (N, C), targets (N, D), and what was rebuilt."""
-
-    values: list[DoubleArray] = field(default_factory=list)
-    targets: list[DoubleArray] = field(default_factory=list)
-    rebuilt: list[DoubleArray] = field(default_factory=list)
-
-
 def plan_synthesis(
     item: RasterFile,
     wanted: Sequence[Band],
@@ -223,44 +215,38 @@ def plan_synthesis(
     """
     taken = set(match_bands(wanted, item.bands, allow_missing=True))
     found = tuple(b for at, b in enumerate(item.bands) if at not in taken)
-    fits = {}
-    try:
-        fits[_LIBRARY] = _fit_library(found, wanted, item.sensor)
-    except BandError:
-        if not like:
-            raise
+    sensor, fits = item.sensor, {}
+    with suppress(BandError) if like else nullcontext():
+        fits[_LIBRARY] = fit_resampling(
+            found, wanted, sensor=sensor, wanted_sensor=sensor, most_error_share=np.inf
+        )
     if not like:
         if loaded is not None:
             raise DataError(
                 "whether the model makes bands better than the library cannot be told "
                 "without imagery that has them: name some by --like."
             )
-        _refuse_unknown(fits[_LIBRARY])
+        absent = [str(s) for s in fits[_LIBRARY].sources if s.status == "absent"]
+        if absent:
+            raise BandError(f"{absent[0]}. Name imagery that has it by --like.")
         ways = (_LIBRARY,) * len(wanted)
         return Synthesis(found, tuple(wanted), ways, fits, ({},) * len(wanted))
     if loaded is not None:
         _check_model(loaded, wanted)
     rng = np.random.default_rng(seed)
-    samples = [_draw(each, found, wanted, loaded, rng) for each in like]
-    errors = _compare(found, wanted, _parts(samples), fits.get(_LIBRARY), item.sensor)
-    values, targets, _ = _join(_parts(samples), rng)
-    fits |= _fit_imagery(found, wanted, values, targets, item.sensor)
+    drawn = [_draw(each, found, wanted, loaded, rng) for each in like]
+    parts = [windows for windows in drawn if windows]
+    if len(parts) == 1:
+        # Of a single image its windows can be held out.
+        parts = [[window] for window in parts[0]]
+    errors = _compare(found, wanted, parts, fits.get(_LIBRARY), sensor)
+    values, targets, _ = _join(parts, rng)
+    fits |= _fit_imagery(found, wanted, values, targets, sensor)
     names = (*fits, REBUILT)
     ways = tuple(
-        min(
-            (n for n in names if np.isfinite(each.get(n, np.nan))), key=each.__getitem__
-        )
-        for each in errors
+        min((n for n in names if n in each), key=each.__getitem__) for each in errors
     )
     return Synthesis(found, tuple(wanted), ways, fits, errors, loaded)
-
-
-def _fit_library(
-    found: tuple[Band, ...], wanted: Sequence[Band], sensor: Sensor
-) -> Resampling:
-    return fit_resampling(
-        found, wanted, sensor=sensor, wanted_sensor=sensor, most_error_share=np.inf
-    )
 
 
 def _fit_imagery(
@@ -275,12 +261,6 @@ def _fit_imagery(
     with suppress(BandError):
         fits[_BOTH] = fit_pixels(found, wanted, values, targets, sensor)
     return fits
-
-
-def _refuse_unknown(library: Resampling) -> None:
-    absent = [str(s) for s in library.sources if s.status == "absent"]
-    if absent:
-        raise BandError(f"{absent[0]}. Name imagery that has it by --like.")
 
 
 def _check_model(loaded: LoadedModel, wanted: Sequence[Band]) -> None:
@@ -299,7 +279,7 @@ def _draw(
     wanted: Sequence[Band],
     loaded: LoadedModel | None,
     rng: np.random.Generator,
-) -> _Sample:
+) -> list[_Pixels]:
     """Draw pixels of an image from windows all over it."""
     both = (*found, *wanted)
     try:
@@ -310,7 +290,7 @@ def _draw(
     if loaded is not None and loaded.preprocessing is not None:
         side = loaded.preprocessing.image_size
         source = _in_model_bands(item, own[: len(found)], loaded)
-    grid, sample = item.grid(own), _Sample()
+    grid, drawn = item.grid(own), []
     size = min(side, grid.height), min(side, grid.width)
     for _ in range(_WINDOWS):
         row = int(rng.integers(grid.height - size[0] + 1))
@@ -322,49 +302,31 @@ def _draw(
             continue
         places = rng.permutation(places)[:_PIXELS]
         spectra = raster.pixels.reshape(len(both), -1)[:, places].T.astype(float)
-        sample.values.append(spectra[:, : len(found)])
-        sample.targets.append(spectra[:, len(found) :])
+        rebuilt = np.empty((0, len(wanted)))
         if loaded is not None:
             shown = read_raster(source, source.bands, window)
-            (made,) = _rebuild(loaded, wanted, [shown.padded(side, side, "constant")])
-            made = made[:, : size[0], : size[1]].reshape(len(wanted), -1)
-            sample.rebuilt.append(made[:, places].T.astype(float))
-    return sample
+            made = _rebuild(loaded, wanted, [shown])[0, :, : size[0], : size[1]]
+            rebuilt = made.reshape(len(wanted), -1)[:, places].T.astype(float)
+        drawn.append((spectra[:, : len(found)], spectra[:, len(found) :], rebuilt))
+    return drawn
 
 
-def _parts(samples: Sequence[_Sample]) -> list[_Sample]:
-    """Return what can be held out: images, or the windows of a single one."""
-    known = [sample for sample in samples if sample.values]
-    if len(known) != 1:
-        return known
-    (one,) = known
-    rebuilt = [[each] for each in one.rebuilt] or [[] for _ in one.values]
-    return [
-        _Sample([v], [t], r)
-        for v, t, r in zip(one.values, one.targets, rebuilt, strict=True)
-    ]
-
-
-def _join(
-    parts: Sequence[_Sample], rng: np.random.Generator
-) -> tuple[DoubleArray, ...]:
-    """Return values, targets and what was rebuilt of at most as many pixels as help."""
+def _join(parts: Sequence[Sequence[_Pixels]], rng: np.random.Generator) -> _Pixels:
+    """Join at most as many pixels as help."""
     if not parts:
         raise DataError("the imagery has no pixel that is valid in all bands.")
-    arrays = [
-        np.concatenate(
-            [a for part in parts for a in getattr(part, name)] or [np.empty(0)]
-        )
-        for name in ("values", "targets", "rebuilt")
-    ]
-    chosen = rng.permutation(len(arrays[0]))[:_MOST_PIXELS]
-    return tuple(array[chosen] if len(array) else array for array in arrays)
+    windows = [window for part in parts for window in part]
+    values, targets, rebuilt = (
+        np.concatenate(each) for each in zip(*windows, strict=True)
+    )
+    chosen = rng.permutation(len(values))[:_MOST_PIXELS]
+    return values[chosen], targets[chosen], rebuilt[chosen[: len(rebuilt)]]
 
 
 def _compare(
     found: tuple[Band, ...],
     wanted: Sequence[Band],
-    parts: Sequence[_Sample],
+    parts: Sequence[Sequence[_Pixels]],
     library: Resampling | None,
     sensor: Sensor,
 ) -> tuple[Mapping[str, float], ...]:
@@ -423,7 +385,7 @@ def _rebuild(
 ) -> FloatArray:
     """Rebuild bands (B, D, H, W) from all band groups that hold none of them.
 
-    Rasters are windows of the model's size and bands.
+    Rasters are windows of the model's bands, of its size at most, which they get.
     """
     model, contract = loaded.model, loaded.preprocessing
     assert isinstance(model, MaskedAutoencoder)
@@ -437,7 +399,8 @@ def _rebuild(
     noise[:, hidden] = 1.0
     # Half a group less, so that rounding hides no other one.
     ratio = (len(hidden) - 0.5) / groups
-    device = next(model.parameters()).device
+    device, side = next(model.parameters()).device, contract.image_size
+    rasters = [raster.padded(side, side, "constant") for raster in rasters]
     pairs = [contract.prepare(raster) for raster in rasters]
     images, valid = (
         torch.from_numpy(np.stack(each)) for each in zip(*pairs, strict=True)
@@ -522,27 +485,21 @@ def _strips(
         for row in range(0, height, _ROWS):
             yield row, min(_ROWS, height - row), None
         return
-    assert synthesis.loaded is not None
-    contract = synthesis.loaded.preprocessing
+    loaded = synthesis.loaded
+    assert loaded is not None
+    contract = loaded.preprocessing
     assert contract is not None
-    source = _in_model_bands(item, synthesis.found, synthesis.loaded)
+    source = _in_model_bands(item, synthesis.found, loaded)
     side, patch = contract.image_size, contract.patch_size
     plan = plan_windows(source, source.bands, side, _OVERLAP, patch)
     batches = read_batches([source], [source.bands], plan, batch_size)
-    rebuild = partial(_rebuild_batch, synthesis.loaded, synthesis.wanted)
-    for row, means in compute_strips(
-        batches, plan, contract, rebuild, len(synthesis.wanted)
-    ):
+
+    def rebuild(
+        batch: WindowBatch, *_: FloatArray | BoolArray
+    ) -> tuple[WindowBatch, FloatArray]:
+        rasters = [raster for (raster,) in batch.rasters]
+        return batch, _rebuild(loaded, synthesis.wanted, rasters)
+
+    layers = len(synthesis.wanted)
+    for row, means in compute_strips(batches, plan, contract, rebuild, layers):
         yield row, means.shape[1], means
-
-
-def _rebuild_batch(
-    loaded: LoadedModel,
-    wanted: Sequence[Band],
-    batch: WindowBatch,
-    images: FloatArray,
-    _valid: BoolArray,
-) -> tuple[WindowBatch, FloatArray]:
-    side = images.shape[-1]
-    rasters = [raster.padded(side, side, "constant") for (raster,) in batch.rasters]
-    return batch, _rebuild(loaded, wanted, rasters)

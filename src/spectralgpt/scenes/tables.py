@@ -30,7 +30,6 @@ from spectralgpt.scenes.embedding import embed_scene
 from spectralgpt.scenes.inputs import Outcome, Progress, describe_input, for_each_input
 from spectralgpt.scenes.loading import stated_contract
 from spectralgpt.scenes.windows import check_size, choose_bands, cover_axis
-from spectralgpt.sensors import Band
 from spectralgpt.tasks.classification import to_probabilities
 
 Fit = Literal["auto", "resize", "windows"]
@@ -85,7 +84,23 @@ def embed_files(
 
     def describe(path: Path, item: RasterFile) -> list[_Row]:
         bands = choose_bands(contract, item)
-        return [_place_row(path, item, bands, *found) for found in embed(item)]
+        grid, resampling = item.grid(bands), "".join(resampling_of([item]).values())
+        found = []
+        for window, embedding in embed(item):
+            longitude, latitude = centre_lonlat(grid, window) or (_NOWHERE, _NOWHERE)
+            row = {
+                "path": str(path),
+                **vars(window),
+                "bands": ",".join(band.name for band in bands),
+                "resampling": resampling,
+                "crs": grid.crs or "",
+                "longitude": longitude,
+                "latitude": latitude,
+                "embedding": embedding,
+                "footprint": footprint_lonlat(grid, window),
+            }
+            found.append(row)
+        return found
 
     rows, failures = _list_rows(
         paths, contract, describe, image_format, strict, progress
@@ -268,36 +283,8 @@ def _prediction(
     }
 
 
-def _place_row(
-    path: Path,
-    item: RasterFile,
-    bands: Sequence[Band],
-    window: Window,
-    embedding: NDArray[np.float32],
-) -> _Row:
-    """Return an embedding (D,) and what it is of, by column of the table.
-
-    Rows and columns are pixels of the file's finest band that was read, longitude and
-    latitude degrees, NaN without a reference system; the footprint is four (longitude,
-    latitude) corners, or None.
-    """
-    grid = item.grid(bands)
-    longitude, latitude = centre_lonlat(grid, window) or (_NOWHERE, _NOWHERE)
-    return {
-        "path": str(path),
-        **vars(window),
-        "bands": ",".join(band.name for band in bands),
-        "resampling": "".join(resampling_of([item]).values()),
-        "crs": grid.crs or "",
-        "longitude": longitude,
-        "latitude": latitude,
-        "embedding": embedding,
-        "footprint": footprint_lonlat(grid, window),
-    }
-
-
 def _write_embeddings(folder: Path, rows: Sequence[_Row], table_format: str) -> Path:
-    """Write rows of `_place_row` as embeddings.parquet or embeddings.npz."""
+    """Write rows of `embed_files` as embeddings.parquet or embeddings.npz."""
     if not rows:
         raise DataError("There are no embeddings to write.")
     path = folder / TABLES[table_format]
