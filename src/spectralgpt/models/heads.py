@@ -32,6 +32,7 @@ from spectralgpt.models.sizes import check_settings
 from spectralgpt.models.tokens import group_wavelengths, resize_spectral
 
 Pooling = Literal["tokens", "groups"]
+_Centres = Sequence[float] | Tensor | None
 
 _HEAD_STD = 2e-5  # Source: the published fine-tuning code.
 HeadKind = Literal["upernet", "fpn", "linear"]
@@ -98,10 +99,7 @@ class ClassificationModel(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def features(
-        self,
-        images: Tensor,
-        wavelengths: Sequence[float] | Tensor | None = None,
-        dates: Tensor | None = None,
+        self, images: Tensor, wavelengths: _Centres = None, dates: Tensor | None = None
     ) -> Tensor:
         """Return the pooled, normalised features that the head sees.
 
@@ -129,19 +127,14 @@ class ClassificationModel(nn.Module):
         return normed
 
     def forward(
-        self,
-        images: Tensor,
-        wavelengths: Sequence[float] | Tensor | None = None,
-        dates: Tensor | None = None,
+        self, images: Tensor, wavelengths: _Centres = None, dates: Tensor | None = None
     ) -> Tensor:
         """Classify images, see `features`; returns logits (B, classes)."""
         logits: Tensor = self.head(self.features(images, wavelengths, dates))
         return logits
 
     @torch.no_grad()
-    def predict(
-        self, images: Tensor, wavelengths: Sequence[float] | Tensor | None = None
-    ) -> Tensor:
+    def predict(self, images: Tensor, wavelengths: _Centres = None) -> Tensor:
         """Return class probabilities (B, classes) of a single-label task."""
         return self(images, wavelengths).softmax(dim=-1)
 
@@ -503,10 +496,7 @@ class DenseModel(nn.Module):
             self.head = build(width, maps, self.head_channels, head_dropout)
 
     def features(
-        self,
-        images: Tensor,
-        wavelengths: Sequence[float] | Tensor | None = None,
-        dates: Tensor | None = None,
+        self, images: Tensor, wavelengths: _Centres = None, dates: Tensor | None = None
     ) -> Tensor:
         """Return the map that the head sees, (B, channels, Hp, Wp).
 
@@ -557,21 +547,17 @@ class DenseModel(nn.Module):
         return self.detail(images, maps)
 
     @torch.no_grad()
-    def predict(
-        self, images: Tensor, wavelengths: Sequence[float] | Tensor | None = None
-    ) -> Tensor:
-        """Return class probabilities (B, K, H, W)."""
-        return self(images, wavelengths).softmax(dim=1)
+    def predict(self, images: Tensor, wavelengths: _Centres = None) -> Tensor:
+        """Return class probabilities (B, K, H, W), or numbers (B, 1, H, W)."""
+        found: Tensor = self(images, wavelengths)
+        return found.softmax(dim=1) if self.has_classes else found
 
 
 class SegmentationModel(DenseModel):
     """The class of each pixel of an image; see `DenseModel` for the arguments."""
 
     def forward(
-        self,
-        images: Tensor,
-        wavelengths: Sequence[float] | Tensor | None = None,
-        dates: Tensor | None = None,
+        self, images: Tensor, wavelengths: _Centres = None, dates: Tensor | None = None
     ) -> Tensor:
         """Classify pixels, see `features`; returns logits (B, K, H, W).
 
@@ -595,9 +581,7 @@ class RegressionModel(DenseModel):
     target_mean: Tensor
     target_std: Tensor
 
-    def forward(
-        self, images: Tensor, wavelengths: Sequence[float] | Tensor | None = None
-    ) -> Tensor:
+    def forward(self, images: Tensor, wavelengths: _Centres = None) -> Tensor:
         """Estimate the number of each pixel, see `features`; returns (B, 1, H, W).
 
         Raises:
@@ -605,14 +589,6 @@ class RegressionModel(DenseModel):
         """
         estimated = self.classify(self.features(images, wavelengths), images)
         return estimated.float() * self.target_std + self.target_mean
-
-    @torch.no_grad()
-    def predict(
-        self, images: Tensor, wavelengths: Sequence[float] | Tensor | None = None
-    ) -> Tensor:
-        """Return the numbers (B, 1, H, W), in their unit."""
-        numbers: Tensor = self(images, wavelengths)
-        return numbers
 
 
 class ChangeModel(DenseModel):
@@ -623,9 +599,7 @@ class ChangeModel(DenseModel):
 
     num_dates = 2
 
-    def forward(
-        self, images: Tensor, wavelengths: Sequence[float] | Tensor | None = None
-    ) -> Tensor:
+    def forward(self, images: Tensor, wavelengths: _Centres = None) -> Tensor:
         """Classify the change between two images; returns logits (B, K, H, W).
 
         Args:

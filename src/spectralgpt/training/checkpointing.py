@@ -146,14 +146,10 @@ class LastCheckpoint(Callback):
         self.on_epoch = on_epoch
 
     def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: Trainer, pl_module: LightningModule, *batch: Any
     ) -> None:
         """Save between optimizer steps, except after the epoch's last batch."""
+        *_, batch_idx = batch
         if not self.every_steps or trainer.is_last_batch:
             return
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0

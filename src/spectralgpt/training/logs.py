@@ -180,12 +180,7 @@ class ProgressDisplay(Callback):
         self._progress.start()
 
     def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: Trainer, pl_module: LightningModule, *batch: Any
     ) -> None:
         """Move on by one step, when one was made."""
         assert isinstance(pl_module, TrainingModule)
