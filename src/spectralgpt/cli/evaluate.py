@@ -169,9 +169,7 @@ def _score(args: Namespace, loaded: "LoadedModel") -> None:
     whole = read(args, loaded)
     contract = stated_contract(loaded, args.model)
     test = whole.select(args.split)
-    tell_if_far(
-        [i for sample in test.samples for i in sample.items], contract, test.source
-    )
+    tell_if_far(test.items, contract, test.source)
     train, total = None, len(test.samples)
     if not test.has_labels:
         total = len(DenseDataset(test, contract))

@@ -211,6 +211,11 @@ class SampleSet:
         """What its samples show, sorted."""
         return tuple(sorted({sample.ground for sample in self.samples}))
 
+    @property
+    def items(self) -> tuple[RasterFile, ...]:
+        """The images of all samples."""
+        return tuple(item for sample in self.samples for item in sample.items)
+
     def select(self, split: str) -> "SampleSet":
         """Return the samples of one split.
 

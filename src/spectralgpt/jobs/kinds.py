@@ -56,12 +56,7 @@ _OTHERS = ("torch", "rasterio")
 class _ReadyMaps:
     """What is done with each scene to map it, step by step; its model is loaded.
 
-    Args:
-        mapper: predicts.
-        image_format: what is stated about the scenes.
-        num_dates: that a scene has.
-        weights: digest of the model's weights.
-        computing: gives the context that the model computes in.
+    `weights` is the model's digest; `computing` gives the context that it runs in.
     """
 
     mapper: Mapper
@@ -105,7 +100,12 @@ class _ReadyMaps:
 
     def digest(self, items: tuple[RasterFile, ...], target: Path) -> str:
         """Tell what a map depends on from all else; empty if that is not known."""
-        return self.mapper.digest_of(items, target)
+        mapper, facts = self.mapper, self.mapper.facts(items)
+        if facts is None:
+            return ""
+        beside = (mapper.probabilities, mapper.polygons)
+        options = (mapper.colours, *beside, mapper.overwrite)
+        return digest_facts(facts, mapper.layers(target, items), options)
 
     def look_at(self, items: tuple[RasterFile, ...], target: Path) -> SceneMap:
         """Return what `make` does, of a map that is there."""

@@ -275,10 +275,7 @@ class Layers:
 
     @classmethod
     def of_measures(
-        cls,
-        names: Sequence[str],
-        tags: Mapping[str, str] | None = None,
-        unit: str = "",
+        cls, names: Sequence[str], tags: Mapping[str, str] | None = None, unit: str = ""
     ) -> "Layers":
         """Describe layers of measured numbers, float32, NaN for nodata."""
         stated = {SOFTWARE_TAG: _SOFTWARE, **(tags or {})}

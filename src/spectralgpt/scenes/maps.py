@@ -5,7 +5,7 @@ of windows and a few batches, so memory follows its width, not its size.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import (
     MODEL_TAG,
     NO_CLASS,
-    Grid,
     Layers,
     RasterFile,
     read_map_rows,
@@ -34,7 +33,6 @@ from spectralgpt.scenes.inputs import Progress, on_same_pixels
 from spectralgpt.scenes.loading import Precision, stated_contract
 from spectralgpt.scenes.stac import describe_asset, write_item
 from spectralgpt.scenes.unfinished import (
-    digest_facts,
     digest_model,
     making_maps,
     scene_facts,
@@ -99,16 +97,6 @@ class Mapper:
         """Return the bands of an image that are read, in the model's order."""
         return choose_bands(self.preprocessing, item)
 
-    def digest_of(self, items: Sequence[RasterFile], path: Path) -> str:
-        """Tell what a map depends on from all else; empty if that is not known."""
-        options = (self.colours, self.probabilities, self.polygons, self.overwrite)
-        facts = self.facts(items)
-        return (
-            ""
-            if facts is None
-            else digest_facts(facts, self.layers(path, items), options)
-        )
-
     def facts(self, items: Sequence[RasterFile]) -> dict[str, str] | None:
         """Return what a map depends on, None if the mapper does not say."""
         if not self.digest:
@@ -161,10 +149,23 @@ class Mapper:
 
     def look_at(self, items: tuple[RasterFile, ...], path: Path) -> "SceneMap":
         """Return a map that is there."""
-        grid = items[0].grid(self.bands(items[0]))
-        pixels, preview, values = _count_pixels(path, grid)
+        pixels = np.zeros(NO_CLASS + 1, np.int64)
+        least, total, most = np.inf, 0.0, -np.inf
+        step = -(-max(items[0].shape(self.bands(items[0]))) // _PREVIEW_PX)
+        preview = []
+        for row, found in read_map_rows(path):
+            classes = found
+            if found.dtype.kind == "f":
+                # All with a number count as class 0.
+                known = found[np.isfinite(found)]
+                classes = np.where(np.isfinite(found), 0, NO_CLASS)
+                total += float(known.sum(dtype=np.float64))
+                least, most = known.min(initial=least), known.max(initial=most)
+            pixels += np.bincount(classes.ravel(), minlength=len(pixels))
+            preview.append(found[-row % step :: step, ::step])
+        values = (float(least), total / max(int(pixels[0]), 1), float(most))
         own = pixels[: len(self.class_names)]
-        return SceneMap(path, items, own, preview, values)
+        return SceneMap(path, items, own, np.concatenate(preview), values)
 
 
 @dataclass(frozen=True)
@@ -270,16 +271,15 @@ def map_image(
             if progress is not None:
                 progress(made.next_row / grid.height)
         whole = made.export()[0]
-        pixels, preview, values = _count_pixels(whole, grid)
-        if not pixels[:NO_CLASS].any():
+        found = mapper.look_at(items, whole)
+        if not found.pixels.any():
             raise DataError(f"{items[0].name} has no valid pixel: leave it out.")
         if mapper.polygons:
             outlines = mapper.beside(path)[1]
             write_polygons(whole, made.folder / outlines.name, mapper.class_names)
             made.place(outlines)
         made.publish()
-    own = pixels[: len(mapper.class_names)]
-    return SceneMap(path, items, own, preview, values)
+    return replace(found, path=path)
 
 
 def _map_strips(
@@ -319,29 +319,6 @@ def _predict(
         what = "probabilities" if mapper.unit is None else "numbers"
         raise DataError(f"{name}: the model gives no finite {what}.")
     return batch, found
-
-
-def _count_pixels(
-    path: Path, grid: Grid
-) -> tuple[NDArray[np.int64], NDArray[Any], tuple[float, float, float]]:
-    """Count pixels by class, or with a number as class 0; also thin the map out.
-
-    Least, mean and most of its numbers come last.
-    """
-    pixels, least, total, most = np.zeros(NO_CLASS + 1, np.int64), np.inf, 0.0, -np.inf
-    step = -(-max(grid.height, grid.width) // _PREVIEW_PX)
-    preview = []
-    for row, found in read_map_rows(path):
-        classes = found
-        if found.dtype.kind == "f":
-            known = found[np.isfinite(found)]
-            classes = np.where(np.isfinite(found), 0, NO_CLASS)
-            total += float(known.sum(dtype=np.float64))
-            least, most = known.min(initial=least), known.max(initial=most)
-        pixels += np.bincount(classes.ravel(), minlength=len(pixels))
-        preview.append(found[-row % step :: step, ::step])
-    values = (float(least), total / max(int(pixels[0]), 1), float(most))
-    return pixels, np.concatenate(preview), values
 
 
 def _class_asset(path: Path, classes: Sequence[tuple[str, str]]) -> dict[str, Any]:

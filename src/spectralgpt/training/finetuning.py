@@ -314,9 +314,7 @@ contract."""
 
 def _learn_classes(config: FinetuneConfig, start: Start) -> _Learning:
     labelled = read_labelled(config.data, assumed=start.preprocessing.unstated)
-    start.encoder.absent_groups = absent_groups(
-        i for sample in labelled.samples for i in sample.items
-    )
+    start.encoder.absent_groups = absent_groups(labelled.items)
     measure = partial(sample_statistics, labelled.select("train"))
     preprocessing = choose_contract(start, config, measure, labelled.stated)
     train, val, test = (labelled.select(split) for split in SPLITS)
@@ -353,9 +351,7 @@ def _learn_maps(
     config: DenseFinetuneConfig | RegressionFinetuneConfig, start: Start
 ) -> _Learning:
     dense = read_dense(config.data, assumed=start.preprocessing.unstated)
-    start.encoder.absent_groups = absent_groups(
-        i for sample in dense.samples for i in sample.items
-    )
+    start.encoder.absent_groups = absent_groups(dense.items)
     measure = partial(sample_statistics, dense.select("train"), seed=config.seed)
     preprocessing = choose_contract(start, config, measure, dense.stated)
     train, val, test = (

@@ -39,7 +39,7 @@ from spectralgpt.models.weights import check_output
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import Stated
 from spectralgpt.resampling import absent_groups
-from spectralgpt.tasks import read_batches
+from spectralgpt.tasks import Batch, read_batches
 from spectralgpt.tasks.classification import to_probabilities
 from spectralgpt.tasks.dense import predict_map
 from spectralgpt.tasks.floors import Floor, find_floors, map_by_forest
@@ -98,17 +98,17 @@ def evaluate(
     )
 
     _check_fits(loaded, name, test)
-    loaded.encoder.absent_groups = absent_groups(
-        i for sample in test.samples for i in sample.items
+    loaded.encoder.absent_groups = absent_groups(test.items)
+    read = partial(
+        read_batches, batch_size=batch_size, num_workers=num_workers, progress=progress
     )
-    reading = (batch_size, num_workers, progress)
     probabilities: Tensor | None = None
     pairs: list[Tensor] = []
     if test.has_labels:
-        probabilities = _predict_images(loaded, test, *reading)
+        probabilities = _predict_images(loaded, test, read)
         scores, intervals = _score_images(test, probabilities, seed, resamples)
     else:
-        maps = _predict_maps(loaded, test, flips, *reading, pairs)
+        maps = _predict_maps(loaded, test, flips, read, pairs)
         scores, intervals = _score_places(test, loaded.extra, maps, seed, resamples)
     chosen = loaded.extra.get("chosen")
     seen, told = count_seen(loaded.extra, name, test.samples)
@@ -151,11 +151,7 @@ def evaluate(
 
 
 def _predict_images(
-    loaded: LoadedModel,
-    labelled: SampleSet,
-    batch_size: int,
-    num_workers: int,
-    progress: Callable[[int], None] | None,
+    loaded: LoadedModel, labelled: SampleSet, read: Callable[..., Iterator[Batch]]
 ) -> Tensor:
     """Give the probabilities (N, classes) of all images of a set."""
     model, contract = loaded.model.eval(), loaded.preprocessing
@@ -164,7 +160,7 @@ def _predict_images(
     images = LabelledDataset(labelled, contract)
     rows = []
     with torch.inference_mode():
-        for batch in read_batches(images, batch_size, num_workers, progress):
+        for batch in read(images):
             logits = model(batch["image"].to(device))
             found = to_probabilities(logits, labelled.task).float().cpu()
             rows.append(check_output(found))
@@ -175,9 +171,7 @@ def _predict_maps(
     loaded: LoadedModel,
     dense: SampleSet,
     flips: bool,
-    batch_size: int,
-    num_workers: int,
-    progress: Callable[[int], None] | None,
+    read: Callable[..., Iterator[Batch]],
     pairs: list[Tensor],
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Map every window; see `_score_places`.
@@ -188,7 +182,7 @@ def _predict_maps(
     assert contract is not None
     windows = DenseDataset(dense, contract)
     places = iter(windows.windows)
-    for batch in read_batches(windows, batch_size, num_workers, progress):
+    for batch in read(windows):
         predicted = _map_of(predict_map(model, flips, batch["image"]), dense).cpu()
         for one, target in zip(predicted, batch["target"], strict=True):
             if dense.target is not None:

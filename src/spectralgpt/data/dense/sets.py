@@ -407,10 +407,7 @@ def _place_of(name: str, pattern: str) -> str:
 
 
 def _colours(
-    config: DenseDataConfig,
-    names: Sequence[str],
-    codes: Mapping[int, int],
-    mask: Path,
+    config: DenseDataConfig, names: Sequence[str], codes: Mapping[int, int], mask: Path
 ) -> tuple[str, ...]:
     """Colours of the classes: stated, else those of the masks, else after the names."""
     stated = dict(config.colours or {})
