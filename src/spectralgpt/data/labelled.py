@@ -37,13 +37,8 @@ from spectralgpt.data.samples import (
 )
 from spectralgpt.data.sources import format_of_archive
 from spectralgpt.errors import ConfigError, DataError, DatasetNotFoundError
-from spectralgpt.rasters import (
-    FILE_SIZES,
-    RASTER_SUFFIXES,
-    RESAMPLE,
-    Stated,
-    list_folder,
-)
+from spectralgpt.rasters import FILE_SIZES, RASTER_SUFFIXES, Stated, list_folder
+from spectralgpt.rasters.files import RESAMPLE
 
 logger = logging.getLogger(__name__)
 _OWN_LAYOUTS = ("folder", "csv", "masks")

@@ -15,15 +15,14 @@ from spectralgpt.losses import IGNORE
 from spectralgpt.rasters import (
     Align,
     Grid,
-    Overlay,
     RasterFile,
     Window,
     overlay,
     read_codes,
     read_raster,
-    read_values,
 )
 from spectralgpt.rasters.files import Header, read_header
+from spectralgpt.rasters.lookup import Overlay, read_values
 
 _Numbers = NDArray[np.int64]
 _SHOWN = 8

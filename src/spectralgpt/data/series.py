@@ -15,7 +15,8 @@ from typing import Any
 from spectralgpt.config import build_config
 from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.files import read_json
-from spectralgpt.rasters import RasterFile, day_in
+from spectralgpt.rasters import RasterFile
+from spectralgpt.rasters.files import day_in
 
 _EPOCH = datetime.date(1970, 1, 1).toordinal()
 _METADATA_KEYS = ("datetime", "acquisition_date", "date", "PRODUCT_ID", "system:index")

@@ -16,15 +16,12 @@ from spectralgpt.rasters.describe import (
 )
 from spectralgpt.rasters.files import (
     MODEL_TAG,
-    RESAMPLE,
     SENSOR_TAG,
     Assumed,
     Stated,
-    day_in,
     read_numbers,
 )
 from spectralgpt.rasters.gdal import (
-    Location,
     glob_folder,
     list_folder,
     path_below,
@@ -32,26 +29,20 @@ from spectralgpt.rasters.gdal import (
     walk,
 )
 from spectralgpt.rasters.grid import Grid, Raster, Window
-from spectralgpt.rasters.lookup import Align, Overlay, overlay, read_codes, read_values
+from spectralgpt.rasters.lookup import Align, overlay, read_codes
 from spectralgpt.rasters.maps import read_map_rows, write_polygons
 from spectralgpt.rasters.mosaics import Bounds, Mosaic, cut_to_common, make_mosaic
-from spectralgpt.rasters.numbers import as_option, find_fill
-from spectralgpt.rasters.product_files import STAC_SUFFIXES, ZIP_SUFFIX
 from spectralgpt.rasters.products import is_product
 from spectralgpt.rasters.read import (
     BandFile,
     OpenFiles,
     RasterFile,
-    StoredLayers,
     read_raster,
 )
-from spectralgpt.rasters.stac import is_stac_member, list_stac_items
+from spectralgpt.rasters.stac import list_stac_items
 from spectralgpt.rasters.write import (
     NO_CLASS,
     Layers,
-    RowFile,
-    RowWriter,
-    move_map,
     write_geotiff,
     writing_map,
 )
@@ -62,41 +53,28 @@ __all__ = [
     "NO_BAND",
     "NO_CLASS",
     "RASTER_SUFFIXES",
-    "RESAMPLE",
     "SENSOR_TAG",
-    "STAC_SUFFIXES",
-    "ZIP_SUFFIX",
     "Align",
     "Assumed",
     "BandFile",
     "Bounds",
     "Grid",
     "Layers",
-    "Location",
     "Mosaic",
     "OpenFiles",
-    "Overlay",
     "Raster",
     "RasterFile",
-    "RowFile",
-    "RowWriter",
     "Scene",
     "Sizes",
     "Stated",
-    "StoredLayers",
     "Window",
-    "as_option",
     "cut_to_common",
-    "day_in",
     "describe_raster",
-    "find_fill",
     "glob_folder",
     "is_product",
-    "is_stac_member",
     "list_folder",
     "list_stac_items",
     "make_mosaic",
-    "move_map",
     "open_scene",
     "overlay",
     "path_below",
@@ -105,7 +83,6 @@ __all__ = [
     "read_map_rows",
     "read_numbers",
     "read_raster",
-    "read_values",
     "summarise",
     "walk",
     "write_geotiff",

@@ -14,15 +14,14 @@ from spectralgpt.files import read_text
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import (
     RASTER_SUFFIXES,
-    STAC_SUFFIXES,
-    ZIP_SUFFIX,
     RasterFile,
     cut_to_common,
     is_product,
-    is_stac_member,
     list_folder,
     list_stac_items,
 )
+from spectralgpt.rasters.product_files import STAC_SUFFIXES, ZIP_SUFFIX
+from spectralgpt.rasters.stac import is_stac_member
 from spectralgpt.sensors import Band, find_sensor, list_sensors
 
 logger = logging.getLogger(__name__)

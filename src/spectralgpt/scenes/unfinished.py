@@ -32,8 +32,9 @@ from spectralgpt.files import (
     remove_if_empty,
 )
 from spectralgpt.preprocessing import Preprocessing
-from spectralgpt.rasters import Grid, Layers, Mosaic, RasterFile, RowFile, move_map
+from spectralgpt.rasters import Grid, Layers, Mosaic, RasterFile
 from spectralgpt.rasters.gdal import writing
+from spectralgpt.rasters.write import RowFile, move_map
 from spectralgpt.resampling import ResampledFile
 
 _JOURNAL = "journal.jsonl"

@@ -37,13 +37,12 @@ from spectralgpt.preprocessing import BandStatistics
 from spectralgpt.rasters import (
     Raster,
     RasterFile,
-    as_option,
-    find_fill,
     quiet_gdal,
     read_numbers,
     read_raster,
 )
 from spectralgpt.rasters.files import read_header, read_known
+from spectralgpt.rasters.numbers import as_option, find_fill
 from spectralgpt.sensors import find_sensor
 
 logger = logging.getLogger(__name__)

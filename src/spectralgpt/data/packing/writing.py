@@ -52,15 +52,9 @@ from spectralgpt.files import (
     remove_leftovers,
     replace_file,
 )
-from spectralgpt.rasters import (
-    BandFile,
-    Grid,
-    Location,
-    RasterFile,
-    Window,
-    read_numbers,
-)
+from spectralgpt.rasters import BandFile, Grid, RasterFile, Window, read_numbers
 from spectralgpt.rasters.files import read_known
+from spectralgpt.rasters.gdal import Location
 from spectralgpt.sensors import Sensor
 
 _MEBIBYTE = 2**20
