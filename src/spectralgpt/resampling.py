@@ -30,13 +30,7 @@ from spectralgpt.rasters import (
     writing_map,
 )
 from spectralgpt.rasters.files import UNIT_TAG
-from spectralgpt.sensors import (
-    Band,
-    Sensor,
-    list_sensors,
-    load_sensor,
-    match_bands,
-)
+from spectralgpt.sensors import Band, Sensor, list_sensors, load_sensor, match_bands
 from spectralgpt.spectra import (
     COVERED,
     SpectralLibrary,

@@ -267,9 +267,7 @@ class Sensor:
         return tuple(sorted(taken, key=lambda band: (band.wavelength_nm, band.name)))
 
 
-def gaussian_response(
-    band: Band,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def gaussian_response(band: Band) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return how a band weighs wavelengths if all that is known are centre and width.
 
     See `Sensor.response`.

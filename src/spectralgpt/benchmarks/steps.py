@@ -48,10 +48,7 @@ from spectralgpt.training.pretrain_config import (
     PretrainConfig,
 )
 from spectralgpt.training.pretrain_data import load_pretraining_data
-from spectralgpt.training.pretraining import (
-    build_batches,
-    build_model,
-)
+from spectralgpt.training.pretraining import build_batches, build_model
 from spectralgpt.training.run_folder import RunFolder
 from spectralgpt.training.transfer import TransferConfig, start_encoder
 
@@ -281,10 +278,7 @@ def _measure_finetuning(
     samples = total_steps(config) * config.batch_size
     batches = EpochBatchSampler(len(images), samples, config.batch_size, 1, 0)
     module = TrainingModule(
-        ClassificationTask(model, names, "single-label"),
-        optimizer,
-        trainer,
-        batches,
+        ClassificationTask(model, names, "single-label"), optimizer, trainer, batches
     )
     timer = _StepTimer(device, config, (encoder, model.head, "head"), on_step)
     measured = _fit(module, build_loader(images, batches, 0), trainer, timer)

@@ -434,9 +434,7 @@ def _split_blocks(
     for cell, classes in zip(cells, held, strict=True):
         shown[cell].update(classes)
     dealt = spread_classes(
-        list(assigned.values()),
-        list(shown.values()),
-        config.fractions.wanted,
+        list(assigned.values()), list(shown.values()), config.fractions.wanted
     )
     assigned = dict(zip(assigned, dealt, strict=True))
     splits = [assigned[cell] for cell in cells]

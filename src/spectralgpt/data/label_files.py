@@ -9,29 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from spectralgpt.data.formats import ImageFormat
-from spectralgpt.data.listings import (
-    Entry,
-    Fault,
-    FaultKind,
-    Listing,
-    first_names,
-)
+from spectralgpt.data.listings import Entry, Fault, FaultKind, Listing, first_names
 from spectralgpt.data.samples import MULTI_LABEL, SINGLE_LABEL, SPLITS, Sample
 from spectralgpt.data.splits import split_folders, split_named
 from spectralgpt.errors import DataError, DatasetNotFoundError
 from spectralgpt.files import read_table, read_text
-from spectralgpt.rasters import (
-    RASTER_SUFFIXES,
-    list_folder,
-    path_below,
-    walk,
-)
+from spectralgpt.rasters import RASTER_SUFFIXES, list_folder, path_below, walk
 
 
 def list_class_folders(
-    root: Path,
-    class_names: Sequence[str] = (),
-    lists: Mapping[str, str] | None = None,
+    root: Path, class_names: Sequence[str] = (), lists: Mapping[str, str] | None = None
 ) -> Listing:
     """List the images of a folder of classes, below folders of splits or not.
 

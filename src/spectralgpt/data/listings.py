@@ -18,12 +18,7 @@ from typing import Any
 from spectralgpt.config import suggest
 from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.files import read_table, read_text
-from spectralgpt.rasters import (
-    RASTER_SUFFIXES,
-    glob_folder,
-    path_below,
-    walk,
-)
+from spectralgpt.rasters import RASTER_SUFFIXES, glob_folder, path_below, walk
 from spectralgpt.sensors import Sensor
 
 _BAND_FILES = 2

@@ -11,10 +11,7 @@ from numpy.typing import NDArray
 from spectralgpt.demo.imagery import CellLabels, Imagery
 from spectralgpt.metrics import Scores
 from spectralgpt.reports.html import write_report
-from spectralgpt.reports.reconstructions import (
-    plot_reconstruction,
-    plot_spectra,
-)
+from spectralgpt.reports.reconstructions import plot_reconstruction, plot_spectra
 from spectralgpt.reports.scene_pictures import plot_class_map, plot_embedding_map
 from spectralgpt.reports.score_reports import plot_confusion
 from spectralgpt.reports.style import choose_composites, measure_stretch

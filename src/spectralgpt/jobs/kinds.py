@@ -38,12 +38,7 @@ from spectralgpt.scenes.loading import (
     load_on_device,
     stated_contract,
 )
-from spectralgpt.scenes.maps import (
-    Mapper,
-    SceneMap,
-    build_mapper,
-    map_image,
-)
+from spectralgpt.scenes.maps import Mapper, SceneMap, build_mapper, map_image
 from spectralgpt.scenes.unfinished import digest_facts, digest_model, scene_facts
 
 _FILE = "job.json"

@@ -33,19 +33,9 @@ from spectralgpt.rasters.lookup import Align, overlay, read_codes
 from spectralgpt.rasters.maps import read_map_rows, write_polygons
 from spectralgpt.rasters.mosaics import Bounds, Mosaic, cut_to_common, make_mosaic
 from spectralgpt.rasters.products import is_product
-from spectralgpt.rasters.read import (
-    BandFile,
-    OpenFiles,
-    RasterFile,
-    read_raster,
-)
+from spectralgpt.rasters.read import BandFile, OpenFiles, RasterFile, read_raster
 from spectralgpt.rasters.stac import list_stac_items
-from spectralgpt.rasters.write import (
-    NO_CLASS,
-    Layers,
-    write_geotiff,
-    writing_map,
-)
+from spectralgpt.rasters.write import NO_CLASS, Layers, write_geotiff, writing_map
 
 __all__ = [
     "FILE_SIZES",

@@ -32,11 +32,7 @@ from spectralgpt.resampling import absent_groups, resampling_of
 from spectralgpt.scenes.inputs import Progress, on_same_pixels
 from spectralgpt.scenes.loading import Precision, stated_contract
 from spectralgpt.scenes.stac import describe_asset, write_item
-from spectralgpt.scenes.unfinished import (
-    digest_model,
-    making_maps,
-    scene_facts,
-)
+from spectralgpt.scenes.unfinished import digest_model, making_maps, scene_facts
 from spectralgpt.scenes.windows import (
     WindowBatch,
     check_size,

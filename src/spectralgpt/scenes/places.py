@@ -324,9 +324,7 @@ def _write_scores(folder: Path, scores: BlockScores, probe: Probe) -> None:
 
 
 def apply_probe(
-    rasters: Sequence[EmbeddingRaster],
-    probe: Probe,
-    paths: Sequence[Path],
+    rasters: Sequence[EmbeddingRaster], probe: Probe, paths: Sequence[Path]
 ) -> Iterator[NDArray[np.uint8]]:
     """Map rasters of embeddings.
 

@@ -21,14 +21,7 @@ from spectralgpt.metrics import psnr, spectral_angle
 from spectralgpt.models.mae import MaskedAutoencoder, MaskedAutoencoderOutput
 from spectralgpt.models.weights import check_output
 from spectralgpt.preprocessing import Preprocessing, image_limits
-from spectralgpt.rasters import (
-    MODEL_TAG,
-    Grid,
-    Layers,
-    RasterFile,
-    Window,
-    read_raster,
-)
+from spectralgpt.rasters import MODEL_TAG, Grid, Layers, RasterFile, Window, read_raster
 from spectralgpt.resampling import resampling_of
 from spectralgpt.scenes.unfinished import digest_model, making_maps, scene_facts
 from spectralgpt.scenes.windows import (

@@ -16,12 +16,7 @@ from numpy.typing import NDArray
 
 from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.files import write_file
-from spectralgpt.rasters import (
-    NO_CLASS,
-    Layers,
-    Window,
-    writing_map,
-)
+from spectralgpt.rasters import NO_CLASS, Layers, Window, writing_map
 from spectralgpt.rasters.embeddings import EmbeddingRaster, open_embeddings
 from spectralgpt.rasters.footprints import LONLAT, cut_at_180, footprint_lonlat
 

@@ -280,9 +280,7 @@ def finetune(
 
 
 def _add_head(
-    encoder: Encoder,
-    num_classes: int,
-    config: AnyFinetuneConfig,
+    encoder: Encoder, num_classes: int, config: AnyFinetuneConfig
 ) -> ClassificationModel | ChangeModel | SegmentationModel | RegressionModel:
     """Put a head on a copy of an encoder, as the mode asks; the seed draws the head."""
     with torch.random.fork_rng(devices=[]):

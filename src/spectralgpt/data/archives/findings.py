@@ -17,13 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from spectralgpt.data.listings import (
-    Entry,
-    Fault,
-    FaultKind,
-    Listing,
-    first_names,
-)
+from spectralgpt.data.listings import Entry, Fault, FaultKind, Listing, first_names
 from spectralgpt.data.overlaps import (
     Footprint,
     count_overlaps,

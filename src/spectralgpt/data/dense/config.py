@@ -159,9 +159,7 @@ class DenseDataConfig(SampleSetConfig):
 
 
 def read_dense_config(
-    path: Path | str,
-    root: str | None = None,
-    usual: Mapping[str, Any] | None = None,
+    path: Path | str, root: str | None = None, usual: Mapping[str, Any] | None = None
 ) -> DenseDataConfig:
     """Read a description of images with masks from a YAML file.
 

@@ -10,11 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from spectralgpt.data.classes import (
-    Classes,
-    class_colours,
-    name_classes,
-)
+from spectralgpt.data.classes import Classes, class_colours, name_classes
 from spectralgpt.data.dense.config import DenseDataConfig
 from spectralgpt.data.dense.entries import list_entries
 from spectralgpt.data.division import divide

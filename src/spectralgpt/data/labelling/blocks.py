@@ -21,11 +21,7 @@ from spectralgpt.data.formats import ImageFormat
 from spectralgpt.data.labelling.labels import UNLABELLED
 from spectralgpt.data.listings import list_candidates
 from spectralgpt.data.series import SeriesRule, find_day
-from spectralgpt.data.splits import (
-    Fractions,
-    refuse_untaught,
-    spread_classes,
-)
+from spectralgpt.data.splits import Fractions, refuse_untaught, spread_classes
 from spectralgpt.errors import ConfigError, DataError, DatasetNotFoundError, RasterError
 from spectralgpt.rasters import Grid, RasterFile, Window, read_codes
 from spectralgpt.rasters.footprints import (
