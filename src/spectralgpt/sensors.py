@@ -242,19 +242,10 @@ class Sensor:
         Raises:
             BandError: a name is unknown or given twice, or no band is left.
         """
-        key = (None if names is None else tuple(names), tuple(exclude))
-        if key not in self._selections:
-            self._selections[key] = self._select(*key)
-        return self._selections[key]
-
-    @functools.cached_property
-    def _selections(self) -> dict[Any, tuple[Band, ...]]:
-        """What `select` gave: images of one kind ask for the same again and again."""
-        return {}
-
-    def _select(
-        self, names: Sequence[str] | None, exclude: Sequence[str]
-    ) -> tuple[Band, ...]:
+        names, exclude = None if names is None else tuple(names), tuple(exclude)
+        key = names, exclude
+        if key in self._selections:
+            return self._selections[key]
         left_out = {self.band(name).name for name in exclude}
         wanted = self.bands if names is None else [self.band(name) for name in names]
         taken = [band for band in wanted if band.name not in left_out]
@@ -264,7 +255,13 @@ class Sensor:
             )
         if not taken:
             raise BandError(f"{self.name}: no band is left after the selection.")
-        return tuple(sorted(taken, key=lambda band: (band.wavelength_nm, band.name)))
+        taken.sort(key=lambda band: (band.wavelength_nm, band.name))
+        return self._selections.setdefault(key, tuple(taken))
+
+    @functools.cached_property
+    def _selections(self) -> dict[Any, tuple[Band, ...]]:
+        """What `select` gave: images of one kind ask for the same again and again."""
+        return {}
 
 
 def gaussian_response(band: Band) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

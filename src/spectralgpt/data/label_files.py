@@ -4,7 +4,7 @@ Both listings give all images with their labels and the split that the files sta
 what is wrong; `labelled` splits the rest.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -191,8 +191,12 @@ def list_csv(
             found.append(Entry(name, (path,), labels, split, row.get("place", "")))
     listing = Listing.of(found, class_names)
     if not allow_unlisted:
-        unlisted = _find_unlisted(
-            table.parent, {p for own in files for p in own.values()}
+        refusal = "images have no row: add rows or set data.allow_unlisted true"
+        known = {path for own in files for path in own.values()}
+        unlisted = (
+            Fault(FaultKind.NO_LABEL, _below(table.parent, path), refusal=refusal)
+            for path in walk(table.parent)
+            if _is_raster(path) and not known.intersection((path, *path.parents))
         )
         listing = replace(listing, faults=(*listing.faults, *unlisted))
     return listing, task
@@ -260,12 +264,3 @@ def find_files(
             if split_named(split) is None
         ),
     ]
-
-
-def _find_unlisted(folder: Path, listed: Collection[Path]) -> Iterator[Fault]:
-    """Find the images below a folder that are not listed, nor in a listed folder."""
-    known = set(listed)
-    refusal = "images have no row: add rows or set data.allow_unlisted true"
-    for path in walk(folder):
-        if _is_raster(path) and not known.intersection((path, *path.parents)):
-            yield Fault(FaultKind.NO_LABEL, _below(folder, path), refusal=refusal)

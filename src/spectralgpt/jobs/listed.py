@@ -1,7 +1,7 @@
 """Scenes done in this process, named after their files and listed in a table."""
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,15 @@ def run_listed(
         if record is not None and targets[path].is_file()
     }
     others = [target for path, target in targets.items() if path not in finished]
-    _check_targets(ready, others, dates.values(), overwrite)
+    folders = {date.resolve().parent for each in dates.values() for date in each}
+    for target in others:
+        if target.resolve().parent in folders:
+            raise ConfigError(
+                f"{target.parent} holds the images themselves: choose another --output."
+            )
+        for made_path in (target, *ready.beside(target)):
+            if made_path.exists() and not overwrite:
+                raise ConfigError(f"{made_path} is there already: pass --overwrite.")
     rows: list[dict[str, Any]] = []
 
     def work(path: Path, advance: Progress) -> None:
@@ -78,21 +86,3 @@ def run_listed(
     write_table(table, rows)
     shutil.rmtree(output / _FINISHED, ignore_errors=True)
     return Outcome(table, len(scenes) - len(failures), failures)
-
-
-def _check_targets(
-    ready: ReadyJob,
-    targets: Iterable[Path],
-    scenes: Iterable[tuple[Path, ...]],
-    overwrite: bool,
-) -> None:
-    """Refuse to replace outputs, unless asked to, and scenes in any case."""
-    folders = {date.resolve().parent for dates in scenes for date in dates}
-    for target in targets:
-        if target.resolve().parent in folders:
-            raise ConfigError(
-                f"{target.parent} holds the images themselves: choose another --output."
-            )
-        for path in (target, *ready.beside(target)):
-            if path.exists() and not overwrite:
-                raise ConfigError(f"{path} is there already: pass --overwrite.")

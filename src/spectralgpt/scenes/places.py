@@ -91,20 +91,17 @@ def _cells_of_shapes(
     A cell is a polygon's if its centre lies in it; a polygon without any has those that
     it touches. Points have the cell they lie in.
     """
-    return [_cells_of_shape(shape, grid) for shape in shapes]
-
-
-def _cells_of_shape(
-    shape: Any, grid: Grid
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    window = _window_around(shape, grid)
-    part = grid.part(window)
-    is_point = shape.geom_type in _POINTS
-    painted = paint_shapes([(shape, 1)], part, 0, all_touched=is_point)
-    if not painted.any():
-        painted = paint_shapes([(shape, 1)], part, 0, all_touched=True)
-    rows, columns = (at.astype(np.int64) for at in np.nonzero(painted))
-    return rows + window.row, columns + window.column
+    cells = []
+    for shape in shapes:
+        window = _window_around(shape, grid)
+        part = grid.part(window)
+        is_point = shape.geom_type in _POINTS
+        painted = paint_shapes([(shape, 1)], part, 0, all_touched=is_point)
+        if not painted.any():
+            painted = paint_shapes([(shape, 1)], part, 0, all_touched=True)
+        rows, columns = (at.astype(np.int64) for at in np.nonzero(painted))
+        cells.append((rows + window.row, columns + window.column))
+    return cells
 
 
 def _window_around(shape: Any, grid: Grid) -> Window:
@@ -271,10 +268,9 @@ def probe_labels(
         )
     at = _layers(raster.source, features)
     cells = _labelled_cells(labels, column, layer, raster.grid)
-    values, valid = _read_labelled(raster, cells)
-    cells = _keep(cells, valid, labels)
-    values = values[valid][:, at]
-    centres = _to_metres(cells.centres, ~transform, size)
+    cells, values = _read_labelled(raster, cells, labels)
+    # From the raster's corner, as coordinates may be degrees.
+    centres = np.stack(apply(~transform, *cells.centres.T), axis=1) * size[::-1]
     if not block_m > 0:
         raise ConfigError(f"blocks of {block_m:g} m: give --block_m above 0.")
     groups = blocks_of(centres, block_m)[cells.shapes]
@@ -285,6 +281,7 @@ def probe_labels(
             "these, the scores flatter the probe.",
             raster.source.trained_on,
         )
+    values = values[:, at]
     scores = score_by_blocks(values, cells.classes, cells.shapes, centres, block_m)
     colours = class_colours(cells.names)
     probe = replace(
@@ -368,16 +365,6 @@ def _check_probe(probe: Probe, raster: EmbeddingRaster) -> None:
             )
 
 
-def _to_metres(
-    centres: NDArray[np.float64], to_cells: Any, size: tuple[float, float]
-) -> NDArray[np.float64]:
-    """Measure places from the raster's corner, as coordinates may be degrees."""
-    x, y = centres.T
-    columns = to_cells.a * x + to_cells.b * y + to_cells.c
-    rows = to_cells.d * x + to_cells.e * y + to_cells.f
-    return np.stack([columns * size[1], rows * size[0]], axis=1)
-
-
 def _layers(source: EmbeddingSource, features: CellFeatures) -> slice:
     if features != "embedding" and not source.bands:
         raise DataError(
@@ -395,9 +382,9 @@ def _band_names(source: EmbeddingSource, features: CellFeatures) -> tuple[str, .
 
 
 def _read_labelled(
-    raster: EmbeddingRaster, cells: _LabelledCells
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Read labelled cells: (N, D + C), and which hold something (N,)."""
+    raster: EmbeddingRaster, cells: _LabelledCells, labels: Path
+) -> tuple[_LabelledCells, NDArray[np.float32]]:
+    """Read labelled cells, (N, D + C); those that show nothing are left out."""
     values = np.zeros((len(cells.rows), len(raster.source.layer_names)), np.float32)
     valid = np.zeros(len(cells.rows), np.bool_)
     for shape in np.unique(cells.shapes):
@@ -405,7 +392,19 @@ def _read_labelled(
         values[own], valid[own] = read_cells(
             raster, cells.rows[own], cells.columns[own]
         )
-    return values, valid
+    left = np.unique(cells.classes[valid])
+    if len(left) < len(cells.names):
+        gone = [name for i, name in enumerate(cells.names) if i not in left]
+        raise DataError(
+            f"{labels}: where it says {', '.join(gone)}, the scene shows nothing. "
+            "Label other places."
+        )
+    lost, notes = int((~valid).sum()), cells.notes
+    if lost:
+        notes += (f"{lost} labelled cells show nothing and were left out.",)
+    parts = ("rows", "columns", "classes", "shapes")
+    kept: dict[str, Any] = {name: getattr(cells, name)[valid] for name in parts}
+    return replace(cells, **kept, notes=notes), values[valid]
 
 
 def _refuse_single_blocks(
@@ -419,28 +418,3 @@ def _refuse_single_blocks(
                 "tells how well it is found elsewhere: label more places, or take "
                 "smaller blocks with --block_m."
             )
-
-
-def _keep(
-    cells: _LabelledCells, valid: NDArray[np.bool_], labels: Path
-) -> _LabelledCells:
-    """Leave out labelled cells that show nothing."""
-    lost = int((~valid).sum())
-    left = np.unique(cells.classes[valid])
-    if len(left) < len(cells.names):
-        gone = [name for i, name in enumerate(cells.names) if i not in left]
-        raise DataError(
-            f"{labels}: where it says {', '.join(gone)}, the scene shows nothing. "
-            "Label other places."
-        )
-    notes = cells.notes
-    if lost:
-        notes += (f"{lost} labelled cells show nothing and were left out.",)
-    return replace(
-        cells,
-        rows=cells.rows[valid],
-        columns=cells.columns[valid],
-        classes=cells.classes[valid],
-        shapes=cells.shapes[valid],
-        notes=notes,
-    )

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from spectralgpt.data.listings import Entry, Fault, FaultKind, Listing, first_names
 from spectralgpt.data.overlaps import (
@@ -392,7 +391,10 @@ def _read_image(entry: Entry, listing: Listing, source: Source) -> _ReadImage:
                 valid &= mask[0]
         num_valid += int(np.count_nonzero(known))
         seen.append((numbers, known))
-    faults += _find_fill(seen, name)
+    fill = as_option(find_fill(seen))
+    if fill:
+        detail = f"{fill}, which images like it: if it is, state --nodata {fill}"
+        faults.append(Fault(FaultKind.UNDECLARED, name, detail))
     if num_valid == 0 and not faults:
         faults.append(Fault(FaultKind.EMPTY, name))
     mask_pixels: dict[int, int] = {}
@@ -438,18 +440,6 @@ def _compare_sizes(item: RasterFile, source: Source, name: str) -> list[Fault]:
             detail = f"{band.name} has {grid.height} x {grid.width} px, not {side}"
             return [Fault(FaultKind.WRONG_SIZE, name, detail)]
     return []
-
-
-def _find_fill(
-    seen: Sequence[tuple[npt.NDArray[np.generic], npt.NDArray[np.bool_]]], name: str
-) -> list[Fault]:
-    """Return the fault of fill that nobody declared, of files (C, H, W) each."""
-    fill = find_fill(seen)
-    if not fill:
-        return []
-    numbers = as_option(fill)
-    detail = f"{numbers}, which images like it: if it is, state --nodata {numbers}"
-    return [Fault(FaultKind.UNDECLARED, name, detail)]
 
 
 def _read_mask(
