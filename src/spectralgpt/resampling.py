@@ -463,9 +463,18 @@ def _fit(
     sources: dict[int, BandSource] = {}
     matches = match_bands(wanted, found, allow_missing=True)
     for at, (band, match) in enumerate(zip(wanted, matches, strict=True)):
-        for status, own in _take_or_sum(
-            band, match, found, response_of(band, sensors[1])
-        ):
+        taken = summed = None
+        is_similar = False
+        if match is not None:
+            taken, ratio = np.eye(len(found))[match], found[match].width_nm
+            is_similar = 1 / _SIMILAR <= ratio / band.width_nm <= _SIMILAR
+        if not is_similar:
+            summed = _sum_narrow(band, found, *response_of(band, sensors[1]))
+        ways: list[tuple[Status, DoubleArray | None]]
+        ways = [("resampled", summed), ("measured", taken)]
+        for status, own in ways:
+            if own is None:
+                continue
             used = np.flatnonzero(own)
             error = seen[:, used] @ own[used] - target[:, at]
             if status == "measured" or not _rmse(error) > _MOST_SUM_ERROR:
@@ -541,23 +550,6 @@ def fit_pixels(
     )
     nothing = np.zeros((len(wanted), len(found)), np.float32)
     return Resampling(tuple(found), sources, nothing, estimator)
-
-
-def _take_or_sum(
-    band: Band,
-    match: int | None,
-    found: tuple[Band, ...],
-    response: tuple[DoubleArray, DoubleArray],
-) -> list[tuple[Status, DoubleArray]]:
-    """List how a band can be had without the library, best first: weights (C,)."""
-    ways: list[tuple[Status, DoubleArray]] = []
-    if match is not None:
-        ratio = found[match].width_nm / band.width_nm
-        ways.append(("measured", np.eye(len(found))[match]))
-        if 1 / _SIMILAR <= ratio <= _SIMILAR:
-            return ways
-    weights = _sum_narrow(band, found, *response)
-    return ways if weights is None else [("resampled", weights), *ways]
 
 
 def _sum_narrow(

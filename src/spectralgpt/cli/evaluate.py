@@ -126,7 +126,18 @@ def run(args: Namespace) -> Path:
     from spectralgpt.scenes.loading import in_precision, load_on_device
 
     console = Console(stderr=True)
-    method = _choose_method(args)
+    if (args.masks is None) == (args.data.root is None):
+        raise ConfigError(
+            "give either --data.root, a folder of labelled images, or --masks, a YAML "
+            "file that describes images with masks."
+        )
+    method: str = args.method or ("linear-probe" if args.masks is None else "finetuned")
+    if args.masks is not None and method != "finetuned":
+        raise ConfigError(f"method {method} takes no masks: leave out one of them.")
+    if args.masks is None and args.test_flips:
+        raise ConfigError("--test_flips is for maps (--masks): leave it out.")
+    if method != "finetuned" and args.split != "test":
+        raise ConfigError(f"method {method} scores test: leave out --split.")
     check_early(args)
     loaded = load_on_device(
         args.model, args.device, image_size=args.image_size, quantize=args.quantize
@@ -140,23 +151,6 @@ def run(args: Namespace) -> Path:
     show(args.output, console)
     folder: Path = args.output
     return folder
-
-
-def _choose_method(args: Namespace) -> str:
-    """Return the method, stated or implied, once it fits the other options."""
-    if (args.masks is None) == (args.data.root is None):
-        raise ConfigError(
-            "give either --data.root, a folder of labelled images, or --masks, a YAML "
-            "file that describes images with masks."
-        )
-    method: str = args.method or ("linear-probe" if args.masks is None else "finetuned")
-    if args.masks is not None and method != "finetuned":
-        raise ConfigError(f"method {method} takes no masks: leave out one of them.")
-    if args.masks is None and args.test_flips:
-        raise ConfigError("--test_flips is for maps (--masks): leave it out.")
-    if method != "finetuned" and args.split != "test":
-        raise ConfigError(f"method {method} scores test: leave out --split.")
-    return method
 
 
 def _score(args: Namespace, loaded: "LoadedModel") -> None:

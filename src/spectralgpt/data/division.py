@@ -409,7 +409,12 @@ def _split_blocks(
     hash, each to the split that lacks most; "" is what lies in a gap between splits.
     """
     centres = _sample_centres(samples.samples)
-    cells = _cells(centres, config.block_m)
+    # Rows of latitude, cut into columns, number the square blocks.
+    longitude, latitude = np.radians(centres).T
+    row = np.floor(EARTH_RADIUS_M * latitude / config.block_m)
+    middle = (row + 1 / 2) * config.block_m / EARTH_RADIUS_M
+    column = np.floor(EARTH_RADIUS_M * longitude * np.cos(middle) / config.block_m)
+    cells = [(int(r), int(c)) for r, c in zip(row, column, strict=True)]
     sizes = Counter(cells)
     shares = {name: config.fractions.of(name) for name in SPLITS}
     wanted = {name: share * len(cells) for name, share in shares.items() if share > 0}
@@ -475,15 +480,6 @@ def _leave_gaps(
             angle, _ = tree.fit(places[theirs]).kneighbors(places[mine])
             keep[mine] = angle[:, 0] * EARTH_RADIUS_M >= gap_m
     return np.where(keep, named, "").tolist()
-
-
-def _cells(lonlat: np.ndarray, block_m: float) -> list[tuple[int, int]]:
-    """Number the square block of each place: rows of latitude, cut into columns."""
-    longitude, latitude = np.radians(lonlat).T
-    row = np.floor(EARTH_RADIUS_M * latitude / block_m)
-    middle = (row + 1 / 2) * block_m / EARTH_RADIUS_M
-    column = np.floor(EARTH_RADIUS_M * longitude * np.cos(middle) / block_m)
-    return [(int(r), int(c)) for r, c in zip(row, column, strict=True)]
 
 
 def _hash(seed: int, cell: tuple[int, int]) -> str:

@@ -302,9 +302,13 @@ def _embed_strips(
     for (first, values), (strip, row, below) in zip(embedded, shown, strict=True):
         left = -columns[0]
         seen = np.s_[had, first - row : below - row, left : left + width]
-        valid, reflectance = _average(strip.valid[seen], strip.pixels[seen], cell)
+        valid = strip.valid[seen]
+        counts = _block_sums(valid, cell)
+        sums = _block_sums(np.where(valid, strip.pixels[seen], 0), cell)
+        shares = (counts.mean(axis=0) / cell**2).astype(np.float32)
+        means = np.moveaxis(sums / np.maximum(counts, 1), 0, -1).astype(np.float32)
         known = np.ascontiguousarray(np.moveaxis(np.nan_to_num(values), 0, -1))
-        yield first // cell, known, valid, reflectance
+        yield first // cell, known, shares, means
 
 
 def _position_response(encoder: Encoder, size: int) -> FloatArray:
@@ -390,17 +394,6 @@ def _read_mirrored(
             )
     finally:
         files.close()
-
-
-def _average(
-    valid: BoolArray, pixels: FloatArray, cell: int
-) -> tuple[FloatArray, FloatArray]:
-    """Return valid shares (rows, columns) and mean reflectance of cells, bands last."""
-    counts = _block_sums(valid, cell)
-    sums = _block_sums(np.where(valid, pixels, 0), cell)
-    means = sums / np.maximum(counts, 1)
-    shares = counts.mean(axis=0) / cell**2
-    return shares.astype(np.float32), np.moveaxis(means, 0, -1).astype(np.float32)
 
 
 def _block_sums(pixels: NDArray[np.generic], cell: int) -> NDArray[np.float64]:

@@ -292,7 +292,20 @@ def _map_strips(
     for item, used in zip(items, bands, strict=True):
         check_size(item, used, patch)
     batches = read_batches(items, bands, plan, mapper.batch_size, first_row)
-    predict, layers = partial(_predict, mapper), len(mapper.class_names)
+
+    def predict(
+        batch: WindowBatch, images: FloatArray, _: BoolArray
+    ) -> tuple[WindowBatch, FloatArray]:
+        given = torch.from_numpy(images)
+        given = given if given.shape[1] > 1 else given[:, 0]
+        found = mapper.predict(given).float().cpu().numpy()
+        if not np.isfinite(found).all():
+            name = batch.rasters[0][0].name
+            what = "probabilities" if mapper.unit is None else "numbers"
+            raise DataError(f"{name}: the model gives no finite {what}.")
+        return batch, found
+
+    layers = len(mapper.class_names)
     return compute_strips(batches, plan, contract, predict, layers, first_row=first_row)
 
 
@@ -301,20 +314,6 @@ def _classes_of(probabilities: FloatArray) -> NDArray[np.uint8]:
     is_mapped = ~np.isnan(probabilities[0])
     likeliest = np.where(is_mapped, probabilities, 0).argmax(axis=0)
     return np.where(is_mapped, likeliest, NO_CLASS).astype(np.uint8)[None]
-
-
-def _predict(
-    mapper: Mapper, batch: WindowBatch, images: FloatArray, _: BoolArray
-) -> tuple[WindowBatch, FloatArray]:
-    """Predict windows (B, 1, C, H, W), or (B, 2, C, H, W), to (B, K, H, W)."""
-    given = torch.from_numpy(images)
-    given = given if given.shape[1] > 1 else given[:, 0]
-    found = mapper.predict(given).float().cpu().numpy()
-    if not np.isfinite(found).all():
-        name = batch.rasters[0][0].name
-        what = "probabilities" if mapper.unit is None else "numbers"
-        raise DataError(f"{name}: the model gives no finite {what}.")
-    return batch, found
 
 
 def _class_asset(path: Path, classes: Sequence[tuple[str, str]]) -> dict[str, Any]:

@@ -361,7 +361,19 @@ def _random_convolutions(
     """
     from torchgeo.models import RCF
 
-    mean, std = _band_moments(dataset, train)
+    bands = len(dataset.preprocessing.bands)
+    count, total, squares = np.zeros(bands), np.zeros(bands), np.zeros(bands)
+    for index in train:
+        raster = dataset.raster(int(index))
+        pixels = np.where(raster.valid, raster.pixels, 0).astype(np.float64)
+        count += raster.valid.sum(axis=(1, 2))
+        total += pixels.sum(axis=(1, 2))
+        squares += (pixels**2).sum(axis=(1, 2))
+    means = total / np.maximum(count, 1)
+    variances = np.maximum(squares / np.maximum(count, 1) - means**2, 0)
+    mean, std = (
+        torch.from_numpy(each).float() for each in (means, np.sqrt(variances) + _EPS)
+    )
     seen: list[int] = train[:_EMPIRICAL_IMAGES].tolist()
     patches: Any = _Standardised(dataset, seen, mean, std)
     # Seed 0 means "no seed" to TorchGeo.
@@ -421,24 +433,6 @@ def _describe_band(values: NDArray[np.float32]) -> NDArray[np.float32]:
     moments = [values.mean(), values.std()]
     described = np.array([*moments, *np.percentile(values, _PERCENTILES)])
     return described.astype(np.float32)
-
-
-def _band_moments(
-    dataset: LabelledDataset, train: NDArray[Any]
-) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each band over the valid training pixels."""
-    bands = len(dataset.preprocessing.bands)
-    count, total, squares = np.zeros(bands), np.zeros(bands), np.zeros(bands)
-    for index in train:
-        raster = dataset.raster(int(index))
-        pixels = np.where(raster.valid, raster.pixels, 0).astype(np.float64)
-        count += raster.valid.sum(axis=(1, 2))
-        total += pixels.sum(axis=(1, 2))
-        squares += (pixels**2).sum(axis=(1, 2))
-    mean = total / np.maximum(count, 1)
-    variance = squares / np.maximum(count, 1) - mean**2
-    std = np.sqrt(np.maximum(variance, 0)) + _EPS
-    return torch.from_numpy(mean).float(), torch.from_numpy(std).float()
 
 
 def _features_of(values: NDArray[np.float32], dataset: LabelledDataset) -> Features:

@@ -7,10 +7,10 @@ compared. What is wrong is counted by kind and never stops the rest.
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import islice, zip_longest
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -136,15 +136,8 @@ class ArchiveCheck:
 class _ReadImage:
     """What one image showed; small, for there may be a million.
 
-    Args:
-        entry: what the archive says of it.
-        sensor: name of its sensor, "" if it could not be described.
-        bands: names of its bands, by wavelength.
-        size: "height x width" of its finest band.
-        faults: what is wrong with it.
-        digest: of its numbers; images with the same one are the same.
-        footprint: where it lies; None without a georeference.
-        mask_pixels: pixels of its mask by code.
+    The sensor is "" if it could not be described. Bands go by wavelength; the size is
+    "height x width" of the finest one; mask_pixels are by code.
     """
 
     entry: Entry
@@ -190,11 +183,14 @@ def check_images(
         report: called with the images done and all of them.
     """
     entries = _draw(listing.entries, limit, seed)
-    images = []
-    for image in _read_all(entries, listing, source, workers):
-        images.append(image)
-        if report is not None:
-            report(len(images), len(entries))
+    images: list[_ReadImage] = []
+    with quiet_gdal(), ThreadPoolExecutor(workers) as pool:
+        for start in range(0, len(entries), _AT_ONCE):
+            part = entries[start : start + _AT_ONCE]
+            for image in pool.map(lambda e: _read_image(e, listing, source), part):
+                images.append(image)
+                if report is not None:
+                    report(len(images), len(entries))
     faults = [*listing.faults, *(fault for image in images for fault in image.faults)]
     faults += _find_duplicates(images)
     faults += _find_missing_bands(images, source)
@@ -203,6 +199,8 @@ def check_images(
     statistics, more = _measure(sound, source, name, seed)
     described = [image for image in images if image.sensor]
     in_split = [image for image in images if image.entry.split]
+    unsplit = [image for image in images if not image.entry.split]
+    labelled = [k for k in unsplit if k.entry.labels or k.entry.masks]
     return ArchiveCheck(
         name,
         root,
@@ -214,7 +212,7 @@ def check_images(
         dict(Counter(image.size for image in described).most_common()),
         dict(Counter(", ".join(image.bands) for image in described).most_common()),
         count_overlaps([(k.entry.split, k.entry.place, k.footprint) for k in in_split]),
-        _count_unsplit(images),
+        count_within([(image.entry.place, image.footprint) for image in labelled]),
         statistics,
         tuple(sorted([*faults, *more], key=lambda fault: (fault.kind, fault.name))),
         listing.notes,
@@ -227,15 +225,6 @@ def _draw(entries: Sequence[Entry], limit: int | None, seed: int) -> list[Entry]
         return list(entries)
     chosen = np.random.default_rng(seed).choice(len(entries), limit, replace=False)
     return [entries[number] for number in sorted(chosen.tolist())]
-
-
-def _read_all(
-    entries: Sequence[Entry], listing: Listing, source: Source, workers: int
-) -> Iterator[_ReadImage]:
-    waiting = iter(entries)
-    with quiet_gdal(), ThreadPoolExecutor(workers) as pool:
-        while part := list(islice(waiting, _AT_ONCE)):
-            yield from pool.map(lambda e: _read_image(e, listing, source), part)
 
 
 def _find_duplicates(images: Sequence[_ReadImage]) -> list[Fault]:
@@ -302,13 +291,6 @@ def _measure(
     except SpectralGPTError as error:
         logger.warning("No statistics: %s", error)
         return None, faults
-
-
-def _count_unsplit(images: Sequence[_ReadImage]) -> int:
-    """Count labelled images without a split that show ground of another place's."""
-    own = [image for image in images if not image.entry.split]
-    labelled = [k for k in own if k.entry.labels or k.entry.masks]
-    return count_within([(image.entry.place, image.footprint) for image in labelled])
 
 
 def _count_classes(listing: Listing) -> dict[str, dict[str, int]]:

@@ -366,7 +366,19 @@ def plan_blocks(
         if plan.num_blocks >= enough:
             best = plan
             break
-    _refuse_too_few(best, stated, needed, rules)
+    names = ", ".join(rules.fractions.wanted)
+    if best.num_blocks < needed:
+        raise DataError(
+            f"the {len(best.tiles)} labelled tiles lie in {best.num_blocks} blocks "
+            f"even of one tile: too few for the {needed} splits {names}. Make tile_px "
+            "or min_labelled smaller, or take more scenes."
+        )
+    if stated is not None:
+        raise DataError(
+            f"block_m {rules.block_m:g} gives {stated.num_blocks} blocks with labels, "
+            f"too few for the {needed} splits {names}. block_m {best.block_m:g} would "
+            f"work, with {best.num_blocks} blocks."
+        )
     return best
 
 
@@ -441,24 +453,6 @@ def _no_tiles(scenes: Sequence[Scene], rules: TileRules) -> str:
         f"no tile of {rules.tile_px} px has labels on {rules.min_labelled:.0%} of its "
         "pixels. Make min_labelled or tile_px smaller, or name a background class."
     )
-
-
-def _refuse_too_few(
-    best: BlockPlan, stated: BlockPlan | None, needed: int, rules: TileRules
-) -> None:
-    names = ", ".join(rules.fractions.wanted)
-    if best.num_blocks < needed:
-        raise DataError(
-            f"the {len(best.tiles)} labelled tiles lie in {best.num_blocks} blocks "
-            f"even of one tile: too few for the {needed} splits {names}. Make tile_px "
-            "or min_labelled smaller, or take more scenes."
-        )
-    if stated is not None:
-        raise DataError(
-            f"block_m {rules.block_m:g} gives {stated.num_blocks} blocks with labels, "
-            f"too few for the {needed} splits {names}. block_m {best.block_m:g} would "
-            f"work, with {best.num_blocks} blocks."
-        )
 
 
 def divide_tiles(
@@ -568,7 +562,12 @@ def _keep_apart(
         return list(tiles)
     bounds = np.array([_bounds(scenes, tile) for tile in tiles])
     tree = shapely.STRtree([cut_at_180(box) for box in shapely.box(*bounds.T)])
-    wide = shapely.box(*(bounds + _margins(bounds, gap_m)).T)
+    # What makes bounds wider by a gap.
+    degrees = _SAFE * math.degrees(gap_m / EARTH_RADIUS_M)
+    furthest = np.abs(bounds[:, [1, 3]]).max(axis=1) + degrees
+    east = degrees / np.cos(np.radians(furthest))
+    north = np.full_like(east, degrees)
+    wide = shapely.box(*(bounds + np.stack([-east, -north, east, north], axis=1)).T)
     near = [cut_at_180(box) for box in wide]
     one, other = tree.query(near, predicate="intersects")
     late = {
@@ -586,12 +585,3 @@ def _bounds(scenes: Sequence[Scene], tile: Tile) -> tuple[float, ...]:
     assert corners is not None, "scenes without a place are refused"
     lon, lat = zip(*corners, strict=True)
     return min(lon), min(lat), max(lon), max(lat)
-
-
-def _margins(bounds: NDArray[np.float64], gap_m: float) -> NDArray[np.float64]:
-    """What to add to bounds, (N, 4), so that they are wider by a gap."""
-    degrees = _SAFE * math.degrees(gap_m / EARTH_RADIUS_M)
-    furthest = np.abs(bounds[:, [1, 3]]).max(axis=1) + degrees
-    east = degrees / np.cos(np.radians(furthest))
-    north = np.full_like(east, degrees)
-    return np.stack([-east, -north, east, north], axis=1)

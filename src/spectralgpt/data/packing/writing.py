@@ -340,17 +340,17 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _read_all(planned: Sequence[_Planned], workers: int) -> Iterator[_Read | str]:
     """Read images in order, in threads, no more ahead than memory holds."""
+
+    def read_or_say(planned: _Planned) -> _Read | str:
+        try:
+            return _read(*planned)
+        except SpectralGPTError as error:
+            return " ".join(str(error).split())
+
     step = workers * _AHEAD
     with ThreadPoolExecutor(workers) as pool:
         for start in range(0, len(planned), step):
-            yield from pool.map(_read_or_say, planned[start : start + step])
-
-
-def _read_or_say(planned: _Planned) -> _Read | str:
-    try:
-        return _read(*planned)
-    except SpectralGPTError as error:
-        return " ".join(str(error).split())
+            yield from pool.map(read_or_say, planned[start : start + step])
 
 
 def _read(item: RasterFile, series: int, day: float) -> _Read:
