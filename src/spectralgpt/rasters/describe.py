@@ -30,7 +30,6 @@ from spectralgpt.rasters.bands import (
     IN_SENSOR_ORDER,
     NO_BAND,
     RASTER_SUFFIXES,
-    FoundBands,
     find_band_files,
     find_bands,
     open_bands,
@@ -144,7 +143,15 @@ def describe_raster(
     if product is not None and not (path.is_file() and stated.layers is not None):
         files, headers = open_bands(path, sensor, product.files, stated.layers)
     else:
-        files, headers = _find_bands(path, sensor, stated, assumed, members)
+        nothing = None, None
+        try:
+            files, headers = find_bands(path, sensor, stated, members)
+        except BandError:
+            is_stated = (stated.layers, stated.band_pattern) != nothing
+            if is_stated or (assumed.layers, assumed.band_pattern) == nothing:
+                raise
+            # The files do not say them, so what is assumed counts.
+            files, headers = find_bands(path, sensor, assumed, members)
     numbers = ImageNumbers(path, sensor, files, headers, stated, assumed, product)
     return numbers.describe(name)
 
@@ -159,24 +166,6 @@ def _read_product(path: Path) -> ProductMetadata | None:
         names += [file.name for file in list_folder(path)]
     may_be_one = any(map(PRODUCT_FILES.fullmatch, names))
     return read_product(path) if may_be_one else None
-
-
-def _find_bands(
-    path: Path,
-    sensor: Sensor,
-    stated: Stated,
-    assumed: Stated,
-    members: Sequence[Path] | None,
-) -> FoundBands:
-    """Find bands by what is stated; where files do not say them, by what is assumed."""
-    nothing = None, None
-    try:
-        return find_bands(path, sensor, stated, members)
-    except BandError:
-        is_stated = (stated.layers, stated.band_pattern) != nothing
-        if is_stated or (assumed.layers, assumed.band_pattern) == nothing:
-            raise
-        return find_bands(path, sensor, assumed, members)
 
 
 def _find_sensor(

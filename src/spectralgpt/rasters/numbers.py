@@ -32,7 +32,7 @@ from spectralgpt.rasters.gdal import Location, is_first, quiet_gdal, reading, wa
 from spectralgpt.rasters.grid import Flags, Numbers
 from spectralgpt.rasters.products import offset_from_texts
 from spectralgpt.rasters.read import BandFile, RasterFile, is_measured
-from spectralgpt.sensors import BaselineRule, Sensor
+from spectralgpt.sensors import Sensor
 
 _REFLECTANCE_BELOW = 2.0
 _NUMBERS_ABOVE = 20.0
@@ -249,9 +249,16 @@ class ImageNumbers:
                 "baseline in its name or metadata tells the offset. Leave the file "
                 "out, or state the offset."
             )
-        found = _offset_from_pixels(self._numbers, rule) or kept
-        if found is not None:
-            return found
+        # Dark pixels only exist where none was added: one in a hundred of the valid
+        # ones of some band is enough. Bright pixels prove nothing.
+        limit = -rule.offset - _DARK_MARGIN
+        for values in self._numbers:
+            # Counting costs a tenth of sorting, and this runs for each image of a list.
+            num_dark = np.count_nonzero(np.less(values, limit))
+            if 100 * num_dark > _DARK_SHARE_PERCENT * values.size:
+                return rule.offset_before, "pixels darker than the offset allows"
+        if kept is not None:
+            return kept
         fill = self._fill("digital-numbers")
         but = f" (but for {as_option(fill)}, which looks like fill)" if fill else ""
         raise UnitError(
@@ -381,23 +388,6 @@ class _Thumbnail:
         ):
             found += [band[there] for band, there in zip(numbers, known, strict=True)]
         return found
-
-
-def _offset_from_pixels(
-    numbers: Sequence[Numbers], rule: BaselineRule
-) -> tuple[float, str] | None:
-    """Take the offset from dark pixels, which only exist where none was added.
-
-    One in a hundred of the valid digital numbers of some band is enough. Bright pixels
-    prove nothing. None if in doubt.
-    """
-    limit = -rule.offset - _DARK_MARGIN
-    for values in numbers:
-        # Counting costs a tenth of sorting, and this runs for each image of a list.
-        num_dark = np.count_nonzero(np.less(values, limit))
-        if 100 * num_dark > _DARK_SHARE_PERCENT * values.size:
-            return rule.offset_before, "pixels darker than the offset allows"
-    return None
 
 
 def find_fill(files: Sequence[tuple[Numbers, Flags]]) -> tuple[float, ...]:

@@ -9,7 +9,6 @@ import datetime
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import starmap
 from typing import Protocol
 
 import numpy as np
@@ -360,24 +359,16 @@ class RasterFile:
             except RasterError as error:
                 raise RasterError(f"{self.name}: {error}") from None
             sizes = (finest.height, grid.height), (finest.width, grid.width)
-            if not all(starmap(_is_upon, zip(places, sizes, strict=True))):
-                raise RasterError(
-                    f"{self.name}: bands lie apart from each other. Leave out the band "
-                    "whose file is of another place, or fetch the product again."
-                )
+            for (scale, shift), (own, other) in zip(places, sizes, strict=True):
+                first, last = sorted((shift, scale * own + shift))
+                # A pixel larger than the other image is of another place, too.
+                if not (first < other and last > 0 and abs(scale) <= 2 * other):
+                    raise RasterError(
+                        f"{self.name}: bands lie apart from each other. Leave out the "
+                        "band whose file is of another place, or fetch the product "
+                        "again."
+                    )
         return finest
-
-
-def _is_upon(place: tuple[float, float], sizes: tuple[int, int]) -> bool:
-    """Whether pixels of one grid lie on those of another, along one axis.
-
-    By `place`, (scale, shift) from positions in the one to those in the other, and the
-    `sizes` of both, px.
-    """
-    (scale, shift), (own, other) = place, sizes
-    ends = sorted((shift, scale * own + shift))
-    # A pixel larger than the other image is of another place, too.
-    return ends[0] < other and ends[1] > 0 and abs(scale) <= 2 * other
 
 
 def read_raster(

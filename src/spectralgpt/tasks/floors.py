@@ -327,7 +327,17 @@ def map_by_forest(
     Raises:
         DataError: the training pixels are of fewer than two classes.
     """
-    features, targets = _labelled_pixels(train, seed)
+    patches = [train.patch(number) for number in range(len(train.sample_set.samples))]
+    total = sum(int((patch.target >= 0).sum()) for patch in patches)
+    share = min(1.0, _MOST_PIXELS / max(total, 1))
+    rng = np.random.default_rng(seed)
+    drawn, classes = [], []
+    for patch in patches:
+        target = patch.target.reshape(-1)
+        chosen = (target >= 0) & (rng.random(target.size) < share)
+        drawn.append(_pixels_of(patch)[chosen])
+        classes.append(target[chosen])
+    features, targets = np.concatenate(drawn), np.concatenate(classes)
     if len(np.unique(targets)) < 2:
         raise DataError(
             f"{train.sample_set.source}: train has pixels of one class only."
@@ -383,25 +393,6 @@ def _score_map(forest: Any, val: DenseDataset, positive: str | None) -> float:
         positive = None
     scores = score_pixels(counts, dense.class_names, positive)
     return scores.summary[leading_metric(positive)]
-
-
-def _labelled_pixels(
-    dataset: DenseDataset, seed: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Draw labelled pixels, from each sample in proportion to how many it has."""
-    patches = [
-        dataset.patch(number) for number in range(len(dataset.sample_set.samples))
-    ]
-    total = sum(int((patch.target >= 0).sum()) for patch in patches)
-    share = min(1.0, _MOST_PIXELS / max(total, 1))
-    rng = np.random.default_rng(seed)
-    features, targets = [], []
-    for patch in patches:
-        target = patch.target.reshape(-1)
-        chosen = (target >= 0) & (rng.random(target.size) < share)
-        features.append(_pixels_of(patch)[chosen])
-        targets.append(target[chosen])
-    return np.concatenate(features), np.concatenate(targets)
 
 
 def _pixels_of(patch: Patch) -> _Values:

@@ -398,7 +398,15 @@ def _lay(
         sides = zip(lattice.gap_px, scene.pixel_m, strict=True)
         gap_m = min([gap_m, *(px * side for px, side in sides)])
         least = rules.min_labelled * rules.tile_px**2
-        for cell, window, counts in _survey(scene, offset, lattice, num_classes):
+        columns = np.arange(scene.shape[1])
+        row, strip = -1, np.empty((0, 0), np.int64)
+        for cell, window in lattice.cut(offset, scene.shape):
+            if window.row != row:
+                row = window.row
+                rows = np.arange(row, row + window.height)
+                strip, _ = read_codes(scene.mask, 1, rows, columns)
+            part = strip[:, window.column : window.column + window.width]
+            counts = count_classes(part, num_classes)
             if counts.sum() >= least:
                 tiles.append(Tile(number, window, (at, *cell), counts))
     along = lattices[0].tiles[0] * rules.tile_px * scenes[0].pixel_m[0]
@@ -419,21 +427,6 @@ def _lattice(
     )
     gaps = gap_px(height_m), gap_px(width_m)
     return _Lattice(rules.tile_px, (rows, columns), gaps)
-
-
-def _survey(
-    scene: Scene, offset: tuple[int, int], lattice: _Lattice, num_classes: int
-) -> Iterator[tuple[tuple[int, int], Window, _Counts]]:
-    """Yield block, window and labels of the tiles of a scene, row after row."""
-    columns = np.arange(scene.shape[1])
-    row, strip = -1, np.empty((0, 0), np.int64)
-    for cell, window in lattice.cut(offset, scene.shape):
-        if window.row != row:
-            row = window.row
-            rows = np.arange(row, row + window.height)
-            strip, _ = read_codes(scene.mask, 1, rows, columns)
-        part = strip[:, window.column : window.column + window.width]
-        yield cell, window, count_classes(part, num_classes)
 
 
 def count_classes(mask: NDArray[Any], num_classes: int) -> _Counts:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spectralgpt.config import read_mapping, suggest
+from spectralgpt.data.listings import first_names
 from spectralgpt.errors import (
     ConfigError,
     DataError,
@@ -128,7 +129,13 @@ def _number_classes(
                 other = "ignored" if value in ignored else list(stated)[code_of[value]]
                 raise ConfigError(f"value '{value}' is {name} and {other}. Choose one.")
             code_of[value] = code
-    _refuse_unknown(found, code_of, labels)
+    unknown = sorted(set(found) - set(code_of), key=_in_order)
+    if unknown:
+        shown = first_names((f"{value} ({found[value]})" for value in unknown), _SHOWN)
+        raise DataError(
+            f"{labels.labels}: {len(unknown)} values are in no class of "
+            f"{labels.classes}: {shown}. Add them to a class, or to ignored."
+        )
     unseen = [name for name, values in stated.items() if not set(values) & set(found)]
     classes = list(stated)
     fill = UNLABELLED
@@ -141,19 +148,6 @@ def _number_classes(
             f"{UNLABELLED}. Put values together in a file of classes."
         )
     return LabelClasses(tuple(classes), code_of, fill, tuple(unseen))
-
-
-def _refuse_unknown(
-    found: Mapping[str, int], code_of: Mapping[str, int], labels: LabelSource
-) -> None:
-    unknown = sorted(set(found) - set(code_of), key=_in_order)
-    if unknown:
-        shown = ", ".join(f"{value} ({found[value]})" for value in unknown[:_SHOWN])
-        more = f", and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
-        raise DataError(
-            f"{labels.labels}: {len(unknown)} values are in no class of "
-            f"{labels.classes}: {shown}{more}. Add them to a class, or to ignored."
-        )
 
 
 def _read_classes(path: Path) -> dict[str, list[str]]:

@@ -395,7 +395,13 @@ def _write_card(
     splits = made.splits
     heading = ["code", "name", "colour"]
     heading += [f"{name}_{what}" for name in splits for what in ("pixels", "share")]
-    class_rows = list(_class_rows(made))
+    tables = [made.pixels_of(split) for split in splits]
+    class_rows = []
+    for code, (name, colour) in enumerate(made.colours.items()):
+        row = [str(code), name, colour]
+        for counts in tables:
+            row += [str(counts[code]), f"{counts[code] / max(1, counts.sum()):.4f}"]
+        class_rows.append(row)
     with (made.folder / "classes.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([heading, *class_rows])
     first = made.scenes[0]
@@ -426,16 +432,6 @@ def _write_card(
         command=shlex.join(command),
     )
     (made.folder / "README.md").write_text(text, encoding="utf-8")
-
-
-def _class_rows(made: MadeSet) -> Iterator[list[str]]:
-    """Yield number, name, colour, and pixels and share in each split, of each class."""
-    tables = [made.pixels_of(split) for split in made.splits]
-    for code, (name, colour) in enumerate(made.colours.items()):
-        row = [str(code), name, colour]
-        for counts in tables:
-            row += [str(counts[code]), f"{counts[code] / max(1, counts.sum()):.4f}"]
-        yield row
 
 
 def _crs(scene: Scene) -> str:
