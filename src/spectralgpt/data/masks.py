@@ -1,6 +1,6 @@
 """Masks laid over images: codes looked up as class indices, or measured numbers."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -112,7 +112,18 @@ def read_target(
     no_label = {*samples.ignored, sample.mask.nodata} - set(samples.codes)
     unknown = sorted(labelled - set(samples.codes) - no_label)
     if unknown:
-        raise DataError(_unknown(codes[known], unknown, samples, sample.mask))
+        shown = ", ".join(
+            f"{code} ({int((codes[known] == code).sum())} px)"
+            for code in unknown[:_SHOWN]
+        )
+        more = ", ..." if len(unknown) > _SHOWN else ""
+        names = (
+            f"{code} {samples.class_names[i]}" for code, i in samples.codes.items()
+        )
+        raise DataError(
+            f"{sample.mask.path} holds unknown class codes {shown}{more}; known: "
+            f"{', '.join(names)}. Add them to data.classes, or to data.ignored."
+        )
     table = np.array([samples.codes.get(int(code), IGNORE) for code in found])
     return np.where(known, table[positions].reshape(codes.shape), IGNORE)
 
@@ -198,24 +209,6 @@ def _read_target(
                 f"{high:g}. Mend the mask, or state nodata, scale, offset or range."
             )
     return values.astype(np.float32)
-
-
-def _unknown(
-    codes: _Numbers, unknown: list[int], samples: SampleSet, mask: MaskFile
-) -> str:
-    shown = ", ".join(
-        f"{code} ({int((codes == code).sum())} px)" for code in unknown[:_SHOWN]
-    )
-    more = ", ..." if len(unknown) > _SHOWN else ""
-    return (
-        f"{mask.path} holds unknown class codes {shown}{more}; known: "
-        f"{_describe(samples.codes, samples.class_names)}. Add them to data.classes, "
-        "or to data.ignored."
-    )
-
-
-def _describe(codes: Mapping[int, int], names: tuple[str, ...]) -> str:
-    return ", ".join(f"{code} {names[index]}" for code, index in codes.items())
 
 
 def count_classes(samples: SampleSet) -> dict[str, dict[str, int]]:

@@ -44,7 +44,8 @@ def count_overlaps(
         Number of images of the later split of each pair, by "train / test"; a pair
         without any is there with 0 where both splits state places.
     """
-    splits = sorted({split for split, _, _ in images}, key=_rank)
+    given = {split for split, _, _ in images}
+    splits = [*(s for s in SPLITS if s in given), *sorted(given - set(SPLITS))]
     counts = {}
     for i, first in enumerate(splits):
         for second in splits[i + 1 :]:
@@ -65,10 +66,6 @@ def count_within(images: Sequence[tuple[str, Footprint | None]]) -> int:
     first, second = _shared(areas, areas)
     places = np.array([place or number for number, (place, _) in enumerate(known)], str)
     return len(np.unique(first[places[first] != places[second]]))
-
-
-def _rank(split: str) -> tuple[int, str]:
-    return (SPLITS.index(split) if split in SPLITS else len(SPLITS)), split
 
 
 def _count_pair(images: Sequence[tuple[str, str, Footprint | None]], first: str) -> int:

@@ -77,8 +77,9 @@ def list_inputs(
     Raises:
         DataError: nothing is named, or the folders hold no rasters.
     """
-    if sensor is None:
-        sensor = _known_sensor(preprocessing)
+    # A user's own file may have described the model's.
+    if sensor is None and preprocessing and preprocessing.sensor in list_sensors():
+        sensor = preprocessing.sensor
     known = None if sensor is None else find_sensor(sensor)
     found: list[Path] = []
     for path in paths:
@@ -139,13 +140,6 @@ def _hold_against(item: RasterFile, folder: Path, preprocessing: Preprocessing) 
     _LOOKED_AT[key] += 1
     if tell_if_far([item], preprocessing, item.name):
         _LOOKED_AT[key] = _MOST_LOOKED_AT
-
-
-def _known_sensor(preprocessing: Preprocessing | None) -> str | None:
-    """Return the model's sensor, None if a user's own file described it."""
-    if preprocessing is None or preprocessing.sensor not in list_sensors():
-        return None
-    return preprocessing.sensor
 
 
 def for_each_input(

@@ -17,7 +17,7 @@ from spectralgpt.data.division import divide
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.data.listings import Entry, first_names
 from spectralgpt.data.masks import lay_masks, seen_codes
-from spectralgpt.data.samples import MaskFile, Sample, SampleSet
+from spectralgpt.data.samples import Sample, SampleSet
 from spectralgpt.errors import (
     ConfigError,
     DataError,
@@ -207,28 +207,27 @@ def _classes_of(
     config: DenseDataConfig,
     known: Classes | None,
 ) -> Classes:
-    """Take the classes that are stated, else those of the archive or the masks."""
+    """Take the classes that are stated, else those of the archive or the masks.
+
+    Of the masks these are the tags of the first one, or else the codes of all.
+    """
     if config.measured is not None:
         return (config.measured.name,), {}
     if config.class_masks is not None:
         return name_classes({name: i for i, name in enumerate(config.class_masks)})
     if config.classes is not None:
         return name_classes(config.classes, config.ignored)
-    return known or _find_classes(
-        [sample.mask for sample in samples if sample.mask], tags, config.ignored
-    )
-
-
-def _find_classes(
-    masks: Sequence[MaskFile], tags: Mapping[str, str], ignored: Sequence[int]
-) -> Classes:
-    """Find the classes that masks tell: the tags of the first one, or their codes."""
+    if known is not None:
+        return known
+    masks = [sample.mask for sample in samples if sample.mask]
     matches = {match: name for tag, name in tags.items() if (match := _TAG.match(tag))}
     named = {int(match[1]): name for match, name in matches.items()}
     if named:
-        stated = {named[code]: code for code in sorted(named) if code not in ignored}
+        stated = {
+            named[code]: code for code in sorted(named) if code not in config.ignored
+        }
         return name_classes(stated)
-    codes = seen_codes(masks, ignored)
+    codes = seen_codes(masks, config.ignored)
     if not codes:
         raise DataError(
             f"the {len(masks)} masks hold no label: all pixels are nodata or ignored. "
