@@ -405,13 +405,19 @@ class DenseDataset(_SampleDataset[Patch]):
 
     @cached_property
     def windows(self) -> tuple[_SampleWindow, ...]:
-        """The windows in order, with the number of their sample."""
-        size = self.preprocessing.image_size
-        return tuple(
-            window
-            for number in range(len(self.sample_set.samples))
-            for window in _cover(number, self._part(number)[1], size)
-        )
+        """The windows in order, with the number of their sample.
+
+        The last one of a row or column is moved back to end with the image, so that it
+        sees what is really there; it says how far it overlaps the one before.
+        """
+        size, found = self.preprocessing.image_size, []
+        for number in range(len(self.sample_set.samples)):
+            whole = self._part(number)[1]
+            for row, height, seen_rows in _cover_axis(whole.row, whole.height, size):
+                for column, width, seen in _cover_axis(whole.column, whole.width, size):
+                    window = Window(row, column, height, width)
+                    found.append((number, window, seen_rows, seen))
+        return tuple(found)
 
     @cached_property
     def shared_side(self) -> int:
@@ -485,17 +491,6 @@ def _inside(kept: Patch, part: Window, window: Window) -> Patch:
     """Cut a window out of the kept part that holds it."""
     row, column = window.row - part.row, window.column - part.column
     return kept.cut(row, column, window.height, window.width)
-
-
-def _cover(number: int, whole: Window, size: int) -> Iterator[_SampleWindow]:
-    """Cover a part of an image with windows of one size, px; smaller parts with one.
-
-    The last window of a row or column is moved back to end with the image, so that it
-    sees what is really there; it says how far it overlaps the one before.
-    """
-    for row, height, seen_rows in _cover_axis(whole.row, whole.height, size):
-        for column, width, seen in _cover_axis(whole.column, whole.width, size):
-            yield number, Window(row, column, height, width), seen_rows, seen
 
 
 def _padded_side(length: int, patch_size: int, most: int) -> int:

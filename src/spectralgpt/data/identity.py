@@ -344,11 +344,11 @@ def _facts(sample: Sample) -> list[Any]:
     items = [_item_facts(item) for item in sample.items]
     if sample.mask is None:
         return [*facts, sample.labels, *items]
-    return [*facts, sample.place, [_mask_facts(mask) for mask in _masks(sample)], items]
-
-
-def _mask_facts(mask: MaskFile) -> list[Any]:
-    return [_file_facts(mask.path), mask.index, mask.nodata, mask.stands_for]
+    masks = [
+        [_file_facts(mask.path), mask.index, mask.nodata, mask.stands_for]
+        for mask in _masks(sample)
+    ]
+    return [*facts, sample.place, masks, items]
 
 
 def _item_facts(item: RasterFile) -> list[Any]:

@@ -464,19 +464,14 @@ def _dataset_rows(stage: _Stage) -> Iterable[list[str]]:
         bands = tokens = "not saved yet"
         if contract is not None:
             bands = str(len(contract["bands"]))
-            tokens = f"{_count_tokens(data, contract):,}"
+            positions = (data["image_size"] // contract["patch_size"]) ** 2
+            groups = -(-len(contract["bands"]) // contract["bands_per_token"])
+            budget = data.get("token_budget")
+            if budget is not None:
+                groups = min(groups, budget // positions)
+            tokens = f"{groups * positions:,}"
         row = [stage.title, str(data["name"]), str(data["sensor"]), bands]
         yield [*row, f"{data['image_size']} px", tokens, f"{data['weight']:g}"]
-
-
-def _count_tokens(data: Mapping[str, Any], contract: Mapping[str, Any]) -> int:
-    """Count the tokens of one sample: those of the image, as far as the budget goes."""
-    positions = (data["image_size"] // contract["patch_size"]) ** 2
-    groups = -(-len(contract["bands"]) // contract["bands_per_token"])
-    budget = data.get("token_budget")
-    if budget is not None:
-        groups = min(groups, budget // positions)
-    return int(groups * positions)
 
 
 def _plot_stages(stages: Sequence[_Stage]) -> "Figure":

@@ -340,7 +340,9 @@ def _read_strips(
                 if stop > row:
                     piece = scene.read(Window(start, 0, stop - start, plan.width))
                     held.append(_part(piece, np.s_[:, max(0, row - start) :]))
-            held, top = [_stack(held)], row
+            pixels = np.concatenate([part.pixels for part in held], axis=1)
+            valid = np.concatenate([part.valid for part in held], axis=1)
+            held, top = [replace(held[0], pixels=pixels, valid=valid)], row
             yield held[0]
 
 
@@ -348,15 +350,6 @@ def _part(raster: Raster, at: tuple[slice, ...]) -> Raster:
     """Return some of the pixels, without their place."""
     return replace(
         raster, pixels=raster.pixels[at], valid=raster.valid[at], transform=None
-    )
-
-
-def _stack(parts: Sequence[Raster]) -> Raster:
-    """Put rasters below each other."""
-    return replace(
-        parts[0],
-        pixels=np.concatenate([part.pixels for part in parts], axis=1),
-        valid=np.concatenate([part.valid for part in parts], axis=1),
     )
 
 

@@ -17,7 +17,7 @@ from spectralgpt.errors import ConfigError
 from spectralgpt.metrics import score_images
 from spectralgpt.models.heads import ClassificationModel
 from spectralgpt.models.weights import check_output
-from spectralgpt.tasks import Gather, own_sums, seeded
+from spectralgpt.tasks import Batch, Gather, own_sums, seeded
 
 MultiLabelLoss = Literal["soft-margin", "bce"]
 
@@ -107,13 +107,11 @@ class ClassificationTask:
         self._probabilities: list[Tensor] = []
         self._held_out_targets: list[Tensor] = []
 
-    def sums(self, batch: dict[str, Any]) -> Tensor:
+    def sums(self, batch: Batch) -> Tensor:
         """Count the images, (1,): every mean of the loss is over them."""
         return batch["image"].new_tensor([len(batch["image"])])
 
-    def loss(
-        self, batch: dict[str, Any], gather: Gather = own_sums
-    ) -> dict[str, Tensor]:
+    def loss(self, batch: Batch, gather: Gather = own_sums) -> dict[str, Tensor]:
         """Give the 0-d loss on erased, mixed images and softened targets.
 
         Micro-batches have equally many images, so `gather` is not needed.
@@ -133,7 +131,7 @@ class ClassificationTask:
         with torch.inference_mode():
             return check_output(to_probabilities(self.model(images), self.task))
 
-    def validate(self, batch: dict[str, Any]) -> None:
+    def validate(self, batch: Batch) -> None:
         """Add the predictions of one held-out batch."""
         self._probabilities.append(self.predict(batch["image"]).float().cpu())
         self._held_out_targets.append(batch["target"].cpu())

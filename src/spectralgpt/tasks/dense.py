@@ -14,13 +14,14 @@ from spectralgpt.losses import cross_entropy_sums, dice_areas, dice_loss, sum_we
 from spectralgpt.metrics import confusion_counts, score_pixels, score_values, value_sums
 from spectralgpt.models.heads import RegressionModel
 from spectralgpt.models.weights import check_output
-from spectralgpt.tasks import Gather, own_sums, seeded
+from spectralgpt.tasks import Batch, Gather, own_sums, seeded
 
 HELD_OUT_LOSS = "loss"
 """Name of the cross-entropy among the held-out scores; lower is better."""
 NUMBERS_METRIC = "rmse"
 """The held-out score of numbers by which weights are chosen; lower is better."""
 ValueLoss = Literal["mse", "l1", "huber"]
+_COMPARE: dict[str, Any] = {"mse": F.mse_loss, "l1": F.l1_loss, "huber": F.huber_loss}
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class DenseTask:
         self.metric = metric or leading_metric(positive)
         self._reset()
 
-    def sums(self, batch: dict[str, Any]) -> Tensor:
+    def sums(self, batch: Batch) -> Tensor:
         """Sum up what the loss averages over; for Dice, the model runs.
 
         Returns:
@@ -94,9 +95,7 @@ class DenseTask:
             return self._sums_of(batch, self._logits(batch))
         return self._sums_of(batch, None)
 
-    def loss(
-        self, batch: dict[str, Any], gather: Gather = own_sums
-    ) -> dict[str, Tensor]:
+    def loss(self, batch: Batch, gather: Gather = own_sums) -> dict[str, Tensor]:
         """Give the loss over labelled pixels and its terms, 0-d each.
 
         Args:
@@ -119,7 +118,7 @@ class DenseTask:
         loss = terms["cross_entropy"] + config.dice_weight * terms.get("dice", 0.0)
         return {"loss": loss, **terms}
 
-    def validate(self, batch: dict[str, Any]) -> None:
+    def validate(self, batch: Batch) -> None:
         """Add the counts and the loss of one held-out batch."""
         targets = batch["target"]
         with torch.inference_mode():
@@ -136,13 +135,13 @@ class DenseTask:
         scores = score_pixels(counts, self.class_names, self.positive).summary
         return {**scores, HELD_OUT_LOSS: float(summed / max(weight, 1e-12))}
 
-    def _logits(self, batch: dict[str, Any]) -> Tensor:
+    def _logits(self, batch: Batch) -> Tensor:
         with seeded(int(batch["seed"][0]), batch["image"].device):
             # Stochastic depth and dropout draw.
             logits: Tensor = self.model(batch["image"])
         return logits
 
-    def _sums_of(self, batch: dict[str, Any], logits: Tensor | None) -> Tensor:
+    def _sums_of(self, batch: Batch, logits: Tensor | None) -> Tensor:
         weight = sum_weights(batch["target"], self.class_weights)
         sums = torch.stack([torch.ones_like(weight), weight])
         if logits is None:
@@ -178,14 +177,12 @@ class RegressionTask:
         self.value_loss = loss
         self._sums = np.zeros((1, 6))
 
-    def sums(self, batch: dict[str, Any]) -> Tensor:
+    def sums(self, batch: Batch) -> Tensor:
         """Count micro-batches and pixels with a target, (2,)."""
         known = batch["target"].isfinite().sum().float()
         return torch.stack([torch.ones_like(known), known])
 
-    def loss(
-        self, batch: dict[str, Any], gather: Gather = own_sums
-    ) -> dict[str, Tensor]:
+    def loss(self, batch: Batch, gather: Gather = own_sums) -> dict[str, Tensor]:
         """Give the 0-d loss over pixels with a target; see `DenseTask.loss`."""
         with seeded(int(batch["seed"][0]), batch["image"].device):
             predicted = self.model(batch["image"])[:, 0]
@@ -194,15 +191,10 @@ class RegressionTask:
         known = targets.isfinite()
         error = (predicted - targets.nan_to_num())[known] / self.model.target_std
         zero = torch.zeros_like(error)
-        compare: dict[str, Any] = {
-            "mse": F.mse_loss,
-            "l1": F.l1_loss,
-            "huber": F.huber_loss,
-        }
-        summed = compare[self.value_loss](error, zero, reduction="sum")
+        summed = _COMPARE[self.value_loss](error, zero, reduction="sum")
         return {"loss": summed / count.clamp(min=1) * parts}
 
-    def validate(self, batch: dict[str, Any]) -> None:
+    def validate(self, batch: Batch) -> None:
         """Add the sums of one held-out batch."""
         with torch.inference_mode():
             predicted = check_output(self.model(batch["image"]))[:, 0]

@@ -474,17 +474,13 @@ def _describe_map(viewer: Viewer, layer: MapLayer) -> dict[str, Any]:
     }
 
 
-def _legend_colours(colours: str) -> list[str]:
+def _ramp(colours: str, limits: tuple[float, float]) -> dict[str, Any]:
     """Return colours such as "#440154" along a colour map, the lowest first."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
-    steps = np.linspace(0, 1, _LEGEND_STEPS)
-    return [to_hex(colour) for colour in colormaps[colours](steps)]
-
-
-def _ramp(colours: str, limits: tuple[float, float]) -> dict[str, Any]:
-    return {"colours": _legend_colours(colours), "low": limits[0], "high": limits[1]}
+    shown = map(to_hex, colormaps[colours](np.linspace(0, 1, _LEGEND_STEPS)))
+    return {"colours": list(shown), "low": limits[0], "high": limits[1]}
 
 
 def _describe_pixel(
