@@ -40,9 +40,9 @@ FACES = {
 # How large the house may be. Raise none without a reason.
 LIMITS = {
     "files": 220,
-    "lines": 57_700,
+    "lines": 56_200,
     "public functions and classes": 850,
-    "dataclasses": 152,
+    "dataclasses": 150,
     "file names that occur twice": 10,
     "files with a single importer": 20,
     "longest chain of imports": 20,
