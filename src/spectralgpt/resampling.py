@@ -29,7 +29,7 @@ from spectralgpt.rasters import (
     Window,
     writing_map,
 )
-from spectralgpt.rasters.files import UNIT_TAG
+from spectralgpt.rasters.files import RESAMPLING_TAG, UNIT_TAG
 from spectralgpt.sensors import Band, Sensor, list_sensors, load_sensor, match_bands
 from spectralgpt.spectra import (
     COVERED,
@@ -45,7 +45,6 @@ BoolArray = NDArray[np.bool_]
 Status = Literal["measured", "resampled", "estimated", "absent"]
 MOST_ERROR_SHARE = 0.25
 """A band is absent whose expected error is a larger share of its spread (library)."""
-RESAMPLING_TAG = "RESAMPLING"
 _SHOWN = 3
 _MOST_NAMED = 8
 _KEPT = 32
@@ -375,10 +374,13 @@ def write_resampled(
 
 def resampling_of(items: Iterable[RasterFile]) -> dict[str, str]:
     """Return the tag that outputs carry whose images were resampled; else nothing."""
-    found = {
-        item.resampling.summary for item in items if isinstance(item, ResampledFile)
-    }
-    return {RESAMPLING_TAG: " | ".join(sorted(found))} if found else {}
+    found = set()
+    for item in items:
+        own = [item.resampling.summary] if isinstance(item, ResampledFile) else []
+        # What the file itself was made by comes first.
+        found.add(", and of these ".join(filter(None, (item.resampled, *own))))
+    shown = " | ".join(sorted(found - {""}))
+    return {RESAMPLING_TAG: shown} if shown else {}
 
 
 def present(item: RasterFile, bands: Sequence[Band]) -> list[int]:

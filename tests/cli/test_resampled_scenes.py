@@ -14,10 +14,12 @@ from rasterio import Affine
 from spectralgpt.checkpoints import load_model, save_model
 from spectralgpt.cli.main import main
 from spectralgpt.config import read_config
+from spectralgpt.data.dense import DenseDataConfig
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.data.labelled import LabelledDataConfig, read_labelled
 from spectralgpt.data.splits import Fractions
 from spectralgpt.errors import BandError, ConfigError
+from spectralgpt.files import read_json
 from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.preprocessing import BandStatistics
 from spectralgpt.rasters import (
@@ -34,7 +36,11 @@ from spectralgpt.resampling import absent_groups, fit_resampling, load_library
 from spectralgpt.scenes.inputs import describe_input
 from spectralgpt.scenes.reconstruction import rebuild_window
 from spectralgpt.sensors import load_sensor
-from spectralgpt.training.finetuning import FinetuneConfig, finetune
+from spectralgpt.training.finetuning import (
+    FinetuneConfig,
+    RegressionFinetuneConfig,
+    finetune,
+)
 from spectralgpt.training.optim import OptimizerConfig, TrainerConfig
 from tests.tiny import tiny_contract, tiny_model
 
@@ -307,6 +313,48 @@ def test_fine_tuning_and_scoring_take_resampled_images(
         finetune(replace(config, data=plain), tmp_path / "other")
 
 
+def test_maps_are_learned_from_resampled_images(model, scene, tmp_path, caplog):
+    for number in range(6):
+        image = write_landsat(tmp_path / f"images/{number}.tif", RGB, seed=number)
+        raster = read_raster(describe_raster(image))
+        path = tmp_path / f"masks/{number}.tif"
+        path.parent.mkdir(exist_ok=True)
+        with rasterio.open(image) as file:
+            place = {name: file.profile[name] for name in ("crs", "transform")}
+        shape = {"count": 1, "height": SIDE, "width": SIDE, "dtype": "float32"}
+        with rasterio.open(path, "w", driver="GTiff", **place, **shape) as file:
+            file.write(raster.pixels[:1] * 100)
+    data = DenseDataConfig(
+        root=str(tmp_path),
+        task="regression",
+        bands="resample",
+        target={"name": "blue", "unit": "percent"},
+        fractions=Fractions(0.5, 0.25, 0.25),
+    )
+    config = RegressionFinetuneConfig(
+        model=str(model),
+        data=data,
+        optimizer=OptimizerConfig(base_lr=0.05, warmup_epochs=0.5, beta2=0.999),
+        trainer=TrainerConfig(epochs=1, batch_size=3, accelerator="cpu", workers=0),
+    )
+    run = finetune(config, tmp_path / "run")
+    floors = read_json(run / "metrics.json")["floors"]
+    # The forest sees the bands that are there, and blue is one of them.
+    assert floors["random forest on pixels"]["scores"]["r2"] > 0.9
+    caplog.clear()
+    assert map_of(run, tmp_path / "images/0.tif", tmp_path / "a") == 0
+    assert "lacked" not in caplog.text
+    assert map_of(run, scene, tmp_path / "b") == 0
+    assert "has B07, B08, B8A, B09, B11, B12, which the images" in caplog.text
+    plain = ["predict", str(scene), "--model", str(run), "--output", str(tmp_path)]
+    assert main([*plain, "--overwrite"]) == 1
+
+
+def map_of(run: Path, scene: Path, output: Path) -> int:
+    command = ["predict", str(scene), "--model", str(run), "--output", str(output)]
+    return main([*command, "--bands", "resample"])
+
+
 def test_another_satellite_with_all_bands_is_measured_throughout(tmp_path):
     item = describe_raster(write_landsat(tmp_path / "a.tif"))
     own = fit_resampling(item.bands, item.bands, sensor=LANDSAT, wanted_sensor=LANDSAT)
@@ -340,6 +388,24 @@ def test_resampled_files_are_read_back_without_being_told_anything(
         assert (tags["STATUS"], tags["wavelength"]) == ("estimated", "740")
         assert 0.005 < float(tags["EXPECTED_ERROR"]) < 0.02
         assert dataset.tags()["RESAMPLING"].startswith("measured B01")
+
+
+def test_what_was_resampled_before_is_said_by_all_that_is_made_of_it(
+    model, scene, tmp_path, caplog
+):
+    made, again = tmp_path / "s2.tif", tmp_path / "landsat.tif"
+    assert resample(scene, "sentinel-2-l2a", made) == 0
+    caplog.clear()
+    assert resample(made, "landsat-8-9-l2", again) == 0
+    assert "s2.tif was made of another sensor's bands" in caplog.text
+    assert "estimated B05" in caplog.text
+    with rasterio.open(again) as dataset:
+        said = dataset.tags()["RESAMPLING"]
+    assert said.startswith("measured B01, B02, B03")
+    assert "estimated B05" in said
+    assert "and of these measured B1, B2" in said
+    found = embed(model, made, tmp_path / "out")
+    assert "estimated B05" in found["resampling"][0]
 
 
 def test_absent_bands_are_not_written(tmp_path, capsys):

@@ -1,7 +1,7 @@
 """Maps of numbers are learned, scored where there is one, and keep their unit."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from spectralgpt.tasks.dense import RegressionTask
 from spectralgpt.training.finetuning import RegressionFinetuneConfig, finetune
 from spectralgpt.training.optim import OptimizerConfig, TrainerConfig
 from spectralgpt.training.scoring import evaluate
+from spectralgpt.training.study import StudyConfig, _planned_runs, _resolve
 from tests.tiny import tiny_contract, tiny_encoder, tiny_model
 from tests.toy import BANDS, SENSOR, write_chip
 
@@ -345,12 +346,37 @@ def test_what_looks_like_nodata_is_asked_about(tmp_path: Path) -> None:
     assert describe_target(dense.select("train"))["least"] > 0
 
 
+def test_a_study_compares_numbers_too(fields: Path, pretrained: Path) -> None:
+    settings = asdict(config(fields, pretrained, epochs=8))
+    study = StudyConfig("regression", settings, {"own": {}}, seeds=(0,))
+    (((start, _, planned)),) = _planned_runs(study).values()
+    assert planned["floors"]
+    assert isinstance(_resolve("regression", start, planned), RegressionFinetuneConfig)
+    with pytest.raises(ConfigError, match="has a forest among its floors"):
+        replace(study, starts={"forest": {"method": "pixel-forest"}})
+
+
 def test_masks_of_classes_are_refused(tmp_path: Path) -> None:
     path = change_mask(tmp_path, 2.0, dtype="int16", nodata=None)
     with rasterio.open(path, "r+") as file:
         file.update_tags(CLASS_0="water", CLASS_1="trees")
     with pytest.raises(DataError, match=r"codes of classes \(water, trees\)"):
         read(described(tmp_path))
+
+
+def test_a_few_whole_numbers_may_be_codes_of_classes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_fields(tmp_path)
+    for number, path in enumerate(sorted((tmp_path / "masks").iterdir())):
+        with rasterio.open(path, "r+") as file:
+            file.scales = (1.0,)
+            file.write(np.full((1, SIZE, SIZE), number % 3, np.float32))
+    describe_target(read(described(tmp_path)))
+    assert "whole numbers only (0, 1, 2): if these are codes of classes" in caplog.text
+    caplog.clear()
+    describe_target(read(described(tmp_path, scale=0.3)))
+    assert "codes of classes" not in caplog.text
 
 
 def test_numbers_that_never_change_teach_nothing(
@@ -385,6 +411,10 @@ def test_a_check_tells_range_and_share_without_a_number(
     ]
     assert "12.5% of 6,144 pixels have no number" in notes[1]
     assert "note: canopy height (m) in train: mean 1." in capsys.readouterr().out
+    command = ["data", "check", str(file), "--limit", "1", "--overwrite"]
+    assert main([*command, "--output", str(tmp_path / "out")]) == 0
+    notes = json.loads((tmp_path / "out/check.json").read_text())["notes"]
+    assert all("of 1,024 pixels have no number" in note for note in notes)
     train = describe_target(read(described(fields)).select("train"))
     assert train["labelled"] == pytest.approx(1 - 4 / SIZE)
     assert 0.4 < train["least"] < train["p50"] < train["most"] <= 3.0

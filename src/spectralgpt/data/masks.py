@@ -1,5 +1,6 @@
 """Masks laid over images: codes looked up as class indices, or measured numbers."""
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,12 +25,15 @@ from spectralgpt.rasters import (
 from spectralgpt.rasters.files import Header, read_header
 from spectralgpt.rasters.lookup import Overlay, read_values
 
+logger = logging.getLogger(__name__)
 _Numbers = NDArray[np.int64]
 _SHOWN = 8
 _USED_AS_NODATA = (-9999.0, -99999.0, -32768.0, float(np.finfo(np.float32).min))
 """Numbers that stand for nothing in many files which do not say so."""
 _LOOKED_AT = 2**24
 """Most numbers that a target is described by, of each sample those at equal steps."""
+_MOST_CODES = 16
+"""So few whole numbers, and no others, may be codes of classes."""
 _PERCENTS = (1, 20, 40, 50, 60, 80, 99)
 
 
@@ -291,10 +295,25 @@ def describe_target(samples: SampleSet) -> dict[str, float]:
     if not labelled:
         return described
     every = np.concatenate(some)
+    _tell_if_codes(samples, np.unique(every))
     numbers = [every.mean(), every.std(), every.min(), every.max()]
     numbers += np.percentile(every, _PERCENTS).tolist()
     names = ["mean", "std", "least", "most", *(f"p{each}" for each in _PERCENTS)]
     return described | dict(zip(names, map(float, numbers), strict=True))
+
+
+def _tell_if_codes(samples: SampleSet, values: NDArray[np.float64]) -> None:
+    """Warn where numbers look like codes of classes: a few whole ones."""
+    assert samples.target is not None
+    if len(values) <= _MOST_CODES and not (values % 1).any():
+        logger.warning(
+            "%s: all masks hold a few whole numbers only (%s): if these are codes of "
+            "classes, set data.task to segmentation; as %s they are learned in %s.",
+            samples.source,
+            ", ".join(f"{value:g}" for value in values),
+            samples.target.name,
+            samples.target.unit,
+        )
 
 
 def _count(samples: SampleSet, sample: Sample) -> _Numbers:

@@ -1,6 +1,7 @@
 """Statistics of reflectance by band, measured on a sample of a data set."""
 
 import logging
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -161,8 +162,19 @@ def tell_if_far(
     except SpectralGPTError:
         # Whoever reads the images says it better.
         return False
-    # NaN is of bands that the images lacked.
-    both = [name for name, std in seen.std.items() if name in seen.mean and std >= 0]
+    # NaN is of bands that images lacked.
+    had = {name for name in found.std if found.std[name] >= 0}
+    new = [
+        n for n in contract.band_names if n in had and math.isnan(seen.std.get(n, 0))
+    ]
+    if new:
+        _LOG.warning(
+            "%s has %s, which the images that the model was trained on lacked: expect "
+            "worse results than for images of their sensor.",
+            name,
+            ", ".join(new),
+        )
+    both = {n for n, std in seen.std.items() if n in seen.mean and std >= 0} & had
     names = [band.name for band in contract.bands if band.name in both]
     if not names or not _is_far(found, seen, names):
         return False

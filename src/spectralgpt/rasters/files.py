@@ -41,6 +41,8 @@ SENSOR_TAG = "SPECTRALGPT_SENSOR"
 MODEL_TAG = "SPECTRALGPT_MODEL"
 """What our own files state of themselves."""
 RESAMPLE = "resample"
+RESAMPLING_TAG = "RESAMPLING"
+"""Says of a file how its bands were made of those of another sensor."""
 """Stated as a band: bring the images into the bands of the model that takes them."""
 _NUMERIC = ("bands", "unit", "offset", "quantification", "nodata")
 _LEAST, _MOST = 1e-30, 1e30

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from rasterio.io import DatasetReader
     from shapely.geometry.base import BaseGeometry
 
+TARGET_UNIT_TAG = "TARGET_UNIT"
 _ROWS = 512
 _TILE_PX = 2048
 _AT_ONCE = 50_000
@@ -78,6 +79,12 @@ class MapFile(Header):
         """Names of its layers; one for classes."""
         names = enumerate(self.descriptions, start=1)
         return tuple(text or f"layer {i}" for i, text in names)
+
+    @property
+    def unit(self) -> str:
+        """Unit of measures, after a blank; "" for shares, and where none is said."""
+        unit = self.tags.get(TARGET_UNIT_TAG, "1")
+        return "" if unit == "1" else f" {unit}"
 
 
 def open_map(path: Path) -> MapFile | None:

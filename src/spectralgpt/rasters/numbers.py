@@ -19,6 +19,7 @@ from rasterio.windows import Window as RasterioWindow
 
 from spectralgpt.errors import RasterError, UnitError
 from spectralgpt.rasters.files import (
+    RESAMPLING_TAG,
     UNIT_TAG,
     Header,
     ProductMetadata,
@@ -95,6 +96,14 @@ class ImageNumbers:
         product, unit = self.product, self._unit()
         scale = self._scale(unit)
         invalid, own = self._nodata(unit)
+        tags = (header.tags.get(RESAMPLING_TAG) for header in self.headers.values())
+        resampled = next(filter(None, tags), "")
+        if resampled:
+            warn_once(
+                f"resampled {resampled}",
+                f"{self.path} was made of another sensor's bands, which are not all "
+                f"measurements: {resampled}.",
+            )
         item = RasterFile(
             name=name,
             sensor=self.sensor,
@@ -110,6 +119,7 @@ class ImageNumbers:
             place=name,
             date=product.date if product is not None else _date_in_names(self.path),
             cloud_percent=None if product is None else product.cloud_percent,
+            resampled=resampled,
         )
         if product is None and not self._is_tagged:
             # What cannot be read to its end is told by whoever reads it.

@@ -201,6 +201,8 @@ class RasterFile:
         weight: how often it is drawn, relative to its size.
         date: day it was taken, None if nothing says.
         cloud_percent: share that its metadata call cloud, None if they do not say.
+        resampled: how its bands were made of another sensor's; empty if it does not say
+            that they were.
     """
 
     name: str
@@ -217,6 +219,7 @@ class RasterFile:
     weight: float = 1.0
     date: datetime.date | None = None
     cloud_percent: float | None = None
+    resampled: str = ""
 
     @property
     def bands(self) -> tuple[Band, ...]:

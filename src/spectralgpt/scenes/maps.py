@@ -28,6 +28,7 @@ from spectralgpt.rasters import (
     read_map_rows,
     write_polygons,
 )
+from spectralgpt.rasters.maps import TARGET_UNIT_TAG
 from spectralgpt.resampling import absent_groups, resampling_of
 from spectralgpt.scenes.inputs import Progress, on_same_pixels
 from spectralgpt.scenes.loading import Precision, stated_contract
@@ -48,7 +49,7 @@ BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float32]
 _PREVIEW_PX = 900
 """Longest side of the thinned-out map that is kept for a picture."""
-_TARGET_TAG, _TARGET_UNIT_TAG = "TARGET", "TARGET_UNIT"
+_TARGET_TAG = "TARGET"
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ class Mapper:
         names, tags = self.class_names, {MODEL_TAG: self.name} if self.name else {}
         tags |= resampling_of(items)
         if self.unit is not None:
-            tags |= {_TARGET_TAG: names[0], _TARGET_UNIT_TAG: self.unit}
+            tags |= {_TARGET_TAG: names[0], TARGET_UNIT_TAG: self.unit}
             return {path: Layers.of_measures(names, tags, self.unit)}
         maps = {path: Layers.of_classes(names, self.colours, tags)}
         if self.probabilities:

@@ -467,7 +467,9 @@ def write_synthesis(
         height, width = scene.shape
         for row, rows, rebuilt in _strips(synthesis, item, scene, batch_size):
             raster = scene.read(Window(row, 0, rows, width))
-            values, wide, is_like = synthesis.make(raster, rebuilt)
+            # What damaged files hold may be beyond all numbers; it is like nothing.
+            with np.errstate(over="ignore", invalid="ignore"):
+                values, wide, is_like = synthesis.make(raster, rebuilt)
             left_out = np.where(np.isfinite(values), ~is_like, np.nan)
             write(row, np.where(is_like, values, np.float32("nan")))
             write_error(row, np.concatenate([wide, left_out]).astype(np.float32))

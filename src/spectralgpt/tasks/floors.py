@@ -27,6 +27,7 @@ from spectralgpt.metrics import (
     value_sums,
 )
 from spectralgpt.preprocessing import Preprocessing
+from spectralgpt.resampling import present
 from spectralgpt.sensors import Band, match_bands
 from spectralgpt.tasks.dense import leading_metric
 
@@ -107,7 +108,10 @@ def find_floors(
         return ()
     if len(np.unique(learned[1])) < 2 or not len(tested[1]):
         what = "class" if scored.target is None else "number"
-        logger.warning("no floors beside the scores: train shows one %s only.", what)
+        logger.warning(
+            "no floors beside the scores: pixels with all bands show one %s at most.",
+            what,
+        )
         return ()
     if scored.target is not None:
         return _number_floors(learned, tested, seed)
@@ -151,7 +155,8 @@ def _shared_bands(samples: Sequence[Sample]) -> tuple[Band, ...]:
     bands = tuple(samples[0].item.bands)
     for sample in samples:
         for item in sample.items:
-            there = match_bands(bands, item.bands, allow_missing=True)
+            own = [item.bands[at] for at in present(item, item.bands)]
+            there = match_bands(bands, own, allow_missing=True)
             bands = tuple(b for b, i in zip(bands, there, strict=True) if i is not None)
     return bands
 

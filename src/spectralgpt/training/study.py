@@ -26,6 +26,7 @@ from spectralgpt.rasters import Stated
 from spectralgpt.training.finetuning import (
     DenseFinetuneConfig,
     FinetuneConfig,
+    RegressionFinetuneConfig,
     finetune,
 )
 from spectralgpt.training.pretrain_config import merge_sections
@@ -40,8 +41,10 @@ _RECORD = "study_run.json"
 """What a run was made from, beside its results."""
 _WITHOUT_EFFECT = ("workers", "log_every_steps", "checkpoint_every_steps")
 _SHOWN = 3
-StudyTask = Literal["classification", "segmentation", "change"]
-_Config = FinetuneConfig | DenseFinetuneConfig | DenseDataConfig
+StudyTask = Literal["classification", "segmentation", "change", "regression"]
+_Config = (
+    FinetuneConfig | DenseFinetuneConfig | RegressionFinetuneConfig | DenseDataConfig
+)
 """Of a fine-tuning; images with masks alone are for a forest."""
 _Run = tuple[str, str, dict[str, Any]]
 """Start, share of the labels as text, and settings."""
@@ -52,12 +55,12 @@ class StudyConfig:
     """What is compared.
 
     Args:
-        task: classification, segmentation or change.
+        task: classification, segmentation, change or regression.
         finetune: settings of `spectralgpt finetune TASK` that all starts share.
         starts: what each start changes of them, by its name, such as
             `{pretrained: {model: runs/mine}, random: {model: tiny, sensor: ...}}`; in
             place of a model, `{method: pixel-forest}` fits a random forest on single
-            pixels (maps only).
+            pixels (maps of classes only).
         fractions: shares of the training images, or places, that are used, 0..1.
         seeds: one repetition each: split (unless the archive gives one), training
             subset, head and order. With data.split `folds` the folds are the same for
@@ -86,10 +89,12 @@ class StudyConfig:
             )
         forests = [n for n, start in self.starts.items() if start.get("method")]
         for name in forests:
-            if self.starts[name]["method"] != FOREST or self.task == "classification":
+            method = self.starts[name]["method"]
+            if method != FOREST or self.task in ("classification", "regression"):
                 raise ConfigError(
-                    f"start {name}: method {self.starts[name]['method']!r} is unknown "
-                    f"for {self.task}; maps can be compared with {FOREST}."
+                    f"start {name}: method {method!r} is unknown for {self.task}; maps "
+                    f"of classes can be compared with {FOREST}, and each run of "
+                    "regression has a forest among its floors."
                 )
 
 
@@ -264,8 +269,8 @@ def _settings(
         data["root"] = str(data["root"])
     if config.task != "classification":
         data["task"] = config.task
-        # A study compares with a forest of its own, which is fitted once.
-        merged = {"floors": False, **merged}
+        # A study compares with a forest of its own, which is fitted once; of classes.
+        merged = {"floors": config.task == "regression", **merged}
     return {**merged, "data": data, "seed": seed}
 
 
@@ -276,6 +281,8 @@ def _resolve(task: StudyTask, start: str, settings: Mapping[str, Any]) -> _Confi
         return build_config(settings["data"], DenseDataConfig, f"{where}, data")
     if task == "classification":
         return build_config(settings, FinetuneConfig, where)
+    if task == "regression":
+        return build_config(settings, RegressionFinetuneConfig, where)
     return build_config(settings, DenseFinetuneConfig, where)
 
 

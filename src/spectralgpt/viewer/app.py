@@ -471,6 +471,7 @@ def _describe_map(viewer: Viewer, layer: MapLayer) -> dict[str, Any]:
             for code, name in layer.map.names.items()
         ],
         "ramps": [_ramp(MEASURE_COLOURS, limits) for limits in layer.limits],
+        "unit": layer.map.unit,
     }
 
 

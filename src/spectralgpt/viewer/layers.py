@@ -211,7 +211,7 @@ class MapLayer:
         if not valid[0, 0]:
             return ""
         if self.map.kind == "measures":
-            return f"{values[0, 0]:.4g}"
+            return f"{values[0, 0]:.4g}{self.map.unit}"
         return self.map.names.get(int(values[0, 0]), f"code {values[0, 0]}")
 
     def _measure(self, layer: int) -> tuple[float, float]:

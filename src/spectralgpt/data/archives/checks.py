@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from spectralgpt.config import build_config, read_mapping
 from spectralgpt.data.archives.findings import ArchiveCheck, check_images
 from spectralgpt.data.archives.registry import PREFIX, Archive, load_archive
@@ -105,7 +107,8 @@ def check_archive(
     try:
         loaded = load()
         if isinstance(loaded, SampleSet) and loaded.target is not None:
-            return replace(checked, notes=(*checked.notes, *_tell_numbers(loaded)))
+            told = _tell_numbers(loaded, options)
+            return replace(checked, notes=(*checked.notes, *told))
     except SpectralGPTError as error:
         # Such as a split without images: no single file is at fault.
         refused = Fault.of(FaultKind.REFUSED, str(folder), error)
@@ -113,11 +116,15 @@ def check_archive(
     return checked
 
 
-def _tell_numbers(samples: SampleSet) -> Iterator[str]:
-    """Say of each split what numbers its masks hold."""
+def _tell_numbers(samples: SampleSet, options: CheckOptions) -> Iterator[str]:
+    """Say of each split what numbers its masks hold, or some of them if limited."""
     assert samples.target is not None
+    rng = np.random.default_rng(options.seed)
     for split in sorted({sample.split for sample in samples.samples}):
-        found = describe_target(samples.select(split))
+        part = samples.select(split)
+        drawn = rng.permutation(len(part.samples))[: options.limit].tolist()
+        part = replace(part, samples=tuple(part.samples[at] for at in sorted(drawn)))
+        found = describe_target(part)
         if not found["labelled"]:
             raise DataError(f"no mask of split {split} holds a number.")
         named = {"1 %": "p1", "median": "p50", "99 %": "p99", "most": "most"}

@@ -41,7 +41,7 @@ export function makeMaps(shared) {
     const path = `/api/views/${shared.view.id}/maps/${map}`;
     shared.scene.tiles("overlay", path, { layer }, { opacity: share() });
     if (maps[map].kind === "classes") drawClasses(get("legend"), maps[map].classes);
-    else drawRamp(get("legend"), maps[map].ramps[layer]);
+    else drawRamp(get("legend"), maps[map].ramps[layer], maps[map].unit);
   }
 
   const share = () => get("opacity").value / 100;
