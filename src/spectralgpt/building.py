@@ -33,6 +33,7 @@ from spectralgpt.models.sizes import check_settings, model_size
 from spectralgpt.models.swin import SwinEncoder
 from spectralgpt.models.tokens import Wavelengths, group_wavelengths, resize_spatial
 from spectralgpt.models.vit import VisionTransformer, resize_relative
+from spectralgpt.objectives.tokenizer import ConvEncoder
 
 _log = logging.getLogger(__name__)
 
@@ -60,7 +61,8 @@ _TASK_MODELS: dict[
     "change-detector": ChangeModel,
 }
 _ENCODERS: dict[str, type[Encoder]] = {
-    each.kind: each for each in (SpectralEncoder, VisionTransformer, SwinEncoder)
+    each.kind: each
+    for each in (SpectralEncoder, VisionTransformer, SwinEncoder, ConvEncoder)
 }
 # What checkpoints call our own autoencoder, and its encoder alone.
 _AUTOENCODER, _ENCODER = "autoencoder", "encoder"

@@ -1,5 +1,9 @@
 """Masked image models, held to what the published code gives."""
 
+import json
+import random
+import zlib
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +11,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from spectralgpt import objectives
+from spectralgpt.errors import CheckpointError, ConfigError
 from spectralgpt.models.blocks import BlockStack
+from spectralgpt.objectives.beit import draw_block_mask
 from spectralgpt.objectives.ringmo import draw_pimask, local_binary_pattern
 from spectralgpt.objectives.simmim import draw_mask
 from tests.objectives.test_autoencoders import (
@@ -121,21 +127,118 @@ def test_ringmo_gives_what_the_published_code_gives(patch_size: int) -> None:
             assert_close(found[name.removeprefix("grad_lbp.")], value, 1e-4)
 
 
+BEIT = {
+    "image_size": 56,
+    "num_bands": 3,
+    "patch_size": 8,
+    "embed_dim": 32,
+    "depth": 2,
+    "num_heads": 4,
+    "vocab_size": 64,
+}
+
+
+@needs_golden
+def test_beit_gives_what_the_published_code_gives() -> None:
+    golden, state = read("beit"), load_file(SYSTEMS / "beit_state.safetensors")
+    model = objectives.build("beit", **BEIT)
+    model.load_published_state_dict(state)
+    out = model(
+        golden["input"], mask=golden["bool_masked_pos"], tokens=golden["tokens"]
+    )
+    assert_close(out.loss, golden["loss"][0])
+    assert_close(out.prediction, golden["logits"])
+    assert_close(model.lm_head(out.latent), golden["logits_all"])
+    assert_close(out.terms["accuracy"], golden["mlm_acc"][0])
+    out.loss.backward()
+    assert_gradients(model, load_file(SYSTEMS / "beit_grads.safetensors"))
+    for name, value in model.published_names(model.state_dict()).items():
+        assert torch.equal(value, state[name]), name
+
+
+def formula(name: str, shape: list[int]) -> Tensor:
+    """Return the weights of a name that golden files without weights have."""
+    drawn = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape)
+    values = drawn.astype(np.float32) * np.float32(0.03)
+    if len(shape) == 1 and name.endswith("weight"):
+        values += 1
+    return torch.from_numpy(values)
+
+
+@needs_golden
+def test_beit_of_absolute_positions_gives_what_the_published_code_gives() -> None:
+    golden, given = read("beit_abs_formula"), read("beit")
+    keys = json.loads((SYSTEMS / "beit_abs_keys.json").read_text())
+    state = {name: formula(name, shape) for name, shape in keys.items()}
+    state["lm_head.weight"] *= 10
+    model = objectives.build("beit", positions="learned", layer_scale=None, **BEIT)
+    model.load_published_state_dict(state)
+    out = model(given["input"], mask=given["bool_masked_pos"], tokens=given["tokens"])
+    assert_close(out.loss, golden["loss"][0])
+    assert_close(out.prediction, golden["logits"])
+    out.loss.backward()
+    found = model.published_names({n: p.grad for n, p in model.named_parameters()})
+    for name in ("mask_token", "pos_embed"):
+        assert_close(found[name], golden[f"grad_{name}"], 1e-4)
+
+
+@needs_golden
+def test_base_has_the_published_names_and_shapes() -> None:
+    keys = json.loads((SYSTEMS / "beit_base_keys.json").read_text())
+    with torch.device("meta"):
+        model = objectives.build("beit", num_bands=3)
+    found = model.published_names(model.state_dict())
+    del keys["rel_pos_bias.relative_position_index"]
+    assert {name: list(value.shape) for name, value in found.items()} == keys
+
+
+@needs_golden
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("14x14_75_min16", (14, 14, 75, 16)),
+        ("7x7_19_min4", (7, 7, 19, 4)),
+        ("12x10_48_min6_max20", (12, 10, 48, 6, 20)),
+    ],
+)
+def test_blocks_are_drawn_as_published(name: str, settings: tuple[int, ...]) -> None:
+    golden = read("beit_block_masks")
+    for seed, wanted in enumerate(golden[name].numpy()):
+        found = draw_block_mask(*settings, rng=random.Random(seed))
+        assert np.array_equal(found, wanted)
+    rng = random.Random(1234)
+    counts = [int(draw_block_mask(*settings, rng=rng).sum()) for _ in range(2000)]
+    assert np.array_equal(
+        np.bincount(counts), golden[f"{name}_count_hist_seed1234_n2000"]
+    )
+
+
 def noise_of(model: objectives.Objective, images: Tensor) -> Tensor:
     return torch.rand(len(images), model.noise_size(images))
 
 
+TOKENIZER = {
+    "image_size": 64,
+    "num_bands": 5,
+    "patch_size": 8,
+    "embed_dim": 16,
+    "depth": 1,
+    "vocab_size": 16,
+    "code_dim": 4,
+}
 SETTINGS = {
     "simmim": VIT | {"mask_patch_size": 16},
     "simmim-swin": SWIN | {"mask_patch_size": 16},
     "ringmo": VIT | {"mask_patch_size": 16},
     "ringmo-swin": SWIN | {"mask_patch_size": 16, "use_lbp": True},
+    "beit": VIT | {"vocab_size": 16, "tokenizer": TOKENIZER},
+    "tokenizer": TOKENIZER,
 }
 
 
-def small(name: str, num_bands: int = 5, **changed: object) -> objectives.Objective:
+def small(name: str, **changed: object) -> objectives.Objective:
     torch.manual_seed(0)
-    settings = SETTINGS[name] | {"num_bands": num_bands, **changed}
+    settings = {"num_bands": 5} | SETTINGS[name] | changed
     return objectives.build(name.partition("-")[0], **settings)
 
 
@@ -162,12 +265,13 @@ def test_parts_of_a_batch_add_up_to_it(name: str) -> None:
     valid = torch.ones_like(images, dtype=torch.bool)
     valid[0, :, :40] = False
     noise = noise_of(model, images)
-    counts = model.count_targets(images, 0.5, noise, valid)
+    ratio = None if name == "tokenizer" else 0.5
+    counts = model.count_targets(images, ratio, noise, valid)
     parts = [
-        model(images[at], 0.5, noise[at], valid=valid[at], counts=counts).loss
+        model(images[at], ratio, noise[at], valid=valid[at], counts=counts).loss
         for at in (slice(0, 1), slice(1, 4))
     ]
-    whole = model(images, 0.5, noise, valid=valid).loss
+    whole = model(images, ratio, noise, valid=valid).loss
     assert_close(torch.stack(parts).sum(), whole)
 
 
@@ -180,3 +284,54 @@ def test_hidden_pixels_are_not_seen(name: str) -> None:
     spoilt = torch.where(wanted.hidden, torch.rand_like(images), images)
     assert torch.equal(model(spoilt, 0.5, noise).prediction, wanted.prediction)
     assert float(wanted.hidden.float().mean()) == 0.5
+
+
+def test_tokens_are_those_of_the_codes_and_stay() -> None:
+    tokenizer = small("tokenizer").eval()
+    images = torch.rand(3, 5, 64, 64)
+    codes = tokenizer(images).latent
+    ids = tokenizer.tokenize(images)
+    assert ids.shape == (3, 8, 8)
+    assert torch.equal(tokenizer.quantizer.codebook[ids], codes)
+    model = small("beit", tokenizer=None)
+    with pytest.raises(ConfigError, match="--objective tokenizer"):
+        model(images)
+    model.start_from(tokenizer, "tokens")
+    model.train()
+    before = {n: v.clone() for n, v in model.tokenizer.state_dict().items()}
+    model(images).loss.backward()
+    assert all(p.grad is None for p in model.tokenizer.parameters())
+    assert all(
+        torch.equal(v, before[n]) for n, v in model.tokenizer.state_dict().items()
+    )
+    again = objectives.build("beit", **model.config)
+    again.load_state_dict(model.state_dict())
+    assert torch.equal(again.tokenizer.tokenize(images), ids)
+    other = small("beit", tokenizer=None, vocab_size=32)
+    with pytest.raises(CheckpointError, match="vocab_size 16, but vocab_size is 32"):
+        other.start_from(tokenizer, "tokens")
+
+
+def test_a_step_of_the_tokeniser_depends_on_noise_alone() -> None:
+    images = torch.rand(3, 5, 64, 64)
+    found = []
+    for seed in (1, 2):
+        model = small("tokenizer")
+        torch.manual_seed(seed)
+        drawn = torch.rand(1)
+        torch.manual_seed(seed)
+        model(images, noise=torch.full((3, 1), 0.3))
+        assert torch.equal(torch.rand(1), drawn)
+        found.append(model.state_dict())
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+    assert (
+        float(
+            (
+                found[0]["quantizer._codebook.embed"]
+                - small("tokenizer").quantizer.codebook
+            )
+            .abs()
+            .max()
+        )
+        > 0
+    )

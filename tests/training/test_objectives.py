@@ -9,6 +9,7 @@ import torch
 
 import spectralgpt
 from spectralgpt.checkpoints import load_model, save_model
+from spectralgpt.errors import ConfigError
 from spectralgpt.models.heads import ClassificationModel, SegmentationModel
 from spectralgpt.models.objective import Objective
 from spectralgpt.training.optim import OptimizerConfig, TrainerConfig
@@ -22,7 +23,7 @@ from spectralgpt.training.pretraining import pretrain
 
 SCENE = Path(spectralgpt.__file__).parent / "demo_data" / "scene"
 SMALL = PretrainConfig(
-    model=ModelConfig(embed_dim=16, depth=2, num_heads=2, patch_size=4),
+    model=ModelConfig(patch_size=4),
     data=DataConfig(
         root=SCENE,
         exclude_bands=("B10",),
@@ -34,7 +35,15 @@ SMALL = PretrainConfig(
     trainer=TrainerConfig(epochs=1, batch_size=4, workers=0, accelerator="cpu"),
     report=ReportConfig(images=1),
 )
-SWIN = {"encoder": "swin", "depths": [1, 1], "num_heads": [1, 2], "window_size": 3}
+NARROW = {"embed_dim": 16, "depth": 1}
+TOKENS = NARROW | {"vocab_size": 16}
+VIT = NARROW | {"num_heads": 2}
+SWIN = NARROW | {
+    "encoder": "swin",
+    "depths": [1, 1],
+    "num_heads": [1, 2],
+    "window_size": 3,
+}
 
 
 def run(name: str, settings: dict[str, Any], output: Path) -> Path:
@@ -69,13 +78,31 @@ def check_use(folder: Path, again: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        ("simmim", {"mask_patch_size": 8}),
+        ("simmim", {"mask_patch_size": 8, **VIT}),
         ("simmim", {"mask_patch_size": 8, **SWIN}),
-        ("ringmo", {"mask_patch_size": 8}),
+        ("ringmo", {"mask_patch_size": 8, **VIT}),
         ("ringmo", {"mask_patch_size": 8, "use_lbp": True, **SWIN}),
+        ("tokenizer", TOKENS),
     ],
 )
 def test_an_objective_trains_and_its_encoder_is_used(
     name: str, settings: dict[str, Any], tmp_path: Path
 ) -> None:
     check_use(run(name, settings, tmp_path / "run"), tmp_path / "again")
+
+
+@pytest.mark.slow
+def test_beit_learns_the_tokens_of_the_stage_before(tmp_path: Path) -> None:
+    stages = (
+        {"name": "tokens", "objective": "tokenizer", "settings": TOKENS},
+        {"name": "beit", "objective": "beit", "settings": TOKENS | VIT},
+    )
+    folder = pretrain(replace(SMALL, stages=stages), tmp_path / "run")
+    check_use(folder / "checkpoints" / "model", tmp_path / "again")
+
+
+@pytest.mark.slow
+def test_beit_without_tokens_says_how_to_make_them(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="recipe pretrain_beit does both"):
+        run("beit", {}, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -114,6 +114,13 @@ class Objective(nn.Module, ABC):
             return noise.to(images.device)
         return torch.rand(len(images), self.noise_size(images), device=images.device)
 
+    def check_ready(self) -> None:
+        """Refuse to train as it is.
+
+        Raises:
+            ConfigError: it lacks something; says how to get it.
+        """
+
     def begin_step(self) -> None:
         """Do what comes once before each optimizer step; nothing here."""
 

@@ -105,6 +105,10 @@ class MaskedImageModel(Objective):
                 init="truncated",
                 stem=stem,
             )
+            if self.encoder.positions is not None:
+                for table in self.encoder.positions.parameters():
+                    if table.requires_grad:
+                        nn.init.trunc_normal_(table, std=_STD, a=-_STD, b=_STD)
             return
         if isinstance(num_heads, int):
             embed_dim, depths, num_heads = stages_of(embed_dim, depth, num_heads)

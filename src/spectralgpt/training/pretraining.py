@@ -490,9 +490,11 @@ def _conclude(
             )
             for name, part in zip(held_out.names, parts, strict=True)
         }
-        # A run of one data set has one table of scores, not a table of tables.
+        # A run of one data set has one table of scores, not a table of tables; an
+        # objective that rebuilds nothing has none.
         single = next(iter(by_name.values())) if len(by_name) == 1 else by_name
-        write_json(folder.scores, single)
+        if any(by_name.values()):
+            write_json(folder.scores, single)
     write_pretraining_report(folder.root)
 
 
@@ -552,6 +554,7 @@ def _build_other(config: PretrainConfig, preprocessing: Preprocessing) -> Object
         torch.manual_seed(config.seed)
         model = objectives.build(config.objective, **settings)
     if config.model.start_from is None:
+        model.check_ready()
         return model
     start = load_model(
         config.model.start_from,
@@ -559,6 +562,7 @@ def _build_other(config: PretrainConfig, preprocessing: Preprocessing) -> Object
         bands=preprocessing.bands,
     ).model
     model.start_from(start, config.model.start_from)
+    model.check_ready()
     return model.train()
 
 
