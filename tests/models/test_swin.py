@@ -2,7 +2,14 @@ import pytest
 import torch
 from timm.models.swin_transformer import SwinTransformer
 
-from spectralgpt.building import build_model, model_config, resize_model
+from spectralgpt.building import (
+    add_adapters,
+    build_model,
+    model_config,
+    quantize_encoder,
+    resize_model,
+    weight_bytes,
+)
 from spectralgpt.errors import ConfigError, ShapeError
 from spectralgpt.models.swin import SwinEncoder, stages_of
 
@@ -87,3 +94,40 @@ def test_a_mistake_is_named() -> None:
         small(18)
     with pytest.raises(ShapeError, match="4 bands, the model 3"):
         small()(torch.rand(1, 4, 32, 32))
+
+
+def test_recomputed_activations_give_the_same_gradients() -> None:
+    images = torch.rand(2, 3, 32, 32)
+    gradients = []
+    for recomputes in (False, True):
+        encoder = small().train()
+        encoder.blocks.recomputes = recomputes
+        encoder(images).square().sum().backward()
+        gradients.append({n: p.grad for n, p in encoder.named_parameters()})
+    assert all(torch.equal(gradients[0][n], gradients[1][n]) for n in gradients[0])
+
+
+def test_int8_and_adapters_reach_its_maps() -> None:
+    images = torch.rand(2, 3, 32, 32)
+    encoder = small(embed_dim=32)
+    with torch.no_grad():
+        wanted = encoder(images)
+    whole = weight_bytes(encoder)
+    adapted = add_adapters(small(embed_dim=32), rank=2)
+    names = [name for name, p in adapted.named_parameters() if p.requires_grad]
+    assert len(names) == 2 * 2 * encoder.depth  # Two matrices of two maps a block.
+    with torch.no_grad():
+        assert torch.allclose(adapted(images), wanted)
+        quantize_encoder(encoder)
+        found = encoder(images)
+    assert weight_bytes(encoder) < 0.6 * whole
+    assert 0 < float((found - wanted).abs().max()) < 0.1 * float(wanted.abs().max())
+
+
+def test_it_is_exported_as_it_runs() -> None:
+    encoder = small()
+    batch = torch.export.Dim("batch", min=1, max=64)
+    images = torch.rand(2, 3, 32, 32)
+    program = torch.export.export(encoder, (images,), dynamic_shapes=({0: batch},))
+    images = torch.rand(5, 3, 32, 32)
+    assert torch.allclose(program.module()(images), encoder(images), atol=1e-5)

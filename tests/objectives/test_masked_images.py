@@ -16,6 +16,7 @@ from spectralgpt.models.blocks import BlockStack
 from spectralgpt.objectives.beit import draw_block_mask
 from spectralgpt.objectives.ringmo import draw_pimask, local_binary_pattern
 from spectralgpt.objectives.simmim import draw_mask
+from spectralgpt.training.optim import learning_rate_at
 from tests.objectives.test_autoencoders import (
     SYSTEMS,
     assert_close,
@@ -335,3 +336,15 @@ def test_a_step_of_the_tokeniser_depends_on_noise_alone() -> None:
         )
         > 0
     )
+
+
+@needs_golden
+def test_rates_of_beit_fall_as_published_after_the_warm_up() -> None:
+    # Its warm-up begins above 0, as SimMIM's does, whose cosine counts the warm-up too.
+    ((_, rates),) = json.loads((SYSTEMS / "beit_lr.json").read_text()).items()
+    for step, rate in rates:
+        if step >= 100:
+            found = learning_rate_at(
+                step / 50, lr=1.5e-3, min_lr=1e-5, warmup_epochs=2, epochs=20
+            )
+            assert found == pytest.approx(rate, rel=1e-9)

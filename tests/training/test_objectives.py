@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback, Trainer
 
 import spectralgpt
 from spectralgpt.checkpoints import load_model, save_model
@@ -106,3 +107,32 @@ def test_beit_without_tokens_says_how_to_make_them(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="recipe pretrain_beit does both"):
         run("beit", {}, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+class Killed(Callback):
+    """Stop a run as a signal would, after a step."""
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step == 2:
+            raise RuntimeError("killed")
+
+
+@pytest.mark.slow
+def test_a_tokeniser_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> None:
+    config = replace(
+        SMALL,
+        objective="tokenizer",
+        settings=TOKENS,
+        masking=type(SMALL.masking)(),
+        data=replace(SMALL.data, samples_per_epoch=16),
+        trainer=replace(SMALL.trainer, checkpoint_every_steps=1),
+    )
+    whole = pretrain(config, tmp_path / "whole")
+    with pytest.raises(RuntimeError, match="killed"):
+        pretrain(config, tmp_path / "parts", callbacks=[Killed()])
+    parts = pretrain(config, tmp_path / "parts", resume=True)
+    found, wanted = (
+        load_model(folder / "checkpoints" / "model").model.state_dict()
+        for folder in (parts, whole)
+    )
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
