@@ -64,7 +64,7 @@ class Encoder(nn.Module, ABC):
 
     Tasks, maps, probes and exports take any. Images are (B, C, H, W), or series
     (B, T, C, H, W); features (B, G, Hp, Wp, D), or (B, T, G, Hp, Wp, D), of G band
-    groups and patches of P x P pixels.
+    groups and patches of P x P pixels; where dates share tokens, T counts those.
 
     Attributes:
         kind: its name in checkpoints.
