@@ -6,9 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spectralgpt.errors import BandError, ShapeError
+from spectralgpt.errors import BandError, DataError, ShapeError
 from spectralgpt.rasters import describe_raster, read_raster
-from spectralgpt.resampling import Resampling, fit_resampling, load_library
+from spectralgpt.resampling import (
+    Imagery,
+    Resampling,
+    fit_resampling,
+    load_library,
+)
 from spectralgpt.sensors import Band, load_sensor
 
 TOOL = Path(__file__).resolve().parent.parent / "tools" / "resampling_accuracy.py"
@@ -108,6 +113,53 @@ def test_stated_errors_are_those_of_spectra_left_out():
     rows = measure(LANDSAT, SENTINEL)
     for source, row in zip(fit(LANDSAT, SENTINEL).sources, rows, strict=True):
         assert source.error == pytest.approx(row.error, rel=0.3)
+
+
+def imagery(seed: int, images: int = 30) -> Imagery:
+    """Images of spectra of the library, each with some haze of its own in B8A."""
+    rng = np.random.default_rng(seed)
+    bands = SENTINEL.select()
+    seen = load_library().sense(bands, SENTINEL)
+    owner = rng.integers(images, size=3000)
+    pixels = seen[rng.integers(len(seen), size=3000)]
+    hazy = [band.name == "B8A" for band in bands]
+    pixels[:, hazy] += rng.permutation(np.linspace(-0.05, 0.05, images))[owner, None]
+    return Imagery(bands, pixels, owner.astype(str))
+
+
+def misses_b8a(resampling: Resampling, truth: Imagery):
+    """The error that is stated, errors made, and the widths stated, of B8A."""
+    row = [band.name for band in truth.bands].index("B8A")
+    pixels = truth.sense(resampling.found).T[:, None].astype(np.float32)
+    made, _, wide, _ = resampling.estimate(pixels, np.ones(pixels.shape, bool))
+    errors = made[row, 0] - truth.pixels[:, row]
+    return resampling.sources[row].error, errors, wide[row, 0]
+
+
+def test_errors_learned_from_imagery_hold_on_other_images():
+    names, other = ("B02", "B03", "B04", "B08", "B11", "B12"), imagery(1, images=200)
+    resampling = fit(SENTINEL, SENTINEL, names, like=imagery(0))
+    stated, errors, wide = misses_b8a(resampling, other)
+    assert stated == pytest.approx(np.sqrt((errors**2).mean()), rel=0.3)
+    assert 0.8 <= (np.abs(errors) <= wide).mean() <= 0.97
+    # The library knows nothing of the haze.
+    stated, errors, _ = misses_b8a(fit(SENTINEL, SENTINEL, names), other)
+    assert stated < 0.5 * np.sqrt((errors**2).mean())
+
+
+def test_imagery_tells_of_bands_that_both_have():
+    like = imagery(0)
+    seen = like.sense([*LANDSAT.select(["B5"]), Band("pan", 590, 172, 15)])
+    names = [band.name for band in like.bands]
+    np.testing.assert_array_equal(seen[:, 0], like.pixels[:, names.index("B8A")])
+    assert np.isnan(seen[:, 1]).all()
+    few = like.classes == "0"
+    for pixels, classes in (
+        (like.pixels[:100], like.classes[:100]),
+        (np.repeat(like.pixels[few], 10, axis=0), np.repeat(like.classes[few], 10)),
+    ):
+        with pytest.raises(DataError, match="too few to learn from"):
+            Imagery(like.bands, pixels, classes)
 
 
 def test_the_same_band_is_taken_as_it_is():

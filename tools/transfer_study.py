@@ -6,6 +6,8 @@ its weights frozen; logistic regression on its features tells how much they hold
     today       positions interpolated over wavelength, clamped at the ends
     random      the same with random weights
     resample    images brought into the model's own bands; tokens of absent ones hidden
+    imagery     the same, estimates learned from the imagery of pretraining (the part of
+                it that is surface reflectance, as all data are) in place of the library
     positions   positions that go on beyond the ends, plain tokeniser
     spectral    the spectral tokeniser, from the same weights, trained on with bands
                 withheld at random
@@ -40,6 +42,7 @@ from torch.nn import functional as F
 
 from spectralgpt import Preprocessing, SpectralEncoder, load_model
 from spectralgpt.building import build_encoder
+from spectralgpt.data.sources import find_items, read_source
 from spectralgpt.models.tokens import (
     group_wavelengths,
     patchify,
@@ -48,13 +51,15 @@ from spectralgpt.models.tokens import (
 )
 from spectralgpt.preprocessing import BandStatistics
 from spectralgpt.rasters import Raster, Stated, describe_raster, read_raster
-from spectralgpt.resampling import fit_resampling
+from spectralgpt.resampling import Imagery, fit_resampling
+from spectralgpt.scenes.synthesis import draw_imagery
 from spectralgpt.sensors import Band, load_sensor
 
 Array = NDArray[Any]
 MODELS = ("spectral", "continued")  # arms with weights of their own
 STATISTICS_ARMS = ("logistic", "forest")
-ARMS = ("today", "random", "resample", "positions", *MODELS, *STATISTICS_ARMS)
+RESAMPLING_ARMS = ("resample", "imagery")
+ARMS = ("today", "random", *RESAMPLING_ARMS, "positions", *MODELS, *STATISTICS_ARMS)
 SEEDS = range(5)
 CELL = 8  # px, the model's patch
 CROP = 32  # px, as in pretraining
@@ -254,7 +259,16 @@ class Reader:
     bring: Callable[[Raster], Raster] = lambda raster: raster
 
 
-def make_reader(arm: str, model: Path, data: DataSet, seed: int) -> Reader:
+def draw_pretraining(sources: Sequence[Path], root: Path, level: str) -> Imagery:
+    """Draw pixels of those data sets of pretraining that are of a sensor's level."""
+    found = [source for source in map(read_source, sources) if source.sensor == level]
+    bands = load_sensor(level).select(S2_LAYERS)
+    return draw_imagery(find_items(found, root), bands)
+
+
+def make_reader(
+    arm: str, model: Path, data: DataSet, seed: int, imagery: Imagery | None
+) -> Reader:
     """Build an arm for the images of a data set."""
     loaded, bands = load_model(model), data.bands
     encoder = loaded.encoder
@@ -265,8 +279,9 @@ def make_reader(arm: str, model: Path, data: DataSet, seed: int) -> Reader:
     encoder.eval()
     rows = [band.row for band in bands]
     centres_nm = group_wavelengths(rows, encoder.bands_per_token)
-    if arm == "resample":
-        return _resampling_reader(encoder, loaded.preprocessing, data)
+    if arm in RESAMPLING_ARMS:
+        like = imagery if arm == "imagery" else None
+        return _resampling_reader(encoder, loaded.preprocessing, data, like)
     if arm in ("today", "random"):
         wavelengths_nm = [band.wavelength_nm for band in bands]
         return Reader(
@@ -276,7 +291,10 @@ def make_reader(arm: str, model: Path, data: DataSet, seed: int) -> Reader:
 
 
 def _resampling_reader(
-    encoder: SpectralEncoder, contract: Preprocessing, data: DataSet
+    encoder: SpectralEncoder,
+    contract: Preprocessing,
+    data: DataSet,
+    like: Imagery | None,
 ) -> Reader:
     """Bring images into the model's bands; groups that lack one are not shown."""
     resampling = fit_resampling(
@@ -284,6 +302,7 @@ def _resampling_reader(
         contract.bands,
         sensor=load_sensor(data.sensor),
         wanted_sensor=load_sensor(contract.sensor),
+        like=like,
     )
     print("\n".join(map(str, resampling.sources)), flush=True)
     absent = set(resampling.positions("absent"))
@@ -507,7 +526,12 @@ def data_sets(root: Path, archives: Path) -> dict[str, Callable[[], Iterator[Dat
 
 
 def run_arm(
-    data: DataSet, arm: str, model: Path, output: Path, scalings: Sequence[str]
+    data: DataSet,
+    arm: str,
+    model: Path,
+    output: Path,
+    scalings: Sequence[str],
+    imagery: Imagery | None,
 ) -> None:
     """Score one arm on one data set; what is done already is left."""
     has_seeds = arm in ("random", "forest") and not data.is_one_of_five
@@ -519,7 +543,7 @@ def run_arm(
             began = time.perf_counter()
             if arm not in STATISTICS_ARMS:
                 contract = load_model(model).preprocessing
-                reader = make_reader(arm, model, data, seed)
+                reader = make_reader(arm, model, data, seed, imagery)
                 features = features_of(data, reader, contract, scaling)
             else:
                 features = {"none": statistics_of(data)}
@@ -543,6 +567,9 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path, required=True)
     for name in MODELS:
         parser.add_argument(f"--{name}", type=Path, help=f"weights of the arm {name}")
+    parser.add_argument(
+        "--imagery", type=Path, nargs="+", help="descriptions, for the arm imagery"
+    )
     parser.add_argument("--sets", help="data sets, parted by commas; all if left out")
     parser.add_argument(
         "--arms",
@@ -552,12 +579,16 @@ def main() -> None:
     parser.add_argument("--scalings", default="own,target", help="parted by commas")
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
+    imagery = None
+    if args.imagery:
+        imagery = draw_pretraining(args.imagery, args.data, "sentinel-2-l2a")
     known = data_sets(args.data, args.archives)
     for name in args.sets.split(",") if args.sets else known:
         for data in known[name]():
             for arm in args.arms.split(","):
                 model = getattr(args, arm) if arm in MODELS else args.model
-                run_arm(data, arm, model, args.output, args.scalings.split(","))
+                scalings = args.scalings.split(",")
+                run_arm(data, arm, model, args.output, scalings, imagery)
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 DRAWS = 1000
 T_OF_FIVE = 2.776  # 97.5 % point of Student's t with 4 degrees of freedom
-ARMS = ("today", "random", "resample", "positions", "spectral", "continued")
-ARMS += ("logistic", "forest")
+ARMS = ("today", "random", "resample", "imagery", "positions", "spectral")
+ARMS += ("continued", "logistic", "forest")
 Run = dict[str, Array]
 
 

@@ -60,7 +60,8 @@ class Estimator:
         values: (N, F) of the library.
         targets: (N, T) likewise.
         classes: (N,) likewise; rare ones are mixed more often.
-        is_fitted: fit the map by least squares, as suits pixels of one sensor.
+        is_fitted: fit the map by least squares, as suits pixels of one sensor. Classes,
+            such as images, are then held out whole to measure errors, and else spectra.
     """
 
     def __init__(
@@ -78,15 +79,19 @@ class Estimator:
         self._bins = np.stack([each.mean(axis=0) for each in bins], axis=1)
         self._between = interpolation_weights(nm, target_nm)
         self._shift = np.zeros(len(target_nm))
-        if is_fitted:
-            fitted = fit_linear(values, targets)
-            self._between, self._shift = fitted[:-1], fitted[-1]
         features, misses, mean = self._learned(values, targets)
-        part = np.random.default_rng(0).permutation(len(values)) % _PARTS
+        own = np.arange(len(values))
+        if is_fitted:
+            own = np.unique(classes, return_inverse=True)[1]
+        part = np.random.default_rng(0).permutation(own.max() + 1)[own] % _PARTS
         found, distance = np.empty_like(misses), np.empty(len(values))
         # The last part leaves nothing out: that one is kept.
         for number in range(_PARTS + 1):
             kept = part != number
+            if is_fitted:
+                fitted = fit_linear(values[kept], targets[kept])
+                self._between, self._shift = fitted[:-1], fitted[-1]
+                misses[~kept] = self._learned(values[~kept], targets[~kept])[1]
             mixed = _mix(values[kept], targets[kept], classes[kept], number)
             self._kernel = _Kernel(*self._learned(*mixed)[:2])
             if not kept.all():

@@ -2,8 +2,9 @@
 
 A wanted band is measured by the sensor, or is a weighted sum of narrower bands, or is
 estimated: a library of reflectance spectra, each seen through the responses of both
-sensors, tells how their bands go together. What cannot be had is absent. How well each
-band is had is measured on spectra of the library that the fit did not see.
+sensors, tells how their bands go together; or imagery that has the wanted bands does.
+What cannot be had is absent. How well each band is had is measured on spectra of the
+library, or on images, that the fit did not see.
 """
 
 import functools
@@ -55,7 +56,7 @@ _FINE = 0.75
 """Bands so many widths of another one apart, at most, can be summed to it."""
 _MOST_SUM_ERROR = 0.005
 _LEAST_BANDS = 2
-_LEAST_PIXELS = 200
+_LEAST_PIXELS, _LEAST_IMAGES = 200, 2
 _MOST_VALUES = 1 << 24
 """Of an image, read and made, that are held at once to write it."""
 
@@ -112,6 +113,41 @@ def wavelength_tags(band: Band) -> dict[str, str]:
         "wavelength_units": "Nanometers",
         "fwhm": f"{band.width_nm:g}",
     }
+
+
+@dataclass(frozen=True, eq=False)
+class Imagery:
+    """Pixels of imagery that has the wanted bands, to learn from.
+
+    Args:
+        bands: of all pixels, D.
+        pixels: (N, D) reflectance.
+        classes: (N,) the image that each is of; errors are measured on other images.
+
+    Raises:
+        DataError: there are too few pixels, or they are of one image.
+    """
+
+    bands: tuple[Band, ...]
+    pixels: DoubleArray
+    classes: NDArray[np.str_]
+
+    def __post_init__(self) -> None:
+        images = len(np.unique(self.classes))
+        if len(self.pixels) < _LEAST_PIXELS or images < _LEAST_IMAGES:
+            raise DataError(
+                f"{len(self.pixels)} pixels of {images} images, or parts of one, are "
+                f"too few to learn from: give {_LEAST_IMAGES} images with at least "
+                f"{_LEAST_PIXELS} pixels that are valid in all bands."
+            )
+
+    def sense(self, bands: Sequence[Band]) -> DoubleArray:
+        """Return what bands measure, (N, C): NaN where no band is much the same."""
+        seen = np.full((len(self.pixels), len(bands)), np.nan)
+        for at, match in enumerate(match_bands(bands, self.bands, allow_missing=True)):
+            if match is not None and _is_similar(bands[at], self.bands[match]):
+                seen[:, at] = self.pixels[:, match]
+        return seen
 
 
 @dataclass(frozen=True, eq=False)
@@ -299,7 +335,10 @@ class ResampledFile(RasterFile):
 
 
 def resample_file(
-    item: RasterFile, assumed: Assumed, wanted: Sensor | None = None
+    item: RasterFile,
+    assumed: Assumed,
+    wanted: Sensor | None = None,
+    like: Imagery | None = None,
 ) -> ResampledFile:
     """Bring an image into the bands that a model takes.
 
@@ -307,6 +346,7 @@ def resample_file(
         item: the image.
         assumed: the bands.
         wanted: whose measured responses they have; the assumed sensor's if None.
+        like: see `fit_resampling`.
 
     Raises:
         BandError: not one of the bands can be had.
@@ -320,6 +360,7 @@ def resample_file(
             sensor=item.sensor,
             wanted_sensor=wanted,
             bands_per_token=assumed.bands_per_token,
+            like=like,
         )
     except BandError as error:
         raise BandError(f"{item.name}: {error}") from None
@@ -420,6 +461,7 @@ def fit_resampling(
     most_error_share: float = MOST_ERROR_SHARE,
     bands_per_token: int = 1,
     library: SpectralLibrary | None = None,
+    like: Imagery | None = None,
 ) -> Resampling:
     """Find out how each wanted band can be had from those that an image has.
 
@@ -434,18 +476,23 @@ def fit_resampling(
         sensor: whose measured responses the found bands have; Gaussians without.
         wanted_sensor: the same for the wanted bands.
         most_error_share: a band is absent whose expected error is a larger share of its
-            standard deviation in the library.
+            standard deviation in the library, or in the imagery.
         bands_per_token: neighbours among the wanted bands that a model takes together;
             where it gets one of them, it gets poor estimates of the others, too.
         library: spectra to learn from; those that come with the package if None.
+        like: imagery to learn estimates from, together with a library that is given;
+            if none is, alone.
 
     Raises:
         BandError: not one of the bands can be had, or there are none.
     """
     curves = [() if s is None else s.responses for s in (sensor, wanted_sensor)]
     rules, sensors = (most_error_share, bands_per_token), (sensor, wanted_sensor)
-    library = library or load_library()
-    return _fit(tuple(found), tuple(wanted), sensors, rules, library, *curves)
+    bands, spectra = (tuple(found), tuple(wanted)), library or load_library()
+    if like is None:
+        return _fit(*bands, sensors, rules, spectra, None, False, *curves)
+    is_joint = library is not None
+    return _fit.__wrapped__(*bands, sensors, rules, spectra, like, is_joint)
 
 
 @functools.lru_cache(_KEPT)
@@ -455,6 +502,8 @@ def _fit(
     sensors: tuple[Sensor | None, Sensor | None],
     rules: tuple[float, int],
     library: SpectralLibrary,
+    like: Imagery | None,
+    is_joint: bool,
     # Sensors that differ in curves alone are equal; what is kept of them is not.
     *_curves: object,
 ) -> Resampling:
@@ -468,8 +517,8 @@ def _fit(
         taken = summed = None
         is_similar = False
         if match is not None:
-            taken, ratio = np.eye(len(found))[match], found[match].width_nm
-            is_similar = 1 / _SIMILAR <= ratio / band.width_nm <= _SIMILAR
+            taken = np.eye(len(found))[match]
+            is_similar = _is_similar(band, found[match])
         if not is_similar:
             summed = _sum_narrow(band, found, *response_of(band, sensors[1]))
         ways: list[tuple[Status, DoubleArray | None]]
@@ -485,8 +534,17 @@ def _fit(
                 weights[at] = own
                 sources[at] = BandSource(band, status, parts, *numbers)
                 break
+    classes = library.classes
+    if like is not None:
+        step = max(1, len(seen) // len(like.pixels))
+        rows = np.arange(0, len(seen) if is_joint else 0, step)
+        seen = np.concatenate([like.sense(found), seen[rows]])
+        target = np.concatenate([like.sense(wanted), target[rows]])
+        kinds = np.full(len(like.pixels), "pixel") if is_joint else like.classes
+        classes = np.concatenate([kinds, classes[rows]])
+    is_fitted = like is not None and not is_joint
     estimator, estimated = _estimate(
-        found, wanted, sources, rules, seen, target, library.classes
+        found, wanted, sources, rules, seen, target, classes, is_fitted
     )
     sources |= estimated
     made_of = tuple(sources[at] for at in range(len(wanted)))
@@ -498,60 +556,8 @@ def _fit(
     return Resampling(found, made_of, weights.astype(np.float32), estimator)
 
 
-def fit_pixels(
-    found: Sequence[Band],
-    wanted: Sequence[Band],
-    values: DoubleArray,
-    targets: DoubleArray,
-    sensor: Sensor | None = None,
-) -> Resampling:
-    """Learn from pixels of imagery how bands go together; all bands are estimated.
-
-    They are estimated by regression and what that misses; or, with a sensor, by
-    interpolation and what that misses in pixels and in the library's spectra together.
-
-    Args:
-        found: bands that are known, C.
-        wanted: bands to estimate, D.
-        values: (N, C) reflectance of the found bands.
-        targets: (N, D) of the wanted ones.
-        sensor: whose responses all bands have, to learn from the library as well.
-
-    Raises:
-        BandError: there are fewer than two known bands.
-        DataError: there are fewer pixels than can be learned from.
-    """
-    if len(found) < _LEAST_BANDS:
-        raise BandError(f"estimating bands needs at least {_LEAST_BANDS} others.")
-    if len(values) < _LEAST_PIXELS:
-        raise DataError(
-            f"{len(values)} pixels are too few to learn from: give images with at "
-            f"least {_LEAST_PIXELS} that are valid in all bands."
-        )
-    order = sorted(range(len(found)), key=lambda i: found[i].wavelength_nm)
-    nm = np.array([found[i].wavelength_nm for i in order])
-    target_nm = np.array([band.wavelength_nm for band in wanted])
-    kinds = np.full(len(values), "pixel")
-    if sensor is not None:
-        library = load_library()
-        rows = np.s_[:: max(1, len(library.spectra) // len(values))]
-        seen, truth = (library.sense(bands, sensor)[rows] for bands in (found, wanted))
-        if not (np.isfinite(seen).all() and np.isfinite(truth).all()):
-            raise BandError("the library does not hold all of the bands.")
-        values, targets = (
-            np.concatenate([values, seen]),
-            np.concatenate([targets, truth]),
-        )
-        kinds = np.concatenate([kinds, library.classes[rows]])
-    estimator = Estimator(
-        order, nm, target_nm, values[:, order], targets, kinds, sensor is None
-    )
-    sources = tuple(
-        BandSource(band, "estimated", tuple(found), _rmse(error), _half_width(error))
-        for band, error in zip(wanted, estimator.errors.T, strict=True)
-    )
-    nothing = np.zeros((len(wanted), len(found)), np.float32)
-    return Resampling(tuple(found), sources, nothing, estimator)
+def _is_similar(band: Band, other: Band) -> bool:
+    return 1 / _SIMILAR <= band.width_nm / other.width_nm <= _SIMILAR
 
 
 def _sum_narrow(
@@ -587,6 +593,7 @@ def _estimate(
     seen: DoubleArray,
     target: DoubleArray,
     classes: NDArray[np.str_],
+    is_fitted: bool,
 ) -> "tuple[Estimator | None, dict[int, BandSource]]":
     """Fit what estimates the bands that are not had; say by position how each is."""
     (most_share, group), nan = rules, float("nan")
@@ -610,7 +617,7 @@ def _estimate(
         for bands, each in ((found, usable), (wanted, known))
     )
     values, targets = seen[:, usable], target[:, known]
-    estimator = Estimator(usable, nm, target_nm, values, targets, classes)
+    estimator = Estimator(usable, nm, target_nm, values, targets, classes, is_fitted)
     parts = tuple(found[i] for i in usable)
     errors = {at: estimator.errors[:, column] for column, at in enumerate(known)}
     limits = {at: most_share * float(target[:, at].std()) for at in known}

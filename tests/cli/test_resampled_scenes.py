@@ -46,6 +46,7 @@ from tests.tiny import tiny_contract, tiny_model
 
 SIDE = 48
 LANDSAT = load_sensor("landsat-8-9-l2")
+SENTINEL = load_sensor("sentinel-2-l2a")
 RESAMPLE = ImageFormat(bands="resample")
 RGB = ("B2", "B3", "B4")
 # Bands of Sentinel-2 that cannot be told from red, green and blue: two whole groups.
@@ -416,6 +417,35 @@ def test_absent_bands_are_not_written(tmp_path, capsys):
     assert "B12 (2190 nm): absent, an estimate would be off by" in said
     found = [band.name for band in describe_raster(output).bands]
     assert found == ["B01", "B02", "B03", "B04", "B05"]
+
+
+def test_estimates_are_learned_from_images_that_are_named(scene, tmp_path, capsys):
+    bands = SENTINEL.select()
+    like = []
+    for seed in (1, 2):
+        rng = np.random.default_rng(seed)
+        at = rng.integers(0, 7000, SIDE * SIDE)
+        pixels = load_library().sense(bands, SENTINEL)[at].T.astype(np.float32)
+        pixels = pixels.reshape(len(bands), SIDE, SIDE)
+        # Where the infrared is brighter than in any spectrum of the library.
+        pixels[bands.index(SENTINEL.band("B06"))] += 0.2
+        place = Affine(20, 0, 500_000, 0, -20, 4_000_000)
+        valid = np.ones(pixels.shape, bool)
+        raster = Raster(pixels, valid, bands, "EPSG:32632", place, "like")
+        like.append(write_geotiff(tmp_path / f"{seed}.tif", raster, SENTINEL.name))
+    made = {}
+    for name, words in ("library", ()), ("imagery", ("--like", *map(str, like))):
+        output = tmp_path / f"{name}.tif"
+        assert resample(scene, SENTINEL.name, output, *words) == 0
+        made[name] = read_raster(describe_raster(output), [SENTINEL.band("B06")])
+    assert "B06 (740 nm): estimated from 7 bands" in capsys.readouterr().out
+    valid = made["imagery"].valid
+    lift = (made["imagery"].pixels - made["library"].pixels)[valid]
+    assert np.median(lift) == pytest.approx(0.2, abs=0.03)
+    words = ("--like", str(scene), "--overwrite")
+    assert resample(scene, SENTINEL.name, output, *words) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "scene.tif cannot be learned from: missing band" in said
 
 
 def test_a_model_names_the_bands_too(model, scene, tmp_path):

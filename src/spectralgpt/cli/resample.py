@@ -1,5 +1,6 @@
 """`spectralgpt resample`: bring an image into the bands of another sensor."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,14 @@ def add_arguments(parser: ArgumentParser) -> None:
         output=(Path, ..., "GeoTIFF to write, of reflectance"),
         overwrite="replace the file",
     )
+    parser.add_argument(
+        "--like",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="images that have the wanted bands, to learn estimates from and measure "
+        "their errors on, in place of the library of spectra",
+    )
 
 
 def run(args: Namespace) -> Path:
@@ -42,38 +51,47 @@ def run(args: Namespace) -> Path:
     from spectralgpt.resampling import write_resampled
 
     prepare_geotiff(args.output, args.overwrite)
-    item = resample_input(args.input, args.to, args)
+    item = resample_input(args.input, args.to, args, args.like)
     print_sources(item)
     with counting("resampling", 1) as update:
         return write_resampled(item, args.output, lambda share: update(completed=share))
 
 
-def resample_input(path: Path, to: str, args: Namespace) -> "ResampledFile":
+def resample_input(
+    path: Path, to: str, args: Namespace, like: Sequence[Path] = ()
+) -> "ResampledFile":
     """Describe an image in the bands of a sensor or model.
 
     Args:
         path: the image.
         to: the sensor, or the model.
         args: what is stated of the image.
+        like: images in these bands to learn from; their files say what they hold.
 
     Raises:
         CheckpointError: the model does not say which bands it takes.
     """
     from spectralgpt.checkpoints import load_model
-    from spectralgpt.rasters import Assumed
+    from spectralgpt.rasters import Assumed, describe_raster
     from spectralgpt.resampling import resample_file
     from spectralgpt.scenes.loading import stated_contract
+    from spectralgpt.scenes.synthesis import draw_imagery
     from spectralgpt.sensors import find_sensor, list_sensors
 
     (path, *others), stated = list_stated([path], args, None)
     if others:
         raise ConfigError(f"{path.parent} holds several images: name one of them.")
-    item = stated.describe(path)
+    item, wanted = stated.describe(path), None
     if to in list_sensors() or to.endswith(".yaml"):
         wanted = find_sensor(to)
-        bands = wanted.select()
-        return resample_file(item, Assumed(sensor=to, model_bands=bands), wanted)
-    return resample_file(item, stated_contract(load_model(to), to).unstated)
+        assumed = Assumed(sensor=to, model_bands=wanted.select())
+    else:
+        assumed = stated_contract(load_model(to), to).unstated
+    imagery = None
+    if like:
+        images = [describe_raster(each, assumed=assumed) for each in like]
+        imagery = draw_imagery(images, assumed.model_bands)
+    return resample_file(item, assumed, wanted, imagery)
 
 
 def print_sources(item: "ResampledFile") -> None:

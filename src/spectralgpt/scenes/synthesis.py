@@ -33,8 +33,8 @@ from spectralgpt.rasters import (
 )
 from spectralgpt.rasters.files import UNIT_TAG
 from spectralgpt.resampling import (
+    Imagery,
     Resampling,
-    fit_pixels,
     fit_resampling,
     resample_file,
     wavelength_tags,
@@ -46,6 +46,7 @@ from spectralgpt.scenes.windows import (
     read_batches,
 )
 from spectralgpt.sensors import Band, Sensor, match_bands
+from spectralgpt.spectra import SpectralLibrary, load_library
 
 FloatArray = NDArray[np.float32]
 DoubleArray = NDArray[np.float64]
@@ -217,9 +218,7 @@ def plan_synthesis(
     found = tuple(b for at, b in enumerate(item.bands) if at not in taken)
     sensor, fits = item.sensor, {}
     with suppress(BandError) if like else nullcontext():
-        fits[_LIBRARY] = fit_resampling(
-            found, wanted, sensor=sensor, wanted_sensor=sensor, most_error_share=np.inf
-        )
+        fits[_LIBRARY] = _fit(found, wanted, sensor)
     if not like:
         if loaded is not None:
             raise DataError(
@@ -235,10 +234,7 @@ def plan_synthesis(
         _check_model(loaded, wanted)
     rng = np.random.default_rng(seed)
     drawn = [_draw(each, found, wanted, loaded, rng) for each in like]
-    parts = [windows for windows in drawn if windows]
-    if len(parts) == 1:
-        # Of a single image its windows can be held out.
-        parts = [[window] for window in parts[0]]
+    parts = _parts(drawn)
     errors = _compare(found, wanted, parts, fits.get(_LIBRARY), sensor)
     values, targets, _ = _join(parts, rng)
     fits |= _fit_imagery(found, wanted, values, targets, sensor)
@@ -249,6 +245,24 @@ def plan_synthesis(
     return Synthesis(found, tuple(wanted), ways, fits, errors, loaded)
 
 
+def _fit(
+    found: tuple[Band, ...],
+    wanted: Sequence[Band],
+    sensor: Sensor,
+    like: Imagery | None = None,
+    library: SpectralLibrary | None = None,
+) -> Resampling:
+    return fit_resampling(
+        found,
+        wanted,
+        sensor=sensor,
+        wanted_sensor=sensor,
+        most_error_share=np.inf,
+        library=library,
+        like=like,
+    )
+
+
 def _fit_imagery(
     found: tuple[Band, ...],
     wanted: Sequence[Band],
@@ -257,9 +271,11 @@ def _fit_imagery(
     sensor: Sensor,
 ) -> dict[str, Resampling]:
     """Learn from pixels alone, and together with the library if it knows the bands."""
-    fits = {_IMAGERY: fit_pixels(found, wanted, values, targets)}
+    pixels, alone = np.concatenate([values, targets], axis=1), np.arange(len(values))
+    like = Imagery((*found, *wanted), pixels, alone.astype(str))
+    fits = {_IMAGERY: _fit(found, wanted, sensor, like)}
     with suppress(BandError):
-        fits[_BOTH] = fit_pixels(found, wanted, values, targets, sensor)
+        fits[_BOTH] = _fit(found, wanted, sensor, like, load_library())
     return fits
 
 
@@ -309,6 +325,31 @@ def _draw(
             rebuilt = made.reshape(len(wanted), -1)[:, places].T.astype(float)
         drawn.append((spectra[:, : len(found)], spectra[:, len(found) :], rebuilt))
     return drawn
+
+
+def draw_imagery(
+    items: Sequence[RasterFile], bands: Sequence[Band], seed: int = 0
+) -> Imagery:
+    """Draw pixels of images, or parts of a single one, for `fit_resampling`.
+
+    Raises:
+        BandError: an image lacks one of the bands.
+        DataError: there are too few pixels that are valid in all of them.
+    """
+    rng = np.random.default_rng(seed)
+    parts = _parts([_draw(each, tuple(bands), (), None, rng) for each in items])
+    drawn = [np.concatenate([window[0] for window in part]) for part in parts]
+    pixels = np.concatenate([np.empty((0, len(bands))), *drawn])
+    names = np.arange(len(drawn)).astype(str)
+    chosen = rng.permutation(len(pixels))[:_MOST_PIXELS]
+    classes = np.repeat(names, [len(each) for each in drawn])
+    return Imagery(tuple(bands), pixels[chosen], classes[chosen])
+
+
+def _parts(drawn: Sequence[list[_Pixels]]) -> list[list[_Pixels]]:
+    """Return what can be held out: images, or the windows of a single one."""
+    known = [windows for windows in drawn if windows]
+    return [[window] for window in known[0]] if len(known) == 1 else known
 
 
 def _join(parts: Sequence[Sequence[_Pixels]], rng: np.random.Generator) -> _Pixels:
