@@ -172,13 +172,10 @@ def barkbeetle(root: Path, withheld: str) -> Iterator[DataSet]:
     """Cells of 8 px of 2020, damaged where half is; all places, then tenths of them."""
     folder = root / "barkbeetle_s2"
     bands = load_sensor("sentinel-2-l2a").select(WITHHELD[withheld])
-    stated = Stated(sensor="sentinel-2-l2a", bands=S2_LAYERS, offset=0)
     places = []
     for mask in sorted(folder.glob("masks/*/mask_*.tif")):
         number = mask.stem.removeprefix("mask_")
-        month = "2020-09-01 - 2020-09-30"
-        path = folder / month / "sentinel_2" / f"geojson_{number}.tif"
-        raster = read_raster(describe_raster(path, stated=stated), bands)
+        raster = read_month(folder, mask, bands)
         rows, columns = (side // CELL * CELL for side in raster.pixels.shape[1:])
         raster = replace(
             raster,
@@ -196,6 +193,14 @@ def barkbeetle(root: Path, withheld: str) -> Iterator[DataSet]:
         few = np.random.default_rng(seed).permutation(train)[: len(train) // 10]
         draw = f"{name}-tenth-{seed}"
         yield DataSet(draw, sensor, bands, places, [(few, test)], "ap", seed)
+
+
+def read_month(folder: Path, mask: Path, bands: Sequence[Band]) -> Raster:
+    """Read the bark-beetle place of a mask in September 2020."""
+    stated = Stated(sensor="sentinel-2-l2a", bands=S2_LAYERS, offset=0)
+    name = f"geojson_{mask.stem.removeprefix('mask_')}.tif"
+    path = folder / "2020-09-01 - 2020-09-30" / "sentinel_2" / name
+    return read_raster(describe_raster(path, stated=stated), bands)
 
 
 def _given_split(places: Sequence[Place]) -> tuple[Array, Array]:
