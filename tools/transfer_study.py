@@ -308,6 +308,9 @@ def _resampling_reader(
         sensor=load_sensor(data.sensor),
         wanted_sensor=load_sensor(contract.sensor),
         like=like,
+        # With the library, whose errors are too small, groups that lack a band are
+        # hidden; with imagery what is absent is told well enough to show them.
+        bands_per_token=1 if like is None else contract.bands_per_token,
     )
     print("\n".join(map(str, resampling.sources)), flush=True)
     absent = set(resampling.positions("absent"))
