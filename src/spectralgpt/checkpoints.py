@@ -206,12 +206,16 @@ def save_published(path: Path, model: Model) -> Path:
     if isinstance(model, RegressionModel):
         raise CheckpointError("a model of regression has no published format.")
     if isinstance(model, DenseModel) and (
-        model.head_kind != "upernet" or model.apply_norm or model.detail is not None
+        model.head_kind != "upernet"
+        or model.apply_norm
+        or model.detail is not None
+        or model.multilevel
     ):
         raise CheckpointError(
-            f"the model has head {model.head_kind!r}, apply_norm {model.apply_norm} "
-            f"and pixel_detail {model.detail is not None}: the published format knows "
-            "only 'upernet' without the encoder's final norm and without detail, and "
+            f"the model has head {model.head_kind!r}, apply_norm {model.apply_norm}, "
+            f"pixel_detail {model.detail is not None} and multilevel "
+            f"{model.multilevel}: the published format knows only 'upernet' on the "
+            "last features, without the encoder's final norm and without detail, and "
             "would give other numbers."
         )
     if isinstance(model, ClassificationModel) and model.pooling != "tokens":

@@ -1,6 +1,6 @@
 """Transformer blocks: attention, MLP, and stacks of them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -167,11 +167,50 @@ class BlockStack(nn.ModuleList):
     def forward(self, x: Tensor, *memory: Tensor | tuple[int, int]) -> Tensor:
         """Run tokens (B, N, D) through all blocks, each with the same memory."""
         for block in self:
-            if self.recomputes and torch.is_grad_enabled():
-                x = checkpoint(block, x, *memory, use_reentrant=False)
-            else:
-                x = block(x, *memory)
+            x = self.run_one(block, x, *memory)
         return x
+
+    def run_one(
+        self, block: nn.Module, x: Tensor, *memory: Tensor | tuple[int, int]
+    ) -> Tensor:
+        """Run tokens through one of the blocks."""
+        if self.recomputes and torch.is_grad_enabled():
+            again: Tensor = checkpoint(block, x, *memory, use_reentrant=False)
+            return again
+        found: Tensor = block(x, *memory)
+        return found
+
+
+class TappedStack(BlockStack):
+    """Blocks whose results at several depths come together, side by side.
+
+    Maps that are finer than the last one are folded: the values of the tokens in the
+    place of one of the last lie one after the other, as `pixel_unshuffle` has them.
+
+    Args:
+        blocks: the blocks themselves, not copies.
+        depths: numbers of the blocks whose results are kept, the last one among them.
+    """
+
+    def __init__(self, blocks: BlockStack, depths: Sequence[int]) -> None:
+        super().__init__(blocks)
+        self.recomputes, self.depths = blocks.recomputes, tuple(depths)
+
+    def forward(self, x: Tensor, *memory: Tensor | tuple[int, int]) -> Tensor:
+        """Run (B, N, D) or maps (B, rows, columns, D); returns them of more width."""
+        found = []
+        for block in self:
+            x = self.run_one(block, x, *memory)
+            found.append(x)
+        return torch.cat([_folded(found[d], x) for d in self.depths], dim=-1)
+
+
+def _folded(x: Tensor, last: Tensor) -> Tensor:
+    """Fold a finer map (B, rows, columns, D) to the grid of the last one."""
+    if x.ndim == 3 or x.shape[1] == last.shape[1]:
+        return x
+    scale = x.shape[1] // last.shape[1]
+    return F.pixel_unshuffle(x.permute(0, 3, 1, 2), scale).permute(0, 2, 3, 1)
 
 
 def build_blocks(

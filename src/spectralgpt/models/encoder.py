@@ -1,5 +1,6 @@
 """The encoder: visible tokens in, features out."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from typing import Any, ClassVar, Literal, get_args
@@ -9,7 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spectralgpt.errors import ConfigError, ShapeError
-from spectralgpt.models.blocks import MLP_RATIO, NORM_EPS, BlockStack, build_blocks
+from spectralgpt.models.blocks import (
+    MLP_RATIO,
+    NORM_EPS,
+    BlockStack,
+    TappedStack,
+    build_blocks,
+)
 from spectralgpt.models.cpu import split_batch
 from spectralgpt.models.positions import Positions
 from spectralgpt.models.rvsa import WINDOW_SIZE, look_in_windows
@@ -114,6 +121,35 @@ class Encoder(nn.Module, ABC):
     ) -> Tensor:
         """Encode whole images without the final norm; see `forward`."""
 
+    @property
+    def levels(self) -> tuple[tuple[int, int, int], ...]:
+        """What `encode_levels` gives, from early to late.
+
+        Of each its block, its width, and how many times finer than features its grid
+        is: here a quarter, half, three quarters and the whole of the depth.
+        """
+        ends = [max(1, self.depth * part // 4) for part in range(1, 5)]
+        return tuple((end - 1, self.embed_dim, 1) for end in ends)
+
+    def encode_levels(
+        self,
+        images: Tensor,
+        wavelengths: Wavelengths | Tensor | None = None,
+        dates: Tensor | None = None,
+    ) -> Tensor:
+        """Encode whole images to features of several depths; see `forward`.
+
+        Returns:
+            As `encode`, but that the last axis holds those of all `levels`, finer ones
+            folded, see `TappedStack`.
+        """
+        assert isinstance(self.blocks, BlockStack)
+        depths = [block for block, _, _ in self.levels]
+        # A view of this encoder: it has the same weights, but other blocks around them.
+        tapped = copy.copy(self)
+        tapped._modules = {**self._modules, "blocks": TappedStack(self.blocks, depths)}
+        return tapped.encode(images, wavelengths, dates)
+
     def forward(
         self,
         images: Tensor,
@@ -187,7 +223,7 @@ class Encoder(nn.Module, ABC):
             raise ShapeError("all band groups are absent: nothing is left to encode.")
         x = x.unflatten(1, tuple(shape))[:, :, present]  # (B, T, present, Hp, Wp, D)
         size = x.shape
-        x = self.transform(x.flatten(1, 4), shape[-2:]).view(size)
+        x = self.transform(x.flatten(1, 4), shape[-2:]).unflatten(1, size[1:-1])
         filled = x.mean(dim=2, keepdim=True).repeat(1, 1, shape[1], 1, 1, 1)
         filled[:, :, present] = x
         return filled.flatten(1, 4)

@@ -37,6 +37,7 @@ _Centres = Sequence[float] | Tensor | None
 _HEAD_STD = 2e-5  # Source: the published fine-tuning code.
 HeadKind = Literal["upernet", "fpn", "linear"]
 # Mean wavelengths (nm) of the groups that weights were learned on, and of those wanted.
+_LevelSizes = Sequence[tuple[int, int, int]]
 GroupPlaces = tuple[tuple[float, ...], tuple[float, ...]]
 
 _LEVEL_NORM_GROUPS = 32  # Source: the published weights, PUBLISHED.md section 4.
@@ -272,6 +273,73 @@ class _PyramidPooling(nn.Module):
         return self.final(torch.cat([*pooled, x], dim=1))
 
 
+class _Level(nn.Sequential):
+    """One of several depths of an encoder, brought to the scale that a head wants.
+
+    Args:
+        width: of its features.
+        scale: by what its grid is finer than the features that the head is given.
+        upsampling: by what the wanted grid is.
+        wanted: width of the result.
+    """
+
+    def __init__(self, width: int, scale: int, upsampling: int, wanted: int) -> None:
+        layers = list(_conv_block(width, wanted, _LEVEL_NORM_GROUPS))
+        up, down = upsampling // scale, scale // upsampling
+        if up > 1:
+            layers.append(nn.ConvTranspose2d(wanted, wanted, up, up))
+        elif down > 1:
+            layers.append(nn.AvgPool2d(down))
+        super().__init__(*layers)
+
+
+class _Levels(nn.Module):
+    """Features of several depths, as `Encoder.encode_levels` packs them, by scale.
+
+    Args:
+        levels: of the encoder.
+        upsamplings: by what each wanted grid is finer than the features.
+        widths: of each wanted map.
+    """
+
+    def __init__(
+        self,
+        levels: _LevelSizes,
+        upsamplings: Sequence[int],
+        widths: Sequence[int],
+    ) -> None:
+        super().__init__()
+        self.sizes = [(width, scale) for _, width, scale in levels]
+        last = len(levels) - 1
+        steps = max(1, len(widths) - 1)
+        self.taken = [round(at * last / steps) for at in range(len(widths))]
+        self.maps = nn.ModuleList(
+            _Level(*self.sizes[taken], upsampling, width)
+            for taken, upsampling, width in zip(
+                self.taken, upsamplings, widths, strict=True
+            )
+        )
+
+    def forward(self, features: Tensor) -> list[Tensor]:
+        """Unpack (B, channels, Hp, Wp) to maps from fine to coarse."""
+        parts = features.split([width * s * s for width, s in self.sizes], dim=1)
+        found = [
+            F.pixel_shuffle(part, scale)
+            for part, (_, scale) in zip(parts, self.sizes, strict=True)
+        ]
+        return [
+            level(found[at]) for level, at in zip(self.maps, self.taken, strict=True)
+        ]
+
+
+class _Scales(nn.ModuleList):
+    """Maps of several scales made of one."""
+
+    def forward(self, features: Tensor) -> list[Tensor]:
+        """Map (B, channels, Hp, Wp) to maps from fine to coarse."""
+        return [level(features) for level in self]
+
+
 def _build_level(
     in_channels: int, width: int, upsampling: int, channels: int
 ) -> nn.Sequential:
@@ -292,14 +360,23 @@ class _UPerNetHead(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, num_classes: int, channels: int, dropout: float = 0.0
+        self,
+        in_channels: int,
+        num_classes: int,
+        channels: int,
+        dropout: float = 0.0,
+        levels: _LevelSizes | None = None,
     ) -> None:
         super().__init__()
         widths = [channels * factor for factor in _LEVEL_WIDTHS]
-        self.levels = nn.ModuleList(
-            _build_level(in_channels, width, upsampling, channels)
-            for width, upsampling in zip(widths, _UPSAMPLINGS, strict=True)
-        )
+        self.levels: _Levels | _Scales
+        if levels is None:
+            self.levels = _Scales(
+                _build_level(in_channels, width, upsampling, channels)
+                for width, upsampling in zip(widths, _UPSAMPLINGS, strict=True)
+            )
+        else:
+            self.levels = _Levels(levels, _UPSAMPLINGS, widths)
         self.pooling = _PyramidPooling(widths[-1], channels)
         self.top = nn.Conv2d(channels, channels, 1)
         self.laterals = nn.ModuleList(
@@ -316,7 +393,7 @@ class _UPerNetHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map features (B, D, Hp, Wp) to logits (B, K, 8 Hp, 8 Wp)."""
-        *finer, coarsest = [level(features) for level in self.levels]
+        *finer, coarsest = self.levels(features)
         fused = [self.pooling(coarsest)]
         for lateral, output, level in zip(
             self.laterals, self.outputs, reversed(finer), strict=True
@@ -340,18 +417,28 @@ class _FPNHead(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, num_classes: int, channels: int, dropout: float = 0.0
+        self,
+        in_channels: int,
+        num_classes: int,
+        channels: int,
+        dropout: float = 0.0,
+        levels: _LevelSizes | None = None,
     ) -> None:
         super().__init__()
-        self.levels = nn.ModuleList(
-            nn.ConvTranspose2d(in_channels, channels, upsampling, upsampling)
-            for upsampling in _UPSAMPLINGS[1:]
-        )
+        upsamplings = _UPSAMPLINGS[1:]
+        widths = [channels] * len(upsamplings)
+        self.levels: _Levels | _Scales
+        if levels is None:
+            self.levels = _Scales(
+                nn.ConvTranspose2d(in_channels, channels, upsampling, upsampling)
+                for upsampling in upsamplings
+            )
+        else:
+            self.levels = _Levels(levels, upsamplings, widths)
         # torchvision takes seconds to import, and other heads need none of it.
         from torchvision.ops import FeaturePyramidNetwork
 
         norm = partial(nn.GroupNorm, _FUSE_NORM_GROUPS)
-        widths = [channels] * len(self.levels)
         self.pyramid = FeaturePyramidNetwork(widths, channels, norm_layer=norm)
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(channels, num_classes, 1)
@@ -359,9 +446,8 @@ class _FPNHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map features (B, D, Hp, Wp) to logits (B, K, 4 Hp, 4 Wp)."""
-        levels = OrderedDict(
-            (str(index), level(features)) for index, level in enumerate(self.levels)
-        )
+        maps = self.levels(features)
+        levels = OrderedDict((str(index), each) for index, each in enumerate(maps))
         fused = list(self.pyramid(levels).values())
         size = fused[0].shape[-2:]
         summed = torch.stack([_upsampled(x, size) for x in fused]).sum(dim=0)
@@ -439,6 +525,9 @@ class DenseModel(nn.Module):
             pretraining; published models leave it out, see `docs/differences.md`.
         pixel_detail: whether the last layers see the pixels as well, of all dates;
             published models do not. The head then gives `head_channels` maps to them.
+        multilevel: whether a convolutional head sees features of several depths of the
+            encoder, see `Encoder.levels`, instead of four scales of the last; published
+            models do not.
 
     Raises:
         ConfigError: a setting is out of range, or the head cannot be built.
@@ -456,6 +545,7 @@ class DenseModel(nn.Module):
         head_dropout: float = 0.1,
         apply_norm: bool = True,
         pixel_detail: bool = False,
+        multilevel: bool = False,
     ) -> None:
         super().__init__()
         settings: dict[str, Any] = {
@@ -465,6 +555,7 @@ class DenseModel(nn.Module):
             "head_dropout": head_dropout,
             "apply_norm": apply_norm,
             "pixel_detail": pixel_detail,
+            "multilevel": multilevel,
         }
         check_settings(settings)
         _check(num_classes, self.has_classes, head, head_channels)
@@ -473,6 +564,7 @@ class DenseModel(nn.Module):
         self.head_kind: HeadKind = head
         self.head_channels = head_channels or _head_width(encoder.embed_dim)
         self.head_config = settings | {"head_channels": self.head_channels}
+        self.multilevel = multilevel
         self.apply_norm = apply_norm
         self.detail: _PixelDetail | None = None
         maps = num_classes
@@ -487,13 +579,19 @@ class DenseModel(nn.Module):
         self.fusion: _GroupSum | _GroupProjection
         self.head: nn.Module
         if head == "linear":
+            if multilevel:
+                raise ConfigError(
+                    "multilevel belongs to heads 'upernet' and 'fpn': the linear one "
+                    "takes the last features only."
+                )
             scores = maps * encoder.patch_size**2
             self.fusion = _GroupProjection(groups, width, scores)
             self.head = _PixelHead(maps, encoder.patch_size)
         else:
             self.fusion = _GroupSum(groups)
             build = _HEADS[head]
-            self.head = build(width, maps, self.head_channels, head_dropout)
+            levels = encoder.levels if multilevel else None
+            self.head = build(width, maps, self.head_channels, head_dropout, levels)
 
     def features(
         self, images: Tensor, wavelengths: _Centres = None, dates: Tensor | None = None
@@ -509,11 +607,28 @@ class DenseModel(nn.Module):
         if isinstance(wavelengths, Tensor):
             wavelengths = wavelengths.tolist()
         encode = self.encoder if self.apply_norm else self.encoder.encode
-        tokens = encode(images, wavelengths, dates)  # (B, [T,] G, Hp, Wp, D)
+        if self.multilevel:
+            tokens = self._several_levels(images, wavelengths, dates)
+        else:
+            tokens = encode(images, wavelengths, dates)  # (B, [T,] G, Hp, Wp, D)
         if images.ndim == 5:
             tokens = tokens.mean(dim=1)  # (B, G, Hp, Wp, D)
         fused: Tensor = self.fusion(tokens, self._places(wavelengths))
         return fused
+
+    def _several_levels(
+        self,
+        images: Tensor,
+        wavelengths: Sequence[float] | None,
+        dates: Tensor | None,
+    ) -> Tensor:
+        """Return features of several depths, the last ones normalised if all are."""
+        tokens = self.encoder.encode_levels(images, wavelengths, dates)
+        if not self.apply_norm:
+            return tokens
+        width = self.encoder.embed_dim
+        last = self.encoder.norm(tokens[..., -width:])
+        return torch.cat([tokens[..., :-width], last], dim=-1)
 
     def _places(self, wavelengths: Sequence[float] | None) -> GroupPlaces | None:
         own = self.encoder.wavelengths_nm

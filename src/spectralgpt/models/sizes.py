@@ -48,7 +48,14 @@ _SHARES = ("drop_path", "head_dropout")
 _WEIGHTS = ("token_loss_weight", "spectral_loss_weight", "mlp_ratio")
 _FLAGS = (
     *("date_embedding", "normalize_targets", "skip_first_token"),
-    *("apply_norm", "pixel_detail", "published", "temporal", "consistent_mask"),
+    *(
+        "apply_norm",
+        "pixel_detail",
+        "multilevel",
+        "published",
+        "temporal",
+        "consistent_mask",
+    ),
     *("joint_positions", "codes_token", "class_token", "sep_pos_embed"),
 )
 _LONGEST = 10**40

@@ -262,6 +262,16 @@ class SwinEncoder(Encoder):
         """The constructor arguments that build this encoder again."""
         return dict(self._settings)
 
+    @property
+    def levels(self) -> tuple[tuple[int, int, int], ...]:
+        """The last block of each stage, its width, and by what its grid is finer."""
+        depths = self._settings["depths"]
+        last = len(depths) - 1
+        return tuple(
+            (sum(depths[: at + 1]) - 1, self.embed_dim >> last - at, 1 << last - at)
+            for at in range(last + 1)
+        )
+
     def shape_of(self, images: Tensor) -> tuple[int, int, int, int]:
         """Return T, G, rows, columns of the tokens of the first stage.
 

@@ -110,6 +110,13 @@ class ConvEncoder(Encoder):
         """The constructor arguments that build this encoder again."""
         return dict(self._settings)
 
+    @property
+    def levels(self) -> tuple[tuple[int, int, int], ...]:
+        """There are none: its blocks are not those of a transformer."""
+        raise ConfigError(
+            "this encoder has no features of several depths: leave out multilevel."
+        )
+
     def encode(
         self,
         images: Tensor,

@@ -144,6 +144,8 @@ class _MapConfig(TransferConfig):
             0..1.
         pixel_detail: let the last layers see single pixels beside the patches of the
             encoder: finer borders; the model is then bound to its bands.
+        multilevel: let a convolutional head see features of several depths of the
+            encoder, of a Swin transformer its stages, not of the last alone.
         augmentation: flips, turns and scale; masks follow.
         test_flips: average predictions for the test split over mirror images.
         floors: print what a random forest on pixels and the best index, or for numbers
@@ -156,6 +158,7 @@ class _MapConfig(TransferConfig):
     head_channels: int | None = None
     head_dropout: float = 0.1
     pixel_detail: bool = False
+    multilevel: bool = False
     augmentation: DenseAugmentationConfig = field(
         default_factory=DenseAugmentationConfig
     )
@@ -298,6 +301,7 @@ def _add_head(
             config.head_channels,
             config.head_dropout,
             pixel_detail=config.pixel_detail,
+            multilevel=config.multilevel,
         )
         return made
 
