@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from spectralgpt.losses import normalize_tokens
 from spectralgpt.models.mae import MaskedAutoencoder
 from spectralgpt.models.tokens import TokenGrid, count_units, patchify, pixel_mask
+from spectralgpt.models.views import band_means
 from spectralgpt.tasks import pretraining
 from spectralgpt.tasks.pretraining import (
     ErrorSum,
     PretrainingTask,
-    band_means,
     score_reconstructions,
 )
 

@@ -121,8 +121,19 @@ class Objective(nn.Module, ABC):
             ConfigError: it lacks something; says how to get it.
         """
 
-    def begin_step(self) -> None:
-        """Do what comes once before each optimizer step; nothing here."""
+    def check_batch(self, size: int) -> None:
+        """Refuse micro-batches of so many images over all processes.
+
+        Raises:
+            ConfigError: nothing can be learned from them; here any will do.
+        """
+
+    def begin_step(self, done: float = 0.0) -> None:
+        """Do what comes once before each optimizer step; nothing here.
+
+        Args:
+            done: share of the training that is done, 0..1.
+        """
 
     def reconstruct(self, output: ObjectiveOutput) -> Tensor | None:
         """Return what was rebuilt, shaped as the images; None if nothing is."""

@@ -31,7 +31,9 @@ from spectralgpt.models.weights import load_weights, plain_names
 LossOn = Literal["masked", "all"]
 _STD = 0.02
 _TOKEN, _PLACES = "[token]", "[places]"
-_CONVOLUTION = re.compile(r"(?:encoder\.)?patch_embed\.(?:\d+\.)?proj\.weight")
+_CONVOLUTION = re.compile(
+    r"(?:\w*encoder(?:_[qk])?\.)?patch_embed\.(?:\d+\.)?proj\.weight"
+)
 AUTOENCODER_NAMES = {
     "cls_token": "encoder.class_token",
     "pos_embed[token]": "encoder.positions.token",

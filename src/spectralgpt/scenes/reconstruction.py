@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from spectralgpt.errors import CheckpointError, ConfigError, ShapeError
 from spectralgpt.metrics import psnr, spectral_angle
 from spectralgpt.models.mae import MaskedAutoencoder, MaskedAutoencoderOutput
+from spectralgpt.models.views import band_means
 from spectralgpt.models.weights import check_output
 from spectralgpt.preprocessing import Preprocessing, image_limits
 from spectralgpt.rasters import MODEL_TAG, Grid, Layers, RasterFile, Window, read_raster
@@ -36,7 +37,6 @@ from spectralgpt.sensors import Band
 from spectralgpt.tasks.pretraining import (
     ErrorSum,
     PretrainingTask,
-    band_means,
     token_means,
 )
 

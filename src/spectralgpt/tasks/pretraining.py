@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from spectralgpt.models.mae import MaskedAutoencoder
 from spectralgpt.models.objective import Objective, ObjectiveOutput
 from spectralgpt.models.tokens import MaskStyle, TokenGrid, patchify, unpatchify
+from spectralgpt.models.views import band_means
 from spectralgpt.tasks import Batch, Gather, own_sums
 
 # Half-widths of the tent kernels that are tried: pixels, and bands along the spectrum.
@@ -303,27 +304,6 @@ def _fill(images: Tensor, visible: Tensor) -> dict[str, Tensor]:
         )
         for pixels, bands in _WIDTHS
     }
-
-
-def band_means(images: Tensor, visible: Tensor) -> Tensor:
-    """Fill each band with the mean of its own visible pixels.
-
-    A band of which nothing is visible takes the mean over all bands.
-
-    Args:
-        images: (B, C, H, W).
-        visible: bool (B, C, H, W), true where a pixel may be used.
-
-    Returns:
-        (B, C, 1, 1).
-    """
-    weights = visible.float()
-    count = weights.sum(dim=(2, 3), keepdim=True)  # (B, C, 1, 1)
-    total = (images * weights).sum(dim=(2, 3), keepdim=True)
-    overall = total.sum(dim=1, keepdim=True) / count.sum(dim=1, keepdim=True).clamp(
-        min=1
-    )
-    return torch.where(count > 0, total / count.clamp(min=1), overall)
 
 
 def _fill_linearly_in_space(images: Tensor, visible: Tensor) -> Tensor:

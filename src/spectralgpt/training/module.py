@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor
 
 from spectralgpt.errors import CheckpointError, ConfigError, TrainingError
 from spectralgpt.models.blocks import BlockStack, build_blocks
+from spectralgpt.models.objective import Objective
 from spectralgpt.tasks import Batch, Gather, Task, own_sums
 from spectralgpt.training.loading import EpochBatchSampler
 from spectralgpt.training.optim import (
@@ -114,8 +115,10 @@ class TrainingModule(LightningModule):
         self.batches.start_at(self.current_epoch, 0)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Set the learning rate for the step that this batch opens."""
+        """Set the learning rate for the step that this batch opens, and begin it."""
         if batch_idx % self.trainer.accumulate_grad_batches == 0:
+            if isinstance(self.model, Objective):
+                self.model.begin_step(self._epoch_at(batch_idx) / self.epochs)
             rate = self.rate_at(batch_idx)
             for group in self._raw_optimizer().param_groups:
                 group["lr"] = rate * group.get("lr_scale", 1.0)
@@ -124,12 +127,16 @@ class TrainingModule(LightningModule):
         """Give the learning rate at a batch of the current epoch."""
         config = self.optimizer_config
         return learning_rate_at(
-            self.current_epoch + batch_idx / len(self.batches),
+            self._epoch_at(batch_idx),
             lr=self.lr,
             min_lr=config.min_lr,
             warmup_epochs=config.warmup_epochs,
             epochs=self.epochs,
         )
+
+    def _epoch_at(self, batch_idx: int) -> float:
+        """Return the epochs done at a batch of the current epoch."""
+        return self.current_epoch + batch_idx / len(self.batches)
 
     def transfer_batch_to_device(
         self, batch: Batch, device: torch.device, dataloader_idx: int

@@ -265,6 +265,7 @@ def _run_stage(
     data = data or _load_checked(config)
     primary = data.train.datasets[0]
     model = build_model(config, data.preprocessing, data.has_series)
+    model.check_batch(config.trainer.batch_size * config.trainer.processes)
     contract = replace(
         data.preprocessing,
         patch_size=model.encoder.patch_size,
