@@ -1,4 +1,4 @@
-"""Make one step of a task whose samples have unlike numbers of labels.
+"""Make a step, or a few, of a task whose samples have unlike numbers of labels.
 
 As a program, so that it can be started in several processes:
 `python -m tests.training.steps TASK OUTPUT BATCH_SIZE ACCUMULATE DEVICES`.
@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
+from spectralgpt import objectives
 from spectralgpt.models.heads import ClassificationModel, RegressionModel
 from spectralgpt.tasks import Task
 from spectralgpt.tasks.classification import ClassificationTask, RegularizationConfig
@@ -25,6 +26,13 @@ from spectralgpt.training.optim import OptimizerConfig, TrainerConfig
 from tests.tiny import tiny_encoder, tiny_model
 
 SIDE, CLASSES, SAMPLES = 16, 3, 8
+CONTRASTS: dict[str, dict[str, Any]] = {
+    "moco v2": {"version": "v2", "queue_size": 24, "momentum": 0.9},
+    "moco v3": {"version": "v3", "hidden_dim": 32, "momentum": 0.9},
+    "simclr": {},
+}
+CONTRAST_STEPS = 4
+"""In the last of them a queue wraps."""
 
 
 class Uneven:
@@ -39,7 +47,7 @@ class Uneven:
     def draw(self, index: int, generator: torch.Generator) -> dict[str, Tensor]:
         fixed = torch.Generator().manual_seed(index)
         image = torch.rand(12, SIDE, SIDE, generator=fixed)
-        if self.kind == "pretraining":
+        if self.kind == "pretraining" or self.kind in CONTRASTS:
             valid = torch.ones_like(image, dtype=torch.bool)
             valid[:, : 2 * index] = False
             return {"images": image, "valid": valid}
@@ -65,6 +73,10 @@ def build_task(kind: str) -> Task:
     names = ["a", "b", "c"][:CLASSES]
     if kind == "pretraining":
         return PretrainingTask(tiny_model(SIDE), mask_ratio=0.5)
+    if kind in CONTRASTS:
+        size = {"image_size": SIDE, "embed_dim": 32, "depth": 1, "num_heads": 4}
+        settings = {**size, "dim": 16, **CONTRASTS[kind]}
+        return PretrainingTask(objectives.build(kind.split()[0], **settings), 0.0)
     if kind in ("classification", "labels"):
         task = "single-label" if kind == "classification" else "multi-label"
         model = ClassificationModel(tiny_encoder(SIDE), CLASSES)
@@ -82,7 +94,7 @@ def build_task(kind: str) -> Task:
 
 
 class Noted(Callback):
-    """Keep the gradients and loss terms of the first step."""
+    """Keep the gradients and loss terms of the last step."""
 
     def __init__(self) -> None:
         self.gradients: dict[str, Tensor] = {}
@@ -107,21 +119,26 @@ class Noted(Callback):
 def make_step(
     kind: str, output: Path, batch_size: int, accumulate: int, devices: int = 1
 ) -> dict[str, Any]:
-    """Return the gradients and the loss terms of one step."""
+    """Return gradients and loss terms of the last step, and the weights after it."""
+    is_contrast = kind in CONTRASTS
     config = TrainerConfig(
-        epochs=1, batch_size=batch_size, accumulate=accumulate, devices=devices,
+        epochs=CONTRAST_STEPS if is_contrast else 1,
+        batch_size=batch_size, accumulate=accumulate, devices=devices,
         workers=0, accelerator="cpu", strategy="ddp" if devices > 1 else "auto",
     )  # fmt: skip
     batches = EpochBatchSampler(
         SAMPLES, SAMPLES, batch_size, accumulate, 3, world_size=devices
     )
-    optimizer = OptimizerConfig(base_lr=1e-3, warmup_epochs=0, clip_grad_norm=None)
+    # AdamW would make steps of full size of what is rounding noise.
+    chosen = {"algorithm": "lars", "base_lr": 100.0} if is_contrast else {}
+    optimizer = OptimizerConfig(**{"base_lr": 1e-3, "warmup_epochs": 0, **chosen})
     module = TrainingModule(build_task(kind), optimizer, config, batches)
     noted, folder = Noted(), RunFolder(output)
     folder.root.mkdir(parents=True, exist_ok=True)
     loader = build_loader(Uneven(kind), batches, 0)
     fit(module, loader, None, config, folder, callbacks=[noted])
-    return {"gradients": noted.gradients, "terms": noted.terms}
+    state = {name: value.clone() for name, value in module.model.state_dict().items()}
+    return {"gradients": noted.gradients, "terms": noted.terms, "state": state}
 
 
 def main(build: Callable[..., dict[str, Any]] = make_step) -> None:

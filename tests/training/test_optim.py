@@ -108,6 +108,7 @@ def test_rate_of_a_group_is_multiplied_by_its_scale() -> None:
     model = ClassificationModel(encoder, num_classes=3)
     optimizer = build_optimizer(model, OptimizerConfig(layer_decay=0.5))
     module = SimpleNamespace(
+        model=model,
         trainer=SimpleNamespace(accumulate_grad_batches=1),
         _raw_optimizer=lambda: optimizer,
         rate_at=lambda batch_idx: 0.8,

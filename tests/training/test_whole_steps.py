@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.training.steps import SAMPLES, make_step
+from tests.training.steps import CONTRASTS, SAMPLES, make_step
 
 KINDS = ("maps", "dice", "numbers", "pretraining", "classification", "labels")
 
@@ -36,8 +36,29 @@ def test_micro_batches_give_the_step_of_one_batch(kind: str, tmp_path: Path) -> 
 def test_two_processes_give_the_step_of_one(
     kind: str, accumulate: int, tmp_path: Path
 ) -> None:
-    batch_size = SAMPLES // accumulate // 2
-    words = (kind, tmp_path / "two", batch_size, accumulate, 2)
+    two = step_of_two(kind, tmp_path / "two", accumulate)
+    check_alike(two, make_step(kind, tmp_path / "one", SAMPLES, 1))
+
+
+@pytest.mark.parametrize("kind", CONTRASTS)
+def test_two_processes_compare_all_of_their_images(kind: str, tmp_path: Path) -> None:
+    two = step_of_two(kind, tmp_path / "two")
+    one = make_step(kind, tmp_path / "one", SAMPLES, 1)
+    assert two["terms"] == pytest.approx(one["terms"], rel=1e-5)
+    for name, gradient in one["gradients"].items():
+        apart = float((two["gradients"][name] - gradient).abs().max())
+        assert apart <= 1e-5 * max(1, float(gradient.abs().max())), name
+    for name, value in one["state"].items():
+        found = two["state"][name]
+        if name == "queue":
+            # Keys of one step stand in the order of their processes.
+            value, found = (each[:, each[0].argsort()] for each in (value, found))
+        torch.testing.assert_close(found, value, rtol=1e-5, atol=1e-5)
+
+
+def step_of_two(kind: str, folder: Path, accumulate: int = 1) -> dict[str, Any]:
+    """Return what `make_step` gives in two processes that share the batch."""
+    words = (kind, folder, SAMPLES // accumulate // 2, accumulate, 2)
     done = subprocess.run(
         [sys.executable, "-m", "tests.training.steps", *map(str, words)],
         check=False,
@@ -47,5 +68,5 @@ def test_two_processes_give_the_step_of_one(
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
-    two = torch.load(tmp_path / "two" / "step.pt", weights_only=True)
-    check_alike(two, make_step(kind, tmp_path / "one", SAMPLES, 1))
+    found: dict[str, Any] = torch.load(folder / "step.pt", weights_only=True)
+    return found

@@ -39,7 +39,7 @@ class TrainingModule(LightningModule):
 
     Args:
         task: loss and metrics; its model's parameters become this module's.
-        optimizer: AdamW and its schedule.
+        optimizer: AdamW or LARS, and its schedule.
         settings: length of the whole training, batches, steps between logged rows.
         batches: the training batches, put back to the right place on resume.
         data: tells the data from others, see `spectralgpt.data.identity.sample_data`.
@@ -106,7 +106,7 @@ class TrainingModule(LightningModule):
             _shard(self.model, mesh["data_parallel"])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Build AdamW; its rate is set at each step."""
+        """Build the optimizer; its rate is set at each step."""
         scaled = self.trainer.precision == "16-mixed"
         return build_optimizer(self.model, self.optimizer_config, fused=not scaled)
 
@@ -117,11 +117,11 @@ class TrainingModule(LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Set the learning rate for the step that this batch opens, and begin it."""
         if batch_idx % self.trainer.accumulate_grad_batches == 0:
-            if isinstance(self.model, Objective):
-                self.model.begin_step(self._epoch_at(batch_idx) / self.epochs)
             rate = self.rate_at(batch_idx)
             for group in self._raw_optimizer().param_groups:
                 group["lr"] = rate * group.get("lr_scale", 1.0)
+            if isinstance(self.model, Objective):
+                self.model.begin_step(self._epoch_at(batch_idx) / self.epochs)
 
     def rate_at(self, batch_idx: int) -> float:
         """Give the learning rate at a batch of the current epoch."""

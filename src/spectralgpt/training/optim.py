@@ -50,22 +50,25 @@ def check_at_least(least: int, config: object, *names: str, section: str = "") -
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW and its schedule.
+    """AdamW, or LARS, and its schedule.
 
     Args:
+        algorithm: adamw; or lars, whose steps are in proportion to the weights, for
+            large batches of contrastive objectives.
         base_lr: learning rate for an effective batch of 256 images; the rate used is
             base_lr * (batch_size * accumulate * devices * num_nodes) / 256.
         min_lr: learning rate at the end of the cosine, not scaled by the batch.
         warmup_epochs: epochs of linear growth from 0 to the full rate; fractions too.
         weight_decay: decoupled weight decay; never applied to biases and norms.
-        beta1: decay of AdamW's first moment, 0..1.
-        beta2: decay of AdamW's second moment, 0..1.
+        beta1: decay of AdamW's first moment, or of that of LARS, 0..1.
+        beta2: decay of AdamW's second moment, 0..1; LARS has none.
         layer_decay: factor of the learning rate from one encoder layer to the one below
             it, 0..1; null gives every layer the same rate. For fine-tuning.
         clip_grad_norm: largest norm of the gradient over all parameters; null clips
             nothing.
     """
 
+    algorithm: Literal["adamw", "lars"] = "adamw"
     base_lr: float = 1e-4
     min_lr: float = 0.0
     warmup_epochs: float = 20.0
@@ -274,17 +277,72 @@ def _layer_of(name: str, depth: int) -> int:
     return 0 if in_encoder else depth + 1
 
 
+class Lars(torch.optim.Optimizer):
+    """Gradient descent with momentum, each matrix in proportion to its own size.
+
+    Vectors, such as biases and norms, are neither scaled nor decayed.
+
+    Args:
+        params: groups with `weight_decay`.
+        lr: learning rate.
+        momentum: decay of the mean of steps, 0..1.
+        trust: length of a step at rate 1, as a share of the matrix's.
+
+    Source: You et al. 2017, arXiv:1708.03888, as in Chen et al. 2021, arXiv:2104.02057.
+    """
+
+    def __init__(
+        self,
+        params: list[dict[str, Any]],
+        lr: float,
+        momentum: float = 0.9,
+        trust: float = 0.001,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "trust": trust})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """Make one step; the closure, if there is one, gives the loss."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, group)
+        return loss
+
+    def _update(self, parameter: nn.Parameter, group: dict[str, Any]) -> None:
+        step = parameter.grad
+        assert step is not None
+        if parameter.ndim > 1:
+            step = step + group["weight_decay"] * parameter
+            own, wanted = parameter.norm(), step.norm()
+            share = group["trust"] * own / wanted
+            step = step * torch.where((own > 0) & (wanted > 0), share, 1.0)
+        state = self.state[parameter]
+        if "mean" not in state:
+            state["mean"] = torch.zeros_like(parameter)
+        state["mean"].mul_(group["momentum"]).add_(step)
+        parameter.sub_(group["lr"] * state["mean"])
+
+
 def build_optimizer(
     model: nn.Module, config: OptimizerConfig, fused: bool = True
-) -> torch.optim.AdamW:
-    """Build AdamW over the model's trainable parameters; the rate is set each step.
+) -> torch.optim.Optimizer:
+    """Build AdamW, or LARS, over the model's trainable parameters.
+
+    The rate is set at each step.
 
     Args:
         model: what is trained, where it is trained.
         config: rates and decays.
-        fused: update each weight in one pass over memory. With scaled gradients
+        fused: AdamW updates each weight in one pass over memory. With scaled gradients
             (fp16) such an update would undo their scale itself, after they are clipped.
     """
     groups = _parameter_groups(model, config.weight_decay, config.layer_decay)
+    if config.algorithm == "lars":
+        return Lars(groups, lr=0.0, momentum=config.beta1)
     betas = (config.beta1, config.beta2)
     return torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=fused)

@@ -238,7 +238,7 @@ class PretrainConfig:
         model: which model, from which weights.
         data: which images.
         masking: which tokens are hidden.
-        optimizer: AdamW and its schedule.
+        optimizer: AdamW or LARS, and its schedule.
         trainer: length, batches, machines.
         report: what is drawn.
         seed: seed of weights, order, crops and masks.

@@ -193,6 +193,7 @@ def _check_finished(name: str, stage: PretrainConfig, folder: RunFolder) -> None
         )
     # Runs of before there were others say no objective.
     before = {"objective": OURS, "settings": {}, **read_mapping(folder.config)}
+    before["optimizer"] = {"algorithm": "adamw", **before.get("optimizer", {})}
     now = plain_config(stage)
     for plain in (before, now):
         plain.pop("report", None)

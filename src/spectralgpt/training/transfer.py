@@ -64,7 +64,7 @@ class TransferConfig:
         drop_path: share of residual branches dropped in the last block, 0..1.
         samples_per_epoch: training images, or crops of them, in an epoch, so that runs
             on few and on many labels take equally many steps; null takes each once.
-        optimizer: AdamW and its schedule.
+        optimizer: AdamW or LARS, and its schedule.
         trainer: length, batches, machines.
         seed: seed of the head, the order and the augmentation.
     """
