@@ -23,12 +23,10 @@ from spectralgpt.training.logs import read_metrics
 from spectralgpt.training.pretrain_config import PretrainConfig
 
 SCENE = Path(spectralgpt.__file__).parent / "demo_data" / "scene"
+ENCODER = {"size": "tiny", "embed_dim": 48, "depth": 2, "num_heads": 4}
 SMALL = {
     "model": {
-        "size": "tiny",
-        "embed_dim": 48,
-        "depth": 2,
-        "num_heads": 4,
+        **ENCODER,
         "decoder_embed_dim": 32,
         "decoder_depth": 1,
         "decoder_num_heads": 4,
@@ -183,10 +181,18 @@ def test_command_makes_a_whole_run(config: Path, tmp_path: Path) -> None:
     assert "--resume" in again.stderr
 
 
+QUEUE = {"version": "v2", "queue_size": 24, "dim": 16, "momentum": 0.9}
+MOMENTUM = {"version": "v3", "hidden_dim": 32, "dim": 16, "momentum": 0.9}
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("settings", [None, QUEUE, MOMENTUM])
 def test_killed_and_resumed_run_equals_uninterrupted_run(
-    config: Path, tmp_path: Path
+    config: Path, tmp_path: Path, settings: dict[str, object] | None
 ) -> None:
+    if settings is not None:
+        own = {"objective": "moco", "settings": settings, "model": ENCODER}
+        config.write_text(yaml.safe_dump({**SMALL, **own}))
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert run(config, whole).returncode == 0
     process = subprocess.Popen(

@@ -84,6 +84,9 @@ def check_use(folder: Path, again: Path) -> None:
         ("ringmo", {"mask_patch_size": 8, **VIT}),
         ("ringmo", {"mask_patch_size": 8, "use_lbp": True, **SWIN}),
         ("tokenizer", TOKENS),
+        ("moco", {"version": "v2", "queue_size": 8}),
+        ("moco", {"hidden_dim": 32}),
+        ("simclr", {}),
     ],
 )
 def test_an_objective_trains_and_its_encoder_is_used(
