@@ -293,6 +293,13 @@ def test_half_precision_gives_about_the_loss(kind: str) -> None:
     assert float(half) == pytest.approx(float(wanted), rel=0.05)
 
 
+def test_a_queue_says_how_much_of_it_is_keys() -> None:
+    model, filled = tiny("v2"), []
+    for _ in range(4):
+        filled.append(float(model(image_set(12), None).terms["queue_filled"]))
+    assert filled == [0, 0.5, 1, 1]
+
+
 def test_published_names_of_a_vision_transformer_are_taken() -> None:
     model, other = tiny("v3"), tiny("v3")
     weights = model.published_names(model.state_dict())

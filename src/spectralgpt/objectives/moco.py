@@ -132,6 +132,7 @@ class MomentumContrast(Contrastive):
     name = "moco"
     queue: Tensor
     queue_ptr: Tensor
+    keys_seen: Tensor
 
     def __init__(
         self,
@@ -176,6 +177,8 @@ class MomentumContrast(Contrastive):
             queue = torch.randn(size, int(numbers["queue_size"]))
             self.register_buffer("queue", F.normalize(queue, dim=0))
             self.register_buffer("queue_ptr", torch.zeros(1, dtype=torch.long))
+            # Keys that have come; the others are random, and easily told apart.
+            self.register_buffer("keys_seen", torch.zeros(1, dtype=torch.long))
         self.momentum_encoder = copy.deepcopy(encoder).requires_grad_(False)
         self.momentum_projector = copy.deepcopy(self.projector).requires_grad_(False)
 
@@ -229,9 +232,13 @@ class MomentumContrast(Contrastive):
         # The queue changes before the gradients are taken.
         logits = queue_logits(q, k, self.queue.clone(), self.temperature)
         labels = torch.zeros_like(_places(q))
+        filled = (self.keys_seen[0] / self.queue.shape[1]).clamp(max=1)
+        terms = {
+            "matched": share_matched(logits.detach(), labels),
+            "queue_filled": filled,
+        }
         if self.training:
             self._enqueue(unit(k))
-        terms = {"matched": share_matched(logits.detach(), labels)}
         loss = F.cross_entropy(logits, labels)
         return ObjectiveOutput(loss, terms, prediction=logits, latent=q)
 
@@ -251,6 +258,7 @@ class MomentumContrast(Contrastive):
         places = (self.queue_ptr + _places(keys)) % slots
         self.queue[:, places] = keys.T
         self.queue_ptr.copy_((self.queue_ptr + len(keys)) % slots)
+        self.keys_seen += len(keys)
 
     def published_names(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Give tensors, named and shaped as the weights, their published form."""
@@ -263,7 +271,11 @@ class MomentumContrast(Contrastive):
         Raises:
             CheckpointError: names or shapes do not fit; lists them.
         """
-        load_weights(self, from_published(state_dict, self._published()))
+        found = from_published(state_dict, self._published())
+        if self.version != "v3":
+            # What is published was trained: its queue is full.
+            found["keys_seen"] = torch.full((1,), self.queue.shape[1])
+        load_weights(self, found)
 
     def _published(self) -> dict[str, str]:
         """Return published prefixes of names, and ours."""

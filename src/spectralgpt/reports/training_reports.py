@@ -40,6 +40,7 @@ _FAR = 2.0
 _FAR_FROM_ONE_STEP = 10.0
 _TITLES = {"lr": "learning rate", "images_per_s": "images/s"}
 _CURVES = ("loss", "token_loss", "spectral_loss", "masked_error", "lr", "images_per_s")
+_FILLED = "queue_filled"
 _OF_DATASET = "loss_"
 """What columns of the loss of one data set of a mixture begin with."""
 _FIGURE_NAME = re.compile(r"(reconstruction|spectra)_epoch_(\d+)_image_(\d+)")
@@ -94,13 +95,17 @@ def describe_divergence(metrics: Path | Mapping[str, _Series]) -> str:
 
     Returns:
         Nothing if it did not, or if there is no file. Of a mixture each data set's own
-        loss counts, for their levels differ.
+        loss counts, for their levels differ. While a queue still holds random keys, the
+        loss counts for nothing: it rises as harder ones come.
     """
     if isinstance(metrics, Path):
         metrics = read_metrics(metrics) if metrics.is_file() else {}
     own = {name: each for name, each in metrics.items() if name.startswith(_OF_DATASET)}
-    for name, (_, values) in (own or metrics).items():
-        if name not in ("loss", *own):
+    filled = dict(zip(*metrics.get(_FILLED, ([], [])), strict=True))
+    for name, (steps, found) in (own or metrics).items():
+        pairs = zip(steps, found, strict=True)
+        values = [value for step, value in pairs if filled.get(step, 1.0) >= 1]
+        if name not in ("loss", *own) or not values:
             continue
         size = max(_END_STEPS, len(values) // _END_PART)
         ends = range(len(values), size - 1, -size)
