@@ -45,9 +45,11 @@ def test_two_processes_compare_all_of_their_images(kind: str, tmp_path: Path) ->
     two = step_of_two(kind, tmp_path / "two")
     one = make_step(kind, tmp_path / "one", SAMPLES, 1)
     assert two["terms"] == pytest.approx(one["terms"], rel=1e-5)
+    # What a batch is normalised by takes some gradients to zero, up to round-off.
+    size = max(float(gradient.abs().max()) for gradient in one["gradients"].values())
     for name, gradient in one["gradients"].items():
         apart = float((two["gradients"][name] - gradient).abs().max())
-        assert apart <= 1e-4 * float(gradient.abs().max()) + 1e-7, name
+        assert apart <= 1e-5 * size, name
     for name, value in one["state"].items():
         found = two["state"][name]
         if name == "queue":
