@@ -130,7 +130,7 @@ def make_step(
         SAMPLES, SAMPLES, batch_size, accumulate, 3, world_size=devices
     )
     # AdamW would make steps of full size of what is rounding noise.
-    chosen = {"algorithm": "lars", "base_lr": 3.0} if is_contrast else {}
+    chosen = {"algorithm": "lars", "base_lr": 1.0} if is_contrast else {}
     optimizer = OptimizerConfig(**{"base_lr": 1e-3, "warmup_epochs": 0, **chosen})
     module = TrainingModule(build_task(kind), optimizer, config, batches)
     noted, folder = Noted(), RunFolder(output)

@@ -49,7 +49,7 @@ def test_two_processes_compare_all_of_their_images(kind: str, tmp_path: Path) ->
     size = max(float(gradient.abs().max()) for gradient in one["gradients"].values())
     for name, gradient in one["gradients"].items():
         apart = float((two["gradients"][name] - gradient).abs().max())
-        assert apart <= 1e-5 * size, name
+        assert apart <= 1e-4 * size, name
     for name, value in one["state"].items():
         found = two["state"][name]
         if name == "queue":

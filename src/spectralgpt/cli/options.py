@@ -197,8 +197,10 @@ def _check_tree(
 ) -> None:
     check_keys(values, where, optional=tuple(known))
     for name, value in values.items():
-        if isinstance(value, Mapping) and isinstance(known[name], Mapping):
-            _check_tree(value, known[name], f"{where}, {name}")
+        # Empty by default are free tables, which what takes them checks.
+        below = known[name]
+        if isinstance(value, Mapping) and isinstance(below, Mapping) and below:
+            _check_tree(value, below, f"{where}, {name}")
 
 
 @contextlib.contextmanager
