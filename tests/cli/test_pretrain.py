@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ import spectralgpt
 from spectralgpt.checkpoints import load_model
 from spectralgpt.cli import pretrain as command
 from spectralgpt.cli.main import main
-from spectralgpt.config import read_config
+from spectralgpt.cli.options import CommandParser, plain_values
+from spectralgpt.config import build_config, read_config
 from spectralgpt.errors import ConfigError
 from spectralgpt.models.mae import MaskedAutoencoder
 from spectralgpt.recipes import find_recipe, list_recipes
@@ -278,3 +280,17 @@ def test_wrong_key_is_one_line_on_stderr(
     assert found.out == ""
     assert found.err.startswith(f"error: {path}, data: unknown key 'rot'; did you mean")
     assert found.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in list_recipes() if n.startswith("pretrain")]
+)
+def test_a_recipe_is_what_its_command_reads(name: str) -> None:
+    parser = CommandParser(exit_on_error=False)
+    command.add_arguments(parser)
+    changed = ["--settings.drop_path", "0.25"] if name == "pretrain_simmim" else []
+    args = parser.parse_args(["--config", name, "--output", "x", *changed])
+    found = build_config(plain_values(args), PretrainConfig, "the command line")
+    wanted = read_config(find_recipe(name), PretrainConfig)
+    settings = wanted.settings | ({"drop_path": 0.25} if changed else {})
+    assert found == replace(wanted, settings=settings)
