@@ -11,6 +11,7 @@ from torch import Tensor
 from spectralgpt import objectives
 from spectralgpt.errors import CheckpointError, ConfigError
 from spectralgpt.objectives import Objective
+from spectralgpt.tasks.pretraining import PretrainingTask, score_reconstructions
 
 SYSTEMS = Path(__file__).resolve().parents[3] / "shared" / "golden" / "systems"
 needs_golden = pytest.mark.skipif(
@@ -108,6 +109,22 @@ def test_what_is_rebuilt_lies_where_it_belongs(name: str, num_bands: int) -> Non
     assert out.rebuilt.shape == out.hidden.shape == images.shape
     share = model.count_targets(images, 0.5, torch.rand(2, model.noise_size(images)))
     assert float(out.mask.sum()) == float(share)
+
+
+@pytest.mark.parametrize("name", ["mae", "satmae"])
+def test_normal_targets_are_held_against_the_means_that_are_told(name: str) -> None:
+    settings = SMALL | {"num_bands": 5, "normalize_targets": True}
+    model = objectives.build(name, **settings).eval()
+    images = torch.rand(2, 5, 32, 32)
+    means = model.token_means(images)
+    patch = images[1, :, 8:16, 24:32].mean()  # Of all bands of a place.
+    torch.testing.assert_close(means[1, :, 8:16, 24:32], patch.expand(5, 8, 8))
+    assert objectives.build(name, **SMALL, num_bands=5).token_means(images) is None
+    valid = torch.ones_like(images, dtype=torch.bool)
+    batch = {"images": images, "valid": valid, "seed": torch.tensor([1, 2])}
+    scores = score_reconstructions(PretrainingTask(model), [batch])
+    assert scores.keys() == {"model", "token_mean", "images"}
+    assert 0 < scores["token_mean"] < 1
 
 
 def test_invalid_pixels_count_in_no_loss() -> None:

@@ -44,6 +44,7 @@ from spectralgpt.models.tokens import (
     patchify,
     pick_tokens,
     pixel_mask,
+    token_means,
     unpatchify,
 )
 
@@ -623,6 +624,12 @@ class MaskedAutoencoder(Objective):
         """
         assert isinstance(output, MaskedAutoencoderOutput)
         return unpatchify(output.rebuilt, output.grid)
+
+    def token_means(self, images: Tensor) -> Tensor | None:
+        """Return each token's own mean, see `Objective`."""
+        if not self.normalize_targets:
+            return None
+        return token_means(images, self.encoder.grid_of(images))
 
     def hidden_pixels(self, output: ObjectiveOutput) -> Tensor:
         """Return where a forward pass hid pixels, bool shaped as the images."""

@@ -139,6 +139,13 @@ class Objective(nn.Module, ABC):
         """Return what was rebuilt, shaped as the images; None if nothing is."""
         return output.rebuilt
 
+    def token_means(self, images: Tensor) -> Tensor | None:
+        """Return each token's own mean, shaped as the images.
+
+        It is what a model of normalised targets is told of them; None of others.
+        """
+        return None
+
     def hidden_pixels(self, output: ObjectiveOutput) -> Tensor | None:
         """Return where pixels were hidden, bool shaped as the images, or None."""
         return output.hidden

@@ -231,6 +231,20 @@ def pixel_mask(is_masked: Tensor, grid: TokenGrid) -> Tensor:
     return pixels[..., : grid.num_bands, :, :]  # (B, C, H, W) or (B, T, C, H, W)
 
 
+def token_means(images: Tensor, grid: TokenGrid) -> Tensor:
+    """Set every value of a token to the token's mean.
+
+    Args:
+        images: (B, C, H, W), or (B, T, C, H, W) of series.
+        grid: token geometry.
+
+    Returns:
+        Shaped as the images.
+    """
+    tokens = patchify(images, grid)
+    return unpatchify(tokens.mean(dim=-1, keepdim=True).expand_as(tokens), grid)
+
+
 class TokenMask(NamedTuple):
     """Which tokens of each image are visible.
 

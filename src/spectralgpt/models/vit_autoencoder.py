@@ -293,6 +293,13 @@ class VitAutoencoder(Objective):
         series = cut.permute(0, 1, 5, 2, 3, 6, 4, 7).flatten(1, 2)
         return self._at_dates(series.flatten(3, 4).flatten(4), images)
 
+    def token_means(self, images: Tensor) -> Tensor | None:
+        """Return each token's own mean, see `Objective`."""
+        if not self.normalize_targets:
+            return None
+        # A prediction of 0 is the mean.
+        return self._rebuild(images, torch.zeros_like(self._targets(images)))
+
     def _at_dates(self, predicted: Tensor, images: Tensor) -> Tensor:
         """Return the dates of images from those predicted, (B, dates, C, H, W)."""
         return predicted.reshape(images.shape)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from spectralgpt.errors import CheckpointError, ConfigError, ShapeError
 from spectralgpt.metrics import psnr, spectral_angle
 from spectralgpt.models.mae import MaskedAutoencoder, MaskedAutoencoderOutput
+from spectralgpt.models.tokens import token_means
 from spectralgpt.models.views import band_means
 from spectralgpt.models.weights import check_output
 from spectralgpt.preprocessing import Preprocessing, image_limits
@@ -37,7 +38,6 @@ from spectralgpt.sensors import Band
 from spectralgpt.tasks.pretraining import (
     ErrorSum,
     PretrainingTask,
-    token_means,
 )
 
 FloatArray = NDArray[np.float32]

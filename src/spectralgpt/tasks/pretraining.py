@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from spectralgpt.models.mae import MaskedAutoencoder
 from spectralgpt.models.objective import Objective, ObjectiveOutput
-from spectralgpt.models.tokens import MaskStyle, TokenGrid, patchify, unpatchify
+from spectralgpt.models.tokens import MaskStyle
 from spectralgpt.models.views import band_means
 from spectralgpt.tasks import Batch, Gather, own_sums
 
@@ -46,20 +46,6 @@ def _draw_sample_noise(size: int, seeds: Tensor) -> Tensor:
         for seed in seeds
     ]
     return torch.cat(rows)
-
-
-def token_means(images: Tensor, grid: TokenGrid) -> Tensor:
-    """Set every value of a token to the token's mean.
-
-    Args:
-        images: (B, C, H, W), or (B, T, C, H, W) of series.
-        grid: token geometry.
-
-    Returns:
-        Shaped as the images.
-    """
-    tokens = patchify(images, grid)
-    return unpatchify(tokens.mean(dim=-1, keepdim=True).expand_as(tokens), grid)
 
 
 @dataclass
@@ -268,7 +254,8 @@ def score_reconstructions(
             return {}
         counted, visible = masked & valid, ~masked & valid
         if has_normal_targets:
-            guesses = _own_means(task.model, images)
+            means = task.model.token_means(images)
+            guesses = {} if means is None else {"token_mean": means}
         else:
             # Fillers know no dates: each date of a series is an image to them.
             images, rebuilt, counted, visible = (
@@ -284,13 +271,6 @@ def score_reconstructions(
     if not has_normal_targets:
         chosen["space_spectrum"] = min(tried.values(), default=float("nan"))
     return {**chosen, "images": float(count)}
-
-
-def _own_means(model: Objective, images: Tensor) -> dict[str, Tensor]:
-    """Return what a model of normalised targets is told: each token's own mean."""
-    if not isinstance(model, MaskedAutoencoder):
-        return {}
-    return {"token_mean": token_means(images, model.encoder.grid_of(images))}
 
 
 def _fill(images: Tensor, visible: Tensor) -> dict[str, Tensor]:
