@@ -8,6 +8,7 @@ from spectralgpt.config import build_config
 from spectralgpt.errors import ConfigError
 from spectralgpt.training.pretrain_config import (
     DataConfig,
+    MaskingConfig,
     PretrainConfig,
     datasets_of,
     stages_of,
@@ -142,3 +143,12 @@ def test_two_lengths_of_an_epoch_are_refused() -> None:
 def test_numbers_that_yaml_takes_for_text_are_read() -> None:
     found = build_config({"optimizer": {"base_lr": "1e-4"}}, PretrainConfig, "test")
     assert found.optimizer.base_lr == 1e-4
+
+
+def test_a_share_to_hide_is_refused_where_nothing_is_hidden() -> None:
+    with pytest.raises(
+        ConfigError, match=r"masking\.ratio is set, but objective simclr"
+    ):
+        PretrainConfig(objective="simclr", masking=MaskingConfig(0.5))
+    assert PretrainConfig(objective="simclr").masking.ratio == 0
+    assert PretrainConfig(objective="st-mae").masking.ratio == 0.9

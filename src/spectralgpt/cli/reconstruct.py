@@ -70,8 +70,8 @@ def run(args: Namespace) -> Path:
     contract = loaded.preprocessing
     if not isinstance(loaded.model, MaskedAutoencoder) or contract is None:
         raise CheckpointError(
-            f"{args.model} cannot rebuild images: name a pretraining run, or a model "
-            "with its decoder and contract."
+            f"{args.model} cannot rebuild images here: name a pretraining run of "
+            "objective spectralgpt, or a model with its decoder and contract."
         )
     path = _find_input(args.input, args.sensor, contract)
     item = describe_input(path, format_of(args), contract)

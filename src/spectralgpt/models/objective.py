@@ -48,7 +48,8 @@ class Objective(nn.Module, ABC):
 
     Attributes:
         name: as in `--objective NAME` and in checkpoints.
-        default_mask_ratio: share of what is hidden where none is stated.
+        default_mask_ratio: share of what is hidden where none is stated; 0 where
+            nothing is ever hidden.
         sees_pairs: whether the loss compares images of a batch with each other. Several
             processes then share their batch; micro-batches do not.
         takes_bands: whether images may be of other bands than its own.

@@ -106,7 +106,7 @@ class PretrainingTask:
         self.names = tuple(names)
         self.reference_groups = reference_groups
         self._errors: dict[str, ErrorSum] = defaultdict(ErrorSum)
-        self._losses: list[float] = []
+        self._losses: list[tuple[float, int]] = []
         # Only our own hides in several styles.
         is_ours = isinstance(model, MaskedAutoencoder)
         self._style: dict[str, Any] = {"mask_style": mask_style} if is_ours else {}
@@ -198,7 +198,7 @@ class PretrainingTask:
         rebuilt = self.model.reconstruct(output)
         hidden = self.model.hidden_pixels(output)
         if rebuilt is None or hidden is None:
-            self._losses.append(float(output.loss))
+            self._losses.append((float(output.loss), len(images)))
             return
         counted = hidden & batch["valid"]
         self._errors["masked_error"].add(rebuilt.float(), images, counted)
@@ -209,10 +209,11 @@ class PretrainingTask:
     def metrics(self) -> dict[str, float]:
         """Give the mean squared error of masked pixels, in scaled units, and reset.
 
-        Of an objective that rebuilds nothing it is the mean loss of its batches.
+        Of an objective that rebuilds nothing it is the mean loss of its images.
         """
         if self._losses:
-            found = {"loss": sum(self._losses) / len(self._losses)}
+            losses, sizes = zip(*self._losses, strict=True)
+            found = {"loss": float(np.average(losses, weights=sizes))}
             self._losses.clear()
             return found
         errors = {name: found.mean for name, found in self._errors.items()}

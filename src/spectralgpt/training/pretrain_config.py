@@ -322,6 +322,9 @@ class PretrainConfig:
             changed.add("model.tokenizer")
         if self.masking.style != "cube":
             changed.add("masking.style")
+        hides = objective_class(self.objective).default_mask_ratio > 0
+        if not hides and self.masking.ratio:
+            changed.add("masking.ratio")
         for name in ("token_budget", "band_subsets"):
             if getattr(self.data, name):
                 changed.add(f"data.{name}")
