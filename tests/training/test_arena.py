@@ -12,6 +12,7 @@ from spectralgpt.errors import ConfigError
 from spectralgpt.recipes import find_recipe
 from spectralgpt.training import arena
 from spectralgpt.training.arena import ArenaConfig, run_arena
+from spectralgpt.training.costs import Cost, count_gflop
 from tests.toy import SENSOR, write_archive
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -24,7 +25,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     images["offset"] = 0
     labelled = {"root": str(root), "offset": 0}
     # A process of its own takes longer than all the rest.
-    monkeypatch.setattr(arena, "_try", lambda plan: arena._Cost(0.5, 2**30))
+    monkeypatch.setattr(arena, "measure_cost", lambda plan: Cost(0.5, 2**30))
     return {
         "images": 32,
         "seeds": [0, 1],
@@ -123,9 +124,7 @@ def test_what_ships_can_be_planned(path: Path) -> None:
 
 def test_flop_are_counted_without_computing() -> None:
     config = read_config(EXAMPLES / "arena_simulated.yaml", ArenaConfig)
-    counts = {
-        start: arena._count_gflop(arena._plan(config, start)) for start in config.starts
-    }
+    counts = {start: count_gflop(arena._plan(config, start)) for start in config.starts}
     assert all(count is not None for count in counts.values())
     # All bands in a token: a quarter of the tokens of four groups.
     assert counts["mae"] < 0.5 * counts["satmae"]  # type: ignore[operator]

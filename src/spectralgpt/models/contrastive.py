@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spectralgpt.config import build_config
-from spectralgpt.errors import ConfigError, ShapeError
+from spectralgpt.errors import ConfigError
 from spectralgpt.models.encoder import Encoder
 from spectralgpt.models.objective import Objective, ObjectiveOutput
 from spectralgpt.models.tokens import Wavelengths
 from spectralgpt.models.views import ViewConfig, make_views, view_noise_size
+from spectralgpt.models.vit import own_bands_only
 
 
 class Contrastive(Objective):
@@ -74,15 +75,8 @@ class Contrastive(Objective):
         The loss is the mean over these images, whatever `counts` says: micro-batches
         are of one size, and each compares its own images only.
         """
-        if wavelengths is not None:
-            raise ShapeError(
-                f"objective {self.name} takes its own bands only: leave out the others."
-            )
-        if mask_ratio:
-            raise ConfigError(
-                f"mask_ratio is {mask_ratio}, but objective {self.name} hides nothing: "
-                "leave it out."
-            )
+        own_bands_only(wavelengths=wavelengths)
+        self.ratio_of(mask_ratio)
         noise = self.draw(images, noise)
         return self.compare_views(*make_views(images, noise, self.views, valid))
 

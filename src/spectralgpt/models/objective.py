@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from spectralgpt.errors import CheckpointError
+from spectralgpt.errors import CheckpointError, ConfigError, ShapeError
 from spectralgpt.models.encoder import Encoder
 from spectralgpt.models.tokens import Wavelengths
 from spectralgpt.models.weights import load_weights
@@ -45,6 +45,14 @@ class Objective(nn.Module, ABC):
     It takes scaled images with their bands and gives a loss, what to log, and an
     encoder that every task takes. All its chance comes from `noise`, uniform values of
     each image, so that a step depends on nothing before it but weights and buffers.
+
+    Constructor arguments are the settings. These mean the same in all that have them:
+    `image_size` (side in px of the images that it is trained on), `num_bands` (C),
+    `patch_size` (side P of a patch, px), `embed_dim`, `depth` and `num_heads` (width,
+    blocks and attention heads of the encoder), those of the decoder after `decoder_`,
+    `normalize_targets` (compare each patch normalised), `loss_on` (whether `masked`
+    tokens count, or `all`), and `published` (as the published code, where that differs
+    from its paper or from us).
 
     Attributes:
         name: as in `--objective NAME` and in checkpoints.
@@ -110,10 +118,36 @@ class Objective(nn.Module, ABC):
         return images.new_tensor([float(len(images))])
 
     def draw(self, images: Tensor, noise: Tensor | None) -> Tensor:
-        """Return the noise of images, drawn where none is given: (B, M)."""
-        if noise is not None:
-            return noise.to(images.device)
-        return torch.rand(len(images), self.noise_size(images), device=images.device)
+        """Return the noise of images, drawn where none is given: (B, M).
+
+        Raises:
+            ShapeError: it has another shape.
+        """
+        size = self.noise_size(images)
+        if noise is None:
+            return torch.rand(len(images), size, device=images.device)
+        if noise.ndim != 2 or noise.shape[1] != size:
+            raise ShapeError(
+                f"noise has shape {tuple(noise.shape)}: these images need (batch, "
+                f"{size})."
+            )
+        return noise.to(images.device)
+
+    def ratio_of(self, mask_ratio: float | None) -> float:
+        """Return the share of what is hidden, the usual one where none is stated.
+
+        Raises:
+            ConfigError: it is out of range, or nothing is ever hidden.
+        """
+        ratio = self.default_mask_ratio if mask_ratio is None else mask_ratio
+        if ratio and not self.default_mask_ratio:
+            raise ConfigError(
+                f"mask_ratio is {ratio}, but objective {self.name} hides nothing: "
+                "leave it out."
+            )
+        if not 0 <= ratio < 1:
+            raise ConfigError(f"mask_ratio is {ratio}: use 0 <= mask_ratio < 1.")
+        return ratio
 
     def check_ready(self) -> None:
         """Refuse to train as it is.

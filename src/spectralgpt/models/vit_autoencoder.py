@@ -25,6 +25,7 @@ from spectralgpt.models.vit import (
     VisionTransformer,
     cut_patches,
     initialise_linears,
+    own_bands_only,
 )
 from spectralgpt.models.weights import load_weights, plain_names
 
@@ -34,13 +35,16 @@ _TOKEN, _PLACES = "[token]", "[places]"
 _CONVOLUTION = re.compile(
     r"(?:\w*encoder(?:_[qk])?\.)?patch_embed\.(?:\d+\.)?proj\.weight"
 )
-AUTOENCODER_NAMES = {
+ENCODER_NAMES = {
     "cls_token": "encoder.class_token",
     "pos_embed[token]": "encoder.positions.token",
     "pos_embed[places]": "encoder.positions.spatial",
     "patch_embed.proj.": "encoder.embedding.0.",
     "blocks.": "encoder.blocks.",
     "norm.": "encoder.norm.",
+}
+"""Published prefixes of vision transformers, and ours."""
+AUTOENCODER_NAMES = ENCODER_NAMES | {
     "mask_token": "mask_token",
     "decoder_embed.": "decoder_embedding.",
     "decoder_pos_embed[token]": "decoder_positions.token",
@@ -124,10 +128,7 @@ class VitAutoencoder(Objective):
         counts: Tensor | None = None,
     ) -> ObjectiveOutput:
         """Hide tokens and rebuild them; see `Objective.forward`."""
-        if wavelengths is not None:
-            raise ShapeError(
-                f"objective {self.name} takes its own bands only: leave out the others."
-            )
+        own_bands_only(wavelengths=wavelengths)
         shape = self._shape_of(images)
         noise = self.draw(images, noise)
         visible, mask = self._hide(noise, mask_ratio, shape)
@@ -154,7 +155,7 @@ class VitAutoencoder(Objective):
     ) -> Tensor:
         """Count the tokens that the loss averages over; see `Objective`."""
         shape = self._shape_of(images)
-        _, mask = self._hide(noise.to(images.device), mask_ratio, shape)
+        _, mask = self._hide(self.draw(images, noise), mask_ratio, shape)
         return self._counted(mask, self._weights(valid)).sum()[None]
 
     def _shape_of(self, images: Tensor) -> tuple[int, int, int, int]:
@@ -170,17 +171,10 @@ class VitAutoencoder(Objective):
         self, noise: Tensor, mask_ratio: float | None, shape: Sequence[int]
     ) -> tuple[Tensor, Tensor]:
         """Choose the visible tokens, (B, K), and the mask, (B, N), 1 where hidden."""
-        ratio = self.default_mask_ratio if mask_ratio is None else mask_ratio
-        if not 0 <= ratio < 1:
-            raise ConfigError(f"mask_ratio is {ratio}: use 0 <= mask_ratio < 1.")
+        ratio = self.ratio_of(mask_ratio)
         T, G, rows, columns = shape
         outer = T * G if self.consistent_mask else 1
         units = T * G * rows * columns // outer
-        if noise.ndim != 2 or noise.shape[1] != units:
-            raise ShapeError(
-                f"noise has shape {tuple(noise.shape)}: these images need (batch, "
-                f"{units})."
-            )
         # The published code truncates the float product; 0.9 of 100 leaves 9 visible.
         kept = noise.argsort(dim=1)[:, : max(1, int(units * (1 - ratio)))]
         starts = torch.arange(outer, device=noise.device) * units
@@ -381,12 +375,7 @@ def to_published(
     Returns:
         Tensors by published names, in published shapes.
     """
-    found = {
-        theirs + name.removeprefix(ours): value
-        for theirs, ours in names.items()
-        for name, value in tensors.items()
-        if name.startswith(ours)
-    }
+    found = rename(tensors, {ours: theirs for theirs, ours in names.items()}, True)
     for name in [name for name in found if name.endswith(_TOKEN)]:
         whole = name.removesuffix(_TOKEN)
         found[whole] = torch.cat([found.pop(name), found.pop(whole + _PLACES)], dim=1)
@@ -403,11 +392,26 @@ def from_published(
     found: dict[str, Tensor] = {}
     for name, value in plain_names(state_dict).items():
         if name + _TOKEN in names:
-            found[names[name + _TOKEN]] = value[:, :1]
-            found[names[name + _PLACES]] = value[:, 1:]
-            continue
-        # The longest prefix is the most precise one.
-        prefix = max((p for p in names if name.startswith(p)), key=len, default="")
-        renamed = names.get(prefix, "") + name.removeprefix(prefix)
-        found[renamed] = value.flatten(1) if _CONVOLUTION.fullmatch(name) else value
+            found[name + _TOKEN], found[name + _PLACES] = value[:, :1], value[:, 1:]
+        else:
+            found[name] = value.flatten(1) if _CONVOLUTION.fullmatch(name) else value
+    return rename(found, names)
+
+
+def rename(
+    tensors: Mapping[str, Tensor], prefixes: Mapping[str, str], known_only: bool = False
+) -> dict[str, Tensor]:
+    """Replace prefixes of names, of each the longest and so most precise one that fits.
+
+    Args:
+        tensors: by name.
+        prefixes: and what replaces them.
+        known_only: leave out names without such a prefix, which else stay.
+    """
+    found = {}
+    for name, value in tensors.items():
+        fitting = [prefix for prefix in prefixes if name.startswith(prefix)]
+        prefix = max(fitting, key=len, default="")
+        if fitting or not known_only:
+            found[prefixes.get(prefix, "") + name.removeprefix(prefix)] = value
     return found

@@ -24,7 +24,6 @@ from spectralgpt.models.tokens import Wavelengths
 from spectralgpt.models.vit import PositionKind, VisionTransformer, own_bands_only
 from spectralgpt.objectives.simmim import (
     MaskedImageModel,
-    check_noise,
     hide,
     spread,
     vit_names,
@@ -103,21 +102,14 @@ class BEiT(MaskedImageModel):
     mask (B, rows, columns); its latent (B, N, D), of all patches.
 
     Args:
-        image_size: side in px of the images that it is trained on.
-        num_bands: bands C.
-        patch_size: side P of a patch, px.
-        embed_dim: width.
-        depth: blocks.
-        num_heads: attention heads.
         vocab_size: visual tokens that there are.
         min_mask_patches: patches of the smallest block; None takes a twelfth of the
             image, 16 of 14 x 14, at least 4.
         max_mask_patches: most that a block adds; None sets no limit.
         positions: `relative`, or `learned`, absolute ones.
-        layer_scale: first value of the factors of each branch; None has none.
-        drop_path: stochastic depth of the last block, 0..1.
         tokenizer: settings of the tokeniser; None has none yet.
-        published: as the published code; there is no difference to it here.
+
+    The others are those of `MaskedImageModel`.
 
     Raises:
         ConfigError: a setting is out of range.
@@ -145,20 +137,7 @@ class BEiT(MaskedImageModel):
         published: bool = False,
     ) -> None:
         settings = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        super().__init__(
-            "vit",
-            image_size,
-            num_bands,
-            patch_size,
-            embed_dim,
-            depth,
-            num_heads,
-            None,
-            1,
-            layer_scale,
-            drop_path,
-            positions,
-        )
+        super().__init__(settings, positions)
         check_settings({"num_classes": vocab_size})
         if image_size // patch_size < _SHORTEST_SIDE:
             raise ConfigError(
@@ -166,7 +145,6 @@ class BEiT(MaskedImageModel):
                 f"side: blocks need at least {_SHORTEST_SIDE}. Use a smaller "
                 "patch_size."
             )
-        self.config = settings
         self.vocab_size = vocab_size
         self.min_mask_patches = min_mask_patches
         self.max_mask_patches = max_mask_patches
@@ -278,10 +256,7 @@ class BEiT(MaskedImageModel):
         self, images: Tensor, mask_ratio: float | None, noise: Tensor
     ) -> Tensor:
         """Choose the hidden patches, bool (B, rows, columns)."""
-        check_noise(noise, self.noise_size(images))
-        ratio = self.default_mask_ratio if mask_ratio is None else mask_ratio
-        if not 0 <= ratio < 1:
-            raise ConfigError(f"mask_ratio is {ratio}: use 0 <= mask_ratio < 1.")
+        ratio = self.ratio_of(mask_ratio)
         _, _, rows, columns = self.encoder.shape_of(images)
         cells = rows * columns
         least = max(_SMALLEST, round(_SMALLEST_SHARE * cells))
@@ -314,7 +289,7 @@ class BEiT(MaskedImageModel):
         valid: Tensor | None = None,
     ) -> Tensor:
         """Count the hidden patches that the loss averages over; see `Objective`."""
-        mask = self._choose(images, mask_ratio, noise)
+        mask = self._choose(images, mask_ratio, self.draw(images, noise))
         return (mask.flatten(1) * self._known(images, valid)).sum()[None]
 
     def _published(self) -> dict[str, str]:

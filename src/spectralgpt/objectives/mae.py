@@ -13,19 +13,7 @@ class MAE(VitAutoencoder):
     Its prediction is (B, N, P * P * C), by pixel row, pixel column, then band; its mask
     (B, N).
 
-    Args:
-        image_size: side in px of the images whose positions are made.
-        num_bands: bands C.
-        patch_size: side P of a patch, px.
-        embed_dim: width of the encoder.
-        depth: blocks of the encoder.
-        num_heads: attention heads of the encoder.
-        decoder_embed_dim: width of the decoder.
-        decoder_depth: blocks of the decoder.
-        decoder_num_heads: attention heads of the decoder.
-        normalize_targets: compare each patch normalised.
-        loss_on: whether `masked` tokens count, or `all`.
-        published: as the published code; there is no difference to it here.
+    Its settings are those of `Objective`.
 
     Raises:
         ConfigError: a setting is out of range.

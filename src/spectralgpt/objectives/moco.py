@@ -30,7 +30,7 @@ from spectralgpt.models.objective import ObjectiveOutput
 from spectralgpt.models.views import ViewConfig
 from spectralgpt.models.vit import VisionTransformer
 from spectralgpt.models.vit_autoencoder import (
-    AUTOENCODER_NAMES,
+    ENCODER_NAMES,
     from_published,
     to_published,
 )
@@ -115,13 +115,7 @@ class MomentumContrast(Contrastive):
     Args:
         encoder: what is learned, see `Contrastive`.
         width: of its features.
-        version: v1, v2 or v3.
-        dim: width of what is compared; None takes 128, of v3 256.
-        hidden_dim: width within the heads of v3; None takes 4,096.
-        queue_size: keys in the queue of v1 and v2; None takes 65,536.
-        momentum: share of the slower weights that a step keeps, 0..1, in v3 at the
-            start; None takes 0.999, of v3 0.99.
-        temperature: of the softmax; None takes 0.2, of v1 0.07.
+        version: v1, v2 or v3; for this and the numbers see `MoCo`.
         heads: those of v3 for a `vit`, or a `resnet`.
         views: what of `ViewConfig` differs from the paper's, by name.
 
@@ -150,14 +144,14 @@ class MomentumContrast(Contrastive):
         if version not in _DEFAULTS:
             raise ConfigError(f"version is {version!r}: use v1, v2 or v3.")
         super().__init__(encoder, views, _VIEWS[version])
-        stated = {
-            "dim": dim,
-            "hidden_dim": hidden_dim,
-            "queue_size": queue_size,
-            "momentum": momentum,
-            "temperature": temperature,
-        }
-        numbers = _with_defaults(version, stated)
+        numbers = _with_defaults(
+            version,
+            dim=dim,
+            hidden_dim=hidden_dim,
+            queue_size=queue_size,
+            momentum=momentum,
+            temperature=temperature,
+        )
         self.version, self.heads = version, heads
         self.momentum, self.temperature = numbers["momentum"], numbers["temperature"]
         size = int(numbers["dim"])
@@ -285,21 +279,15 @@ class MomentumContrast(Contrastive):
         names = {name: name for name in ("queue", "predictor.")}
         for theirs, ours in ((fast, ""), (slow, "momentum_")):
             names[f"{theirs}.{head}."] = f"{ours}projector."
-            within = {"": ""}
+            within = {"": "encoder."}
             if isinstance(self.encoder, VisionTransformer):
-                within = {
-                    name: own.removeprefix("encoder.")
-                    for name, own in AUTOENCODER_NAMES.items()
-                    if own.startswith("encoder.")
-                }
+                within = ENCODER_NAMES
             for name, own in within.items():
-                names[f"{theirs}.{name}"] = f"{ours}encoder.{own}"
+                names[f"{theirs}.{name}"] = ours + own
         return names
 
 
-def _with_defaults(
-    version: Version, stated: Mapping[str, float | None]
-) -> dict[str, float]:
+def _with_defaults(version: Version, **stated: float | None) -> dict[str, float]:
     """Return the numbers of a version, those that are stated or the paper's."""
     numbers = {k: v for k, v in stated.items() if v is not None}
     for name in numbers:
@@ -316,12 +304,6 @@ class MoCo(MomentumContrast):
     """Momentum contrast of a vision transformer, for any number of bands.
 
     Args:
-        image_size: side in px of the images whose positions are made.
-        num_bands: bands C.
-        patch_size: side P of a patch, px.
-        embed_dim: width of the encoder.
-        depth: blocks of the encoder.
-        num_heads: attention heads of the encoder.
         version: v1 and v2 look among the keys of many batches, v3 among the batch's.
         dim: width of what is compared; None takes 128, of v3 256.
         hidden_dim: width within the heads of v3; None takes 4,096.
@@ -333,7 +315,8 @@ class MoCo(MomentumContrast):
         freeze_patches: keep the patch map as drawn, which makes v3 stable; None does so
             in v3.
         views: what of `ViewConfig` differs from the paper's, by name.
-        published: as the published code; there is no difference to it here.
+
+    The others are those of `Objective`.
 
     Raises:
         ConfigError: a setting is out of range, or not of this version.

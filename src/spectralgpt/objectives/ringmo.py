@@ -9,27 +9,21 @@ Source: Sun et al. 2022, doi 10.1109/TGRS.2022.3194732, and its published code.
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from spectralgpt.errors import ShapeError
+from spectralgpt.errors import ConfigError, ShapeError
 from spectralgpt.models.objective import ObjectiveOutput
-from spectralgpt.models.tokens import Wavelengths
-from spectralgpt.models.vit import own_bands_only
 from spectralgpt.objectives.simmim import (
     EncoderKind,
-    MaskedImageModel,
-    check_noise,
-    check_unit,
+    PixelModel,
     choose_units,
-    count_masked,
-    default_unit,
     masked_difference,
-    plain_stages,
     unit_grid,
 )
 
@@ -113,41 +107,29 @@ def local_binary_pattern(images: Tensor) -> Tensor:
     return torch.where(changes <= _MOST_CHANGES, even, _UNEVEN)
 
 
-class RingMo(MaskedImageModel):
+class RingMo(PixelModel):
     """Masked image modelling by the pixels that are hidden within units.
 
     Its prediction is (B, C, H, W); its mask (B, 1, H, W); its latent the encoder's map
     (B, D, rows, columns).
 
     Args:
-        image_size: side in px of the images that it is trained on.
-        num_bands: bands C.
-        patch_size: side of a patch, px; of `swin` that of the first stage.
-        embed_dim: width; of `swin` that of the first stage where `depths` are given,
-            else of the last.
-        depth: blocks.
-        num_heads: attention heads; of `swin` those of each stage where `depths` are
-            given, else half those of the last.
-        encoder: `vit` or `swin`.
-        depths: blocks of each stage of `swin`; None shares out `depth`, see `SimMIM`.
-        window_size: side of a window of `swin`, tokens.
         mask_patch_size: side of a unit, px; None takes 32 where image and patches
             allow it, else a patch.
         inside_ratio: share of the pixels of a chosen unit that are hidden; the mask
             ratio is that of chosen units.
         use_lbp: rebuild the local binary pattern of each band as well.
-        layer_scale: first value of the factors of each branch of `vit`; None has none.
-        drop_path: stochastic depth of the last block, 0..1.
         published: predict the pixels of a patch by row, column, then band, and
             approximate the GELU of the embedding by a hyperbolic tangent, as the
             published code does.
+
+    The others are those of `MaskedImageModel`.
 
     Raises:
         ConfigError: a setting is out of range.
     """
 
     name = "ringmo"
-    default_mask_ratio = 0.6
 
     def __init__(
         self,
@@ -168,28 +150,11 @@ class RingMo(MaskedImageModel):
         published: bool = False,
     ) -> None:
         settings = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        super().__init__(
-            encoder,
-            image_size,
-            num_bands,
-            patch_size,
-            embed_dim,
-            depth,
-            num_heads,
-            depths,
-            window_size,
-            layer_scale,
-            drop_path,
-            stem="pi-tanh" if published else "pi",
-        )
-        self.config = settings | plain_stages(settings, self.encoder)
-        stride = self.encoder.patch_size
-        self.mask_patch_size = mask_patch_size or default_unit(image_size, stride)
-        check_unit(self.mask_patch_size, 1, image_size)
+        if not 0 < inside_ratio <= 1:
+            raise ConfigError(f"inside_ratio is {inside_ratio}: use 0 < ratio <= 1.")
+        super().__init__(settings, 1, "pi-tanh" if published else "pi")
         self.inside_ratio, self.published = inside_ratio, published
-        width, values = self.encoder.embed_dim, stride**2 * num_bands
-        self.decoder = nn.Conv2d(width, values, 1)
-        self.decoder_lbp = nn.Conv2d(width, values, 1) if use_lbp else None
+        self.decoder_lbp = self._map_to_pixels() if use_lbp else None
 
     def noise_size(self, images: Tensor) -> int:
         """Return the number of units, and of pixels within them."""
@@ -197,87 +162,52 @@ class RingMo(MaskedImageModel):
         return rows * columns * (1 + self.mask_patch_size**2)
 
     def forward(
-        self,
-        images: Tensor,
-        mask_ratio: float | None = None,
-        noise: Tensor | None = None,
-        *,
-        wavelengths: Wavelengths | Tensor | None = None,
-        valid: Tensor | None = None,
-        dates: Tensor | None = None,
-        counts: Tensor | None = None,
-        mask: Tensor | None = None,
-        lbp: Tensor | None = None,
+        self, images: Tensor, *inputs: Any, lbp: Tensor | None = None, **others: Any
     ) -> ObjectiveOutput:
         """Hide pixels and rebuild them; see `Objective.forward`.
 
         A mask (B, 1, H, W) and the texture (B, C, H, W) may be given.
         """
-        own_bands_only(wavelengths=wavelengths)
-        if mask is None:
-            mask = self._choose(images, mask_ratio, self.draw(images, noise))
-        mask = mask.to(images)
-        if mask.shape != (len(images), 1, *images.shape[-2:]):
-            raise ShapeError(
-                f"mask has shape {tuple(mask.shape)}: these images need (batch, 1, "
-                f"{images.shape[-2]}, {images.shape[-1]})."
-            )
-        latent = self._as_map(self._encode(images * (1 - mask)), images)
-        prediction = self._lay_out(self.decoder(latent))
-        loss = masked_difference(images, prediction, mask, valid, counts)
-        terms = {}
-        if self.decoder_lbp is not None:
-            texture = local_binary_pattern(images) if lbp is None else lbp
-            found = self._lay_out(self.decoder_lbp(latent))
-            of_texture = masked_difference(
-                texture.to(images), found, mask, valid, counts
-            )
-            terms = {"pixel_loss": loss, "texture_loss": of_texture}
-            loss = loss + of_texture
-        return ObjectiveOutput(
-            loss,
-            terms,
-            prediction,
-            mask,
-            latent,
-            None if self.training else prediction.detach(),
-            None if self.training else (mask > 0).expand_as(images),
-        )
+        out = super().forward(images, *inputs, **others)
+        if self.decoder_lbp is None:
+            return out
+        assert out.mask is not None
+        texture = local_binary_pattern(images) if lbp is None else lbp
+        found = self._lay_out(self.decoder_lbp(out.latent))
+        valid, counts = others.get("valid"), others.get("counts")
+        error = masked_difference(texture.to(images), found, out.mask, valid, counts)
+        terms = {"pixel_loss": out.loss, "texture_loss": error}
+        return replace(out, loss=out.loss + error, terms=terms)
 
     def _choose(
         self, images: Tensor, mask_ratio: float | None, noise: Tensor
     ) -> Tensor:
-        """Choose the hidden pixels, (B, 1, H, W)."""
         unit = self.mask_patch_size
         rows, columns = unit_grid(images, unit)
-        check_noise(noise, self.noise_size(images))
         of_units, inside = noise.split([rows * columns, rows * columns * unit**2], 1)
-        ratio = self.default_mask_ratio if mask_ratio is None else mask_ratio
-        chosen = choose_units(of_units, ratio)  # (B, units)
+        chosen = choose_units(of_units, self.ratio_of(mask_ratio))  # (B, units)
         hidden = choose_units(inside.reshape(-1, unit**2), self.inside_ratio)
         cut = hidden.view(-1, rows, columns, unit, unit) * chosen.view(
             -1, rows, columns, 1, 1
         )
         return cut.transpose(2, 3).reshape(-1, 1, rows * unit, columns * unit)
 
-    def _lay_out(self, values: Tensor) -> Tensor:
-        """Lay out the pixels of patches (B, values, rows, columns) as images."""
-        stride = self.encoder.patch_size
-        if self.published:
-            by_pixel = values.unflatten(1, (stride**2, -1))
-            values = by_pixel.transpose(1, 2).flatten(1, 2)
-        return F.pixel_shuffle(values, stride)
+    def _fit(self, mask: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+        if mask.shape != (len(images), 1, *images.shape[-2:]):
+            raise ShapeError(
+                f"mask has shape {tuple(mask.shape)}: these images need (batch, 1, "
+                f"{images.shape[-2]}, {images.shape[-1]})."
+            )
+        return mask, mask
 
-    def count_targets(
-        self,
-        images: Tensor,
-        mask_ratio: float | None,
-        noise: Tensor,
-        valid: Tensor | None = None,
-    ) -> Tensor:
-        """Count the hidden pixels that the loss averages over; see `Objective`."""
-        mask = self._choose(images, mask_ratio, noise.to(images.device))
-        return count_masked(mask, images, valid)[None]
+    def _encode_visible(self, images: Tensor, mask: Tensor) -> Tensor:
+        return self._encode(images * (1 - mask))
+
+    def _lay_out(self, values: Tensor) -> Tensor:
+        if self.published:
+            by_pixel = values.unflatten(1, (self.encoder.patch_size**2, -1))
+            values = by_pixel.transpose(1, 2).flatten(1, 2)
+        return super()._lay_out(values)
 
     def published_names(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Give tensors, named and shaped as the weights, their published form."""

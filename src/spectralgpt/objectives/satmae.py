@@ -45,15 +45,6 @@ class SatMAE(VitAutoencoder):
     row, pixel column, then band, and the mask (B, T * Hp * Wp).
 
     Args:
-        image_size: side in px of the images whose positions are made.
-        num_bands: bands C.
-        patch_size: side P of a patch, px.
-        embed_dim: width of the encoder.
-        depth: blocks of the encoder.
-        num_heads: attention heads of the encoder.
-        decoder_embed_dim: width of the decoder.
-        decoder_depth: blocks of the decoder.
-        decoder_num_heads: attention heads of the decoder.
         groups: bands of each group, by number; None takes those of the paper for ten
             bands, else fours of neighbours.
         group_dim: width of the encoder's code of a group; None takes a third of its
@@ -68,11 +59,12 @@ class SatMAE(VitAutoencoder):
         decoder_date_dim: likewise of the decoder.
         mlp_ratio: hidden width of the MLPs over that of their blocks.
         normalize_targets: compare each place normalised, all groups together.
-        loss_on: whether `masked` tokens count, or `all`.
         published: compare predictions, in the order of the groups, with bands in that
             of the image, as the published code does by mistake; codes of dates are as
             wide as there, whatever the model; and a consistent mask over dates shows
             as many tokens more of the first date as an inconsistent one would.
+
+    The others are those of `Objective`.
 
     Raises:
         ConfigError: a setting is out of range.
@@ -187,8 +179,8 @@ class SatMAE(VitAutoencoder):
             return visible, mask
         dates, units = shape[0], noise.shape[1]
         hidden = noise.argsort(dim=1)[:, visible.shape[1] // dates :]
-        ratio = self.default_mask_ratio if mask_ratio is None else mask_ratio
-        more = hidden[:, : int(dates * units * (1 - ratio)) - visible.shape[1]]
+        shown = int(dates * units * (1 - self.ratio_of(mask_ratio)))
+        more = hidden[:, : shown - visible.shape[1]]
         return torch.cat([visible, more], dim=1), mask.scatter(1, more, 0.0)
 
     def _in_order(self, prediction: Tensor) -> Tensor:

@@ -71,17 +71,13 @@ class SimCLR(Contrastive):
     """Contrastive learning within the batch, for any number of bands.
 
     Args:
-        image_size: side in px of the images whose positions are made.
-        num_bands: bands C.
-        patch_size: side P of a patch, px.
-        embed_dim: width of the encoder.
-        depth: blocks of the encoder.
-        num_heads: attention heads of the encoder.
         dim: width of what is compared.
         hidden_dim: width within the head; None takes that of the encoder.
         temperature: of the softmax, above 0.
         views: what of `ViewConfig` differs from the paper's, by name.
         published: twice the paper's loss, as the published code.
+
+    The others are those of `Objective`.
 
     Raises:
         ConfigError: a setting is out of range.

@@ -7,6 +7,7 @@ Source: Xie et al. 2022, arXiv:2111.09886.
 """
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
@@ -25,19 +26,20 @@ from spectralgpt.models.vit import (
     VisionTransformer,
     own_bands_only,
 )
-from spectralgpt.models.vit_autoencoder import from_published, to_published
+from spectralgpt.models.vit_autoencoder import (
+    ENCODER_NAMES,
+    from_published,
+    rename,
+    to_published,
+)
 from spectralgpt.models.weights import load_weights
 
 EncoderKind = Literal["vit", "swin"]
-Permute = Callable[[int], Any]
 _STD = 0.02
 _UNIT_PX = 32  # Source: the paper.
 _NO_ZERO = 1e-5  # Source: the published loss.
-_EMBEDDING: dict[StemKind, str] = {
-    "linear": "patch_embed.proj.",
-    "pi": "patch_embed.projection.",
-    "pi-tanh": "patch_embed.projection.",
-}
+# Published prefixes of what follows the encoder, and ours.
+_HEADS = {"decoder.0.": "decoder."} | {n: n for n in ("decoder_lbp.", "lm_head.")}
 # Computed anew wherever they are needed; published files may hold them.
 _DERIVED = ("relative_position_index", "attn_mask")
 
@@ -46,7 +48,11 @@ class MaskedImageModel(Objective):
     """What objectives share that hide patches from a vision or a Swin transformer.
 
     Args:
-        encoder: `vit` or `swin`.
+        settings: of the objective, by name.
+        positions: of a vision transformer.
+        stem: how patches become tokens.
+
+    These settings are common to them:
         image_size: side in px of the images that it is trained on.
         num_bands: bands C.
         patch_size: side of a patch, px; of `swin` that of the first stage.
@@ -55,74 +61,64 @@ class MaskedImageModel(Objective):
         depth: blocks.
         num_heads: attention heads; of `swin` those of each stage where `depths` are
             given, else half those of the last.
+        encoder: `vit` or `swin`.
         depths: blocks of each stage of `swin`; None shares out `depth`, see
             `stages_of`.
         window_size: side of a window of `swin`, tokens.
         layer_scale: first value of the factors of each branch of `vit`; None has none.
         drop_path: stochastic depth of the last block, 0..1.
-        positions: of `vit`.
-        stem: how patches become tokens.
     """
 
     encoder: VisionTransformer | SwinEncoder
 
     def __init__(
         self,
-        encoder: EncoderKind,
-        image_size: int,
-        num_bands: int,
-        patch_size: int,
-        embed_dim: int,
-        depth: int,
-        num_heads: int | Sequence[int],
-        depths: Sequence[int] | None,
-        window_size: int | Sequence[int],
-        layer_scale: float | None,
-        drop_path: float,
+        settings: Mapping[str, Any],
         positions: PositionKind = "relative",
         stem: StemKind = "linear",
     ) -> None:
         super().__init__()
-        if encoder not in get_args(EncoderKind):
-            raise ConfigError(f"encoder {encoder!r}: use 'vit' or 'swin'.")
-        has_stages = not isinstance(num_heads, int)
-        if has_stages != (depths is not None) or (has_stages and encoder == "vit"):
+        kind, depths = settings.get("encoder", "vit"), settings.get("depths")
+        if kind not in get_args(EncoderKind):
+            raise ConfigError(f"encoder {kind!r}: use 'vit' or 'swin'.")
+        width, heads = settings["embed_dim"], settings["num_heads"]
+        has_stages = not isinstance(heads, int)
+        if has_stages != (depths is not None) or (has_stages and kind == "vit"):
             raise ConfigError(
-                f"depths is {depths} and num_heads {num_heads}: give a list of both, "
-                "one a stage of encoder 'swin', or of neither."
+                f"depths is {depths} and num_heads {heads}: give a list of both, one a "
+                "stage of encoder 'swin', or of neither."
             )
-        if isinstance(num_heads, int) and encoder == "vit":
+        names = ("image_size", "num_bands", "patch_size", "drop_path")
+        shared = {name: settings[name] for name in names} | {"stem": stem}
+        self.config = dict(settings)
+        if kind == "vit":
             self.encoder = VisionTransformer(
-                image_size,
-                num_bands,
-                patch_size,
-                embed_dim,
-                depth,
-                num_heads,
+                embed_dim=width,
+                depth=settings["depth"],
+                num_heads=heads,
                 positions=positions,
-                layer_scale=layer_scale,
-                drop_path=drop_path,
+                layer_scale=settings["layer_scale"],
                 init="truncated",
-                stem=stem,
+                **shared,
             )
             if self.encoder.positions is not None:
                 for table in self.encoder.positions.parameters():
-                    if table.requires_grad:
-                        nn.init.trunc_normal_(table, std=_STD, a=-_STD, b=_STD)
+                    nn.init.trunc_normal_(table, std=_STD, a=-_STD, b=_STD)
             return
-        if isinstance(num_heads, int):
-            embed_dim, depths, num_heads = stages_of(embed_dim, depth, num_heads)
+        if depths is None:
+            width, depths, heads = stages_of(width, settings["depth"], heads)
         self.encoder = SwinEncoder(
-            image_size,
-            num_bands,
-            patch_size,
-            embed_dim,
-            depths or (),
-            num_heads,
-            window_size,
-            drop_path,
-            stem,
+            embed_dim=width,
+            depths=depths,
+            num_heads=heads,
+            window_size=settings["window_size"],
+            **shared,
         )
+        # As a checkpoint holds them.
+        self.config["window_size"] = self.encoder.config["window_size"]
+        if has_stages:
+            for name in ("depths", "num_heads"):
+                self.config[name] = self.encoder.config[name]
 
     def _encode(
         self, images: Tensor, hide: Callable[[Tensor], Tensor] | None = None
@@ -153,7 +149,8 @@ class MaskedImageModel(Objective):
     def published_names(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Give tensors, named and shaped as the weights, their published form."""
         if isinstance(self.encoder, SwinEncoder):
-            return rename(tensors, swin_names(self.encoder), back=True)
+            back = {ours: theirs for theirs, ours in swin_names(self.encoder).items()}
+            return rename(tensors, back, known_only=True)
         flat = to_published(tensors, self._published(), self.encoder.patch_size)
         return _split_biases(flat)
 
@@ -177,32 +174,24 @@ def vit_names(prefix: str, stem: StemKind = "linear") -> dict[str, str]:
         prefix: what the published names of its encoder begin with.
         stem: how its patches become tokens.
     """
-    encoder = {
-        "cls_token": "encoder.class_token",
+    names = ENCODER_NAMES | {
         "mask_token": "mask_token",
-        "pos_embed[token]": "encoder.positions.token",
-        "pos_embed[places]": "encoder.positions.spatial",
-        _EMBEDDING[stem]: "encoder.embedding." + ("0." if stem == "linear" else ""),
         "rel_pos_bias.relative_position_bias_table": "encoder.relative.table",
-        "blocks.": "encoder.blocks.",
-        "norm.": "encoder.norm.",
     }
-    own = {
-        "decoder.0.": "decoder.",
-        "decoder_lbp.": "decoder_lbp.",
-        "lm_head.": "lm_head.",
-    }
-    return {prefix + name: ours for name, ours in encoder.items()} | own
+    if stem != "linear":
+        del names["patch_embed.proj."]
+        names["patch_embed.projection."] = "encoder.embedding."
+    return {prefix + theirs: ours for theirs, ours in names.items()} | _HEADS
 
 
 def swin_names(encoder: SwinEncoder) -> dict[str, str]:
     """Return published prefixes of a masked image model on a Swin, and ours."""
-    names = {
+    embedding = "proj" if encoder.stem == "linear" else "projection"
+    names = _HEADS | {
         "encoder.mask_token": "mask_token",
-        "encoder." + _EMBEDDING[encoder.stem]: "encoder.embedding.",
+        f"encoder.patch_embed.{embedding}.": "encoder.embedding.",
         "encoder.patch_embed.norm.": "encoder.embedding_norm.",
         "encoder.norm.": "encoder.norm.",
-        "decoder.0.": "decoder.",
     }
     blocks = iter(range(encoder.depth))
     for stage, depth in enumerate(encoder.config["depths"]):
@@ -212,24 +201,6 @@ def swin_names(encoder: SwinEncoder) -> dict[str, str]:
                 names[f"encoder.layers.{stage - 1}.downsample."] = f"{ours}merge."
             names[f"encoder.layers.{stage}.blocks.{number}."] = ours
     return names
-
-
-def rename(
-    tensors: Mapping[str, Tensor], names: Mapping[str, str], back: bool = False
-) -> dict[str, Tensor]:
-    """Replace prefixes of names by others, the longest that fits.
-
-    Args:
-        tensors: by name; names without such a prefix stay.
-        names: prefixes, and what replaces them.
-        back: replace the second by the first.
-    """
-    table = {ours: theirs for theirs, ours in names.items()} if back else names
-    found = {}
-    for name, value in tensors.items():
-        prefix = max((p for p in table if name.startswith(p)), key=len, default="")
-        found[table.get(prefix, "") + name.removeprefix(prefix)] = value
-    return found
 
 
 def _split_biases(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -266,8 +237,6 @@ def choose_units(noise: Tensor, mask_ratio: float) -> Tensor:
     Returns:
         float (B, units), 1 where hidden.
     """
-    if not 0 <= mask_ratio < 1:
-        raise ConfigError(f"mask_ratio is {mask_ratio}: use 0 <= mask_ratio < 1.")
     count = math.ceil(noise.shape[1] * mask_ratio)
     chosen = noise.argsort(dim=1)[:, :count]
     return torch.zeros_like(noise).scatter(1, chosen, 1.0)
@@ -330,43 +299,116 @@ def unit_grid(images: Tensor, unit: int) -> tuple[int, int]:
     return rows // unit, columns // unit
 
 
-def default_unit(image_size: int, stride: int) -> int:
-    """Return 32 px where that suits an image and its patches, else a patch."""
-    suits = image_size % _UNIT_PX == 0 and _UNIT_PX % stride == 0
-    return _UNIT_PX if suits else stride
+class PixelModel(MaskedImageModel):
+    """What objectives share that rebuild the pixels that they hide, by one map.
 
-
-class SimMIM(MaskedImageModel):
-    """Masked image modelling by the pixels of hidden patches.
-
-    Its prediction is (B, C, H, W); its mask (B, rows, columns) of patches; its latent
-    the encoder's map (B, D, rows, columns).
+    Their prediction is (B, C, H, W), their latent the encoder's map (B, D, rows,
+    columns).
 
     Args:
-        image_size: side in px of the images that it is trained on.
-        num_bands: bands C.
-        patch_size: side of a patch, px; of `swin` that of the first stage.
-        embed_dim: width; of `swin` that of the first stage where `depths` are given,
-            else of the last.
-        depth: blocks.
-        num_heads: attention heads; of `swin` those of each stage where `depths` are
-            given, else half those of the last.
-        encoder: `vit` or `swin`.
-        depths: blocks of each stage of `swin`; None shares out `depth`: two each, all
-            others in the third, at most four stages.
-        window_size: side of a window of `swin`, tokens.
+        settings: see `MaskedImageModel`, and `mask_patch_size`: side of what is hidden
+            as one, px; None takes 32 where image and patches allow it, else a patch.
+        unit_of: side in px of which that is a multiple.
+        stem: how patches become tokens.
+
+    Raises:
+        ConfigError: a setting is out of range.
+    """
+
+    default_mask_ratio = 0.6
+
+    def __init__(
+        self, settings: Mapping[str, Any], unit_of: int, stem: StemKind = "linear"
+    ) -> None:
+        super().__init__(settings, stem=stem)
+        stride, image_size = self.encoder.patch_size, settings["image_size"]
+        suits = image_size % _UNIT_PX == 0 and _UNIT_PX % stride == 0
+        unit = settings["mask_patch_size"] or (_UNIT_PX if suits else stride)
+        if unit < 1 or unit % unit_of or image_size % unit:
+            raise ConfigError(
+                f"mask_patch_size is {unit} px: use a multiple of patch_size {unit_of} "
+                f"of which image_size {image_size} is one."
+            )
+        self.mask_patch_size = unit
+        self.decoder = self._map_to_pixels()
+
+    def _map_to_pixels(self) -> nn.Conv2d:
+        """Return a map from features to the pixels of their patches."""
+        values = self.encoder.patch_size**2 * self.encoder.num_bands
+        return nn.Conv2d(self.encoder.embed_dim, values, 1)
+
+    def forward(
+        self,
+        images: Tensor,
+        mask_ratio: float | None = None,
+        noise: Tensor | None = None,
+        *,
+        wavelengths: Wavelengths | Tensor | None = None,
+        valid: Tensor | None = None,
+        dates: Tensor | None = None,
+        counts: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> ObjectiveOutput:
+        """Hide pixels, maybe by a given mask, and rebuild; see `Objective.forward`."""
+        own_bands_only(wavelengths=wavelengths)
+        if mask is None:
+            mask = self._choose(images, mask_ratio, self.draw(images, noise))
+        mask, pixels = self._fit(mask.to(images), images)
+        latent = self._as_map(self._encode_visible(images, mask), images)
+        prediction = self._lay_out(self.decoder(latent))
+        loss = masked_difference(images, prediction, pixels, valid, counts)
+        shown: tuple[Tensor, Tensor] | tuple[()] = ()
+        if not self.training:
+            shown = prediction.detach(), (pixels > 0).expand_as(images)
+        return ObjectiveOutput(loss, {}, prediction, mask, latent, *shown)
+
+    @abstractmethod
+    def _choose(
+        self, images: Tensor, mask_ratio: float | None, noise: Tensor
+    ) -> Tensor:
+        """Choose what is hidden by noise that fits."""
+
+    @abstractmethod
+    def _fit(self, mask: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a mask as the output holds it, and of pixels (B, 1, H, W)."""
+
+    @abstractmethod
+    def _encode_visible(self, images: Tensor, mask: Tensor) -> Tensor:
+        """Encode what a mask leaves of images to tokens, (B, K, D)."""
+
+    def _lay_out(self, values: Tensor) -> Tensor:
+        """Lay out the pixels of patches (B, values, rows, columns) as images."""
+        return F.pixel_shuffle(values, self.encoder.patch_size)
+
+    def count_targets(
+        self,
+        images: Tensor,
+        mask_ratio: float | None,
+        noise: Tensor,
+        valid: Tensor | None = None,
+    ) -> Tensor:
+        """Count the hidden pixels that the loss averages over; see `Objective`."""
+        mask = self._choose(images, mask_ratio, self.draw(images, noise))
+        return count_masked(self._fit(mask, images)[1], images, valid)[None]
+
+
+class SimMIM(PixelModel):
+    """Masked image modelling by the pixels of hidden patches.
+
+    Its prediction is (B, C, H, W); its mask (B, rows, columns) of patches, which may be
+    given by coarser units; its latent the encoder's map (B, D, rows, columns).
+
+    Args:
         mask_patch_size: side of what is hidden as one, px; None takes 32 where image
             and patches allow it, else a patch.
-        layer_scale: first value of the factors of each branch of `vit`; None has none.
-        drop_path: stochastic depth of the last block, 0..1.
-        published: as the published code; there is no difference to it here.
+
+    The others are those of `MaskedImageModel`.
 
     Raises:
         ConfigError: a setting is out of range.
     """
 
     name = "simmim"
-    default_mask_ratio = 0.6
 
     def __init__(
         self,
@@ -385,127 +427,29 @@ class SimMIM(MaskedImageModel):
         published: bool = False,
     ) -> None:
         settings = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        super().__init__(
-            encoder,
-            image_size,
-            num_bands,
-            patch_size,
-            embed_dim,
-            depth,
-            num_heads,
-            depths,
-            window_size,
-            layer_scale,
-            drop_path,
-        )
-        self.config = settings | plain_stages(settings, self.encoder)
-        stride = self.encoder.patch_size
-        self.patch_size = patch_size
-        self.mask_patch_size = mask_patch_size or default_unit(image_size, stride)
-        check_unit(self.mask_patch_size, patch_size, image_size)
+        super().__init__(settings, patch_size)
         width = self.encoder.config["embed_dim"]
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         cut = _STD if encoder == "vit" else 2.0
         nn.init.trunc_normal_(self.mask_token, std=_STD, a=-cut, b=cut)
-        self.decoder = nn.Conv2d(self.encoder.embed_dim, stride**2 * num_bands, 1)
 
     def noise_size(self, images: Tensor) -> int:
         """Return the number of units that are hidden one by one."""
         return math.prod(unit_grid(images, self.mask_patch_size))
 
-    def forward(
-        self,
-        images: Tensor,
-        mask_ratio: float | None = None,
-        noise: Tensor | None = None,
-        *,
-        wavelengths: Wavelengths | Tensor | None = None,
-        valid: Tensor | None = None,
-        dates: Tensor | None = None,
-        counts: Tensor | None = None,
-        mask: Tensor | None = None,
-    ) -> ObjectiveOutput:
-        """Hide patches and rebuild them; see `Objective.forward`.
-
-        A mask (B, rows, columns) of patches, or of coarser units, may be given.
-        """
-        own_bands_only(wavelengths=wavelengths)
-        _, _, rows, columns = self.encoder.shape_of(images)
-        if mask is None:
-            mask = self._choose(images, mask_ratio, self.draw(images, noise))
-        mask = spread(mask.to(images), (rows, columns))
-        tokens = self._encode(images, lambda x: hide(x, mask, self.mask_token))
-        latent = self._as_map(tokens, images)
-        prediction = F.pixel_shuffle(self.decoder(latent), self.encoder.patch_size)
-        pixels = spread(mask, images.shape[-2:])[:, None]
-        loss = masked_difference(images, prediction, pixels, valid, counts)
-        return ObjectiveOutput(
-            loss,
-            {},
-            prediction,
-            mask,
-            latent,
-            None if self.training else prediction.detach(),
-            None if self.training else (pixels > 0).expand_as(images),
-        )
-
     def _choose(
         self, images: Tensor, mask_ratio: float | None, noise: Tensor
     ) -> Tensor:
-        """Choose the hidden units, (B, rows, columns)."""
         grid = unit_grid(images, self.mask_patch_size)
-        check_noise(noise, math.prod(grid))
-        ratio = self.default_mask_ratio if mask_ratio is None else mask_ratio
-        return choose_units(noise, ratio).unflatten(1, grid)
+        return choose_units(noise, self.ratio_of(mask_ratio)).unflatten(1, grid)
 
-    def count_targets(
-        self,
-        images: Tensor,
-        mask_ratio: float | None,
-        noise: Tensor,
-        valid: Tensor | None = None,
-    ) -> Tensor:
-        """Count the hidden pixels that the loss averages over; see `Objective`."""
-        mask = self._choose(images, mask_ratio, noise.to(images.device))
-        pixels = spread(mask, images.shape[-2:])[:, None]
-        return count_masked(pixels, images, valid)[None]
+    def _fit(self, mask: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+        _, _, *grid = self.encoder.shape_of(images)
+        mask = spread(mask, grid)
+        return mask, spread(mask, images.shape[-2:])[:, None]
 
-
-def plain_stages(
-    settings: Mapping[str, Any], encoder: VisionTransformer | SwinEncoder
-) -> dict[str, Any]:
-    """Return the settings of stages as a checkpoint holds them."""
-    if not isinstance(encoder, SwinEncoder):
-        return {}
-    found = {"window_size": encoder.config["window_size"]}
-    if settings["depths"] is not None:
-        found |= {name: encoder.config[name] for name in ("depths", "num_heads")}
-    return found
-
-
-def check_unit(unit: int, patch_size: int, image_size: int) -> None:
-    """Refuse units that are no whole number of patches, or of which images have none.
-
-    Raises:
-        ConfigError: says both sizes.
-    """
-    if unit < 1 or unit % patch_size or image_size % unit:
-        raise ConfigError(
-            f"mask_patch_size is {unit} px: use a multiple of patch_size {patch_size} "
-            f"of which image_size {image_size} is one."
-        )
-
-
-def check_noise(noise: Tensor, count: int) -> None:
-    """Refuse noise of another size than (B, count).
-
-    Raises:
-        ShapeError: says both.
-    """
-    if noise.ndim != 2 or noise.shape[1] != count:
-        raise ShapeError(
-            f"noise has shape {tuple(noise.shape)}: these images need (batch, {count})."
-        )
+    def _encode_visible(self, images: Tensor, mask: Tensor) -> Tensor:
+        return self._encode(images, lambda x: hide(x, mask, self.mask_token))
 
 
 def hide(x: Tensor, mask: Tensor, token: Tensor) -> Tensor:

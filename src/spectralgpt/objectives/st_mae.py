@@ -40,25 +40,16 @@ class STMAE(VitAutoencoder):
     band, of u predicted dates a tubelet; its mask (B, N).
 
     Args:
-        image_size: side in px of the images whose positions are learned.
-        num_bands: bands C.
-        patch_size: side P of a patch, px.
-        embed_dim: width of the encoder.
-        depth: blocks of the encoder.
-        num_heads: attention heads of the encoder.
-        decoder_embed_dim: width of the decoder.
-        decoder_depth: blocks of the decoder.
-        decoder_num_heads: attention heads of the decoder.
         num_frames: most dates T, whose places in time are learned.
         t_patch: dates of a tubelet; `num_frames` is a multiple.
         pred_t_dim: how many of `num_frames` dates are predicted, spread over all of
             them, as many a tubelet; None predicts all.
         sep_pos_embed: learn places and times apart; else one table of both.
         class_token: whether there is one.
-        normalize_targets: compare each patch normalised.
-        loss_on: whether `masked` tokens count, or `all`.
         published: as the published code: the decoder's class token starts at zero, and
             images may be (B, C, T, H, W) where T is not C.
+
+    The others are those of `Objective`.
 
     Raises:
         ConfigError: a setting is out of range.

@@ -234,11 +234,7 @@ class Tokenizer(Objective):
 
         In training the codes move, by each micro-batch.
         """
-        if mask_ratio:
-            raise ConfigError(
-                f"mask_ratio is {mask_ratio}, but objective {self.name} hides nothing: "
-                "leave it out."
-            )
+        self.ratio_of(mask_ratio)
         features = self.encoder(images, wavelengths)[:, 0]  # (B, Hp, Wp, D)
         vectors = self.to_code(features).float()
         codes, ids = self._quantize(vectors, self.draw(images, noise))

@@ -65,12 +65,9 @@ def ranked(values: _Values) -> list[str]:
 
 def unseparated(values: _Values) -> list[tuple[str, str]]:
     """Return the pairs of starts that the intervals do not tell apart, best first."""
-    ranked = sorted(
-        values, key=lambda start: -float(np.mean(over_seeds(values[start])))
-    )
     return [
         (one, two)
-        for one, two in itertools.combinations(ranked, 2)
+        for one, two in itertools.combinations(ranked(values), 2)
         if not is_separated(values[one], values[two])
     ]
 
@@ -185,13 +182,8 @@ def _cell(values: Sequence[Sequence[float]] | None) -> str:
 
 def _rank(score: str, values: _Values) -> tuple[str, str]:
     """Say which start leads by a score, and which it is not told apart from."""
-    ranked = sorted(
-        values, key=lambda start: -float(np.mean(over_seeds(values[start])))
-    )
-    best, close = (
-        ranked[0],
-        [two for one, two in unseparated(values) if one == ranked[0]],
-    )
+    best = ranked(values)[0]
+    close = [two for one, two in unseparated(values) if one == best]
     if not close:
         return score, f"{best} is ahead of all others."
     return score, f"{best} is highest, and not told apart from {', '.join(close)}."

@@ -6,61 +6,39 @@ or fine-tunes it. Whatever is finished is not done again. A study of starts that
 already is an arena of one task without pretraining (`study`).
 """
 
-import json
-import logging
 import math
-import multiprocessing
-import resource
-import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
-import numpy as np
-import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
-from numpy.typing import NDArray
-from torch.utils.flop_counter import FlopCounterMode
-
-from spectralgpt.checkpoints import LoadedModel, load_model, save_model
+from spectralgpt.checkpoints import LoadedModel, load_model
 from spectralgpt.config import build_config, changed_settings, check_keys
-from spectralgpt.data.datasets import LabelledDataset
-from spectralgpt.data.labelled import LabelledDataConfig, read_labelled
 from spectralgpt.data.packing.reading import digest_of
-from spectralgpt.errors import ConfigError, SpectralGPTError
+from spectralgpt.errors import ConfigError
 from spectralgpt.files import read_json, write_json
-from spectralgpt.models.objective import Objective
 from spectralgpt.models.sizes import find_weights
-from spectralgpt.tasks.probes import Features
-from spectralgpt.training.comparison import (
-    ProbeMethod,
-    draw_splits,
-    extract_features,
-    floors,
-    probe,
-)
+from spectralgpt.training.comparison import ProbeMethod
+from spectralgpt.training.costs import Clock, Cost, measure_cost
 from spectralgpt.training.pretrain_config import PretrainConfig, merge_sections
 from spectralgpt.training.pretraining import pretrain
+from spectralgpt.training.probing import Prober, ProbeTask
 from spectralgpt.training.run_folder import plain_config
 from spectralgpt.training.study import StudyConfig, run_study
 
-_log = logging.getLogger(__name__)
-
-_TRIAL_STEPS, _WARM_STEPS = 10, 3
-_MEMORY_MB = 2048.0
 _OF_ARENA = ("budget", "after", "scored")
 """Keys of a start that are no settings of its pretraining."""
 _PROBE_KEYS = ("data", "methods", "k")
 _RECORD, _SCORES, _COST = "arena_run.json", "scores.json", "cost.json"
 _SHOWN = 3
-_FOREST = "random forest"
 _Runs = Mapping[tuple[str, int], Path]
 """Folders of pretrainings by start and seed."""
-_Scores = dict[str, list[float]]
-"""Values by seed of the task, by method and metric."""
+_Results = dict[str, dict[str, Any]]
+"""`scores` by task, score and start: a list of values by pretraining seed, each with
+one by seed of the task; floors have one pretraining seed. `curves` by task and start: a
+list by pretraining seed of points, each processor seconds, or images, and the first
+score. `costs` by start."""
 
 Progress = Callable[[str], None]
 """Told what is done, a line each."""
@@ -147,63 +125,6 @@ class ArenaConfig:
         return float(share)
 
 
-@dataclass(frozen=True)
-class _ProbeTask:
-    """Frozen features of labelled images, see `ArenaConfig`.
-
-    Args:
-        data: the labelled images, and how they are split.
-        methods: how features are told apart.
-        k: neighbours of `knn`.
-    """
-
-    data: LabelledDataConfig
-    methods: tuple[ProbeMethod, ...] = ("ridge", "knn")
-    k: int = 20
-
-
-@dataclass
-class _Cost:
-    """What a step of a start takes.
-
-    Attributes:
-        seconds: processor seconds, all threads together.
-        memory: most memory of the process, bytes.
-        gflop: of forward and backward passes of a step, 1e9 operations; None where they
-            cannot be counted.
-    """
-
-    seconds: float
-    memory: int
-    gflop: float | None = None
-
-
-@dataclass
-class _Results:
-    """What an arena found.
-
-    Attributes:
-        scores: by task, score and start: a list of values by pretraining seed, each
-            with one by seed of the task. Floors have one pretraining seed.
-        curves: by task and start: a list by pretraining seed of points, each processor
-            seconds, or images, and the first score.
-        costs: by start.
-    """
-
-    scores: dict[str, dict[str, dict[str, list[list[float]]]]] = field(
-        default_factory=dict
-    )
-    curves: dict[str, dict[str, list[list[tuple[float, float]]]]] = field(
-        default_factory=dict
-    )
-    costs: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-    def add(self, task: str, score: str, start: str, values: list[float]) -> None:
-        """Add the values of a start's next pretraining seed."""
-        by_start = self.scores.setdefault(task, {}).setdefault(score, {})
-        by_start.setdefault(start, []).append(values)
-
-
 def run_arena(
     config: ArenaConfig, output: Path, progress: Progress = lambda line: None
 ) -> Path:
@@ -233,13 +154,7 @@ def run_arena(
     }
     for (start, seed), folder in runs.items():
         _check_record(folder, _record(config, start, plans[start], seed))
-    found = _Results()
-    stated = {
-        "budget": "processor seconds" if config.seconds is not None else "images",
-        "amount": config.seconds or config.images,
-        "pretrain_seeds": list(config.pretrain_seeds),
-        "seeds": list(config.seeds),
-    }
+    found: _Results = {"scores": {}, "curves": {}, "costs": {}}
     for number, ((start, seed), folder) in enumerate(runs.items(), start=1):
         line = f"pretraining {number} of {len(runs)}: {start}, seed {seed}"
         plan, after = plans[start], config.starts[start].get("after")
@@ -247,22 +162,20 @@ def run_arena(
             begun = str(runs[after, seed])
             plan = replace(plan, model=replace(plan.model, start_from=begun))
         _pretrain(config, start, plan, seed, folder, partial(progress, line))
-        found.costs.setdefault(start, read_json(folder / _COST))
+        found["costs"].setdefault(start, read_json(folder / _COST))
     runs = {key: folder for key, folder in runs.items() if key[0] in config.scored}
     for name, task in tasks.items():
-        if isinstance(task, _ProbeTask):
+        if isinstance(task, ProbeTask):
             _probe_all(config, name, task, runs, output, found, progress)
         else:
             _finetune_all(config, name, runs, output, found, progress)
-    write_json(
-        output / "arena.json",
-        {
-            **stated,
-            "scores": found.scores,
-            "curves": found.curves,
-            "costs": found.costs,
-        },
-    )
+    stated = {
+        "budget": "processor seconds" if config.seconds is not None else "images",
+        "amount": config.seconds or config.images,
+        "pretrain_seeds": list(config.pretrain_seeds),
+        "seeds": list(config.seeds),
+    }
+    write_json(output / "arena.json", {**stated, **found})
     write_arena_report(output)
     return output
 
@@ -291,7 +204,7 @@ def _plan(config: ArenaConfig, start: str) -> PretrainConfig:
     return replace(planned, data=data)
 
 
-def _task_of(config: ArenaConfig, name: str) -> _ProbeTask | None:
+def _task_of(config: ArenaConfig, name: str) -> ProbeTask | None:
     """Return a probe's settings; None of a fine-tuning, which is checked.
 
     Raises:
@@ -302,7 +215,7 @@ def _task_of(config: ArenaConfig, name: str) -> _ProbeTask | None:
         _study(config, name, {})
         return None
     check_keys(entry, where, required=("data",), optional=_PROBE_KEYS)
-    task = build_config(entry, _ProbeTask, where)
+    task = build_config(entry, ProbeTask, where)
     unknown = sorted(set(task.methods) - set(get_args(ProbeMethod)))
     if unknown or not task.methods:
         raise ConfigError(
@@ -355,31 +268,23 @@ def _pretrain(
     write_json(folder / _RECORD, _record(config, start, plan, seed))
     # A resumed run must not be planned anew: the same trial takes other seconds.
     if not (folder / _COST).exists():
-        cost = _try(plan)
-        steps = _steps(config, config.share_of(start), plan, cost)
-        write_json(
-            folder / _COST,
-            {
-                "steps": steps,
-                "batch": plan.trainer.effective_batch,
-                "seconds_per_step": cost.seconds,
-                "memory_bytes": cost.memory,
-                "gflop_per_step": cost.gflop,
-            },
-        )
+        cost = measure_cost(plan)
+        planned = {
+            "steps": _steps(config, config.share_of(start), plan, cost),
+            "batch": plan.trainer.effective_batch,
+            "seconds_per_step": cost.seconds,
+            "memory_bytes": cost.memory,
+            "gflop_per_step": cost.gflop,
+        }
+        write_json(folder / _COST, planned)
     noted = read_json(folder / _COST)
     own = replace(plan, seed=seed, steps=noted["steps"])
-    clock = _Clock(folder / "points")
-    pretrain(
-        own,
-        folder,
-        resume=(folder / "config.yaml").exists(),
-        callbacks=[clock],
-    )
+    clock, is_begun = Clock(folder / "points"), (folder / "config.yaml").exists()
+    pretrain(own, folder, resume=is_begun, callbacks=[clock])
     write_json(folder / _COST, {**noted, "seconds": clock.seconds})
 
 
-def _steps(config: ArenaConfig, share: float, plan: PretrainConfig, cost: _Cost) -> int:
+def _steps(config: ArenaConfig, share: float, plan: PretrainConfig, cost: Cost) -> int:
     """Return the steps that the budget pays, a multiple of the epochs.
 
     Raises:
@@ -399,186 +304,10 @@ def _steps(config: ArenaConfig, share: float, plan: PretrainConfig, cost: _Cost)
     return paid - paid % epochs
 
 
-def _try(plan: PretrainConfig) -> _Cost:
-    """Measure a few steps in a process of their own."""
-    context = multiprocessing.get_context("spawn")
-    threads = torch.get_num_threads()
-    with tempfile.TemporaryDirectory() as folder, context.Pool(1) as pool:
-        seconds, memory = pool.apply(_measure, (plan, Path(folder) / "trial", threads))
-    return _Cost(seconds, memory, _count_gflop(plan))
-
-
-def _measure(plan: PretrainConfig, folder: Path, threads: int) -> tuple[float, int]:
-    """Train a few steps; returns processor seconds of one, and the most memory."""
-    torch.set_num_threads(threads)
-    epochs = plan.trainer.epochs
-    steps = math.ceil(_TRIAL_STEPS / epochs) * epochs
-    trial = replace(
-        plan,
-        steps=steps,
-        report=replace(plan.report, images=0),
-        trainer=replace(plan.trainer, validate_every_epochs=0, export_every_epochs=0),
-    )
-    clock = _Clock(None)
-    pretrain(trial, folder, callbacks=[clock])
-    ends = clock.ends[_WARM_STEPS:]
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return (ends[-1] - ends[0]) / (len(ends) - 1), memory
-
-
-def _count_gflop(plan: PretrainConfig) -> float | None:
-    """Count the products of a step by torch's own counter; None if it cannot."""
-    from spectralgpt.training.pretrain_data import plain_contract
-    from spectralgpt.training.pretraining import build_model
-
-    contract = plain_contract(plan, plan.data)
-    side = contract.image_size
-    try:
-        with torch.device("meta"):
-            model = build_model(plan, contract)
-            batch = torch.zeros(
-                plan.trainer.effective_batch, len(contract.bands), side, side
-            )
-            with FlopCounterMode(display=False) as counter:
-                model(batch, plan.masking.ratio).loss.backward()
-    # Some objectives draw with Python, which tensors without values cannot.
-    except (RuntimeError, NotImplementedError, TypeError, SpectralGPTError):
-        return None
-    return counter.get_total_flops() / 1e9
-
-
-class _Clock(Callback):
-    """Counts processor seconds of training, and keeps the model after each epoch.
-
-    Args:
-        points: gets a model for each epoch; None keeps none.
-
-    Attributes:
-        seconds: so far, over all resumed parts.
-        ends: processor time at the end of each step of this part.
-    """
-
-    def __init__(self, points: Path | None) -> None:
-        self.points = points
-        self.seconds = 0.0
-        self.ends: list[float] = []
-        self._began = time.process_time()
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start counting."""
-        self._began = time.process_time()
-
-    def on_train_batch_start(self, *args: Any) -> None:
-        """Leave out what is no training, such as validation, by what came before."""
-        if not self.ends:
-            self._began = time.process_time()
-
-    def on_train_batch_end(self, *args: Any) -> None:
-        """Count a micro-batch."""
-        now = time.process_time()
-        self.seconds += now - self._began
-        self._began = now
-        self.ends.append(now)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the model, with the seconds that it took."""
-        model = getattr(pl_module, "model", None)
-        if self.points is None or not isinstance(model, Objective):
-            return
-        done = trainer.current_epoch + 1
-        facts = {"seconds": self.seconds, "step": trainer.global_step}
-        save_model(self.points / f"epoch-{done}", model, extra=facts)
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Scoring held-out images is no training."""
-        self._began = time.process_time()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Keep the seconds with the checkpoint."""
-        return {"seconds": self.seconds}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint's seconds."""
-        self.seconds = float(state_dict["seconds"])
-
-
-class _Prober:
-    """Scores frozen features of the images of a task.
-
-    Args:
-        task: the images and the methods.
-        seeds: repetitions.
-    """
-
-    def __init__(self, task: _ProbeTask, seeds: int) -> None:
-        self.task, self.seeds = task, seeds
-        self._datasets: dict[str, LabelledDataset] = {}
-
-    def score(self, loaded: LoadedModel) -> _Scores:
-        """Score the features of an encoder."""
-        features = extract_features(loaded.encoder, self._dataset_of(loaded))
-        return self._score(loaded, lambda seed, train: features)
-
-    def score_first(self, loaded: LoadedModel) -> float:
-        """Return the mean over seeds of the first score."""
-        return float(np.mean(next(iter(self.score(loaded).values()))))
-
-    def score_floors(self, loaded: LoadedModel) -> dict[str, _Scores]:
-        """Score what learned nothing on the same images, by name."""
-        dataset = self._dataset_of(loaded)
-        made = floors(
-            loaded.encoder,
-            dataset,
-            lambda encoder, kind: extract_features(encoder, dataset),
-            lambda kind: None,
-        )
-        found = {name: self._score(loaded, made[name]) for name in made}
-        statistics = made["band statistics"]
-        by_forest = self._score(loaded, statistics, ("forest",))
-        # A forest is a method of its own: it stands beside every other one.
-        metrics = {name.partition(", ")[2]: v for name, v in by_forest.items()}
-        found[_FOREST] = {
-            f"{method}, {metric}": values
-            for method in self.task.methods
-            for metric, values in metrics.items()
-        }
-        return found
-
-    def _dataset_of(self, loaded: LoadedModel) -> LabelledDataset:
-        contract = loaded.preprocessing
-        assert contract is not None, "pretraining states it"
-        key = json.dumps(contract.to_dict(), sort_keys=True)
-        if key not in self._datasets:
-            labelled = read_labelled(
-                self.task.data, assumed=contract.unstated, divided=False
-            )
-            self._datasets[key] = LabelledDataset(
-                labelled, contract, memory_mb=_MEMORY_MB
-            )
-        return self._datasets[key]
-
-    def _score(
-        self,
-        loaded: LoadedModel,
-        compute: Callable[[int, NDArray[np.int64]], Features],
-        methods: Sequence[ProbeMethod] = (),
-    ) -> _Scores:
-        labelled = self._dataset_of(loaded).sample_set
-        found: _Scores = {}
-        splits = draw_splits(labelled, self.task.data, self.seeds)
-        for seed, split in enumerate(splits):
-            features = compute(seed, split["train"])
-            for method in methods or self.task.methods:
-                scored = probe(features, split, labelled, method, self.task.k, seed)
-                for metric, value in scored.summary.items():
-                    found.setdefault(f"{method}, {metric}", []).append(value)
-        return found
-
-
 def _probe_all(
     config: ArenaConfig,
     name: str,
-    task: _ProbeTask,
+    task: ProbeTask,
     runs: _Runs,
     output: Path,
     found: _Results,
@@ -587,7 +316,7 @@ def _probe_all(
     """Probe every pretrained model, its points by the first score, and the floors."""
     at = output / "tasks" / name
     settings = plain_config(task) | {"seeds": list(config.seeds)}
-    prober = _Prober(task, len(config.seeds))
+    prober = Prober(task, len(config.seeds))
     for (start, seed), folder in runs.items():
 
         def score(folder: Path = folder) -> dict[str, Any]:
@@ -598,37 +327,36 @@ def _probe_all(
             ]
             return {"scores": prober.score(loaded), "points": points}
 
-        path = at / start / f"seed-{seed}" / _SCORES
-        line = f"task {name}: {start}, seed {seed}"
-        scored = _once(
-            path, settings, digest_of(_weights(folder)), score, line, progress
-        )
+        line = partial(progress, f"task {name}: {start}, seed {seed}")
+        scored = _once(at / start / f"seed-{seed}", settings, folder, score, line)
         for metric, values in scored["scores"].items():
-            found.add(name, metric, start, values)
+            _add(found, name, metric, start, values)
         column = 0 if config.seconds is not None else 1
-        batch = found.costs[start]["batch"] if column else 1
+        batch = found["costs"][start]["batch"] if column else 1
         curve = [(p[column] * batch, p[2]) for p in scored["points"]]
-        found.curves.setdefault(name, {}).setdefault(start, []).append(curve)
+        found["curves"].setdefault(name, {}).setdefault(start, []).append(curve)
     if not config.floors:
         return
     first = next(iter(runs.values()))
+    line = partial(progress, f"task {name}: what learned nothing")
     scored = _once(
-        at / "floors" / _SCORES,
+        at / "floors",
         settings,
-        digest_of(_weights(first)),
+        first,
         lambda: {"scores": prober.score_floors(load_model(first))},
-        f"task {name}: what learned nothing",
-        progress,
+        line,
     )
     for kind, scores in scored["scores"].items():
         for metric, values in scores.items():
-            found.add(name, metric, kind, values)
+            _add(found, name, metric, kind, values)
 
 
-def _weights(folder: Path) -> Path:
-    found = find_weights(folder)
-    assert found is not None, "a run has weights"
-    return found
+def _add(
+    found: _Results, task: str, score: str, start: str, values: list[float]
+) -> None:
+    """Add the values of a start's next pretraining seed."""
+    by_start = found["scores"].setdefault(task, {}).setdefault(score, {})
+    by_start.setdefault(start, []).append(values)
 
 
 def _points(folder: Path, final: LoadedModel) -> list[LoadedModel]:
@@ -642,19 +370,20 @@ def _points(folder: Path, final: LoadedModel) -> list[LoadedModel]:
 
 
 def _once(
-    path: Path,
+    at: Path,
     settings: Mapping[str, Any],
-    weights: str,
+    model: Path,
     score: Callable[[], dict[str, Any]],
-    line: str,
-    progress: Progress,
+    progress: Callable[[], None],
 ) -> dict[str, Any]:
-    """Return scores that lie at `path`, or make them.
+    """Return scores of a model that lie in a folder, or make them.
 
     Raises:
         ConfigError: those there are of other settings or weights.
     """
-    made_from = {"settings": dict(settings), "weights": weights}
+    path, weights = at / _SCORES, find_weights(model)
+    assert weights is not None, "a run has weights"
+    made_from = {"settings": dict(settings), "weights": digest_of(weights)}
     if path.exists():
         before: dict[str, Any] = read_json(path)
         if before.get("made_from") == made_from:
@@ -663,9 +392,9 @@ def _once(
             f"{path} holds scores of other settings or weights. Name another --output, "
             "or remove that file to score anew."
         )
-    progress(line)
+    progress()
     scored = {"made_from": made_from, **score()}
-    path.parent.mkdir(parents=True, exist_ok=True)
+    at.mkdir(parents=True, exist_ok=True)
     write_json(path, scored)
     return scored
 
@@ -708,4 +437,4 @@ def _finetune_all(
         for start, row in by_start.items():
             for metric, entry in row.items():
                 score = f"{float(share):.0%} of the labels, {metric}"
-                found.add(name, score, names.get(start, start), entry["values"])
+                _add(found, name, score, names.get(start, start), entry["values"])

@@ -1,0 +1,141 @@
+"""What pretraining costs: processor seconds, memory and operations of a step."""
+
+import math
+import multiprocessing
+import resource
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.utils.flop_counter import FlopCounterMode
+
+from spectralgpt.checkpoints import save_model
+from spectralgpt.errors import SpectralGPTError
+from spectralgpt.models.objective import Objective
+from spectralgpt.training.pretrain_config import PretrainConfig
+from spectralgpt.training.pretraining import pretrain
+
+_TRIAL_STEPS, _WARM_STEPS = 10, 3
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a step of a pretraining takes.
+
+    Attributes:
+        seconds: processor seconds, all threads together.
+        memory: most memory of the process, bytes.
+        gflop: of forward and backward passes of a step, 1e9 operations; None where they
+            cannot be counted.
+    """
+
+    seconds: float
+    memory: int
+    gflop: float | None = None
+
+
+def measure_cost(plan: PretrainConfig) -> Cost:
+    """Measure a few steps of a pretraining, in a process of their own."""
+    context = multiprocessing.get_context("spawn")
+    threads = torch.get_num_threads()
+    with tempfile.TemporaryDirectory() as folder, context.Pool(1) as pool:
+        seconds, memory = pool.apply(_measure, (plan, Path(folder) / "trial", threads))
+    return Cost(seconds, memory, count_gflop(plan))
+
+
+def _measure(plan: PretrainConfig, folder: Path, threads: int) -> tuple[float, int]:
+    """Train a few steps; returns processor seconds of one, and the most memory."""
+    torch.set_num_threads(threads)
+    epochs = plan.trainer.epochs
+    steps = math.ceil(_TRIAL_STEPS / epochs) * epochs
+    trial = replace(
+        plan,
+        steps=steps,
+        report=replace(plan.report, images=0),
+        trainer=replace(plan.trainer, validate_every_epochs=0, export_every_epochs=0),
+    )
+    clock = Clock(None)
+    pretrain(trial, folder, callbacks=[clock])
+    ends = clock.ends[_WARM_STEPS:]
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return (ends[-1] - ends[0]) / (len(ends) - 1), memory
+
+
+def count_gflop(plan: PretrainConfig) -> float | None:
+    """Count the products of a step by torch's own counter; None if it cannot."""
+    from spectralgpt.training.pretrain_data import plain_contract
+    from spectralgpt.training.pretraining import build_model
+
+    contract = plain_contract(plan, plan.data)
+    side = contract.image_size
+    try:
+        with torch.device("meta"):
+            model = build_model(plan, contract)
+            batch = torch.zeros(
+                plan.trainer.effective_batch, len(contract.bands), side, side
+            )
+            with FlopCounterMode(display=False) as counter:
+                model(batch, plan.masking.ratio).loss.backward()
+    # Some objectives draw with Python, which tensors without values cannot.
+    except (RuntimeError, NotImplementedError, TypeError, SpectralGPTError):
+        return None
+    return counter.get_total_flops() / 1e9
+
+
+class Clock(Callback):
+    """Counts processor seconds of training, and keeps the model after each epoch.
+
+    Args:
+        points: gets a model for each epoch; None keeps none.
+
+    Attributes:
+        seconds: so far, over all resumed parts.
+        ends: processor time at the end of each step of this part.
+    """
+
+    def __init__(self, points: Path | None) -> None:
+        self.points = points
+        self.seconds = 0.0
+        self.ends: list[float] = []
+        self._began = time.process_time()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start counting."""
+        self._began = time.process_time()
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        """Leave out what is no training, such as validation, by what came before."""
+        if not self.ends:
+            self._began = time.process_time()
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        """Count a micro-batch."""
+        now = time.process_time()
+        self.seconds += now - self._began
+        self._began = now
+        self.ends.append(now)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the model, with the seconds that it took."""
+        model = getattr(pl_module, "model", None)
+        if self.points is None or not isinstance(model, Objective):
+            return
+        done = trainer.current_epoch + 1
+        facts = {"seconds": self.seconds, "step": trainer.global_step}
+        save_model(self.points / f"epoch-{done}", model, extra=facts)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Scoring held-out images is no training."""
+        self._began = time.process_time()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Keep the seconds with the checkpoint."""
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint's seconds."""
+        self.seconds = float(state_dict["seconds"])

@@ -1,0 +1,113 @@
+"""Frozen features of an arena's encoders, scored on labelled images by probes."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spectralgpt.checkpoints import LoadedModel
+from spectralgpt.data.datasets import LabelledDataset
+from spectralgpt.data.labelled import LabelledDataConfig, read_labelled
+from spectralgpt.tasks.probes import Features
+from spectralgpt.training.comparison import (
+    ProbeMethod,
+    draw_splits,
+    extract_features,
+    floors,
+    probe,
+)
+
+_MEMORY_MB = 2048.0
+_FOREST = "random forest"
+Scores = dict[str, list[float]]
+"""Values by seed of the task, by method and metric."""
+
+
+@dataclass(frozen=True)
+class ProbeTask:
+    """Frozen features of labelled images, see `ArenaConfig` of the arena.
+
+    Args:
+        data: the labelled images, and how they are split.
+        methods: how features are told apart.
+        k: neighbours of `knn`.
+    """
+
+    data: LabelledDataConfig
+    methods: tuple[ProbeMethod, ...] = ("ridge", "knn")
+    k: int = 20
+
+
+class Prober:
+    """Scores frozen features of the images of a task.
+
+    Args:
+        task: the images and the methods.
+        seeds: repetitions.
+    """
+
+    def __init__(self, task: ProbeTask, seeds: int) -> None:
+        self.task, self.seeds = task, seeds
+        self._datasets: dict[str, LabelledDataset] = {}
+
+    def score(self, loaded: LoadedModel) -> Scores:
+        """Score the features of an encoder."""
+        features = extract_features(loaded.encoder, self._dataset_of(loaded))
+        return self._score(loaded, lambda seed, train: features)
+
+    def score_first(self, loaded: LoadedModel) -> float:
+        """Return the mean over seeds of the first score."""
+        return float(np.mean(next(iter(self.score(loaded).values()))))
+
+    def score_floors(self, loaded: LoadedModel) -> dict[str, Scores]:
+        """Score what learned nothing on the same images, by name."""
+        dataset = self._dataset_of(loaded)
+        made = floors(
+            loaded.encoder,
+            dataset,
+            lambda encoder, kind: extract_features(encoder, dataset),
+            lambda kind: None,
+        )
+        found = {name: self._score(loaded, made[name]) for name in made}
+        statistics = made["band statistics"]
+        by_forest = self._score(loaded, statistics, ("forest",))
+        # A forest is a method of its own: it stands beside every other one.
+        metrics = {name.partition(", ")[2]: v for name, v in by_forest.items()}
+        found[_FOREST] = {
+            f"{method}, {metric}": values
+            for method in self.task.methods
+            for metric, values in metrics.items()
+        }
+        return found
+
+    def _dataset_of(self, loaded: LoadedModel) -> LabelledDataset:
+        contract = loaded.preprocessing
+        assert contract is not None, "pretraining states it"
+        key = json.dumps(contract.to_dict(), sort_keys=True)
+        if key not in self._datasets:
+            labelled = read_labelled(
+                self.task.data, assumed=contract.unstated, divided=False
+            )
+            self._datasets[key] = LabelledDataset(
+                labelled, contract, memory_mb=_MEMORY_MB
+            )
+        return self._datasets[key]
+
+    def _score(
+        self,
+        loaded: LoadedModel,
+        compute: Callable[[int, NDArray[np.int64]], Features],
+        methods: Sequence[ProbeMethod] = (),
+    ) -> Scores:
+        labelled = self._dataset_of(loaded).sample_set
+        found: Scores = {}
+        splits = draw_splits(labelled, self.task.data, self.seeds)
+        for seed, split in enumerate(splits):
+            features = compute(seed, split["train"])
+            for method in methods or self.task.methods:
+                scored = probe(features, split, labelled, method, self.task.k, seed)
+                for metric, value in scored.summary.items():
+                    found.setdefault(f"{method}, {metric}", []).append(value)
+        return found
