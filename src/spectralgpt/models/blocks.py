@@ -21,6 +21,31 @@ def initialise_linear(linear: nn.Linear, parts: int = 1) -> None:
     nn.init.zeros_(linear.bias)
 
 
+def relative_index(
+    size: Sequence[int], reach: Sequence[int], device: torch.device
+) -> Tensor:
+    """Return which row of a table says how far the tokens of a grid lie apart.
+
+    Args:
+        size: rows and columns.
+        reach: those that the table is for: it holds (2 rows - 1) * (2 columns - 1)
+            distances, of query less key, by row, then column.
+        device: of the table.
+
+    Returns:
+        (N, N), by query, then key.
+    """
+    down, on = (
+        torch.arange(side, device=device).expand(side, -1).mT
+        - torch.arange(side, device=device)
+        + most
+        - 1
+        for side, most in zip(size, reach, strict=True)
+    )
+    index = down[:, None, :, None] * (2 * reach[1] - 1) + on[:, None]
+    return index.flatten(2, 3).flatten(0, 1)
+
+
 class _Attention(nn.Module):
     """Multi-head self-attention with one fused map for query, key and value.
 

@@ -106,11 +106,12 @@ class Encoder(nn.Module, ABC):
     blocks: nn.ModuleList
     norm: nn.Module
     absent_groups: tuple[int, ...] = ()
+    _settings: dict[str, Any]
 
     @property
-    @abstractmethod
     def config(self) -> dict[str, Any]:
         """The constructor arguments that build this encoder again."""
+        return dict(self._settings)
 
     @abstractmethod
     def encode(

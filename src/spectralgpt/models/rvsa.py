@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spectralgpt.errors import ConfigError, ShapeError
-from spectralgpt.models.blocks import BlockStack
+from spectralgpt.models.blocks import BlockStack, relative_index
 from spectralgpt.models.cpu import Linear
 from spectralgpt.models.weights import load_weights
 
@@ -378,12 +378,10 @@ class RotatedWindowAttention(_RelativeAttention):
         by_row, by_column = _score_distances(
             q.unflatten(4, window), self.rel_pos_h[rows], self.rel_pos_w[columns]
         )
-        index = rows[:, None, :, None] * (2 * reach - 1) + columns[:, None, :]
-        table = self.relative_position_bias_table[index]  # (h, w, h, w, heads)
-        bias = (
-            by_row[..., None] + by_column[..., None, :] + table.permute(4, 0, 1, 2, 3)
-        )
-        return bias.flatten(-2).flatten(-3, -2).to(q)
+        bias = (by_row[..., None] + by_column[..., None, :]).flatten(-2).flatten(-3, -2)
+        index = relative_index(window, (reach, reach), q.device)
+        table = self.relative_position_bias_table[index]  # (h * w, h * w, heads)
+        return (bias + table.permute(2, 0, 1)).to(q)
 
 
 def _read(x: Tensor, points: Tensor) -> Tensor:

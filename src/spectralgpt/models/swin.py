@@ -20,12 +20,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spectralgpt.errors import ConfigError, ShapeError
-from spectralgpt.models.blocks import MLP_RATIO, BlockStack
+from spectralgpt.models.blocks import MLP_RATIO, BlockStack, relative_index
 from spectralgpt.models.cpu import split_batch
 from spectralgpt.models.encoder import Encoder
 from spectralgpt.models.sizes import check_settings
 from spectralgpt.models.tokens import Wavelengths
-from spectralgpt.models.vit import PiEmbedding, StemKind, check_stem, own_bands_only
+from spectralgpt.models.vit import (
+    PiEmbedding,
+    StemKind,
+    check_stem,
+    own_bands_only,
+    own_grid,
+)
 
 _STD = 0.02
 _NORM_EPS = 1e-5  # Source: the published code.
@@ -36,15 +42,10 @@ _LONGEST = 1000
 
 
 class _SwinBlock(SwinTransformerBlock):
-    """A block whose windows shrink with the map, and which may make it coarser first.
+    """A block whose windows shrink with the map.
 
-    Args:
-        width: of its tokens.
-        num_heads: attention heads.
-        window: side of a window, tokens.
-        is_shifted: windows lie half a window on.
-        merges: bring 2 x 2 tokens, of half the width, together first.
-        drop_path: probability that a sample skips a branch in training.
+    If `is_shifted` they lie half a window on; if it `merges`, it first brings together
+    2 x 2 tokens of half the width.
     """
 
     def __init__(
@@ -98,11 +99,8 @@ class _SwinBlock(SwinTransformerBlock):
     def _relative(self, window: tuple[int, ...]) -> Tensor:
         """Return the bias by how far tokens lie apart, (heads, N, N)."""
         table = self.attn.relative_position_bias_table
-        y = torch.arange(window[0], device=table.device).repeat_interleave(window[1])
-        x = torch.arange(window[1], device=table.device).repeat(window[0])
-        apart_y = y[:, None] - y + self.window - 1
-        apart_x = x[:, None] - x + self.window - 1
-        bias: Tensor = table[apart_y * (2 * self.window - 1) + apart_x]
+        index = relative_index(window, (self.window, self.window), table.device)
+        bias: Tensor = table[index]
         return bias.permute(2, 0, 1)
 
     def _attend(self, parts: Tensor, bias: Tensor) -> Tensor:
@@ -258,11 +256,6 @@ class SwinEncoder(Encoder):
                     nn.init.zeros_(each.bias)
 
     @property
-    def config(self) -> dict[str, Any]:
-        """The constructor arguments that build this encoder again."""
-        return dict(self._settings)
-
-    @property
     def levels(self) -> tuple[tuple[int, int, int], ...]:
         """The last block of each stage, its width, and by what its grid is finer."""
         depths = self._settings["depths"]
@@ -276,22 +269,13 @@ class SwinEncoder(Encoder):
         """Return T, G, rows, columns of the tokens of the first stage.
 
         Raises:
-            ShapeError: images have other axes or bands, or no whole features.
+            ShapeError: images are series, or do not fit, see `own_grid`.
         """
-        if images.ndim != 4:
-            raise ShapeError(
-                f"images have shape {tuple(images.shape)}: give (batch, bands, rows, "
-                "columns)."
-            )
-        bands, *size = images.shape[1:]
-        own_bands_only(bands, self.num_bands)
-        if any(side % self.patch_size for side in size):
-            raise ShapeError(
-                f"images of {size[0]} x {size[1]} px are no multiple of the "
-                f"{self.patch_size} px that a feature of this Swin transformer covers: "
-                "crop or resize them."
-            )
-        return 1, 1, size[0] // self.first_patch, size[1] // self.first_patch
+        if images.ndim == 5:
+            raise ShapeError("these are series: give (batch, bands, rows, columns).")
+        rows, columns = own_grid(images, self)
+        finer = self.patch_size // self.first_patch
+        return 1, 1, rows * finer, columns * finer
 
     def embed(self, images: Tensor) -> Tensor:
         """Map images (B, C, H, W) to tokens of the first stage, (B, N, D)."""

@@ -141,11 +141,7 @@ def _cut_and_turn(
 ) -> Tensor:
     """Resize a part of each image to the whole, in one of eight orientations.
 
-    Args:
-        images: (B, C, H, W).
-        crop: (B, 4) uniform values, of area, side ratio, row and column.
-        turn: (B,) uniform values.
-        min_scale: least area, as a share.
+    By uniform values (B, 4) of area, side ratio, row and column, and (B,) of turns.
     """
     area = min_scale + (1 - min_scale) * crop[:, 0]
     ratio = torch.exp(_LOG_RATIO * (2 * crop[:, 1] - 1))
@@ -155,29 +151,14 @@ def _cut_and_turn(
     middle_y = (1 - height) * (2 * crop[:, 2] - 1)
     middle_x = (1 - width) * (2 * crop[:, 3] - 1)
     number = (turn * _TURNS).long().clamp(max=_TURNS - 1)
-    is_swapped = number % 2 == 1
     width = torch.where(number % 4 > 1, -width, width)
     height = torch.where(number > 3, -height, height)
-    zero = torch.zeros_like(width)
-    x_row = torch.stack(
-        [
-            torch.where(is_swapped, zero, width),
-            torch.where(is_swapped, width, zero),
-            middle_x,
-        ],
-        dim=1,
-    )
-    y_row = torch.stack(
-        [
-            torch.where(is_swapped, height, zero),
-            torch.where(is_swapped, zero, height),
-            middle_y,
-        ],
-        dim=1,
-    )
-    places = F.affine_grid(
-        torch.stack([x_row, y_row], dim=1), list(images.shape), align_corners=False
-    )
+    turned = torch.diag_embed(torch.stack([width, height], dim=1))  # (B, 2, 2)
+    is_swapped = (number % 2 == 1)[:, None, None]
+    turned = torch.where(is_swapped, turned.flip(2), turned)
+    middle = torch.stack([middle_x, middle_y], dim=1)[..., None]
+    matrix = torch.cat([turned, middle], dim=2)  # (B, 2, 3)
+    places = F.affine_grid(matrix, list(images.shape), align_corners=False)
     return F.grid_sample(images, places, padding_mode="border", align_corners=False)
 
 

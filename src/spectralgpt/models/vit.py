@@ -10,14 +10,20 @@ arXiv:2205.09113, and Bao et al. 2021, arXiv:2106.08254.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spectralgpt.errors import ConfigError, ShapeError
-from spectralgpt.models.blocks import MLP_RATIO, NORM_EPS, BlockStack, build_blocks
+from spectralgpt.models.blocks import (
+    MLP_RATIO,
+    NORM_EPS,
+    BlockStack,
+    build_blocks,
+    relative_index,
+)
 from spectralgpt.models.cpu import Linear, split_batch
 from spectralgpt.models.encoder import AttentionKind, Encoder
 from spectralgpt.models.rvsa import WINDOW_SIZE
@@ -224,12 +230,8 @@ class RelativeBias(nn.Module):
         spans = (2 * rows - 1, 2 * columns - 1)
         own = (2 * self.side - 1,) * 2
         table = resize_spatial(self.table[None, :-3], own, spans)[0]  # (spans, heads)
-        device = table.device
-        y = torch.arange(rows, device=device).repeat_interleave(columns)
-        x = torch.arange(columns, device=device).repeat(rows)
-        apart_y = y[:, None] - y + rows - 1
-        apart_x = x[:, None] - x + columns - 1
-        bias = table[apart_y * spans[1] + apart_x]  # (N, N, heads)
+        grid = (rows, columns)
+        bias = table[relative_index(grid, grid, table.device)]  # (N, N, heads)
         N = rows * columns
         to_row, from_row, itself = self.table[-3:]
         whole = bias.new_empty(1 + N, 1 + N, bias.shape[-1])
@@ -300,6 +302,28 @@ def own_bands_only(
             "this encoder takes its own bands only, no wavelengths: bring images into "
             "them with bands: resample."
         )
+
+
+def own_grid(images: Tensor, encoder: Encoder) -> tuple[int, int]:
+    """Return the rows and columns of features of images, or series, of its own bands.
+
+    Raises:
+        ShapeError: images have other axes or bands, or no whole features.
+    """
+    if images.ndim not in (4, 5):
+        raise ShapeError(
+            f"images have shape {tuple(images.shape)}: give (batch, bands, rows, "
+            "columns), or (batch, dates, bands, rows, columns)."
+        )
+    bands, rows, columns = images.shape[-3:]
+    own_bands_only(bands, encoder.num_bands)
+    P = encoder.patch_size
+    if rows % P or columns % P:
+        raise ShapeError(
+            f"images of {rows} x {columns} px are no multiple of the {P} px that a "
+            "feature of this encoder covers: crop or resize them."
+        )
+    return rows // P, columns // P
 
 
 def _three_factors(patch_size: int) -> tuple[int, int, int]:
@@ -508,33 +532,11 @@ class VisionTransformer(Encoder):
             )
         self.set_attention(attention, window_size)
 
-    @property
-    def config(self) -> dict[str, Any]:
-        """The constructor arguments that build this encoder again."""
-        return dict(self._settings)
-
     def shape_of(self, images: Tensor) -> tuple[int, int, int, int]:
-        """Return T, G, Hp, Wp of the tokens of images (B, C, H, W) or series.
-
-        Raises:
-            ShapeError: images have other axes or bands, or cannot be cut into patches.
-        """
-        if images.ndim not in (4, 5):
-            raise ShapeError(
-                f"images have shape {tuple(images.shape)}: give (batch, bands, rows, "
-                "columns), or (batch, dates, bands, rows, columns)."
-            )
-        bands, *size = images.shape[-3:]
-        own_bands_only(bands, self.num_bands)
-        if any(side % self.patch_size for side in size):
-            raise ShapeError(
-                f"images of {size[0]} x {size[1]} px are no multiple of patch_size "
-                f"{self.patch_size} px: crop or resize them."
-            )
+        """Return T, G, Hp, Wp of the tokens of images or series, see `own_grid`."""
+        size = own_grid(images, self)
         dates = images.shape[1] if images.ndim == 5 else 1
-        frames = -(-dates // self.frames_per_token)
-        P = self.patch_size
-        return frames, self.groups, size[0] // P, size[1] // P
+        return -(-dates // self.frames_per_token), self.groups, *size
 
     def embed(self, images: Tensor) -> Tensor:
         """Map images (B, [T,] C, H, W) to tokens without positions, (B, N, D)."""

@@ -9,7 +9,7 @@ Source: He et al. 2021, arXiv:2111.06377, and what was built on it.
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -62,12 +62,7 @@ class VitAutoencoder(Objective):
     Args:
         encoder: what is learned.
         decoder_codes: positions of the decoder.
-        decoder_depth: blocks of the decoder.
-        decoder_num_heads: attention heads of the decoder.
-        mlp_ratio: hidden width of the decoder's MLPs over its width.
-        normalize_targets: compare each patch normalised, all of its bands together.
-        loss_on: whether `masked` tokens count, or `all`.
-        consistent_mask: hide the same places in all band groups and dates.
+        settings: of the objective, by name.
         frames_per_prediction: dates that a token's prediction covers.
         bands_last: predictions are (B, N, values), by date, pixel row, pixel column,
             then band; the published maps give them so, ours bands first.
@@ -79,28 +74,29 @@ class VitAutoencoder(Objective):
         self,
         encoder: VisionTransformer,
         decoder_codes: GridCodes,
-        decoder_depth: int,
-        decoder_num_heads: int,
-        mlp_ratio: float = MLP_RATIO,
-        normalize_targets: bool = False,
-        loss_on: LossOn = "masked",
-        consistent_mask: bool = False,
+        settings: Mapping[str, Any],
         frames_per_prediction: int = 1,
         bands_last: bool = False,
     ) -> None:
         super().__init__()
-        if loss_on not in ("masked", "all"):
-            raise ConfigError(f"loss_on {loss_on!r}: use 'masked' or 'all'.")
-        self.encoder = encoder
-        self.normalize_targets, self.loss_on = normalize_targets, loss_on
-        self.consistent_mask, self.bands_last = consistent_mask, bands_last
+        self.loss_on, self.published = settings["loss_on"], settings["published"]
+        if self.loss_on not in get_args(LossOn):
+            raise ConfigError(f"loss_on {self.loss_on!r}: use 'masked' or 'all'.")
+        self.encoder, self.config = encoder, dict(settings)
+        self.normalize_targets = settings["normalize_targets"]
+        # Hide the same places in all band groups and dates.
+        self.consistent_mask = settings.get("consistent_mask", False)
+        self.bands_last = bands_last
         self.frames_per_prediction = frames_per_prediction
         width = decoder_codes.embed_dim
         self.decoder_embedding = Linear(encoder.embed_dim, width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         self.decoder_positions = decoder_codes
         self.decoder_blocks = build_blocks(
-            width, decoder_depth, decoder_num_heads, mlp_ratio=mlp_ratio
+            width,
+            settings["decoder_depth"],
+            settings["decoder_num_heads"],
+            mlp_ratio=settings.get("mlp_ratio", MLP_RATIO),
         )
         self.decoder_norm = nn.LayerNorm(width, eps=NORM_EPS)
         size = frames_per_prediction * encoder.patch_size**2

@@ -40,16 +40,8 @@ class MAE(VitAutoencoder):
         encoder = VisionTransformer(
             image_size, num_bands, patch_size, embed_dim, depth, num_heads
         )
-        super().__init__(
-            encoder,
-            GridCodes(image_size // patch_size, decoder_embed_dim),
-            decoder_depth,
-            decoder_num_heads,
-            normalize_targets=normalize_targets,
-            loss_on=loss_on,
-            bands_last=True,
-        )
-        self.config = settings
+        codes = GridCodes(image_size // patch_size, decoder_embed_dim)
+        super().__init__(encoder, codes, settings, bands_last=True)
 
 
 OBJECTIVE = MAE

@@ -39,6 +39,7 @@ from spectralgpt.models.weights import load_weights
 Version = Literal["v1", "v2", "v3"]
 Heads = Literal["vit", "resnet"]
 
+_NUMBERS = ("dim", "hidden_dim", "queue_size", "momentum", "temperature")
 _DEFAULTS: dict[str, dict[str, float]] = {
     "v1": {"dim": 128, "queue_size": 65_536, "momentum": 0.999, "temperature": 0.07},
     "v2": {"dim": 128, "queue_size": 65_536, "momentum": 0.999, "temperature": 0.2},
@@ -141,17 +142,11 @@ class MomentumContrast(Contrastive):
         heads: Heads = "vit",
         views: Mapping[str, Any] | None = None,
     ) -> None:
+        stated = {name: value for name, value in locals().items() if name in _NUMBERS}
         if version not in _DEFAULTS:
             raise ConfigError(f"version is {version!r}: use v1, v2 or v3.")
         super().__init__(encoder, views, _VIEWS[version])
-        numbers = _with_defaults(
-            version,
-            dim=dim,
-            hidden_dim=hidden_dim,
-            queue_size=queue_size,
-            momentum=momentum,
-            temperature=temperature,
-        )
+        numbers = _with_defaults(version, stated)
         self.version, self.heads = version, heads
         self.momentum, self.temperature = numbers["momentum"], numbers["temperature"]
         size = int(numbers["dim"])
@@ -287,7 +282,9 @@ class MomentumContrast(Contrastive):
         return names
 
 
-def _with_defaults(version: Version, **stated: float | None) -> dict[str, float]:
+def _with_defaults(
+    version: Version, stated: Mapping[str, float | None]
+) -> dict[str, float]:
     """Return the numbers of a version, those that are stated or the paper's."""
     numbers = {k: v for k, v in stated.items() if v is not None}
     for name in numbers:
@@ -344,17 +341,8 @@ class MoCo(MomentumContrast):
         encoder = VisionTransformer(
             image_size, num_bands, patch_size, embed_dim, depth, num_heads
         )
-        super().__init__(
-            encoder,
-            embed_dim,
-            version,
-            dim,
-            hidden_dim,
-            queue_size,
-            momentum,
-            temperature,
-            views=views,
-        )
+        numbers = {name: settings[name] for name in _NUMBERS}
+        super().__init__(encoder, embed_dim, version, views=views, **numbers)
         if freeze_patches or (freeze_patches is None and version == "v3"):
             encoder.embedding.requires_grad_(False)
         self.config = settings

@@ -124,20 +124,9 @@ class SatMAE(VitAutoencoder):
             group_dim=widths["decoder_group_dim"],
             date_dim=widths["decoder_date_dim"],
         )
-        super().__init__(
-            encoder,
-            codes,
-            decoder_depth,
-            decoder_num_heads,
-            mlp_ratio,
-            normalize_targets=normalize_targets,
-            loss_on=loss_on,
-            consistent_mask=consistent_mask,
-            bands_last=temporal,
-        )
-        self.published, self.temporal = published, temporal
-        self.takes_series = temporal
-        self.config = settings | ({} if temporal else {"groups": groups})
+        settings["groups"] = None if temporal else groups
+        super().__init__(encoder, codes, settings, bands_last=temporal)
+        self.temporal = self.takes_series = temporal
 
     @staticmethod
     def _code_widths(settings: Mapping[str, Any]) -> dict[str, int]:

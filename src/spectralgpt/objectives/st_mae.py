@@ -106,18 +106,7 @@ class STMAE(VitAutoencoder):
             joint=not sep_pos_embed,
             codes_token=class_token,
         )
-        super().__init__(
-            encoder,
-            codes,
-            decoder_depth,
-            decoder_num_heads,
-            normalize_targets=normalize_targets,
-            loss_on=loss_on,
-            frames_per_prediction=predicted,
-            bands_last=True,
-        )
-        self.published = published
-        self.config = settings
+        super().__init__(encoder, codes, settings, predicted, bands_last=True)
         if class_token:
             self.decoder_token = nn.Parameter(torch.zeros(1, 1, decoder_embed_dim))
             if not published:

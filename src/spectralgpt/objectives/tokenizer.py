@@ -8,8 +8,6 @@ batch. BEiT learns to say the tokens of hidden patches.
 Source: van den Oord et al. 2017, arXiv:1711.00937, as vector-quantize-pytorch has it.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,7 +18,7 @@ from spectralgpt.models.encoder import Encoder
 from spectralgpt.models.objective import Objective, ObjectiveOutput
 from spectralgpt.models.sizes import check_settings
 from spectralgpt.models.tokens import Wavelengths
-from spectralgpt.models.vit import own_bands_only
+from spectralgpt.models.vit import own_bands_only, own_grid
 
 _NORM_GROUPS = 8
 _KERNEL = 3
@@ -77,14 +75,9 @@ class ConvEncoder(Encoder):
         depth: int = 2,
     ) -> None:
         super().__init__()
-        self._settings: dict[str, Any] = {
-            "image_size": image_size,
-            "num_bands": num_bands,
-            "patch_size": patch_size,
-            "embed_dim": embed_dim,
-            "depth": depth,
-        }
-        check_settings(self._settings)
+        settings = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        check_settings(settings)
+        self._settings = settings
         if embed_dim % _NORM_GROUPS:
             raise ConfigError(
                 f"embed_dim {embed_dim} is no multiple of {_NORM_GROUPS}, by which "
@@ -106,11 +99,6 @@ class ConvEncoder(Encoder):
         self.norm = nn.LayerNorm(embed_dim, eps=NORM_EPS)
 
     @property
-    def config(self) -> dict[str, Any]:
-        """The constructor arguments that build this encoder again."""
-        return dict(self._settings)
-
-    @property
     def levels(self) -> tuple[tuple[int, int, int], ...]:
         """There are none: its blocks are not those of a transformer."""
         raise ConfigError(
@@ -124,7 +112,7 @@ class ConvEncoder(Encoder):
         dates: Tensor | None = None,
     ) -> Tensor:
         """Encode whole images without the final norm; see `forward`."""
-        own_bands_only(images.shape[-3], self.num_bands, wavelengths)
+        own_bands_only(wavelengths=wavelengths)
         if images.ndim == 5:
             each = self.encode(images.flatten(0, 1))
             return each.unflatten(0, images.shape[:2])
@@ -133,12 +121,7 @@ class ConvEncoder(Encoder):
                 "this encoder puts all bands into one token, and takes no image that "
                 "lacks some: use one of band groups, or images with all bands."
             )
-        rows, columns = images.shape[-2:]
-        if rows % self.patch_size or columns % self.patch_size:
-            raise ShapeError(
-                f"images of {rows} x {columns} px are no multiple of patch_size "
-                f"{self.patch_size} px: crop or resize them."
-            )
+        own_grid(images, self)
         x: Tensor = self.blocks(self.embedding(images))
         return x.permute(0, 2, 3, 1)[:, None]
 
