@@ -2,13 +2,13 @@ import pytest
 import torch
 
 from spectralgpt.errors import ConfigError
-from spectralgpt.models import encoder
+from spectralgpt.models import blocks
 from spectralgpt.models.blocks import BlockStack, build_blocks
 
 
 def test_attention_matches_torch_reference() -> None:
     torch.manual_seed(0)
-    attention = encoder._Attention(24, 3)
+    attention = blocks._Attention(24, 3)
     reference = torch.nn.MultiheadAttention(24, 3, batch_first=True)
     reference.load_state_dict(
         {
@@ -24,7 +24,7 @@ def test_attention_matches_torch_reference() -> None:
 
 
 def test_block_treats_tokens_as_a_set() -> None:
-    block = encoder._Block(16, 2)
+    block = blocks._Block(16, 2)
     x = torch.randn(1, 6, 16)
     order = torch.randperm(6)
     torch.testing.assert_close(block(x)[:, order], block(x[:, order]))
@@ -32,7 +32,7 @@ def test_block_treats_tokens_as_a_set() -> None:
 
 def test_drop_path_skips_whole_samples_and_keeps_the_mean() -> None:
     torch.manual_seed(0)
-    block = encoder._Block(8, 2, drop_path=0.5).train()
+    block = blocks._Block(8, 2, drop_path=0.5).train()
     branch = torch.ones(4000, 3, 8)
     dropped = block._drop(branch)
     assert set(dropped.unique().tolist()) == {0, 2}
@@ -49,7 +49,7 @@ def test_drop_path_rises_with_depth() -> None:
 
 def test_width_that_heads_cannot_share_is_refused() -> None:
     with pytest.raises(ConfigError, match="embed_dim 10 is no multiple of num_heads 3"):
-        encoder._Attention(10, 3)
+        blocks._Attention(10, 3)
 
 
 def kept_and_gradients(blocks: BlockStack) -> tuple[int, list[torch.Tensor]]:

@@ -125,6 +125,10 @@ def test_what_ships_can_be_planned(path: Path) -> None:
 def test_flop_are_counted_without_computing() -> None:
     config = read_config(EXAMPLES / "arena_simulated.yaml", ArenaConfig)
     counts = {start: count_gflop(arena._plan(config, start)) for start in config.starts}
-    assert all(count is not None for count in counts.values())
+    # BEiT counts none without the tokeniser that it goes on from.
+    assert {start for start, count in counts.items() if count is None} <= {
+        "tokenizer",
+        "beit",
+    }
     # All bands in a token: a quarter of the tokens of four groups.
     assert counts["mae"] < 0.5 * counts["satmae"]  # type: ignore[operator]

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from spectralgpt.config import build_config
 from spectralgpt.errors import ConfigError
+from spectralgpt.models.cpu import in_full_precision
 from spectralgpt.models.encoder import Encoder
 from spectralgpt.models.objective import Objective, ObjectiveOutput
 from spectralgpt.models.tokens import Wavelengths
@@ -128,7 +129,7 @@ def similarities(first: Tensor, second: Tensor, temperature: float) -> Tensor:
     Returns:
         (A, B).
     """
-    with torch.autocast(first.device.type, enabled=False):
+    with in_full_precision(first.device):
         return _exact(first) @ _exact(second).T / temperature
 
 

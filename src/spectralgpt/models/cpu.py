@@ -19,6 +19,7 @@ import mmap
 import os
 import platform
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -88,6 +89,16 @@ class Linear(nn.Linear):
         if bias is not None:
             bias = bias.to(dtype)
         return _onednn(input.to(dtype), self.weight.to(dtype), bias, "gelu")
+
+
+def in_full_precision(device: torch.device) -> AbstractContextManager[Any]:
+    """Leave autocast out, on tensors without values too."""
+    # There, autocast does not know what it would cast to.
+    return (
+        nullcontext()
+        if device.type == "meta"
+        else torch.autocast(device.type, enabled=False)
+    )
 
 
 def keep_rounded(module: nn.Module) -> None:

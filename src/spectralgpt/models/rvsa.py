@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from spectralgpt.errors import ConfigError, ShapeError
 from spectralgpt.models.blocks import BlockStack, relative_index
-from spectralgpt.models.cpu import Linear
+from spectralgpt.models.cpu import Linear, in_full_precision
 from spectralgpt.models.weights import load_weights
 
 WINDOW_SIZE = 7  # Source: the paper.
@@ -216,7 +216,7 @@ class _Sampling(nn.Module):
         """
         (nh, nw), (h, w) = windows.count, windows.window
         # Half precision would place a point to no better than parts of a token.
-        with torch.autocast(x.device.type, enabled=False):
+        with in_full_precision(x.device):
             x = x.to(self.offsets.weight)
             means = x.unflatten(2, (nw, w)).unflatten(1, (nh, h)).mean(dim=(2, 4))
             means = F.leaky_relu(means).permute(0, 3, 1, 2)  # (B, C, nh, nw)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spectralgpt.errors import ConfigError
+from spectralgpt.models.cpu import in_full_precision
 from spectralgpt.models.tokens import TokenGrid, Wavelengths
 
 # Periods of the code over wavelength. The shortest is some widths of a red-edge band.
@@ -156,7 +157,7 @@ class SpectralTokenizer(nn.Module):
         rows = self.bands if bands is None else _check_rows(bands)
         device = self.position.device
         # Half precision cannot tell neighbouring wavelengths apart.
-        with torch.autocast(device.type, enabled=False):
+        with in_full_precision(device):
             code = encode_bands(torch.tensor(rows, device=device))
             found: Tensor = self.network(code.to(self.position))
         return found
@@ -165,7 +166,7 @@ class SpectralTokenizer(nn.Module):
         self, shared: Tensor, grid: TokenGrid, bands: Wavelengths | None
     ) -> Tensor:
         """Return weights (G, M, S * P * P) from shared ones (M, slots * P * P)."""
-        with torch.autocast(shared.device.type, enabled=False):
+        with in_full_precision(shared.device):
             gains = torch.einsum("cr,rmp->cmp", self._code(bands), self.patches)
             slots = shared.unflatten(1, (self.slots, -1))  # (M, slots, P * P)
             size = grid.bands_per_token

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from spectralgpt.errors import ConfigError, ShapeError
+from spectralgpt.models.cpu import in_full_precision
 
 # Source: crops of Inception, which all contrastive methods take.
 _LOG_RATIO = math.log(4 / 3)
@@ -97,7 +98,7 @@ def make_views(
             f"noise has shape {tuple(noise.shape)}: views of these images need "
             f"{wanted}."
         )
-    with torch.autocast(images.device.type, enabled=False):
+    with in_full_precision(images.device):
         x = images.float()
         if valid is not None:
             x = torch.where(valid, x, band_means(x, valid))
@@ -164,7 +165,10 @@ def _cut_and_turn(
 
 def _blur(images: Tensor, noise: Tensor, is_blurred: Tensor) -> Tensor:
     """Blur the images (B, C, H, W) that are chosen, each by an own width in px."""
-    if not bool(is_blurred.any()) or min(images.shape[2:]) <= _BLUR_SIDE // 2:
+    # Without values there is none to choose by.
+    if images.is_meta or not bool(is_blurred.any()):
+        return images
+    if min(images.shape[2:]) <= _BLUR_SIDE // 2:
         return images
     from kornia.filters import gaussian_blur2d
 

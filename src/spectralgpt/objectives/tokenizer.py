@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from spectralgpt.errors import ConfigError, ShapeError
 from spectralgpt.models.blocks import NORM_EPS, BlockStack
+from spectralgpt.models.cpu import in_full_precision
 from spectralgpt.models.encoder import Encoder
 from spectralgpt.models.objective import Objective, ObjectiveOutput
 from spectralgpt.models.sizes import check_settings
@@ -250,7 +251,7 @@ class Tokenizer(Objective):
         with (
             # Codes without vectors draw theirs from the batch.
             torch.random.fork_rng(devices=devices),
-            torch.autocast(vectors.device.type, enabled=False),
+            in_full_precision(vectors.device),
         ):
             torch.manual_seed(int(float(noise[0, 0]) * _SEEDS))
             codes, ids, _ = self.quantizer(vectors.flatten(1, 2))
