@@ -467,14 +467,10 @@ class VisionTransformer(Encoder):
             )
         check_stem(stem, patch_size)
         self.band_groups = check_groups(groups, num_bands)
-        self._settings = settings | {
-            "groups": None if groups is None else self.band_groups
-        }
-        self.image_size, self.num_bands, self.patch_size = (
-            image_size,
-            num_bands,
-            patch_size,
-        )
+        stored = None if groups is None else self.band_groups
+        self._settings = settings | {"groups": stored}
+        self.image_size, self.num_bands = image_size, num_bands
+        self.patch_size = patch_size
         self.embed_dim, self.depth, self.num_heads = embed_dim, depth, num_heads
         self.groups, self.frames_per_token = len(self.band_groups), frames_per_token
         self.bands_per_token = _run_length(self.band_groups)
@@ -490,9 +486,8 @@ class VisionTransformer(Encoder):
             self.embedding = PiEmbedding(num_bands, patch_size, embed_dim, stem)
         else:
             raise ConfigError(f"stem {stem} takes all bands of single dates together.")
-        self.class_token = (
-            nn.Parameter(torch.zeros(1, 1, embed_dim)) if class_token else None
-        )
+        token = nn.Parameter(torch.zeros(1, 1, embed_dim))
+        self.class_token = token if class_token else None
         side = image_size // patch_size
         self.positions: GridCodes | None = None
         self.relative: RelativeBias | None = None
@@ -511,19 +506,13 @@ class VisionTransformer(Encoder):
                 codes_token=codes_token,
             )
         self.blocks = build_blocks(
-            embed_dim,
-            depth,
-            num_heads,
-            drop_path,
-            mlp_ratio=mlp_ratio,
-            layer_scale=layer_scale,
+            embed_dim, depth, num_heads, drop_path, False, mlp_ratio, layer_scale
         )
         self.norm = nn.LayerNorm(embed_dim, eps=NORM_EPS)
-        if self.class_token is not None:
-            if init == "truncated":
-                nn.init.trunc_normal_(self.class_token, std=_STD, a=-_STD, b=_STD)
-            else:
-                nn.init.normal_(self.class_token, std=_STD)
+        if class_token and init == "truncated":
+            nn.init.trunc_normal_(token, std=_STD, a=-_STD, b=_STD)
+        elif class_token:
+            nn.init.normal_(token, std=_STD)
         initialise_linears(self, init)
         if attention == "rvsa" and (class_token or positions == "relative"):
             raise ConfigError(
@@ -611,13 +600,9 @@ class VisionTransformer(Encoder):
 
     def _absent(self) -> list[int]:
         """Return the groups all of whose bands are absent."""
-        S = self.bands_per_token
-        bands = {
-            b for each in self.absent_groups for b in range(each * S, each * S + S)
-        }
-        return [
-            g for g, group in enumerate(self.band_groups) if bands.issuperset(group)
-        ]
+        S, groups = self.bands_per_token, self.band_groups
+        bands = {b for g in self.absent_groups for b in range(g * S, g * S + S)}
+        return [g for g, group in enumerate(groups) if bands.issuperset(group)]
 
 
 def _run_length(groups: Sequence[Sequence[int]]) -> int:

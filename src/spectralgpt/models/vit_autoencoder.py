@@ -329,11 +329,7 @@ class VitAutoencoder(Objective):
         return self._swap_rows(found, (self.encoder.num_bands, -1))
 
     def load_published_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Take weights over under their published names, strictly.
-
-        Raises:
-            CheckpointError: names or shapes do not fit; lists them.
-        """
+        """Take weights over under their published names; see `Objective`."""
         own = self._swap_rows(plain_names(state_dict), (-1, self.encoder.num_bands))
         load_weights(self, from_published(own, self._published()))
 

@@ -28,7 +28,7 @@ from spectralgpt.objectives.simmim import (
     spread,
     vit_names,
 )
-from spectralgpt.objectives.tokenizer import Tokenizer
+from spectralgpt.objectives.tokenizer import SEEDS, Tokenizer
 
 _STD = 0.02
 _TRIES = 10
@@ -36,8 +36,6 @@ _LONGEST_SIDE_SHARE = 0.3
 # The smallest block of the paper: 16 of 14 x 14 patches; at least so many.
 _SMALLEST_SHARE, _SMALLEST = 16 / 196, 4
 _SHORTEST_SIDE = 3
-_SEEDS = 2**24
-"""As many numbers as noise in float32 can tell apart."""
 _NO_TOKENS = (
     "objective beit needs visual tokens, and has no tokeniser: train one first with "
     "`spectralgpt pretrain --objective tokenizer`, and name its checkpoint in "
@@ -170,15 +168,7 @@ class BEiT(MaskedImageModel):
         return self
 
     def start_from(self, other: nn.Module, name: str) -> None:
-        """Take the tokens of a tokeniser, or all weights of another BEiT.
-
-        Args:
-            other: as it was loaded.
-            name: what it is called in messages.
-
-        Raises:
-            CheckpointError: it is neither, or has other sizes.
-        """
+        """Take a tokeniser's tokens, or another BEiT's weights; see `Objective`."""
         if isinstance(other, Tokenizer):
             for ours, theirs in (
                 ("vocab_size", other.vocab_size),
@@ -197,11 +187,7 @@ class BEiT(MaskedImageModel):
         super().start_from(other, name)
 
     def check_ready(self) -> None:
-        """Refuse to train without tokens.
-
-        Raises:
-            ConfigError: says how to make them.
-        """
+        """Refuse to train without tokens; see `Objective`."""
         if self.tokenizer is None:
             raise ConfigError(_NO_TOKENS)
 
@@ -267,7 +253,7 @@ class BEiT(MaskedImageModel):
                 round(ratio * cells),
                 self.min_mask_patches or least,
                 self.max_mask_patches,
-                rng=random.Random(int(first * _SEEDS) * _SEEDS + int(second * _SEEDS)),
+                rng=random.Random(int(first * SEEDS) * SEEDS + int(second * SEEDS)),
             )
             for first, second in noise.tolist()
         ]
@@ -296,13 +282,7 @@ class BEiT(MaskedImageModel):
         return vit_names("", self.encoder.stem)
 
     def load_published_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Take weights over under their published names, strictly.
-
-        The tokeniser has no published form, and stays.
-
-        Raises:
-            CheckpointError: names or shapes do not fit; lists them.
-        """
+        """Take weights over; see `Objective`. The tokeniser has no published form."""
         kept = self.tokenizer
         self.tokenizer = None
         try:

@@ -255,11 +255,7 @@ class MomentumContrast(Contrastive):
         return to_published(tensors, self._published(), patch_size)
 
     def load_published_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Take weights over under their published names, strictly.
-
-        Raises:
-            CheckpointError: names or shapes do not fit; lists them.
-        """
+        """Take weights over under their published names; see `Objective`."""
         found = from_published(state_dict, self._published())
         if self.version != "v3":
             # What is published was trained: its queue is full.
@@ -272,11 +268,10 @@ class MomentumContrast(Contrastive):
         if self.heads == "resnet":
             head = "fc"
         names = {name: name for name in ("queue", "predictor.")}
+        is_vit = isinstance(self.encoder, VisionTransformer)
+        within = ENCODER_NAMES if is_vit else {"": "encoder."}
         for theirs, ours in ((fast, ""), (slow, "momentum_")):
             names[f"{theirs}.{head}."] = f"{ours}projector."
-            within = {"": "encoder."}
-            if isinstance(self.encoder, VisionTransformer):
-                within = ENCODER_NAMES
             for name, own in within.items():
                 names[f"{theirs}.{name}"] = ours + own
         return names

@@ -221,11 +221,7 @@ class RingMo(PixelModel):
         return found
 
     def load_published_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Take weights over under their published names, strictly.
-
-        Raises:
-            CheckpointError: names or shapes do not fit; lists them.
-        """
+        """Take weights over under their published names; see `Objective`."""
         counted = {n: v for n, v in self.state_dict().items() if n.endswith(_COUNTED)}
         found = super().published_names(counted)
         for name, value in state_dict.items():

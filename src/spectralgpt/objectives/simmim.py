@@ -25,6 +25,7 @@ from spectralgpt.models.vit import (
     StemKind,
     VisionTransformer,
     own_bands_only,
+    own_grid,
 )
 from spectralgpt.models.vit_autoencoder import (
     ENCODER_NAMES,
@@ -137,11 +138,6 @@ class MaskedImageModel(Objective):
         tokens: Tensor = encoder.norm(encoder.run(x, shape))[:, first:]
         return tokens
 
-    def _as_map(self, tokens: Tensor, images: Tensor) -> Tensor:
-        """Lay tokens (B, K, D) of images out as a map (B, D, rows, columns)."""
-        size = [side // self.encoder.patch_size for side in images.shape[-2:]]
-        return tokens.mT.unflatten(2, size)
-
     def _published(self) -> dict[str, str]:
         """Return published prefixes of names, and ours."""
         return vit_names("encoder.", self.encoder.stem)
@@ -155,11 +151,7 @@ class MaskedImageModel(Objective):
         return _split_biases(flat)
 
     def load_published_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Take weights over under their published names, strictly.
-
-        Raises:
-            CheckpointError: names or shapes do not fit; lists them.
-        """
+        """Take weights over under their published names; see `Objective`."""
         found = {k: v for k, v in state_dict.items() if not k.endswith(_DERIVED)}
         if isinstance(self.encoder, SwinEncoder):
             load_weights(self, rename(found, swin_names(self.encoder)))
@@ -354,7 +346,8 @@ class PixelModel(MaskedImageModel):
         if mask is None:
             mask = self._choose(images, mask_ratio, self.draw(images, noise))
         mask, pixels = self._fit(mask.to(images), images)
-        latent = self._as_map(self._encode_visible(images, mask), images)
+        tokens = self._encode_visible(images, mask)
+        latent = tokens.mT.unflatten(2, own_grid(images, self.encoder))
         prediction = self._lay_out(self.decoder(latent))
         loss = masked_difference(images, prediction, pixels, valid, counts)
         shown: tuple[Tensor, Tensor] | tuple[()] = ()

@@ -215,11 +215,7 @@ class STMAE(VitAutoencoder):
         return found
 
     def load_published_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Take weights over under their published names, strictly.
-
-        Raises:
-            CheckpointError: names or shapes do not fit; lists them.
-        """
+        """Take weights over under their published names; see `Objective`."""
         super().load_published_state_dict(stack_qkv(plain_names(state_dict)))
 
 

@@ -26,7 +26,7 @@ _KERNEL = 3
 _DECAY = 0.99  # Source: the paper, appendix.
 _COMMITMENT = 0.25  # Source: the paper.
 _RARE = 2.0
-_SEEDS = 2**24
+SEEDS = 2**24
 """As many numbers as noise in float32 can tell apart."""
 
 
@@ -253,7 +253,7 @@ class Tokenizer(Objective):
             torch.random.fork_rng(devices=devices),
             in_full_precision(vectors.device),
         ):
-            torch.manual_seed(int(float(noise[0, 0]) * _SEEDS))
+            torch.manual_seed(int(float(noise[0, 0]) * SEEDS))
             codes, ids, _ = self.quantizer(vectors.flatten(1, 2))
         return codes.unflatten(1, vectors.shape[1:3]), ids
 
