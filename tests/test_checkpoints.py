@@ -114,7 +114,7 @@ def test_head_that_does_not_fit_its_configuration_is_explained(tmp_path: Path) -
     with pytest.raises(CheckpointError, match=r"do not fit.*head\.classifier"):
         load(tmp_path)
     save_file(weights, path, {"config": config.replace("upernet", "unet")})
-    with pytest.raises(CheckpointError, match="head 'unet' is unknown"):
+    with pytest.raises(CheckpointError, match="'head' must be upernet or fpn"):
         load(tmp_path)
 
 

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar, get_args
 from torch import Tensor, nn
 
 from spectralgpt import objectives
+from spectralgpt.config import fit_arguments
 from spectralgpt.errors import CheckpointError, ConfigError
 from spectralgpt.models.encoder import Encoder, SpectralEncoder
 from spectralgpt.models.heads import (
@@ -126,11 +127,12 @@ def build_model(config: Mapping[str, Any]) -> Model:
         check_settings(settings)
         if kind in _TASK_MODELS:
             encoder = _build_encoder(dict(settings.pop("encoder")))
-            return _TASK_MODELS[kind](encoder, **settings)
+            head = fit_arguments(_TASK_MODELS[kind], settings, kind, ["encoder"])
+            return _TASK_MODELS[kind](encoder, **head)
         if kind == _ENCODER or kind in _ENCODERS:
             return _build_encoder({"kind": kind, **settings})
         if kind == _AUTOENCODER:
-            return MaskedAutoencoder(**settings)
+            return objectives.build(objectives.OURS, **settings)
         others = [name for name in objectives.names() if name != objectives.OURS]
         if kind in others:
             return objectives.build(kind, **settings)
@@ -143,8 +145,10 @@ def build_model(config: Mapping[str, Any]) -> Model:
 def _build_encoder(settings: dict[str, Any]) -> Encoder:
     kind = settings.pop("kind", _ENCODER)
     kind = SpectralEncoder.kind if kind == _ENCODER else kind
+    if kind not in _ENCODERS:
+        raise ConfigError(f"encoder {kind!r} is none of {', '.join(_ENCODERS)}.")
     check_settings(settings)
-    return _ENCODERS[kind](**settings)
+    return _ENCODERS[kind](**fit_arguments(_ENCODERS[kind], settings, kind))
 
 
 def resize_model(

@@ -7,10 +7,12 @@ suggests the nearest known one, so that no mistake becomes a default.
 """
 
 import difflib
+import inspect
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from importlib.resources import files
+from numbers import Integral
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -83,15 +85,35 @@ def build_config(
             usual = section if isinstance(section, inner) else None
             made[name] = build_config(value, inner, f"{where}, {name}", usual)
             continue
-        made[name] = _fit(value, hint)
-        if made[name] is _WRONG:
-            raise ConfigError(
-                f"{where}: '{name}' must be {_say(hint)}, found {value!r:.80}."
-            )
+        made[name] = _fitted(value, hint, f"{where}: '{name}'")
     try:
         return kind(**(kept | made))
     except TypeError as error:
         raise ConfigError(f"{where}: a value has the wrong type: {error}.") from error
+
+
+def fit_arguments(
+    kind: type[Any], values: Mapping[str, Any], where: str, given: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return plain values as the types that a constructor asks for.
+
+    Args:
+        kind: the class.
+        values: arguments by name.
+        where: what they are of, for messages.
+        given: further arguments, which are there and not looked at.
+
+    Raises:
+        ConfigError: an unknown argument, a missing one, or one of another type.
+    """
+    known = inspect.signature(kind).parameters
+    needed = {name for name, each in known.items() if each.default is each.empty}
+    check_keys(values, where, required=needed - set(given), optional=list(known))
+    hints = get_type_hints(kind.__init__)
+    return {
+        name: _fitted(value, hints[name], f"{where}: '{name}'")
+        for name, value in values.items()
+    }
 
 
 def changed_settings(
@@ -269,6 +291,13 @@ def _defaults(kind: type[Any], default: object | None) -> dict[str, Any]:
     return found
 
 
+def _fitted(value: Any, hint: Any, name: str) -> Any:
+    fitted = _fit(value, hint)
+    if fitted is _WRONG:
+        raise ConfigError(f"{name} must be {_say(hint)}, found {value!r:.80}.")
+    return fitted
+
+
 def _fit(value: Any, hint: Any) -> Any:
     """Return a plain value as the type that a field asks for, `_WRONG` if it is none.
 
@@ -289,8 +318,10 @@ def _fit(value: Any, hint: Any) -> Any:
         return _fit_number(value)
     if hint is Path and isinstance(value, str | Path):
         return Path(value)
-    kind = origin or hint
+    kind = Integral if hint is int else origin or hint
     if isinstance(value, bool) and kind is not bool:
+        return _WRONG
+    if isinstance(value, str) and kind is Sequence:
         return _WRONG
     return value if isinstance(value, kind) else _WRONG
 
@@ -324,6 +355,7 @@ _WORDS: dict[Any, str] = {
     float: "a number",
     bool: "true or false",
     Path: "a path",
+    Sequence: "a list",
 }
 
 
@@ -339,7 +371,7 @@ def _say(hint: Any) -> str:
         return f"a list of {word}s"
     if origin is tuple:
         return f"a list of {len(choices)}: {', '.join(map(_say, choices))}"
-    return _WORDS.get(hint, "keys with values")
+    return _WORDS.get(origin or hint, "keys with values")
 
 
 @dataclass

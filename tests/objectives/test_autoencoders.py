@@ -158,7 +158,7 @@ def test_parts_of_a_batch_add_up_to_it() -> None:
 def test_a_mistake_is_named() -> None:
     with pytest.raises(ConfigError, match=r"mae, .*satmae"):
         objectives.build("moe")
-    with pytest.raises(ConfigError, match="no setting 'depht'"):
+    with pytest.raises(ConfigError, match="unknown key 'depht'; did you mean 'depth'"):
         objectives.build("mae", depht=3)
     with pytest.raises(ConfigError, match="each of the 4 bands"):
         objectives.build("satmae", **SMALL | {"num_bands": 4, "groups": [[0, 1], [1]]})

@@ -321,7 +321,7 @@ def test_a_mistake_is_named() -> None:
         tiny("simclr").check_batch(1)
     with pytest.raises(ConfigError, match="queue_size is set, but MoCo v3"):
         tiny("v3", queue_size=8)
-    with pytest.raises(ConfigError, match="version is 'v4'"):
+    with pytest.raises(ConfigError, match="'version' must be v1 or v2 or v3"):
         tiny("v3", version="v4")
     with pytest.raises(ConfigError, match="temperature is 0"):
         tiny("simclr", temperature=0)

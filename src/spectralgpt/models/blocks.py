@@ -155,8 +155,8 @@ class _Block(nn.Module):
         self.drop_path = drop_path
         self.has_scale = layer_scale is not None
         if layer_scale is not None:
-            self.gamma_1 = nn.Parameter(torch.full((embed_dim,), layer_scale))
-            self.gamma_2 = nn.Parameter(torch.full((embed_dim,), layer_scale))
+            self.gamma_1 = nn.Parameter(torch.full((embed_dim,), float(layer_scale)))
+            self.gamma_2 = nn.Parameter(torch.full((embed_dim,), float(layer_scale)))
 
     def forward(self, x: Tensor, *memory: Tensor | tuple[int, int]) -> Tensor:
         """Transform tokens (B, N, D) -> (B, N, D).

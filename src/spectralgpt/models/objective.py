@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from spectralgpt.config import changed_settings
 from spectralgpt.errors import CheckpointError, ConfigError, ShapeError
 from spectralgpt.models.encoder import Encoder
 from spectralgpt.models.tokens import Wavelengths
@@ -200,7 +201,11 @@ class Objective(nn.Module, ABC):
                 f"{name} holds a {type(other).__name__}; objective {self.name} starts "
                 "from weights of its own. Name the checkpoint of such a run."
             )
-        load_weights(self, other.state_dict())
+        try:
+            load_weights(self, other.state_dict())
+        except CheckpointError as error:
+            changed = ", ".join(changed_settings(other.config, self.config))
+            raise CheckpointError(f"{name} does not fit: {changed or error}") from None
 
     def published_names(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Give tensors, named and shaped as the weights, their published form.

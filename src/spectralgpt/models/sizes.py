@@ -22,47 +22,39 @@ _WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt")
 
 # Least and most; far beyond all models that are known, and within what can be built.
 _COUNTS = {
-    "image_size": (1, 16_384),
-    "num_bands": (1, 10_000),
-    "patch_size": (1, 1024),
-    "bands_per_token": (1, 10_000),
-    "embed_dim": (1, 65_536),
-    "depth": (1, 1000),
-    "num_heads": (1, 1024),
-    "decoder_embed_dim": (1, 65_536),
-    "decoder_depth": (0, 1000),
-    "decoder_num_heads": (1, 1024),
-    "num_classes": (1, 65_536),
-    "head_channels": (1, 65_536),
-    "frames_per_token": (1, 10_000),
-    "num_dates": (1, 10_000),
-    "num_frames": (1, 10_000),
-    "t_patch": (1, 10_000),
-    "pred_t_dim": (1, 10_000),
-    "group_dim": (0, 65_536),
-    "decoder_group_dim": (0, 65_536),
-    "date_dim": (0, 65_536),
-    "decoder_date_dim": (0, 65_536),
+    name: limits
+    for limits, names in {
+        (1, 16_384): ("image_size", "mask_patch_size"),
+        (1, 10_000): (
+            *("num_bands", "bands_per_token", "frames_per_token", "num_dates"),
+            *("num_frames", "t_patch", "pred_t_dim"),
+        ),
+        (1, 1024): ("patch_size", "num_heads", "decoder_num_heads"),
+        (1, 1000): ("depth",),
+        (0, 1000): ("decoder_depth",),
+        (1, 65_536): (
+            *("embed_dim", "decoder_embed_dim", "head_channels", "dim", "hidden_dim"),
+            *("num_classes", "vocab_size", "code_dim"),
+        ),
+        (0, 65_536): ("group_dim", "decoder_group_dim", "date_dim", "decoder_date_dim"),
+        (1, 10**8): ("queue_size", "min_mask_patches", "max_mask_patches"),
+    }.items()
+    for name in names
 }
+# One of each stage, where they are a list: those are checked where stages are built.
+_STAGED = ("num_heads", "window_size")
 _SHARES = ("drop_path", "head_dropout")
-_WEIGHTS = ("token_loss_weight", "spectral_loss_weight", "mlp_ratio")
+_WEIGHTS = (
+    *("token_loss_weight", "spectral_loss_weight", "mlp_ratio"),
+    *("layer_scale", "temperature", "momentum"),
+)
 _FLAGS = (
-    *("date_embedding", "normalize_targets", "skip_first_token"),
-    *(
-        "apply_norm",
-        "pixel_detail",
-        "multilevel",
-        "published",
-        "temporal",
-        "consistent_mask",
-    ),
+    *("date_embedding", "normalize_targets", "skip_first_token", "apply_norm"),
+    *("pixel_detail", "multilevel", "published", "temporal", "consistent_mask"),
     *("joint_positions", "codes_token", "class_token", "sep_pos_embed"),
 )
+_NEEDED = ("image_size", "num_bands", "patch_size", "embed_dim", "depth", "num_heads")
 _LONGEST = 10**40
-_OPTIONAL = (
-    *("head_channels", "num_dates", "pred_t_dim", "group_dim", "decoder_group_dim"),
-    *("date_dim", "decoder_date_dim"),
-)
 _MOST_PARAMETERS = 100e9
 # From the far ultraviolet to radar.
 _WAVELENGTHS_NM = (100.0, 1e10)
@@ -131,9 +123,12 @@ def check_settings(settings: Mapping[str, Any], section: str = "") -> None:
     Raises:
         ConfigError: names the setting, its value and what it may be.
     """
-    if isinstance(settings.get("num_heads"), list | tuple):
-        # Those of several stages are checked where these are built.
-        settings = {k: v for k, v in settings.items() if k != "num_heads"}
+    settings = {
+        name: value
+        for name, value in settings.items()
+        if (value is not None or name in _NEEDED)
+        and not (name in _STAGED and isinstance(value, list | tuple))
+    }
     _check_counts(settings, section)
     for name in (*_SHARES, *_WEIGHTS):
         value = settings.get(name, 0)
@@ -153,11 +148,8 @@ def check_settings(settings: Mapping[str, Any], section: str = "") -> None:
 def _check_counts(settings: Mapping[str, Any], section: str) -> None:
     for name, (least, most) in _COUNTS.items():
         value = settings.get(name, least)
-        if value is None and name in _OPTIONAL:
-            continue
         if isinstance(value, bool) or not isinstance(value, Integral):
             _refuse(section + name, value, "a whole number")
-        value = int(value)
         if value < least:
             _refuse(section + name, value, f"at least {least}")
         if value > most:

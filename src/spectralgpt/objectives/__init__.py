@@ -9,8 +9,10 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
 
+from spectralgpt.config import fit_arguments
 from spectralgpt.errors import ConfigError
 from spectralgpt.models.objective import Objective, ObjectiveOutput
+from spectralgpt.models.sizes import check_settings
 
 __all__ = [
     "OURS",
@@ -67,11 +69,7 @@ def build(name: str, **settings: Any) -> Objective:
     Raises:
         ConfigError: it is unknown, has no such argument, or one is out of range.
     """
-    known = settings_of(name)
-    unknown = sorted(set(settings) - set(known))
-    if unknown:
-        raise ConfigError(
-            f"objective {name} has no setting {unknown[0]!r}: it has "
-            f"{', '.join(known)}."
-        )
-    return objective_class(name)(**settings)
+    chosen = objective_class(name)
+    fitted = fit_arguments(chosen, settings, f"objective {name}")
+    check_settings(fitted)
+    return chosen(**fitted)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from spectralgpt.config import fit_arguments
 from spectralgpt.errors import CheckpointError, ConfigError, ShapeError
 from spectralgpt.models.objective import ObjectiveOutput
 from spectralgpt.models.sizes import check_settings
@@ -136,7 +137,7 @@ class BEiT(MaskedImageModel):
     ) -> None:
         settings = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__(settings, positions)
-        check_settings({"num_classes": vocab_size})
+        check_settings(settings)
         if image_size // patch_size < _SHORTEST_SIDE:
             raise ConfigError(
                 f"image_size {image_size} has {image_size // patch_size} patches a "
@@ -153,7 +154,7 @@ class BEiT(MaskedImageModel):
         nn.init.zeros_(self.lm_head.bias)
         self.tokenizer: Tokenizer | None = None
         if tokenizer is not None:
-            self._take(Tokenizer(**tokenizer))
+            self._take(Tokenizer(**fit_arguments(Tokenizer, tokenizer, "tokenizer")))
 
     def _take(self, tokenizer: Tokenizer) -> None:
         """Take tokens from a tokeniser, which learns no more."""

@@ -183,7 +183,7 @@ class Tokenizer(Objective):
                 "visual tokens need vector-quantize-pytorch: "
                 "pip install 'spectralgpt[beit]'."
             ) from None
-        check_settings({"num_classes": vocab_size, "embed_dim": code_dim})
+        check_settings(settings)
         self.config = settings
         self.vocab_size = vocab_size
         self.encoder = ConvEncoder(image_size, num_bands, patch_size, embed_dim, depth)

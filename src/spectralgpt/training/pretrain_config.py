@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from spectralgpt.config import build_config, check_keys
+from spectralgpt.config import build_config, check_keys, fit_arguments
 from spectralgpt.data.crops import CropConfig
 from spectralgpt.errors import ConfigError
 from spectralgpt.models.sizes import check_settings, model_size
@@ -289,7 +289,7 @@ class PretrainConfig:
         """Return the arguments of the objective's class that are not of the data.
 
         Raises:
-            ConfigError: the objective is unknown, or has no such setting.
+            ConfigError: the objective or a setting is unknown, or a value is wrong.
         """
         if self.objective == OURS:
             if self.settings:
@@ -309,7 +309,10 @@ class PretrainConfig:
         self._refuse_ours(known)
         chosen = {k: v for k, v in self.model.settings().items() if k in known}
         sizes = {k: v for k, v in model_size(self.model.size).items() if k in known}
-        return {**sizes, **chosen, **self.settings}
+        kind, where = objective_class(self.objective), f"objective {self.objective}"
+        fitted = fit_arguments(kind, {**sizes, **chosen, **self.settings}, where)
+        check_settings(fitted)
+        return fitted
 
     def _refuse_ours(self, known: Collection[str]) -> None:
         """Refuse what only our own objective has."""
@@ -323,6 +326,8 @@ class PretrainConfig:
         if self.masking.style != "cube":
             changed.add("masking.style")
         hides = objective_class(self.objective).default_mask_ratio > 0
+        if hides and self.masking.ratio == 0 and self.settings.get("loss_on") != "all":
+            raise ConfigError("masking.ratio is 0, which hides nothing: raise it.")
         if not hides and self.masking.ratio:
             changed.add("masking.ratio")
         for name in ("token_budget", "band_subsets"):

@@ -40,6 +40,8 @@ _MACHINE = (
 )
 _FREE = {*(f"trainer.{name}" for name in _MACHINE), "data.memory_mb"}
 """Settings that a resumed run takes from the call, and that change no weight."""
+_UNTYPED = ("settings.", "stages.", "data.mixture.")
+"""Sections that hold what was stated only; others may gain settings with a version."""
 
 
 class RunFolder:
@@ -171,11 +173,16 @@ class RunFolder:
 
     def _check_same(self, config: Mapping[str, Any]) -> None:
         """Refuse to go on with settings that the run was not begun with."""
-        found = dict(_leaves(read_mapping(self.config)))
+        found, now = (
+            {name: value for name, value in _leaves(values) if value != {}}
+            for values in (read_mapping(self.config), config)
+        )
         differing = [
-            f"{name} {found[name]!r} (now {value!r})"
-            for name, value in _leaves(config)
-            if name in found and name not in _FREE and not _alike(value, found[name])
+            f"{name} {found.get(name)!r} (now {now.get(name)!r})"
+            for name in {**found, **now}
+            if name not in _FREE
+            and (name.startswith(_UNTYPED) or (name in found and name in now))
+            and not _alike(now.get(name), found.get(name))
         ]
         if differing:
             raise ConfigError(
