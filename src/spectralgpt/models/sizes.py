@@ -150,6 +150,7 @@ def _check_counts(settings: Mapping[str, Any], section: str) -> None:
         value = settings.get(name, least)
         if isinstance(value, bool) or not isinstance(value, Integral):
             _refuse(section + name, value, "a whole number")
+        value = int(value)
         if value < least:
             _refuse(section + name, value, f"at least {least}")
         if value > most:
