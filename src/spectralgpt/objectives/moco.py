@@ -76,7 +76,7 @@ def contrast(q: Tensor, k: Tensor, temperature: float) -> Tensor:
     return 2 * temperature * F.cross_entropy(logits, _places(q))
 
 
-def queue_logits(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> Tensor:
+def _queue_logits(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> Tensor:
     """Return the similarities of queries with their own key, then with others'.
 
     Args:
@@ -219,7 +219,7 @@ class MomentumContrast(Contrastive):
         if self.training:
             self.check_batch(len(k))
         # The queue changes before the gradients are taken.
-        logits = queue_logits(q, k, self.queue.clone(), self.temperature)
+        logits = _queue_logits(q, k, self.queue.clone(), self.temperature)
         labels = torch.zeros_like(_places(q))
         filled = (self.keys_seen[0] / self.queue.shape[1]).clamp(max=1)
         terms = {
