@@ -152,7 +152,8 @@ class VitAutoencoder(Objective):
         """Count the tokens that the loss averages over; see `Objective`."""
         shape = self._shape_of(images)
         _, mask = self._hide(self.draw(images, noise), mask_ratio, shape)
-        return self._counted(mask, self._weights(valid)).sum()[None]
+        weights = None if valid is None else self._targets(valid.float())
+        return self._counted(mask, weights).sum()[None]
 
     def _shape_of(self, images: Tensor) -> tuple[int, int, int, int]:
         """Return T, G, Hp, Wp of the tokens of images."""
@@ -228,10 +229,6 @@ class VitAutoencoder(Objective):
         series = images if images.ndim == 5 else images[:, None]
         return cut_patches(series, self.encoder.patch_size).flatten(4)
 
-    def _weights(self, valid: Tensor | None) -> Tensor | None:
-        """Return 1 for valid values and 0 elsewhere, shaped as the targets."""
-        return None if valid is None else self._targets(valid.float())
-
     def _counted(self, mask: Tensor, weights: Tensor | None) -> Tensor:
         """Return 1 for the tokens that the loss averages over, (B, N)."""
         counted = torch.ones_like(mask) if self.loss_on == "all" else mask
@@ -256,7 +253,8 @@ class VitAutoencoder(Objective):
         counts: Tensor | None,
     ) -> Tensor:
         """Give the loss of a prediction (B, T, C, places, values), 0-d."""
-        target, weights = self._targets(images), self._weights(valid)
+        target = self._targets(images)
+        weights = None if valid is None else self._targets(valid.float())
         if self.normalize_targets:
             target = _over_bands(normalize_tokens, target)
         squared = (prediction - target) ** 2

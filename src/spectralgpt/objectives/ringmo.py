@@ -110,8 +110,7 @@ def local_binary_pattern(images: Tensor) -> Tensor:
 class RingMo(PixelModel):
     """Masked image modelling by the pixels that are hidden within units.
 
-    Its prediction is (B, C, H, W); its mask (B, 1, H, W); its latent the encoder's map
-    (B, D, rows, columns).
+    For its output see `PixelModel`; its mask is (B, 1, H, W).
 
     Args:
         mask_patch_size: side of a unit, px; None takes 32 where image and patches

@@ -95,15 +95,11 @@ class SatMAE(VitAutoencoder):
         loss_on: LossOn = "masked",
         published: bool = False,
     ) -> None:
-        settings: dict[str, Any] = {
-            k: v for k, v in locals().items() if k not in ("self", "__class__")
-        }
+        settings = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         check_settings(settings)
         widths = self._code_widths(settings)
-        if temporal:
-            groups = check_groups(None, num_bands)
-        else:
-            groups = check_groups(groups or default_groups(num_bands), num_bands)
+        stated = None if temporal else groups or default_groups(num_bands)
+        groups = check_groups(stated, num_bands)
         encoder = VisionTransformer(
             image_size,
             num_bands,
@@ -188,11 +184,8 @@ class SatMAE(VitAutoencoder):
     def _published(self) -> dict[str, str]:
         if self.temporal:
             return AUTOENCODER_NAMES
-        names = {
-            name: ours
-            for name, ours in AUTOENCODER_NAMES.items()
-            if name not in ("patch_embed.proj.", "decoder_pred.")
-        }
+        names = dict(AUTOENCODER_NAMES)
+        del names["patch_embed.proj."], names["decoder_pred."]
         for g in range(self.encoder.groups):
             names[f"patch_embed.{g}.proj."] = f"encoder.embedding.{g}."
             names[f"decoder_pred.{g}."] = f"predictions.{g}."

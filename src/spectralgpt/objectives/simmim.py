@@ -388,8 +388,8 @@ class PixelModel(MaskedImageModel):
 class SimMIM(PixelModel):
     """Masked image modelling by the pixels of hidden patches.
 
-    Its prediction is (B, C, H, W); its mask (B, rows, columns) of patches, which may be
-    given by coarser units; its latent the encoder's map (B, D, rows, columns).
+    For its output see `PixelModel`; its mask is (B, rows, columns) of patches, and may
+    be given by coarser units.
 
     Args:
         mask_patch_size: side of what is hidden as one, px; None takes 32 where image

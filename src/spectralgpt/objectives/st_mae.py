@@ -79,9 +79,7 @@ class STMAE(VitAutoencoder):
         loss_on: LossOn = "masked",
         published: bool = False,
     ) -> None:
-        settings: dict[str, Any] = {
-            k: v for k, v in locals().items() if k not in ("self", "__class__")
-        }
+        settings = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         check_settings(settings)
         predicted = _frames_per_prediction(num_frames, t_patch, pred_t_dim)
         encoder = VisionTransformer(
@@ -115,33 +113,18 @@ class STMAE(VitAutoencoder):
             if name.endswith(".attn.qkv") and isinstance(part, nn.Linear):
                 initialise_linear(part, parts=3)
 
-    def noise_size(self, images: Tensor) -> int:
-        """Return the number of tokens."""
-        return super().noise_size(self._by_date(images))
-
-    def forward(
-        self, images: Tensor, *inputs: Any, valid: Tensor | None = None, **others: Any
-    ) -> ObjectiveOutput:
+    def forward(self, images: Tensor, *inputs: Any, **others: Any) -> ObjectiveOutput:
         """Hide tubelets and rebuild them; see `Objective.forward`.
 
         What the encoder is shown has no class token in `latent`.
         """
-        valid = None if valid is None else self._by_date(valid)
-        out = super().forward(self._by_date(images), *inputs, valid=valid, **others)
+        out = super().forward(self._by_date(images), *inputs, **others)
         assert out.latent is not None
         first = int(self.encoder.class_token is not None)
         return replace(out, latent=out.latent[:, first:])
 
-    def count_targets(
-        self,
-        images: Tensor,
-        mask_ratio: float | None,
-        noise: Tensor,
-        valid: Tensor | None = None,
-    ) -> Tensor:
-        """Count the tokens that the loss averages over; see `Objective`."""
-        valid = None if valid is None else self._by_date(valid)
-        return super().count_targets(self._by_date(images), mask_ratio, noise, valid)
+    def _shape_of(self, images: Tensor) -> tuple[int, int, int, int]:
+        return super()._shape_of(self._by_date(images))
 
     def _by_date(self, images: Tensor) -> Tensor:
         """Return images (B, C, H, W), or published or our series: (B, T, C, H, W)."""
@@ -162,7 +145,7 @@ class STMAE(VitAutoencoder):
         return [last * i // max(1, count - 1) for i in range(count)]
 
     def _targets(self, images: Tensor) -> Tensor:
-        series = images if images.ndim == 5 else images[:, None]
+        series = self._by_date(images) if images.ndim == 5 else images[:, None]
         t = self.encoder.frames_per_token
         series = fill_tubelets(series, t)
         chosen = series[:, self._predicted(series.shape[1] // t)]
