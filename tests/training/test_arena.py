@@ -1,6 +1,7 @@
 """Pretraining on equal budgets, scored by the same tasks."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,9 @@ import pytest
 import yaml
 
 from spectralgpt.config import build_config, read_config
-from spectralgpt.errors import ConfigError
+from spectralgpt.errors import ConfigError, TrainingError
 from spectralgpt.recipes import find_recipe
-from spectralgpt.training import arena
+from spectralgpt.training import arena, costs
 from spectralgpt.training.arena import ArenaConfig, run_arena
 from spectralgpt.training.costs import Cost, count_gflop
 from tests.toy import SENSOR, write_archive
@@ -101,6 +102,14 @@ def test_a_start_goes_on_from_another(config: dict[str, Any], tmp_path: Path) ->
         ({"starts": {"a": {"stages": [{"name": "x"}]}}}, "each is one stage"),
         ({"tasks": {"toy": {"methods": ["ridge"]}}}, "data"),
         ({"tasks": {}}, "needs starts, tasks"),
+        (
+            {
+                "images": None,
+                "seconds": 9,
+                "starts": {"a": {"trainer": {"workers": 2}}},
+            },
+            "workers is 2",
+        ),
         ({"images": 4}, "pays 1 steps"),
     ],
 )
@@ -120,6 +129,39 @@ def test_what_ships_can_be_planned(path: Path) -> None:
     for start in config.starts:
         assert arena._plan(config, start).trainer.epochs == 4
     assert yaml.safe_load(path.read_text())["tasks"]
+
+
+def _killed(plan: object, folder: Path, threads: int) -> None:
+    os._exit(9)
+
+
+@pytest.mark.slow
+def test_a_trial_that_is_killed_is_named(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(costs, "_measure", _killed)
+    with pytest.raises(TrainingError, match="trial of objective spectralgpt"):
+        costs.measure_cost(arena._plan(build(config), "ours"))
+
+
+@pytest.mark.slow
+def test_a_step_of_several_micro_batches_costs_them_all(config: dict[str, Any]) -> None:
+    whole, parts = (
+        arena._plan(
+            build(
+                {
+                    **config,
+                    "starts": {
+                        "a": {"trainer": {"batch_size": size, "accumulate": 16 // size}}
+                    },
+                }
+            ),
+            "a",
+        )
+        for size in (16, 2)
+    )
+    one, two = costs.measure_cost(whole), costs.measure_cost(parts)
+    assert one.seconds / 2 < two.seconds < 8 * one.seconds
 
 
 def test_flop_are_counted_without_computing() -> None:

@@ -200,6 +200,11 @@ def _plan(config: ArenaConfig, start: str) -> PretrainConfig:
             f"start {start}: trainer.devices makes several processes, whose seconds "
             "are not counted. Use 1."
         )
+    if config.seconds is not None and planned.trainer.workers:
+        raise ConfigError(
+            f"start {start}: trainer.workers is {planned.trainer.workers}, processes "
+            "whose seconds are not counted. Use 0, or a budget of images."
+        )
     data = replace(planned.data, samples_per_epoch=None)
     return replace(planned, data=data)
 

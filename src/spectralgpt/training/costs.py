@@ -5,6 +5,8 @@ import multiprocessing
 import resource
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.flop_counter import FlopCounterMode
 
 from spectralgpt.checkpoints import save_model
-from spectralgpt.errors import SpectralGPTError
+from spectralgpt.errors import SpectralGPTError, TrainingError
 from spectralgpt.models.objective import Objective
 from spectralgpt.training.pretrain_config import PretrainConfig
 from spectralgpt.training.pretraining import pretrain
@@ -39,11 +41,26 @@ class Cost:
 
 
 def measure_cost(plan: PretrainConfig) -> Cost:
-    """Measure a few steps of a pretraining, in a process of their own."""
+    """Measure a few steps of a pretraining, in a process of their own.
+
+    Raises:
+        TrainingError: that process ended without an answer.
+    """
     context = multiprocessing.get_context("spawn")
     threads = torch.get_num_threads()
-    with tempfile.TemporaryDirectory() as folder, context.Pool(1) as pool:
-        seconds, memory = pool.apply(_measure, (plan, Path(folder) / "trial", threads))
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ProcessPoolExecutor(1, mp_context=context) as pool,
+    ):
+        trial = pool.submit(_measure, plan, Path(folder) / "trial", threads)
+        try:
+            seconds, memory = trial.result()
+        except BrokenProcessPool:
+            raise TrainingError(
+                f"a trial of objective {plan.objective} ended without an answer: its "
+                "process was killed, perhaps for want of memory. Lower "
+                "trainer.batch_size or the model's size."
+            ) from None
     return Cost(seconds, memory, count_gflop(plan))
 
 
@@ -62,7 +79,8 @@ def _measure(plan: PretrainConfig, folder: Path, threads: int) -> tuple[float, i
     pretrain(trial, folder, callbacks=[clock])
     ends = clock.ends[_WARM_STEPS:]
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return (ends[-1] - ends[0]) / (len(ends) - 1), memory
+    seconds = (ends[-1] - ends[0]) / (len(ends) - 1)
+    return seconds * plan.trainer.accumulate, memory
 
 
 def count_gflop(plan: PretrainConfig) -> float | None:
