@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from spectralgpt.config import build_config, read_config
-from spectralgpt.errors import ConfigError, TrainingError
+from spectralgpt.errors import ConfigError, SpectralGPTError, TrainingError
 from spectralgpt.recipes import find_recipe
 from spectralgpt.training import arena, costs
 from spectralgpt.training.arena import ArenaConfig, run_arena
@@ -102,6 +102,7 @@ def test_a_start_goes_on_from_another(config: dict[str, Any], tmp_path: Path) ->
         ({"starts": {"a": {"stages": [{"name": "x"}]}}}, "each is one stage"),
         ({"tasks": {"toy": {"methods": ["ridge"]}}}, "data"),
         ({"tasks": {}}, "needs starts, tasks"),
+        ({"tasks": {"toy": {"data": {"root": "nowhere"}}}}, "nowhere"),
         (
             {
                 "images": None,
@@ -116,7 +117,7 @@ def test_a_start_goes_on_from_another(config: dict[str, Any], tmp_path: Path) ->
 def test_a_mistake_is_named_before_anything_runs(
     config: dict[str, Any], tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(SpectralGPTError, match=message):
         run_arena(build({**config, **changes}), tmp_path / "out")
     assert not list((tmp_path / "out").glob("models/*/seed-0/config.yaml"))
 

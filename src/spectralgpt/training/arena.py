@@ -15,13 +15,15 @@ from typing import Any, get_args
 
 from spectralgpt.checkpoints import LoadedModel, load_model
 from spectralgpt.config import build_config, changed_settings, check_keys
+from spectralgpt.data.labelled import read_labelled
 from spectralgpt.data.packing.reading import digest_of
 from spectralgpt.errors import ConfigError
 from spectralgpt.files import read_json, write_json
 from spectralgpt.models.sizes import find_weights
-from spectralgpt.training.comparison import ProbeMethod
-from spectralgpt.training.costs import Clock, Cost, measure_cost
+from spectralgpt.training.comparison import ProbeMethod, draw_splits
+from spectralgpt.training.costs import Clock, measure_cost
 from spectralgpt.training.pretrain_config import PretrainConfig, merge_sections
+from spectralgpt.training.pretrain_data import plain_contract
 from spectralgpt.training.pretraining import pretrain
 from spectralgpt.training.probing import Prober, ProbeTask
 from spectralgpt.training.run_folder import plain_config
@@ -154,15 +156,17 @@ def run_arena(
     }
     for (start, seed), folder in runs.items():
         _check_record(folder, _record(config, start, plans[start], seed))
-    found: _Results = {"scores": {}, "curves": {}, "costs": {}}
-    for number, ((start, seed), folder) in enumerate(runs.items(), start=1):
-        line = f"pretraining {number} of {len(runs)}: {start}, seed {seed}"
-        plan, after = plans[start], config.starts[start].get("after")
-        if after is not None:
-            begun = str(runs[after, seed])
-            plan = replace(plan, model=replace(plan.model, start_from=begun))
-        _pretrain(config, start, plan, seed, folder, partial(progress, line))
-        found["costs"].setdefault(start, read_json(folder / _COST))
+    first = plans[config.scored[0]]
+    for task in tasks.values():
+        if task is not None:
+            assumed = plain_contract(first, first.data).unstated
+            labelled = read_labelled(task.data, assumed=assumed, divided=False)
+            draw_splits(labelled, task.data, len(config.seeds))
+    for start, plan in plans.items():
+        if config.starts[start].get("after") is None:
+            _price(config, start, plan, output, progress)
+    costs = _pretrain_all(config, plans, runs, output, progress)
+    found: _Results = {"scores": {}, "curves": {}, "costs": costs}
     runs = {key: folder for key, folder in runs.items() if key[0] in config.scored}
     for name, task in tasks.items():
         if isinstance(task, ProbeTask):
@@ -257,39 +261,73 @@ def _check_record(folder: Path, record: Mapping[str, Any]) -> None:
         )
 
 
-def _pretrain(
+def _pretrain_all(
+    config: ArenaConfig,
+    plans: Mapping[str, PretrainConfig],
+    runs: _Runs,
+    output: Path,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Pretrain what is not finished, or go on with it; returns costs by start."""
+    costs: dict[str, Any] = {}
+    for number, ((start, seed), folder) in enumerate(runs.items(), start=1):
+        plan, after = plans[start], config.starts[start].get("after")
+        if after is not None:
+            begun = str(runs[after, seed])
+            plan = replace(plan, model=replace(plan.model, start_from=begun))
+        cost = _price(config, start, plan, output, progress)
+        if not (folder / "report.html").exists():
+            progress(f"pretraining {number} of {len(runs)}: {start}, seed {seed}")
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / _RECORD, _record(config, start, plan, seed))
+            pretrain(
+                replace(plan, seed=seed, steps=cost["steps"]),
+                folder,
+                resume=(folder / "config.yaml").exists(),
+                callbacks=[Clock(folder / "points")],
+            )
+        seconds = _points(folder, load_model(folder))[-1].extra["seconds"]
+        costs.setdefault(start, {**cost, "seconds": seconds})
+    return costs
+
+
+def _price(
     config: ArenaConfig,
     start: str,
     plan: PretrainConfig,
-    seed: int,
-    folder: Path,
-    progress: Callable[[], None],
-) -> None:
-    """Pretrain a start until its budget is spent, or go on with it."""
-    if (folder / "report.html").exists():
-        return
-    progress()
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / _RECORD, _record(config, start, plan, seed))
-    # A resumed run must not be planned anew: the same trial takes other seconds.
-    if not (folder / _COST).exists():
+    output: Path,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Return what a step of a start takes, and the steps that its budget pays.
+
+    It is measured once: another trial would take other seconds.
+    """
+    path = output / "models" / start / _COST
+    # The first seed stands for all.
+    settings = _record(config, start, plan, 0)["settings"]
+    found = read_json(path) if path.exists() else {}
+    if found.get("settings") != settings:
+        progress(f"trial of {start}")
         cost = measure_cost(plan)
-        planned = {
-            "steps": _steps(config, config.share_of(start), plan, cost),
+        path.parent.mkdir(parents=True, exist_ok=True)
+        found = {
+            "settings": settings,
             "batch": plan.trainer.effective_batch,
             "seconds_per_step": cost.seconds,
             "memory_bytes": cost.memory,
             "gflop_per_step": cost.gflop,
         }
-        write_json(folder / _COST, planned)
-    noted = read_json(folder / _COST)
-    own = replace(plan, seed=seed, steps=noted["steps"])
-    clock, is_begun = Clock(folder / "points"), (folder / "config.yaml").exists()
-    pretrain(own, folder, resume=is_begun, callbacks=[clock])
-    write_json(folder / _COST, {**noted, "seconds": clock.seconds})
+        write_json(path, found)
+    seconds = found["seconds_per_step"]
+    steps = _steps(config, config.share_of(start), plan, seconds)
+    return {name: found[name] for name in found if name != "settings"} | {
+        "steps": steps
+    }
 
 
-def _steps(config: ArenaConfig, share: float, plan: PretrainConfig, cost: Cost) -> int:
+def _steps(
+    config: ArenaConfig, share: float, plan: PretrainConfig, seconds: float
+) -> int:
     """Return the steps that the budget pays, a multiple of the epochs.
 
     Raises:
@@ -300,7 +338,7 @@ def _steps(config: ArenaConfig, share: float, plan: PretrainConfig, cost: Cost) 
         paid = int(share * config.images) // plan.trainer.effective_batch
     else:
         assert config.seconds is not None
-        paid = int(share * config.seconds / cost.seconds)
+        paid = int(share * config.seconds / seconds)
     if paid < epochs:
         raise ConfigError(
             f"the budget pays {paid} steps of objective {plan.objective}, fewer than "

@@ -92,7 +92,9 @@ def count_gflop(plan: PretrainConfig) -> float | None:
     side = contract.image_size
     try:
         with torch.device("meta"):
-            model = build_model(plan, contract)
+            # Weights to start from have values, which nothing here has.
+            anew = replace(plan, model=replace(plan.model, start_from=None))
+            model = build_model(anew, contract)
             batch = torch.zeros(
                 plan.trainer.effective_batch, len(contract.bands), side, side
             )
