@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.flop_counter import FlopCounterMode
@@ -21,7 +22,7 @@ from spectralgpt.models.objective import Objective
 from spectralgpt.training.pretrain_config import PretrainConfig
 from spectralgpt.training.pretraining import pretrain
 
-_TRIAL_STEPS, _WARM_STEPS = 10, 3
+_TRIAL_STEPS, _WARM_STEPS = 24, 4
 
 
 @dataclass(frozen=True)
@@ -77,10 +78,10 @@ def _measure(plan: PretrainConfig, folder: Path, threads: int) -> tuple[float, i
     )
     clock = Clock(None)
     pretrain(trial, folder, callbacks=[clock])
-    ends = clock.ends[_WARM_STEPS:]
+    times = np.diff(clock.ends[_WARM_STEPS:])
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    seconds = (ends[-1] - ends[0]) / (len(ends) - 1)
-    return seconds * plan.trainer.accumulate, memory
+    # Other work on the machine makes single steps far slower.
+    return float(np.median(times)) * plan.trainer.accumulate, memory
 
 
 def count_gflop(plan: PretrainConfig) -> float | None:
