@@ -407,15 +407,23 @@ def _may_exist(path: Path) -> bool:
     return path.exists() or any(parent.is_file() for parent in path.parents)
 
 
-def mapping(value: Any) -> dict[str, Any]:
-    """Return a mapping of settings, as YAML or as it is; a type of an option."""
-    found = parse_yaml(value, "a mapping") if isinstance(value, str) else value
-    if not isinstance(found, Mapping):
-        raise argparse.ArgumentTypeError(
-            f"it takes a mapping of settings, found {value!r}; one setting is changed "
-            "by --set SECTION.KEY=VALUE."
-        )
-    return dict(found)
+class _Mapping:
+    """Type of an option: a mapping of settings, as YAML or as it is."""
+
+    def __call__(self, value: Any) -> dict[str, Any]:
+        found = parse_yaml(value, "a mapping") if isinstance(value, str) else value
+        if not isinstance(found, Mapping):
+            raise argparse.ArgumentTypeError(
+                f"it takes a mapping of settings, found {value!r}; one setting is "
+                "changed by --set SECTION.KEY=VALUE."
+            )
+        return dict(found)
+
+    def __repr__(self) -> str:
+        return "mapping of settings"
+
+
+mapping = _Mapping()
 
 
 def change_settings(values: dict[str, Any], changes: Sequence[str]) -> None:
