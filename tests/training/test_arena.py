@@ -61,7 +61,8 @@ def test_all_is_pretrained_and_scored_once(
         "mae": 4,
     }
     scores = found["scores"]["toy"]["ridge, accuracy"]
-    assert {"ours", "mae", "band statistics", "random forest"} <= scores.keys()
+    assert {"ours", "random ours", "mae", "random mae"} <= scores.keys()
+    assert {"band statistics", "random forest"} <= scores.keys()
     assert all(len(values[0]) == 2 for values in scores.values())
     (curve,) = found["curves"]["toy"]["ours"]
     assert [images for images, _ in curve] == [16, 32]

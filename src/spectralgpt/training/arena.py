@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
+from spectralgpt.building import model_config
 from spectralgpt.checkpoints import LoadedModel, load_model
 from spectralgpt.config import build_config, changed_settings, check_keys
 from spectralgpt.data.labelled import read_labelled
@@ -25,7 +26,7 @@ from spectralgpt.training.costs import Clock, measure_cost
 from spectralgpt.training.pretrain_config import PretrainConfig, merge_sections
 from spectralgpt.training.pretrain_data import plain_contract
 from spectralgpt.training.pretraining import pretrain
-from spectralgpt.training.probing import Prober, ProbeTask
+from spectralgpt.training.probing import Prober, ProbeTask, first_of
 from spectralgpt.training.run_folder import plain_config
 from spectralgpt.training.study import StudyConfig, run_study
 
@@ -66,8 +67,8 @@ class ArenaConfig:
         images: images that each pretraining sees, instead of seconds.
         pretrain_seeds: one pretraining each.
         seeds: repetitions of each task: splits, subsets, heads.
-        floors: score what learned nothing, too: random weights, statistics of bands,
-            random convolutions, a random forest.
+        floors: score what learned nothing, too: each encoder with random weights,
+            statistics of bands, random convolutions, a random forest.
     """
 
     pretrain: dict[str, Any]
@@ -364,11 +365,14 @@ def _probe_all(
 
         def score(folder: Path = folder) -> dict[str, Any]:
             loaded = load_model(folder)
-            points = [
-                [at.extra["seconds"], at.extra["step"], prober.score_first(at)]
-                for at in _points(folder, loaded)
+            *points, last = _points(folder, loaded)
+            scores = prober.score(loaded)
+            values = [*map(prober.score_first, points), first_of(scores)]
+            curve = [
+                [at.extra["seconds"], at.extra["step"], value]
+                for at, value in zip([*points, last], values, strict=True)
             ]
-            return {"scores": prober.score(loaded), "points": points}
+            return {"scores": scores, "points": curve}
 
         line = partial(progress, f"task {name}: {start}, seed {seed}")
         scored = _once(at / start / f"seed-{seed}", settings, folder, score, line)
@@ -378,16 +382,47 @@ def _probe_all(
         batch = found["costs"][start]["batch"] if column else 1
         curve = [(p[column] * batch, p[2]) for p in scored["points"]]
         found["curves"].setdefault(name, {}).setdefault(start, []).append(curve)
-    if not config.floors:
-        return
+    if config.floors:
+        _add_floors(name, prober, settings, runs, at, found, progress)
+
+
+def _add_floors(
+    name: str,
+    prober: Prober,
+    settings: dict[str, Any],
+    runs: _Runs,
+    at: Path,
+    found: _Results,
+    progress: Progress,
+) -> None:
+    """Score what learned nothing: each kind of encoder, and what has no weights."""
+    known: list[dict[str, Any]] = []
+    for (start, _), folder in runs.items():
+        config = model_config(load_model(folder).encoder)
+        if config in known:
+            continue
+        known.append(config)
+
+        def score(folder: Path = folder) -> dict[str, Any]:
+            return {"scores": prober.score_random(load_model(folder))}
+
+        random = f"random {start}"
+        scored = _once(
+            at / "floors" / start,
+            settings,
+            folder,
+            score,
+            partial(progress, f"task {name}: {random}"),
+        )
+        for metric, values in scored["scores"].items():
+            _add(found, name, metric, random, values)
     first = next(iter(runs.values()))
-    line = partial(progress, f"task {name}: what learned nothing")
     scored = _once(
         at / "floors",
         settings,
         first,
         lambda: {"scores": prober.score_floors(load_model(first))},
-        line,
+        partial(progress, f"task {name}: what has no weights"),
     )
     for kind, scores in scored["scores"].items():
         for metric, values in scores.items():

@@ -17,6 +17,7 @@ from spectralgpt.training.comparison import (
     extract_features,
     floors,
     probe,
+    random_encoder,
 )
 
 _MEMORY_MB = 2048.0
@@ -40,6 +41,11 @@ class ProbeTask:
     k: int = 20
 
 
+def first_of(scores: Scores) -> float:
+    """Return the mean over seeds of the first score."""
+    return float(np.mean(next(iter(scores.values()))))
+
+
 class Prober:
     """Scores frozen features of the images of a task.
 
@@ -59,10 +65,19 @@ class Prober:
 
     def score_first(self, loaded: LoadedModel) -> float:
         """Return the mean over seeds of the first score."""
-        return float(np.mean(next(iter(self.score(loaded).values()))))
+        return first_of(self.score(loaded))
+
+    def score_random(self, loaded: LoadedModel) -> Scores:
+        """Score the same encoder with random weights, drawn anew for each seed."""
+        dataset = self._dataset_of(loaded)
+
+        def drawn(seed: int, train: NDArray[np.int64]) -> Features:
+            return extract_features(random_encoder(loaded.encoder, seed), dataset)
+
+        return self._score(loaded, drawn)
 
     def score_floors(self, loaded: LoadedModel) -> dict[str, Scores]:
-        """Score what learned nothing on the same images, by name."""
+        """Score what has no weights on the same images, by name."""
         dataset = self._dataset_of(loaded)
         made = floors(
             loaded.encoder,
@@ -70,6 +85,7 @@ class Prober:
             lambda encoder, kind: extract_features(encoder, dataset),
             lambda kind: None,
         )
+        del made["random weights"]  # Each encoder has its own, see `score_random`.
         found = {name: self._score(loaded, made[name]) for name in made}
         statistics = made["band statistics"]
         by_forest = self._score(loaded, statistics, ("forest",))
