@@ -10,7 +10,7 @@ from lightning.pytorch import Callback
 from spectralgpt.errors import CheckpointError, ConfigError, TrainingError
 from spectralgpt.models.mae import MaskedAutoencoder
 from spectralgpt.training.checkpointing import read_checkpoint
-from spectralgpt.training.fit import RunFolder
+from spectralgpt.training.fit import RunFolder, check_checkpoint
 from spectralgpt.training.logs import read_metrics
 from spectralgpt.training.module import TrainingModule
 from spectralgpt.training.optim import (
@@ -108,6 +108,24 @@ def test_resume_refuses_a_truncated_checkpoint(
     last.write_bytes(last.read_bytes()[:2000])
     with pytest.raises(CheckpointError, match=r"last\.ckpt"):
         run_tiny(tmp_path, resume=True)
+
+
+def test_resume_refuses_weights_of_another_model(
+    tmp_path: Path, run_tiny: RunTiny
+) -> None:
+    run_tiny(tmp_path)
+
+    class Other:
+        """A module whose model is wider."""
+
+        def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+            self.names = list(checkpoint["state_dict"])
+
+        def state_dict(self) -> dict[str, torch.Tensor]:
+            return {self.names[0]: torch.zeros(7, 7, 7)}
+
+    with pytest.raises(CheckpointError, match=r"asks for \(7, 7, 7\)"):
+        check_checkpoint(Other(), RunFolder(tmp_path))  # type: ignore[arg-type]
 
 
 def test_accumulated_step_equals_one_big_batch(

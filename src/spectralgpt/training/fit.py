@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from spectralgpt.errors import CheckpointError
 from spectralgpt.models.cpu import keep_freed_memory
 from spectralgpt.training.optim import PRECISIONS, TrainerConfig
 from spectralgpt.training.run_folder import RunFolder
@@ -35,6 +36,14 @@ def check_checkpoint(module: "TrainingModule", folder: RunFolder) -> None:
     if folder.last.exists():
         checkpoint = read_checkpoint(folder.last, mmap=True, resumable=True)
         module.on_load_checkpoint(checkpoint)
+        own = module.state_dict()
+        for name, value in checkpoint["state_dict"].items():
+            if name in own and own[name].shape != value.shape:
+                raise CheckpointError(
+                    f"{folder.last} holds {name} of shape {tuple(value.shape)}, and "
+                    f"config.yaml asks for {tuple(own[name].shape)}: it is of another "
+                    "model. Resume with the settings it was started with."
+                )
 
 
 def fit(

@@ -342,7 +342,14 @@ def _check_suits(config: PretrainConfig, data: PretrainingData) -> None:
             f"data.mixture has several: use objective {OURS}, or one sensor."
         )
     chosen = objective_class(config.objective)
-    if data.has_series and not (chosen.takes_series or config.settings.get("temporal")):
+    is_temporal = chosen.takes_series or config.settings.get("temporal")
+    if is_temporal and not data.has_series:
+        _log.warning(
+            "objective %s learns from series, and these are single dates: each stands "
+            "for a whole series. State `series` in the description of the images.",
+            config.objective,
+        )
+    if data.has_series and not is_temporal:
         raise ConfigError(
             f"objective {config.objective} takes single dates, and these are series: "
             "leave `series` out of their description, or use st-mae, spectralgpt, or "
