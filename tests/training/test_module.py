@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from spectralgpt.models import encoder as encoder_module
+from spectralgpt.models import blocks as blocks_module
 from spectralgpt.models.mae import MaskedAutoencoder
 from spectralgpt.training import module
 from spectralgpt.training.module import TrainingModule
@@ -62,13 +62,13 @@ def test_compiled_blocks_train_alike(
 ) -> None:
     plain = run_tiny(tmp_path / "plain")
     compiled_blocks = []
-    compile_block = encoder_module._Block.compile
+    compile_block = blocks_module._Block.compile
 
-    def note(self: encoder_module._Block, *args: Any, **kwargs: Any) -> None:
+    def note(self: blocks_module._Block, *args: Any, **kwargs: Any) -> None:
         compiled_blocks.append(self)
         compile_block(self, *args, **kwargs)
 
-    monkeypatch.setattr(encoder_module._Block, "compile", note)
+    monkeypatch.setattr(blocks_module._Block, "compile", note)
     compiled = run_tiny(tmp_path / "compiled", compile=True)
     assert len(compiled_blocks) == 3  # A trial, the encoder's and the decoder's.
     assert plain.model.state_dict().keys() == compiled.model.state_dict().keys()
