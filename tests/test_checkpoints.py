@@ -5,6 +5,8 @@ import os
 import pickle
 import resource
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -757,3 +759,14 @@ def test_contract_of_another_model_is_refused(
     save_file(load_file(path), path, {"config": json.dumps(config)})
     with pytest.raises(CheckpointError, match=r"preprocessing"):
         load_model(path)
+
+
+def test_loading_a_model_waits_for_no_library_that_it_does_not_need() -> None:
+    code = (
+        "import sys, spectralgpt.checkpoints; "
+        "print({'timm', 'kornia', 'lightly', 'lightning'} & sys.modules.keys())"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert said.stdout.strip() == "set()"

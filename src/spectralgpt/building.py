@@ -31,10 +31,8 @@ from spectralgpt.models.objective import Objective
 from spectralgpt.models.positions import resize_positions
 from spectralgpt.models.rvsa import WINDOW_SIZE, resize_distances
 from spectralgpt.models.sizes import check_settings, model_size
-from spectralgpt.models.swin import SwinEncoder
 from spectralgpt.models.tokens import Wavelengths, group_wavelengths, resize_spatial
 from spectralgpt.models.vit import VisionTransformer, resize_relative
-from spectralgpt.objectives.tokenizer import ConvEncoder
 
 _log = logging.getLogger(__name__)
 
@@ -61,10 +59,7 @@ _TASK_MODELS: dict[
     "regressor": RegressionModel,
     "change-detector": ChangeModel,
 }
-_ENCODERS: dict[str, type[Encoder]] = {
-    each.kind: each
-    for each in (SpectralEncoder, VisionTransformer, SwinEncoder, ConvEncoder)
-}
+_ENCODERS = (SpectralEncoder.kind, VisionTransformer.kind, "swin", "conv")
 # What checkpoints call our own autoencoder, and its encoder alone.
 _AUTOENCODER, _ENCODER = "autoencoder", "encoder"
 # Query, key and value are one map here, and share the adapter's first matrix.
@@ -148,7 +143,21 @@ def _build_encoder(settings: dict[str, Any]) -> Encoder:
     if kind not in _ENCODERS:
         raise ConfigError(f"encoder {kind!r} is none of {', '.join(_ENCODERS)}.")
     check_settings(settings)
-    return _ENCODERS[kind](**fit_arguments(_ENCODERS[kind], settings, kind))
+    found = _encoder_class(kind)
+    return found(**fit_arguments(found, settings, kind))
+
+
+def _encoder_class(kind: str) -> type[Encoder]:
+    """Return the class of a kind; that of Swin takes seconds to import, for timm."""
+    if kind == "swin":
+        from spectralgpt.models.swin import SwinEncoder
+
+        return SwinEncoder
+    if kind == "conv":
+        from spectralgpt.objectives.tokenizer import ConvEncoder
+
+        return ConvEncoder
+    return SpectralEncoder if kind == SpectralEncoder.kind else VisionTransformer
 
 
 def resize_model(

@@ -490,12 +490,24 @@ def fit_resampling(
     rules, sensors = (most_error_share, bands_per_token), (sensor, wanted_sensor)
     bands, spectra = (tuple(found), tuple(wanted)), library or load_library()
     if like is None:
-        return _fit(*bands, sensors, rules, spectra, None, False, *curves)
+        return _fit_library(*bands, sensors, rules, spectra, *curves)
     is_joint = library is not None
-    return _fit.__wrapped__(*bands, sensors, rules, spectra, like, is_joint)
+    return _fit(*bands, sensors, rules, spectra, like, is_joint)
 
 
 @functools.lru_cache(_KEPT)
+def _fit_library(
+    found: tuple[Band, ...],
+    wanted: tuple[Band, ...],
+    sensors: tuple[Sensor | None, Sensor | None],
+    rules: tuple[float, int],
+    library: SpectralLibrary,
+    # Sensors that differ in curves alone are equal; what is kept of them is not.
+    *_curves: object,
+) -> Resampling:
+    return _fit(found, wanted, sensors, rules, library, None, False)
+
+
 def _fit(
     found: tuple[Band, ...],
     wanted: tuple[Band, ...],
@@ -504,8 +516,6 @@ def _fit(
     library: SpectralLibrary,
     like: Imagery | None,
     is_joint: bool,
-    # Sensors that differ in curves alone are equal; what is kept of them is not.
-    *_curves: object,
 ) -> Resampling:
     if not found or not wanted:
         raise BandError("resampling needs bands that are found and bands to make.")

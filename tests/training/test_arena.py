@@ -14,6 +14,8 @@ from spectralgpt.recipes import find_recipe
 from spectralgpt.training import arena, costs
 from spectralgpt.training.arena import ArenaConfig, run_arena
 from spectralgpt.training.costs import Cost, count_gflop
+from spectralgpt.training.pretrain_data import plain_contract
+from spectralgpt.training.probing import Prober
 from tests.toy import SENSOR, write_archive
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -75,6 +77,18 @@ def test_all_is_pretrained_and_scored_once(
         run_arena(build(changed), out)
 
 
+def test_seeds_say_which_splits_are_drawn(config: dict[str, Any]) -> None:
+    plan = arena._plan(build(config), "ours")
+    contract = plain_contract(plan, plan.data)
+    task = arena._task_of(build(config), "toy")
+    assert task is not None
+    both, second = (
+        Prober(task, seeds).list_images(contract)[1] for seeds in ((0, 1), (1,))
+    )
+    assert all((both[1][name] == second[0][name]).all() for name in both[1])
+    assert any(both[0][name].tolist() != both[1][name].tolist() for name in both[0])
+
+
 def test_a_start_goes_on_from_another(config: dict[str, Any], tmp_path: Path) -> None:
     first = {"objective": "mae", "budget": 0.5}
     starts = {
@@ -88,6 +102,9 @@ def test_a_start_goes_on_from_another(config: dict[str, Any], tmp_path: Path) ->
     assert begun["model"]["start_from"] == str(out / "models/first/seed-0")
     found = json.loads((out / "arena.json").read_text())
     assert found["scores"]["toy"]["ridge, accuracy"].keys() == {"second"}
+    # What the first one saw counts, too.
+    (curve,) = found["curves"]["toy"]["second"]
+    assert [images for images, _ in curve] == [24, 32]
 
 
 @pytest.mark.parametrize(

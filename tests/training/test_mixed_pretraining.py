@@ -20,7 +20,7 @@ from spectralgpt.training.loading import EpochBatchSampler, KeyedDataset, build_
 from spectralgpt.training.logs import read_metrics
 from spectralgpt.training.pretrain_config import PretrainConfig
 from spectralgpt.training.pretrain_data import load_pretraining_data
-from spectralgpt.training.pretraining import build_model as build_run_model
+from spectralgpt.training.pretrain_models import build_model as build_run_model
 from spectralgpt.training.pretraining import pretrain
 from tests.imagery import write_archive
 from tests.training.test_stages import NARROW, TRAINER, InterruptedRunError, StopAt

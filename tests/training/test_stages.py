@@ -139,7 +139,7 @@ def test_weights_go_over_with_positions_interpolated(
 
 def test_positions_can_be_learned_anew(whole: Path, root: Path) -> None:
     from spectralgpt.building import build_autoencoder
-    from spectralgpt.training.pretraining import build_model
+    from spectralgpt.training.pretrain_models import build_model
 
     start = str(whole / "stage-1-s2-16")
     trained = load_model(start)

@@ -5,7 +5,6 @@ because the boundaries of parts wait for the device.
 """
 
 import statistics
-import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -29,6 +28,7 @@ from spectralgpt.building import (
     weight_bytes,
 )
 from spectralgpt.data.crops import CropConfig
+from spectralgpt.models.cpu import peak_rss_bytes
 from spectralgpt.models.encoder import Encoder
 from spectralgpt.models.heads import ClassificationModel
 from spectralgpt.models.mae import MaskedAutoencoder
@@ -48,7 +48,8 @@ from spectralgpt.training.pretrain_config import (
     PretrainConfig,
 )
 from spectralgpt.training.pretrain_data import load_pretraining_data
-from spectralgpt.training.pretraining import build_batches, build_model
+from spectralgpt.training.pretrain_models import build_model
+from spectralgpt.training.pretraining import build_batches
 from spectralgpt.training.run_folder import RunFolder
 from spectralgpt.training.transfer import TransferConfig, start_encoder
 
@@ -63,22 +64,6 @@ def synchronize(device: torch.device) -> None:
     """Wait until the device has done all it was given; the CPU always has."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def peak_rss_bytes() -> int | None:
-    """Return the most memory that this process has held so far; None on Windows."""
-    if sys.platform == "win32":
-        return None
-    status = Path("/proc/self/status")
-    if status.is_file():
-        # What getrusage gives on Linux is at least what the parent held at the start.
-        for line in status.read_text(encoding="utf-8").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 @dataclass

@@ -4,13 +4,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from spectralgpt.cli.options import (
-    ConfigFile,
-    add_options,
-    change_settings,
-    mapping,
-    plain_values,
-)
+from spectralgpt.cli.options import add_study_options, change_settings, plain_values
 
 HELP = (
     "Pretrain several objectives, or variants of one, on equal budgets, and score them "
@@ -22,28 +16,14 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Add the options of this command."""
     from spectralgpt.training.arena import ArenaConfig
 
-    parser.add_argument(
-        "--config", action=ConfigFile, help="YAML file of the arena, or a recipe's name"
-    )
-    add_options(
-        parser, output=(Path, ..., "folder; what is finished there is not done again")
-    )
-    own = {"pretrain", "starts", "tasks"}
-    parser.add_class_arguments(ArenaConfig, as_group=False, skip=own)
-    # Of their own type: as mappings, --pretrain.data.X would replace all of `data`.
-    add_options(
+    add_study_options(
         parser,
-        pretrain=(mapping, ..., "settings of `spectralgpt pretrain` that all share"),
-        starts=(mapping, ..., "what each start changes of them, by its name"),
-        tasks=(mapping, ..., "what scores them, by name"),
-    )
-    parser.add_argument(
-        "--set",
-        type=str,
-        action="append",
-        default=[],
-        help="change one setting of the file: --set pretrain.data.root=FOLDER; may be "
-        "given again",
+        ArenaConfig,
+        "folder; what is finished there is not done again",
+        "pretrain.data.root=FOLDER",
+        pretrain="settings of `spectralgpt pretrain` that all share",
+        starts="what each start changes of them, by its name",
+        tasks="what scores them, by name",
     )
 
 

@@ -4,13 +4,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from spectralgpt.cli.options import (
-    ConfigFile,
-    add_options,
-    change_settings,
-    mapping,
-    plain_values,
-)
+from spectralgpt.cli.options import add_study_options, change_settings, plain_values
 
 HELP = "Compare starts of a task, such as pretrained and random, over labels and seeds."
 
@@ -19,34 +13,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Add the options of this command."""
     from spectralgpt.training.study import StudyConfig
 
-    parser.add_argument(
-        "--config", action=ConfigFile, help="YAML file of the study, or a recipe's name"
-    )
-    add_options(
+    add_study_options(
         parser,
-        output=(
-            Path,
-            ...,
-            "folder of the study; runs that are finished there are not run again",
-        ),
-    )
-    parser.add_class_arguments(StudyConfig, as_group=False, skip={"finetune"})
-    # Of its own type: as a mapping, --finetune.data.X would replace all of `data`.
-    add_options(
-        parser,
-        finetune=(
-            mapping,
-            ...,
-            "settings of `spectralgpt finetune TASK` that all starts share",
-        ),
-    )
-    parser.add_argument(
-        "--set",
-        type=str,
-        action="append",
-        default=[],
-        help="change one setting of the file: --set finetune.data.label_share=0.1; may "
-        "be given again",
+        StudyConfig,
+        "folder of the study; runs that are finished there are not run again",
+        "finetune.data.label_share=0.1",
+        finetune="settings of `spectralgpt finetune TASK` that all starts share",
     )
 
 

@@ -423,7 +423,33 @@ class _Mapping:
         return "mapping of settings"
 
 
-mapping = _Mapping()
+def add_study_options(
+    parser: ArgumentParser, kind: type, output: str, example: str, **tables: str
+) -> None:
+    """Add the options of a file of settings that single options change.
+
+    Args:
+        parser: of the command.
+        kind: class of the settings.
+        output: help of the folder that it makes.
+        example: a setting to change, as `--set` takes it.
+        **tables: help of those settings that are tables of any keys. As mappings,
+            `--TABLE.data.X` would replace all of `data`.
+    """
+    parser.add_argument(
+        "--config", action=ConfigFile, help="YAML file of settings, or a recipe's name"
+    )
+    add_options(parser, output=(Path, ..., output))
+    parser.add_class_arguments(kind, as_group=False, skip=set(tables))
+    own = {name: (_Mapping(), ..., text) for name, text in tables.items()}
+    add_options(parser, **own)
+    parser.add_argument(
+        "--set",
+        type=str,
+        action="append",
+        default=[],
+        help=f"change one setting of the file: --set {example}; may be given again",
+    )
 
 
 def change_settings(values: dict[str, Any], changes: Sequence[str]) -> None:

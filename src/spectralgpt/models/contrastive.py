@@ -4,7 +4,6 @@ Each learns that two views of an image are alike, and unlike those of other imag
 feature of an image is the mean over its patches, which is what probes take, too.
 """
 
-import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -20,9 +19,7 @@ from spectralgpt.errors import ConfigError
 from spectralgpt.models.cpu import in_full_precision
 from spectralgpt.models.encoder import Encoder
 from spectralgpt.models.objective import Objective, ObjectiveOutput
-from spectralgpt.models.tokens import Wavelengths
 from spectralgpt.models.views import ViewConfig, make_views, view_noise_size
-from spectralgpt.models.vit import own_bands_only
 
 
 class Contrastive(Objective):
@@ -66,7 +63,6 @@ class Contrastive(Objective):
         mask_ratio: float | None = None,
         noise: Tensor | None = None,
         *,
-        wavelengths: Wavelengths | Tensor | None = None,
         valid: Tensor | None = None,
         dates: Tensor | None = None,
         counts: Tensor | None = None,
@@ -76,7 +72,6 @@ class Contrastive(Objective):
         The loss is the mean over these images, whatever `counts` says: micro-batches
         are of one size, and each compares its own images only.
         """
-        own_bands_only(wavelengths=wavelengths)
         self.ratio_of(mask_ratio)
         noise = self.draw(images, noise)
         return self.compare_views(*make_views(images, noise, self.views, valid))
@@ -140,17 +135,6 @@ def unit(features: Tensor) -> Tensor:
 
 def _exact(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
-
-
-def check_numbers(**numbers: float | None) -> None:
-    """Refuse settings that are not above 0; None is not looked at.
-
-    Raises:
-        ConfigError: names the setting.
-    """
-    for name, value in numbers.items():
-        if value is not None and not 0 < value < math.inf:
-            raise ConfigError(f"{name} is {value}: use a number above 0.")
 
 
 def share_matched(logits: Tensor, labels: Tensor) -> Tensor:

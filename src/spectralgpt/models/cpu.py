@@ -18,9 +18,11 @@ import math
 import mmap
 import os
 import platform
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -382,6 +384,22 @@ class _LossInParts(torch.autograd.Function):
         if float(grad) != 1:
             gradients = tuple(each * grad for each in gradients)
         return None, None, None, *gradients
+
+
+def peak_rss_bytes() -> int | None:
+    """Return the most memory that this process has held so far; None on Windows."""
+    if sys.platform == "win32":
+        return None
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # What getrusage gives on Linux is at least what the parent held at the start.
+        for line in status.read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 @cache

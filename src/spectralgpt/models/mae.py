@@ -352,7 +352,6 @@ class MaskedAutoencoder(Objective):
 
     name = "spectralgpt"
     default_mask_ratio = 0.9
-    takes_bands = True
     takes_series = True
     encoder: SpectralEncoder
 

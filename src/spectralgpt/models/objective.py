@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from spectralgpt.config import changed_settings
 from spectralgpt.errors import CheckpointError, ConfigError, ShapeError
 from spectralgpt.models.encoder import Encoder
-from spectralgpt.models.tokens import Wavelengths
 from spectralgpt.models.weights import load_weights
 
 
@@ -61,7 +60,6 @@ class Objective(nn.Module, ABC):
             nothing is ever hidden.
         sees_pairs: whether the loss compares images of a batch with each other. Several
             processes then share their batch; micro-batches do not.
-        takes_bands: whether images may be of other bands than its own.
         takes_series: whether images may have a date axis.
         encoder: what is learned.
         config: the constructor arguments that build it again.
@@ -70,7 +68,6 @@ class Objective(nn.Module, ABC):
     name: ClassVar[str]
     default_mask_ratio: ClassVar[float] = 0.75
     sees_pairs: ClassVar[bool] = False
-    takes_bands: ClassVar[bool] = False
     takes_series: bool = False
     encoder: Encoder
     config: dict[str, Any]
@@ -86,7 +83,6 @@ class Objective(nn.Module, ABC):
         mask_ratio: float | None = None,
         noise: Tensor | None = None,
         *,
-        wavelengths: Wavelengths | Tensor | None = None,
         valid: Tensor | None = None,
         dates: Tensor | None = None,
         counts: Tensor | None = None,
@@ -97,7 +93,6 @@ class Objective(nn.Module, ABC):
             images: (B, C, H, W), scaled to about 0..1; a series (B, T, C, H, W).
             mask_ratio: share of what is hidden, 0 <= ratio < 1; None for the usual one.
             noise: (B, M) uniform values, M as `noise_size` says; None draws them.
-            wavelengths: of each band; None if they are the encoder's own.
             valid: bool, shaped as the images, false where a pixel counts in no loss.
             dates: (B, T), days since 1970-01-01; None if unknown.
             counts: what the loss is divided by, where these images are a part of a

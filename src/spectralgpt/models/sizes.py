@@ -48,6 +48,7 @@ _WEIGHTS = (
     *("token_loss_weight", "spectral_loss_weight", "mlp_ratio"),
     *("layer_scale", "temperature", "momentum"),
 )
+_POSITIVE = ("temperature", "momentum")
 _FLAGS = (
     *("date_embedding", "normalize_targets", "skip_first_token", "apply_norm"),
     *("pixel_detail", "multilevel", "published", "temporal", "consistent_mask"),
@@ -138,6 +139,8 @@ def check_settings(settings: Mapping[str, Any], section: str = "") -> None:
             _refuse(section + name, value, "0 up to below 1")
         if not 0 <= value < math.inf:
             _refuse(section + name, value, "at least 0")
+        if name in _POSITIVE and name in settings and not value:
+            _refuse(section + name, value, "above 0")
     for name in _FLAGS:
         if not isinstance(settings.get(name, False), bool):
             _refuse(section + name, settings[name], "true or false")

@@ -22,15 +22,12 @@ from torch.nn import functional as F
 from spectralgpt.errors import ConfigError, ShapeError
 from spectralgpt.models.blocks import MLP_RATIO, BlockStack, relative_index
 from spectralgpt.models.cpu import split_batch
-from spectralgpt.models.encoder import Encoder
+from spectralgpt.models.own_bands import OwnBandsEncoder
 from spectralgpt.models.sizes import check_settings
-from spectralgpt.models.tokens import Wavelengths
 from spectralgpt.models.vit import (
     PiEmbedding,
     StemKind,
     check_stem,
-    own_bands_only,
-    own_grid,
 )
 
 _STD = 0.02
@@ -166,7 +163,7 @@ def stages_of(
     return embed_dim // 2 ** (count - 1), tuple(depths), tuple(heads)
 
 
-class SwinEncoder(Encoder):
+class SwinEncoder(OwnBandsEncoder):
     """A Swin transformer on patches of its own bands.
 
     Features are those of the last stage: one for `patch_size` x 2 ** (stages - 1)
@@ -273,7 +270,7 @@ class SwinEncoder(Encoder):
         """
         if images.ndim == 5:
             raise ShapeError("these are series: give (batch, bands, rows, columns).")
-        rows, columns = own_grid(images, self)
+        rows, columns = self.own_grid(images)
         finer = self.patch_size // self.first_patch
         return 1, 1, rows * finer, columns * finer
 
@@ -301,26 +298,10 @@ class SwinEncoder(Encoder):
         parts = [self.blocks(part) for part in split_batch(x, MLP_RATIO)]
         return torch.cat(parts).flatten(1, 2)
 
-    def encode(
-        self,
-        images: Tensor,
-        wavelengths: Wavelengths | Tensor | None = None,
-        dates: Tensor | None = None,
-    ) -> Tensor:
-        """Encode whole images without the final norm; see `forward`."""
-        own_bands_only(wavelengths=wavelengths)
-        if images.ndim == 5:
-            each = self.encode(images.flatten(0, 1))
-            return each.unflatten(0, images.shape[:2])
-        if self.absent_groups:
-            raise ShapeError(
-                "this encoder puts all bands into one token, and takes no image that "
-                "lacks some: use one of band groups, or images with all bands."
-            )
-        shape = self.shape_of(images)
-        x = self.run(self.embed(images), shape)
-        size = [side // self.patch_size for side in images.shape[-2:]]
-        return x.unflatten(1, (1, *size))
+    def encode_own(self, images: Tensor, dates: Tensor | None) -> Tensor:
+        """Encode images; each is a date of its own."""
+        x = self.run(self.embed(images), self.shape_of(images))
+        return x.unflatten(1, (1, *self.own_grid(images)))
 
 
 def _counts(name: str, values: Any) -> tuple[int, ...]:

@@ -25,10 +25,11 @@ from spectralgpt.models.blocks import (
     relative_index,
 )
 from spectralgpt.models.cpu import Linear, split_batch
-from spectralgpt.models.encoder import AttentionKind, Encoder
+from spectralgpt.models.encoder import AttentionKind
+from spectralgpt.models.own_bands import OwnBandsEncoder
 from spectralgpt.models.rvsa import WINDOW_SIZE
 from spectralgpt.models.sizes import check_settings
-from spectralgpt.models.tokens import Wavelengths, resize_spatial
+from spectralgpt.models.tokens import resize_spatial
 
 Groups = Sequence[Sequence[int]]
 PositionKind = Literal["fixed", "learned", "relative"]
@@ -36,7 +37,8 @@ InitKind = Literal["xavier", "truncated"]
 StemKind = Literal["linear", "pi", "pi-tanh"]
 _STD = 0.02
 _PERIOD = 10_000.0
-_DAYS_PER_YEAR = 365.2425
+# Of the Gregorian calendar, from 1 March of the year 0.
+_DAYS_TO_1970, _DAYS_PER_ERA = 719_468, 146_097
 _FIRST_YEAR = 2002  # Source: SatMAE counts the years of fMoW from here.
 
 
@@ -58,16 +60,22 @@ def grid_code(side: int, dim: int) -> Tensor:
 def date_parts(dates: Tensor) -> Tensor:
     """Part days since 1970-01-01 (B, T) into year from 2002, month 0 to 11, hour.
 
-    Months are twelfths of a mean year, which is a day off at most.
-
     Returns:
         float64 (B, T, 3); NaN where the date is unknown.
     """
-    days = dates.double()
-    years = days / _DAYS_PER_YEAR
-    month = ((years % 1) * 12).floor()
-    hour = ((days % 1) * 24).floor()
-    return torch.stack([1970 + years.floor() - _FIRST_YEAR, month, hour], dim=-1)
+    days = dates.double().floor()
+    # Years begin in March here, so that leap days end them; eras are 400 of these.
+    since = days + _DAYS_TO_1970
+    era = (since / _DAYS_PER_ERA).floor()
+    day = since - era * _DAYS_PER_ERA
+    leaps = (day / 1460).floor() - (day / 36_524).floor() + (day / 146_096).floor()
+    year = ((day - leaps) / 365).floor()
+    day = day - 365 * year - (year / 4).floor() + (year / 100).floor()
+    month = ((5 * day + 2) / 153).floor()  # 0 is March.
+    is_next = (month >= 10).double()
+    year = year + 400 * era + is_next
+    hour = ((dates.double() - days) * 24).floor()
+    return torch.stack([year - _FIRST_YEAR, (month + 2) % 12, hour], dim=-1)
 
 
 class GridCodes(nn.Module):
@@ -282,50 +290,6 @@ def check_stem(stem: str, patch_size: int) -> None:
         _three_factors(patch_size)
 
 
-def own_bands_only(
-    bands: int = 0,
-    wanted: int = 0,
-    wavelengths: Wavelengths | Tensor | None = None,
-) -> None:
-    """Refuse bands that are not those of an encoder without wavelengths.
-
-    Raises:
-        ShapeError: their number differs, or wavelengths are given.
-    """
-    if bands != wanted:
-        raise ShapeError(
-            f"images have {bands} bands, the model {wanted}: it takes its own bands "
-            "only. Bring images into them with bands: resample."
-        )
-    if wavelengths is not None:
-        raise ShapeError(
-            "this encoder takes its own bands only, no wavelengths: bring images into "
-            "them with bands: resample."
-        )
-
-
-def own_grid(images: Tensor, encoder: Encoder) -> tuple[int, int]:
-    """Return the rows and columns of features of images, or series, of its own bands.
-
-    Raises:
-        ShapeError: images have other axes or bands, or no whole features.
-    """
-    if images.ndim not in (4, 5):
-        raise ShapeError(
-            f"images have shape {tuple(images.shape)}: give (batch, bands, rows, "
-            "columns), or (batch, dates, bands, rows, columns)."
-        )
-    bands, rows, columns = images.shape[-3:]
-    own_bands_only(bands, encoder.num_bands)
-    P = encoder.patch_size
-    if rows % P or columns % P:
-        raise ShapeError(
-            f"images of {rows} x {columns} px are no multiple of the {P} px that a "
-            "feature of this encoder covers: crop or resize them."
-        )
-    return rows // P, columns // P
-
-
 def _three_factors(patch_size: int) -> tuple[int, int, int]:
     """Part the side of a patch into three factors, none smaller than the next."""
     for a in range(1, patch_size + 1):
@@ -393,7 +357,7 @@ def cut_patches(images: Tensor, patch_size: int, frames: int = 1) -> Tensor:
     )
 
 
-class VisionTransformer(Encoder):
+class VisionTransformer(OwnBandsEncoder):
     """A vision transformer on patches of its own bands.
 
     Args:
@@ -474,6 +438,8 @@ class VisionTransformer(Encoder):
         self.embed_dim, self.depth, self.num_heads = embed_dim, depth, num_heads
         self.groups, self.frames_per_token = len(self.band_groups), frames_per_token
         self.bands_per_token = _run_length(self.band_groups)
+        # A run of bands is a view, a list of them a copy.
+        self.band_index = [_index_of(group) for group in self.band_groups]
         self.joins_dates = num_dates is not None or date_dim > 0
         size = frames_per_token * patch_size**2
         self.stem: StemKind = stem
@@ -523,7 +489,7 @@ class VisionTransformer(Encoder):
 
     def shape_of(self, images: Tensor) -> tuple[int, int, int, int]:
         """Return T, G, Hp, Wp of the tokens of images or series, see `own_grid`."""
-        size = own_grid(images, self)
+        size = self.own_grid(images)
         dates = images.shape[1] if images.ndim == 5 else 1
         return -(-dates // self.frames_per_token), self.groups, *size
 
@@ -538,8 +504,8 @@ class VisionTransformer(Encoder):
         patches = cut_patches(series, self.patch_size, t)  # (B, T, C, places, t, PP)
         patches = patches.movedim(3, 2)  # (B, T, places, C, t, PP)
         tokens = [
-            embed(patches[:, :, :, list(group)].flatten(3))
-            for embed, group in zip(self.embedding, self.band_groups, strict=True)
+            embed(patches[:, :, :, bands].flatten(3))
+            for embed, bands in zip(self.embedding, self.band_index, strict=True)
         ]
         return torch.stack(tokens, dim=2).flatten(1, 3)  # (B, T * G * places, D)
 
@@ -571,18 +537,8 @@ class VisionTransformer(Encoder):
         parts = [self.blocks(part, *bias, *grid) for part in split_batch(x, MLP_RATIO)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def encode(
-        self,
-        images: Tensor,
-        wavelengths: Wavelengths | Tensor | None = None,
-        dates: Tensor | None = None,
-    ) -> Tensor:
-        """Encode whole images without the final norm; see `forward`."""
-        own_bands_only(wavelengths=wavelengths)
-        is_series = images.ndim == 5
-        if is_series and not self.joins_dates:
-            each = self.encode(images.flatten(0, 1))
-            return each.unflatten(0, images.shape[:2])
+    def encode_own(self, images: Tensor, dates: Tensor | None) -> Tensor:
+        """Encode images, or series whose dates are encoded together."""
         shape = self.shape_of(images)
         x = self.place(self.embed(images), shape, dates)
         absent = self._absent()
@@ -592,7 +548,7 @@ class VisionTransformer(Encoder):
             first = int(self.class_token is not None)
             x = self.run(x, shape)[:, first:]
         x = x.unflatten(1, shape)
-        return x if is_series else x[:, 0]
+        return x if images.ndim == 5 else x[:, 0]
 
     def transform(self, x: Tensor, size: Sequence[int] | None = None) -> Tensor:
         """Run embedded tokens (B, K, D) through all blocks; returns them alone."""
@@ -603,6 +559,13 @@ class VisionTransformer(Encoder):
         S, groups = self.bands_per_token, self.band_groups
         bands = {b for g in self.absent_groups for b in range(g * S, g * S + S)}
         return [g for g, group in enumerate(groups) if bands.issuperset(group)]
+
+
+def _index_of(group: tuple[int, ...]) -> slice | list[int]:
+    """Return what picks the bands of a group: a slice where they are neighbours."""
+    run = slice(group[0], group[-1] + 1)
+    is_run = group == tuple(range(run.start, run.stop))
+    return run if is_run else list(group)
 
 
 def _run_length(groups: Sequence[Sequence[int]]) -> int:

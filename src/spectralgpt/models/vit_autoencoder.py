@@ -19,13 +19,11 @@ from spectralgpt.losses import denormalize_tokens, normalize_tokens
 from spectralgpt.models.blocks import MLP_RATIO, NORM_EPS, build_blocks
 from spectralgpt.models.cpu import Linear
 from spectralgpt.models.objective import Objective, ObjectiveOutput
-from spectralgpt.models.tokens import Wavelengths
 from spectralgpt.models.vit import (
     GridCodes,
     VisionTransformer,
     cut_patches,
     initialise_linears,
-    own_bands_only,
 )
 from spectralgpt.models.weights import load_weights, plain_names
 
@@ -118,13 +116,11 @@ class VitAutoencoder(Objective):
         mask_ratio: float | None = None,
         noise: Tensor | None = None,
         *,
-        wavelengths: Wavelengths | Tensor | None = None,
         valid: Tensor | None = None,
         dates: Tensor | None = None,
         counts: Tensor | None = None,
     ) -> ObjectiveOutput:
         """Hide tokens and rebuild them; see `Objective.forward`."""
-        own_bands_only(wavelengths=wavelengths)
         shape = self._shape_of(images)
         noise = self.draw(images, noise)
         visible, mask = self._hide(noise, mask_ratio, shape)
@@ -221,7 +217,9 @@ class VitAutoencoder(Objective):
     def _in_order(self, prediction: Tensor) -> Tensor:
         """Bring bands from the order of the groups into that of the images."""
         order = [band for group in self.encoder.band_groups for band in group]
-        back = torch.tensor(order, device=prediction.device).argsort()
+        if order == sorted(order):
+            return prediction
+        back = sorted(range(len(order)), key=order.__getitem__)
         return prediction[:, :, back]
 
     def _targets(self, images: Tensor) -> Tensor:
@@ -239,8 +237,7 @@ class VitAutoencoder(Objective):
     def _by_token(self, values: Tensor, reduce: Callable[..., Tensor]) -> Tensor:
         """Reduce (B, T, C, places, values) over each token's own: (B, N)."""
         parts = [
-            reduce(values[:, :, list(group)], dim=(2, 4))
-            for group in self.encoder.band_groups
+            reduce(values[:, :, bands], dim=(2, 4)) for bands in self.encoder.band_index
         ]
         return torch.stack(parts, dim=2).flatten(1)
 

@@ -21,8 +21,7 @@ from spectralgpt.config import fit_arguments
 from spectralgpt.errors import CheckpointError, ConfigError, ShapeError
 from spectralgpt.models.objective import ObjectiveOutput
 from spectralgpt.models.sizes import check_settings
-from spectralgpt.models.tokens import Wavelengths
-from spectralgpt.models.vit import PositionKind, VisionTransformer, own_bands_only
+from spectralgpt.models.vit import PositionKind, VisionTransformer
 from spectralgpt.objectives.simmim import (
     MaskedImageModel,
     hide,
@@ -202,7 +201,6 @@ class BEiT(MaskedImageModel):
         mask_ratio: float | None = None,
         noise: Tensor | None = None,
         *,
-        wavelengths: Wavelengths | Tensor | None = None,
         valid: Tensor | None = None,
         dates: Tensor | None = None,
         counts: Tensor | None = None,
@@ -213,7 +211,6 @@ class BEiT(MaskedImageModel):
 
         A mask and tokens may be given, each (B, rows, columns) or (B, N).
         """
-        own_bands_only(wavelengths=wavelengths)
         _, _, *grid = self.encoder.shape_of(images)
         if tokens is None:
             self.check_ready()

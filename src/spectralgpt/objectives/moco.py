@@ -21,12 +21,12 @@ from spectralgpt.errors import ConfigError
 from spectralgpt.models.contrastive import (
     Contrastive,
     build_head,
-    check_numbers,
     share_matched,
     similarities,
     unit,
 )
 from spectralgpt.models.objective import ObjectiveOutput
+from spectralgpt.models.sizes import check_settings
 from spectralgpt.models.views import ViewConfig
 from spectralgpt.models.vit import VisionTransformer
 from spectralgpt.models.vit_autoencoder import (
@@ -286,7 +286,7 @@ def _with_defaults(
         if name not in _DEFAULTS[version]:
             raise ConfigError(f"{name} is set, but MoCo {version} does not have it.")
     found = {**_DEFAULTS[version], **numbers}
-    check_numbers(**found)
+    check_settings(found)
     if found["momentum"] > 1:
         raise ConfigError(f"momentum is {found['momentum']}: use above 0 up to 1.")
     return found

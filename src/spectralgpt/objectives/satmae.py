@@ -144,8 +144,9 @@ class SatMAE(VitAutoencoder):
             width = settings[f"{prefix}embed_dim"]
             # Whatever is left for places must be a multiple of four.
             eighth = max(4, width // 32 * 4)
+            part = width // share
             usual = {
-                "group_dim": width // share,
+                "group_dim": part - (part - width) % 4,
                 "date_dim": _PUBLISHED_DATES[prefix] if published else eighth,
             }
             for name, value in usual.items():

@@ -14,12 +14,12 @@ from spectralgpt.errors import ShapeError
 from spectralgpt.models.contrastive import (
     Contrastive,
     build_head,
-    check_numbers,
     share_matched,
     similarities,
     unit,
 )
 from spectralgpt.models.objective import ObjectiveOutput
+from spectralgpt.models.sizes import check_settings
 from spectralgpt.models.views import ViewConfig
 from spectralgpt.models.vit import VisionTransformer
 
@@ -100,11 +100,11 @@ class SimCLR(Contrastive):
         published: bool = False,
     ) -> None:
         settings = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        check_settings(settings)
         encoder = VisionTransformer(
             image_size, num_bands, patch_size, embed_dim, depth, num_heads
         )
         super().__init__(encoder, views, _VIEWS)
-        check_numbers(temperature=temperature, dim=dim, hidden_dim=hidden_dim)
         self.temperature, self.published = temperature, published
         within = (hidden_dim or embed_dim,) * (_HEAD_LAYERS - 1)
         self.projector = build_head((embed_dim, *within, dim), last_scale=True)

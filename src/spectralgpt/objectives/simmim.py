@@ -19,13 +19,10 @@ from torch.nn import functional as F
 from spectralgpt.errors import ConfigError, ShapeError
 from spectralgpt.models.objective import Objective, ObjectiveOutput
 from spectralgpt.models.swin import SwinEncoder, stages_of
-from spectralgpt.models.tokens import Wavelengths
 from spectralgpt.models.vit import (
     PositionKind,
     StemKind,
     VisionTransformer,
-    own_bands_only,
-    own_grid,
 )
 from spectralgpt.models.vit_autoencoder import (
     ENCODER_NAMES,
@@ -335,19 +332,17 @@ class PixelModel(MaskedImageModel):
         mask_ratio: float | None = None,
         noise: Tensor | None = None,
         *,
-        wavelengths: Wavelengths | Tensor | None = None,
         valid: Tensor | None = None,
         dates: Tensor | None = None,
         counts: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> ObjectiveOutput:
         """Hide pixels, maybe by a given mask, and rebuild; see `Objective.forward`."""
-        own_bands_only(wavelengths=wavelengths)
         if mask is None:
             mask = self._choose(images, mask_ratio, self.draw(images, noise))
         mask, pixels = self._fit(mask.to(images), images)
         tokens = self._encode_visible(images, mask)
-        latent = tokens.mT.unflatten(2, own_grid(images, self.encoder))
+        latent = tokens.mT.unflatten(2, self.encoder.own_grid(images))
         prediction = self._lay_out(self.decoder(latent))
         loss = masked_difference(images, prediction, pixels, valid, counts)
         shown: tuple[Tensor, Tensor] | tuple[()] = ()

@@ -12,14 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spectralgpt.errors import ConfigError, ShapeError
+from spectralgpt.errors import ConfigError
 from spectralgpt.models.blocks import NORM_EPS, BlockStack
 from spectralgpt.models.cpu import in_full_precision
-from spectralgpt.models.encoder import Encoder
 from spectralgpt.models.objective import Objective, ObjectiveOutput
+from spectralgpt.models.own_bands import OwnBandsEncoder
 from spectralgpt.models.sizes import check_settings
-from spectralgpt.models.tokens import Wavelengths
-from spectralgpt.models.vit import own_bands_only, own_grid
 
 _NORM_GROUPS = 8
 _KERNEL = 3
@@ -49,7 +47,7 @@ class _ConvBlock(nn.Module):
         return x + added
 
 
-class ConvEncoder(Encoder):
+class ConvEncoder(OwnBandsEncoder):
     """Convolutions from the patches of all bands to features.
 
     Args:
@@ -106,23 +104,8 @@ class ConvEncoder(Encoder):
             "this encoder has no features of several depths: leave out multilevel."
         )
 
-    def encode(
-        self,
-        images: Tensor,
-        wavelengths: Wavelengths | Tensor | None = None,
-        dates: Tensor | None = None,
-    ) -> Tensor:
-        """Encode whole images without the final norm; see `forward`."""
-        own_bands_only(wavelengths=wavelengths)
-        if images.ndim == 5:
-            each = self.encode(images.flatten(0, 1))
-            return each.unflatten(0, images.shape[:2])
-        if self.absent_groups:
-            raise ShapeError(
-                "this encoder puts all bands into one token, and takes no image that "
-                "lacks some: use one of band groups, or images with all bands."
-            )
-        own_grid(images, self)
+    def encode_own(self, images: Tensor, dates: Tensor | None) -> Tensor:
+        """Encode images; each is a date of its own."""
         x: Tensor = self.blocks(self.embedding(images))
         return x.permute(0, 2, 3, 1)[:, None]
 
@@ -209,7 +192,6 @@ class Tokenizer(Objective):
         mask_ratio: float | None = None,
         noise: Tensor | None = None,
         *,
-        wavelengths: Wavelengths | Tensor | None = None,
         valid: Tensor | None = None,
         dates: Tensor | None = None,
         counts: Tensor | None = None,
@@ -219,7 +201,7 @@ class Tokenizer(Objective):
         In training the codes move, by each micro-batch.
         """
         self.ratio_of(mask_ratio)
-        features = self.encoder(images, wavelengths)[:, 0]  # (B, Hp, Wp, D)
+        features = self.encoder(images)[:, 0]  # (B, Hp, Wp, D)
         vectors = self.to_code(features).float()
         codes, ids = self._quantize(vectors, self.draw(images, noise))
         x = self.from_code(codes.permute(0, 3, 1, 2))

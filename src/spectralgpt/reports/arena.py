@@ -190,14 +190,14 @@ def _rank(score: str, values: _Values) -> tuple[str, str]:
 
 
 def _cost_row(start: str, cost: Mapping[str, Any]) -> list[str]:
-    flop = cost["gflop_per_step"]
+    flop, memory = cost["gflop_per_step"], cost["memory_bytes"]
     return [
         start,
         f"{cost['steps']:,}",
         f"{cost['steps'] * cost['batch']:,}",
         f"{cost['seconds_per_step']:.3f}",
         "not counted" if flop is None else f"{flop:.1f}",
-        f"{cost['memory_bytes'] / 2**20:,.0f}",
+        "unknown" if memory is None else f"{memory / 2**20:,.0f}",
         f"{cost['seconds']:,.0f}",
     ]
 

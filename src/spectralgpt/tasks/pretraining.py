@@ -120,16 +120,16 @@ class PretrainingTask:
         """
         images = batch["images"]
         settings = dict(self._style)
-        bands = batch.get("bands") if self.model.takes_bands else None
         if isinstance(self.model, MaskedAutoencoder):
             groups = self.model.encoder.grid_of(images).groups
             wanted = self.reference_groups or groups
             settings["spectral_scale"] = (wanted / groups) ** 2
+            # The others take their own bands only, and get no others.
+            settings["wavelengths"] = batch["bands"][0] if "bands" in batch else None
         output: ObjectiveOutput = self.model(
             images,
             self.mask_ratio,
             self._noise(batch),
-            wavelengths=bands[0] if bands is not None else None,
             valid=_valid_or_none(batch["valid"]),
             dates=batch.get("days"),
             counts=counts,
@@ -244,7 +244,7 @@ def score_reconstructions(
     """
     sums: dict[str, ErrorSum] = defaultdict(ErrorSum)
     count = 0
-    has_normal_targets = getattr(task.model, "normalize_targets", False)
+    is_told = False
     for batch in batches:
         with torch.no_grad():
             output = task.forward(batch)
@@ -254,9 +254,10 @@ def score_reconstructions(
         if rebuilt is None or masked is None:
             return {}
         counted, visible = masked & valid, ~masked & valid
-        if has_normal_targets:
-            means = task.model.token_means(images)
-            guesses = {} if means is None else {"token_mean": means}
+        means = task.model.token_means(images)
+        is_told = means is not None
+        if means is not None:
+            guesses = {"token_mean": means}
         else:
             # Fillers know no dates: each date of a series is an image to them.
             images, rebuilt, counted, visible = (
@@ -269,7 +270,7 @@ def score_reconstructions(
     errors = {name: found.mean for name, found in sums.items()}
     tried = {n: e for n, e in errors.items() if n.startswith("space_spectrum")}
     chosen = {n: e for n, e in errors.items() if n not in tried}
-    if not has_normal_targets:
+    if not is_told:
         chosen["space_spectrum"] = min(tried.values(), default=float("nan"))
     return {**chosen, "images": float(count)}
 

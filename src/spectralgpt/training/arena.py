@@ -13,15 +13,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
+
 from spectralgpt.building import model_config
-from spectralgpt.checkpoints import LoadedModel, load_model
+from spectralgpt.checkpoints import CONFIG_FILE, load_model
 from spectralgpt.config import build_config, changed_settings, check_keys
-from spectralgpt.data.labelled import read_labelled
 from spectralgpt.data.packing.reading import digest_of
 from spectralgpt.errors import ConfigError
 from spectralgpt.files import read_json, write_json
 from spectralgpt.models.sizes import find_weights
-from spectralgpt.training.comparison import ProbeMethod, draw_splits
+from spectralgpt.training.comparison import ProbeMethod
 from spectralgpt.training.costs import Clock, measure_cost
 from spectralgpt.training.pretrain_config import PretrainConfig, merge_sections
 from spectralgpt.training.pretrain_data import plain_contract
@@ -149,7 +150,11 @@ def run_arena(
     from spectralgpt.reports.arena import write_arena_report
 
     plans = {start: _plan(config, start) for start in config.starts}
-    tasks = {name: _task_of(config, name) for name in config.tasks}
+    probers = {
+        name: Prober(task, config.seeds)
+        for name in config.tasks
+        if (task := _task_of(config, name)) is not None
+    }
     runs = {
         (start, seed): output / "models" / start / f"seed-{seed}"
         for seed in config.pretrain_seeds
@@ -158,20 +163,17 @@ def run_arena(
     for (start, seed), folder in runs.items():
         _check_record(folder, _record(config, start, plans[start], seed))
     first = plans[config.scored[0]]
-    for task in tasks.values():
-        if task is not None:
-            assumed = plain_contract(first, first.data).unstated
-            labelled = read_labelled(task.data, assumed=assumed, divided=False)
-            draw_splits(labelled, task.data, len(config.seeds))
+    for prober in probers.values():
+        prober.list_images(plain_contract(first, first.data))
     for start, plan in plans.items():
         if config.starts[start].get("after") is None:
             _price(config, start, plan, output, progress)
     costs = _pretrain_all(config, plans, runs, output, progress)
     found: _Results = {"scores": {}, "curves": {}, "costs": costs}
     runs = {key: folder for key, folder in runs.items() if key[0] in config.scored}
-    for name, task in tasks.items():
-        if isinstance(task, ProbeTask):
-            _probe_all(config, name, task, runs, output, found, progress)
+    for name in config.tasks:
+        if name in probers:
+            _probe_all(config, name, probers[name], runs, output, found, progress)
         else:
             _finetune_all(config, name, runs, output, found, progress)
     stated = {
@@ -271,6 +273,7 @@ def _pretrain_all(
 ) -> dict[str, Any]:
     """Pretrain what is not finished, or go on with it; returns costs by start."""
     costs: dict[str, Any] = {}
+    spent: dict[str, list[float]] = {}
     for number, ((start, seed), folder) in enumerate(runs.items(), start=1):
         plan, after = plans[start], config.starts[start].get("after")
         if after is not None:
@@ -287,8 +290,9 @@ def _pretrain_all(
                 resume=(folder / "config.yaml").exists(),
                 callbacks=[Clock(folder / "points")],
             )
-        seconds = _points(folder, load_model(folder))[-1].extra["seconds"]
-        costs.setdefault(start, {**cost, "seconds": seconds})
+        noted = read_json(_points(folder)[-1] / CONFIG_FILE)["extra"]
+        spent.setdefault(start, []).append(noted["seconds"])
+        costs[start] = {**cost, "seconds": float(np.mean(spent[start]))}
     return costs
 
 
@@ -351,7 +355,7 @@ def _steps(
 def _probe_all(
     config: ArenaConfig,
     name: str,
-    task: ProbeTask,
+    prober: Prober,
     runs: _Runs,
     output: Path,
     found: _Results,
@@ -359,31 +363,45 @@ def _probe_all(
 ) -> None:
     """Probe every pretrained model, its points by the first score, and the floors."""
     at = output / "tasks" / name
-    settings = plain_config(task) | {"seeds": list(config.seeds)}
-    prober = Prober(task, len(config.seeds))
+    settings = plain_config(prober.task) | {"seeds": list(config.seeds)}
     for (start, seed), folder in runs.items():
 
         def score(folder: Path = folder) -> dict[str, Any]:
             loaded = load_model(folder)
-            *points, last = _points(folder, loaded)
-            scores = prober.score(loaded)
-            values = [*map(prober.score_first, points), first_of(scores)]
-            curve = [
-                [at.extra["seconds"], at.extra["step"], value]
-                for at, value in zip([*points, last], values, strict=True)
-            ]
-            return {"scores": scores, "points": curve}
+            points = []
+            for path in _points(folder):
+                point = replace(load_model(path), preprocessing=loaded.preprocessing)
+                scores = prober.score(point)
+                noted = point.extra["seconds"], point.extra["step"]
+                points.append([*noted, first_of(scores)])
+            # The last point is the model itself.
+            return {"scores": scores, "points": points}
 
         line = partial(progress, f"task {name}: {start}, seed {seed}")
         scored = _once(at / start / f"seed-{seed}", settings, folder, score, line)
         for metric, values in scored["scores"].items():
             _add(found, name, metric, start, values)
-        column = 0 if config.seconds is not None else 1
-        batch = found["costs"][start]["batch"] if column else 1
-        curve = [(p[column] * batch, p[2]) for p in scored["points"]]
+        before = _spent_before(config, found["costs"], start)
+        batch = found["costs"][start]["batch"]
+        curve = [
+            (before + (seconds if config.seconds is not None else step * batch), value)
+            for seconds, step, value in scored["points"]
+        ]
         found["curves"].setdefault(name, {}).setdefault(start, []).append(curve)
     if config.floors:
         _add_floors(name, prober, settings, runs, at, found, progress)
+
+
+def _spent_before(
+    config: ArenaConfig, costs: Mapping[str, Mapping[str, Any]], start: str
+) -> float:
+    """Return what the starts took that a start goes on from: seconds, or images."""
+    after = config.starts[start].get("after")
+    if after is None:
+        return 0.0
+    cost = costs[after]
+    own = cost["steps"] * cost["batch"] if config.seconds is None else cost["seconds"]
+    return own + _spent_before(config, costs, after)
 
 
 def _add_floors(
@@ -437,14 +455,10 @@ def _add(
     by_start.setdefault(start, []).append(values)
 
 
-def _points(folder: Path, final: LoadedModel) -> list[LoadedModel]:
-    """Return the models that were kept on the way, with the last one's contract."""
-    kept = sorted(
-        (folder / "points").glob("epoch-*"), key=lambda path: int(path.name[6:])
-    )
-    return [
-        replace(load_model(path), preprocessing=final.preprocessing) for path in kept
-    ]
+def _points(folder: Path) -> list[Path]:
+    """Return the models that were kept on the way, without contract, in order."""
+    kept = (folder / "points").glob("epoch-*")
+    return sorted(kept, key=lambda path: int(path.name.removeprefix("epoch-")))
 
 
 def _once(

@@ -51,7 +51,7 @@ _RCF_KERNEL_PX = 3
 _EMPIRICAL_IMAGES = 256
 _BATCH = 32
 _EPS = 1e-6
-_Indices = dict[str, NDArray[np.int64]]
+Split = dict[str, NDArray[np.int64]]
 _Compute = Callable[[int, NDArray[np.int64]], Features]
 _Count = Callable[[str], Callable[[int], None] | None]
 
@@ -111,7 +111,7 @@ def compare_features(
             "The model does not say which bands and scaling it takes."
         )
     dataset = LabelledDataset(labelled, loaded.preprocessing, memory_mb=_MEMORY_MB)
-    splits = draw_splits(labelled, config, seeds)
+    splits = draw_splits(labelled, config, range(seeds))
 
     def counter(kind: str) -> Callable[[int], None] | None:
         if progress is None:
@@ -169,8 +169,8 @@ def compare_features(
 
 
 def draw_splits(
-    labelled: SampleSet, config: LabelledDataConfig, seeds: int
-) -> list[_Indices]:
+    labelled: SampleSet, config: LabelledDataConfig, seeds: Sequence[int]
+) -> list[Split]:
     """Return for each seed the positions of the samples of each split.
 
     Raises:
@@ -178,7 +178,7 @@ def draw_splits(
     """
     return [
         _indices(labelled, divide(labelled, config, config.split_seed + seed))
-        for seed in range(seeds)
+        for seed in seeds
     ]
 
 
@@ -241,7 +241,7 @@ def _write(
 
 def probe(
     features: Features,
-    split: _Indices,
+    split: Split,
     labelled: SampleSet,
     method: ProbeMethod,
     k: int = 20,
@@ -269,7 +269,7 @@ def probe(
     return score_images(probabilities, test.targets, labelled.class_names)
 
 
-def _indices(labelled: SampleSet, divided: SampleSet) -> _Indices:
+def _indices(labelled: SampleSet, divided: SampleSet) -> Split:
     """Positions in `labelled` of the samples of each split of `divided`."""
     position = {sample.name: index for index, sample in enumerate(labelled.samples)}
     return {

@@ -2,7 +2,6 @@
 
 import math
 import multiprocessing
-import resource
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -18,8 +17,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from spectralgpt.checkpoints import save_model
 from spectralgpt.errors import SpectralGPTError, TrainingError
+from spectralgpt.models.cpu import peak_rss_bytes
 from spectralgpt.models.objective import Objective
 from spectralgpt.training.pretrain_config import PretrainConfig
+from spectralgpt.training.pretrain_data import plain_contract
+from spectralgpt.training.pretrain_models import build_model
 from spectralgpt.training.pretraining import pretrain
 
 _TRIAL_STEPS, _WARM_STEPS = 24, 4
@@ -31,13 +33,13 @@ class Cost:
 
     Attributes:
         seconds: processor seconds, all threads together.
-        memory: most memory of the process, bytes.
+        memory: most memory of the process, bytes; None where that is not known.
         gflop: of forward and backward passes of a step, 1e9 operations; None where they
             cannot be counted.
     """
 
     seconds: float
-    memory: int
+    memory: int | None
     gflop: float | None = None
 
 
@@ -65,7 +67,9 @@ def measure_cost(plan: PretrainConfig) -> Cost:
     return Cost(seconds, memory, count_gflop(plan))
 
 
-def _measure(plan: PretrainConfig, folder: Path, threads: int) -> tuple[float, int]:
+def _measure(
+    plan: PretrainConfig, folder: Path, threads: int
+) -> tuple[float, int | None]:
     """Train a few steps; returns processor seconds of one, and the most memory."""
     torch.set_num_threads(threads)
     epochs = plan.trainer.epochs
@@ -79,16 +83,12 @@ def _measure(plan: PretrainConfig, folder: Path, threads: int) -> tuple[float, i
     clock = Clock(None)
     pretrain(trial, folder, callbacks=[clock])
     times = np.diff(clock.ends[_WARM_STEPS:])
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     # Other work on the machine makes single steps far slower.
-    return float(np.median(times)) * plan.trainer.accumulate, memory
+    return float(np.median(times)) * plan.trainer.accumulate, peak_rss_bytes()
 
 
 def count_gflop(plan: PretrainConfig) -> float | None:
     """Count the products of a step by torch's own counter; None if it cannot."""
-    from spectralgpt.training.pretrain_data import plain_contract
-    from spectralgpt.training.pretraining import build_model
-
     contract = plain_contract(plan, plan.data)
     side = contract.image_size
     try:
@@ -127,11 +127,6 @@ class Clock(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start counting."""
         self._began = time.process_time()
-
-    def on_train_batch_start(self, *args: Any) -> None:
-        """Leave out what is no training, such as validation, by what came before."""
-        if not self.ends:
-            self._began = time.process_time()
 
     def on_train_batch_end(self, *args: Any) -> None:
         """Count a micro-batch."""

@@ -10,9 +10,13 @@ from numpy.typing import NDArray
 from spectralgpt.checkpoints import LoadedModel
 from spectralgpt.data.datasets import LabelledDataset
 from spectralgpt.data.labelled import LabelledDataConfig, read_labelled
+from spectralgpt.data.samples import SampleSet
+from spectralgpt.preprocessing import Preprocessing
+from spectralgpt.rasters import Assumed
 from spectralgpt.tasks.probes import Features
 from spectralgpt.training.comparison import (
     ProbeMethod,
+    Split,
     draw_splits,
     extract_features,
     floors,
@@ -51,21 +55,31 @@ class Prober:
 
     Args:
         task: the images and the methods.
-        seeds: repetitions.
+        seeds: repetitions, each with splits, weights and trees of its own.
     """
 
-    def __init__(self, task: ProbeTask, seeds: int) -> None:
+    def __init__(self, task: ProbeTask, seeds: Sequence[int]) -> None:
         self.task, self.seeds = task, seeds
+        self._listed: dict[Assumed, tuple[SampleSet, list[Split]]] = {}
         self._datasets: dict[str, LabelledDataset] = {}
+
+    def list_images(self, contract: Preprocessing) -> tuple[SampleSet, list[Split]]:
+        """Return the images, listed once, and how each seed divides them.
+
+        Raises:
+            DataError: they are not there, or a split is empty.
+        """
+        assumed = contract.unstated
+        if assumed not in self._listed:
+            labelled = read_labelled(self.task.data, assumed=assumed, divided=False)
+            splits = draw_splits(labelled, self.task.data, self.seeds)
+            self._listed[assumed] = labelled, splits
+        return self._listed[assumed]
 
     def score(self, loaded: LoadedModel) -> Scores:
         """Score the features of an encoder."""
         features = extract_features(loaded.encoder, self._dataset_of(loaded))
         return self._score(loaded, lambda seed, train: features)
-
-    def score_first(self, loaded: LoadedModel) -> float:
-        """Return the mean over seeds of the first score."""
-        return first_of(self.score(loaded))
 
     def score_random(self, loaded: LoadedModel) -> Scores:
         """Score the same encoder with random weights, drawn anew for each seed."""
@@ -103,12 +117,9 @@ class Prober:
         assert contract is not None, "pretraining states it"
         key = json.dumps(contract.to_dict(), sort_keys=True)
         if key not in self._datasets:
-            labelled = read_labelled(
-                self.task.data, assumed=contract.unstated, divided=False
-            )
-            self._datasets[key] = LabelledDataset(
-                labelled, contract, memory_mb=_MEMORY_MB
-            )
+            labelled, _ = self.list_images(contract)
+            kept = LabelledDataset(labelled, contract, memory_mb=_MEMORY_MB)
+            self._datasets[key] = kept
         return self._datasets[key]
 
     def _score(
@@ -117,10 +128,10 @@ class Prober:
         compute: Callable[[int, NDArray[np.int64]], Features],
         methods: Sequence[ProbeMethod] = (),
     ) -> Scores:
-        labelled = self._dataset_of(loaded).sample_set
+        assert loaded.preprocessing is not None, "pretraining states it"
+        labelled, splits = self.list_images(loaded.preprocessing)
         found: Scores = {}
-        splits = draw_splits(labelled, self.task.data, self.seeds)
-        for seed, split in enumerate(splits):
+        for seed, split in zip(self.seeds, splits, strict=True):
             features = compute(seed, split["train"])
             for method in methods or self.task.methods:
                 scored = probe(features, split, labelled, method, self.task.k, seed)
