@@ -110,12 +110,38 @@ def test_labels_with_a_byte_order_mark_are_those_without(tmp_path: Path) -> None
     assert len(_read_shapes(path, GRID)) == 2
 
 
-def test_a_cell_of_two_classes_is_refused(tmp_path: Path) -> None:
+def labelled(path: Path, **kinds: object) -> Path:
+    """Write shapes, each named after its class and a digit."""
+    names = [name.rstrip("0123456789") for name in kinds]
     frame = geopandas.GeoDataFrame(
-        {"kind": ["b", "a"]},
-        geometry=[square(0, 0, 3, 3), square(2, 2, 3, 3)],
-        crs="EPSG:32632",
+        {"kind": names}, geometry=list(kinds.values()), crs="EPSG:32632"
     )
-    frame.to_file(tmp_path / "a.gpkg")
-    with pytest.raises(DataError, match="1 cells are labelled with two classes"):
-        _labelled_cells(tmp_path / "a.gpkg", "kind", None, GRID)
+    frame.to_file(path)
+    return path
+
+
+def test_cells_of_two_classes_are_left_out_and_counted(tmp_path: Path) -> None:
+    path = labelled(tmp_path / "a.gpkg", b=square(0, 0, 3, 3), a=square(2, 1, 3, 3))
+    found = _labelled_cells(path, "kind", None, GRID)
+    cells = set(zip(found.rows.tolist(), found.columns.tolist(), strict=True))
+    assert len(found.rows) == len(cells) == 7 + 7
+    assert not cells & {(1, 2), (2, 2)}
+    assert np.bincount(found.classes).tolist() == [7, 7]
+    assert found.notes[-1].startswith(
+        "2 of 16 labelled cells are of two classes and were left out, such as the one "
+        "at 500100,4599940"
+    )
+
+
+def test_a_cell_of_two_shapes_of_one_class_counts_once(tmp_path: Path) -> None:
+    shapes = {"a1": square(0, 0, 3, 3), "a2": square(2, 0, 3, 3)}
+    path = labelled(tmp_path / "a.gpkg", **shapes, b=square(9, 9, 2, 2))
+    found = _labelled_cells(path, "kind", None, GRID)
+    assert np.bincount(found.shapes).tolist() == [9, 6, 4]
+    assert not any("two classes" in note for note in found.notes)
+
+
+def test_a_class_without_a_cell_of_its_own_is_an_error(tmp_path: Path) -> None:
+    path = labelled(tmp_path / "a.gpkg", b=square(0, 0, 3, 3), a=square(1, 1, 1, 1))
+    with pytest.raises(DataError, match="every cell of a is labelled with another"):
+        _labelled_cells(path, "kind", None, GRID)

@@ -108,6 +108,13 @@ def test_one_block_or_class_is_refused() -> None:
         fit_probe(values, np.zeros(90, int), np.arange(90), np.arange(90))
 
 
+def test_a_block_whose_labels_were_left_out_is_no_block() -> None:
+    values, kinds, _ = cells()
+    centres = np.array([(1000.0 * number, 0) for number in range(5)])
+    shapes = np.array([0, 1, 3, 4])[np.arange(90) % 4]  # the third has no cell
+    assert score_by_blocks(values, kinds, shapes, centres, 1000.0).folds == 4
+
+
 def test_a_saved_probe_gives_the_same_numbers(tmp_path: Path) -> None:
     values, kinds, places = cells()
     probe = fit_probe(values, kinds, np.arange(90), blocks_of(places, 1000))

@@ -206,24 +206,47 @@ def _labelled_cells(
         names=names,
         notes=notes,
     )
-    _refuse_doubt(cells, labels, grid)
-    return cells
+    return _without_doubt(cells, labels, grid)
 
 
-def _refuse_doubt(cells: _LabelledCells, labels: Path, grid: Grid) -> None:
-    """Refuse cells that are labelled with two classes."""
+def _without_doubt(cells: _LabelledCells, labels: Path, grid: Grid) -> _LabelledCells:
+    """Leave out cells of two classes, and count those of two shapes once.
+
+    A cell that two shapes of one class share is the first one's: else it could be
+    learnt from in one block and scored in another.
+    """
     index = cells.rows * grid.width + cells.columns
-    pairs = np.unique(np.stack([index, cells.classes]), axis=1)
+    pairs, first = np.unique(
+        np.stack([index, cells.classes]), axis=1, return_index=True
+    )
     cell, count = np.unique(pairs[0], return_counts=True)
-    if (count > 1).any():
-        row, column = divmod(int(cell[count > 1][0]), grid.width)
+    doubtful = cell[count > 1]
+    if not len(doubtful) and len(first) == len(index):
+        return cells
+    kept = np.sort(first[~np.isin(pairs[0], doubtful)])
+    gone = [n for i, n in enumerate(cells.names) if i not in cells.classes[kept]]
+    if gone:
+        raise DataError(
+            f"{labels}: every cell of {', '.join(gone)} is labelled with another class "
+            "as well. Move or remove labels, or embed with smaller cells."
+        )
+    notes = cells.notes
+    if len(doubtful):
+        row, column = divmod(int(doubtful[0]), grid.width)
         assert grid.transform is not None
         x, y = apply(grid.transform, column + 0.5, row + 0.5)
-        raise DataError(
-            f"{labels}: {int((count > 1).sum())} cells are labelled with two "
-            f"classes, such as the one at {x:.7g},{y:.7g} ({grid.crs}). Move or "
-            "remove labels, or embed with smaller cells."
+        notes += (
+            f"{len(doubtful)} of {len(cell)} labelled cells are of two classes and "
+            f"were left out, such as the one at {x:.7g},{y:.7g} ({grid.crs}).",
         )
+    return replace(_take(cells, kept), notes=notes)
+
+
+def _take(cells: _LabelledCells, at: NDArray[Any]) -> _LabelledCells:
+    """Return some of the cells, by their numbers or a mask."""
+    parts = ("rows", "columns", "classes", "shapes")
+    kept: dict[str, Any] = {name: getattr(cells, name)[at] for name in parts}
+    return replace(cells, **kept)
 
 
 def probe_labels(
@@ -402,9 +425,7 @@ def _read_labelled(
     lost, notes = int((~valid).sum()), cells.notes
     if lost:
         notes += (f"{lost} labelled cells show nothing and were left out.",)
-    parts = ("rows", "columns", "classes", "shapes")
-    kept: dict[str, Any] = {name: getattr(cells, name)[valid] for name in parts}
-    return replace(cells, **kept, notes=notes), values[valid]
+    return replace(_take(cells, valid), notes=notes), values[valid]
 
 
 def _refuse_single_blocks(

@@ -396,7 +396,8 @@ def score_by_blocks(
     if not block_m > 0:
         raise ConfigError(f"blocks of {block_m} m: give a length above 0.")
     groups = blocks_of(centres, block_m)[shapes]
-    count = int(groups.max()) + 1
+    # Some blocks may hold only labels whose cells were all left out.
+    count = len(np.unique(groups))
     if count < 2:
         raise DataError(
             f"all labels lie in one block of {block_m:g} m: label more places, or take "
