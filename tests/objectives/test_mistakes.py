@@ -84,6 +84,31 @@ def test_settings_that_only_a_whole_model_refuses_are_named() -> None:
         objectives.build("ringmo", inside_ratio=2)
     with pytest.raises(ConfigError, match="tokenizer: unknown key 'vocab'"):
         objectives.build("beit", tokenizer={"vocab": 3})
+    with pytest.raises(ConfigError, match="max_mask_patches is 5, but the smallest"):
+        objectives.build("beit", min_mask_patches=6, max_mask_patches=5)
+    for name in ("simmim", "ringmo"):
+        with pytest.raises(ConfigError, match="window_size is 3, but encoder 'vit'"):
+            objectives.build(name, **SMALL, window_size=3)
+        with pytest.raises(
+            ConfigError, match=r"layer_scale is 0\.5, but encoder 'swin'"
+        ):
+            objectives.build(name, **SMALL, encoder="swin", layer_scale=0.5)
+
+
+def test_masks_that_leave_nothing_to_see_or_to_learn_are_refused() -> None:
+    images = torch.rand(2, 4, 16, 16)
+    with pytest.raises(ConfigError, match=r"0\.8 hides all 4 units of 8 px"):
+        objectives.build("simmim", **SMALL, mask_patch_size=8)(images, mask_ratio=0.8)
+    # Without a size, an image of the usual one is not hidden whole.
+    settings = SMALL | {"image_size": 32}
+    assert objectives.build("simmim", **settings).mask_patch_size == 4
+    tokenizer = {n: v for n, v in SMALL.items() if n != "num_heads"}
+    model = objectives.build(
+        "beit", **SMALL, vocab_size=8, min_mask_patches=7,
+        tokenizer=tokenizer | {"vocab_size": 8},
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match="hides 6 of 16 patches, fewer than the sm"):
+        model(images)
 
 
 def test_numbers_are_read_where_yaml_sees_text() -> None:

@@ -93,6 +93,11 @@ def _add_block(
     return False
 
 
+def _smallest(cells: int) -> int:
+    """Return the patches of the smallest block of so many."""
+    return max(_SMALLEST, round(_SMALLEST_SHARE * cells))
+
+
 class BEiT(MaskedImageModel):
     """Masked image modelling by visual tokens.
 
@@ -142,6 +147,12 @@ class BEiT(MaskedImageModel):
                 f"image_size {image_size} has {image_size // patch_size} patches a "
                 f"side: blocks need at least {_SHORTEST_SIDE}. Use a smaller "
                 "patch_size."
+            )
+        least = min_mask_patches or _smallest((image_size // patch_size) ** 2)
+        if max_mask_patches is not None and max_mask_patches < least:
+            raise ConfigError(
+                f"max_mask_patches is {max_mask_patches}, but the smallest block has "
+                f"{least} patches: raise it, or set min_mask_patches to at most that."
             )
         self.vocab_size = vocab_size
         self.min_mask_patches = min_mask_patches
@@ -243,13 +254,19 @@ class BEiT(MaskedImageModel):
         ratio = self.ratio_of(mask_ratio)
         _, _, rows, columns = self.encoder.shape_of(images)
         cells = rows * columns
-        least = max(_SMALLEST, round(_SMALLEST_SHARE * cells))
+        least, count = self.min_mask_patches, round(ratio * cells)
+        if count < max(least or 1, 1):
+            raise ConfigError(
+                f"a mask ratio of {ratio:g} hides {count} of {cells} patches, fewer "
+                f"than the smallest block has, {least or 1}: raise masking.ratio, or "
+                "lower settings.min_mask_patches."
+            )
         masks = [
             draw_block_mask(
                 rows,
                 columns,
-                round(ratio * cells),
-                self.min_mask_patches or least,
+                count,
+                least or _smallest(cells),
                 self.max_mask_patches,
                 rng=random.Random(int(first * SEEDS) * SEEDS + int(second * SEEDS)),
             )

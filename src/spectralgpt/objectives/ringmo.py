@@ -113,8 +113,8 @@ class RingMo(PixelModel):
     For its output see `PixelModel`; its mask is (B, 1, H, W).
 
     Args:
-        mask_patch_size: side of a unit, px; None takes 32 where image and patches
-            allow it, else a patch.
+        mask_patch_size: side of a unit, px; None takes 32 where patches and larger
+            images allow it, else a patch.
         inside_ratio: share of the pixels of a chosen unit that are hidden; the mask
             ratio is that of chosen units.
         use_lbp: rebuild the local binary pattern of each band as well.

@@ -35,6 +35,7 @@ from spectralgpt.models.weights import load_weights
 EncoderKind = Literal["vit", "swin"]
 _STD = 0.02
 _UNIT_PX = 32  # Source: the paper.
+_WINDOW_SIZE, _LAYER_SCALE = 6, 0.1
 _NO_ZERO = 1e-5  # Source: the published loss.
 # Published prefixes of what follows the encoder, and ours.
 _HEADS = {"decoder.0.": "decoder."} | {n: n for n in ("decoder_lbp.", "lm_head.")}
@@ -85,6 +86,16 @@ class MaskedImageModel(Objective):
             raise ConfigError(
                 f"depths is {depths} and num_heads {heads}: give a list of both, one a "
                 "stage of encoder 'swin', or of neither."
+            )
+        other, name, usual = (
+            ("swin", "window_size", _WINDOW_SIZE)
+            if kind == "vit"
+            else ("vit", "layer_scale", _LAYER_SCALE)
+        )
+        if settings.get(name) not in (None, usual):
+            raise ConfigError(
+                f"{name} is {settings[name]}, but encoder {kind!r} does not have it: "
+                f"leave it out, or use encoder {other!r}."
             )
         names = ("image_size", "num_bands", "patch_size", "drop_path")
         shared = {name: settings[name] for name in names} | {"stem": stem}
@@ -296,7 +307,8 @@ class PixelModel(MaskedImageModel):
 
     Args:
         settings: see `MaskedImageModel`, and `mask_patch_size`: side of what is hidden
-            as one, px; None takes 32 where image and patches allow it, else a patch.
+            as one, px; None takes 32 where patches and larger images allow it, else a
+            patch.
         unit_of: side in px of which that is a multiple.
         stem: how patches become tokens.
 
@@ -311,7 +323,9 @@ class PixelModel(MaskedImageModel):
     ) -> None:
         super().__init__(settings, stem=stem)
         stride, image_size = self.encoder.patch_size, settings["image_size"]
-        suits = image_size % _UNIT_PX == 0 and _UNIT_PX % stride == 0
+        # An image of one unit would be hidden whole.
+        is_larger = image_size > _UNIT_PX and image_size % _UNIT_PX == 0
+        suits = is_larger and _UNIT_PX % stride == 0
         unit = settings["mask_patch_size"] or (_UNIT_PX if suits else stride)
         if unit < 1 or unit % unit_of or image_size % unit:
             raise ConfigError(
@@ -387,8 +401,8 @@ class SimMIM(PixelModel):
     be given by coarser units.
 
     Args:
-        mask_patch_size: side of what is hidden as one, px; None takes 32 where image
-            and patches allow it, else a patch.
+        mask_patch_size: side of what is hidden as one, px; None takes 32 where patches
+            and larger images allow it, else a patch.
 
     The others are those of `MaskedImageModel`.
 
@@ -408,9 +422,9 @@ class SimMIM(PixelModel):
         num_heads: int | Sequence[int] = 12,
         encoder: EncoderKind = "vit",
         depths: Sequence[int] | None = None,
-        window_size: int | Sequence[int] = 6,
+        window_size: int | Sequence[int] = _WINDOW_SIZE,
         mask_patch_size: int | None = None,
-        layer_scale: float | None = 0.1,
+        layer_scale: float | None = _LAYER_SCALE,
         drop_path: float = 0.0,
         published: bool = False,
     ) -> None:
@@ -428,8 +442,15 @@ class SimMIM(PixelModel):
     def _choose(
         self, images: Tensor, mask_ratio: float | None, noise: Tensor
     ) -> Tensor:
-        grid = unit_grid(images, self.mask_patch_size)
-        return choose_units(noise, self.ratio_of(mask_ratio)).unflatten(1, grid)
+        grid, ratio = unit_grid(images, self.mask_patch_size), self.ratio_of(mask_ratio)
+        units = math.prod(grid)
+        if math.ceil(units * ratio) == units:
+            raise ConfigError(
+                f"a mask ratio of {ratio:g} hides all {units} units of "
+                f"{self.mask_patch_size} px: lower masking.ratio, or set "
+                "settings.mask_patch_size to less."
+            )
+        return choose_units(noise, ratio).unflatten(1, grid)
 
     def _fit(self, mask: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
         _, _, *grid = self.encoder.shape_of(images)
