@@ -100,8 +100,10 @@ def test_masks_that_leave_nothing_to_see_or_to_learn_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"0\.8 hides all 4 units of 8 px"):
         objectives.build("simmim", **SMALL, mask_patch_size=8)(images, mask_ratio=0.8)
     # Without a size, an image of the usual one is not hidden whole.
-    settings = SMALL | {"image_size": 32}
-    assert objectives.build("simmim", **settings).mask_patch_size == 4
+    settings = SMALL | {"image_size": 32, "embed_dim": 128, "depth": 8, "num_heads": 4}
+    for encoder in ("vit", "swin"):
+        model = objectives.build("simmim", **settings, encoder=encoder)
+        assert model.mask_patch_size == 4
     tokenizer = {n: v for n, v in SMALL.items() if n != "num_heads"}
     model = objectives.build(
         "beit", **SMALL, vocab_size=8, min_mask_patches=7,

@@ -323,10 +323,11 @@ class PixelModel(MaskedImageModel):
     ) -> None:
         super().__init__(settings, stem=stem)
         stride, image_size = self.encoder.patch_size, settings["image_size"]
+        coarse = stride if _UNIT_PX % stride else _UNIT_PX
         # An image of one unit would be hidden whole.
-        is_larger = image_size > _UNIT_PX and image_size % _UNIT_PX == 0
-        suits = is_larger and _UNIT_PX % stride == 0
-        unit = settings["mask_patch_size"] or (_UNIT_PX if suits else stride)
+        suits = image_size > coarse and image_size % coarse == 0
+        usual = coarse if suits else settings["patch_size"]
+        unit = settings["mask_patch_size"] or usual
         if unit < 1 or unit % unit_of or image_size % unit:
             raise ConfigError(
                 f"mask_patch_size is {unit} px: use a multiple of patch_size {unit_of} "

@@ -158,8 +158,9 @@ def _load_start(config: ModelConfig, preprocessing: Preprocessing) -> MaskedAuto
     ).model
     if not isinstance(model, MaskedAutoencoder):
         raise CheckpointError(
-            f"{config.start_from} holds a {type(model).__name__}; pretraining starts "
-            "from a masked autoencoder. Name the checkpoint of a pretraining run."
+            f"{config.start_from} holds a {type(model).__name__}; objective {OURS} "
+            "starts from weights of its own. Name the checkpoint of such a run, or the "
+            "objective of this one."
         )
     wanted = {"embed_dim": model_size(config.size)["embed_dim"]} | config.settings()
     for name, value in wanted.items():
