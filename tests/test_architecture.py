@@ -40,7 +40,7 @@ FACES = {
 # How large the house may be. Raise none without a reason.
 LIMITS = {
     "files": 220,
-    "lines": 58_750,
+    "lines": 58_850,
     "public functions and classes": 850,
     "dataclasses": 150,
     "file names that occur twice": 10,

@@ -8,6 +8,7 @@ to the map, and the model is a plain one again, as large and as fast as before.
 
 import copy
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any, Literal, TypeVar, get_args
@@ -421,6 +422,11 @@ def _check_adapters(encoder: Encoder, rank: int, alpha: int, dropout: float) -> 
     if has_adapters(encoder):
         raise ConfigError(
             "the encoder has adapters already: merge them first (merge_adapters)."
+        )
+    if not any(re.fullmatch(_TARGETS, name) for name, _ in encoder.named_modules()):
+        raise ConfigError(
+            f"adapters are for attention, and a {encoder.kind!r} encoder has none: use "
+            "mode full or frozen."
         )
     if not 1 <= rank < encoder.embed_dim:
         raise ConfigError(

@@ -459,10 +459,26 @@ def _read_ours(path: Path) -> LoadedModel:
         contract = config["preprocessing"]
         preprocessing = None if contract is None else Preprocessing.from_dict(contract)
         load_weights(model, weights, assign=True)
+        _fill_buffers(model, config["model"])
         _check_contract(model, preprocessing, config["extra"])
     except (CheckpointError, ConfigError, DataError, BandError) as error:
         raise CheckpointError(f"{path}: {error}") from error
     return LoadedModel(model.requires_grad_(), preprocessing, config["extra"])
+
+
+def _fill_buffers(model: Model, config: Mapping[str, Any]) -> None:
+    """Give a model without storage the buffers that are in no file.
+
+    Libraries compute them where they build, as timm does the index of a window.
+    """
+    lacking = [name for name, value in model.named_buffers() if value.is_meta]
+    if not lacking:
+        return
+    with torch.random.fork_rng(devices=[]):
+        computed = dict(build_model(config).named_buffers())
+    for name in lacking:
+        owner, _, own = name.rpartition(".")
+        setattr(model.get_submodule(owner), own, computed[name])
 
 
 def _check_contract(

@@ -13,7 +13,8 @@ import yaml
 from jsonargparse import ArgumentParser
 
 import spectralgpt
-from spectralgpt.checkpoints import load_model
+from spectralgpt import objectives
+from spectralgpt.checkpoints import load_model, save_model
 from spectralgpt.cli import pretrain as command
 from spectralgpt.cli.main import main
 from spectralgpt.cli.options import CommandParser, plain_values
@@ -188,14 +189,35 @@ QUEUE = {"version": "v2", "queue_size": 24, "dim": 16, "momentum": 0.9}
 MOMENTUM = {"version": "v3", "hidden_dim": 32, "dim": 16, "momentum": 0.9}
 
 
+TOKENS = {"vocab_size": 32}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("settings", [None, QUEUE, MOMENTUM])
+@pytest.mark.parametrize(
+    ("objective", "settings"),
+    [
+        ("spectralgpt", {}),
+        ("moco", QUEUE),
+        ("moco", MOMENTUM),
+        ("tokenizer", TOKENS | {"code_dim": 8, "embed_dim": 16, "depth": 1}),
+        ("beit", TOKENS),
+    ],
+)
 def test_killed_and_resumed_run_equals_uninterrupted_run(
-    config: Path, tmp_path: Path, settings: dict[str, object] | None
+    config: Path, tmp_path: Path, objective: str, settings: dict[str, object]
 ) -> None:
-    if settings is not None:
-        own = {"objective": "moco", "settings": settings, "model": ENCODER}
-        config.write_text(yaml.safe_dump({**SMALL, **own}))
+    model: dict[str, object] = {**ENCODER}
+    if objective == "spectralgpt":
+        model = SMALL["model"]
+    elif objective == "tokenizer":
+        model = {"size": "tiny"}
+    elif objective == "beit":
+        tokens = {"num_bands": 12, "image_size": 32, "embed_dim": 16, "depth": 1}
+        tokenizer = objectives.build("tokenizer", **TOKENS, **tokens)
+        save_model(tmp_path / "tokens", tokenizer)
+        model["start_from"] = str(tmp_path / "tokens")
+    own = {"objective": objective, "settings": settings, "model": model}
+    config.write_text(yaml.safe_dump({**SMALL, **own}))
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert run(config, whole).returncode == 0
     process = subprocess.Popen(

@@ -3,6 +3,7 @@
 import json
 import random
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,12 +12,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from spectralgpt import objectives
+from spectralgpt.checkpoints import load_model, save_model
 from spectralgpt.errors import CheckpointError, ConfigError
 from spectralgpt.models.blocks import BlockStack
 from spectralgpt.objectives.beit import draw_block_mask
 from spectralgpt.objectives.ringmo import draw_pimask, local_binary_pattern
 from spectralgpt.objectives.simmim import draw_mask
 from spectralgpt.training.optim import learning_rate_at
+from spectralgpt.training.transfer import TransferConfig, start_encoder
 from tests.objectives.test_autoencoders import (
     SYSTEMS,
     assert_close,
@@ -276,6 +279,23 @@ def test_parts_of_a_batch_add_up_to_it(name: str) -> None:
     assert_close(torch.stack(parts).sum(), whole)
 
 
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_checkpoint_holds_all_that_the_model_computes_with(
+    name: str, tmp_path: Path
+) -> None:
+    model = small(name).eval()
+    loaded = load_model(save_model(tmp_path / "model", model)).model.eval()
+    # Moving fails where a buffer has no storage.
+    loaded = loaded.to(torch.float32).to("cpu")
+    for each, value in model.named_buffers():
+        assert torch.equal(loaded.get_buffer(each), value), each
+    images = torch.rand(2, model.encoder.num_bands, 64, 64)
+    noise = noise_of(model, images)
+    assert torch.equal(
+        loaded(images, noise=noise).loss, model(images, noise=noise).loss
+    )
+
+
 @pytest.mark.parametrize("name", ["simmim", "simmim-swin"])
 def test_hidden_pixels_are_not_seen(name: str) -> None:
     model = small(name).eval()
@@ -348,3 +368,15 @@ def test_rates_of_beit_fall_as_published_after_the_warm_up() -> None:
                 step / 50, lr=1.5e-3, min_lr=1e-5, warmup_epochs=2, epochs=20
             )
             assert found == pytest.approx(rate, rel=1e-9)
+
+
+def test_the_encoder_of_a_tokeniser_is_fine_tuned_without_adapters() -> None:
+    encoder = small("tokenizer", depth=2).encoder
+    copy = start_encoder(encoder, TransferConfig(model="tokens", drop_path=0.5))
+    images = torch.rand(8, 5, 64, 64)
+    assert torch.equal(copy.eval()(images), encoder.eval()(images))
+    # Half of the images skip the last block in training.
+    changed = (copy.train()(images) != copy.eval()(images)).flatten(1).any(dim=1)
+    assert changed.any()
+    with pytest.raises(ConfigError, match="adapters are for attention, and a 'conv'"):
+        start_encoder(encoder, TransferConfig(model="tokens", mode="adapters"))

@@ -118,6 +118,10 @@ def test_a_start_goes_on_from_another(config: dict[str, Any], tmp_path: Path) ->
         ({"starts": {"a": {"scored": False}}}, "no start is scored"),
         ({"starts": {"a": {"objective": "moe"}}}, "objective 'moe' is unknown"),
         ({"starts": {"a": {"stages": [{"name": "x"}]}}}, "each is one stage"),
+        (
+            {"starts": {"a": {"objective": "mae"}, "b": {"after": "a"}}},
+            "start b: objective spectralgpt starts from weights of spectralgpt, not of",
+        ),
         ({"tasks": {"toy": {"methods": ["ridge"]}}}, "data"),
         ({"tasks": {}}, "needs starts, tasks"),
         ({"tasks": {"toy": {"data": {"root": "nowhere"}}}}, "nowhere"),

@@ -86,6 +86,10 @@ def test_one_data_set_needs_no_mixture() -> None:
         ([{"data": {}}], "stages, entry 1: key 'name' is missing"),
         ([{"name": "../a"}], r"entry 1: name is '\.\./a'; use letters"),
         ([{"name": "a"}, {"name": "a"}], "stages: the name 'a' is there twice"),
+        (
+            [{"name": "a", "objective": "mae"}, {"name": "b", "objective": "beit"}],
+            "stage 'b': objective beit starts from weights of beit or tokenizer, not",
+        ),
         ([{"name": "a", "dat": {}}], "unknown key 'dat'; did you mean 'data'"),
         (
             [{"name": "a", "data": {"imge_size": 96}}],

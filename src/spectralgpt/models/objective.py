@@ -61,6 +61,7 @@ class Objective(nn.Module, ABC):
         sees_pairs: whether the loss compares images of a batch with each other. Several
             processes then share their batch; micro-batches do not.
         takes_series: whether images may have a date axis.
+        starts_after: names of other objectives whose weights it takes to start from.
         encoder: what is learned.
         config: the constructor arguments that build it again.
     """
@@ -69,6 +70,7 @@ class Objective(nn.Module, ABC):
     default_mask_ratio: ClassVar[float] = 0.75
     sees_pairs: ClassVar[bool] = False
     takes_series: bool = False
+    starts_after: ClassVar[tuple[str, ...]] = ()
     encoder: Encoder
     config: dict[str, Any]
 

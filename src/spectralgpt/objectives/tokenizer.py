@@ -9,6 +9,7 @@ Source: van den Oord et al. 2017, arXiv:1711.00937, as vector-quantize-pytorch h
 """
 
 import torch
+from timm.layers.drop import DropPath
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,8 +32,9 @@ SEEDS = 2**24
 class _ConvBlock(nn.Module):
     """What two convolutions add to a map."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, drop_path: float = 0.0) -> None:
         super().__init__()
+        self.drop_path = DropPath(drop_path)
         self.layers = nn.Sequential(
             nn.GroupNorm(_NORM_GROUPS, width),
             nn.GELU(),
@@ -43,7 +45,7 @@ class _ConvBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, D, Hp, Wp) to the same shape."""
-        added: Tensor = self.layers(x)
+        added: Tensor = self.drop_path(self.layers(x))
         return x + added
 
 
@@ -56,6 +58,7 @@ class ConvEncoder(OwnBandsEncoder):
         patch_size: side P of a patch, px.
         embed_dim: width D, a multiple of 8.
         depth: blocks after the patches.
+        drop_path: stochastic depth of the last block, 0..1.
 
     Raises:
         ConfigError: a setting is out of range.
@@ -72,6 +75,7 @@ class ConvEncoder(OwnBandsEncoder):
         patch_size: int = 8,
         embed_dim: int = 256,
         depth: int = 2,
+        drop_path: float = 0.0,
     ) -> None:
         super().__init__()
         settings = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
@@ -94,7 +98,10 @@ class ConvEncoder(OwnBandsEncoder):
             before = embed_dim if layers else num_bands
             layers += [nn.Conv2d(before, embed_dim, factor, factor), nn.GELU()]
         self.embedding = nn.Sequential(*layers[:-1])
-        self.blocks = BlockStack(_ConvBlock(embed_dim) for _ in range(depth))
+        self.blocks = BlockStack(
+            _ConvBlock(embed_dim, drop_path * index / max(1, depth - 1))
+            for index in range(depth)
+        )
         self.norm = nn.LayerNorm(embed_dim, eps=NORM_EPS)
 
     @property

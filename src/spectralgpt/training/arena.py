@@ -150,6 +150,9 @@ def run_arena(
     from spectralgpt.reports.arena import write_arena_report
 
     plans = {start: _plan(config, start) for start in config.starts}
+    for start, plan in plans.items():
+        if after := config.starts[start].get("after"):
+            plan.check_follows(plans[after], f"start {start}")
     probers = {
         name: Prober(task, config.seeds)
         for name in config.tasks

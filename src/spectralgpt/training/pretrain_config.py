@@ -314,6 +314,24 @@ class PretrainConfig:
         check_settings(fitted)
         return fitted
 
+    def check_follows(self, earlier: "PretrainConfig", where: str) -> None:
+        """Refuse to go on from the weights of a run, before that is trained.
+
+        Args:
+            earlier: that run.
+            where: of this one, for messages.
+
+        Raises:
+            ConfigError: its objective leaves nothing that this one starts from.
+        """
+        usable = (self.objective, *objective_class(self.objective).starts_after)
+        if earlier.objective not in usable:
+            raise ConfigError(
+                f"{where}: objective {self.objective} starts from weights of "
+                f"{' or '.join(usable)}, not of {earlier.objective}, which is "
+                "before it."
+            )
+
     def _refuse_ours(self, known: Collection[str]) -> None:
         """Refuse what only our own objective has."""
         changed = {
@@ -389,7 +407,7 @@ def stages_of(config: PretrainConfig) -> dict[str, PretrainConfig]:
     base = asdict(config)
     for name in ("stages", "model"):
         del base[name]
-    found = []
+    found: list[tuple[str, PretrainConfig]] = []
     for number, entry in enumerate(config.stages, start=1):
         place = f"stages, entry {number}"
         values = _check_entry(entry, place, (*_SECTIONS, *_OWN))
@@ -400,6 +418,8 @@ def stages_of(config: PretrainConfig) -> dict[str, PretrainConfig]:
         merged = merge_sections(kept, values)
         own = replace(build_config(merged, PretrainConfig, place), model=config.model)
         _check_data(own.data, place)
+        if found:
+            own.check_follows(found[-1][1], place)
         found.append((name, own))
     _refuse_doubles([name for name, _ in found], "stages")
     return dict(found)
