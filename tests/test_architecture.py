@@ -13,7 +13,7 @@ SOURCE = Path(__file__).resolve().parent.parent / "src" / "spectralgpt"
 ROWS = [
     {"errors", "threads"},
     {"config", "files", "recipes"},
-    {"sensors"},
+    {"sensors", "weights"},
     {"rasters", "spectra"},
     {"preprocessing", "models", "losses", "metrics", "estimating"},
     {"resampling", "objectives"},
@@ -40,10 +40,10 @@ FACES = {
 # How large the house may be. Raise none without a reason.
 LIMITS = {
     "files": 220,
-    "lines": 58_850,
-    "public functions and classes": 850,
+    "lines": 59_370,
+    "public functions and classes": 860,
     "dataclasses": 150,
-    "file names that occur twice": 10,
+    "file names that occur twice": 11,
     "files with a single importer": 20,
     "longest chain of imports": 20,
 }

@@ -41,11 +41,11 @@ from spectralgpt.preprocessing import Preprocessing, sensor_preprocessing
 from spectralgpt.published import (
     PUBLISHED_CONFIG_KEY,
     build_published_model,
-    check_is_weights,
     read_torch_file,
     to_published,
 )
 from spectralgpt.sensors import Band
+from spectralgpt.weights import NamedWeights, check_is_weights, find_named
 
 CONFIG_FILE = "config.json"
 # What only training checkpoints of Lightning have, as last.ckpt.
@@ -252,7 +252,8 @@ def load_model(
 
     Args:
         name_or_path: a folder or .safetensors file of ours, a published .pth file, a
-            Hugging Face Hub name `owner/name`, or a size such as `base`, which gives
+            name that `spectralgpt weights list` knows, which is downloaded if need be,
+            a Hugging Face Hub name `owner/name`, or a size such as `base`, which gives
             an encoder with random weights.
         image_size: side in px for which the spatial tables are interpolated; None
             keeps them.
@@ -378,7 +379,11 @@ def _read(
         )
     if path is not None:
         # By what it holds: downloads are often named otherwise.
-        return _read_ours(path) if _is_ours(path) else _published(path, stated)
+        loaded = _read_ours(path) if _is_ours(path) else _published(path, stated)
+        named = find_named(name)
+        if named is not None and named.path == path:
+            _check_named(named, loaded)
+        return loaded
     if name not in SIZES:
         return _read_ours(_download(name))
     _log.warning(
@@ -389,6 +394,19 @@ def _read(
     contract = _sentinel2_contract(96)
     encoder = build_encoder(name, wavelengths_nm=contract.wavelengths_nm)
     return LoadedModel(encoder, contract)
+
+
+def _check_named(named: NamedWeights, loaded: LoadedModel) -> None:
+    """Refuse a model that takes other images than the table of weights says."""
+    for key, stated in named.contract.items():
+        found = getattr(loaded.preprocessing, key, None)
+        found = list(found) if isinstance(found, tuple) else found
+        if found != stated:
+            raise CheckpointError(
+                f"{named.name} should have {key} {stated}, but {named.path} has "
+                f"{found}: it is another model. Where it is the right one, name the "
+                "file itself."
+            )
 
 
 def _is_ours(path: Path) -> bool:

@@ -33,14 +33,13 @@ from spectralgpt.models.weights import (
     stack_qkv,
 )
 from spectralgpt.objectives.satmae import default_groups
+from spectralgpt.weights import check_is_weights
 
 _log = logging.getLogger(__name__)
 
 # Beside the weights in files of ours, so that any size can be built again.
 PUBLISHED_CONFIG_KEY = "spectralgpt_config"
 _WEIGHT_KEYS = ("model", "state_dict")
-_HEAD_BYTES = 512
-_LFS_START = b"version https://git-lfs"
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 # Numbers that training scripts note beside the weights; none of them runs anything.
 _NUMPY_SCALAR = np.float64(0).__reduce__()[0]
@@ -106,39 +105,6 @@ _DENSE = _ENCODER | {
 _CONVOLUTION = "patch_embed.proj.weight"
 _GROUP = "patch_embed.{}.proj.weight"
 _Infer = Callable[[Mapping[str, Tensor], Mapping[str, Any]], dict[str, Any]]
-
-
-def check_is_weights(path: Path) -> None:
-    """Refuse what downloads and copies leave in the place of weights.
-
-    Raises:
-        CheckpointError: the file is empty, a web page or a Git LFS pointer, or cannot
-            be read.
-    """
-    try:
-        with path.open("rb") as file:
-            head = file.read(_HEAD_BYTES)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-    start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    if not start:
-        raise CheckpointError(f"{path} is empty: download or copy it again.")
-    if start.startswith(_LFS_START):
-        raise CheckpointError(
-            f"{path} is a Git LFS pointer, which only says where the weights are: "
-            "run `git lfs pull` in its repository."
-        )
-    if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<!--")):
-        raise CheckpointError(
-            f"{path} is a web page, no weights: the address led to a page about the "
-            "file. Download the file itself (on the Hugging Face Hub `resolve` in "
-            "place of `blob` in the address)."
-        )
-    if start.startswith((b"{", b"[")):
-        raise CheckpointError(
-            f"{path} is a text (JSON), no weights: it may be a server's error message. "
-            "Download the weights again."
-        )
 
 
 def read_torch_file(path: Path, *, mmap: bool = False) -> dict[str, Any]:

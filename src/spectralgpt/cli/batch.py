@@ -44,7 +44,8 @@ _ACTIONS = {
     "embed": (
         "Embed every scene, as `spectralgpt embed --format geotiff` embeds one.",
         "write a raster of embeddings of every scene",
-        "checkpoint: a folder, file or Hub name",
+        "checkpoint: a folder, a file, or a name (of `spectralgpt weights list`, or "
+        "owner/name of the Hub)",
     ),
 }
 """Description of a sub-command, its line in the help of this one, and of its model."""

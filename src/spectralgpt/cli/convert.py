@@ -18,7 +18,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "source",
         type=str,
         help="checkpoint to read: a folder or .safetensors file of ours, a published "
-        ".pth file, or a Hub name owner/name",
+        ".pth file, a name of `spectralgpt weights list`, or owner/name of the Hub",
     )
     add_options(
         parser,

@@ -43,7 +43,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         model=(
             str,
             ...,
-            "checkpoint: a folder, file or Hub name, or a size for random weights",
+            "checkpoint: a folder, a file, a name (of `spectralgpt weights list`, or "
+            "owner/name of the Hub), or a size for random weights",
         ),
         method=(
             Literal["linear-probe", "ridge", "knn", "finetuned"],

@@ -24,7 +24,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         "target",
         type=str,
         help="a sensor's name or .yaml file, an image file or folder, or a checkpoint "
-        "(folder, .safetensors, .pth, Hub name, size), or an exported .onnx or .pt2",
+        "(folder, .safetensors, .pth, name of `spectralgpt weights list` or the Hub, "
+        "size), or an exported .onnx or .pt2",
     )
     add_format_options(parser)
     resampled = "of an image: say how it gives each band of this sensor or model"

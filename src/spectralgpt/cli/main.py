@@ -47,6 +47,7 @@ COMMANDS = {
     "synthesize": "write bands that an image does not have, with their errors",
     "export": "write a model as ONNX or torch.export, to run without this package",
     "convert": "convert between our checkpoints and the published format",
+    "weights": "list, download and check published weights by name",
     "info": "say what a checkpoint, an image or a sensor is",
     "recipes": "list the configurations that ship with the package, or print one",
     "data": "list the known archives, check one or your own data, or label scenes",

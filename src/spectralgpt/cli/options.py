@@ -385,7 +385,7 @@ def check_stated(options: Namespace | Mapping[str, Any]) -> None:
         read_mapping(find_recipe(options["config"]))
     for name in ("model", "source"):
         if isinstance(options.get(name), str):
-            find_weights(options[name])
+            find_weights(options[name], is_needed=False)
     named = [path for name in _FILES for path in _paths_in(options.get(name))]
     if named and isinstance(options.get("sensor"), str):
         find_sensor(options["sensor"])

@@ -24,7 +24,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("input", type=Path, help="image file, or folder of its bands")
     add_options(
         parser,
-        model=(str, ..., "pretrained checkpoint: a run folder, a file or a Hub name"),
+        model=(
+            str,
+            ...,
+            "pretrained checkpoint: a run folder, a file, or a name (of `spectralgpt "
+            "weights list`, or owner/name of the Hub)",
+        ),
     )
     add_format_options(parser)
     add_options(

@@ -26,8 +26,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         parser,
         model=(
             str,
-            "pretrained or fine-tuned checkpoint: a run folder, a file, a Hub name, "
-            "or a size for random weights",
+            "pretrained or fine-tuned checkpoint: a run folder, a file, a name (of "
+            "`spectralgpt weights list`, or owner/name of the Hub), or a size for "
+            "random weights",
         ),
         port=(int, 8765, "of the page; 0 takes any free one"),
     )

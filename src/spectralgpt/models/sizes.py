@@ -13,7 +13,9 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any, NoReturn
 
+from spectralgpt.config import suggest
 from spectralgpt.errors import CheckpointError, ConfigError
+from spectralgpt.weights import fetch, find_named, list_weights
 
 WEIGHTS_FILE = "model.safetensors"
 _HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
@@ -87,29 +89,43 @@ def model_size(name: str) -> dict[str, int]:
     return dict(zip(_SIZE_NAMES, _SIZES[name], strict=True))
 
 
-def find_weights(name_or_path: str | Path) -> Path | None:
+def find_weights(name_or_path: str | Path, *, is_needed: bool = True) -> Path | None:
     """Return the file that a model's weights are in, which is not read.
 
+    Args:
+        name_or_path: see `spectralgpt.load_model`. What is there as a path is taken for
+            one, whatever it is called.
+        is_needed: download named weights that are not there yet.
+
     Returns:
-        None for sizes and Hub names.
+        None for sizes and Hub names, and for named weights that are not needed.
 
     Raises:
-        CheckpointError: there is no such model, or a folder holds none.
+        CheckpointError: there is no such model, a folder holds none, or named weights
+            cannot be had.
     """
     name, path = str(name_or_path), Path(name_or_path)
+    named = find_named(name)
     if path.is_dir():
         # A run folder holds its exported model in checkpoints/model.
         for candidate in (path, path / "checkpoints" / "model"):
             if (candidate / WEIGHTS_FILE).is_file():
                 return candidate / WEIGHTS_FILE
-        raise CheckpointError(f"folder {path} holds no {WEIGHTS_FILE}: is it a model?")
+        if named is None:
+            raise CheckpointError(
+                f"folder {path} holds no {WEIGHTS_FILE}: is it a model?"
+            )
     if path.is_file():
         return path
+    if named is not None:
+        return fetch(named) if is_needed else None
     is_hub_name = _HUB_NAME.fullmatch(name) and path.suffix not in _WEIGHTS_SUFFIXES
     if name not in SIZES and not is_hub_name:
+        known = list_weights()
         raise CheckpointError(
             f"no model at {name}: give a checkpoint folder or file, a Hub name "
-            f"owner/name, or a size ({', '.join(SIZES)})."
+            f"owner/name, a size ({', '.join(SIZES)}), or weights by name "
+            f"({', '.join(known)}){suggest(name, [*SIZES, *known])}"
         )
     return None
 

@@ -36,9 +36,10 @@ class ModelConfig:
 
     Args:
         size: tiny, small, base, large or huge.
-        start_from: checkpoint to start from: a folder of ours, a published .pth file or
-            a Hub name; its positions are interpolated to this run's image size and
-            bands. null starts from random weights.
+        start_from: checkpoint to start from: a folder of ours, a published .pth file,
+            a name of `spectralgpt weights list` or a Hub name; its positions are
+            interpolated to this run's image size and bands. null starts from random
+            weights.
         keep_positions: take its position tables over; false learns them anew, as the
             published code does where the grid of tokens changes. For comparison.
         patch_size: side of a token, px.

@@ -40,8 +40,9 @@ class TransferConfig:
     """What is fine-tuned, from which weights, and how long.
 
     Args:
-        model: checkpoint to start from (folder, file, Hub name), or a size (tiny,
-            small, base, large, huge) for random weights.
+        model: checkpoint to start from (folder, file, name of `spectralgpt weights
+            list` or the Hub), or a size (tiny, small, base, large, huge) for random
+            weights.
         mode: `full` trains everything, `frozen` only the head, `adapters` the head and
             low-rank adapters in the encoder's attention (needs the extra `adapters`).
         adapter_rank: columns of the adapters' narrow matrices.
