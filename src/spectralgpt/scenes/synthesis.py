@@ -283,8 +283,8 @@ def _check_model(loaded: LoadedModel, wanted: Sequence[Band]) -> None:
     contract = loaded.preprocessing
     if not isinstance(loaded.model, MaskedAutoencoder) or contract is None:
         raise CheckpointError(
-            "the model cannot rebuild bands: name a pretraining run, or a model with "
-            "its decoder and contract."
+            "the model cannot rebuild bands: name a pretraining run of objective "
+            "spectralgpt, or a model with its decoder and contract."
         )
     match_bands(wanted, contract.bands)
 

@@ -173,7 +173,8 @@ class ViewModel:
         model = self.loaded.model
         if not isinstance(model, MaskedAutoencoder):
             raise CheckpointError(
-                f"{self.name} cannot rebuild images: name a pretraining run."
+                f"{self.name} cannot rebuild images here: name a pretraining run of "
+                "objective spectralgpt."
             )
         found = rebuild_window(
             model, self.contract, item, window, mask_ratio, seed, self.batch_size
