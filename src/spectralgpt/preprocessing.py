@@ -317,6 +317,36 @@ class Preprocessing:
         low, high = self._limits(*self._arrange(raster, allow_missing=False))
         return (low + scaled * (high - low)).astype(np.float32)
 
+    def rescaling_to(self, other: "Preprocessing") -> tuple[FloatArray, FloatArray]:
+        """Return what brings images of this scaling into another's.
+
+        Args:
+            other: of the same bands.
+
+        Returns:
+            Factors (C,), and what is added after them, (C,).
+
+        Raises:
+            ConfigError: one scales each image for itself, or rounds, and the other does
+                not.
+        """
+        fixed = ("fixed-range", "z-score")
+        if self.scaling in fixed and other.scaling in fixed:
+            no_pixels = np.empty(0, np.float32), np.empty(0, np.bool_)
+            low, high = self._limits(*no_pixels)
+            other_low, other_high = other._limits(*no_pixels)
+            span = np.maximum(other_high - other_low, RANGE_EPS)
+            factor, shift = (high - low) / span, (low - other_low) / span
+            return factor.ravel().astype(np.float32), shift.ravel().astype(np.float32)
+        if (self.scaling, self.statistics) == (other.scaling, other.statistics):
+            ones = np.ones(len(self.bands), np.float32)
+            return ones, np.zeros_like(ones)
+        raise ConfigError(
+            f"its images are scaled by {other.scaling}, these by {self.scaling}, and "
+            "one cannot be made of the other: set data.scaling to "
+            f"{other.scaling}."
+        )
+
     def for_images(
         self, image_size: int | None = None, bands: Sequence[Band] | None = None
     ) -> "Preprocessing":

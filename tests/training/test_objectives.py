@@ -16,6 +16,7 @@ from spectralgpt.models.objective import Objective
 from spectralgpt.training.optim import OptimizerConfig, TrainerConfig
 from spectralgpt.training.pretrain_config import (
     DataConfig,
+    MaskingConfig,
     ModelConfig,
     PretrainConfig,
     ReportConfig,
@@ -48,9 +49,7 @@ SWIN = NARROW | {
 
 
 def run(name: str, settings: dict[str, Any], output: Path) -> Path:
-    changed = replace(
-        SMALL, objective=name, settings=settings, masking=type(SMALL.masking)()
-    )
+    changed = replace(SMALL, objective=name, settings=settings, masking=MaskingConfig())
     return pretrain(changed, output) / "checkpoints" / "model"
 
 
@@ -96,6 +95,41 @@ def test_an_objective_trains_and_its_encoder_is_used(
 
 
 @pytest.mark.slow
+def test_a_small_model_learns_the_features_of_a_larger_one(tmp_path: Path) -> None:
+    larger = replace(SMALL, model=ModelConfig(size="tiny", embed_dim=24, depth=1))
+    teacher = pretrain(larger, tmp_path / "teacher")
+    narrow = ModelConfig(size="tiny", patch_size=4, embed_dim=12, depth=1)
+    changed = replace(
+        SMALL,
+        objective="distill",
+        teacher=str(teacher),
+        model=narrow,
+        masking=MaskingConfig(),
+    )
+    folder = pretrain(changed, tmp_path / "run") / "checkpoints" / "model"
+    check_use(folder, tmp_path / "again")
+    assert load_model(folder).encoder.embed_dim == 12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "teacher", "message"),
+    [
+        ("distill", None, "--teacher MODEL"),
+        ("distill", "tiny", "tiny has random weights"),
+        ("mae", "tiny", "learns from none"),
+    ],
+)
+def test_a_teacher_that_is_missing_or_not_wanted_is_said(
+    name: str, teacher: str | None, message: str, tmp_path: Path
+) -> None:
+    values = {"objective": name, "teacher": teacher, "masking": MaskingConfig()}
+    with pytest.raises(ConfigError, match=message):
+        pretrain(replace(SMALL, **values), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
 def test_beit_learns_the_tokens_of_the_stage_before(tmp_path: Path) -> None:
     stages = (
         {"name": "tokens", "objective": "tokenizer", "settings": TOKENS},
@@ -126,7 +160,7 @@ def test_a_tokeniser_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> None:
         SMALL,
         objective="tokenizer",
         settings=TOKENS,
-        masking=type(SMALL.masking)(),
+        masking=MaskingConfig(),
         data=replace(SMALL.data, samples_per_epoch=16),
         trainer=replace(SMALL.trainer, checkpoint_every_steps=1),
     )

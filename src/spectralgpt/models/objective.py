@@ -60,6 +60,7 @@ class Objective(nn.Module, ABC):
             nothing is ever hidden.
         sees_pairs: whether the loss compares images of a batch with each other. Several
             processes then share their batch; micro-batches do not.
+        has_teacher: whether it learns from another model, see `learn_from`.
         takes_series: whether images may have a date axis.
         starts_after: names of other objectives whose weights it takes to start from.
         encoder: what is learned.
@@ -69,6 +70,7 @@ class Objective(nn.Module, ABC):
     name: ClassVar[str]
     default_mask_ratio: ClassVar[float] = 0.75
     sees_pairs: ClassVar[bool] = False
+    has_teacher: ClassVar[bool] = False
     takes_series: bool = False
     starts_after: ClassVar[tuple[str, ...]] = ()
     encoder: Encoder
@@ -153,6 +155,19 @@ class Objective(nn.Module, ABC):
         Raises:
             ConfigError: it lacks something; says how to get it.
         """
+
+    def learn_from(self, teacher: Encoder, factor: Tensor, shift: Tensor) -> None:
+        """Take another model's encoder to learn from; none here does.
+
+        Args:
+            teacher: takes the bands of the images.
+            factor: (C,), by which images are multiplied for it.
+            shift: (C,), which is added then.
+
+        Raises:
+            ConfigError: it does not fit.
+        """
+        raise ConfigError(f"objective {self.name} learns from no teacher.")
 
     def check_batch(self, size: int) -> None:
         """Refuse micro-batches of so many images over all processes.

@@ -36,7 +36,7 @@ _COUNTS = {
         (0, 1000): ("decoder_depth",),
         (1, 65_536): (
             *("embed_dim", "decoder_embed_dim", "head_channels", "dim", "hidden_dim"),
-            *("num_classes", "vocab_size", "code_dim"),
+            *("num_classes", "vocab_size", "code_dim", "teacher_dim"),
         ),
         (0, 65_536): ("group_dim", "decoder_group_dim", "date_dim", "decoder_date_dim"),
         (1, 10**8): ("queue_size", "min_mask_patches", "max_mask_patches"),
@@ -48,9 +48,9 @@ _STAGED = ("num_heads", "window_size")
 _SHARES = ("drop_path", "head_dropout")
 _WEIGHTS = (
     *("token_loss_weight", "spectral_loss_weight", "mlp_ratio"),
-    *("layer_scale", "temperature", "momentum"),
+    *("layer_scale", "temperature", "momentum", "beta"),
 )
-_POSITIVE = ("temperature", "momentum")
+_POSITIVE = ("temperature", "momentum", "beta")
 _FLAGS = (
     *("date_embedding", "normalize_targets", "skip_first_token", "apply_norm"),
     *("pixel_detail", "multilevel", "published", "temporal", "consistent_mask"),

@@ -242,6 +242,8 @@ def score_reconstructions(
         alone, `token_mean`: fillers are not told, and would flatter it. Nothing of an
         objective that rebuilds nothing.
     """
+    if not task.model.default_mask_ratio:
+        return {}  # Nothing is hidden.
     sums: dict[str, ErrorSum] = defaultdict(ErrorSum)
     count = 0
     is_told = False

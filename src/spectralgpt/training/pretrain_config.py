@@ -234,8 +234,10 @@ class PretrainConfig:
 
     Args:
         objective: what is learned: spectralgpt, our own; or another of the paper's
-            family, such as mae, satmae, st-mae, simmim, ringmo, beit, moco or simclr.
+            family, such as mae, satmae, st-mae, simmim, ringmo, beit, moco or simclr;
+            or distill, features of a larger model.
         settings: further settings of another objective, by name, such as groups.
+        teacher: model whose features are learned, with objective distill.
         model: which model, from which weights.
         data: which images.
         masking: which tokens are hidden.
@@ -253,6 +255,7 @@ class PretrainConfig:
 
     objective: str = OURS
     settings: dict[str, Any] = field(default_factory=dict)
+    teacher: str | None = None
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)
@@ -267,8 +270,14 @@ class PretrainConfig:
         """Check the objective, the seed, and that steps can be shared over epochs."""
         check_at_least(0, self, "seed")
         self.objective_settings()
+        chosen = objective_class(self.objective)
+        if self.teacher is not None and not chosen.has_teacher:
+            raise ConfigError(
+                f"teacher is set, but objective {self.objective} learns from none: "
+                "leave it out, or use objective distill."
+            )
         if self.masking.ratio is None:
-            ratio = objective_class(self.objective).default_mask_ratio
+            ratio = chosen.default_mask_ratio
             stated = replace(self.masking, ratio=ratio)
             object.__setattr__(self, "masking", stated)
         if self.steps is None:
@@ -444,6 +453,7 @@ def _without_objective(
     kept = dict(base)
     if own.get("objective", base["objective"]) != base["objective"]:
         kept["settings"] = {}
+        kept["teacher"] = None
         kept["masking"] = {**base["masking"], "ratio": None}
     return kept
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from spectralgpt.checkpoints import load_model
 from spectralgpt.errors import CheckpointError, ConfigError
 from spectralgpt.models.mae import MaskedAutoencoder
 from spectralgpt.models.objective import Objective
-from spectralgpt.models.sizes import model_size
+from spectralgpt.models.sizes import SIZES, model_size
 from spectralgpt.objectives import OURS, settings_of
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.training.pretrain_config import ModelConfig, PretrainConfig
@@ -75,6 +76,8 @@ def _build_other(config: PretrainConfig, preprocessing: Preprocessing) -> Object
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = objectives.build(config.objective, **settings)
+        if config.teacher is not None:
+            _give_teacher(model, config.teacher, preprocessing)
     if config.model.start_from is None:
         model.check_ready()
         return model
@@ -86,6 +89,29 @@ def _build_other(config: PretrainConfig, preprocessing: Preprocessing) -> Object
     model.start_from(start, config.model.start_from)
     model.check_ready()
     return model.train()
+
+
+def _give_teacher(model: Objective, name: str, contract: Preprocessing) -> None:
+    """Load the model to learn from, in the bands and the scale of the images.
+
+    Raises:
+        CheckpointError: it is not there, or takes other bands.
+        ConfigError: it has random weights, or does not say how its images are scaled,
+            or otherwise than can be made of these.
+    """
+    if name in SIZES and not Path(name).exists():
+        raise ConfigError(f"teacher {name} has random weights: name a trained model.")
+    loaded = load_model(name, image_size=contract.image_size, bands=contract.bands)
+    if loaded.preprocessing is None:
+        raise ConfigError(
+            f"teacher {name} does not say how its images are scaled: name a model that "
+            "was trained here, or published SpectralGPT weights."
+        )
+    try:
+        factor, shift = contract.rescaling_to(loaded.preprocessing)
+    except ConfigError as error:
+        raise ConfigError(f"teacher {name}: {error}") from None
+    model.learn_from(loaded.encoder, torch.from_numpy(factor), torch.from_numpy(shift))
 
 
 def _numbered(groups: Sequence[Any], preprocessing: Preprocessing) -> Sequence[Any]:
