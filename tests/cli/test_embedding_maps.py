@@ -1,6 +1,7 @@
 """`embed --format geotiff`, `cluster`, `similar` and `probe`."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -238,10 +239,13 @@ def test_similar_takes_polygons_and_many_scenes(raster: Path, tmp_path: Path) ->
 
 
 def test_probe_maps_from_few_labels_and_again_from_its_file(
-    raster: Path, labels: Path, tmp_path: Path
+    raster: Path, labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ("probe", raster, "--labels", labels, "--class_column", "kind")
     assert run(*words, "--block_m", "300", "--output", tmp_path / "out") == 0
+    said = capsys.readouterr().out.replace("\n", " ")
+    assert re.search(r"map: .* on (embedding|reflectance).*, chosen on held-out", said)
+    assert "floor: a random forest on reflectance alone has accuracy 1.000" in said
     with rasterio.open(tmp_path / "out/scene_map.tif") as made:
         found = made.read(1)
         assert [made.tags()[f"CLASS_{i}"] for i in range(3)] == list(NAMES)
@@ -251,7 +255,8 @@ def test_probe_maps_from_few_labels_and_again_from_its_file(
     scores = json.loads((tmp_path / "out/scores.json").read_text())
     assert scores["accuracy"] == 1.0
     assert scores["labels"] == scores["cells"] == 47
-    assert scores["folds"] == 5
+    assert scores["folds"] == len(scores["chosen"]) == 5
+    assert scores["floor"]["accuracy"] == 1.0
     confusion = (tmp_path / "out/confusion.csv").read_text().splitlines()
     assert confusion[0] == "labelled / predicted,fields,water,woods"
     probe = tmp_path / "out/probe.safetensors"
@@ -259,6 +264,24 @@ def test_probe_maps_from_few_labels_and_again_from_its_file(
     assert run("probe", raster, "--probe", probe, "--output", again) == 0
     with rasterio.open(again / "scene_map.tif") as made:
         assert np.array_equal(made.read(1), found)
+
+
+def test_probe_says_when_the_embeddings_do_not_pay(
+    labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raster = write_embeddings(tmp_path / "scene.tif", three_kinds(), noise=9.0).path
+    words = ("probe", raster, "--labels", labels, "--class_column", "kind")
+    words += ("--block_m", "300", "--features", "embedding", "--head", "ridge")
+    assert run(*words, "--output", tmp_path / "out") == 0
+    said = capsys.readouterr().out.replace("\n", " ")
+    assert "map: ridge regression of penalty" in said
+    assert "these embeddings do not pay here" in said
+    bare = write_embeddings(tmp_path / "bare.tif", three_kinds(), bands=False).path
+    words = ("probe", bare, *words[2:6], "--block_m", "300", "--head", "linear")
+    assert run(*words, "--output", tmp_path / "bare") == 0
+    said = capsys.readouterr().out.replace("\n", " ")
+    assert "no floor stands beside the scores" in said
+    assert json.loads((tmp_path / "bare/scores.json").read_text())["floor"] is None
 
 
 def test_probe_says_that_the_encoder_learned_from_labels(
@@ -276,7 +299,8 @@ def test_probe_says_that_the_encoder_learned_from_labels(
     raster = tmp_path / "raster.tif"
     write_embeddings(raster, three_kinds(), trained_on=made.trained_on)
     words = ("probe", raster, "--labels", labels, "--class_column", "kind")
-    assert run(*words, "--block_m", "300", "--output", tmp_path / "map") == 0
+    words += ("--block_m", "300", "--head", "linear")
+    assert run(*words, "--output", tmp_path / "map") == 0
     assert "was fine-tuned on the fields of Ohio" in caplog.text
 
 
@@ -363,7 +387,8 @@ def test_a_probe_is_not_applied_to_another_encoder(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     words = ("probe", raster, "--labels", labels, "--class_column", "kind")
-    assert run(*words, "--block_m", "300", "--output", tmp_path / "out") == 0
+    words += ("--block_m", "300", "--head", "ridge", "--features", "embedding")
+    assert run(*words, "--output", tmp_path / "out") == 0
     other = write_embeddings(tmp_path / "other.tif", three_kinds(), encoder="two").path
     probe = tmp_path / "out/probe.safetensors"
     capsys.readouterr()

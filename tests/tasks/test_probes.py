@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +8,9 @@ import torch
 
 from spectralgpt.errors import CheckpointError, ConfigError, DataError
 from spectralgpt.tasks.probes import (
+    HEADS,
     Features,
+    ProbeHead,
     blocks_of,
     fit_probe,
     load_probe,
@@ -55,6 +58,52 @@ def test_a_probe_equals_the_library_that_fitted_it() -> None:
     model = LogisticRegression(C=1.0, max_iter=1000, class_weight="balanced")
     expected = model.fit(scaled, kinds).predict_proba(scaled)
     np.testing.assert_allclose(probe.probabilities(values), expected, atol=1e-4)
+
+
+def test_a_forest_equals_the_library_that_grew_it() -> None:
+    from sklearn.ensemble import RandomForestClassifier
+
+    values, kinds, _places = cells()
+    values += np.random.default_rng(1).normal(0, 2, values.shape)
+    whole = (values, kinds, np.arange(90), np.zeros(90, int))
+    probe = fit_probe(*whole, heads=("forest",))
+    scaled = (values - probe.mean) / probe.scale
+    forest = RandomForestClassifier(50, random_state=0)
+    forest.fit(scaled, kinds, np.ones(90))
+    others = np.random.default_rng(2).normal(0, 3, (40, 6)).astype(np.float32)
+    expected = forest.predict_proba((others - probe.mean) / probe.scale)
+    np.testing.assert_allclose(probe.probabilities(others), expected, atol=1e-5)
+
+
+def test_what_tells_the_classes_is_chosen_on_blocks_that_are_held_out() -> None:
+    values, kinds, places = cells()
+    noise = np.random.default_rng(1).normal(0, 1, (90, 200)).astype(np.float32)
+    both = np.concatenate([noise, values], axis=1)
+    parts = {"embedding": slice(200), "reflectance": slice(200, None)}
+    groups = blocks_of(places, 1000)
+    probe = fit_probe(both, kinds, np.arange(90), groups, parts)
+    assert probe.features == "reflectance"
+    assert (probe.probabilities(values).argmax(axis=1) == kinds).all()
+    scores = score_by_blocks(both, kinds, np.arange(90), places, 1000.0, parts)
+    assert scores.accuracy == 1
+    assert len(scores.chosen) == scores.folds
+    assert all(choice.endswith("on reflectance") for choice in scores.chosen)
+    # Each part alone, as if nothing else were there.
+    worse = score_by_blocks(noise, kinds, np.arange(90), places, 1000.0)
+    assert worse.accuracy < 0.6
+
+
+def test_the_head_is_chosen_by_what_can_be_told_with_it() -> None:
+    # One class within a ring of the other: no line parts them.
+    rng = np.random.default_rng(0)
+    angles, kinds = rng.uniform(0, 2 * np.pi, 200), np.arange(200) % 2
+    radius = 1 + 2 * kinds + rng.normal(0, 0.2, 200)
+    values = np.stack([radius * np.cos(angles), radius * np.sin(angles)], axis=1)
+    groups = blocks_of(rng.uniform(0, 5000, (200, 2)), 1000)
+    whole = (values.astype(np.float32), kinds, np.arange(200), groups)
+    probe = fit_probe(*whole, heads=HEADS)
+    assert probe.head == "forest"
+    assert str(probe) == "a random forest of 50 trees on embedding"
 
 
 def test_held_out_blocks_tell_learning_from_remembering() -> None:
@@ -115,13 +164,49 @@ def test_a_block_whose_labels_were_left_out_is_no_block() -> None:
     assert score_by_blocks(values, kinds, shapes, centres, 1000.0).folds == 4
 
 
-def test_a_saved_probe_gives_the_same_numbers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("head", HEADS)
+def test_a_saved_probe_gives_the_same_numbers(head: ProbeHead, tmp_path: Path) -> None:
     values, kinds, places = cells()
-    probe = fit_probe(values, kinds, np.arange(90), blocks_of(places, 1000))
+    groups = blocks_of(places, 1000)
+    probe = fit_probe(values, kinds, np.arange(90), groups, heads=(head,))
+    found = probe.probabilities(values.reshape(9, 10, 6))
+    np.testing.assert_allclose(found.sum(axis=-1), 1, atol=1e-5)
+    assert (found.argmax(axis=-1).ravel() == kinds).all()
     path = save_probe(tmp_path / "probe.safetensors", replace(probe, **FACTS))
     again = load_probe(path)
     assert {name: getattr(again, name) for name in FACTS} == FACTS
+    assert str(again) == str(probe)
+    assert np.array_equal(again.probabilities(values), found.reshape(90, 3))
+
+
+def test_a_probe_of_an_earlier_version_is_linear(tmp_path: Path) -> None:
+    from safetensors import safe_open
+    from safetensors.numpy import save_file
+
+    values, kinds, places = cells()
+    probe = fit_probe(values, kinds, np.arange(90), blocks_of(places, 1000))
+    path = save_probe(tmp_path / "probe.safetensors", replace(probe, **FACTS))
+    with safe_open(path, framework="numpy") as opened:
+        facts = json.loads(opened.metadata()["probe"])
+        tables = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    del facts["head"], facts["setting"]
+    save_file(tables, path, {"probe": json.dumps(facts)})
+    again = load_probe(path)
     assert np.array_equal(again.probabilities(values), probe.probabilities(values))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("left", 0), ("right", 10**6), ("feature", 6), ("roots", -1)]
+)
+def test_a_damaged_forest_is_refused(name: str, value: int, tmp_path: Path) -> None:
+    values, kinds, _places = cells()
+    whole = (values, kinds, np.arange(90), np.zeros(90, int))
+    probe = fit_probe(*whole, heads=("forest",))
+    tables = {**probe.tables, name: probe.tables[name].copy()}
+    tables[name][0] = value
+    path = save_probe(tmp_path / "a", replace(probe, **FACTS, tables=tables))
+    with pytest.raises(CheckpointError, match="its trees are damaged"):
+        load_probe(path)
 
 
 def test_files_that_are_no_probe_are_refused(tmp_path: Path) -> None:

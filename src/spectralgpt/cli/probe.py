@@ -13,11 +13,11 @@ from spectralgpt.errors import ConfigError
 
 if TYPE_CHECKING:
     from spectralgpt.rasters.embeddings import EmbeddingRaster
-    from spectralgpt.tasks.probes import Probe
+    from spectralgpt.tasks.probes import BlockScores, Probe
 
 HELP = (
-    "Map scenes from a few labelled points or polygons: a linear probe on frozen "
-    "embeddings, fitted in seconds and scored on blocks of ground that it did not see."
+    "Map scenes from a few labelled points or polygons: a simple classifier on frozen "
+    "embeddings, chosen and scored on blocks of ground that it did not see."
 )
 
 
@@ -30,9 +30,15 @@ def add_arguments(parser: ArgumentParser) -> None:
         class_column=(str, "class", "column with the classes"),
         layer=(str, "of a file with several"),
         features=(
-            Literal["embedding", "reflectance", "both"],
-            "embedding",
-            "what of each cell is used",
+            Literal["auto", "embedding", "reflectance", "both"],
+            "auto",
+            "what of each cell is used; auto chooses by held-out blocks",
+        ),
+        head=(
+            Literal["auto", "linear", "ridge", "knn", "forest"],
+            "auto",
+            "what tells classes apart: logistic or ridge regression, nearest "
+            "neighbours or a random forest; auto as above",
         ),
         block_m=(float, 1000.0, "side of the blocks that are held out whole, m"),
         probe=(Path, "probe.safetensors of an earlier call, instead of labels"),
@@ -63,19 +69,18 @@ def _find_probe(args: Namespace, raster: "EmbeddingRaster") -> "Probe":
 
     if args.probe is not None:
         return load_probe(args.probe)
-    probe, scores, notes = probe_labels(
+    probe, scores, floor, notes = probe_labels(
         raster,
         args.labels,
         args.class_column,
         args.output,
         layer=args.layer,
         features=args.features,
+        head=args.head,
         block_m=args.block_m,
     )
     title = (
-        f"accuracy {scores.accuracy:.3f}, labels weighing alike "
-        f"{scores.label_accuracy:.3f}, classes weighing alike "
-        f"{scores.balanced_accuracy:.3f}: {scores.confusion.sum()} cells of "
+        f"{_accuracies(scores)}: {scores.confusion.sum()} cells of "
         f"{scores.labels} labels in {scores.blocks} blocks of {scores.block_m:g} m, "
         f"{scores.folds} folds"
     )
@@ -86,6 +91,17 @@ def _find_probe(args: Namespace, raster: "EmbeddingRaster") -> "Probe":
     ):
         table.add_row(name, *map(str, row), f"{recall:.3f}")
     Console(stderr=True).print(table)
+    print(f"map: {probe}, chosen on held-out blocks.")
+    if floor is not None:
+        print(f"floor: a random forest on reflectance alone has {_accuracies(floor)}.")
     for note in notes:
         print(f"note: {note}")
     return probe
+
+
+def _accuracies(scores: "BlockScores") -> str:
+    return (
+        f"accuracy {scores.accuracy:.3f}, labels weighing alike "
+        f"{scores.label_accuracy:.3f}, classes weighing alike "
+        f"{scores.balanced_accuracy:.3f}"
+    )

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +27,11 @@ from spectralgpt.rasters.grid import Grid, Window, apply
 from spectralgpt.rasters.lookup import paint_shapes
 from spectralgpt.scenes.similarity import read_cells, write_class_map
 from spectralgpt.tasks.probes import (
+    HEADS,
     BlockScores,
     CellFeatures,
     Probe,
+    ProbeHead,
     blocks_of,
     fit_probe,
     save_probe,
@@ -39,6 +41,7 @@ from spectralgpt.tasks.probes import (
 logger = logging.getLogger(__name__)
 
 _POINTS = ("Point", "MultiPoint")
+_FLOOR = "random forest on reflectance"
 
 
 @dataclass(frozen=True)
@@ -256,12 +259,14 @@ def probe_labels(
     folder: Path,
     *,
     layer: str | None = None,
-    features: CellFeatures = "embedding",
+    features: CellFeatures | Literal["auto"] = "auto",
+    head: ProbeHead | Literal["auto"] = "auto",
     block_m: float = 1000.0,
-) -> tuple[Probe, BlockScores, tuple[str, ...]]:
+) -> tuple[Probe, BlockScores, BlockScores | None, tuple[str, ...]]:
     """Fit a probe on labelled points and polygons, and score it by spatial blocks.
 
-    Writes probe.safetensors, scores.json and confusion.csv.
+    What is `auto` is chosen by blocks among those that are learnt from, see
+    `fit_probe`. Writes probe.safetensors, scores.json and confusion.csv.
 
     Args:
         raster: embeddings of the scene.
@@ -270,11 +275,13 @@ def probe_labels(
         folder: for the files.
         layer: of a file with several.
         features: what of each cell is used.
+        head: how classes are told apart by it.
         block_m: side of the blocks that are held out whole, m.
 
     Returns:
         The probe, fitted on all labels; scores of probes that were fitted without the
-        blocks they are scored on; notes on the labels.
+        blocks they are scored on; those of a random forest on the reflectance alone,
+        None if the raster holds none; notes on the labels and scores.
 
     Raises:
         DatasetNotFoundError: there is no such file.
@@ -289,7 +296,8 @@ def probe_labels(
         raise RasterError(
             f"{raster.path} has no reference system, so no labels lie on it."
         )
-    at = _layers(raster.source, features)
+    parts = _parts(raster.source, features)
+    heads = HEADS if head == "auto" else (head,)
     cells = _labelled_cells(labels, column, layer, raster.grid)
     cells, values = _read_labelled(raster, cells, labels)
     # From the raster's corner, as coordinates may be degrees.
@@ -304,24 +312,50 @@ def probe_labels(
             "these, the scores flatter the probe.",
             raster.source.trained_on,
         )
-    values = values[:, at]
-    scores = score_by_blocks(values, cells.classes, cells.shapes, centres, block_m)
+    labelled = (values, cells.classes, cells.shapes)
+    scores = score_by_blocks(*labelled, centres, block_m, parts, heads)
+    floor, notes = None, cells.notes
+    if raster.source.bands:
+        alone = _parts(raster.source, "reflectance")
+        floor = score_by_blocks(*labelled, centres, block_m, alone, ("forest",))
+        if floor.balanced_accuracy > scores.balanced_accuracy:
+            notes += (
+                "a random forest on the reflectance alone finds the classes better: "
+                "these embeddings do not pay here.",
+            )
+    else:
+        notes += (
+            "the raster holds no reflectance, so no floor stands beside the scores: "
+            "embed the scene with --reflectance true.",
+        )
     colours = class_colours(cells.names)
+    fitted = fit_probe(*labelled, groups, parts, heads)
     probe = replace(
-        fit_probe(values, cells.classes, cells.shapes, groups),
+        fitted,
         class_names=cells.names,
         colours=tuple(colours[name] for name in cells.names),
-        features=features,
         encoder=raster.source.encoder,
         cell_px=raster.source.cell_px,
-        bands=_band_names(raster.source, features),
+        bands=_band_names(raster.source, fitted.features),
     )
     save_probe(folder / "probe.safetensors", probe)
-    _write_scores(folder, scores, probe)
-    return probe, scores, cells.notes
+    _write_scores(folder, scores, floor, probe)
+    return probe, scores, floor, notes
 
 
-def _write_scores(folder: Path, scores: BlockScores, probe: Probe) -> None:
+def _parts(
+    source: EmbeddingSource, features: CellFeatures | Literal["auto"]
+) -> dict[CellFeatures, slice]:
+    """Return which layers of a raster may be looked at."""
+    if features != "auto":
+        return {features: _layers(source, features)}
+    kinds = get_args(CellFeatures) if source.bands else ("embedding",)
+    return {kind: _layers(source, kind) for kind in kinds}
+
+
+def _write_scores(
+    folder: Path, scores: BlockScores, floor: BlockScores | None, probe: Probe
+) -> None:
     names = probe.class_names
     values = {
         "accuracy": scores.accuracy,
@@ -334,6 +368,17 @@ def _write_scores(folder: Path, scores: BlockScores, probe: Probe) -> None:
         "block_m": scores.block_m,
         "folds": scores.folds,
         "features": probe.features,
+        "head": probe.head,
+        "setting": probe.setting,
+        "chosen": list(scores.chosen),
+        "floor": None
+        if floor is None
+        else {
+            "name": _FLOOR,
+            "accuracy": floor.accuracy,
+            "label_accuracy": floor.label_accuracy,
+            "balanced_accuracy": floor.balanced_accuracy,
+        },
     }
     write_json(folder / "scores.json", values)
     rows = [

@@ -2,17 +2,18 @@
 
 `Features` of whole images, of the pretrained encoder or of a baseline, are told apart
 by a linear probe or nearest neighbours, with a split of their own to choose the
-penalty. A `Probe` learns from a handful of labelled cells of a raster of embeddings, is
-scored on ground that it never saw, and is kept to map more. No weights of the encoder
-change.
+penalty. A `Probe` learns from a handful of labelled cells of a raster of embeddings:
+what of a cell it looks at, and how, is chosen by blocks of ground among those that it
+learns from. It is scored on ground that it never saw, and is kept to map more. No
+weights of the encoder change.
 """
 
 import json
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -24,12 +25,24 @@ from spectralgpt.errors import CheckpointError, ConfigError, DataError
 from spectralgpt.files import parse_json, write_file
 
 CellFeatures = Literal["embedding", "reflectance", "both"]
+ProbeHead = Literal["linear", "ridge", "knn", "forest"]
+HEADS: tuple[ProbeHead, ...] = get_args(ProbeHead)
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 # Inverse strengths of the L2 penalty; one is chosen by what was not learnt from.
 _STRENGTHS = tuple(float(c) for c in np.logspace(-4, 2, 7))
 _CELL_STRENGTHS = tuple(float(c) for c in np.logspace(-3, 2, 6))
 _DEFAULT_STRENGTH = 1.0
+# What is tried of each head of a probe: the strength as above, the penalty of ridge,
+# neighbours, trees.
+_SETTINGS: dict[ProbeHead, tuple[float, ...]] = {
+    "linear": _CELL_STRENGTHS,
+    "ridge": tuple(float(a) for a in np.logspace(-1, 5, 7)),
+    "knn": (5.0, 20.0),
+    "forest": (50.0,),
+}
+_TEMPERATURE = 0.07
+_MOST_SETTING = 1e6
 _MAX_ITERATIONS = 1000
 _INNER_FOLDS = 3
 # Penalties of ridge regression; one is chosen by leave-one-out on train.
@@ -146,16 +159,19 @@ def predict_knn(train: Features, other: Features, k: int = 20) -> Tensor:
     """
     if k < 1:
         raise ConfigError(f"k must be at least 1 (found: {k}).")
-    temperature = 0.07
     mean, scale = _standardiser(train.values, _EPS)
     x_train, x_other = (_unit((f.values - mean) / scale) for f in (train, other))
-    labels = _one_hot(train)
-    rows = []
+    return _vote(x_train, _one_hot(train), x_other, k)
+
+
+def _vote(examples: FloatArray, labels: Tensor, others: FloatArray, k: int) -> Tensor:
+    """Average the labels (N, K) of the k nearest examples (N, D), all of length 1."""
+    rows = [torch.zeros(0, labels.shape[1])]
     # One block of rows at a time: the full matrix of 27,000 x 16,000 would be 1.7 GB.
-    for block in torch.from_numpy(x_other).split(1024):
-        similarity = block @ torch.from_numpy(x_train).T
-        top = similarity.topk(min(k, len(x_train)), dim=1)
-        weights = (top.values / temperature).softmax(dim=1)
+    for block in torch.from_numpy(others).split(1024):
+        similarity = block @ torch.from_numpy(examples).T
+        top = similarity.topk(min(k, len(examples)), dim=1)
+        weights = (top.values / _TEMPERATURE).softmax(dim=1)
         rows.append((weights.unsqueeze(-1) * labels[top.indices]).sum(dim=1))
     return torch.cat(rows)
 
@@ -249,13 +265,17 @@ def _log_loss(probabilities: Tensor, targets: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Probe:
-    """Logistic regression on standardised features.
+    """A simple classifier of standardised features.
 
     Args:
         mean: (D,) of the labelled cells.
         scale: (D,) of the labelled cells.
-        weight: (K, D).
-        bias: (K,).
+        tables: what the head learned. `linear` and `ridge`: weight (K, D), bias (K,).
+            `knn`: examples (N, D) of length 1, labels (N, K). `forest`: of every node
+            feature, threshold, left and right (-1 in leaves), shares (nodes, K); and
+            roots (trees,).
+        head: logistic regression, least squares, nearest neighbours or random forest.
+        setting: strength (the inverse penalty), penalty, neighbours or trees.
         class_names: K names; like all below, none until it is said what the probe is
             of, which is stored with its weights.
         colours: one per class, such as "#0072B2".
@@ -268,8 +288,9 @@ class Probe:
 
     mean: FloatArray
     scale: FloatArray
-    weight: FloatArray
-    bias: FloatArray
+    tables: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    head: ProbeHead = "linear"
+    setting: float = _DEFAULT_STRENGTH
     class_names: tuple[str, ...] = ()
     colours: tuple[str, ...] = ()
     features: CellFeatures = "embedding"
@@ -279,11 +300,53 @@ class Probe:
     version: str = __version__
 
     def probabilities(self, values: FloatArray) -> FloatArray:
-        """Return the probabilities (..., K) of features (..., D)."""
-        logits = (values - self.mean) / self.scale @ self.weight.T + self.bias
-        powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        shares = powers / powers.sum(axis=-1, keepdims=True)
+        """Return the probabilities (..., K) of features (..., D).
+
+        Those of `ridge` and `knn` rank classes, but are not calibrated.
+        """
+        x, tables = (values - self.mean) / self.scale, self.tables
+        if self.head == "linear":
+            logits = x @ tables["weight"].T + tables["bias"]
+            scores = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        elif self.head == "ridge":
+            scores = np.clip(x @ tables["weight"].T + tables["bias"], _EPS, 1)
+        else:
+            flat = x.reshape(-1, x.shape[-1]).astype(np.float32, copy=False)
+            if self.head == "knn":
+                labels = torch.from_numpy(tables["labels"])
+                k = int(self.setting)
+                scores = _vote(tables["examples"], labels, _unit(flat), k).numpy()
+            else:
+                scores = _descend(tables, flat)
+            scores = scores.reshape(*x.shape[:-1], -1)
+        shares = scores / scores.sum(axis=-1, keepdims=True)
         return shares.astype(np.float32, copy=False)
+
+    def __str__(self) -> str:
+        """Say what it looks at, and how."""
+        setting = f"{self.setting:g}"
+        how = {
+            "linear": f"logistic regression of strength {setting}",
+            "ridge": f"ridge regression of penalty {setting}",
+            "knn": f"{setting} nearest neighbours",
+            "forest": f"a random forest of {setting} trees",
+        }[self.head]
+        what = {"both": "embedding and reflectance"}.get(self.features, self.features)
+        return f"{how} on {what}"
+
+
+def _descend(tables: Mapping[str, NDArray[Any]], x: FloatArray) -> FloatArray:
+    """Average the shares (N, K) of the leaves that rows (N, D) fall into."""
+    rows = np.arange(len(x))
+    total = np.zeros((len(x), tables["shares"].shape[1]), np.float32)
+    for root in tables["roots"]:
+        at = np.full(len(x), root)
+        while (inner := tables["left"][at] >= 0).any():
+            is_low = x[rows, tables["feature"][at]] <= tables["threshold"][at]
+            below = np.where(is_low, tables["left"][at], tables["right"][at])
+            at = np.where(inner, below, at)
+        total += tables["shares"][at]
+    return total
 
 
 @dataclass(frozen=True)
@@ -298,6 +361,7 @@ class BlockScores:
         labels: points and polygons.
         label_accuracy: share predicted right where each point or polygon weighs alike,
             however many cells it has.
+        chosen: what was fitted in each fold, in words.
     """
 
     confusion: IntArray
@@ -306,6 +370,7 @@ class BlockScores:
     folds: int
     labels: int
     label_accuracy: float
+    chosen: tuple[str, ...] = ()
 
     @property
     def accuracy(self) -> float:
@@ -337,33 +402,156 @@ def blocks_of(centres: NDArray[np.float64], block: float) -> IntArray:
     return np.unique(corners, axis=0, return_inverse=True)[1].ravel()
 
 
-def fit_probe(
-    values: FloatArray, classes: IntArray, shapes: IntArray, groups: IntArray
-) -> Probe:
-    """Fit logistic regression; classes weigh alike, and in each its labels.
+class _Choice(NamedTuple):
+    """What a probe looks at, how, and the setting of that."""
 
-    The strength of the penalty is the one with the least log loss on held-out groups.
+    features: CellFeatures
+    head: ProbeHead
+    setting: float
+
+
+_EMBEDDING: Mapping[CellFeatures, slice] = {"embedding": slice(None)}
+
+
+def fit_probe(
+    values: FloatArray,
+    classes: IntArray,
+    shapes: IntArray,
+    groups: IntArray,
+    parts: Mapping[CellFeatures, slice] = _EMBEDDING,
+    heads: Sequence[ProbeHead] = ("linear",),
+) -> Probe:
+    """Fit a probe; classes weigh alike, and in each its labels.
+
+    Of all parts, heads and their settings it takes the one whose probabilities have the
+    least squared error on held-out groups.
 
     Args:
         values: (N, D) features.
         classes: (N,) of 0 to K - 1; each must occur.
         shapes: (N,) the point or polygon of each cell.
         groups: (N,) blocks of ground.
+        parts: which of the D may be taken, the first where nothing can be held out.
+        heads: what may be fitted, the same.
 
     Raises:
         DataError: there is one class only.
     """
     if len(np.unique(classes)) < 2:
         raise DataError("labels of one class only: label places of at least two.")
+    weights = _weights(classes, shapes)
+    choice = _choose(values, classes, weights, groups, parts, heads)
+    return _fit_choice(choice, values[:, parts[choice.features]], classes, weights)
+
+
+def _choose(
+    values: FloatArray,
+    classes: IntArray,
+    weights: NDArray[np.float64],
+    groups: IntArray,
+    parts: Mapping[CellFeatures, slice],
+    heads: Sequence[ProbeHead],
+) -> _Choice:
+    """Choose by groups that are held out in turn; see `fit_probe`."""
+    # A forest is slow, and a floor: beside other heads it looks at reflectance alone.
+    is_floor = len(heads) > 1 and "reflectance" in parts
+    choices = [
+        _Choice(part, head, setting)
+        for part in parts
+        for head in heads
+        if head != "forest" or part == "reflectance" or not is_floor
+        for setting in _SETTINGS[head]
+    ]
+    folds = list(_folds(classes, groups)) if len(choices) > 1 else []
+    if not folds:
+        settings = _SETTINGS[heads[0]]
+        usual = _DEFAULT_STRENGTH if heads[0] == "linear" else settings[0]
+        return _Choice(next(iter(parts)), heads[0], usual)
+    truth = np.eye(int(classes.max()) + 1, dtype=np.float32)[classes]
+
+    def error(choice: _Choice) -> float:
+        x, total = values[:, parts[choice.features]], 0.0
+        for train, test in folds:
+            probe = _fit_choice(choice, x[train], classes[train], weights[train])
+            missed = (probe.probabilities(x[test]) - truth[test]) ** 2
+            total += float(weights[test] @ missed.sum(axis=1))
+        return total
+
+    return min(choices, key=error)
+
+
+def _folds(classes: IntArray, groups: IntArray) -> Iterator[tuple[IntArray, IntArray]]:
+    """Hold out groups in turn, where the others have all classes."""
+    from sklearn.model_selection import GroupKFold
+
+    folds, kinds = min(_INNER_FOLDS, len(np.unique(groups))), np.unique(classes)
+    if folds < 2:
+        return
+    for train, test in GroupKFold(folds).split(classes, classes, groups):
+        if np.array_equal(np.unique(classes[train]), kinds):
+            yield train, test
+
+
+def _fit_choice(
+    choice: _Choice,
+    values: FloatArray,
+    classes: IntArray,
+    weights: NDArray[np.float64],
+) -> Probe:
+    from sklearn.linear_model import Ridge
+
     mean, scale = _standardiser(values, _LEAST_SPREAD)
     x = (values - mean) / scale
-    weights = _weights(classes, shapes)
-    model = _fit(x, classes, _choose_strength(x, classes, weights, groups), weights)
-    weight, bias = model.coef_, model.intercept_
-    if len(weight) == 1:  # two classes share one line
-        weight = np.concatenate([np.zeros_like(weight), weight])
-        bias = np.concatenate([np.zeros_like(bias), bias])
-    return Probe(mean, scale, weight.astype(np.float32), bias.astype(np.float32))
+    labels = np.eye(int(classes.max()) + 1, dtype=np.float32)[classes]
+    tables: dict[str, NDArray[Any]]
+    if choice.head == "forest":
+        tables = _grow_forest(x, classes, weights, int(choice.setting))
+    elif choice.head == "knn":
+        weighed = (labels * weights[:, None]).astype(np.float32)
+        tables = {"examples": _unit(x), "labels": weighed}
+    else:
+        if choice.head == "ridge":
+            model: Any = Ridge(choice.setting).fit(x, labels, weights)
+        else:
+            model = _fit(x, classes, choice.setting, weights)
+        weight, bias = (
+            each.astype(np.float32) for each in (model.coef_, model.intercept_)
+        )
+        if len(weight) == 1:  # two classes share one line
+            weight = np.concatenate([np.zeros_like(weight), weight])
+            bias = np.concatenate([np.zeros_like(bias), bias])
+        tables = {"weight": weight, "bias": bias}
+    return Probe(
+        mean, scale, tables, choice.head, choice.setting, features=choice.features
+    )
+
+
+def _grow_forest(
+    x: FloatArray, classes: IntArray, weights: NDArray[np.float64], trees: int
+) -> dict[str, NDArray[Any]]:
+    """Fit a random forest; returns its nodes, tree after tree, see `Probe`."""
+    from sklearn.ensemble import RandomForestClassifier
+
+    forest = RandomForestClassifier(trees, random_state=0).fit(x, classes, weights)
+    grown = [each.tree_ for each in forest.estimators_]
+    roots = np.cumsum([0, *(tree.node_count for tree in grown)])[:-1]
+
+    def joined(name: str) -> NDArray[Any]:
+        return np.concatenate([getattr(tree, name) for tree in grown])
+
+    def below(name: str) -> NDArray[np.int64]:
+        first = np.repeat(roots, [tree.node_count for tree in grown])
+        return np.where(joined(name) < 0, -1, joined(name) + first)
+
+    shares = joined("value")[:, 0]
+    return {
+        "feature": joined("feature").clip(min=0).astype(np.int64),
+        "threshold": joined("threshold"),
+        "left": below("children_left"),
+        "right": below("children_right"),
+        "shares": (shares / shares.sum(axis=1, keepdims=True)).astype(np.float32),
+        "roots": roots.astype(np.int64),
+    }
 
 
 def score_by_blocks(
@@ -372,12 +560,14 @@ def score_by_blocks(
     shapes: IntArray,
     centres: NDArray[np.float64],
     block_m: float,
+    parts: Mapping[CellFeatures, slice] = _EMBEDDING,
+    heads: Sequence[ProbeHead] = ("linear",),
     folds: int = 5,
 ) -> BlockScores:
     """Score probes on blocks of ground that each did not see.
 
-    All cells of a polygon lie in the block of its centre. The penalty is chosen anew in
-    each fold, on its training blocks.
+    All cells of a polygon lie in the block of its centre. What is fitted is chosen anew
+    in each fold, on its training blocks alone; see `fit_probe`.
 
     Args:
         values: (N, D) features of labelled cells.
@@ -385,6 +575,8 @@ def score_by_blocks(
         shapes: (N,) the point or polygon of each cell.
         centres: (shapes, 2) of points and polygons, m.
         block_m: side of a block, m.
+        parts: which of the features may be taken.
+        heads: what may be fitted.
         folds: at most; fewer where there are fewer blocks.
 
     Raises:
@@ -405,20 +597,29 @@ def score_by_blocks(
         )
     folds = min(folds, count)
     kinds = int(classes.max()) + 1
-    predicted = np.zeros(len(classes), np.int64)
+    predicted, chosen = np.zeros(len(classes), np.int64), []
     for train, test in GroupKFold(folds).split(values, classes, groups):
         if len(np.unique(classes[train])) < 2:
             predicted[test] = classes[train][0]
         else:
             seen, known = np.unique(classes[train], return_inverse=True)
-            probe = fit_probe(values[train], known, shapes[train], groups[train])
-            predicted[test] = seen[probe.probabilities(values[test]).argmax(axis=-1)]
+            learned = (values[train], known, shapes[train], groups[train])
+            probe = fit_probe(*learned, parts, heads)
+            chosen.append(str(probe))
+            found = probe.probabilities(values[test][:, parts[probe.features]])
+            predicted[test] = seen[found.argmax(axis=-1)]
     confusion = np.zeros((kinds, kinds), np.int64)
     np.add.at(confusion, (classes, predicted), 1)
     labels, index, cells = np.unique(shapes, return_inverse=True, return_counts=True)
     right = np.bincount(index, predicted == classes) / cells
     return BlockScores(
-        confusion, count, block_m, folds, len(labels), float(right.mean())
+        confusion,
+        count,
+        block_m,
+        folds,
+        len(labels),
+        float(right.mean()),
+        tuple(chosen),
     )
 
 
@@ -431,47 +632,20 @@ def _weights(classes: IntArray, shapes: IntArray) -> NDArray[np.float64]:
     return found * len(classes) / len(totals)
 
 
-def _choose_strength(
-    x: FloatArray, classes: IntArray, weights: NDArray[np.float64], groups: IntArray
-) -> float:
-    from sklearn.metrics import log_loss
-    from sklearn.model_selection import GroupKFold
-
-    kinds = np.unique(classes)
-    folds = min(_INNER_FOLDS, len(np.unique(groups)))
-    if folds < 2:
-        return _DEFAULT_STRENGTH
-    parts = [
-        (train, test)
-        for train, test in GroupKFold(folds).split(x, classes, groups)
-        if np.array_equal(np.unique(classes[train]), kinds)
-    ]
-    if not parts:
-        return _DEFAULT_STRENGTH
-
-    def fit(train: IntArray, strength: float) -> Any:
-        return _fit(x[train], classes[train], strength, weights[train])
-
-    def loss(strength: float) -> float:
-        return float(
-            np.mean(
-                [
-                    log_loss(
-                        classes[test],
-                        fit(train, strength).predict_proba(x[test]),
-                        labels=kinds,
-                        sample_weight=weights[test],
-                    )
-                    for train, test in parts
-                ]
-            )
-        )
-
-    return min(_CELL_STRENGTHS, key=loss)
-
-
-_WEIGHTS = ("mean", "scale", "weight", "bias")
-_FACTS = {field.name for field in fields(Probe)} - {*_WEIGHTS, "version"}
+# Probes of earlier versions are linear, and do not say so.
+_KNOWN = {"mean", "scale", "tables", "head", "setting", "version"}
+_FACTS = {each.name for each in fields(Probe)} - _KNOWN
+_TABLES: dict[ProbeHead, dict[str, str]] = {
+    "linear": {"weight": "KD", "bias": "K"},
+    "ridge": {"weight": "KD", "bias": "K"},
+    "knn": {"examples": "ND", "labels": "NK"},
+    "forest": {
+        **dict.fromkeys(("feature", "threshold", "left", "right"), "N"),
+        "shares": "NK",
+        "roots": "T",
+    },
+}
+"""What each head has learned, and its axes: classes K, features D, and its own."""
 
 
 def save_probe(path: Path, probe: Probe) -> Path:
@@ -482,8 +656,10 @@ def save_probe(path: Path, probe: Probe) -> Path:
     """
     from safetensors.numpy import save_file
 
-    values = {field.name: getattr(probe, field.name) for field in fields(Probe)}
-    weights = {name: np.ascontiguousarray(values.pop(name)) for name in _WEIGHTS}
+    values = {each.name: getattr(probe, each.name) for each in fields(Probe)}
+    tables = {name: values.pop(name) for name in ("mean", "scale")}
+    tables |= values.pop("tables")
+    weights = {name: np.ascontiguousarray(table) for name, table in tables.items()}
     metadata = {_KEY: json.dumps(values)}
     write_file(path, lambda to: save_file(weights, to, metadata))
     return path
@@ -515,7 +691,8 @@ def load_probe(path: Path) -> Probe:
         }
         if missing := _FACTS - values.keys():
             raise LookupError(f"no {', '.join(sorted(missing))}")
-        probe = Probe(**weights, **(values | lists))
+        mean, scale = (weights.pop(name) for name in ("mean", "scale"))
+        probe = Probe(mean, scale, weights, **(values | lists))
         _check_shapes(probe)
     except (SafetensorError, OSError, *_DAMAGE) as error:
         raise CheckpointError(
@@ -525,12 +702,42 @@ def load_probe(path: Path) -> Probe:
 
 
 def _check_shapes(probe: Probe) -> None:
-    classes, width = len(probe.class_names), len(probe.mean)
-    wanted: Sequence[tuple[int, ...]] = [(width,), (classes, width), (classes,)]
-    found = [probe.scale.shape, probe.weight.shape, probe.bias.shape]
-    if found != wanted or probe.features not in get_args(CellFeatures):
-        raise ValueError(f"shapes {found}, features {probe.features!r}")
-    if not all(np.isfinite(part).all() for part in (probe.mean, probe.scale)) or not (
-        np.isfinite(probe.weight).all() and np.isfinite(probe.bias).all()
+    """Refuse tables that are not those of a probe's head."""
+    tables, wanted = probe.tables, _TABLES[probe.head]
+    if probe.features not in get_args(CellFeatures) or tables.keys() != wanted.keys():
+        raise ValueError(f"features {probe.features!r}, tables {', '.join(tables)}")
+    sizes = {"K": len(probe.class_names), "D": len(probe.mean)}
+    axes = {"mean": "D", "scale": "D"} | wanted
+    for name, table in {"mean": probe.mean, "scale": probe.scale, **tables}.items():
+        shape = tuple(
+            sizes.setdefault(axis, length)
+            for axis, length in zip(axes[name], table.shape, strict=True)
+        )
+        if table.shape != shape or not table.size:
+            raise ValueError(f"{name} of shape {table.shape}")
+        if not np.isfinite(table).all():
+            raise ValueError(f"{name} is not finite")
+    if not 1 <= probe.setting <= _MOST_SETTING and probe.head == "knn":
+        raise ValueError(f"{probe.setting} neighbours")
+    if probe.head == "forest":
+        _check_forest(tables, sizes["N"], sizes["D"])
+
+
+def _check_forest(
+    tables: Mapping[str, NDArray[Any]], nodes: int, features: int
+) -> None:
+    """Refuse nodes that lead out of the forest, or back."""
+    left, right = tables["left"], tables["right"]
+    for name in ("feature", "left", "right", "roots"):
+        if tables[name].dtype != np.int64:
+            raise ValueError(f"{name} of {tables[name].dtype}")
+    inner = left >= 0
+    below = np.stack([left, right])[:, inner]
+    leads_on = (below > np.flatnonzero(inner)) & (below < nodes)
+    roots, feature = tables["roots"], tables["feature"]
+    if not (
+        leads_on.all()
+        and ((roots >= 0) & (roots < nodes)).all()
+        and ((feature >= 0) & (feature < features)).all()
     ):
-        raise ValueError("its weights are not finite")
+        raise ValueError("its trees are damaged")
