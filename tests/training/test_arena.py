@@ -28,7 +28,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     images["offset"] = 0
     labelled = {"root": str(root), "offset": 0}
     # A process of its own takes longer than all the rest.
-    monkeypatch.setattr(arena, "measure_cost", lambda plan: Cost(0.5, 2**30))
+    monkeypatch.setattr(arena, "measure_cost", lambda plan, seconds: Cost(0.5, 2**30))
     return {
         "images": 32,
         "seeds": [0, 1],
@@ -154,7 +154,7 @@ def test_what_ships_can_be_planned(path: Path) -> None:
     assert yaml.safe_load(path.read_text())["tasks"]
 
 
-def _killed(plan: object, folder: Path, threads: int) -> None:
+def _killed(plan: object, folder: Path, threads: int, seconds: float) -> None:
     os._exit(9)
 
 
@@ -185,6 +185,21 @@ def test_a_step_of_several_micro_batches_costs_them_all(config: dict[str, Any]) 
     )
     one, two = costs.measure_cost(whole), costs.measure_cost(parts)
     assert one.seconds / 2 < two.seconds < 8 * one.seconds
+
+
+@pytest.mark.slow
+def test_a_trial_takes_as_long_as_it_is_told(
+    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = arena._plan(build(config), "ours")
+    short = costs._Trial(0.0, 24)
+    long = costs._Trial(3.0, 24)
+    trials = iter((short, long))
+    monkeypatch.setattr(costs, "_Trial", lambda *least: next(trials))
+    for number in range(2):
+        costs._measure(plan, tmp_path / f"trial-{number}", 1, 0.0)
+    assert len(short.ends) == 24
+    assert 3.0 <= long.seconds < 4.5
 
 
 def test_flop_are_counted_without_computing() -> None:

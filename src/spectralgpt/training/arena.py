@@ -36,6 +36,8 @@ _OF_ARENA = ("budget", "after", "scored")
 _PROBE_KEYS = ("data", "methods", "k")
 _RECORD, _SCORES, _COST = "arena_run.json", "scores.json", "cost.json"
 _SHOWN = 3
+_TRIAL_SHARE = 0.03
+"""Of the budget in seconds."""
 _Runs = Mapping[tuple[str, int], Path]
 """Folders of pretrainings by start and seed."""
 _Results = dict[str, dict[str, Any]]
@@ -64,7 +66,7 @@ class ArenaConfig:
             ..., fractions: [0.1, 1.0]}` fine-tunes, see `StudyConfig`, and may have
             `starts` of its own, such as a forest of pixels.
         seconds: processor seconds that each pretraining may take; its steps follow from
-            a trial.
+            a trial of 3 % of them, and the report says what was spent.
         images: images that each pretraining sees, instead of seconds.
         pretrain_seeds: one pretraining each.
         seeds: repetitions of each task: splits, subsets, heads.
@@ -316,7 +318,8 @@ def _price(
     found = read_json(path) if path.exists() else {}
     if found.get("settings") != settings:
         progress(f"trial of {start}")
-        cost = measure_cost(plan)
+        share = config.share_of(start)
+        cost = measure_cost(plan, _TRIAL_SHARE * share * (config.seconds or 0.0))
         path.parent.mkdir(parents=True, exist_ok=True)
         found = {
             "settings": settings,

@@ -1,6 +1,6 @@
 """What pretraining costs: processor seconds, memory and operations of a step."""
 
-import math
+import contextlib
 import multiprocessing
 import tempfile
 import time
@@ -24,7 +24,7 @@ from spectralgpt.training.pretrain_data import plain_contract
 from spectralgpt.training.pretrain_models import build_model
 from spectralgpt.training.pretraining import pretrain
 
-_TRIAL_STEPS, _WARM_STEPS = 24, 4
+_LEAST_STEPS, _MOST_STEPS = 24, 4000
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,18 @@ class Cost:
     gflop: float | None = None
 
 
-def measure_cost(plan: PretrainConfig) -> Cost:
-    """Measure a few steps of a pretraining, in a process of their own.
+class _EnoughError(Exception):
+    """A trial has seen enough."""
+
+
+def measure_cost(plan: PretrainConfig, seconds: float = 0.0) -> Cost:
+    """Measure the first steps of a pretraining, in a process of their own.
+
+    The first ones wait for files that later ones find in memory: the later half counts.
+
+    Args:
+        plan: the pretraining.
+        seconds: processor seconds that the steps take together, at least.
 
     Raises:
         TrainingError: that process ended without an answer.
@@ -55,36 +65,35 @@ def measure_cost(plan: PretrainConfig) -> Cost:
         tempfile.TemporaryDirectory() as folder,
         ProcessPoolExecutor(1, mp_context=context) as pool,
     ):
-        trial = pool.submit(_measure, plan, Path(folder) / "trial", threads)
+        at = Path(folder) / "trial"
+        trial = pool.submit(_measure, plan, at, threads, seconds)
         try:
-            seconds, memory = trial.result()
+            of_step, memory = trial.result()
         except BrokenProcessPool:
             raise TrainingError(
                 f"a trial of objective {plan.objective} ended without an answer: its "
                 "process was killed, perhaps for want of memory. Lower "
                 "trainer.batch_size or the model's size."
             ) from None
-    return Cost(seconds, memory, count_gflop(plan))
+    return Cost(of_step, memory, count_gflop(plan))
 
 
 def _measure(
-    plan: PretrainConfig, folder: Path, threads: int
+    plan: PretrainConfig, folder: Path, threads: int, seconds: float
 ) -> tuple[float, int | None]:
-    """Train a few steps; returns processor seconds of one, and the most memory."""
+    """Train for a while; returns processor seconds of a step, and the most memory."""
     torch.set_num_threads(threads)
-    epochs = plan.trainer.epochs
-    steps = math.ceil(_TRIAL_STEPS / epochs) * epochs
     trial = replace(
         plan,
-        steps=steps,
+        steps=_MOST_STEPS * plan.trainer.epochs,
         report=replace(plan.report, images=0),
         trainer=replace(plan.trainer, validate_every_epochs=0, export_every_epochs=0),
     )
-    clock = Clock(None)
-    pretrain(trial, folder, callbacks=[clock])
-    times = np.diff(clock.ends[_WARM_STEPS:])
-    # Other work on the machine makes single steps far slower.
-    return float(np.median(times)) * plan.trainer.accumulate, peak_rss_bytes()
+    clock = _Trial(seconds, _LEAST_STEPS * plan.trainer.accumulate)
+    with contextlib.suppress(_EnoughError):
+        pretrain(trial, folder, callbacks=[clock])
+    times = np.diff(clock.ends)[len(clock.ends) // 2 :]
+    return float(times.mean()) * plan.trainer.accumulate, peak_rss_bytes()
 
 
 def count_gflop(plan: PretrainConfig) -> float | None:
@@ -155,3 +164,18 @@ class Clock(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint's seconds."""
         self.seconds = float(state_dict["seconds"])
+
+
+class _Trial(Clock):
+    """Ends a trial after so many seconds and micro-batches."""
+
+    def __init__(self, least_seconds: float, least_batches: int) -> None:
+        super().__init__(None)
+        self.least = least_seconds, least_batches
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        """Count a micro-batch."""
+        super().on_train_batch_end(*args)
+        least_seconds, least_batches = self.least
+        if self.seconds >= least_seconds and len(self.ends) >= least_batches:
+            raise _EnoughError
