@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import rasterio
 
+from spectralgpt.data.formats import ImageFormat, _tell_other_sensor
 from spectralgpt.data.sources import Source, find_items, read_source
 from spectralgpt.errors import BandError, ConfigError, DataError, RasterError
-from spectralgpt.rasters import read_raster
+from spectralgpt.rasters import Assumed, read_raster
 from spectralgpt.rasters.footprints import centre_lonlat
 from spectralgpt.sensors import load_sensor
 from tests.raster_files import write_tiff
@@ -146,3 +147,19 @@ def test_a_file_with_too_few_layers_lacks_bands(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has 11 layers, 12 bands were stated"):
         find_items([patches(items="*.tif", bands=names, sizes="file")], tmp_path)
     assert issubclass(BandError, ValueError)
+
+
+@pytest.mark.parametrize("sensor", ["sentinel-2-l1c", "sentinel-2-l2a"])
+def test_images_of_another_sensor_than_the_model_s_are_named_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, sensor: str
+) -> None:
+    _tell_other_sensor.cache_clear()
+    path = tmp_path / "scene.tif"
+    write_tiff(path, np.full((4, 12, 12), 500, np.uint16), res=10.0)
+    names = ("B02", "B03", "B04", "B08")
+    known = Assumed(sensor="sentinel-2-l2a", model_bands=BANDS)
+    images = ImageFormat(sensor=sensor, bands=names, offset=0.0, assumed=known)
+    for _ in range(2):
+        images.describe(path)
+    said = [each for each in caplog.messages if "the model was trained on" in each]
+    assert len(said) == (sensor == "sentinel-2-l1c")
