@@ -151,7 +151,7 @@ def test_numbers_that_yaml_takes_for_text_are_read() -> None:
 
 def test_a_share_to_hide_is_refused_where_nothing_is_hidden() -> None:
     with pytest.raises(
-        ConfigError, match=r"masking\.ratio is set, but objective simclr"
+        ConfigError, match=r"objective simclr does not have masking\.ratio"
     ):
         PretrainConfig(objective="simclr", masking=MaskingConfig(0.5))
     assert PretrainConfig(objective="simclr").masking.ratio == 0

@@ -344,29 +344,29 @@ class PretrainConfig:
 
     def _refuse_ours(self, known: Collection[str]) -> None:
         """Refuse what only our own objective has."""
-        changed = {
-            f"model.{name}"
+        ours: dict[str, tuple[Any, Any]] = {
+            f"model.{name}": (value, getattr(ModelConfig(), name))
             for name, value in self.model.settings().items()
-            if name not in known and value != getattr(ModelConfig(), name)
+            if name not in known
         }
-        if self.model.tokenizer is not None:
-            changed.add("model.tokenizer")
-        if self.masking.style != "cube":
-            changed.add("masking.style")
+        ours |= {
+            "model.tokenizer": (self.model.tokenizer, None),
+            "masking.style": (self.masking.style, "cube"),
+            "data.token_budget": (self.data.token_budget or None, None),
+            "data.band_subsets": (self.data.band_subsets or None, None),
+            "data.allow_missing_bands": (self.data.allow_missing_bands, False),
+        }
         hides = objective_class(self.objective).default_mask_ratio > 0
         if hides and self.masking.ratio == 0 and self.settings.get("loss_on") != "all":
             raise ConfigError("masking.ratio is 0, which hides nothing: raise it.")
-        if not hides and self.masking.ratio:
-            changed.add("masking.ratio")
-        for name in ("token_budget", "band_subsets"):
-            if getattr(self.data, name):
-                changed.add(f"data.{name}")
-        if self.data.allow_missing_bands:
-            changed.add("data.allow_missing_bands")
+        if not hides:
+            ours["masking.ratio"] = (self.masking.ratio or None, None)
+        changed = [name for name, (value, usual) in ours.items() if value != usual]
         if changed:
+            usual = ", ".join(f"{name} {ours[name][1]}" for name in changed)
             raise ConfigError(
-                f"{min(changed)} is set, but objective {self.objective} does not have "
-                "it: leave it out."
+                f"objective {self.objective} does not have {', '.join(changed)}: leave "
+                f"it out, or set {usual.replace('None', 'null')}."
             )
 
 
