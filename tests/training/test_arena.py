@@ -145,7 +145,7 @@ def test_a_mistake_is_named_before_anything_runs(
 
 
 @pytest.mark.parametrize(
-    "path", [find_recipe("ablations"), EXAMPLES / "arena_simulated.yaml"]
+    "path", [find_recipe("ablations"), *EXAMPLES.glob("arena_*.yaml")]
 )
 def test_what_ships_can_be_planned(path: Path) -> None:
     config = read_config(path, ArenaConfig)
