@@ -314,20 +314,8 @@ def probe_labels(
         )
     labelled = (values, cells.classes, cells.shapes)
     scores = score_by_blocks(*labelled, centres, block_m, parts, heads)
-    floor, notes = None, cells.notes
-    if raster.source.bands:
-        alone = _parts(raster.source, "reflectance")
-        floor = score_by_blocks(*labelled, centres, block_m, alone, ("forest",))
-        if floor.balanced_accuracy > scores.balanced_accuracy:
-            notes += (
-                "a random forest on the reflectance alone finds the classes better: "
-                "these embeddings do not pay here.",
-            )
-    else:
-        notes += (
-            "the raster holds no reflectance, so no floor stands beside the scores: "
-            "embed the scene with --reflectance true.",
-        )
+    floor, note = _score_floor(raster.source, labelled, centres, block_m, scores)
+    notes = (*cells.notes, *note)
     colours = class_colours(cells.names)
     fitted = fit_probe(*labelled, groups, parts, heads)
     probe = replace(
@@ -341,6 +329,29 @@ def probe_labels(
     save_probe(folder / "probe.safetensors", probe)
     _write_scores(folder, scores, floor, probe)
     return probe, scores, floor, notes
+
+
+def _score_floor(
+    source: EmbeddingSource,
+    labelled: tuple[NDArray[Any], NDArray[Any], NDArray[Any]],
+    centres: NDArray[np.float64],
+    block_m: float,
+    scores: BlockScores,
+) -> tuple[BlockScores | None, tuple[str, ...]]:
+    """Score a random forest on reflectance alone; returns what is to be said of it."""
+    if not source.bands:
+        return None, (
+            "the raster holds no reflectance, so no floor stands beside the scores: "
+            "embed the scene with --reflectance true.",
+        )
+    alone = _parts(source, "reflectance")
+    floor = score_by_blocks(*labelled, centres, block_m, alone, ("forest",))
+    if floor.balanced_accuracy <= scores.balanced_accuracy:
+        return floor, ()
+    return floor, (
+        "a random forest on the reflectance alone finds the classes better: these "
+        "embeddings do not pay here.",
+    )
 
 
 def _parts(
