@@ -1,3 +1,4 @@
+import gc
 import threading
 from collections.abc import Generator
 from itertools import product
@@ -221,6 +222,38 @@ def test_stopping_early_ends_the_generator_in_its_own_thread() -> None:
         break
     assert ended == [True]
     assert not [t for t in threading.enumerate() if "ThreadPool" in t.name]
+
+
+@pytest.mark.parametrize("collects", ["another thread", "its own thread"])
+def test_what_was_left_unfinished_in_a_cycle_is_closed_when_it_is_collected(
+    collects: str,
+) -> None:
+    # As the frames of an error's traceback hold each other.
+    closed, go_on = threading.Event(), threading.Event()
+
+    def items() -> Generator[int]:
+        try:
+            yield 1
+            go_on.wait(10)
+            if collects == "its own thread":
+                gc.collect()
+            yield 2
+        finally:
+            closed.set()
+
+    ahead = _prefetch(items())
+    assert next(ahead) == 1
+    cycle: list[object] = [ahead]
+    cycle.append(cycle)
+    del ahead, cycle
+    collector = threading.Thread(target=gc.collect, daemon=True)
+    if collects == "another thread":
+        collector.start()
+    go_on.set()
+    assert closed.wait(10)
+    if collects == "another thread":
+        collector.join(10)
+        assert not collector.is_alive()
 
 
 def test_what_runs_ahead_computes_in_the_precision_of_its_user() -> None:

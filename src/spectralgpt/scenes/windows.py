@@ -5,6 +5,7 @@ windows give is blended with weights that fade towards their borders, so that no
 show; reading and computing run ahead in threads of their own.
 """
 
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,8 @@ FloatArray = NDArray[np.float32]
 _EDGE_WEIGHT = 0.05
 _HALF = 0.5
 T = TypeVar("T")
+_POOLS: set[ThreadPoolExecutor] = set()
+"""Those that generators run ahead in."""
 
 
 def cover_axis(length: int, size: int, stride: int) -> list[int]:
@@ -412,10 +415,18 @@ def _prefetch(items: Generator[T, None, Any], depth: int = 2) -> Iterator[T]:
     products keep to one thread: several would wait in turn for the model's threads.
     """
     end: Any = object()
-    with (
-        one_thread_a_product(),
-        ThreadPoolExecutor(1, initializer=_prepare_thread()) as pool,
-    ):
+    own: list[int] = []
+    prepare = _prepare_thread()
+
+    def begin() -> None:
+        own.append(threading.get_ident())
+        prepare()
+
+    pool = ThreadPoolExecutor(1, initializer=begin)
+    # Collected with a generator that somebody left unfinished, the pool would have no
+    # thread any more to close the items in, and closing would wait for ever.
+    _POOLS.add(pool)
+    with one_thread_a_product():
         pending = deque(pool.submit(next, items, end) for _ in range(depth))
         try:
             while (item := pending.popleft().result()) is not end:
@@ -424,7 +435,13 @@ def _prefetch(items: Generator[T, None, Any], depth: int = 2) -> Iterator[T]:
         finally:
             for waiting in pending:
                 waiting.cancel()
-            pool.submit(items.close).result()
+            closed = pool.submit(items.close)
+            # Python may collect this in the pool's own thread, which cannot wait.
+            is_elsewhere = threading.get_ident() not in own
+            pool.shutdown(wait=is_elsewhere)
+            _POOLS.discard(pool)
+            if is_elsewhere:
+                closed.result()
 
 
 def _prepare_thread() -> Callable[[], None]:
