@@ -40,7 +40,7 @@ FACES = {
 # How large the house may be. Raise none without a reason.
 LIMITS = {
     "files": 220,
-    "lines": 59_970,
+    "lines": 59_990,
     "public functions and classes": 860,
     "dataclasses": 150,
     "file names that occur twice": 11,

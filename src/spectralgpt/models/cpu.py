@@ -85,7 +85,12 @@ class Linear(nn.Linear):
         Where a processor needs no gradients, oneDNN applies it within the product.
         """
         dtype = _product_type(input)
-        if torch.is_grad_enabled() or not _has_onednn(input, self.weight, dtype):
+        has_kernel = dtype == torch.float32 or _has_bfloat16()
+        if (
+            torch.is_grad_enabled()
+            or not has_kernel
+            or not _has_onednn(input, self.weight, dtype)
+        ):
             return F.gelu(self(input))
         bias: Tensor | None = self.bias
         if bias is not None:
@@ -151,6 +156,12 @@ def _has_onednn(x: Tensor, weight: Tensor, dtype: torch.dtype) -> bool:
         and bool(torch.backends.mkldnn.is_available())
         and bool(torch.backends.mkldnn.enabled)
     )
+
+
+@cache
+def _has_bfloat16() -> bool:
+    """Whether oneDNN has products in bfloat16 for this processor (AVX-512, say)."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _onednn(

@@ -94,8 +94,8 @@ class MaskedImageModel(Objective):
         )
         if settings.get(name) not in (None, usual):
             raise ConfigError(
-                f"{name} is {settings[name]}, but encoder {kind!r} does not have it: "
-                f"leave it out, or use encoder {other!r}."
+                f"{name} is {settings[name]!s:.40}, but encoder {kind!r} does not have "
+                f"it: leave it out, or use encoder {other!r}."
             )
         names = ("image_size", "num_bands", "patch_size", "drop_path")
         shared = {name: settings[name] for name in names} | {"stem": stem}
