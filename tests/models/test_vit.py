@@ -25,11 +25,13 @@ def test_dates_are_those_of_the_calendar() -> None:
 @pytest.mark.parametrize("temporal", [False, True])
 def test_every_size_leaves_a_width_for_places(size: str, temporal: bool) -> None:
     with torch.device("meta"):
-        objectives.build(
+        model = objectives.build(
             "satmae",
             **(model_size(size) | {"depth": 1, "decoder_depth": 1}),
             temporal=temporal,
         )
+    positions = model.encoder.positions
+    assert positions.spatial.shape[-1] >= positions.embed_dim // 4
 
 
 def test_bands_of_a_group_are_those_that_are_named() -> None:

@@ -21,7 +21,13 @@ from spectralgpt.cli.images import (
     check_dates,
     format_of,
 )
-from spectralgpt.cli.options import CommandParser, add_options, counting, from_options
+from spectralgpt.cli.options import (
+    CHECKPOINT,
+    CommandParser,
+    add_options,
+    counting,
+    from_options,
+)
 from spectralgpt.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -38,14 +44,12 @@ _ACTIONS = {
     "predict": (
         "Map every scene, as `spectralgpt predict` maps one.",
         "map every scene with a fine-tuned segmentation model",
-        "model fine-tuned for segmentation or change: the run folder, a file or "
-        "Hub name",
+        f"model fine-tuned for segmentation or change: {CHECKPOINT}",
     ),
     "embed": (
         "Embed every scene, as `spectralgpt embed --format geotiff` embeds one.",
         "write a raster of embeddings of every scene",
-        "checkpoint: a folder, a file, or a name (of `spectralgpt weights list`, or "
-        "owner/name of the Hub)",
+        f"checkpoint: {CHECKPOINT}",
     ),
 }
 """Description of a sub-command, its line in the help of this one, and of its model."""

@@ -5,7 +5,7 @@ from typing import Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from spectralgpt.cli.options import add_options
+from spectralgpt.cli.options import CHECKPOINT, add_options
 
 HELP = "Convert between our checkpoints and the published formats."
 
@@ -17,8 +17,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "source",
         type=str,
-        help="checkpoint to read: a folder or .safetensors file of ours, a published "
-        ".pth file, a name of `spectralgpt weights list`, or owner/name of the Hub",
+        help=f"checkpoint to read, ours or published: {CHECKPOINT}",
     )
     add_options(
         parser,

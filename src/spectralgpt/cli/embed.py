@@ -14,7 +14,7 @@ from spectralgpt.cli.images import (
     list_stated,
     prepare_output,
 )
-from spectralgpt.cli.options import add_options, counting, from_options
+from spectralgpt.cli.options import CHECKPOINT, add_options, counting, from_options
 from spectralgpt.errors import ConfigError
 
 _RASTER_TABLE = "embeddings.csv"
@@ -31,8 +31,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         model=(
             str,
             ...,
-            "checkpoint: a folder, a file, a name (of `spectralgpt weights list`, or "
-            "owner/name of the Hub), or a size for random weights",
+            f"checkpoint: {CHECKPOINT}; or a size for random weights",
         ),
     )
     add_image_options(parser)

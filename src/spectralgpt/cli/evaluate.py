@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from spectralgpt.cli.images import ARITHMETIC, DEVICE, OUTPUT, prepare_output
-from spectralgpt.cli.options import add_options, counting, plain_values
+from spectralgpt.cli.options import CHECKPOINT, add_options, counting, plain_values
 from spectralgpt.errors import ConfigError
 from spectralgpt.files import read_json
 
@@ -43,8 +43,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         model=(
             str,
             ...,
-            "checkpoint: a folder, a file, a name (of `spectralgpt weights list`, or "
-            "owner/name of the Hub), or a size for random weights",
+            f"checkpoint: {CHECKPOINT}; or a size for random weights",
         ),
         method=(
             Literal["linear-probe", "ridge", "knn", "finetuned"],

@@ -7,7 +7,7 @@ from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
 from rich.console import Console
 
-from spectralgpt.cli.options import add_options
+from spectralgpt.cli.options import CHECKPOINT, add_options
 from spectralgpt.errors import ConfigError
 
 HELP = (
@@ -22,7 +22,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "model",
         type=str,
-        help="checkpoint: the run folder, a model folder, file or Hub name",
+        help=f"checkpoint: {CHECKPOINT}",
     )
     add_options(
         parser,

@@ -407,6 +407,13 @@ def _may_exist(path: Path) -> bool:
     return path.exists() or any(parent.is_file() for parent in path.parents)
 
 
+CHECKPOINT = (
+    "a run folder, a file, or a name (of `spectralgpt weights list`, or owner/name of "
+    "the Hub)"
+)
+"""What a model is named by, in help."""
+
+
 class _Mapping:
     """Type of an option: a mapping of settings, as YAML or as it is."""
 

@@ -19,7 +19,7 @@ from spectralgpt.cli.images import (
     list_stated,
     prepare_output,
 )
-from spectralgpt.cli.options import add_options, counting, from_options
+from spectralgpt.cli.options import CHECKPOINT, add_options, counting, from_options
 from spectralgpt.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         model=(
             str,
             ...,
-            "fine-tuned checkpoint: the run folder, a model folder, file or Hub name",
+            f"fine-tuned checkpoint: {CHECKPOINT}",
         ),
     )
     add_image_options(parser, inputs="*")

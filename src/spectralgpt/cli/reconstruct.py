@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import ArgumentParser, Namespace
 
 from spectralgpt.cli.images import AREA, DEVICE, OUTPUT, add_format_options
-from spectralgpt.cli.options import add_options, counting
+from spectralgpt.cli.options import CHECKPOINT, add_options, counting
 from spectralgpt.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,8 +27,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         model=(
             str,
             ...,
-            "pretrained checkpoint: a run folder, a file, or a name (of `spectralgpt "
-            "weights list`, or owner/name of the Hub)",
+            f"pretrained checkpoint: {CHECKPOINT}",
         ),
     )
     add_format_options(parser)

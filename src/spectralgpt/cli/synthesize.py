@@ -5,7 +5,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from spectralgpt.cli.images import DEVICE, prepare_geotiff
-from spectralgpt.cli.options import add_options, counting, from_options
+from spectralgpt.cli.options import CHECKPOINT, add_options, counting, from_options
 from spectralgpt.errors import CheckpointError
 
 HELP = (
@@ -27,7 +27,7 @@ def add_arguments(parser: ArgumentParser) -> None:
             "bands to make: names of the image's sensor, or wavelengths such as "
             "1240nm, taken as 10 nm wide, or 1240nm:30",
         ),
-        model=(str, "autoencoder to try, too: a pretraining run, a file or a Hub name"),
+        model=(str, f"autoencoder to try, too: {CHECKPOINT}"),
         input_bands=(
             tuple[str, ...],
             (),

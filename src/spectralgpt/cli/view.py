@@ -5,7 +5,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from spectralgpt.cli.images import DEVICE, add_format_options
-from spectralgpt.cli.options import add_options
+from spectralgpt.cli.options import CHECKPOINT, add_options
 
 HELP = (
     "Serve a web page, to this machine alone, that shows scenes, maps, what a model "
@@ -26,9 +26,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         parser,
         model=(
             str,
-            "pretrained or fine-tuned checkpoint: a run folder, a file, a name (of "
-            "`spectralgpt weights list`, or owner/name of the Hub), or a size for "
-            "random weights",
+            f"pretrained or fine-tuned checkpoint: {CHECKPOINT}; or a size for random "
+            "weights",
         ),
         port=(int, 8765, "of the page; 0 takes any free one"),
     )

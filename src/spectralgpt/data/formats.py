@@ -68,8 +68,8 @@ class ImageFormat(Stated):
         ]
         item = make_mosaic(items, self.area)
         if not self.resamples:
-            known = self.assumed.sensor
-            if isinstance(self.assumed, Assumed) and known != item.sensor.name:
+            known = self.assumed.sensor if isinstance(self.assumed, Assumed) else None
+            if known not in (None, item.sensor.name):
                 _tell_other_sensor(item.sensor.name, known)
             return item
         if not isinstance(self.assumed, Assumed):
@@ -91,13 +91,12 @@ def _tell_summary(sensor: str, summary: str) -> None:
 @functools.lru_cache
 def _tell_other_sensor(sensor: str, known: str | None) -> None:
     """Say once that images are of another sensor than the model knows."""
-    if known is not None:
-        _LOG.warning(
-            "images are of %s, and the model was trained on %s: expect worse results "
-            "than for images of its own sensor.",
-            sensor,
-            known,
-        )
+    _LOG.warning(
+        "images are of %s, and the model was trained on %s: expect worse results than "
+        "for images of its own sensor.",
+        sensor,
+        known,
+    )
 
 
 @functools.lru_cache

@@ -256,7 +256,7 @@ class BEiT(MaskedImageModel):
         _, _, rows, columns = self.encoder.shape_of(images)
         cells = rows * columns
         least, count = self.min_mask_patches, round(ratio * cells)
-        if count < max(least or 1, 1):
+        if count < (least or 1):
             raise ConfigError(
                 f"a mask ratio of {ratio:g} hides {count} of {cells} patches, fewer "
                 f"than the smallest block has, {least or 1}: raise masking.ratio, or "
