@@ -5,7 +5,8 @@
 DATA is the archive that examples/dense/barkbeetle_segmentation.yaml describes. Cells of
 8 x 8 px of its images of 2020 are damaged where at least half of their pixels are. Band
 statistics, random weights of `tiny`, and the features of each MODEL (a folder, a file,
-or a size for random weights), alone and beside the statistics, are told apart by
+or a size for random weights), alone, beside the statistics, and with random weights in
+place of its own, are told apart by
 balanced logistic regression on standardised features. It learns from a share of the
 training places, drawn anew for each seed, and is scored on all cells of the archive's
 test places. Images are scaled as a model's own contract says. Random weights, drawn
@@ -198,6 +199,9 @@ def list_rows(cells: Cells, models: Sequence[str], tile_px: int) -> dict[str, Ro
         alone = _embedded(cells, loaded, contract, tile_px, name in SIZES)
         label = f"random weights, {name}" if name in SIZES else name
         rows[label] = alone
+        if name not in SIZES:
+            drawn = _embedded(cells, loaded, contract, tile_px, is_drawn=True)
+            rows[f"random weights like {name}"] = drawn
         if models:
             both = _beside(alone.features, fixed)
             rows[f"{label} + statistics"] = Row(both, alone.is_drawn)

@@ -770,3 +770,23 @@ def test_loading_a_model_waits_for_no_library_that_it_does_not_need() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert said.stdout.strip() == "set()"
+
+
+def test_weights_in_half_precision_take_half_and_are_read_in_single(
+    tmp_path: Path,
+) -> None:
+    model = tiny_model()
+    whole = save_model(tmp_path / "whole", model, tiny_contract()) / "model.safetensors"
+    half = save_model(tmp_path / "half", model, tiny_contract(), half=True)
+    assert (half / "model.safetensors").stat().st_size < 0.6 * whole.stat().st_size
+    loaded = load_model(half).model
+    for name, value in loaded.state_dict().items():
+        assert value.dtype == model.state_dict()[name].dtype
+        torch.testing.assert_close(
+            value, model.state_dict()[name], rtol=1e-3, atol=1e-6
+        )
+    huge = tiny_model()
+    with torch.no_grad():
+        next(huge.parameters()).fill_(1e6)
+    with pytest.raises(CheckpointError, match="not saved"):
+        save_model(tmp_path / "huge", huge, tiny_contract(), half=True)

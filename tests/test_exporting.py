@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spectralgpt import exporting
+from spectralgpt import exporting, objectives
 from spectralgpt.checkpoints import LoadedModel, load_model, save_model
 from spectralgpt.errors import CheckpointError, ConfigError
 from spectralgpt.exporting import export_model, read_description
@@ -111,12 +111,31 @@ def test_numbers_come_out_in_their_unit(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", FORMATS)
 @pytest.mark.parametrize("kind", ["upernet", "fpn", "linear", "regression"])
-@pytest.mark.parametrize("scaling", ["image-minmax", "fixed-range", "two-std-uint8"])
+@pytest.mark.parametrize(
+    "scaling", ["image-minmax", "fixed-range", "log", "two-std-uint8"]
+)
 def test_every_head_and_scaling_is_exported(
     tmp_path: Path, kind: str, scaling: Any, suffix: str
 ) -> None:
     path = tmp_path / f"model{suffix}"
     assert export_model(loaded(kind, scaling), path)[0] < 1e-5
+
+
+@pytest.mark.parametrize("name", sorted(set(objectives.names()) - {"tokenizer"}))
+def test_encoders_of_every_objective_are_exported_for_any_batch(
+    tmp_path: Path, name: str
+) -> None:
+    sizes = {"image_size": 32, "num_bands": 12, "patch_size": 8, "embed_dim": 48}
+    wanted = sizes | {"depth": 2, "num_heads": 4}
+    known = objectives.settings_of(name)
+    model = objectives.build(name, **{k: v for k, v in wanted.items() if k in known})
+    whole = LoadedModel(model.eval(), contract("log"))
+    path = tmp_path / "model.pt2"
+    difference, batches = export_model(whole, path)
+    assert difference < 1e-5
+    assert len(set(batches)) == 2
+    embedding = exporting._open_exported(path)(torch.rand(5, 12, 32, 32))[0]
+    assert len(embedding) == 5
 
 
 @pytest.mark.parametrize("suffix", FORMATS)

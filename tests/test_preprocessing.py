@@ -1,4 +1,5 @@
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -6,6 +7,8 @@ import pytest
 
 from spectralgpt.errors import BandError, ConfigError, DataError, UnitError
 from spectralgpt.preprocessing import (
+    LOG_SHIFT,
+    LOG_STDS,
     BandStatistics,
     Preprocessing,
     sensor_preprocessing,
@@ -204,7 +207,7 @@ def test_contract_at_another_sensor_has_its_bands_and_scaling() -> None:
 
 
 @pytest.mark.parametrize(
-    "scaling", ["image-minmax", "fixed-range", "z-score", "two-std-uint8"]
+    "scaling", ["image-minmax", "fixed-range", "z-score", "log", "two-std-uint8"]
 )
 def test_restored_values_are_the_reflectance(scaling: str) -> None:
     contract = tiny_contract()
@@ -218,3 +221,21 @@ def test_restored_values_are_the_reflectance(scaling: str) -> None:
     wanted = raster.pixels[contract.match(raster.bands)]
     step = 4 * 0.2 / 255 if scaling == "two-std-uint8" else 1e-6
     np.testing.assert_allclose(contract.restore(scaled, raster), wanted, atol=step)
+
+
+def test_by_log_shade_takes_the_same_off_each_band() -> None:
+    contract = tiny_contract()
+    names = contract.band_names
+    low, high = (dict.fromkeys(names, value) for value in (0.01, 0.6))
+    statistics = BandStatistics(low, low, low, high)
+    contract = replace(contract, scaling="log", statistics=statistics)
+    raster = make_raster()
+    sunny = replace(raster, pixels=raster.pixels + 0.2)
+    shade = replace(sunny, pixels=(sunny.pixels + LOG_SHIFT) / 2 - LOG_SHIFT)
+    lost = contract.prepare(sunny)[0] - contract.prepare(shade)[0]
+    spread = math.log(0.61 / 0.02) / LOG_STDS
+    np.testing.assert_allclose(lost, math.log(2) / spread, rtol=1e-4)
+    ends = replace(raster, pixels=np.full_like(raster.pixels, 0.6))
+    np.testing.assert_allclose(contract.prepare(ends)[0], LOG_STDS / 2, rtol=1e-5)
+    night = replace(raster, pixels=np.full_like(raster.pixels, -0.005))
+    assert np.isfinite(contract.prepare(night)[0]).all()

@@ -143,6 +143,7 @@ def save_model(
     model: Model,
     preprocessing: Preprocessing | None = None,
     extra: Mapping[str, Any] | None = None,
+    half: bool = False,
 ) -> Path:
     """Save weights, configuration and contract.
 
@@ -151,6 +152,8 @@ def save_model(
         model: any of ours, without adapters; `merge_adapters` takes them out.
         preprocessing: the contract for its input.
         extra: anything JSON can hold, such as `class_names` and `task`.
+        half: round weights to half precision, for a file of half the size; whoever
+            reads it gets single precision again.
 
     Returns:
         The folder.
@@ -179,6 +182,11 @@ def save_model(
         name: value.detach().cpu().contiguous()
         for name, value in model.state_dict().items()
     }
+    if half:
+        weights = {
+            name: value.half() if value.is_floating_point() else value
+            for name, value in weights.items()
+        }
     check_finite(weights.items(), "the model was not saved, for its weights are")
     metadata = {"format": "pt", "config": text}
     write_file(folder / WEIGHTS_FILE, lambda path: save_file(weights, path, metadata))
@@ -476,12 +484,18 @@ def _read_ours(path: Path) -> LoadedModel:
             model = build_model(config["model"])
         contract = config["preprocessing"]
         preprocessing = None if contract is None else Preprocessing.from_dict(contract)
-        load_weights(model, weights, assign=True)
+        load_weights(model, _in_single(weights), assign=True)
         _fill_buffers(model, config["model"])
         _check_contract(model, preprocessing, config["extra"])
     except (CheckpointError, ConfigError, DataError, BandError) as error:
         raise CheckpointError(f"{path}: {error}") from error
     return LoadedModel(model.requires_grad_(), preprocessing, config["extra"])
+
+
+def _in_single(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return weights that are stored in less in single precision."""
+    less = (torch.float16, torch.bfloat16)
+    return {n: v.float() if v.dtype in less else v for n, v in weights.items()}
 
 
 def _fill_buffers(model: Model, config: Mapping[str, Any]) -> None:

@@ -34,7 +34,12 @@ from spectralgpt.models.heads import (
     RegressionModel,
 )
 from spectralgpt.models.mae import MaskedAutoencoder
-from spectralgpt.preprocessing import RANGE_EPS, UINT8_LEVELS, Preprocessing
+from spectralgpt.preprocessing import (
+    LOG_SHIFT,
+    RANGE_EPS,
+    UINT8_LEVELS,
+    Preprocessing,
+)
 from spectralgpt.rasters import Raster
 
 ExportFormat = Literal["onnx", "torch-export"]
@@ -219,6 +224,8 @@ class _ReflectanceScaling(nn.Module):
         if self.scaling == "image-minmax":
             low, high = _limits(pixels, valid)
             return (pixels - low) / (high - low + RANGE_EPS)
+        if self.scaling == "log":
+            pixels = (pixels.clamp(min=0) + LOG_SHIFT).log()
         shared = (pixels - self.low) / self.span
         if self.scaling != "two-std-uint8":
             return shared
@@ -233,6 +240,9 @@ def _affine(contract: Preprocessing) -> tuple[Tensor, Tensor]:
         torch.from_numpy(statistics.column(name, contract.bands))
         for name in ("low", "high", "mean", "std")
     )
+    if contract.scaling == "log":
+        centre, spread = contract.log_limits()
+        return torch.from_numpy(centre), torch.from_numpy(spread)
     if contract.scaling == "fixed-range":
         return low, (high - low).clamp(min=RANGE_EPS)
     if contract.scaling == "z-score":

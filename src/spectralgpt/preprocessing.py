@@ -23,8 +23,12 @@ from spectralgpt.sensors import Band, find_sensor, match_bands
 
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
-Scaling = Literal["image-minmax", "fixed-range", "z-score", "two-std-uint8"]
+Scaling = Literal["image-minmax", "fixed-range", "z-score", "log", "two-std-uint8"]
 RANGE_EPS = 1e-10  # Source: the published fMoW reader; guards constant bands.
+LOG_SHIFT = 0.01
+"""Reflectance that is added before the logarithm: noise of dark water stays small."""
+LOG_STDS = 4.65
+"""Standard deviations between the percentiles `low` and `high` of a normal law."""
 UINT8_LEVELS = 255
 _SCALINGS: tuple[Scaling, ...] = get_args(Scaling)
 _LARGEST = 1e6
@@ -93,6 +97,11 @@ def image_limits(pixels: FloatArray, valid: BoolArray) -> tuple[FloatArray, Floa
     high = np.where(valid, pixels, -np.inf).max(axis=(1, 2), keepdims=True)
     empty = low > high
     return np.where(empty, 0, low), np.where(empty, 0, high)
+
+
+def log_of(reflectance: FloatArray) -> FloatArray:
+    """Return the logarithm that `log` scales by."""
+    return np.log(np.maximum(reflectance, 0) + np.float32(LOG_SHIFT))
 
 
 @dataclass(frozen=True)
@@ -263,7 +272,8 @@ class Preprocessing:
         """Scale reflectance (C, H, W).
 
         By `image-minmax` a constant band becomes 0. Beyond the ends of `fixed-range`
-        values go on; `two-std-uint8` clips them.
+        values go on; `two-std-uint8` clips them. By `log` the ratio of two bands, which
+        shade and slope leave alone, becomes a difference; below 0 is taken for 0.
 
         Source: published SpectralGPT pretraining readers (`image-minmax`) and
         BigEarthNet fine-tuning reader (`two-std-uint8`, kept to reproduce it).
@@ -277,12 +287,21 @@ class Preprocessing:
             low, high = self._statistic("low"), self._statistic("high")
             scaled = (pixels - low) / np.maximum(high - low, RANGE_EPS)
             return scaled.astype(np.float32)
+        if self.scaling == "log":
+            centre, spread = self.log_limits()
+            return ((log_of(pixels) - centre) / spread).astype(np.float32, copy=False)
         mean, std = self._statistic("mean"), self._statistic("std")
         if self.scaling == "z-score":
             return ((pixels - mean) / np.maximum(std, RANGE_EPS)).astype(np.float32)
         shared = (pixels - (mean - 2 * std)) / (4 * std) * UINT8_LEVELS
         levels = np.clip(shared, 0, UINT8_LEVELS).astype(np.uint8)
         return (levels / np.float32(UINT8_LEVELS)).astype(np.float32)
+
+    def log_limits(self) -> tuple[FloatArray, FloatArray]:
+        """Return what `log` takes off, and what it divides by, (C, 1, 1) each."""
+        low, high = log_of(self._statistic("low")), log_of(self._statistic("high"))
+        spread = np.maximum(high - low, RANGE_EPS) / LOG_STDS
+        return np.asarray((low + high) / 2, np.float32), spread.astype(np.float32)
 
     def _limits(
         self, pixels: FloatArray, valid: BoolArray
@@ -305,7 +324,7 @@ class Preprocessing:
     def restore(self, scaled: FloatArray, raster: Raster) -> FloatArray:
         """Turn scaled values back into reflectance; undoes `prepare`.
 
-        What `two-std-uint8` clipped or rounded stays so.
+        What `two-std-uint8` clipped or rounded stays so, as does what `log` raised.
 
         Args:
             scaled: (C, H, W), of the model or from `prepare`.
@@ -314,6 +333,11 @@ class Preprocessing:
         Raises:
             BandError: a band of the contract is missing.
         """
+        if self.scaling == "log":
+            self._arrange(raster, allow_missing=False)
+            centre, spread = self.log_limits()
+            restored = np.exp(centre + scaled * spread) - LOG_SHIFT
+            return restored.astype(np.float32, copy=False)
         low, high = self._limits(*self._arrange(raster, allow_missing=False))
         return (low + scaled * (high - low)).astype(np.float32)
 

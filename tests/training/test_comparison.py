@@ -3,12 +3,19 @@
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from spectralgpt.data.datasets import LabelledDataset
 from spectralgpt.data.labelled import LabelledDataConfig, read_labelled
-from spectralgpt.tasks.probes import predict_linear
+from spectralgpt.data.samples import SPLITS
+from spectralgpt.tasks.probes import Features, predict_linear
 from spectralgpt.training import comparison
-from spectralgpt.training.comparison import band_statistics, random_encoder
+from spectralgpt.training.comparison import (
+    band_statistics,
+    choose_head,
+    probe,
+    random_encoder,
+)
 from tests.tiny import tiny_contract, tiny_model
 from tests.toy import SENSOR, write_archive
 
@@ -80,3 +87,30 @@ def test_random_encoder_is_seeded_and_leaves_the_global_state() -> None:
     assert any(not torch.equal(v, weights[2][n]) for n, v in weights[0].items())
     assert torch.equal(torch.get_rng_state(), state)
     assert first.config == encoder.config
+
+
+def test_auto_takes_the_head_that_is_best_on_val_and_never_sees_test(
+    dataset: LabelledDataset,
+) -> None:
+    named = dataset.sample_set  # of three classes
+    rng = np.random.default_rng(0)
+    values = rng.uniform(-1, 1, (600, 2)).astype(np.float32)
+    parts = np.split(np.arange(600), [300, 400])
+    split = dict(zip(SPLITS, parts, strict=True))
+
+    def classes_of(amount: NDArray[np.float32]) -> Features:
+        edges = np.quantile(amount, (1 / 3, 2 / 3))
+        return Features(values, torch.from_numpy(np.digitize(amount, edges)), 3)
+
+    rings = classes_of((values**2).sum(axis=1))
+    curved = choose_head(rings, split, named, "auto")
+    assert curved in ("knn", "forest")
+    auto = probe(rings, split, named, "auto").summary
+    assert auto == probe(rings, split, named, curved).summary
+    assert auto["accuracy"] > 0.8
+
+    stripes = classes_of(values.sum(axis=1))
+    chosen = choose_head(stripes, split, named, "auto")
+    stripes.targets[parts[2]] = 0
+    assert choose_head(stripes, split, named, "auto") == chosen
+    assert choose_head(stripes, split, named, "knn") == "knn"

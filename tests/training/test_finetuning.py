@@ -17,7 +17,11 @@ from spectralgpt.rasters import Stated
 from spectralgpt.recipes import find_recipe
 from spectralgpt.tasks.classification import RegularizationConfig
 from spectralgpt.training import finetuning
-from spectralgpt.training.comparison import PRETRAINED, compare_features
+from spectralgpt.training.comparison import (
+    PRETRAINED,
+    STATISTICS,
+    compare_features,
+)
 from spectralgpt.training.finetuning import FinetuneConfig, finetune
 from spectralgpt.training.logs import read_metrics
 from spectralgpt.training.optim import OptimizerConfig, TrainerConfig
@@ -275,8 +279,9 @@ def test_comparison_probes_all_kinds_on_the_same_splits(
     )
     assert list(found) == [
         PRETRAINED,
+        f"{PRETRAINED} + {STATISTICS}",
+        STATISTICS,
         "random weights",
-        "band statistics",
         "RCF gaussian",
         "RCF empirical",
     ]

@@ -310,3 +310,31 @@ def test_a_stage_that_was_finished_with_other_images_is_not_taken_over(
         if hidden.exists():
             hidden.rename(root / "s2.yaml")
     pretrain(two_stages(root), run, resume=True)
+
+
+def test_what_earlier_stages_held_out_is_scored_again(
+    root: Path, tmp_path: Path
+) -> None:
+    config = two_stages(root)
+    one, two = (dict(stage) for stage in config.stages)
+    two["data"] = one["data"] | {"image_size": 24}
+    stages = ({**one, "name": "near"}, {**two, "name": "far"})
+    run = pretrain(replace(config, stages=stages), tmp_path / "run")
+    first, last = run / "stage-1-near", run / "stage-2-far"
+    scored = json.loads((first / "stages.json").read_text())
+    assert scored == {"near": json.loads((first / "validation.json").read_text())}
+    again = json.loads((last / "stages.json").read_text())
+    assert list(again) == ["near", "far"]
+    assert again["far"] == json.loads((last / "validation.json").read_text())
+    # The same images and masks, rebuilt by other weights.
+    assert again["near"]["linear_space"] == scored["near"]["linear_space"]
+    assert again["near"]["model"] != scored["near"]["model"]
+    assert "What is kept of earlier stages" in (run / "report.html").read_text()
+    (last / "stages.json").unlink()
+    pretrain(replace(config, stages=stages), tmp_path / "run", resume=True)
+    assert json.loads((last / "stages.json").read_text()) == again
+
+
+def test_images_of_other_bands_are_not_scored_again(whole: Path) -> None:
+    again = json.loads((whole / "stage-2-landsat-24" / "stages.json").read_text())
+    assert list(again) == ["landsat-24"]

@@ -6,6 +6,7 @@ from typing import Literal
 from jsonargparse import ArgumentParser, Namespace
 
 from spectralgpt.cli.options import CHECKPOINT, add_options
+from spectralgpt.errors import ConfigError
 
 HELP = "Convert between our checkpoints and the published formats."
 
@@ -55,7 +56,11 @@ def add_arguments(parser: ArgumentParser) -> None:
         default=None,
         help="dates of a published ST-MAE whose places and times share a table",
     )
-    add_options(parser, overwrite="replace a checkpoint in the folder")
+    add_options(
+        parser,
+        half="round weights to half precision, for a file of half the size (ours only)",
+        overwrite="replace a checkpoint in the folder",
+    )
 
 
 def run(args: Namespace) -> Path:
@@ -70,5 +75,11 @@ def run(args: Namespace) -> Path:
     stated = {name: args[name] for name in names if args[name] is not None}
     loaded = load_model(args.source, image_size=args.image_size, stated=stated)
     if args.to == "published":
+        if args.half:
+            raise ConfigError(
+                "published files are of single precision: leave --half out."
+            )
         return save_published(args.output / name, loaded.model)
-    return save_model(args.output, loaded.model, loaded.preprocessing, loaded.extra)
+    return save_model(
+        args.output, loaded.model, loaded.preprocessing, loaded.extra, half=args.half
+    )

@@ -46,10 +46,11 @@ def add_arguments(parser: ArgumentParser) -> None:
             f"checkpoint: {CHECKPOINT}; or a size for random weights",
         ),
         method=(
-            Literal["linear-probe", "ridge", "knn", "finetuned"],
-            "linear-probe (the default) fits logistic regression to frozen features, "
-            "ridge least squares; finetuned (with --masks the default) scores the "
-            "model's own classes on held-out images",
+            Literal["auto", "linear-probe", "ridge", "knn", "forest", "finetuned"],
+            "what is fitted to frozen features: logistic regression, least squares, "
+            "nearest neighbours, a random forest, or (auto, the default) what does "
+            "best on val; finetuned (with --masks the default) scores the model's own "
+            "classes on held-out images",
         ),
     )
     _add_data(parser)
@@ -80,8 +81,8 @@ def add_arguments(parser: ArgumentParser) -> None:
             "scores, learnt from pixels of the file's training places",
         ),
         k=(int, 20, "neighbours of knn"),
-        baselines="compare with random weights, band statistics and random "
-        "convolutions",
+        baselines="compare with random weights and random convolutions, too; band "
+        "statistics always stand beside",
         seeds=(
             int,
             1,
@@ -131,7 +132,7 @@ def run(args: Namespace) -> Path:
             "give either --data.root, a folder of labelled images, or --masks, a YAML "
             "file that describes images with masks."
         )
-    method: str = args.method or ("linear-probe" if args.masks is None else "finetuned")
+    method: str = args.method or ("auto" if args.masks is None else "finetuned")
     if args.masks is not None and method != "finetuned":
         raise ConfigError(f"method {method} takes no masks: leave out one of them.")
     if args.masks is None and args.test_flips:
@@ -271,9 +272,11 @@ def _print_comparison(folder: Path, console: Console) -> None:
     found = read_json(folder / "metrics.json")
     kinds = found["features"]
     metrics = list(next(iter(kinds.values())))
+    names = ("features", "head", *(m.replace("_", " ") for m in metrics))
     title = f"{found['method']}, {found['seeds']} seeds"
-    table = Table("features", *(m.replace("_", " ") for m in metrics), title=title)
+    table = Table(*names, title=title)
     for kind, row in kinds.items():
         cells = [f"{row[m]['mean']:.4f} ± {row[m]['std']:.4f}" for m in metrics]
-        table.add_row(kind, *cells)
+        heads = ", ".join(dict.fromkeys(found["heads"][kind]))
+        table.add_row(kind, heads, *cells)
     console.print(table)

@@ -48,6 +48,7 @@ _STAGED = ("num_heads", "window_size")
 _SHARES = ("drop_path", "head_dropout")
 _WEIGHTS = (
     *("token_loss_weight", "spectral_loss_weight", "mlp_ratio"),
+    *("pixel_loss_weight", "feature_loss_weight"),
     *("layer_scale", "temperature", "momentum", "beta"),
 )
 _POSITIVE = ("temperature", "momentum", "beta")

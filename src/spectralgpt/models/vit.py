@@ -497,7 +497,10 @@ class VisionTransformer(OwnBandsEncoder):
         """Map images (B, [T,] C, H, W) to tokens without positions, (B, N, D)."""
         self.shape_of(images)
         if isinstance(self.embedding, PiEmbedding):
-            x: Tensor = self.embedding(images.flatten(0, -4)).flatten(2).mT
+            if images.ndim == 4:
+                x: Tensor = self.embedding(images)
+                return x.flatten(2).mT
+            x = self.embedding(images.flatten(0, 1)).flatten(2).mT
             return x.unflatten(0, (len(images), -1)).flatten(1, 2)
         t = self.frames_per_token
         series = fill_tubelets(images if images.ndim == 5 else images[:, None], t)

@@ -77,7 +77,8 @@ class VitAutoencoder(Objective):
         bands_last: bool = False,
     ) -> None:
         super().__init__()
-        self.loss_on, self.published = settings["loss_on"], settings["published"]
+        self.loss_on = settings["loss_on"]
+        self.published = settings.get("published", False)
         if self.loss_on not in get_args(LossOn):
             raise ConfigError(f"loss_on {self.loss_on!r}: use 'masked' or 'all'.")
         self.encoder, self.config = encoder, dict(settings)
@@ -127,8 +128,9 @@ class VitAutoencoder(Objective):
         x = self.encoder.place(self.encoder.embed(images), shape, dates)
         x = x.gather(1, visible[..., None].expand(-1, -1, x.shape[-1]))
         latent: Tensor = self.encoder.norm(self.encoder.run(x))
-        prediction = self._predict(self._decode(latent, visible, shape, dates), shape)
-        loss = self._compare(images, prediction, mask, valid, counts)
+        features = self._decode(latent, visible, shape, dates)
+        prediction = self._predict(features, shape)
+        loss, terms = self._losses(images, features, prediction, mask, valid, counts)
         rebuilt = hidden = None
         if not self.training:
             rebuilt = self._rebuild(images, prediction.detach())
@@ -136,7 +138,7 @@ class VitAutoencoder(Objective):
             pixels = self._pixels_of(mask, shape)[:, :count]
             hidden = pixels.reshape(images.shape) > 0
         shown = self._laid_out(prediction), self._shaped(mask, shape)
-        return ObjectiveOutput(loss, {}, *shown, latent, rebuilt, hidden)
+        return ObjectiveOutput(loss, terms, *shown, latent, rebuilt, hidden)
 
     def count_targets(
         self,
@@ -240,6 +242,27 @@ class VitAutoencoder(Objective):
             reduce(values[:, :, bands], dim=(2, 4)) for bands in self.encoder.band_index
         ]
         return torch.stack(parts, dim=2).flatten(1)
+
+    def _losses(
+        self,
+        images: Tensor,
+        features: Tensor,
+        prediction: Tensor,
+        mask: Tensor,
+        valid: Tensor | None,
+        counts: Tensor | None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Give the loss, 0-d, and what it is the sum of, if it is of several terms.
+
+        Args:
+            images: as in a forward pass; so are the last two.
+            features: (B, N, decoder width), which the prediction is made of.
+            prediction: (B, T, C, places, values).
+            mask: (B, N), 1 where hidden.
+            valid: false where a pixel counts nowhere.
+            counts: what terms are divided by.
+        """
+        return self._compare(images, prediction, mask, valid, counts), {}
 
     def _compare(
         self,

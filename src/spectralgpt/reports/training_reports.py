@@ -404,6 +404,7 @@ def write_stages_report(run: Path) -> Path:
         stages=[(stage.title, stage.folder.name) for stage in stages],
         rows=[_stage_row(stage) for stage in stages],
         dataset_rows=[row for stage in stages for row in _dataset_rows(stage)],
+        **_kept(stages),
         curves=_plot_stages(stages),
     )
 
@@ -459,6 +460,24 @@ def _stage_row(stage: _Stage) -> list[str]:
         f"{sum(last) / len(last):.4f}",
         ", ".join(errors) or "not scored",
     ]
+
+
+def _kept(stages: Sequence[_Stage]) -> dict[str, list[Any]]:
+    """Return the table of what each stage's model makes of the stages up to it."""
+    found = {
+        stage.title: _read_scores(stage.folder / "stages.json") for stage in stages
+    }
+    seen = list(dict.fromkeys(name for scores in found.values() for name in scores))
+    rows = []
+    for title, scores in found.items():
+        cells = []
+        for name in seen:
+            errors = scores.get(name, {})
+            others = [errors[n] for n in _FILLERS if n in errors and n != "model"]
+            is_known = "model" in errors and others
+            cells.append(f"{errors['model'] / min(others):.2f}" if is_known else "-")
+        rows.append([title, *cells])
+    return {"kept_header": ["after stage", *seen], "kept_rows": rows if seen else []}
 
 
 def _dataset_rows(stage: _Stage) -> Iterable[list[str]]:

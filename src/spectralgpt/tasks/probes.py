@@ -81,6 +81,11 @@ class Features:
         """Whether an image can have several classes."""
         return self.targets.ndim > 1
 
+    def beside(self, other: "Features") -> "Features":
+        """Return these with other features of the same images beside them."""
+        values = np.concatenate([self.values, other.values], axis=1)
+        return Features(values, self.targets, self.num_classes)
+
     def take(self, indices: NDArray[Any]) -> "Features":
         """Return the features of some images, by their `indices` (M,)."""
         chosen = torch.as_tensor(indices, dtype=torch.long)

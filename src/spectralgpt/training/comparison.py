@@ -12,7 +12,7 @@ and a baseline is only worth beating at its best.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -41,8 +41,10 @@ from spectralgpt.tasks.probes import (
 )
 from spectralgpt.training.scoring import spread, write_class_scores
 
-ProbeMethod = Literal["linear-probe", "ridge", "knn", "forest"]
+Head = Literal["linear-probe", "ridge", "knn", "forest"]
+ProbeMethod = Literal["auto", Head]
 PRETRAINED = "this model"
+STATISTICS = "band statistics"
 # Every seed of every baseline reads the images again.
 _MEMORY_MB = 2048.0
 _PERCENTILES = (5.0, 25.0, 50.0, 75.0, 95.0)
@@ -67,7 +69,7 @@ def compare_features(
     folder: Path,
     name: str,
     *,
-    method: ProbeMethod = "linear-probe",
+    method: ProbeMethod = "auto",
     k: int = 20,
     baselines: bool = False,
     seeds: int = 1,
@@ -75,7 +77,7 @@ def compare_features(
     num_workers: int = 0,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, tuple[Scores, ...]]:
-    """Probe the features of a model, and of the baselines if asked.
+    """Probe the features of a model beside band statistics, and both together.
 
     Writes metrics.json, table.csv, classes.csv, confusion.png and report.html.
 
@@ -89,10 +91,11 @@ def compare_features(
         config: how they are split.
         folder: gets the files.
         name: what the model is called in them.
-        method: `linear-probe` (logistic regression), `ridge` or `knn`.
+        method: `linear-probe` (logistic regression), `ridge`, `knn`, `forest`, or
+            `auto`: each kind of features takes what is best for it on val.
         k: neighbours of `knn`.
-        baselines: compare with band statistics, random convolutions (both of TorchGeo's
-            modes) and random weights.
+        baselines: compare with random convolutions (both of TorchGeo's modes) and
+            random weights, too.
         seeds: number of repetitions.
         batch_size: images encoded at once.
         num_workers: processes that read images.
@@ -136,15 +139,21 @@ def compare_features(
 
     fixed = encode(loaded.encoder, PRETRAINED)
     kinds: dict[str, _Compute] = {PRETRAINED: lambda seed, train: fixed}
+    statistics = band_statistics(dataset, counter(STATISTICS))
+    both = fixed.beside(statistics)
+    kinds[f"{PRETRAINED} + {STATISTICS}"] = lambda seed, train: both
+    kinds[STATISTICS] = lambda seed, train: statistics
     if baselines:
         kinds |= floors(loaded.encoder, dataset, encode, counter)
-    scores = {
-        kind: tuple(
-            probe(compute(seed, split["train"]), split, labelled, method, k)
-            for seed, split in enumerate(splits)
-        )
-        for kind, compute in kinds.items()
-    }
+    scores: dict[str, tuple[Scores, ...]] = {}
+    heads: dict[str, list[Head]] = {}
+    for kind, compute in kinds.items():
+        heads[kind], found = [], []
+        for seed, split in enumerate(splits):
+            features = compute(seed, split["train"])
+            heads[kind].append(choose_head(features, split, labelled, method, k))
+            found.append(probe(features, split, labelled, heads[kind][-1], k))
+        scores[kind] = tuple(found)
     sizes = {name: len(indices) for name, indices in splits[0].items()}
     tested = np.unique(np.concatenate([split["test"] for split in splits]))
     seen, _ = count_seen(
@@ -154,13 +163,15 @@ def compare_features(
     facts = {
         "model": name,
         "method": method,
+        "heads": heads,
         "seeds": seeds,
         "images": sizes,
         "seen_in_training": seen,
         "features": summary,
     }
+    own = ", ".join(sorted(set(heads[PRETRAINED])))
     text = (
-        f"A {method} on frozen features. Labels: {labelled.source} "
+        f"{method} on frozen features ({own}). Labels: {labelled.source} "
         f"({', '.join(f'{count} {split}' for split, count in sizes.items())} images). "
         f"Scores below are those of the first of {seeds} seeds."
     )
@@ -188,8 +199,7 @@ def floors(
     encode: Callable[[Encoder, str], Features],
     counter: _Count,
 ) -> dict[str, _Compute]:
-    """Return what computes each baseline for a seed and its training images."""
-    statistics = band_statistics(dataset, counter("band statistics"))
+    """Return what computes each drawn baseline for a seed and its training images."""
 
     def drawn(seed: int, train: NDArray[np.int64]) -> Features:
         return encode(random_encoder(encoder, seed), "random weights")
@@ -201,7 +211,6 @@ def floors(
 
     return {
         "random weights": drawn,
-        "band statistics": lambda seed, train: statistics,
         "RCF gaussian": convolved("gaussian"),
         "RCF empirical": convolved("empirical"),
     }
@@ -239,6 +248,28 @@ def _write(
     )
 
 
+def choose_head(
+    features: Features,
+    split: Split,
+    labelled: SampleSet,
+    method: ProbeMethod,
+    k: int = 20,
+) -> Head:
+    """Return what tells features apart: for `auto` what has the best macro F1 on val.
+
+    Test is not looked at.
+    """
+    if method != "auto":
+        return method
+    inner = {**split, "test": split["val"]}
+
+    def score(head: Head) -> float:
+        return probe(features, inner, labelled, head, k).summary["macro_f1"]
+
+    heads: tuple[Head, ...] = get_args(Head)
+    return max(heads, key=score)
+
+
 def probe(
     features: Features,
     split: Split,
@@ -253,10 +284,12 @@ def probe(
         features: of all samples.
         split: one of `draw_splits`.
         labelled: the samples.
-        method: logistic regression, ridge, nearest neighbours or a random forest.
+        method: logistic regression, ridge, nearest neighbours or a random forest; for
+            `auto` see `choose_head`.
         k: neighbours.
         seed: of the forest.
     """
+    method = choose_head(features, split, labelled, method, k)
     train, val, test = (features.take(split[name]) for name in SPLITS)
     if method == "knn":
         probabilities = predict_knn(train, test, k)

@@ -112,7 +112,8 @@ class DataConfig(Stated):
         exclude_bands: names of bands to leave out.
         image_size: side of the crops that the model takes, px.
         scaling: image-minmax (each band of each image to 0..1), fixed-range (first and
-            99th percentile of the data set to 0..1) or z-score.
+            99th percentile of the data set to 0..1), z-score, or log (logarithm of
+            reflectance, so that ratios of bands become differences).
         samples_per_epoch: crops in an epoch; null takes about as many as cover the
             images once.
         crops: how crops are cut, and what is held out.

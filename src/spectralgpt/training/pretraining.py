@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch.utils.data import DataLoader, Sampler, default_collate
+from torch.utils.data import default_collate
 
-from spectralgpt.checkpoints import CONFIG_FILE, save_model
+from spectralgpt.checkpoints import CONFIG_FILE, load_model, save_model
 from spectralgpt.config import changed_settings, read_mapping
 from spectralgpt.data.pretraining import MixedDataset
 from spectralgpt.errors import (
@@ -40,18 +40,15 @@ from spectralgpt.reports.reconstructions import (
     plot_spectra,
 )
 from spectralgpt.scenes.reconstruction import Reconstruction
-from spectralgpt.tasks.pretraining import (
-    PretrainingTask,
-    score_reconstructions,
-)
+from spectralgpt.tasks.pretraining import PretrainingTask
 from spectralgpt.training.checkpointing import LastCheckpoint, read_checkpoint
 from spectralgpt.training.fit import check_checkpoint, fit, full_state_dict
+from spectralgpt.training.held_out import load_batches, score_again, score_held_out
 from spectralgpt.training.loading import (
     EpochBatchSampler,
     FixedBatchSampler,
     KeyedDataset,
     SampleKey,
-    build_loader,
     sample_seed,
 )
 from spectralgpt.training.module import DATA, PROGRESS, TrainingModule
@@ -145,6 +142,7 @@ def _run_stages(
             _check_same_data(name, stage, runs[name])
     # A mistake in the last stage is not to be found after days of the first.
     data = {name: _load(name, stages[name]) for name in due}
+    known = dict(data)
     folder.prepare(plain_config(config), overwrite=overwrite, resume=resume)
     start = config.model.start_from
     for number, (name, stage) in enumerate(stages.items(), start=1):
@@ -163,10 +161,41 @@ def _run_stages(
                 resume=resume and run.config.exists(),
                 callbacks=callbacks,
             )
+        if is_first_process() and len(stages) > 1 and not run.again.is_file():
+            upto = list(stages)[:number]
+            _score_again(run, stages, upto, known)
         # The last one again: the run may have been killed before its model was copied.
         if is_first_process() and (name in due or number == len(stages)):
             _hand_over(run, folder)
         start = str(run.model)
+
+
+def _score_again(
+    run: RunFolder,
+    stages: Mapping[str, PretrainConfig],
+    upto: Sequence[str],
+    known: dict[str, PretrainingData],
+) -> None:
+    """Score a finished stage's model on what all stages up to it held out.
+
+    Args:
+        run: the stage's folder.
+        stages: all of them.
+        upto: names of those that count.
+        known: images of stages that are loaded already, by name; gets others.
+    """
+    loaded = load_model(run.model)
+    assert loaded.preprocessing is not None, "pretraining states it"
+    assert isinstance(loaded.model, Objective), "pretraining saves it"
+    for name in upto:
+        if name not in known:
+            known[name] = _load(name, stages[name])
+    again = score_again(
+        loaded.model.eval(),
+        loaded.preprocessing,
+        {name: (stages[name], known[name]) for name in upto},
+    )
+    write_json(run.again, again)
 
 
 def _load(name: str, stage: PretrainConfig) -> PretrainingData:
@@ -409,10 +438,10 @@ def _run(
     scored = FixedBatchSampler(data.scored, settings.batch_size, config.seed)
     held_out = None
     if data.held_out is not None:
-        held_out = _load_batches(data.held_out, scored, settings.workers)
+        held_out = load_batches(data.held_out, scored, settings.workers)
     trainer = fit(
         module,
-        _load_batches(data.train, module.batches, settings.workers),
+        load_batches(data.train, module.batches, settings.workers),
         held_out,
         settings,
         folder,
@@ -427,12 +456,6 @@ def _run(
         _conclude(config, folder, model, data.held_out, data.scored)
     # Whatever comes next may read what the first process has written.
     trainer.strategy.barrier("stage concluded")
-
-
-def _load_batches(
-    images: MixedDataset, batches: Sampler[list[SampleKey]], workers: int
-) -> DataLoader[dict[str, Any]]:
-    return build_loader(KeyedDataset(images, by_batch=True), batches, workers)
 
 
 def _shown(config: PretrainConfig, data: PretrainingData) -> dict[int, str]:
@@ -485,17 +508,7 @@ def _conclude(
     from spectralgpt.reports.training_reports import write_pretraining_report
 
     if held_out is not None and model is not None:
-        size = config.trainer.batch_size
-        final = PretrainingTask(model, config.masking.ratio, config.masking.style)
-        by_name = {
-            name: score_reconstructions(
-                final,
-                _load_batches(
-                    held_out, FixedBatchSampler([part], size, config.seed), 0
-                ),
-            )
-            for name, part in zip(held_out.names, parts, strict=True)
-        }
+        by_name = score_held_out(model, config, held_out, parts)
         # A run of one data set has one table of scores, not a table of tables; an
         # objective that rebuilds nothing has none.
         single = next(iter(by_name.values())) if len(by_name) == 1 else by_name

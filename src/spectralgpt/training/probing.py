@@ -15,8 +15,10 @@ from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import Assumed
 from spectralgpt.tasks.probes import Features
 from spectralgpt.training.comparison import (
+    STATISTICS,
     ProbeMethod,
     Split,
+    band_statistics,
     draw_splits,
     extract_features,
     floors,
@@ -100,9 +102,10 @@ class Prober:
             lambda kind: None,
         )
         del made["random weights"]  # Each encoder has its own, see `score_random`.
+        statistics = band_statistics(dataset)
+        made = {STATISTICS: lambda seed, train: statistics} | made
         found = {name: self._score(loaded, made[name]) for name in made}
-        statistics = made["band statistics"]
-        by_forest = self._score(loaded, statistics, ("forest",))
+        by_forest = self._score(loaded, made[STATISTICS], ("forest",))
         # A forest is a method of its own: it stands beside every other one.
         metrics = {name.partition(", ")[2]: v for name, v in by_forest.items()}
         found[_FOREST] = {

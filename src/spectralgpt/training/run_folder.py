@@ -28,6 +28,7 @@ _FILES = (
     "metrics.csv",
     "metrics.json",
     "validation.json",
+    "stages.json",
     "table.csv",
     "classes.csv",
     "confusion.png",
@@ -56,6 +57,7 @@ class RunFolder:
         last: the checkpoint to resume from.
         model: the model in our own format.
         scores: errors of held-out images, as JSON.
+        again: of a stage, its model's errors on what the stages up to it held out.
         figures: drawn while the run goes on.
         report: the self-contained report.
     """
@@ -67,6 +69,7 @@ class RunFolder:
         self.last = root / "checkpoints" / "last.ckpt"
         self.model = root / "checkpoints" / "model"
         self.scores = root / "validation.json"
+        self.again = root / "stages.json"
         self.figures = root / "figures"
         self.report = root / "report.html"
 
