@@ -40,8 +40,8 @@ FACES = {
 # How large the house may be. Raise none without a reason.
 LIMITS = {
     "files": 220,
-    "lines": 59_990,
-    "public functions and classes": 860,
+    "lines": 60_470,
+    "public functions and classes": 864,
     "dataclasses": 150,
     "file names that occur twice": 11,
     "files with a single importer": 20,

@@ -152,8 +152,8 @@ def save_model(
         model: any of ours, without adapters; `merge_adapters` takes them out.
         preprocessing: the contract for its input.
         extra: anything JSON can hold, such as `class_names` and `task`.
-        half: round weights to half precision, for a file of half the size; whoever
-            reads it gets single precision again.
+        half: round weights to bfloat16, for a file of half the size; whoever reads it
+            gets single precision again.
 
     Returns:
         The folder.
@@ -184,7 +184,7 @@ def save_model(
     }
     if half:
         weights = {
-            name: value.half() if value.is_floating_point() else value
+            name: value.bfloat16() if value.is_floating_point() else value
             for name, value in weights.items()
         }
     check_finite(weights.items(), "the model was not saved, for its weights are")

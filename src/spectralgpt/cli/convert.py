@@ -58,7 +58,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     add_options(
         parser,
-        half="round weights to half precision, for a file of half the size (ours only)",
+        half="round weights to bfloat16, for a file of half the size (ours only)",
         overwrite="replace a checkpoint in the folder",
     )
 
