@@ -6,12 +6,12 @@ DATA is the archive that examples/dense/barkbeetle_segmentation.yaml describes. 
 8 x 8 px of its images of 2020 are damaged where at least half of their pixels are. Band
 statistics, random weights of `tiny`, and the features of each MODEL (a folder, a file,
 or a size for random weights), alone, beside the statistics, and with random weights in
-place of its own, are told apart by
-balanced logistic regression on standardised features. It learns from a share of the
-training places, drawn anew for each seed, and is scored on all cells of the archive's
-test places. Images are scaled as a model's own contract says. Random weights, drawn
-anew for each seed as well, get z-scores by the training places: a floor at its best,
-for scaled image by image they never see how bright a place is.
+place of its own, are told apart by balanced logistic regression on standardised
+features. It learns from a share of the training places, drawn anew for each seed, and
+is scored on all cells of the archive's test places. Images are scaled as a model's own
+contract says. Random weights of a size, drawn anew for each seed as well, get z-scores
+by the training places: a floor at its best, for scaled image by image they never see
+how bright a place is.
 
 The strength of the penalty is chosen by training places alone, held out in turn. "Best"
 is what the penalty that is best on the test places would reach: no score to report, but

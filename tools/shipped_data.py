@@ -23,14 +23,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from make_demo_data import NORTH, SIDE, WEST
 
 from spectralgpt.data.sources import Source, describe_image, list_images, read_source
 from spectralgpt.rasters import RasterFile, Window, read_raster, write_geotiff
 from spectralgpt.sensors import load_sensor
 
 DESCRIPTIONS = Path(__file__).parent.parent / "examples" / "real_samples"
-DEMO_WEST, DEMO_NORTH, DEMO_SIDE = 442_260, 4_174_920, 6_420
-"""Of the demonstration's scene, m, in the same projection; see `make_demo_data.py`."""
 MARGIN_M = 160
 
 
@@ -73,8 +72,7 @@ def main() -> None:
         describe(part, source, args.output)
         print(f"{part.source}: {count} images")
         digests = {
-            str(file.relative_to(root)): hashlib.sha256(file.read_bytes()).hexdigest()
-            for file in sorted(read)
+            str(path.relative_to(root)): sha256_of(path) for path in sorted(read)
         }
         if part is SIMULATED:
             together = hashlib.sha256("".join(digests.values()).encode())
@@ -88,16 +86,21 @@ def main() -> None:
     (args.output / "data.json").write_text(text, encoding="utf-8")
 
 
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def gather(source: Source, root: Path, folder: Path) -> tuple[int, set[Path]]:
     """Write the images of a source; returns their number, and the files read."""
     folder.mkdir(parents=True, exist_ok=True)
     read: set[Path] = set()
     count = 0
-    bands = load_sensor("sentinel-2-l2a").select()
+    names = [band.name for band in load_sensor("sentinel-2-l2a").bands]
     for entry in list_images(source, root):
         item = describe_image(source, entry)
-        names = [band.name for band in bands]
-        own = [band for band in item.sensor.select() if band.name in names]
+        own = item.sensor.select(names)
         place = item.place.replace("/", "_")
         read |= {Path(file.path) for file in item.files.values()}
         for number, window in enumerate(windows(item)):
@@ -116,9 +119,9 @@ def windows(item: RasterFile) -> Iterator[Window | None]:
     grid = item.grid()
     assert grid.transform is not None, "the scene states where it lies"
     size = grid.transform.a
-    left = round((DEMO_WEST - MARGIN_M - grid.transform.c) / size)
-    top = round((grid.transform.f - DEMO_NORTH - MARGIN_M) / size)
-    side = round((DEMO_SIDE + 2 * MARGIN_M) / size)
+    left = round((WEST - MARGIN_M - grid.transform.c) / size)
+    top = round((grid.transform.f - NORTH - MARGIN_M) / size)
+    side = round((SIDE + 2 * MARGIN_M) / size)
     right, bottom = left + side, top + side
     yield Window(0, 0, top, grid.width)
     yield Window(bottom, 0, grid.height - bottom, grid.width)

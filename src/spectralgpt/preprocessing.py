@@ -334,7 +334,7 @@ class Preprocessing:
             BandError: a band of the contract is missing.
         """
         if self.scaling == "log":
-            self._arrange(raster, allow_missing=False)
+            self.match(raster.bands)
             centre, spread = self.log_limits()
             restored = np.exp(centre + scaled * spread) - LOG_SHIFT
             return restored.astype(np.float32, copy=False)

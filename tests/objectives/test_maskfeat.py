@@ -58,7 +58,7 @@ def test_descriptions_are_whitened_by_the_first_batches_and_no_others() -> None:
 
 def test_the_loss_is_that_of_hidden_pixels_and_of_all_descriptions() -> None:
     images, noise = torch.rand(3, 3, 16, 16), torch.rand(3, 16)
-    plain = model().eval()
+    plain = model(pixel_loss_weight=1.0).eval()
     out = plain(images, noise=noise)
     assert out.rebuilt is not None
     assert out.hidden is not None

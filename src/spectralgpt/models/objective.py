@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from spectralgpt.config import changed_settings
 from spectralgpt.errors import CheckpointError, ConfigError, ShapeError
@@ -116,6 +117,15 @@ class Objective(nn.Module, ABC):
         images: (1,).
         """
         return images.new_tensor([float(len(images))])
+
+    def _whole_places(
+        self, images: Tensor, valid: Tensor | None, size: tuple[int, int]
+    ) -> Tensor:
+        """Return 1 for places without an invalid pixel, else 0: (B, *size)."""
+        if valid is None:
+            return images.new_ones(len(images), *size)
+        lacking = (~valid).any(dim=1).to(images)
+        return 1 - F.adaptive_max_pool2d(lacking, size)
 
     def draw(self, images: Tensor, noise: Tensor | None) -> Tensor:
         """Return the noise of images, drawn where none is given: (B, M).

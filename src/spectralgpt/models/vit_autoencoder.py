@@ -78,7 +78,6 @@ class VitAutoencoder(Objective):
     ) -> None:
         super().__init__()
         self.loss_on = settings["loss_on"]
-        self.published = settings.get("published", False)
         if self.loss_on not in get_args(LossOn):
             raise ConfigError(f"loss_on {self.loss_on!r}: use 'masked' or 'all'.")
         self.encoder, self.config = encoder, dict(settings)

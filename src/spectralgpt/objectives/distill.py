@@ -175,11 +175,7 @@ class Distillation(Objective):
 
     def _known(self, images: Tensor, valid: Tensor | None) -> Tensor:
         """Return 1 for places without an invalid pixel, else 0: (B, Hp, Wp)."""
-        size = self._grid(images)
-        if valid is None:
-            return images.new_ones(len(images), *size)
-        lacking = (~valid).any(dim=1).to(images)
-        return 1 - F.adaptive_max_pool2d(lacking, size)
+        return self._whole_places(images, valid, self._grid(images))
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any

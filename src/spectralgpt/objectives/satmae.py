@@ -122,6 +122,7 @@ class SatMAE(VitAutoencoder):
         )
         settings["groups"] = None if temporal else groups
         super().__init__(encoder, codes, settings, bands_last=temporal)
+        self.published = published
         self.temporal = self.takes_series = temporal
 
     @staticmethod

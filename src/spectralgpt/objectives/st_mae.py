@@ -105,6 +105,7 @@ class STMAE(VitAutoencoder):
             codes_token=class_token,
         )
         super().__init__(encoder, codes, settings, predicted, bands_last=True)
+        self.published = published
         if class_token:
             self.decoder_token = nn.Parameter(torch.zeros(1, 1, decoder_embed_dim))
             if not published:

@@ -464,9 +464,7 @@ def _stage_row(stage: _Stage) -> list[str]:
 
 def _kept(stages: Sequence[_Stage]) -> dict[str, list[Any]]:
     """Return the table of what each stage's model makes of the stages up to it."""
-    found = {
-        stage.title: _read_scores(stage.folder / "stages.json") for stage in stages
-    }
+    found = {stage.title: _scores_upto(stage) for stage in stages}
     seen = list(dict.fromkeys(name for scores in found.values() for name in scores))
     rows = []
     for title, scores in found.items():
@@ -478,6 +476,16 @@ def _kept(stages: Sequence[_Stage]) -> dict[str, list[Any]]:
             cells.append(f"{errors['model'] / min(others):.2f}" if is_known else "-")
         rows.append([title, *cells])
     return {"kept_header": ["after stage", *seen], "kept_rows": rows if seen else []}
+
+
+def _scores_upto(stage: _Stage) -> dict[str, dict[str, float]]:
+    """Return a model's errors on what its stage and those before it held out."""
+    own = {
+        f"{stage.name}, {part}" if part else stage.name: errors
+        for part, errors in _read_scores(stage.folder / "validation.json").items()
+    }
+    both = _read_scores(stage.folder / "stages.json") | own
+    return {name: errors for name, errors in both.items() if errors}
 
 
 def _dataset_rows(stage: _Stage) -> Iterable[list[str]]:

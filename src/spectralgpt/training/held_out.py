@@ -7,7 +7,6 @@ scored again.
 import copy
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from torch.utils.data import DataLoader, Sampler
@@ -67,7 +66,7 @@ def score_again(
     contract: Preprocessing,
     stages: Mapping[str, tuple[PretrainConfig, PretrainingData]],
 ) -> ByName:
-    """Score a stage's model on what it held out, and what the stages before it did.
+    """Score a stage's model on what the stages before it held out.
 
     Images are masked as in the stage that they come from, and scaled as the model says;
     those with other bands than it takes are left out, which is logged.
@@ -75,7 +74,7 @@ def score_again(
     Args:
         model: on the CPU.
         contract: of the model.
-        stages: configuration and images of each stage up to this one, by name.
+        stages: configuration and images of each stage before it, by name.
 
     Returns:
         Errors by stage, or "stage, data set" where a stage has several.
@@ -106,17 +105,15 @@ def _scaled_by(images: MixedDataset, contract: Preprocessing) -> MixedDataset:
 
     def scaled(dataset: PretrainingDataset) -> PretrainingDataset:
         own = dataset.preprocessing
-        other = contract
-        if own.sensor in contract.sensors:
-            other = contract.for_sensor(own.sensor)
-        if other.band_names != own.band_names:
+        other = contract.for_bands(own.bands)
+        # Bands of one name are not the same on every sensor.
+        if other.bands != own.bands:
             raise BandError(
-                f"the model takes {', '.join(other.band_names)}, they are of "
-                f"{', '.join(own.band_names)}."
+                f"the model takes {', '.join(other.band_names)} of {other.sensor}, "
+                f"they are {', '.join(own.band_names)} of {own.sensor}."
             )
-        other = replace(other, bands=own.bands, image_size=own.image_size)
         changed = copy.copy(dataset)
-        changed.preprocessing = other
+        changed.preprocessing = other.for_images(own.image_size)
         return changed
 
     parts = [scaled(dataset) for dataset in images.datasets]

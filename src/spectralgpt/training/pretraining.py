@@ -142,7 +142,6 @@ def _run_stages(
             _check_same_data(name, stage, runs[name])
     # A mistake in the last stage is not to be found after days of the first.
     data = {name: _load(name, stages[name]) for name in due}
-    known = dict(data)
     folder.prepare(plain_config(config), overwrite=overwrite, resume=resume)
     start = config.model.start_from
     for number, (name, stage) in enumerate(stages.items(), start=1):
@@ -155,15 +154,14 @@ def _run_stages(
             _run_stage(
                 replace(stage, model=replace(stage.model, start_from=start)),
                 run,
-                data.pop(name),
+                data[name],
                 overwrite=overwrite,
                 # A stage that has not begun has nothing to go on with.
                 resume=resume and run.config.exists(),
                 callbacks=callbacks,
             )
-        if is_first_process() and len(stages) > 1 and not run.again.is_file():
-            upto = list(stages)[:number]
-            _score_again(run, stages, upto, known)
+        if is_first_process() and number > 1 and not run.again.is_file():
+            _score_again(run, dict(list(stages.items())[: number - 1]), data)
         # The last one again: the run may have been killed before its model was copied.
         if is_first_process() and (name in due or number == len(stages)):
             _hand_over(run, folder)
@@ -172,29 +170,23 @@ def _run_stages(
 
 def _score_again(
     run: RunFolder,
-    stages: Mapping[str, PretrainConfig],
-    upto: Sequence[str],
-    known: dict[str, PretrainingData],
+    before: Mapping[str, PretrainConfig],
+    data: dict[str, PretrainingData],
 ) -> None:
-    """Score a finished stage's model on what all stages up to it held out.
+    """Score a finished stage's model on what the stages before it held out.
 
     Args:
         run: the stage's folder.
-        stages: all of them.
-        upto: names of those that count.
-        known: images of stages that are loaded already, by name; gets others.
+        before: those stages.
+        data: images of stages that are loaded already, by name; gets others.
     """
     loaded = load_model(run.model)
     assert loaded.preprocessing is not None, "pretraining states it"
     assert isinstance(loaded.model, Objective), "pretraining saves it"
-    for name in upto:
-        if name not in known:
-            known[name] = _load(name, stages[name])
-    again = score_again(
-        loaded.model.eval(),
-        loaded.preprocessing,
-        {name: (stages[name], known[name]) for name in upto},
-    )
+    for name in before.keys() - data.keys():
+        data[name] = _load(name, before[name])
+    stages = {name: (stage, data[name]) for name, stage in before.items()}
+    again = score_again(loaded.model.eval(), loaded.preprocessing, stages)
     write_json(run.again, again)
 
 

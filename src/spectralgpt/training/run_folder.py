@@ -57,7 +57,7 @@ class RunFolder:
         last: the checkpoint to resume from.
         model: the model in our own format.
         scores: errors of held-out images, as JSON.
-        again: of a stage, its model's errors on what the stages up to it held out.
+        again: of a stage, its model's errors on what the stages before it held out.
         figures: drawn while the run goes on.
         report: the self-contained report.
     """
