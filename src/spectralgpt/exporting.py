@@ -53,6 +53,8 @@ _FORMAT = "spectralgpt-export"
 _FORMAT_VERSION = 1
 _CARRIED = ("task", "class_names", "positive", "colours", "target")
 _LIMIT_BYTES = 16 * 2**20
+_LARGEST_BATCH = 2**30
+"""Without a bound PyTorch 2.6 takes slices for a limit of the batch, and refuses."""
 _TRACED_BATCH = 2  # Sizes 0 and 1 would be taken for constants.
 _COMPARED_BATCHES = (1, 3)
 _BRIGHTEST = 0.6
@@ -360,7 +362,8 @@ def _trace(
 ) -> torch.export.ExportedProgram:
     graph = _ExportGraph(loaded, output).eval().requires_grad_(False)
     example = torch.zeros(batch or _TRACED_BATCH, *_input_shape(loaded, output))
-    axes = None if batch else {_INPUT_NAME: {0: torch.export.Dim("batch", min=1)}}
+    images = torch.export.Dim("batch", min=1, max=_LARGEST_BATCH)
+    axes = None if batch else {_INPUT_NAME: {0: images}}
     try:
         with torch.no_grad():
             return torch.export.export(graph, (example,), dynamic_shapes=axes)

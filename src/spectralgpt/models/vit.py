@@ -561,7 +561,7 @@ class VisionTransformer(OwnBandsEncoder):
         """Return the groups all of whose bands are absent."""
         S, groups = self.bands_per_token, self.band_groups
         bands = {b for g in self.absent_groups for b in range(g * S, g * S + S)}
-        return [g for g, group in enumerate(groups) if bands.issuperset(group)]
+        return [g for g, group in enumerate(groups) if all(b in bands for b in group)]
 
 
 def _index_of(group: tuple[int, ...]) -> slice | list[int]:
