@@ -406,11 +406,15 @@ class Preprocessing:
 
     def for_bands(self, bands: Sequence[Band]) -> "Preprocessing":
         """Return the first contract that knows all of the bands; itself if none."""
-        wanted = {(band.name, band.wavelength_nm) for band in bands}
         for contract in (self, *self.others):
-            if wanted <= {(band.name, band.wavelength_nm) for band in contract.bands}:
+            if contract.knows(bands):
                 return self._with_first(contract)
         return self
+
+    def knows(self, bands: Sequence[Band]) -> bool:
+        """Tell whether all of the bands, by name and wavelength, are its own."""
+        own = {(band.name, band.wavelength_nm) for band in self.bands}
+        return own >= {(band.name, band.wavelength_nm) for band in bands}
 
     def _with_first(self, contract: "Preprocessing") -> "Preprocessing":
         """Return one of the contracts with the rest of them as its others."""

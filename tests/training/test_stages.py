@@ -16,6 +16,7 @@ from spectralgpt.config import build_config, read_config
 from spectralgpt.errors import ConfigError, DatasetNotFoundError
 from spectralgpt.training.logs import read_metrics
 from spectralgpt.training.pretrain_config import PretrainConfig
+from spectralgpt.training.pretrain_data import load_pretraining_data
 from spectralgpt.training.pretraining import pretrain
 from tests.imagery import write_archive
 
@@ -342,3 +343,73 @@ def test_what_earlier_stages_held_out_is_scored_again(
 def test_images_of_other_bands_are_not_scored_again(whole: Path) -> None:
     again = json.loads((whole / "stage-2-landsat-24" / "stages.json").read_text())
     assert again == {}
+
+
+def scaled(root: Path, sensor: str, scaling: str, start: Path | None) -> PretrainConfig:
+    source = {"sentinel-2-l2a": "s2", "landsat-8-9-l2": "landsat"}[sensor]
+    values = {
+        "model": NARROW | {"start_from": start and str(start)},
+        "data": {
+            "root": str(root),
+            "sources": [str(root / f"{source}.yaml")],
+            "sensor": sensor,
+            "image_size": 16,
+            "samples_per_epoch": 2,
+            "scaling": scaling,
+        },
+        "optimizer": {"base_lr": 0.1, "warmup_epochs": 0},
+        "trainer": TRAINER,
+        "report": {"images": 0},
+    }
+    return build_config(values, PretrainConfig, "test")
+
+
+@pytest.fixture(scope="module")
+def darker(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights whose statistics are of no imagery that is at hand."""
+    folder = tmp_path_factory.mktemp("darker") / "run"
+    run = pretrain(scaled(root, "sentinel-2-l2a", "z-score", None), folder)
+    path = run / "checkpoints" / "model" / "config.json"
+    config = json.loads(path.read_text())
+    means = config["preprocessing"]["statistics"]["mean"]
+    config["preprocessing"]["statistics"]["mean"] = {k: 0.01 for k in means}
+    path.write_text(json.dumps(config))
+    return run
+
+
+def test_a_start_keeps_the_statistics_its_weights_know(
+    root: Path, darker: Path, tmp_path: Path
+) -> None:
+    config = scaled(root, "sentinel-2-l2a", "z-score", darker)
+    contract = load_model(pretrain(config, tmp_path / "run")).preprocessing
+    known = load_model(darker).preprocessing
+    assert contract is not None
+    assert known is not None
+    assert contract.statistics == known.statistics
+
+
+def test_another_sensor_is_measured_and_another_scaling_is_said(
+    root: Path, darker: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = scaled(root, "landsat-8-9-l2", "z-score", darker)
+    statistics = load_pretraining_data(config).preprocessing.statistics
+    assert statistics is not None
+    assert min(statistics.mean.values()) > 0.01
+    assert not caplog.records
+    config = scaled(root, "sentinel-2-l2a", "fixed-range", darker)
+    statistics = load_pretraining_data(config).preprocessing.statistics
+    assert statistics is not None
+    assert min(statistics.mean.values()) > 0.01
+    assert "scaled by z-score, data.scaling is fixed-range" in caplog.text
+
+
+def test_a_later_stage_keeps_the_statistics_of_the_one_before(
+    root: Path, darker: Path, tmp_path: Path
+) -> None:
+    config = scaled(root, "sentinel-2-l2a", "z-score", darker)
+    stages = ({"name": "one"}, {"name": "two", "data": {"image_size": 24}})
+    run = pretrain(replace(config, stages=stages), tmp_path / "run")
+    contract, known = (load_model(r).preprocessing for r in (run, darker))
+    assert contract is not None
+    assert known is not None
+    assert contract.statistics == known.statistics

@@ -1,6 +1,7 @@
 """From the data part of a configuration to data sets with their contracts."""
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from spectralgpt.checkpoints import load_model
 from spectralgpt.data.crops import find_parts
 from spectralgpt.data.identity import sample_data
 from spectralgpt.data.listings import Index
@@ -24,8 +26,10 @@ from spectralgpt.preprocessing import (
     sensor_preprocessing,
 )
 from spectralgpt.rasters import RasterFile, glob_folder
+from spectralgpt.sensors import Band
 from spectralgpt.training.pretrain_config import DataConfig, PretrainConfig, datasets_of
 
+_log = logging.getLogger(__name__)
 _BAND_SUBSETS = 0.7
 """Of runs that mix sensors; measured by `tools/unseen_sensor.py`."""
 _Images = Sequence[RasterFile] | Sequence[Series]
@@ -53,8 +57,17 @@ class PretrainingData:
     sample: str = ""
 
 
-def load_pretraining_data(config: PretrainConfig) -> PretrainingData:
+def load_pretraining_data(
+    config: PretrainConfig, start: Preprocessing | None = None
+) -> PretrainingData:
     """Find the images of a run or stage and settle their contracts.
+
+    Args:
+        config: of the run or stage.
+        start: contract of the weights that it starts from; None reads that of
+            `model.start_from`, if there is one. Where it scales the same bands in the
+            same way, its statistics are kept: measured anew, they would shift all that
+            the weights have learned.
 
     Raises:
         ConfigError: the configuration is wrong.
@@ -64,7 +77,9 @@ def load_pretraining_data(config: PretrainConfig) -> PretrainingData:
     settings = [data for _, data, _ in datasets]
     images = [_find_images(data) for data in settings]
     items = [items_of(found) for found in images]
-    contracts = _contracts(config, settings, items)
+    if start is None and config.model.start_from is not None:
+        start = load_model(config.model.start_from).preprocessing
+    contracts = _contracts(config, settings, items, start)
     joined = _join_contracts(contracts)
     train, held_out, numbers, scored, first = {}, {}, [], [], 0
     for number, (name, data, _) in enumerate(datasets):
@@ -173,13 +188,15 @@ def _contracts(
     config: PretrainConfig,
     settings: Sequence[DataConfig],
     items: Sequence[Sequence[RasterFile]],
+    start: Preprocessing | None,
 ) -> list[Preprocessing]:
     """Return the contract of each data set; those of one sensor share statistics."""
     plain = [plain_contract(config, data) for data in settings]
     contracts = []
     for data, own in zip(settings, plain, strict=True):
-        if data.scaling == "image-minmax":
-            contracts.append(own)
+        kept = None if start is None else _kept(start, own.bands, data.scaling)
+        if kept is not None or data.scaling == "image-minmax":
+            contracts.append(replace(own, scaling=data.scaling, statistics=kept))
             continue
         same = [n for n, other in enumerate(plain) if other.sensor == own.sensor]
         statistics = _measure(
@@ -190,6 +207,22 @@ def _contracts(
         )
         contracts.append(replace(own, scaling=data.scaling, statistics=statistics))
     return contracts
+
+
+def _kept(
+    start: Preprocessing, bands: Sequence[Band], scaling: str
+) -> BandStatistics | None:
+    """Return the statistics that weights scale these bands by; None measures anew."""
+    own = start.for_bands(bands)
+    if own.scaling != scaling:
+        _log.warning(
+            "the weights that the run starts from learned from images scaled by %s, "
+            "data.scaling is %s: what they have learned shifts.",
+            own.scaling,
+            scaling,
+        )
+        return None
+    return own.statistics if own.knows(bands) else None
 
 
 def _join_contracts(contracts: Sequence[Preprocessing]) -> Preprocessing:
