@@ -8,7 +8,7 @@ from jsonargparse import ArgumentParser, Namespace
 from spectralgpt.cli.images import add_format_options, prepare_output, stated_of
 from spectralgpt.cli.options import add_options
 
-HELP = "Pretrain a tiny model, rebuild, compare and map, and write a report on it."
+HELP = "Pretrain on, rebuild, compare and map, and write a report on it."
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -26,7 +26,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_format_options(parser)
     add_options(
         parser,
-        minutes=(float, 3.0, "time for pretraining, minutes"),
+        minutes=(float, 2.0, "time for pretraining, minutes"),
         seed=(int, 0, "seed of all that is random"),
     )
 

@@ -7,14 +7,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import yaml
 from numpy.typing import NDArray
 
-from spectralgpt.building import build_autoencoder
 from spectralgpt.checkpoints import LoadedModel, load_model
 from spectralgpt.config import read_config
 from spectralgpt.data.pretraining import PretrainingDataset
@@ -23,7 +22,7 @@ from spectralgpt.demo.story import NEIGHBOURS, Compared, write_demo_report
 from spectralgpt.errors import BandError, CheckpointError, ConfigError
 from spectralgpt.metrics import Scores, score_images
 from spectralgpt.models.encoder import Encoder
-from spectralgpt.models.mae import MaskedAutoencoder
+from spectralgpt.models.objective import Objective
 from spectralgpt.preprocessing import Preprocessing, sensor_preprocessing
 from spectralgpt.rasters import Raster, Stated
 from spectralgpt.recipes import find_recipe
@@ -35,13 +34,14 @@ from spectralgpt.tasks.pretraining import PretrainingTask
 from spectralgpt.tasks.probes import Features, predict_knn, predict_linear
 from spectralgpt.training.comparison import random_encoder
 from spectralgpt.training.pretrain_config import PretrainConfig
+from spectralgpt.training.pretrain_models import build_model
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback
 
 STEPS = (
     "read the imagery",
-    "pretrain a tiny model",
+    "pretrain",
     "rebuild held-out parts",
     "embed the scene",
     "compare with random weights",
@@ -64,12 +64,14 @@ def run_demo(
     *,
     data: Path | None = None,
     stated: Stated | None = None,
-    minutes: float = 3.0,
+    minutes: float = 2.0,
     seed: int = 0,
     callbacks: Sequence["Callback"] = (),
     on_step: Callable[[int, str], None] = lambda number, note: None,
 ) -> Path:
-    """Pretrain, rebuild, compare, map, and write a report on it.
+    """Pretrain on from the weights in the package, rebuild, compare, map, and report.
+
+    Imagery without the twelve bands of those weights starts from random ones.
 
     Args:
         output: folder for the run (`pretraining/`) and `report.html`.
@@ -105,11 +107,37 @@ def run_demo(
     seconds, threads = _measure_speed(config, imagery)
     config = _fit_to_time(config, seconds, minutes)
     with _using_threads(threads):
-        on_step(1, f"{config.trainer.epochs} epochs, about {minutes:g} min")
-        run = pretrain(
-            config, output / "pretraining", overwrite=True, callbacks=callbacks
-        )
+        start = config.model.start_from or "random weights"
+        on_step(1, f"from {start}, about {minutes:g} min, broken off and resumed")
+        run = output / "pretraining"
+        half = _steps(config) // 2
+        with contextlib.suppress(_BrokenOff):
+            pretrain(
+                config, run, overwrite=True, callbacks=[*callbacks, _break_at(half)]
+            )
+        pretrain(config, run, resume=True, callbacks=callbacks)
         return _examine(output, imagery, config, run, on_step)
+
+
+class _BrokenOff(Exception):  # noqa: N818
+    """The demonstration broke its training off, to show that it goes on."""
+
+
+def _break_at(step: int) -> "Callback":
+    """Return what breaks a training off before an optimizer step."""
+    from lightning.pytorch.callbacks import LambdaCallback
+
+    def check(trainer: Any, *_: object) -> None:
+        if trainer.global_step == step:
+            raise _BrokenOff
+
+    return LambdaCallback(on_train_batch_start=check)
+
+
+def _steps(config: PretrainConfig) -> int:
+    crops = config.data.samples_per_epoch
+    assert crops is not None, "the recipe says how long an epoch is"
+    return crops // config.trainer.batch_size * config.trainer.epochs
 
 
 def _demo_config(imagery: Imagery, folder: Path, seed: int) -> PretrainConfig:
@@ -129,7 +157,16 @@ def _demo_config(imagery: Imagery, folder: Path, seed: int) -> PretrainConfig:
         use_bands=tuple(band.name for band in seen),
         exclude_bands=(),
     )
-    return replace(recipe, data=data, seed=seed)
+    start = recipe.model.start_from
+    assert start is not None, "the recipe starts from the weights in the package"
+    contract = load_model(start).preprocessing
+    if contract is None or not (
+        contract.knows(seen) and len(seen) == len(contract.bands)
+    ):
+        start = None
+    return replace(
+        recipe, data=data, seed=seed, model=replace(recipe.model, start_from=start)
+    )
 
 
 def _write_sources(imagery: Imagery, folder: Path) -> tuple[str, ...]:
@@ -163,18 +200,15 @@ def _measure_speed(config: PretrainConfig, imagery: Imagery) -> tuple[float, int
     chosen = [index % len(dataset) for index in range(config.trainer.batch_size)]
     stacked = torch.stack([dataset[index]["images"] for index in chosen])
     reading = _time(lambda: [dataset[index] for index in chosen])
-    with torch.random.fork_rng(devices=[]):
-        model = build_autoencoder(
-            config.model.size,
-            image_size=config.data.image_size,
-            num_bands=len(contract.bands),
-            wavelengths_nm=contract.wavelengths_nm,
-        )
-    generator = torch.Generator().manual_seed(config.seed)
+    task = PretrainingTask(build_model(config, contract), config.masking.ratio)
+    batch = {
+        "images": stacked,
+        "valid": torch.ones(stacked.shape, dtype=torch.bool),
+        "seed": torch.arange(len(stacked)),
+    }
 
     def step() -> None:
-        output = model(stacked, config.masking.ratio, generator=generator)
-        output.loss.backward()
+        task.forward(batch).loss.backward()
 
     found = []
     for threads in sorted({torch.get_num_threads(), 1}):
@@ -211,9 +245,7 @@ def _fit_to_time(
     config: PretrainConfig, seconds: float, minutes: float
 ) -> PretrainConfig:
     """Set the epochs so that steps of so many seconds take about so many minutes."""
-    crops = config.data.samples_per_epoch
-    assert crops is not None, "the recipe says how long an epoch is"
-    per_epoch = crops // config.trainer.batch_size * seconds
+    per_epoch = _steps(config) / config.trainer.epochs * seconds
     epochs = max(2, round(60 * minutes / per_epoch))
     return replace(
         config,
@@ -249,7 +281,7 @@ def _examine(
     on_step(4, f"{_RANDOM_SEEDS} seeds" if labels else "left out: there are no labels")
     compared: Compared = {}
     if labels is not None:
-        compared = _compare(encoder, contract, imagery, labels, spectra, config.seed)
+        compared = _compare(encoder, contract, imagery, labels, spectra, config)
     on_step(5, str(output / "report.html"))
     return write_demo_report(
         output / "report.html",
@@ -278,7 +310,7 @@ def _rebuild_held_out(
 
     They are in reflectance, the most varied first.
     """
-    assert isinstance(loaded.model, MaskedAutoencoder), "what pretraining trains"
+    assert isinstance(loaded.model, Objective), "what pretraining trains"
     dataset = PretrainingDataset(imagery.items, contract, "val", config.data.crops)
     samples = [dataset[index] for index in range(len(dataset))]
     # Variety of the crop, not quality of the result, decides what is shown.
@@ -292,8 +324,12 @@ def _rebuild_held_out(
     }
     with torch.no_grad():
         output = task.forward(batch)
-    rebuilt = loaded.model.reconstruct(output).numpy()
-    masked = loaded.model.hidden_pixels(output).numpy()
+    rebuilt, hidden = (
+        loaded.model.reconstruct(output),
+        loaded.model.hidden_pixels(output),
+    )
+    assert rebuilt is not None, "the recipe's objective rebuilds"
+    assert hidden is not None, "and hides"
     found = []
     for number, index in enumerate(chosen):
         image, valid = (batch[name][number].numpy() for name in ("images", "valid"))
@@ -302,8 +338,8 @@ def _rebuild_held_out(
         found.append(
             Reconstruction(
                 contract.restore(image, scaled_from),
-                contract.restore(rebuilt[number], scaled_from),
-                masked[number],
+                contract.restore(rebuilt[number].numpy(), scaled_from),
+                hidden[number].numpy(),
                 contract.bands,
                 f"Held-out crop {index} of {Path(dataset.item_of(index).name).name}",
                 "reflectance",
@@ -343,17 +379,25 @@ def _compare(
     imagery: Imagery,
     labels: CellLabels,
     spectra: FloatArray,
-    seed: int,
+    config: PretrainConfig,
 ) -> Compared:
     """Score pretrained embeddings, random encoders and mean spectra on one split."""
+
+    def embedded(encoder: Encoder) -> FloatArray:
+        return _embed_cells(encoder, contract, imagery)
+
     contenders = {
-        "pretrained encoder": [_embed_cells(encoder, contract, imagery)],
+        "pretrained encoder": [embedded(encoder)],
         "same encoder, random weights": [
-            _embed_cells(random_encoder(encoder, seed + number), contract, imagery)
+            embedded(random_encoder(encoder, config.seed + number))
             for number in range(_RANDOM_SEEDS)
         ],
         "mean spectrum of the cell": [spectra],
     }
+    start = config.model.start_from
+    if start is not None:
+        # Scaled by the statistics of the start, which training on from it keeps.
+        contenders[f"before: {start}"] = [embedded(load_model(start).encoder)]
     return {
         name: {
             method: [_score(labels, cells, method) for cells in runs]

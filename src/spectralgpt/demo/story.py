@@ -93,7 +93,7 @@ def write_demo_report(
         filler_rows=filler_rows,
         images=scores.get("images"),
         curves=plot_curves(
-            series, ("loss", "token_loss", "spectral_loss", "masked_error")
+            series, ("loss", "pixel_loss", "feature_loss", "masked_error")
         ),
         crops=[(crop.name, plot_reconstruction(crop, stretch)) for crop in crops],
         spectra=plot_spectra(crops[0]),
@@ -117,7 +117,7 @@ def _facts(
     ratio = scores["model"] / min(scores[name] for name in fillers)
     facts.append((f"{ratio:.2f}", "times the held-out error of the best simple filler"))
     if compared:
-        ours, untrained, _ = (
+        ours, untrained, *_ = (
             _mean_and_range(by_method["probe"]) for by_method in compared.values()
         )
         facts.append((ours[0], "accuracy of a linear probe on the frozen encoder"))
@@ -127,7 +127,7 @@ def _facts(
 
 def _compare(compared: Compared, labels: CellLabels) -> dict[str, Any]:
     """Return what the report says of pretrained, random and no embeddings."""
-    pretrained, untrained, spectrum = compared.values()
+    pretrained, untrained, spectrum, *_ = compared.values()
     confusion = pretrained["probe"][0].confusion
     assert confusion is not None
     verdicts = []
