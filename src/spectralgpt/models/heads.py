@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spectralgpt.errors import ConfigError, ShapeError
+from spectralgpt.errors import ConfigError, ShapeError, require
 from spectralgpt.models.encoder import Encoder, mean_by_group
 from spectralgpt.models.sizes import check_settings
 from spectralgpt.models.tokens import group_wavelengths, resize_spectral
@@ -436,6 +436,7 @@ class _FPNHead(nn.Module):
         else:
             self.levels = _Levels(levels, upsamplings, widths)
         # torchvision takes seconds to import, and other heads need none of it.
+        require("torchvision")
         from torchvision.ops import FeaturePyramidNetwork
 
         norm = partial(nn.GroupNorm, _FUSE_NORM_GROUPS)

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import logging
+import os
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,8 +28,10 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from spectralgpt.errors import require
 from spectralgpt.files import write_table
 from spectralgpt.training.module import TrainingModule
+from spectralgpt.training.run_folder import RunFolder
 
 _KEYS = ("step", "epoch")
 # Where the output is no terminal, a line is written at most this often.
@@ -111,6 +114,44 @@ class MetricsTable(Logger):
 
     def _rewrite(self, rows: Mapping[int, Mapping[str, str]]) -> None:
         write_table(self.path, rows.values(), self._columns)
+
+
+def build_loggers(
+    names: Sequence[str], folder: RunFolder, first_step: int
+) -> list[Logger]:
+    """Build what a run's rows are written to.
+
+    Args:
+        names: of `TrainerConfig.loggers`. Weights & Biases and MLflow go where their
+            own variables of the environment say, such as WANDB_MODE and
+            MLFLOW_TRACKING_URI, and without into the folder.
+        folder: of the run.
+        first_step: steps already done.
+
+    Raises:
+        ConfigError: a package is not installed.
+    """
+    from lightning.pytorch import loggers
+
+    require(*names)
+    root, name = folder.root, folder.root.resolve().name
+    built: list[Logger] = [MetricsTable(folder.metrics, first_step)]
+    if "tensorboard" in names:
+        built.append(
+            loggers.TensorBoardLogger(
+                root, name="tensorboard", version="", purge_step=first_step + 1
+            )
+        )
+    if "wandb" in names:
+        built.append(
+            loggers.WandbLogger(name=name, save_dir=root, project="spectralgpt")
+        )
+    if "mlflow" in names:
+        where = os.environ.get("MLFLOW_TRACKING_URI", f"file:{root.resolve()}/mlruns")
+        built.append(
+            loggers.MLFlowLogger("spectralgpt", run_name=name, tracking_uri=where)
+        )
+    return built
 
 
 @contextlib.contextmanager

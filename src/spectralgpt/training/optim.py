@@ -21,6 +21,8 @@ _BASE_BATCH_SIZE = 256
 _BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)\.")
 
 
+LoggerName = Literal["csv", "tensorboard", "wandb", "mlflow"]
+
 PRECISIONS: dict[str, Any] = {
     "fp32": "32-true",
     "bf16": "bf16-mixed",
@@ -126,6 +128,15 @@ class TrainerConfig:
             the end only.
         validate_every_epochs: epochs between scores of the held-out images; 0 scores at
             the end only.
+        patience: scores of the held-out images, one after the other and none better
+            than the best, after which training stops; 0 never stops it.
+        save_top_k: epochs with the best scores whose whole state is kept, beside
+            last.ckpt; 0 for none.
+        ema_decay: share that a moving average of the weights keeps at each step, such
+            as 0.999 (less in the first steps); the average is what is scored and
+            exported. 0 for none.
+        loggers: where metrics go: csv, which the report is made of, tensorboard,
+            wandb, mlflow.
     """
 
     epochs: int = 200
@@ -143,6 +154,10 @@ class TrainerConfig:
     checkpoint_every_steps: int = 100
     export_every_epochs: int = 1
     validate_every_epochs: int = 1
+    patience: int = 0
+    save_top_k: int = 0
+    ema_decay: float = 0.0
+    loggers: tuple[LoggerName, ...] = ("csv", "tensorboard")
 
     def __post_init__(self) -> None:
         """Check the ranges, and that the precision fits the device."""
@@ -150,6 +165,8 @@ class TrainerConfig:
         check_at_least(1, self, *counts, section="trainer.")
         every = ("workers", "checkpoint_every_steps", "export_every_epochs")
         check_at_least(0, self, *every, "validate_every_epochs", section="trainer.")
+        check_at_least(0, self, "patience", "save_top_k", section="trainer.")
+        self._check_choices()
         if self.devices != "auto":
             check_at_least(1, self, "devices", section="trainer.")
         if self.precision not in PRECISIONS:
@@ -165,6 +182,27 @@ class TrainerConfig:
         if self.precision == "fp16" and self.strategy == "fsdp":
             raise ConfigError(
                 "trainer.precision fp16 does not go with strategy fsdp. Use bf16."
+            )
+
+    def _check_choices(self) -> None:
+        """Check what scores are for, the average and the loggers."""
+        if (self.patience or self.save_top_k) and not self.validate_every_epochs:
+            raise ConfigError(
+                "trainer.patience and save_top_k go by scores of held-out images: set "
+                "trainer.validate_every_epochs above 0."
+            )
+        if not 0 <= self.ema_decay < 1:
+            raise ConfigError(
+                f"trainer.ema_decay is {self.ema_decay}; it must be 0 <= decay < 1."
+            )
+        if self.ema_decay and self.strategy == "fsdp":
+            raise ConfigError(
+                "trainer.ema_decay does not go with strategy fsdp. Use ddp, or 0."
+            )
+        if "csv" not in self.loggers or len(set(self.loggers)) < len(self.loggers):
+            raise ConfigError(
+                f"trainer.loggers is {list(self.loggers)}: name csv, which the report "
+                "is made of, and each once."
             )
 
     @property
