@@ -28,7 +28,6 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from spectralgpt.errors import require
 from spectralgpt.files import write_table
 from spectralgpt.training.module import TrainingModule
 from spectralgpt.training.run_folder import RunFolder
@@ -122,18 +121,13 @@ def build_loggers(
     """Build what a run's rows are written to.
 
     Args:
-        names: of `TrainerConfig.loggers`. Weights & Biases and MLflow go where their
-            own variables of the environment say, such as WANDB_MODE and
-            MLFLOW_TRACKING_URI, and without into the folder.
+        names: of `TrainerConfig.loggers`. Weights & Biases and MLflow go by their own
+            variables of the environment, such as WANDB_MODE.
         folder: of the run.
         first_step: steps already done.
-
-    Raises:
-        ConfigError: a package is not installed.
     """
     from lightning.pytorch import loggers
 
-    require(*names)
     root, name = folder.root, folder.root.resolve().name
     built: list[Logger] = [MetricsTable(folder.metrics, first_step)]
     if "tensorboard" in names:
@@ -147,7 +141,8 @@ def build_loggers(
             loggers.WandbLogger(name=name, save_dir=root, project="spectralgpt")
         )
     if "mlflow" in names:
-        where = os.environ.get("MLFLOW_TRACKING_URI", f"file:{root.resolve()}/mlruns")
+        # Lightning reads the variable once, when it is imported.
+        where = os.environ.get("MLFLOW_TRACKING_URI")
         built.append(
             loggers.MLFlowLogger("spectralgpt", run_name=name, tracking_uri=where)
         )
@@ -171,6 +166,8 @@ def quiet_lightning() -> Iterator[None]:
     with warnings.catch_warnings():
         # Loader workers, logging intervals: these are our settings, made on purpose.
         warnings.filterwarnings("ignore", category=PossibleUserWarning)
+        # It holds last.ckpt and the model.
+        warnings.filterwarnings("ignore", message="Checkpoint directory .* not empty")
         # Lightning calls a torch function by a name that torch has deprecated.
         warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
         # Nothing changes a model's output in place, which is what this warns of.

@@ -6,6 +6,7 @@ scheduler state.
 """
 
 import math
+import os
 import re
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from spectralgpt.errors import ConfigError
+from spectralgpt.errors import ConfigError, require
 
 # lr = base_lr * effective batch / 256: the linear scaling rule of the published code.
 _BASE_BATCH_SIZE = 256
@@ -229,13 +230,20 @@ class TrainerConfig:
 
 
 def check_machine(config: TrainerConfig) -> None:
-    """Refuse devices that this machine does not have.
+    """Refuse devices and loggers that this machine does not have.
 
     Not part of the configuration's own checks: it may be read on another machine.
 
     Raises:
-        ConfigError: there is no such accelerator, or there are fewer devices.
+        ConfigError: there is no such accelerator, or there are fewer devices; a package
+            is not installed, or it is not said where it writes.
     """
+    require(*config.loggers)
+    if "mlflow" in config.loggers and "MLFLOW_TRACKING_URI" not in os.environ:
+        raise ConfigError(
+            "trainer.loggers has mlflow: say where it writes by MLFLOW_TRACKING_URI, "
+            "such as http://localhost:5000."
+        )
     counts = {
         "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
         "mps": int(torch.backends.mps.is_available()),

@@ -23,7 +23,7 @@ from spectralgpt.files import (
 
 _log = logging.getLogger(__name__)
 _SECTIONS = {"model", "data", "optimizer", "trainer", "seed"}
-_FOLDERS = ("checkpoints", "figures", "tensorboard", "wandb", "mlruns")
+_FOLDERS = ("checkpoints", "figures", "tensorboard", "wandb")
 _FILES = (
     "metrics.csv",
     "metrics.json",
