@@ -21,7 +21,7 @@ ROWS = [
     {"data", "published"},
     {"checkpoints"},
     {"tasks"},
-    {"scenes", "exporting"},
+    {"scenes", "exporting", "hub"},
     {"reports"},
     {"jobs"},
     {"training"},

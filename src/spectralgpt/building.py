@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from spectralgpt import objectives
 from spectralgpt.config import fit_arguments
-from spectralgpt.errors import CheckpointError, ConfigError
+from spectralgpt.errors import CheckpointError, ConfigError, require
 from spectralgpt.models.encoder import Encoder, SpectralEncoder
 from spectralgpt.models.heads import (
     ChangeModel,
@@ -312,16 +312,13 @@ def quantize_encoder(model: Model, quantization: Quantization = "int8") -> None:
         )
     if quantization == "none":
         return
+    require("torchao")
     # On import it warns of torch's own future.
     log = logging.getLogger("torch.utils._pytree")
     level = log.level
     log.setLevel(logging.ERROR)
     try:
         from torchao.quantization import Int8WeightOnlyConfig, quantize_
-    except ImportError:
-        raise ConfigError(
-            "int8 weights need torchao: pip install 'spectralgpt[quantize]'."
-        ) from None
     finally:
         log.setLevel(level)
     encoder = model if isinstance(model, Encoder) else model.encoder
@@ -368,13 +365,9 @@ def add_adapters(
     Source: Hu et al. 2021, arXiv:2106.09685.
     """
     _check_adapters(encoder, rank, alpha, dropout)
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-    except ImportError as error:
-        raise ConfigError(
-            "low-rank adapters need the package peft: install it with "
-            "pip install 'spectralgpt[adapters]'."
-        ) from error
+    require("peft")
+    from peft import LoraConfig, inject_adapter_in_model
+
     settings = LoraConfig(
         r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=_TARGETS
     )

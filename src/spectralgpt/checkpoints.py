@@ -255,6 +255,7 @@ def load_model(
     bands: Sequence[Band] | None = None,
     sensor: str | None = None,
     stated: Mapping[str, Any] | None = None,
+    revision: str | None = None,
 ) -> LoadedModel:
     """Load a model and its contract.
 
@@ -269,14 +270,18 @@ def load_model(
         sensor: one of the sensors that the weights were trained on: its bands, image
             size and scaling; None takes the first.
         stated: what a published file does not say, see `build_published_model`.
+        revision: branch, tag or commit of a repository on the Hub; None takes main.
 
     Raises:
-        ConfigError: the weights were not trained on this sensor, or say themselves what
-            is stated.
+        ConfigError: the weights were not trained on this sensor, say themselves what
+            is stated, or are no repository of which a revision could be taken.
         CheckpointError: nothing is found, or it cannot be used; says which and why.
     """
     return move_model(
-        _read(name_or_path, stated), image_size=image_size, bands=bands, sensor=sensor
+        _read(name_or_path, stated, revision),
+        image_size=image_size,
+        bands=bands,
+        sensor=sensor,
     )
 
 
@@ -303,6 +308,8 @@ def move_model(
         if contract is not None:
             contract = contract.for_images(image_size, bands)
         loaded = LoadedModel(model, contract, loaded.extra)
+    loaded.model.contract, loaded.model.notes = loaded.preprocessing, loaded.extra
+    loaded.encoder.contract = loaded.preprocessing
     loaded.model.eval()
     return loaded
 
@@ -367,19 +374,26 @@ def load(
     Raises:
         CheckpointError: see `load_model`.
     """
-    encoder = load_model(name_or_path).encoder
-    if image_size is not None or wavelengths_nm is not None:
-        resized = resize_model(encoder, image_size, wavelengths_nm)
+    encoder = load_model(name_or_path, image_size=image_size).encoder
+    if wavelengths_nm is not None:
+        resized = resize_model(encoder, None, wavelengths_nm)
         assert isinstance(resized, Encoder)
         encoder = resized
     return encoder.eval()
 
 
 def _read(
-    name_or_path: str | Path, stated: Mapping[str, Any] | None = None
+    name_or_path: str | Path,
+    stated: Mapping[str, Any] | None = None,
+    revision: str | None = None,
 ) -> LoadedModel:
     name = str(name_or_path)
     path = find_weights(name_or_path)
+    if revision is not None and (path is not None or name in SIZES):
+        raise ConfigError(
+            f"{name} is no repository of the Hugging Face Hub, so it has no revision "
+            f"{revision!r}: leave that out."
+        )
     if stated and (path is None or _is_ours(path)):
         raise ConfigError(
             f"{name} is no published file, and says itself how it is built: leave out "
@@ -393,7 +407,7 @@ def _read(
             _check_named(named, loaded)
         return loaded
     if name not in SIZES:
-        return _read_ours(_download(name))
+        return _read_ours(_download(name, revision))
     _log.warning(
         "model %r has random weights: what it gives means nothing, but for comparison. "
         "Name a checkpoint for a trained one.",
@@ -426,7 +440,7 @@ def _is_ours(path: Path) -> bool:
     return starts_so or path.suffix == ".safetensors"
 
 
-def _download(name: str) -> Path:
+def _download(name: str, revision: str | None) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import (
         HfHubHTTPError,
@@ -439,7 +453,7 @@ def _download(name: str) -> Path:
     # It tells of each retry; the one error below says all of it.
     hub_logging.set_verbosity(logging.ERROR)
     try:
-        return Path(hf_hub_download(name, WEIGHTS_FILE))
+        return Path(hf_hub_download(name, WEIGHTS_FILE, revision=revision))
     except (
         HfHubHTTPError,
         HFValidationError,

@@ -4,6 +4,8 @@ Every message says what was wrong, what was found and what to do. The command li
 prints it as one line; callers of the library catch `SpectralGPTError`.
 """
 
+from importlib.util import find_spec
+
 
 class SpectralGPTError(Exception):
     """Base of all errors raised on purpose by this package."""
@@ -47,3 +49,35 @@ class DatasetNotFoundError(SpectralGPTError, FileNotFoundError):
 
 class TrainingError(SpectralGPTError, RuntimeError):
     """Training cannot go on, such as after a loss that is not finite."""
+
+
+_EXTRAS = {
+    "adapters": "peft",
+    "beit": "vector_quantize_pytorch",
+    "dask": "dask distributed",
+    "datasets": "torchgeo",
+    "export": "onnx onnxruntime onnxscript",
+    "loggers": "mlflow wandb",
+    "probe": "scipy sklearn",
+    "quantize": "torchao",
+    "search": "faiss",
+    "train": "aiohttp kornia lightly lightning pyarrow tensorboard timm torchvision",
+    "vector": "geopandas pandas pyogrio pyproj",
+    "view": "starlette uvicorn",
+}
+"""What an extra of the package brings, by the names under which it is imported."""
+
+
+def require(*modules: str) -> None:
+    """Refuse to go on without modules that an extra brings; others are not looked at.
+
+    Raises:
+        ConfigError: some are not installed; says how to install them.
+    """
+    brought = {module: extra for extra, s in _EXTRAS.items() for module in s.split()}
+    missing = [m for m in modules if m in brought and find_spec(m) is None]
+    if missing:
+        extras = ",".join(sorted({brought[module] for module in missing}))
+        raise ConfigError(
+            f"this needs {', '.join(missing)}: pip install 'spectralgpt[{extras}]'"
+        )

@@ -13,7 +13,6 @@ import json
 import os
 import zipfile
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 from spectralgpt import __version__
 from spectralgpt.building import model_config
 from spectralgpt.checkpoints import LoadedModel
-from spectralgpt.errors import CheckpointError, ConfigError, OutputError
+from spectralgpt.errors import CheckpointError, ConfigError, OutputError, require
 from spectralgpt.files import folder_beside, parse_json
 from spectralgpt.models.encoder import Encoder
 from spectralgpt.models.heads import (
@@ -75,11 +74,8 @@ def choose_format(path: Path, stated: ExportFormat | None = None) -> ExportForma
         )
     if stated is not None and stated != found:
         raise ConfigError(f"{path} has the ending of {found}, not of {stated}.")
-    missing = [name for name in _ONNX_PACKAGES if find_spec(name) is None]
-    if found == "onnx" and missing:
-        raise ConfigError(
-            f"ONNX needs {', '.join(missing)}: pip install 'spectralgpt[export]'."
-        )
+    if found == "onnx":
+        require(*_ONNX_PACKAGES)
     return found
 
 

@@ -607,3 +607,12 @@ def _remove_unlocked(paths: Iterable[Path]) -> None:
             if lock.is_file():
                 with FileLock(lock, timeout=0):
                     path.unlink() if lock == path else shutil.rmtree(path)
+
+
+def is_first_process() -> bool:
+    """Tell whether this process is rank 0, also before the processes have met."""
+    for name in ("RANK", "SLURM_PROCID"):
+        if name in os.environ:
+            return int(os.environ[name]) == 0
+    ranks = (os.environ.get(name, "0") for name in ("NODE_RANK", "LOCAL_RANK"))
+    return all(int(rank) == 0 for rank in ranks)

@@ -86,7 +86,7 @@ def test_missing_packages_are_named(
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     viewer = make_viewer(tmp_path, with_model=False)
     with (
-        pytest.raises(ConfigError, match=r'pip install "spectralgpt\[view\]"'),
+        pytest.raises(ConfigError, match=r"pip install 'spectralgpt\[view\]'"),
         serving(viewer, 0),
     ):
         pass

@@ -35,6 +35,9 @@ def run(args: Namespace) -> Path:
     """Run all steps; returns the report."""
     from rich.console import Console
 
+    from spectralgpt.errors import require
+
+    require("geopandas", "lightning", "sklearn")
     for name in ("report.html", "pretraining"):
         prepare_output(args.output, name, args.overwrite)
 

@@ -38,9 +38,9 @@ def run(args: Namespace) -> Path:
 
     from spectralgpt.cli.results import print_test_scores
     from spectralgpt.config import build_config
+    from spectralgpt.files import is_first_process
     from spectralgpt.training.finetuning import finetune
     from spectralgpt.training.logs import ProgressDisplay
-    from spectralgpt.training.run_folder import is_first_process
 
     options = args[args.task]
     values = plain_values(options)

@@ -23,7 +23,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from spectralgpt import __version__
-from spectralgpt.errors import SpectralGPTError
+from spectralgpt.errors import SpectralGPTError, require
 
 _PREFIX = "spectralgpt.cli."
 _LONGEST_LINE = 2000
@@ -125,7 +125,7 @@ def _explained(name: str, words: list[str], signals: "_StopSignals") -> int:
     from jsonargparse import ArgumentError
 
     try:
-        made = _run(name, words, signals)
+        made = _run_whole(name, words, signals)
     except ArgumentError as error:
         # Without the usage, which is longer than the screen.
         reason = _one_line(error)
@@ -148,10 +148,18 @@ def _explained(name: str, words: list[str], signals: "_StopSignals") -> int:
     return 0
 
 
+def _run_whole(name: str, words: list[str], signals: "_StopSignals") -> object:
+    """Run a command; what is not installed is an error of ours, where it is known."""
+    try:
+        return _run(name, words, signals)
+    except ModuleNotFoundError as error:
+        require(str(error.name).partition(".")[0])
+        raise
+
+
 def _run(name: str, words: list[str], signals: "_StopSignals") -> object:
     from spectralgpt.cli.options import CommandParser, check_stated, read_early
-    from spectralgpt.files import claiming, drop_temporaries
-    from spectralgpt.training.run_folder import is_first_process
+    from spectralgpt.files import claiming, drop_temporaries, is_first_process
 
     signals.is_shown = is_first_process()
     # Before a parser is made, which costs some commands seconds of imports.

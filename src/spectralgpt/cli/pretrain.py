@@ -25,10 +25,10 @@ def run(args: Namespace) -> Path:
     from rich.console import Console
 
     from spectralgpt.config import build_config
+    from spectralgpt.files import is_first_process
     from spectralgpt.training.logs import ProgressDisplay
     from spectralgpt.training.pretrain_config import PretrainConfig
     from spectralgpt.training.pretraining import pretrain
-    from spectralgpt.training.run_folder import is_first_process
 
     console = Console(stderr=True)
     made = pretrain(

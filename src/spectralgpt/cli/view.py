@@ -43,17 +43,17 @@ def run(args: Namespace) -> str:
     import webbrowser
 
     from spectralgpt.cli.images import format_of
+    from spectralgpt.errors import require
     from spectralgpt.scenes.loading import load_on_device
     from spectralgpt.viewer import (
         Viewer,
         ViewModel,
-        check_installed,
         open_sources,
         serving,
         take_models,
     )
 
-    check_installed()
+    require("starlette", "uvicorn")
     name, paths = take_models(args.paths, args.model)
     model = None
     if name is not None:

@@ -16,7 +16,7 @@ from spectralgpt.data.label_files import number_samples
 from spectralgpt.data.listings import Entry, Fault, FaultKind, Listing, read_parquet
 from spectralgpt.data.samples import MULTI_LABEL, SPLITS, SampleSet
 from spectralgpt.data.sources import format_of_archive
-from spectralgpt.errors import ConfigError, DataError, DatasetNotFoundError
+from spectralgpt.errors import ConfigError, DataError, DatasetNotFoundError, require
 from spectralgpt.files import read_json, read_text
 from spectralgpt.rasters import glob_folder
 
@@ -67,6 +67,7 @@ def read_bigearthnet(
     """
     has_table = (root / _METADATA_V2).is_file()
     if download and not has_table and not _patches_v1(root):
+        require("torchgeo")
         from torchgeo.datasets import BigEarthNetV2
 
         BigEarthNetV2(root=str(root), split="train", bands="s2", download=True)
@@ -87,6 +88,7 @@ def list_bigearthnet(root: Path, is_first: bool) -> Listing:
 
 def _class_names(num_classes: int) -> tuple[str, ...]:
     """Return the names of the 19 or 43 classes in their published order."""
+    require("torchgeo")
     from torchgeo.datasets import BigEarthNet
 
     return tuple(BigEarthNet.class_sets[num_classes])
@@ -97,6 +99,7 @@ def _to_19_classes(labels: Iterable[str]) -> tuple[str, ...]:
 
     Source: Sumbul et al. 2021, BigEarthNet-MM, the 19-class nomenclature.
     """
+    require("torchgeo")
     from torchgeo.datasets import BigEarthNet
 
     fine, coarse = _class_names(43), _class_names(19)

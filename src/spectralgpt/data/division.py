@@ -26,7 +26,7 @@ from spectralgpt.data.splits import (
     report_missing,
     spread_classes,
 )
-from spectralgpt.errors import ConfigError, DataError
+from spectralgpt.errors import ConfigError, DataError, require
 from spectralgpt.rasters import Stated
 from spectralgpt.rasters.footprints import EARTH_RADIUS_M, centre_lonlat
 
@@ -467,6 +467,7 @@ def _leave_gaps(
 
     Returns the splits of places (N, 2), longitude and latitude; "" is left out.
     """
+    require("sklearn")
     from sklearn.neighbors import NearestNeighbors
 
     # Haversine distance takes (latitude, longitude) in radians.

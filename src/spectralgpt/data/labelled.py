@@ -36,7 +36,7 @@ from spectralgpt.data.samples import (
     SampleSet,
 )
 from spectralgpt.data.sources import format_of_archive
-from spectralgpt.errors import ConfigError, DataError, DatasetNotFoundError
+from spectralgpt.errors import ConfigError, DataError, DatasetNotFoundError, require
 from spectralgpt.rasters import FILE_SIZES, RASTER_SUFFIXES, Stated, list_folder
 from spectralgpt.rasters.files import RESAMPLE
 
@@ -171,6 +171,7 @@ def _read_eurosat(
     Source: Helber et al. 2019; band order verified on files (the ninth band's values
         are those of water vapour, the last one's follow B08).
     """
+    require("torchgeo")
     from torchgeo.datasets import EuroSAT, EuroSATSpatial
 
     image_format = replace(format_of_archive("eurosat-ms"), sizes=FILE_SIZES)

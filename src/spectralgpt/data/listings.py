@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from spectralgpt.config import suggest
-from spectralgpt.errors import ConfigError, DataError
+from spectralgpt.errors import ConfigError, DataError, require
 from spectralgpt.files import read_table, read_text
 from spectralgpt.rasters import RASTER_SUFFIXES, glob_folder, path_below, walk
 from spectralgpt.sensors import Sensor
@@ -287,6 +287,7 @@ def read_parquet(
     Raises:
         DataError: it is missing, damaged, or lacks a column.
     """
+    require("pyarrow")
     import pyarrow
     from pyarrow import parquet
 

@@ -19,7 +19,7 @@ from spectralgpt.config import read_config
 from spectralgpt.data.pretraining import PretrainingDataset
 from spectralgpt.demo.imagery import CellLabels, Imagery
 from spectralgpt.demo.story import NEIGHBOURS, Compared, write_demo_report
-from spectralgpt.errors import BandError, CheckpointError, ConfigError
+from spectralgpt.errors import BandError, CheckpointError, ConfigError, require
 from spectralgpt.metrics import Scores, score_images
 from spectralgpt.models.encoder import Encoder
 from spectralgpt.models.objective import Objective
@@ -444,6 +444,7 @@ def _find_clusters(
     Groups are named afterwards: by the labelled class found most often in them, or
     without labels by their vegetation index. The names take no part in the grouping.
     """
+    require("sklearn")
     from sklearn.cluster import KMeans
 
     rows, columns, width = cells.shape

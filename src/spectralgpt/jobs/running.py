@@ -19,7 +19,7 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spectralgpt.errors import ConfigError
+from spectralgpt.errors import ConfigError, require
 from spectralgpt.files import remove_leftovers
 from spectralgpt.jobs.kinds import Plan
 from spectralgpt.jobs.records import (
@@ -95,13 +95,10 @@ def on_dask(workers: int, scheduler: str | None) -> Iterator[Engine]:
     Raises:
         ConfigError: Dask is not installed, or the cluster does not answer.
     """
-    try:
-        import dask
-        from distributed import Client, LocalCluster
-    except ImportError:
-        raise ConfigError(
-            "several processes need Dask: pip install 'spectralgpt[dask]'."
-        ) from None
+    require("dask", "distributed")
+    import dask
+    from distributed import Client, LocalCluster
+
     # It tells of every connection, and of each process that it ends in the middle.
     level = logging.INFO if logging.getLogger().isEnabledFor(logging.INFO) else _SILENT
     logging.getLogger("distributed").setLevel(level)

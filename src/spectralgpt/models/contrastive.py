@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spectralgpt.config import build_config
-from spectralgpt.errors import ConfigError
+from spectralgpt.errors import ConfigError, require
 from spectralgpt.models.cpu import in_full_precision
 from spectralgpt.models.encoder import Encoder
 from spectralgpt.models.objective import Objective, ObjectiveOutput
@@ -108,6 +108,7 @@ def _gather(features: Tensor) -> Tensor:
         return features
     if distributed.get_world_size() == 1:
         return features
+    require("lightly")
     from lightly.utils.dist import gather
 
     return torch.cat(gather(features.contiguous()))

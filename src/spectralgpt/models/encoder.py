@@ -31,6 +31,7 @@ from spectralgpt.models.tokens import (
     patchify,
     pick_tokens,
 )
+from spectralgpt.models.weights import Pretrained
 
 _PositionKind = Literal["separable", "joint"]
 TokenizerKind = Literal["linear", "spectral"]
@@ -66,7 +67,7 @@ class _TokenEmbedding(nn.Module):
             )
 
 
-class Encoder(nn.Module, ABC):
+class Encoder(Pretrained, nn.Module, ABC):
     """What turns images into features, whatever it was pretrained by.
 
     Tasks, maps, probes and exports take any. Images are (B, C, H, W), or series

@@ -26,10 +26,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spectralgpt.errors import ConfigError, ShapeError
+from spectralgpt.errors import ConfigError, ShapeError, require
 from spectralgpt.models.encoder import Encoder, mean_by_group
 from spectralgpt.models.sizes import check_settings
 from spectralgpt.models.tokens import group_wavelengths, resize_spectral
+from spectralgpt.models.weights import Pretrained
 
 Pooling = Literal["tokens", "groups"]
 _Centres = Sequence[float] | Tensor | None
@@ -52,7 +53,7 @@ _DETAIL_WIDTH = 64
 _DETAIL_NORM_GROUPS = 8
 
 
-class ClassificationModel(nn.Module):
+class ClassificationModel(Pretrained, nn.Module):
     """Encoder, mean over tokens, norm, linear map to classes.
 
     The pooled features go through the encoder's own final norm, as published.
@@ -436,6 +437,7 @@ class _FPNHead(nn.Module):
         else:
             self.levels = _Levels(levels, upsamplings, widths)
         # torchvision takes seconds to import, and other heads need none of it.
+        require("torchvision")
         from torchvision.ops import FeaturePyramidNetwork
 
         norm = partial(nn.GroupNorm, _FUSE_NORM_GROUPS)
@@ -508,7 +510,7 @@ class _PixelDetail(nn.Module):
 _HEADS: dict[str, type[nn.Module]] = {"upernet": _UPerNetHead, "fpn": _FPNHead}
 
 
-class DenseModel(nn.Module):
+class DenseModel(Pretrained, nn.Module):
     """What all three share; build one of those below.
 
     Args:

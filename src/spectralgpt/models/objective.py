@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from spectralgpt.config import changed_settings
 from spectralgpt.errors import CheckpointError, ConfigError, ShapeError
 from spectralgpt.models.encoder import Encoder
-from spectralgpt.models.weights import load_weights
+from spectralgpt.models.weights import Pretrained, load_weights
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class ObjectiveOutput:
     hidden: Tensor | None = None
 
 
-class Objective(nn.Module, ABC):
+class Objective(Pretrained, nn.Module, ABC):
     """A way of learning from images without labels.
 
     It takes scaled images with their bands and gives a loss, what to log, and an

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from spectralgpt.errors import ConfigError, ShapeError
+from spectralgpt.errors import ConfigError, ShapeError, require
 from spectralgpt.models.cpu import in_full_precision
 
 # Source: crops of Inception, which all contrastive methods take.
@@ -170,6 +170,7 @@ def _blur(images: Tensor, noise: Tensor, is_blurred: Tensor) -> Tensor:
         return images
     if min(images.shape[2:]) <= _BLUR_SIDE // 2:
         return images
+    require("kornia")
     from kornia.filters import gaussian_blur2d
 
     least, most = _BLUR_PX

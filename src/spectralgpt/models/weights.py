@@ -3,6 +3,10 @@
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +20,105 @@ _COMPILED = "_orig_mod."
 _WRAPPERS = ("module.", "model.")
 _QKV = re.compile(r"(.*\.attn\.)([qkv])(\.(?:weight|bias))")
 _FUSED = re.compile(r"(.*\.attn\.)qkv(\.(?:weight|bias))")
+
+
+class Pretrained:
+    """Saved and loaded as users of the Hugging Face Hub know it.
+
+    Attributes:
+        contract: how images are prepared for it, a `Preprocessing`; None if unknown.
+        notes: what its training stored, such as `class_names` and `task`.
+    """
+
+    contract: Any = None
+    notes: Mapping[str, Any] = MappingProxyType({})
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: str | Path, *, revision: str | None = None
+    ) -> Self:
+        """Load a model of this class, or the encoder in a larger one.
+
+        Args:
+            name_or_path: see `spectralgpt.load_model`.
+            revision: branch, tag or commit of a repository on the Hub; None takes main.
+
+        Returns:
+            The model, in evaluation mode, on the CPU.
+
+        Raises:
+            CheckpointError: nothing is found, or it cannot be used; says which and why.
+        """
+        found: Self = _hub().find(cls, name_or_path, revision)
+        return found
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        license: str | None = None,
+        data: str | None = None,
+        scores: Mapping[str, float] | None = None,
+    ) -> Path:
+        """Write weights, configuration and a card, README.md, into a folder.
+
+        Args:
+            folder: made if it is not there; these files are replaced.
+            license: as the Hub spells it, such as `apache-2.0`.
+            data: what it was trained on; None takes what the training noted.
+            scores: by name; None takes the one that the weights were chosen by.
+
+        Raises:
+            CheckpointError: the weights are not finite.
+            OutputError: the files cannot be written.
+        """
+        facts = {"license": license, "data": data, "scores": scores}
+        saved: Path = _hub().save(self, Path(folder), facts)
+        return saved
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        license: str | None = None,
+        data: str | None = None,
+        scores: Mapping[str, float] | None = None,
+        private: bool | None = None,
+        branch: str | None = None,
+        token: str | None = None,
+        commit_message: str = "Upload a model of spectralgpt",
+    ) -> str:
+        """Send what `save_pretrained` writes to the Hub; returns the commit's address.
+
+        Args:
+            repo_id: `owner/name`; made if it is not there.
+            license: as the Hub spells it.
+            data: what it was trained on.
+            scores: by name.
+            private: whether a new repository is; None as its owner has set.
+            branch: None is main.
+            token: of a user who may write; None takes that of `hf auth login`.
+            commit_message: of the one commit.
+
+        Raises:
+            CheckpointError: the weights are not finite.
+            OutputError: the Hub does not take them.
+        """
+        sent: str = _hub().push(
+            self,
+            repo_id,
+            {"license": license, "data": data, "scores": scores},
+            private=private,
+            branch=branch,
+            token=token,
+            commit_message=commit_message,
+        )
+        return sent
+
+
+def _hub() -> Any:
+    # By name: users look for these methods on models, which know nothing of files.
+    return import_module("spectralgpt.hub")
 
 
 def load_weights(

@@ -13,7 +13,7 @@ from timm.layers.drop import DropPath
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spectralgpt.errors import ConfigError
+from spectralgpt.errors import ConfigError, require
 from spectralgpt.models.blocks import NORM_EPS, BlockStack
 from spectralgpt.models.cpu import in_full_precision
 from spectralgpt.models.objective import Objective, ObjectiveOutput
@@ -166,13 +166,9 @@ class Tokenizer(Objective):
     ) -> None:
         settings = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__()
-        try:
-            from vector_quantize_pytorch import VectorQuantize
-        except ImportError:
-            raise ConfigError(
-                "visual tokens need vector-quantize-pytorch: "
-                "pip install 'spectralgpt[beit]'."
-            ) from None
+        require("vector_quantize_pytorch")
+        from vector_quantize_pytorch import VectorQuantize
+
         check_settings(settings)
         self.config = settings
         self.vocab_size = vocab_size

@@ -14,7 +14,7 @@ from rasterio.crs import CRS
 from rasterio.errors import CRSError
 from rasterio.warp import transform
 
-from spectralgpt.errors import RasterError
+from spectralgpt.errors import RasterError, require
 from spectralgpt.rasters.gdal import GDAL_ERRORS
 from spectralgpt.rasters.grid import Grid, Window, apply, compose, is_same_system
 
@@ -306,6 +306,7 @@ def move_shapes(shapes: Any, target: Any) -> Any:
     Raises:
         RasterError: see `move_points`.
     """
+    require("pyproj")
     from pyproj.exceptions import ProjError
 
     try:

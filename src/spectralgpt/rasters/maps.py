@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rasterio import Affine
 from rasterio.features import shapes
 
-from spectralgpt.errors import RasterError
+from spectralgpt.errors import RasterError, require
 from spectralgpt.rasters.files import (
     SENSOR_TAG,
     UNIT_TAG,
@@ -227,6 +227,7 @@ def _append(
     crs: str,
     transform: Affine,
 ) -> None:
+    require("geopandas", "pyogrio")
     import geopandas
     import pyogrio
     import shapely

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spectralgpt.errors import require
 from spectralgpt.files import read_json, write_table
 from spectralgpt.reports.html import TEMPLATES, write_report
 from spectralgpt.reports.style import category_colours, draw_legend, new_figure, tidy
@@ -23,6 +24,7 @@ _Values = Mapping[str, Sequence[Sequence[float]]]
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
     """Return mean and half width of Student's 95 % interval; NaN of one value."""
+    require("scipy")
     from scipy.stats import t
 
     count = len(values)

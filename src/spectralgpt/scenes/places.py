@@ -19,7 +19,13 @@ from spectralgpt.data.labelling import (
     read_vectors,
     reading_layer,
 )
-from spectralgpt.errors import ConfigError, DataError, DatasetNotFoundError, RasterError
+from spectralgpt.errors import (
+    ConfigError,
+    DataError,
+    DatasetNotFoundError,
+    RasterError,
+    require,
+)
 from spectralgpt.files import write_json, write_table
 from spectralgpt.rasters.embeddings import EmbeddingRaster, EmbeddingSource
 from spectralgpt.rasters.footprints import move_near, move_shapes, pixel_size_m
@@ -63,6 +69,7 @@ class _LabelledCells:
 
 def _cell_of_point(grid: Grid, x: float, y: float, crs: str) -> tuple[int, int]:
     """Return the (row, column) of the cell that holds a point: easting, northing."""
+    require("geopandas", "pyproj")
     import geopandas
     from pyproj.exceptions import CRSError
 
@@ -122,6 +129,7 @@ def _window_around(shape: Any, grid: Grid) -> Window:
 
 def _read_shapes(path: Path, grid: Grid) -> list[Any]:
     """Read the shapes of a file that lie on a raster, in its reference system."""
+    require("geopandas")
     import geopandas
     import shapely
 

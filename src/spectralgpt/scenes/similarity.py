@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from spectralgpt.errors import ConfigError, DataError
+from spectralgpt.errors import ConfigError, DataError, require
 from spectralgpt.files import write_file
 from spectralgpt.rasters import NO_CLASS, Layers, Window, writing_map
 from spectralgpt.rasters.embeddings import EmbeddingRaster, open_embeddings
@@ -193,12 +193,9 @@ def _build_index(
     query: Query, raster: EmbeddingRaster
 ) -> tuple[Any, NDArray[np.int64]]:
     """Index the directions of a raster's valid cells; returns it, and their numbers."""
-    try:
-        import faiss
-    except ImportError:
-        raise ConfigError(
-            "looking for places needs faiss: pip install 'spectralgpt[search]'."
-        ) from None
+    require("faiss")
+    import faiss
+
     kind = faiss.ScalarQuantizer.QT_fp16
     index = faiss.IndexScalarQuantizer(
         raster.source.width, kind, faiss.METRIC_INNER_PRODUCT
@@ -245,6 +242,7 @@ def write_places(places: Sequence[_Place], path: Path) -> Path:
         DataError: a raster has no place on the globe.
         OutputError: it cannot be written.
     """
+    require("geopandas")
     import geopandas
     import pandas
     from shapely import Polygon
@@ -330,6 +328,7 @@ def fit_clusters(
 
     Source: Sculley 2010, Web-scale k-means clustering (mini-batches).
     """
+    require("sklearn")
     from sklearn.cluster import MiniBatchKMeans
 
     if not 2 <= count <= _MOST_CLUSTERS:

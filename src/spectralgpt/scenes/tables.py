@@ -12,7 +12,7 @@ from torch import Tensor
 from spectralgpt.checkpoints import LoadedModel
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.data.samples import MULTI_LABEL
-from spectralgpt.errors import DataError
+from spectralgpt.errors import DataError, require
 from spectralgpt.files import write_file, write_table
 from spectralgpt.models.encoder import Encoder
 from spectralgpt.models.heads import ClassificationModel
@@ -297,6 +297,7 @@ def _write_embeddings(folder: Path, rows: Sequence[_Row], table_format: str) -> 
 
 
 def _write_geoparquet(path: Path, columns: dict[str, list[Any]]) -> None:
+    require("geopandas")
     import geopandas
     from shapely import Polygon
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spectralgpt.data.samples import LABEL_TASKS, MULTI_LABEL
-from spectralgpt.errors import ConfigError
+from spectralgpt.errors import ConfigError, require
 from spectralgpt.metrics import score_images
 from spectralgpt.models.heads import ClassificationModel
 from spectralgpt.models.weights import check_output
@@ -146,6 +146,7 @@ class ClassificationTask:
     def _erase(self, images: Tensor) -> Tensor:
         if not self.regularization.erasing:
             return images
+        require("timm")
         from timm.data.random_erasing import RandomErasing
 
         erase: Any = RandomErasing(  # type: ignore[no-untyped-call]
@@ -158,6 +159,7 @@ class ClassificationTask:
         """Mix each image with its partner; row i of (B, B) says what image i is of."""
         if not self.regularization.mixes:
             return images, None
+        require("timm")
         from timm.data.mixup import Mixup
 
         # With every image a class of its own, timm's soft targets are the mixing

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from spectralgpt.data.datasets import DenseDataset, Patch
 from spectralgpt.data.samples import Sample, SampleSet
-from spectralgpt.errors import DataError, SpectralGPTError
+from spectralgpt.errors import DataError, SpectralGPTError, require
 from spectralgpt.metrics import (
     POSITIVE_SCORES,
     confusion_counts,
@@ -187,6 +187,7 @@ def _draw(dataset: DenseDataset, most: int, seed: int) -> _Pixels:
 
 def _number_floors(learned: _Pixels, tested: _Pixels, seed: int) -> tuple[Floor, ...]:
     """Estimate numbers by their mean, by ridge regression and by a forest."""
+    require("sklearn")
     from sklearn.dummy import DummyRegressor
     from sklearn.ensemble import RandomForestRegressor
     from sklearn.linear_model import RidgeCV
@@ -364,6 +365,7 @@ def _fit_better_forest(
     **options: Any,
 ) -> Any:
     """Fit forests with and without class weights; return the one that scores higher."""
+    require("sklearn")
     from sklearn.ensemble import RandomForestClassifier
 
     forests = [

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from spectralgpt.errors import require
 from spectralgpt.models.mae import MaskedAutoencoder
 from spectralgpt.models.objective import Objective, ObjectiveOutput
 from spectralgpt.models.tokens import MaskStyle
@@ -322,6 +323,7 @@ def _bands_of_equal_mask(seen: Tensor) -> list[list[int]]:
 def _griddata(
     rows: np.ndarray, columns: np.ndarray, values: np.ndarray, size: torch.Size
 ) -> Tensor:
+    require("scipy")
     from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
     from scipy.spatial import QhullError
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spectralgpt import __version__
-from spectralgpt.errors import CheckpointError, ConfigError, DataError
+from spectralgpt.errors import CheckpointError, ConfigError, DataError, require
 from spectralgpt.files import parse_json, write_file
 
 CellFeatures = Literal["embedding", "reflectance", "both"]
@@ -131,6 +131,7 @@ def predict_ridge(train: Features, other: Features) -> Tensor:
 
     Source: Rifkin and Klautau 2004, JMLR 5, regularised least-squares classification.
     """
+    require("sklearn")
     from sklearn.linear_model import RidgeCV
 
     mean, scale = _standardiser(train.values, _EPS)
@@ -189,6 +190,7 @@ def predict_forest(train: Features, other: Features, seed: int = 0) -> Tensor:
     Returns:
         (N, classes) probabilities for `other`.
     """
+    require("sklearn")
     from sklearn.ensemble import RandomForestRegressor
 
     forest = RandomForestRegressor(
@@ -223,6 +225,7 @@ def _fit(
     weights: NDArray[np.float64] | None = None,
 ) -> Any:
     """Fit logistic regression of features (N, D); `strength` is C of scikit-learn."""
+    require("sklearn")
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
@@ -487,6 +490,7 @@ def _choose(
 
 def _folds(classes: IntArray, groups: IntArray) -> Iterator[tuple[IntArray, IntArray]]:
     """Hold out groups in turn, where the others have all classes."""
+    require("sklearn")
     from sklearn.model_selection import GroupKFold
 
     folds, kinds = min(_INNER_FOLDS, len(np.unique(groups))), np.unique(classes)
@@ -503,6 +507,7 @@ def _fit_choice(
     classes: IntArray,
     weights: NDArray[np.float64],
 ) -> Probe:
+    require("sklearn")
     from sklearn.linear_model import Ridge
 
     mean, scale = _standardiser(values, _LEAST_SPREAD)
@@ -535,6 +540,7 @@ def _grow_forest(
     x: FloatArray, classes: IntArray, weights: NDArray[np.float64], trees: int
 ) -> dict[str, NDArray[Any]]:
     """Fit a random forest; returns its nodes, tree after tree, see `Probe`."""
+    require("sklearn")
     from sklearn.ensemble import RandomForestClassifier
 
     forest = RandomForestClassifier(trees, random_state=0).fit(x, classes, weights)
@@ -588,6 +594,7 @@ def score_by_blocks(
         ConfigError: the blocks are not positive.
         DataError: all labels lie in one block.
     """
+    require("sklearn")
     from sklearn.model_selection import GroupKFold
 
     if not block_m > 0:

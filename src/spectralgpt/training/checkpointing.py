@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from spectralgpt.checkpoints import save_torch
 from spectralgpt.errors import CheckpointError, OutputError
@@ -23,6 +25,7 @@ from spectralgpt.training.module import TrainingModule
 
 _log = logging.getLogger(__name__)
 
+_WARM_UP_STEPS = 10
 # What must be there for a run to go on.
 _ENTRIES: dict[str, type] = {
     "state_dict": dict,
@@ -126,8 +129,76 @@ class AtomicCheckpointIO(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
 
-class LastCheckpoint(Callback):
+class AverageWeights(Callback):
+    """Keep a moving average of the weights, which is what is scored and exported.
+
+    It is part of the training checkpoint. Buffers are those of the model.
+
+    Args:
+        decay: share of the average that a step keeps; less in the first steps, of
+            which the average would otherwise hold too much.
+    """
+
+    def __init__(self, decay: float) -> None:
+        self.decay = decay
+        self.average: dict[str, torch.Tensor] = {}
+        self._last_step = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give the average so far."""
+        return {"average": self.average}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the average of the interrupted run."""
+        self.average = state_dict["average"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin with the weights as they are, or go on with the run's average."""
+        self._last_step = trainer.global_step
+        for name, weight in _weights_of(pl_module).items():
+            kept = self.average.get(name, weight)
+            self.average[name] = kept.to(weight.device, copy=True)
+
+    @torch.no_grad()
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, *batch: Any
+    ) -> None:
+        """Take in the weights, when a step was made."""
+        step = trainer.global_step
+        if step == self._last_step:
+            return
+        self._last_step = step
+        decay = min(self.decay, (1 + step) / (_WARM_UP_STEPS + step))
+        weights = list(_weights_of(pl_module).values())
+        get_ema_multi_avg_fn(decay)(list(self.average.values()), weights, step)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Score the average."""
+        self._swap(pl_module)
+
+    def on_validation_epoch_end(
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> None:
+        """Go on with the weights that are trained."""
+        self._swap(pl_module)
+
+    @torch.no_grad()
+    def _swap(self, module: LightningModule) -> None:
+        for name, weight in _weights_of(module).items():
+            trained = weight.clone()
+            weight.copy_(self.average[name])
+            self.average[name].copy_(trained)
+
+
+def _weights_of(module: LightningModule) -> dict[str, torch.Tensor]:
+    assert isinstance(module, TrainingModule)
+    return {name: each.detach() for name, each in module.model.named_parameters()}
+
+
+class LastCheckpoint(Checkpoint):
     """Write `last.ckpt` every so many optimizer steps and after each epoch.
+
+    Lightning calls it after all that is no checkpoint, so that it holds their state.
 
     Args:
         path: the file, replaced each time.

@@ -25,7 +25,7 @@ from spectralgpt.data.division import divide
 from spectralgpt.data.identity import count_seen
 from spectralgpt.data.labelled import LabelledDataConfig
 from spectralgpt.data.samples import SPLITS, SampleSet
-from spectralgpt.errors import CheckpointError
+from spectralgpt.errors import CheckpointError, require
 from spectralgpt.files import write_json, write_table
 from spectralgpt.metrics import Scores, score_images
 from spectralgpt.models.encoder import Encoder
@@ -392,6 +392,7 @@ def _random_convolutions(
 
     Source: Rolf et al. 2021, doi:10.1038/s41467-021-24638-z (MOSAIKS).
     """
+    require("torchgeo")
     from torchgeo.models import RCF
 
     bands = len(dataset.preprocessing.bands)

@@ -67,6 +67,7 @@ from spectralgpt.training.transfer import (
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, Trainer
 
+    from spectralgpt.training.checkpointing import BestModel
     from spectralgpt.training.module import TrainingModule
 
 _log = logging.getLogger(__name__)
@@ -252,6 +253,7 @@ def finetune(
     if resume:
         check_checkpoint(module, folder)
     folder.prepare(plain_config(config), overwrite=overwrite, resume=resume)
+    best = _keep_best(task, start, train.preprocessing, facts, config, folder)
     ran = fit(
         module,
         build_loader(train, batches, trainer.workers, trainer.on_gpu),
@@ -259,9 +261,10 @@ def finetune(
         trainer,
         folder,
         resume=resume,
+        monitor=(best.metric, "min" if best.lower_is_better else "max"),
         callbacks=[
             *callbacks,
-            _keep_best(task, start, train.preprocessing, facts, config, folder),
+            best,
             LastCheckpoint(folder.last, trainer.checkpoint_every_steps),
         ],
     )
@@ -479,7 +482,7 @@ def _keep_best(
     facts: dict[str, Any],
     config: AnyFinetuneConfig,
     folder: RunFolder,
-) -> "Callback":
+) -> "BestModel":
     """Export the weights with the best score of the val split."""
     from spectralgpt.training.checkpointing import BestModel
 

@@ -7,7 +7,7 @@ Nothing here knows what is learned.
 import itertools
 import logging
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -55,6 +55,7 @@ def fit(
     *,
     resume: bool = False,
     callbacks: Sequence["Callback"] = (),
+    monitor: tuple[str, Literal["min", "max"]] = ("val_score", "min"),
 ) -> "Trainer":
     """Train to the end, or from the last checkpoint to the end.
 
@@ -68,6 +69,9 @@ def fit(
         folder: gets metrics.csv, tensorboard/ and checkpoints/last.ckpt.
         resume: go on from last.ckpt, if there is one.
         callbacks: more to do while training; checkpoints are written after them.
+            Lightning's ModelCheckpoint writes beside last.ckpt if it names no folder.
+        monitor: the held-out score by which training stops early and epochs are kept,
+            and what is better; `val_score` is the first that the task gives.
 
     Raises:
         TrainingError: loss, gradients or weights are not finite; the last checkpoint
@@ -88,11 +92,38 @@ def fit(
         _log.info("resuming %s at step %d", folder.root, first_step)
     batches = _WholeSteps(train, config.accumulate) if config.accumulate > 1 else train
     with quiet_lightning():
-        trainer = _build_trainer(config, folder, first_step, callbacks, held_out)
+        asked = [*_asked_callbacks(config, monitor), *callbacks]
+        trainer = _build_trainer(config, folder, first_step, asked, held_out)
         trainer.fit(module, batches, held_out, ckpt_path=resumed)
     if trainer.is_global_zero and (found := describe_divergence(folder.metrics)):
         _log.warning("%s:%s", folder.root, found)
     return trainer
+
+
+def _asked_callbacks(
+    config: TrainerConfig, monitor: tuple[str, Literal["min", "max"]]
+) -> "list[Callback]":
+    """Build what the configuration asks for."""
+    from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+
+    from spectralgpt.training.checkpointing import AverageWeights
+
+    name, better = monitor
+    asked: list[Callback] = []
+    if config.ema_decay:
+        asked.append(AverageWeights(config.ema_decay))
+    if config.patience:
+        # A score that is undefined so far is no reason to stop.
+        asked.append(
+            EarlyStopping(
+                name, patience=config.patience, mode=better, check_finite=False
+            )
+        )
+    if config.save_top_k:
+        asked.append(
+            ModelCheckpoint(monitor=name, mode=better, save_top_k=config.save_top_k)
+        )
+    return asked
 
 
 class _WholeSteps:
@@ -125,14 +156,14 @@ def _build_trainer(
     held_out: object,
 ) -> "Trainer":
     from lightning.pytorch import Trainer
-    from lightning.pytorch.loggers import TensorBoardLogger
+    from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
     from spectralgpt.training.checkpointing import AtomicCheckpointIO
-    from spectralgpt.training.logs import MetricsTable
+    from spectralgpt.training.logs import build_loggers
 
-    board = TensorBoardLogger(
-        folder.root, name="tensorboard", version="", purge_step=first_step + 1
-    )
+    for each in callbacks:
+        if isinstance(each, ModelCheckpoint) and each.dirpath is None:
+            each.dirpath = str(folder.last.parent)
     validates = held_out is not None and config.validate_every_epochs > 0
     return Trainer(
         default_root_dir=folder.root,
@@ -146,14 +177,14 @@ def _build_trainer(
         check_val_every_n_epoch=config.validate_every_epochs if validates else 1,
         limit_val_batches=1.0 if validates else 0,
         num_sanity_val_steps=0,
-        logger=[MetricsTable(folder.metrics, first_step), board],
+        logger=build_loggers(config.loggers, folder, first_step),
         callbacks=list(callbacks),
         plugins=[AtomicCheckpointIO()],
         use_distributed_sampler=False,
-        enable_checkpointing=False,
+        enable_checkpointing=any(isinstance(each, Checkpoint) for each in callbacks),
         enable_progress_bar=False,
         enable_model_summary=False,
-        # Lightning's own interval is for `self.log`, which is not used here.
+        # Lightning's own interval is for loggers, to which we write ourselves.
         log_every_n_steps=1,
     )
 
@@ -174,12 +205,20 @@ def _strategy(config: TrainerConfig) -> Any:
 def full_state_dict(trainer: "Trainer", module: "TrainingModule") -> dict[str, Any]:
     """Gather the model's whole state on the CPU, also when it is sharded.
 
+    The weights are their moving average, where one is kept.
+
     Every process must call this; only rank 0 may use what it returns.
     """
+    from spectralgpt.training.checkpointing import AverageWeights
+
     prefix = "model."
     state = trainer.strategy.lightning_module_state_dict()
-    return {
+    own = {
         name.removeprefix(prefix): value.detach().cpu()
         for name, value in state.items()
         if name.startswith(prefix) and isinstance(value, torch.Tensor)
     }
+    for each in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(each, AverageWeights):
+            own |= {name: value.cpu() for name, value in each.average.items()}
+    return own

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import logging
+import os
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +30,7 @@ from rich.text import Text
 
 from spectralgpt.files import write_table
 from spectralgpt.training.module import TrainingModule
+from spectralgpt.training.run_folder import RunFolder
 
 _KEYS = ("step", "epoch")
 # Where the output is no terminal, a line is written at most this often.
@@ -113,6 +115,40 @@ class MetricsTable(Logger):
         write_table(self.path, rows.values(), self._columns)
 
 
+def build_loggers(
+    names: Sequence[str], folder: RunFolder, first_step: int
+) -> list[Logger]:
+    """Build what a run's rows are written to.
+
+    Args:
+        names: of `TrainerConfig.loggers`. Weights & Biases and MLflow go by their own
+            variables of the environment, such as WANDB_MODE.
+        folder: of the run.
+        first_step: steps already done.
+    """
+    from lightning.pytorch import loggers
+
+    root, name = folder.root, folder.root.resolve().name
+    built: list[Logger] = [MetricsTable(folder.metrics, first_step)]
+    if "tensorboard" in names:
+        built.append(
+            loggers.TensorBoardLogger(
+                root, name="tensorboard", version="", purge_step=first_step + 1
+            )
+        )
+    if "wandb" in names:
+        built.append(
+            loggers.WandbLogger(name=name, save_dir=root, project="spectralgpt")
+        )
+    if "mlflow" in names:
+        # Lightning reads the variable once, when it is imported.
+        where = os.environ.get("MLFLOW_TRACKING_URI")
+        built.append(
+            loggers.MLFlowLogger("spectralgpt", run_name=name, tracking_uri=where)
+        )
+    return built
+
+
 @contextlib.contextmanager
 def quiet_lightning() -> Iterator[None]:
     """Keep Lightning's tips and hints off the terminal while the block runs.
@@ -130,6 +166,8 @@ def quiet_lightning() -> Iterator[None]:
     with warnings.catch_warnings():
         # Loader workers, logging intervals: these are our settings, made on purpose.
         warnings.filterwarnings("ignore", category=PossibleUserWarning)
+        # It holds last.ckpt and the model.
+        warnings.filterwarnings("ignore", message="Checkpoint directory .* not empty")
         # Lightning calls a torch function by a name that torch has deprecated.
         warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
         # Nothing changes a model's output in place, which is what this warns of.

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
@@ -80,8 +81,15 @@ class TrainingModule(LightningModule):
     def on_train_start(self) -> None:
         """Leave SIGTERM to whoever had it before the Trainer.
 
-        That waits for a step's end, and ends the process as if all were done.
+        That waits for a step's end, and ends the process as if all were done. A run
+        that had stopped early before it was killed stops again.
         """
+        if any(
+            each.wait_count >= each.patience
+            for each in self.trainer.early_stopping_callbacks
+            if isinstance(each, EarlyStopping)
+        ):
+            self.trainer.should_stop = True
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._on_terminate)
 
@@ -164,6 +172,8 @@ class TrainingModule(LightningModule):
         """
         step = self.global_step + 1
         self.last_terms = self._mean_terms()
+        # For callbacks: the rows below go to the logs, at the run's own steps.
+        self.log_dict(self.last_terms, logger=False)
         if not math.isfinite(self.last_terms["loss"]):
             raise TrainingError(self._not_finite(step, "the loss is"))
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
@@ -308,6 +318,9 @@ class TrainingModule(LightningModule):
             raise TrainingError(
                 self._not_finite(self.global_step, "the held-out loss is")
             )
+        # Callbacks find the first, which is the one that leads, under one name.
+        score = next(iter(values.values()))
+        self.log_dict({"val_score": score, **values}, logger=False, batch_size=1)
         self.log_row(self.global_step, {"epoch": self.current_epoch + 1.0, **values})
         # The time spent here is not training's.
         self._last_step_time = None

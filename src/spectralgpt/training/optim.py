@@ -6,6 +6,7 @@ scheduler state.
 """
 
 import math
+import os
 import re
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,13 +14,15 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from spectralgpt.errors import ConfigError
+from spectralgpt.errors import ConfigError, require
 
 # lr = base_lr * effective batch / 256: the linear scaling rule of the published code.
 _BASE_BATCH_SIZE = 256
 
 _BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)\.")
 
+
+LoggerName = Literal["csv", "tensorboard", "wandb", "mlflow"]
 
 PRECISIONS: dict[str, Any] = {
     "fp32": "32-true",
@@ -126,6 +129,15 @@ class TrainerConfig:
             the end only.
         validate_every_epochs: epochs between scores of the held-out images; 0 scores at
             the end only.
+        patience: scores of the held-out images, one after the other and none better
+            than the best, after which training stops; 0 never stops it.
+        save_top_k: epochs with the best scores whose whole state is kept, beside
+            last.ckpt; 0 for none.
+        ema_decay: share that a moving average of the weights keeps at each step, such
+            as 0.999 (less in the first steps); the average is what is scored and
+            exported. 0 for none.
+        loggers: where metrics go: csv, which the report is made of, tensorboard,
+            wandb, mlflow.
     """
 
     epochs: int = 200
@@ -143,6 +155,10 @@ class TrainerConfig:
     checkpoint_every_steps: int = 100
     export_every_epochs: int = 1
     validate_every_epochs: int = 1
+    patience: int = 0
+    save_top_k: int = 0
+    ema_decay: float = 0.0
+    loggers: tuple[LoggerName, ...] = ("csv", "tensorboard")
 
     def __post_init__(self) -> None:
         """Check the ranges, and that the precision fits the device."""
@@ -150,6 +166,8 @@ class TrainerConfig:
         check_at_least(1, self, *counts, section="trainer.")
         every = ("workers", "checkpoint_every_steps", "export_every_epochs")
         check_at_least(0, self, *every, "validate_every_epochs", section="trainer.")
+        check_at_least(0, self, "patience", "save_top_k", section="trainer.")
+        self._check_choices()
         if self.devices != "auto":
             check_at_least(1, self, "devices", section="trainer.")
         if self.precision not in PRECISIONS:
@@ -165,6 +183,27 @@ class TrainerConfig:
         if self.precision == "fp16" and self.strategy == "fsdp":
             raise ConfigError(
                 "trainer.precision fp16 does not go with strategy fsdp. Use bf16."
+            )
+
+    def _check_choices(self) -> None:
+        """Check what scores are for, the average and the loggers."""
+        if (self.patience or self.save_top_k) and not self.validate_every_epochs:
+            raise ConfigError(
+                "trainer.patience and save_top_k go by scores of held-out images: set "
+                "trainer.validate_every_epochs above 0."
+            )
+        if not 0 <= self.ema_decay < 1:
+            raise ConfigError(
+                f"trainer.ema_decay is {self.ema_decay}; it must be 0 <= decay < 1."
+            )
+        if self.ema_decay and self.strategy == "fsdp":
+            raise ConfigError(
+                "trainer.ema_decay does not go with strategy fsdp. Use ddp, or 0."
+            )
+        if "csv" not in self.loggers or len(set(self.loggers)) < len(self.loggers):
+            raise ConfigError(
+                f"trainer.loggers is {list(self.loggers)}: name csv, which the report "
+                "is made of, and each once."
             )
 
     @property
@@ -191,13 +230,20 @@ class TrainerConfig:
 
 
 def check_machine(config: TrainerConfig) -> None:
-    """Refuse devices that this machine does not have.
+    """Refuse devices and loggers that this machine does not have.
 
     Not part of the configuration's own checks: it may be read on another machine.
 
     Raises:
-        ConfigError: there is no such accelerator, or there are fewer devices.
+        ConfigError: there is no such accelerator, or there are fewer devices; a package
+            is not installed, or it is not said where it writes.
     """
+    require(*config.loggers)
+    if "mlflow" in config.loggers and "MLFLOW_TRACKING_URI" not in os.environ:
+        raise ConfigError(
+            "trainer.loggers has mlflow: say where it writes by MLFLOW_TRACKING_URI, "
+            "such as http://localhost:5000."
+        )
     counts = {
         "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
         "mps": int(torch.backends.mps.is_available()),

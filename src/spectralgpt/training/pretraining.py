@@ -11,6 +11,7 @@ Source: Hong et al. 2024, arXiv:2311.07113, progressive pretraining.
 import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch.utils.data import default_collate
 
 from spectralgpt.checkpoints import CONFIG_FILE, load_model, save_model
@@ -30,7 +32,7 @@ from spectralgpt.errors import (
     DatasetNotFoundError,
     SpectralGPTError,
 )
-from spectralgpt.files import write_file, write_json
+from spectralgpt.files import is_first_process, write_file, write_json
 from spectralgpt.models.objective import Objective
 from spectralgpt.models.sizes import WEIGHTS_FILE
 from spectralgpt.objectives import OURS, objective_class
@@ -60,9 +62,12 @@ from spectralgpt.training.pretrain_data import (
     spread,
 )
 from spectralgpt.training.pretrain_models import build_model
-from spectralgpt.training.run_folder import RunFolder, is_first_process, plain_config
+from spectralgpt.training.run_folder import RunFolder, plain_config
 
-_LEARNED_WITH = ("epochs", "batch_size", "accumulate", "precision")
+_LEARNED_WITH = (
+    *("epochs", "batch_size", "accumulate", "precision"),
+    *("patience", "ema_decay"),
+)
 """Settings of the trainer that weights depend on."""
 _SHOWN = 3
 
@@ -89,7 +94,8 @@ def pretrain(
         overwrite: replace an existing run.
         resume: go on with an existing run, in the stage that was interrupted; it
             ends up as if it had never stopped.
-        callbacks: more to do while training, such as showing progress.
+        callbacks: more to do while training, such as showing progress. Of those that
+            go by scores each stage begins with a copy.
         announce: called with a line as each stage begins.
 
     Returns:
@@ -165,7 +171,7 @@ def _run_stages(
                 overwrite=overwrite,
                 # A stage that has not begun has nothing to go on with.
                 resume=resume and run.config.exists(),
-                callbacks=callbacks,
+                callbacks=[_own(each) for each in callbacks],
             )
         if is_first_process() and number > 1 and not run.again.is_file():
             _score_again(run, dict(list(stages.items())[: number - 1]), data)
@@ -173,6 +179,12 @@ def _run_stages(
         if is_first_process() and (name in due or number == len(stages)):
             _hand_over(run, folder)
         start = str(run.model)
+
+
+def _own(callback: Callback) -> Callback:
+    """Copy what remembers scores: those of another stage are of other images."""
+    remembers = isinstance(callback, EarlyStopping | ModelCheckpoint)
+    return deepcopy(callback) if remembers else callback
 
 
 def _score_again(
@@ -222,6 +234,7 @@ def _check_finished(name: str, stage: PretrainConfig, folder: RunFolder) -> None
     before = {"objective": OURS, "settings": {}, **read_mapping(folder.config)}
     before["optimizer"] = {"algorithm": "adamw", **before.get("optimizer", {})}
     now = plain_config(stage)
+    before["trainer"] = {"patience": 0, "ema_decay": 0.0, **before.get("trainer", {})}
     for plain in (before, now):
         plain.pop("report", None)
         plain["model"] = {**plain.get("model", {}), "start_from": None}
@@ -559,7 +572,8 @@ class _ReconstructionFigures(Callback):
         """
         epoch = trainer.current_epoch + 1
         is_chosen = self.every_epochs > 0 and epoch % self.every_epochs == 0
-        if not is_chosen and epoch != trainer.max_epochs:
+        is_last = epoch == trainer.max_epochs or trainer.should_stop
+        if not is_chosen and not is_last:
             return
         shown = dict(enumerate(self.names))
         parts = {index: self.images.place_of(index)[0] for index in self.names}

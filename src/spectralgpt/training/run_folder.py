@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -15,6 +14,7 @@ from spectralgpt.config import read_mapping
 from spectralgpt.errors import ConfigError
 from spectralgpt.files import (
     check_replaceable,
+    is_first_process,
     make_folder,
     remove_if_empty,
     remove_leftovers,
@@ -23,7 +23,7 @@ from spectralgpt.files import (
 
 _log = logging.getLogger(__name__)
 _SECTIONS = {"model", "data", "optimizer", "trainer", "seed"}
-_FOLDERS = ("checkpoints", "figures", "tensorboard")
+_FOLDERS = ("checkpoints", "figures", "tensorboard", "wandb")
 _FILES = (
     "metrics.csv",
     "metrics.json",
@@ -37,7 +37,7 @@ _FILES = (
 _MACHINE = (
     *("batch_size", "accumulate", "accelerator", "devices", "num_nodes", "strategy"),
     *("workers", "recompute_activations", "compile"),
-    *("log_every_steps", "checkpoint_every_steps", "export_every_epochs"),
+    *("log_every_steps", "checkpoint_every_steps", "export_every_epochs", "loggers"),
 )
 _FREE = {*(f"trainer.{name}" for name in _MACHINE), "data.memory_mb"}
 """Settings that a resumed run takes from the call, and that change no weight."""
@@ -252,12 +252,3 @@ def _alike(one: Any, other: Any) -> bool:
     if isinstance(one, str) and isinstance(other, str):
         return one == other or Path(one).resolve() == Path(other).resolve()
     return bool(one == other)
-
-
-def is_first_process() -> bool:
-    """Tell whether this process is rank 0, also before the processes have met."""
-    for name in ("RANK", "SLURM_PROCID"):
-        if name in os.environ:
-            return int(os.environ[name]) == 0
-    ranks = (os.environ.get(name, "0") for name in ("NODE_RANK", "LOCAL_RANK"))
-    return all(int(rank) == 0 for rank in ranks)

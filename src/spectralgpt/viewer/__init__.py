@@ -11,14 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from spectralgpt.errors import ConfigError
+from spectralgpt.errors import ConfigError, require
 from spectralgpt.viewer.contents import Viewer, open_sources, take_models
 from spectralgpt.viewer.model import ViewModel
 
 __all__ = [
     "ViewModel",
     "Viewer",
-    "check_installed",
     "open_sources",
     "serving",
     "take_models",
@@ -51,21 +50,6 @@ class _PageServer:
         self.server.should_exit = True
 
 
-def check_installed() -> None:
-    """Refuse to go on without what serves the page.
-
-    Raises:
-        ConfigError: it is not installed.
-    """
-    try:
-        import starlette  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError:
-        raise ConfigError(
-            'the page needs starlette and uvicorn: pip install "spectralgpt[view]".'
-        ) from None
-
-
 @contextlib.contextmanager
 def serving(viewer: Viewer, port: int) -> Iterator[_PageServer]:
     """Take a port of 127.0.0.1; `run` of what is yielded then serves the page.
@@ -77,7 +61,7 @@ def serving(viewer: Viewer, port: int) -> Iterator[_PageServer]:
     Raises:
         ConfigError: the port is taken or none, or a package is missing.
     """
-    check_installed()
+    require("starlette", "uvicorn")
     import uvicorn
 
     from spectralgpt.viewer.app import make_app

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from spectralgpt.errors import DataError, DatasetNotFoundError
+from spectralgpt.errors import DataError, DatasetNotFoundError, require
 from spectralgpt.sensors import load_sensor
 
 logger = logging.getLogger(__name__)
@@ -68,6 +68,7 @@ def unpack(files: Iterable[Path], folder: Path, source: str = "S2L2A") -> list[P
         DataError: a file is no such parquet file, or names something that cannot be a
             folder.
     """
+    require("pyarrow")
     import pyarrow
     from pyarrow import parquet
 

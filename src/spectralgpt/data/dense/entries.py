@@ -26,7 +26,7 @@ from spectralgpt.data.label_files import find_files, list_images, read_rows
 from spectralgpt.data.listings import Entry, first_names, refuse_faults
 from spectralgpt.data.samples import CHANGE, SPLITS
 from spectralgpt.data.splits import split_folders, split_named
-from spectralgpt.errors import ConfigError, DataError, DatasetNotFoundError
+from spectralgpt.errors import ConfigError, DataError, DatasetNotFoundError, require
 from spectralgpt.files import read_table, read_text
 from spectralgpt.rasters import RASTER_SUFFIXES, list_folder, walk
 
@@ -441,6 +441,7 @@ def _list_oscd(root: Path, download: bool) -> tuple[list[Entry], Classes]:
     """List the cities, and the codes of their masks."""
     images = root / f"{_NAME}Images"
     if download and not images.is_dir():
+        require("torchgeo")
         from torchgeo.datasets import OSCD
 
         OSCD(str(root), split="train", download=True, checksum=True)

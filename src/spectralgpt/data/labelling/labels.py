@@ -26,6 +26,7 @@ from spectralgpt.errors import (
     DataError,
     DatasetNotFoundError,
     SpectralGPTError,
+    require,
 )
 from spectralgpt.rasters import Grid, Window
 from spectralgpt.rasters.files import read_header
@@ -257,6 +258,7 @@ def _shapes_on(
     frame: "GeoDataFrame", all_touched: bool, classes: LabelClasses, grid: Grid
 ) -> _Painter:
     """Get ready to paint the shapes of a layer that lie on a grid."""
+    require("pandas")
     import pandas
     import shapely
 
@@ -316,6 +318,7 @@ def _outlines(grids: Sequence[Grid], crs: Any) -> dict[float, list[Any]]:
     to 360: so shapes on both sides of 180 degrees are found. They go by what was added
     to their x.
     """
+    require("geopandas")
     import geopandas
     import shapely
     import shapely.affinity
@@ -443,6 +446,7 @@ def _load(
     labels: LabelSource, grids: Sequence[Grid]
 ) -> tuple["GeoDataFrame", list[str]]:
     """Read values and geometries of the shapes that lie on scenes, and mend them."""
+    require("geopandas")
     import geopandas
     import pandas
     import shapely
@@ -481,6 +485,7 @@ def _load(
 
 def _look(labels: LabelSource) -> tuple[str, Any, int]:
     """Return name, reference system and number of shapes of the layer that is meant."""
+    require("pyogrio")
     import pyogrio
 
     path = labels.labels
@@ -573,6 +578,7 @@ def _grow(bounds: Sequence[float]) -> tuple[float, float, float, float]:
 
 
 def _elsewhere(path: Path, layer: str, count: int, region: Sequence[float]) -> str:
+    require("pyogrio")
     import pyogrio
 
     info = pyogrio.read_info(path, layer=layer, force_total_bounds=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 from spectralgpt.config import build_config, check_keys
 from spectralgpt.data.series import SeriesRule
-from spectralgpt.errors import DataError, SpectralGPTError
+from spectralgpt.errors import DataError, SpectralGPTError, require
 from spectralgpt.files import parse_json
 from spectralgpt.rasters import RasterFile
 from spectralgpt.sensors import Band, Sensor, list_sensors, load_sensor
@@ -300,6 +300,7 @@ def index_schema() -> Any:
     of its series, `NO_SERIES` if none, and `day`, days since 1 January 1970, NaN if
     unknown.
     """
+    require("pyarrow")
     import pyarrow as pa
 
     texts = [(name, pa.string()) for name in ("name", "place")]

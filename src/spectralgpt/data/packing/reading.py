@@ -26,7 +26,7 @@ from spectralgpt.data.packing.manifest import (
     PackFile,
     index_schema,
 )
-from spectralgpt.errors import DataError, DatasetNotFoundError, RasterError
+from spectralgpt.errors import DataError, DatasetNotFoundError, RasterError, require
 from spectralgpt.files import replace_file
 from spectralgpt.rasters import BandFile, Grid, RasterFile, Window, gdal
 
@@ -150,6 +150,7 @@ class Storage:
         options = {}
         for scheme in ("http", "https"):
             if f"{scheme}://" in self.location:
+                require("aiohttp")
                 import aiohttp
 
                 # Its own limit is the time of a whole file, however large.
@@ -325,6 +326,7 @@ def _read_table(storage: Storage, manifest: Manifest) -> dict[str, Any]:
     Texts are lists, numbers (N,) arrays; of `transforms` all numbers in a row, and
     `starts`, (N + 1,), where those of each image start and end.
     """
+    require("pyarrow")
     import pyarrow as pa
 
     content = storage.read(manifest.index.file)
@@ -341,6 +343,7 @@ def _read_table(storage: Storage, manifest: Manifest) -> dict[str, Any]:
 
 
 def _read_columns(content: bytes, images: int) -> dict[str, Any]:
+    require("pyarrow")
     from pyarrow import parquet
 
     found = parquet.read_metadata(io.BytesIO(content)).num_rows

@@ -43,6 +43,7 @@ from spectralgpt.errors import (
     OutputError,
     RasterError,
     SpectralGPTError,
+    require,
 )
 from spectralgpt.files import (
     check_replaceable,
@@ -283,6 +284,7 @@ class _PackInMaking:
 
     def finish(self, source: Source, sensors: Mapping[str, Sensor]) -> Manifest:
         """Write the table and the manifest, which makes the folder a pack; tidy up."""
+        require("pyarrow")
         import pyarrow as pa
         from pyarrow import parquet
 
