@@ -1,7 +1,5 @@
 """Features on the way through an encoder, in timm's convention, and forward hooks."""
 
-from collections.abc import Iterator
-
 import pytest
 import timm
 import torch
@@ -32,10 +30,9 @@ def encoder_of(kind: str) -> Encoder:
 
 
 @pytest.fixture
-def in_parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a batch on a processor go image by image."""
     monkeypatch.setattr(cpu, "_BLOCK_BYTES", 1)
-    yield
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -321,12 +321,13 @@ def split_batch(x: Tensor, growth: int, module: nn.Module) -> tuple[Tensor, ...]
         module: what computes it; its hooks see whole batches, once.
     """
     pays = x.device.type == "cpu" and x.numel() > 0 and not torch.is_grad_enabled()
-    if not pays or torch.compiler.is_compiling() or has_hooks(module):
+    if not pays or torch.compiler.is_compiling():
         return (x,)
     is_half = torch.is_autocast_enabled("cpu")
     value_bytes = 2 if is_half else x.element_size()
     size = _BLOCK_BYTES // max(1, x[0].numel() * growth * value_bytes)
-    return x.chunk(-(-len(x) // max(1, size)))
+    parts = x.chunk(-(-len(x) // max(1, size)))
+    return parts if len(parts) == 1 or not has_hooks(module) else (x,)
 
 
 def part_size(num_tokens: int, embed_dim: int) -> int:

@@ -199,8 +199,7 @@ class Encoder(nn.Module, ABC):
         """
         if output_fmt not in ("NCHW", "NLC"):
             raise ConfigError(f"output_fmt {output_fmt!r}: use 'NCHW' or 'NLC'.")
-        taken = _taken(indices, len(self.taps))
-        taps = [self.taps[at] for at in taken]
+        taps = [self.taps[at] for at in self.taken(indices)]
         last = taps[-1] if stop_early else self.taps[-1]
         kept = taps if intermediates_only or taps[-1] == last else [*taps, last]
         packed = self.encode_levels(x, wavelengths, dates, kept, stop_early)
@@ -212,6 +211,17 @@ class Encoder(nn.Module, ABC):
             is_map = output_fmt == "NCHW"
             found.append(by_place if is_map else by_place.flatten(2).mT.contiguous())
         return found if intermediates_only else (self._normed(maps[-1]), found)
+
+    def taken(self, indices: int | Sequence[int] | None) -> list[int]:
+        """Return which of `taps` are meant, in order; see `forward_intermediates`."""
+        count = len(self.taps)
+        if indices is None or isinstance(indices, int):
+            indices = range(-(count if indices is None else indices), 0)
+        if not indices or not all(-count <= at < count for at in indices):
+            raise ConfigError(
+                f"indices {list(indices)}: this encoder has {count} features."
+            )
+        return sorted({at % count for at in indices})
 
     def _normed(self, maps: Tensor) -> Tensor:
         """Return (..., D, Hp, Wp) as (..., Hp, Wp, D), normalised if the norm fits."""
@@ -552,15 +562,6 @@ class SpectralEncoder(Encoder):
         """Run embedded tokens (B, K, D), of grids of a size, through all blocks."""
         grid = self.grid_for_blocks(size)
         return self.blocks.run(x, *grid)
-
-
-def _taken(indices: int | Sequence[int] | None, count: int) -> list[int]:
-    """Return the places that timm's `indices` name among so many, in order."""
-    if indices is None or isinstance(indices, int):
-        indices = range(-(count if indices is None else indices), 0)
-    if not indices or not all(-count <= at < count for at in indices):
-        raise ConfigError(f"indices {indices}: this encoder has {count} features.")
-    return sorted({at % count for at in indices})
 
 
 def mean_by_group(tokens: Tensor) -> Tensor:
