@@ -8,7 +8,7 @@ label it is `IGNORE`.
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning import LightningDataModule
@@ -25,12 +25,17 @@ from spectralgpt.data.datasets import (
 from spectralgpt.data.dense.config import DenseDataConfig, read_dense_config
 from spectralgpt.data.dense.sets import read_dense
 from spectralgpt.data.labelled import LabelledDataConfig, read_labelled
-from spectralgpt.data.samples import LABEL_TASKS, SampleSet
+from spectralgpt.data.samples import LABEL_TASKS, SPLITS, SampleSet
 from spectralgpt.errors import ConfigError
 from spectralgpt.preprocessing import BandStatistics, Preprocessing
 from spectralgpt.threads import start_worker
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 _Item = dict[str, Tensor]
+_COLOURS_NM = (665.0, 560.0, 490.0)
+_WHITE = 0.3  # Reflectance.
 
 
 class _AsTorchGeo(Dataset[_Item]):
@@ -61,6 +66,28 @@ class _AsTorchGeo(Dataset[_Item]):
             item = self.items[index]
         item = {"image": item["image"], self.target: item["target"]}
         return item if self.transforms is None else self.transforms(item)
+
+    def plot(self, sample: _Item, suptitle: str | None = None) -> "Figure":
+        """Draw a sample in true colour beside its mask and `prediction`, if any."""
+        from matplotlib.figure import Figure
+
+        centres = torch.tensor(self.items.preprocessing.wavelengths_nm)
+        visible = [int((centres - each).abs().argmin()) for each in _COLOURS_NM]
+        first = sample["image"] if sample["image"].ndim == 3 else sample["image"][0]
+        image = first[visible]
+        panels = {"image": (image / _WHITE).clamp(0, 1).permute(1, 2, 0).float()}
+        for name in ("mask", "prediction"):
+            if name in sample and sample[name].ndim == 2:
+                panels[name] = sample[name]
+        figure = Figure(figsize=(4 * len(panels), 4), layout="constrained")
+        for name, each in panels.items():
+            axes = figure.add_subplot(1, len(panels), 1 + list(panels).index(name))
+            axes.imshow(each.cpu(), vmin=0, vmax=max(1, len(self.classes) - 1))
+            axes.set_title(name)
+            axes.axis("off")
+        if suptitle is not None:
+            figure.suptitle(suptitle)
+        return figure
 
 
 def as_torchgeo(
@@ -131,21 +158,24 @@ class SampleDataModule(LightningDataModule):
         self.labels, self.masks = labels, masks
         self.weights, self.sensor, self.image_size = weights, sensor, image_size
         self.batch_size, self.num_workers = batch_size, num_workers
-        self._datasets: dict[str, Dataset[_Item]] = {}
+        # Under the names that tasks of TerraTorch look for.
+        self.train_dataset: Dataset[_Item] | None = None
+        self.val_dataset: Dataset[_Item] | None = None
+        self.test_dataset: Dataset[_Item] | None = None
 
     def setup(self, stage: str | None = None) -> None:
         """Find images and split them, once."""
-        if self._datasets:
+        if self.train_dataset is not None:
             return
         contract = load_model(self.weights, sensor=self.sensor).preprocessing
         if contract is None:
             raise ConfigError(f"{self.weights} does not say what images it takes.")
         contract = contract.for_images(self.image_size)
         samples = self._read(contract)
-        for split in ("train", "val", "test"):
-            self._datasets[split] = as_torchgeo(
-                samples.select(split), contract, augments=split == "train"
-            )
+        self.train_dataset, self.val_dataset, self.test_dataset = (
+            as_torchgeo(samples.select(split), contract, augments=split == "train")
+            for split in SPLITS
+        )
 
     def _read(self, contract: Preprocessing) -> SampleSet:
         assumed = contract.unstated
@@ -163,23 +193,26 @@ class SampleDataModule(LightningDataModule):
             build_config(values, LabelledDataConfig, where), assumed=assumed
         )
 
-    def _loader(self, split: str) -> DataLoader[_Item]:
+    def _loader(
+        self, dataset: Dataset[_Item] | None, shuffle: bool = False
+    ) -> DataLoader[_Item]:
+        assert dataset is not None, "Lightning calls setup first"
         return DataLoader(
-            self._datasets[split],
+            dataset,
             self.batch_size,
-            shuffle=split == "train",
+            shuffle=shuffle,
             num_workers=self.num_workers,
             worker_init_fn=start_worker,
         )
 
     def train_dataloader(self) -> DataLoader[_Item]:
         """Return the training images, shuffled and augmented."""
-        return self._loader("train")
+        return self._loader(self.train_dataset, shuffle=True)
 
     def val_dataloader(self) -> DataLoader[_Item]:
         """Return the validation images."""
-        return self._loader("val")
+        return self._loader(self.val_dataset)
 
     def test_dataloader(self) -> DataLoader[_Item]:
         """Return the test images."""
-        return self._loader("test")
+        return self._loader(self.test_dataset)

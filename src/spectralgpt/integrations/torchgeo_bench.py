@@ -100,6 +100,8 @@ class SpectralGPTBench(BenchModel):
     def _forward_patch_features(self, images: Tensor) -> Tensor:
         """Map reflectance (B, C, H, W) to pooled features (B, G * D)."""
         last, maps = self.backbone.forward_intermediates(images, self.indices)
-        for level, each in zip(self.levels, maps, strict=True):
-            level(each)
+        # A shallow encoder has fewer: some are of one block.
+        found = dict(zip(sorted(set(self.indices)), maps, strict=True))
+        for level, index in zip(self.levels, self.indices, strict=True):
+            level(found[index])
         return mean_by_group(last).flatten(1)

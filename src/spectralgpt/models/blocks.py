@@ -232,16 +232,18 @@ class TappedStack(BlockStack):
     ) -> None:
         super().__init__(blocks[: taps[-1][0] + 1] if stops_early else blocks)
         self.recomputes = blocks.recomputes
-        self.finer_at = {block: finer for block, _, finer in taps}
+        self.taps = tuple(taps)
 
     def forward(self, x: Tensor, *memory: Tensor | tuple[int, int]) -> Tensor:
         """Run (B, N, D) or maps (B, rows, columns, D); returns them of more width."""
-        found = []
+        found = {}
+        wanted = {number for number, _, _ in self.taps}
         for number, block in enumerate(self):
             x = self.run_one(block, x, *memory)
-            if number in self.finer_at:
-                found.append(_folded(x, self.finer_at[number]))
-        return torch.cat(found, dim=-1)
+            if number in wanted:
+                found[number] = x
+        maps = [_folded(found[number], finer) for number, _, finer in self.taps]
+        return torch.cat(maps, dim=-1)
 
 
 def unfold_taps(x: Tensor, taps: Sequence[Tap]) -> list[Tensor]:
