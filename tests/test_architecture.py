@@ -25,7 +25,7 @@ ROWS = [
     {"reports"},
     {"jobs"},
     {"training"},
-    {"demo", "benchmarks", "viewer", "simulation"},
+    {"demo", "benchmarks", "viewer", "simulation", "integrations"},
     {"cli"},
 ]
 ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}

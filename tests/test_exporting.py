@@ -35,7 +35,7 @@ def test_scaling_is_that_of_the_contract(
     rules = contract(scaling)
     expected, _ = rules.prepare(Raster(pixels, valid, rules.bands), is_checked=True)
     images = torch.from_numpy(np.where(valid, pixels, np.float32(np.nan)))
-    scaled = exporting._ReflectanceScaling(rules)(images[None])[0].numpy()
+    scaled = exporting.ReflectanceScaling(rules)(images[None])[0].numpy()
     np.testing.assert_allclose(scaled, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -43,7 +43,7 @@ def test_embedding_is_what_embed_writes() -> None:
     model = loaded("autoencoder")
     images = torch.rand(2, 12, 32, 32)
     embedding, tokens = exporting._ExportGraph(model, "embeddings")(images)
-    scaled = exporting._ReflectanceScaling(contract("z-score"))(images)
+    scaled = exporting.ReflectanceScaling(contract("z-score"))(images)
     assert torch.allclose(embedding, model.encoder.pooled(scaled), atol=1e-6)
     assert torch.equal(tokens, model.encoder(scaled))
 
@@ -75,7 +75,7 @@ def in_eager_mode(model: LoadedModel, images: torch.Tensor) -> torch.Tensor:
     rules = model.preprocessing
     assert rules is not None
     with torch.no_grad():
-        return model.model(exporting._ReflectanceScaling(rules)(images))
+        return model.model(exporting.ReflectanceScaling(rules)(images))
 
 
 @pytest.mark.parametrize("suffix", FORMATS)

@@ -192,7 +192,7 @@ def _read_pt2(path: Path) -> str:
         return archive.read(entries[0]).decode("utf-8")
 
 
-class _ReflectanceScaling(nn.Module):
+class ReflectanceScaling(nn.Module):
     """Scale reflectance as a contract says, and fill pixels without data.
 
     The numbers are those of `Preprocessing.prepare`, in operations of torch.
@@ -261,7 +261,7 @@ class _ExportGraph(nn.Module):
 
     def __init__(self, loaded: LoadedModel, output: str) -> None:
         super().__init__()
-        self.scaling = _ReflectanceScaling(_choose_contract(loaded))
+        self.scaling = ReflectanceScaling(_choose_contract(loaded))
         self.model = loaded.encoder if output == _EMBEDDINGS else loaded.model
 
     def forward(self, reflectance: Tensor) -> Tensor | tuple[Tensor, Tensor]:

@@ -99,15 +99,16 @@ def test_the_model_trains_alike_in_parts(
 
 
 def test_without_gradients_a_batch_is_split_until_no_block_is_mapped_anew() -> None:
-    x = torch.zeros(16, 576, 768)
-    assert [len(part) for part in split_batch(x, 4)] == [16]
+    x, module = torch.zeros(16, 576, 768), torch.nn.Identity()
+    assert [len(part) for part in split_batch(x, 4, module)] == [16]
     with torch.inference_mode():
-        fp32 = split_batch(x, 4)
+        fp32 = split_batch(x, 4, module)
         with torch.autocast("cpu", torch.bfloat16):
-            bf16 = split_batch(x, 4)
-        assert [len(part) for part in split_batch(x[:, :50], 4)] == [16]
-        assert [len(part) for part in split_batch(x.repeat(1, 20, 1)[:2], 4)] == [1, 1]
-        assert [len(part) for part in split_batch(x[:0], 4)] == [0]
+            bf16 = split_batch(x, 4, module)
+        assert [len(part) for part in split_batch(x[:, :50], 4, module)] == [16]
+        long = x.repeat(1, 20, 1)[:2]
+        assert [len(part) for part in split_batch(long, 4, module)] == [1, 1]
+        assert [len(part) for part in split_batch(x[:0], 4, module)] == [0]
     assert [len(part) for part in fp32] == [4] * 4
     assert [len(part) for part in bf16] == [8] * 2
 

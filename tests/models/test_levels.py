@@ -37,6 +37,18 @@ def test_levels_are_what_encoders_of_fewer_blocks_give(kind: str) -> None:
             assert torch.equal(shorter.encode(images), wanted)
 
 
+def test_a_shallow_encoder_gives_a_block_several_times() -> None:
+    torch.manual_seed(0)
+    encoder, images = SpectralEncoder(32, 6, 8, 3, 16, 2, 2), torch.rand(2, 6, 32, 32)
+    first, again, third, last = encoder.encode_levels(images).split(16, dim=-1)
+    assert torch.equal(first, again)
+    assert torch.equal(first, third)
+    assert torch.equal(last, encoder.encode(images))
+    (*_, late), found = encoder.forward_intermediates(images, (0, 0, 1))
+    assert len(found) == 2
+    assert late.shape == (2, 4, 4, 16)
+
+
 def test_levels_of_swin_are_its_stages() -> None:
     encoder, images = encoder_of("swin"), torch.rand(2, 6, 32, 32)
     assert encoder.levels == ((0, 8, 4), (2, 16, 2), (3, 32, 1))

@@ -8,10 +8,12 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from spectralgpt.errors import ConfigError
-from spectralgpt.models.cpu import Linear, attend
+from spectralgpt.models.cpu import Linear, attend, split_batch
 
 NORM_EPS = 1e-6  # Source: the published weights.
 MLP_RATIO = 4
+# A block, the width of its results, and how many times finer than features they are.
+Tap = tuple[int, int, int]
 
 
 def initialise_linear(linear: nn.Linear, parts: int = 1) -> None:
@@ -195,6 +197,13 @@ class BlockStack(nn.ModuleList):
             x = self.run_one(block, x, *memory)
         return x
 
+    def run(self, x: Tensor, *memory: Tensor | tuple[int, int]) -> Tensor:
+        """Run tokens through all blocks, in parts where that is faster."""
+        parts: list[Tensor] = [
+            self(part, *memory) for part in split_batch(x, MLP_RATIO, self)
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
     def run_one(
         self, block: nn.Module, x: Tensor, *memory: Tensor | tuple[int, int]
     ) -> Tensor:
@@ -209,32 +218,47 @@ class BlockStack(nn.ModuleList):
 class TappedStack(BlockStack):
     """Blocks whose results at several depths come together, side by side.
 
-    Maps that are finer than the last one are folded: the values of the tokens in the
-    place of one of the last lie one after the other, as `pixel_unshuffle` has them.
+    Maps that are finer than features are folded: the values of the tokens in the place
+    of a feature lie one after the other, as `pixel_unshuffle` has them.
 
     Args:
         blocks: the blocks themselves, not copies.
-        depths: numbers of the blocks whose results are kept, the last one among them.
+        taps: whose results are kept, see `Encoder.taps`, from early to late.
+        stops_early: run no block after the last of these.
     """
 
-    def __init__(self, blocks: BlockStack, depths: Sequence[int]) -> None:
-        super().__init__(blocks)
-        self.recomputes, self.depths = blocks.recomputes, tuple(depths)
+    def __init__(
+        self, blocks: BlockStack, taps: Sequence[Tap], stops_early: bool = False
+    ) -> None:
+        super().__init__(blocks[: taps[-1][0] + 1] if stops_early else blocks)
+        self.recomputes = blocks.recomputes
+        self.taps = tuple(taps)
 
     def forward(self, x: Tensor, *memory: Tensor | tuple[int, int]) -> Tensor:
         """Run (B, N, D) or maps (B, rows, columns, D); returns them of more width."""
-        found = []
-        for block in self:
+        found = {}
+        wanted = {number for number, _, _ in self.taps}
+        for number, block in enumerate(self):
             x = self.run_one(block, x, *memory)
-            found.append(x)
-        return torch.cat([_folded(found[d], x) for d in self.depths], dim=-1)
+            if number in wanted:
+                found[number] = x
+        maps = [_folded(found[number], finer) for number, _, finer in self.taps]
+        return torch.cat(maps, dim=-1)
 
 
-def _folded(x: Tensor, last: Tensor) -> Tensor:
-    """Fold a finer map (B, rows, columns, D) to the grid of the last one."""
-    if x.ndim == 3 or x.shape[1] == last.shape[1]:
+def unfold_taps(x: Tensor, taps: Sequence[Tap]) -> list[Tensor]:
+    """Part features of several depths (..., channels, Hp, Wp) into maps, unfolded."""
+    parts = x.split([width * finer**2 for _, width, finer in taps], dim=-3)
+    return [
+        F.pixel_shuffle(part, finer)
+        for part, (_, _, finer) in zip(parts, taps, strict=True)
+    ]
+
+
+def _folded(x: Tensor, scale: int) -> Tensor:
+    """Fold a map (B, rows, columns, D) to a grid so many times coarser."""
+    if scale == 1:
         return x
-    scale = x.shape[1] // last.shape[1]
     return F.pixel_unshuffle(x.permute(0, 3, 1, 2), scale).permute(0, 2, 3, 1)
 
 

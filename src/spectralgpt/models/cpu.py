@@ -89,6 +89,7 @@ class Linear(nn.Linear):
         if (
             torch.is_grad_enabled()
             or not has_kernel
+            or has_hooks(self)
             or not _has_onednn(input, self.weight, dtype)
         ):
             return F.gelu(self(input))
@@ -301,12 +302,23 @@ def _bytes(like: Tensor, shape: tuple[int, int, int]) -> int:
     return shape[0] * shape[1] * shape[2] * like.element_size()
 
 
-def split_batch(x: Tensor, growth: int) -> tuple[Tensor, ...]:
+def has_hooks(module: nn.Module) -> bool:
+    """Whether a forward hook is on a module, within it, or on all modules."""
+    of_all = torch.nn.modules.module
+    return bool(
+        of_all._global_forward_hooks or of_all._global_forward_pre_hooks
+    ) or any(
+        each._forward_hooks or each._forward_pre_hooks for each in module.modules()
+    )
+
+
+def split_batch(x: Tensor, growth: int, module: nn.Module) -> tuple[Tensor, ...]:
     """Part tokens (B, N, D) that no gradient is taken of, so that each block is small.
 
     Args:
         x: on a processor; elsewhere, and where gradients are taken, it stays whole.
         growth: how many times wider than x what is computed of it becomes.
+        module: what computes it; its hooks see whole batches, once.
     """
     pays = x.device.type == "cpu" and x.numel() > 0 and not torch.is_grad_enabled()
     if not pays or torch.compiler.is_compiling():
@@ -314,7 +326,8 @@ def split_batch(x: Tensor, growth: int) -> tuple[Tensor, ...]:
     is_half = torch.is_autocast_enabled("cpu")
     value_bytes = 2 if is_half else x.element_size()
     size = _BLOCK_BYTES // max(1, x[0].numel() * growth * value_bytes)
-    return x.chunk(-(-len(x) // max(1, size)))
+    parts = x.chunk(-(-len(x) // max(1, size)))
+    return parts if len(parts) == 1 or not has_hooks(module) else (x,)
 
 
 def part_size(num_tokens: int, embed_dim: int) -> int:
@@ -327,7 +340,8 @@ def loss_in_parts(
 ) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
     """Sum a loss over parts of a batch, taking gradients on the way.
 
-    On other devices, and where nothing is trained, the batch is one part.
+    On other devices, and where nothing is trained or hooks look on, the batch is one
+    part.
 
     Args:
         part_loss: the loss of some rows; only `x` and the module get gradients.
@@ -339,7 +353,7 @@ def loss_in_parts(
         The loss, 0-d and differentiable once, and what else each part gave.
     """
     trained = [each for each in module.parameters() if each.requires_grad]
-    if not _pays(x, trained, size):
+    if not _pays(x, trained, size) or has_hooks(module):
         loss, other = part_loss(x, slice(0, len(x)))
         return loss, [other]
     others: list[tuple[Tensor, ...]] = []

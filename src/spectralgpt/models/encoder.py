@@ -11,13 +11,13 @@ from torch.nn import functional as F
 
 from spectralgpt.errors import ConfigError, ShapeError
 from spectralgpt.models.blocks import (
-    MLP_RATIO,
     NORM_EPS,
     BlockStack,
+    Tap,
     TappedStack,
     build_blocks,
+    unfold_taps,
 )
-from spectralgpt.models.cpu import split_batch
 from spectralgpt.models.positions import Positions
 from spectralgpt.models.rvsa import WINDOW_SIZE, look_in_windows
 from spectralgpt.models.sizes import check_settings, check_wavelengths
@@ -124,33 +124,111 @@ class Encoder(Pretrained, nn.Module, ABC):
         """Encode whole images without the final norm; see `forward`."""
 
     @property
-    def levels(self) -> tuple[tuple[int, int, int], ...]:
-        """What `encode_levels` gives, from early to late.
+    def taps(self) -> tuple[Tap, ...]:
+        """What features can be had of, from early to late: here of each block."""
+        return tuple((block, self.embed_dim, 1) for block in range(len(self.blocks)))
 
-        Of each its block, its width, and how many times finer than features its grid
-        is: here a quarter, half, three quarters and the whole of the depth.
+    @property
+    def levels(self) -> tuple[Tap, ...]:
+        """What dense heads take, from early to late.
+
+        Here at a quarter, half, three quarters and the whole of the depth.
         """
-        ends = [max(1, self.depth * part // 4) for part in range(1, 5)]
-        return tuple((end - 1, self.embed_dim, 1) for end in ends)
+        taps = self.taps
+        ends = [max(1, len(taps) * part // 4) for part in range(1, 5)]
+        return tuple(taps[end - 1] for end in ends)
 
     def encode_levels(
         self,
         images: Tensor,
         wavelengths: Wavelengths | Tensor | None = None,
         dates: Tensor | None = None,
+        taps: Sequence[Tap] | None = None,
+        stops_early: bool = False,
     ) -> Tensor:
         """Encode whole images to features of several depths; see `forward`.
 
+        Args:
+            images: see `forward`; so are wavelengths and dates.
+            wavelengths: of the bands.
+            dates: of the images.
+            taps: which features; None takes `levels`.
+            stops_early: see `TappedStack`.
+
         Returns:
-            As `encode`, but that the last axis holds those of all `levels`, finer ones
+            As `encode`, but that the last axis holds those of all taps, finer ones
             folded, see `TappedStack`.
         """
         assert isinstance(self.blocks, BlockStack)
-        depths = [block for block, _, _ in self.levels]
         # A view of this encoder: it has the same weights, but other blocks around them.
         tapped = copy.copy(self)
-        tapped._modules = {**self._modules, "blocks": TappedStack(self.blocks, depths)}
+        blocks = TappedStack(self.blocks, taps or self.levels, stops_early)
+        tapped._modules = {**self._modules, "blocks": blocks}
         return tapped.encode(images, wavelengths, dates)
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: Literal["NCHW", "NLC"] = "NCHW",
+        intermediates_only: bool = False,
+        wavelengths: Wavelengths | Tensor | None = None,
+        dates: Tensor | None = None,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Encode whole images, and return features on the way, as timm's models do.
+
+        Args:
+            x: images, see `forward`; so are wavelengths and dates.
+            indices: which of `taps`: the last so many, those named, of which negative
+                ones count from the end, or all (None).
+            norm: whether to normalise those that are as wide as the last ones.
+            stop_early: run no block after the last one that is asked for.
+            output_fmt: `NCHW`, maps with all band groups (and dates) side by side, (B,
+                G * D, Hp, Wp); `NLC` has their places in one axis, (B, Hp * Wp, G * D).
+            intermediates_only: leave the last features out.
+            wavelengths: of the bands.
+            dates: of the images.
+
+        Returns:
+            The last features, as `forward` gives them, and the features on the way,
+            from early to late.
+
+        Raises:
+            ConfigError: an index or a format that there is not; else see `forward`.
+        """
+        if output_fmt not in ("NCHW", "NLC"):
+            raise ConfigError(f"output_fmt {output_fmt!r}: use 'NCHW' or 'NLC'.")
+        taps = [self.taps[at] for at in self.taken(indices)]
+        last = taps[-1] if stop_early else self.taps[-1]
+        kept = taps if intermediates_only or taps[-1] == last else [*taps, last]
+        packed = self.encode_levels(x, wavelengths, dates, kept, stop_early)
+        maps = unfold_taps(packed.movedim(-1, -3), kept)  # (B, [T,] G, D, Hp, Wp)
+        found = []
+        for each in maps[: len(taps)]:
+            by_place = self._normed(each).movedim(-1, -3) if norm else each
+            by_place = by_place.flatten(1, -3).contiguous()  # (B, G * D, Hp, Wp)
+            is_map = output_fmt == "NCHW"
+            found.append(by_place if is_map else by_place.flatten(2).mT.contiguous())
+        return found if intermediates_only else (self._normed(maps[-1]), found)
+
+    def taken(self, indices: int | Sequence[int] | None) -> list[int]:
+        """Return which of `taps` are meant, in order; see `forward_intermediates`."""
+        count = len(self.taps)
+        if indices is None or isinstance(indices, int):
+            indices = range(-(count if indices is None else indices), 0)
+        if not indices or not all(-count <= at < count for at in indices):
+            raise ConfigError(
+                f"indices {list(indices)}: this encoder has {count} features."
+            )
+        return sorted({at % count for at in indices})
+
+    def _normed(self, maps: Tensor) -> Tensor:
+        """Return (..., D, Hp, Wp) as (..., Hp, Wp, D), normalised if the norm fits."""
+        maps = maps.movedim(-3, -1)
+        normed: Tensor = self.norm(maps) if maps.shape[-1] == self.embed_dim else maps
+        return normed
 
     def forward(
         self,
@@ -484,10 +562,7 @@ class SpectralEncoder(Encoder):
     def transform(self, x: Tensor, size: Sequence[int] | None = None) -> Tensor:
         """Run embedded tokens (B, K, D), of grids of a size, through all blocks."""
         grid = self.grid_for_blocks(size)
-        parts: list[Tensor] = [
-            self.blocks(part, *grid) for part in split_batch(x, MLP_RATIO)
-        ]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        return self.blocks.run(x, *grid)
 
 
 def mean_by_group(tokens: Tensor) -> Tensor:

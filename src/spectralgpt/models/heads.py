@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spectralgpt.errors import ConfigError, ShapeError, require
+from spectralgpt.models.blocks import Tap, unfold_taps
 from spectralgpt.models.encoder import Encoder, mean_by_group
 from spectralgpt.models.sizes import check_settings
 from spectralgpt.models.tokens import group_wavelengths, resize_spectral
@@ -38,7 +39,6 @@ _Centres = Sequence[float] | Tensor | None
 _HEAD_STD = 2e-5  # Source: the published fine-tuning code.
 HeadKind = Literal["upernet", "fpn", "linear"]
 # Mean wavelengths (nm) of the groups that weights were learned on, and of those wanted.
-_LevelSizes = Sequence[tuple[int, int, int]]
 GroupPlaces = tuple[tuple[float, ...], tuple[float, ...]]
 
 _LEVEL_NORM_GROUPS = 32  # Source: the published weights, PUBLISHED.md section 4.
@@ -305,17 +305,17 @@ class _Levels(nn.Module):
 
     def __init__(
         self,
-        levels: _LevelSizes,
+        levels: Sequence[Tap],
         upsamplings: Sequence[int],
         widths: Sequence[int],
     ) -> None:
         super().__init__()
-        self.sizes = [(width, scale) for _, width, scale in levels]
+        self.taps = tuple(levels)
         last = len(levels) - 1
         steps = max(1, len(widths) - 1)
         self.taken = [round(at * last / steps) for at in range(len(widths))]
         self.maps = nn.ModuleList(
-            _Level(*self.sizes[taken], upsampling, width)
+            _Level(*self.taps[taken][1:], upsampling, width)
             for taken, upsampling, width in zip(
                 self.taken, upsamplings, widths, strict=True
             )
@@ -323,11 +323,7 @@ class _Levels(nn.Module):
 
     def forward(self, features: Tensor) -> list[Tensor]:
         """Unpack (B, channels, Hp, Wp) to maps from fine to coarse."""
-        parts = features.split([width * s * s for width, s in self.sizes], dim=1)
-        found = [
-            F.pixel_shuffle(part, scale)
-            for part, (_, scale) in zip(parts, self.sizes, strict=True)
-        ]
+        found = unfold_taps(features, self.taps)
         return [
             level(found[at]) for level, at in zip(self.maps, self.taken, strict=True)
         ]
@@ -366,7 +362,7 @@ class _UPerNetHead(nn.Module):
         num_classes: int,
         channels: int,
         dropout: float = 0.0,
-        levels: _LevelSizes | None = None,
+        levels: Sequence[Tap] | None = None,
     ) -> None:
         super().__init__()
         widths = [channels * factor for factor in _LEVEL_WIDTHS]
@@ -423,7 +419,7 @@ class _FPNHead(nn.Module):
         num_classes: int,
         channels: int,
         dropout: float = 0.0,
-        levels: _LevelSizes | None = None,
+        levels: Sequence[Tap] | None = None,
     ) -> None:
         super().__init__()
         upsamplings = _UPSAMPLINGS[1:]

@@ -20,8 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spectralgpt.errors import ConfigError, ShapeError
-from spectralgpt.models.blocks import MLP_RATIO, BlockStack, relative_index
-from spectralgpt.models.cpu import split_batch
+from spectralgpt.models.blocks import BlockStack, Tap, relative_index
 from spectralgpt.models.own_bands import OwnBandsEncoder
 from spectralgpt.models.sizes import check_settings
 from spectralgpt.models.vit import (
@@ -253,7 +252,12 @@ class SwinEncoder(OwnBandsEncoder):
                     nn.init.zeros_(each.bias)
 
     @property
-    def levels(self) -> tuple[tuple[int, int, int], ...]:
+    def levels(self) -> tuple[Tap, ...]:
+        """All stages."""
+        return self.taps
+
+    @property
+    def taps(self) -> tuple[Tap, ...]:
         """The last block of each stage, its width, and by what its grid is finer."""
         depths = self._settings["depths"]
         last = len(depths) - 1
@@ -295,8 +299,7 @@ class SwinEncoder(OwnBandsEncoder):
             (B, K, last D), by row, then column.
         """
         x = x.unflatten(1, tuple(shape[-2:]))
-        parts = [self.blocks(part) for part in split_batch(x, MLP_RATIO)]
-        return torch.cat(parts).flatten(1, 2)
+        return self.blocks.run(x).flatten(1, 2)
 
     def encode_own(self, images: Tensor, dates: Tensor | None) -> Tensor:
         """Encode images; each is a date of its own."""

@@ -24,7 +24,7 @@ from spectralgpt.models.blocks import (
     build_blocks,
     relative_index,
 )
-from spectralgpt.models.cpu import Linear, split_batch
+from spectralgpt.models.cpu import Linear
 from spectralgpt.models.encoder import AttentionKind
 from spectralgpt.models.own_bands import OwnBandsEncoder
 from spectralgpt.models.rvsa import WINDOW_SIZE
@@ -537,8 +537,7 @@ class VisionTransformer(OwnBandsEncoder):
             full = self.relative(*shape[-2:])
             bias = [full if self.class_token is not None else full[:, 1:, 1:]]
         grid = self.grid_for_blocks(None if shape is None else shape[-2:])
-        parts = [self.blocks(part, *bias, *grid) for part in split_batch(x, MLP_RATIO)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        return self.blocks.run(x, *bias, *grid)
 
     def encode_own(self, images: Tensor, dates: Tensor | None) -> Tensor:
         """Encode images, or series whose dates are encoded together."""

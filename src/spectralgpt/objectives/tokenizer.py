@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spectralgpt.errors import ConfigError, require
-from spectralgpt.models.blocks import NORM_EPS, BlockStack
+from spectralgpt.models.blocks import NORM_EPS, BlockStack, Tap
 from spectralgpt.models.cpu import in_full_precision
 from spectralgpt.models.objective import Objective, ObjectiveOutput
 from spectralgpt.models.own_bands import OwnBandsEncoder
@@ -105,7 +105,7 @@ class ConvEncoder(OwnBandsEncoder):
         self.norm = nn.LayerNorm(embed_dim, eps=NORM_EPS)
 
     @property
-    def levels(self) -> tuple[tuple[int, int, int], ...]:
+    def taps(self) -> tuple[Tap, ...]:
         """There are none: its blocks are not those of a transformer."""
         raise ConfigError(
             "this encoder has no features of several depths: leave out multilevel."
