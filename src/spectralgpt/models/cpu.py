@@ -301,6 +301,11 @@ def _bytes(like: Tensor, shape: tuple[int, int, int]) -> int:
     return shape[0] * shape[1] * shape[2] * like.element_size()
 
 
+def move(values: Tensor, like: Tensor) -> Tensor:
+    """Move values to where another tensor is; no GPU that they go to is waited for."""
+    return values.to(like.device, non_blocking=values.is_cpu)
+
+
 def split_batch(x: Tensor, growth: int) -> tuple[Tensor, ...]:
     """Part tokens (B, N, D) that no gradient is taken of, so that each block is small.
 
