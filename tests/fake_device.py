@@ -1,6 +1,6 @@
-"""A GPU that is not there: its tensors have shapes only, those of the host are real.
+"""A GPU that is not there: its tensors have shapes only, the host's are real.
 
-A tensor in the wrong place fails as on a real GPU. Whatever would make the host wait for
+A tensor in the wrong place fails as on a real GPU. What would make the host wait for
 the GPU raises `WaitedError`: a value that is read, a size that values decide, a copy
 back, and a copy there that is not `non_blocking`.
 """
