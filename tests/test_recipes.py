@@ -1,20 +1,27 @@
 """The shipped recipes fit their configuration classes and the sensors they name."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from spectralgpt.config import build_config, read_config, read_mapping
 from spectralgpt.data.crops import check_token_budget
+from spectralgpt.data.dense.sets import read_dense
+from spectralgpt.data.sources import list_images, read_source
 from spectralgpt.errors import ConfigError
 from spectralgpt.preprocessing import sensor_preprocessing
 from spectralgpt.recipes import find_recipe, list_recipes
+from spectralgpt.sensors import load_sensor
 from spectralgpt.training.finetuning import (
     DenseFinetuneConfig,
     RegressionFinetuneConfig,
 )
 from spectralgpt.training.pretrain_config import PretrainConfig, datasets_of, stages_of
+from tests.dense_files import write_oscd, write_segmunich
 
+EXAMPLES = Path(__file__).parent.parent / "examples"
+TEN_BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
 PRETRAINING = [name for name in list_recipes() if name.startswith(("pretrain", "demo"))]
 BANDS = {
     "sentinel-2-l1c": 12,
@@ -80,6 +87,44 @@ def test_recipes_of_maps_are_the_best_that_is_known(task: str) -> None:
     assert steps * config.trainer.epochs == 300
     rate = config.optimizer.base_lr * config.trainer.batch_size / 256
     assert rate == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "rate", "warmup", "epochs"),
+    [("segmunich", 64, 15, 250), ("oscd", 32, 0, 300)],
+)
+def test_published_recipes_of_maps(
+    name: str, rate: int, warmup: int, epochs: int, tmp_path: Path
+) -> None:
+    """Source: the published training scripts (downstream_tasks), as read."""
+    write = {"segmunich": write_segmunich, "oscd": write_oscd}[name]
+    values = dict(read_mapping(find_recipe(name)))
+    values["data"] |= {"root": str(write(tmp_path / name))}
+    values["data"] |= {"bands": list(TEN_BANDS)} if name == "segmunich" else {}
+    config = build_config({**values, "model": "x"}, DenseFinetuneConfig, "test")
+    trainer, optimizer = config.trainer, config.optimizer
+    assert trainer.effective_batch == rate
+    assert optimizer.rate(rate) == pytest.approx(1e-4)
+    assert (optimizer.weight_decay, optimizer.layer_decay) == (1e-5, None)
+    assert (optimizer.warmup_epochs, trainer.epochs) == (warmup, epochs)
+    assert (config.head, config.head_dropout, config.drop_path) == ("upernet", 0.5, 0.5)
+    dense = read_dense(config.data)
+    assert dense.select("train").samples
+    assert len(dense.class_names) == {"segmunich": 13, "oscd": 2}[name]
+
+
+def test_the_images_of_the_paper_are_those_of_its_list(tmp_path: Path) -> None:
+    names = [f"S2A_MSIL2A_20170613T101031_{row}_4" for row in range(3)]
+    for name in names:
+        (tmp_path / "BigEarthNet-v1.0" / name).mkdir(parents=True)
+        for band in load_sensor("sentinel-2-l2a").band_names:
+            path = tmp_path / "BigEarthNet-v1.0" / name / f"{name}_{band}.tif"
+            path.write_bytes(b"")
+    listed = "\n".join((names[2], names[0], "S2B_MSIL2A_20170613T101031_9_9"))
+    (tmp_path / "bigearthnet-train.txt").write_text(listed, encoding="utf-8")
+    source = read_source(str(EXAMPLES / "bigearthnet_paper.yaml"))
+    found = list_images(source, tmp_path)
+    assert [Path(entry.name).name for entry in found] == [names[0], names[2]]
 
 
 def test_numbers_are_learned_as_classes_are() -> None:

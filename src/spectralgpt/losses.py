@@ -95,7 +95,7 @@ def count_spectral_values(
         0-d.
     """
     if weights is None:
-        return target.new_tensor(target.numel() / groups)
+        return target.new_full((), target.numel() / groups)
     counted = weights.unflatten(1, (num_dates, groups, -1)).amax(dim=2) > 0
     return counted.sum() * (len(target) / len(weights))
 
@@ -190,7 +190,9 @@ def cross_entropy_sums(
     """
     _check_map(logits, target, class_weights)
     logits = logits.float()  # Half precision counts no more than 256 pixels.
-    weights = None if class_weights is None else class_weights.to(logits)
+    weights = (
+        None if class_weights is None else class_weights.to(logits, non_blocking=True)
+    )
     summed = F.cross_entropy(
         logits,
         target,
@@ -207,7 +209,7 @@ def sum_weights(target: Tensor, class_weights: Tensor | None = None) -> Tensor:
     is_labelled = target != IGNORE
     if class_weights is None:
         return is_labelled.sum().float()
-    weights = class_weights.to(target.device).float()
+    weights = class_weights.to(target.device, non_blocking=True).float()
     return (weights[target.clamp(min=0)] * is_labelled).sum()
 
 

@@ -73,7 +73,7 @@ class Contrastive(Objective):
         are of one size, and each compares its own images only.
         """
         self.ratio_of(mask_ratio)
-        noise = self.draw(images, noise)
+        noise = self.draw(images, noise, torch.device("cpu"))
         return self.compare_views(*make_views(images, noise, self.views, valid))
 
     def check_batch(self, size: int) -> None:

@@ -302,6 +302,11 @@ def _bytes(like: Tensor, shape: tuple[int, int, int]) -> int:
     return shape[0] * shape[1] * shape[2] * like.element_size()
 
 
+def move(values: Tensor, like: Tensor) -> Tensor:
+    """Move values to where another tensor is; no GPU that they go to is waited for."""
+    return values.to(like.device, non_blocking=values.is_cpu)
+
+
 def has_hooks(module: nn.Module) -> bool:
     """Whether a forward hook is on a module, within it, or on all modules."""
     of_all = torch.nn.modules.module

@@ -23,7 +23,7 @@ from spectralgpt.losses import (
     token_loss,
 )
 from spectralgpt.models.blocks import NORM_EPS, build_blocks, initialise_linear
-from spectralgpt.models.cpu import Linear, keep_rounded, loss_in_parts, part_size
+from spectralgpt.models.cpu import Linear, keep_rounded, loss_in_parts, move, part_size
 from spectralgpt.models.encoder import SpectralEncoder, TokenizerKind
 from spectralgpt.models.objective import Objective, ObjectiveOutput
 from spectralgpt.models.positions import Positions
@@ -283,7 +283,7 @@ def _find_targets(
     if share < 1:
         hidden = hidden[:, : max(1, round(share * hidden.shape[1]))]
         is_counted = torch.zeros_like(is_counted).scatter(1, hidden, 1.0)
-    weights = None if weights is None else weights.to(tokens.device)
+    weights = None if weights is None else move(weights, tokens)
     num_masked = count_masked(is_counted, weights)
     num_spectral = count_spectral_values(tokens, grid.groups, weights, grid.dates)
     return _Targets(
@@ -541,7 +541,7 @@ class MaskedAutoencoder(Objective):
         grid = self.encoder.grid_of(images)
         available = find_available(valid, grid)
         ratio = self.default_mask_ratio if mask_ratio is None else mask_ratio
-        mask = draw_mask(grid, noise, ratio, mask_style, available)
+        mask = draw_mask(grid, move(noise, images), ratio, mask_style, available)
         targets = _find_targets(
             patchify(images, grid),
             mask,

@@ -116,7 +116,7 @@ class Objective(Pretrained, nn.Module, ABC):
         Counts of parts of a batch add up to those of the batch. Here they are the
         images: (1,).
         """
-        return images.new_tensor([float(len(images))])
+        return images.new_full((1,), len(images))
 
     def _whole_places(
         self, images: Tensor, valid: Tensor | None, size: tuple[int, int]
@@ -127,21 +127,31 @@ class Objective(Pretrained, nn.Module, ABC):
         lacking = (~valid).any(dim=1).to(images)
         return 1 - F.adaptive_max_pool2d(lacking, size)
 
-    def draw(self, images: Tensor, noise: Tensor | None) -> Tensor:
+    def draw(
+        self, images: Tensor, noise: Tensor | None, device: torch.device | None = None
+    ) -> Tensor:
         """Return the noise of images, drawn where none is given: (B, M).
+
+        Args:
+            images: what it is for.
+            noise: None draws it.
+            device: where it is wanted; None takes that of the images. What decides how
+                many of something there are is read on the processor, so that nobody
+                waits for a GPU.
 
         Raises:
             ShapeError: it has another shape.
         """
         size = self.noise_size(images)
+        device = images.device if device is None else device
         if noise is None:
-            return torch.rand(len(images), size, device=images.device)
+            return torch.rand(len(images), size, device=device)
         if noise.ndim != 2 or noise.shape[1] != size:
             raise ShapeError(
                 f"noise has shape {tuple(noise.shape)}: these images need (batch, "
                 f"{size})."
             )
-        return noise.to(images.device)
+        return noise.to(device, non_blocking=noise.is_cpu)
 
     def ratio_of(self, mask_ratio: float | None) -> float:
         """Return the share of what is hidden, the usual one where none is stated.

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spectralgpt.errors import ConfigError, ShapeError
+from spectralgpt.models.cpu import move
 from spectralgpt.models.tokens import (
     TokenGrid,
     Wavelengths,
@@ -66,7 +67,7 @@ def _date_features(dates: Tensor) -> Tensor:
     turn = 2 * math.pi
     harmonics = torch.arange(1, _HARMONICS + 1, device=dates.device)
     season = turn * (days % _YEAR_DAYS / _YEAR_DAYS)[..., None] * harmonics
-    periods = torch.tensor(_GAP_PERIODS_DAYS, device=dates.device)
+    periods = move(torch.tensor(_GAP_PERIODS_DAYS), dates)
     apart = turn * gap[..., None] / periods
     code = [season.sin(), season.cos(), apart.sin(), 1 - apart.cos()]
     return torch.cat(code, dim=-1) * known[..., None]  # (B, T, features)
@@ -240,7 +241,8 @@ def resize_positions(
     for side in (-1, 1):
         edge = int((side * known).argmax())
         beyond_nm = (side * (wanted - known[edge])).clamp(min=0)
-        rows = rows + _steps_beyond(table, known, edge, side * beyond_nm)
+        if bool(beyond_nm.any()):
+            rows = rows + _steps_beyond(table, known, edge, side * beyond_nm)
     return rows
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spectralgpt.errors import ConfigError
-from spectralgpt.models.cpu import in_full_precision
+from spectralgpt.models.cpu import in_full_precision, move
 from spectralgpt.models.tokens import TokenGrid, Wavelengths
 
 # Periods of the code over wavelength. The shortest is some widths of a red-edge band.
@@ -158,8 +158,8 @@ class SpectralTokenizer(nn.Module):
         device = self.position.device
         # Half precision cannot tell neighbouring wavelengths apart.
         with in_full_precision(device):
-            code = encode_bands(torch.tensor(rows, device=device))
-            found: Tensor = self.network(code.to(self.position))
+            code = move(encode_bands(torch.tensor(rows)), self.position)
+            found: Tensor = self.network(code.to(self.position.dtype))
         return found
 
     def _weights(
@@ -179,7 +179,8 @@ class SpectralTokenizer(nn.Module):
         Bands share what the slots weigh together; to rebuild, each takes their mean.
         """
         count = len(gain)
-        shares = slot_shares(self.slots, count).to(slots)  # (slots, n)
+        shares = slot_shares(self.slots, count).to(slots.dtype)
+        shares = move(shares, slots)  # (slots, n)
         if self.rebuilds:
             shares = shares / shares.sum(dim=0)
         else:

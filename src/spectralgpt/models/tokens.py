@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from spectralgpt.errors import ConfigError, ShapeError
+from spectralgpt.models.cpu import move
 
 MaskStyle = Literal["cube", "tube", "spectral", "date"]
 Wavelengths = Sequence[float] | Sequence[Sequence[float]]
@@ -299,7 +300,7 @@ def find_available(valid: Tensor | None, grid: TokenGrid) -> Tensor | None:
 
     Args:
         valid: bool (B, C, H, W) or (B, T, C, H, W), true where a pixel holds data; None
-            if all do.
+            if all do. It is read, so better not on a GPU.
         grid: token geometry.
 
     Returns:
@@ -390,7 +391,7 @@ def _choose_available(
         by_token = noise.repeat_interleave(grid.positions, dim=1)  # (B, N)
     elif style == "date":
         by_token = noise.repeat_interleave(grid.tokens_per_date, dim=1)  # (B, N)
-    by_token = by_token.masked_fill(~available, torch.inf)
+    by_token = by_token.masked_fill(~move(available, noise), torch.inf)
     order = by_token.argsort(dim=1, stable=True)
     return order[:, : min(most, least)], order[:, min(most, least) :]
 
@@ -489,10 +490,10 @@ def resize_spectral(
     below = (above - 1).clamp(min=0)
     span = (known[above] - known[below]).clamp(min=_SAME_WAVELENGTH_NM)
     share = ((wanted - known[below]) / span).clamp(0, 1)
-    share = share.to(table).reshape(-1, *[1] * (table.ndim - 1))
-    sorted_table = table[order.to(table.device)]
-    low = sorted_table[below.to(table.device)]
-    high = sorted_table[above.to(table.device)]
+    share = move(share.to(table.dtype), table).reshape(-1, *[1] * (table.ndim - 1))
+    sorted_table = table[move(order, table)]
+    low = sorted_table[move(below, table)]
+    high = sorted_table[move(above, table)]
     return low * (1 - share) + high * share
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from spectralgpt.errors import ConfigError, ShapeError, require
-from spectralgpt.models.cpu import in_full_precision
+from spectralgpt.models.cpu import in_full_precision, move
 
 # Source: crops of Inception, which all contrastive methods take.
 _LOG_RATIO = math.log(4 / 3)
@@ -76,7 +76,7 @@ def make_views(
 
     Args:
         images: (B, C, H, W), scaled.
-        noise: (B, M) uniform values, M as `view_noise_size` says.
+        noise: (B, M) uniform values, M as `view_noise_size` says; on the processor.
         config: how far they are changed.
         valid: bool, shaped as the images; others take the mean of their band, so that
             no fill value is seen.
@@ -113,9 +113,10 @@ def _make_view(
     images: Tensor, noise: Tensor, config: ViewConfig, blur_share: float
 ) -> Tensor:
     bands = images.shape[1]
-    crop, turn, jitter, blur, strength, by_band, pixels = noise.split(
-        [4, 1, 3, 2, 1, bands, noise.shape[1] - _CHOICES - bands], dim=1
-    )
+    parts = [4, 1, 3, 2, 1, bands, noise.shape[1] - _CHOICES - bands]
+    blur = noise.split(parts, dim=1)[3]
+    moved = move(noise, images)
+    crop, turn, jitter, _, strength, by_band, pixels = moved.split(parts, dim=1)
     x = _cut_and_turn(images, crop, turn[:, 0], config.min_scale)
     is_changed = jitter[:, :1] < config.jitter_share
     brightness = _factor(jitter[:, 1:2], config.brightness, is_changed)
@@ -164,22 +165,23 @@ def _cut_and_turn(
 
 
 def _blur(images: Tensor, noise: Tensor, is_blurred: Tensor) -> Tensor:
-    """Blur the images (B, C, H, W) that are chosen, each by an own width in px."""
-    # Without values there is none to choose by.
-    if images.is_meta or not bool(is_blurred.any()):
-        return images
-    if min(images.shape[2:]) <= _BLUR_SIDE // 2:
+    """Blur the images (B, C, H, W) that are chosen, each by an own width in px.
+
+    By noise (B,) and a choice (B,) on the processor: no GPU is waited for.
+    """
+    if min(images.shape[2:]) <= _BLUR_SIDE // 2 or not bool(is_blurred.any()):
         return images
     require("kornia")
-    from kornia.filters import gaussian_blur2d
+    from kornia.filters import filter2d_separable, get_gaussian_kernel1d
 
     least, most = _BLUR_PX
-    width = (least + (most - least) * noise[is_blurred, None]).expand(-1, 2)
-    blurred = images.clone()
-    blurred[is_blurred] = gaussian_blur2d(
-        images[is_blurred], (_BLUR_SIDE, _BLUR_SIDE), width
+    width = least + (most - least) * noise[is_blurred, None]
+    kernel = get_gaussian_kernel1d(_BLUR_SIDE, width)
+    kernel, chosen = (
+        move(each, images) for each in (kernel, is_blurred.nonzero()[:, 0])
     )
-    return blurred
+    blurred = filter2d_separable(images[chosen], kernel, kernel)
+    return images.index_copy(0, chosen, blurred)
 
 
 def band_means(images: Tensor, visible: Tensor) -> Tensor:

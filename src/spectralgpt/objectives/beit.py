@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from spectralgpt.config import fit_arguments
 from spectralgpt.errors import CheckpointError, ConfigError, ShapeError
+from spectralgpt.models.cpu import move
 from spectralgpt.models.objective import ObjectiveOutput
 from spectralgpt.models.sizes import check_settings
 from spectralgpt.models.vit import PositionKind, VisionTransformer
@@ -229,14 +230,15 @@ class BEiT(MaskedImageModel):
             assert self.tokenizer is not None
             tokens = self.tokenizer.tokenize(images)
         if mask is None:
-            mask = self._choose(images, mask_ratio, self.draw(images, noise))
-        mask = _on_grid(mask, grid, "mask").to(images.device).bool()
-        tokens = _on_grid(tokens, grid, "tokens").to(images.device).flatten(1)
+            mask = self._choose(images, mask_ratio, noise)
+        mask = _on_grid(mask, grid, "mask").bool()
+        # Found where the mask was drawn: no GPU is waited for.
+        hidden, mask = move(mask.flatten().nonzero()[:, 0], images), move(mask, images)
+        tokens = _on_grid(tokens, grid, "tokens").to(images.device).flatten()
         latent = self._encode(images, lambda x: hide(x, mask, self.mask_token))
-        hidden = mask.flatten(1)
-        logits = self.lm_head(latent[hidden])  # (M, tokens)
+        logits = self.lm_head(latent.flatten(0, 1)[hidden])  # (M, tokens)
         wanted = tokens[hidden]
-        known = self._known(images, valid)[hidden]
+        known = self._known(images, valid).flatten()[hidden]
         count = known.sum() if counts is None else counts[0]
         errors = F.cross_entropy(logits.float(), wanted, reduction="none")
         hits = ((logits.argmax(dim=1) == wanted) * known).sum()
@@ -249,9 +251,10 @@ class BEiT(MaskedImageModel):
         )
 
     def _choose(
-        self, images: Tensor, mask_ratio: float | None, noise: Tensor
+        self, images: Tensor, mask_ratio: float | None, noise: Tensor | None
     ) -> Tensor:
-        """Choose the hidden patches, bool (B, rows, columns)."""
+        """Choose the hidden patches on the processor, bool (B, rows, columns)."""
+        noise = self.draw(images, noise, torch.device("cpu"))
         ratio = self.ratio_of(mask_ratio)
         _, _, rows, columns = self.encoder.shape_of(images)
         cells = rows * columns
@@ -273,7 +276,7 @@ class BEiT(MaskedImageModel):
             )
             for first, second in noise.tolist()
         ]
-        return torch.from_numpy(np.stack(masks)).to(images.device)
+        return torch.from_numpy(np.stack(masks))
 
     def _known(self, images: Tensor, valid: Tensor | None) -> Tensor:
         """Return 1 for patches that hold any valid pixel, else 0: (B, N)."""
@@ -291,8 +294,9 @@ class BEiT(MaskedImageModel):
         valid: Tensor | None = None,
     ) -> Tensor:
         """Count the hidden patches that the loss averages over; see `Objective`."""
-        mask = self._choose(images, mask_ratio, self.draw(images, noise))
-        return (mask.flatten(1) * self._known(images, valid)).sum()[None]
+        mask = self._choose(images, mask_ratio, noise)
+        known = self._known(images, valid)
+        return (move(mask, images).flatten(1) * known).sum()[None]
 
     def _published(self) -> dict[str, str]:
         return vit_names("", self.encoder.stem)

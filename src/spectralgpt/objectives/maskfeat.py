@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, distributed
 
-from spectralgpt.models.cpu import Linear, in_full_precision
+from spectralgpt.models.cpu import Linear, in_full_precision, move
 from spectralgpt.models.vit import GridCodes, VisionTransformer, initialise_linears
 from spectralgpt.models.vit_autoencoder import LossOn, VitAutoencoder
 
@@ -51,6 +51,8 @@ class MaskedFeatures(VitAutoencoder):
     centre: Tensor
     moments: Tensor
     whitening: Tensor
+
+    _is_measured = False
 
     def __init__(
         self,
@@ -91,6 +93,12 @@ class MaskedFeatures(VitAutoencoder):
         ):
             self.register_buffer(name, value)
 
+    def train(self, mode: bool = True) -> "MaskedFeatures":
+        """Set the mode; whether enough was measured is read anew, then no more."""
+        self._is_measured = False
+        super().train(mode)
+        return self
+
     def describe(self, images: Tensor) -> Tensor:
         """Describe each patch of scaled images (B, C, H, W), not whitened: (B, N, K).
 
@@ -103,7 +111,7 @@ class MaskedFeatures(VitAutoencoder):
         if patch % 2 == 0:
             quarters = cut.unflatten(-1, (2, patch // 2, 2, patch // 2)).mean((-3, -1))
             parts.append((quarters.flatten(-2) - means[..., None]).flatten(-2))
-        first, second = self.pairs
+        first, second = move(torch.tensor(self.pairs), images)
         parts.append(torch.tanh((means[..., first] - means[..., second]) / 2))
         return torch.cat(parts, dim=-1)
 
@@ -133,7 +141,9 @@ class MaskedFeatures(VitAutoencoder):
         count = known.sum() if counts is None else counts[1]
         with torch.no_grad(), in_full_precision(images.device):
             described = self.describe(images.float())
-            if self.training and self.batches < _MEASURED_BATCHES:
+            if self.training and not self._is_measured:
+                self._is_measured = bool(self.batches >= _MEASURED_BATCHES)
+            if self.training and not self._is_measured:
                 self._measure(described[known > 0])
             wanted = (described - self.centre) @ self.whitening
             wanted = wanted.clamp(-_LARGEST, _LARGEST)

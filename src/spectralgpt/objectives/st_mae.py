@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from spectralgpt.errors import ConfigError
 from spectralgpt.models.blocks import initialise_linear
+from spectralgpt.models.cpu import move
 from spectralgpt.models.objective import ObjectiveOutput
 from spectralgpt.models.sizes import check_settings
 from spectralgpt.models.vit import (
@@ -149,7 +150,8 @@ class STMAE(VitAutoencoder):
         series = self._by_date(images) if images.ndim == 5 else images[:, None]
         t = self.encoder.frames_per_token
         series = fill_tubelets(series, t)
-        chosen = series[:, self._predicted(series.shape[1] // t)]
+        dates = self._predicted(series.shape[1] // t)
+        chosen = torch.stack([series[:, date] for date in dates], dim=1)
         P, u = self.encoder.patch_size, self.frames_per_prediction
         return cut_patches(chosen, P, u).flatten(4)
 
@@ -166,9 +168,9 @@ class STMAE(VitAutoencoder):
     def _pixels_of(self, mask: Tensor, shape: Sequence[int]) -> Tensor:
         """Spread a mask over pixels; dates that are not predicted count as shown."""
         pixels = super()._pixels_of(mask, shape)
-        known = torch.zeros(pixels.shape[1], device=mask.device)
+        known = torch.zeros(pixels.shape[1])
         known[self._predicted(shape[0])] = 1
-        return pixels * known[:, None, None, None]
+        return pixels * move(known, mask)[:, None, None, None]
 
     def _published(self) -> dict[str, str]:
         has_token = self.encoder.class_token is not None

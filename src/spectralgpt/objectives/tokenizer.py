@@ -206,7 +206,8 @@ class Tokenizer(Objective):
         self.ratio_of(mask_ratio)
         features = self.encoder(images)[:, 0]  # (B, Hp, Wp, D)
         vectors = self.to_code(features).float()
-        codes, ids = self._quantize(vectors, self.draw(images, noise))
+        drawn = self.draw(images, noise, torch.device("cpu"))
+        codes, ids = self._quantize(vectors, drawn)
         x = self.from_code(codes.permute(0, 3, 1, 2))
         mapped = self.prediction(self.decoder(x))
         prediction = F.pixel_shuffle(mapped, self.encoder.patch_size)
@@ -217,12 +218,14 @@ class Tokenizer(Objective):
         )
         apart = (vectors - codes.detach()) ** 2
         commitment = _COMMITMENT * apart.flatten(1).mean(1)
-        count = images.new_tensor(len(images)) if counts is None else counts[0]
+        count = images.new_full((), len(images)) if counts is None else counts[0]
         return ObjectiveOutput(
             (by_image + commitment).sum() / count,
             {
                 "pixel_loss": by_image.sum() / count,
-                "tokens_in_use": images.new_tensor(float(len(ids.unique()))),
+                "tokens_in_use": images.new_zeros(self.vocab_size)
+                .scatter(0, ids.flatten(), 1.0)
+                .sum(),
             },
             prediction,
             None,

@@ -16,9 +16,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from spectralgpt.threads import start_worker
 
-__all__ = ["Batch", "Gather", "Task", "own_sums", "read_batches", "seeded"]
+__all__ = ["READ", "Batch", "Gather", "Task", "own_sums", "read_batches", "seeded"]
 
 Batch = dict[str, Any]
+
+READ = ("seed", "dataset", "bands", "valid")
+"""Entries of a batch that tasks read: on a GPU, each would be waited for."""
 
 Gather = Callable[[Tensor], Tensor]
 """Takes the sums of a micro-batch, gives those over its whole optimizer step."""
@@ -34,9 +37,9 @@ def own_sums(sums: Tensor) -> Tensor:
 class Task(Protocol):
     """Where a model, a loss and its metrics meet.
 
-    A batch is a dict of tensors; `seed` (B,) int64 holds one seed per sample, from
-    which everything random about that sample is drawn, so that a step depends on
-    nothing before it.
+    A batch is a dict of tensors; those of `READ` stay on the processor. `seed` (B,)
+    int64 holds one seed per sample, from which everything random about that sample is
+    drawn, so that a step depends on nothing before it.
     """
 
     @property

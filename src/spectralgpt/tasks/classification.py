@@ -109,7 +109,7 @@ class ClassificationTask:
 
     def sums(self, batch: Batch) -> Tensor:
         """Count the images, (1,): every mean of the loss is over them."""
-        return batch["image"].new_tensor([len(batch["image"])])
+        return batch["image"].new_full((1,), len(batch["image"]))
 
     def loss(self, batch: Batch, gather: Gather = own_sums) -> dict[str, Tensor]:
         """Give the 0-d loss on erased, mixed images and softened targets.
@@ -186,7 +186,7 @@ class ClassificationTask:
     def _criterion(self, logits: Tensor, targets: Tensor) -> Tensor:
         weights = self.class_weights
         if weights is not None:
-            weights = weights.to(logits.device)
+            weights = weights.to(logits.device, non_blocking=True)
         if self.task != MULTI_LABEL:
             return F.cross_entropy(logits, targets, weight=weights)
         if self.regularization.multi_label_loss == "bce":

@@ -189,7 +189,8 @@ class RegressionTask:
         parts, count = gather(self.sums(batch))
         targets = batch["target"]
         known = targets.isfinite()
-        error = (predicted - targets.nan_to_num())[known] / self.model.target_std
+        error = torch.where(known, predicted - targets.nan_to_num(), 0)
+        error = error / self.model.target_std
         zero = torch.zeros_like(error)
         summed = _COMPARE[self.value_loss](error, zero, reduction="sum")
         return {"loss": summed / count.clamp(min=1) * parts}

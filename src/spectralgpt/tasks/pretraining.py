@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from spectralgpt.errors import require
+from spectralgpt.models.cpu import move
 from spectralgpt.models.mae import MaskedAutoencoder
 from spectralgpt.models.objective import Objective, ObjectiveOutput
 from spectralgpt.models.tokens import MaskStyle
@@ -131,7 +132,7 @@ class PretrainingTask:
             images,
             self.mask_ratio,
             self._noise(batch),
-            valid=_valid_or_none(batch["valid"]),
+            valid=self._valid(batch),
             dates=batch.get("days"),
             counts=counts,
             **settings,
@@ -141,7 +142,20 @@ class PretrainingTask:
     def _noise(self, batch: Batch) -> Tensor:
         images = batch["images"]
         size = self.model.noise_size(images, **self._style)
-        return _draw_sample_noise(size, batch["seed"]).to(images.device)
+        return _draw_sample_noise(size, batch["seed"])
+
+    def _valid(self, batch: Batch) -> Tensor | None:
+        """Return where pixels count, None if all do.
+
+        The model then takes its shorter path, with the same result. Our own reads which
+        bands there are, and moves what it needs of the rest.
+        """
+        valid: Tensor = batch["valid"]
+        if bool(valid.all()):
+            return None
+        if isinstance(self.model, MaskedAutoencoder):
+            return valid
+        return move(valid, batch["images"])
 
     def sums(self, batch: Batch) -> Tensor:
         """Count what the loss averages over, without running the model.
@@ -154,7 +168,7 @@ class PretrainingTask:
             batch["images"],
             self.mask_ratio,
             self._noise(batch),
-            _valid_or_none(batch["valid"]),
+            self._valid(batch),
             **self._style,
         )
         sums = counts.new_zeros(max(1, len(self.names)), 1 + len(counts))
@@ -201,7 +215,7 @@ class PretrainingTask:
         if rebuilt is None or hidden is None:
             self._losses.append((float(output.loss), len(images)))
             return
-        counted = hidden & batch["valid"]
+        counted = hidden & move(batch["valid"], hidden)
         self._errors["masked_error"].add(rebuilt.float(), images, counted)
         name = self._name_of(batch)
         if name:
@@ -220,11 +234,6 @@ class PretrainingTask:
         errors = {name: found.mean for name, found in self._errors.items()}
         self._errors.clear()
         return errors or {"masked_error": ErrorSum().mean}
-
-
-def _valid_or_none(valid: Tensor) -> Tensor | None:
-    # Without invalid pixels the model takes its shorter path, with the same result.
-    return None if bool(valid.all()) else valid
 
 
 def score_reconstructions(

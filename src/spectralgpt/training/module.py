@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor
 from spectralgpt.errors import CheckpointError, ConfigError, TrainingError
 from spectralgpt.models.blocks import BlockStack, build_blocks
 from spectralgpt.models.objective import Objective
-from spectralgpt.tasks import Batch, Gather, Task, own_sums
+from spectralgpt.tasks import READ, Batch, Gather, Task, own_sums
 from spectralgpt.training.loading import EpochBatchSampler
 from spectralgpt.training.optim import (
     OptimizerConfig,
@@ -149,10 +149,12 @@ class TrainingModule(LightningModule):
     def transfer_batch_to_device(
         self, batch: Batch, device: torch.device, dataloader_idx: int
     ) -> Batch:
-        """Move a micro-batch; those that follow it in its step stay where they are."""
-        own = {name: value for name, value in batch.items() if name != "step"}
-        moved: Batch = super().transfer_batch_to_device(own, device, dataloader_idx)
-        return {**moved, "step": batch["step"]} if "step" in batch else moved
+        """Move a micro-batch, but for what tasks read.
+
+        Those that follow it in its step stay where they are, too.
+        """
+        own = {k: v for k, v in batch.items() if k not in ("step", *READ)}
+        return batch | super().transfer_batch_to_device(own, device, dataloader_idx)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Give the 0-d loss of one micro-batch, averaged over its whole step."""

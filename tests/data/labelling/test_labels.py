@@ -4,7 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from spectralgpt.data.bigearthnet import _CORINE_CODES
 from spectralgpt.data.classes import class_colours, to_rgb
+from spectralgpt.data.dense.entries import _SEGMUNICH_CLASSES
 from spectralgpt.data.labelling import UNLABELLED, LabelSource, labels
 from spectralgpt.errors import ConfigError, DataError
 
@@ -50,6 +52,27 @@ def test_a_file_puts_values_together_and_a_background_comes_last(
     assert labels._number_classes(FOUND, json, {}).names == ("wet", "dry")
     same = stated(tmp_path, "a: [water, pine, oak, cloud]", background="a")
     assert labels._number_classes(FOUND, same, {}).fill == 0
+
+
+def test_corine_has_the_classes_of_segmunich() -> None:
+    corine = LabelSource(Path("clc.gpkg"), "Code_18", Path("corine"))
+    found = {"111": 3, "211": 2, "243": 1, "312": 1, "423": 1, "523": 1}
+    classes = labels._number_classes(found, corine, {})
+    assert classes.names == tuple(_SEGMUNICH_CLASSES)
+    assert [classes.code_of[value] for value in found] == [11, 1, 0, 4, 8, 5]
+    levels = {value for value in classes.code_of if value and value != "999"}
+    assert levels == {str(code) for code in _CORINE_CODES - {0, 999}}
+    # Second-level codes of the published masks go where their third level does.
+    for name, codes in _SEGMUNICH_CLASSES.items():
+        for code in codes[1:] if isinstance(codes, list) else ():
+            below = {value for value in levels if value.startswith(str(code))}
+            assert {classes.names[classes.code_of[value]] for value in below} == {name}
+    # The map of grid codes, 1 to 44, is another thing.
+    with pytest.raises(DataError, match="2 values are in no class of corine"):
+        labels._number_classes({"12": 1, "23": 1}, corine, {})
+    wrong = LabelSource(Path("clc.gpkg"), "Code_18", Path("corin"))
+    with pytest.raises(ConfigError, match="Did you mean 'corine'"):
+        labels._number_classes(found, wrong, {})
 
 
 @pytest.mark.parametrize(

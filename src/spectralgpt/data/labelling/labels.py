@@ -33,6 +33,7 @@ from spectralgpt.rasters.files import read_header
 from spectralgpt.rasters.footprints import move_near, move_shapes, turn_of
 from spectralgpt.rasters.grid import apply
 from spectralgpt.rasters.lookup import find_codes, paint_shapes, read_codes_at
+from spectralgpt.recipes import find_recipe
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame, GeoSeries
@@ -67,7 +68,8 @@ class LabelSource:
         labels: layer of polygons (GeoPackage, GeoJSON, Shapefile), or raster of codes.
         class_column: column of the polygons that holds class names or codes.
         classes: YAML or JSON file with the value, or list of values, of each class by
-            its name; null makes each value that occurs a class.
+            its name, or `corine` for SegMunich's classes of CORINE land cover; null
+            makes each value that occurs a class.
         ignored: values that are no label, such as [cloud].
         background: class of pixels that no label covers; null leaves them unlabelled.
         layer: name of the layer in a file of several, or number of the raster's layer.
@@ -153,7 +155,7 @@ def _number_classes(
 
 def _read_classes(path: Path) -> dict[str, list[str]]:
     stated = {}
-    for name, values in read_mapping(path).items():
+    for name, values in read_mapping(find_recipe(path)).items():
         listed = values if isinstance(values, Sequence) else [values]
         listed = [values] if isinstance(values, str) else listed
         if not listed or not all(isinstance(v, str | int | float) for v in listed):
