@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 # Another PYTHON than that of the environment makes it anew.
 INSTALLED = $(VENV)/installed-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
-.PHONY: demo test check slow lint fuzz lowest clean
+.PHONY: demo test check slow lint fuzz lowest site package clean
 
 # Pretrain, compare and map on the imagery in the package: about ten minutes.
 demo: $(INSTALLED)
@@ -41,6 +41,22 @@ lowest:
 	$(VENV)-lowest/bin/uv pip install --quiet --no-cache --resolution lowest-direct \
 		--python $(VENV)-lowest/bin/python --editable ".[dev]"
 	$(VENV)-lowest/bin/python -m pytest -m "not slow" -W default $(TESTS)
+
+# The documentation in build/site, with notebooks that were run for it.
+site: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	rm -rf build/notebooks && mkdir -p build && cp -r docs/notebooks build/notebooks
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/jupyter nbconvert --execute --inplace \
+		build/notebooks/*.ipynb
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# Wheel and source in dist/, as a registry would take them.
+package: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/cffconvert --validate
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv --clear $(VENV)

@@ -1,8 +1,10 @@
 """Every example in the README and in docs/ runs as it stands, in an empty folder."""
 
+import json
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from tests.documents import read_examples
 
 PROJECT = Path(__file__).resolve().parent.parent
+CHINESE = PROJECT / "README.zh-CN.md"
 DOCUMENTS = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
 TIME_LIMIT_S = 900
 
@@ -48,7 +51,7 @@ def test_examples_run(document: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "document",
-    [*DOCUMENTS, PROJECT / "ARCHITECTURE.md", PROJECT / "CONTRIBUTING.md"],
+    [*DOCUMENTS, CHINESE, PROJECT / "ARCHITECTURE.md", PROJECT / "CONTRIBUTING.md"],
     ids=lambda path: path.name,
 )
 def test_links_and_files_named_exist(document: Path) -> None:
@@ -79,3 +82,54 @@ def test_readme_is_short_and_names_both_commands() -> None:
     assert len(text.splitlines()) <= 200
     assert "make demo" in text
     assert "make test" in text
+
+
+def test_the_chinese_readme_has_the_blocks_of_the_readme() -> None:
+    # Those of the README are run; comments are in the reader's language.
+    blocks = []
+    for path in (PROJECT / "README.md", CHINESE):
+        found = re.findall(r"```.*?```", path.read_text(encoding="utf-8"), re.DOTALL)
+        blocks.append([re.sub(r"\s*#.*", "", block) for block in found])
+    assert blocks[1] == blocks[0]
+
+
+def test_each_readme_links_to_the_other_and_to_the_same_places() -> None:
+    texts = [p.read_text(encoding="utf-8") for p in (PROJECT / "README.md", CHINESE)]
+    places = [sorted(re.findall(r"\]\(([^)]+)\)", text)) for text in texts]
+    places[0].remove(CHINESE.name)
+    places[1].remove("README.md")
+    assert places[1] == places[0]
+
+
+def test_a_registry_shows_no_link_that_leads_nowhere() -> None:
+    settings = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))
+    shown = (PROJECT / "README.md").read_text(encoding="utf-8")
+    hook = settings["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]
+    for each in hook["substitutions"]:
+        shown = re.sub(each["pattern"], each["replacement"], shown)
+    links = re.findall(r"\]\(([^)]*)\)", shown)
+    assert links
+    assert [link for link in links if not link.startswith(("https://", "#"))] == []
+
+
+NOTEBOOKS = sorted((PROJECT / "docs/notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_are_kept_without_outputs_and_link_to_places(path: Path) -> None:
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert [cell for cell in code if cell["outputs"] or cell["execution_count"]] == []
+    text = "".join("".join(cell["source"]) for cell in cells)
+    targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)
+    assert targets
+    assert [target for target in targets if not (path.parent / target).exists()] == []
+    # The site lists it.
+    pages = (PROJECT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert f"notebooks/{path.stem}.md" in pages
+
+
+def test_the_site_lists_every_page() -> None:
+    pages = (PROJECT / "mkdocs.yml").read_text(encoding="utf-8")
+    names = [path.name for path in DOCUMENTS[1:]]
+    assert [name for name in names if name not in pages] == []

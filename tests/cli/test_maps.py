@@ -212,7 +212,8 @@ def test_predict_maps_a_folder_and_says_what_it_found(
             assert (made.read(1) == index).sum() == int(row["pixels"])
             assert made.tags()["SPECTRALGPT_MODEL"] == cover.name
             area = int(row["pixels"]) * abs(made.transform.determinant)
-        outlines = geopandas.read_file((tmp_path / row["map"]).with_suffix(".gpkg"))
+        path = (tmp_path / row["map"]).with_suffix(".gpkg")
+        outlines = geopandas.read_file(path, layer="classes")
         of_class = outlines[outlines["name"] == row["class"]]
         assert of_class.geometry.area.sum() == pytest.approx(area)
         picture = (tmp_path / row["map"]).with_suffix(".png")

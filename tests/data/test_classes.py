@@ -1,10 +1,11 @@
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
 
-from spectralgpt.data.classes import class_colours
+from spectralgpt.data.classes import class_colours, to_rgb
 from spectralgpt.data.dense import (
     DenseDataConfig,
     count_classes,
@@ -166,3 +167,50 @@ def test_colours_are_stated_or_the_masks_or_follow_the_names(tmp_path: Path) -> 
     found = read_dense(config(tmp_path, classes=classes), divided=False).colours
     assert found is not None
     assert found[:2] == ("#010203", "#fa0001")
+
+
+# Linear RGB to what people without one kind of cone see.
+# Source: Machado, Oliveira & Fernandes 2009, severity 1.
+BLINDNESS = {
+    "none": np.eye(3),
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "tritanopia": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
+}
+XYZ = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+
+
+def lab(colours: Sequence[str], seen: np.ndarray) -> np.ndarray:
+    rgb = np.array([to_rgb(colour) for colour in colours]) / 255
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    xyz = np.clip(linear @ np.transpose(seen), 0, 1) @ np.transpose(XYZ)
+    share = xyz / [0.9505, 1.0, 1.089]
+    f = np.where(share > 0.008856, np.cbrt(share), 7.787 * share + 16 / 116)
+    x, y, z = f.T
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=1)
+
+
+@pytest.mark.parametrize("blindness", BLINDNESS)
+def test_twenty_classes_are_told_apart_by_everyone(blindness: str) -> None:
+    colours = list(class_colours([f"class {i}" for i in range(20)]).values())
+    seen = lab(colours, np.asarray(BLINDNESS[blindness]))
+    apart = np.linalg.norm(seen[:, None] - seen, axis=2)
+    np.fill_diagonal(apart, np.inf)
+    # No closer than the closest of the eight that Okabe and Ito chose.
+    assert apart.min() > 15.0
+
+
+def test_a_hundred_classes_have_a_hundred_colours() -> None:
+    assert len(set(class_colours([f"class {i}" for i in range(100)]).values())) == 100

@@ -148,7 +148,8 @@ def test_what_is_interrupted_leaves_the_old_map_and_nothing_else(
     with pytest.raises(RasterError, match=r"^scene is truncated$"):
         interrupted()
     assert path.read_bytes() == before
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["map.tif", "map.tif.aux.xml"]
+    made = ["map.qml", "map.tif", "map.tif.aux.xml"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == made
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:

@@ -24,8 +24,8 @@ def write(
     grid = Grid(*classes.shape, transform, crs)
     with writing_map(source, grid, Layers.of_classes(NAMES, COLOURS)) as rows:
         rows(0, classes[None])
-    path = write_polygons(source, folder / "map.gpkg", NAMES)
-    return path, geopandas.read_file(path)
+    path = write_polygons(source, folder / "map.gpkg", NAMES, COLOURS)
+    return path, geopandas.read_file(path, layer="classes")
 
 
 @pytest.mark.parametrize("transform", [UTM, TURNED])

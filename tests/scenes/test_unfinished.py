@@ -53,7 +53,8 @@ def test_what_was_stopped_goes_on_behind_its_last_row(tmp_path: Path) -> None:
         made.publish()
     found = np.concatenate([rows for _, rows in read_map_rows(path)])
     np.testing.assert_array_equal(found, ROWS)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["map.tif", "map.tif.aux.xml"]
+    made = ["map.qml", "map.tif", "map.tif.aux.xml"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == made
 
 
 def test_a_journal_that_was_cut_off_counts_up_to_its_last_whole_line(

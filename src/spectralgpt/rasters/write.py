@@ -19,7 +19,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
-from xml.etree import ElementTree
 
 import numpy as np
 import rasterio
@@ -35,6 +34,7 @@ from spectralgpt.files import folder_beside, sync_file
 from spectralgpt.rasters.files import SENSOR_TAG, UNIT_TAG
 from spectralgpt.rasters.gdal import quiet_gdal, writing
 from spectralgpt.rasters.grid import Grid, Raster, Window
+from spectralgpt.rasters.styles import LEGEND_SUFFIX, style_paths, write_styles
 
 NumberType = Literal["float16", "int8"]
 RowWriter = Callable[[int, NDArray[Any]], object]
@@ -46,8 +46,6 @@ _SOFTWARE = f"spectralgpt {__version__}"
 NO_CLASS = 255
 """What a map of classes holds where the image shows nothing."""
 CLASS_TAG, SOFTWARE_TAG = "CLASS_", "TIFFTAG_SOFTWARE"
-LEGEND_SUFFIX = ".aux.xml"
-"""Of the file beside a map that holds the names of its classes."""
 _TYPES = {"uint8": 1, "float32": 4}
 """ENVI's numbers of NumPy's types."""
 _PREDICTORS = {"uint8": "NO", "float32": "FLOATING_POINT"}
@@ -328,15 +326,15 @@ def writing_map(
 
 
 def move_map(made: Path, path: Path) -> None:
-    """Move a whole map, with the names of its classes, to where it is wanted.
+    """Move a whole map, with its classes' names and style, to where it is wanted.
 
     Raises:
         OutputError: it cannot be moved.
     """
-    legend = made.with_name(made.name + LEGEND_SUFFIX)
     with writing(path):
-        if legend.is_file():
-            legend.replace(path.with_name(path.name + LEGEND_SUFFIX))
+        for source, target in zip(style_paths(made), style_paths(path), strict=True):
+            if source.is_file():
+                source.replace(target)
         made.replace(path)
 
 
@@ -459,7 +457,7 @@ class RowFile:
     def export(self, path: Path, block_px: int = 512) -> None:
         """Write a Cloud-Optimized GeoTIFF, the same bytes for the same numbers.
 
-        Names of categories stand in a file `.aux.xml` beside it, where GDAL keeps them.
+        Names and colours of categories stand beside it, see `write_styles`.
 
         Args:
             path: where to.
@@ -480,7 +478,7 @@ class RowFile:
                     blocksize=block_px,
                 )
             if self.layers.categories:
-                _write_legend(path, self.layers.categories)
+                write_styles(path, self.layers.categories, self.layers.colours)
 
     def close(self) -> None:
         """Close the file; may be called twice."""
@@ -527,18 +525,6 @@ class RowFile:
 
     def _beside(self, suffix: str) -> Path:
         return self.path.with_name(self.path.name + suffix)
-
-
-def _write_legend(path: Path, categories: Sequence[str]) -> None:
-    """Write the names of a map's numbers where GDAL and QGIS look for them."""
-    root = ElementTree.Element("PAMDataset")
-    band = ElementTree.SubElement(root, "PAMRasterBand", band="1")
-    names = ElementTree.SubElement(band, "CategoryNames")
-    for category in categories:
-        ElementTree.SubElement(names, "Category").text = category
-    ElementTree.indent(root)
-    text = ElementTree.tostring(root, encoding="unicode")
-    path.with_name(path.name + LEGEND_SUFFIX).write_text(f"{text}\n", encoding="utf-8")
 
 
 def _reserve(descriptor: int, size: int) -> None:

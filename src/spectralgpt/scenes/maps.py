@@ -273,7 +273,8 @@ def map_image(
             raise DataError(f"{items[0].name} has no valid pixel: leave it out.")
         if mapper.polygons:
             outlines = mapper.beside(path)[1]
-            write_polygons(whole, made.folder / outlines.name, mapper.class_names)
+            names, colours = mapper.class_names, mapper.colours
+            write_polygons(whole, made.folder / outlines.name, names, colours)
             made.place(outlines)
         made.publish()
     return replace(found, path=path)

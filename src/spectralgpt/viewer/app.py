@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from spectralgpt import __version__
 from spectralgpt.errors import SpectralGPTError
 from spectralgpt.rasters import Window
-from spectralgpt.rasters.footprints import epsg_code
+from spectralgpt.rasters.footprints import epsg_code, pixel_size_m
 from spectralgpt.rasters.grid import Grid, apply
 from spectralgpt.rasters.lookup import shown_grid
 from spectralgpt.reports.style import ERROR_COLOURS
@@ -427,11 +427,13 @@ def _describe_viewer(viewer: Viewer) -> dict[str, Any]:
 
 def _describe_view(viewer: Viewer, view: View) -> dict[str, Any]:
     item, pictures, model = view.item, view.pictures, viewer.model
+    size = pixel_size_m(view.base)
     return {
         "id": view.id,
         "name": view.name,
         "height": view.base.height,
         "width": view.base.width,
+        "pixel_m": size[1] if size is not None else None,
         "crs": epsg_code(view.base.crs) or ("" if view.base.crs is None else "own"),
         "sensor": None if item is None else item.sensor.title,
         "date": None if item is None or item.date is None else str(item.date),

@@ -33,6 +33,7 @@ export function makeMaps(shared) {
   function apply() {
     const { map, layer } = asked();
     part.changed();
+    swipe();
     if (!map) {
       shared.scene.remove("overlay");
       get("legend").replaceChildren();
@@ -50,7 +51,13 @@ export function makeMaps(shared) {
     shared.scene.opacity("overlay", share());
   }
 
+  function swipe() {
+    get("swipe-value").textContent = `${get("swipe").value} %`;
+    shared.scene.divide(asked().map ? get("swipe").value / 100 : 0);
+  }
+
   get("overlay").addEventListener("change", choose);
+  get("swipe").addEventListener("input", swipe);
   get("layer").addEventListener("change", apply);
   get("opacity").addEventListener("input", fade);
   fade();

@@ -13,9 +13,33 @@ const PixelTiles = L.TileLayer.extend({
   },
 });
 
+// Cuts away the left share of the map over the scene, and draws a line there.
+function makeDivide(map, element) {
+  const line = L.DomUtil.create("div", "divide", element);
+  let share = 0;
+  function draw() {
+    const { x: width, y: height } = map.getSize();
+    const { x, y } = map.containerPointToLayerPoint([0, 0]);
+    const at = Math.round(share * width);
+    const clip = `rect(${y}px, ${x + width}px, ${y + height}px, ${x + at}px)`;
+    map.getPane("overlay").style.clip = share ? clip : "";
+    line.style.left = `${at}px`;
+    line.hidden = !share;
+  }
+  map.on("move zoomend resize", draw);
+  return (value) => {
+    share = value;
+    if (element.querySelector("img")) draw();
+  };
+}
+
 export function makeMap(element, onError) {
+  let size = null;
+  // Lengths on the ground, which the scale says.
+  const distance = (a, b) => L.CRS.Simple.distance(a, b) * size.pixel_m;
+  const scale = L.control.scale({ imperial: false });
   const map = L.map(element, {
-    crs: L.CRS.Simple,
+    crs: L.extend({}, L.CRS.Simple, { distance }),
     attributionControl: false,
     zoomSnap: 0.25,
     maxZoom: NEAREST_ZOOM,
@@ -25,8 +49,8 @@ export function makeMap(element, onError) {
     map.createPane(name).style.zIndex = height;
   }
   map.on("zoomend", () => element.classList.toggle("near", map.getZoom() > 0));
-  let size = null;
   const layers = {};
+  const divide = makeDivide(map, element);
 
   const boxOf = ({ row, column, height, width }) => [
     [-row, column],
@@ -49,13 +73,16 @@ export function makeMap(element, onError) {
     map,
     show(view) {
       for (const name of Object.keys(layers)) put(name, null);
-      size = { height: view.height, width: view.width };
+      size = { height: view.height, width: view.width, pixel_m: view.pixel_m };
+      scale.remove();
       const levels = Math.ceil(Math.log2(Math.max(view.height, view.width) / TILE));
       map.setMinZoom(Math.min(0, -levels));
       map.setMaxBounds(L.latLngBounds(whole()).pad(0.5));
       map.fitBounds(whole(), { animate: false });
       element.classList.toggle("near", map.getZoom() > 0);
+      if (view.pixel_m) scale.addTo(map);
     },
+    divide,
     tiles(name, path, query, { opacity = 1, box = null, level = 0 } = {}) {
       const layer = new PixelTiles("", {
         address: [path, query],
