@@ -231,8 +231,9 @@ def _add_pack(parser: ArgumentParser) -> None:
         ("workers", 2, "threads that read"),
         ("max_bad_share", 0.1, "largest share of images that may be left out, 0..1"),
     ):
-        spellings = dict.fromkeys((f"--{option}", f"--{option.replace('_', '-')}"))
-        parser.add_argument(*spellings, type=type(default), default=default, help=text)
+        parser.add_argument(
+            f"--{option}", type=type(default), default=default, help=text
+        )
     add_options(parser, overwrite="replace a pack, finished or not")
 
 

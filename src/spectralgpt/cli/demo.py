@@ -6,7 +6,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from spectralgpt.cli.images import add_format_options, prepare_output, stated_of
-from spectralgpt.cli.options import add_options
+from spectralgpt.cli.options import add_options, error_console
 
 HELP = "Pretrain a tiny model, rebuild, compare and map, and write a report on it."
 
@@ -33,15 +33,13 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> Path:
     """Run all steps; returns the report."""
-    from rich.console import Console
-
     for name in ("report.html", "pretraining"):
         prepare_output(args.output, name, args.overwrite)
 
     from spectralgpt.demo.run import STEPS, run_demo
     from spectralgpt.training.logs import ProgressDisplay
 
-    console = Console(stderr=True)
+    console = error_console()
     started = time.monotonic()
 
     def announce(number: int, note: str) -> None:

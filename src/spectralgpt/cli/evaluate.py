@@ -9,7 +9,13 @@ from rich.console import Console
 from rich.table import Table
 
 from spectralgpt.cli.images import ARITHMETIC, DEVICE, OUTPUT, prepare_output
-from spectralgpt.cli.options import CHECKPOINT, add_options, counting, plain_values
+from spectralgpt.cli.options import (
+    CHECKPOINT,
+    add_options,
+    counting,
+    error_console,
+    plain_values,
+)
 from spectralgpt.errors import ConfigError
 from spectralgpt.files import read_json
 
@@ -126,7 +132,7 @@ def run(args: Namespace) -> Path:
     from spectralgpt.cli.results import print_test_scores
     from spectralgpt.scenes.loading import in_precision, load_on_device
 
-    console = Console(stderr=True)
+    console = error_console()
     if (args.masks is None) == (args.data.root is None):
         raise ConfigError(
             "give either --data.root, a folder of labelled images, or --masks, a YAML "

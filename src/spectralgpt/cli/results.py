@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from spectralgpt.cli.options import error_console
 from spectralgpt.files import read_json, write_table
 from spectralgpt.metrics import POSITIVE_SCORES
 
@@ -79,7 +80,7 @@ def print_outcome(made: "Outcome", what: str) -> Path:
     All that could not be used are listed in skipped.csv beside the table; a list of an
     earlier run is replaced. Returns the table.
     """
-    console = Console(stderr=True)
+    console = error_console()
     failures, table = made.failures, made.path.with_name("skipped.csv")
     table.unlink(missing_ok=True)
     for _, reason in failures[:_MOST_FAILURES]:
