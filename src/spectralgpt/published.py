@@ -371,7 +371,7 @@ def _infer_st_mae(
     elif "num_frames" not in stated:
         raise CheckpointError(
             "its places and times share a table, which does not say how many dates "
-            "there are: convert it with --num_frames N."
+            "there are: convert it with --num-frames N."
         )
     else:
         times = max(1, stated["num_frames"] // t_patch)

@@ -16,6 +16,7 @@ from spectralgpt.cli.images import (
     stated_of,
 )
 from spectralgpt.cli.options import CommandParser, add_options, counting, from_options
+from spectralgpt.cli.spelling import spell_outside
 from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.files import write_json
 
@@ -269,7 +270,7 @@ def _find_source(source: str, root: Path, stated: "Stated") -> tuple["Source", P
         # As pretraining names the images of a folder.
         return Source(name="images", **stated.facts), folder
     if stated.facts:
-        given = ", ".join(f"--{name}" for name in stated.facts)
+        given = spell_outside(", ".join(f"--{name}" for name in stated.facts))
         raise ConfigError(f"{given} is for folders: a description states its own.")
     return read_source(source), root
 

@@ -142,7 +142,7 @@ def run(args: Namespace) -> Path:
     if args.masks is not None and method != "finetuned":
         raise ConfigError(f"method {method} takes no masks: leave out one of them.")
     if args.masks is None and args.test_flips:
-        raise ConfigError("--test_flips is for maps (--masks): leave it out.")
+        raise ConfigError("--test-flips is for maps (--masks): leave it out.")
     if method != "finetuned" and args.split != "test":
         raise ConfigError(f"method {method} scores test: leave out --split.")
     check_early(args)

@@ -59,7 +59,9 @@ _EXPECTED = re.compile(
     r"Expected a (?:<class '(?P<kind>[\w.]+)'>|typing\.Literal\[(?P<choices>.*?)\])"
 )
 _RESTRICTION = re.compile(
-    rf'Parser key "(?P<name>[^"]+)":.*?(?P<kind>{"|".join(RESTRICTED)}): (?P<value>\S+) does'
+    rf'Parser key "(?P<name>[^"]+)":.*? (?P<kind>{"|".join(RESTRICTED)}): '
+    r"(?P<value>\S+) does not",
+    re.DOTALL,
 )
 _NESTED = re.compile(r"NestedArg\(key='([^']*)'")
 _KINDS: dict[str | None, str | None] = {

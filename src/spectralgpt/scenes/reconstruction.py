@@ -264,7 +264,7 @@ def centre_window(
     if side_px < tile_px:
         raise ConfigError(
             f"{side_px} px are less than one tile of {tile_px} px: give a larger "
-            "--size_px."
+            "--size-px."
         )
     height, width = item.shape(bands)
     rows, columns = (
@@ -279,7 +279,7 @@ def centre_window(
             raise ConfigError(
                 f"pixel {row},{column} is outside of what is shown: rows {window.row} "
                 f"to {last_row}, columns {window.column} to {last_column}. Choose one "
-                "within, or show more with --size_px."
+                "within, or show more with --size-px."
             )
     return window
 
