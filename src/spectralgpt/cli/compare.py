@@ -32,7 +32,7 @@ def run(args: Namespace) -> Path:
     from spectralgpt.cli.results import print_study
     from spectralgpt.config import build_config
     from spectralgpt.reports.arena import write_study_report
-    from spectralgpt.training.study import StudyConfig, run_study
+    from spectralgpt.training.study import StudyConfig, lines_of_runs, run_study
 
     console = error_console()
     values = plain_values(args)
@@ -40,7 +40,9 @@ def run(args: Namespace) -> Path:
     folder = run_study(
         build_config(values, StudyConfig, "the command line"),
         args.output,
-        lambda name, number, total: console.print(f"run {number + 1}/{total}: {name}"),
+        lines_of_runs(
+            lambda line: console.print(line, highlight=False, soft_wrap=True)
+        ),
     )
     write_study_report(folder)
     print_study(folder, console)
