@@ -9,7 +9,7 @@ from torch import Tensor
 
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import RasterFile, Stated, describe_raster
-from spectralgpt.scenes.maps import Mapper, _classes_of
+from spectralgpt.scenes.maps import Mapper, classes_of
 from tests.dense_files import BANDS, contract, image_of, write_sensor
 from tests.raster_files import write_tiff
 
@@ -62,7 +62,7 @@ def describe(path: Path) -> RasterFile:
 
 def join(strips: list[tuple[int, np.ndarray]]) -> np.ndarray:
     """Put the classes of all strips together, checking that none is missing."""
-    classes = [_classes_of(probabilities)[0] for _, probabilities in strips]
+    classes = [classes_of(probabilities) for _, probabilities in strips]
     ends = np.cumsum([0, *map(len, classes)])
     assert [row for row, _ in strips] == ends[:-1].tolist()
     return np.concatenate(classes)

@@ -608,12 +608,12 @@ def test_published_widths_that_are_unknown_need_their_number_of_heads(
     path = tmp_path / "model.pth"
     torch.save({"model": to_published(model.state_dict(), 8, 3)}, path)
     with pytest.raises(
-        CheckpointError, match=r"model\.pth: width 96 .*convert --num_heads N"
+        CheckpointError, match=r"model\.pth: width 96 .*convert --num-heads N"
     ):
         load_model(path)
     six = {"num_heads": 6}
     with pytest.raises(
-        CheckpointError, match=r"decoder width 256 .* in doubt.* --decoder_num_heads N"
+        CheckpointError, match=r"decoder width 256 .* in doubt.* --decoder-num-heads N"
     ):
         load_model(path, stated=six)
     out = tmp_path / "out"

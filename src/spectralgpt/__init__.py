@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from spectralgpt.models.mae import MaskedAutoencoder
     from spectralgpt.preprocessing import Preprocessing
     from spectralgpt.published import load_published_state_dict
+    from spectralgpt.scenes.opened import open_model
 
 __all__ = [
     "ChangeModel",
@@ -30,6 +31,7 @@ __all__ = [
     "load",
     "load_model",
     "load_published_state_dict",
+    "open_model",
     "save_model",
 ]
 
@@ -43,6 +45,7 @@ _HOMES = {
     "load": "spectralgpt.checkpoints",
     "load_model": "spectralgpt.checkpoints",
     "load_published_state_dict": "spectralgpt.published",
+    "open_model": "spectralgpt.scenes.opened",
     "save_model": "spectralgpt.checkpoints",
 }
 

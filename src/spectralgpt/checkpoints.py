@@ -69,6 +69,10 @@ class LoadedModel:
     preprocessing: Preprocessing | None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        takes = self.preprocessing and self.preprocessing.sensor
+        return f"<LoadedModel {type(self.model).__name__} for {takes or 'any images'}>"
+
     @property
     def encoder(self) -> Encoder:
         """The encoder inside the model."""

@@ -294,7 +294,7 @@ def _defaults(kind: type[Any], default: object | None) -> dict[str, Any]:
 def _fitted(value: Any, hint: Any, name: str) -> Any:
     fitted = _fit(value, hint)
     if fitted is _WRONG:
-        raise ConfigError(f"{name} must be {_say(hint)}, found {value!r:.80}.")
+        raise ConfigError(f"{name} must be {say_type(hint)}, found {value!r:.80}.")
     return fitted
 
 
@@ -356,22 +356,30 @@ _WORDS: dict[Any, str] = {
     bool: "true or false",
     Path: "a path",
     Sequence: "a list",
+    list: "a list",
 }
+RESTRICTED = {
+    "PositiveInt": "a whole number above 0",
+    "NonNegativeInt": "a whole number from 0 on",
+    "NonNegativeFloat": "a number from 0 on",
+}
+"""Types of jsonargparse, by name."""
 
 
-def _say(hint: Any) -> str:
+def say_type(hint: Any) -> str:
     """Say in words what a value must be."""
     origin, choices = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
-        return " or ".join(_say(each) for each in choices if each is not NoneType)
+        return " or ".join(say_type(each) for each in choices if each is not NoneType)
     if origin is Literal:
         return " or ".join(map(str, choices))
     if origin is tuple and choices[-1] is Ellipsis:
-        word = _say(choices[0]).removeprefix("a ")
-        return f"a list of {word}s"
+        word = say_type(choices[0]).removeprefix("a ")
+        return f"a list of {word.removesuffix('s')}s"
     if origin is tuple:
-        return f"a list of {len(choices)}: {', '.join(map(_say, choices))}"
-    return _WORDS.get(origin or hint, "keys with values")
+        return f"a list of {len(choices)}: {', '.join(map(say_type, choices))}"
+    restricted = RESTRICTED.get(getattr(hint, "__name__", ""))
+    return restricted or _WORDS.get(origin or hint, "keys with values")
 
 
 @dataclass

@@ -371,7 +371,7 @@ def _infer_st_mae(
     elif "num_frames" not in stated:
         raise CheckpointError(
             "its places and times share a table, which does not say how many dates "
-            "there are: convert it with --num_frames N."
+            "there are: convert it with --num-frames N."
         )
     else:
         times = max(1, stated["num_frames"] // t_patch)
@@ -406,7 +406,7 @@ def _heads_of(
             f"{part.replace('_', ' ')}width {width} is none of the published "
             f"{', '.join(map(str, known))}, so the number of heads is in doubt, and "
             "another one gives other numbers. Convert it first, with the number that "
-            f"it was trained with: spectralgpt convert --{name} N."
+            f"it was trained with: spectralgpt convert --{name.replace('_', '-')} N."
         )
     return int(stated[name]) if name in stated else known[width]
 

@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -41,7 +42,9 @@ def test_every_command_explains_its_options(
     with pytest.raises(SystemExit) as stopped:
         main([name, "--help"])
     assert stopped.value.code == 0
-    assert f"spectralgpt {name}" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"spectralgpt {name}" in printed
+    assert not re.search(r"<(class|function)|Union\[|Literal\[|--[a-z.]+_", printed)
 
 
 def test_our_errors_are_one_line_and_status_1(

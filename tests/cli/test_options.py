@@ -1,16 +1,21 @@
 """Sections of a configuration may come from files of their own."""
 
+import logging
 import time
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
+from spectralgpt.checkpoints import save_model
 from spectralgpt.cli import finetune
 from spectralgpt.cli.main import main
 from spectralgpt.cli.options import CommandParser, _spell_lists, file_of, plain_values
+from spectralgpt.errors import ConfigError
 from tests.raster_files import constant, write_tiff
+from tests.tiny import tiny_contract, tiny_model
 
 
 @pytest.fixture
@@ -135,6 +140,75 @@ def test_a_check_tells_of_undeclared_fill_unless_it_is_stated(
     assert "no faults" in capsys.readouterr().out
 
 
+def parsed(command: str, *words: str) -> Namespace:
+    module = import_module(f"spectralgpt.cli.{command}")
+    parser = CommandParser(exit_on_error=False)
+    module.add_arguments(parser)
+    parser.add_config()
+    return parser.parse_args(words)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-m", "tiny", "-o", "o", "--batch-size", "3", "--test-flips"],
+        ["-mtiny", "-o=o", "--batch_size=3", "--test-flips=true"],
+        ["--model", "tiny", "--output", "o", "--batch-size=3", "--test_flips", "true"],
+    ],
+)
+def test_options_are_taken_in_all_spellings(words: list[str]) -> None:
+    found = parsed("predict", *words, "a-b_c.tif")
+    assert (found.model, found.output, found.batch_size) == ("tiny", Path("o"), 3)
+    assert found.test_flips is True
+    assert found.inputs == [Path("a-b_c.tif")]
+
+
+def test_what_is_true_by_default_is_put_off_by_no() -> None:
+    words = ["a.tif", "-m", "tiny", "-o", "o"]
+    assert parsed("embed", *words).reflectance is True
+    assert parsed("embed", *words, "--no-reflectance").reflectance is False
+    assert parsed("embed", "--no-reflectance", *words).inputs == [Path("a.tif")]
+    nested = ["segmentation", "-m", "tiny", "-o", "o", "--data.root", "d"]
+    nested += ["--trainer.compile", "--no-augmentation.flip", "--pixel-detail"]
+    found = parsed("finetune", *nested).segmentation
+    assert found.trainer.compile is True
+    assert found.augmentation.flip is False
+    assert found.pixel_detail is True
+
+
+def test_every_command_takes_its_options_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "options.yaml"
+    path.write_text("model: tiny\noutput: o\nbatch_size: 3\ncell_px: 4\n")
+    found = parsed("embed", "a.tif", "--config", str(path), "--cell-px", "2")
+    assert (found.model, found.batch_size, found.cell_px) == ("tiny", 3, 2)
+    found = parsed("batch", "embed", "a.tif", "--config", str(path)).embed
+    assert (found.output, found.cell_px) == (Path("o"), 4)
+    path.write_text("model: tiny\nbatch-sise: 3\n")
+    with pytest.raises(ConfigError, match="did you mean 'batch_size'"):
+        parsed("embed", "a.tif", "--config", str(path))
+
+
+def test_quiet_says_nothing_but_errors_and_what_was_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = save_model(tmp_path / "model", tiny_model(), tiny_contract())
+    pixels = np.random.default_rng(0).integers(300, 3000, (12, 32, 32))
+    names = tiny_contract().band_names
+    path = write_tiff(tmp_path / "a.tif", pixels.astype("uint16"), descriptions=names)
+    words = [str(path), "-m", str(source), "--offset", "0", "--device", "cpu"]
+    assert main(["embed", *words, "-o", str(tmp_path / "loud")]) == 0
+    assert "embeddings of 1 files" in capsys.readouterr().err
+    level = logging.getLogger().level
+    logging.getLogger().setLevel(logging.ERROR)
+    try:
+        assert main(["embed", *words, "-o", str(tmp_path / "out"), "-q"]) == 0
+    finally:
+        logging.getLogger().setLevel(level)
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    assert shown.out == f"{tmp_path / 'out' / 'embeddings.parquet'}\n"
+
+
 @pytest.mark.parametrize("first", [True, False])
 def test_options_say_more_than_files_wherever_they_stand(
     tmp_path: Path, first: bool
@@ -160,12 +234,20 @@ def test_options_say_more_than_files_wherever_they_stand(
     [
         ("pretrain --output o --trainer.epochs x", "--trainer.epochs must be a whole"),
         ("pretrain --output o --trainer.devices x", "a whole number or auto, found x"),
-        ("pretrain --output o --model.sise x", "did you mean 'model.size'"),
+        (
+            "pretrain --output o --model.sise x",
+            "--model.sise; did you mean '--model.size'?",
+        ),
         ("pretrain", "--output: required and not given"),
         ("finetune segmentation --model tiny --output o", "--data.root: required"),
         ("finetune change --model tiny --head x", "--head must be upernet or"),
         ("finetune change --model.size x", "--model.size: no such option"),
         ("data check", "error: target: required and not given"),
+        ("predict a.tif", "error: --model, --output: required and not given"),
+        ("predict --batch-sise 3", "--batch-sise; did you mean '--batch-size'?"),
+        ("batch embed --batch_sise 3", "--batch-sise; did you mean '--batch-size'?"),
+        ("embed a.tif -m tiny -o o --batch-size 0", "--batch-size must be"),
+        ("info a b", "more words than the command takes: b"),
     ],
 )
 def test_a_wrong_option_is_said_in_words(

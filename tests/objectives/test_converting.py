@@ -98,7 +98,7 @@ def test_published_weights_become_ours_and_theirs_again(
         ("mae", "num_heads", "width 48 is none of the published"),
         ("satmae", "decoder_num_heads", "decoder width 32 is none of the published"),
         ("satmae, other groups", "groups", r"hold 2, 3 bands, .* convert it with --gr"),
-        ("st-mae, one table", "num_frames", "convert it with --num_frames N"),
+        ("st-mae, one table", "num_frames", "convert it with --num-frames N"),
     ],
 )
 def test_what_no_shape_says_is_never_guessed(

@@ -4,7 +4,12 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from spectralgpt.cli.options import add_study_options, change_settings, plain_values
+from spectralgpt.cli.options import (
+    add_study_options,
+    change_settings,
+    error_console,
+    plain_values,
+)
 
 HELP = (
     "Pretrain several objectives, or variants of one, on equal budgets, and score them "
@@ -29,13 +34,11 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> Path:
     """Run the arena; returns its folder with arena.json, arena.csv and report.html."""
-    from rich.console import Console
-
     from spectralgpt.cli.results import print_arena
     from spectralgpt.config import build_config
     from spectralgpt.training.arena import ArenaConfig, run_arena
 
-    console = Console(stderr=True)
+    console = error_console()
     values = plain_values(args)
     change_settings(values, values.pop("set"))
     folder = run_arena(

@@ -26,6 +26,7 @@ from spectralgpt.cli.options import (
     CommandParser,
     add_options,
     counting,
+    error_console,
     from_options,
 )
 from spectralgpt.errors import ConfigError, DataError
@@ -133,7 +134,7 @@ def _run_and_report(job: "Job", args: Namespace) -> Path:
     from spectralgpt.jobs.kinds import Plan, load_job
     from spectralgpt.jobs.running import run_job
 
-    console = Console(stderr=True)
+    console = error_console()
     plan = Plan.of(job, args.output)
     scenes = _list_scenes(args, load_job(plan.job))
     with _engine(args) as engine, counting("scenes", len(scenes)) as update:

@@ -81,9 +81,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         "compile": (bool, "compile blocks with torch.compile; training only"),
     }  # fmt: skip
     for option, (kind, text) in kinds.items():
-        spellings = dict.fromkeys((f"--{option}", f"--{option.replace('_', '-')}"))
         default = getattr(BenchmarkConfig, option)
-        parser.add_argument(*spellings, type=kind, default=default, help=text)
+        parser.add_argument(f"--{option}", type=kind, default=default, help=text)
     add_options(
         parser,
         json=(Path, "file for the result"),

@@ -4,7 +4,12 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from spectralgpt.cli.options import add_study_options, change_settings, plain_values
+from spectralgpt.cli.options import (
+    add_study_options,
+    change_settings,
+    error_console,
+    plain_values,
+)
 
 HELP = "Compare starts of a task, such as pretrained and random, over labels and seeds."
 
@@ -24,20 +29,20 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> Path:
     """Run the study; returns its folder with study.json and report.html."""
-    from rich.console import Console
-
     from spectralgpt.cli.results import print_study
     from spectralgpt.config import build_config
     from spectralgpt.reports.arena import write_study_report
-    from spectralgpt.training.study import StudyConfig, run_study
+    from spectralgpt.training.study import StudyConfig, lines_of_runs, run_study
 
-    console = Console(stderr=True)
+    console = error_console()
     values = plain_values(args)
     change_settings(values, values.pop("set"))
     folder = run_study(
         build_config(values, StudyConfig, "the command line"),
         args.output,
-        lambda name, number, total: console.print(f"run {number + 1}/{total}: {name}"),
+        lines_of_runs(
+            lambda line: console.print(line, highlight=False, soft_wrap=True)
+        ),
     )
     write_study_report(folder)
     print_study(folder, console)

@@ -16,6 +16,7 @@ from spectralgpt.cli.images import (
     stated_of,
 )
 from spectralgpt.cli.options import CommandParser, add_options, counting, from_options
+from spectralgpt.cli.spelling import spell_outside
 from spectralgpt.errors import ConfigError, DataError
 from spectralgpt.files import write_json
 
@@ -231,8 +232,9 @@ def _add_pack(parser: ArgumentParser) -> None:
         ("workers", 2, "threads that read"),
         ("max_bad_share", 0.1, "largest share of images that may be left out, 0..1"),
     ):
-        spellings = dict.fromkeys((f"--{option}", f"--{option.replace('_', '-')}"))
-        parser.add_argument(*spellings, type=type(default), default=default, help=text)
+        parser.add_argument(
+            f"--{option}", type=type(default), default=default, help=text
+        )
     add_options(parser, overwrite="replace a pack, finished or not")
 
 
@@ -268,7 +270,7 @@ def _find_source(source: str, root: Path, stated: "Stated") -> tuple["Source", P
         # As pretraining names the images of a folder.
         return Source(name="images", **stated.facts), folder
     if stated.facts:
-        given = ", ".join(f"--{name}" for name in stated.facts)
+        given = spell_outside(", ".join(f"--{name}" for name in stated.facts))
         raise ConfigError(f"{given} is for folders: a description states its own.")
     return read_source(source), root
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from spectralgpt.cli.images import add_format_options, prepare_output, stated_of
-from spectralgpt.cli.options import add_options
+from spectralgpt.cli.options import add_options, error_console
 
 HELP = "Pretrain on, rebuild, compare and map, and write a report on it."
 
@@ -33,8 +33,6 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> Path:
     """Run all steps; returns the report."""
-    from rich.console import Console
-
     from spectralgpt.errors import require
 
     require("geopandas", "lightning", "sklearn")
@@ -44,7 +42,7 @@ def run(args: Namespace) -> Path:
     from spectralgpt.demo.run import STEPS, run_demo
     from spectralgpt.training.logs import ProgressDisplay
 
-    console = Console(stderr=True)
+    console = error_console()
     started = time.monotonic()
 
     def announce(number: int, note: str) -> None:

@@ -72,7 +72,7 @@ def run(args: Namespace) -> Path:
             "--level and --fit are for tables: leave them out of rasters."
         )
     if not is_raster and args.cell_px is not None:
-        raise ConfigError("--cell_px is for rasters: add --format geotiff.")
+        raise ConfigError("--cell-px is for rasters: add --format geotiff.")
     table = _RASTER_TABLE if is_raster else TABLES[args.format]
     prepare_output(args.output, table, args.overwrite)
     loaded = load_on_device(

@@ -9,7 +9,13 @@ from rich.console import Console
 from rich.table import Table
 
 from spectralgpt.cli.images import ARITHMETIC, DEVICE, OUTPUT, prepare_output
-from spectralgpt.cli.options import CHECKPOINT, add_options, counting, plain_values
+from spectralgpt.cli.options import (
+    CHECKPOINT,
+    add_options,
+    counting,
+    error_console,
+    plain_values,
+)
 from spectralgpt.errors import ConfigError
 from spectralgpt.files import read_json
 
@@ -126,7 +132,7 @@ def run(args: Namespace) -> Path:
     from spectralgpt.cli.results import print_test_scores
     from spectralgpt.scenes.loading import in_precision, load_on_device
 
-    console = Console(stderr=True)
+    console = error_console()
     if (args.masks is None) == (args.data.root is None):
         raise ConfigError(
             "give either --data.root, a folder of labelled images, or --masks, a YAML "
@@ -136,7 +142,7 @@ def run(args: Namespace) -> Path:
     if args.masks is not None and method != "finetuned":
         raise ConfigError(f"method {method} takes no masks: leave out one of them.")
     if args.masks is None and args.test_flips:
-        raise ConfigError("--test_flips is for maps (--masks): leave it out.")
+        raise ConfigError("--test-flips is for maps (--masks): leave it out.")
     if method != "finetuned" and args.split != "test":
         raise ConfigError(f"method {method} scores test: leave out --split.")
     check_early(args)

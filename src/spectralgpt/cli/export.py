@@ -5,9 +5,8 @@ from typing import Literal
 
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
-from rich.console import Console
 
-from spectralgpt.cli.options import CHECKPOINT, add_options
+from spectralgpt.cli.options import CHECKPOINT, add_options, error_console
 from spectralgpt.errors import ConfigError
 
 HELP = (
@@ -40,7 +39,6 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--image_size",
-        "--image-size",
         type=PositiveInt | None,
         default=None,
         help="side of the images the file takes, px; without it the model's own",
@@ -82,7 +80,7 @@ def run(args: Namespace) -> Path:
     loaded = load_model(args.model, image_size=size, sensor=args.sensor)
     difference, batches = export_model(loaded, path, args.what, batch, args.tolerance)
     sizes = " and ".join(map(str, batches))
-    Console(stderr=True).print(
+    error_console().print(
         f"greatest difference from the model {difference:.1e} of the largest "
         f"value, random batches of {sizes}; described in {path.name}.json"
     )

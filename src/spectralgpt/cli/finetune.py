@@ -9,6 +9,7 @@ from spectralgpt.cli.options import (
     CommandParser,
     add_run_options,
     check_run,
+    error_console,
     file_of,
     plain_values,
 )
@@ -34,8 +35,6 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> Path:
     """Fine-tune; returns the folder of the run."""
-    from rich.console import Console
-
     from spectralgpt.cli.results import print_test_scores
     from spectralgpt.config import build_config
     from spectralgpt.files import is_first_process
@@ -47,7 +46,7 @@ def run(args: Namespace) -> Path:
     values["data"] = _data_values(options)
     if args.task != "classification":
         values["data"]["task"] = args.task
-    console = Console(stderr=True)
+    console = error_console()
     folder = finetune(
         build_config(values, _config_kind(args.task), "the command line"),
         options.output,

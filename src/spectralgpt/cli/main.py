@@ -64,6 +64,8 @@ _RESUMED = (
     "*/labels-*/seed-*",  # studies
 )
 """What is left of results that the same command goes on with."""
+_ANYWHERE = ("--debug", "-v", "--verbose", "-q", "--quiet")
+"""Options of all commands."""
 _INTERRUPTED = 130
 _USAGE_ERROR = 2
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -162,9 +164,12 @@ def _run_whole(name: str, words: list[str], signals: "_StopSignals") -> object:
 
 def _run(name: str, words: list[str], signals: "_StopSignals") -> object:
     from spectralgpt.cli.options import CommandParser, check_stated, read_early
+    from spectralgpt.cli.spelling import spell_inside
     from spectralgpt.files import claiming, drop_temporaries, is_first_process
 
     signals.is_shown = is_first_process()
+    # Also behind the name of a sub-command.
+    words = sorted(spell_inside(words), key=lambda word: word not in _ANYWHERE)
     # Before a parser is made, which costs some commands seconds of imports.
     early = read_early(name, words)
     check_stated(early)
@@ -183,10 +188,15 @@ def _run(name: str, words: list[str], signals: "_StopSignals") -> object:
     parser.add_argument(
         "-v", "--verbose", action="store_true", help="report each step on stderr"
     )
+    parser.add_argument(
+        "-q", "--quiet", action="store_true", help="report nothing but errors"
+    )
     module.add_arguments(parser)
+    parser.add_config()
     # Reading a configuration file can fail as the command itself can.
     args = parser.parse_args(words)
     level = logging.INFO if args.verbose else logging.WARNING
+    level = logging.ERROR if args.quiet else level
     logging.basicConfig(level=level, format="%(levelname)s: %(message)s")
     # Of a command, or of the part of it that was named.
     action = args.get("action") or args.get("task")

@@ -4,11 +4,12 @@ import argparse
 import contextlib
 import functools
 import json
+import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import yaml
 from jsonargparse import (  # type: ignore[attr-defined]
@@ -20,7 +21,14 @@ from jsonargparse import (  # type: ignore[attr-defined]
     set_loader,
 )
 
+from spectralgpt.cli.spelling import (
+    WordsFormatter,
+    give_truths,
+    spell_inside,
+    spell_outside,
+)
 from spectralgpt.config import (
+    RESTRICTED,
     VALUE_ERRORS,
     check_keys,
     check_yaml,
@@ -33,19 +41,27 @@ from spectralgpt.models.sizes import find_weights
 from spectralgpt.recipes import find_recipe
 from spectralgpt.sensors import find_sensor
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 Settings = TypeVar("Settings")
 Option = str | tuple[Any, str] | tuple[Any, Any, str]
 """The help of what is only said, or not; type and help of what is null by default;
 type, default (... where a value must be given) and help."""
 Options = dict[str, Option]
 # Options of a run that are no part of its configuration.
-_RUN_OPTIONS = ("config", "output", "overwrite", "resume", "debug", "verbose")
+_RUN_OPTIONS = ("config", "output", "overwrite", "resume", "debug", "verbose", "quiet")
 _FILE_NOTE = "__path__"
 _WRONG_VALUE = re.compile(
     r'Parser key "(?P<name>[^"]+)":\s.*(?:Got|Given) value: (?P<value>.*)', re.DOTALL
 )
 _EXPECTED = re.compile(
     r"Expected a (?:<class '(?P<kind>[\w.]+)'>|typing\.Literal\[(?P<choices>.*?)\])"
+)
+_RESTRICTION = re.compile(
+    rf'Parser key "(?P<name>[^"]+)":.*? (?P<kind>{"|".join(RESTRICTED)}): '
+    r"(?P<value>\S+) does not",
+    re.DOTALL,
 )
 _NESTED = re.compile(r"NestedArg\(key='([^']*)'")
 _KINDS: dict[str | None, str | None] = {
@@ -60,7 +76,7 @@ _LACKING = re.compile(
     r"the following arguments are required: (?P<names>.*)"
     r"|Option '(?P<name>[^']*)' is required"
 )
-_UNKNOWN = re.compile(r"[Uu]nrecognized arguments: --(?P<name>[\w.]+)")
+_UNKNOWN = re.compile(r"[Uu]nrecognized arguments: (?P<words>.*)", re.DOTALL)
 _LIST_OPTION = re.compile(
     r"(?P<name>--([\w.]+\.)?(((use|exclude|input)_)?bands|nodata))(=(?P<value>.*))?"
 )
@@ -77,6 +93,18 @@ class CommandParser(ArgumentParser):
     jsonargparse takes words in turn, so that a file would undo options before it.
     """
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, formatter_class=WordsFormatter, **options)
+
+    def add_config(self) -> None:
+        """Let a file give the options, of each sub-command if there are any."""
+        if self._subcommands_action is not None:
+            for part in self._subcommands_action.choices.values():
+                part.add_config()
+        elif "--config" not in self._option_string_actions:
+            help_text = "YAML file of options, with underscores in their names"
+            self.add_argument("--config", action=ConfigFile, help=help_text)
+
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str], *more: Any, **options: Any
     ) -> Namespace:
@@ -86,16 +114,27 @@ class CommandParser(ArgumentParser):
             ConfigError: a number is too large for any option.
         """
         _bound_yaml()
-        spelled = [_COORDINATES.sub(r" \g<0>", word) for word in _spell_lists(args)]
+        inside = spell_inside(args)
+        actions = self._actions_of(inside)
+        spelled = _spell_lists(give_truths(inside, actions))
+        spelled = [_COORDINATES.sub(r" \g<0>", word) for word in spelled]
         words = self._files_first(spelled)
         try:
             return super().parse_args(words, *more, **options)
         except ArgumentError as error:
-            raise ArgumentError(None, self._reworded(str(error))) from None
+            said = self._reworded(str(error), actions)
+            raise ArgumentError(None, spell_outside(said)) from None
         except OverflowError as error:
             raise ConfigError(f"a number is out of all bounds: {error}.") from None
 
-    def _reworded(self, text: str) -> str:
+    def _actions_of(self, words: Sequence[str]) -> list[argparse.Action]:
+        """Return all options that words may use, those of a sub-command, too."""
+        parts = self._subcommands_action.choices if self._subcommands_action else {}
+        named = next((parts[word] for word in words if word in parts), None)
+        inner = [] if named is None else named._actions_of(words)
+        return [*self._actions, *inner]
+
+    def _reworded(self, text: str, actions: Sequence[argparse.Action]) -> str:
         """Say what is wrong with an option in words, as our own messages do."""
         if found := _WRONG_VALUE.search(text):
             kinds = [
@@ -107,6 +146,9 @@ class CommandParser(ArgumentParser):
             if part := _NESTED.match(found["value"]):
                 return f"{name}.{part[1]}: no such option, for {name} is {wanted}"
             return f"{name} must be {wanted or 'another'}, found {found['value']}"
+        if found := _RESTRICTION.search(text):
+            name, kind = self._option(found["name"]), RESTRICTED[found["kind"]]
+            return f"{name} must be {kind}, found {found['value']}"
         if found := _LACKING.search(text):
             lacking = found["names"] or found["name"]
             names = map(self._option, lacking.split(", "))
@@ -114,8 +156,12 @@ class CommandParser(ArgumentParser):
         found = _UNKNOWN.search(text)
         if found is None or "did you mean" in text:
             return text
-        known = list(self.get_defaults(skip_validation=True).keys())
-        return f"{text}{suggest(found['name'], known)}"
+        unknown = [w for w in found["words"].split() if w.startswith("-")]
+        if not unknown:
+            return f"more words than the command takes: {found['words']}"
+        name = unknown[0].partition("=")[0]
+        known = [each for action in actions for each in action.option_strings]
+        return f"no such option: {name}{suggest(name, known)}"
 
     def _option(self, name: str) -> str:
         """Return an option as it is written, by the name that its value has."""
@@ -203,6 +249,14 @@ def _check_tree(
             _check_tree(value, below, f"{where}, {name}")
 
 
+def error_console() -> "Console":
+    """Return what writes to stderr, and nothing with --quiet."""
+    from rich.console import Console
+
+    is_quiet = not logging.getLogger().isEnabledFor(logging.WARNING)
+    return Console(stderr=True, quiet=is_quiet)
+
+
 @contextlib.contextmanager
 def counting(
     what: str, total: float | None = None, *, is_numbered: bool = False
@@ -217,16 +271,15 @@ def counting(
     Yields:
         What takes `advance`, or `completed`, `total` and `description`.
     """
-    from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
     columns = ("{task.description}", MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
+    console = error_console()
     with Progress(
         *(columns if is_numbered else Progress.get_default_columns()),
         console=console,
         transient=is_numbered,
-        disable=not console.is_terminal,
+        disable=console.quiet or not console.is_terminal,
     ) as bar:
         yield functools.partial(bar.update, bar.add_task(what, total=total))
 

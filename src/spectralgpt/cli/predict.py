@@ -20,6 +20,7 @@ from spectralgpt.cli.images import (
     prepare_output,
 )
 from spectralgpt.cli.options import CHECKPOINT, add_options, counting, from_options
+from spectralgpt.cli.spelling import spell_outside
 from spectralgpt.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def _classify(args: Namespace, loaded: "LoadedModel") -> Path:
     from spectralgpt.scenes.tables import predict_files
 
     of_maps = ("before", "after", "probabilities", "polygons", "test_flips")
-    given = [f"--{name}" for name in of_maps if getattr(args, name)]
+    given = [spell_outside(f"--{name}") for name in of_maps if getattr(args, name)]
     given += ["--overlap"] if args.overlap != OVERLAP else []
     if given:
         raise ConfigError(

@@ -4,7 +4,12 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from spectralgpt.cli.options import add_run_options, check_run, plain_values
+from spectralgpt.cli.options import (
+    add_run_options,
+    check_run,
+    error_console,
+    plain_values,
+)
 
 HELP = "Pretrain a masked autoencoder on unlabelled imagery."
 
@@ -22,15 +27,13 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> Path:
     """Train; returns the folder of the run."""
-    from rich.console import Console
-
     from spectralgpt.config import build_config
     from spectralgpt.files import is_first_process
     from spectralgpt.training.logs import ProgressDisplay
     from spectralgpt.training.pretrain_config import PretrainConfig
     from spectralgpt.training.pretraining import pretrain
 
-    console = Console(stderr=True)
+    console = error_console()
     made = pretrain(
         build_config(plain_values(args), PretrainConfig, "the command line"),
         args.output,

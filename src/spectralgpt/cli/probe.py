@@ -4,11 +4,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import ArgumentParser, Namespace
-from rich.console import Console
 from rich.table import Table
 
 from spectralgpt.cli.images import OUTPUT, add_embedding_rasters, open_rasters
-from spectralgpt.cli.options import add_options
+from spectralgpt.cli.options import add_options, error_console
 from spectralgpt.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -90,7 +89,7 @@ def _find_probe(args: Namespace, raster: "EmbeddingRaster") -> "Probe":
         names, scores.confusion.tolist(), scores.recalls.tolist(), strict=True
     ):
         table.add_row(name, *map(str, row), f"{recall:.3f}")
-    Console(stderr=True).print(table)
+    error_console().print(table)
     print(f"map: {probe}, chosen on held-out blocks.")
     if floor is not None:
         print(f"floor: a random forest on reflectance alone has {_accuracies(floor)}.")

@@ -12,7 +12,6 @@ from spectralgpt.errors import ConfigError
 
 if TYPE_CHECKING:
     from spectralgpt.checkpoints import LoadedModel
-    from spectralgpt.preprocessing import Preprocessing
     from spectralgpt.rasters import Grid, RasterFile
 
 _MAP = "reconstruction_error.tif"
@@ -64,7 +63,7 @@ def run(args: Namespace) -> Path:
     from spectralgpt.reports.reconstructions import write_rebuilt_report
     from spectralgpt.resampling import resampling_of
     from spectralgpt.scenes import reconstruction
-    from spectralgpt.scenes.inputs import describe_input
+    from spectralgpt.scenes.inputs import describe_input, find_input
     from spectralgpt.scenes.loading import load_on_device
     from spectralgpt.scenes.windows import choose_bands
 
@@ -77,7 +76,7 @@ def run(args: Namespace) -> Path:
             f"{args.model} cannot rebuild images here: name a pretraining run of "
             "objective spectralgpt, or a model with its decoder and contract."
         )
-    path = _find_input(args.input, args.sensor, contract)
+    path = find_input(args.input, args.sensor, contract)
     item = describe_input(path, format_of(args), contract)
     bands = choose_bands(contract, item)
     pixels = _chosen_pixels(args.pixels, args.points, item.grid(bands))
@@ -105,20 +104,6 @@ def run(args: Namespace) -> Path:
     return write_rebuilt_report(
         args.output, rebuilt, path.name, facts, pixels, args.all_bands
     )
-
-
-def _find_input(path: Path, sensor: str | None, preprocessing: "Preprocessing") -> Path:
-    """Return the one image that a path names; a folder with several is refused."""
-    from spectralgpt.errors import DataError
-    from spectralgpt.scenes.inputs import list_inputs
-
-    found = list_inputs([path], sensor, preprocessing)
-    if len(found) > 1:
-        raise DataError(
-            f"{path} holds {len(found)} images, such as {found[0].name} and "
-            f"{found[1].name}: name one of them."
-        )
-    return found[0]
 
 
 def _map_errors(args: Namespace, loaded: "LoadedModel", item: "RasterFile") -> None:

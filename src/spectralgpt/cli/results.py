@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
+from spectralgpt.cli.options import error_console
 from spectralgpt.files import read_json, write_table
 from spectralgpt.metrics import POSITIVE_SCORES
 
@@ -45,7 +46,8 @@ def print_study(folder: Path, console: Console) -> None:
         metrics = list(first)[:4]
         title = f"{float(fraction):.0%} of the training labels"
         names = [_spell(m, first[m]["class"]) for m in metrics]
-        table = Table("start", "seeds", *names, title=title)
+        # Names fold, and are not cut.
+        table = Table(Column("start", overflow="fold"), "seeds", *names, title=title)
         for start, row in by_start.items():
             cells = [f"{row[m]['mean']:.4f} ± {row[m]['std']:.4f}" for m in metrics]
             table.add_row(start, str(len(row[metrics[0]]["values"])), *cells)
@@ -58,7 +60,8 @@ def print_arena(folder: Path, console: Console) -> None:
 
     for task, scores in read_json(folder / "arena.json")["scores"].items():
         name, by_start = next(iter(scores.items()))
-        table = Table("start", "mean", "95 % interval", title=f"{task}: {name}")
+        first = Column("start", overflow="fold")
+        table = Table(first, "mean", "95 % interval", title=f"{task}: {name}")
         found = {start: interval(over_seeds(v)) for start, v in by_start.items()}
         for start in sorted(found, key=lambda start: -found[start][0]):
             mean, width = found[start]
@@ -79,7 +82,7 @@ def print_outcome(made: "Outcome", what: str) -> Path:
     All that could not be used are listed in skipped.csv beside the table; a list of an
     earlier run is replaced. Returns the table.
     """
-    console = Console(stderr=True)
+    console = error_console()
     failures, table = made.failures, made.path.with_name("skipped.csv")
     table.unlink(missing_ok=True)
     for _, reason in failures[:_MOST_FAILURES]:

@@ -42,9 +42,10 @@ def add_arguments(parser: ArgumentParser) -> None:
         ),
     )
     for option, text in _OPTIONS.items():
-        spellings = dict.fromkeys((f"--{option}", f"--{option.replace('_', '-')}"))
         default = getattr(SimulationConfig, option)
-        parser.add_argument(*spellings, type=type(default), default=default, help=text)
+        parser.add_argument(
+            f"--{option}", type=type(default), default=default, help=text
+        )
     add_options(parser, overwrite="replace a simulated archive")
 
 

@@ -32,7 +32,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         port=(int, 8765, "of the page; 0 takes any free one"),
     )
     parser.add_argument(
-        "--no-open", action="store_true", help="open no browser, print the address"
+        "--no_open", action="store_true", help="open no browser, print the address"
     )
     add_format_options(parser)
     add_options(parser, **DEVICE)

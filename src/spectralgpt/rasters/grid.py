@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from math import floor
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +19,17 @@ from rasterio import Affine
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
 
-from spectralgpt.errors import BandError, RasterError, ShapeError, UnitError
+from spectralgpt.errors import (
+    BandError,
+    ConfigError,
+    RasterError,
+    ShapeError,
+    UnitError,
+)
 from spectralgpt.sensors import Band
+
+if TYPE_CHECKING:
+    from xarray import DataArray
 
 Numbers = npt.NDArray[np.generic]
 Pixels = npt.NDArray[np.float32]
@@ -47,6 +56,7 @@ _KEPT = 32
 """Axes that are kept: patches of an archive are read whole, all alike."""
 _MOST_PIXELS = 2**20
 """Pixels of a strip; coordinates of each are held at once."""
+_MIDDLE = 0.5
 _WHOLE = 1e-6
 """Closer than this to whole pixels at equal size, nothing is interpolated."""
 _SAMPLES = 2**13
@@ -154,6 +164,41 @@ class Grid:
             stretch = Affine.scale(window.width / width, window.height / height)
             transform = compose(compose(transform, moved), stretch)
         return Grid(height, width, transform, self.crs)
+
+    def to_xarray(self, values: Numbers, **layers: Sequence[str]) -> "DataArray":
+        """Return layers on this grid as xarray knows them.
+
+        Args:
+            values: (L, H, W), or (H, W).
+            **layers: the name of the first axis, with the names of the L layers.
+
+        Returns:
+            With the middles of pixels as `y` and `x`, unless the grid is turned, and a
+            coordinate `spatial_ref` as rioxarray reads and writes it.
+
+        Raises:
+            ConfigError: xarray is not installed.
+        """
+        try:
+            import xarray
+        except ImportError:
+            raise ConfigError(
+                "to_xarray needs xarray, which is not installed: pip install xarray"
+            ) from None
+        coordinates: dict[str, Any] = {
+            name: list(each) for name, each in layers.items()
+        }
+        about: dict[str, Any] = {}
+        if self.crs is not None:
+            about["crs_wkt"] = CRS.from_user_input(self.crs).to_wkt()
+        if self.transform is not None:
+            t = self.transform
+            about["GeoTransform"] = " ".join(map(str, t.to_gdal()))
+            if t.b == t.d == 0:
+                coordinates["x"] = t.c + t.a * (np.arange(self.width) + _MIDDLE)
+                coordinates["y"] = t.f + t.e * (np.arange(self.height) + _MIDDLE)
+        coordinates["spatial_ref"] = xarray.DataArray(0, attrs=about)
+        return xarray.DataArray(values, coordinates, (*layers, "y", "x"))
 
     def pixel_at(self, x: float, y: float) -> tuple[int, int]:
         """Return the (row, column) of the pixel that holds a point.
@@ -308,6 +353,12 @@ class Raster:
                 f"{self.name}: {len(self.bands)} bands are named, "
                 f"{len(self.pixels)} are there."
             )
+
+    def __repr__(self) -> str:
+        bands, height, width = self.pixels.shape
+        return (
+            f"<Raster {self.name}: {bands} bands of {height} x {width} px, {self.crs}>"
+        )
 
     @property
     def band_names(self) -> tuple[str, ...]:

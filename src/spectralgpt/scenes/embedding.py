@@ -13,7 +13,7 @@ from functools import partial
 from itertools import tee
 from math import gcd
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -49,6 +49,9 @@ from spectralgpt.scenes.windows import (
 )
 from spectralgpt.sensors import Band
 
+if TYPE_CHECKING:
+    from xarray import DataArray
+
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float32]
 _FLAT_LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -78,6 +81,22 @@ class SceneEmbedding:
     grid: Grid
     cell_px: int
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(rows, columns, D)."""
+        return self.values.shape
+
+    def to_xarray(self) -> "DataArray":
+        """Return the embeddings as (embedding, y, x), see `Grid.to_xarray`."""
+        names = [f"e{i}" for i in range(self.values.shape[-1])]
+        values = np.moveaxis(self.values, -1, 0)
+        return self.grid.to_xarray(values, embedding=names)
+
+    def __repr__(self) -> str:
+        rows, columns, width = self.values.shape
+        cells = f"{rows} x {columns} cells of {self.cell_px} px"
+        return f"<SceneEmbedding: {width} numbers of {cells}, {self.grid.crs}>"
+
 
 def embed_scene(
     encoder: Encoder,
@@ -87,11 +106,12 @@ def embed_scene(
     overlap: float = 0.5,
     batch_size: int = 16,
     window: Window | None = None,
+    cell_px: int | None = None,
 ) -> SceneEmbedding:
     """Embed every token cell of a scene.
 
-    Each cell is a patch: the mean over the windows it is in and over the spectral
-    groups, see `embed_to_raster`, which needs no more memory than a strip.
+    Each is the mean over the windows it is in and over the spectral groups, see
+    `embed_to_raster`, which needs no more memory than a strip.
 
     Args:
         encoder: its device is used.
@@ -100,12 +120,14 @@ def embed_scene(
         overlap: share of a window that its neighbour covers again, 0 to below 1.
         batch_size: windows encoded at once.
         window: part of the scene; None embeds all of it.
+        cell_px: see `cell_side`.
 
     Raises:
         BandError: the scene lacks a band of the model.
         ShapeError: the scene is smaller than a token.
+        ConfigError: such cells do not fit the model.
     """
-    side = encoder.patch_size
+    side = cell_side(encoder.patch_size, cell_px)
     strips = _embed_strips(
         encoder, preprocessing, item, window, side, overlap, batch_size
     )

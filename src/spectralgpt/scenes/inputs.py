@@ -105,6 +105,23 @@ def list_inputs(
     return list(dict.fromkeys(found))
 
 
+def find_input(
+    path: Path, sensor: str | None, preprocessing: Preprocessing | None
+) -> Path:
+    """Return the one image that a path names; for the arguments see `list_inputs`.
+
+    Raises:
+        DataError: it is a folder with several, or none.
+    """
+    found = list_inputs([path], sensor, preprocessing)
+    if len(found) > 1:
+        raise DataError(
+            f"{path} holds {len(found)} images, such as {found[0].name} and "
+            f"{found[1].name}: name one of them."
+        )
+    return found[0]
+
+
 def describe_input(
     path: Path, image_format: ImageFormat, preprocessing: Preprocessing
 ) -> RasterFile:

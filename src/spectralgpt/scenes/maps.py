@@ -23,11 +23,13 @@ from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import (
     MODEL_TAG,
     NO_CLASS,
+    Grid,
     Layers,
     RasterFile,
     read_map_rows,
     write_polygons,
 )
+from spectralgpt.rasters.gdal import check_memory
 from spectralgpt.rasters.maps import TARGET_UNIT_TAG
 from spectralgpt.resampling import absent_groups, resampling_of
 from spectralgpt.scenes.inputs import Progress, on_same_pixels
@@ -50,6 +52,8 @@ FloatArray = NDArray[np.float32]
 _PREVIEW_PX = 900
 """Longest side of the thinned-out map that is kept for a picture."""
 _TARGET_TAG = "TARGET"
+_COPIES = 2
+"""Of a map in memory: by rows, and joined."""
 
 
 @dataclass(frozen=True)
@@ -255,15 +259,13 @@ def map_image(
     grid = items[0].grid(bands[0])
     if mapper.polygons and grid.crs is None:
         raise RasterError(f"{items[0].name} has no georeference: leave out --polygons.")
-    if mapper.encoder is not None:
-        mapper.encoder.absent_groups = absent_groups(items)
     maps, facts = mapper.layers(path, items), mapper.facts(items)
     with making_maps(maps, grid, facts, mapper.overwrite) as made:
         for row, probabilities in _map_strips(mapper, items, made.next_row):
             # In the order of `maps`.
             numbers: list[NDArray[Any]] = [probabilities]
             if mapper.unit is None:
-                numbers = [_classes_of(probabilities), probabilities]
+                numbers = [classes_of(probabilities)[None], probabilities]
             made.write(row, numbers[: len(maps)])
             if progress is not None:
                 progress(made.next_row / grid.height)
@@ -280,6 +282,33 @@ def map_image(
     return replace(found, path=path)
 
 
+def map_in_memory(
+    mapper: Mapper, items: tuple[RasterFile, ...]
+) -> tuple[FloatArray, Grid]:
+    """Map one image, or what two dates both show, as `map_image` does, to an array.
+
+    Args:
+        mapper: predicts.
+        items: the image, or before and after.
+
+    Returns:
+        Probabilities (K, H, W), or numbers (1, H, W); NaN where no band shows anything.
+        The pixels that they are of.
+
+    Raises:
+        RasterError: there is not enough memory; else see `map_image`.
+    """
+    items = on_same_pixels(items, [mapper.bands(item) for item in items])
+    grid = items[0].grid(mapper.bands(items[0]))
+    layers = len(mapper.class_names)
+    check_memory(items[0].name, _COPIES * 4 * layers * grid.height * grid.width)
+    strips = [values for _, values in _map_strips(mapper, items)]
+    values = np.concatenate(strips, axis=1)
+    if np.isnan(values).all():
+        raise DataError(f"{items[0].name} has no valid pixel: leave it out.")
+    return values, grid
+
+
 def _map_strips(
     mapper: Mapper, items: Sequence[RasterFile], first_row: int = 0
 ) -> Iterator[tuple[int, FloatArray]]:
@@ -288,6 +317,8 @@ def _map_strips(
     They are NaN where no band shows anything, at one of the dates. Rows before
     `first_row` are left out; the others come out the same to the bit.
     """
+    if mapper.encoder is not None:
+        mapper.encoder.absent_groups = absent_groups(items)
     contract, patch = mapper.preprocessing, mapper.preprocessing.patch_size
     bands = [mapper.bands(item) for item in items]
     plan = plan_windows(items[0], bands[0], mapper.window_px, mapper.overlap, patch)
@@ -311,11 +342,11 @@ def _map_strips(
     return compute_strips(batches, plan, contract, predict, layers, first_row=first_row)
 
 
-def _classes_of(probabilities: FloatArray) -> NDArray[np.uint8]:
-    """Return the most probable classes (1, rows, W), `NO_CLASS` where there is none."""
+def classes_of(probabilities: FloatArray) -> NDArray[np.uint8]:
+    """Return the most probable of (K, ...), `NO_CLASS` where there is none: (...)."""
     is_mapped = ~np.isnan(probabilities[0])
     likeliest = np.where(is_mapped, probabilities, 0).argmax(axis=0)
-    return np.where(is_mapped, likeliest, NO_CLASS).astype(np.uint8)[None]
+    return np.where(is_mapped, likeliest, NO_CLASS).astype(np.uint8)
 
 
 def _class_asset(path: Path, classes: Sequence[tuple[str, str]]) -> dict[str, Any]:

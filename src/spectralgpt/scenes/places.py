@@ -311,7 +311,7 @@ def probe_labels(
     # From the raster's corner, as coordinates may be degrees.
     centres = np.stack(apply(~transform, *cells.centres.T), axis=1) * size[::-1]
     if not block_m > 0:
-        raise ConfigError(f"blocks of {block_m:g} m: give --block_m above 0.")
+        raise ConfigError(f"blocks of {block_m:g} m: give --block-m above 0.")
     groups = blocks_of(centres, block_m)[cells.shapes]
     _refuse_single_blocks(cells, groups, block_m)
     if raster.source.trained_on:
@@ -350,7 +350,7 @@ def _score_floor(
     if not source.bands:
         return None, (
             "the raster holds no reflectance, so no floor stands beside the scores: "
-            "embed the scene with --reflectance true.",
+            "embed the scene with --reflectance.",
         )
     alone = _parts(source, "reflectance")
     floor = score_by_blocks(*labelled, centres, block_m, alone, ("forest",))
@@ -455,7 +455,7 @@ def _check_probe(probe: Probe, raster: EmbeddingRaster) -> None:
 def _layers(source: EmbeddingSource, features: CellFeatures) -> slice:
     if features != "embedding" and not source.bands:
         raise DataError(
-            "the raster holds no reflectance: embed the scene with --reflectance true."
+            "the raster holds no reflectance: embed the scene with --reflectance."
         )
     starts = {"embedding": 0, "reflectance": source.width, "both": 0}
     stops = {"embedding": source.width, "reflectance": None, "both": None}
@@ -501,5 +501,5 @@ def _refuse_single_blocks(
             raise DataError(
                 f"all labels of {name!r} lie in one block of {block_m:g} m, so nothing "
                 "tells how well it is found elsewhere: label more places, or take "
-                "smaller blocks with --block_m."
+                "smaller blocks with --block-m."
             )

@@ -8,9 +8,9 @@ window: scores depend neither on the model's scaling nor on how bright a band is
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -39,6 +39,9 @@ from spectralgpt.tasks.pretraining import (
     ErrorSum,
     PretrainingTask,
 )
+
+if TYPE_CHECKING:
+    from xarray import DataArray
 
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
@@ -124,6 +127,7 @@ class RebuiltWindow(Reconstruction):
         error: mean squared error over masked, valid pixels, in the model's scaled unit.
         is_told: the model's targets are normalised: it is told each token's mean and
             variance.
+        grid: where the arrays' pixels lie; None if that is not known.
     """
 
     guess: FloatArray
@@ -131,6 +135,23 @@ class RebuiltWindow(Reconstruction):
     patch_size: int
     error: float
     is_told: bool
+    grid: Grid | None = None
+
+    @cached_property
+    def scores(self) -> "WindowScores":
+        """How well it was rebuilt."""
+        return score_window(self)
+
+    def to_xarray(self) -> "DataArray":
+        """Return what was rebuilt as (band, y, x), see `Grid.to_xarray`."""
+        grid = self.grid or Grid(*self.image.shape[1:])
+        return grid.to_xarray(self.rebuilt, band=[band.name for band in self.bands])
+
+    def __repr__(self) -> str:
+        bands, height, width = self.image.shape
+        shape = f"{bands} bands of {height} x {width} px"
+        share = f"{self.is_masked.mean():.0%} hidden"
+        return f"<RebuiltWindow of {self.name}: {shape}, {share}>"
 
     def locate(self, row: int, column: int) -> tuple[int, int]:
         """Return where a pixel of the scene lies in the arrays."""
@@ -243,7 +264,7 @@ def centre_window(
     if side_px < tile_px:
         raise ConfigError(
             f"{side_px} px are less than one tile of {tile_px} px: give a larger "
-            "--size_px."
+            "--size-px."
         )
     height, width = item.shape(bands)
     rows, columns = (
@@ -258,7 +279,7 @@ def centre_window(
             raise ConfigError(
                 f"pixel {row},{column} is outside of what is shown: rows {window.row} "
                 f"to {last_row}, columns {window.column} to {last_column}. Choose one "
-                "within, or show more with --size_px."
+                "within, or show more with --size-px."
             )
     return window
 
@@ -325,6 +346,7 @@ def rebuild_window(
         patch_size=model.encoder.patch_size,
         error=error.mean,
         is_told=model.normalize_targets,
+        grid=item.grid(bands).part(window, (height, width)),
     )
 
 

@@ -140,25 +140,14 @@ def predict_files(
         DataError: no file could be used.
     """
     names, task = loaded.classes(name)
-    contract, model = stated_contract(loaded, "The model"), loaded.model
-    assert isinstance(model, ClassificationModel)
-    device = next(model.parameters()).device
+    contract = stated_contract(loaded, "The model")
 
     def predict(path: Path, item: RasterFile) -> list[_Row]:
-        bands, found = choose_bands(contract, item), []
-        model.encoder.absent_groups = absent_groups([item])
-        grid = item.grid(bands)
-        check_size(item, bands, model.encoder.patch_size)
-        for windows, images in _prepared_windows(
-            item, contract, fit, batch_size, loaded.extra.get("chip_px")
-        ):
-            with torch.inference_mode():
-                probabilities = to_probabilities(model(images.to(device)), task)
-            check_output(probabilities, path.name)
-            for window, row in zip(windows, probabilities.float().cpu(), strict=True):
-                at = centre_lonlat(grid, window)
-                found.append(_prediction(path, window, at, row, names, task))
-        return found
+        grid = item.grid(choose_bands(contract, item))
+        return [
+            _prediction(path, window, centre_lonlat(grid, window), row, names, task)
+            for window, row in classify_windows(loaded, name, item, fit, batch_size)
+        ]
 
     rows, failures = _list_rows(
         paths, contract, predict, image_format, strict, progress
@@ -166,6 +155,34 @@ def predict_files(
     table = output / "predictions.csv"
     write_table(table, rows)
     return Outcome(table, len(rows), failures)
+
+
+def classify_windows(
+    loaded: LoadedModel,
+    name: str,
+    item: RasterFile,
+    fit: Fit = "auto",
+    batch_size: int = 16,
+) -> Iterator[tuple[Window, Tensor]]:
+    """Yield the windows of a file with their probabilities (K,); see `predict_files`.
+
+    Raises:
+        CheckpointError: the model is not fine-tuned.
+        DataError: no window has a valid pixel, or the model gives no numbers.
+    """
+    _, task = loaded.classes(name)
+    contract, model = stated_contract(loaded, name), loaded.model
+    assert isinstance(model, ClassificationModel)
+    device = next(model.parameters()).device
+    model.encoder.absent_groups = absent_groups([item])
+    check_size(item, choose_bands(contract, item), model.encoder.patch_size)
+    for windows, images in _prepared_windows(
+        item, contract, fit, batch_size, loaded.extra.get("chip_px")
+    ):
+        with torch.inference_mode():
+            probabilities = to_probabilities(model(images.to(device)), task)
+        check_output(probabilities, Path(item.name).name)
+        yield from zip(windows, probabilities.float().cpu(), strict=True)
 
 
 def _list_rows(

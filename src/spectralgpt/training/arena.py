@@ -29,7 +29,7 @@ from spectralgpt.training.pretrain_data import plain_contract
 from spectralgpt.training.pretraining import pretrain
 from spectralgpt.training.probing import Prober, ProbeTask, first_of
 from spectralgpt.training.run_folder import plain_config
-from spectralgpt.training.study import StudyConfig, run_study
+from spectralgpt.training.study import StudyConfig, lines_of_runs, run_study
 
 _OF_ARENA = ("budget", "after", "scored")
 """Keys of a start that are no settings of its pretraining."""
@@ -529,7 +529,7 @@ def _finetune_all(
 ) -> None:
     """Fine-tune every pretrained model, and whatever the task compares with."""
     study, at = _study(config, name, runs), output / "tasks" / name
-    run_study(study, at, lambda run, number, total: progress(f"task {name}: {run}"))
+    run_study(study, at, lines_of_runs(lambda line: progress(f"task {name}, {line}")))
     names = {_folder_of(*key): key[0] for key in runs}
     for share, by_start in read_json(at / "study.json").items():
         for start, row in by_start.items():

@@ -7,8 +7,10 @@ study can be stopped, extended, or shared between processes.
 
 import json
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -156,6 +158,27 @@ def run_study(
         _run(configs[name], settings, folder)
     _summarise(output, runs)
     return output
+
+
+def lines_of_runs(tell: Callable[[str], object]) -> Callable[[str, int, int], None]:
+    """Return what tells each run of `run_study` in a line, with the time that is left.
+
+    That is taken from the runs before it that were not there already.
+
+    Args:
+        tell: takes a line.
+    """
+    started: list[float] = []
+
+    def progress(name: str, number: int, total: int) -> None:
+        started.append(time.monotonic())
+        left = ""
+        if len(started) > 1:
+            each = (started[-1] - started[0]) / (len(started) - 1)
+            left = f", about {timedelta(seconds=round(each * (total - number)))} left"
+        tell(f"run {number + 1}/{total}{left}: {name}")
+
+    return progress
 
 
 def _record(

@@ -165,7 +165,7 @@ def test_the_set_is_read_by_what_fine_tuning_reads(tmp_path: Path) -> None:
         assert 0.1 <= low[band] <= measured.low[band] <= measured.mean[band]
         assert measured.mean[band] <= measured.high[band] <= high[band] < 0.25
     card = (made.folder / "README.md").read_text(encoding="utf-8")
-    for text in ("CC-BY-4.0", "EPSG:32632", "--block_m 320.0", "column `cover`"):
+    for text in ("CC-BY-4.0", "EPSG:32632", "--block-m 320.0", "column `cover`"):
         assert text in card
     assert {path.name for path in made.folder.iterdir()} == {
         *("train", "val", "test", "labels.yaml", "classes.csv", "statistics.json"),

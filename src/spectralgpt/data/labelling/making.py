@@ -332,13 +332,14 @@ def _command_of(
     words = ["spectralgpt", "data", "label", "--scenes", *map(str, scenes)]
     words += ["--output", str(output)]
     for name, value in image_format.facts.items():
-        words += [f"--{name}", _word(value)]
+        words += [f"--{name.replace('_', '-')}", _word(value)]
     for values in (labels, rules, rules.fractions):
         prefix = "fractions." if values is rules.fractions else ""
         for field in fields(values):
             value = getattr(values, field.name)
             if field.name != "fractions" and value != field.default:
-                words += [f"--{prefix}{field.name}", _word(value)]
+                name = field.name.replace("_", "-")
+                words += [f"--{prefix}{name}", _word(value)]
     return words + (["--licence", licence] if licence else [])
 
 
