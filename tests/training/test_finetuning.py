@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 import yaml
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from spectralgpt.checkpoints import load_model, save_model
 from spectralgpt.config import read_config
