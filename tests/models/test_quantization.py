@@ -61,6 +61,6 @@ def test_none_changes_nothing_and_unknown_is_refused() -> None:
 def test_missing_torchao_is_named_with_the_extra(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "torchao.quantization", None)
+    monkeypatch.setitem(__import__("sys").modules, "torchao", None)
     with pytest.raises(ConfigError, match=r"pip install 'spectralgpt\[quantize\]'"):
         quantize_encoder(tiny_encoder())

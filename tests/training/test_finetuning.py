@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from spectralgpt.checkpoints import load_model, save_model
 from spectralgpt.config import read_config
@@ -83,6 +84,25 @@ def test_fine_tuning_learns_the_archive(
     assert kept.stated.offset == 0
     assert (run / "report.html").stat().st_size > 10_000
     assert read_config(run / "config.yaml", FinetuneConfig).model == str(pretrained)
+
+
+@pytest.mark.slow
+def test_lightning_s_own_callbacks_follow_the_scores(
+    archive: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    best = ModelCheckpoint(monitor="val_accuracy", mode="max", save_top_k=2)
+    stop = EarlyStopping("val_macro_f1", mode="max", patience=9)
+    asked = config(archive, pretrained, epochs=3)
+    asked = replace(asked, trainer=replace(asked.trainer, ema_decay=0.5, patience=9))
+    run = finetune(asked, tmp_path / "run", callbacks=[stop, best])
+    assert len(list((run / "checkpoints").glob("epoch=*.ckpt"))) == 2
+    rows = read_metrics(run / "metrics.csv")
+    scores = [float(row["val_accuracy"]) for row in rows if row.get("val_accuracy")]
+    assert float(best.best_model_score or 0) == pytest.approx(max(scores))
+    # The weights that were scored are those that were exported: the average's.
+    val = read_labelled(asked.data, assumed=Stated(sensor=SENSOR)).select("val")
+    found = evaluate(load_model(run), str(run), val, tmp_path / "val")
+    assert found.summary["accuracy"] == pytest.approx(max(scores))
 
 
 @pytest.mark.slow

@@ -345,7 +345,9 @@ def test_images_of_other_bands_are_not_scored_again(whole: Path) -> None:
     assert again == {}
 
 
-def scaled(root: Path, sensor: str, scaling: str, start: Path | None) -> PretrainConfig:
+def scaled(
+    root: Path, sensor: str, scaling: str, start: Path | None, known: Path | None
+) -> PretrainConfig:
     source = {"sentinel-2-l2a": "s2", "landsat-8-9-l2": "landsat"}[sensor]
     values = {
         "model": NARROW | {"start_from": start and str(start)},
@@ -356,6 +358,7 @@ def scaled(root: Path, sensor: str, scaling: str, start: Path | None) -> Pretrai
             "image_size": 16,
             "samples_per_epoch": 2,
             "scaling": scaling,
+            "statistics": known and str(known),
         },
         "optimizer": {"base_lr": 0.1, "warmup_epochs": 0},
         "trainer": TRAINER,
@@ -368,48 +371,51 @@ def scaled(root: Path, sensor: str, scaling: str, start: Path | None) -> Pretrai
 def darker(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights whose statistics are of no imagery that is at hand."""
     folder = tmp_path_factory.mktemp("darker") / "run"
-    run = pretrain(scaled(root, "sentinel-2-l2a", "z-score", None), folder)
+    run = pretrain(scaled(root, "sentinel-2-l2a", "z-score", None, None), folder)
     path = run / "checkpoints" / "model" / "config.json"
     config = json.loads(path.read_text())
     means = config["preprocessing"]["statistics"]["mean"]
-    config["preprocessing"]["statistics"]["mean"] = {k: 0.01 for k in means}
+    config["preprocessing"]["statistics"]["mean"] = dict.fromkeys(means, 0.01)
     path.write_text(json.dumps(config))
     return run
 
 
-def test_a_start_keeps_the_statistics_its_weights_know(
-    root: Path, darker: Path, tmp_path: Path
+def test_a_run_is_scaled_as_the_weights_that_it_names(
+    root: Path, darker: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config = scaled(root, "sentinel-2-l2a", "z-score", darker)
+    config = scaled(root, "sentinel-2-l2a", "z-score", darker, darker)
     contract = load_model(pretrain(config, tmp_path / "run")).preprocessing
     known = load_model(darker).preprocessing
     assert contract is not None
     assert known is not None
     assert contract.statistics == known.statistics
+    assert "shifts" not in caplog.text
 
 
-def test_another_sensor_is_measured_and_another_scaling_is_said(
-    root: Path, darker: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("scaling", ["z-score", "fixed-range"])
+def test_another_scaling_than_that_of_the_start_is_said(
+    root: Path,
+    darker: Path,
+    tmp_path: Path,
+    scaling: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    config = scaled(root, "landsat-8-9-l2", "z-score", darker)
-    statistics = load_pretraining_data(config).preprocessing.statistics
-    assert statistics is not None
-    assert min(statistics.mean.values()) > 0.01
-    assert not caplog.records
-    config = scaled(root, "sentinel-2-l2a", "fixed-range", darker)
-    statistics = load_pretraining_data(config).preprocessing.statistics
-    assert statistics is not None
-    assert min(statistics.mean.values()) > 0.01
-    assert "scaled by z-score, data.scaling is fixed-range" in caplog.text
-
-
-def test_a_later_stage_keeps_the_statistics_of_the_one_before(
-    root: Path, darker: Path, tmp_path: Path
-) -> None:
-    config = scaled(root, "sentinel-2-l2a", "z-score", darker)
-    stages = ({"name": "one"}, {"name": "two", "data": {"image_size": 24}})
-    run = pretrain(replace(config, stages=stages), tmp_path / "run")
-    contract, known = (load_model(r).preprocessing for r in (run, darker))
+    config = scaled(root, "sentinel-2-l2a", scaling, darker, None)
+    contract = load_model(pretrain(config, tmp_path / "run")).preprocessing
     assert contract is not None
-    assert known is not None
-    assert contract.statistics == known.statistics
+    assert contract.statistics is not None
+    assert min(contract.statistics.mean.values()) > 0.01
+    [said] = [r.getMessage() for r in caplog.records if "shifts" in r.getMessage()]
+    assert ("data.statistics" in said) == (scaling == "z-score")
+
+
+@pytest.mark.parametrize(
+    ("sensor", "scaling"),
+    [("landsat-8-9-l2", "z-score"), ("sentinel-2-l2a", "fixed-range")],
+)
+def test_statistics_of_other_bands_or_another_scaling_are_refused(
+    root: Path, darker: Path, sensor: str, scaling: str
+) -> None:
+    config = scaled(root, sensor, scaling, None, darker)
+    with pytest.raises(ConfigError, match=r"data\.statistics: .* scaling z-score"):
+        load_pretraining_data(config)

@@ -160,13 +160,11 @@ def _demo_config(imagery: Imagery, folder: Path, seed: int) -> PretrainConfig:
     start = recipe.model.start_from
     assert start is not None, "the recipe starts from the weights in the package"
     contract = load_model(start).preprocessing
-    if contract is None or not (
-        contract.knows(seen) and len(seen) == len(contract.bands)
-    ):
-        start = None
-    return replace(
-        recipe, data=data, seed=seed, model=replace(recipe.model, start_from=start)
-    )
+    assert contract is not None, "which state theirs"
+    model = recipe.model
+    if not contract.knows(seen) or len(seen) < len(contract.bands):
+        model, data = replace(model, start_from=None), replace(data, statistics=None)
+    return replace(recipe, data=data, seed=seed, model=model)
 
 
 def _write_sources(imagery: Imagery, folder: Path) -> tuple[str, ...]:

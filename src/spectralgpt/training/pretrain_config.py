@@ -114,6 +114,8 @@ class DataConfig(Stated):
         scaling: image-minmax (each band of each image to 0..1), fixed-range (first and
             99th percentile of the data set to 0..1), z-score, or log (logarithm of
             reflectance, so that ratios of bands become differences).
+        statistics: weights by whose band statistics images are scaled, such as those of
+            model.start_from; null measures them on the training images.
         samples_per_epoch: crops in an epoch; null takes about as many as cover the
             images once.
         crops: how crops are cut, and what is held out.
@@ -146,6 +148,7 @@ class DataConfig(Stated):
     exclude_bands: tuple[str, ...] = ()
     image_size: int = 96
     scaling: Scaling = "image-minmax"
+    statistics: str | None = None
     samples_per_epoch: int | None = None
     crops: CropConfig = field(default_factory=CropConfig)
     image_share: float = 1.0

@@ -57,17 +57,8 @@ class PretrainingData:
     sample: str = ""
 
 
-def load_pretraining_data(
-    config: PretrainConfig, start: Preprocessing | None = None
-) -> PretrainingData:
+def load_pretraining_data(config: PretrainConfig) -> PretrainingData:
     """Find the images of a run or stage and settle their contracts.
-
-    Args:
-        config: of the run or stage.
-        start: contract of the weights that it starts from; None reads that of
-            `model.start_from`, if there is one. Where it scales the same bands in the
-            same way, its statistics are kept: measured anew, they would shift all that
-            the weights have learned.
 
     Raises:
         ConfigError: the configuration is wrong.
@@ -77,9 +68,7 @@ def load_pretraining_data(
     settings = [data for _, data, _ in datasets]
     images = [_find_images(data) for data in settings]
     items = [items_of(found) for found in images]
-    if start is None and config.model.start_from is not None:
-        start = load_model(config.model.start_from).preprocessing
-    contracts = _contracts(config, settings, items, start)
+    contracts = _contracts(config, settings, items)
     joined = _join_contracts(contracts)
     train, held_out, numbers, scored, first = {}, {}, [], [], 0
     for number, (name, data, _) in enumerate(datasets):
@@ -188,15 +177,17 @@ def _contracts(
     config: PretrainConfig,
     settings: Sequence[DataConfig],
     items: Sequence[Sequence[RasterFile]],
-    start: Preprocessing | None,
 ) -> list[Preprocessing]:
     """Return the contract of each data set; those of one sensor share statistics."""
     plain = [plain_contract(config, data) for data in settings]
     contracts = []
     for data, own in zip(settings, plain, strict=True):
-        kept = None if start is None else _kept(start, own.bands, data.scaling)
-        if kept is not None or data.scaling == "image-minmax":
-            contracts.append(replace(own, scaling=data.scaling, statistics=kept))
+        if data.scaling == "image-minmax":
+            contracts.append(own)
+            continue
+        if data.statistics is not None:
+            known = _known_statistics(data, own.bands)
+            contracts.append(replace(own, scaling=data.scaling, statistics=known))
             continue
         same = [n for n, other in enumerate(plain) if other.sensor == own.sensor]
         statistics = _measure(
@@ -209,20 +200,24 @@ def _contracts(
     return contracts
 
 
-def _kept(
-    start: Preprocessing, bands: Sequence[Band], scaling: str
-) -> BandStatistics | None:
-    """Return the statistics that weights scale these bands by; None measures anew."""
-    own = start.for_bands(bands)
-    if own.scaling != scaling:
-        _log.warning(
-            "the weights that the run starts from learned from images scaled by %s, "
-            "data.scaling is %s: what they have learned shifts.",
-            own.scaling,
-            scaling,
+def _known_statistics(data: DataConfig, bands: Sequence[Band]) -> BandStatistics:
+    """Return the statistics that some weights scale these bands by.
+
+    Raises:
+        ConfigError: they know none of these bands, or scale otherwise.
+    """
+    assert data.statistics is not None
+    contract = load_model(data.statistics).preprocessing
+    known = None if contract is None else contract.for_bands(bands)
+    fits = known is not None and known.knows(bands) and known.scaling == data.scaling
+    if known is None or known.statistics is None or not fits:
+        scaling = "no scaling" if known is None else f"scaling {known.scaling}"
+        raise ConfigError(
+            f"data.statistics: {data.statistics} states {scaling}, and not that of "
+            f"scaling {data.scaling} of {', '.join(band.name for band in bands)}. Name "
+            "weights of these bands and this scaling, or leave it out."
         )
-        return None
-    return own.statistics if own.knows(bands) else None
+    return known.statistics
 
 
 def _join_contracts(contracts: Sequence[Preprocessing]) -> Preprocessing:

@@ -85,8 +85,9 @@ def _build_other(config: PretrainConfig, preprocessing: Preprocessing) -> Object
         config.model.start_from,
         image_size=preprocessing.image_size,
         bands=preprocessing.bands,
-    ).model
-    model.start_from(start, config.model.start_from)
+    )
+    _warn_of_shift(start.preprocessing, preprocessing, config.model.start_from)
+    model.start_from(start.model, config.model.start_from)
     model.check_ready()
     return model.train()
 
@@ -177,11 +178,12 @@ def _set_tokenizer(
 
 def _load_start(config: ModelConfig, preprocessing: Preprocessing) -> MaskedAutoencoder:
     assert config.start_from is not None
-    model = load_model(
+    loaded = load_model(
         config.start_from,
         image_size=preprocessing.image_size,
         bands=preprocessing.bands,
-    ).model
+    )
+    model = loaded.model
     if not isinstance(model, MaskedAutoencoder):
         raise CheckpointError(
             f"{config.start_from} holds a {type(model).__name__}; objective {OURS} "
@@ -195,4 +197,29 @@ def _load_start(config: ModelConfig, preprocessing: Preprocessing) -> MaskedAuto
                 f"model.{name} is {value} (size {config.size}), but "
                 f"{config.start_from} has {model.config[name]}. Set it to that."
             )
+    _warn_of_shift(loaded.preprocessing, preprocessing, config.start_from)
     return model.train()
+
+
+def _warn_of_shift(
+    known: Preprocessing | None, images: Preprocessing, name: str
+) -> None:
+    """Say that images are scaled otherwise than those that weights learned from."""
+    if known is None or not known.for_bands(images.bands).knows(images.bands):
+        return
+    known = known.for_bands(images.bands)
+    if known.scaling != images.scaling:
+        _log.warning(
+            "%s learned from images scaled by %s, data.scaling is %s: what it has "
+            "learned shifts.",
+            name,
+            known.scaling,
+            images.scaling,
+        )
+    elif known.statistics != images.statistics:
+        _log.warning(
+            "images are scaled by statistics measured on them, not by those of %s: what "
+            "it has learned shifts. data.statistics %s keeps them.",
+            name,
+            name,
+        )

@@ -147,14 +147,7 @@ def _run_stages(
             _check_finished(name, stage, runs[name])
             _check_same_data(name, stage, runs[name])
     # A mistake in the last stage is not to be found after days of the first.
-    data: dict[str, PretrainingData] = {}
-    contract = None
-    for name, stage in stages.items():
-        if name in due:
-            data[name] = _load(name, stage, contract)
-            contract = data[name].preprocessing
-        else:
-            contract = load_model(runs[name].model).preprocessing
+    data = {name: _load(name, stages[name]) for name in due}
     folder.prepare(plain_config(config), overwrite=overwrite, resume=resume)
     start = config.model.start_from
     for number, (name, stage) in enumerate(stages.items(), start=1):
@@ -209,12 +202,10 @@ def _score_again(
     write_json(run.again, again)
 
 
-def _load(
-    name: str, stage: PretrainConfig, start: Preprocessing | None = None
-) -> PretrainingData:
+def _load(name: str, stage: PretrainConfig) -> PretrainingData:
     """Find a stage's images, and all that can be wrong with it before it starts."""
     try:
-        return _load_checked(stage, start)
+        return _load_checked(stage)
     except (ConfigError, BandError, DataError, DatasetNotFoundError) as error:
         raise type(error)(f"stage {name!r}: {error}") from None
 
@@ -348,14 +339,8 @@ def _as_begun(config: PretrainConfig, folder: RunFolder) -> PretrainConfig:
     return replace(config, model=replace(config.model, tokenizer="linear"))
 
 
-def _load_checked(
-    config: PretrainConfig, start: Preprocessing | None = None
-) -> PretrainingData:
+def _load_checked(config: PretrainConfig) -> PretrainingData:
     """Find the images, and refuse a configuration that does not fit them.
-
-    Args:
-        config: of the run or stage.
-        start: contract of the weights it starts from; see `load_pretraining_data`.
 
     Raises:
         ConfigError: the warm-up does not end, an epoch fills no optimizer step, or no
@@ -367,7 +352,7 @@ def _load_checked(
             f"optimizer.warmup_epochs is {warmup:g}, trainer.epochs {epochs}: the "
             "warm-up must end before the training does. Lower it."
         )
-    data = load_pretraining_data(config, start)
+    data = load_pretraining_data(config)
     _check_suits(config, data)
     build_batches(config, data.train.sizes, data.train.weights)
     _shown(config, data)
