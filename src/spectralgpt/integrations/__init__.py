@@ -18,6 +18,7 @@ from spectralgpt.checkpoints import load_model, move_model
 from spectralgpt.config import fit_arguments
 from spectralgpt.errors import ConfigError, UnitError
 from spectralgpt.exporting import ReflectanceScaling
+from spectralgpt.models.blocks import BlockStack
 from spectralgpt.models.encoder import Encoder, SpectralEncoder
 from spectralgpt.models.sizes import SIZES, model_size
 from spectralgpt.preprocessing import Preprocessing
@@ -144,10 +145,11 @@ class Backbone(nn.Module):
             nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
         )
 
-    @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute blocks in the backward pass, for less memory."""
-        self.encoder.blocks.recomputes = enable
+        blocks = self.encoder.blocks
+        assert isinstance(blocks, BlockStack)
+        blocks.recomputes = enable
 
 
 def open_backbone(
@@ -253,7 +255,8 @@ def _build(
         image_size=img_size,
         num_classes=num_classes,
     )
-    encoder = found.encoder
+    encoder, contract = found.encoder, found.preprocessing
+    assert contract is not None, "open_backbone refuses others"
     if size and model_size(size)["embed_dim"] != encoder.embed_dim:
         raise ConfigError(
             f"{weights} is of width {encoder.embed_dim}, and no {size}: open it as "
@@ -262,7 +265,7 @@ def _build(
     if in_chans not in (None, encoder.num_bands):
         raise ConfigError(
             f"in_chans is {in_chans}, but {weights} takes {encoder.num_bands} bands "
-            f"({', '.join(found.preprocessing.band_names)}): pass bands= and sensor=."
+            f"({', '.join(contract.band_names)}): pass bands= and sensor=."
         )
     return found
 

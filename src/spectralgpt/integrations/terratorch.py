@@ -48,12 +48,14 @@ class _Features(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Map reflectance (B, C, H, W) to maps (B, G * D, Hp, Wp), early ones first."""
-        return self.backbone.forward_intermediates(
+        maps = self.backbone.forward_intermediates(
             x, self.taken, norm=True, intermediates_only=True
         )
+        assert isinstance(maps, list), "only with the last features it is a pair"
+        return maps
 
 
-@TERRATORCH_BACKBONE_REGISTRY.register
+@TERRATORCH_BACKBONE_REGISTRY.register  # type: ignore[untyped-decorator]
 def spectralgpt(
     weights: str | Path = "spectralgpt-tiny-s2",
     pretrained: bool = True,
