@@ -34,7 +34,7 @@ def test_its_registry_builds_features_of_four_depths() -> None:
         assert {tuple(each.shape) for each in found} == {(2, 256, 8, 8)}
     timms = BACKBONE_REGISTRY.build("timm_spectralgpt_tiny", in_chans=12, img_size=32)
     assert timms.out_channels == [4 * 192] * 4
-    with pytest.raises(ConfigError, match="timm_spectralgpt_base"):
+    with pytest.raises(ConfigError, match="spectralgpt has no size: pass weights="):
         BACKBONE_REGISTRY.build("spectralgpt", pretrained=False)
     with pytest.raises(CheckpointError, match="no model at"):
         BACKBONE_REGISTRY.build("spectralgpt", weights="none.pth")

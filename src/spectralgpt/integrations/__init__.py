@@ -211,22 +211,7 @@ def _build(
     sensor: str | None = None,
     **settings: Any,
 ) -> Backbone:
-    """Build what a name in timm means.
-
-    Args:
-        name: `spectralgpt`, or with a size.
-        pretrained: take weights that are published.
-        weights: see `open_backbone`, as are bands and sensor.
-        in_chans: bands.
-        img_size: side in px that positions are for.
-        num_classes: of a new classifier; 0 has none.
-        bands: names.
-        sensor: whose bands they are.
-        **settings: others of `SpectralEncoder`, of random weights.
-
-    Raises:
-        ConfigError: there are no such weights, or they are not what is asked for.
-    """
+    """Build what a name in timm means: random weights of a size, or those stated."""
     size = name.removeprefix(_NAME).removeprefix("_")
     if pretrained and weights is None:
         weights = _PRETRAINED.get(name)
@@ -276,6 +261,7 @@ def _register(name: str) -> None:
     def entry(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         wrapping = ("features_only", "out_indices", "feature_cls")
         features = {key: kwargs.pop(key) for key in wrapping if key in kwargs}
+        norm = kwargs.pop("norm", False)
         for key in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
             if kwargs.pop(key, None) is not None:
                 raise ConfigError(f"{key}: pass weights= to {name} instead.")
@@ -296,7 +282,7 @@ def _register(name: str) -> None:
                 "std": (1.0,) * bands,
                 "classifier": "head",
             },
-            feature_cfg={"feature_cls": "getter", "out_indices": levels},
+            feature_cfg={"feature_cls": "getter", "out_indices": levels, "norm": norm},
             **features,
         )
         return made
