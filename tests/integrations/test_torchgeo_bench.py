@@ -1,5 +1,8 @@
 """Our weights through torchgeo-bench's own interface, where it is installed."""
 
+from importlib.util import find_spec
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -8,8 +11,13 @@ from spectralgpt.errors import BandError, CheckpointError, ConfigError
 from spectralgpt.integrations import open_backbone
 from tests.tiny import tiny_contract, tiny_encoder
 
-pytest.importorskip("torchgeo_bench", reason="torchgeo-bench is not installed")
-pytestmark = pytest.mark.filterwarnings("ignore")
+# Their own warnings, when they are imported too, are no errors here.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.skipif(
+        not find_spec("torchgeo_bench"), reason="torchgeo-bench is not installed"
+    ),
+]
 SHIPPED = "spectralgpt-tiny-s2"
 
 
@@ -28,7 +36,9 @@ def test_bands_are_found_and_scaled_as_the_weights_need_them() -> None:
         torch.testing.assert_close(model.forward_patch_features(numbers), expected)
 
 
-def test_its_segmentation_probe_hooks_maps_of_several_band_groups(tmp_path) -> None:
+def test_its_segmentation_probe_hooks_maps_of_several_band_groups(
+    tmp_path: Path,
+) -> None:
     from torchgeo_bench.datasets.eurosat import EuroSAT
     from torchgeo_bench.segmentation_probe import SegmentationProbe
 
@@ -44,7 +54,7 @@ def test_its_segmentation_probe_hooks_maps_of_several_band_groups(tmp_path) -> N
     assert scores.shape == (2, 5, 64, 64)
 
 
-def test_an_encoder_of_any_bands_takes_what_there_is(tmp_path) -> None:
+def test_an_encoder_of_any_bands_takes_what_there_is(tmp_path: Path) -> None:
     from torchgeo_bench.datasets.base import BandSpec
     from torchgeo_bench.datasets.eurosat import EuroSAT
 

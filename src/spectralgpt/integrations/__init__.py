@@ -18,6 +18,7 @@ from spectralgpt.checkpoints import load_model, move_model
 from spectralgpt.config import fit_arguments
 from spectralgpt.errors import ConfigError, UnitError
 from spectralgpt.exporting import ReflectanceScaling
+from spectralgpt.models.blocks import BlockStack
 from spectralgpt.models.encoder import Encoder, SpectralEncoder
 from spectralgpt.models.sizes import SIZES, model_size
 from spectralgpt.preprocessing import Preprocessing
@@ -144,10 +145,11 @@ class Backbone(nn.Module):
             nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
         )
 
-    @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute blocks in the backward pass, for less memory."""
-        self.encoder.blocks.recomputes = enable
+        blocks = self.encoder.blocks
+        assert isinstance(blocks, BlockStack)
+        blocks.recomputes = enable
 
 
 def open_backbone(
@@ -209,22 +211,7 @@ def _build(
     sensor: str | None = None,
     **settings: Any,
 ) -> Backbone:
-    """Build what a name in timm means.
-
-    Args:
-        name: `spectralgpt`, or with a size.
-        pretrained: take weights that are published.
-        weights: see `open_backbone`, as are bands and sensor.
-        in_chans: bands.
-        img_size: side in px that positions are for.
-        num_classes: of a new classifier; 0 has none.
-        bands: names.
-        sensor: whose bands they are.
-        **settings: others of `SpectralEncoder`, of random weights.
-
-    Raises:
-        ConfigError: there are no such weights, or they are not what is asked for.
-    """
+    """Build what a name in timm means: random weights of a size, or those stated."""
     size = name.removeprefix(_NAME).removeprefix("_")
     if pretrained and weights is None:
         weights = _PRETRAINED.get(name)
@@ -253,7 +240,8 @@ def _build(
         image_size=img_size,
         num_classes=num_classes,
     )
-    encoder = found.encoder
+    encoder, contract = found.encoder, found.preprocessing
+    assert contract is not None, "open_backbone refuses others"
     if size and model_size(size)["embed_dim"] != encoder.embed_dim:
         raise ConfigError(
             f"{weights} is of width {encoder.embed_dim}, and no {size}: open it as "
@@ -262,7 +250,7 @@ def _build(
     if in_chans not in (None, encoder.num_bands):
         raise ConfigError(
             f"in_chans is {in_chans}, but {weights} takes {encoder.num_bands} bands "
-            f"({', '.join(found.preprocessing.band_names)}): pass bands= and sensor=."
+            f"({', '.join(contract.band_names)}): pass bands= and sensor=."
         )
     return found
 
@@ -273,6 +261,7 @@ def _register(name: str) -> None:
     def entry(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         wrapping = ("features_only", "out_indices", "feature_cls")
         features = {key: kwargs.pop(key) for key in wrapping if key in kwargs}
+        norm = kwargs.pop("norm", False)
         for key in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
             if kwargs.pop(key, None) is not None:
                 raise ConfigError(f"{key}: pass weights= to {name} instead.")
@@ -293,7 +282,7 @@ def _register(name: str) -> None:
                 "std": (1.0,) * bands,
                 "classifier": "head",
             },
-            feature_cfg={"feature_cls": "getter", "out_indices": levels},
+            feature_cfg={"feature_cls": "getter", "out_indices": levels, "norm": norm},
             **features,
         )
         return made

@@ -82,7 +82,7 @@ class _AsTorchGeo(Dataset[_Item]):
         figure = Figure(figsize=(4 * len(panels), 4), layout="constrained")
         for name, each in panels.items():
             axes = figure.add_subplot(1, len(panels), 1 + list(panels).index(name))
-            axes.imshow(each.cpu(), vmin=0, vmax=max(1, len(self.classes) - 1))
+            axes.imshow(each.cpu().numpy(), vmin=0, vmax=max(1, len(self.classes) - 1))
             axes.set_title(name)
             axes.axis("off")
         if suptitle is not None:

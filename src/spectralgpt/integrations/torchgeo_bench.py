@@ -21,7 +21,7 @@ from spectralgpt.sensors import Band, match_bands
 _WIDTH_NM, _GSD_M = 30.0, 10.0
 
 
-class SpectralGPTBench(BenchModel):
+class SpectralGPTBench(BenchModel):  # type: ignore[misc]
     """Weights as a model of torchgeo-bench, which the settings name by `_target_`.
 
     Bands are found by wavelength. Numbers become reflectance as torchgeo-bench tells
