@@ -38,15 +38,14 @@ class _FakeDevice(FakeTensorMode):
         if not is_there and not any(isinstance(t, FakeTensor) for t in given):
             return func(*args, **kwargs)
         try:
-            found = super().__torch_dispatch__(func, types, args, kwargs)
+            found: Any = super().__torch_dispatch__(func, types, args, kwargs)
         except (DataDependentOutputException, DynamicOutputShapeException) as error:
             raise WaitedError(str(error)) from error
         if func in _COPIES:
             places = {t.device.type for t in (*given, found)}
-            may_wait = not kwargs.get(
-                "non_blocking", "copy_" in func.name() and args[2:]
-            )
-            if places == {"cpu", "cuda"} and (found.is_cpu or may_wait):
+            # The third argument of `copy_`.
+            goes_on = kwargs.get("non_blocking") or args[2:] == (True,)
+            if places == {"cpu", "cuda"} and (found.is_cpu or not goes_on):
                 raise WaitedError(f"{func} from {given[-1].device} to {found.device}")
         return found
 
@@ -54,10 +53,11 @@ class _FakeDevice(FakeTensorMode):
 @contextlib.contextmanager
 def fake_device() -> Iterator[None]:
     """Let tensors be made on, and moved to, a GPU that is not there."""
-    state = torch.cuda.get_rng_state, torch.cuda.set_rng_state
+    cuda: Any = torch.cuda
+    state = cuda.get_rng_state, cuda.set_rng_state
     overwrite = torch.__future__.get_overwrite_module_params_on_conversion()
-    torch.cuda.get_rng_state = lambda device=None: torch.empty(0)
-    torch.cuda.set_rng_state = lambda state, device=None: None
+    cuda.get_rng_state = lambda device=None: torch.empty(0)
+    cuda.set_rng_state = lambda state, device=None: None
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     try:
         # PyTorch's own kernels: those of cuDNN ask for a GPU.
@@ -67,7 +67,7 @@ def fake_device() -> Iterator[None]:
         ):
             yield
     finally:
-        torch.cuda.get_rng_state, torch.cuda.set_rng_state = state
+        cuda.get_rng_state, cuda.set_rng_state = state
         torch.__future__.set_overwrite_module_params_on_conversion(overwrite)
 
 

@@ -68,8 +68,8 @@ def build(name: str, **settings: Any) -> Objective:
 
 
 def batch(is_whole: bool = True, dates: int | None = None, **more: Tensor) -> Batch:
-    shape = (IMAGES, BANDS, SIZE, SIZE)
-    shape = shape if dates is None else (IMAGES, dates, *shape[1:])
+    series = () if dates is None else (dates,)
+    shape = (IMAGES, *series, BANDS, SIZE, SIZE)
     valid = torch.ones(shape, dtype=torch.bool)
     if not is_whole:
         valid[0, ..., :6, :, :] = False  # Whole band groups.
