@@ -51,13 +51,16 @@ site: $(INSTALLED)
 		build/notebooks/*.ipynb
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-# Wheel and source in dist/, as a registry would take them.
+# Wheel and source in dist/, as a registry would take them. What checks CITATION.cff wants
+# an old jsonschema, and gets an environment of its own.
 package: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --editable ".[docs]"
 	rm -rf dist
 	$(BIN)/python -m build
 	$(BIN)/twine check --strict dist/*
-	$(BIN)/cffconvert --validate
+	$(PYTHON) -m venv --clear $(VENV)-cff
+	$(VENV)-cff/bin/python -m pip install --quiet "cffconvert>=2.0"
+	$(VENV)-cff/bin/cffconvert --validate
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv --clear $(VENV)
@@ -66,4 +69,4 @@ $(INSTALLED): pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-lowest runs build dist
+	rm -rf $(VENV) $(VENV)-cff $(VENV)-lowest runs build dist

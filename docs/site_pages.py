@@ -23,7 +23,9 @@ PAGES = (
     *("README.md", "README.zh-CN.md"),
     *("ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"),
 )
-# Links and pictures, not within code.
+# Of a terminal.
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+# Links and pictures.
 _LINK = re.compile(r"(\]\()([^)#:\s]+)((?:#[^)]*)?\))")
 
 
@@ -102,11 +104,14 @@ def _notebook(path: Path) -> str:
             parts.append(cell.source)
             continue
         parts.append(f"```python\n{cell.source}\n```")
+        said = ""
         for output in cell.outputs:
             data = output.get("data", {})
             if "image/png" in data:
                 png = data["image/png"].replace("\n", "")
                 parts.append(f"![What the cell shows](data:image/png;base64,{png})")
             elif output.output_type == "stream" and output.name == "stdout":
-                parts.append(f"```text\n{output.text.rstrip()}\n```")
+                said += _COLOUR.sub("", output.text)
+        if said.strip():
+            parts.append(f"```text\n{said.rstrip()}\n```")
     return "\n\n".join(parts)

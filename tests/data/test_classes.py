@@ -212,5 +212,25 @@ def test_twenty_classes_are_told_apart_by_everyone(blindness: str) -> None:
     assert apart.min() > 15.0
 
 
+COVERS = (
+    *("open water", "lake", "river", "wetland", "snow", "cloud", "shadow", "building"),
+    *("road", "bridge", "rock", "barren", "lawn", "meadow", "forest", "orchard"),
+    *("vineyard", "wheat", "maize", "a"),
+)
+
+
+@pytest.mark.parametrize("blindness", BLINDNESS)
+@pytest.mark.parametrize("count", [8, 20])
+def test_colours_that_fit_the_names_are_told_apart_too(
+    count: int, blindness: str
+) -> None:
+    names = COVERS[:: 20 // count][:count]
+    colours = list(class_colours(names).values())
+    seen = lab(colours, np.asarray(BLINDNESS[blindness]))
+    apart = np.linalg.norm(seen[:, None] - seen, axis=2)
+    np.fill_diagonal(apart, np.inf)
+    assert apart.min() > 6.0
+
+
 def test_a_hundred_classes_have_a_hundred_colours() -> None:
     assert len(set(class_colours([f"class {i}" for i in range(100)]).values())) == 100

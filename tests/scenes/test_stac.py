@@ -2,7 +2,9 @@ import datetime
 import json
 from pathlib import Path
 
+import pystac
 import pytest
+from pystac.validation.stac_validator import JsonSchemaSTACValidator
 from rasterio import Affine
 
 from spectralgpt.rasters import Grid
@@ -55,6 +57,14 @@ def test_an_item_says_where_when_and_what(tmp_path: Path) -> None:
     assert (water["name"], water["color_hint"]) == ("open_water", "0072B2")
     write_item(scene, GRID, assets, [DAY], "run-1", "Scene and map")
     assert path.read_bytes() == first
+    assert_valid(path)
+
+
+def assert_valid(path: Path) -> None:
+    # Schemas of extensions lie on the network; pystac brings the core's.
+    pystac.Item.from_file(str(path))
+    kind, version = pystac.STACObjectType.ITEM, pystac.get_stac_version()
+    JsonSchemaSTACValidator().validate_core(json.loads(path.read_text()), kind, version)
 
 
 def test_two_dates_are_a_span(tmp_path: Path) -> None:
@@ -65,6 +75,7 @@ def test_two_dates_are_a_span(tmp_path: Path) -> None:
     assert properties["datetime"] is None
     assert properties["start_datetime"] == "2021-07-03T00:00:00Z"
     assert properties["end_datetime"] == "2022-01-05T23:59:59Z"
+    assert_valid(path)
 
 
 def test_without_a_place_or_a_day_there_is_no_item(tmp_path: Path) -> None:

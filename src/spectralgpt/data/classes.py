@@ -2,6 +2,7 @@
 
 import colorsys
 import math
+import operator
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -20,7 +21,7 @@ _BACKGROUND = frozenset(
 )
 _NEGATIONS = ("no", "not", "non", "un", "without")
 # Told apart by people with any kind of colour vision: the further twelve are chosen so
-# that no two of the twenty are closer to each other than the closest of the first eight.
+# that no two of the twenty are closer to each other than the closest of the first.
 # Source: Okabe & Ito 2008, Color Universal Design, https://jfly.uni-koeln.de/color/
 CATEGORY_COLOURS = (
     "#0072B2", "#E69F00", "#009E73", "#CC79A7",
@@ -68,6 +69,16 @@ _LEVELS = 255
 _LIGHTNESS, _SATURATION = (0.38, 0.55, 0.72), 0.65
 _APART = 75.0
 """Least distance of colours that are told apart, see `_distance`."""
+_APART_BLIND = 50.0
+"""The same as people without one kind of cone see them."""
+# Linear (red, green, blue) without the cones for long, middle and short waves.
+# Source: Machado, Oliveira & Fernandes 2009, severity 1.
+_BLINDNESS = (
+    ((0.1523, 1.0526, -0.2049), (0.1145, 0.7863, 0.0992), (-0.0039, -0.0481, 1.0520)),
+    ((0.3673, 0.8606, -0.2280), (0.2801, 0.6725, 0.0474), (-0.0118, 0.0429, 0.9689)),
+    ((1.2555, -0.0767, -0.1788), (-0.0784, 0.9308, 0.1476), (0.0047, 0.6914, 0.3039)),
+)
+_GAMMA = 2.2
 _WHEEL = 96
 
 
@@ -189,7 +200,21 @@ def _fits(word: str, start: str) -> bool:
 
 
 def _is_free(colour: str, others: Iterable[str]) -> bool:
-    return all(_distance(colour, other) >= _APART for other in others)
+    return all(_are_apart(colour, other) for other in others)
+
+
+def _are_apart(first: str, second: str) -> bool:
+    one, two = to_rgb(first), to_rgb(second)
+    return _distance(one, two) >= _APART and all(
+        _distance(_seen(one, blindness), _seen(two, blindness)) >= _APART_BLIND
+        for blindness in _BLINDNESS
+    )
+
+
+def _seen(colour: Sequence[float], blindness: Sequence[Sequence[float]]) -> list[float]:
+    linear = [(part / _LEVELS) ** _GAMMA for part in colour]
+    mixed = (sum(map(operator.mul, row, linear)) for row in blindness)
+    return [_LEVELS * min(max(part, 0.0), 1.0) ** (1 / _GAMMA) for part in mixed]
 
 
 def _next_free(others: Sequence[str]) -> str:
@@ -198,15 +223,15 @@ def _next_free(others: Sequence[str]) -> str:
     for colour in every:
         if _is_free(colour, others):
             return colour
-    return max(every, key=lambda c: min(_distance(c, other) for other in others))
+    rgb = [to_rgb(other) for other in others]
+    return max(every, key=lambda c: min(_distance(to_rgb(c), other) for other in rgb))
 
 
-def _distance(first: str, second: str) -> float:
+def _distance(one: Sequence[float], two: Sequence[float]) -> float:
     """Weigh red, green and blue as eyes do, 0 to about 765.
 
     Source: T. Riemersma, Colour metric, https://www.compuphase.com/cmetric.htm
     """
-    one, two = to_rgb(first), to_rgb(second)
     red = (one[0] + two[0]) / 2
     weights = (2 + red / 256, 4.0, 2 + (_LEVELS - red) / 256)
     squares = [w * (a - b) ** 2 for w, a, b in zip(weights, one, two, strict=True)]

@@ -120,7 +120,7 @@ def read_palette(path: Path) -> dict[int, str]:
     """Return the colours that a raster gives its codes; empty without a table.
 
     GDAL fills what a table does not state with black. Black counts as stated where the
-    code has a name, or where it is the only such code before the last of another colour.
+    code has a name, or is the only such code before the last of another colour.
 
     Raises:
         RasterError: the file is missing, or no raster.

@@ -1,7 +1,7 @@
 """How desktop programs are to draw classes: names for GDAL's readers, styles for QGIS.
 
-Source: GDAL's Persistent Auxiliary Metadata; QGIS 3's QML, which it loads by itself from
-a `.qml` beside a raster and from the table `layer_styles` of a GeoPackage.
+Source: GDAL's Persistent Auxiliary Metadata; QGIS 3's QML, which QGIS loads by itself
+from a `.qml` beside a raster and from the table `layer_styles` of a GeoPackage.
 """
 
 from collections.abc import Sequence
