@@ -258,6 +258,11 @@ def test_misuse_is_explained(scenes: tuple[Path, Path], tmp_path: Path) -> None:
         plain.predict(scenes[0])
     with pytest.raises(ConfigError, match="takes two dates"):
         change.predict(scenes[0])
+    with pytest.raises(ConfigError, match="fit: not for change"):
+        change.predict(*scenes, fit="resize")
+    classifier, _ = opened(tmp_path, "single-label")
+    with pytest.raises(ConfigError, match="overlap: not for single-label"):
+        classifier.predict(scenes[0], overlap=0.2)
     with pytest.raises(CheckpointError, match="cannot rebuild"):
         change.reconstruct(scenes[0])
     with pytest.raises(DataError, match="holds 2 images"):

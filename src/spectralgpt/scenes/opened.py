@@ -57,6 +57,7 @@ if TYPE_CHECKING:
 Image = str | Path | RasterFile | NDArray[Any]
 """A path as the commands take it, what `describe_raster` gives, or (C, H, W)."""
 _ARRAY = "array"
+_OVERLAP = 0.5
 _NUMBERS = 6
 """Of a transform that say something; the last three are always 0, 0, 1."""
 _DIMENSIONS = ("C", "H", "W")
@@ -187,7 +188,7 @@ class OpenModel:
         after: Image | None = None,
         *,
         test_flips: bool = False,
-        overlap: float = 0.5,
+        overlap: float = _OVERLAP,
         fit: Fit = "auto",
         **stated: Any,
     ) -> Prediction:
@@ -214,6 +215,9 @@ class OpenModel:
         if (after is not None) != (task == CHANGE):
             wanted = "two dates" if task == CHANGE else "one scene"
             raise ConfigError(f"{self.name} takes {wanted}: {task} is its task.")
+        if fit != "auto" if is_mapper else (test_flips, overlap) != (False, _OVERLAP):
+            wrong = "fit" if is_mapper else "test_flips and overlap"
+            raise ConfigError(f"{wrong}: not for {task}, leave it out.")
         dates = [scene] if after is None else [scene, after]
         items = tuple(self._describe(each, stated) for each in dates)
         with in_precision(self.loaded, self.precision):
@@ -422,7 +426,7 @@ def open_model(
             published weights, or owner/name of the Hub.
         device: `auto`, or a name that torch knows.
         batch_size: windows that it takes at once.
-        precision: of products, see `spectralgpt predict --help`.
+        precision: of products in maps and embeddings, see `spectralgpt predict --help`.
         quantize: how the encoder's weights are held.
         sensor: of the scenes; a model of several sensors is opened for it.
 
