@@ -40,11 +40,11 @@ FACES = {
 # How large the house may be. Raise none without a reason.
 LIMITS = {
     "files": 220,
-    "lines": 60_470,
-    "public functions and classes": 864,
+    "lines": 62_930,
+    "public functions and classes": 899,
     "dataclasses": 150,
     "file names that occur twice": 11,
-    "files with a single importer": 20,
+    "files with a single importer": 22,
     "longest chain of imports": 20,
 }
 

@@ -64,6 +64,7 @@ _EXTRAS = {
     "train": "aiohttp kornia lightly lightning pyarrow tensorboard timm torchvision",
     "vector": "geopandas pandas pyogrio pyproj",
     "view": "starlette uvicorn",
+    "xarray": "xarray",
 }
 """What an extra of the package brings, by the names under which it is imported."""
 

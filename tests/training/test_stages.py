@@ -11,7 +11,7 @@ import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from spectralgpt.checkpoints import load_model
+from spectralgpt.checkpoints import load_model, save_model
 from spectralgpt.config import build_config, read_config
 from spectralgpt.errors import ConfigError, DatasetNotFoundError
 from spectralgpt.training.logs import read_metrics
@@ -370,14 +370,17 @@ def scaled(
 @pytest.fixture(scope="module")
 def darker(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights whose statistics are of no imagery that is at hand."""
-    folder = tmp_path_factory.mktemp("darker") / "run"
-    run = pretrain(scaled(root, "sentinel-2-l2a", "z-score", None, None), folder)
-    path = run / "checkpoints" / "model" / "config.json"
-    config = json.loads(path.read_text())
-    means = config["preprocessing"]["statistics"]["mean"]
-    config["preprocessing"]["statistics"]["mean"] = dict.fromkeys(means, 0.01)
-    path.write_text(json.dumps(config))
-    return run
+    folder = tmp_path_factory.mktemp("darker")
+    config = scaled(root, "sentinel-2-l2a", "z-score", None, None)
+    run = pretrain(config, folder / "run")
+    loaded = load_model(run)
+    contract = loaded.preprocessing
+    assert contract is not None
+    assert contract.statistics is not None
+    means = dict.fromkeys(contract.statistics.mean, 0.01)
+    statistics = replace(contract.statistics, mean=means)
+    save_model(folder / "model", loaded.model, replace(contract, statistics=statistics))
+    return folder / "model"
 
 
 def test_a_run_is_scaled_as_the_weights_that_it_names(
@@ -389,6 +392,8 @@ def test_a_run_is_scaled_as_the_weights_that_it_names(
     assert contract is not None
     assert known is not None
     assert contract.statistics == known.statistics
+    assert contract.statistics is not None
+    assert set(contract.statistics.mean.values()) == {0.01}
     assert "shifts" not in caplog.text
 
 

@@ -25,6 +25,7 @@ from spectralgpt.errors import (
     RasterError,
     ShapeError,
     UnitError,
+    require,
 )
 from spectralgpt.sensors import Band
 
@@ -179,12 +180,9 @@ class Grid:
         Raises:
             ConfigError: xarray is not installed.
         """
-        try:
-            import xarray
-        except ImportError:
-            raise ConfigError(
-                "to_xarray needs xarray, which is not installed: pip install xarray"
-            ) from None
+        require("xarray")
+        import xarray
+
         coordinates: dict[str, Any] = {
             name: list(each) for name, each in layers.items()
         }

@@ -218,8 +218,8 @@ def _warn_of_shift(
         )
     elif known.statistics != images.statistics:
         _log.warning(
-            "images are scaled by statistics measured on them, not by those of %s: what "
-            "it has learned shifts. data.statistics %s keeps them.",
+            "images are scaled by statistics measured on them, not by those of %s: "
+            "what it has learned shifts. data.statistics %s keeps them.",
             name,
             name,
         )
