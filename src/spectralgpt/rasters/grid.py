@@ -21,7 +21,6 @@ from rasterio.errors import CRSError
 
 from spectralgpt.errors import (
     BandError,
-    ConfigError,
     RasterError,
     ShapeError,
     UnitError,
