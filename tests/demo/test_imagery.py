@@ -43,6 +43,9 @@ def test_demo_leaves_out_the_band_that_sees_no_ground(tmp_path: Path) -> None:
     assert config.data.use_bands is not None
     assert len(config.data.use_bands) == 12
     assert "B10" not in config.data.use_bands
+    # These are the bands of the weights in the package.
+    assert config.model.start_from == "spectralgpt-tiny-s2"
+    assert config.data.statistics == "spectralgpt-tiny-s2"
 
 
 def test_scene_is_read_from_north_to_south() -> None:
@@ -72,6 +75,8 @@ def test_own_folder_is_described_and_its_largest_image_mapped(tmp_path: Path) ->
     assert config.data.sensor == "landsat-8-9-l2"
     assert config.data.use_bands == ("B2", "B3", "B4", "B5")
     assert (config.data.root, config.seed) == (folder, 3)
+    assert config.model.start_from is None
+    assert config.data.statistics is None
 
 
 def test_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
