@@ -51,7 +51,10 @@ def test_the_command_makes_a_set_and_prints_its_folder(
         (["--class_column", "cover", "--tile_px", "200"], "no scene holds a tile of"),
         (["--class_column", "cover", "--tile_px", "0"], "tile_px must be at least 1"),
         (["--class_column", "cover", "--labels", "broken.gpkg"], "cannot be read as"),
-        (["--class_column", "cover", "--classes", "c.yaml"], "c.yaml does not exist"),
+        (
+            ["--class_column", "cover", "--classes", "c.yaml"],
+            "no recipe called 'c.yaml'",
+        ),
         (["--class_column", "cover", "--bands", "[B02,B03]"], "has 4 layers"),
     ],
 )

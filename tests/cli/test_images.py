@@ -51,10 +51,10 @@ def test_output_is_found_to_be_possible_and_not_made(tmp_path: Path) -> None:
 def test_batches_of_nothing_are_misuse(
     command: str, size: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [command, "--model", "tiny", "--output", "x", "--batch_size", size]
+    words = [command, "--model", "tiny", "--output", "x", "--batch-size", size]
     assert main([*words, *(["a.tif"] if command != "evaluate" else [])]) == 2
     error = capsys.readouterr().err
-    assert f'"batch_size": Not of type PositiveInt: {size}' in error
+    assert f"--batch-size must be a whole number above 0, found {size}" in error
     assert error.count("\n") == 1
 
 
