@@ -374,7 +374,7 @@ def test_config_json_is_a_readable_copy(saved: Path) -> None:
 def test_hub_download_failure_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
 
-    def fail(name: str, file: str) -> str:
+    def fail(name: str, file: str, revision: str | None) -> str:
         raise OSError("offline")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
@@ -388,7 +388,9 @@ def test_hub_name_loads_what_was_downloaded(
     import huggingface_hub
 
     monkeypatch.setattr(
-        huggingface_hub, "hf_hub_download", lambda name, file: str(saved / file)
+        huggingface_hub,
+        "hf_hub_download",
+        lambda name, file, revision: str(saved / file),
     )
     assert_same_weights(load_model("someone/model").model, tiny_model())
 
@@ -476,7 +478,7 @@ def test_hub_name_may_have_a_dot(
 
     asked = []
 
-    def download(name: str, file: str) -> str:
+    def download(name: str, file: str, revision: str | None) -> str:
         asked.append(name)
         return str(saved / file)
 
@@ -495,7 +497,7 @@ def test_hub_is_quiet_while_it_retries(monkeypatch: pytest.MonkeyPatch) -> None:
 
     before, during = hub_logging.get_verbosity(), []
 
-    def fail(name: str, file: str) -> str:
+    def fail(name: str, file: str, revision: str | None) -> str:
         during.append(hub_logging.get_verbosity())
         raise HFValidationError("no such name")
 
