@@ -70,7 +70,8 @@ def test_the_table_has_floors_and_models(
     found = json.loads((tmp_path / "a.json").read_text())
     names = (bench.STATISTICS, "random weights, tiny", str(model))
     both = [f"{name} + statistics" for name in names[1:]]
-    assert set(found["rows"]) == {*names, *both}
+    like = f"random weights like {model}"
+    assert set(found["rows"]) == {*names, *both, like}
     assert found["places"] == {"train": 12, "test": 4}
     floor = found["rows"][bench.STATISTICS]
     assert [len(floor[part]["ap"]) for part in ("0.5", "1")] == [2, 1]
@@ -81,7 +82,7 @@ def test_the_table_has_floors_and_models(
     table = capsys.readouterr().out.splitlines()
     mean = np.mean(floor["0.5"]["ap"])
     assert table[2].startswith(f"| {bench.STATISTICS} | {mean:.3f} ± ")
-    assert len(table) == 2 + 5
+    assert len(table) == 2 + 6
 
 
 def test_the_penalty_is_chosen_without_the_test_places(archive: Path) -> None:
