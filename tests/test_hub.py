@@ -180,6 +180,14 @@ def test_the_card_says_what_is_known(mapper: SegmentationModel, tmp_path: Path) 
     assert "val_miou" not in text
 
 
+def test_a_readme_of_the_users_own_is_kept(
+    mapper: SegmentationModel, tmp_path: Path
+) -> None:
+    (tmp_path / "README.md").write_text("# My notes")
+    mapper.save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "# My notes"
+
+
 def test_a_model_goes_to_the_hub_with_its_card_and_back(
     hub: Hub, mapper: SegmentationModel
 ) -> None:

@@ -16,6 +16,7 @@ from spectralgpt.checkpoints import load_model, save_model
 from spectralgpt.errors import CheckpointError, OutputError
 from spectralgpt.files import make_folder
 
+_OURS = "library_name: spectralgpt"
 _TEMPLATE = Path(__file__).with_name("hub_card.md")
 _PIPELINES = {
     "single-label": "image-classification",
@@ -80,15 +81,17 @@ def upload(model: nn.Module, name: str | Path, facts: Mapping[str, Any]) -> Uplo
 
 
 def save(model: nn.Module, folder: Path, facts: Mapping[str, Any]) -> Path:
-    """Write a model's files and card, a card of before included.
+    """Write a model's files and card; a README that is no card of ours is kept.
 
     Raises:
         OutputError: they cannot be written.
         CheckpointError: see `save_model`.
     """
     make_folder(folder)
-    # The mixin keeps a card that is there, of another model.
-    (folder / "README.md").unlink(missing_ok=True)
+    card = folder / "README.md"
+    # The mixin keeps what is there: a card of ours may be of another model.
+    if card.is_file() and _OURS in card.read_text(encoding="utf-8", errors="replace"):
+        card.unlink()
     upload(model, folder.name, facts).save_pretrained(folder)
     return folder
 

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from spectralgpt.errors import BandError, ConfigError
+from spectralgpt import objectives
+from spectralgpt.checkpoints import LoadedModel
+from spectralgpt.errors import BandError, CheckpointError, ConfigError
 from spectralgpt.rasters import (
     Raster,
     RasterFile,
@@ -24,6 +26,7 @@ from spectralgpt.scenes.reconstruction import (
     _split,
     centre_window,
     rebuild_window,
+    rebuilding_model,
     score_window,
 )
 from spectralgpt.sensors import load_sensor
@@ -38,6 +41,30 @@ def scene(tmp_path: Path) -> RasterFile:
     raster = Raster(pixels, np.ones(pixels.shape, dtype=bool), bands)
     write_geotiff(tmp_path / "scene.tif", raster)
     return describe_raster(tmp_path / "scene.tif", sensor="sentinel-2-l1c")
+
+
+@pytest.mark.parametrize("name", sorted(set(objectives.names()) - {"tokenizer"}))
+def test_what_any_objective_rebuilds_is_shown_and_others_are_refused(
+    name: str, scene: RasterFile
+) -> None:
+    sizes = {"image_size": 32, "num_bands": 12, "patch_size": 8, "embed_dim": 48}
+    wanted = sizes | {"depth": 2, "num_heads": 4}
+    known = objectives.settings_of(name)
+    model = objectives.build(name, **{k: v for k, v in wanted.items() if k in known})
+    loaded = LoadedModel(model.eval(), tiny_contract())
+    if name in ("beit", "distill", "moco", "simclr"):
+        with pytest.raises(CheckpointError, match="cannot rebuild images here"):
+            rebuilding_model(loaded, name)
+        return
+    window = centre_window(scene, scene.bands, 64, 32)
+    found = rebuild_window(*rebuilding_model(loaded, name), scene, window, 0.75)
+    raster = read_raster(scene, found.bands, window)
+    np.testing.assert_allclose(found.image, raster.pixels, atol=1e-5)
+    # RingMo leaves a part of each hidden patch to see.
+    least = 0.3 if name == "ringmo" else 0.7
+    assert least < found.is_masked.mean() < 0.8
+    assert math.isfinite(found.scores.psnr_db)
+    assert np.isfinite(found.scores.angle[found.is_masked.any(axis=0)]).all()
 
 
 def test_joined_tiles_are_the_image() -> None:

@@ -58,8 +58,6 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> Path:
     """Rebuild and draw; returns the report."""
     from spectralgpt.cli.images import format_of, prepare_output
-    from spectralgpt.errors import CheckpointError
-    from spectralgpt.models.mae import MaskedAutoencoder
     from spectralgpt.reports.reconstructions import write_rebuilt_report
     from spectralgpt.resampling import resampling_of
     from spectralgpt.scenes import reconstruction
@@ -70,12 +68,7 @@ def run(args: Namespace) -> Path:
     for name in ("report.html", _MAP):
         prepare_output(args.output, name, args.overwrite)
     loaded = load_on_device(args.model, args.device, args.sensor)
-    contract = loaded.preprocessing
-    if not isinstance(loaded.model, MaskedAutoencoder) or contract is None:
-        raise CheckpointError(
-            f"{args.model} cannot rebuild images here: name a pretraining run of "
-            "objective spectralgpt, or a model with its decoder and contract."
-        )
+    model, contract = reconstruction.rebuilding_model(loaded, args.model)
     path = find_input(args.input, args.sensor, contract)
     item = describe_input(path, format_of(args), contract)
     bands = choose_bands(contract, item)
@@ -84,7 +77,7 @@ def run(args: Namespace) -> Path:
         item, bands, args.size_px, contract.image_size, pixels
     )
     rebuilt = reconstruction.rebuild_window(
-        loaded.model,
+        model,
         contract,
         item,
         window,

@@ -353,6 +353,7 @@ class MaskedAutoencoder(Objective):
     name = "spectralgpt"
     default_mask_ratio = 0.9
     takes_series = True
+    rebuilds = True
     encoder: SpectralEncoder
 
     def __init__(

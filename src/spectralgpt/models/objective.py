@@ -61,6 +61,7 @@ class Objective(Pretrained, nn.Module, ABC):
             nothing is ever hidden.
         sees_pairs: whether the loss compares images of a batch with each other. Several
             processes then share their batch; micro-batches do not.
+        rebuilds: whether hidden pixels are rebuilt, see `reconstruct`.
         has_teacher: whether it learns from another model, see `learn_from`.
         takes_series: whether images may have a date axis.
         starts_after: names of other objectives whose weights it takes to start from.
@@ -71,6 +72,7 @@ class Objective(Pretrained, nn.Module, ABC):
     name: ClassVar[str]
     default_mask_ratio: ClassVar[float] = 0.75
     sees_pairs: ClassVar[bool] = False
+    rebuilds: ClassVar[bool] = False
     has_teacher: ClassVar[bool] = False
     takes_series: bool = False
     starts_after: ClassVar[tuple[str, ...]] = ()

@@ -66,6 +66,7 @@ class VitAutoencoder(Objective):
             then band; the published maps give them so, ours bands first.
     """
 
+    rebuilds = True
     encoder: VisionTransformer
 
     def __init__(

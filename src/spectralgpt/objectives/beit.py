@@ -120,6 +120,7 @@ class BEiT(MaskedImageModel):
     """
 
     name = "beit"
+    rebuilds = False  # It predicts visual tokens.
     default_mask_ratio = 75 / 196
     starts_after = ("tokenizer",)
     encoder: VisionTransformer

@@ -68,6 +68,7 @@ class MaskedImageModel(Objective):
         drop_path: stochastic depth of the last block, 0..1.
     """
 
+    rebuilds = True
     encoder: VisionTransformer | SwinEncoder
 
     def __init__(

@@ -21,13 +21,11 @@ from spectralgpt.data.samples import CHANGE, MULTI_LABEL
 from spectralgpt.data.statistics import tell_if_far
 from spectralgpt.errors import (
     BandError,
-    CheckpointError,
     ConfigError,
     DataError,
     UnitError,
 )
 from spectralgpt.models.heads import DenseModel
-from spectralgpt.models.mae import MaskedAutoencoder
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import NO_BAND, Bounds, Grid, RasterFile, Stated, Window
 from spectralgpt.rasters.footprints import LONLAT
@@ -45,6 +43,7 @@ from spectralgpt.scenes.reconstruction import (
     RebuiltWindow,
     centre_window,
     rebuild_window,
+    rebuilding_model,
 )
 from spectralgpt.scenes.tables import Fit, classify_windows
 from spectralgpt.scenes.windows import choose_bands
@@ -288,13 +287,8 @@ class OpenModel:
             ConfigError: what is stated cannot be.
             RasterError: a file cannot be read.
         """
-        model = self.loaded.model
-        if not isinstance(model, MaskedAutoencoder):
-            raise CheckpointError(
-                f"{self.name} cannot rebuild images here: name a pretraining run of "
-                "objective spectralgpt, or a model with its decoder and contract."
-            )
-        item, contract = self._describe(scene, stated), self.contract
+        model, contract = rebuilding_model(self.loaded, self.name)
+        item = self._describe(scene, stated)
         bands = choose_bands(contract, item)
         window = centre_window(item, bands, size_px, contract.image_size)
         return rebuild_window(

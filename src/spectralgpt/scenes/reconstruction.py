@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from spectralgpt.checkpoints import LoadedModel
 from spectralgpt.errors import CheckpointError, ConfigError, ShapeError
 from spectralgpt.metrics import psnr, spectral_angle
-from spectralgpt.models.mae import MaskedAutoencoder, MaskedAutoencoderOutput
-from spectralgpt.models.tokens import token_means
+from spectralgpt.models.objective import Objective
 from spectralgpt.models.views import band_means
 from spectralgpt.models.weights import check_output
 from spectralgpt.preprocessing import Preprocessing, image_limits
@@ -284,8 +284,23 @@ def centre_window(
     return window
 
 
+def rebuilding_model(loaded: LoadedModel, name: str) -> tuple[Objective, Preprocessing]:
+    """Return a model that rebuilds what is hidden, and its contract.
+
+    Raises:
+        CheckpointError: it does not, or does not say what images it takes.
+    """
+    model, contract = loaded.model, loaded.preprocessing
+    if isinstance(model, Objective) and model.rebuilds and contract is not None:
+        return model, contract
+    raise CheckpointError(
+        f"{name} cannot rebuild images here: name the pretraining run of an objective "
+        "that rebuilds them, such as spectralgpt or mae, with its contract."
+    )
+
+
 def rebuild_window(
-    model: MaskedAutoencoder,
+    model: Objective,
     preprocessing: Preprocessing,
     item: RasterFile,
     window: Window,
@@ -300,7 +315,7 @@ def rebuild_window(
     against. Bands without data whose scale only the data could tell become NaN.
 
     Args:
-        model: the autoencoder; its device is used.
+        model: what rebuilds; its device is used.
         preprocessing: its contract; `image_size` is the side of a tile.
         item: the scene.
         window: sides must be multiples of a tile, or less than one (see
@@ -327,11 +342,14 @@ def rebuild_window(
     parts = _rebuild_tiles(
         PretrainingTask(model, mask_ratio), tiles, known, seeds, batch_size
     )
+    is_told = (
+        model.token_means(tiles[:1].to(next(model.parameters()).device)) is not None
+    )
     rebuilt, guess, masked = (_join(part, height // tile) for part in parts)
     error = ErrorSum()
     error.add(rebuilt, torch.from_numpy(pixels), masked & torch.from_numpy(valid))
     values = preprocessing.restore(rebuilt.numpy(), raster)
-    if model.normalize_targets or preprocessing.scaling == "image-minmax":
+    if is_told or preprocessing.scaling == "image-minmax":
         values[~valid.any(axis=(1, 2))] = np.nan
     return RebuiltWindow(
         preprocessing.restore(pixels, raster),
@@ -345,7 +363,7 @@ def rebuild_window(
         window=window,
         patch_size=model.encoder.patch_size,
         error=error.mean,
-        is_told=model.normalize_targets,
+        is_told=is_told,
         grid=item.grid(bands).part(window, (height, width)),
     )
 
@@ -371,16 +389,13 @@ def _rebuild_tiles(
             output = task.forward(
                 {"images": images, "valid": valid, "seed": seeds[part]}
             )
-        model = task.model
-        assert isinstance(model, MaskedAutoencoder)
-        assert isinstance(output, MaskedAutoencoderOutput)
-        hidden = model.hidden_pixels(output)
-        if model.normalize_targets:
-            filled = token_means(images, output.grid)
-        else:
+        made, hidden = task.model.reconstruct(output), task.model.hidden_pixels(output)
+        assert made is not None
+        assert hidden is not None
+        filled = task.model.token_means(images)
+        if filled is None:
             filled = band_means(images, ~hidden & valid).expand_as(images)
-        made = check_output(model.reconstruct(output).float())
-        rebuilt[part], guess[part] = made.cpu(), filled.cpu()
+        rebuilt[part], guess[part] = check_output(made.float()).cpu(), filled.cpu()
         masked[part] = hidden.cpu()
     return rebuilt, guess, masked
 
@@ -433,7 +448,7 @@ def score_window(found: RebuiltWindow) -> WindowScores:
 
 
 def map_errors(
-    model: MaskedAutoencoder,
+    model: Objective,
     preprocessing: Preprocessing,
     item: RasterFile,
     path: Path,
@@ -453,7 +468,7 @@ def map_errors(
     was stopped is continued, as by `spectralgpt.scenes.maps.map_image`.
 
     Args:
-        model: the autoencoder; its device is used.
+        model: what rebuilds; its device is used.
         preprocessing: its contract.
         item: the scene.
         path: the Cloud-Optimized GeoTIFF to write.

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from spectralgpt.checkpoints import LoadedModel
 from spectralgpt.errors import CheckpointError, SpectralGPTError
-from spectralgpt.models.mae import MaskedAutoencoder
+from spectralgpt.models.objective import Objective
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import RasterFile, Window
 from spectralgpt.rasters.grid import Grid
@@ -19,6 +19,7 @@ from spectralgpt.scenes.reconstruction import (
     RebuiltWindow,
     WindowScores,
     rebuild_window,
+    rebuilding_model,
     score_window,
 )
 from spectralgpt.scenes.windows import check_size, choose_bands
@@ -121,7 +122,8 @@ class ViewModel:
     @property
     def can_rebuild(self) -> bool:
         """Whether it has a decoder."""
-        return isinstance(self.loaded.model, MaskedAutoencoder)
+        model = self.loaded.model
+        return isinstance(model, Objective) and model.rebuilds
 
     def refuses(self, item: RasterFile) -> str | None:
         """Say why the model cannot take a scene; None if it can."""
@@ -170,14 +172,9 @@ class ViewModel:
         Raises:
             SpectralGPTError: see `rebuild_window`; or the model has no decoder.
         """
-        model = self.loaded.model
-        if not isinstance(model, MaskedAutoencoder):
-            raise CheckpointError(
-                f"{self.name} cannot rebuild images here: name a pretraining run of "
-                "objective spectralgpt."
-            )
+        model, contract = rebuilding_model(self.loaded, self.name)
         found = rebuild_window(
-            model, self.contract, item, window, mask_ratio, seed, self.batch_size
+            model, contract, item, window, mask_ratio, seed, self.batch_size
         )
         return Rebuilt(found, score_window(found), choose_bands(self.contract, item))
 
