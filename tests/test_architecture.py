@@ -40,8 +40,8 @@ FACES = {
 # How large the house may be. Raise none without a reason.
 LIMITS = {
     "files": 220,
-    "lines": 62_930,
-    "public functions and classes": 899,
+    "lines": 62_940,
+    "public functions and classes": 900,
     "dataclasses": 150,
     "file names that occur twice": 11,
     "files with a single importer": 22,
