@@ -1,3 +1,4 @@
+import os
 import re
 import subprocess
 import sys
@@ -210,3 +211,24 @@ def test_size_as_a_model_says_that_its_weights_are_random(
 
     load_model("tiny")
     assert "'tiny' has random weights" in caplog.text
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", [["--help"], ["--version"]])
+def test_a_pipe_that_nobody_reads_is_no_error(
+    words: list[str], unbuffered: str
+) -> None:
+    reads, writes = os.pipe()
+    os.close(reads)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "spectralgpt", *words],
+            stdout=writes,
+            stderr=subprocess.PIPE,
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+            timeout=100,
+        )
+    finally:
+        os.close(writes)
+    assert done.stderr == b""
+    assert done.returncode == 0

@@ -93,10 +93,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Before all that is slow to import.
     with _StopSignals(is_process=arguments is None) as signals:
         if not words or words[0] in ("-h", "--help"):
-            print(_overview())
+            _say(_overview())
             return 0 if words else _USAGE_ERROR
         if words[0] == "--version":
-            print(f"spectralgpt {__version__}")
+            _say(f"spectralgpt {__version__}")
             return 0
         name = words[0]
         if name not in COMMANDS:
@@ -148,9 +148,17 @@ def _explained(name: str, words: list[str], signals: "_StopSignals") -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return _INTERRUPTED
-    with contextlib.suppress(BrokenPipeError):
-        print(made)
+    _say(made)
     return 0
+
+
+def _say(text: object) -> None:
+    """Print a result; a pipe that nobody reads any more is no error."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Python would write what is left once more as it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run_whole(name: str, words: list[str], signals: "_StopSignals") -> object:
