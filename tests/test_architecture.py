@@ -40,7 +40,7 @@ FACES = {
 # How large the house may be. Raise none without a reason.
 LIMITS = {
     "files": 220,
-    "lines": 62_950,
+    "lines": 62_965,
     "public functions and classes": 900,
     "dataclasses": 150,
     "file names that occur twice": 11,

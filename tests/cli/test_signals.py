@@ -150,7 +150,8 @@ def finetuning(tmp_path: Path, *words: object) -> list[object]:
     return [
         *("finetune", "segmentation", "--model", model, "--head", "linear"),
         *("--data.root", tmp_path / "places", "--data.images", "after"),
-        *("--data.offset", 0, "--data.classes", "{intact: 0, damaged: 1}"),
+        *("--data.sensor", "sentinel-2-l1c", "--data.offset", 0),
+        *("--data.classes", "{intact: 0, damaged: 1}"),
         *("--trainer.accelerator", "cpu", "--trainer.workers", 0),
         *("--trainer.batch_size", 2, "--trainer.checkpoint_every_steps", 2, *words),
     ]

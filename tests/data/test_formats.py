@@ -10,6 +10,7 @@ from spectralgpt.data.formats import ImageFormat, _tell_other_sensor
 from spectralgpt.data.sources import Source, find_items, read_source
 from spectralgpt.errors import BandError, ConfigError, DataError, RasterError
 from spectralgpt.rasters import Assumed, read_raster
+from spectralgpt.rasters.describe import _tell_taken_for
 from spectralgpt.rasters.footprints import centre_lonlat
 from spectralgpt.sensors import load_sensor
 from tests.raster_files import write_tiff
@@ -147,6 +148,22 @@ def test_a_file_with_too_few_layers_lacks_bands(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has 11 layers, 12 bands were stated"):
         find_items([patches(items="*.tif", bands=names, sizes="file")], tmp_path)
     assert issubclass(BandError, ValueError)
+
+
+@pytest.mark.parametrize("stated", [None, "sentinel-2-l2a"])
+def test_images_taken_for_those_of_the_model_s_sensor_are_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, stated: str | None
+) -> None:
+    _tell_taken_for.cache_clear()
+    path = tmp_path / "scene.tif"
+    write_tiff(path, np.full((4, 12, 12), 500, np.uint16), res=10.0)
+    names = ("B02", "B03", "B04", "B08")
+    known = Assumed(sensor="sentinel-2-l2a", model_bands=BANDS)
+    images = ImageFormat(sensor=stated, bands=names, offset=0.0, assumed=known)
+    for _ in range(2):
+        assert images.describe(path).sensor.name == "sentinel-2-l2a"
+    said = [each for each in caplog.messages if "do not say which sensor" in each]
+    assert len(said) == (stated is None)
 
 
 @pytest.mark.parametrize("sensor", ["sentinel-2-l1c", "sentinel-2-l2a"])

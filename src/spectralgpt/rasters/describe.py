@@ -14,6 +14,7 @@ that compressed tiles which neighbouring windows share are decoded once.
 
 import datetime
 import functools
+import logging
 import os
 import re
 import struct
@@ -36,6 +37,7 @@ from spectralgpt.rasters.bands import (
 )
 from spectralgpt.rasters.files import (
     SENSOR_TAG,
+    Assumed,
     ProductMetadata,
     Stated,
     open_raster,
@@ -58,6 +60,7 @@ from spectralgpt.rasters.read import BandFile, OpenFiles, RasterFile, read_raste
 from spectralgpt.rasters.stac import is_stac_member, read_stac_item
 from spectralgpt.sensors import Band, Sensor, find_sensor, list_sensors, load_sensor
 
+_LOG = logging.getLogger(__name__)
 _SAMPLE_SIDE = 512
 """Pixels a side of the thinned-out band whose nodata are counted."""
 FILE_SIZES = "file"
@@ -168,6 +171,16 @@ def _read_product(path: Path) -> ProductMetadata | None:
     return read_product(path) if may_be_one else None
 
 
+@functools.lru_cache
+def _tell_taken_for(sensor: str | None) -> None:
+    """Say once that images are taken for those of a model's sensor."""
+    _LOG.warning(
+        "images do not say which sensor took them, and are taken for %s, which the "
+        "model learned from: state the sensor where it is another, or another level.",
+        sensor,
+    )
+
+
 def _find_sensor(
     path: Path, assumed: Stated, product: ProductMetadata | None
 ) -> Sensor:
@@ -182,6 +195,8 @@ def _find_sensor(
         if known.product_name and re.search(known.product_name, str(path.absolute())):
             return known
     if assumed.sensor in list_sensors():
+        if isinstance(assumed, Assumed):
+            _tell_taken_for(assumed.sensor)
         return load_sensor(assumed.sensor)
     raise ConfigError(
         f"{path} does not say which sensor took it. State one of: "
