@@ -17,7 +17,7 @@ from spectralgpt.exporting import export_model, read_description
 from spectralgpt.preprocessing import Preprocessing, Scaling
 from spectralgpt.rasters import Raster
 from tests.exported import CLASSES, contract, loaded
-from tests.tiny import tiny_encoder
+from tests.tiny import tiny_encoder, tiny_objective
 
 
 @pytest.mark.parametrize("scaling", get_args(Scaling))
@@ -125,11 +125,7 @@ def test_every_head_and_scaling_is_exported(
 def test_encoders_of_every_objective_are_exported_for_any_batch(
     tmp_path: Path, name: str
 ) -> None:
-    sizes = {"image_size": 32, "num_bands": 12, "patch_size": 8, "embed_dim": 48}
-    wanted = sizes | {"depth": 2, "num_heads": 4}
-    known = objectives.settings_of(name)
-    model = objectives.build(name, **{k: v for k, v in wanted.items() if k in known})
-    whole = LoadedModel(model.eval(), contract("log"))
+    whole = LoadedModel(tiny_objective(name), contract("log"))
     path = tmp_path / "model.pt2"
     difference, batches = export_model(whole, path)
     assert difference < 1e-5

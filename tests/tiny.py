@@ -3,8 +3,10 @@
 import torch
 from torch import nn
 
+from spectralgpt import objectives
 from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.models.mae import MaskedAutoencoder
+from spectralgpt.models.objective import Objective
 from spectralgpt.preprocessing import Preprocessing, sensor_preprocessing
 from spectralgpt.training.optim import OptimizerConfig, build_optimizer
 
@@ -32,6 +34,15 @@ def tiny_model(image_size: int = 32, seed: int = 0) -> MaskedAutoencoder:
     torch.manual_seed(seed)
     wavelengths = tiny_contract().wavelengths_nm
     return MaskedAutoencoder(image_size, 12, wavelengths_nm=wavelengths, **TINY)
+
+
+def tiny_objective(name: str) -> Objective:
+    """An objective by its name, of 12 bands and 32 px."""
+    sizes = {"image_size": 32, "num_bands": 12, "patch_size": 8, "embed_dim": 48}
+    wanted = sizes | {"depth": 2, "num_heads": 4}
+    known = objectives.settings_of(name)
+    model = objectives.build(name, **{k: v for k, v in wanted.items() if k in known})
+    return model.eval()
 
 
 def tiny_encoder(image_size: int = 32, seed: int = 0) -> SpectralEncoder:

@@ -30,7 +30,7 @@ from spectralgpt.scenes.reconstruction import (
     score_window,
 )
 from spectralgpt.sensors import load_sensor
-from tests.tiny import tiny_contract, tiny_model
+from tests.tiny import tiny_contract, tiny_model, tiny_objective
 
 
 @pytest.fixture
@@ -47,11 +47,7 @@ def scene(tmp_path: Path) -> RasterFile:
 def test_what_any_objective_rebuilds_is_shown_and_others_are_refused(
     name: str, scene: RasterFile
 ) -> None:
-    sizes = {"image_size": 32, "num_bands": 12, "patch_size": 8, "embed_dim": 48}
-    wanted = sizes | {"depth": 2, "num_heads": 4}
-    known = objectives.settings_of(name)
-    model = objectives.build(name, **{k: v for k, v in wanted.items() if k in known})
-    loaded = LoadedModel(model.eval(), tiny_contract())
+    loaded = LoadedModel(tiny_objective(name), tiny_contract())
     if name in ("beit", "distill", "moco", "simclr"):
         with pytest.raises(CheckpointError, match="cannot rebuild images here"):
             rebuilding_model(loaded, name)

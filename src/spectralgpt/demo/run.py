@@ -320,14 +320,7 @@ def _rebuild_held_out(
         "valid": torch.stack([samples[i]["valid"] for i in chosen]),
         "seed": torch.tensor([config.seed + i for i in chosen]),
     }
-    with torch.no_grad():
-        output = task.forward(batch)
-    rebuilt, hidden = (
-        loaded.model.reconstruct(output),
-        loaded.model.hidden_pixels(output),
-    )
-    assert rebuilt is not None, "the recipe's objective rebuilds"
-    assert hidden is not None, "and hides"
+    rebuilt, hidden = task.rebuild(batch)
     found = []
     for number, index in enumerate(chosen):
         image, valid = (batch[name][number].numpy() for name in ("images", "valid"))

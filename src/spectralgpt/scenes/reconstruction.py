@@ -385,13 +385,8 @@ def _rebuild_tiles(
     task.model.eval()
     for part in known.flatten(1).any(dim=1).nonzero()[:, 0].split(batch_size):
         images, valid = tiles[part].to(device), known[part].to(device)
-        with torch.inference_mode():
-            output = task.forward(
-                {"images": images, "valid": valid, "seed": seeds[part]}
-            )
-        made, hidden = task.model.reconstruct(output), task.model.hidden_pixels(output)
-        assert made is not None
-        assert hidden is not None
+        batch = {"images": images, "valid": valid, "seed": seeds[part]}
+        made, hidden = task.rebuild(batch)
         filled = task.model.token_means(images)
         if filled is None:
             filled = band_means(images, ~hidden & valid).expand_as(images)
@@ -560,20 +555,15 @@ def _measure_errors(
     # A window's mask depends on its place alone, so that a run can be continued.
     above = (seed * grid.height + batch.row) * grid.width
     places = [above + column for column in batch.columns]
-    with torch.inference_mode():
-        output = task.forward(
-            {
-                "images": torch.from_numpy(images).to(device),
-                "valid": torch.from_numpy(valid).to(device),
-                "seed": torch.tensor(places),
-            }
-        )
-        rebuilt = task.model.reconstruct(output)
-        masked = task.model.hidden_pixels(output)
-        assert rebuilt is not None
-        assert masked is not None
-        made = check_output(rebuilt.float().cpu()).numpy()
-        hidden = masked.cpu().numpy() & valid
+    rebuilt, masked = task.rebuild(
+        {
+            "images": torch.from_numpy(images).to(device),
+            "valid": torch.from_numpy(valid).to(device),
+            "seed": torch.tensor(places),
+        }
+    )
+    made = check_output(rebuilt.float().cpu()).numpy()
+    hidden = masked.cpu().numpy() & valid
     side = images.shape[-1]
     rasters = [raster.padded(side, side, "constant") for (raster,) in batch.rasters]
     squares = np.stack(

@@ -139,6 +139,20 @@ class PretrainingTask:
         )
         return output
 
+    def rebuild(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Hide by each sample's seed, and rebuild, by an objective that `rebuilds`.
+
+        Returns:
+            What was rebuilt, and where it was hidden, shaped as the images.
+        """
+        with torch.no_grad():
+            output = self.forward(batch)
+        rebuilt = self.model.reconstruct(output)
+        hidden = self.model.hidden_pixels(output)
+        assert rebuilt is not None, "see `Objective.rebuilds`"
+        assert hidden is not None, "what is rebuilt was hidden"
+        return rebuilt, hidden
+
     def _noise(self, batch: Batch) -> Tensor:
         images = batch["images"]
         size = self.model.noise_size(images, **self._style)
@@ -252,19 +266,14 @@ def score_reconstructions(
         alone, `token_mean`: fillers are not told, and would flatter it. Nothing of an
         objective that rebuilds nothing.
     """
-    if not task.model.default_mask_ratio:
-        return {}  # Nothing is hidden.
+    if not task.model.rebuilds:
+        return {}
     sums: dict[str, ErrorSum] = defaultdict(ErrorSum)
     count = 0
     is_told = False
     for batch in batches:
-        with torch.no_grad():
-            output = task.forward(batch)
         images, valid = batch["images"], batch["valid"]
-        rebuilt = task.model.reconstruct(output)
-        masked = task.model.hidden_pixels(output)
-        if rebuilt is None or masked is None:
-            return {}
+        rebuilt, masked = task.rebuild(batch)
         counted, visible = masked & valid, ~masked & valid
         means = task.model.token_means(images)
         is_told = means is not None

@@ -205,9 +205,9 @@ def _warn_of_shift(
     known: Preprocessing | None, images: Preprocessing, name: str
 ) -> None:
     """Say that images are scaled otherwise than those that weights learned from."""
-    if known is None or not known.for_bands(images.bands).knows(images.bands):
+    known = None if known is None else known.for_bands(images.bands)
+    if known is None or not known.knows(images.bands):
         return
-    known = known.for_bands(images.bands)
     if known.scaling != images.scaling:
         _log.warning(
             "%s learned from images scaled by %s, data.scaling is %s: what it has "
