@@ -1,6 +1,7 @@
 """Desktop programs draw classes as we do: each once, in its colour."""
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -49,7 +50,7 @@ def test_a_raster_has_a_style_beside_it(count: int, tmp_path: Path) -> None:
 def test_polygons_have_a_style_in_their_geopackage(tmp_path: Path) -> None:
     path, names, colours = write(tmp_path, 8)
     made = write_polygons(path, tmp_path / "map.gpkg", names, colours)
-    with sqlite3.connect(made) as opened:
+    with closing(sqlite3.connect(made)) as opened:
         kind = "select data_type from gpkg_contents where table_name = 'layer_styles'"
         assert opened.execute(kind).fetchall() == [("attributes",)]
         query = "select f_table_name, f_geometry_column, useAsDefault, styleQML"
