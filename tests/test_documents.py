@@ -5,10 +5,12 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+from spectralgpt.cli.main import COMMANDS
 from tests.documents import read_examples
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -127,6 +129,16 @@ def test_notebooks_are_kept_without_outputs_and_link_to_places(path: Path) -> No
     # The site lists it.
     pages = (PROJECT / "mkdocs.yml").read_text(encoding="utf-8")
     assert f"notebooks/{path.stem}.md" in pages
+
+
+def test_each_command_has_its_functions_in_the_reference() -> None:
+    text = (PROJECT / "docs/reference.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `([a-z]+)` \| (.*) \|$", text, re.MULTILINE))
+    assert sorted(rows) == sorted(COMMANDS)
+    for name in re.findall(r"`([\w.]+)`", " ".join(rows.values())):
+        module, _, function = f"spectralgpt.{name}".rpartition(".")
+        assert callable(getattr(import_module(module), function)), name
+        assert "." not in name or f"::: spectralgpt.{name}\n" in text
 
 
 def test_the_site_lists_every_page() -> None:

@@ -110,7 +110,8 @@ class LoadedModel:
         if not isinstance(self.model, ClassificationModel | DenseModel):
             raise CheckpointError(
                 f"{name} is not fine-tuned: it has no classes. Run `spectralgpt "
-                "finetune` first, or evaluate it with method linear-probe or knn."
+                "finetune` first; or map from a few labels with `embed --format "
+                "geotiff` and `probe`, or evaluate it with method linear-probe or knn."
             )
         names, task = self.extra.get("class_names"), self.extra.get("task")
         if names and task:

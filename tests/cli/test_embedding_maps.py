@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -52,6 +53,7 @@ def test_embed_writes_a_raster_with_picture_and_table(
     words = ("embed", scene, "--model", model, "--format", "geotiff", "--offset", "0")
     out = ("--output", tmp_path / "out", "--device", "cpu")
     assert run(*words, *out, "--cell_px", "4", "--dtype", "int8") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "out")
     made = open_embeddings(tmp_path / "out/scene.tif")
     assert (made.grid.height, made.grid.width) == (13, 13)
     assert made.grid.transform is not None
@@ -266,6 +268,23 @@ def test_probe_maps_from_few_labels_and_again_from_its_file(
         assert np.array_equal(made.read(1), found)
 
 
+def test_rasters_go_by_their_folder_and_labels_beside_them_are_counted(
+    raster: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "embedded"
+    folder.mkdir()
+    # Beside them may lie maps of them.
+    raster.rename(folder / "scene.tif")
+    write_chip(folder / "a_map.tif", chip_pixels("field", 16, np.random.default_rng(0)))
+    # Twice as long as the raster, downwards.
+    kinds = np.concatenate([three_kinds(), three_kinds()])
+    labels = write_labels(tmp_path / "labels.geojson", kinds, NAMES)
+    words = ("probe", folder, "--labels", labels, "--class_column", "kind")
+    assert run(*words, "--block_m", "300", "--output", tmp_path / "out") == 0
+    assert "note: 48 of the 96 shapes lie on the scene." in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "out").glob("*.tif")} == {"scene_map.tif"}
+
+
 def test_probe_says_when_the_embeddings_do_not_pay(
     labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -311,6 +330,7 @@ def test_probe_says_that_the_encoder_learned_from_labels(
         (("cluster", "{raster}", "{other}"), "differ in encoder (one and two)"),
         (("cluster", "{plain}"), "is no raster of embeddings"),
         (("cluster", "missing.tif"), "missing.tif does not exist"),
+        (("cluster", "{chips}"), "chips holds no raster of embeddings"),
         (("similar", "{raster}"), "either --point or --polygon"),
         (("similar", "{raster}", "--point", "9"), "two numbers such as"),
         (("similar", "{raster}", "--point", "9,4"), "is outside of the image"),
@@ -329,12 +349,17 @@ def test_probe_says_that_the_encoder_learned_from_labels(
         (("probe", "{raster}", "--labels", "{one}"), "labels of 1 class"),
         (("probe", "{raster}", "--labels", "{empty}"), "none of the 0 shapes"),
         (
+            ("probe", "{raster}", "--labels", "{lone}"),
+            "'fields' has 1 label, in one block of 1000 m, so nothing tells how well "
+            "it is found elsewhere: label it in more places, over 1000 m apart.",
+        ),
+        (
             ("probe", "{raster}", *LABELLED, "--block_m", "-3"),
             "give --block-m above 0",
         ),
         (
             ("probe", "{raster}", *LABELLED, "--block_m", "90000"),
-            "lie in one block of 90000 m",
+            "in one block of 90000 m",
         ),
         (
             ("probe", "{bare}", *LABELLED, "--features", "both"),
@@ -358,11 +383,14 @@ def test_wrong_use_is_one_line_and_makes_nothing(
     write_chip(
         tmp_path / "plain.tif", chip_pixels("field", 16, np.random.default_rng(0))
     )
-    for name, points in (("away", [(9, 4), (9, 5)]), ("one", [(9.001, 41.549)])):
+    near = [(9.001, 41.549), (9.002, 41.548)]
+    for name, points in (("away", [(9, 4), (9, 5)]), ("one", near[:1]), ("lone", near)):
         write_points(tmp_path / f"{name}.geojson", points)
     write_points(tmp_path / "empty.gpkg", [])
     values = {path.stem: path for path in tmp_path.iterdir() if path.is_file()}
-    values |= {"raster": raster, "labels": labels}
+    (tmp_path / "chips").mkdir()
+    shutil.copy(tmp_path / "plain.tif", tmp_path / "chips")
+    values |= {"raster": raster, "labels": labels, "chips": tmp_path / "chips"}
     stated = [word.format(**values) for word in words]
     assert run(*stated, "--output", tmp_path / "out") == 1
     (line,) = capsys.readouterr().err.splitlines()

@@ -124,6 +124,17 @@ def test_file_of_another_kind_is_refused_whatever_its_name(tmp_path):
         read_header(path)
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("chips.yaml", "describes imagery for"), ("embeddings.parquet", "is a table")],
+)
+def test_what_else_of_ours_is_given_for_an_image_is_named(tmp_path, name, said):
+    path = tmp_path / name
+    path.write_text("sensor: sentinel-2-l2a\n")
+    with pytest.raises(RasterError, match=rf"{name} is no raster; it {said}"):
+        read_header(path)
+
+
 def test_virtual_raster_of_another_name_is_never_opened(tmp_path):
     path = tmp_path / "evil.tif"
     path.write_text(

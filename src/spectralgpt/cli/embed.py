@@ -59,7 +59,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> Path:
-    """Embed the inputs; returns the table."""
+    """Embed the inputs; returns the table, or the folder of rasters."""
     from spectralgpt.cli.results import print_outcome
     from spectralgpt.jobs.kinds import EmbedJob
     from spectralgpt.jobs.listed import run_listed
@@ -103,4 +103,5 @@ def run(args: Namespace) -> Path:
                     **options,
                 )
     what = "rasters of {} scenes" if is_raster else "embeddings of {} files"
-    return print_outcome(made, what.format(len(paths)))
+    written = print_outcome(made, what.format(len(paths)))
+    return args.output if is_raster else written

@@ -95,7 +95,8 @@ def add_embedding_rasters(parser: ArgumentParser, more: str = "") -> None:
         "inputs",
         type=Path,
         nargs="+",
-        help=f"rasters that `spectralgpt embed --format geotiff` made{more}",
+        help="rasters that `spectralgpt embed --format geotiff` made, or folders of "
+        f"them{more}",
     )
 
 
@@ -252,11 +253,13 @@ def open_rasters(
         DataError: the rasters are of different encoders or cells.
         RasterError: one cannot be read, or is none.
     """
+    from spectralgpt.rasters.embeddings import list_embeddings
     from spectralgpt.scenes.inputs import name_maps
     from spectralgpt.scenes.similarity import open_alike
 
-    named = name_maps(args.inputs, args.output).values()
+    paths = list_embeddings(args.inputs)
+    named = name_maps(paths, args.output).values()
     targets = [path.with_name(f"{path.stem}_{what}.tif") for path in named]
     for path in (*others, *targets):
         prepare_output(args.output, path.name, args.overwrite)
-    return open_alike(args.inputs), targets
+    return open_alike(paths), targets

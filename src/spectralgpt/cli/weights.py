@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from spectralgpt.cli.options import CommandParser
 from spectralgpt.config import suggest
@@ -58,7 +58,8 @@ def _list(chosen: list[NamedWeights]) -> Path:
         for key, value in named.contract.items():
             print(f"{key}: {', '.join(value) if isinstance(value, list) else value}")
     if not chosen:
-        table = Table("name", "what it is", "MB", "licence", "is here")
+        name = Column("name", no_wrap=True)
+        table = Table(name, "what it is", "MB", "licence", "is here")
         for named in list_weights().values():
             size = _UNKNOWN if named.size is None else f"{named.size / 1e6:,.0f}"
             here = "yes" if named.path.is_file() else "no"

@@ -5,7 +5,7 @@ compared. Mean reflectance of each cell may follow the dimensions.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -119,6 +119,29 @@ class EmbeddingRaster(Header):
             for column in range(0, self.grid.width, columns):
                 width = min(columns, self.grid.width - column)
                 yield Window(row, column, height, width)
+
+
+def list_embeddings(paths: Sequence[Path]) -> list[Path]:
+    """Return rasters of embeddings: files as they are, all that lie in folders.
+
+    Raises:
+        RasterError: a folder holds none, or a GeoTIFF that cannot be read.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            found.append(path)
+            continue
+        # Maps may have been made beside them.
+        files = sorted(path.glob("*.tif"))
+        own = [file for file in files if EMBEDDING_TAG in read_header(file).tags]
+        if not own:
+            raise RasterError(
+                f"{path} holds no raster of embeddings: make one with `spectralgpt "
+                "embed SCENE --format geotiff`."
+            )
+        found += own
+    return list(dict.fromkeys(found))
 
 
 def open_embeddings(path: Path) -> EmbeddingRaster:

@@ -67,6 +67,13 @@ _START_LENGTH = 1024
 """Bytes that tell the kind of a file; comments may come before a virtual raster."""
 _PICTURE_DRIVER_BY_START = {b"\x89PNG\r\n\x1a\n": "PNG", b"BM": "BMP"}
 """Masks are often pictures."""
+_DESCRIPTION = "describes imagery for `pretrain` and `data check`: name the images"
+_TABLE = "is a table: name images, or rasters that `embed --format geotiff` made"
+_NO_RASTERS = {
+    **dict.fromkeys((".yaml", ".yml"), _DESCRIPTION),
+    **dict.fromkeys((".csv", ".npz", ".parquet"), _TABLE),
+}
+"""What else of ours is given for an image, by its suffix."""
 _FILE_MASK = 0
 """Stands for the mask that a file has beside its layers, which count from 1."""
 _NO_MASK = ([MaskFlags.all_valid], [MaskFlags.nodata])
@@ -245,6 +252,9 @@ def _find_driver(path: Path) -> str:
     for beginning, driver in _PICTURE_DRIVER_BY_START.items():
         if start.startswith(beginning):
             return driver
+    other = _NO_RASTERS.get(path.suffix.lower())
+    if other is not None:
+        raise RasterError(f"{path} is no raster; it {other}.")
     raise ValueError(
         "not a GeoTIFF, JPEG 2000, VRT, ENVI, PNG or BMP file, nor a NumPy array"
     )

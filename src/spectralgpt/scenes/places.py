@@ -497,9 +497,12 @@ def _refuse_single_blocks(
 ) -> None:
     """Refuse classes in one block only, which no other block could teach."""
     for number, name in enumerate(cells.names):
-        if len(np.unique(groups[cells.classes == number])) < 2:
+        own = cells.classes == number
+        if len(np.unique(groups[own])) < 2:
+            count = len(np.unique(cells.shapes[own]))
+            smaller = ", or take smaller blocks with --block-m" if count > 1 else ""
             raise DataError(
-                f"all labels of {name!r} lie in one block of {block_m:g} m, so nothing "
-                "tells how well it is found elsewhere: label more places, or take "
-                "smaller blocks with --block-m."
+                f"{name!r} has {count} label{'s' if count > 1 else ''}, in one block "
+                f"of {block_m:g} m, so nothing tells how well it is found elsewhere: "
+                f"label it in more places, over {block_m:g} m apart{smaller}."
             )

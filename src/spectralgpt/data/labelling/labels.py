@@ -218,8 +218,8 @@ def _read_raster(
         raise DatasetNotFoundError(f"There is no layer of labels at {path}.")
     if labels.class_column is not None or labels.all_touched:
         raise ConfigError(
-            f"{path} is read as a raster, which has no columns: leave class_column and "
-            f"all_touched out. Polygons are read from {', '.join(_SUFFIXES)}."
+            f"{path} is read as a raster, which has no columns: leave --class-column "
+            f"and --all-touched out. Polygons are read from {', '.join(_SUFFIXES)}."
         )
     index = _value_text(labels.layer) or "1"
     if not index.isdecimal() or not int(index):
@@ -482,6 +482,9 @@ def _load(
     if found.empty:
         region = shapely.total_bounds(np.array(outlines.get(0.0, []), dtype=object))
         raise DataError(_elsewhere(path, layer, count, region))
+    if len(found) < count:
+        where = "scene" if len(grids) == 1 else "scenes"
+        notes.append(f"{len(found)} of the {count} shapes lie on the {where}.")
     return found, notes
 
 
@@ -497,21 +500,21 @@ def _look(labels: LabelSource) -> tuple[str, Any, int]:
         hint = suggest(layer or "", layers)
         raise ConfigError(
             f"{path} has the layers {', '.join(layers) or '(none)'}: name one of them "
-            f"with layer (found: {layer}{hint})."
+            f"with --layer (found: {layer}{hint})."
         )
     layer = layer or layers[0]
     info = pyogrio.read_info(path, layer=layer)
     columns = [str(name) for name in info["fields"]]
     if labels.class_column is None:
         raise ConfigError(
-            f"{path}: which column holds the classes? Name it with class_column "
+            f"{path}: which column holds the classes? Name it with --class-column "
             f"(columns: {', '.join(columns) or 'none'})."
         )
     if labels.class_column not in columns:
         hint = suggest(labels.class_column, columns)
         raise ConfigError(
             f"{path}, layer {layer}, has no column '{labels.class_column}'{hint} "
-            f"(columns: {', '.join(columns) or 'none'}). Name another in class_column."
+            f"(columns: {', '.join(columns) or 'none'}). Name another: --class-column."
         )
     # A GeoPackage without one may say so in words.
     if not info["crs"] or "undefined" in str(info["crs"]).lower():
