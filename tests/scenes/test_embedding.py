@@ -247,7 +247,8 @@ def test_small_cells_cover_any_scene(tmp_path: Path, cell_px: int, size: int) ->
     assert np.abs(values).sum(axis=-1).min() > 0
     assert valid.min() == 1
     raster = read_raster(FORMAT.describe(path), tiny_contract().bands)
-    expected = raster.pixels[:, :cell_px, cell_px : 2 * cell_px].mean(axis=(1, 2))
+    cell = raster.pixels[:, :cell_px, cell_px : 2 * cell_px]
+    expected = np.concatenate([cell.mean(axis=(1, 2)), cell.std(axis=(1, 2))])
     np.testing.assert_allclose(reflectance[0, 1], expected, atol=1e-5)
 
 

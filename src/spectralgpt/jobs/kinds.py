@@ -290,7 +290,7 @@ class EmbedJob:
         batch_size: windows encoded at once.
         cell_px: side of a cell, px; None is the model's patch.
         dtype: of the numbers in the rasters.
-        reflectance: add the mean reflectance of cells.
+        reflectance: add mean and deviation of the reflectance in cells.
         precision: see `in_precision`.
         quantize: how the encoder's weights are held.
     """

@@ -50,6 +50,7 @@ class EmbeddingSource:
         version: of this package.
         trained_on: labelled images that the encoder was fine-tuned on; may be empty.
         resampling: how the scene's bands became the encoder's; empty if they are its.
+        deviations: whether the deviation of each band within a cell follows the means.
     """
 
     encoder: str
@@ -61,12 +62,15 @@ class EmbeddingSource:
     version: str
     trained_on: str = ""
     resampling: str = ""
+    deviations: bool = False
 
     @property
     def layer_names(self) -> tuple[str, ...]:
         """Descriptions of the layers: D000, D001, ..., then the bands."""
         dimensions = tuple(f"D{i:03d}" for i in range(self.width))
-        return dimensions + tuple(band.name for band in self.bands)
+        means = tuple(band.name for band in self.bands)
+        deviations = tuple(f"{name}_deviation" for name in means)
+        return dimensions + means + (deviations if self.deviations else ())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -216,7 +216,7 @@ def _picture_of(
     width, bands = raster.source.width, raster.source.bands
     if not bands:
         return "embeddings", _pca_colours(values[..., :width], valid)[0]
-    pixels = np.moveaxis(values[..., width:], -1, 0)
+    pixels = np.moveaxis(values[..., width : width + len(bands)], -1, 0)
     picture = paint_bands(pixels, np.broadcast_to(valid, pixels.shape), bands)
     return choose_composites(bands)[0].name, picture
 

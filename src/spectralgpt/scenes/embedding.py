@@ -60,8 +60,8 @@ _NM_PER_UM = 1000
 _CellStrip = tuple[int, FloatArray, FloatArray, FloatArray]
 """The first of some rows of cells over the whole width of a scene; their embeddings
 (rows, columns, D), 0 where no window showed anything; the share of valid pixels in each
-cell (rows, columns), 0..1; mean reflectance over them (rows, columns, C), 0 where there
-is none."""
+cell (rows, columns), 0..1; mean reflectance over them, then its deviation (rows,
+columns, 2 * C), 0 where there is none."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ def embed_to_raster(
         cell_px: see `cell_side`.
         batch_size: windows encoded at once.
         number_type: `float16` or `int8`.
-        reflectance: write the mean reflectance of each cell, too.
+        reflectance: write mean and deviation of the reflectance in each cell, too.
         progress: called with the share that is done, 0..1.
 
     Raises:
@@ -206,16 +206,17 @@ def embed_to_raster(
         version=__version__,
         trained_on=str(loaded.extra.get("trained_on", "")),
         resampling="".join(resampling_of([item]).values()),
+        deviations=reflectance,
     )
     grid = _cell_grid(item, contract, None, side)
     some = False
     with writing_embeddings(path, grid, source, number_type) as write:
-        for row, embedded, valid, means in _embed_strips(
+        for row, embedded, valid, described in _embed_strips(
             loaded.encoder, contract, item, None, side, batch_size=batch_size
         ):
             known = valid > 0
             some = some or bool(known.any())
-            values = np.concatenate([embedded, means][: 1 + reflectance], axis=-1)
+            values = np.concatenate([embedded, described][: 1 + reflectance], axis=-1)
             if not np.isfinite(values[known]).all():
                 raise DataError(f"{item.name}: the model gives no finite embeddings.")
             values[~known] = np.nan
@@ -325,12 +326,9 @@ def _embed_strips(
         left = -columns[0]
         seen = np.s_[had, first - row : below - row, left : left + width]
         valid = strip.valid[seen]
-        counts = _block_sums(valid, cell)
-        sums = _block_sums(np.where(valid, strip.pixels[seen], 0), cell)
-        shares = (counts.mean(axis=0) / cell**2).astype(np.float32)
-        means = np.moveaxis(sums / np.maximum(counts, 1), 0, -1).astype(np.float32)
+        described, shares = _describe_cells(strip.pixels[seen], valid, cell)
         known = np.ascontiguousarray(np.moveaxis(np.nan_to_num(values), 0, -1))
-        yield first // cell, known, shares, means
+        yield first // cell, known, shares, described
 
 
 def _position_response(encoder: Encoder, size: int) -> FloatArray:
@@ -416,6 +414,20 @@ def _read_mirrored(
             )
     finally:
         files.close()
+
+
+def _describe_cells(
+    pixels: FloatArray, valid: BoolArray, cell: int
+) -> tuple[FloatArray, FloatArray]:
+    """Return mean and deviation of each band in cells, and their valid share."""
+    counts = _block_sums(valid, cell)
+    seen = np.where(valid, pixels, np.float32(0)).astype(np.float64)
+    means = _block_sums(seen, cell) / np.maximum(counts, 1)
+    off = np.where(valid, seen - means.repeat(cell, 1).repeat(cell, 2), 0)
+    variances = _block_sums(off**2, cell) / np.maximum(counts, 1)
+    described = np.concatenate([means, np.sqrt(variances)]).astype(np.float32)
+    shares = (counts.mean(axis=0) / cell**2).astype(np.float32)
+    return np.moveaxis(described, 0, -1), shares
 
 
 def _block_sums(pixels: NDArray[np.generic], cell: int) -> NDArray[np.float64]:

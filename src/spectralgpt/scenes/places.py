@@ -465,7 +465,7 @@ def _layers(source: EmbeddingSource, features: CellFeatures) -> slice:
 def _band_names(source: EmbeddingSource, features: CellFeatures) -> tuple[str, ...]:
     if features == "embedding":
         return ()
-    return tuple(band.name for band in source.bands)
+    return source.layer_names[source.width :]
 
 
 def _read_labelled(

@@ -290,7 +290,7 @@ class Probe:
         features: `embedding`, `reflectance` (of the bands), or `both`.
         encoder: fingerprint of the encoder.
         cell_px: side of the cells it was fitted on, px of the scene.
-        bands: whose reflectance it takes; empty without.
+        bands: names of the layers of reflectance that it takes; empty without.
         version: of the package.
     """
 
