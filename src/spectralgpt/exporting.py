@@ -205,9 +205,8 @@ class ReflectanceScaling(nn.Module):
         super().__init__()
         self.scaling = contract.scaling
         if contract.scaling != "image-minmax":
-            low, span = _affine(contract)
-            self.register_buffer("low", low)
-            self.register_buffer("span", span)
+            for name, value in zip(("low", "span"), contract.affine(), strict=True):
+                self.register_buffer(name, torch.from_numpy(value))
 
     def forward(self, reflectance: Tensor) -> Tensor:
         """Scale (B, C, H, W); NaN becomes the mean of its band."""
@@ -228,24 +227,6 @@ class ReflectanceScaling(nn.Module):
         if self.scaling != "two-std-uint8":
             return shared
         return (shared * UINT8_LEVELS).clamp(0, UINT8_LEVELS).floor() / UINT8_LEVELS
-
-
-def _affine(contract: Preprocessing) -> tuple[Tensor, Tensor]:
-    """Return what is taken off, and what the rest is divided by, (C, 1, 1) each."""
-    statistics = contract.statistics
-    assert statistics is not None, "a contract checks this"
-    low, high, mean, std = (
-        torch.from_numpy(statistics.column(name, contract.bands))
-        for name in ("low", "high", "mean", "std")
-    )
-    if contract.scaling == "log":
-        centre, spread = contract.log_limits()
-        return torch.from_numpy(centre), torch.from_numpy(spread)
-    if contract.scaling == "fixed-range":
-        return low, (high - low).clamp(min=RANGE_EPS)
-    if contract.scaling == "z-score":
-        return mean, std.clamp(min=RANGE_EPS)
-    return mean - 2 * std, 4 * std
 
 
 def _limits(pixels: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
