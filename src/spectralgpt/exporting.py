@@ -150,8 +150,12 @@ def read_description(path: Path) -> dict[str, Any]:
 
     Raises:
         CheckpointError: the file is damaged, or was not exported by this package.
+        ConfigError: onnx is not installed.
     """
-    read = _read_onnx if path.suffix == ".onnx" else _read_pt2
+    read = _read_pt2
+    if path.suffix == ".onnx":
+        require("onnx")
+        read = _read_onnx
     try:
         text = read(path)
         found = parse_json(text, "its description")

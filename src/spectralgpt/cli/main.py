@@ -23,7 +23,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from spectralgpt import __version__
-from spectralgpt.errors import SpectralGPTError, require
+from spectralgpt.errors import SpectralGPTError
 
 _PREFIX = "spectralgpt.cli."
 _LONGEST_LINE = 2000
@@ -130,7 +130,7 @@ def _explained(name: str, words: list[str], signals: "_StopSignals") -> int:
     from jsonargparse import ArgumentError
 
     try:
-        made = _run_whole(name, words, signals)
+        made = _run(name, words, signals)
     except ArgumentError as error:
         # Without the usage, which is longer than the screen.
         reason = _one_line(error)
@@ -159,15 +159,6 @@ def _say(text: object) -> None:
     except BrokenPipeError:
         # Python would write what is left once more as it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _run_whole(name: str, words: list[str], signals: "_StopSignals") -> object:
-    """Run a command; what is not installed is an error of ours, where it is known."""
-    try:
-        return _run(name, words, signals)
-    except ModuleNotFoundError as error:
-        require(str(error.name).partition(".")[0])
-        raise
 
 
 def _run(name: str, words: list[str], signals: "_StopSignals") -> object:

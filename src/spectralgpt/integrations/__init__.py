@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.models import build_model_with_cfg, register_model
 from torch import Tensor, nn
 
 from spectralgpt.building import build_encoder
 from spectralgpt.checkpoints import load_model, move_model
 from spectralgpt.config import fit_arguments
-from spectralgpt.errors import ConfigError, UnitError
+from spectralgpt.errors import ConfigError, UnitError, require
 from spectralgpt.exporting import ReflectanceScaling
 from spectralgpt.models.blocks import BlockStack
 from spectralgpt.models.encoder import Encoder, SpectralEncoder
@@ -24,6 +23,9 @@ from spectralgpt.models.sizes import SIZES, model_size
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.sensors import find_sensor
 from spectralgpt.weights import list_weights
+
+require("timm")
+from timm.models import build_model_with_cfg, register_model  # noqa: E402
 
 _NAME = "spectralgpt"
 # What `pretrained=True` takes, by the model's name in timm.
