@@ -39,6 +39,9 @@ class NotingJob:
     def describe(self, dates: tuple[Path, ...]) -> tuple[Path, ...]:
         return dates
 
+    def beside(self, target: Path) -> tuple[Path, ...]:
+        return (target.with_suffix(".gpkg"),)
+
     def finish(self, made: Path) -> list[Path]:
         return [made]
 

@@ -24,7 +24,7 @@ from spectralgpt import __version__
 from spectralgpt.building import model_config
 from spectralgpt.checkpoints import LoadedModel
 from spectralgpt.errors import CheckpointError, ConfigError, OutputError, require
-from spectralgpt.files import folder_beside, parse_json
+from spectralgpt.files import folder_beside, may_replace, parse_json
 from spectralgpt.models.encoder import Encoder
 from spectralgpt.models.heads import (
     ChangeModel,
@@ -139,7 +139,9 @@ def export_model(
                 path.with_name(weights).unlink(missing_ok=True)
             # The model comes last: where it is, all of it is.
             for file in sorted(folder.iterdir(), key=lambda each: each == made):
-                os.replace(file, path.with_name(file.name))
+                target = path.with_name(file.name)
+                if file.suffix != ".json" or may_replace(target):
+                    os.replace(file, target)
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error}.") from error
     return difference, batches

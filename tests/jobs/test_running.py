@@ -153,9 +153,11 @@ def test_files_of_something_else_and_the_scenes_themselves_are_not_replaced(
     scenes = write_scenes(tmp_path / "out/scenes", {"a": "good"})
     with pytest.raises(ConfigError, match="holds the scenes themselves"):
         run(job, scenes, tmp_path / "out")
-    others = write_scenes(tmp_path / "in", {"a": "good"})
-    with pytest.raises(ConfigError, match="there already, and not of this job"):
-        run(job, others, tmp_path / "out")
+    others = write_scenes(tmp_path / "in", {"a": "good", "b": "good"})
+    (scenes[0].parent / "b.gpkg").touch()
+    for other in others:
+        with pytest.raises(ConfigError, match="there already, and not of this job"):
+            run(job, [other], tmp_path / "out")
     assert not (tmp_path / "out/job.json").exists()
     assert scenes[0].read_text() == "good"
 
