@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
+from itertools import takewhile
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -65,7 +66,7 @@ _RESUMED = (
 )
 """What is left of results that the same command goes on with."""
 _ANYWHERE = ("--debug", "-v", "--verbose", "-q", "--quiet")
-"""Options of all commands."""
+"""Options of all commands, also before the command."""
 _INTERRUPTED = 130
 _USAGE_ERROR = 2
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -87,6 +88,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit status: 0 on success, 1 for errors that have been explained, 2 for misuse.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    before = list(takewhile(_ANYWHERE.__contains__, words))
+    rest = words[len(before) :]
+    words = [rest[0], *before, *rest[1:]] if rest else []
     if arguments is None:
         # A notebook's backend, which its commands inherit, may not be installed here.
         os.environ["MPLBACKEND"] = "agg"
