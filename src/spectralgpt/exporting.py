@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from spectralgpt import __version__
 from spectralgpt.building import model_config
 from spectralgpt.checkpoints import LoadedModel
+from spectralgpt.config import check_range
 from spectralgpt.errors import CheckpointError, ConfigError, OutputError, require
 from spectralgpt.files import folder_beside, may_replace, parse_json
 from spectralgpt.models.encoder import Encoder
@@ -110,10 +111,8 @@ def export_model(
         CheckpointError: it cannot be exported, or gives other numbers.
         OutputError: it cannot be written.
     """
-    if batch is not None and batch < 1:
-        raise ConfigError(f"batch is {batch}: use at least 1, or dynamic.")
-    if not tolerance > 0:
-        raise ConfigError(f"tolerance is {tolerance}: it must be above 0.")
+    check_range("at least 1", {"batch": batch})
+    check_range("above 0", {"tolerance": tolerance})
     file_format = choose_format(path)
     output = _choose_output(loaded, what)
     described = _describe(loaded, output, batch)

@@ -237,7 +237,7 @@ def test_windows_need_the_mode_that_trains_them(places: Path, tmp_path: Path) ->
             config(places, "tiny", attention="rvsa", mode=mode)
     with pytest.raises(ConfigError, match="window_size is for attention: rvsa"):
         config(places, "tiny", window_size=5)
-    with pytest.raises(ConfigError, match="window_size is 0; use at least 1"):
+    with pytest.raises(ConfigError, match="window_size is 0; it must be at least 1"):
         config(places, "tiny", attention="rvsa", window_size=0)
 
 
