@@ -99,7 +99,7 @@ def image_limits(pixels: FloatArray, valid: BoolArray) -> tuple[FloatArray, Floa
     return np.where(empty, 0, low), np.where(empty, 0, high)
 
 
-def log_of(reflectance: FloatArray) -> FloatArray:
+def _log_of(reflectance: FloatArray) -> FloatArray:
     """Return the logarithm that `log` scales by."""
     return np.log(np.maximum(reflectance, 0) + np.float32(LOG_SHIFT))
 
@@ -285,7 +285,7 @@ class Preprocessing:
             return scaled.astype(np.float32, copy=False)
         taken, span = self.affine()
         if self.scaling == "log":
-            pixels = log_of(pixels)
+            pixels = _log_of(pixels)
         shared = (pixels - taken) / span
         if self.scaling != "two-std-uint8":
             return shared.astype(np.float32, copy=False)
@@ -301,7 +301,7 @@ class Preprocessing:
             low, high = self._statistic("low"), self._statistic("high")
             if self.scaling == "fixed-range":
                 return low, np.maximum(high - low, RANGE_EPS)
-            low, high = log_of(low), log_of(high)
+            low, high = _log_of(low), _log_of(high)
             spread = np.maximum(high - low, RANGE_EPS) / LOG_STDS
             return np.asarray((low + high) / 2, np.float32), spread.astype(np.float32)
         mean, std = self._statistic("mean"), self._statistic("std")

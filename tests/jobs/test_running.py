@@ -11,7 +11,13 @@ from spectralgpt.errors import ConfigError
 from spectralgpt.jobs.kinds import Plan
 from spectralgpt.jobs.records import RecordFolder, SceneRecord
 from spectralgpt.jobs.running import JobOutcome, run_job
-from tests.job_kinds import NotingJob, count_notes, of_one_date, write_scenes
+from tests.job_kinds import (
+    NotingJob,
+    count_notes,
+    manifest,
+    of_one_date,
+    write_scenes,
+)
 
 
 @pytest.fixture
@@ -26,12 +32,6 @@ def plan_of(job: NotingJob, output: Path) -> Plan:
 
 def run(job: NotingJob, scenes: list[Path], output: Path, **options: Any) -> JobOutcome:
     return run_job(plan_of(job, output), of_one_date(scenes), pause_s=0, **options)
-
-
-def manifest(output: Path) -> dict[str, dict[str, Any]]:
-    lines = (output / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
-    return {row["id"]: row for row in rows}
 
 
 def test_bad_scenes_stop_no_others_and_passing_faults_are_tried_again(

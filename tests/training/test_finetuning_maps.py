@@ -25,7 +25,7 @@ from spectralgpt.training.logs import read_metrics
 from spectralgpt.training.optim import OptimizerConfig, TrainerConfig
 from spectralgpt.training.scoring import evaluate
 from tests.dense_places import places_config, write_places
-from tests.tiny import tiny_contract, tiny_encoder, tiny_model
+from tests.tiny import tiny_contract, tiny_encoder
 from tests.toy import BANDS, SENSOR, write_chip
 
 TRAINER = TrainerConfig(epochs=1, batch_size=3, accelerator="cpu", workers=0)
@@ -34,12 +34,6 @@ TRAINER = TrainerConfig(epochs=1, batch_size=3, accelerator="cpu", workers=0)
 @pytest.fixture(scope="module")
 def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_places(tmp_path_factory.mktemp("places"))
-
-
-@pytest.fixture(scope="module")
-def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pretrained")
-    return save_model(folder, tiny_model(), tiny_contract())
 
 
 def config(
