@@ -1,5 +1,6 @@
 """A job that notes what it does, for tests of how jobs are run."""
 
+import json
 import os
 import signal
 import time
@@ -7,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from spectralgpt.errors import DataError
 from spectralgpt.scenes.inputs import Progress
@@ -38,6 +40,9 @@ class NotingJob:
 
     def describe(self, dates: tuple[Path, ...]) -> tuple[Path, ...]:
         return dates
+
+    def beside(self, target: Path) -> tuple[Path, ...]:
+        return (target.with_suffix(".gpkg"),)
 
     def finish(self, made: Path) -> list[Path]:
         return [made]
@@ -75,6 +80,13 @@ class NotingJob:
 def count_notes(path: Path) -> Counter[str]:
     """Count the lines that jobs noted."""
     return Counter(path.read_text(encoding="utf-8").splitlines())
+
+
+def manifest(output: Path) -> dict[str, dict[str, Any]]:
+    """Read the manifest of a job, by scene."""
+    lines = (output / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    return {row["id"]: row for row in rows}
 
 
 def of_one_date(scenes: Iterable[Path]) -> list[tuple[Path, ...]]:

@@ -111,6 +111,32 @@ for words in (
     ]
 
 
+def test_every_module_can_be_imported_or_says_what_it_needs(tmp_path: Path) -> None:
+    found = run_bare(
+        """
+from importlib import import_module
+from pkgutil import walk_packages
+import spectralgpt
+from spectralgpt.errors import ConfigError
+needing = []
+for each in walk_packages(spectralgpt.__path__, "spectralgpt.", lambda name: None):
+    try:
+        # Of the page, `serving` asks before it imports the rest.
+        each.name.endswith("viewer.app") or import_module(each.name)
+    except ConfigError:
+        needing.append(each.name)
+print(*needing)
+""",
+        tmp_path,
+    )
+    assert found.returncode == 0, found.stderr
+    assert {
+        "spectralgpt.integrations",
+        "spectralgpt.models.swin",
+        "spectralgpt.training",
+    } <= set(found.stdout.split())
+
+
 def test_loading_a_model_imports_no_library_of_data_sets() -> None:
     code = "import spectralgpt, sys; spectralgpt.load('tiny'); print(*sys.modules)"
     ran = subprocess.run(

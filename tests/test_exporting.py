@@ -163,6 +163,10 @@ def test_the_contract_comes_back_from_the_file(tmp_path: Path, suffix: str) -> N
     beside = tmp_path / f"model{suffix}.json"
     assert json.loads(beside.read_text()) == found
     assert sorted(tmp_path.iterdir()) == [path, beside]
+    for text, kept in (('{"format": "spectralgpt-export"}', False), ("notes", True)):
+        beside.write_text(text)
+        export_model(model, path)
+        assert (beside.read_text() == text) == kept
 
 
 @pytest.mark.parametrize("suffix", FORMATS)

@@ -1,7 +1,9 @@
 """Small builders that tests share."""
 
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from spectralgpt import objectives
 from spectralgpt.models.encoder import SpectralEncoder
@@ -48,6 +50,22 @@ def tiny_objective(name: str) -> Objective:
 def tiny_encoder(image_size: int = 32, seed: int = 0) -> SpectralEncoder:
     """A seeded encoder of depth 2 on the bands of `tiny_contract`."""
     return tiny_model(image_size, seed).encoder
+
+
+def loss_share_after_training(
+    model: MaskedAutoencoder, images: Tensor, **given: Any
+) -> float:
+    """Return the loss after a few steps on the same images, over that before."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(12):
+        generator = torch.Generator().manual_seed(0)
+        output = model(images, 0.5, generator=generator, **given)
+        optimizer.zero_grad()
+        output.loss.backward()
+        optimizer.step()
+        losses.append(output.loss.item())
+    return losses[-1] / losses[0]
 
 
 def rates_and_decays(

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar, get_args
 from torch import Tensor, nn
 
 from spectralgpt import objectives
-from spectralgpt.config import fit_arguments
+from spectralgpt.config import check_range, fit_arguments
 from spectralgpt.errors import CheckpointError, ConfigError, require
 from spectralgpt.models.encoder import Encoder, SpectralEncoder
 from spectralgpt.models.heads import (
@@ -426,7 +426,5 @@ def _check_adapters(encoder: Encoder, rank: int, alpha: int, dropout: float) -> 
             f"adapter rank {rank} is not in 1..{encoder.embed_dim - 1}, the encoder's "
             "width less one."
         )
-    if alpha < 1:
-        raise ConfigError(f"adapter alpha is {alpha}: use at least 1.")
-    if not 0 <= dropout < 1:
-        raise ConfigError(f"adapter dropout is {dropout}: use 0 up to below 1.")
+    check_range("at least 1", {"adapter alpha": alpha})
+    check_range("at least 0 and below 1", {"adapter dropout": dropout})

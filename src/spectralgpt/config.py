@@ -9,10 +9,11 @@ suggests the nearest known one, so that no mistake becomes a default.
 import difflib
 import inspect
 import math
+import operator
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from importlib.resources import files
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -23,6 +24,12 @@ from spectralgpt.errors import ConfigError
 
 Config = TypeVar("Config")
 _WRONG: Any = object()
+_SIGNS = {
+    "at least": operator.ge,
+    "above": operator.gt,
+    "at most": operator.le,
+    "below": operator.lt,
+}
 # Both build plain values only; libyaml is ten times as fast.
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _MOST_CHARACTERS = 2**20
@@ -269,6 +276,30 @@ def take_text(mapping: Mapping[str, Any], key: str, where: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ConfigError(f"{where}: '{key}' must be text, found {value!r:.80}.")
     return value
+
+
+def check_range(rule: str, values: object, *names: str, section: str = "") -> None:
+    """Refuse numbers outside of a range; None is not looked at.
+
+    Args:
+        rule: as messages say it, such as `above 0 and at most 1`.
+        values: what holds the numbers, or a table of them.
+        *names: theirs; all of a table.
+        section: put before names in messages, such as `trainer.`.
+
+    Raises:
+        ConfigError: one is outside, or no finite number.
+    """
+    table = values if isinstance(values, Mapping) else vars(values)
+    parts = f"{rule} and above -inf and below inf".split(" and ")
+    bounds = [part.rsplit(" ", 1) for part in parts]
+    for name in names or table:
+        value = table[name]
+        if value is not None and not (
+            isinstance(value, Real)
+            and all(_SIGNS[sign](value, float(bound)) for sign, bound in bounds)
+        ):
+            raise ConfigError(f"{section}{name} is {value!s:.40}; it must be {rule}.")
 
 
 def suggest(word: str, known: Collection[str]) -> str:

@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from spectralgpt import __version__
 from spectralgpt.building import model_config
 from spectralgpt.checkpoints import LoadedModel
+from spectralgpt.config import check_range
 from spectralgpt.errors import CheckpointError, ConfigError, OutputError, require
-from spectralgpt.files import folder_beside, parse_json
+from spectralgpt.files import folder_beside, may_replace, parse_json
 from spectralgpt.models.encoder import Encoder
 from spectralgpt.models.heads import (
     ChangeModel,
@@ -110,10 +111,8 @@ def export_model(
         CheckpointError: it cannot be exported, or gives other numbers.
         OutputError: it cannot be written.
     """
-    if batch is not None and batch < 1:
-        raise ConfigError(f"batch is {batch}: use at least 1, or dynamic.")
-    if not tolerance > 0:
-        raise ConfigError(f"tolerance is {tolerance}: it must be above 0.")
+    check_range("at least 1", {"batch": batch})
+    check_range("above 0", {"tolerance": tolerance})
     file_format = choose_format(path)
     output = _choose_output(loaded, what)
     described = _describe(loaded, output, batch)
@@ -139,7 +138,9 @@ def export_model(
                 path.with_name(weights).unlink(missing_ok=True)
             # The model comes last: where it is, all of it is.
             for file in sorted(folder.iterdir(), key=lambda each: each == made):
-                os.replace(file, path.with_name(file.name))
+                target = path.with_name(file.name)
+                if file.suffix != ".json" or may_replace(target):
+                    os.replace(file, target)
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error}.") from error
     return difference, batches
@@ -150,8 +151,12 @@ def read_description(path: Path) -> dict[str, Any]:
 
     Raises:
         CheckpointError: the file is damaged, or was not exported by this package.
+        ConfigError: onnx is not installed.
     """
-    read = _read_onnx if path.suffix == ".onnx" else _read_pt2
+    read = _read_pt2
+    if path.suffix == ".onnx":
+        require("onnx")
+        read = _read_onnx
     try:
         text = read(path)
         found = parse_json(text, "its description")
@@ -205,9 +210,8 @@ class ReflectanceScaling(nn.Module):
         super().__init__()
         self.scaling = contract.scaling
         if contract.scaling != "image-minmax":
-            low, span = _affine(contract)
-            self.register_buffer("low", low)
-            self.register_buffer("span", span)
+            for name, value in zip(("low", "span"), contract.affine(), strict=True):
+                self.register_buffer(name, torch.from_numpy(value))
 
     def forward(self, reflectance: Tensor) -> Tensor:
         """Scale (B, C, H, W); NaN becomes the mean of its band."""
@@ -228,24 +232,6 @@ class ReflectanceScaling(nn.Module):
         if self.scaling != "two-std-uint8":
             return shared
         return (shared * UINT8_LEVELS).clamp(0, UINT8_LEVELS).floor() / UINT8_LEVELS
-
-
-def _affine(contract: Preprocessing) -> tuple[Tensor, Tensor]:
-    """Return what is taken off, and what the rest is divided by, (C, 1, 1) each."""
-    statistics = contract.statistics
-    assert statistics is not None, "a contract checks this"
-    low, high, mean, std = (
-        torch.from_numpy(statistics.column(name, contract.bands))
-        for name in ("low", "high", "mean", "std")
-    )
-    if contract.scaling == "log":
-        centre, spread = contract.log_limits()
-        return torch.from_numpy(centre), torch.from_numpy(spread)
-    if contract.scaling == "fixed-range":
-        return low, (high - low).clamp(min=RANGE_EPS)
-    if contract.scaling == "z-score":
-        return mean, std.clamp(min=RANGE_EPS)
-    return mean - 2 * std, 4 * std
 
 
 def _limits(pixels: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:

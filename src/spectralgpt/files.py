@@ -17,6 +17,7 @@ import errno
 import glob
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -33,6 +34,15 @@ from filelock import FileLock, Timeout
 
 from spectralgpt.errors import ConfigError, DataError, OutputError
 
+_log = logging.getLogger(__name__)
+
+MADE_BY = "made by spectralgpt"
+"""What files beside a result say of themselves."""
+_OURS = re.compile(
+    MADE_BY.encode()
+    + rb'|"processing:software": \{\s*"spectralgpt"|"format": "spectralgpt-export"'
+)
+_HEAD_BYTES = 2**16
 _MOST_BYTES = 2**28
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -271,6 +281,22 @@ def write_file(path: Path, write: Callable[[Path], Any]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a text as UTF-8; see `write_file`."""
     write_file(path, lambda to: to.write_text(text, encoding="utf-8"))
+
+
+def may_replace(path: Path) -> bool:
+    """Tell whether a file beside a result is ours to write: none is there, or ours.
+
+    What others made is kept, also by --overwrite, which names none of these files.
+    """
+    if not path.is_file():
+        return True
+    with path.open("rb") as file:
+        is_ours = _OURS.search(file.read(_HEAD_BYTES)) is not None
+    if not is_ours:
+        _log.warning(
+            "%s is kept: spectralgpt did not make it. Move it to have ours.", path
+        )
+    return is_ours
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from spectralgpt.config import check_range
 from spectralgpt.errors import ConfigError, ShapeError
 
 IGNORE = -1  # The target of a pixel that counts in no loss.
@@ -155,8 +156,8 @@ def balanced_class_weights(
             0..1.
     """
     counts = torch.tensor(list(pixel_counts), dtype=torch.float64)
-    if not 0 <= power <= 1:
-        raise ConfigError(f"power of the class weights is {power}: use 0 to 1.")
+    within = "at least 0 and at most 1"
+    check_range(within, {"power of the class weights": power})
     if counts.numel() == 0 or counts.min() < 0 or counts.sum() == 0:
         raise ConfigError(
             f"pixel counts {list(pixel_counts)} give no class weights: they must be at "

@@ -99,7 +99,7 @@ def image_limits(pixels: FloatArray, valid: BoolArray) -> tuple[FloatArray, Floa
     return np.where(empty, 0, low), np.where(empty, 0, high)
 
 
-def log_of(reflectance: FloatArray) -> FloatArray:
+def _log_of(reflectance: FloatArray) -> FloatArray:
     """Return the logarithm that `log` scales by."""
     return np.log(np.maximum(reflectance, 0) + np.float32(LOG_SHIFT))
 
@@ -278,43 +278,36 @@ class Preprocessing:
         Source: published SpectralGPT pretraining readers (`image-minmax`) and
         BigEarthNet fine-tuning reader (`two-std-uint8`, kept to reproduce it).
         """
-        if self.scaling == "image-minmax" or self.statistics is None:
+        if self.scaling == "image-minmax":
             low, high = image_limits(pixels, valid)
             scaled = pixels - low
             scaled /= high - low + RANGE_EPS
             return scaled.astype(np.float32, copy=False)
-        if self.scaling == "fixed-range":
-            low, high = self._statistic("low"), self._statistic("high")
-            scaled = (pixels - low) / np.maximum(high - low, RANGE_EPS)
-            return scaled.astype(np.float32)
+        taken, span = self.affine()
         if self.scaling == "log":
-            centre, spread = self.log_limits()
-            return ((log_of(pixels) - centre) / spread).astype(np.float32, copy=False)
-        mean, std = self._statistic("mean"), self._statistic("std")
-        if self.scaling == "z-score":
-            return ((pixels - mean) / np.maximum(std, RANGE_EPS)).astype(np.float32)
-        shared = (pixels - (mean - 2 * std)) / (4 * std) * UINT8_LEVELS
-        levels = np.clip(shared, 0, UINT8_LEVELS).astype(np.uint8)
+            pixels = _log_of(pixels)
+        shared = (pixels - taken) / span
+        if self.scaling != "two-std-uint8":
+            return shared.astype(np.float32, copy=False)
+        levels = np.clip(shared * UINT8_LEVELS, 0, UINT8_LEVELS).astype(np.uint8)
         return (levels / np.float32(UINT8_LEVELS)).astype(np.float32)
 
-    def log_limits(self) -> tuple[FloatArray, FloatArray]:
-        """Return what `log` takes off, and what it divides by, (C, 1, 1) each."""
-        low, high = log_of(self._statistic("low")), log_of(self._statistic("high"))
-        spread = np.maximum(high - low, RANGE_EPS) / LOG_STDS
-        return np.asarray((low + high) / 2, np.float32), spread.astype(np.float32)
+    def affine(self) -> tuple[FloatArray, FloatArray]:
+        """Return what a scaling by statistics takes off, and what it divides by.
 
-    def _limits(
-        self, pixels: FloatArray, valid: BoolArray
-    ) -> tuple[FloatArray, FloatArray]:
-        """Return the reflectance that becomes 0 and 1, (C, 1, 1) each."""
-        if self.scaling == "image-minmax" or self.statistics is None:
-            return image_limits(pixels, valid)
-        if self.scaling == "fixed-range":
-            return self._statistic("low"), self._statistic("high")
+        By `log` that is of logarithms. Both are (C, 1, 1); `image-minmax` has none.
+        """
+        if self.scaling in ("log", "fixed-range"):
+            low, high = self._statistic("low"), self._statistic("high")
+            if self.scaling == "fixed-range":
+                return low, np.maximum(high - low, RANGE_EPS)
+            low, high = _log_of(low), _log_of(high)
+            spread = np.maximum(high - low, RANGE_EPS) / LOG_STDS
+            return np.asarray((low + high) / 2, np.float32), spread.astype(np.float32)
         mean, std = self._statistic("mean"), self._statistic("std")
         if self.scaling == "z-score":
-            return mean, mean + std
-        return mean - 2 * std, mean + 2 * std
+            return mean, np.maximum(std, RANGE_EPS)
+        return mean - 2 * std, 4 * std
 
     def _statistic(self, name: str) -> FloatArray:
         """Return a statistic of the bands, (C, 1, 1)."""
@@ -333,13 +326,15 @@ class Preprocessing:
         Raises:
             BandError: a band of the contract is missing.
         """
+        known = self._arrange(raster, allow_missing=False)
+        if self.scaling == "image-minmax":
+            low, high = image_limits(*known)
+            return (low + scaled * (high - low)).astype(np.float32)
+        taken, span = self.affine()
+        restored = taken + scaled * span
         if self.scaling == "log":
-            self.match(raster.bands)
-            centre, spread = self.log_limits()
-            restored = np.exp(centre + scaled * spread) - LOG_SHIFT
-            return restored.astype(np.float32, copy=False)
-        low, high = self._limits(*self._arrange(raster, allow_missing=False))
-        return (low + scaled * (high - low)).astype(np.float32)
+            restored = np.exp(restored) - LOG_SHIFT
+        return restored.astype(np.float32, copy=False)
 
     def rescaling_to(self, other: "Preprocessing") -> tuple[FloatArray, FloatArray]:
         """Return what brings images of this scaling into another's.
@@ -356,11 +351,8 @@ class Preprocessing:
         """
         fixed = ("fixed-range", "z-score")
         if self.scaling in fixed and other.scaling in fixed:
-            no_pixels = np.empty(0, np.float32), np.empty(0, np.bool_)
-            low, high = self._limits(*no_pixels)
-            other_low, other_high = other._limits(*no_pixels)
-            span = np.maximum(other_high - other_low, RANGE_EPS)
-            factor, shift = (high - low) / span, (low - other_low) / span
+            (low, span), (other_low, other_span) = self.affine(), other.affine()
+            factor, shift = span / other_span, (low - other_low) / other_span
             return factor.ravel().astype(np.float32), shift.ravel().astype(np.float32)
         if (self.scaling, self.statistics) == (other.scaling, other.statistics):
             ones = np.ones(len(self.bands), np.float32)

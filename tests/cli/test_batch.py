@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from spectralgpt.checkpoints import save_model
 from spectralgpt.cli.main import main
 from spectralgpt.models.heads import ChangeModel, ClassificationModel, SegmentationModel
 from spectralgpt.rasters.embeddings import open_embeddings
+from tests.job_kinds import manifest
 from tests.product_files import write_item
 from tests.tiny import tiny_contract, tiny_model
 from tests.toy import chip_pixels, write_chip
@@ -43,12 +43,6 @@ def scenes(tmp_path: Path) -> Path:
 def batch(kind: str, *words: object) -> int:
     stated = ("--offset", "0", "--device", "cpu", "--pause_s", "0")
     return main([str(word) for word in ("batch", kind, *words, *stated)])
-
-
-def manifest(output: Path) -> dict[str, dict[str, Any]]:
-    lines = (output / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
-    return {row["id"]: row for row in rows}
 
 
 def test_a_bad_scene_among_good_ones_and_then_again(

@@ -49,7 +49,10 @@ def test_the_command_makes_a_set_and_prints_its_folder(
         ([], "covers.gpkg: which column holds the classes?"),
         (["--class_column", "cover", "--scenes", "no.tif"], "no.tif does not exist"),
         (["--class_column", "cover", "--tile_px", "200"], "no scene holds a tile of"),
-        (["--class_column", "cover", "--tile_px", "0"], "tile_px must be at least 1"),
+        (
+            ["--class_column", "cover", "--tile_px", "0"],
+            "tile_px is 0; it must be at least 1",
+        ),
         (["--class_column", "cover", "--labels", "broken.gpkg"], "cannot be read as"),
         (
             ["--class_column", "cover", "--classes", "c.yaml"],

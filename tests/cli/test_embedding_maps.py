@@ -356,7 +356,7 @@ def test_probe_says_that_the_encoder_learned_from_labels(
         ),
         (
             ("probe", "{raster}", *LABELLED, "--block_m", "-3"),
-            "give --block-m above 0",
+            "--block-m is -3.0; it must be above 0",
         ),
         (
             ("probe", "{raster}", *LABELLED, "--block_m", "90000"),

@@ -22,10 +22,11 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_no_command_is_misuse() -> None:
     assert main([]) == 2
+    assert main(["-q"]) == 2
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--version"]) == 0
+    assert main(["-q", "--version"]) == 0
     assert capsys.readouterr().out == f"spectralgpt {spectralgpt.__version__}\n"
 
 
@@ -65,8 +66,9 @@ def test_what_a_name_holds_does_not_move_the_cursor(
 
 
 def test_debug_shows_the_traceback() -> None:
-    with pytest.raises(spectralgpt.errors.CheckpointError):
-        main(["info", "nowhere", "--debug"])
+    for words in (["info", "nowhere", "--debug"], ["-v", "--debug", "info", "nowhere"]):
+        with pytest.raises(spectralgpt.errors.CheckpointError):
+            main(words)
 
 
 def test_convert_goes_both_ways(

@@ -139,7 +139,9 @@ def test_a_fraction_keeps_whole_places_inside_larger_fractions(
         assert tenth.select(split).samples == whole.select(split).samples
     other = split_up(everything, 3, split="stratified", train_fraction=0.1)
     assert other.select("train").places != tenth.select("train").places
-    with pytest.raises(ConfigError, match=r"train_fraction must be in \(0, 1\]"):
+    with pytest.raises(
+        ConfigError, match=r"train_fraction is .* above 0 and at most 1"
+    ):
         config(root, train_fraction=0.0)
 
 

@@ -69,7 +69,7 @@ def test_description_says_everything_without_code(tmp_path):
     [
         ("ofset: 0", r"mine\.yaml: unknown key 'ofset'; did you mean 'offset'"),
         ("offset: yes", r"mine\.yaml: 'offset' must be a number or auto, found True"),
-        ("weight: 0", "weight must be above 0"),
+        ("weight: 0", "weight is 0; it must be above 0"),
         ("holdout: random", "holdout must be one of auto, place, block, never"),
         ("place: '('", "'place' is no regular expression"),
         ("pattern: B02", r"needs a group \(\?P<band>"),

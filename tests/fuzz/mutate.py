@@ -231,3 +231,13 @@ def refusal(error: SpectralGPTError) -> str:
     text = " ".join(str(error).split())
     assert text, f"{type(error).__name__} says nothing"
     return text
+
+
+@contextlib.contextmanager
+def said() -> Iterator[None]:
+    """Let our errors through, after a look at what they say."""
+    try:
+        yield
+    except SpectralGPTError as error:
+        refusal(error)
+        raise

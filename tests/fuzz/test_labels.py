@@ -24,8 +24,8 @@ from tests.fuzz.mutate import (
     mutate_bytes,
     mutate_text,
     mutate_value,
-    refusal,
     rounds,
+    said,
 )
 from tests.label_files import halves, write_labels, write_scene
 from tests.raster_files import write_tiff
@@ -68,16 +68,6 @@ def try_shapes(path: Path, grid: Grid) -> int:
             read()
             done += 1
     return done
-
-
-@contextlib.contextmanager
-def said() -> Any:
-    """Let our errors through, after a look at what they say."""
-    try:
-        yield
-    except SpectralGPTError as error:
-        refusal(error)
-        raise
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ from tests.fuzz.mutate import (
     mutate_bytes,
     mutate_text,
     mutate_value,
-    refusal,
     rounds,
+    said,
 )
 from tests.product_files import write_item
 from tests.raster_files import write_tiff
@@ -80,16 +80,6 @@ def try_list(path: Path) -> int:
             assert read_raster(item).pixels.shape == (len(files), 8, 8)
             read += 1
     return read
-
-
-@contextlib.contextmanager
-def said() -> Any:
-    """Let our errors through, after a look at what they say."""
-    try:
-        yield
-    except SpectralGPTError as error:
-        refusal(error)
-        raise
 
 
 @pytest.mark.parametrize("name", KINDS)

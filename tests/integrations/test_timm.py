@@ -12,6 +12,7 @@ import spectralgpt.integrations
 from spectralgpt.checkpoints import load_model, save_model
 from spectralgpt.errors import CheckpointError, ConfigError, UnitError
 from spectralgpt.integrations import Backbone, open_backbone
+from tests.fake_device import GPU, WaitedError, fake_device, to_gpu
 from tests.tiny import tiny_contract, tiny_encoder
 
 SHIPPED = "spectralgpt-tiny-s2"
@@ -69,6 +70,27 @@ def test_pretrained_is_what_the_weights_give_for_reflectance() -> None:
         assert torch.equal(again(images), model(images))
     with pytest.raises(UnitError, match="divide digital numbers"):
         model(images * 10_000)
+
+
+def test_a_gpu_is_waited_for_once_and_gives_no_wrong_numbers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = Backbone(tiny_encoder(), tiny_contract()).eval()
+    images = torch.rand(2, 12, 32, 32)
+    with fake_device():
+        to_gpu(model)
+        with pytest.raises(WaitedError):
+            model(images.to(GPU, non_blocking=True))
+    model = Backbone(tiny_encoder(), tiny_contract()).eval()
+    model(images)
+    # As on a GPU, and where a graph is compiled: values are not read.
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    wrong = torch.cat((images[:1], images[1:] * 10_000))
+    assert model(wrong).isnan().any(dim=1).tolist() == [False, True]
+    monkeypatch.undo()
+    with fake_device():
+        to_gpu(model)
+        assert model(images.to(GPU, non_blocking=True)).device == GPU
 
 
 def test_a_model_of_ones_own_moves_to_other_bands(tmp_path: Path) -> None:

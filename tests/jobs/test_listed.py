@@ -188,6 +188,24 @@ def test_a_bad_image_leaves_nothing_and_the_others_are_mapped(tmp_path: Path) ->
         run(tmp_path, empty, overwrite=True)
 
 
+@pytest.mark.parametrize("suffix", [".qml", ".tif.aux.xml", ".png"])
+def test_what_others_put_beside_a_map_is_kept(
+    tmp_path: Path, suffix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene = write_scene(tmp_path / "scene.tif", blobs(40, 40, 0))
+    beside = tmp_path / "maps" / f"scene{suffix}"
+    run(tmp_path, scene)
+    made = beside.read_bytes()
+    beside.write_bytes(made[:-1])  # As of another version of ours.
+    run(tmp_path, scene, overwrite=True)
+    assert beside.read_bytes() == made
+    assert "is kept" not in caplog.text
+    beside.write_text("<qgis>a style of one's own</qgis>")
+    run(tmp_path, scene, overwrite=True)
+    assert beside.read_text() == "<qgis>a style of one's own</qgis>"
+    assert f"scene{suffix} is kept: spectralgpt did not make it" in caplog.text
+
+
 def test_maps_and_images_are_not_replaced(tmp_path: Path) -> None:
     scene = write_scene(tmp_path / "scene.tif", blobs(40, 40, 0))
     run(tmp_path, scene)

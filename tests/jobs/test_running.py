@@ -11,7 +11,13 @@ from spectralgpt.errors import ConfigError
 from spectralgpt.jobs.kinds import Plan
 from spectralgpt.jobs.records import RecordFolder, SceneRecord
 from spectralgpt.jobs.running import JobOutcome, run_job
-from tests.job_kinds import NotingJob, count_notes, of_one_date, write_scenes
+from tests.job_kinds import (
+    NotingJob,
+    count_notes,
+    manifest,
+    of_one_date,
+    write_scenes,
+)
 
 
 @pytest.fixture
@@ -26,12 +32,6 @@ def plan_of(job: NotingJob, output: Path) -> Plan:
 
 def run(job: NotingJob, scenes: list[Path], output: Path, **options: Any) -> JobOutcome:
     return run_job(plan_of(job, output), of_one_date(scenes), pause_s=0, **options)
-
-
-def manifest(output: Path) -> dict[str, dict[str, Any]]:
-    lines = (output / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
-    return {row["id"]: row for row in rows}
 
 
 def test_bad_scenes_stop_no_others_and_passing_faults_are_tried_again(
@@ -153,9 +153,11 @@ def test_files_of_something_else_and_the_scenes_themselves_are_not_replaced(
     scenes = write_scenes(tmp_path / "out/scenes", {"a": "good"})
     with pytest.raises(ConfigError, match="holds the scenes themselves"):
         run(job, scenes, tmp_path / "out")
-    others = write_scenes(tmp_path / "in", {"a": "good"})
-    with pytest.raises(ConfigError, match="there already, and not of this job"):
-        run(job, others, tmp_path / "out")
+    others = write_scenes(tmp_path / "in", {"a": "good", "b": "good"})
+    (scenes[0].parent / "b.gpkg").touch()
+    for other in others:
+        with pytest.raises(ConfigError, match="there already, and not of this job"):
+            run(job, [other], tmp_path / "out")
     assert not (tmp_path / "out/job.json").exists()
     assert scenes[0].read_text() == "good"
 

@@ -16,16 +16,16 @@ from spectralgpt.objectives.tokenizer import ConvEncoder
 KINDS = ("spectral", "rvsa", "vit", "swin")
 
 
-def encoder_of(kind: str) -> Encoder:
+def encoder_of(kind: str, depth: int = 4) -> Encoder:
     torch.manual_seed(0)
     made: Encoder
     if kind == "vit":
-        made = VisionTransformer(32, 6, 8, 16, 4, 2, groups=[[0, 1, 2], [3, 4, 5]])
+        made = VisionTransformer(32, 6, 8, 16, depth, 2, groups=[[0, 1, 2], [3, 4, 5]])
     elif kind == "swin":
         made = SwinEncoder(32, 6, 4, 8, (1, 2, 1), (1, 2, 4), 4)
     else:
         attention = "rvsa" if kind == "rvsa" else "global"
-        made = SpectralEncoder(32, 6, 8, 3, 16, 4, 2, attention=attention)
+        made = SpectralEncoder(32, 6, 8, 3, 16, depth, 2, attention=attention)
     return made.eval()
 
 

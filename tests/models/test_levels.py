@@ -5,34 +5,21 @@ import torch
 
 from spectralgpt.building import build_model, model_config
 from spectralgpt.errors import ConfigError
-from spectralgpt.models.encoder import Encoder, SpectralEncoder
+from spectralgpt.models.encoder import SpectralEncoder
 from spectralgpt.models.heads import ChangeModel, SegmentationModel
-from spectralgpt.models.swin import SwinEncoder
-from spectralgpt.models.vit import VisionTransformer
 from spectralgpt.objectives.tokenizer import ConvEncoder
-
-
-def encoder_of(kind: str) -> Encoder:
-    torch.manual_seed(0)
-    made: Encoder
-    if kind == "vit":
-        made = VisionTransformer(32, 6, 8, 16, 6, 2, groups=[[0, 1, 2], [3, 4, 5]])
-    elif kind == "swin":
-        made = SwinEncoder(32, 6, 4, 8, (1, 2, 1), (1, 2, 4), 4)
-    else:
-        made = SpectralEncoder(32, 6, 8, 3, 16, 6, 2)
-    return made.eval()
+from tests.models.test_intermediates import encoder_of
 
 
 @pytest.mark.parametrize("kind", ["spectral", "vit"])
 def test_levels_are_what_encoders_of_fewer_blocks_give(kind: str) -> None:
-    encoder, images = encoder_of(kind), torch.rand(2, 6, 32, 32)
+    encoder, images = encoder_of(kind, 6), torch.rand(2, 6, 32, 32)
     with torch.no_grad():
         levels = encoder.encode_levels(images).split(16, dim=-1)
         assert torch.equal(levels[-1], encoder.encode(images))
         assert [block for block, _, _ in encoder.levels] == [0, 2, 3, 5]
         for (block, _, _), wanted in zip(encoder.levels, levels, strict=True):
-            shorter = encoder_of(kind)
+            shorter = encoder_of(kind, 6)
             del shorter.blocks[block + 1 :]
             assert torch.equal(shorter.encode(images), wanted)
 
@@ -64,7 +51,7 @@ def test_levels_of_swin_are_its_stages() -> None:
 @pytest.mark.parametrize("kind", ["spectral", "vit", "swin"])
 @pytest.mark.parametrize("head", ["upernet", "fpn"])
 def test_a_head_learns_from_all_levels(kind: str, head: str) -> None:
-    model = SegmentationModel(encoder_of(kind), 3, head, multilevel=True)
+    model = SegmentationModel(encoder_of(kind, 6), 3, head, multilevel=True)
     model.train()(torch.rand(2, 6, 32, 32)).square().mean().backward()
     assert all(p.grad is not None for p in model.head.parameters())
     again = build_model(model_config(model)).eval()
@@ -86,6 +73,6 @@ def test_it_is_exported_as_it_runs() -> None:
 
 def test_a_mistake_is_named() -> None:
     with pytest.raises(ConfigError, match="heads 'upernet' and 'fpn'"):
-        SegmentationModel(encoder_of("vit"), 3, "linear", multilevel=True)
+        SegmentationModel(encoder_of("vit", 6), 3, "linear", multilevel=True)
     with pytest.raises(ConfigError, match="leave out multilevel"):
         SegmentationModel(ConvEncoder(32, 6, 8, 16, 1), 3, multilevel=True)

@@ -331,7 +331,7 @@ def test_global_attention_reaches_over_all_grids() -> None:
 def test_what_does_not_fit_is_named(shared: Path) -> None:
     with pytest.raises(ConfigError, match="dim 10 is no multiple of num_heads 3"):
         RotatedWindowAttention(10, 3, 7)
-    with pytest.raises(ConfigError, match="use at least 1"):
+    with pytest.raises(ConfigError, match="it must be at least 1"):
         RotatedWindowAttention(8, 2, 0)
     attention = RotatedWindowAttention(32, 4, 7, published=True)
     with pytest.raises(

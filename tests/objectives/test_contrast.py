@@ -1,9 +1,7 @@
 """Contrastive objectives, held to what the published code gives."""
 
 import json
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -20,11 +18,8 @@ from spectralgpt.training.optim import (
     build_optimizer,
     learning_rate_at,
 )
+from tests.objectives.test_autoencoders import SYSTEMS, needs_golden, read
 
-SYSTEMS = Path(__file__).resolve().parents[3] / "shared" / "golden" / "systems"
-needs_golden = pytest.mark.skipif(
-    not SYSTEMS.is_dir(), reason="needs ../shared/golden/systems"
-)
 SMALL = {
     "image_size": 32,
     "num_bands": 5,
@@ -50,11 +45,6 @@ class Body(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return nn.functional.gelu(self.body(x))
-
-
-def read(name: str) -> dict[str, Tensor]:
-    found = np.load(SYSTEMS / f"{name}.npz")
-    return {key: torch.from_numpy(found[key]) for key in found.files}
 
 
 def state(name: str) -> dict[str, Tensor]:

@@ -80,7 +80,7 @@ def test_a_wrong_setting_is_named(
 
 
 def test_settings_that_only_a_whole_model_refuses_are_named() -> None:
-    with pytest.raises(ConfigError, match=r"inside_ratio is 2: use 0 < ratio <= 1"):
+    with pytest.raises(ConfigError, match="inside_ratio is 2; it must be above 0"):
         objectives.build("ringmo", inside_ratio=2)
     with pytest.raises(ConfigError, match="tokenizer: unknown key 'vocab'"):
         objectives.build("beit", tokenizer={"vocab": 3})

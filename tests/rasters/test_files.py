@@ -211,18 +211,7 @@ def test_loggers_are_left_as_they_were(tmp_path):
 
 def test_small_files_kept_in_memory_read_as_from_disk(tmp_path: Path) -> None:
     numbers = np.arange(3 * 8 * 9, dtype=np.uint16).reshape(3, 8, 9)
-    path = tmp_path / "small.tif"
-    with rasterio.open(
-        path,
-        "w",
-        driver="GTiff",
-        height=8,
-        width=9,
-        count=3,
-        dtype="uint16",
-        transform=rasterio.Affine(10, 0, 0, 0, -10, 80),
-    ) as file:
-        file.write(numbers)
+    path = write_tiff(tmp_path / "small.tif", numbers)
     window = Window(row=1, column=2, height=6, width=5)
     kept, none = OpenFiles(memory_mb=1), OpenFiles()
     with quiet_gdal():
@@ -234,18 +223,7 @@ def test_small_files_kept_in_memory_read_as_from_disk(tmp_path: Path) -> None:
 
 
 def test_files_beyond_the_memory_are_read_again(tmp_path: Path) -> None:
-    path = tmp_path / "large.tif"
-    with rasterio.open(
-        path,
-        "w",
-        driver="GTiff",
-        height=256,
-        width=256,
-        count=1,
-        dtype="float64",
-        transform=rasterio.Affine(10, 0, 0, 0, -10, 2560),
-    ) as file:
-        file.write(np.ones((1, 256, 256)))
+    path = write_tiff(tmp_path / "large.tif", np.ones((1, 256, 256)))
     files = OpenFiles(memory_mb=0.25)
     with quiet_gdal():
         files.read(path, [1], Window(0, 0, 4, 4))

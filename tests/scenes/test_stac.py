@@ -57,6 +57,10 @@ def test_an_item_says_where_when_and_what(tmp_path: Path) -> None:
     assert (water["name"], water["color_hint"]) == ("open_water", "0072B2")
     write_item(scene, GRID, assets, [DAY], "run-1", "Scene and map")
     assert path.read_bytes() == first
+    path.write_text("{}")
+    write_item(scene, GRID, assets, [DAY], "run-1", "Scene and map")
+    assert path.read_text() == "{}"
+    path.write_bytes(first)
     assert_valid(path)
 
 

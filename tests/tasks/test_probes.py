@@ -294,5 +294,5 @@ def test_unusable_features_are_refused() -> None:
     one = blobs(60, 0).take(np.flatnonzero(blobs(60, 0).targets.numpy() == 1))
     with pytest.raises(DataError, match="one class only"):
         predict_linear(one, one, one)
-    with pytest.raises(ConfigError, match="k must be"):
+    with pytest.raises(ConfigError, match="k is 0; it must be"):
         predict_knn(one, one, k=0)

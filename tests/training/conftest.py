@@ -8,6 +8,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
+from spectralgpt.checkpoints import save_model
 from spectralgpt.models.mae import MaskedAutoencoder
 from spectralgpt.tasks.pretraining import PretrainingTask
 from spectralgpt.training.checkpointing import LastCheckpoint
@@ -19,6 +20,7 @@ from spectralgpt.training.loading import (
 )
 from spectralgpt.training.module import TrainingModule
 from spectralgpt.training.optim import OptimizerConfig, TrainerConfig
+from tests import tiny
 
 BANDS, SIZE = 6, 16
 
@@ -52,6 +54,12 @@ def build_tiny_model() -> MaskedAutoencoder:
         decoder_depth=1,
         decoder_num_heads=2,
     )
+
+
+@pytest.fixture(scope="session")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pretrained")
+    return save_model(folder, tiny.tiny_model(), tiny.tiny_contract())
 
 
 @pytest.fixture

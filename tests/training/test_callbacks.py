@@ -152,7 +152,7 @@ def test_a_logger_that_is_not_there_is_found_before_the_run(
     ("settings", "message"),
     [
         ({"patience": 1, "validate_every_epochs": 0}, "go by scores of held-out"),
-        ({"ema_decay": 1.0}, "0 <= decay < 1"),
+        ({"ema_decay": 1.0}, "at least 0 and below 1"),
         ({"ema_decay": 0.9, "strategy": "fsdp"}, "not go with strategy fsdp"),
         ({"loggers": ("wandb",)}, "name csv"),
     ],

@@ -41,12 +41,6 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_archive(tmp_path_factory.mktemp("archive"), per_class=10)
 
 
-@pytest.fixture(scope="module")
-def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pretrained")
-    return save_model(folder, tiny_model(), tiny_contract())
-
-
 def config(
     archive: Path, model: Path | str, epochs: int = 2, **changes: object
 ) -> FinetuneConfig:

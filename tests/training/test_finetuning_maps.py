@@ -25,7 +25,7 @@ from spectralgpt.training.logs import read_metrics
 from spectralgpt.training.optim import OptimizerConfig, TrainerConfig
 from spectralgpt.training.scoring import evaluate
 from tests.dense_places import places_config, write_places
-from tests.tiny import tiny_contract, tiny_encoder, tiny_model
+from tests.tiny import tiny_contract, tiny_encoder
 from tests.toy import BANDS, SENSOR, write_chip
 
 TRAINER = TrainerConfig(epochs=1, batch_size=3, accelerator="cpu", workers=0)
@@ -34,12 +34,6 @@ TRAINER = TrainerConfig(epochs=1, batch_size=3, accelerator="cpu", workers=0)
 @pytest.fixture(scope="module")
 def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_places(tmp_path_factory.mktemp("places"))
-
-
-@pytest.fixture(scope="module")
-def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pretrained")
-    return save_model(folder, tiny_model(), tiny_contract())
 
 
 def config(
@@ -237,7 +231,7 @@ def test_windows_need_the_mode_that_trains_them(places: Path, tmp_path: Path) ->
             config(places, "tiny", attention="rvsa", mode=mode)
     with pytest.raises(ConfigError, match="window_size is for attention: rvsa"):
         config(places, "tiny", window_size=5)
-    with pytest.raises(ConfigError, match="window_size is 0; use at least 1"):
+    with pytest.raises(ConfigError, match="window_size is 0; it must be at least 1"):
         config(places, "tiny", attention="rvsa", window_size=0)
 
 

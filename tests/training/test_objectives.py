@@ -8,33 +8,22 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 
-import spectralgpt
 from spectralgpt.checkpoints import load_model, save_model
 from spectralgpt.errors import ConfigError
 from spectralgpt.models.heads import ClassificationModel, SegmentationModel
 from spectralgpt.models.objective import Objective
-from spectralgpt.training.optim import OptimizerConfig, TrainerConfig
 from spectralgpt.training.pretrain_config import (
-    DataConfig,
     MaskingConfig,
     ModelConfig,
-    PretrainConfig,
     ReportConfig,
 )
 from spectralgpt.training.pretraining import pretrain
+from tests.training import test_pretraining
 
-SCENE = Path(spectralgpt.__file__).parent / "demo_data" / "scene"
-SMALL = PretrainConfig(
+SMALL = replace(
+    test_pretraining.SMALL,
     model=ModelConfig(patch_size=4),
-    data=DataConfig(
-        root=SCENE,
-        exclude_bands=("B10",),
-        image_size=32,
-        samples_per_epoch=8,
-        max_held_out=2,
-    ),
-    optimizer=OptimizerConfig(base_lr=0.01, warmup_epochs=0),
-    trainer=TrainerConfig(epochs=1, batch_size=4, workers=0, accelerator="cpu"),
+    data=replace(test_pretraining.SMALL.data, image_size=32),
     report=ReportConfig(images=1),
 )
 NARROW = {"embed_dim": 16, "depth": 1}

@@ -82,37 +82,24 @@ def test_score_in_the_table_is_that_of_the_exported_model(first_stage: Path) -> 
     assert (first_stage / "report.html").stat().st_size > 1000
 
 
-def test_start_from_another_size_is_refused_by_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "width", "message"),
+    [
+        (MaskedAutoencoder, 32, r"model\.embed_dim is 16 .* has 32"),
+        (SpectralEncoder, 16, "holds a SpectralEncoder"),
+    ],
+)
+def test_start_from_another_size_or_kind_is_refused_by_name(
+    kind: type[MaskedAutoencoder], width: int, message: str, tmp_path: Path
+) -> None:
     contract = sensor_preprocessing("sentinel-2-l1c", exclude=("B10",), image_size=16)
-    model = MaskedAutoencoder(
-        16,
-        12,
-        embed_dim=32,
-        depth=1,
-        num_heads=2,
-        wavelengths_nm=contract.wavelengths_nm,
-    )
+    sizes = {"embed_dim": width, "depth": 1, "num_heads": 2}
+    model = kind(16, 12, wavelengths_nm=contract.wavelengths_nm, **sizes)
     save_model(tmp_path / "model", model, contract)
     config = replace(SMALL, model=replace(NARROW, start_from=str(tmp_path / "model")))
-    with pytest.raises(ConfigError, match=r"model\.embed_dim is 16 .* has 32"):
+    with pytest.raises((ConfigError, CheckpointError), match=message):
         pretrain(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
-
-
-def test_start_from_an_encoder_is_refused(tmp_path: Path) -> None:
-    contract = sensor_preprocessing("sentinel-2-l1c", exclude=("B10",), image_size=16)
-    encoder = SpectralEncoder(
-        16,
-        12,
-        embed_dim=16,
-        depth=1,
-        num_heads=2,
-        wavelengths_nm=contract.wavelengths_nm,
-    )
-    save_model(tmp_path / "model", encoder, contract)
-    config = replace(SMALL, model=replace(NARROW, start_from=str(tmp_path / "model")))
-    with pytest.raises(CheckpointError, match="holds a SpectralEncoder"):
-        pretrain(config, tmp_path / "run")
 
 
 @pytest.mark.parametrize(

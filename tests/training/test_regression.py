@@ -31,7 +31,7 @@ from spectralgpt.training.finetuning import RegressionFinetuneConfig, finetune
 from spectralgpt.training.optim import OptimizerConfig, TrainerConfig
 from spectralgpt.training.scoring import evaluate
 from spectralgpt.training.study import StudyConfig, _planned_runs, _resolve
-from tests.tiny import tiny_contract, tiny_encoder, tiny_model
+from tests.tiny import tiny_contract, tiny_encoder
 from tests.toy import BANDS, SENSOR, write_chip
 
 SIZE, PLACES, NODATA, DAY = 32, 10, -9999.0, "20200813"
@@ -85,12 +85,6 @@ def read(data: DenseDataConfig) -> SampleSet:
 @pytest.fixture(scope="module")
 def fields(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_fields(tmp_path_factory.mktemp("fields"))
-
-
-@pytest.fixture(scope="module")
-def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pretrained")
-    return save_model(folder, tiny_model(), tiny_contract())
 
 
 def config(

@@ -14,6 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from spectralgpt.checkpoints import load_model, save_model
 from spectralgpt.config import build_config, read_config
 from spectralgpt.errors import ConfigError, DatasetNotFoundError
+from spectralgpt.training import pretrain_data
 from spectralgpt.training.logs import read_metrics
 from spectralgpt.training.pretrain_config import PretrainConfig
 from spectralgpt.training.pretrain_data import load_pretraining_data
@@ -424,3 +425,17 @@ def test_statistics_of_other_bands_or_another_scaling_are_refused(
     config = scaled(root, sensor, scaling, None, darker)
     with pytest.raises(ConfigError, match=r"data\.statistics: .* scaling z-score"):
         load_pretraining_data(config)
+
+
+def test_weights_of_a_mixture_are_read_once(
+    root: Path, darker: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = scaled(root, "sentinel-2-l2a", "z-score", None, darker)
+    mixture = [{"name": name, "image_size": 16} for name in ("one", "two")]
+    config = replace(config, data=replace(config.data, mixture=mixture))
+    read: list[Any] = []
+    monkeypatch.setattr(
+        pretrain_data, "load_model", lambda name: read.append(name) or load_model(name)
+    )
+    load_pretraining_data(config)
+    assert read == [str(darker)]

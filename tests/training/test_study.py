@@ -49,12 +49,6 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_places(tmp_path_factory.mktemp("places"))
 
 
-@pytest.fixture(scope="module")
-def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pretrained")
-    return save_model(folder, tiny_model(), tiny_contract())
-
-
 def test_seeds_leave_out_one_fold_after_the_other(
     places: Path, pretrained: Path
 ) -> None:

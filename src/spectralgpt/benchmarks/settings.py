@@ -9,6 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from spectralgpt.building import Quantization, build_model
+from spectralgpt.config import check_range
 from spectralgpt.errors import ConfigError
 from spectralgpt.models.mae import MaskedAutoencoder
 from spectralgpt.models.sizes import model_size
@@ -92,11 +93,7 @@ class BenchmarkConfig:
                 f"mode {self.mode!r} is unknown: use {', '.join(_MODES)}."
             )
         for name, least in _LEAST.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ConfigError(
-                    f"{_option(name)} is {value}; it must be at least {least}."
-                )
+            check_range(f"at least {least}", {_option(name): getattr(self, name)})
         if self.mode == "data" and self.data is None:
             raise ConfigError(
                 "mode data measures the loading of a data set: name it with --data."

@@ -16,7 +16,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -28,6 +27,7 @@ from spectralgpt.building import (
     weight_bytes,
 )
 from spectralgpt.data.crops import CropConfig
+from spectralgpt.errors import require
 from spectralgpt.models.cpu import peak_rss_bytes
 from spectralgpt.models.encoder import Encoder
 from spectralgpt.models.heads import ClassificationModel
@@ -52,6 +52,9 @@ from spectralgpt.training.pretrain_models import build_model
 from spectralgpt.training.pretraining import build_batches
 from spectralgpt.training.run_folder import RunFolder
 from spectralgpt.training.transfer import TransferConfig, start_encoder
+
+require("lightning")
+from lightning.pytorch import Callback  # noqa: E402
 
 OnStep = Callable[[int], None]
 _SPLIT_STEPS = 5

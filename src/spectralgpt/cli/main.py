@@ -18,12 +18,13 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
+from itertools import takewhile
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
 from spectralgpt import __version__
-from spectralgpt.errors import SpectralGPTError, require
+from spectralgpt.errors import SpectralGPTError
 
 _PREFIX = "spectralgpt.cli."
 _LONGEST_LINE = 2000
@@ -65,7 +66,7 @@ _RESUMED = (
 )
 """What is left of results that the same command goes on with."""
 _ANYWHERE = ("--debug", "-v", "--verbose", "-q", "--quiet")
-"""Options of all commands."""
+"""Options of all commands, also before the command."""
 _INTERRUPTED = 130
 _USAGE_ERROR = 2
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -87,6 +88,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit status: 0 on success, 1 for errors that have been explained, 2 for misuse.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    before = list(takewhile(_ANYWHERE.__contains__, words))
+    rest = words[len(before) :]
+    words = [rest[0], *before, *rest[1:]] if rest else []
     if arguments is None:
         # A notebook's backend, which its commands inherit, may not be installed here.
         os.environ["MPLBACKEND"] = "agg"
@@ -130,7 +134,7 @@ def _explained(name: str, words: list[str], signals: "_StopSignals") -> int:
     from jsonargparse import ArgumentError
 
     try:
-        made = _run_whole(name, words, signals)
+        made = _run(name, words, signals)
     except ArgumentError as error:
         # Without the usage, which is longer than the screen.
         reason = _one_line(error)
@@ -159,15 +163,6 @@ def _say(text: object) -> None:
     except BrokenPipeError:
         # Python would write what is left once more as it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _run_whole(name: str, words: list[str], signals: "_StopSignals") -> object:
-    """Run a command; what is not installed is an error of ours, where it is known."""
-    try:
-        return _run(name, words, signals)
-    except ModuleNotFoundError as error:
-        require(str(error.name).partition(".")[0])
-        raise
 
 
 def _run(name: str, words: list[str], signals: "_StopSignals") -> object:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
+from spectralgpt.config import check_range
 from spectralgpt.errors import (
     BandError,
     ConfigError,
@@ -72,13 +73,8 @@ class CropConfig:
                 f"crops need 0 < scale_min <= scale_max <= 1, found {self.scale_min} "
                 f"and {self.scale_max}."
             )
-        if self.aspect_max < 1:
-            raise ConfigError(f"aspect_max must be 1 or more: {self.aspect_max}.")
-        if not 0 <= self.max_invalid_share < 1 or not 0 <= self.val_share < 1:
-            raise ConfigError(
-                "max_invalid_share and val_share must be at least 0 and below 1, found "
-                f"{self.max_invalid_share} and {self.val_share}."
-            )
+        check_range("at least 1", self, "aspect_max")
+        check_range("at least 0 and below 1", self, "max_invalid_share", "val_share")
 
     def base_side(self, image_size: int) -> float:
         """Side of the base window in pixels."""

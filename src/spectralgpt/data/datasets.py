@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from spectralgpt.config import check_range
 from spectralgpt.data.crops import part_on
 from spectralgpt.data.masks import read_target
 from spectralgpt.data.samples import CHANGE, SampleSet
@@ -200,8 +201,7 @@ class DenseAugmentationConfig:
                 "augmentation.scale_low and scale_high must be 0 < low <= high "
                 f"(found: {self.scale_low} and {self.scale_high})."
             )
-        if self.tries < 1:
-            raise ConfigError(f"augmentation.tries must be at least 1: {self.tries}.")
+        check_range("at least 1", self, "tries", section="augmentation.")
 
     def draw_scale(self, generator: torch.Generator) -> float:
         """Draw the side that a crop covers, relative to the model's image."""

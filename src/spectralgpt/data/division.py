@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from spectralgpt.config import check_range
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.data.identity import find_copies
 from spectralgpt.data.masks import count_samples
@@ -74,12 +75,8 @@ class SampleSetConfig(Stated):
     def __post_init__(self) -> None:
         """Check what can be seen without the data."""
         super().__post_init__()
-        if not 0 < self.train_fraction <= 1:
-            raise ConfigError(
-                f"data.train_fraction must be in (0, 1] (found: {self.train_fraction})."
-            )
-        if self.fold < 0:
-            raise ConfigError(f"data.fold must be at least 0: {self.fold}.")
+        check_range("above 0 and at most 1", self, "train_fraction", section="data.")
+        check_range("at least 0", self, "fold", section="data.")
 
     def image_format(self, assumed: Stated | None = None) -> ImageFormat:
         """Return what is stated about the images."""

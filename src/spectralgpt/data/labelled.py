@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from spectralgpt.config import check_range
 from spectralgpt.data.bigearthnet import read_bigearthnet
 from spectralgpt.data.dense.config import read_dense_config
 from spectralgpt.data.dense.sets import read_dense
@@ -229,8 +230,7 @@ def _read_from_masks(
     that `config.labels` names; `root` takes the place of its folder.
     """
     label_share, description = config.label_share, Path(config.labels)
-    if label_share is not None and not 0 < label_share <= 1:
-        raise ConfigError(f"data.label_share must be in 0..1 (found: {label_share}).")
+    check_range("above 0 and at most 1", {"data.label_share": label_share})
     described = read_dense_config(description, str(root))
     if config.resamples and not described.resamples:
         described = replace(described, bands=(*(described.layers or ()), RESAMPLE))

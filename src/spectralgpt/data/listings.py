@@ -127,7 +127,8 @@ class Selection:
         elif self.column is not None:
             lines = _read_column(root / str(self.list), self.column)
         else:
-            lines = _read_lines(root / str(self.list))
+            text = read_text(root / str(self.list))
+            lines = [line.strip() for line in text.splitlines() if line.strip()]
         matches = [re.search(self.id, line) for line in lines]
         ids = {match.group("id") for match in matches if match}
         if not ids:
@@ -178,10 +179,6 @@ def list_candidates(
         if not any(fnmatch.fnmatchcase(candidate.name, glob) for glob in exclude)
         and (keep is None or keep.keeps(candidate.name, ids))
     ]
-
-
-def _read_lines(path: Path) -> list[str]:
-    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
 
 
 def _from_index(root: Path, index: Index) -> list[Entry]:

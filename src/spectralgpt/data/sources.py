@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from spectralgpt.config import build_config, check_keys, read_mapping
+from spectralgpt.config import build_config, check_keys, check_range, read_mapping
 from spectralgpt.data.archives.registry import PREFIX, load_archive
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.data.listings import Entry, Index, Selection, list_candidates
@@ -103,8 +103,7 @@ class Source(Stated):
                 f"{self.name}: holdout must be one of {', '.join(_HOLDOUTS)}, "
                 f"found '{self.holdout}'."
             )
-        if not self.weight > 0:
-            raise ConfigError(f"{self.name}: weight must be above 0: {self.weight}.")
+        check_range("above 0", self, "weight", section=f"{self.name}: ")
         _check_pattern(self.name, "place", self.place, "place")
         _check_pattern(self.name, "pattern", self.band_pattern, "band")
 

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.models import build_model_with_cfg, register_model
 from torch import Tensor, nn
 
 from spectralgpt.building import build_encoder
 from spectralgpt.checkpoints import load_model, move_model
 from spectralgpt.config import fit_arguments
-from spectralgpt.errors import ConfigError, UnitError
+from spectralgpt.errors import ConfigError, UnitError, require
 from spectralgpt.exporting import ReflectanceScaling
 from spectralgpt.models.blocks import BlockStack
 from spectralgpt.models.encoder import Encoder, SpectralEncoder
@@ -24,6 +23,9 @@ from spectralgpt.models.sizes import SIZES, model_size
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.sensors import find_sensor
 from spectralgpt.weights import list_weights
+
+require("timm")
+from timm.models import build_model_with_cfg, register_model  # noqa: E402
 
 _NAME = "spectralgpt"
 # What `pretrained=True` takes, by the model's name in timm.
@@ -60,6 +62,7 @@ class Backbone(nn.Module):
         self.scaling: ReflectanceScaling | None = None
         if preprocessing is not None:
             self.scaling = ReflectanceScaling(preprocessing)
+        self._was_read = False
         self.num_features = self.head_hidden_size = encoder.groups * encoder.embed_dim
         self.head: nn.Module = nn.Identity()
         self.reset_classifier(num_classes)
@@ -75,21 +78,27 @@ class Backbone(nn.Module):
     def scale(self, images: Tensor) -> Tensor:
         """Return images (B, C, H, W) as the encoder takes them.
 
+        On a GPU only the first ones are read, which waits for it; later ones become NaN
+        in place of an error.
+
         Raises:
             UnitError: they are to be reflectance, and are not.
         """
         if self.scaling is None:
             return images
-        if not torch.compiler.is_compiling():
-            most = images.nan_to_num().amax() if images.numel() else images.sum()
-            if float(most) > _BRIGHTEST:
+        most = images.nan_to_num().amax(dim=(-3, -2, -1), keepdim=True)
+        is_read = images.is_cpu or not self._was_read
+        if is_read and not torch.compiler.is_compiling():
+            found = float(most.max()) if len(images) else 0.0
+            if found > _BRIGHTEST:
                 raise UnitError(
-                    f"images reach {float(most):.4g}, but this model takes "
+                    f"images reach {found:.4g}, but this model takes "
                     "reflectance, about 0 to 1: divide digital numbers first "
                     "(Sentinel-2: (DN - 1000) / 10000 since January 2022)."
                 )
+            self._was_read = True
         scaled: Tensor = self.scaling(images)
-        return scaled
+        return scaled.masked_fill(most > _BRIGHTEST, torch.nan)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return normalised features of images, (B, G * D, Hp, Wp)."""

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -26,9 +25,12 @@ from spectralgpt.data.dense.config import DenseDataConfig, read_dense_config
 from spectralgpt.data.dense.sets import read_dense
 from spectralgpt.data.labelled import LabelledDataConfig, read_labelled
 from spectralgpt.data.samples import LABEL_TASKS, SPLITS, SampleSet
-from spectralgpt.errors import ConfigError
+from spectralgpt.errors import ConfigError, require
 from spectralgpt.preprocessing import BandStatistics, Preprocessing
 from spectralgpt.threads import start_worker
+
+require("lightning")
+from lightning import LightningDataModule  # noqa: E402
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from spectralgpt.errors import ConfigError, require
 from spectralgpt.files import remove_leftovers
-from spectralgpt.jobs.kinds import Plan
+from spectralgpt.jobs.kinds import Plan, load_job
 from spectralgpt.jobs.records import (
     MANIFEST,
     Attempt,
@@ -268,11 +268,13 @@ def _register(
         )
 
     def check(name: str) -> None:
-        if plan.target(name).exists() and not overwrite:
-            raise ConfigError(
-                f"{plan.target(name)} is there already, and not of this job: pass "
-                "--overwrite, or choose another --output."
-            )
+        target = plan.target(name)
+        for path in (target, *load_job(plan.job).beside(target)):
+            if path.exists() and not overwrite:
+                raise ConfigError(
+                    f"{path} is there already, and not of this job: pass "
+                    "--overwrite, or choose another --output."
+                )
 
     store = RecordFolder(plan.output)
     with store.registering():

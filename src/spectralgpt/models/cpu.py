@@ -269,7 +269,7 @@ class _Buffers:
         self, like: Tensor, shape: tuple[int, int, int], score_bytes: int
     ) -> None:
         pairs, N, M = shape
-        most = max(1, score_bytes // _bytes(like, (1, N, M)))
+        most = max(1, score_bytes // (N * M * like.element_size()))
         self.parts = [slice(i, min(i + most, pairs)) for i in range(0, pairs, most)]
         self.first, self.second = (
             like.new_empty(min(most, pairs), N, M) for _ in range(2)
@@ -296,10 +296,6 @@ class _Buffers:
 def _scaled_product(a: Tensor, b: Tensor, scale: float, out: Tensor) -> None:
     """Write scale * a @ b to `out`."""
     torch.baddbmm(out, a, b, beta=0, alpha=scale, out=out)
-
-
-def _bytes(like: Tensor, shape: tuple[int, int, int]) -> int:
-    return shape[0] * shape[1] * shape[2] * like.element_size()
 
 
 def move(values: Tensor, like: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from spectralgpt.config import check_range
 from spectralgpt.errors import ConfigError, ShapeError
 from spectralgpt.models.blocks import BlockStack, relative_index
 from spectralgpt.models.cpu import Linear, in_full_precision
@@ -43,8 +44,7 @@ class _RelativeAttention(nn.Module):
         super().__init__()
         if num_heads < 1 or dim % num_heads:
             raise ConfigError(f"dim {dim} is no multiple of num_heads {num_heads}.")
-        if min(grid_size) < 1:
-            raise ConfigError(f"attention over {grid_size} tokens: use at least 1.")
+        check_range("at least 1", {"grid_size": min(grid_size)})
         self.num_heads = num_heads
         self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = Linear(dim, dim)

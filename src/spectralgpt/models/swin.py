@@ -10,16 +10,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from timm.models.swin_transformer import (
-    PatchMerging,
-    SwinTransformerBlock,
-    window_partition,
-    window_reverse,
-)
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spectralgpt.errors import ConfigError, ShapeError
+from spectralgpt.errors import ConfigError, ShapeError, require
 from spectralgpt.models.blocks import BlockStack, Tap, relative_index
 from spectralgpt.models.own_bands import OwnBandsEncoder
 from spectralgpt.models.sizes import check_settings
@@ -27,6 +21,14 @@ from spectralgpt.models.vit import (
     PiEmbedding,
     StemKind,
     check_stem,
+)
+
+require("timm")
+from timm.models.swin_transformer import (  # noqa: E402
+    PatchMerging,
+    SwinTransformerBlock,
+    window_partition,
+    window_reverse,
 )
 
 _STD = 0.02

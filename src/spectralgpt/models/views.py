@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from spectralgpt.errors import ConfigError, ShapeError, require
+from spectralgpt.config import check_range
+from spectralgpt.errors import ShapeError, require
 from spectralgpt.models.cpu import in_full_precision, move
 
 # Source: crops of Inception, which all contrastive methods take.
@@ -51,14 +52,12 @@ class ViewConfig:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        names = ("min_scale", "brightness", "contrast", "band_brightness")
-        found = [(name, getattr(self, name)) for name in (*names, "jitter_share")]
-        found += [("blur_share", share) for share in self.blur_share]
-        for name, value in found:
-            if not 0 <= value <= 1 or (name == "min_scale" and value == 0):
-                raise ConfigError(f"views.{name} is {value}: use 0 up to 1.")
-        if not 0 <= self.noise_std < math.inf:
-            raise ConfigError(f"views.noise_std is {self.noise_std}: use at least 0.")
+        check_range("above 0 and at most 1", self, "min_scale", section="views.")
+        names = ("brightness", "contrast", "band_brightness", "jitter_share")
+        within, blur = "at least 0 and at most 1", dict(enumerate(self.blur_share))
+        check_range(within, self, *names, section="views.")
+        check_range(within, blur, section="views.blur_share ")
+        check_range("at least 0", self, "noise_std", section="views.")
 
 
 def view_noise_size(images: Tensor, config: ViewConfig) -> int:

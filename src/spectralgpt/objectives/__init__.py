@@ -10,7 +10,7 @@ from pkgutil import iter_modules
 from typing import Any
 
 from spectralgpt.config import fit_arguments
-from spectralgpt.errors import ConfigError, require
+from spectralgpt.errors import ConfigError
 from spectralgpt.models.objective import Objective, ObjectiveOutput
 from spectralgpt.models.sizes import check_settings
 
@@ -45,11 +45,7 @@ def objective_class(name: str) -> type[Objective]:
         from spectralgpt.models.mae import MaskedAutoencoder
 
         return MaskedAutoencoder
-    try:
-        module = import_module(f"{__name__}.{name.replace('-', '_')}")
-    except ModuleNotFoundError as error:
-        require(str(error.name).partition(".")[0])
-        raise
+    module = import_module(f"{__name__}.{name.replace('-', '_')}")
     found: type[Objective] = module.OBJECTIVE
     return found
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from spectralgpt.config import check_range
 from spectralgpt.errors import ConfigError
 from spectralgpt.models.contrastive import (
     Contrastive,
@@ -287,8 +288,7 @@ def _with_defaults(
             raise ConfigError(f"{name} is set, but MoCo {version} does not have it.")
     found = {**_DEFAULTS[version], **numbers}
     check_settings(found)
-    if found["momentum"] > 1:
-        raise ConfigError(f"momentum is {found['momentum']}: use above 0 up to 1.")
+    check_range("at most 1", found, "momentum")
     return found
 
 

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from spectralgpt.errors import ConfigError, ShapeError
+from spectralgpt.config import check_range
+from spectralgpt.errors import ShapeError
 from spectralgpt.models.objective import ObjectiveOutput
 from spectralgpt.objectives.simmim import (
     EncoderKind,
@@ -149,8 +150,7 @@ class RingMo(PixelModel):
         published: bool = False,
     ) -> None:
         settings = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        if not 0 < inside_ratio <= 1:
-            raise ConfigError(f"inside_ratio is {inside_ratio}: use 0 < ratio <= 1.")
+        check_range("above 0 and at most 1", {"inside_ratio": inside_ratio})
         super().__init__(settings, 1, "pi-tanh" if published else "pi")
         self.inside_ratio, self.published = inside_ratio, published
         self.decoder_lbp = self._map_to_pixels() if use_lbp else None

@@ -9,7 +9,6 @@ Source: van den Oord et al. 2017, arXiv:1711.00937, as vector-quantize-pytorch h
 """
 
 import torch
-from timm.layers.drop import DropPath
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,6 +18,9 @@ from spectralgpt.models.cpu import in_full_precision
 from spectralgpt.models.objective import Objective, ObjectiveOutput
 from spectralgpt.models.own_bands import OwnBandsEncoder
 from spectralgpt.models.sizes import check_settings
+
+require("timm")
+from timm.layers.drop import DropPath  # noqa: E402
 
 _NORM_GROUPS = 8
 _KERNEL = 3

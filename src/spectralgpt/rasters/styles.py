@@ -6,7 +6,9 @@ from a `.qml` beside a raster and from the table `layer_styles` of a GeoPackage.
 
 from collections.abc import Sequence
 from pathlib import Path
-from xml.etree.ElementTree import Element, SubElement, indent, tostring
+from xml.etree.ElementTree import Comment, Element, SubElement, indent, tostring
+
+from spectralgpt.files import MADE_BY
 
 _OPAQUE = "255"
 LEGEND_SUFFIX, STYLE_SUFFIX = ".aux.xml", ".qml"
@@ -27,12 +29,17 @@ def write_styles(path: Path, names: Sequence[str], colours: Sequence[str]) -> No
     """
     legend, style = style_paths(path)
     root = Element("PAMDataset")
+    # Programs keep what is in a domain of its own, and show it nowhere.
+    domain = SubElement(root, "Metadata", domain="MAKER")
+    SubElement(domain, "MDI", key="note").text = MADE_BY
     band = SubElement(root, "PAMRasterBand", band="1")
     categories = SubElement(band, "CategoryNames")
     for name in names:
         SubElement(categories, "Category").text = _plain(name)
     legend.write_text(_to_text(root), encoding="utf-8")
     root = Element("qgis", version="3.22", styleCategories="Symbology")
+    # QGIS drops it where a user saves another style.
+    root.append(Comment(MADE_BY))
     pipe = SubElement(root, "pipe")
     drawn = SubElement(
         pipe, "rasterrenderer", type="paletted", band="1", opacity="1", alphaBand="-1"

@@ -30,7 +30,7 @@ from rasterio.errors import NotGeoreferencedWarning
 
 from spectralgpt import __version__
 from spectralgpt.errors import ConfigError, RasterError
-from spectralgpt.files import folder_beside, sync_file
+from spectralgpt.files import folder_beside, may_replace, sync_file
 from spectralgpt.rasters.files import SENSOR_TAG, UNIT_TAG
 from spectralgpt.rasters.gdal import quiet_gdal, writing
 from spectralgpt.rasters.grid import Grid, Raster, Window
@@ -328,12 +328,14 @@ def writing_map(
 def move_map(made: Path, path: Path) -> None:
     """Move a whole map, with its classes' names and style, to where it is wanted.
 
+    Names and style that spectralgpt did not write stay as they are.
+
     Raises:
         OutputError: it cannot be moved.
     """
     with writing(path):
         for source, target in zip(style_paths(made), style_paths(path), strict=True):
-            if source.is_file():
+            if source.is_file() and may_replace(target):
                 source.replace(target)
         made.replace(path)
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from spectralgpt.data.classes import class_colours
 from spectralgpt.errors import ShapeError
-from spectralgpt.files import write_file
+from spectralgpt.files import MADE_BY, may_replace, write_file
 from spectralgpt.rasters import NO_CLASS
 from spectralgpt.rasters.embeddings import EmbeddingRaster
 from spectralgpt.rasters.footprints import pixel_size_m
@@ -395,5 +395,9 @@ def _draw_scale_bar(axes: "Axes", width_px: int, pixel_width_m: float) -> None:
 
 
 def _write(figure: "Figure", path: Path) -> Path:
-    write_file(path, lambda to: figure.savefig(to, format="png", dpi=_DPI))
+    if may_replace(path):
+        note = {"Comment": MADE_BY}
+        write_file(
+            path, lambda to: figure.savefig(to, format="png", dpi=_DPI, metadata=note)
+        )
     return path

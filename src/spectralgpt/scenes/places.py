@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from spectralgpt.config import check_range
 from spectralgpt.data.classes import class_colours
 from spectralgpt.data.labelling import (
     LabelSource,
@@ -310,8 +311,7 @@ def probe_labels(
     cells, values = _read_labelled(raster, cells, labels)
     # From the raster's corner, as coordinates may be degrees.
     centres = np.stack(apply(~transform, *cells.centres.T), axis=1) * size[::-1]
-    if not block_m > 0:
-        raise ConfigError(f"blocks of {block_m:g} m: give --block-m above 0.")
+    check_range("above 0", {"--block-m": block_m})
     groups = blocks_of(centres, block_m)[cells.shapes]
     _refuse_single_blocks(cells, groups, block_m)
     if raster.source.trained_on:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from spectralgpt import __version__
-from spectralgpt.files import write_json
+from spectralgpt.files import may_replace, write_json
 from spectralgpt.rasters import Grid
 from spectralgpt.rasters.footprints import cut_at_180, epsg_code, footprint_lonlat
 
@@ -97,7 +97,8 @@ def write_item(
         "assets": assets,
     }
     made = path.with_suffix(".json")
-    write_json(made, item)
+    if may_replace(made):
+        write_json(made, item)
     return made
 
 

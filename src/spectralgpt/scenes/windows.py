@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from spectralgpt.config import check_range
 from spectralgpt.errors import BandError, ConfigError, ShapeError
 from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import Raster, RasterFile, Scene, Window
@@ -67,8 +68,7 @@ def stride_px(size: int, overlap: float, patch_size: int) -> int:
     Raises:
         ConfigError: the overlap is not in that range.
     """
-    if not 0 <= overlap < 1:
-        raise ConfigError(f"overlap must be in [0, 1) (found: {overlap}).")
+    check_range("at least 0 and below 1", {"overlap": overlap})
     return max(patch_size, int(size * (1 - overlap)) // patch_size * patch_size)
 
 

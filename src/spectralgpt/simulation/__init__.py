@@ -3,6 +3,13 @@
 Wherever its images or results on them are shown, they are said to be simulated.
 """
 
-from spectralgpt.simulation.archive import TASKS, SimulationConfig, simulate_archive
+from spectralgpt.errors import require
+
+require("scipy")
+from spectralgpt.simulation.archive import (  # noqa: E402
+    TASKS,
+    SimulationConfig,
+    simulate_archive,
+)
 
 __all__ = ["TASKS", "SimulationConfig", "simulate_archive"]

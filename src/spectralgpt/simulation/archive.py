@@ -24,6 +24,7 @@ import scipy.ndimage
 from numpy.typing import NDArray
 
 from spectralgpt import __version__
+from spectralgpt.config import check_range
 from spectralgpt.errors import BandError, ConfigError
 from spectralgpt.files import appearing
 from spectralgpt.rasters import SENSOR_TAG, Grid
@@ -383,13 +384,9 @@ class SimulationConfig:
         counts = {"image_size": 8, "seed": 0, "regions": _FEWEST, "workers": 1}
         counts["images"] = _FEWEST * max(map(_num_kinds, self.tasks))
         for name, least in counts.items():
-            found = getattr(self, name)
-            if found < least:
-                raise ConfigError(f"{name} must be at least {least}, found {found}.")
-        for name in ("train_share", "val_share", "cloudy_share", "label_share"):
-            found = getattr(self, name)
-            if not 0.0 <= found <= 1.0:
-                raise ConfigError(f"{name} must lie in 0..1, found {found}.")
+            check_range(f"at least {least}", self, name)
+        shares = ("train_share", "val_share", "cloudy_share", "label_share")
+        check_range("at least 0 and at most 1", self, *shares)
         if self.train_share <= 0.0 or self.train_share + self.val_share > 1.0:
             raise ConfigError(
                 f"train_share {self.train_share} must be above 0, and with val_share "

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from spectralgpt.config import check_range
 from spectralgpt.data.samples import LABEL_TASKS, MULTI_LABEL
 from spectralgpt.errors import ConfigError, require
 from spectralgpt.metrics import score_images
@@ -45,17 +46,9 @@ class RegularizationConfig:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        for name in ("label_smoothing", "erasing"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(
-                    f"regularization.{name} must be in 0..1 "
-                    f"(found: {getattr(self, name)})."
-                )
-        if self.mixup < 0 or self.cutmix < 0:
-            raise ConfigError(
-                f"regularization.mixup and cutmix must be at least 0 (found: "
-                f"{self.mixup} and {self.cutmix})."
-            )
+        within, section = "at least 0 and at most 1", "regularization."
+        check_range(within, self, "label_smoothing", "erasing", section=section)
+        check_range("at least 0", self, "mixup", "cutmix", section=section)
 
     @property
     def mixes(self) -> bool:

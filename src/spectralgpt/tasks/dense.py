@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spectralgpt.errors import ConfigError
+from spectralgpt.config import check_range
 from spectralgpt.losses import cross_entropy_sums, dice_areas, dice_loss, sum_weights
 from spectralgpt.metrics import confusion_counts, score_pixels, score_values, value_sums
 from spectralgpt.models.heads import RegressionModel
@@ -40,14 +40,9 @@ class DenseLossConfig:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        if self.dice_weight < 0:
-            raise ConfigError(
-                f"loss.dice_weight must be at least 0 (found: {self.dice_weight})."
-            )
-        if not 0 <= self.label_smoothing <= 1:
-            raise ConfigError(
-                f"loss.label_smoothing must be in 0..1 (found: {self.label_smoothing})."
-            )
+        check_range("at least 0", self, "dice_weight", section="loss.")
+        within = "at least 0 and at most 1"
+        check_range(within, self, "label_smoothing", section="loss.")
 
 
 class DenseTask:

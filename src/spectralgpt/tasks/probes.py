@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spectralgpt import __version__
-from spectralgpt.errors import CheckpointError, ConfigError, DataError, require
+from spectralgpt.config import check_range
+from spectralgpt.errors import CheckpointError, DataError, require
 from spectralgpt.files import parse_json, write_file
 
 CellFeatures = Literal["embedding", "reflectance", "both"]
@@ -163,8 +164,7 @@ def predict_knn(train: Features, other: Features, k: int = 20) -> Tensor:
 
     Source: Wu et al. 2018, arXiv:1805.01978, section 3.4 (weighting and temperature).
     """
-    if k < 1:
-        raise ConfigError(f"k must be at least 1 (found: {k}).")
+    check_range("at least 1", {"k": k})
     mean, scale = _standardiser(train.values, _EPS)
     x_train, x_other = (_unit((f.values - mean) / scale) for f in (train, other))
     return _vote(x_train, _one_hot(train), x_other, k)
@@ -597,8 +597,7 @@ def score_by_blocks(
     require("sklearn")
     from sklearn.model_selection import GroupKFold
 
-    if not block_m > 0:
-        raise ConfigError(f"blocks of {block_m} m: give a length above 0.")
+    check_range("above 0", {"block_m": block_m})
     groups = blocks_of(centres, block_m)[shapes]
     # Some blocks may hold only labels whose cells were all left out.
     count = len(np.unique(groups))

@@ -17,7 +17,7 @@ import numpy as np
 
 from spectralgpt.building import model_config
 from spectralgpt.checkpoints import CONFIG_FILE, load_model
-from spectralgpt.config import build_config, changed_settings, check_keys
+from spectralgpt.config import build_config, changed_settings, check_keys, check_range
 from spectralgpt.data.packing.reading import digest_of
 from spectralgpt.errors import ConfigError
 from spectralgpt.files import read_json, write_json
@@ -93,9 +93,7 @@ class ArenaConfig:
             raise ConfigError(
                 "state the budget of each pretraining: either seconds or images."
             )
-        for value in (self.seconds, self.images):
-            if value is not None and not 0 < value < math.inf:
-                raise ConfigError(f"the budget is {value}: use above 0.")
+        check_range("above 0", self, "seconds", "images")
         for name in (*self.starts, *self.tasks):
             if not name.replace("-", "_").isidentifier():
                 raise ConfigError(

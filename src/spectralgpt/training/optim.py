@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from spectralgpt.config import check_range
 from spectralgpt.errors import ConfigError, require
 
 # lr = base_lr * effective batch / 256: the linear scaling rule of the published code.
@@ -29,26 +30,6 @@ PRECISIONS: dict[str, Any] = {
     "bf16": "bf16-mixed",
     "fp16": "16-mixed",
 }
-
-
-def check_at_least(least: int, config: object, *names: str, section: str = "") -> None:
-    """Refuse numbers that are too small; None is not looked at.
-
-    Args:
-        least: that they may be.
-        config: holds them.
-        *names: theirs.
-        section: put before names in messages, such as `trainer.`.
-
-    Raises:
-        ConfigError: one is smaller, or not a number.
-    """
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and not value >= least:
-            raise ConfigError(
-                f"{section}{name} is {value}; it must be at least {least}."
-            )
 
 
 @dataclass(frozen=True)
@@ -87,20 +68,12 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        for name in ("base_lr", "min_lr", "warmup_epochs", "weight_decay"):
-            _check(name, getattr(self, name), "at least 0", getattr(self, name) >= 0)
-        for name in ("beta1", "beta2"):
-            _check(name, getattr(self, name), "in 0..1", 0 <= getattr(self, name) < 1)
-        decay, clip = self.layer_decay, self.clip_grad_norm
-        if decay is not None:
-            _check("layer_decay", decay, "above 0 and at most 1", 0 < decay <= 1)
-        if clip is not None:
-            _check("clip_grad_norm", clip, "above 0", clip > 0)
-
-
-def _check(name: str, value: float, rule: str, holds: bool) -> None:
-    if not holds or not math.isfinite(value):
-        raise ConfigError(f"optimizer.{name} is {value}; it must be {rule}.")
+        section = "optimizer."
+        rates = ("base_lr", "min_lr", "warmup_epochs", "weight_decay")
+        check_range("at least 0", self, *rates, section=section)
+        check_range("at least 0 and below 1", self, "beta1", "beta2", section=section)
+        check_range("above 0 and at most 1", self, "layer_decay", section=section)
+        check_range("above 0", self, "clip_grad_norm", section=section)
 
 
 @dataclass(frozen=True)
@@ -163,13 +136,13 @@ class TrainerConfig:
     def __post_init__(self) -> None:
         """Check the ranges, and that the precision fits the device."""
         counts = ("epochs", "batch_size", "accumulate", "num_nodes", "log_every_steps")
-        check_at_least(1, self, *counts, section="trainer.")
-        every = ("workers", "checkpoint_every_steps", "export_every_epochs")
-        check_at_least(0, self, *every, "validate_every_epochs", section="trainer.")
-        check_at_least(0, self, "patience", "save_top_k", section="trainer.")
+        check_range("at least 1", self, *counts, section="trainer.")
+        every = ("checkpoint_every_steps", "export_every_epochs")
+        others = (*every, "validate_every_epochs", "workers", "patience", "save_top_k")
+        check_range("at least 0", self, *others, section="trainer.")
         self._check_choices()
         if self.devices != "auto":
-            check_at_least(1, self, "devices", section="trainer.")
+            check_range("at least 1", self, "devices", section="trainer.")
         if self.precision not in PRECISIONS:
             raise ConfigError(
                 f"trainer.precision is {self.precision!r}; use one of "
@@ -192,10 +165,7 @@ class TrainerConfig:
                 "trainer.patience and save_top_k go by scores of held-out images: set "
                 "trainer.validate_every_epochs above 0."
             )
-        if not 0 <= self.ema_decay < 1:
-            raise ConfigError(
-                f"trainer.ema_decay is {self.ema_decay}; it must be 0 <= decay < 1."
-            )
+        check_range("at least 0 and below 1", self, "ema_decay", section="trainer.")
         if self.ema_decay and self.strategy == "fsdp":
             raise ConfigError(
                 "trainer.ema_decay does not go with strategy fsdp. Use ddp, or 0."

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from spectralgpt.config import build_config, check_keys, fit_arguments
+from spectralgpt.config import build_config, check_keys, check_range, fit_arguments
 from spectralgpt.data.crops import CropConfig
 from spectralgpt.errors import ConfigError
 from spectralgpt.models.sizes import check_settings, model_size
@@ -18,7 +18,7 @@ from spectralgpt.models.tokens import MaskStyle
 from spectralgpt.objectives import OURS, objective_class, settings_of
 from spectralgpt.preprocessing import Scaling
 from spectralgpt.rasters import Stated
-from spectralgpt.training.optim import OptimizerConfig, TrainerConfig, check_at_least
+from spectralgpt.training.optim import OptimizerConfig, TrainerConfig
 
 # Names become columns of tables and folders: nothing that leaves a folder.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -175,16 +175,10 @@ class DataConfig(Stated):
                 "index. Keep one."
             )
         counts = ("image_size", "samples_per_epoch", "token_budget")
-        check_at_least(1, self, *counts, section="data.")
-        check_at_least(0, self, "max_bad_share", "memory_mb", section="data.")
-        if not 0 < self.image_share <= 1:
-            raise ConfigError(
-                f"data.image_share is {self.image_share}; use above 0 up to 1."
-            )
-        if not 0 <= (self.band_subsets or 0) <= 1:
-            raise ConfigError(
-                f"data.band_subsets is {self.band_subsets}; use 0 up to 1."
-            )
+        check_range("at least 1", self, *counts, section="data.")
+        check_range("at least 0", self, "max_bad_share", "memory_mb", section="data.")
+        check_range("above 0 and at most 1", self, "image_share", section="data.")
+        check_range("at least 0 and at most 1", self, "band_subsets", section="data.")
         if self.max_held_out < 1:
             raise ConfigError(
                 f"data.max_held_out is {self.max_held_out}; it must be at least 1. To "
@@ -208,8 +202,7 @@ class MaskingConfig:
 
     def __post_init__(self) -> None:
         """Check the ratio."""
-        if not 0 <= (self.ratio or 0) < 1:
-            raise ConfigError(f"masking.ratio is {self.ratio}; use 0 <= ratio < 1.")
+        check_range("at least 0 and below 1", self, "ratio", section="masking.")
 
 
 @dataclass(frozen=True)
@@ -229,7 +222,7 @@ class ReportConfig:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        check_at_least(0, self, "images", "every_epochs", section="report.")
+        check_range("at least 0", self, "images", "every_epochs", section="report.")
 
 
 @dataclass(frozen=True)
@@ -272,7 +265,7 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         """Check the objective, the seed, and that steps can be shared over epochs."""
-        check_at_least(0, self, "seed")
+        check_range("at least 0", self, "seed")
         self.objective_settings()
         chosen = objective_class(self.objective)
         if self.teacher is not None and not chosen.has_teacher:

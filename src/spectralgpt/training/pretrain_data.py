@@ -4,6 +4,7 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -181,12 +182,13 @@ def _contracts(
     """Return the contract of each data set; those of one sensor share statistics."""
     plain = [plain_contract(config, data) for data in settings]
     contracts = []
+    stated_by = cache(lambda weights: load_model(weights).preprocessing)
     for data, own in zip(settings, plain, strict=True):
         if data.scaling == "image-minmax":
             contracts.append(own)
             continue
         if data.statistics is not None:
-            known = _known_statistics(data, own.bands)
+            known = _known_statistics(data, stated_by(data.statistics), own.bands)
             contracts.append(replace(own, scaling=data.scaling, statistics=known))
             continue
         same = [n for n, other in enumerate(plain) if other.sensor == own.sensor]
@@ -200,14 +202,14 @@ def _contracts(
     return contracts
 
 
-def _known_statistics(data: DataConfig, bands: Sequence[Band]) -> BandStatistics:
+def _known_statistics(
+    data: DataConfig, contract: Preprocessing | None, bands: Sequence[Band]
+) -> BandStatistics:
     """Return the statistics that some weights scale these bands by.
 
     Raises:
         ConfigError: they know none of these bands, or scale otherwise.
     """
-    assert data.statistics is not None
-    contract = load_model(data.statistics).preprocessing
     known = None if contract is None else contract.for_bands(bands)
     fits = known is not None and known.knows(bands) and known.scaling == data.scaling
     if known is None or known.statistics is None or not fits:

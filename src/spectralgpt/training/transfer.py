@@ -12,6 +12,7 @@ import torch
 
 from spectralgpt.building import add_adapters, add_windows, build_encoder
 from spectralgpt.checkpoints import LoadedModel, load_model, move_model
+from spectralgpt.config import check_range
 from spectralgpt.data.identity import SeenImages, read_seen
 from spectralgpt.errors import CheckpointError, ConfigError
 from spectralgpt.models.encoder import Encoder
@@ -24,7 +25,7 @@ from spectralgpt.preprocessing import (
 )
 from spectralgpt.rasters import Stated
 from spectralgpt.sensors import Band, find_sensor
-from spectralgpt.training.optim import OptimizerConfig, TrainerConfig, check_at_least
+from spectralgpt.training.optim import OptimizerConfig, TrainerConfig
 
 _log = logging.getLogger(__name__)
 # Training images with less than half of the spread, or more than twice, give a warning.
@@ -108,12 +109,8 @@ class TransferConfig:
                 f"is above trainer.epochs ({epochs}): no weights would ever be kept. "
                 "Lower it."
             )
-        if self.samples_per_epoch is not None and self.samples_per_epoch < 1:
-            raise ConfigError(
-                f"samples_per_epoch is {self.samples_per_epoch}; use at least 1."
-            )
-        if self.patch_size is not None and self.patch_size < 1:
-            raise ConfigError(f"patch_size is {self.patch_size}; use at least 1.")
+        sizes = ("samples_per_epoch", "patch_size", "window_size")
+        check_range("at least 1", self, *sizes)
         if self.attention is not None and self.mode != "full":
             raise ConfigError(
                 f"attention: {self.attention} has new weights, which mode {self.mode} "
@@ -121,9 +118,7 @@ class TransferConfig:
             )
         if self.window_size is not None and self.attention is None:
             raise ConfigError("window_size is for attention: rvsa: set it as well.")
-        if self.window_size is not None and self.window_size < 1:
-            raise ConfigError(f"window_size is {self.window_size}; use at least 1.")
-        check_at_least(0, self, "seed")
+        check_range("at least 0", self, "seed")
         if self.sensor is None and (self.use_bands is not None or self.exclude_bands):
             raise ConfigError(
                 "use_bands and exclude_bands need a sensor: set it as well."

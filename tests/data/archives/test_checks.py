@@ -176,7 +176,7 @@ def test_a_limit_draws_the_same_images_again(tmp_path: Path) -> None:
     assert one == two
     assert one.statistics != other.statistics
     assert sum(one.split_counts.values()) == 36
-    with pytest.raises(ConfigError, match="limit must be at least 1"):
+    with pytest.raises(ConfigError, match="limit is 0; it must be at least 1"):
         CheckOptions(limit=0)
 
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from spectralgpt.config import build_config, read_mapping
+from spectralgpt.config import build_config, check_range, read_mapping
 from spectralgpt.data.archives.findings import ArchiveCheck, check_images
 from spectralgpt.data.archives.registry import PREFIX, Archive, load_archive
 from spectralgpt.data.bigearthnet import list_bigearthnet
@@ -60,10 +60,7 @@ class CheckOptions:
     labels: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("limit", "workers"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} must be at least 1: {value}.")
+        check_range("at least 1", self, "limit", "workers")
 
 
 def check_archive(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from spectralgpt.config import build_config, read_mapping
+from spectralgpt.config import build_config, check_range, read_mapping
 from spectralgpt.data.division import SampleSetConfig
 from spectralgpt.data.samples import REGRESSION, Target
 from spectralgpt.errors import ConfigError
@@ -98,10 +98,7 @@ class DenseDataConfig(SampleSetConfig):
     def __post_init__(self) -> None:
         """Check what can be seen without the data."""
         super().__post_init__()
-        for name, least in (("mask_index", 1), ("tile_px", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ConfigError(f"data.{name} must be at least {least}: {value}.")
+        check_range("at least 1", self, "mask_index", "tile_px", section="data.")
         if self.class_masks is not None and self.classes is not None:
             raise ConfigError(
                 "data.class_masks names the classes itself: leave data.classes out."

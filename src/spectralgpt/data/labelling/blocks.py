@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spectralgpt.config import check_range
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.data.labelling.labels import UNLABELLED
 from spectralgpt.data.listings import list_candidates
 from spectralgpt.data.series import SeriesRule, find_day
 from spectralgpt.data.splits import Fractions, refuse_untaught, spread_classes
-from spectralgpt.errors import ConfigError, DataError, DatasetNotFoundError, RasterError
+from spectralgpt.errors import DataError, DatasetNotFoundError, RasterError
 from spectralgpt.rasters import Grid, RasterFile, Window, read_codes
 from spectralgpt.rasters.footprints import (
     EARTH_RADIUS_M,
@@ -206,22 +207,10 @@ class TileRules:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        if self.tile_px < 1 or self.seed < 0:
-            raise ConfigError(
-                f"tile_px must be at least 1 and seed at least 0 (found: "
-                f"{self.tile_px} and {self.seed})."
-            )
-        if not 0 < self.min_labelled <= 1:
-            raise ConfigError(
-                f"min_labelled must be above 0 and at most 1: {self.min_labelled}."
-            )
-        if (self.block_m is not None and not self.block_m > 0) or (
-            self.gap_m is not None and not self.gap_m >= 0
-        ):
-            raise ConfigError(
-                f"block_m must be above 0 and gap_m at least 0 (found: {self.block_m} "
-                f"and {self.gap_m})."
-            )
+        check_range("at least 1", self, "tile_px")
+        check_range("at least 0", self, "seed", "gap_m")
+        check_range("above 0 and at most 1", self, "min_labelled")
+        check_range("above 0", self, "block_m")
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from spectralgpt.config import check_range
 from spectralgpt.data.packing.manifest import (
     DTYPES,
     INDEX,
@@ -109,13 +110,9 @@ def pack_images(
         DataError: there are no images, or too many are bad.
         OutputError: it cannot be written (disk full, no permission).
     """
-    if not shard_mb > 0 or workers < 1:
-        raise ConfigError(
-            f"shard_mb must be above 0 and workers at least 1, found {shard_mb:g} and "
-            f"{workers}."
-        )
-    if not 0 <= max_bad_share <= 1:
-        raise ConfigError(f"max_bad_share must be 0 to 1: {max_bad_share}.")
+    check_range("above 0", {"shard_mb": shard_mb})
+    check_range("at least 1", {"workers": workers})
+    check_range("at least 0 and at most 1", {"max_bad_share": max_bad_share})
     packed = find_root(source, data_root) if source.pack is None else Path(source.pack)
     _check_folder(output, overwrite, packed)
     planned = _plan(source, data_root, max_bad_share)
