@@ -64,7 +64,7 @@ OF_EMBEDDINGS: Options = {
         "float16",
         "numbers; int8 has a scale and an offset a layer",
     ),
-    "reflectance": (bool, True, "add layers with mean and deviation of the reflectance in each cell"),
+    "reflectance": (bool, True, "add mean and deviation of the reflectance in cells"),
 }
 """What rasters of embeddings are to hold."""
 AREA: Options = {
