@@ -84,7 +84,7 @@ def _commands() -> str:
     """Describe every command, as `--help` does."""
     from spectralgpt.cli.main import COMMANDS, main
 
-    os.environ["COLUMNS"] = "88"
+    os.environ["COLUMNS"] = "72"  # as many as the page shows
     parts = ["", "What `--help` says of each command:"]
     for name, text in COMMANDS.items():
         said = io.StringIO()
