@@ -47,7 +47,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
                 files.append(add(_place(name), content=text))
             else:
                 files.append(add(name, abs_src_path=str(ROOT / name)))
-    files.append(add("commands.md", content=_commands()))
+    written = files.src_uris["commands.md"]
+    files.remove(written)
+    files.append(add("commands.md", content=written.content_string + _commands()))
     for path in sorted((ROOT / "docs/notebooks").glob("*.ipynb")):
         files.append(add(f"notebooks/{path.stem}.md", content=_notebook(path)))
     return files
@@ -82,8 +84,8 @@ def _commands() -> str:
     """Describe every command, as `--help` does."""
     from spectralgpt.cli.main import COMMANDS, main
 
-    os.environ["COLUMNS"] = "88"
-    parts = ["# Commands", "", "What `--help` says of each command."]
+    os.environ["COLUMNS"] = "72"  # as many as the page shows
+    parts = ["", "What `--help` says of each command:"]
     for name, text in COMMANDS.items():
         said = io.StringIO()
         with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):

@@ -11,6 +11,7 @@ from jinja2 import UndefinedError
 from spectralgpt.demo import story
 from spectralgpt.reports.html import TEMPLATES, _render_report, write_report
 from spectralgpt.reports.style import new_figure
+from tests.viewer.serving import system_browser
 
 HOSTILE = "<script>alert(1)</script> & \"quotes\" 'n'"
 
@@ -109,6 +110,24 @@ def test_page_serves_phones_and_both_colour_schemes(template: Path) -> None:
     assert "width=device-width" in page
     assert "prefers-color-scheme: dark" in page
     assert '<html lang="en">' in page
+
+
+@pytest.mark.slow
+def test_nothing_sticks_out_on_a_phone(template: Path) -> None:
+    wide = new_figure(9, 3)
+    wide.subplots().plot([1, 2])
+    table = {"header": ["column"] * 30, "rows": [["0.123"] * 30]}
+    page = template.with_name("page.html")
+    page.write_text(render(template, "a_run_" * 20, image=wide, **table))
+    with system_browser() as browser:
+        shown = browser.new_page(viewport={"width": 390, "height": 800})
+        shown.goto(page.as_uri())
+        assert shown.evaluate("document.documentElement.scrollWidth") == 390
+        # Captions are read without scrolling, and letters in figures are no dots.
+        for part in ("caption", "figcaption"):
+            box = shown.locator(part).bounding_box()
+            assert box["x"] + box["width"] <= 390
+        assert shown.locator("img").bounding_box()["width"] > 600
 
 
 def test_pictures_are_png_inside_the_page(template: Path) -> None:

@@ -11,6 +11,7 @@ from spectralgpt.reports.style import (
     _Composite,
     category_colours,
     choose_composites,
+    height_of,
     measure_stretch,
 )
 from spectralgpt.sensors import Band, load_sensor
@@ -106,3 +107,13 @@ def test_colours_are_all_different_texts() -> None:
         found = category_colours(count)
         assert len(set(found)) == count
         assert all(re.fullmatch("#[0-9A-Fa-f]{6}", colour) for colour in found)
+
+
+@pytest.mark.parametrize(
+    ("shape", "height_in"),
+    [((20, 20, 3), 4.0), ((10, 20, 3), 2.0), ((40, 20), 4.0), ((1, 900, 3), 1.0)],
+)
+def test_a_wide_picture_has_no_empty_space_around_it(
+    shape: tuple[int, ...], height_in: float
+) -> None:
+    assert height_of(np.zeros(shape), 4.0) == height_in

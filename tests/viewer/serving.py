@@ -28,8 +28,8 @@ def served(viewer: Viewer) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def browsing(url: str) -> Iterator[Any]:
-    """Open a page in the system's browser; what its console says must be nothing."""
+def system_browser() -> Iterator[Any]:
+    """Start the system's browser, without a window."""
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
         pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
@@ -38,19 +38,26 @@ def browsing(url: str) -> Iterator[Any]:
     with playwright.sync_playwright() as started:
         browser = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
         try:
-            page = browser.new_page(viewport={"width": 1366, "height": 768})
-            page.set_default_timeout(60_000)
-            said: list[str] = []
-            page.on("console", lambda message: said.append(message.text))
-            page.on("pageerror", lambda error: said.append(str(error)))
-            page.on("request", lambda sent: said.extend(foreign(sent.url, url)))
-            page.goto(url)
-            page.wait_for_selector("body[data-ready]")
-            yield page
-            # That the server is busy is told by the page itself.
-            assert [text for text in said if "status of 503" not in text] == []
+            yield browser
         finally:
             browser.close()
+
+
+@contextlib.contextmanager
+def browsing(url: str) -> Iterator[Any]:
+    """Open a page in the system's browser; what its console says must be nothing."""
+    with system_browser() as browser:
+        page = browser.new_page(viewport={"width": 1366, "height": 768})
+        page.set_default_timeout(60_000)
+        said: list[str] = []
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda sent: said.extend(foreign(sent.url, url)))
+        page.goto(url)
+        page.wait_for_selector("body[data-ready]")
+        yield page
+        # That the server is busy is told by the page itself.
+        assert [text for text in said if "status of 503" not in text] == []
 
 
 def foreign(asked: str, own: str) -> list[str]:

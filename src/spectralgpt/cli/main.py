@@ -21,10 +21,13 @@ from importlib import import_module
 from itertools import takewhile
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from spectralgpt import __version__
 from spectralgpt.errors import SpectralGPTError
+
+if TYPE_CHECKING:
+    from spectralgpt.cli.options import CommandParser
 
 _PREFIX = "spectralgpt.cli."
 _LONGEST_LINE = 2000
@@ -65,8 +68,13 @@ _RESUMED = (
     "*/labels-*/seed-*",  # studies
 )
 """What is left of results that the same command goes on with."""
-_ANYWHERE = ("--debug", "-v", "--verbose", "-q", "--quiet")
+_ANYWHERE = {
+    ("--debug",): "show the traceback of an error",
+    ("-v", "--verbose"): "report each step on stderr",
+    ("-q", "--quiet"): "report nothing but errors",
+}
 """Options of all commands, also before the command."""
+_COMPLETION = "--print-completion"
 _INTERRUPTED = 130
 _USAGE_ERROR = 2
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -88,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit status: 0 on success, 1 for errors that have been explained, 2 for misuse.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    before = list(takewhile(_ANYWHERE.__contains__, words))
+    before = list(takewhile(sum(_ANYWHERE, ()).__contains__, words))
     rest = words[len(before) :]
     words = [rest[0], *before, *rest[1:]] if rest else []
     if arguments is None:
@@ -102,6 +110,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if words[0] == "--version":
             _say(f"spectralgpt {__version__}")
             return 0
+        if words[0].replace("_", "-").startswith(_COMPLETION):
+            return _print_completion([*words[0].split("=")[1:], *words[1:]])
         name = words[0]
         if name not in COMMANDS:
             near = difflib.get_close_matches(name, COMMANDS, n=1)
@@ -124,6 +134,7 @@ def _overview() -> str:
             *rows,
             "",
             "spectralgpt COMMAND --help explains the options of a command.",
+            "spectralgpt --print-completion bash prints what lets bash complete them.",
             "spectralgpt --version prints the version.",
         ]
     )
@@ -166,36 +177,20 @@ def _say(text: object) -> None:
 
 
 def _run(name: str, words: list[str], signals: "_StopSignals") -> object:
-    from spectralgpt.cli.options import CommandParser, check_stated, read_early
+    from spectralgpt.cli.options import check_stated, read_early
     from spectralgpt.cli.spelling import spell_inside
     from spectralgpt.files import claiming, drop_temporaries, is_first_process
 
     signals.is_shown = is_first_process()
     # Also behind the name of a sub-command.
-    words = sorted(spell_inside(words), key=lambda word: word not in _ANYWHERE)
+    words = sorted(spell_inside(words), key=lambda word: word not in sum(_ANYWHERE, ()))
     # Before a parser is made, which costs some commands seconds of imports.
     early = read_early(name, words)
     check_stated(early)
     module = import_module(_PREFIX + name)
     if hasattr(module, "check_early") and early:
         module.check_early(early)
-    parser = CommandParser(
-        prog=f"spectralgpt {name}",
-        description=module.HELP,
-        default_env=False,
-        exit_on_error=False,
-    )
-    parser.add_argument(
-        "--debug", action="store_true", help="show the traceback of an error"
-    )
-    parser.add_argument(
-        "-v", "--verbose", action="store_true", help="report each step on stderr"
-    )
-    parser.add_argument(
-        "-q", "--quiet", action="store_true", help="report nothing but errors"
-    )
-    module.add_arguments(parser)
-    parser.add_config()
+    parser = _parser_of(name)
     # Reading a configuration file can fail as the command itself can.
     args = parser.parse_args(words)
     level = logging.INFO if args.verbose else logging.WARNING
@@ -217,6 +212,42 @@ def _run(name: str, words: list[str], signals: "_StopSignals") -> object:
         if output is not None and name not in _SHARED and signals.is_shown:
             stack.enter_context(claiming(output))
         return module.run(args)
+
+
+def _parser_of(name: str) -> "CommandParser":
+    from spectralgpt.cli.options import CommandParser
+
+    module = import_module(_PREFIX + name)
+    parser = CommandParser(
+        prog=f"spectralgpt {name}",
+        description=module.HELP,
+        default_env=False,
+        exit_on_error=False,
+    )
+    for names, text in _ANYWHERE.items():
+        parser.add_argument(*names, action="store_true", help=text)
+    module.add_arguments(parser)
+    parser.add_config()
+    return parser
+
+
+def _print_completion(words: list[str]) -> int:
+    """Print the script for a shell, of all commands whose libraries are here."""
+    from spectralgpt.cli.completion import SHELLS, write_script
+
+    if len(words) != 1 or words[0] not in SHELLS:
+        say = f"{_COMPLETION} takes {' or '.join(SHELLS)}; for the files of a command:"
+        told = f"error: {say} spectralgpt COMMAND {_COMPLETION} jsonschema"
+        print(told, file=sys.stderr)
+        return _USAGE_ERROR
+    parsers: dict[str, CommandParser | None] = dict.fromkeys(COMMANDS)
+    for name in COMMANDS:
+        try:
+            parsers[name] = _parser_of(name)
+        except SpectralGPTError as error:
+            print(f"options of {name} are left out: {error}", file=sys.stderr)
+    _say(write_script(words[0], parsers))
+    return 0
 
 
 def _one_line(error: BaseException) -> str:

@@ -21,6 +21,7 @@ from jsonargparse import (  # type: ignore[attr-defined]
     set_loader,
 )
 
+from spectralgpt.cli.completion import PrintSchema
 from spectralgpt.cli.spelling import (
     WordsFormatter,
     give_truths,
@@ -101,9 +102,11 @@ class CommandParser(ArgumentParser):
         if self._subcommands_action is not None:
             for part in self._subcommands_action.choices.values():
                 part.add_config()
-        elif "--config" not in self._option_string_actions:
+            return
+        if "--config" not in self._option_string_actions:
             help_text = "YAML file of options, with underscores in their names"
             self.add_argument("--config", action=ConfigFile, help=help_text)
+        self.add_argument("--print_completion", action=PrintSchema)
 
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str], *more: Any, **options: Any

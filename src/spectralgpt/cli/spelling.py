@@ -74,6 +74,30 @@ def give_truths(words: Sequence[str], actions: Iterable[argparse.Action]) -> lis
     return given
 
 
+def names_of(action: argparse.Action) -> list[str]:
+    """Return an option's names as people write them, short ones first."""
+    names = [spell_outside(option) for option in action.option_strings]
+    if hasattr(action, "_typehint"):
+        # Sections have none, and no short name.
+        names = [*(k for k, v in _SHORT.items() if v in names), *names]
+    if _is_truth(action):
+        names += [f"--no-{name.removeprefix('--')}" for name in names]
+    return names
+
+
+def choices_of(action: argparse.Action) -> list[str]:
+    """Return the words that an option takes, as far as they are known."""
+    return [
+        str(w) for w in action.choices or _words_in(getattr(action, "_typehint", None))
+    ]
+
+
+def _words_in(hint: Any) -> list[Any]:
+    if get_origin(hint) is Literal:
+        return list(get_args(hint))
+    return [word for inner in get_args(hint) for word in _words_in(inner)]
+
+
 def _is_truth(action: argparse.Action) -> bool:
     hint = getattr(action, "_typehint", None)
     return hint is bool or set(get_args(hint)) == {bool, NoneType}
@@ -94,13 +118,8 @@ class WordsFormatter(DefaultHelpFormatter):
     def _format_action_invocation(self, action: argparse.Action) -> str:
         if not action.option_strings:
             return str(super()._format_action_invocation(action))
-        names = [spell_outside(option) for option in action.option_strings]
-        if hasattr(action, "_typehint"):
-            # Sections have none, and no short name.
-            names = [*(k for k, v in _SHORT.items() if v in names), *names]
-        if _is_truth(action):
-            names += [f"--no-{name.removeprefix('--')}" for name in names]
-        elif action.nargs != 0:
+        names = names_of(action)
+        if action.nargs != 0 and not _is_truth(action):
             metavar = self._get_default_metavar_for_optional(action)
             names[-1] += f" {self._format_args(action, metavar)}"
         return ", ".join(names)

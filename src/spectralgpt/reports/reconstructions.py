@@ -16,6 +16,7 @@ from spectralgpt.reports.style import (
     Stretch,
     choose_composites,
     draw_legend,
+    height_of,
     hide_ticks,
     measure_stretch,
     new_figure,
@@ -74,9 +75,9 @@ def plot_reconstruction(
     """
     stretch = stretch or _measure_stretch(reconstruction)
     composites = choose_composites(reconstruction.bands)
-    figure = new_figure(9.2, 2.05 * len(composites) + 0.6)
-    grid = figure.subplots(len(composites), len(_TITLES), squeeze=False)
     errors = [_error_picture(reconstruction, each.indices) for each in composites]
+    figure = new_figure(9.2, height_of(errors[0], 2.05) * len(composites) + 0.6)
+    grid = figure.subplots(len(composites), len(_TITLES), squeeze=False)
     highest = _highest(errors)
     for row, composite, error in zip(grid, composites, errors, strict=True):
         pictures = _three_pictures(

@@ -18,6 +18,7 @@ from spectralgpt.reports.style import (
     INK,
     choose_composites,
     draw_legend,
+    height_of,
     hide_ticks,
     new_figure,
     paint_bands,
@@ -79,7 +80,7 @@ def _plot_numbers(
 
     Colours reach from the 1st to the 99th percentile.
     """
-    figure = new_figure(2 * _PANEL_IN + 0.8, _PANEL_IN + 0.4)
+    figure = new_figure(2 * _PANEL_IN + 0.8, height_of(picture, _PANEL_IN) + 0.4)
     left, right = figure.subplots(1, 2)
     _show(left, picture, title)
     known = numbers[np.isfinite(numbers)]
@@ -147,7 +148,7 @@ def write_component_picture(raster: EmbeddingRaster, path: Path) -> Path:
     panels = [("embeddings, first three components", colours)]
     if raster.source.bands:
         panels.insert(0, _picture_of(raster, values, valid))
-    figure = new_figure(_PANEL_IN * len(panels), _PANEL_IN + 0.4)
+    figure = new_figure(_PANEL_IN * len(panels), height_of(colours, _PANEL_IN) + 0.4)
     row = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (title, picture) in zip(row, panels, strict=True):
         _show(axes, picture, title, interpolation="nearest")
@@ -174,7 +175,7 @@ def write_similarity_picture(
     """
     values, valid, step = _thin(raster)
     title, scene = _picture_of(raster, values, valid)
-    figure = new_figure(2 * _PANEL_IN + 0.8, _PANEL_IN + 0.4)
+    figure = new_figure(2 * _PANEL_IN + 0.8, height_of(scene, _PANEL_IN) + 0.4)
     left, right = figure.subplots(1, 2)
     _show(left, scene, title, interpolation="nearest")
     heat = _show(
@@ -321,7 +322,7 @@ def plot_class_map(
     scenes = [(picture_title, picture)]
     if before is not None:
         scenes = [("before", before), ("after", picture)]
-    height_in = _PANEL_IN + _TITLE_IN
+    height_in = height_of(picture, _PANEL_IN) + _TITLE_IN
     figure = new_figure(_PANEL_IN * (len(scenes) + 1), height_in)
     *lefts, right = figure.subplots(1, len(scenes) + 1)
     for axes, (scene_title, scene) in zip(lefts, scenes, strict=True):

@@ -39,6 +39,12 @@ def new_figure(width_in: float, height_in: float) -> "Figure":
     return figure
 
 
+def height_of(picture: NDArray[Any], width_in: float) -> float:
+    """Return the height in inches of a picture this wide, no more than its width."""
+    height, width = picture.shape[:2]
+    return width_in * min(1.0, max(height / width, 0.25))
+
+
 def category_colours(count: int) -> tuple[str, ...]:
     """Return `count` different colours such as "#0072B2", the safest first."""
     if count <= len(CATEGORY_COLOURS):
