@@ -9,13 +9,14 @@ faults, `spectralgpt data check` prints them.
 import fnmatch
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from spectralgpt.config import suggest
+from spectralgpt.data.samples import SampleSet
 from spectralgpt.errors import ConfigError, DataError, require
 from spectralgpt.files import read_table, read_text
 from spectralgpt.rasters import RASTER_SUFFIXES, glob_folder, path_below, walk
@@ -354,6 +355,9 @@ class Fault:
         return cls(kind, name, " ".join(str(error).split()))
 
 
+Reader = Callable[[Sequence[Entry], int], SampleSet]
+
+
 @dataclass(frozen=True)
 class Listing:
     """What a data set has.
@@ -368,6 +372,8 @@ class Listing:
         masks_have_same_size: whether their pixels are those of the image's finest band;
             false where they are laid over the image by position.
         masks_hold_codes: whether they are of classes; false for numbers.
+        read: reads, as training does, places with masks of which these are all images,
+            no more than so many; None without masks.
     """
 
     entries: tuple[Entry, ...]
@@ -378,6 +384,7 @@ class Listing:
     mask_codes: frozenset[int] | None = None
     masks_have_same_size: bool = True
     masks_hold_codes: bool = True
+    read: Reader | None = None
 
     @classmethod
     def of(

@@ -12,7 +12,7 @@ from spectralgpt.config import build_config, read_mapping
 from spectralgpt.data.archives.findings import ArchiveCheck, check_images
 from spectralgpt.data.archives.registry import PREFIX, Archive, load_archive
 from spectralgpt.data.bigearthnet import list_bigearthnet
-from spectralgpt.data.classes import find_positive, name_classes
+from spectralgpt.data.classes import Classes, find_positive, name_classes
 from spectralgpt.data.dense.config import DenseDataConfig, read_dense_config
 from spectralgpt.data.dense.entries import list_entries
 from spectralgpt.data.dense.sets import FitError, describe_entries, read_dense
@@ -311,17 +311,36 @@ def _list_masks(config: DenseDataConfig) -> Listing:
     is_archive = classes is not None
     if not is_archive and config.classes is not None and config.class_masks is None:
         classes = name_classes(config.classes, config.ignored)
-    faults = () if is_archive else _misfits(listed, config)
+    faults = () if is_archive else tuple(_misfits(listed, config))
+    apart = {fault.name for fault in faults}
+    fitting = [chip for chip in listed if chip.name not in apart]
     names, codes = classes or ((), {})
     return Listing(
         tuple(entry for chip in listed for entry in _one_by_one(root, chip)),
-        tuple(faults),
+        faults,
         names,
         code_names={code: names[index] for code, index in codes.items()},
         mask_codes=frozenset((*codes, *config.ignored)) if classes else None,
         masks_have_same_size=is_archive,
         masks_hold_codes=config.task != REGRESSION,
+        read=functools.partial(_read_some, config, fitting, classes),
     )
+
+
+def _read_some(
+    config: DenseDataConfig,
+    listed: Sequence[Entry],
+    classes: Classes | None,
+    files: Sequence[Entry],
+    most: int,
+) -> SampleSet:
+    """Read places of which all images are among the files, in the files' order."""
+    there = {file.path for file in files}
+    places = {chip.images[-1]: chip for chip in listed if there.issuperset(chip.images)}
+    chosen = [places[file.path] for file in files if file.path in places]
+    if not chosen:
+        raise DataError(f"{config.root} has no place with a mask that is sound.")
+    return read_dense(config, divided=False, listed=(chosen[:most], classes))
 
 
 def _misfits(listed: Sequence[Entry], config: DenseDataConfig) -> Iterator[Fault]:
