@@ -1,10 +1,13 @@
 """From scenes and labels to a folder that fine-tuning reads: the steps in order.
 
-The set is described by labels.yaml, classes.csv, statistics.json and README.md.
+The set is described by labels.yaml, classes.csv, tiles.csv, statistics.json and
+README.md, and for others' tools by croissant.json.
 """
 
 import csv
+import hashlib
 import json
+import re
 import shlex
 import shutil
 from collections import Counter
@@ -41,7 +44,7 @@ from spectralgpt.data.labelling.labels import (
 )
 from spectralgpt.data.samples import SPLITS, SampleSet
 from spectralgpt.data.statistics import sample_statistics
-from spectralgpt.files import appearing
+from spectralgpt.files import appearing, write_json, write_table
 from spectralgpt.rasters import Grid, OpenFiles, read_codes, read_raster, write_geotiff
 from spectralgpt.rasters.write import write_numbers, write_strips
 from spectralgpt.sensors import list_sensors
@@ -49,6 +52,11 @@ from spectralgpt.sensors import list_sensors
 _PLACE = r"_(?P<place>block\d+)_r\d+_c\d+$"
 _OWN_FILES = ("labels.yaml", "classes.csv", "statistics.json")
 _PARTS = ("images", "masks")
+_MEDIA_TYPES = {
+    ".csv": "text/csv",
+    ".json": "application/json",
+    ".yaml": "application/yaml",
+}
 _BLANK = (255, 255, 255)
 
 
@@ -184,6 +192,8 @@ def make_labelled_set(
         _write_statistics(made, dense, rules.seed)
         command = _command_of(scenes, image_format, labels, rules, output, licence)
         _write_card(made, labels, rules, licence, command)
+        _write_tiles_table(made)
+        _write_croissant(made, rules, licence)
         if draw is not None:
             draw(made, folder / "overview.png")
         shutil.rmtree(work)
@@ -433,6 +443,60 @@ def _write_card(
         command=shlex.join(command),
     )
     (made.folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def _write_tiles_table(made: MadeSet) -> None:
+    """Write tiles.csv: where each image and its mask lie, with their checksums."""
+    rows = []
+    for tile in made.tiles:
+        row = {"split": tile.split, "place": re.findall(_PLACE, tile.name)[0]}
+        paths = {part: f"{tile.split}/{part}/{tile.name}.tif" for part in _PARTS}
+        row |= {part.removesuffix("s"): path for part, path in paths.items()}
+        for part, path in paths.items():
+            row[f"{part.removesuffix('s')}_sha256"] = _checksum(made.folder / path)
+        rows.append(row)
+    write_table(made.folder / "tiles.csv", rows)
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_croissant(made: MadeSet, rules: TileRules, licence: str) -> None:
+    """Write croissant.json: what is in the folder, for tools that read Croissant.
+
+    What nobody has said, such as who made the set, is left out.
+
+    Source: MLCommons, Croissant 1.0, https://docs.mlcommons.org/croissant/
+    """
+    template = json.loads(
+        Path(__file__).with_name("croissant.json").read_text(encoding="utf-8")
+    )
+    stated = {
+        "name": made.name,
+        "description": f"{len(made.tiles)} tiles of {rules.tile_px} x {rules.tile_px} "
+        f"px with a class for every pixel ({', '.join(made.colours)}); images of "
+        f"{made.scenes[0].item.sensor.title}. See README.md.",
+    } | ({"license": licence} if licence else {})
+    files = [
+        {
+            "@type": "cr:FileObject",
+            "@id": path.name,
+            "name": path.name,
+            "contentUrl": path.name,
+            "contentSize": f"{path.stat().st_size} B",
+            "encodingFormat": _MEDIA_TYPES[path.suffix],
+            "sha256": _checksum(path),
+        }
+        for path in sorted(made.folder.iterdir())
+        if path.suffix in _MEDIA_TYPES
+    ]
+    context = template.pop("@context")
+    template["distribution"] = files + template["distribution"]
+    write_json(
+        made.folder / "croissant.json", {"@context": context, **stated, **template}
+    )
 
 
 def _crs(scene: Scene) -> str:
