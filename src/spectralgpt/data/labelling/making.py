@@ -5,7 +5,6 @@ README.md, and for others' tools by croissant.json.
 """
 
 import csv
-import hashlib
 import json
 import re
 import shlex
@@ -44,7 +43,7 @@ from spectralgpt.data.labelling.labels import (
 )
 from spectralgpt.data.samples import SPLITS, SampleSet
 from spectralgpt.data.statistics import sample_statistics
-from spectralgpt.files import appearing, write_json, write_table
+from spectralgpt.files import appearing, digest_of, write_json, write_table
 from spectralgpt.rasters import Grid, OpenFiles, read_codes, read_raster, write_geotiff
 from spectralgpt.rasters.write import write_numbers, write_strips
 from spectralgpt.sensors import list_sensors
@@ -453,14 +452,9 @@ def _write_tiles_table(made: MadeSet) -> None:
         paths = {part: f"{tile.split}/{part}/{tile.name}.tif" for part in _PARTS}
         row |= {part.removesuffix("s"): path for part, path in paths.items()}
         for part, path in paths.items():
-            row[f"{part.removesuffix('s')}_sha256"] = _checksum(made.folder / path)
+            row[f"{part.removesuffix('s')}_sha256"] = digest_of(made.folder / path)
         rows.append(row)
     write_table(made.folder / "tiles.csv", rows)
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write_croissant(made: MadeSet, rules: TileRules, licence: str) -> None:
@@ -487,7 +481,7 @@ def _write_croissant(made: MadeSet, rules: TileRules, licence: str) -> None:
             "contentUrl": path.name,
             "contentSize": f"{path.stat().st_size} B",
             "encodingFormat": _MEDIA_TYPES[path.suffix],
-            "sha256": _checksum(path),
+            "sha256": digest_of(path),
         }
         for path in sorted(made.folder.iterdir())
         if path.suffix in _MEDIA_TYPES
