@@ -5,7 +5,6 @@
 For catalogues `model.stac.json` says as a STAC item what a model takes and gives.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +18,7 @@ from spectralgpt import __version__
 from spectralgpt.checkpoints import load_model, save_model
 from spectralgpt.data.classes import class_colours, describe_classes
 from spectralgpt.errors import CheckpointError, OutputError
-from spectralgpt.files import digest_of, make_folder, write_json
+from spectralgpt.files import digest_of, make_folder, read_json, write_json
 from spectralgpt.models.heads import ChangeModel, DenseModel, RegressionModel
 
 _OURS = "library_name: spectralgpt"
@@ -39,9 +38,6 @@ _STAC_TASKS = {
     "regression": "regression",
 }
 """What STAC's extension for models calls them; all others give features to compare."""
-_ARCHITECTURES = dict.fromkeys(("spectral", "vit"), "Vision Transformer") | {
-    "swin": "Swin Transformer"
-}
 _STAC_SCALINGS = {
     "fixed-range": ("min-max", {"minimum": "low", "maximum": "high"}),
     "z-score": ("z-score", {"mean": "mean", "stddev": "std"}),
@@ -112,15 +108,15 @@ def _describe(
 
     Source: STAC 1.1.0; its extensions mlm 1.4.0, eo 2.0.0 and file 2.1.0.
     """
-    template = Path(__file__).with_name("hub_stac.json").read_text(encoding="utf-8")
-    item: dict[str, Any] = json.loads(template)
+    item: dict[str, Any] = read_json(Path(__file__).with_name("hub_stac.json"))
     contract, weights = model.contract, folder / "model.safetensors"
     task = _STAC_TASKS.get(model.notes.get("task", ""), "similarity-search")
+    is_swin = getattr(model, "encoder", model).kind == "swin"
     item["id"] = name
     item["properties"] |= {
         "description": f"{type(model).__name__} for {contract.sensor}",
         "mlm:name": name,
-        "mlm:architecture": _ARCHITECTURES[getattr(model, "encoder", model).kind],
+        "mlm:architecture": "Swin Transformer" if is_swin else "Vision Transformer",
         "mlm:tasks": [task],
         "mlm:framework_version": torch.__version__,
         "mlm:total_parameters": sum(each.numel() for each in model.parameters()),

@@ -9,7 +9,7 @@ faults, `spectralgpt data check` prints them.
 import fnmatch
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
@@ -355,7 +355,7 @@ class Fault:
         return cls(kind, name, " ".join(str(error).split()))
 
 
-Reader = Callable[[Sequence[Entry], int], SampleSet]
+Reader = Callable[[Sequence[Entry], Collection[Path], int], SampleSet]
 
 
 @dataclass(frozen=True)
@@ -372,8 +372,8 @@ class Listing:
         masks_have_same_size: whether their pixels are those of the image's finest band;
             false where they are laid over the image by position.
         masks_hold_codes: whether they are of classes; false for numbers.
-        read: reads, as training does, places with masks of which these are all images,
-            no more than so many; None without masks.
+        read: reads, as training does, the places with masks that these images are of,
+            but for those with bad files, and no more than so many; None without masks.
     """
 
     entries: tuple[Entry, ...]

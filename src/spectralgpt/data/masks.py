@@ -27,7 +27,6 @@ from spectralgpt.rasters.lookup import Overlay, read_values
 
 logger = logging.getLogger(__name__)
 _Numbers = NDArray[np.int64]
-_Size = tuple[int, int] | None
 _SHOWN = 8
 _USED_AS_NODATA = (-9999.0, -99999.0, -32768.0, float(np.finfo(np.float32).min))
 """Numbers that stand for nothing in many files which do not say so."""
@@ -89,11 +88,7 @@ def _lay_mask(mask: MaskFile, image: Grid, name: str) -> Overlay:
 
 
 def read_target(
-    samples: SampleSet,
-    sample: Sample,
-    image: Grid,
-    window: Window,
-    size: _Size = None,
+    samples: SampleSet, sample: Sample, image: Grid, window: Window
 ) -> NDArray[Any]:
     """Read class indices, or the numbers of a target, in a window of an image.
 
@@ -102,7 +97,6 @@ def read_target(
         sample: whose mask.
         image: the grid that `window` counts in.
         window: pixels of it.
-        size: (H, W) that the window is thinned out to; its own if None.
 
     Returns:
         (H, W) int64, `IGNORE` where there is no label; for regression float32, NaN
@@ -115,9 +109,8 @@ def read_target(
     """
     assert sample.mask is not None, sample.name
     if samples.target is not None:
-        rows, columns = _lay_mask(sample.mask, image, sample.name).pixels(window, size)
-        return _read_target(samples.target, sample.mask, rows, columns)
-    codes, known = _read_mask(sample.mask, image, window, sample.name, size)
+        return _read_target(samples.target, sample.mask, image, window, sample.name)
+    codes, known = _read_mask(sample.mask, image, window, sample.name)
     found, positions = np.unique(codes, return_inverse=True)
     labelled = set(np.unique(codes[known]).tolist())
     no_label = {*samples.ignored, sample.mask.nodata} - set(samples.codes)
@@ -159,16 +152,16 @@ def seen_codes(masks: Iterable[MaskFile], ignored: Iterable[int]) -> tuple[int, 
 
 
 def _read_mask(
-    mask: MaskFile, image: Grid, window: Window, name: str, size: _Size = None
+    mask: MaskFile, image: Grid, window: Window, name: str
 ) -> tuple[_Numbers, NDArray[np.bool_]]:
     """Return codes (H, W) and whether there is one (H, W)."""
-    codes, known = _read_file(mask, image, window, name, size)
+    codes, known = _read_file(mask, image, window, name)
     if mask.stands_for is None:
         return codes, known
     combined = np.zeros(codes.shape, np.int64)
     labelled = np.zeros(codes.shape, np.bool_)
     for file in (mask, *mask.others):
-        codes, known = _read_file(file, image, window, name, size)
+        codes, known = _read_file(file, image, window, name)
         inside = known & (codes != 0) & (codes != file.nodata)
         both = inside & labelled
         if both.any():
@@ -182,18 +175,16 @@ def _read_mask(
 
 
 def _read_file(
-    mask: MaskFile, image: Grid, window: Window, name: str, size: _Size
+    mask: MaskFile, image: Grid, window: Window, name: str
 ) -> tuple[_Numbers, NDArray[np.bool_]]:
-    rows, columns = _lay_mask(mask, image, name).pixels(window, size)
+    rows, columns = _lay_mask(mask, image, name).pixels(window)
     return read_codes(mask.path, mask.index, rows, columns)
 
 
 def _read_target(
-    target: Target,
-    mask: MaskFile,
-    rows: NDArray[np.intp],
-    columns: NDArray[np.intp],
+    target: Target, mask: MaskFile, image: Grid, window: Window, name: str
 ) -> NDArray[np.float32]:
+    rows, columns = _lay_mask(mask, image, name).pixels(window)
     numbers, known = read_values(mask.path, mask.index, rows, columns)
     for nodata in (mask.nodata, target.nodata):
         if nodata is not None:

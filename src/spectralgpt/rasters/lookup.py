@@ -65,21 +65,13 @@ class Overlay:
     height: int
     width: int
 
-    def pixels(
-        self, window: Window, size: tuple[int, int] | None = None
-    ) -> tuple[_Indices, _Indices]:
+    def pixels(self, window: Window) -> tuple[_Indices, _Indices]:
         """Return the layer's (row, column) indices below the centres of a window.
 
         Indices outside the layer are -1.
-
-        Args:
-            window: pixels of the image.
-            size: (H, W) that the window is thinned out to; its own if None.
         """
-        height, width = size or (window.height, window.width)
-        row, column = window.row, window.column
-        rows = _along(self.rows, row, window.height, self.height, height)
-        return rows, _along(self.columns, column, window.width, self.width, width)
+        rows = _along(self.rows, window.row, window.height, self.height)
+        return rows, _along(self.columns, window.column, window.width, self.width)
 
 
 def overlay(image: Grid, codes: Grid, align: Align = "auto") -> Overlay:
@@ -115,10 +107,9 @@ def overlay(image: Grid, codes: Grid, align: Align = "auto") -> Overlay:
     return Overlay(rows, columns, codes.height, codes.width)
 
 
-def _along(line: _Line, start: int, length: int, size: int, count: int) -> _Indices:
+def _along(line: _Line, start: int, length: int, size: int) -> _Indices:
     scale, shift = line
-    centres = start + (np.arange(count) + 0.5) * (length / count)
-    at = np.floor(scale * centres + shift)
+    at = np.floor(scale * (np.arange(start, start + length) + 0.5) + shift)
     return np.where((at >= 0) & (at < size), at, -1).astype(np.intp)
 
 

@@ -126,22 +126,16 @@ def _mask_painter(
         colours = masked.colours or tuple(class_colours(masked.class_names).values())
         both = zip(masked.class_names, colours, strict=True)
         shown = {name: c for at, (name, c) in enumerate(both) if (seen == at).any()}
-        draw_legend(figure, _class_patches(shown, "no data or label"), _LEGEND_COLUMNS)
+        handles = _class_patches(shown, "no data or label")
+        height_in = draw_legend(figure, handles, _LEGEND_COLUMNS)
+        figure.set_figheight(figure.get_figheight() + height_in)
         return lambda mask: paint_classes(mask, colours)
     ends = np.percentile(seen, _ENDS) if seen.size else (0, 1)
     scale = ScalarMappable(Normalize(*ends), ERROR_COLOURS)
     label = f"{masked.target.name}, {masked.target.unit}; hatched: none"
-    figure.colorbar(
-        scale,
-        ax=grid,
-        label=label,
-        location="bottom",
-        shrink=0.5,
-        aspect=40,
-        extend="both",
-    )
+    figure.colorbar(scale, ax=grid, label=label, location="bottom", shrink=0.5)
     return lambda mask: hatch(
-        scale.to_rgba(np.nan_to_num(mask))[..., :3].astype(np.float32),
+        np.asarray(scale.to_rgba(np.nan_to_num(mask))[..., :3], np.float32),
         ~np.isfinite(mask),
     )
 
@@ -214,11 +208,8 @@ def _draw_scene(figure: Any, made: MadeSet) -> None:
     extent = (0.0, float(width), float(height), 0.0)
     shown, picture = read_picture(scene.item, scene.item.bands, size)
     left.imshow(picture, extent=extent)
-    right.imshow(
-        paint_classes(codes, list(made.colours.values())),
-        extent=extent,
-        interpolation="nearest",
-    )
+    labels = paint_classes(codes, list(made.colours.values()))
+    right.imshow(labels, extent=extent, interpolation="nearest")
     name = _cut(scene.name, _LONGEST_NAME)
     left.set_title(f"{name}, {shown}, date {scene.date}", fontsize=9)
     right.set_title("labels", fontsize=9)

@@ -205,3 +205,17 @@ def test_masks_that_training_could_not_read_are_faults_where_they_are_drawn(
     assert len(faults) == 8
     assert {fault.kind for fault in faults} == {FaultKind.REFUSED}
     assert "pixels belong to another class too" in faults[0].detail
+
+
+def test_pairs_are_drawn_whole_where_few_images_are_opened(tmp_path: Path) -> None:
+    described = write_pairs(tmp_path, dict.fromkeys("abcdefghij", 0.0))
+    found = check_archive(str(described), options=CheckOptions(limit=4))
+    assert found.num_checked == 4
+    assert found.examples
+    assert {len(dates) for _, _, dates, _ in found.examples} == {2}
+    # Not a pair of which one file is bad.
+    for name in "abcdefghi":
+        path = tmp_path / "before" / f"{name}.tif"
+        path.write_bytes(path.read_bytes()[:-400])
+    found = check_archive(str(described))
+    assert found.as_table()["drawn"] == ["before/j.tif"]

@@ -7,7 +7,7 @@ compared. What is wrong is counted by kind and never stops the rest.
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -54,7 +54,7 @@ _AT_ONCE = 256
 """Images handed to the readers at a time, so that millions need no memory."""
 _MEASURED = 256
 _EXAMPLES = 24
-_EXAMPLE_PX, _MASKED_PX = 96, 128
+_EXAMPLE_PX, _MASKED_PX, _DRAWN_PX = 96, 128, 1024
 _SHOWN = 3
 """Names or codes that are shown of many."""
 
@@ -222,8 +222,9 @@ def check_images(
     unsplit = [image for image in images if not image.entry.split]
     labelled = [k for k in unsplit if k.entry.labels or k.entry.masks]
     in_turn = _put_in_turn(sound, seed)
+    bad = {image.entry.path for image in images} - {entry.path for entry in in_turn}
     masked, examples, misread = (
-        _take_masked(in_turn, listing.read)
+        _take_masked(in_turn, bad, listing.read)
         if listing.read and in_turn
         else (None, _take_examples(in_turn, source), [])
     )
@@ -370,15 +371,14 @@ def _take_examples(entries: Sequence[Entry], source: Source) -> tuple[Example, .
 
 
 def _take_masked(
-    entries: Sequence[Entry], read: Reader
+    entries: Sequence[Entry], bad: Collection[Path], read: Reader
 ) -> tuple[SampleSet | None, tuple[Example, ...], list[Fault]]:
     """Read the first places with masks for the picture, as training reads them.
 
-    Returns:
-        What the masks mean, the examples, and the masks that training could not read.
+    Returns what the masks mean, examples, and the masks that training could not read.
     """
     try:
-        masked = read(entries, _EXAMPLES // 2)
+        masked = read(entries, bad, _EXAMPLES // 2)
     except SpectralGPTError as error:
         # What all of them lack is told where training refuses it.
         logger.warning("nothing is drawn: %s", error)
@@ -389,18 +389,26 @@ def _take_masked(
     examples, faults = [], []
     for sample in masked.samples[::step][:count]:
         grid = sample.item.grid()
-        place = sample.window or Window(0, 0, grid.height, grid.width)
+        place = _middle(sample.window or Window(0, 0, grid.height, grid.width))
         name = sample.name.removeprefix(f"{masked.source}/")
         title = name if sample.split in name else f"{name} · {sample.split}"
         try:
             dates = [_read_thinned(date, place, _MASKED_PX) for date in sample.items]
-            shape = dates[0].pixels.shape[1:]
-            mask = read_target(masked, sample, grid, place, shape)
+            mask = read_target(masked, sample, grid, place)
         except SpectralGPTError as error:
             faults.append(Fault.of(FaultKind.REFUSED, name, error))
         else:
-            examples.append((name, title, tuple(dates), mask))
+            sizes = zip(dates[0].pixels.shape[1:], mask.shape, strict=True)
+            at = [(2 * np.arange(n) + 1) * size // (2 * n) for n, size in sizes]
+            examples.append((name, title, tuple(dates), mask[np.ix_(*at)]))
     return masked, tuple(examples), faults
+
+
+def _middle(place: Window) -> Window:
+    """Return what is drawn of a window: of a large one its middle."""
+    height, width = min(place.height, _DRAWN_PX), min(place.width, _DRAWN_PX)
+    row = place.row + (place.height - height) // 2
+    return Window(row, place.column + (place.width - width) // 2, height, width)
 
 
 def _read_thinned(item: RasterFile, window: Window | None, most_px: int) -> Raster:

@@ -43,7 +43,7 @@ from spectralgpt.data.labelling.labels import (
 )
 from spectralgpt.data.samples import SPLITS, SampleSet
 from spectralgpt.data.statistics import sample_statistics
-from spectralgpt.files import appearing, digest_of, write_json, write_table
+from spectralgpt.files import appearing, digest_of, read_json, write_json, write_table
 from spectralgpt.rasters import Grid, OpenFiles, read_codes, read_raster, write_geotiff
 from spectralgpt.rasters.write import write_numbers, write_strips
 from spectralgpt.sensors import list_sensors
@@ -51,6 +51,7 @@ from spectralgpt.sensors import list_sensors
 _PLACE = r"_(?P<place>block\d+)_r\d+_c\d+$"
 _OWN_FILES = ("labels.yaml", "classes.csv", "statistics.json")
 _PARTS = ("images", "masks")
+_TILE = ("split", "place", "image", "mask", "image_sha256", "mask_sha256")
 _MEDIA_TYPES = {
     ".csv": "text/csv",
     ".json": "application/json",
@@ -448,12 +449,10 @@ def _write_tiles_table(made: MadeSet) -> None:
     """Write tiles.csv: where each image and its mask lie, with their checksums."""
     rows = []
     for tile in made.tiles:
-        row = {"split": tile.split, "place": re.findall(_PLACE, tile.name)[0]}
-        paths = {part: f"{tile.split}/{part}/{tile.name}.tif" for part in _PARTS}
-        row |= {part.removesuffix("s"): path for part, path in paths.items()}
-        for part, path in paths.items():
-            row[f"{part.removesuffix('s')}_sha256"] = digest_of(made.folder / path)
-        rows.append(row)
+        paths = [f"{tile.split}/{part}/{tile.name}.tif" for part in _PARTS]
+        sums = [digest_of(made.folder / path) for path in paths]
+        place = re.findall(_PLACE, tile.name)[0]
+        rows.append(dict(zip(_TILE, (tile.split, place, *paths, *sums), strict=True)))
     write_table(made.folder / "tiles.csv", rows)
 
 
@@ -464,9 +463,7 @@ def _write_croissant(made: MadeSet, rules: TileRules, licence: str) -> None:
 
     Source: MLCommons, Croissant 1.0, https://docs.mlcommons.org/croissant/
     """
-    template = json.loads(
-        Path(__file__).with_name("croissant.json").read_text(encoding="utf-8")
-    )
+    template = read_json(Path(__file__).with_name("croissant.json"))
     stated = {
         "name": made.name,
         "description": f"{len(made.tiles)} tiles of {rules.tile_px} x {rules.tile_px} "
@@ -486,11 +483,8 @@ def _write_croissant(made: MadeSet, rules: TileRules, licence: str) -> None:
         for path in sorted(made.folder.iterdir())
         if path.suffix in _MEDIA_TYPES
     ]
-    context = template.pop("@context")
     template["distribution"] = files + template["distribution"]
-    write_json(
-        made.folder / "croissant.json", {"@context": context, **stated, **template}
-    )
+    write_json(made.folder / "croissant.json", template | stated)
 
 
 def _crs(scene: Scene) -> str:
