@@ -40,8 +40,8 @@ FACES = {
 # How large the house may be. Raise none without a reason.
 LIMITS = {
     "files": 220,
-    "lines": 63_180,
-    "public functions and classes": 906,
+    "lines": 63_660,
+    "public functions and classes": 911,
     "dataclasses": 150,
     "file names that occur twice": 11,
     "files with a single importer": 22,

@@ -1,24 +1,38 @@
 """Models saved and loaded as on the Hugging Face Hub, and sent to a stand-in of it."""
 
 import base64
+import hashlib
 import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
+import pystac
 import pytest
 import torch
 from huggingface_hub import ModelCard, constants
+from pystac.extensions.mlm import MLMExtension
+from pystac.validation.stac_validator import JsonSchemaSTACValidator
 
 import spectralgpt
 from spectralgpt.checkpoints import load_model, save_model
 from spectralgpt.errors import CheckpointError, ConfigError, OutputError
 from spectralgpt.models.encoder import SpectralEncoder
-from spectralgpt.models.heads import ClassificationModel, SegmentationModel
+from spectralgpt.models.heads import (
+    ChangeModel,
+    ClassificationModel,
+    RegressionModel,
+    SegmentationModel,
+)
+from spectralgpt.models.mae import MaskedAutoencoder
+from spectralgpt.preprocessing import Scaling
 from tests.exported import CLASSES, contract
-from tests.tiny import tiny_encoder
+from tests.tiny import tiny_encoder, tiny_model
 
+FILES = ["README.md", "config.json", "model.safetensors"]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -135,7 +149,7 @@ def test_an_encoder_comes_back_bit_by_bit(tmp_path: Path) -> None:
     assert same_weights(encoder, again)
     assert not again.training
     names = sorted(path.name for path in folder.iterdir())
-    assert names == ["README.md", "config.json", "model.safetensors"]
+    assert names == FILES
     assert "nothing says which bands" in (folder / "README.md").read_text()
 
 
@@ -180,6 +194,109 @@ def test_the_card_says_what_is_known(mapper: SegmentationModel, tmp_path: Path) 
     assert "val_miou" not in text
 
 
+KINDS: dict[str, tuple[type[Any], str]] = {
+    "single-label": (ClassificationModel, "scene-classification"),
+    "multi-label": (ClassificationModel, "classification"),
+    "segmentation": (SegmentationModel, "semantic-segmentation"),
+    "change": (ChangeModel, "semantic-segmentation"),
+    "regression": (RegressionModel, "regression"),
+    "pretraining": (MaskedAutoencoder, "similarity-search"),
+}
+
+
+def item_of(folder: Path, task: str, scaling: Scaling) -> tuple[Any, dict[str, Any]]:
+    """A model as saved for the Hub, and its STAC item."""
+    kind, _ = KINDS[task]
+    names = ["height"] if task == "regression" else ["bare field", "forest"]
+    extra: dict[str, Any] = {"task": task, "class_names": names}
+    if task == "regression":
+        extra["target"] = {"unit": "m", "range": None, "edges": [10.0, 20.0]}
+    head = () if kind is ClassificationModel else ("linear",)
+    model = tiny_model()
+    if task != "pretraining":
+        model = kind(tiny_encoder(), len(names), *head)
+    save_model(
+        folder / "run", model, contract(scaling), extra if task != "pretraining" else {}
+    )
+    saved = load_model(folder / "run").model
+    saved.save_pretrained(folder / "made", license="CC0-1.0")
+    return saved, json.loads((folder / "made" / "model.stac.json").read_text())
+
+
+@pytest.mark.parametrize("task", KINDS)
+def test_the_stac_item_says_what_a_model_takes_and_gives(
+    tmp_path: Path, task: str
+) -> None:
+    model, table = item_of(tmp_path, task, "z-score")
+    kind, version = pystac.STACObjectType.ITEM, pystac.get_stac_version()
+    JsonSchemaSTACValidator().validate_core(table, kind, version)
+    item = pystac.Item.from_dict(table)
+    said = MLMExtension.ext(item)
+    assert (said.mlm_name, said.architecture) == ("made", "Vision Transformer")
+    assert said.tasks == [KINDS[task][1]]
+    assert said.total_parameters == sum(each.numel() for each in model.parameters())
+    ((taken,), (given,)) = said.input, said.output
+    assert taken.bands == list(contract().band_names)
+    assert len(taken.input.shape) == len(taken.input.dim_order)
+    assert len(given.result.shape) == len(given.result.dim_order)
+    # What is said of the shapes is so.
+    images = torch.zeros([2 if each == -1 else each for each in taken.input.shape])
+    run = model.encoder if task == "pretraining" else model
+    found = [2, *run(images).shape[1:]]
+    stated = [2, *given.result.shape[1:]]
+    assert all(a in (b, -1) for a, b in zip(stated, found, strict=True))
+    names = [(each.value, each.name) for each in given.classes or ()]
+    is_classes = task not in ("regression", "pretraining")
+    assert names == ([(0, "bare_field"), (1, "forest")] if is_classes else [])
+    # pystac takes a list of scalings for one.
+    scalings = table["properties"]["mlm:input"][0]["value_scaling"]
+    statistics = contract("z-score").statistics
+    assert statistics is not None
+    assert {each.pop("type") for each in scalings} == {"z-score"}
+    assert [(each["mean"], each["stddev"]) for each in scalings] == [
+        pytest.approx((statistics.mean[name], statistics.std[name]))
+        for name in contract().band_names
+    ]
+    asset = table["assets"]["model"]
+    content = (tmp_path / "made" / asset["href"]).read_bytes()
+    assert asset["file:size"] == len(content)
+    assert asset["file:checksum"] == "1220" + hashlib.sha256(content).hexdigest()
+    assert "mlm:model" in asset["roles"]
+    assert asset["bands"][1] == {
+        "name": "B02",
+        "gsd": 10.0,
+        "eo:center_wavelength": pytest.approx(0.49, abs=0.01),
+        "eo:full_width_half_max": pytest.approx(0.065, abs=0.01),
+    }
+    assert table["properties"]["license"] == "CC0-1.0"
+
+
+def test_scalings_that_stac_has_no_name_for_are_named_in_ours(tmp_path: Path) -> None:
+    _, table = item_of(tmp_path, "segmentation", "two-std-uint8")
+    (scaling,) = table["properties"]["mlm:input"][0]["value_scaling"]
+    module, _, name = scaling["expression"].partition(":")
+    kind, _, method = name.partition(".")
+    assert callable(getattr(getattr(import_module(module), kind), method))
+    assert scaling["type"] == "processing"
+    _, table = item_of(tmp_path, "segmentation", "fixed-range")
+    scaling = table["properties"]["mlm:input"][0]["value_scaling"][1]
+    assert scaling == {
+        "type": "min-max",
+        "minimum": pytest.approx(0.03),
+        "maximum": pytest.approx(0.24),
+    }
+
+
+def test_an_item_is_not_left_from_another_model(
+    mapper: SegmentationModel, tmp_path: Path
+) -> None:
+    folder = mapper.save_pretrained(tmp_path / "x", license="all rights reserved")
+    table = json.loads((folder / "model.stac.json").read_text())
+    assert table["properties"]["license"] == "other"
+    tiny_encoder().save_pretrained(folder)
+    assert not (folder / "model.stac.json").exists()
+
+
 def test_a_readme_of_the_users_own_is_kept(
     mapper: SegmentationModel, tmp_path: Path
 ) -> None:
@@ -193,7 +310,8 @@ def test_a_model_goes_to_the_hub_with_its_card_and_back(
 ) -> None:
     page = mapper.push_to_hub("lab/fields", token="hf_none", license="cc-by-4.0")
     assert page == f"{hub.url}/lab/fields/commit/{COMMIT}"
-    assert sorted(hub.files) == ["README.md", "config.json", "model.safetensors"]
+    assert sorted(hub.files) == sorted((*FILES, "model.stac.json"))
+    assert json.loads(hub.files["model.stac.json"])["id"] == "fields"
     card = ModelCard(hub.files["README.md"].decode())
     assert card.data.license == "cc-by-4.0"
     assert 'SegmentationModel.from_pretrained("lab/fields")' in card.text

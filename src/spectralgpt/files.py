@@ -359,6 +359,12 @@ def sync_file(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+def digest_of(path: Path) -> str:
+    """Return the SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _checksum(values: Mapping[str, Any]) -> str:
     text = json.dumps(values, sort_keys=True)
     return hashlib.sha256(text.encode("ascii")).hexdigest()[:_DIGITS]

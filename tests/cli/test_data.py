@@ -33,6 +33,10 @@ def test_check_prints_and_writes(
     assert "images by split: test: 12; train: 12; val: 12" in printed
     assert "no faults" in printed
     assert (tmp_path / "out" / "chips.png").stat().st_size > 10_000
+    drawn = json.loads((tmp_path / "out" / "check.json").read_text())["drawn"]
+    assert len(drawn) == 24
+    assert set(drawn) <= {name_of(row) for row in rows}
+    assert f"chips.png shows {drawn[0]}, {drawn[1]}, " in printed
     for row in rows[:5]:
         (tmp_path / "data" / "fmow-sentinel" / name_of(row)).unlink()
     path = tmp_path / "data" / "fmow-sentinel" / name_of(rows[7])

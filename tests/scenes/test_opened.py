@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pystac
 import pytest
 import rasterio
 import torch
@@ -29,6 +30,7 @@ from spectralgpt.models.heads import (
     SegmentationModel,
 )
 from spectralgpt.scenes.opened import OpenModel
+from tests.product_files import write_item
 from tests.raster_files import write_tiff
 from tests.tiny import tiny_contract, tiny_encoder, tiny_model
 
@@ -189,6 +191,28 @@ def test_an_array_gives_what_its_file_does(
         found = model.predict(array, **stated, **place)
         assert np.array_equal(found.values, of_file.values, equal_nan=True)
         assert found.grid == of_file.grid
+
+
+def test_an_item_of_pystac_gives_what_its_file_does(
+    scenes: tuple[Path, Path], tmp_path: Path
+) -> None:
+    with rasterio.open(scenes[0]) as dataset:
+        layers = dataset.read()
+    for name, layer in zip(BANDS, layers, strict=True):
+        write_tiff(tmp_path / f"{name}.tif", layer[None])
+    assets = {name: {"href": f"./{name}.tif"} for name in BANDS}
+    stated = {"s2:product_type": "S2MSI1C", "s2:processing_baseline": "02.09"}
+    path = write_item(tmp_path / "item.json", assets, **stated)
+    path.write_text(path.read_text().replace("_L2A", "_L1C").replace("-l2a", "-l1c"))
+    path.write_text(path.read_text().replace('"links"', '"bbox": null, "links"'))
+    model = spectralgpt.open_model(model_of(tmp_path, "segmentation"))
+    item = pystac.Item.from_file(str(path))
+    expected = model.predict(scenes[0], **NUMBERS).values
+    assert np.array_equal(model.predict(item).values, expected, equal_nan=True)
+    part = model.predict(
+        item, bounds=(500_000, 3_999_600, 500_400, 4_000_000), bounds_crs="EPSG:32632"
+    )
+    assert part.grid.width < 80
 
 
 def test_results_become_what_xarray_knows(

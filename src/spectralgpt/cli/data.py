@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from spectralgpt.rasters import Stated
 
 HELP = "Say which archives are known; check, pack or label data."
-_MOST_BANDS = 16
+_MOST_BANDS, _MOST_DRAWN = 16, 6
 _TABLE = "check.json"
 
 
@@ -150,6 +150,7 @@ def _told(update: Callable[..., None]) -> Callable[[int, int], None]:
 
 
 def _write_check(found: "ArchiveCheck", folder: Path) -> None:
+    from spectralgpt.data.listings import first_names
     from spectralgpt.reports.data_sets import plot_contact_sheet
 
     write_json(folder / _TABLE, found.as_table())
@@ -157,7 +158,10 @@ def _write_check(found: "ArchiveCheck", folder: Path) -> None:
     picture.unlink(missing_ok=True)
     if found.examples:
         heading = f"{found.name}: {found.num_listed:,} images"
-        plot_contact_sheet(found.examples, heading).savefig(picture, dpi=150)
+        sheet = plot_contact_sheet(found.examples, heading, found.masked)
+        sheet.savefig(picture, dpi=150)
+        names = first_names((name for name, *_ in found.examples), _MOST_DRAWN)
+        print(f"{picture} shows {names}")
 
 
 def _print_check(found: "ArchiveCheck") -> None:

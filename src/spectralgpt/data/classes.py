@@ -5,6 +5,7 @@ import math
 import operator
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from spectralgpt.data.samples import CHANGE
 from spectralgpt.errors import ConfigError
@@ -242,6 +243,27 @@ def _on_wheel(index: int, count: int) -> str:
     lightness = _LIGHTNESS[index % len(_LIGHTNESS)]
     parts = colorsys.hls_to_rgb(index / count, lightness, _SATURATION)
     return "#" + "".join(f"{round(_LEVELS * part):02X}" for part in parts)
+
+
+def describe_classes(classes: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Describe classes, (name, colour) in the order of their numbers, for STAC.
+
+    Source: STAC's classification extension 2.0.0; its names hold letters, digits,
+    hyphens and lines.
+    """
+    plain = [
+        "".join(c if c.isascii() and c.isalnum() else "_" for c in name).strip("_")
+        for name, _ in classes
+    ]
+    return [
+        {
+            "value": value,
+            "name": plain[value] or f"class_{value}",
+            "title": name,
+            "color_hint": colour.removeprefix("#").upper(),
+        }
+        for value, (name, colour) in enumerate(classes)
+    ]
 
 
 def to_rgb(colour: str) -> tuple[int, int, int]:

@@ -4,6 +4,7 @@ import functools
 import logging
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from spectralgpt.errors import ConfigError
 from spectralgpt.rasters import (
@@ -16,6 +17,9 @@ from spectralgpt.rasters import (
     make_mosaic,
 )
 from spectralgpt.resampling import resample_file
+
+if TYPE_CHECKING:
+    from pystac import Item
 
 _LOG = logging.getLogger(__name__)
 
@@ -52,7 +56,7 @@ class ImageFormat(Stated):
         facts = {name: v for name, v in self.facts.items() if name != "offset"}
         return Stated.of(facts)
 
-    def describe(self, path: Path) -> RasterFile:
+    def describe(self, path: "Path | Item") -> RasterFile:
         """Describe an image, or the mosaic of it and those below.
 
         See `describe_raster` and `make_mosaic` of `spectralgpt.rasters`. Where it is

@@ -9,13 +9,14 @@ faults, `spectralgpt data check` prints them.
 import fnmatch
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from spectralgpt.config import suggest
+from spectralgpt.data.samples import SampleSet
 from spectralgpt.errors import ConfigError, DataError, require
 from spectralgpt.files import read_table, read_text
 from spectralgpt.rasters import RASTER_SUFFIXES, glob_folder, path_below, walk
@@ -351,6 +352,9 @@ class Fault:
         return cls(kind, name, " ".join(str(error).split()))
 
 
+Reader = Callable[[Sequence[Entry], Collection[Path], int], SampleSet]
+
+
 @dataclass(frozen=True)
 class Listing:
     """What a data set has.
@@ -365,6 +369,8 @@ class Listing:
         masks_have_same_size: whether their pixels are those of the image's finest band;
             false where they are laid over the image by position.
         masks_hold_codes: whether they are of classes; false for numbers.
+        read: reads, as training does, the places with masks that these images are of,
+            but for those with bad files, and no more than so many; None without masks.
     """
 
     entries: tuple[Entry, ...]
@@ -375,6 +381,7 @@ class Listing:
     mask_codes: frozenset[int] | None = None
     masks_have_same_size: bool = True
     masks_hold_codes: bool = True
+    read: Reader | None = None
 
     @classmethod
     def of(

@@ -22,6 +22,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rasterio import Affine
@@ -57,8 +58,15 @@ from spectralgpt.rasters.numbers import ImageNumbers
 from spectralgpt.rasters.product_files import STAC_SUFFIXES
 from spectralgpt.rasters.products import PRODUCT_FILES, offset_from_texts, read_product
 from spectralgpt.rasters.read import BandFile, OpenFiles, RasterFile, read_raster
-from spectralgpt.rasters.stac import is_stac_member, read_stac_item
+from spectralgpt.rasters.stac import (
+    is_stac_member,
+    read_stac_item,
+    read_stac_object,
+)
 from spectralgpt.sensors import Band, Sensor, find_sensor, list_sensors, load_sensor
+
+if TYPE_CHECKING:
+    from pystac import Item
 
 _LOG = logging.getLogger(__name__)
 _SAMPLE_SIDE = 512
@@ -82,7 +90,7 @@ _TABLES = 1024
 
 
 def describe_raster(
-    path: Path | str,
+    path: "Path | str | Item",
     sensor: Sensor | str | None = None,
     stated: Stated | None = None,
     *,
@@ -101,7 +109,7 @@ def describe_raster(
     Args:
         path: a raster file (GeoTIFF, JP2, VRT, ENVI, .npy), a folder with one file a
             band, a product of a known kind as folder or zip archive, or a STAC item
-            (see `spectralgpt.rasters.products`).
+            (see `spectralgpt.rasters.products`), which may be a `pystac.Item`, too.
         sensor: in place of the stated one: from the registry, or the path of a YAML
             file like those in `sensors/`; without either, the file's tag or the
             product's name tell.
@@ -121,21 +129,23 @@ def describe_raster(
         UnitError: the unit or offset is in doubt or contradicts the file.
         ConfigError: the sensor is in doubt, or sizes make no sense for it.
     """
-    path, stated, assumed = Path(path), stated or Stated(), assumed or Stated()
-    name = name or str(path)
+    stated, assumed = stated or Stated(), assumed or Stated()
     sensor = sensor or stated.sensor
     if sensor is not None and not isinstance(sensor, Sensor):
         sensor = find_sensor(sensor)
-    if sizes is not None and sensor is not None:
+    path, in_memory = read_stac_object(path, sensor)
+    name = name or str(path)
+    if sizes is not None and sensor is not None and in_memory is None:
         item = _describe_unopened(path, sensor, stated, sizes, members, name)
         if item is not None:
             return item
         # Neither names nor metadata tell the offset, so the pixels must.
         stated, assumed = replace(stated, unit="digital-numbers"), Stated()
-    if not is_path(str(path)) or not (path.exists() or is_stac_member(path)):
+    is_there = is_path(str(path)) and (path.exists() or is_stac_member(path))
+    if in_memory is None and not is_there:
         raise RasterError(f"{path} does not exist. Check the path.")
     is_described = stated.band_pattern is not None or members is not None
-    product = None if is_described else _read_product(path)
+    product = in_memory or (None if is_described else _read_product(path, sensor))
     sensor = sensor or _find_sensor(path, assumed, product)
     if product is not None and product.sensor != sensor.name:
         # What the user states wins: then the metadata are those of something else.
@@ -143,7 +153,8 @@ def describe_raster(
     if assumed.sensor not in (None, sensor.name):
         # It is of images of another sensor.
         assumed = Stated()
-    if product is not None and not (path.is_file() and stated.layers is not None):
+    is_layered = in_memory is None and path.is_file() and stated.layers is not None
+    if product is not None and not is_layered:
         files, headers = open_bands(path, sensor, product.files, stated.layers)
     else:
         nothing = None, None
@@ -159,11 +170,11 @@ def describe_raster(
     return numbers.describe(name)
 
 
-def _read_product(path: Path) -> ProductMetadata | None:
+def _read_product(path: Path, sensor: Sensor | None) -> ProductMetadata | None:
     """Read what a product says of itself; None if names show a plain image."""
     is_stac = path.suffix.lower() in STAC_SUFFIXES and not path.is_dir()
     if is_stac or not path.exists():
-        return read_stac_item(path)
+        return read_stac_item(path, sensor)
     names = [path.name]
     if path.is_dir():
         names += [file.name for file in list_folder(path)]
@@ -482,7 +493,7 @@ class Scene:
 
 
 def open_scene(
-    scene: RasterFile | Path | str | Sequence[RasterFile | Path | str],
+    scene: "RasterFile | Path | str | Item | Sequence[RasterFile | Path | str | Item]",
     bands: Sequence[Band | str] | None = None,
     sensor: Sensor | str | None = None,
     area: Bounds | None = None,
@@ -502,11 +513,12 @@ def open_scene(
         UnitError: the unit or offset is in doubt.
         ConfigError: the sensor is in doubt.
     """
-    scenes = [scene] if isinstance(scene, RasterFile | Path | str) else list(scene)
+    if isinstance(scene, str) or not isinstance(scene, Sequence):
+        scene = [scene]
     item = make_mosaic(
         [
             one if isinstance(one, RasterFile) else describe_raster(one, sensor=sensor)
-            for one in scenes
+            for one in scene
         ],
         area,
     )

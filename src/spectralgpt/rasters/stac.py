@@ -4,7 +4,8 @@ Local assets must lie in the item's own folder or below; others are read at http
 https addresses only, part by part. No other scheme is followed. Files that name many
 items are collections and catalogs of links, and item collections; their links are
 followed to local files in the first file's own folder or below, and nowhere else. An
-item of a collection in one file is named FILE/ID, as members of archives are.
+item of a collection in one file is named FILE/ID, as members of archives are. The
+folder of an item in memory is that of the file which it was read from or saved to.
 
 Source: STAC specification 1.0 and 1.1, extensions eo, raster and processing; item
 collections are feature collections. Of Earth Search, `earthsearch:boa_offset_applied`
@@ -12,10 +13,12 @@ wins over `raster:bands`, which states -0.1 for images that the offset is no lon
 (Element84/earth-search, issue 71).
 """
 
+import os
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 from spectralgpt.errors import BandError, ConfigError, RasterError
@@ -31,6 +34,9 @@ from spectralgpt.rasters.gdal import (
 from spectralgpt.rasters.product_files import STAC_SUFFIXES
 from spectralgpt.sensors import Band, Sensor, list_sensors, load_sensor
 
+if TYPE_CHECKING:
+    from pystac import Item
+
 _OFFSET_APPLIED = ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied")
 _BASELINES = ("s2:processing_baseline", "processing:version")
 _SUFFIXES = (".tif", ".tiff", ".jp2")
@@ -41,6 +47,46 @@ _Table = Mapping[str, Any]
 def is_stac_member(path: Path) -> bool:
     """Whether a path names an item of a collection in one file, as FILE/ID."""
     return path.parent.suffix.lower() in STAC_SUFFIXES and path.parent.is_file()
+
+
+def is_stac_object(scene: object) -> "TypeGuard[Item]":
+    """Whether this is a `pystac.Item`; none is, before pystac is imported."""
+    pystac = sys.modules.get("pystac")
+    return pystac is not None and isinstance(scene, pystac.Item)
+
+
+def read_stac_object(
+    item: "os.PathLike[str] | str | Item", sensor: Sensor | None = None
+) -> tuple[Path, ProductMetadata | None]:
+    """Read a `pystac.Item` as `read_stac_item` does a file.
+
+    Returns:
+        What it is called in messages: its file, else its id; and what it says. A path
+        is returned as it is, unread.
+
+    Raises:
+        RasterError: see `read_stac_item`; or a local asset is named, and the item's own
+            file is not there.
+    """
+    if isinstance(item, str | os.PathLike):
+        return Path(item), None
+    if not is_stac_object(item):
+        raise RasterError(f"{item!r} is no scene: give a path or a pystac.Item.")
+    document = item.to_dict(transform_hrefs=False)
+    name = str(document.get("id"))
+    path = Path(name if is_path(name) else "item")
+    link = str(item.get_self_href() or "")
+    parts = _split_address(path, link)
+    file = Path(unquote(parts.path) if parts.scheme == "file" else link)
+    # What an item says of its own place is not trusted: the file must be this item's.
+    if (
+        parts.scheme in ("", "file")
+        and is_path(str(file))
+        and file.is_file()
+        and _read_json(file).get("id") == name
+    ):
+        return file, _read(file, document, file.absolute().parent, sensor)
+    return path, _read(path, document, None, sensor)
 
 
 def list_stac_items(path: Path) -> list[Path]:
@@ -74,11 +120,12 @@ def list_stac_items(path: Path) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def read_stac_item(path: Path) -> ProductMetadata:
+def read_stac_item(path: Path, sensor: Sensor | None = None) -> ProductMetadata:
     """Read which band lies where, and what its numbers mean, from a STAC item.
 
     Args:
         path: its file, or FILE/ID for an item of a collection in one file.
+        sensor: as stated; None where the item tells.
 
     Raises:
         RasterError: the file is no STAC item, or an asset leads to a place that is not
@@ -87,9 +134,21 @@ def read_stac_item(path: Path) -> ProductMetadata:
         ConfigError: the sensor is in doubt.
         UnitError: assets differ in scale.
     """
-    item = _read_item(path)
+    file = path.parent if is_stac_member(path) else path
+    item = _read_json(file)
+    if file != path:
+        members = _dicts_in(item.get("features"))
+        item = next((each for each in members if each.get("id") == path.name), {})
+    return _read(path, item, file.absolute().parent, sensor)
+
+
+def _read(
+    path: Path, item: dict[str, Any], folder: Path | None, sensor: Sensor | None
+) -> ProductMetadata:
+    """Read an item whose local assets lie below a folder; None follows none of them."""
+    _check_item(path, item)
     properties = item["properties"]
-    sensor = _find_sensor(path, item)
+    sensor = sensor or _find_sensor(path, item)
     files: dict[str, tuple[Location, int]] = {}
     factors: dict[str, tuple[float, float]] = {}
     nodata: dict[str, float] = {}
@@ -98,7 +157,7 @@ def read_stac_item(path: Path) -> ProductMetadata:
         for layer, band, row in _bands_of(key, asset, sensor):
             if band.name in files:
                 continue
-            files[band.name] = (_locate(path, item, key, asset), layer)
+            files[band.name] = (_locate(path, item, folder, key, asset), layer)
             if "scale" in row or "offset" in row:
                 scale, offset = row.get("scale", 1), row.get("offset", 0)
                 factors[band.name] = _number(path, scale), _number(path, offset)
@@ -120,18 +179,7 @@ def read_stac_item(path: Path) -> ProductMetadata:
     )
 
 
-def _read_item(path: Path) -> dict[str, Any]:
-    is_member = is_stac_member(path)
-    item = _read_json(path.parent if is_member else path)
-    if is_member:
-        item = next(
-            (
-                each
-                for each in _dicts_in(item.get("features"))
-                if each.get("id") == path.name
-            ),
-            {},
-        )
+def _check_item(path: Path, item: _Table) -> None:
     is_item = (
         item.get("type") == "Feature"
         and isinstance(item.get("properties"), dict)
@@ -153,7 +201,6 @@ def _read_item(path: Path) -> dict[str, Any]:
                 "whose roles, if any, are a list. Correct the item, or fetch it again."
             )
         _split_address(path, asset.get("href", ""))
-    return item
 
 
 def _find_sensor(path: Path, item: _Table) -> Sensor:
@@ -225,7 +272,9 @@ def _names(band: _Table) -> list[str]:
     return [str(band[key]) for key in keys if band.get(key)]
 
 
-def _locate(path: Path, item: _Table, key: str, asset: _Table) -> Location:
+def _locate(
+    path: Path, item: _Table, folder: Path | None, key: str, asset: _Table
+) -> Location:
     href = str(asset.get("href", ""))
     scheme = urlsplit(href).scheme.lower()
     if scheme in ("http", "https"):
@@ -235,8 +284,15 @@ def _locate(path: Path, item: _Table, key: str, asset: _Table) -> Location:
             f"{path}, asset '{key}': addresses of '{scheme}' are not read. Use https, "
             "or fetch the file beside the item."
         )
-    own = path.parent if is_stac_member(path) else path
-    file = path_below(own.absolute().parent, unquote(urlsplit(href).path))
+    if folder is None:
+        origin = _origin(path, item)
+        if origin is not None and not scheme:
+            return VirtualFile.at(urljoin(origin, href))
+        raise RasterError(
+            f"{path}, asset '{key}': '{href}' is looked for beside the item, which was "
+            "neither read from a file nor saved to one: save it beside its files."
+        )
+    file = path_below(folder, unquote(urlsplit(href).path))
     if file is None:
         raise RasterError(
             f"{path}, asset '{key}': '{href}' leads out of the item's folder. Put the "

@@ -19,6 +19,7 @@ from spectralgpt.reports.style import (
     hide_ticks,
     new_figure,
     paint_bands,
+    paint_classes,
 )
 from spectralgpt.reports.training_reports import describe_divergence, plot_curves
 from spectralgpt.sensors import Band
@@ -33,7 +34,7 @@ _COLUMNS = 4
 _LEGEND_COLUMNS = 5
 _FACTS = 4
 _RIGHT, _WRONG = "#0072B2", "#D55E00"
-_BLANK, _UNREMARKABLE = "#ffffff", "#d8dcdf"
+_UNREMARKABLE = "#d8dcdf"
 
 _HEAT, _DIVERGING = "viridis", "RdBu_r"
 _NUMBER_SCORES = {"rmse": "RMSE", "mae": "MAE", "r2": "R²", "bias": "bias"}
@@ -379,9 +380,9 @@ def _plot_maps(
         pictures: list[NDArray[Any]] = [*dates]
         verdict = np.where(truth == predicted, 0, 1)
         verdict[truth < 0] = -1
-        pictures.append(_paint(truth, palette))
-        pictures.append(_paint(predicted, palette))
-        pictures.append(_paint(verdict, (_UNREMARKABLE, _WRONG)))
+        pictures.append(paint_classes(truth, palette))
+        pictures.append(paint_classes(predicted, palette))
+        pictures.append(paint_classes(verdict, (_UNREMARKABLE, _WRONG)))
         for axes, picture in zip(row, pictures, strict=True):
             axes.imshow(picture, interpolation="nearest")
             hide_ticks(axes)
@@ -436,11 +437,3 @@ def _plot_scatter(pairs: NDArray[np.float32], measured: str) -> "Figure":
     axes.set_aspect("equal", adjustable="datalim")
     figure.colorbar(drawn, label="pixels")
     return figure
-
-
-def _paint(classes: NDArray[np.int64], palette: Sequence[str]) -> NDArray[np.float64]:
-    """Turn class indices into colours (H, W, 3); negative ones are blank."""
-    from matplotlib.colors import to_rgb
-
-    table = np.array([*map(to_rgb, palette), to_rgb(_BLANK)])
-    return np.asarray(table[np.where(classes < 0, len(palette), classes)])

@@ -4,6 +4,7 @@ Figures are built with matplotlib's object interface, which keeps no global stat
 are chosen by wavelength, so the same code draws any sensor.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spectralgpt.data.classes import CATEGORY_COLOURS
+from spectralgpt.data.classes import CATEGORY_COLOURS, to_rgb
 from spectralgpt.errors import BandError
 from spectralgpt.rasters import RasterFile, read_raster
 from spectralgpt.sensors import Band
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
 
 ERROR_COLOURS = "cividis"
 INK = "#1c2329"
+HATCH = (1.0, 0.55)
+"""Greys of what shows nothing."""
+_LEVELS = 255
+_STRIPES = 64
+"""Along the longer side of a picture."""
 _RED_NM, _GREEN_NM, _BLUE_NM, _NIR_NM, _SWIR_NM = 665.0, 560.0, 490.0, 842.0, 1610.0
 # A band further away than this shows something else than the colour's name says.
 _TOLERANCE_NM = 60.0
@@ -89,8 +95,10 @@ def draw_legend(
         Its height in inches.
     """
     for columns in range(min(len(handles), most_columns), 0, -1):
+        # Rows that are equally full.
+        even = math.ceil(len(handles) / math.ceil(len(handles) / columns))
         legend = figure.legend(
-            handles=handles, loc=place, ncols=columns, frameon=False, fontsize=9
+            handles=handles, loc=place, ncols=even, frameon=False, fontsize=9
         )
         extent = legend.get_window_extent()
         if columns == 1 or extent.width <= figure.bbox.width:
@@ -168,6 +176,31 @@ def choose_composites(bands: Sequence[Band]) -> tuple[_Composite, ...]:
 def _nearest_band(bands: Sequence[Band], wavelength_nm: float) -> int:
     distances = [abs(band.wavelength_nm - wavelength_nm) for band in bands]
     return distances.index(min(distances))
+
+
+def paint_classes(
+    classes: NDArray[np.integer[Any]], colours: Sequence[str]
+) -> NDArray[np.float32]:
+    """Turn class indices (H, W) into colours (H, W, 3), hatched where there is none.
+
+    Args:
+        classes: what is negative, or beyond the colours, is no class.
+        colours: one a class, such as "#0072B2".
+    """
+    known = (classes >= 0) & (classes < len(colours))
+    table = np.array([to_rgb(colour) for colour in colours]) / _LEVELS
+    return hatch(table.astype(np.float32)[np.where(known, classes, 0)], ~known)
+
+
+def hatch(
+    picture: NDArray[np.float32], where: NDArray[np.bool_]
+) -> NDArray[np.float32]:
+    """Hatch a picture (H, W, 3) where it shows nothing; as no class is, nor imagery."""
+    rows, columns = np.indices(where.shape)
+    width = max(2, max(where.shape) // _STRIPES)
+    stripes = (rows + columns) // width % 2
+    picture[where] = np.array(HATCH, np.float32)[stripes[where], None]
+    return picture
 
 
 def measure_stretch(

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from spectralgpt.data.formats import ImageFormat
 from spectralgpt.data.listings import list_candidates
@@ -23,6 +24,9 @@ from spectralgpt.rasters import (
 from spectralgpt.rasters.product_files import STAC_SUFFIXES, ZIP_SUFFIX
 from spectralgpt.rasters.stac import is_stac_member
 from spectralgpt.sensors import Band, find_sensor, list_sensors
+
+if TYPE_CHECKING:
+    from pystac import Item
 
 logger = logging.getLogger(__name__)
 
@@ -123,12 +127,12 @@ def find_input(
 
 
 def describe_input(
-    path: Path, image_format: ImageFormat, preprocessing: Preprocessing
+    path: "Path | Item", image_format: ImageFormat, preprocessing: Preprocessing
 ) -> RasterFile:
     """Describe a file; one that does not say its sensor is taken to be the model's.
 
     Args:
-        path: a file, the folder of a product, or an item of a STAC file.
+        path: a file, the folder of a product, an item of a STAC file, or one in memory.
         image_format: what is stated about it.
         preprocessing: the model's contract.
 
@@ -136,16 +140,18 @@ def describe_input(
         RasterError: it is missing, or cannot be read.
         DataError: its metadata say that all of it is cloud.
     """
-    if not path.exists() and not is_stac_member(path):
+    if isinstance(path, Path) and not path.exists() and not is_stac_member(path):
         raise RasterError(f"{path} does not exist.")
     item = image_format.assuming(preprocessing.assumed).describe(path)
     # Of a part of a scene the whole does not tell.
     if image_format.area is None and (item.cloud_percent or 0) >= _ALL_CLOUD:
         raise DataError(
-            f"{path} shows no ground: its metadata call {item.cloud_percent:.1f} % of "
-            "it cloud. Leave it out, or name a part of it with --bounds."
+            f"{item.name} shows no ground: its metadata call "
+            f"{item.cloud_percent:.1f} % of it cloud. Leave it out, or name a part of "
+            "it with --bounds."
         )
-    _hold_against(item, path.parent, preprocessing)
+    folder = path.parent if isinstance(path, Path) else Path()
+    _hold_against(item, folder, preprocessing)
     return item
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spectralgpt.checkpoints import LoadedModel
-from spectralgpt.data.classes import class_colours
+from spectralgpt.data.classes import class_colours, describe_classes
 from spectralgpt.errors import DataError, RasterError
 from spectralgpt.models.encoder import Encoder
 from spectralgpt.preprocessing import Preprocessing
@@ -351,17 +351,8 @@ def classes_of(probabilities: FloatArray) -> NDArray[np.uint8]:
 
 def _class_asset(path: Path, classes: Sequence[tuple[str, str]]) -> dict[str, Any]:
     """Describe a map of classes, (name, colour) in the order of their numbers."""
-    described = [
-        {
-            "value": value,
-            "name": _identifier(name, value),
-            "title": name,
-            "color_hint": colour.removeprefix("#").upper(),
-        }
-        for value, (name, colour) in enumerate(classes)
-    ]
     band = {"name": "class", "data_type": "uint8", "nodata": 255}
-    bands = [band | {"classification:classes": described}]
+    bands = [band | {"classification:classes": describe_classes(classes)}]
     return describe_asset(path, "Class of each pixel", bands=bands)
 
 
@@ -378,9 +369,3 @@ def _polygon_asset(path: Path) -> dict[str, Any]:
     """Describe a GeoPackage of outlines."""
     media = "application/geopackage+sqlite3"
     return describe_asset(path, "Outlines of the classes", media)
-
-
-def _identifier(name: str, value: int) -> str:
-    """Return a name of letters, digits, hyphens and lines, as the extension asks."""
-    plain = "".join(c if c.isascii() and c.isalnum() else "_" for c in name)
-    return plain.strip("_") or f"class_{value}"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,7 @@ from spectralgpt.preprocessing import Preprocessing
 from spectralgpt.rasters import NO_BAND, Bounds, Grid, RasterFile, Stated, Window
 from spectralgpt.rasters.footprints import LONLAT
 from spectralgpt.rasters.read import BandFile
+from spectralgpt.rasters.stac import is_stac_object
 from spectralgpt.scenes.embedding import SceneEmbedding, embed_scene
 from spectralgpt.scenes.inputs import describe_input, find_input
 from spectralgpt.scenes.loading import (
@@ -51,9 +52,10 @@ from spectralgpt.sensors import find_sensor
 
 if TYPE_CHECKING:
     from affine import Affine
+    from pystac import Item
     from xarray import DataArray
 
-Image = str | Path | RasterFile | NDArray[Any]
+Image: TypeAlias = "str | Path | Item | RasterFile | NDArray[Any]"
 """A path as the commands take it, what `describe_raster` gives, or (C, H, W)."""
 _ARRAY = "array"
 _OVERLAP = 0.5
@@ -150,12 +152,13 @@ class Prediction:
 class OpenModel:
     """A model on its device, for scenes; see `open_model`.
 
-    A scene is a path, as the commands take it, or an array (C, H, W). What is stated of
-    it by name is what the commands have options for: `sensor`, `bands`, `unit`,
-    `offset`, `quantification`, `nodata`, `band_pattern`, and `bounds`, `bounds_crs`. An
-    array needs `bands`, and is reflectance with NaN for no measurement, unless
-    `quantification` and `offset` are stated; it may have a `transform` (of rasterio, or
-    a, b, c, d, e, f) and `crs`. Its sensor is the model's unless stated.
+    A scene is a path, as the commands take it, a `pystac.Item`, or an array (C, H, W).
+    What is stated of it by name is what the commands have options for: `sensor`,
+    `bands`, `unit`, `offset`, `quantification`, `nodata`, `band_pattern`, and `bounds`,
+    `bounds_crs`. An array needs `bands`, and is reflectance with NaN for no
+    measurement, unless `quantification` and `offset` are stated; it may have a
+    `transform` (of rasterio, or a, b, c, d, e, f) and `crs`. Its sensor is the model's
+    unless stated.
     """
 
     def __init__(
@@ -184,7 +187,7 @@ class OpenModel:
     def predict(
         self,
         scene: Image,
-        after: Image | None = None,
+        after: "Image | None" = None,
         *,
         test_flips: bool = False,
         overlap: float = _OVERLAP,
@@ -315,8 +318,8 @@ class OpenModel:
 
     def _describe(self, scene: Image, stated: dict[str, Any]) -> RasterFile:
         told = build_config(stated, _Told, "what is stated of the scene")
-        if isinstance(scene, str | Path):
-            return self._describe_file(Path(scene), told)
+        if isinstance(scene, str | Path) or is_stac_object(scene):
+            return self._describe_file(scene, told)
         if not isinstance(scene, RasterFile):
             item = _in_memory(np.asarray(scene), told, self.contract)
             tell_if_far([item], self.contract, item.name)
@@ -327,13 +330,14 @@ class OpenModel:
             )
         return scene
 
-    def _describe_file(self, path: Path, told: _Told) -> RasterFile:
+    def _describe_file(self, scene: "str | Path | Item", told: _Told) -> RasterFile:
         if (told.transform, told.crs) != (None, None):
             raise ConfigError("files say where they lie: leave out transform and crs.")
         area = None if told.bounds is None else Bounds(*told.bounds, told.bounds_crs)
-        path = find_input(path, told.sensor, self.contract)
+        if isinstance(scene, str | Path):
+            scene = find_input(Path(scene), told.sensor, self.contract)
         stated = ImageFormat(**told.facts, area=area)
-        return describe_input(path, stated, self.contract)
+        return describe_input(scene, stated, self.contract)
 
 
 class _Layers:

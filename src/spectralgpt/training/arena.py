@@ -18,9 +18,8 @@ import numpy as np
 from spectralgpt.building import model_config
 from spectralgpt.checkpoints import CONFIG_FILE, load_model
 from spectralgpt.config import build_config, changed_settings, check_keys, check_range
-from spectralgpt.data.packing.reading import digest_of
 from spectralgpt.errors import ConfigError
-from spectralgpt.files import read_json, write_json
+from spectralgpt.files import digest_of, read_json, write_json
 from spectralgpt.models.sizes import find_weights
 from spectralgpt.training.comparison import ProbeMethod
 from spectralgpt.training.costs import Clock, measure_cost

@@ -19,9 +19,13 @@ from spectralgpt.data.dense.config import DenseDataConfig
 from spectralgpt.data.dense.sets import read_dense
 from spectralgpt.data.identity import digest_data
 from spectralgpt.data.labelled import LabelledDataConfig, read_labelled
-from spectralgpt.data.packing.reading import digest_of
 from spectralgpt.errors import ConfigError, DataError
-from spectralgpt.files import read_json, write_json, write_table
+from spectralgpt.files import (
+    digest_of,
+    read_json,
+    write_json,
+    write_table,
+)
 from spectralgpt.metrics import POSITIVE_SCORES
 from spectralgpt.models.sizes import find_weights
 from spectralgpt.rasters import Stated

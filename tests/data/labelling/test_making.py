@@ -1,6 +1,8 @@
 """Scenes and labels become tiles: to the pixel, apart, and readable."""
 
 import csv
+import fnmatch
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -121,6 +123,65 @@ def test_tiles_read_back_as_the_scene_in_the_same_place(tmp_path: Path) -> None:
             assert mask.colormap(1)[1] == (0, 114, 178, 255)
 
 
+def test_croissant_says_what_is_in_the_folder(tmp_path: Path) -> None:
+    """By the specification: https://docs.mlcommons.org/croissant/, version 1.0."""
+    made = make(tmp_path, halves_of(tmp_path), licence="CC-BY-4.0")
+    table = json.loads((made.folder / "croissant.json").read_text(encoding="utf-8"))
+    assert table["@type"] == "sc:Dataset"
+    assert table["conformsTo"] == "http://mlcommons.org/croissant/1.0"
+    assert table["@context"]["cr"] == "http://mlcommons.org/croissant/"
+    assert (table["name"], table["license"]) == ("out", "CC-BY-4.0")
+    assert "25 tiles of 16 x 16 px" in table["description"]
+    kinds = {each["@id"]: each["@type"] for each in table["distribution"]}
+    assert list(kinds.values()).count("cr:FileSet") == 2
+    columns = {}
+    for each in table["distribution"]:
+        if each["@type"] == "cr:FileObject":
+            content = (made.folder / each["contentUrl"]).read_bytes()
+            assert each["sha256"] == hashlib.sha256(content).hexdigest()
+            assert each["contentSize"] == f"{len(content)} B"
+            columns[each["@id"]] = content.decode().splitlines()[0].split(",")
+    assert set(columns) == {
+        *("classes.csv", "tiles.csv", "labels.yaml", "statistics.json")
+    }
+    everything = [
+        path.relative_to(made.folder).as_posix() for path in made.folder.rglob("*.tif")
+    ]
+    for part in table["distribution"][-2:]:
+        matched = fnmatch.filter(everything, part["includes"])
+        assert len(matched) == 25
+        assert all(f"/{part['@id']}/" in path for path in matched)
+    assert [each["@id"] for each in table["recordSet"]] == ["classes", "tiles"]
+    for records in table["recordSet"]:
+        fields = {field["@id"]: field for field in records["field"]}
+        assert records["key"]["@id"] in fields
+        for field in fields.values():
+            source = field["source"]
+            where = source["fileObject"]["@id"]
+            assert source["extract"]["column"] in columns[where]
+            assert field["@id"] == f"{records['@id']}/{source['extract']['column']}"
+    # Who does not say the licence has none in it.
+    unlicensed = make(tmp_path, halves_of(tmp_path), overwrite=True)
+    text = (unlicensed.folder / "croissant.json").read_text(encoding="utf-8")
+    assert "license" not in json.loads(text)
+
+
+def test_the_table_of_tiles_has_each_once_with_its_checksums(tmp_path: Path) -> None:
+    made = make(tmp_path, halves_of(tmp_path))
+    with (made.folder / "tiles.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    dense = read_dense(read_dense_config(made.folder / "labels.yaml"))
+    assert sorted((row["split"], row["place"]) for row in rows) == sorted(
+        (sample.split, sample.place) for sample in dense.samples
+    )
+    for part in ("image", "mask"):
+        files = sorted(made.folder.glob(f"*/{part}s/*.tif"))
+        assert sorted(made.folder / row[part] for row in rows) == files
+        for row in rows:
+            content = (made.folder / row[part]).read_bytes()
+            assert row[f"{part}_sha256"] == hashlib.sha256(content).hexdigest()
+
+
 @pytest.mark.parametrize(("tile_px", "gap_m"), [(8, 0.0), (8, 130.0), (12, 95.0)])
 def test_splits_share_no_ground_and_keep_their_gap(
     tmp_path: Path, tile_px: int, gap_m: float
@@ -169,7 +230,7 @@ def test_the_set_is_read_by_what_fine_tuning_reads(tmp_path: Path) -> None:
         assert text in card
     assert {path.name for path in made.folder.iterdir()} == {
         *("train", "val", "test", "labels.yaml", "classes.csv", "statistics.json"),
-        "README.md",
+        *("README.md", "tiles.csv", "croissant.json"),
     }
 
 

@@ -1,7 +1,7 @@
 """Checking an archive by its name, or one's own data by a YAML file."""
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +12,7 @@ from spectralgpt.config import build_config, check_range, read_mapping
 from spectralgpt.data.archives.findings import ArchiveCheck, check_images
 from spectralgpt.data.archives.registry import PREFIX, Archive, load_archive
 from spectralgpt.data.bigearthnet import list_bigearthnet
-from spectralgpt.data.classes import find_positive, name_classes
+from spectralgpt.data.classes import Classes, find_positive, name_classes
 from spectralgpt.data.dense.config import DenseDataConfig, read_dense_config
 from spectralgpt.data.dense.entries import list_entries
 from spectralgpt.data.dense.sets import FitError, describe_entries, read_dense
@@ -308,26 +308,48 @@ def _list_masks(config: DenseDataConfig) -> Listing:
     is_archive = classes is not None
     if not is_archive and config.classes is not None and config.class_masks is None:
         classes = name_classes(config.classes, config.ignored)
-    faults = () if is_archive else _misfits(listed, config)
+    described = (
+        [] if is_archive else describe_entries(listed, config, config.image_format())
+    )
+    # Images that cannot be described are told when each is looked at.
+    errors = {
+        chip.name: found
+        for chip, found in zip(listed, described, strict=not is_archive)
+        if isinstance(found, SpectralGPTError)
+    }
+    fitting = [chip for chip in listed if chip.name not in errors]
     names, codes = classes or ((), {})
     return Listing(
         tuple(entry for chip in listed for entry in _one_by_one(root, chip)),
-        tuple(faults),
+        tuple(
+            Fault.of(FaultKind.APART, name, error)
+            for name, error in errors.items()
+            if isinstance(error, FitError)
+        ),
         names,
         code_names={code: names[index] for code, index in codes.items()},
         mask_codes=frozenset((*codes, *config.ignored)) if classes else None,
         masks_have_same_size=is_archive,
         masks_hold_codes=config.task != REGRESSION,
+        read=functools.partial(_read_some, config, fitting, classes),
     )
 
 
-def _misfits(listed: Sequence[Entry], config: DenseDataConfig) -> Iterator[Fault]:
-    """Yield each place whose dates or masks training could not lay on each other."""
-    described = describe_entries(listed, config, config.image_format())
-    for entry, found in zip(listed, described, strict=True):
-        # Images that cannot be described are told when each is looked at.
-        if isinstance(found, FitError):
-            yield Fault.of(FaultKind.APART, entry.name, found)
+def _read_some(
+    config: DenseDataConfig,
+    listed: Sequence[Entry],
+    classes: Classes | None,
+    files: Sequence[Entry],
+    bad: Collection[Path],
+    most: int,
+) -> SampleSet:
+    """Read places whose last images are among the files, in the files' order."""
+    sound = [chip for chip in listed if not any(path in bad for path in chip.images)]
+    places = {chip.images[-1]: chip for chip in sound}
+    chosen = [places[file.path] for file in files if file.path in places]
+    if not chosen:
+        raise DataError(f"{config.root} has no place with a mask that is sound.")
+    return read_dense(config, divided=False, listed=(chosen[:most], classes))
 
 
 def _one_by_one(root: Path, chip: Entry) -> Iterator[Entry]:

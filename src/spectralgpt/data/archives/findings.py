@@ -7,22 +7,31 @@ compared. What is wrong is counted by kind and never stops the rest.
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from spectralgpt.data.listings import Entry, Fault, FaultKind, Listing, first_names
+from spectralgpt.data.listings import (
+    Entry,
+    Fault,
+    FaultKind,
+    Listing,
+    Reader,
+    first_names,
+)
+from spectralgpt.data.masks import read_target
 from spectralgpt.data.overlaps import (
     Footprint,
     count_overlaps,
     count_within,
     footprint_of,
 )
+from spectralgpt.data.samples import SampleSet
 from spectralgpt.data.sources import Source, describe_image
 from spectralgpt.data.statistics import band_statistics
 from spectralgpt.errors import BandError, RasterError, SpectralGPTError, UnitError
@@ -30,6 +39,7 @@ from spectralgpt.preprocessing import BandStatistics
 from spectralgpt.rasters import (
     Raster,
     RasterFile,
+    Window,
     quiet_gdal,
     read_numbers,
     read_raster,
@@ -44,9 +54,16 @@ _AT_ONCE = 256
 """Images handed to the readers at a time, so that millions need no memory."""
 _MEASURED = 256
 _EXAMPLES = 24
-_EXAMPLE_PX = 96
+_EXAMPLE_PX, _MASKED_PX, _DRAWN_PX = 96, 128, 1024
 _SHOWN = 3
 """Names or codes that are shown of many."""
+
+
+Example = tuple[str, str, tuple[Raster, ...], NDArray[Any]]
+"""Name, what is written above, the image or two dates, and the mask.
+
+The mask is as `read_target` gives it, on the image's pixels; empty if there is none.
+"""
 
 
 @dataclass(frozen=True)
@@ -68,7 +85,8 @@ class ArchiveCheck:
         statistics: reflectance by band over a sample; None if no image is sound.
         faults: all of them, sorted by kind.
         notes: what is worth knowing and no fault.
-        examples: images for the contact sheet, and what is written above them.
+        examples: for the contact sheet.
+        masked: what the masks of the examples mean.
     """
 
     name: str
@@ -85,10 +103,11 @@ class ArchiveCheck:
     statistics: BandStatistics | None
     faults: tuple[Fault, ...]
     notes: tuple[str, ...] = ()
-    examples: tuple[tuple[Raster, str], ...] = field(default=(), compare=False)
+    examples: tuple[Example, ...] = field(default=(), compare=False)
+    masked: SampleSet | None = field(default=None, compare=False)
 
     def as_table(self) -> dict[str, Any]:
-        """Return all but the examples as plain values, for JSON."""
+        """Return all as plain values, for JSON; of the examples the names."""
         statistics = self.statistics
         return {
             "name": self.name,
@@ -115,6 +134,7 @@ class ArchiveCheck:
                 for kind, faults in self._by_kind().items()
             },
             "notes": list(self.notes),
+            "drawn": [name for name, *_ in self.examples],
         }
 
     def fault_lines(self) -> list[str]:
@@ -201,6 +221,13 @@ def check_images(
     in_split = [image for image in images if image.entry.split]
     unsplit = [image for image in images if not image.entry.split]
     labelled = [k for k in unsplit if k.entry.labels or k.entry.masks]
+    in_turn = _put_in_turn(sound, seed)
+    bad = {image.entry.path for image in images} - {entry.path for entry in in_turn}
+    masked, examples, misread = (
+        _take_masked(in_turn, bad, listing.read)
+        if listing.read and in_turn
+        else (None, _take_examples(in_turn, source), [])
+    )
     return ArchiveCheck(
         name,
         root,
@@ -214,9 +241,10 @@ def check_images(
         count_overlaps([(k.entry.split, k.entry.place, k.footprint) for k in in_split]),
         count_within([(image.entry.place, image.footprint) for image in labelled]),
         statistics,
-        tuple(sorted([*faults, *more], key=lambda fault: (fault.kind, fault.name))),
+        tuple(sorted([*faults, *more, *misread], key=lambda f: (f.kind, f.name))),
         listing.notes,
-        _take_examples(sound, source, seed),
+        examples,
+        masked,
     )
 
 
@@ -314,25 +342,81 @@ def _count_pixels(
     return {split: dict(row.most_common()) for split, row in sorted(table.items())}
 
 
-def _take_examples(
-    sound: Sequence[_ReadImage], source: Source, seed: int
-) -> tuple[tuple[Raster, str], ...]:
-    """Read images for the picture, every class in turn."""
-    groups: dict[str, list[_ReadImage]] = {}
+def _put_in_turn(sound: Sequence[_ReadImage], seed: int) -> list[Entry]:
+    """Shuffle images so that each class has its turn; of a mask, its rarest code."""
+    often = Counter(code for image in sound for code in image.mask_pixels)
+    turns: Counter[str] = Counter()
+    order = []
     for number in np.random.default_rng(seed).permutation(len(sound)).tolist():
-        labels = sound[number].entry.labels or ("",)
-        groups.setdefault(labels[0], []).append(sound[number])
-    in_turn = zip_longest(*(groups[name][:_EXAMPLES] for name in sorted(groups)))
-    images = [image for turn in in_turn for image in turn if image is not None]
+        image = sound[number]
+        rarest = sorted(image.mask_pixels, key=lambda code: (often[code], code))[:1]
+        kind = (*image.entry.labels, *map(str, rarest), "")[0]
+        order.append((turns[kind], kind, number))
+        turns[kind] += 1
+    return [sound[number].entry for _, _, number in sorted(order)]
+
+
+def _take_examples(entries: Sequence[Entry], source: Source) -> tuple[Example, ...]:
+    """Read the first images for the picture."""
     examples = []
-    for image in images[:_EXAMPLES]:
+    for entry in entries[:_EXAMPLES]:
         try:
-            raster = read_raster(_describe(image.entry, source), out_size=_EXAMPLE_PX)
+            raster = _read_thinned(_describe(entry, source), None, _EXAMPLE_PX)
         except SpectralGPTError as error:
             logger.warning("%s", error)
         else:
-            examples.append((raster, _title(image.entry)))
+            none = np.empty((0, 0))
+            examples.append((entry.name, _title(entry), (raster,), none))
     return tuple(examples)
+
+
+def _take_masked(
+    entries: Sequence[Entry], bad: Collection[Path], read: Reader
+) -> tuple[SampleSet | None, tuple[Example, ...], list[Fault]]:
+    """Read the first places with masks for the picture, as training reads them.
+
+    Returns what the masks mean, examples, and the masks that training could not read.
+    """
+    try:
+        masked = read(entries, bad, _EXAMPLES // 2)
+    except SpectralGPTError as error:
+        # What all of them lack is told where training refuses it.
+        logger.warning("nothing is drawn: %s", error)
+        return None, (), []
+    count = _EXAMPLES // (1 + len(masked.samples[0].items))
+    # Of images that are cut into tiles some of each.
+    step = max(1, len(masked.samples) // count)
+    examples, faults = [], []
+    for sample in masked.samples[::step][:count]:
+        grid = sample.item.grid()
+        place = _middle(sample.window or Window(0, 0, grid.height, grid.width))
+        name = sample.name.removeprefix(f"{masked.source}/")
+        title = name if sample.split in name else f"{name} · {sample.split}"
+        try:
+            dates = [_read_thinned(date, place, _MASKED_PX) for date in sample.items]
+            mask = read_target(masked, sample, grid, place)
+        except SpectralGPTError as error:
+            faults.append(Fault.of(FaultKind.REFUSED, name, error))
+        else:
+            sizes = zip(dates[0].pixels.shape[1:], mask.shape, strict=True)
+            at = [(2 * np.arange(n) + 1) * size // (2 * n) for n, size in sizes]
+            examples.append((name, title, tuple(dates), mask[np.ix_(*at)]))
+    return masked, tuple(examples), faults
+
+
+def _middle(place: Window) -> Window:
+    """Return what is drawn of a window: of a large one its middle."""
+    height, width = min(place.height, _DRAWN_PX), min(place.width, _DRAWN_PX)
+    row = place.row + (place.height - height) // 2
+    return Window(row, place.column + (place.width - width) // 2, height, width)
+
+
+def _read_thinned(item: RasterFile, window: Window | None, most_px: int) -> Raster:
+    """Read an image, or a part of it, thinned out to so many pixels a side."""
+    height, width = (window.height, window.width) if window else item.shape()
+    scale = min(1.0, most_px / max(height, width))
+    size = max(1, round(height * scale)), max(1, round(width * scale))
+    return read_raster(item, window=window, out_size=size)
 
 
 def _title(entry: Entry) -> str:

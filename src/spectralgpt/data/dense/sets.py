@@ -62,6 +62,7 @@ def read_dense(
     assumed: Stated | None = None,
     *,
     divided: bool = True,
+    listed: tuple[Sequence[Entry], Classes | None] | None = None,
 ) -> SampleSet:
     """Find the images and masks of a data set and split them.
 
@@ -71,6 +72,7 @@ def read_dense(
             are matched to them by name.
         assumed: what is so where the files do not say, such as the model's sensor.
         divided: split as configured; else the splits are those that it states itself.
+        listed: some of what `list_entries` gives; None lists all.
 
     Raises:
         DatasetNotFoundError: nothing is there.
@@ -85,7 +87,7 @@ def read_dense(
         raise ConfigError(
             f"layout {config.layout} states its own bands: leave out 'resample'."
         )
-    entries, known = list_entries(root, config)
+    entries, known = listed or list_entries(root, config)
     if config.layout == "segmunich":
         image_format = _format_of_segmunich(config)
     if config.layout == "oscd":

@@ -1,10 +1,12 @@
 """From scenes and labels to a folder that fine-tuning reads: the steps in order.
 
-The set is described by labels.yaml, classes.csv, statistics.json and README.md.
+The set is described by labels.yaml, classes.csv, tiles.csv, statistics.json and
+README.md, and for others' tools by croissant.json.
 """
 
 import csv
 import json
+import re
 import shlex
 import shutil
 from collections import Counter
@@ -41,7 +43,7 @@ from spectralgpt.data.labelling.labels import (
 )
 from spectralgpt.data.samples import SPLITS, SampleSet
 from spectralgpt.data.statistics import sample_statistics
-from spectralgpt.files import appearing
+from spectralgpt.files import appearing, digest_of, read_json, write_json, write_table
 from spectralgpt.rasters import Grid, OpenFiles, read_codes, read_raster, write_geotiff
 from spectralgpt.rasters.write import write_numbers, write_strips
 from spectralgpt.sensors import list_sensors
@@ -49,6 +51,12 @@ from spectralgpt.sensors import list_sensors
 _PLACE = r"_(?P<place>block\d+)_r\d+_c\d+$"
 _OWN_FILES = ("labels.yaml", "classes.csv", "statistics.json")
 _PARTS = ("images", "masks")
+_TILE = ("split", "place", "image", "mask", "image_sha256", "mask_sha256")
+_MEDIA_TYPES = {
+    ".csv": "text/csv",
+    ".json": "application/json",
+    ".yaml": "application/yaml",
+}
 _BLANK = (255, 255, 255)
 
 
@@ -184,6 +192,8 @@ def make_labelled_set(
         _write_statistics(made, dense, rules.seed)
         command = _command_of(scenes, image_format, labels, rules, output, licence)
         _write_card(made, labels, rules, licence, command)
+        _write_tiles_table(made)
+        _write_croissant(made, rules, licence)
         if draw is not None:
             draw(made, folder / "overview.png")
         shutil.rmtree(work)
@@ -433,6 +443,48 @@ def _write_card(
         command=shlex.join(command),
     )
     (made.folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def _write_tiles_table(made: MadeSet) -> None:
+    """Write tiles.csv: where each image and its mask lie, with their checksums."""
+    rows = []
+    for tile in made.tiles:
+        paths = [f"{tile.split}/{part}/{tile.name}.tif" for part in _PARTS]
+        sums = [digest_of(made.folder / path) for path in paths]
+        place = re.findall(_PLACE, tile.name)[0]
+        rows.append(dict(zip(_TILE, (tile.split, place, *paths, *sums), strict=True)))
+    write_table(made.folder / "tiles.csv", rows)
+
+
+def _write_croissant(made: MadeSet, rules: TileRules, licence: str) -> None:
+    """Write croissant.json: what is in the folder, for tools that read Croissant.
+
+    What nobody has said, such as who made the set, is left out.
+
+    Source: MLCommons, Croissant 1.0, https://docs.mlcommons.org/croissant/
+    """
+    template = read_json(Path(__file__).with_name("croissant.json"))
+    stated = {
+        "name": made.name,
+        "description": f"{len(made.tiles)} tiles of {rules.tile_px} x {rules.tile_px} "
+        f"px with a class for every pixel ({', '.join(made.colours)}); images of "
+        f"{made.scenes[0].item.sensor.title}. See README.md.",
+    } | ({"license": licence} if licence else {})
+    files = [
+        {
+            "@type": "cr:FileObject",
+            "@id": path.name,
+            "name": path.name,
+            "contentUrl": path.name,
+            "contentSize": f"{path.stat().st_size} B",
+            "encodingFormat": _MEDIA_TYPES[path.suffix],
+            "sha256": digest_of(path),
+        }
+        for path in sorted(made.folder.iterdir())
+        if path.suffix in _MEDIA_TYPES
+    ]
+    template["distribution"] = files + template["distribution"]
+    write_json(made.folder / "croissant.json", template | stated)
 
 
 def _crs(scene: Scene) -> str:

@@ -27,7 +27,7 @@ from spectralgpt.data.packing.manifest import (
     index_schema,
 )
 from spectralgpt.errors import DataError, DatasetNotFoundError, RasterError, require
-from spectralgpt.files import replace_file
+from spectralgpt.files import digest_of, replace_file
 from spectralgpt.rasters import BandFile, Grid, RasterFile, Window, gdal
 
 _FETCH_AGAIN = "Copy or fetch it again, or pack the images again."
@@ -174,12 +174,6 @@ class Storage:
             return DataError(f"{self.where(file)} cannot be read: {silent}")
         reason = " ".join(str(error).split()) or type(error).__name__
         return DataError(f"{self.where(file)} cannot be read: {reason}")
-
-
-def digest_of(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Pack:

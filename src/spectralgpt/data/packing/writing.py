@@ -30,7 +30,6 @@ from spectralgpt.data.packing.manifest import (
     layout_of,
     manifest_text,
 )
-from spectralgpt.data.packing.reading import digest_of
 from spectralgpt.data.sources import (
     Source,
     find_items,
@@ -48,6 +47,7 @@ from spectralgpt.errors import (
 )
 from spectralgpt.files import (
     check_replaceable,
+    digest_of,
     explain_failure,
     make_folder,
     read_json,
