@@ -68,7 +68,13 @@ def test_embed_writes_a_raster_with_picture_and_table(
     assert "pass --overwrite" in capsys.readouterr().err
     assert run(*words, "--output", tmp_path / "no", "--cell_px", "3") == 1
     assert "do not divide" in capsys.readouterr().err
+    assert run(*words, "--output", tmp_path / "no", "--image-size", "21") == 1
+    assert "no multiple of" in capsys.readouterr().err
     assert not (tmp_path / "no").exists()
+    # What windows show is part of what cells say: such rasters are not mixed.
+    assert run(*words, "--output", tmp_path / "wide", "--image-size", "48") == 0
+    wide = open_embeddings(tmp_path / "wide/scene.tif")
+    assert wide.source.encoder != made.source.encoder
 
 
 def test_scenes_over_an_area_become_one_raster(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import PositiveInt
 
 from spectralgpt.cli.images import (
     ARITHMETIC,
@@ -52,6 +53,11 @@ def add_arguments(parser: ArgumentParser) -> None:
             "image",
             "image: a row a file or window; token: a row a patch of the whole scene",
         ),
+        image_size=(
+            PositiveInt,
+            "side of the windows that the model sees, px; null keeps the checkpoint's. "
+            "Larger ones show it more of what lies around a cell",
+        ),
         **OUTPUT,
         **DEVICE,
         **ARITHMETIC,
@@ -76,7 +82,7 @@ def run(args: Namespace) -> Path:
     table = _RASTER_TABLE if is_raster else TABLES[args.format]
     prepare_output(args.output, table, args.overwrite)
     loaded = load_on_device(
-        args.model, args.device, args.sensor, quantize=args.quantize
+        args.model, args.device, args.sensor, args.image_size, args.quantize
     )
     paths, stated = list_stated(args.inputs, args, loaded.preprocessing)
     with counting("embedding", len(paths)) as update:
