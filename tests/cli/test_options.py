@@ -233,6 +233,10 @@ def test_options_say_more_than_files_wherever_they_stand(
     ("line", "says"),
     [
         ("pretrain --output o --trainer.epochs x", "--trainer.epochs must be a whole"),
+        (
+            "embed a.tif --model tiny --output o --cell-px 0",
+            "--cell-px must be a whole number above 0, found 0",
+        ),
         ("pretrain --output o --trainer.devices x", "a whole number or auto, found x"),
         (
             "pretrain --output o --model.sise x",

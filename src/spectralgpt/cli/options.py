@@ -57,7 +57,8 @@ _WRONG_VALUE = re.compile(
     r'Parser key "(?P<name>[^"]+)":\s.*(?:Got|Given) value: (?P<value>.*)', re.DOTALL
 )
 _EXPECTED = re.compile(
-    r"Expected a (?:<class '(?P<kind>[\w.]+)'>|typing\.Literal\[(?P<choices>.*?)\])"
+    r"Expected a (?:<class '(?!NoneType)(?P<kind>[\w.]+)'>|typing\.Literal\["
+    r"(?P<choices>.*?)\])|Not of type (?P<restricted>\w+)"
 )
 _RESTRICTION = re.compile(
     rf'Parser key "(?P<name>[^"]+)":.*? (?P<kind>{"|".join(RESTRICTED)}): '
@@ -142,6 +143,7 @@ class CommandParser(ArgumentParser):
         if found := _WRONG_VALUE.search(text):
             kinds = [
                 _KINDS.get(each["kind"], each["kind"])
+                or RESTRICTED.get(each["restricted"], each["restricted"])
                 or each["choices"].replace("'", "").replace(", ", " or ")
                 for each in _EXPECTED.finditer(text)
             ]
