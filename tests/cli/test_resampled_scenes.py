@@ -177,7 +177,9 @@ def test_layers_of_mean_reflectance_leave_absent_bands_out(model, tmp_path):
     command = ["embed", str(scene), "--model", str(model), "--output", str(output)]
     assert main([*command, "--format", "geotiff", "--bands", "resample"]) == 0
     with rasterio.open(output / "rgb.tif") as dataset:
-        assert dataset.descriptions[48:] == ("B01", "B02", "B03", "B04", "B05", "B06")
+        names = ("B01", "B02", "B03", "B04", "B05", "B06")
+        deviations = tuple(f"{name}_deviation" for name in names)
+        assert dataset.descriptions[48:] == (*names, *deviations)
         assert "absent B07" in dataset.tags()["SPECTRALGPT_EMBEDDING"]
         cells = dataset.read(list(range(49, 55)))
     known = read_raster(described(scene))

@@ -113,7 +113,7 @@ def write_classification_report(
         {_spell(name): value for name, value in first.summary.items()},
         summary=summary,
         has_intervals=bool(intervals),
-        score_header=["", *map(_spell, first.summary)],
+        score_header=["scores of", *map(_spell, first.summary)],
         score_rows=_score_rows(scores, intervals or {}),
         confusion=None if confusion is None else plot_confusion(confusion, names),
         class_header=class_header,
