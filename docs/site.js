@@ -6,6 +6,7 @@ document$.subscribe(() => {
   document.querySelectorAll("th:empty").forEach((cell) => {
     cell.replaceWith(document.createElement("td"));
   });
+  document.querySelector(".md-search")?.setAttribute("aria-label", "Search");
   document.querySelectorAll("nav.md-code__nav").forEach((part, i) => {
     part.setAttribute("aria-label", `Code block ${i + 1}`);
   });
