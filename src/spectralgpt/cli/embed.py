@@ -55,8 +55,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         ),
         image_size=(
             PositiveInt,
-            "side of the windows that the model sees, px; null keeps the checkpoint's. "
-            "Larger ones show it more of what lies around a cell",
+            "side of the windows that the model sees, px; null keeps the checkpoint's",
         ),
         **OUTPUT,
         **DEVICE,

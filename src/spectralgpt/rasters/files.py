@@ -69,10 +69,8 @@ _PICTURE_DRIVER_BY_START = {b"\x89PNG\r\n\x1a\n": "PNG", b"BM": "BMP"}
 """Masks are often pictures."""
 _DESCRIPTION = "describes imagery for `pretrain` and `data check`: name the images"
 _TABLE = "is a table: name images, or rasters that `embed --format geotiff` made"
-_NO_RASTERS = {
-    **dict.fromkeys((".yaml", ".yml"), _DESCRIPTION),
-    **dict.fromkeys((".csv", ".npz", ".parquet"), _TABLE),
-}
+_NO_RASTERS = {".yaml": _DESCRIPTION, ".yml": _DESCRIPTION}
+_NO_RASTERS |= dict.fromkeys((".csv", ".npz", ".parquet"), _TABLE)
 """What else of ours is given for an image, by its suffix."""
 _FILE_MASK = 0
 """Stands for the mask that a file has beside its layers, which count from 1."""
