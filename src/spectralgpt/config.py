@@ -389,7 +389,7 @@ _WORDS: dict[Any, str] = {
     Sequence: "a list",
     list: "a list",
 }
-RESTRICTED = {
+_RESTRICTED = {
     "PositiveInt": "a whole number above 0",
     "NonNegativeInt": "a whole number from 0 on",
     "NonNegativeFloat": "a number from 0 on",
@@ -409,7 +409,7 @@ def say_type(hint: Any) -> str:
         return f"a list of {word.removesuffix('s')}s"
     if origin is tuple:
         return f"a list of {len(choices)}: {', '.join(map(say_type, choices))}"
-    restricted = RESTRICTED.get(getattr(hint, "__name__", ""))
+    restricted = _RESTRICTED.get(getattr(hint, "__name__", ""))
     return restricted or _WORDS.get(origin or hint, "keys with values")
 
 

@@ -114,6 +114,10 @@ def test_embeddings_of_a_stac_item_collection(tmp_path: Path) -> None:
     assert lines["S2B_48QUE_1_L2A"]["scene"] == f"{source}/S2B_48QUE_1_L2A"
     made = open_embeddings(out / "scenes/S2B_48QUE_1_L2A.tif")
     assert made.source.cell_px == 4
+    wide = tmp_path / "wide"
+    assert batch("embed", *words, "--image-size", "48", "--output", wide) == 0
+    seen = open_embeddings(wide / "scenes/S2B_48QUE_1_L2A.tif").source.encoder
+    assert seen != made.source.encoder
     items = json.loads((out / "items.json").read_text())["features"]
     assert [item["id"] for item in items] == list(lines)
     assert items[0]["properties"]["datetime"] == "2024-02-23T00:00:00Z"

@@ -251,6 +251,10 @@ def test_options_say_more_than_files_wherever_they_stand(
         ("predict --batch-sise 3", "--batch-sise; did you mean '--batch-size'?"),
         ("batch embed --batch_sise 3", "--batch-sise; did you mean '--batch-size'?"),
         ("embed a.tif -m tiny -o o --batch-size 0", "--batch-size must be"),
+        (
+            "embed a.tif -m tiny -o o --batch-size x",
+            "--batch-size must be a whole number above 0, found x",
+        ),
         ("info a b", "more words than the command takes: b"),
     ],
 )

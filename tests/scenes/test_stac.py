@@ -58,7 +58,8 @@ def test_an_item_says_where_when_and_what(tmp_path: Path) -> None:
     write_item(scene, GRID, assets, [DAY], "run-1", "Scene and map")
     assert path.read_bytes() == first
     path.write_text("{}")
-    write_item(scene, GRID, assets, [DAY], "run-1", "Scene and map")
+    # Another's file is no item of ours, and is not said to be one.
+    assert write_item(scene, GRID, assets, [DAY], "run-1", "Scene and map") is None
     assert path.read_text() == "{}"
     path.write_bytes(first)
     assert_valid(path)

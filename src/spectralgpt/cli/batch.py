@@ -14,6 +14,7 @@ from spectralgpt.cli.images import (
     AFTER,
     ARITHMETIC,
     DEVICE,
+    IMAGE_SIZE,
     OF_EMBEDDINGS,
     OF_MAPS,
     OUTPUT,
@@ -69,7 +70,7 @@ def add_arguments(parser: ArgumentParser) -> None:
             )
             add_options(sub, before=(Path, first), **AFTER, **OF_MAPS)
         else:
-            add_options(sub, **OF_EMBEDDINGS)
+            add_options(sub, **OF_EMBEDDINGS, **IMAGE_SIZE)
         _add_job_options(sub, inputs="*" if action == "predict" else "+")
         added.add_subcommand(action, sub, help=short)
 

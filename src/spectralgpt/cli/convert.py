@@ -5,6 +5,7 @@ from typing import Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
+from spectralgpt.cli.images import IMAGE_SIZE
 from spectralgpt.cli.options import CHECKPOINT, add_options
 from spectralgpt.errors import ConfigError
 
@@ -29,11 +30,7 @@ def add_arguments(parser: ArgumentParser) -> None:
             "published is what the published code reads",
         ),
         output=(Path, ..., "folder to write into"),
-        image_size=(
-            int,
-            "interpolate the spatial positions for images of this side, px; "
-            "without it they stay as they are",
-        ),
+        **IMAGE_SIZE,
     )
     for name, part in (("num_heads", "encoder"), ("decoder_num_heads", "decoder")):
         parser.add_argument(

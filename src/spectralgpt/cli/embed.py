@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
-from jsonargparse.typing import PositiveInt
 
 from spectralgpt.cli.images import (
     ARITHMETIC,
     DEVICE,
+    IMAGE_SIZE,
     OF_EMBEDDINGS,
     OUTPUT,
     add_image_options,
@@ -53,10 +53,7 @@ def add_arguments(parser: ArgumentParser) -> None:
             "image",
             "image: a row a file or window; token: a row a patch of the whole scene",
         ),
-        image_size=(
-            PositiveInt,
-            "side of the windows that the model sees, px; null keeps the checkpoint's",
-        ),
+        **IMAGE_SIZE,
         **OUTPUT,
         **DEVICE,
         **ARITHMETIC,

@@ -8,7 +8,13 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
 
-from spectralgpt.cli.images import ARITHMETIC, DEVICE, OUTPUT, prepare_output
+from spectralgpt.cli.images import (
+    ARITHMETIC,
+    DEVICE,
+    IMAGE_SIZE,
+    OUTPUT,
+    prepare_output,
+)
 from spectralgpt.cli.options import (
     CHECKPOINT,
     add_options,
@@ -98,11 +104,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         resamples=(int, 500, "bootstrap test sets, for finetuned"),
         seed=(int, 0, "seed of the bootstrap, for finetuned"),
         workers=(int, 0, "processes that read; 0 reads in this one"),
-        image_size=(
-            int,
-            "side that images are brought to, px; null keeps the checkpoint's, which "
-            "may have been pretrained on smaller crops",
-        ),
+        **IMAGE_SIZE,
         **OUTPUT,
         **DEVICE,
         **ARITHMETIC,

@@ -6,6 +6,7 @@ from typing import Literal
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
 
+from spectralgpt.cli.images import IMAGE_SIZE
 from spectralgpt.cli.options import CHECKPOINT, add_options, error_console
 from spectralgpt.errors import ConfigError
 
@@ -37,14 +38,9 @@ def add_arguments(parser: ArgumentParser) -> None:
             "model), or auto: logits where there are any",
         ),
     )
-    parser.add_argument(
-        "--image_size",
-        type=PositiveInt | None,
-        default=None,
-        help="side of the images the file takes, px; without it the model's own",
-    )
     add_options(
         parser,
+        **IMAGE_SIZE,
         batch=(
             PositiveInt | Literal["dynamic"],
             "dynamic",

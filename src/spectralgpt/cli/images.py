@@ -53,6 +53,13 @@ OF_MAPS: Options = {
     ),
 }
 """What is written beside maps, and how they are made."""
+IMAGE_SIZE: Options = {
+    "image_size": (
+        PositiveInt,
+        "side of the images or windows that the model sees, px; null keeps the "
+        "checkpoint's, which may have been pretrained on smaller crops",
+    ),
+}
 OF_EMBEDDINGS: Options = {
     "cell_px": (
         PositiveInt,

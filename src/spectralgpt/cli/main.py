@@ -73,7 +73,9 @@ _ANYWHERE = {
     ("-v", "--verbose"): "report each step on stderr",
     ("-q", "--quiet"): "report nothing but errors",
 }
-"""Options of all commands, also before the command."""
+"""Options of all commands, by their names."""
+_EVERYWHERE = frozenset(sum(_ANYWHERE, ()))
+"""Those names: they may stand before the command, too."""
 _COMPLETION = "--print-completion"
 _INTERRUPTED = 130
 _USAGE_ERROR = 2
@@ -96,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit status: 0 on success, 1 for errors that have been explained, 2 for misuse.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    before = list(takewhile(sum(_ANYWHERE, ()).__contains__, words))
+    before = list(takewhile(_EVERYWHERE.__contains__, words))
     rest = words[len(before) :]
     words = [rest[0], *before, *rest[1:]] if rest else []
     if arguments is None:
@@ -183,7 +185,7 @@ def _run(name: str, words: list[str], signals: "_StopSignals") -> object:
 
     signals.is_shown = is_first_process()
     # Also behind the name of a sub-command.
-    words = sorted(spell_inside(words), key=lambda word: word not in sum(_ANYWHERE, ()))
+    words = sorted(spell_inside(words), key=lambda word: word not in _EVERYWHERE)
     # Before a parser is made, which costs some commands seconds of imports.
     early = read_early(name, words)
     check_stated(early)

@@ -29,12 +29,12 @@ from spectralgpt.cli.spelling import (
     spell_outside,
 )
 from spectralgpt.config import (
-    RESTRICTED,
     VALUE_ERRORS,
     check_keys,
     check_yaml,
     parse_yaml,
     read_mapping,
+    say_type,
     suggest,
 )
 from spectralgpt.errors import ConfigError, DataError
@@ -54,25 +54,11 @@ Options = dict[str, Option]
 _RUN_OPTIONS = ("config", "output", "overwrite", "resume", "debug", "verbose", "quiet")
 _FILE_NOTE = "__path__"
 _WRONG_VALUE = re.compile(
-    r'Parser key "(?P<name>[^"]+)":\s.*(?:Got|Given) value: (?P<value>.*)', re.DOTALL
-)
-_EXPECTED = re.compile(
-    r"Expected a (?:<class '(?!NoneType)(?P<kind>[\w.]+)'>|typing\.Literal\["
-    r"(?P<choices>.*?)\])|Not of type (?P<restricted>\w+)"
-)
-_RESTRICTION = re.compile(
-    rf'Parser key "(?P<name>[^"]+)":.*? (?P<kind>{"|".join(RESTRICTED)}): '
-    r"(?P<value>\S+) does not",
+    r'Parser key "(?P<name>[^"]+)":\s.*(?:(?:Got|Given) value: |type \w+: '
+    r"(?:[^\n:]*: ')?)(?P<value>[^\n]*?)(?:'?(?:\n|$)| does not conform)",
     re.DOTALL,
 )
 _NESTED = re.compile(r"NestedArg\(key='([^']*)'")
-_KINDS: dict[str | None, str | None] = {
-    None: None,
-    "str": "text",
-    "int": "a whole number",
-    "float": "a number",
-    "bool": "true or false",
-}
 # As newer and older versions of jsonargparse say it.
 _LACKING = re.compile(
     r"the following arguments are required: (?P<names>.*)"
@@ -141,19 +127,11 @@ class CommandParser(ArgumentParser):
     def _reworded(self, text: str, actions: Sequence[argparse.Action]) -> str:
         """Say what is wrong with an option in words, as our own messages do."""
         if found := _WRONG_VALUE.search(text):
-            kinds = [
-                _KINDS.get(each["kind"], each["kind"])
-                or RESTRICTED.get(each["restricted"], each["restricted"])
-                or each["choices"].replace("'", "").replace(", ", " or ")
-                for each in _EXPECTED.finditer(text)
-            ]
-            wanted, name = " or ".join(kinds), self._option(found["name"])
-            if part := _NESTED.match(found["value"]):
-                return f"{name}.{part[1]}: no such option, for {name} is {wanted}"
-            return f"{name} must be {wanted or 'another'}, found {found['value']}"
-        if found := _RESTRICTION.search(text):
-            name, kind = self._option(found["name"]), RESTRICTED[found["kind"]]
-            return f"{name} must be {kind}, found {found['value']}"
+            name, value = self._option(found["name"]), found["value"]
+            kind = self._kind(found["name"], actions)
+            if part := _NESTED.match(value):
+                return f"{name}.{part[1]}: no such option, for {name} is {kind}"
+            return f"{name} must be {kind}, found {value}"
         if found := _LACKING.search(text):
             lacking = found["names"] or found["name"]
             names = map(self._option, lacking.split(", "))
@@ -167,6 +145,15 @@ class CommandParser(ArgumentParser):
         name = unknown[0].partition("=")[0]
         known = [each for action in actions for each in action.option_strings]
         return f"no such option: {name}{suggest(name, known)}"
+
+    def _kind(self, name: str, actions: Sequence[argparse.Action]) -> str:
+        """Say what a value must be, by the name that it has, also within a part."""
+        hints = (
+            getattr(action, "_typehint", None)
+            for action in actions
+            if f".{name}".endswith(f".{action.dest}")
+        )
+        return next((say_type(hint) for hint in hints if hint), "another")
 
     def _option(self, name: str) -> str:
         """Return an option as it is written, by the name that its value has."""

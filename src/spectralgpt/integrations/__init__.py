@@ -86,6 +86,7 @@ class Backbone(nn.Module):
         """
         if self.scaling is None:
             return images
+        scaled: Tensor = self.scaling(images)
         most = images.nan_to_num().amax(dim=(-3, -2, -1), keepdim=True)
         is_read = images.is_cpu or not self._was_read
         if is_read and not torch.compiler.is_compiling():
@@ -97,7 +98,7 @@ class Backbone(nn.Module):
                     "(Sentinel-2: (DN - 1000) / 10000 since January 2022)."
                 )
             self._was_read = True
-        scaled: Tensor = self.scaling(images)
+            return scaled
         return scaled.masked_fill(most > _BRIGHTEST, torch.nan)
 
     def forward_features(self, x: Tensor) -> Tensor:

@@ -289,6 +289,7 @@ class EmbedJob:
         device: see `load_on_device`.
         batch_size: windows encoded at once.
         cell_px: side of a cell, px; None is the model's patch.
+        image_size: side of the windows, px; None keeps the checkpoint's.
         dtype: of the numbers in the rasters.
         reflectance: add mean and deviation of the reflectance in cells.
         precision: see `in_precision`.
@@ -300,6 +301,7 @@ class EmbedJob:
     device: str = "auto"
     batch_size: int = 32
     cell_px: int | None = None
+    image_size: int | None = None
     dtype: NumberType = "float16"
     reflectance: bool = True
     precision: Precision = "fp32"
@@ -317,8 +319,9 @@ class EmbedJob:
             CheckpointError: it cannot be read, or does not say what it takes.
             ConfigError: there is no such device, or cells do not fit.
         """
+        sensor = self.image_format.sensor
         loaded = load_on_device(
-            self.model, self.device, self.image_format.sensor, quantize=self.quantize
+            self.model, self.device, sensor, self.image_size, self.quantize
         )
         return self.prepare(loaded)
 

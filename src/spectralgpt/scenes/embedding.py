@@ -421,11 +421,14 @@ def _describe_cells(
 ) -> tuple[FloatArray, FloatArray]:
     """Return mean and deviation of each band in cells, and their valid share."""
     counts = _block_sums(valid, cell)
-    seen = np.where(valid, pixels, np.float32(0)).astype(np.float64)
-    means = _block_sums(seen, cell) / np.maximum(counts, 1)
-    off = np.where(valid, seen - means.repeat(cell, 1).repeat(cell, 2), 0)
-    variances = _block_sums(off**2, cell) / np.maximum(counts, 1)
-    described = np.concatenate([means, np.sqrt(variances)]).astype(np.float32)
+    seen = np.where(valid, pixels, np.float32(0))
+    squares = np.square(seen, dtype=np.float64)
+    means, powers = (
+        _block_sums(each, cell) / np.maximum(counts, 1) for each in (seen, squares)
+    )
+    # In double precision what is lost of a variance is far below reflectance's digits.
+    deviations = np.sqrt(np.maximum(powers - means**2, 0))
+    described = np.concatenate([means, deviations]).astype(np.float32)
     shares = (counts.mean(axis=0) / cell**2).astype(np.float32)
     return np.moveaxis(described, 0, -1), shares
 

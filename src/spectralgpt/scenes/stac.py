@@ -64,7 +64,8 @@ def write_item(
         picture: title of the PNG.
 
     Returns:
-        The file; None without a georeference or a day, which a STAC item must have.
+        The file; None without a georeference or a day, which a STAC item must have, or
+        where it would replace what others made.
 
     Raises:
         OutputError: it cannot be written.
@@ -97,8 +98,9 @@ def write_item(
         "assets": assets,
     }
     made = path.with_suffix(".json")
-    if may_replace(made):
-        write_json(made, item)
+    if not may_replace(made):
+        return None
+    write_json(made, item)
     return made
 
 
