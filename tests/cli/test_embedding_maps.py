@@ -276,7 +276,10 @@ def test_probe_maps_from_few_labels_and_again_from_its_file(
 
 
 def test_rasters_go_by_their_folder_and_labels_beside_them_are_counted(
-    raster: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    raster: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     folder = tmp_path / "embedded"
     folder.mkdir()
@@ -289,6 +292,8 @@ def test_rasters_go_by_their_folder_and_labels_beside_them_are_counted(
     words = ("probe", folder, "--labels", labels, "--class_column", "kind")
     assert run(*words, "--block_m", "300", "--output", tmp_path / "out") == 0
     assert "note: 48 of the 96 shapes lie on the scene." in capsys.readouterr().out
+    said = "1 GeoTIFFs without embeddings are left out, such as a_map.tif."
+    assert said in caplog.text
     assert {path.name for path in (tmp_path / "out").glob("*.tif")} == {"scene_map.tif"}
 
 

@@ -5,6 +5,7 @@ compared. Mean reflectance of each cell may follow the dimensions.
 """
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -28,6 +29,8 @@ from spectralgpt.rasters.write import (
 from spectralgpt.sensors import Band
 
 FloatArray = NDArray[np.float32]
+_log = logging.getLogger(__name__)
+_MAKE_ONE = "make one with `spectralgpt embed SCENE --format geotiff`."
 EMBEDDING_TAG = "SPECTRALGPT_EMBEDDING"
 """Stands in rasters of embeddings, with what they are of."""
 _BLOCK_PX = 128
@@ -136,14 +139,14 @@ def list_embeddings(paths: Sequence[Path]) -> list[Path]:
         if not path.is_dir():
             found.append(path)
             continue
-        # Maps may have been made beside them.
         files = sorted(path.glob("*.tif"))
         own = [file for file in files if EMBEDDING_TAG in read_header(file).tags]
         if not own:
-            raise RasterError(
-                f"{path} holds no raster of embeddings: make one with `spectralgpt "
-                "embed SCENE --format geotiff`."
-            )
+            raise RasterError(f"{path} holds no raster of embeddings: {_MAKE_ONE}")
+        # Maps may have been made beside them.
+        if others := [file.name for file in files if file not in own]:
+            text = "%s: %d GeoTIFFs without embeddings are left out, such as %s."
+            _log.warning(text, path, len(others), others[0])
         found += own
     return list(dict.fromkeys(found))
 
@@ -157,10 +160,7 @@ def open_embeddings(path: Path) -> EmbeddingRaster:
     header = read_header(path)
     text = header.tags.get(EMBEDDING_TAG)
     if text is None:
-        raise RasterError(
-            f"{path} is no raster of embeddings: make one with "
-            "`spectralgpt embed SCENE --format geotiff`."
-        )
+        raise RasterError(f"{path} is no raster of embeddings: {_MAKE_ONE}")
     try:
         values = parse_json(text, EMBEDDING_TAG)
         bands = tuple(Band(**band) for band in values.pop("bands"))
