@@ -100,6 +100,7 @@ def _copy(
             "count": pixels.shape[0],
             "height": pixels.shape[1],
             "width": pixels.shape[2],
+            "blockysize": pixels.shape[1],  # One block packs best.
             "crs": source.crs,
             "transform": window_transform(window, source.transform),
         }

@@ -78,9 +78,11 @@ def load_library() -> SpectralLibrary:
     """Return the library that comes with the package: see `spectra/README.md`."""
     content = (files("spectralgpt") / "spectra" / "library.npz").read_bytes()
     with np.load(io.BytesIO(content), allow_pickle=False) as table:
+        low, high = table["bends"]  # Second differences of (W, M), byte by byte.
+        bends = low + (high.astype(np.int8).astype(np.int64) << 8)
         return SpectralLibrary(
             table["wavelengths_nm"].astype(float),
-            np.cumsum(table["steps"], axis=1) / _LEVELS,
+            np.ascontiguousarray(bends.cumsum(axis=0).cumsum(axis=0).T) / _LEVELS,
             table["names_2"][table["level_2"]],
             table["names_3"][table["level_3"]],
         )
