@@ -78,8 +78,10 @@ def load_library() -> SpectralLibrary:
     """Return the library that comes with the package: see `spectra/README.md`."""
     content = (files("spectralgpt") / "spectra" / "library.npz").read_bytes()
     with np.load(io.BytesIO(content), allow_pickle=False) as table:
-        low, high = table["bends"]  # Second differences of (W, M), byte by byte.
-        bends = low + (high.astype(np.int8).astype(np.int64) << 8)
+        # Second differences of (W, M) by bytes, with signs in the last bit.
+        low, high = table["bends"].astype(np.int64)
+        folded = low + (high << 8)
+        bends = (folded >> 1) ^ -(folded & 1)
         return SpectralLibrary(
             table["wavelengths_nm"].astype(float),
             np.ascontiguousarray(bends.cumsum(axis=0).cumsum(axis=0).T) / _LEVELS,

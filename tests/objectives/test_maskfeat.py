@@ -20,22 +20,39 @@ def model(num_bands: int = 3, **settings: object) -> MaskedFeatures:
     return built
 
 
-def test_a_patch_is_described_by_means_deviations_quarters_and_ratios() -> None:
-    images = torch.rand(2, 3, 16, 16)
-    found = model().describe(images)
-    assert found.shape == (2, 16, 3 + 3 + 12 + 3)
+def test_a_patch_is_described_by_bands_quarters_ratios_and_spectra() -> None:
+    images, describing = torch.rand(2, 3, 16, 16), model().eval()
+    found = {k: v[1, 6].numpy() for k, v in describing.describe(images).items()}
     patch = images[1, :, 4:8, 8:12].numpy()  # row 1, column 2
     means = patch.mean((1, 2))
     quarters = patch.reshape(3, 2, 2, 2, 2).mean((2, 4)) - means[:, None, None]
     ratios = [np.tanh((means[a] - means[b]) / 2) for a, b in ((0, 1), (0, 2), (1, 2))]
-    wanted = np.concatenate([means, patch.std((1, 2)), quarters.ravel(), ratios])
-    np.testing.assert_allclose(found[1, 6].numpy(), wanted, atol=1e-5)
+    directions = describing.spectra.directions.detach().numpy()
+    offsets = describing.spectra.offsets.detach().numpy()
+    lit = np.maximum(patch.reshape(3, 16).T @ directions.T + offsets, 0)
+    wanted = {
+        "bands": means,
+        "quarters": quarters.ravel(),
+        "ratios": ratios,
+        "spectra": lit.mean(axis=0),
+    }
+    assert set(found) == set(wanted)
+    for name, values in wanted.items():
+        np.testing.assert_allclose(found[name], values, atol=1e-5)
 
 
 def test_shade_changes_no_ratio() -> None:
     images = torch.rand(1, 3, 16, 16)
-    both = (model().describe(x)[..., 18:] for x in (images, images - 0.7))
+    both = (model().describe(x)["ratios"] for x in (images, images - 0.7))
     torch.testing.assert_close(*both)
+
+
+def test_spectra_tell_mixtures_of_the_same_mean_apart() -> None:
+    half = torch.tensor([1.0, -1.0]).repeat(8, 1).flatten().view(1, 1, 4, 4)
+    mixed = half.expand(1, 3, 4, 4).repeat(1, 1, 4, 4)
+    found = model().describe(torch.cat([mixed, torch.zeros_like(mixed)]))
+    torch.testing.assert_close(found["ratios"][0], found["ratios"][1])
+    assert (found["spectra"][0] - found["spectra"][1]).abs().mean() > 0.1
 
 
 def test_descriptions_are_whitened_by_the_first_batches_and_no_others() -> None:
@@ -43,17 +60,25 @@ def test_descriptions_are_whitened_by_the_first_batches_and_no_others() -> None:
     bright = torch.rand(8, 1, 1, 1)  # Shared by all bands: most of the variance.
     images = bright + 0.5 * torch.rand(8, 3, 16, 16)
     learning(images)
-    rows = (learning.describe(images) - learning.centre) @ learning.whitening
-    covariance = torch.cov(rows.flatten(0, 1).T, correction=0)
-    torch.testing.assert_close(covariance.diagonal()[-3:], torch.ones(3))
-    bands = covariance[:6, :6]
+    learning.eval()
+    described = learning.describe(images)
+    white = {k: learning.whitenings[k](v).flatten(0, 1) for k, v in described.items()}
+    covariance = {k: torch.cov(v.T, correction=0) for k, v in white.items()}
+    torch.testing.assert_close(covariance["ratios"].diagonal(), torch.ones(3))
+    bands = covariance["bands"]
     apart = bands - torch.diag(bands.diagonal())
-    assert apart.abs().max() < 1e-3
+    assert apart.abs().max() < 0.1
     assert bands.diagonal().min() > 0.5
-    learning.batches.fill_(100)
-    known = learning.whitening.clone()
+    pixels = images.movedim(1, -1).flatten(0, -2)
+    features = learning.encoder.embedding[0].features
+    seen = torch.cov(features.whitening(pixels).T, correction=0)
+    torch.testing.assert_close(seen, torch.eye(3), atol=0.05, rtol=0)
+    learning.train()
+    whitening = learning.whitenings["bands"]
+    whitening.batches.fill_(100)
+    known = whitening.matrix.clone()
     learning(torch.rand(8, 3, 16, 16))
-    assert torch.equal(learning.whitening, known)
+    assert torch.equal(whitening.matrix, known)
 
 
 def test_the_loss_is_that_of_hidden_pixels_and_of_all_descriptions() -> None:

@@ -22,6 +22,7 @@ from spectralgpt.models.heads import (
     SegmentationModel,
 )
 from spectralgpt.models.objective import Objective
+from spectralgpt.models.stems import Whitening
 from spectralgpt.objectives.beit import BEiT
 from spectralgpt.objectives.maskfeat import MaskedFeatures
 from spectralgpt.tasks import READ, Batch, Task
@@ -62,8 +63,9 @@ def build(name: str, **settings: Any) -> Objective:
         with fake_device():
             to_gpu(teacher)
         teacher.to = lambda device: teacher  # type: ignore  # It is there.
-    if isinstance(model, MaskedFeatures):
-        model.batches.fill_(1000)  # All is measured.
+    for each in model.modules():
+        if isinstance(each, Whitening):
+            each.batches.fill_(1000)  # All is measured.
     return model
 
 

@@ -89,7 +89,7 @@ class Linear(nn.Linear):
         if (
             torch.is_grad_enabled()
             or not has_kernel
-            or has_hooks(self)
+            or _has_hooks(self)
             or not _has_onednn(input, self.weight, dtype)
         ):
             return F.gelu(self(input))
@@ -303,7 +303,7 @@ def move(values: Tensor, like: Tensor) -> Tensor:
     return values.to(like.device, non_blocking=values.is_cpu)
 
 
-def has_hooks(module: nn.Module) -> bool:
+def _has_hooks(module: nn.Module) -> bool:
     """Whether a forward hook is on a module, within it, or on all modules."""
     of_all = torch.nn.modules.module
     return bool(
@@ -328,7 +328,7 @@ def split_batch(x: Tensor, growth: int, module: nn.Module) -> tuple[Tensor, ...]
     value_bytes = 2 if is_half else x.element_size()
     size = _BLOCK_BYTES // max(1, x[0].numel() * growth * value_bytes)
     parts = x.chunk(-(-len(x) // max(1, size)))
-    return parts if len(parts) == 1 or not has_hooks(module) else (x,)
+    return parts if len(parts) == 1 or not _has_hooks(module) else (x,)
 
 
 def part_size(num_tokens: int, embed_dim: int) -> int:
@@ -354,7 +354,7 @@ def loss_in_parts(
         The loss, 0-d and differentiable once, and what else each part gave.
     """
     trained = [each for each in module.parameters() if each.requires_grad]
-    if not _pays(x, trained, size) or has_hooks(module):
+    if not _pays(x, trained, size) or _has_hooks(module):
         loss, other = part_loss(x, slice(0, len(x)))
         return loss, [other]
     others: list[tuple[Tensor, ...]] = []

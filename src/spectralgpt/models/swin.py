@@ -17,11 +17,7 @@ from spectralgpt.errors import ConfigError, ShapeError, require
 from spectralgpt.models.blocks import BlockStack, Tap, relative_index
 from spectralgpt.models.own_bands import OwnBandsEncoder
 from spectralgpt.models.sizes import check_settings
-from spectralgpt.models.vit import (
-    PiEmbedding,
-    StemKind,
-    check_stem,
-)
+from spectralgpt.models.stems import PiEmbedding, StemKind, check_stem
 
 require("timm")
 from timm.models.swin_transformer import (  # noqa: E402
@@ -208,6 +204,8 @@ class SwinEncoder(OwnBandsEncoder):
         settings = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         check_settings(settings)
         check_stem(stem, patch_size)
+        if stem == "spectra":
+            raise ConfigError("stem 'spectra' is a vision transformer's, not a Swin's.")
         depths, num_heads = _counts("depths", depths), _counts("num_heads", num_heads)
         stages = len(depths)
         stride = patch_size * 2 ** (stages - 1)

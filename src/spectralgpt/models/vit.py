@@ -10,7 +10,7 @@ arXiv:2205.09113, and Bao et al. 2021, arXiv:2106.08254.
 """
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,12 +29,17 @@ from spectralgpt.models.encoder import AttentionKind
 from spectralgpt.models.own_bands import OwnBandsEncoder
 from spectralgpt.models.rvsa import WINDOW_SIZE
 from spectralgpt.models.sizes import check_settings
+from spectralgpt.models.stems import (
+    PiEmbedding,
+    SpectraEmbedding,
+    StemKind,
+    check_stem,
+)
 from spectralgpt.models.tokens import resize_spatial
 
 Groups = Sequence[Sequence[int]]
 PositionKind = Literal["fixed", "learned", "relative"]
 InitKind = Literal["xavier", "truncated"]
-StemKind = Literal["linear", "pi", "pi-tanh"]
 _STD = 0.02
 _PERIOD = 10_000.0
 # Of the Gregorian calendar, from 1 March of the year 0.
@@ -42,16 +47,16 @@ _DAYS_TO_1970, _DAYS_PER_ERA = 719_468, 146_097
 _FIRST_YEAR = 2002  # Source: SatMAE counts the years of fMoW from here.
 
 
-def sine_code(places: Tensor, dim: int) -> Tensor:
+def _sine_code(places: Tensor, dim: int) -> Tensor:
     """Encode places (...) on a line by sines, then cosines: float32 (..., dim)."""
     steps = torch.arange(dim // 2, dtype=torch.float64, device=places.device)
     angles = places.double()[..., None] * _PERIOD ** -(steps / (dim / 2))
     return torch.cat([angles.sin(), angles.cos()], dim=-1).float()
 
 
-def grid_code(side: int, dim: int) -> Tensor:
+def _grid_code(side: int, dim: int) -> Tensor:
     """Encode the places of a square grid, columns first: (side * side, dim)."""
-    line = sine_code(torch.arange(side), dim // 2)
+    line = _sine_code(torch.arange(side), dim // 2)
     columns = line[None].expand(side, side, -1)
     rows = line[:, None].expand(side, side, -1)
     return torch.cat([columns, rows], dim=-1).flatten(0, 1)
@@ -137,13 +142,13 @@ class GridCodes(nn.Module):
                 nn.init.trunc_normal_(table, std=_STD)
         else:
             # Buffers: nothing that unfreezes a model for fine-tuning trains them.
-            self.register_buffer("spatial", grid_code(side, width)[None])
+            self.register_buffer("spatial", _grid_code(side, width)[None])
             self.register_buffer("token", torch.zeros(1, 1, width))
         self.has_groups, self.has_time = group_dim > 0, frames > 0 and not joint
         if group_dim:
             # The row after the last group's is the class token's, where it has a code.
             places = torch.arange(groups + int(codes_token))
-            self.register_buffer("group", sine_code(places, group_dim)[None])
+            self.register_buffer("group", _sine_code(places, group_dim)[None])
 
     def forward(self, shape: Sequence[int], dates: Tensor | None = None) -> Tensor:
         """Return the codes of all tokens, (B or 1, T * G * Hp * Wp, D).
@@ -190,7 +195,7 @@ class GridCodes(nn.Module):
                     "of images: give (batch, dates) in days since 1970-01-01, or "
                     "(batch, dates, 3)."
                 )
-            known = sine_code(parts.nan_to_num(), self.date_dim)
+            known = _sine_code(parts.nan_to_num(), self.date_dim)
             known = known * parts.isfinite()[..., None]
             by_date = known.flatten(2).to(code)  # (B, T, 3 * date_dim)
         size = (len(by_date), -1, *code.shape[2:4], -1)
@@ -278,60 +283,6 @@ def check_groups(groups: Groups | None, num_bands: int) -> tuple[tuple[int, ...]
     return checked
 
 
-def check_stem(stem: str, patch_size: int) -> None:
-    """Refuse a way to make tokens of patches that is unknown, or not for this patch.
-
-    Raises:
-        ConfigError: says which there are.
-    """
-    if stem not in get_args(StemKind):
-        raise ConfigError(f"stem {stem!r}: use {', '.join(get_args(StemKind))}.")
-    if stem != "linear":
-        _three_factors(patch_size)
-
-
-def _three_factors(patch_size: int) -> tuple[int, int, int]:
-    """Part the side of a patch into three factors, none smaller than the next."""
-    for a in range(1, patch_size + 1):
-        for b in range(1, a + 1):
-            if patch_size % (a * b) == 0 and patch_size // (a * b) <= b:
-                return a, b, patch_size // (a * b)
-    raise AssertionError(f"{patch_size} is a product of itself and ones")
-
-
-class PiEmbedding(nn.Sequential):
-    """Three convolutions that make a token of a patch, with batch norms.
-
-    Args:
-        num_bands: bands C.
-        patch_size: side P of a patch, px.
-        embed_dim: width D, a multiple of 4.
-        stem: `pi`; `pi-tanh` has the approximate GELU of the published code.
-
-    Raises:
-        ConfigError: the width is no multiple of 4.
-
-    Source: Sun et al. 2022, doi 10.1109/TGRS.2022.3194732, published code.
-    """
-
-    def __init__(
-        self, num_bands: int, patch_size: int, embed_dim: int, stem: StemKind = "pi"
-    ) -> None:
-        if embed_dim % 4:
-            raise ConfigError(
-                f"embed_dim {embed_dim} is no multiple of 4, which stem {stem} needs."
-            )
-        widths = (num_bands, embed_dim // 4, embed_dim // 4, embed_dim)
-        layers: list[nn.Module] = []
-        for at, side in enumerate(_three_factors(patch_size)):
-            convolution = nn.Conv2d(widths[at], widths[at + 1], side, side)
-            nn.init.trunc_normal_(convolution.weight, std=_STD)
-            layers += [convolution, nn.BatchNorm2d(widths[at + 1])]
-            if at < 2:
-                layers.append(nn.GELU("tanh" if stem == "pi-tanh" else "none"))
-        super().__init__(*layers)
-
-
 def fill_tubelets(series: Tensor, frames: int) -> Tensor:
     """Repeat the last date of series (B, T, ...) until T is a multiple of `frames`."""
     missing = -series.shape[1] % frames
@@ -383,8 +334,8 @@ class VisionTransformer(OwnBandsEncoder):
         layer_scale: first value of the factors of each branch; None has none.
         drop_path: stochastic depth of the last block, 0..1.
         init: `xavier`, as masked autoencoders; `truncated`, as BEiT.
-        stem: how patches become tokens: by a `linear` map, or by a `PiEmbedding` of all
-            bands of single dates.
+        stem: how patches become tokens: by a `linear` map, a `SpectraEmbedding`, or a
+            `PiEmbedding` of all bands of single dates.
         attention: see `SpectralEncoder`; `rvsa` has no class token, and relative
             positions of its own.
         window_size: most patches along a side of a window.
@@ -444,9 +395,12 @@ class VisionTransformer(OwnBandsEncoder):
         size = frames_per_token * patch_size**2
         self.stem: StemKind = stem
         self.embedding: nn.ModuleList | PiEmbedding
-        if stem == "linear":
+        if stem in ("linear", "spectra"):
             self.embedding = nn.ModuleList(
-                Linear(len(group) * size, embed_dim) for group in self.band_groups
+                Linear(len(group) * size, embed_dim)
+                if stem == "linear"
+                else SpectraEmbedding(len(group), size, embed_dim)
+                for group in self.band_groups
             )
         elif self.groups == frames_per_token == 1:
             self.embedding = PiEmbedding(num_bands, patch_size, embed_dim, stem)

@@ -18,10 +18,10 @@ from torch.nn import functional as F
 
 from spectralgpt.errors import ConfigError, ShapeError
 from spectralgpt.models.objective import Objective, ObjectiveOutput
+from spectralgpt.models.stems import StemKind
 from spectralgpt.models.swin import SwinEncoder, stages_of
 from spectralgpt.models.vit import (
     PositionKind,
-    StemKind,
     VisionTransformer,
 )
 from spectralgpt.models.vit_autoencoder import (
@@ -154,7 +154,7 @@ class MaskedImageModel(Objective):
     def published_names(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Give tensors, named and shaped as the weights, their published form."""
         if isinstance(self.encoder, SwinEncoder):
-            back = {ours: theirs for theirs, ours in swin_names(self.encoder).items()}
+            back = {ours: theirs for theirs, ours in _swin_names(self.encoder).items()}
             return rename(tensors, back, known_only=True)
         flat = to_published(tensors, self._published(), self.encoder.patch_size)
         return _split_biases(flat)
@@ -163,7 +163,7 @@ class MaskedImageModel(Objective):
         """Take weights over under their published names; see `Objective`."""
         found = {k: v for k, v in state_dict.items() if not k.endswith(_DERIVED)}
         if isinstance(self.encoder, SwinEncoder):
-            load_weights(self, rename(found, swin_names(self.encoder)))
+            load_weights(self, rename(found, _swin_names(self.encoder)))
             return
         load_weights(self, from_published(_join_biases(found), self._published()))
 
@@ -185,7 +185,7 @@ def vit_names(prefix: str, stem: StemKind = "linear") -> dict[str, str]:
     return {prefix + theirs: ours for theirs, ours in names.items()} | _HEADS
 
 
-def swin_names(encoder: SwinEncoder) -> dict[str, str]:
+def _swin_names(encoder: SwinEncoder) -> dict[str, str]:
     """Return published prefixes of a masked image model on a Swin, and ours."""
     embedding = "proj" if encoder.stem == "linear" else "projection"
     names = _HEADS | {
