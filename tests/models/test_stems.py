@@ -35,6 +35,13 @@ def test_whitening_brings_weak_differences_to_the_strength_of_brightness() -> No
     assert torch.corrcoef(torch.stack([white[:, 0], rows[:, 0]]))[0, 1] > 0.5
     whitening.eval()(100 * rows)
     assert whitening.batches == 1
+    whitening.train().batches.fill_(99)
+    whitening(rows)
+    known = whitening.matrix.clone()
+    whitening(100 * rows)
+    assert whitening.batches == 100
+    assert torch.equal(whitening.matrix, known)
+    assert not whitening.moments.any()
 
 
 def test_whitening_without_noise_only_standardises() -> None:

@@ -96,6 +96,8 @@ class Whitening(nn.Module):
             # Turned back, so that no batch swaps axes of like variance.
             matrix = axes / (variances.clamp(min=0) + floor).sqrt() @ axes.T
         self.matrix.copy_(matrix / spread[:, None])
+        if self.batches >= _MEASURED_BATCHES:
+            self.moments.zero_()  # Nothing needs them now; zeros pack well.
 
 
 class SpectraFeatures(nn.Module):
