@@ -40,7 +40,7 @@ FACES = {
 # How large the house may be. Raise none without a reason.
 LIMITS = {
     "files": 220,
-    "lines": 63_800,
+    "lines": 63_790,
     "public functions and classes": 911,
     "dataclasses": 150,
     "file names that occur twice": 11,

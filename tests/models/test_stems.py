@@ -98,7 +98,7 @@ def test_what_was_measured_goes_with_the_weights(tmp_path: Path) -> None:
 
 
 def test_a_swin_has_no_stem_of_spectra_and_nobody_an_unknown_one() -> None:
-    with pytest.raises(ConfigError, match="not a Swin's"):
+    with pytest.raises(ConfigError, match="use linear, pi, pi-tanh"):
         SwinEncoder(stem="spectra")
     with pytest.raises(ConfigError, match="linear, spectra, pi, pi-tanh"):
         encoder(stem="other")

@@ -65,14 +65,20 @@ def test_descriptions_are_whitened_by_the_first_batches_and_no_others() -> None:
     white = {k: learning.whitenings[k](v).flatten(0, 1) for k, v in described.items()}
     covariance = {k: torch.cov(v.T, correction=0) for k, v in white.items()}
     torch.testing.assert_close(covariance["ratios"].diagonal(), torch.ones(3))
-    bands = covariance["bands"]
-    apart = bands - torch.diag(bands.diagonal())
-    assert apart.abs().max() < 0.1
-    assert bands.diagonal().min() > 0.5
     pixels = images.movedim(1, -1).flatten(0, -2)
     features = learning.encoder.embedding[0].features
     seen = torch.cov(features.whitening(pixels).T, correction=0)
-    torch.testing.assert_close(seen, torch.eye(3), atol=0.05, rtol=0)
+    for rows, found in (
+        (described["bands"].flatten(0, 1), covariance["bands"]),
+        (pixels, seen),
+    ):
+        # All variances are 1, but for the noise added to them.
+        before = torch.linalg.eigvalsh(torch.corrcoef(rows.T))
+        left = before / (before + 1e-3 * before[-1])
+        torch.testing.assert_close(
+            torch.linalg.eigvalsh(found), left, atol=1e-3, rtol=0
+        )
+        assert left.min() > 0.5
     learning.train()
     whitening = learning.whitenings["bands"]
     whitening.batches.fill_(100)

@@ -9,6 +9,7 @@ Sources: Muandet et al. 2017, arXiv:1605.09522, on means as embeddings of distri
 Rahimi and Recht 2007 on random features.
 """
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
@@ -151,14 +152,16 @@ class SpectraEmbedding(nn.Module):
         return self.placed(patches) + mixed
 
 
-def check_stem(stem: str, patch_size: int) -> None:
-    """Refuse a way to make tokens of patches that is unknown, or not for this patch.
+def check_stem(
+    stem: str, patch_size: int, kinds: Sequence[str] = get_args(StemKind)
+) -> None:
+    """Refuse a way to make tokens that an encoder lacks, or not for this patch.
 
     Raises:
-        ConfigError: says which there are.
+        ConfigError: says which kinds it has.
     """
-    if stem not in get_args(StemKind):
-        raise ConfigError(f"stem {stem!r}: use {', '.join(get_args(StemKind))}.")
+    if stem not in kinds:
+        raise ConfigError(f"stem {stem!r}: use {', '.join(kinds)}.")
     if stem.startswith("pi"):
         _three_factors(patch_size)
 

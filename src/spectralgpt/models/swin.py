@@ -203,9 +203,7 @@ class SwinEncoder(OwnBandsEncoder):
         super().__init__()
         settings = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         check_settings(settings)
-        check_stem(stem, patch_size)
-        if stem == "spectra":
-            raise ConfigError("stem 'spectra' is a vision transformer's, not a Swin's.")
+        check_stem(stem, patch_size, ("linear", "pi", "pi-tanh"))
         depths, num_heads = _counts("depths", depths), _counts("num_heads", num_heads)
         stages = len(depths)
         stride = patch_size * 2 ** (stages - 1)

@@ -80,16 +80,13 @@ class MaskedFeatures(VitAutoencoder):
         self.feature_loss_weight = feature_loss_weight
         self.pairs = _pairs(num_bands)
         quarters = 4 * num_bands if patch_size % 2 == 0 else 0
-        sizes = (num_bands, quarters, len(self.pairs[0]), _SPECTRA)
+        pairs = len(self.pairs[0])
+        sizes = dict(zip(_NOISE, (num_bands, quarters, pairs, _SPECTRA), strict=True))
         self.whitenings = nn.ModuleDict(
-            {
-                name: Whitening(size, noise)
-                for size, (name, noise) in zip(sizes, _NOISE.items(), strict=True)
-                if size
-            }
+            {k: Whitening(size, _NOISE[k]) for k, size in sizes.items() if size}
         )
         self.spectra = SpectraFeatures(num_bands, _SPECTRA).requires_grad_(False)
-        self.description = Linear(decoder_embed_dim, sum(sizes))
+        self.description = Linear(decoder_embed_dim, sum(sizes.values()))
         initialise_linears(self.description)
 
     def describe(
