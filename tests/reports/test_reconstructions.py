@@ -141,6 +141,8 @@ def window() -> tuple[Reconstruction, WindowScores]:
         window=Window(0, 0, 16, 16),
         patch_size=8,
         error=0,
+        guess_error=0,
+        filler="band_mean",
         is_told=False,
     )
     return shown, score_window(shown)

@@ -96,10 +96,31 @@ def test_reflectance_is_that_of_the_scene(scene: RasterFile) -> None:
     found = rebuild_window(tiny_model(), tiny_contract(), scene, window)
     raster = read_raster(scene, found.bands, window)
     np.testing.assert_allclose(found.image, raster.pixels, atol=1e-6)
-    # The guess is one value a tile and band, the mean of what was visible.
+    # Nothing tells noise better than the mean of what was visible in a tile.
+    assert found.filler == "band_mean"
     seen = ~found.is_masked[4, :32, :32]
     mean = raster.pixels[4, :32, :32][seen].mean()
     np.testing.assert_allclose(found.guess[4, :32, :32], mean, atol=1e-5)
+
+
+def test_a_smooth_scene_is_held_against_the_best_interpolation(
+    tmp_path: Path,
+) -> None:
+    bands = load_sensor("sentinel-2-l1c").select()
+    rows, columns = np.mgrid[:64, :64] / 64
+    slope = 0.1 + 0.2 * rows + 0.1 * np.sin(4 * columns)
+    pixels = (slope * np.linspace(0.5, 1, len(bands))[:, None, None]).astype(np.float32)
+    raster = Raster(pixels, np.ones(pixels.shape, dtype=bool), bands)
+    write_geotiff(tmp_path / "scene.tif", raster)
+    item = describe_raster(tmp_path / "scene.tif", sensor="sentinel-2-l1c")
+    window = Window(0, 0, 64, 64)
+    found = rebuild_window(tiny_model(), tiny_contract(), item, window, 0.75)
+    assert found.filler != "band_mean"
+    missed = (found.guess - found.image)[found.counted]
+    mean = found.image - found.image.mean(axis=(1, 2), keepdims=True)
+    assert 5 * (missed**2).mean() < (mean[found.counted] ** 2).mean()
+    assert found.scores.error_ratio == pytest.approx(found.error / found.guess_error)
+    assert found.scores.error_ratio > 1  # The model has learned nothing.
 
 
 def test_pixels_outside_of_the_window_are_refused(scene: RasterFile) -> None:
@@ -167,6 +188,8 @@ def example() -> RebuiltWindow:
         window=Window(0, 0, 8, 16),
         patch_size=8,
         error=0.01,
+        guess_error=0.0625,
+        filler="band_mean",
         is_told=False,
     )
 

@@ -68,6 +68,34 @@ def test_pixel_mask_covers_the_bands_and_pixels_of_masked_tokens() -> None:
     assert torch.equal(pixel_mask(is_masked, GRID), expected)
 
 
+def test_mirror_images_are_rebuilt_from_the_same_visible_pixels() -> None:
+    model, batch = tiny_model().eval(), tiny_batch([1, 2])
+    task = PretrainingTask(model, mask_ratio=0.5)
+    alone, hidden = task.rebuild(batch)
+    found, same = task.rebuild(batch, flips=True)
+    assert torch.equal(same, hidden)
+    noise, parts = task._noise(batch).unflatten(1, (2, 2, 2)), []
+    for axes in ((), (-1,), (-2,), (-1, -2)):
+        drawn, seen = noise, batch["images"]
+        for axis in axes:
+            drawn, seen = drawn.flip(axis), seen.flip(axis)
+        with torch.no_grad():
+            made = model.reconstruct(model(seen, 0.5, drawn.flatten(1)))
+        parts.append(made.flip(axes))
+    torch.testing.assert_close(found, torch.stack(parts).mean(dim=0))
+    assert not torch.allclose(found[hidden], alone[hidden], atol=1e-3)
+
+
+def test_mirror_images_of_which_other_pixels_would_be_hidden_are_left_out() -> None:
+    # Whole spectra are hidden by band group, so that places have no noise of their own.
+    task = PretrainingTask(tiny_model().eval(), 0.5, "spectral")
+    batch = tiny_batch([1, 2])
+    for found, wanted in zip(
+        task.rebuild(batch, True), task.rebuild(batch), strict=True
+    ):
+        assert torch.equal(found, wanted)
+
+
 def test_loss_is_the_sum_of_its_terms_and_repeats() -> None:
     task = PretrainingTask(tiny_model(), mask_ratio=0.5)
     first, second = task.loss(tiny_batch([1, 2])), task.loss(tiny_batch([1, 2]))
@@ -244,7 +272,7 @@ def test_scores_are_the_mean_squared_error_of_counted_pixels() -> None:
     rebuilt[0, 0, 3, 3] += 0.5
     rebuilt[0, 1, 5, 5] += 9.0
     scores = {}
-    guesses = {"model": rebuilt, **pretraining._fill(images, visible)}
+    guesses = {"model": rebuilt, **pretraining.fill(images, visible)}
     for name, guess in guesses.items():
         error = ErrorSum()
         error.add(guess, images, counted)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from spectralgpt.cli.images import AREA, DEVICE, OUTPUT, add_format_options
+from spectralgpt.cli.images import AREA, DEVICE, OF_MAPS, OUTPUT, add_format_options
 from spectralgpt.cli.options import CHECKPOINT, add_options, counting
 from spectralgpt.errors import ConfigError
 
@@ -40,6 +40,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         ),
         mask_ratio=(float, 0.75, "share of hidden tokens, 0..1"),
         seed=(int, 0, "seed of the mask"),
+        test_flips=OF_MAPS["test_flips"],
         all_bands="draw every band; without it at most 24, spread over the spectrum",
         map="write a GeoTIFF with the error of each pixel of the whole image, too",
     )
@@ -84,6 +85,7 @@ def run(args: Namespace) -> Path:
         args.mask_ratio,
         args.seed,
         args.batch_size,
+        args.test_flips,
     )
     if args.map:
         _map_errors(args, loaded, item)
@@ -91,6 +93,7 @@ def run(args: Namespace) -> Path:
         "model": args.model,
         "mask_ratio": args.mask_ratio,
         "seed": args.seed,
+        "test_flips": args.test_flips,
         "window": vars(window),
     }
     facts |= {name.lower(): text for name, text in resampling_of([item]).items()}
@@ -113,6 +116,7 @@ def _map_errors(args: Namespace, loaded: "LoadedModel", item: "RasterFile") -> N
             mask_ratio=args.mask_ratio,
             seed=args.seed,
             batch_size=args.batch_size,
+            flips=args.test_flips,
             name=Path(args.model).name,
             overwrite=args.overwrite,
             progress=lambda share: update(completed=share),

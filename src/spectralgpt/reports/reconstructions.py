@@ -144,10 +144,13 @@ def write_rebuilt_report(
     folder.mkdir(parents=True, exist_ok=True)
     shown = replace(rebuilt, name=name)
     scores = score_window(rebuilt)
-    guess = "the mean of the band's visible pixels in the tile"
-    if rebuilt.is_told:
-        guess = "the mean of the hidden token, which the model is told"
-    _write_scores(folder, scores, {"image": name, **facts, "without_learning": guess})
+    guess = (
+        "the mean of the hidden token, which the model is told,"
+        if rebuilt.is_told
+        else f"the best interpolation, chosen on this very window ({rebuilt.filler}),"
+    )
+    told = {"image": name, **facts, "without_learning": rebuilt.filler}
+    _write_scores(folder, scores, told)
     for old in folder.glob("bands_[0-9]*.png"):
         old.unlink()
     sheets = []
@@ -167,7 +170,10 @@ def write_rebuilt_report(
             _describe_size(rebuilt),
             (_number(scores.mean_angle, ".1f", "°"), "mean spectral angle"),
             (_number(scores.psnr_db, ".1f", " dB"), "PSNR where hidden"),
-            (_number(rebuilt.error, ".4f"), "mean squared error where hidden (scaled)"),
+            (
+                _number(scores.error_ratio, ".2f"),
+                "of the squared error without learning",
+            ),
         ],
         name=name,
         mask_ratio=facts["mask_ratio"],
@@ -179,10 +185,14 @@ def write_rebuilt_report(
         overview=_save(folder / "reconstruction.png", plot_reconstruction(shown)),
         score_maps=_save(folder / "scores.png", _plot_score_maps(shown, scores)),
         score_rows=[
-            [what, _number(model, ".2f"), _number(other, ".2f")]
-            for what, model, other in (
-                ("mean spectral angle (°)", scores.mean_angle, scores.guess_angle),
-                ("PSNR (dB)", scores.psnr_db, scores.guess_psnr_db),
+            [what, _number(model, style), _number(other, style)]
+            for what, style, model, other in (
+                ("squared error, scaled", ".5f", scores.error, scores.guess_error),
+                (
+                    *("mean spectral angle (°)", ".2f"),
+                    *(scores.mean_angle, scores.guess_angle),
+                ),
+                ("PSNR (dB)", ".2f", scores.psnr_db, scores.guess_psnr_db),
             )
         ],
         median_angle=_number(scores.median_angle, ".2f", "°"),

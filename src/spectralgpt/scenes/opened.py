@@ -272,6 +272,7 @@ class OpenModel:
         mask_ratio: float = 0.75,
         seed: int = 0,
         size_px: int = 512,
+        test_flips: bool = False,
         **stated: Any,
     ) -> RebuiltWindow:
         """Hide tokens in the middle of a scene, and rebuild them.
@@ -283,6 +284,7 @@ class OpenModel:
             mask_ratio: share of hidden tokens.
             seed: of the mask.
             size_px: side of the part that is rebuilt.
+            test_flips: average over mirror images.
             **stated: see `OpenModel`.
 
         Raises:
@@ -295,7 +297,8 @@ class OpenModel:
         bands = choose_bands(contract, item)
         window = centre_window(item, bands, size_px, contract.image_size)
         return rebuild_window(
-            model, contract, item, window, mask_ratio, seed, self.batch_size
+            *(model, contract, item, window, mask_ratio, seed, self.batch_size),
+            flips=test_flips,
         )
 
     def __repr__(self) -> str:

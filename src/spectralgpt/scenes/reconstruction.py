@@ -20,7 +20,6 @@ from spectralgpt.checkpoints import LoadedModel
 from spectralgpt.errors import CheckpointError, ConfigError, ShapeError
 from spectralgpt.metrics import psnr, spectral_angle
 from spectralgpt.models.objective import Objective
-from spectralgpt.models.views import band_means
 from spectralgpt.models.weights import check_output
 from spectralgpt.preprocessing import Preprocessing, image_limits
 from spectralgpt.rasters import MODEL_TAG, Grid, Layers, RasterFile, Window, read_raster
@@ -38,6 +37,7 @@ from spectralgpt.sensors import Band
 from spectralgpt.tasks.pretraining import (
     ErrorSum,
     PretrainingTask,
+    fill,
 )
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
 _OVERLAP = 0.5
 """Of the windows of a whole scene."""
+_TOLD = "token mean"
 
 
 @dataclass(frozen=True)
@@ -120,11 +121,13 @@ class RebuiltWindow(Reconstruction):
     H and W are those of the window, unless it is smaller than a tile and was enlarged.
 
     Args:
-        guess: (C, H, W), what fills the pixels without learning: the mean of the
-            band's visible pixels in the tile, or the mean of the token if `is_told`.
+        guess: (C, H, W), what fills the pixels without learning: the `filler` of least
+            error on this very window, or the mean of the token if `is_told`.
         window: which pixels of the scene these are.
         patch_size: side of a token, pixels of the arrays.
         error: mean squared error over masked, valid pixels, in the model's scaled unit.
+        guess_error: that of the guess.
+        filler: by name, see `spectralgpt.tasks.pretraining.fill`.
         is_told: the model's targets are normalised: it is told each token's mean and
             variance.
         grid: where the arrays' pixels lie; None if that is not known.
@@ -134,6 +137,8 @@ class RebuiltWindow(Reconstruction):
     window: Window
     patch_size: int
     error: float
+    guess_error: float
+    filler: str
     is_told: bool
     grid: Grid | None = None
 
@@ -207,6 +212,8 @@ class WindowScores:
         psnr_db: over all hidden, valid pixels of all bands.
         guess_psnr_db: the same of what needs no learning.
         guess_angle: mean angle of what needs no learning, degrees.
+        error: see `RebuiltWindow`; so is the last.
+        guess_error: of what needs no learning.
     """
 
     angle: NDArray[np.float64]
@@ -215,6 +222,13 @@ class WindowScores:
     psnr_db: float
     guess_psnr_db: float
     guess_angle: float
+    error: float
+    guess_error: float
+
+    @property
+    def error_ratio(self) -> float:
+        """Error of the model over that of what needs no learning; NaN if that is 0."""
+        return self.error / self.guess_error if self.guess_error else math.nan
 
     @property
     def mean_angle(self) -> float:
@@ -235,6 +249,8 @@ class WindowScores:
             "spectral_angle_mean_deg_without_learning": self.guess_angle,
             "psnr_db": self.psnr_db,
             "psnr_db_without_learning": self.guess_psnr_db,
+            "squared_error_scaled": self.error,
+            "squared_error_scaled_without_learning": self.guess_error,
         }
         bands = [_plain(asdict(score)) for score in self.bands]
         return {**_plain(numbers), "bands": bands}
@@ -307,6 +323,7 @@ def rebuild_window(
     mask_ratio: float = 0.9,
     seed: int = 0,
     batch_size: int = 16,
+    flips: bool = False,
 ) -> RebuiltWindow:
     """Mask a window of a scene and rebuild it, tile by tile.
 
@@ -323,6 +340,7 @@ def rebuild_window(
         mask_ratio: share of masked tokens, 0 <= ratio < 1.
         seed: of the masks.
         batch_size: tiles at once.
+        flips: average over mirror images, see `PretrainingTask.rebuild`.
 
     Raises:
         BandError: a band of the contract is missing.
@@ -339,15 +357,15 @@ def rebuild_window(
     pixels, valid = preprocessing.prepare(raster)
     tiles, known = (_split(torch.from_numpy(a), tile) for a in (pixels, valid))
     seeds = torch.arange(len(tiles)) + seed * len(tiles)
-    parts = _rebuild_tiles(
-        PretrainingTask(model, mask_ratio), tiles, known, seeds, batch_size
+    task = PretrainingTask(model, mask_ratio)
+    made, hidden, guesses = _rebuild_tiles(task, tiles, known, seeds, batch_size, flips)
+    counted = hidden & known
+    errors = {name: _error(guess, tiles, counted) for name, guess in guesses.items()}
+    filler = min(errors, key=lambda name: errors[name])
+    rebuilt, masked, guess = (
+        _join(part, height // tile) for part in (made, hidden, guesses[filler])
     )
-    is_told = (
-        model.token_means(tiles[:1].to(next(model.parameters()).device)) is not None
-    )
-    rebuilt, guess, masked = (_join(part, height // tile) for part in parts)
-    error = ErrorSum()
-    error.add(rebuilt, torch.from_numpy(pixels), masked & torch.from_numpy(valid))
+    is_told = filler == _TOLD
     values = preprocessing.restore(rebuilt.numpy(), raster)
     if is_told or preprocessing.scaling == "image-minmax":
         values[~valid.any(axis=(1, 2))] = np.nan
@@ -362,7 +380,9 @@ def rebuild_window(
         guess=preprocessing.restore(guess.numpy(), raster),
         window=window,
         patch_size=model.encoder.patch_size,
-        error=error.mean,
+        error=_error(made, tiles, counted),
+        guess_error=errors[filler],
+        filler=filler,
         is_told=is_told,
         grid=item.grid(bands).part(window, (height, width)),
     )
@@ -374,25 +394,36 @@ def _rebuild_tiles(
     known: torch.Tensor,
     seeds: torch.Tensor,
     batch_size: int,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return what is rebuilt, what is guessed, and what was masked, as the tiles.
+    flips: bool,
+) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+    """Return what is rebuilt, what was masked, and what is guessed, as the tiles.
 
     Tiles without data are not shown to the model: nothing is masked in them.
     """
     device = next(task.model.parameters()).device
-    rebuilt, guess = tiles.clone(), tiles.clone()
-    masked = torch.zeros_like(known)
+    rebuilt, masked = tiles.clone(), torch.zeros_like(known)
+    guesses: dict[str, torch.Tensor] = {}
     task.model.eval()
     for part in known.flatten(1).any(dim=1).nonzero()[:, 0].split(batch_size):
         images, valid = tiles[part].to(device), known[part].to(device)
         batch = {"images": images, "valid": valid, "seed": seeds[part]}
-        made, hidden = task.rebuild(batch)
-        filled = task.model.token_means(images)
-        if filled is None:
-            filled = band_means(images, ~hidden & valid).expand_as(images)
-        rebuilt[part], guess[part] = check_output(made.float()).cpu(), filled.cpu()
-        masked[part] = hidden.cpu()
-    return rebuilt, guess, masked
+        made, hidden = task.rebuild(batch, flips)
+        rebuilt[part], masked[part] = check_output(made.float()).cpu(), hidden.cpu()
+        told = task.model.token_means(images)
+        filled = (
+            fill(tiles[part], ~masked[part] & known[part])
+            if told is None
+            else {_TOLD: told.cpu()}
+        )
+        for name, values in filled.items():
+            guesses.setdefault(name, tiles.clone())[part] = values
+    return rebuilt, masked, guesses or {"nothing": tiles}
+
+
+def _error(made: torch.Tensor, tiles: torch.Tensor, counted: torch.Tensor) -> float:
+    error = ErrorSum()
+    error.add(made, tiles, counted)
+    return error.mean
 
 
 def _split(image: torch.Tensor, tile: int) -> torch.Tensor:
@@ -439,6 +470,8 @@ def score_window(found: RebuiltWindow) -> WindowScores:
         float(psnr(found.image, found.rebuilt, counted, peak)),
         float(psnr(found.image, found.guess, counted, peak)),
         _mean(_angle(found, found.guess)),
+        found.error,
+        found.guess_error,
     )
 
 
@@ -451,6 +484,7 @@ def map_errors(
     mask_ratio: float = 0.75,
     seed: int = 0,
     batch_size: int = 16,
+    flips: bool = False,
     name: str = "",
     overwrite: bool = False,
     progress: Callable[[float], None] | None = None,
@@ -470,6 +504,7 @@ def map_errors(
         mask_ratio: share of masked tokens, 0 < ratio < 1.
         seed: of the masks.
         batch_size: windows rebuilt at once.
+        flips: average over mirror images, see `PretrainingTask.rebuild`.
         name: what the model is called in the map's tags.
         overwrite: replace what a run of another model has left unfinished.
         progress: called with the share that is done, 0..1.
@@ -487,7 +522,7 @@ def map_errors(
     tags = {MODEL_TAG: name, "MASK_RATIO": f"{mask_ratio:g}"} | resampling_of([item])
     layers = Layers.of_measures(["rmse of hidden bands (reflectance)"], tags)
     settings = {
-        "settings": f"{mask_ratio:g}, {seed}, {batch_size}",
+        "settings": f"{mask_ratio:g}, {seed}, {batch_size}, {flips}",
         "model": digest_model(model, next(model.parameters()).device.type),
     }
     facts = scene_facts([item], preprocessing) | settings
@@ -495,7 +530,7 @@ def map_errors(
     with making_maps({path: layers}, grid, facts, overwrite) as made:
         first = made.next_row
         batches = read_batches([item], [bands], plan, batch_size, first)
-        measure = partial(_measure_errors, task, preprocessing, grid, seed)
+        measure = partial(_measure_errors, task, preprocessing, grid, seed, flips)
         for row, means in compute_strips(
             batches, plan, preprocessing, measure, 1, first_row=first
         ):
@@ -545,6 +580,7 @@ def _measure_errors(
     preprocessing: Preprocessing,
     grid: Grid,
     seed: int,
+    flips: bool,
     batch: WindowBatch,
     images: FloatArray,
     valid: BoolArray,
@@ -560,7 +596,8 @@ def _measure_errors(
             "images": torch.from_numpy(images).to(device),
             "valid": torch.from_numpy(valid).to(device),
             "seed": torch.tensor(places),
-        }
+        },
+        flips,
     )
     made = check_output(rebuilt.float().cpu()).numpy()
     hidden = masked.cpu().numpy() & valid

@@ -16,7 +16,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from spectralgpt.threads import start_worker
 
-__all__ = ["READ", "Batch", "Gather", "Task", "own_sums", "read_batches", "seeded"]
+__all__ = [
+    *("READ", "Batch", "Gather", "Task"),
+    *("mirrors", "own_sums", "read_batches", "seeded"),
+]
 
 Batch = dict[str, Any]
 
@@ -32,6 +35,17 @@ _NUMPY_SEEDS = 2**32
 def own_sums(sums: Tensor) -> Tensor:
     """Give the sums of a batch that is a step of its own."""
     return sums
+
+
+def mirrors(flips: bool) -> Iterator[tuple[int, ...]]:
+    """Yield the axes to flip for the image as it is, and for its three mirror images.
+
+    Args:
+        flips: whether the mirror images are wanted.
+    """
+    yield ()
+    if flips:
+        yield from ((-1,), (-2,), (-2, -1))
 
 
 class Task(Protocol):

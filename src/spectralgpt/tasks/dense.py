@@ -1,6 +1,6 @@
 """Maps as a task: for every pixel a class, of one date or of a change, or a number."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from spectralgpt.losses import cross_entropy_sums, dice_areas, dice_loss, sum_we
 from spectralgpt.metrics import confusion_counts, score_pixels, score_values, value_sums
 from spectralgpt.models.heads import RegressionModel
 from spectralgpt.models.weights import check_output
-from spectralgpt.tasks import Batch, Gather, own_sums, seeded
+from spectralgpt.tasks import Batch, Gather, mirrors, own_sums, seeded
 
 HELD_OUT_LOSS = "loss"
 """Name of the cross-entropy among the held-out scores; lower is better."""
@@ -223,19 +223,9 @@ def predict_map(model: nn.Module, flips: bool, images: Tensor) -> Tensor:
     images = images.to(next(model.parameters()).device)
     has_classes = not isinstance(model, RegressionModel)
     with torch.inference_mode():
-        found = [model(_flip(images, axes)).float() for axes in _mirrors(flips)]
+        found = [model(images.flip(axes)).float() for axes in mirrors(flips)]
         views = [
-            _flip(each.softmax(dim=1) if has_classes else each, axes)
-            for each, axes in zip(found, _mirrors(flips), strict=True)
+            (each.softmax(dim=1) if has_classes else each).flip(axes)
+            for each, axes in zip(found, mirrors(flips), strict=True)
         ]
     return check_output(torch.stack(views).mean(dim=0))
-
-
-def _mirrors(flips: bool) -> Iterator[tuple[int, ...]]:
-    yield ()
-    if flips:
-        yield from ((-1,), (-2,), (-2, -1))
-
-
-def _flip(images: Tensor, axes: tuple[int, ...]) -> Tensor:
-    return images.flip(axes) if axes else images

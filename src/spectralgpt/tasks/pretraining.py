@@ -9,6 +9,7 @@ import contextlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -16,13 +17,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from spectralgpt.errors import require
 from spectralgpt.models.cpu import move
 from spectralgpt.models.mae import MaskedAutoencoder
 from spectralgpt.models.objective import Objective, ObjectiveOutput
 from spectralgpt.models.tokens import MaskStyle
 from spectralgpt.models.views import band_means
-from spectralgpt.tasks import Batch, Gather, own_sums
+from spectralgpt.tasks import Batch, Gather, mirrors, own_sums
 
 # Half-widths of the tent kernels that are tried: pixels, and bands along the spectrum.
 # The best one is chosen on the held-out images themselves: that favours the baseline.
@@ -113,12 +113,15 @@ class PretrainingTask:
         is_ours = isinstance(model, MaskedAutoencoder)
         self._style: dict[str, Any] = {"mask_style": mask_style} if is_ours else {}
 
-    def forward(self, batch: Batch, counts: Tensor | None = None) -> ObjectiveOutput:
+    def forward(
+        self, batch: Batch, counts: Tensor | None = None, noise: Tensor | None = None
+    ) -> ObjectiveOutput:
         """Hide by each sample's seed, and measure the error.
 
         Args:
             batch: see `PretrainingTask`.
             counts: what the loss averages over, see `Objective.count_targets`.
+            noise: what is hidden by, in place of the seeds.
         """
         images = batch["images"]
         settings = dict(self._style)
@@ -131,7 +134,7 @@ class PretrainingTask:
         output: ObjectiveOutput = self.model(
             images,
             self.mask_ratio,
-            self._noise(batch),
+            self._noise(batch) if noise is None else noise,
             valid=self._valid(batch),
             dates=batch.get("days"),
             counts=counts,
@@ -139,19 +142,35 @@ class PretrainingTask:
         )
         return output
 
-    def rebuild(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def rebuild(self, batch: Batch, flips: bool = False) -> tuple[Tensor, Tensor]:
         """Hide by each sample's seed, and rebuild, by an objective that `rebuilds`.
+
+        Args:
+            batch: see `PretrainingTask`.
+            flips: average over the images and their three mirror images, of which the
+                same is hidden. Where a mask cannot be mirrored they are left out.
 
         Returns:
             What was rebuilt, and where it was hidden, shaped as the images.
         """
-        with torch.no_grad():
-            output = self.forward(batch)
-        rebuilt = self.model.reconstruct(output)
-        hidden = self.model.hidden_pixels(output)
-        assert rebuilt is not None, "see `Objective.rebuilds`"
-        assert hidden is not None, "what is rebuilt was hidden"
-        return rebuilt, hidden
+        noise = self._noise(batch)
+        patch = self.model.encoder.patch_size
+        size = [side // patch for side in batch["images"].shape[-2:]]
+        by_place = noise.shape[1] % (size[0] * size[1]) == 0
+        views = []
+        for axes in mirrors(flips and by_place):
+            drawn = noise.unflatten(1, (-1, *size)).flip(axes) if axes else noise
+            seen = {name: batch[name].flip(axes) for name in ("images", "valid")}
+            with torch.no_grad():
+                output = self.forward(batch | seen, noise=drawn.flatten(1))
+            rebuilt = self.model.reconstruct(output)
+            hidden = self.model.hidden_pixels(output)
+            assert rebuilt is not None, "see `Objective.rebuilds`"
+            assert hidden is not None, "what is rebuilt was hidden"
+            views.append((rebuilt.flip(axes), hidden.flip(axes)))
+        hidden = views[0][1]
+        alike = [made for made, unseen in views if torch.equal(unseen, hidden)]
+        return torch.stack(alike).mean(dim=0), hidden
 
     def _noise(self, batch: Batch) -> Tensor:
         images = batch["images"]
@@ -284,7 +303,7 @@ def score_reconstructions(
             images, rebuilt, counted, visible = (
                 each.flatten(0, -4) for each in (images, rebuilt, counted, visible)
             )
-            guesses = _fill(images, visible)
+            guesses = fill(images, visible)
         count += len(images)
         for name, guess in {"model": rebuilt, **guesses}.items():
             sums[name].add(guess, images, counted)
@@ -296,12 +315,15 @@ def score_reconstructions(
     return {**chosen, "images": float(count)}
 
 
-def _fill(images: Tensor, visible: Tensor) -> dict[str, Tensor]:
-    """Rebuild images (B, C, H, W) from their visible pixels by each filler."""
-    return {
-        "band_mean": band_means(images, visible).expand_as(images),
-        "linear_space": _fill_linearly_in_space(images, visible),
-    } | {
+def fill(images: Tensor, visible: Tensor) -> dict[str, Tensor]:
+    """Rebuild images (B, C, H, W) from their visible pixels by each filler.
+
+    That over triangles, `linear_space`, needs scipy, and is left out without it.
+    """
+    filled = {"band_mean": band_means(images, visible).expand_as(images)}
+    if find_spec("scipy"):
+        filled["linear_space"] = _fill_linearly_in_space(images, visible)
+    return filled | {
         f"space_spectrum {pixels} px {bands} bands": _fill_by_space_and_spectrum(
             images, visible, pixels, bands
         )
@@ -341,7 +363,6 @@ def _bands_of_equal_mask(seen: Tensor) -> list[list[int]]:
 def _griddata(
     rows: np.ndarray, columns: np.ndarray, values: np.ndarray, size: torch.Size
 ) -> Tensor:
-    require("scipy")
     from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
     from scipy.spatial import QhullError
 
