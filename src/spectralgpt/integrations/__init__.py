@@ -30,8 +30,8 @@ from timm.models import build_model_with_cfg, register_model  # noqa: E402
 _NAME = "spectralgpt"
 # What `pretrained=True` takes, by the model's name in timm.
 _PRETRAINED = {_NAME: "spectralgpt-tiny-s2", f"{_NAME}_base": "SpectralGPT"}
-# Snow reaches 1.2; digital numbers are hundreds.
-_BRIGHTEST = 10.0
+BRIGHTEST = 10.0
+"""What reflectance stays below: snow reaches 1.2; digital numbers are hundreds."""
 _NUM_BANDS = 12
 
 
@@ -91,7 +91,7 @@ class Backbone(nn.Module):
         is_read = images.is_cpu or not self._was_read
         if is_read and not torch.compiler.is_compiling():
             found = float(most.max()) if len(images) else 0.0
-            if found > _BRIGHTEST:
+            if found > BRIGHTEST:
                 raise UnitError(
                     f"images reach {found:.4g}, but this model takes "
                     "reflectance, about 0 to 1: divide digital numbers first "
@@ -99,7 +99,7 @@ class Backbone(nn.Module):
                 )
             self._was_read = True
             return scaled
-        return scaled.masked_fill(most > _BRIGHTEST, torch.nan)
+        return scaled.masked_fill(most > BRIGHTEST, torch.nan)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return normalised features of images, (B, G * D, Hp, Wp)."""
@@ -233,7 +233,10 @@ def _build(
             )
     if weights is None:
         if not size:
-            raise ConfigError(f"{name} has no size: pass weights=, or use {name}_base.")
+            raise ConfigError(
+                f"{name} has no size: pass weights= (weights=True to a trainer of "
+                f"TorchGeo), or use {name}_base."
+            )
         settings = {"num_bands": in_chans or _NUM_BANDS, **settings}
         if img_size is not None:
             settings["image_size"] = img_size

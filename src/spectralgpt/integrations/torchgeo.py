@@ -1,17 +1,21 @@
-"""Our labelled data in TorchGeo's convention, and as a data module of Lightning.
+"""Our named weights and labelled data as TorchGeo knows them; importing tells TorchGeo.
 
 Samples are dictionaries of `image`, reflectance (C, H, W) in a model's bands, and
 `label` or `mask`. Pixels without data hold the mean of their band; where a mask has no
 label it is `IGNORE`.
 """
 
+import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from spectralgpt.checkpoints import load_model
@@ -25,17 +29,25 @@ from spectralgpt.data.dense.config import DenseDataConfig, read_dense_config
 from spectralgpt.data.dense.sets import read_dense
 from spectralgpt.data.labelled import LabelledDataConfig, read_labelled
 from spectralgpt.data.samples import LABEL_TASKS, SPLITS, SampleSet
-from spectralgpt.errors import ConfigError, require
+from spectralgpt.errors import ConfigError, UnitError, require
+from spectralgpt.integrations import BRIGHTEST, open_backbone
 from spectralgpt.preprocessing import BandStatistics, Preprocessing
+from spectralgpt.sensors import find_sensor
 from spectralgpt.threads import start_worker
+from spectralgpt.weights import list_weights
 
-require("lightning")
+require("lightning", "timm", "torchvision")
+import timm  # noqa: E402
 from lightning import LightningDataModule  # noqa: E402
+from torchvision.models._api import Weights, WeightsEnum  # noqa: E402
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_log = logging.getLogger(__name__)
 _Item = dict[str, Tensor]
+_Images = TypeVar("_Images", Tensor, _Item)
+_TINY_S2, _BASE = "spectralgpt_tiny_s2", "spectralgpt_base"
 _COLOURS_NM = (665.0, 560.0, 490.0)
 _WHITE = 0.3  # Reflectance.
 
@@ -218,3 +230,162 @@ class SampleDataModule(LightningDataModule):
     def test_dataloader(self) -> DataLoader[_Item]:
         """Return the test images."""
         return self._loader(self.test_dataset)
+
+
+def to_reflectance(
+    images: _Images, sensor: str = "sentinel-2-l2a", offset: float | None = None
+) -> _Images:
+    """Turn digital numbers, as TorchGeo's data sets hold them, into reflectance.
+
+    That is all that is done before a model of ours, which scales reflectance itself.
+
+    Args:
+        images: (..., C, H, W), or a sample whose `image` that is.
+        sensor: whose digital numbers they are.
+        offset: added to them; None is what holds for products without a newer one. Of
+            Sentinel-2 it is 0, and -1000 since January 2022 (baseline 04.00).
+
+    Returns:
+        The same in reflectance, NaN where nothing was measured or it was too bright.
+
+    Raises:
+        UnitError: they are reflectance already.
+        ConfigError: each product of the sensor states its own scale.
+    """
+    if not isinstance(images, Tensor):
+        return {**images, "image": to_reflectance(images["image"], sensor, offset)}
+    known = find_sensor(sensor)
+    if known.quantification is None:
+        raise ConfigError(f"products of {sensor} state their own scale.")
+    numbers = images.float()
+    most = float(numbers.nan_to_num().max()) if numbers.numel() else 0.0
+    if 0 < most <= BRIGHTEST:
+        raise UnitError(
+            f"images reach {most:.4g}, so they are reflectance, or were scaled: leave "
+            "out the weights' transforms, which take digital numbers."
+        )
+    added = known.offset if offset is None else offset
+    reflectance = (numbers + added) / known.quantification
+    for code in (known.nodata, known.saturated):
+        if code is not None:
+            reflectance[numbers == code] = torch.nan
+    return reflectance
+
+
+def _entry(name: str, model: str) -> Weights:
+    """Say of named weights what the table says, and which builder takes them."""
+    named = list_weights()[name]
+    takes = named.contract
+    return Weights(
+        url=named.url,
+        transforms=partial(to_reflectance, sensor=takes["sensor"]),
+        meta={
+            "model": model,
+            "weights": name,
+            "title": named.title,
+            "bands": list(takes["band_names"]),
+            "in_chans": len(takes["band_names"]),
+            "sensor": takes["sensor"],
+            "unit": "reflectance",
+            "image_size": takes["image_size"],
+            "licence": named.licence,
+            "citation": named.citation,
+            "source": named.source,
+        },
+    )
+
+
+class SpectralGPT_Weights(WeightsEnum):  # type: ignore[misc]  # noqa: N801 (theirs)
+    """The weights of `spectralgpt weights list`, as TorchGeo describes weights.
+
+    `url` is None for those that ship with the package. `transforms` is
+    `to_reflectance`: digital numbers in, what the model takes out.
+    """
+
+    SPECTRALGPT_TINY_S2 = _entry("spectralgpt-tiny-s2", _TINY_S2)
+    SPECTRALGPT = _entry("SpectralGPT", _BASE)
+    SPECTRALGPT_PLUS = _entry("SpectralGPT+", _BASE)
+
+    def get_state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Return the state of the `Backbone` that the model's builder gives.
+
+        It is read as `load_model` reads it, so that nothing is unpickled; arguments are
+        those of torch.hub, which is not asked.
+        """
+        return open_backbone(self.meta["weights"]).state_dict()
+
+
+def spectralgpt_tiny_s2(
+    weights: SpectralGPT_Weights | str | None = None, **settings: Any
+) -> nn.Module:
+    """Build the encoder that ships with the package, for reflectance.
+
+    Args:
+        weights: `SpectralGPT_Weights.SPECTRALGPT_TINY_S2`, or that as text.
+        **settings: what `timm.create_model("spectralgpt")` takes: num_classes, img_size
+            in px, features_only, ...
+
+    Raises:
+        ConfigError: there are no weights, or those of another model.
+    """
+    return _create(_TINY_S2, "spectralgpt", weights, settings)
+
+
+def spectralgpt_base(
+    weights: SpectralGPT_Weights | str | None = None, **settings: Any
+) -> nn.Module:
+    """Build the published encoder for reflectance, or one with random weights.
+
+    Args:
+        weights: `SpectralGPT_Weights.SPECTRALGPT` or `SPECTRALGPT_PLUS`, or that as
+            text, which is downloaded if need be; None gives random weights that take
+            images as they are.
+        **settings: what `timm.create_model("spectralgpt_base")` takes.
+
+    Raises:
+        ConfigError: these are the weights of another model.
+        CheckpointError: they cannot be downloaded.
+    """
+    return _create(_BASE, _BASE, weights, settings)
+
+
+def _create(
+    model: str,
+    known_as: str,
+    weights: SpectralGPT_Weights | str | None,
+    settings: Mapping[str, Any],
+) -> nn.Module:
+    """Let timm build a model of ours; see `spectralgpt_base`."""
+    listed = SpectralGPT_Weights.__members__.values()
+    own = {str(each): each for each in listed if each.meta["model"] == model}
+    if weights is not None:
+        entry = own.get(str(weights))
+        if entry is None:
+            raise ConfigError(f"{model} has no weights {weights}: {', '.join(own)}.")
+        settings = {**settings, "weights": entry.meta["weights"]}
+    built: nn.Module = timm.create_model(known_as, **settings)
+    return built
+
+
+def _tell_torchgeo() -> None:
+    """Let TorchGeo find our models by name; names that it has stay its own."""
+    if find_spec("torchgeo") is None:
+        return
+    api: object = None
+    with suppress(ImportError):
+        from torchgeo.models import api
+    # Private, but there is no other way in.
+    models, weights = (getattr(api, n, None) for n in ("_model", "_model_weights"))
+    if not (isinstance(models, dict) and isinstance(weights, dict)):
+        _log.warning(
+            "TorchGeo's tables of models are not what they were, so its get_model does "
+            "not find ours: build them with the functions of %s.",
+            __name__,
+        )
+        return
+    for builder in (spectralgpt_tiny_s2, spectralgpt_base):
+        if models.setdefault(builder.__name__, builder) is builder:
+            weights[builder.__name__] = weights[builder] = SpectralGPT_Weights
+
+
+_tell_torchgeo()
