@@ -11,11 +11,11 @@ import yaml
 from spectralgpt.config import build_config, read_config
 from spectralgpt.errors import ConfigError, SpectralGPTError, TrainingError
 from spectralgpt.recipes import find_recipe
-from spectralgpt.training import arena, costs
+from spectralgpt.training import arena, trials
 from spectralgpt.training.arena import ArenaConfig, run_arena
-from spectralgpt.training.costs import Cost, count_gflop
 from spectralgpt.training.pretrain_data import plain_contract
 from spectralgpt.training.probing import Prober
+from spectralgpt.training.trials import Cost
 from tests.toy import SENSOR, write_archive
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -162,9 +162,9 @@ def _killed(plan: object, folder: Path, threads: int, seconds: float) -> None:
 def test_a_trial_that_is_killed_is_named(
     config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(costs, "_measure", _killed)
+    monkeypatch.setattr(trials, "_measure", _killed)
     with pytest.raises(TrainingError, match="trial of objective spectralgpt"):
-        costs.measure_cost(arena._plan(build(config), "ours"))
+        trials.measure_cost(arena._plan(build(config), "ours"))
 
 
 @pytest.mark.slow
@@ -183,7 +183,7 @@ def test_a_step_of_several_micro_batches_costs_them_all(config: dict[str, Any]) 
         )
         for size in (16, 2)
     )
-    one, two = costs.measure_cost(whole), costs.measure_cost(parts)
+    one, two = trials.measure_cost(whole), trials.measure_cost(parts)
     assert one.seconds / 2 < two.seconds < 8 * one.seconds
 
 
@@ -192,19 +192,20 @@ def test_a_trial_takes_as_long_as_it_is_told(
     config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = arena._plan(build(config), "ours")
-    short = costs._Trial(0.0, 24)
-    long = costs._Trial(3.0, 24)
-    trials = iter((short, long))
-    monkeypatch.setattr(costs, "_Trial", lambda *least: next(trials))
+    short = trials._Trial(0.0, 24)
+    long = trials._Trial(3.0, 24)
+    both = iter((short, long))
+    monkeypatch.setattr(trials, "_Trial", lambda *least: next(both))
     for number in range(2):
-        costs._measure(plan, tmp_path / f"trial-{number}", 1, 0.0)
+        trials._measure(plan, tmp_path / f"trial-{number}", 1, 0.0)
     assert len(short.ends) == 24
     assert 3.0 <= long.seconds < 4.5
 
 
 def test_flop_are_counted_without_computing() -> None:
     config = read_config(EXAMPLES / "arena_simulated.yaml", ArenaConfig)
-    counts = {start: count_gflop(arena._plan(config, start)) for start in config.starts}
+    plans = {start: arena._plan(config, start) for start in config.starts}
+    counts = {start: trials._count_gflop(plan) for start, plan in plans.items()}
     # BEiT counts none without the tokeniser that it goes on from.
     assert {start for start, count in counts.items() if count is None} <= {
         "tokenizer",

@@ -22,13 +22,13 @@ from spectralgpt.errors import ConfigError
 from spectralgpt.files import digest_of, read_json, write_json
 from spectralgpt.models.sizes import find_weights
 from spectralgpt.training.comparison import ProbeMethod
-from spectralgpt.training.costs import Clock, measure_cost
 from spectralgpt.training.pretrain_config import PretrainConfig, merge_sections
 from spectralgpt.training.pretrain_data import plain_contract
 from spectralgpt.training.pretraining import pretrain
 from spectralgpt.training.probing import Prober, ProbeTask, first_of
 from spectralgpt.training.run_folder import plain_config
 from spectralgpt.training.study import StudyConfig, lines_of_runs, run_study
+from spectralgpt.training.trials import Clock, measure_cost
 
 _OF_ARENA = ("budget", "after", "scored")
 """Keys of a start that are no settings of its pretraining."""

@@ -1,4 +1,8 @@
-"""What pretraining costs: processor seconds, memory and operations of a step."""
+"""Short trials of a training: what its steps cost.
+
+A trial is the training itself, in a folder that is not kept, until a callback has seen
+enough. Nothing of it comes into a run.
+"""
 
 import contextlib
 import multiprocessing
@@ -75,7 +79,7 @@ def measure_cost(plan: PretrainConfig, seconds: float = 0.0) -> Cost:
                 "process was killed, perhaps for want of memory. Lower "
                 "trainer.batch_size or the model's size."
             ) from None
-    return Cost(of_step, memory, count_gflop(plan))
+    return Cost(of_step, memory, _count_gflop(plan))
 
 
 def _measure(
@@ -97,7 +101,7 @@ def _measure(
     return float(np.median(times)) * plan.trainer.accumulate, peak_rss_bytes()
 
 
-def count_gflop(plan: PretrainConfig) -> float | None:
+def _count_gflop(plan: PretrainConfig) -> float | None:
     """Count the products of a step by torch's own counter; None if it cannot."""
     contract = plain_contract(plan, plan.data)
     side = contract.image_size
