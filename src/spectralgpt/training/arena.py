@@ -9,6 +9,7 @@ already is an arena of one task without pretraining (`study`).
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -167,9 +168,6 @@ def run_arena(
     first = plans[config.scored[0]]
     for prober in probers.values():
         prober.list_images(plain_contract(first, first.data))
-    for start, plan in plans.items():
-        if config.starts[start].get("after") is None:
-            _price(config, start, plan, output, progress)
     costs = _pretrain_all(config, plans, runs, output, progress)
     found: _Results = {"scores": {}, "curves": {}, "costs": costs}
     runs = {key: folder for key, folder in runs.items() if key[0] in config.scored}
@@ -275,15 +273,25 @@ def _pretrain_all(
 ) -> dict[str, Any]:
     """Pretrain what is not finished, or go on with it; returns costs by start."""
     costs: dict[str, Any] = {}
+    prices = {
+        start: _price(config, start, plan, output, progress)
+        for start, plan in plans.items()
+        if config.starts[start].get("after") is None
+    }
     spent: dict[str, list[float]] = {}
     for number, ((start, seed), folder) in enumerate(runs.items(), start=1):
         plan, after = plans[start], config.starts[start].get("after")
         if after is not None:
             begun = str(runs[after, seed])
             plan = replace(plan, model=replace(plan.model, start_from=begun))
-        cost = _price(config, start, plan, output, progress)
-        if not (folder / "report.html").exists():
-            progress(f"pretraining {number} of {len(runs)}: {start}, seed {seed}")
+        cost = prices[start] = _price(config, start, plan, output, progress)
+        if not _is_finished(folder):
+            due = [key[0] for key, run in runs.items() if not _is_finished(run)]
+            left = sum(_clock_seconds(config, prices, each) for each in due)
+            about = f"about {timedelta(seconds=round(left))} left"
+            progress(
+                f"pretraining {number} of {len(runs)}, {about}: {start}, seed {seed}"
+            )
             folder.mkdir(parents=True, exist_ok=True)
             write_json(folder / _RECORD, _record(config, start, plan, seed))
             pretrain(
@@ -296,6 +304,29 @@ def _pretrain_all(
         spent.setdefault(start, []).append(noted["seconds"])
         costs[start] = {**cost, "seconds": float(np.mean(spent[start]))}
     return costs
+
+
+def _is_finished(folder: Path) -> bool:
+    """Tell whether a pretraining wrote its report, which is the last thing it does."""
+    return (folder / "report.html").exists()
+
+
+def _clock_seconds(
+    config: ArenaConfig, prices: Mapping[str, Mapping[str, Any]], start: str
+) -> float:
+    """Estimate what a pretraining of a start takes by the clock.
+
+    A start that goes on from another one can be priced once that is there: until then
+    it is taken to be as fast.
+    """
+    if start in prices:
+        price = prices[start]
+        # Trials of earlier versions were not timed by the clock.
+        of_step = price.get("wall_seconds_per_step", price["seconds_per_step"])
+        return float(price["steps"] * of_step)
+    after = config.starts[start]["after"]
+    share = config.share_of(start) / config.share_of(after)
+    return share * _clock_seconds(config, prices, after)
 
 
 def _price(
@@ -322,6 +353,7 @@ def _price(
             "settings": settings,
             "batch": plan.trainer.effective_batch,
             "seconds_per_step": cost.seconds,
+            "wall_seconds_per_step": cost.wall,
             "memory_bytes": cost.memory,
             "gflop_per_step": cost.gflop,
         }

@@ -37,12 +37,14 @@ class Cost:
 
     Attributes:
         seconds: processor seconds, all threads together.
+        wall: seconds by the clock.
         memory: most memory of the process, bytes; None where that is not known.
         gflop: of forward and backward passes of a step, 1e9 operations; None where they
             cannot be counted.
     """
 
     seconds: float
+    wall: float
     memory: int | None
     gflop: float | None = None
 
@@ -72,20 +74,20 @@ def measure_cost(plan: PretrainConfig, seconds: float = 0.0) -> Cost:
         at = Path(folder) / "trial"
         trial = pool.submit(_measure, plan, at, threads, seconds)
         try:
-            of_step, memory = trial.result()
+            of_step, wall, memory = trial.result()
         except BrokenProcessPool:
             raise TrainingError(
                 f"a trial of objective {plan.objective} ended without an answer: its "
                 "process was killed, perhaps for want of memory. Lower "
                 "trainer.batch_size or the model's size."
             ) from None
-    return Cost(of_step, memory, _count_gflop(plan))
+    return Cost(of_step, wall, memory, _count_gflop(plan))
 
 
 def _measure(
     plan: PretrainConfig, folder: Path, threads: int, seconds: float
-) -> tuple[float, int | None]:
-    """Train for a while; returns processor seconds of a step, and the most memory."""
+) -> tuple[float, float, int | None]:
+    """Train for a while; returns the first three of `Cost`."""
     torch.set_num_threads(threads)
     trial = replace(
         plan,
@@ -96,9 +98,12 @@ def _measure(
     clock = _Trial(seconds, _LEAST_STEPS * plan.trainer.accumulate)
     with contextlib.suppress(_EnoughError):
         pretrain(trial, folder, callbacks=[clock])
-    times = np.diff(clock.ends)[len(clock.ends) // 2 :]
     # Other work on the machine makes single steps far slower.
-    return float(np.median(times)) * plan.trainer.accumulate, peak_rss_bytes()
+    seconds, wall = (
+        float(np.median(np.diff(ends)[len(ends) // 2 :])) * plan.trainer.accumulate
+        for ends in (clock.ends, clock.wall_ends)
+    )
+    return seconds, wall, peak_rss_bytes()
 
 
 def _count_gflop(plan: PretrainConfig) -> float | None:
@@ -172,15 +177,17 @@ class Clock(Callback):
 
 
 class _Trial(Clock):
-    """Ends a trial after so many seconds and micro-batches."""
+    """Ends a trial after so many seconds and micro-batches, timed by the clock, too."""
 
     def __init__(self, least_seconds: float, least_batches: int) -> None:
         super().__init__(None)
         self.least = least_seconds, least_batches
+        self.wall_ends: list[float] = []
 
     def on_train_batch_end(self, *args: Any) -> None:
         """Count a micro-batch."""
         super().on_train_batch_end(*args)
+        self.wall_ends.append(time.monotonic())
         least_seconds, least_batches = self.least
         if self.seconds >= least_seconds and len(self.ends) >= least_batches:
             raise _EnoughError
