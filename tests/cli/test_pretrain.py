@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from spectralgpt.config import build_config, read_config
 from spectralgpt.errors import ConfigError
 from spectralgpt.models.mae import MaskedAutoencoder
 from spectralgpt.recipes import find_recipe, list_recipes
+from spectralgpt.training import trials
 from spectralgpt.training.logs import read_metrics
 from spectralgpt.training.pretrain_config import PretrainConfig
 
@@ -87,7 +89,7 @@ def parse(*options: str) -> PretrainConfig:
     command.add_arguments(parser)
     values = parser.parse_args([*options, "--output", "x"]).as_dict()
     kept = {k: v for k, v in values.items() if k not in ("config", "output",
-            "overwrite", "resume")}  # fmt: skip
+            "overwrite", "resume", "find_lr")}  # fmt: skip
     return build_config(kept, PretrainConfig, "options")
 
 
@@ -316,3 +318,63 @@ def test_a_recipe_is_what_its_command_reads(name: str) -> None:
     wanted = read_config(find_recipe(name), PretrainConfig)
     settings = wanted.settings | ({"drop_path": 0.25} if changed else {})
     assert found == replace(wanted, settings=settings)
+
+
+@pytest.mark.slow
+def test_find_lr_says_a_rate_and_begins_no_run(
+    config: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    output = tmp_path / "out"
+    command = ["pretrain", "--config", str(config), "--output", str(output)]
+    assert main([*command, "--find-lr"]) == 0
+    said, *paths = capsys.readouterr().out.splitlines()
+    base_lr, rate = map(float, re.findall(r"\d\.\de-\d\d", said))
+    assert said == (
+        f"optimizer.base_lr {base_lr:.1e} (a learning rate of {rate:.1e} for 8 images "
+        "a step)"
+    )
+    assert rate == pytest.approx(base_lr * 8 / 256, rel=0.05)
+    assert 1e-4 < base_lr < 1
+    assert sorted(paths) == sorted(str(path) for path in output.iterdir())
+    # The run may come into the same folder, and a trial leaves a run as it is.
+    assert main([*command, "--optimizer.base-lr", f"{base_lr:.1e}"]) == 0
+    names = ("config.yaml", "metrics.csv", "checkpoints/last.ckpt", "report.html")
+    before = [(output / name).read_bytes() for name in names]
+    capsys.readouterr()
+    # Rates at which nothing is learned.
+    monkeypatch.setattr(trials, "_RANGES", {"adamw": (1e-12, 1e-10)})
+    (output / "learning_rates.csv").unlink()
+    assert main([*command, "--find-lr"]) == 1
+    found = capsys.readouterr()
+    assert found.out == ""
+    assert found.err.startswith("error: no learning rate is suggested: from 1e-12 to")
+    assert found.err.count("\n") == 1
+    assert [(output / name).read_bytes() for name in names] == before
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--resume"], "--find-lr begins no run to go on with: leave out --resume."),
+        ([], "learning_rates.csv is there already: pass --overwrite."),
+        (["--overwrite", "--stages", "[{name: a, steps: 2}]"], "leave out stages"),
+        (["--overwrite", "--trainer.epochs", "1"], "warm-up must end before"),
+    ],
+)
+def test_find_lr_is_refused_in_a_line(
+    config: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    said: str,
+) -> None:
+    (tmp_path / "learning_rates.csv").write_text("kept")
+    words = ["--config", str(config), "--output", str(tmp_path), "--find-lr"]
+    assert main(["pretrain", *words, *options]) == 1
+    found = capsys.readouterr()
+    assert (found.out, found.err.count("\n")) == ("", 1)
+    assert said in found.err
+    assert (tmp_path / "learning_rates.csv").read_text() == "kept"

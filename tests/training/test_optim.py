@@ -107,13 +107,8 @@ def test_rate_of_a_group_is_multiplied_by_its_scale() -> None:
     encoder = SpectralEncoder(16, 6, embed_dim=16, depth=2, num_heads=2)
     model = ClassificationModel(encoder, num_classes=3)
     optimizer = build_optimizer(model, OptimizerConfig(layer_decay=0.5))
-    module = SimpleNamespace(
-        model=model,
-        trainer=SimpleNamespace(accumulate_grad_batches=1),
-        _raw_optimizer=lambda: optimizer,
-        rate_at=lambda batch_idx: 0.8,
-    )
-    TrainingModule.on_train_batch_start(module, {}, 0)
+    module = SimpleNamespace(_raw_optimizer=lambda: optimizer)
+    TrainingModule.set_rate(module, 0.8)
     rates = {group["lr"] for group in optimizer.param_groups}
     assert rates == {0.1, 0.2, 0.4, 0.8}
     assert optimizer.param_groups[0]["betas"] == (0.9, 0.95)

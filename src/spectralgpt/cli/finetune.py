@@ -13,6 +13,7 @@ from spectralgpt.cli.options import (
     file_of,
     plain_values,
 )
+from spectralgpt.cli.pretrain import try_rates
 
 HELP = "Train a pretrained encoder for a task, from labels."
 _TASKS = {
@@ -33,8 +34,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         commands.add_subcommand(task, _task_parser(task), help=help_text)
 
 
-def run(args: Namespace) -> Path:
-    """Fine-tune; returns the folder of the run."""
+def run(args: Namespace) -> Path | str:
+    """Fine-tune; returns the folder of the run, or what --find-lr found."""
     from spectralgpt.cli.results import print_test_scores
     from spectralgpt.config import build_config
     from spectralgpt.files import is_first_process
@@ -46,9 +47,12 @@ def run(args: Namespace) -> Path:
     values["data"] = _data_values(options)
     if args.task != "classification":
         values["data"]["task"] = args.task
+    config = build_config(values, _config_kind(args.task), "the command line")
+    if options.find_lr:
+        return try_rates(finetune, config, options)
     console = error_console()
     folder = finetune(
-        build_config(values, _config_kind(args.task), "the command line"),
+        config,
         options.output,
         overwrite=options.overwrite,
         resume=options.resume,

@@ -51,7 +51,10 @@ Option = str | tuple[Any, str] | tuple[Any, Any, str]
 type, default (... where a value must be given) and help."""
 Options = dict[str, Option]
 # Options of a run that are no part of its configuration.
-_RUN_OPTIONS = ("config", "output", "overwrite", "resume", "debug", "verbose", "quiet")
+_RUN_OPTIONS = (
+    *("config", "output", "overwrite", "resume", "find_lr"),
+    *("debug", "verbose", "quiet"),
+)
 _FILE_NOTE = "__path__"
 _WRONG_VALUE = re.compile(
     r'Parser key "(?P<name>[^"]+)":\s.*(?:(?:Got|Given) value: |type \w+: '
@@ -355,7 +358,7 @@ def _without_notes(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def add_run_options(parser: ArgumentParser) -> None:
-    """Add --config, --output, --overwrite and --resume."""
+    """Add --config, --output, --overwrite, --resume and --find-lr."""
     parser.add_argument(
         "--config",
         action=ConfigFile,
@@ -366,6 +369,8 @@ def add_run_options(parser: ArgumentParser) -> None:
         output=(Path, ..., "folder that gets all of the run"),
         overwrite="replace a run in the output folder",
         resume="go on from the last checkpoint in the output folder, if there is one",
+        find_lr="begin no run: try rising learning rates in a short trial, suggest an "
+        "optimizer.base_lr, and write the loss at each rate into the output folder",
     )
 
 
@@ -389,7 +394,7 @@ def read_early(name: str, words: Sequence[str]) -> dict[str, Any]:
     for option in ("output", "json", "masks", "data.root"):
         parser.add_argument(f"--{option}", type=Path)
     parser.add_argument("--scenes", type=Path, nargs="+")
-    for option in ("overwrite", "resume"):
+    for option in ("overwrite", "resume", "find_lr"):
         parser.add_argument(f"--{option}", action="store_true")
     if {"-h", "--help"} & set(words):
         return {}
@@ -408,7 +413,8 @@ def check_run(early: Mapping[str, Any]) -> None:
     """
     from spectralgpt.training.run_folder import RunFolder
 
-    if early["output"] is not None:
+    # A trial of rates leaves a run in the folder as it is.
+    if early["output"] is not None and not early["find_lr"]:
         run = RunFolder(early["output"])
         run.check_free(overwrite=early["overwrite"], resume=early["resume"])
 

@@ -40,7 +40,7 @@ _FAR = 2.0
 _FAR_FROM_ONE_STEP = 10.0
 _TITLES = {"lr": "learning rate", "images_per_s": "images/s"}
 _CURVES = ("loss", "token_loss", "spectral_loss", "masked_error", "lr", "images_per_s")
-_FILLED = "queue_filled"
+QUEUE_FILLED = "queue_filled"
 _OF_DATASET = "loss_"
 """What columns of the loss of one data set of a mixture begin with."""
 _FIGURE_NAME = re.compile(r"(reconstruction|spectra)_epoch_(\d+)_image_(\d+)")
@@ -101,7 +101,7 @@ def describe_divergence(metrics: Path | Mapping[str, _Series]) -> str:
     if isinstance(metrics, Path):
         metrics = read_metrics(metrics) if metrics.is_file() else {}
     own = {name: each for name, each in metrics.items() if name.startswith(_OF_DATASET)}
-    filled = dict(zip(*metrics.get(_FILLED, ([], [])), strict=True))
+    filled = dict(zip(*metrics.get(QUEUE_FILLED, ([], [])), strict=True))
     for name, (steps, found) in (own or metrics).items():
         pairs = zip(steps, found, strict=True)
         values = [value for step, value in pairs if filled.get(step, 1.0) >= 1]

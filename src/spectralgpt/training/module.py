@@ -125,11 +125,14 @@ class TrainingModule(LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Set the learning rate for the step that this batch opens, and begin it."""
         if batch_idx % self.trainer.accumulate_grad_batches == 0:
-            rate = self.rate_at(batch_idx)
-            for group in self._raw_optimizer().param_groups:
-                group["lr"] = rate * group.get("lr_scale", 1.0)
+            self.set_rate(self.rate_at(batch_idx))
             if isinstance(self.model, Objective):
                 self.model.begin_step(self._epoch_at(batch_idx) / self.epochs)
+
+    def set_rate(self, rate: float) -> None:
+        """Give the optimizer a learning rate; lower layers take their share of it."""
+        for group in self._raw_optimizer().param_groups:
+            group["lr"] = rate * group.get("lr_scale", 1.0)
 
     def rate_at(self, batch_idx: int) -> float:
         """Give the learning rate at a batch of the current epoch."""
