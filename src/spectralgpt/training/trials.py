@@ -117,7 +117,14 @@ def _measure(
 ) -> tuple[float, float, int | None]:
     """Train for a while; returns the first three of `Cost`."""
     torch.set_num_threads(threads)
-    trainer = replace(plan.trainer, validate_every_epochs=0, export_every_epochs=0)
+    # Nothing waits for scores that a trial does not have.
+    trainer = replace(
+        plan.trainer,
+        validate_every_epochs=0,
+        export_every_epochs=0,
+        patience=0,
+        save_top_k=0,
+    )
     trial = _without_end(replace(plan, trainer=trainer))
     clock = _Trial(seconds, _LEAST_STEPS * plan.trainer.accumulate)
     with contextlib.suppress(_EnoughError):
