@@ -40,8 +40,8 @@ FACES = {
 # How large the house may be. Raise none without a reason.
 LIMITS = {
     "files": 220,
-    "lines": 63_790,
-    "public functions and classes": 911,
+    "lines": 64_430,
+    "public functions and classes": 918,
     "dataclasses": 150,
     "file names that occur twice": 11,
     "files with a single importer": 22,

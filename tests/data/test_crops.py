@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -79,6 +80,11 @@ def test_flips_happen_half_of_the_time_if_asked():
     assert not any(crop.flip_rows for crop in crops)
     off = [draw(Window(0, 0, 99, 99), 32, s, horizontal_flip=False) for s in range(50)]
     assert not any(crop.flip_columns for crop in off)
+    assert not any(crop.is_transposed for crop in crops)
+    turned = [draw(Window(0, 0, 99, 99), 32, s, transpose=True) for s in range(300)]
+    assert 120 < sum(crop.is_transposed for crop in turned) < 180
+    # All else is as it was without it.
+    assert [replace(crop, is_transposed=False) for crop in turned] == crops
 
 
 @settings(max_examples=100)

@@ -97,6 +97,21 @@ def test_flip_mirrors_the_same_crop(tmp_path):
     assert 2 < mirrored < 10
 
 
+def test_transposing_swaps_rows_and_columns_of_the_same_crop(tmp_path):
+    items = chips(tmp_path, 1)
+    turned = PretrainingDataset(items, contract(), crops=keep_all(transpose=True))
+    plain = PretrainingDataset(items, contract(), crops=keep_all())
+    swapped = 0
+    for seed in range(12):
+        one = turned.draw(0, torch.Generator().manual_seed(seed))
+        two = plain.draw(0, torch.Generator().manual_seed(seed))
+        if not same(one, two):
+            for name in ("images", "valid"):
+                assert torch.equal(one[name], two[name].mT)
+            swapped += 1
+    assert 2 < swapped < 10
+
+
 def test_bands_are_matched_by_name_not_position(tmp_path):
     one = chip(tmp_path / "a.tif")
     with_order = S2_L2A[::-1]

@@ -31,7 +31,7 @@ def test_its_registry_builds_features_of_four_depths() -> None:
         with torch.no_grad():
             found = backbone(torch.rand(2, 12, 64, 64) * 0.3)
         assert [each.shape[1] for each in found] == backbone.out_channels
-        assert {tuple(each.shape) for each in found} == {(2, 256, 8, 8)}
+        assert {tuple(each.shape) for each in found} == {(2, 512, 8, 8)}
     timms = BACKBONE_REGISTRY.build("timm_spectralgpt_tiny", in_chans=12, img_size=32)
     assert timms.out_channels == [4 * 192] * 4
     with pytest.raises(ConfigError, match="spectralgpt has no size: pass weights="):

@@ -4,13 +4,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 import spectralgpt
 from spectralgpt.checkpoints import save_model
 from spectralgpt.errors import ConfigError
-from spectralgpt.models.stems import SpectraFeatures, Whitening
+from spectralgpt.models.blocks import NORM_EPS
+from spectralgpt.models.stems import SPECTRA_FEATURES, SpectraFeatures, Whitening
 from spectralgpt.models.swin import SwinEncoder
-from spectralgpt.models.vit import VisionTransformer
+from spectralgpt.models.vit import VisionTransformer, cut_patches
 
 SMALL = {
     "image_size": 16, "num_bands": 4, "patch_size": 8, "embed_dim": 16, "depth": 1,
@@ -84,7 +86,49 @@ def test_tokens_of_spectra_go_with_band_groups_and_dates(
     series = torch.randn(2, 4, 4, 16, 16)
     images = series if settings.get("num_dates") else series[:, 0]
     found = encoder(**settings).eval()(images)
-    assert found.shape[-4:] == (len(settings.get("groups", [0])), 2, 2, 16)  # type: ignore[arg-type]
+    width = 16 + SPECTRA_FEATURES
+    assert found.shape[-4:] == (len(settings.get("groups", [0])), 2, 2, width)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("positions", ["fixed", "relative"])
+def test_features_of_spectra_pass_all_blocks_by(positions: str) -> None:
+    model = encoder(depth=3, positions=positions).eval()
+    images = torch.randn(2, 4, 16, 16)
+    (embedding,) = model.embedding
+    patches = cut_patches(images[:, None], 8)[:, 0, :, :, 0]  # (B, C, places, P * P)
+    known = embedding.features(patches.permute(0, 2, 3, 1))
+    last, before = model.forward_intermediates(images, output_fmt="NLC")
+    for each in before:
+        torch.testing.assert_close(each[..., 16:], known)
+    passed = last[:, 0].flatten(1, 2)[..., 16:]
+    torch.testing.assert_close(
+        passed, F.layer_norm(known, known.shape[-1:], eps=NORM_EPS)
+    )
+    # Tokens see their neighbours, these features do not.
+    others = images.clone()
+    others[:, :, :8, :8] = 0
+    changed = (model(others) - model(images))[:, 0, 1, 1].abs().amax(dim=0)
+    assert not changed[16:].any()
+    assert changed[:16].min() > 0
+
+
+def test_absent_band_groups_leave_tokens_and_features_of_the_others() -> None:
+    model = encoder(groups=[[0, 1], [2, 3]], class_token=False).eval()
+    images = torch.randn(2, 4, 16, 16)
+    alone = encoder(num_bands=2, class_token=False).eval()
+    alone.load_state_dict(
+        {
+            name.replace("embedding.1", "embedding.0"): value
+            for name, value in model.state_dict().items()
+            if "embedding.0" not in name
+        }
+    )
+    model.absent_groups = (0,)
+    with torch.no_grad():
+        found, wanted = model(images), alone(images[:, 2:])
+    torch.testing.assert_close(found[:, 1], wanted[:, 0])
+    # What an absent group lacks is the mean of the others.
+    torch.testing.assert_close(found[:, 0], found[:, 1])
 
 
 def test_what_was_measured_goes_with_the_weights(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def _print_model(target: str) -> None:
     encoder = loaded.encoder
     print(f"{type(loaded.model).__name__}, {count:,} parameters")
     print(
-        f"encoder: width {encoder.embed_dim}, depth {encoder.depth}, "
+        f"encoder: features of width {encoder.embed_dim}, depth {encoder.depth}, "
         f"{encoder.num_heads} heads, images of {encoder.image_size} px, tokens of "
         f"{encoder.patch_size} x {encoder.patch_size} px x {encoder.bands_per_token} "
         "bands"

@@ -52,6 +52,8 @@ class CropConfig:
         aspect_max: largest ratio of a crop's sides, 1 or more.
         horizontal_flip: whether half of the crops are mirrored left to right.
         vertical_flip: whether half of the crops are mirrored top to bottom.
+        transpose: whether rows and columns of half of the crops are swapped; with both
+            flips they lie in all eight ways.
         max_invalid_share: largest share of invalid values in a crop, 0..1; others are
             drawn again.
         val_share: share held out for validation, 0..1.
@@ -64,6 +66,7 @@ class CropConfig:
     aspect_max: float = 4 / 3
     horizontal_flip: bool = True
     vertical_flip: bool = False
+    transpose: bool = False
     max_invalid_share: float = 0.25
     val_share: float = 0.1
 
@@ -90,12 +93,14 @@ class Crop:
         window: pixels of its finest grid.
         flip_columns: whether it is mirrored left to right.
         flip_rows: whether it is mirrored top to bottom.
+        is_transposed: whether its rows and columns are swapped after that.
     """
 
     item: int
     window: Window
     flip_columns: bool = False
     flip_rows: bool = False
+    is_transposed: bool = False
 
     def draw(
         self, image_size: int, config: CropConfig, generator: torch.Generator
@@ -112,11 +117,14 @@ class Crop:
         row = region.row + _draw_whole(region.height - height, generator)
         column = region.column + _draw_whole(region.width - width, generator)
         flips = torch.rand(2, generator=generator) < 0.5
+        # Drawn last, and only where asked for: other crops stay the same.
+        swaps = config.transpose and bool(torch.rand((), generator=generator) < 0.5)
         return Crop(
             self.item,
             Window(row, column, height, width),
             flip_columns=config.horizontal_flip and bool(flips[0]),
             flip_rows=config.vertical_flip and bool(flips[1]),
+            is_transposed=swaps,
         )
 
     def grid(self, image_size: int) -> list["Crop"]:

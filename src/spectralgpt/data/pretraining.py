@@ -326,10 +326,13 @@ class PretrainingDataset(Dataset[dict[str, Any]]):
         bands = self._all_of(crop.item)
         finest = min(band.gsd_m for band in bands)
         side = math.sqrt(crop.window.height * crop.window.width)
+        turned = [torch.from_numpy(each).flip(axes) for each in (images, valid)]
+        if crop.is_transposed:
+            turned = [each.mT.contiguous() for each in turned]
         # Single precision, because not every accelerator takes double.
         return sample | {
-            "images": torch.from_numpy(images).flip(axes),
-            "valid": torch.from_numpy(valid).flip(axes),
+            "images": turned[0],
+            "valid": turned[1],
             "bands": torch.tensor(contract.band_rows),
             "gsd_m": torch.tensor(finest * side / size, dtype=torch.float32),
             "item": crop.item,

@@ -185,17 +185,25 @@ class BlockStack(nn.ModuleList):
     Attributes:
         recomputes: where gradients are taken, keep only what goes into each block, and
             run it once more in the backward pass: less memory, one more forward pass.
+        passing: values at the end of each token that pass the blocks by.
     """
 
     def __init__(self, blocks: Iterable[nn.Module]) -> None:
         super().__init__(blocks)
         self.recomputes = False
+        self.passing = 0
 
     def forward(self, x: Tensor, *memory: Tensor | tuple[int, int]) -> Tensor:
         """Run tokens (B, N, D) through all blocks, each with the same memory."""
+        x, passed = self._parted(x)
         for block in self:
             x = self.run_one(block, x, *memory)
-        return x
+        return torch.cat([x, passed], dim=-1) if self.passing else x
+
+    def _parted(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Part tokens into what blocks see and what passes them by."""
+        width = x.shape[-1] - self.passing
+        return x[..., :width], x[..., width:]
 
     def run(self, x: Tensor, *memory: Tensor | tuple[int, int]) -> Tensor:
         """Run tokens through all blocks, in parts where that is faster."""
@@ -231,17 +239,18 @@ class TappedStack(BlockStack):
         self, blocks: BlockStack, taps: Sequence[Tap], stops_early: bool = False
     ) -> None:
         super().__init__(blocks[: taps[-1][0] + 1] if stops_early else blocks)
-        self.recomputes = blocks.recomputes
+        self.recomputes, self.passing = blocks.recomputes, blocks.passing
         self.taps = tuple(taps)
 
     def forward(self, x: Tensor, *memory: Tensor | tuple[int, int]) -> Tensor:
         """Run (B, N, D) or maps (B, rows, columns, D); returns them of more width."""
         found = {}
         wanted = {number for number, _, _ in self.taps}
+        x, passed = self._parted(x)
         for number, block in enumerate(self):
             x = self.run_one(block, x, *memory)
             if number in wanted:
-                found[number] = x
+                found[number] = torch.cat([x, passed], -1) if self.passing else x
         maps = [_folded(found[number], finer) for number, _, finer in self.taps]
         return torch.cat(maps, dim=-1)
 

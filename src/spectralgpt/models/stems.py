@@ -25,7 +25,8 @@ _MEASURED_BATCHES = 100
 """Micro-batches that whitening is measured on, the first ones."""
 _LEAST_VARIANCE = 1e-6
 _NOISE = 1e-3
-_FEATURES = 256
+SPECTRA_FEATURES = 256
+"""Features K of a `SpectraEmbedding`."""
 _SPREAD = 1.5
 """Deviation of what random features of whitened spectra add to offsets, theirs 1."""
 
@@ -132,6 +133,8 @@ class SpectraFeatures(nn.Module):
 class SpectraEmbedding(nn.Module):
     """A token of a patch: a map of its pixels, and one of features of their spectra.
 
+    These features stand beside it, since attention blurs what a patch is a mixture of.
+
     Args:
         num_bands: bands C.
         pixels: pixels P of a patch, those of all its dates.
@@ -141,15 +144,27 @@ class SpectraEmbedding(nn.Module):
     def __init__(self, num_bands: int, pixels: int, embed_dim: int) -> None:
         super().__init__()
         self.num_bands = num_bands
-        self.features = SpectraFeatures(num_bands, _FEATURES)
+        self.features = SpectraFeatures(num_bands, SPECTRA_FEATURES)
         self.placed = Linear(num_bands * pixels, embed_dim)
-        self.mixed = Linear(_FEATURES, embed_dim, bias=False)
+        self.mixed = Linear(SPECTRA_FEATURES, embed_dim, bias=False)
 
     def forward(self, patches: Tensor) -> Tensor:
-        """Map patches (..., C * P) to tokens (..., D)."""
+        """Map patches (..., C * P) to tokens and features, (..., D + K)."""
         spectra = patches.unflatten(-1, (self.num_bands, -1)).mT
-        mixed: Tensor = self.mixed(self.features(spectra))
-        return self.placed(patches) + mixed
+        features = self.features(spectra)
+        token = self.placed(patches) + self.mixed(features)
+        return torch.cat([token, features.to(token.dtype)], dim=-1)
+
+
+class PassingNorm(nn.LayerNorm):
+    """Normalises tokens (..., D + K): what blocks made of them, and what passed by."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise the D values, with learned factors, and the K by themselves."""
+        width = self.normalized_shape[0]
+        made, passed = input[..., :width], input[..., width:]
+        passed = F.layer_norm(passed, passed.shape[-1:], eps=self.eps)
+        return torch.cat([super().forward(made), passed], dim=-1)
 
 
 def check_stem(

@@ -30,6 +30,8 @@ from spectralgpt.models.own_bands import OwnBandsEncoder
 from spectralgpt.models.rvsa import WINDOW_SIZE
 from spectralgpt.models.sizes import check_settings
 from spectralgpt.models.stems import (
+    SPECTRA_FEATURES,
+    PassingNorm,
     PiEmbedding,
     SpectraEmbedding,
     StemKind,
@@ -334,7 +336,8 @@ class VisionTransformer(OwnBandsEncoder):
         layer_scale: first value of the factors of each branch; None has none.
         drop_path: stochastic depth of the last block, 0..1.
         init: `xavier`, as masked autoencoders; `truncated`, as BEiT.
-        stem: how patches become tokens: by a `linear` map, a `SpectraEmbedding`, or a
+        stem: how patches become tokens: by a `linear` map, a `SpectraEmbedding`, whose
+            features pass all blocks by and stand beside each token's D others, or a
             `PiEmbedding` of all bands of single dates.
         attention: see `SpectralEncoder`; `rvsa` has no class token, and relative
             positions of its own.
@@ -386,7 +389,9 @@ class VisionTransformer(OwnBandsEncoder):
         self._settings = settings | {"groups": stored}
         self.image_size, self.num_bands = image_size, num_bands
         self.patch_size = patch_size
-        self.embed_dim, self.depth, self.num_heads = embed_dim, depth, num_heads
+        passing = SPECTRA_FEATURES if stem == "spectra" else 0
+        self.embed_dim = embed_dim + passing
+        self.depth, self.num_heads = depth, num_heads
         self.groups, self.frames_per_token = len(self.band_groups), frames_per_token
         self.bands_per_token = _run_length(self.band_groups)
         # A run of bands is a view, a list of them a copy.
@@ -428,7 +433,9 @@ class VisionTransformer(OwnBandsEncoder):
         self.blocks = build_blocks(
             embed_dim, depth, num_heads, drop_path, False, mlp_ratio, layer_scale
         )
-        self.norm = nn.LayerNorm(embed_dim, eps=NORM_EPS)
+        self.blocks.passing = passing
+        norm = PassingNorm if passing else nn.LayerNorm
+        self.norm = norm(embed_dim, eps=NORM_EPS)
         if class_token and init == "truncated":
             nn.init.trunc_normal_(token, std=_STD, a=-_STD, b=_STD)
         elif class_token:
@@ -468,7 +475,9 @@ class VisionTransformer(OwnBandsEncoder):
 
     def place(self, x: Tensor, shape: Sequence[int], dates: Tensor | None) -> Tensor:
         """Add positions to the tokens (B, N, D) of a grid of T, G, Hp, Wp."""
-        return x if self.positions is None else x + self.positions(shape, dates)
+        if self.positions is None:
+            return x
+        return x + F.pad(self.positions(shape, dates), (0, self.blocks.passing))
 
     def run(self, x: Tensor, shape: Sequence[int] | None = None) -> Tensor:
         """Put the class token in front and run all blocks, without the final norm.
@@ -484,6 +493,7 @@ class VisionTransformer(OwnBandsEncoder):
         if self.class_token is not None:
             code = None if self.positions is None else self.positions.of_token()
             token = self.class_token if code is None else self.class_token + code
+            token = F.pad(token, (0, self.blocks.passing))
             x = torch.cat([token.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)
         bias = []
         if self.relative is not None:

@@ -88,7 +88,9 @@ class VitAutoencoder(Objective):
         self.bands_last = bands_last
         self.frames_per_prediction = frames_per_prediction
         width = decoder_codes.embed_dim
-        self.decoder_embedding = Linear(encoder.embed_dim, width)
+        # What passes the blocks by is no part of what the decoder sees.
+        own = encoder.config["embed_dim"]
+        self.decoder_embedding = Linear(own, width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         self.decoder_positions = decoder_codes
         self.decoder_blocks = build_blocks(
@@ -185,7 +187,9 @@ class VitAutoencoder(Objective):
         dates: Tensor | None,
     ) -> Tensor:
         """Give features of all tokens, (B, N, decoder width)."""
-        known = self.decoder_embedding(latent)
+        known = self.decoder_embedding(
+            latent[..., : self.decoder_embedding.in_features]
+        )
         first = int(self.encoder.class_token is not None)
         token, known = known[:, :first], known[:, first:]
         index = visible[..., None].expand_as(known)
