@@ -40,7 +40,7 @@ FACES = {
 # How large the house may be. Raise none without a reason.
 LIMITS = {
     "files": 220,
-    "lines": 64_430,
+    "lines": 64_455,
     "public functions and classes": 918,
     "dataclasses": 150,
     "file names that occur twice": 11,

@@ -272,7 +272,10 @@ def test_scores_are_the_mean_squared_error_of_counted_pixels() -> None:
     rebuilt[0, 0, 3, 3] += 0.5
     rebuilt[0, 1, 5, 5] += 9.0
     scores = {}
-    guesses = {"model": rebuilt, **pretraining.fill(images, visible)}
+    guesses = {
+        "model": rebuilt,
+        **{n: f(images, visible) for n, f in pretraining.fillers().items()},
+    }
     for name, guess in guesses.items():
         error = ErrorSum()
         error.add(guess, images, counted)

@@ -6,6 +6,7 @@ window: scores depend neither on the model's scaling nor on how bright a band is
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
@@ -37,7 +38,7 @@ from spectralgpt.sensors import Band
 from spectralgpt.tasks.pretraining import (
     ErrorSum,
     PretrainingTask,
-    fill,
+    fillers,
 )
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ class RebuiltWindow(Reconstruction):
         patch_size: side of a token, pixels of the arrays.
         error: mean squared error over masked, valid pixels, in the model's scaled unit.
         guess_error: that of the guess.
-        filler: by name, see `spectralgpt.tasks.pretraining.fill`.
+        filler: by name, see `spectralgpt.tasks.pretraining.fillers`.
         is_told: the model's targets are normalised: it is told each token's mean and
             variance.
         grid: where the arrays' pixels lie; None if that is not known.
@@ -358,12 +359,10 @@ def rebuild_window(
     tiles, known = (_split(torch.from_numpy(a), tile) for a in (pixels, valid))
     seeds = torch.arange(len(tiles)) + seed * len(tiles)
     task = PretrainingTask(model, mask_ratio)
-    made, hidden, guesses = _rebuild_tiles(task, tiles, known, seeds, batch_size, flips)
-    counted = hidden & known
-    errors = {name: _error(guess, tiles, counted) for name, guess in guesses.items()}
-    filler = min(errors, key=lambda name: errors[name])
+    made, hidden = _rebuild_tiles(task, tiles, known, seeds, batch_size, flips)
+    guesses, filler = _fill_tiles(model, tiles, known, hidden, batch_size)
     rebuilt, masked, guess = (
-        _join(part, height // tile) for part in (made, hidden, guesses[filler])
+        _join(part, height // tile) for part in (made, hidden, guesses)
     )
     is_told = filler == _TOLD
     values = preprocessing.restore(rebuilt.numpy(), raster)
@@ -380,8 +379,8 @@ def rebuild_window(
         guess=preprocessing.restore(guess.numpy(), raster),
         window=window,
         patch_size=model.encoder.patch_size,
-        error=_error(made, tiles, counted),
-        guess_error=errors[filler],
+        error=_error(made, tiles, hidden & known),
+        guess_error=_error(guesses, tiles, hidden & known),
         filler=filler,
         is_told=is_told,
         grid=item.grid(bands).part(window, (height, width)),
@@ -395,29 +394,55 @@ def _rebuild_tiles(
     seeds: torch.Tensor,
     batch_size: int,
     flips: bool,
-) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
-    """Return what is rebuilt, what was masked, and what is guessed, as the tiles.
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what is rebuilt, and what was masked, as the tiles.
 
     Tiles without data are not shown to the model: nothing is masked in them.
     """
     device = next(task.model.parameters()).device
     rebuilt, masked = tiles.clone(), torch.zeros_like(known)
-    guesses: dict[str, torch.Tensor] = {}
     task.model.eval()
-    for part in known.flatten(1).any(dim=1).nonzero()[:, 0].split(batch_size):
+    for part in _with_data(known, batch_size):
         images, valid = tiles[part].to(device), known[part].to(device)
         batch = {"images": images, "valid": valid, "seed": seeds[part]}
         made, hidden = task.rebuild(batch, flips)
         rebuilt[part], masked[part] = check_output(made.float()).cpu(), hidden.cpu()
-        told = task.model.token_means(images)
-        filled = (
-            fill(tiles[part], ~masked[part] & known[part])
-            if told is None
-            else {_TOLD: told.cpu()}
-        )
-        for name, values in filled.items():
-            guesses.setdefault(name, tiles.clone())[part] = values
-    return rebuilt, masked, guesses or {"nothing": tiles}
+    return rebuilt, masked
+
+
+def _fill_tiles(
+    model: Objective,
+    tiles: torch.Tensor,
+    known: torch.Tensor,
+    masked: torch.Tensor,
+    batch_size: int,
+) -> tuple[torch.Tensor, str]:
+    """Return what is guessed without learning, as the tiles, and by which filler."""
+    device = next(model.parameters()).device
+    guess, parts = tiles.clone(), _with_data(known, batch_size)
+    if model.token_means(tiles[:1].to(device)) is not None:
+        for part in parts:
+            told = model.token_means(tiles[part].to(device))
+            assert told is not None, "as of the first tile"
+            guess[part] = told.cpu()
+        return guess, _TOLD
+    known_fillers = fillers()
+    errors: dict[str, ErrorSum] = defaultdict(ErrorSum)
+    for part in parts:
+        hidden, images = masked[part] & known[part], tiles[part]
+        for name, fill in known_fillers.items():
+            filled = fill(images, ~masked[part] & known[part])
+            errors[name].add(filled, images, hidden)
+    best = min(known_fillers, key=lambda name: errors[name].mean)
+    # Filled once more: all fillers' tiles together would be ten times the window.
+    for part in parts:
+        guess[part] = known_fillers[best](tiles[part], ~masked[part] & known[part])
+    return guess, best
+
+
+def _with_data(known: torch.Tensor, size: int) -> tuple[torch.Tensor, ...]:
+    """Return the numbers of the tiles that hold data, so many at a time."""
+    return known.flatten(1).any(dim=1).nonzero()[:, 0].split(size)
 
 
 def _error(made: torch.Tensor, tiles: torch.Tensor, counted: torch.Tensor) -> float:

@@ -7,8 +7,9 @@ the visible ones alone. All work in the images' scaled units.
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -23,6 +24,9 @@ from spectralgpt.models.objective import Objective, ObjectiveOutput
 from spectralgpt.models.tokens import MaskStyle
 from spectralgpt.models.views import band_means
 from spectralgpt.tasks import Batch, Gather, mirrors, own_sums
+
+Filler = Callable[[Tensor, Tensor], Tensor]
+"""Takes images (B, C, H, W) and which pixels are visible, gives images."""
 
 # Half-widths of the tent kernels that are tried: pixels, and bands along the spectrum.
 # The best one is chosen on the held-out images themselves: that favours the baseline.
@@ -168,9 +172,9 @@ class PretrainingTask:
             assert rebuilt is not None, "see `Objective.rebuilds`"
             assert hidden is not None, "what is rebuilt was hidden"
             views.append((rebuilt.flip(axes), hidden.flip(axes)))
-        hidden = views[0][1]
-        alike = [made for made, unseen in views if torch.equal(unseen, hidden)]
-        return torch.stack(alike).mean(dim=0), hidden
+        (first, hidden), *others = views
+        alike = [made for made, unseen in others if torch.equal(unseen, hidden)]
+        return torch.stack([first, *alike]).mean(dim=0), hidden
 
     def _noise(self, batch: Batch) -> Tensor:
         images = batch["images"]
@@ -303,7 +307,7 @@ def score_reconstructions(
             images, rebuilt, counted, visible = (
                 each.flatten(0, -4) for each in (images, rebuilt, counted, visible)
             )
-            guesses = fill(images, visible)
+            guesses = {name: fill(images, visible) for name, fill in fillers().items()}
         count += len(images)
         for name, guess in {"model": rebuilt, **guesses}.items():
             sums[name].add(guess, images, counted)
@@ -315,20 +319,24 @@ def score_reconstructions(
     return {**chosen, "images": float(count)}
 
 
-def fill(images: Tensor, visible: Tensor) -> dict[str, Tensor]:
-    """Rebuild images (B, C, H, W) from their visible pixels by each filler.
+def fillers() -> dict[str, Filler]:
+    """Return what rebuilds images (B, C, H, W) from their visible pixels, by name.
 
     That over triangles, `linear_space`, needs scipy, and is left out without it.
     """
-    filled = {"band_mean": band_means(images, visible).expand_as(images)}
+    found: dict[str, Filler] = {"band_mean": _fill_by_means}
     if find_spec("scipy"):
-        filled["linear_space"] = _fill_linearly_in_space(images, visible)
-    return filled | {
-        f"space_spectrum {pixels} px {bands} bands": _fill_by_space_and_spectrum(
-            images, visible, pixels, bands
+        found["linear_space"] = _fill_linearly_in_space
+    return found | {
+        f"space_spectrum {pixels} px {bands} bands": partial(
+            _fill_by_space_and_spectrum, pixels=pixels, bands=bands
         )
         for pixels, bands in _WIDTHS
     }
+
+
+def _fill_by_means(images: Tensor, visible: Tensor) -> Tensor:
+    return band_means(images, visible).expand_as(images)
 
 
 def _fill_linearly_in_space(images: Tensor, visible: Tensor) -> Tensor:
