@@ -208,6 +208,8 @@ def test_weights_of_another_model_are_refused(
             ask(SpectralGPT_Weights.SPECTRALGPT_PLUS)
 
 
+# Newer ones call it torchgeo.tasks.Classification, and say so.
+@pytest.mark.filterwarnings("ignore")
 def test_torchgeos_trainer_takes_our_weights_by_true() -> None:
     task = ClassificationTask(
         "spectralgpt", weights=True, in_channels=12, num_classes=4, freeze_backbone=True
