@@ -1,8 +1,8 @@
 """Gather what the shipped weights learn from, and list it with hashes.
 
     python tools/shipped_data.py --data DATA --simulated ARCHIVE --output WORK
-    spectralgpt pretrain --config pretrain_maskfeat --data.root WORK \
-        --data.sources '[WORK/sources]' --output RUN
+
+How they are trained on it, in two steps, stands in docs/weights.md.
 
 DATA holds real samples as the descriptions in examples/real_samples say, ARCHIVE is
 what `spectralgpt simulate --tasks scenes --images 2000` makes. WORK gets the images as

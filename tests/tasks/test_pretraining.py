@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spectralgpt.errors import ConfigError
 from spectralgpt.losses import normalize_tokens
 from spectralgpt.models.mae import MaskedAutoencoder
 from spectralgpt.models.tokens import TokenGrid, count_units, patchify, pixel_mask
@@ -16,6 +17,7 @@ from spectralgpt.tasks.pretraining import (
     PretrainingTask,
     score_reconstructions,
 )
+from tests.tiny import tiny_objective
 
 GRID = TokenGrid(num_bands=5, height=16, width=16)
 
@@ -86,14 +88,18 @@ def test_mirror_images_are_rebuilt_from_the_same_visible_pixels() -> None:
     assert not torch.allclose(found[hidden], alone[hidden], atol=1e-3)
 
 
-def test_mirror_images_of_which_other_pixels_would_be_hidden_are_left_out() -> None:
-    # Whole spectra are hidden by band group, so that places have no noise of their own.
-    task = PretrainingTask(tiny_model().eval(), 0.5, "spectral")
-    batch = tiny_batch([1, 2])
-    for found, wanted in zip(
-        task.rebuild(batch, True), task.rebuild(batch), strict=True
-    ):
-        assert torch.equal(found, wanted)
+def test_a_mask_that_cannot_be_mirrored_is_said() -> None:
+    # Bands that are hidden as a whole are hidden in the mirror, too.
+    task, batch = PretrainingTask(tiny_model().eval(), 0.5, "spectral"), tiny_batch([1])
+    found, hidden = task.rebuild(batch, flips=True)
+    assert torch.equal(hidden, task.rebuild(batch)[1])
+    assert not torch.allclose(found[hidden], task.rebuild(batch)[0][hidden], atol=1e-3)
+    # RingMo leaves random pixels of hidden patches visible.
+    ragged = PretrainingTask(tiny_objective("ringmo"), 0.5)
+    images = torch.rand(4, 12, 64, 64)
+    batch = {"images": images, "valid": images > -1, "seed": torch.arange(4)}
+    with pytest.raises(ConfigError, match=r"cannot be mirrored .* --test-flips"):
+        ragged.rebuild(batch, flips=True)
 
 
 def test_loss_is_the_sum_of_its_terms_and_repeats() -> None:

@@ -35,11 +35,7 @@ from spectralgpt.scenes.windows import (
     read_batches,
 )
 from spectralgpt.sensors import Band
-from spectralgpt.tasks.pretraining import (
-    ErrorSum,
-    PretrainingTask,
-    fillers,
-)
+from spectralgpt.tasks.pretraining import ErrorSum, PretrainingTask, fillers
 
 if TYPE_CHECKING:
     from xarray import DataArray
@@ -418,25 +414,25 @@ def _fill_tiles(
     batch_size: int,
 ) -> tuple[torch.Tensor, str]:
     """Return what is guessed without learning, as the tiles, and by which filler."""
-    device = next(model.parameters()).device
-    guess, parts = tiles.clone(), _with_data(known, batch_size)
-    if model.token_means(tiles[:1].to(device)) is not None:
-        for part in parts:
-            told = model.token_means(tiles[part].to(device))
-            assert told is not None, "as of the first tile"
-            guess[part] = told.cpu()
-        return guess, _TOLD
-    known_fillers = fillers()
+    device, told = next(model.parameters()).device, model.token_means
+
+    def tell(images: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+        means = told(images.to(device))
+        assert means is not None, "as of the first tile"
+        return means.cpu()
+
+    is_told = told(tiles[:1].to(device)) is not None
+    tried = {_TOLD: tell} if is_told else fillers()
     errors: dict[str, ErrorSum] = defaultdict(ErrorSum)
+    parts, visible = _with_data(known, batch_size), ~masked & known
     for part in parts:
         hidden, images = masked[part] & known[part], tiles[part]
-        for name, fill in known_fillers.items():
-            filled = fill(images, ~masked[part] & known[part])
-            errors[name].add(filled, images, hidden)
-    best = min(known_fillers, key=lambda name: errors[name].mean)
+        for name, fill in tried.items():
+            errors[name].add(fill(images, visible[part]), images, hidden)
+    best, guess = min(tried, key=lambda name: errors[name].mean), tiles.clone()
     # Filled once more: all fillers' tiles together would be ten times the window.
     for part in parts:
-        guess[part] = known_fillers[best](tiles[part], ~masked[part] & known[part])
+        guess[part] = tried[best](tiles[part], visible[part])
     return guess, best
 
 

@@ -6,6 +6,7 @@ the visible ones alone. All work in the images' scaled units.
 """
 
 import contextlib
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from spectralgpt.errors import ConfigError
 from spectralgpt.models.cpu import move
 from spectralgpt.models.mae import MaskedAutoencoder
 from spectralgpt.models.objective import Objective, ObjectiveOutput
@@ -152,29 +154,43 @@ class PretrainingTask:
         Args:
             batch: see `PretrainingTask`.
             flips: average over the images and their three mirror images, of which the
-                same is hidden. Where a mask cannot be mirrored they are left out.
+                same is hidden.
 
         Returns:
             What was rebuilt, and where it was hidden, shaped as the images.
+
+        Raises:
+            ConfigError: what is hidden cannot be mirrored.
         """
         noise = self._noise(batch)
+        rebuilt, hidden = self._rebuild(batch, noise)
+        if not flips:
+            return rebuilt, hidden
         patch = self.model.encoder.patch_size
         size = [side // patch for side in batch["images"].shape[-2:]]
-        by_place = noise.shape[1] % (size[0] * size[1]) == 0
-        views = []
-        for axes in mirrors(flips and by_place):
-            drawn = noise.unflatten(1, (-1, *size)).flip(axes) if axes else noise
+        has_places = noise.shape[1] % math.prod(size) == 0
+        views = [rebuilt]
+        for axes in list(mirrors(flips))[1:]:
             seen = {name: batch[name].flip(axes) for name in ("images", "valid")}
-            with torch.no_grad():
-                output = self.forward(batch | seen, noise=drawn.flatten(1))
-            rebuilt = self.model.reconstruct(output)
-            hidden = self.model.hidden_pixels(output)
-            assert rebuilt is not None, "see `Objective.rebuilds`"
-            assert hidden is not None, "what is rebuilt was hidden"
-            views.append((rebuilt.flip(axes), hidden.flip(axes)))
-        (first, hidden), *others = views
-        alike = [made for made, unseen in others if torch.equal(unseen, hidden)]
-        return torch.stack([first, *alike]).mean(dim=0), hidden
+            drawn = noise.unflatten(1, (-1, *size)).flip(axes) if has_places else noise
+            made, unseen = self._rebuild(batch | seen, drawn.flatten(1))
+            if not torch.equal(unseen.flip(axes), hidden):
+                raise ConfigError(
+                    "what this objective hides of an image cannot be mirrored with it: "
+                    "leave out --test-flips."
+                )
+            views.append(made.flip(axes))
+        return torch.stack(views).mean(dim=0), hidden
+
+    def _rebuild(self, batch: Batch, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Hide by noise, and rebuild; see `rebuild`."""
+        with torch.no_grad():
+            output = self.forward(batch, noise=noise)
+        rebuilt = self.model.reconstruct(output)
+        hidden = self.model.hidden_pixels(output)
+        assert rebuilt is not None, "see `Objective.rebuilds`"
+        assert hidden is not None, "what is rebuilt was hidden"
+        return rebuilt, hidden
 
     def _noise(self, batch: Batch) -> Tensor:
         images = batch["images"]

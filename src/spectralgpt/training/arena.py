@@ -284,7 +284,9 @@ def _pretrain_all(
         if after is not None:
             begun = str(runs[after, seed])
             plan = replace(plan, model=replace(plan.model, start_from=begun))
-        cost = prices[start] = _price(config, start, plan, output, progress)
+        if start not in prices:
+            prices[start] = _price(config, start, plan, output, progress)
+        cost = prices[start]
         if not _is_finished(folder):
             due = [key[0] for key, run in runs.items() if not _is_finished(run)]
             left = sum(_clock_seconds(config, prices, each) for each in due)

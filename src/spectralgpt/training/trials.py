@@ -42,6 +42,8 @@ from spectralgpt.training.pretraining import pretrain
 from spectralgpt.training.transfer import TransferConfig
 
 _LEAST_STEPS, _MOST_STEPS = 24, 4000
+# A trial ends before it has scores to wait for or to keep models by.
+_UNKEPT: dict[str, Any] = {"patience": 0, "save_top_k": 0}
 RATES = 100
 """Optimizer steps of `find_rate`, each at a higher learning rate."""
 RATES_TABLE, RATES_FIGURE = "learning_rates.csv", "learning_rates.png"
@@ -117,14 +119,8 @@ def _measure(
 ) -> tuple[float, float, int | None]:
     """Train for a while; returns the first three of `Cost`."""
     torch.set_num_threads(threads)
-    # Nothing waits for scores that a trial does not have.
-    trainer = replace(
-        plan.trainer,
-        validate_every_epochs=0,
-        export_every_epochs=0,
-        patience=0,
-        save_top_k=0,
-    )
+    unscored: dict[str, Any] = {"validate_every_epochs": 0, "export_every_epochs": 0}
+    trainer = replace(plan.trainer, **unscored, **_UNKEPT)
     trial = _without_end(replace(plan, trainer=trainer))
     clock = _Trial(seconds, _LEAST_STEPS * plan.trainer.accumulate)
     with contextlib.suppress(_EnoughError):
@@ -309,14 +305,8 @@ def _rates_trial(
     config: PretrainConfig | TransferConfig,
 ) -> PretrainConfig | TransferConfig:
     """Return the training without an end, and without what a run keeps or sends."""
-    trainer = replace(
-        config.trainer,
-        checkpoint_every_steps=0,
-        patience=0,
-        save_top_k=0,
-        ema_decay=0.0,
-        loggers=("csv",),
-    )
+    silent: dict[str, Any] = {"checkpoint_every_steps": 0, "loggers": ("csv",)}
+    trainer = replace(config.trainer, ema_decay=0.0, **silent, **_UNKEPT)
     if isinstance(config, TransferConfig):
         samples = _MOST_STEPS * trainer.effective_batch
         return replace(config, trainer=trainer, samples_per_epoch=samples)
